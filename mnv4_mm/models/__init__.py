@@ -1,0 +1,6 @@
+"""Nets and heads. Importing this package registers them."""
+
+from mnv4_mm.models.heads import SeparableConv2d, SeparableRetinaHead, SSDLiteHead
+from mnv4_mm.models.mobilenetv4 import MobileNetV4
+
+__all__ = ['MobileNetV4', 'SSDLiteHead', 'SeparableConv2d', 'SeparableRetinaHead']

@@ -1,0 +1,217 @@
+"""The blocks of MobileNetV4: ConvBN, FusedIB, UIB, MobileMQA.
+
+Attribute names are timm's, so that its checkpoints load without a key table. What a block does not have is an
+``nn.Identity``: ``forward`` decides nothing.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn import build_activation_layer, build_norm_layer
+from mmcv.cnn.bricks import DropPath
+from torch import Tensor, nn
+
+
+class Style(NamedTuple):
+    """What all blocks of a net share: mmcv's ``norm_cfg`` and ``act_cfg``, and the initial layer scale."""
+
+    norm_cfg: dict
+    act_cfg: dict
+    layer_scale: float | None
+
+
+def make_divisible(channels: float, divisor: int = 8) -> int:
+    """Rounds to a multiple of ``divisor``, never below 90 % of ``channels`` (TF ``make_divisible``)."""
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * channels else rounded
+
+
+def _norm(style: Style, channels: int) -> nn.Module:
+    return build_norm_layer(style.norm_cfg, channels)[1]
+
+
+def ConvBN(  # noqa: N802 (a layer, spelled as one)
+    style: Style,
+    in_channels: int,
+    out_channels: int,
+    kernel: int,
+    stride: int = 1,
+    groups: int = 1,
+    act: bool = True,
+    norm_name: str = 'bn',
+) -> nn.Sequential:
+    """Convolution, norm and (unless linear) activation, (N, C, H, W) -> (N, C', ceil(H / stride), ceil(W / stride))."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    layers['conv'] = nn.Conv2d(
+        in_channels, out_channels, kernel, stride, padding=kernel // 2, groups=groups, bias=False
+    )
+    layers[norm_name] = _norm(style, out_channels)
+    if act:
+        layers['act'] = build_activation_layer(style.act_cfg)
+    return nn.Sequential(layers)
+
+
+class LayerScale(nn.Module):
+    """Multiplies each channel of (N, C, H, W) by a learned factor."""
+
+    def __init__(self, channels: int, init: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((channels,), init))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma.view(1, -1, 1, 1)
+
+
+class Residual(nn.Module):
+    """Base of the blocks with a shortcut: ``x + drop_path(layer_scale(branch(x)))``, or the bare branch.
+
+    The shortcut exists where the block keeps its input's shape.
+    """
+
+    def __init__(self, style: Style, channels: int, shortcut: bool, drop_path: float) -> None:
+        super().__init__()
+        self.layer_scale = nn.Identity() if style.layer_scale is None else LayerScale(channels, style.layer_scale)
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+        self.merge = self._add if shortcut else self._replace
+
+    def _add(self, branch: Tensor, x: Tensor) -> Tensor:
+        return self.drop_path(branch) + x
+
+    @staticmethod
+    def _replace(branch: Tensor, x: Tensor) -> Tensor:
+        return branch
+
+
+class FusedIB(nn.Module):
+    """Fused inverted bottleneck: k x k convolution that expands, then a linear 1x1 projection.
+
+    In the published nets it always has stride 2, hence no shortcut.
+    """
+
+    def __init__(
+        self, style: Style, in_channels: int, out_channels: int, kernel: int, stride: int, expand: float
+    ) -> None:
+        super().__init__()
+        mid = make_divisible(in_channels * expand)
+        self.conv_exp = nn.Conv2d(in_channels, mid, kernel, stride, padding=kernel // 2, bias=False)
+        self.bn1 = _norm(style, mid)
+        self.act = build_activation_layer(style.act_cfg)
+        self.conv_pwl = nn.Conv2d(mid, out_channels, 1, bias=False)
+        self.bn2 = _norm(style, out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.bn1(self.conv_exp(x)))  # (N, C * expand, H / stride, W / stride)
+        return self.bn2(self.conv_pwl(x))  # (N, C', H / stride, W / stride)
+
+
+class UIB(Residual):
+    """Universal inverted bottleneck (paper section 4).
+
+    ``[start DW] -> 1x1 expand -> [middle DW] -> 1x1 project``; a kernel of 0 leaves a depthwise convolution out. The
+    stride sits on the middle one where there is one (TF ``middle_dw_downsample``), else on the start one.
+    """
+
+    def __init__(
+        self,
+        style: Style,
+        in_channels: int,
+        out_channels: int,
+        start_dw: int,
+        middle_dw: int,
+        stride: int,
+        expand: float,
+        drop_path: float = 0.0,
+    ) -> None:
+        if stride > 1 and not (start_dw or middle_dw):
+            raise ValueError(f'a UIB of stride {stride} needs a depthwise convolution to carry the stride')
+        super().__init__(style, out_channels, shortcut=stride == 1 and in_channels == out_channels, drop_path=drop_path)
+        mid = make_divisible(in_channels * expand)
+        conv = partial(ConvBN, style)
+        start_stride, middle_stride = (1, stride) if middle_dw else (stride, 1)
+        self.dw_start = (
+            conv(in_channels, in_channels, start_dw, start_stride, groups=in_channels, act=False)
+            if start_dw
+            else nn.Identity()
+        )
+        self.pw_exp = conv(in_channels, mid, 1)
+        self.dw_mid = conv(mid, mid, middle_dw, middle_stride, groups=mid) if middle_dw else nn.Identity()
+        self.pw_proj = conv(mid, out_channels, 1, act=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch = self.dw_start(x)  # (N, C, H, W)
+        branch = self.pw_exp(branch)  # (N, C * expand, H, W)
+        branch = self.dw_mid(branch)  # (N, C * expand, H / stride, W / stride)
+        branch = self.pw_proj(branch)  # (N, C', H / stride, W / stride)
+        return self.merge(self.layer_scale(branch), x)
+
+
+Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def matmul_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """``softmax(q k^T / sqrt(d)) v`` as plain matrix products: what converters of exported graphs get right.
+
+    Args:
+        q: (N, heads, L, d).
+        k: (N, 1, P, d), shared by all heads.
+        v: (N, 1, P, d).
+
+    Returns:
+        (N, heads, L, d).
+    """
+    weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (N, heads, L, P)
+    return weights.softmax(dim=-1) @ v
+
+
+class MultiQueryAttention(nn.Module):
+    """Attention with many queries and one key/value head (paper section 5), without bias or position encoding.
+
+    Keys and values each have their own stride-2 depthwise convolution and norm where ``kv_stride`` is 2.
+    """
+
+    def __init__(self, style: Style, channels: int, heads: int, key_dim: int, kv_stride: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.key_dim = key_dim
+        self.query = nn.Sequential(OrderedDict(proj=nn.Conv2d(channels, heads * key_dim, 1, bias=False)))
+        self.key = self._reduced(style, channels, key_dim, kv_stride)
+        self.value = self._reduced(style, channels, key_dim, kv_stride)
+        self.output = nn.Sequential(OrderedDict(proj=nn.Conv2d(heads * key_dim, channels, 1, bias=False)))
+        # One of two forms of the same sum; an exporter sets `matmul_attention` where its target needs it.
+        self.attend: Attention = F.scaled_dot_product_attention
+
+    @staticmethod
+    def _reduced(style: Style, channels: int, key_dim: int, kv_stride: int) -> nn.Sequential:
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        if kv_stride > 1:
+            layers['down_conv'] = nn.Conv2d(channels, channels, 3, kv_stride, padding=1, groups=channels, bias=False)
+            layers['norm'] = _norm(style, channels)
+        layers['proj'] = nn.Conv2d(channels, key_dim, 1, bias=False)
+        return nn.Sequential(layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, _, h, w = x.shape
+        q = self.query(x).reshape(n, self.heads, self.key_dim, h * w).transpose(-1, -2)  # (N, heads, HW, d)
+        k = self.key(x).flatten(2).transpose(-1, -2).unsqueeze(1)  # (N, 1, P, d)
+        v = self.value(x).flatten(2).transpose(-1, -2).unsqueeze(1)  # (N, 1, P, d)
+        out = self.attend(q, k, v)  # (N, heads, HW, d)
+        out = out.transpose(-1, -2).reshape(n, self.heads * self.key_dim, h, w)  # (N, heads * d, H, W)
+        return self.output(out)
+
+
+class MobileMQA(Residual):
+    """Mobile MQA block: norm, multi-query attention, layer scale, shortcut; the next UIB is its feed-forward part."""
+
+    def __init__(
+        self, style: Style, channels: int, heads: int, key_dim: int, kv_stride: int, drop_path: float = 0.0
+    ) -> None:
+        super().__init__(style, channels, shortcut=True, drop_path=drop_path)
+        self.norm = _norm(style, channels)
+        self.attn = MultiQueryAttention(style, channels, heads, key_dim, kv_stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.merge(self.layer_scale(self.attn(self.norm(x))), x)

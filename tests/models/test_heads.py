@@ -1,0 +1,67 @@
+"""The heads: mended, and as large as the paper's."""
+
+import pytest
+import torch
+from mmdet.models.dense_heads import SSDHead
+from mmdet.utils import register_all_modules
+from mmengine.registry import MODELS
+from torch import nn
+
+from mnv4_mm.apis.config import load_config
+from mnv4_mm.models import SeparableConv2d, SSDLiteHead
+from mnv4_mm.report.complexity import count_config
+
+
+def test_upstream_has_not_mended_the_ssd_head():
+    """When this fails, mmdet's SSDHead can predict again: SSDLiteHead can go."""
+    register_all_modules(init_default_scope=True)
+    settings = load_config('mnv4_ssdlite_coco').model.bbox_head
+    settings.pop('type')
+    assert not hasattr(SSDHead(**settings), 'loss_cls')
+    assert hasattr(SSDLiteHead(**settings), 'loss_cls')
+
+
+# paper section 7.2 without what its numbers count but the detector never uses (the classifier's 960 and 1280 layers),
+# and with COCO's 80 classes instead of 91 ids.
+@pytest.mark.parametrize(('backbone', 'params', 'gmacs'), [(None, 8.19, 4.95), ('mnv4_hybrid_m', 9.55, 5.50)])
+def test_the_papers_detector_has_the_papers_size(backbone, params, gmacs):
+    counted = count_config('mnv4_retinanet_coco', backbone)
+    assert counted.params / 1e6 == pytest.approx(params, rel=0.01)
+    assert counted.macs / 1e9 == pytest.approx(gmacs, rel=0.01)
+
+
+@pytest.mark.parametrize(('kernel', 'stride'), [(3, 1), (3, 2), (5, 1), (1, 1)])
+def test_separable_convolution_is_a_depthwise_and_a_pointwise_one(kernel, stride):
+    torch.manual_seed(0)
+    conv = SeparableConv2d(8, 12, kernel, stride=stride, padding=kernel // 2)
+    x = torch.randn(2, 8, 9, 11)
+    # The same sum as one dense convolution whose kernel is the outer product of the two.
+    spatial = conv.depthwise.weight if kernel > 1 else torch.ones(8, 1, 1, 1)
+    dense = conv.pointwise.weight * spatial.transpose(0, 1)
+    expected = nn.functional.conv2d(x, dense, conv.pointwise.bias, stride, kernel // 2)
+    torch.testing.assert_close(conv(x), expected)
+
+
+def test_separable_convolution_is_found_by_conv_cfg():
+    from mmcv.cnn import ConvModule
+
+    module = ConvModule(8, 12, 3, padding=1, conv_cfg=dict(type='SeparableConv2d'), norm_cfg=dict(type='BN'))
+    assert isinstance(module.conv, SeparableConv2d)
+    assert module.conv.bias is None  # mmcv leaves it out before a norm
+    with pytest.raises(ValueError, match='groups'):
+        SeparableConv2d(8, 8, 3, groups=2)
+
+
+def test_towers_are_shared_by_the_levels_and_norms_are_not():
+    head = MODELS.build(
+        dict(type='SeparableRetinaHead', num_classes=3, num_ins=5, in_channels=16, feat_channels=16,
+             conv_cfg=dict(type='SeparableConv2d'), norm_cfg=dict(type='BN'),
+             anchor_generator=dict(type='mmdet.AnchorGenerator', octave_base_scale=4, scales_per_octave=3,
+                                   ratios=[0.5, 1.0, 2.0], strides=[8, 16, 32, 64, 128]))
+    )  # fmt: skip
+    assert head.cls_convs[0][0].conv is head.cls_convs[4][0].conv
+    assert head.cls_convs[0][0].norm is not head.cls_convs[4][0].norm
+    assert isinstance(head.retina_cls, SeparableConv2d)
+    head.init_weights()
+    # Focal loss needs rare positives at the start: sigmoid(bias) = 0.01.
+    assert torch.sigmoid(head.retina_cls.bias).mean().item() == pytest.approx(0.01)
