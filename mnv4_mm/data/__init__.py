@@ -1,0 +1,1 @@
+"""Recognising, checking and drawing data sets."""

@@ -1,0 +1,171 @@
+"""Recognising and checking a detection data set in COCO's layout, before anything is trained on it."""
+
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image, UnidentifiedImageError
+
+from mnv4_mm.errors import UserError
+
+# Above this a check of every box and every file's header takes longer than a user wants to wait; the file is then only
+# looked for. COCO's own train annotations have 448 MB.
+FULL_CHECK_BYTES = 64 * 2**20
+LAYOUT = 'annotations/instances_train*.json with pictures in train*/, and annotations/instances_val*.json with val*/'
+
+
+class Split(NamedTuple):
+    """One annotation file and the folder its ``file_name`` entries are relative to."""
+
+    annotations: Path
+    pictures: Path
+
+
+class CocoLayout(NamedTuple):
+    """A data set in COCO's layout.
+
+    Attributes:
+        root: Its folder.
+        train: Training split.
+        val: Validation split.
+        classes: Category names in the order of their ids.
+    """
+
+    root: Path
+    train: Split
+    val: Split
+    classes: tuple[str, ...]
+
+
+def find_coco(root: str | Path) -> CocoLayout:
+    """Recognises a data set in COCO's layout and checks it.
+
+    Raises:
+        UserError: something is missing, or ``check_split`` finds a mistake.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise UserError(f'no folder {root}: --data takes a folder with {LAYOUT}')
+    train, val = _find_split(root, 'train'), _find_split(root, 'val')
+    classes = check_split(train)
+    if check_split(val) != classes:
+        raise UserError(f'{train.annotations} and {val.annotations} list different categories; they must be the same')
+    return CocoLayout(root, train, val, classes)
+
+
+def _find_split(root: Path, name: str) -> Split:
+    found = sorted((root / 'annotations').glob(f'instances_{name}*.json'))
+    if len(found) != 1:
+        raise UserError(
+            f'{len(found)} files {root}/annotations/instances_{name}*.json, expected one: the layout is {LAYOUT}'
+        )
+    split = found[0].stem.removeprefix('instances_')
+    folders = [root / split, root / 'images' / split, root / name, root / 'images' / name, root / 'images']
+    for folder in folders:
+        if folder.is_dir():
+            return Split(found[0], folder)
+    raise UserError(f'no pictures for {found[0]}: looked for {", ".join(map(str, folders))}')
+
+
+def check_split(split: Split) -> tuple[str, ...]:
+    """Checks one split: the JSON, its ids and boxes, and that every picture is there with the size it is said to have.
+
+    Returns:
+        Category names in the order of their ids.
+
+    Raises:
+        UserError: names the file and the first mistakes.
+    """
+    content = read_annotations(split.annotations)
+    categories = sorted(content['categories'], key=lambda category: category['id'])
+    if not categories:
+        raise UserError(f'{split.annotations} lists no categories')
+    mistakes = _mistakes(content, split.pictures)
+    first = list(itertools.islice(mistakes, 3))
+    if first:
+        more = sum(1 for _ in mistakes)
+        raise UserError(f'{split.annotations}: {"; ".join(first)}{f"; and {more} more" if more else ""}')
+    return tuple(category['name'] for category in categories)
+
+
+def read_annotations(path: Path) -> dict[str, Any]:
+    """Reads a COCO annotation file.
+
+    Raises:
+        UserError: it is no JSON, or not COCO's.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, UnicodeDecodeError) as error:
+        raise UserError(f'{path} is not JSON: {error}') from error
+    except OSError as error:
+        raise UserError(f'{path} cannot be read: {error.strerror}') from error
+    keys = ('images', 'annotations', 'categories')
+    if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in keys):
+        raise UserError(f'{path} is not a COCO annotation file: it needs the lists {", ".join(keys)}')
+    needed = {
+        'images': ('id', 'file_name', 'width', 'height'),
+        'annotations': ('id', 'image_id', 'category_id', 'bbox'),
+    }
+    for key, fields in {**needed, 'categories': ('id', 'name')}.items():
+        for i, entry in enumerate(content[key]):
+            missing = [field for field in fields if not isinstance(entry, dict) or field not in entry]
+            if missing:
+                raise UserError(f'{path}: entry {i} of {key} has no {", ".join(missing)}')
+    return content
+
+
+def _mistakes(content: dict[str, Any], pictures: Path) -> Iterator[str]:
+    sizes = {}
+    if not content['images']:
+        yield 'it lists no images'
+    for image in content['images']:
+        size = (image['width'], image['height'])
+        if image['id'] in sizes:
+            yield f'image id {image["id"]} occurs twice'
+        sizes[image['id']] = size
+        try:
+            path = pictures / image['file_name']
+            with Image.open(path) as picture:
+                if picture.size != size:
+                    yield f'{path} is {picture.size[0]}x{picture.size[1]}, not {size[0]}x{size[1]}'
+        except FileNotFoundError:
+            yield f'no picture {path}'
+        except (UnidentifiedImageError, OSError):
+            yield f'{path} is not a readable picture'
+    known = {category['id'] for category in content['categories']}
+    for annotation in content['annotations']:
+        name = f'annotation {annotation["id"]}'
+        box = annotation['bbox']
+        if annotation['image_id'] not in sizes:
+            yield f'{name} is of image {annotation["image_id"]}, which is not listed'
+        elif annotation['category_id'] not in known:
+            yield f'{name} is of category {annotation["category_id"]}, which is not listed'
+        elif not (isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box)):
+            yield f'{name} has the box {box}, expected [x, y, width, height]'
+        elif box[2] < 0 or box[3] < 0:
+            yield f'{name} has a box of negative size, {box}; boxes are [x, y, width, height]'
+        else:
+            width, height = sizes[annotation['image_id']]
+            # COCO's own boxes reach up to a pixel over the edge.
+            if box[0] < -1 or box[1] < -1 or box[0] + box[2] > width + 1 or box[1] + box[3] > height + 1:
+                yield f'{name} has the box {box} outside its {width}x{height} picture; boxes are [x, y, width, height]'
+
+
+def require_split(split: Split, hint: str) -> None:
+    """Checks that a split a config names is there; fully where that is quick.
+
+    Args:
+        split: What the config names.
+        hint: What a user can do who has no such data.
+
+    Raises:
+        UserError: something is missing or wrong.
+    """
+    for path, there in ((split.annotations, split.annotations.is_file()), (split.pictures, split.pictures.is_dir())):
+        if not there:
+            raise UserError(f'no data: looked for {path.absolute()}; {hint}')
+    if split.annotations.stat().st_size <= FULL_CHECK_BYTES:
+        check_split(split)

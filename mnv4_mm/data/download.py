@@ -1,0 +1,149 @@
+"""Fetching the public data sets: resumable and checksummed."""
+
+import hashlib
+import shutil
+import urllib.error
+import urllib.request
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+from mnv4_mm.errors import UserError
+
+BLOCK = 2**20
+TIMEOUT = 60  # seconds without a byte
+
+
+class Archive(NamedTuple):
+    """A zip file: address, size in bytes, MD5, and a path that is there once it is unpacked."""
+
+    url: str
+    size: int
+    md5: str
+    unpacked: str
+
+
+# Sizes and MD5 sums as many public tools state them; cocodataset.org itself prints none.
+COCO = 'http://images.cocodataset.org'
+DATASETS: dict[str, tuple[Archive, ...]] = {
+    'coco2017': (
+        Archive(
+            f'{COCO}/annotations/annotations_trainval2017.zip',
+            252907541,
+            'f4bbac642086de4f52a3fdda2de5fa2c',
+            'annotations/instances_train2017.json',
+        ),
+        Archive(f'{COCO}/zips/val2017.zip', 815585330, '442b8da7639aecaf257c1dceb8ba8c80', 'val2017'),
+        Archive(f'{COCO}/zips/train2017.zip', 19336861798, 'cced6f7f71b7629ddf16f17bbcfab6b2', 'train2017'),
+    ),
+}
+ROOTS = {'coco2017': 'data/coco'}
+
+
+def download_dataset(name: str, root: str | Path | None = None) -> Path:
+    """Downloads, checks and unpacks a data set; what is there already is left alone.
+
+    A download that was cut continues where it stopped. An archive is removed once it is unpacked.
+
+    Args:
+        name: One of ``DATASETS``.
+        root: Where to; the folder the configs look in if left out.
+
+    Returns:
+        ``root``.
+
+    Raises:
+        UserError: no network, no space, a wrong checksum, or a bad argument.
+    """
+    if name not in DATASETS:
+        raise UserError(f'no data set {name!r}; there are {", ".join(DATASETS)}')
+    root = Path(root or ROOTS[name])
+    if root.exists() and not root.is_dir():
+        raise UserError(f'{root} is not a folder')
+    missing = [archive for archive in DATASETS[name] if not (root / archive.unpacked).exists()]
+    root.mkdir(parents=True, exist_ok=True)
+    # Archive and its unpacked content stand side by side for a while.
+    needed = 2 * sum(archive.size for archive in missing)
+    if shutil.disk_usage(root).free < needed:
+        raise UserError(f'{needed / 1e9:.0f} GB are needed at {root.absolute()} for download and unpacking')
+    for archive in missing:
+        unpack(fetch(archive, root), root, archive)
+    return root
+
+
+def fetch(archive: Archive, folder: Path) -> Path:
+    """Downloads one archive into a folder, continuing a part that is there, and checks its MD5.
+
+    Raises:
+        UserError: the server cannot be reached or the file is not what it should be.
+    """
+    target = folder / Path(archive.url).name
+    part = target.with_suffix('.zip.part')
+    if not target.exists():
+        _download(archive, part)
+        if part.stat().st_size < archive.size:
+            raise UserError(f'{archive.url}: the connection was cut; run the same command to continue')
+        if _md5(part) != archive.md5:
+            part.unlink()
+            raise UserError(f'{archive.url} came with a wrong checksum and was deleted: run the same command again')
+        part.rename(target)
+    return target
+
+
+def _download(archive: Archive, part: Path) -> None:
+    done = part.stat().st_size if part.exists() else 0
+    if done == archive.size:
+        return
+    request = urllib.request.Request(archive.url, headers={'Range': f'bytes={done}-'} if done else {})  # noqa: S310
+    columns = ('{task.description}', BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    try:
+        with (
+            urllib.request.urlopen(request, timeout=TIMEOUT) as response,  # noqa: S310 (addresses are the table's)
+            part.open('ab' if response.status == 206 else 'wb') as out,  # a server may ignore Range and start over
+            Progress(*columns) as progress,
+        ):
+            task = progress.add_task(Path(archive.url).name, total=archive.size, completed=out.tell())
+            while block := response.read(BLOCK):
+                out.write(block)
+                progress.advance(task, len(block))
+    except (urllib.error.URLError, OSError) as error:
+        reason = getattr(error, 'reason', None) or error
+        raise UserError(
+            f'{archive.url}: {reason}; what has arrived is kept, run the same command to continue'
+        ) from error
+
+
+def _md5(path: Path) -> str:
+    with path.open('rb') as file:
+        digest = hashlib.md5(usedforsecurity=False)
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def unpack(path: Path, folder: Path, archive: Archive) -> None:
+    """Unpacks an archive so that its content appears whole or not at all, then removes it.
+
+    Raises:
+        UserError: it is no zip file or cannot be written.
+    """
+    staging = folder / f'.{path.stem}.unpacking'
+    shutil.rmtree(staging, ignore_errors=True)  # of an earlier run that was stopped
+    print(f'unpacking {path.name}')
+    try:
+        with zipfile.ZipFile(path) as file:
+            file.extractall(staging)
+        for entry in staging.iterdir():
+            if (folder / entry.name).is_dir():
+                for inner in entry.iterdir():
+                    inner.replace(folder / entry.name / inner.name)
+            else:
+                entry.replace(folder / entry.name)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise UserError(f'{path} cannot be unpacked: {error}') from error
+    shutil.rmtree(staging)
+    if not (folder / archive.unpacked).exists():
+        raise UserError(f'{path} did not hold {archive.unpacked}')
+    path.unlink()

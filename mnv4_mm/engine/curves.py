@@ -1,0 +1,62 @@
+"""Loss and metric curves of a run as one PNG."""
+
+import json
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from mmengine.dist import master_only
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+
+@HOOKS.register_module()
+class CurvesHook(Hook):
+    """Draws ``curves.png`` beside the checkpoints when training ends."""
+
+    priority = 'LOWEST'  # after LoggerHook and the visualiser's back-ends have written
+
+    @master_only
+    def after_train(self, runner: Runner) -> None:
+        runner.logger.info(f'curves: {plot_curves(Path(runner.work_dir))}')
+
+
+def plot_curves(work_dir: Path) -> Path:
+    """Draws the losses and the validation metrics that mmengine logged, over all resumed parts of a run.
+
+    Args:
+        work_dir: The run's folder, with ``<timestamp>/vis_data/scalars.json`` of each part.
+
+    Returns:
+        ``work_dir/curves.png``.
+    """
+    losses, metrics = _read_scalars(work_dir)
+    figure = Figure(figsize=(11, 4), layout='constrained')
+    left, right = figure.subplots(1, 2)
+    for name, points in sorted(losses.items()):
+        left.plot(*zip(*sorted(points.items()), strict=True), label=name, linewidth=1.8 if name == 'loss' else 1)
+    for name, points in sorted(metrics.items()):
+        right.plot(*zip(*sorted(points.items()), strict=True), label=name, marker='o', markersize=3)
+    left.set(title='training loss', xlabel='step')
+    right.set(title='validation', xlabel='epoch', ylim=(0, 1))
+    for axes, filled in ((left, losses), (right, metrics)):
+        axes.grid(alpha=0.3)
+        if filled:
+            axes.legend(fontsize='small')
+    path = work_dir / 'curves.png'
+    figure.savefig(path, dpi=120)
+    return path
+
+
+def _read_scalars(work_dir: Path) -> tuple[dict[str, dict[int, float]], dict[str, dict[int, float]]]:
+    losses: dict[str, dict[int, float]] = {}
+    metrics: dict[str, dict[int, float]] = {}
+    for file in sorted(work_dir.glob('*/vis_data/scalars.json')):
+        for line in file.read_text().splitlines():
+            entry = json.loads(line)
+            for name, value in entry.items():
+                if 'loss' in name:
+                    losses.setdefault(name, {})[entry['step']] = value
+                elif '/' in name and 'mAP' in name and value >= 0:  # -1: no box of that size in the data
+                    metrics.setdefault(name, {})[entry['step']] = value
+    return losses, metrics

@@ -1,0 +1,99 @@
+"""How far training is: one live line on a terminal, img/s in every log line elsewhere."""
+
+import logging
+import sys
+from collections.abc import Sequence
+
+from mmengine.dist import get_world_size, is_main_process
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from rich.progress import BarColumn, Progress, TextColumn
+
+
+@HOOKS.register_module()
+class ProgressHook(Hook):
+    """Shows epoch, time left, loss and img/s.
+
+    Adds ``train/img_s`` (pictures a second over all processes, mean of the last ``window`` steps) to mmengine's
+    scalars, so that log lines, TensorBoard and the curves have it. On a terminal a line that is redrawn replaces the
+    training log lines, which still go to the log file.
+
+    Args:
+        window: Steps to average img/s over.
+    """
+
+    priority = 'NORMAL'  # after IterTimerHook, which is registered earlier; before LoggerHook
+
+    def __init__(self, window: int = 20) -> None:
+        self.window = window
+        self._bar: Progress | None = None
+        self._moved: list[tuple[logging.StreamHandler, object]] = []
+
+    def before_train(self, runner: Runner) -> None:
+        if not (is_main_process() and sys.stdout.isatty()):
+            return
+        self._bar = Progress(
+            TextColumn('epoch {task.fields[epoch]}'),
+            BarColumn(),
+            TextColumn(
+                '{task.percentage:>3.0f}%  left {task.fields[eta]}  loss {task.fields[loss]}  {task.fields[speed]}'
+            ),
+        )
+        self._task = self._bar.add_task(
+            '', total=runner.max_iters, completed=runner.iter, epoch='-', eta='-', loss='-', speed=''
+        )
+        self._bar.start()
+        for handler in runner.logger.handlers:
+            if type(handler) is logging.StreamHandler:
+                self._moved.append((handler, handler.stream))
+                handler.setStream(sys.stdout)  # rich's stand-in, which prints above the line
+                handler.addFilter(_not_a_training_line)
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
+    ) -> None:
+        scalars = runner.message_hub.log_scalars
+        if 'train/time' not in scalars:
+            return  # IterTimerHook starts counting with the second step
+        pictures = _batch_size(data_batch) * get_world_size()
+        runner.message_hub.update_scalar('train/img_s', pictures / scalars['train/time'].mean(self.window))
+        if self._bar is not None:
+            self._bar.update(
+                self._task,
+                completed=runner.iter + 1,
+                epoch=f'{runner.epoch + 1}/{runner.max_epochs}'
+                if runner.max_epochs
+                else f'{runner.iter + 1}/{runner.max_iters}',
+                eta=_clock(runner.message_hub.get_info('eta') if 'eta' in runner.message_hub.runtime_info else 0),
+                loss=f'{scalars["train/loss"].mean(self.window):.3f}' if 'train/loss' in scalars else '-',
+                speed=f'{scalars["train/img_s"].current():.0f} img/s',
+            )
+
+    def after_train(self, runner: Runner) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Takes the line away and gives the log handlers their stream back; safe to call twice."""
+        if self._bar is None:
+            return
+        self._bar.stop()
+        for handler, stream in self._moved:
+            handler.removeFilter(_not_a_training_line)
+            handler.setStream(stream)
+        self._bar, self._moved = None, []
+
+
+def _batch_size(data_batch: dict | None) -> int:
+    inputs = (data_batch or {}).get('inputs', ())
+    return len(inputs) if isinstance(inputs, Sequence) or hasattr(inputs, '__len__') else 0
+
+
+def _not_a_training_line(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(('Epoch(train)', 'Iter(train)'))
+
+
+def _clock(seconds: float) -> str:
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f'{hours}:{minute:02}:{second:02}' if hours else f'{minute}:{second:02}'

@@ -1,0 +1,64 @@
+"""mmengine's Runner with two changes: checkpoints are read safely, and the console is kept readable."""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mmengine.logging import MMLogger
+from mmengine.model import is_model_wrapper
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from mnv4_mm import weights
+from mnv4_mm.errors import UserError
+
+# Dumps of many screens, and mmengine's warnings about itself: they belong into the log file, where they still are.
+FILE_ONLY = (
+    '\n---',
+    'Config:',
+    'Hooks will be executed',
+    'paramwise_options',
+    'Distributed training is not used',
+    '"FileClient" will be deprecated',
+    '"HardDiskBackend" is the alias',
+)
+
+
+@RUNNERS.register_module()
+class SafeRunner(Runner):
+    """Runner whose ``resume``, ``load_from`` and test checkpoints are read as tensors only.
+
+    A run that resumes or only evaluates needs every weight: there a missing, left-over or misshapen one is an error.
+    ``load_from`` (fine-tuning) may leave some out, as in mmengine, which lists them.
+    """
+
+    def build_logger(self, *args, **kwargs) -> MMLogger:
+        logger = super().build_logger(*args, **kwargs)
+        for handler in logger.handlers:
+            if type(handler) is logging.StreamHandler:
+                handler.addFilter(lambda record: not record.getMessage().startswith(FILE_ONLY))
+        return logger
+
+    def load_checkpoint(
+        self,
+        filename: str,
+        map_location: str | Callable = 'cpu',
+        strict: bool = False,
+        revise_keys: Sequence[tuple[str, str]] = (),
+    ) -> dict[str, Any]:
+        """Loads the weights of a local checkpoint file into the model.
+
+        Raises:
+            UserError: the file cannot be read safely, or does not fit where it must.
+        """
+        checkpoint = weights.load_checkpoint(filename, map_location)
+        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
+        model = self.model.module if is_model_wrapper(self.model) else self.model
+        weights.load_into(model, checkpoint, filename, strict=strict or self._resume or self._train_loop is None)
+        self._has_loaded = True
+        self.logger.info(f'Load checkpoint from {filename}')
+        if self._resume and not {'optimizer', 'param_schedulers', 'message_hub'} <= checkpoint.keys():
+            raise UserError(
+                f'{filename} holds weights only and cannot be resumed: use --cfg-options load_from={filename}'
+            )
+        return checkpoint

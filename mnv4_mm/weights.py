@@ -1,0 +1,154 @@
+"""Checkpoint files -> tensors. Nothing that would need running code is read (DESIGN rule 8)."""
+
+import ast
+import logging
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.logging import HistoryBuffer, print_log
+from torch import nn
+
+from mnv4_mm.errors import UserError
+
+
+def _history_statistic(owner: Any, name: str) -> Any:
+    """Stands in for ``getattr``, which HistoryBuffer's pickled state calls to name its four statistics.
+
+    The real one would hand out every method of every type allowed here, ``ndarray.tofile`` among them.
+    """
+    if owner is not HistoryBuffer or name not in ('mean', 'max', 'min', 'current'):
+        raise pickle.UnpicklingError(f"getattr({owner!r}, {name!r}) is not one of HistoryBuffer's statistics")
+    return getattr(HistoryBuffer, name)
+
+
+_array, _scalar = np.zeros(0).__reduce__()[0], np.float64(0).__reduce__()[0]
+# What mmengine's Runner writes besides tensors and plain containers. Its own loader falls back to unpickling anything
+# (upstream's refuses or unpickles, open-mmlab/mmengine#1655); these types, by name, are all a run needs.
+RUNNER_TYPES: list[Any] = [
+    HistoryBuffer,
+    (_history_statistic, 'builtins.getattr'),
+    np.dtype,
+    np.ndarray,
+    *(type(np.dtype(name)) for name in ('float64', 'float32', 'int64', 'int32', 'uint8', 'bool')),
+    # numpy 1 and 2 write different module names for the same two functions.
+    *((_array, f'{module}._reconstruct') for module in ('numpy._core.multiarray', 'numpy.core.multiarray')),
+    *((_scalar, f'{module}.scalar') for module in ('numpy._core.multiarray', 'numpy.core.multiarray')),
+]
+
+
+def load_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, Any]:
+    """Reads a checkpoint file as tensors, plain containers and the types mmengine's Runner writes.
+
+    Raises:
+        UserError: the file is missing, damaged, not a checkpoint, or holds objects that would run code when read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f'no checkpoint file at {path}')
+    try:
+        with torch.serialization.safe_globals(RUNNER_TYPES):
+            checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f'{path} is refused: it is no checkpoint, is damaged, or holds objects that would run code when read; '
+            f'only tensors and plain values are loaded ({_reason(error)})'
+        ) from error
+    # Bytes that are no checkpoint make the unpickler fail in any way there is.
+    except Exception as error:
+        raise UserError(f'{path} is not a readable checkpoint, perhaps cut short: {_reason(error)}') from error
+    if not isinstance(checkpoint, dict):
+        raise UserError(f'{path} is not a checkpoint: it holds a {type(checkpoint).__name__}, not a dict')
+    return checkpoint
+
+
+def checkpoint_config(checkpoint: dict[str, Any], path: str | Path) -> Config:
+    """The config that ``tools/train.py`` wrote into a checkpoint.
+
+    It is stored as Python text; mmengine would execute it. Here it is read as literals and ``dict(...)`` only.
+
+    Raises:
+        UserError: the checkpoint carries no config, or one that is not plain values.
+    """
+    meta = checkpoint.get('meta')
+    text = meta.get('cfg') if isinstance(meta, dict) else None
+    if not isinstance(text, str):
+        raise UserError(f'{path} carries no config: give the config it was trained with')
+    try:
+        return Config(_read_assignments(text))
+    except (ValueError, SyntaxError, TypeError) as error:
+        raise UserError(f'the config inside {path} is not plain values: {_reason(error)}') from error
+
+
+def _read_assignments(text: str) -> dict[str, Any]:
+    values = {}
+    for statement in ast.parse(text).body:
+        if not (isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name)):
+            raise ValueError(f'line {statement.lineno} is not an assignment')
+        values[statement.targets[0].id] = _read_value(statement.value)
+    return values
+
+
+def _read_value(node: ast.expr) -> Any:
+    match node:
+        case ast.Call(func=ast.Name(id='dict'), args=[], keywords=keywords):
+            return _read_pairs([(ast.Constant(keyword.arg), keyword.value) for keyword in keywords])
+        case ast.Call(func=ast.Name(id='dict'), args=[ast.Dict() as inner], keywords=[]):
+            return _read_value(inner)
+        case ast.Dict(keys=keys, values=values):
+            return _read_pairs(list(zip(keys, values, strict=True)))
+        case ast.List(elts=elements):
+            return [_read_value(element) for element in elements]
+        case ast.Tuple(elts=elements):
+            return tuple(_read_value(element) for element in elements)
+    return ast.literal_eval(node)
+
+
+def _read_pairs(pairs: list[tuple[ast.expr | None, ast.expr]]) -> dict[Any, Any]:
+    values = {_read_value(key or ast.Constant(None)): _read_value(value) for key, value in pairs}
+    if None in values:
+        raise ValueError('a dict is unpacked with **')
+    return values
+
+
+def _reason(error: Exception) -> str:
+    """What an error says, on one line; of torch's page about ``weights_only``, the part that names the culprit."""
+    text = ' '.join(str(error).split()) or type(error).__name__
+    culprit = re.search(r'GLOBAL (\S+)', text)
+    text = f'it names {culprit.group(1)}' if culprit else text
+    return text if len(text) <= 300 else f'{text[:297]}...'
+
+
+def load_into(model: nn.Module, checkpoint: dict[str, Any], path: str | Path, strict: bool = True) -> None:
+    """Copies a checkpoint's weights into a model.
+
+    Args:
+        model: The net.
+        checkpoint: What ``load_checkpoint`` returned: a Runner's checkpoint or a bare ``state_dict``.
+        path: Where it came from, for messages.
+        strict: Whether anything missing, left over or of another shape is an error. If not, what fits is loaded and
+            the rest is named in a log line.
+
+    Raises:
+        UserError: the weights do not fit.
+    """
+    given = checkpoint.get('state_dict', checkpoint)
+    if not given or not all(isinstance(value, torch.Tensor) for value in given.values()):
+        raise UserError(f'{path} holds no weights: expected a state_dict of tensors')
+    own = model.state_dict()
+    misshapen = [k for k, v in given.items() if k in own and v.shape != own[k].shape]
+    problems = {
+        'missing': [k for k in own if k not in given],
+        'left over': [k for k in given if k not in own],
+        'of another shape': [f'{k} {tuple(given[k].shape)} for {tuple(own[k].shape)}' for k in misshapen],
+    }
+    text = '; '.join(f'{len(v)} {k} ({", ".join(v[:3])}{", ..." if v[3:] else ""})' for k, v in problems.items() if v)
+    if text and strict:
+        raise UserError(f'{path} does not fit this config (another backbone, head or number of classes?): {text}')
+    if text:
+        print_log(f'{path} is loaded in part: {text}', logger='current', level=logging.WARNING)
+    model.load_state_dict({k: v for k, v in given.items() if k in own and k not in misshapen}, strict=False)

@@ -1,0 +1,108 @@
+"""Downloads continue where they were cut, are checked, and appear whole; against a server of this machine."""
+
+import hashlib
+import http.server
+import io
+import threading
+import zipfile
+
+import pytest
+
+from mnv4_mm.data import download
+from mnv4_mm.data.download import Archive, download_dataset
+from mnv4_mm.errors import UserError
+
+
+def zip_of(**files):
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, 'w') as file:
+        for name, content in files.items():
+            file.writestr(name.replace('__', '/'), content)
+    return out.getvalue()
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves ``content``; cuts the connection after ``cut`` bytes, and ignores Range unless ``ranges``."""
+
+    content = b''
+    cut: int | None = None
+    ranges = True
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        start = int(self.headers['Range'][6:-1]) if self.headers['Range'] and self.server.ranges else 0
+        self.server.starts.append(start)
+        body = self.server.content[start:]
+        self.send_response(206 if start else 200)
+        self.send_header('Content-Length', len(body))
+        self.end_headers()
+        self.wfile.write(body if self.server.cut is None else body[: self.server.cut])
+
+    def log_message(self, *_):
+        """Keeps the test's output clean."""
+
+
+@pytest.fixture
+def server(monkeypatch):
+    server = Server(('127.0.0.1', 0), Handler)
+    server.starts = []
+    server.content = zip_of(annotations__a='1' * 100_000, val2017__b='2')
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    archive = Archive(
+        f'http://127.0.0.1:{server.server_port}/x.zip',
+        len(server.content),
+        hashlib.md5(server.content).hexdigest(),
+        'val2017',
+    )
+    monkeypatch.setitem(download.DATASETS, 'test', (archive,))
+    monkeypatch.setattr(download, 'BLOCK', 4096)
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_it_arrives_whole_and_is_not_fetched_twice(server, tmp_path):
+    download_dataset('test', tmp_path / 'd')
+    assert (tmp_path / 'd/annotations/a').read_text() == '1' * 100_000
+    assert sorted(p.name for p in (tmp_path / 'd').iterdir()) == ['annotations', 'val2017']
+    download_dataset('test', tmp_path / 'd')
+    assert server.starts == [0]
+
+
+@pytest.mark.parametrize('ranges', [True, False])
+def test_a_cut_download_continues(server, tmp_path, ranges):
+    server.cut, server.ranges = 40_000, ranges
+    with pytest.raises(UserError, match='connection was cut'):
+        download_dataset('test', tmp_path)
+    server.cut = None
+    download_dataset('test', tmp_path)
+    assert (tmp_path / 'val2017/b').read_text() == '2'
+    assert server.starts == [0, 40_000 if ranges else 0]
+
+
+def test_a_wrong_checksum_is_thrown_away(server, tmp_path):
+    server.content = bytes(len(server.content))
+    with pytest.raises(UserError, match='wrong checksum'):
+        download_dataset('test', tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_is_not_there(server, tmp_path, monkeypatch):
+    archive = download.DATASETS['test'][0]._replace(url='http://127.0.0.1:9/x.zip')
+    monkeypatch.setitem(download.DATASETS, 'test', (archive,))
+    with pytest.raises(UserError, match='refused'):
+        download_dataset('test', tmp_path)
+
+
+def test_bad_arguments(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match='coco2017'):
+        download_dataset('coco2016')
+    (tmp_path / 'file').touch()
+    with pytest.raises(UserError, match='not a folder'):
+        download_dataset('coco2017', tmp_path / 'file')
+    monkeypatch.setattr(download.shutil, 'disk_usage', lambda _: __import__('collections').namedtuple('U', 'free')(1e9))
+    with pytest.raises(UserError, match='41 GB are needed'):
+        download_dataset('coco2017', tmp_path / 'd')

@@ -1,0 +1,102 @@
+"""Progress, curves and mixed precision of a run; on a terminal as on none."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+
+import cv2
+import pytest
+import torch
+
+from mnv4_mm.engine import Bf16OptimWrapper
+from mnv4_mm.engine.curves import plot_curves
+
+FEW = [
+    'train_dataloader.dataset.times=1',
+    'train_dataloader.dataset.dataset.indices=16',
+    'train_dataloader.batch_size=4',
+    'report_on_training_pictures=False',
+    'val_dataloader.dataset.indices=4',
+]
+
+
+def train_command(repository, work_dir, *more):
+    return [
+        sys.executable, str(repository / 'tools/train.py'), 'mnv4_ssdlite_coco-mini', '--work-dir', str(work_dir),
+        '--epochs', '1', *more, '--cfg-options', *FEW,
+    ]  # fmt: skip
+
+
+def test_a_terminal_sees_one_line_that_moves(repository, tmp_path):
+    master, slave = pty.openpty()
+    command = train_command(repository, tmp_path / 'w')
+    with subprocess.Popen(
+        command, cwd=repository, stdout=slave, stderr=subprocess.PIPE, env=dict(os.environ, COLUMNS='120', TERM='xterm')
+    ) as run:
+        os.close(slave)
+        seen = b''
+        while True:
+            try:
+                block = os.read(master, 65536)
+            except OSError:  # the other end was closed
+                break
+            if not block:
+                break
+            seen += block
+        errors = run.stderr.read()
+    os.close(master)
+    text = seen.decode()
+    assert run.returncode == 0, errors.decode()
+    assert 'epoch 1/1' in text
+    assert 'img/s' in text
+    assert 'left ' in text
+    assert 'Epoch(train)' not in text
+    assert 'Saving checkpoint at 1 epochs' in text
+    log = next((tmp_path / 'w').glob('*/*.log')).read_text()
+    assert 'Epoch(train)' in log
+    assert 'Config:' in log
+
+
+def test_no_terminal_sees_plain_lines_and_amp_learns(repository, tmp_path):
+    run = subprocess.run(
+        train_command(repository, tmp_path / 'w', '--amp'), cwd=repository, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    assert 'img_s: ' in run.stdout
+    assert '\x1b[' not in run.stdout
+    assert 'Config:' not in run.stdout
+    scalars = [
+        json.loads(line) for line in next((tmp_path / 'w').glob('*/vis_data/scalars.json')).read_text().splitlines()
+    ]
+    assert scalars[0]['img_s'] > 0
+
+
+def test_bf16_computes_the_forward_pass_in_bfloat16():
+    net = torch.nn.Linear(4, 4)
+    wrapper = Bf16OptimWrapper(torch.optim.SGD(net.parameters(), 0.1))
+    with wrapper.optim_context(net):
+        out = net(torch.ones(1, 4))
+    assert out.dtype == torch.bfloat16
+    before = net.weight.clone()
+    wrapper.update_params(out.float().sum())
+    assert net.weight.dtype == torch.float32
+    assert not torch.equal(net.weight, before)
+
+
+@pytest.mark.parametrize('resumed', [False, True])
+def test_curves_join_the_parts_of_a_run(tmp_path, resumed):
+    for part in range(1 + resumed):
+        folder = tmp_path / f'2026010{part}/vis_data'
+        folder.mkdir(parents=True)
+        lines = [dict(loss=5.0 - step, loss_cls=1.0, step=step) for step in range(part * 3, part * 3 + 3)]
+        lines.append({'x/bbox_mAP': 0.5, 'x/bbox_mAP_s': -1.0, 'step': part + 1})
+        (folder / 'scalars.json').write_text('\n'.join(map(json.dumps, lines)))
+    picture = cv2.imread(str(plot_curves(tmp_path)))
+    assert picture.shape[1] > picture.shape[0] > 300
+    assert picture.std() > 5
+
+
+def test_curves_of_nothing(tmp_path):
+    assert plot_curves(tmp_path).is_file()
