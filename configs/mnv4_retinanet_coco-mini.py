@@ -1,0 +1,13 @@
+"""The paper's RetinaNet on MNv4-Conv-S, the 64 pictures of data/mini/coco from scratch. Minutes on a CPU.
+
+python tools/train.py configs/mnv4_retinanet_coco-mini.py
+"""
+
+_base_ = [
+    '_base_/models/retinanet-separable.py',
+    '_base_/datasets/coco-mini.py',
+    '_base_/schedules/mini.py',
+    '_base_/default_runtime.py',
+]
+
+model = dict(backbone=dict(arch='conv_s'), neck=dict(in_channels=[64, 96, 128]))

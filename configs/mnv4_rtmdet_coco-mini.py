@@ -1,0 +1,13 @@
+"""RTMDet on MNv4-Conv-S, the 64 pictures of data/mini/coco from scratch. Minutes on a CPU.
+
+python tools/train.py configs/mnv4_rtmdet_coco-mini.py
+"""
+
+_base_ = [
+    '_base_/models/rtmdet.py',
+    '_base_/datasets/coco-mini.py',
+    '_base_/schedules/mini.py',
+    '_base_/default_runtime.py',
+]
+
+optim_wrapper = dict(paramwise_cfg=dict(bypass_duplicate=True))  # its head shares convolutions between levels

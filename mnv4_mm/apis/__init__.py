@@ -1,0 +1,1 @@
+"""What tools and notebooks call: find and merge a config, train, evaluate, infer."""

@@ -1,0 +1,125 @@
+"""Evaluate a checkpoint: what ``tools/test.py`` calls."""
+
+import copy
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+import mnv4_mm.engine  # noqa: F401 (registers the Runner)
+from mnv4_mm.apis import config as configs
+from mnv4_mm.data.coco import find_coco, require_split
+from mnv4_mm.engine.runner import SafeRunner
+from mnv4_mm.errors import UserError
+from mnv4_mm.weights import checkpoint_config, load_checkpoint
+
+HINT = (
+    'fetch it with `python tools/download_dataset.py coco2017`, or try `python tools/train.py '
+    'configs/mnv4_ssdlite_coco-mini.py`, whose data is in the repository'
+)
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Builds the Runner, with safe loading."""
+    return SafeRunner.from_cfg(cfg)
+
+
+def require_data(cfg: Config, loader: str) -> None:
+    """Checks that the data a loader reads is there.
+
+    Raises:
+        UserError: says what was looked for and where, how to fetch it, and what runs without it.
+    """
+    require_split(configs.dataset_split(cfg, loader), HINT)
+
+
+def evaluate_files(
+    config: str | None,
+    checkpoint: str,
+    *,
+    work_dir: str | None = None,
+    out: str | None = None,
+    show_dir: str | None = None,
+    on: str = 'val',
+    backbone: str | None = None,
+    data: str | None = None,
+    cfg_options: Mapping[str, Any] | None = None,
+) -> dict[str, float]:
+    """Evaluates a checkpoint file with a config, or with the one it carries.
+
+    Args:
+        config: Path or name of a config; the checkpoint's own if None.
+        checkpoint: Checkpoint file.
+        work_dir: Where logs go; a folder beside the checkpoint if left out.
+        out: See ``evaluate``.
+        show_dir: See ``evaluate``.
+        on: See ``evaluate``.
+        backbone: As the checkpoint was trained with.
+        data: As the checkpoint was trained with.
+        cfg_options: Values that replace the config's.
+
+    Returns:
+        Metrics by name.
+    """
+    cfg = configs.load_config(config) if config else checkpoint_config(load_checkpoint(checkpoint), checkpoint)
+    if backbone:
+        cfg = configs.fit_backbone(cfg, backbone)
+    if data:
+        cfg = configs.fit_data(cfg, find_coco(data))
+    cfg = configs.resolve_data_roots(configs.merge_options(cfg, cfg_options or {}))
+    folder = Path(work_dir) if work_dir else Path(checkpoint).parent / f'test_{on}'
+    return evaluate(cfg, checkpoint, work_dir=folder, out=out, show_dir=show_dir, on=on)
+
+
+def evaluate(
+    cfg: Config,
+    checkpoint: str,
+    *,
+    work_dir: Path,
+    out: str | None = None,
+    show_dir: str | None = None,
+    on: str = 'val',
+    per_class: bool = True,
+) -> dict[str, float]:
+    """Runs a checkpoint over the test set, or over the training pictures.
+
+    Args:
+        cfg: The config.
+        checkpoint: Checkpoint file; must fit the config entirely.
+        work_dir: Where logs go.
+        out: File for the detections in COCO's result format: ``[{image_id, category_id, bbox: [x, y, w, h], score}]``.
+        show_dir: Folder for pictures, ground truth left and predictions right.
+        on: ``val`` (the config's test set) or ``train`` (its training pictures; metrics are then called
+            ``trained_on/...``).
+        per_class: Print AP per class.
+
+    Returns:
+        Metrics by name, e.g. ``coco/bbox_mAP`` in [0, 1].
+
+    Raises:
+        UserError: data or checkpoint missing, unreadable or unfit.
+    """
+    cfg = configs.on_training_pictures(cfg) if on == 'train' else copy.deepcopy(cfg)
+    require_data(cfg, 'test_dataloader')
+    if out and Path(out).suffix != '.json':
+        raise UserError(f'--out {out}: detections are written in COCO format, name a .json file')
+    for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler', 'auto_scale_lr'):
+        cfg.pop(key, None)
+    for key in ('val_dataloader', 'val_cfg', 'val_evaluator', 'custom_hooks'):
+        cfg.pop(key, None)
+    cfg.work_dir, cfg.load_from, cfg.resume = str(work_dir), str(checkpoint), False
+    cfg.test_evaluator.classwise = per_class
+    if out:
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        cfg.test_evaluator.outfile_prefix = str(Path(out).with_suffix(''))
+    if show_dir:
+        Path(show_dir).mkdir(parents=True, exist_ok=True)
+        cfg.default_hooks.visualization.update(draw=True, test_out_dir=str(Path(show_dir).absolute()))
+    metrics = build_runner(cfg).test()
+    if out:
+        Path(out).with_suffix('.bbox.json').replace(out)  # mmdet's CocoMetric adds the ending by itself
+    (Path(work_dir) / 'metrics.json').write_text(json.dumps(metrics, indent=1))
+    return metrics

@@ -1,0 +1,110 @@
+"""infer.py reads what a user has: pictures of every kind, folders, videos; and writes COCO."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from mnv4_mm.apis.infer import infer, load_detector
+from mnv4_mm.data.coco import read_annotations
+from mnv4_mm.errors import UserError
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory, run_tool, drawn):
+    """A checkpoint as train.py writes it, after two steps."""
+    work_dir = tmp_path_factory.mktemp('run')
+    options = [
+        'train_dataloader.dataset.times=1',
+        'train_dataloader.dataset.dataset.indices=8',
+        'train_dataloader.batch_size=4',
+    ]
+    result = run_tool(
+        'train.py', 'mnv4_ssdlite_coco-mini', '--data', drawn, '--work-dir', work_dir / 'w', '--epochs', 1,
+        '--cfg-options', 'report_on_training_pictures=False', *options,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return str(work_dir / 'w/epoch_1.pth')
+
+
+def check(path, names, sizes):
+    content = read_annotations(path)
+    assert [i['file_name'] for i in content['images']] == names
+    assert [(i['width'], i['height']) for i in content['images']] == sizes
+    assert [c['name'] for c in content['categories']][:2] == ['disc', 'square']
+    assert all(0 <= a['score'] <= 1 for a in content['annotations'])
+    for a in content['annotations']:
+        x, y, w, h = a['bbox']
+        width, height = sizes[a['image_id'] - 1]
+        assert -1e-3 <= x <= x + w <= width + 1e-3
+        assert -1e-3 <= y <= y + h <= height + 1e-3
+
+
+def test_a_picture(checkpoint, tmp_path, repository):
+    source = (
+        repository
+        / 'data/mini/coco/val2017'
+        / sorted(p.name for p in (repository / 'data/mini/coco/val2017').iterdir())[0]
+    )
+    height, width = cv2.imread(str(source)).shape[:2]
+    path = infer(str(source), checkpoint, out_dir=str(tmp_path / 'out'))
+    check(path, [source.name], [(width, height)])
+    assert cv2.imread(str(tmp_path / 'out' / source.name)).shape == (height, width, 3)
+
+
+def test_a_folder_of_unusual_pictures(checkpoint, tmp_path):
+    folder = tmp_path / 'in'
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    cv2.imwrite(str(folder / 'a_grey.png'), rng.integers(0, 255, (50, 70), np.uint8))
+    cv2.imwrite(str(folder / 'b_alpha.png'), rng.integers(0, 255, (50, 70, 4), np.uint8))
+    cv2.imwrite(str(folder / 'c_deep.png'), rng.integers(0, 65535, (50, 70, 3), np.uint16))
+    cv2.imwrite(str(folder / 'd_tiny.JPG'), rng.integers(0, 255, (3, 5, 3), np.uint8))
+    (folder / 'notes.txt').write_text('not a picture')
+    path = infer(str(folder), checkpoint, out_dir=str(tmp_path / 'out'))
+    check(path, ['a_grey.png', 'b_alpha.png', 'c_deep.png', 'd_tiny.JPG'], [(70, 50)] * 3 + [(5, 3)])
+    (folder / 'broken.jpg').write_bytes(b'no')
+    with pytest.raises(UserError, match=r'broken.jpg is not a readable picture'):
+        infer(str(folder), checkpoint, out_dir=str(tmp_path / 'out2'))
+    assert not (tmp_path / 'out2').exists()
+
+
+def test_a_video(checkpoint, tmp_path):
+    video = tmp_path / 'in.avi'
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*'MJPG'), 10, (64, 48))
+    for i in range(3):
+        writer.write(np.full((48, 64, 3), 80 * i, np.uint8))
+    writer.release()
+    path = infer(str(video), checkpoint, out_dir=str(tmp_path / 'out'))
+    check(path, ['in.avi#0', 'in.avi#1', 'in.avi#2'], [(64, 48)] * 3)
+    played = cv2.VideoCapture(str(tmp_path / 'out/in.mp4'))
+    assert played.get(cv2.CAP_PROP_FRAME_COUNT) == 3
+    (tmp_path / 'broken.mp4').write_bytes(b'no')
+    with pytest.raises(UserError, match='not a readable video'):
+        infer(str(tmp_path / 'broken.mp4'), checkpoint, out_dir=str(tmp_path / 'out'))
+
+
+def test_a_checkpoint_of_something_else(checkpoint, tmp_path):
+    content = torch.load(checkpoint, weights_only=False)
+    content['state_dict'].pop('backbone.conv_stem.weight')
+    torch.save(content, tmp_path / 'part.pth')
+    with pytest.raises(UserError, match=r'1 missing \(backbone.conv_stem.weight\)'):
+        load_detector(str(tmp_path / 'part.pth'))
+    torch.save(dict(state_dict=content['state_dict']), tmp_path / 'bare.pth')
+    with pytest.raises(UserError, match='carries no config'):
+        load_detector(str(tmp_path / 'bare.pth'))
+
+
+def test_detections_are_those_of_mmdet(checkpoint, repository):
+    """Our safe way of building a detector gives the same as mmdet's own."""
+    from mmdet.apis import inference_detector, init_detector
+
+    from mnv4_mm.weights import checkpoint_config, load_checkpoint
+
+    picture = str(sorted((repository / 'data/mini/coco/val2017').iterdir())[0])
+    ours = inference_detector(load_detector(checkpoint, device='cpu'), picture).pred_instances
+    cfg = checkpoint_config(load_checkpoint(checkpoint), checkpoint)
+    theirs = inference_detector(init_detector(cfg, checkpoint, device='cpu', palette='random'), picture).pred_instances
+    assert torch.equal(ours.bboxes, theirs.bboxes)
+    assert torch.equal(ours.scores, theirs.scores)
+    assert torch.equal(ours.labels, theirs.labels)

@@ -1,0 +1,20 @@
+"""Counts agree with counting by hand, and the table covers what is shipped."""
+
+from torch import nn
+
+from mnv4_mm.apis.config import config_index
+from mnv4_mm.report.complexity import count, table
+
+
+def test_counts_by_hand():
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False), nn.Conv2d(8, 8, 5, padding=2, groups=8))
+    # 3*8*3*3 weights at 16x16 places, then 8 channels of 5x5 at the same places.
+    assert count(net, (32, 32)) == (216 + 208, 216 * 256 + 200 * 256)
+
+
+def test_the_table_has_every_shipped_config():
+    text = table([])
+    for name in config_index():
+        assert f'| {name} |' in text
+    # Trunk of Conv-S as published: 1.137 M parameters, 0.18 GMACs at 224.
+    assert '| mnv4_conv_s | 32, 64, 96, 128 | 1.137 | 0.18 |' in text
