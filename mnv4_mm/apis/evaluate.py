@@ -2,7 +2,10 @@
 
 import copy
 import json
-from collections.abc import Mapping
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,14 @@ HINT = (
 def build_runner(cfg: Config) -> Runner:
     """Builds the Runner, with safe loading."""
     return SafeRunner.from_cfg(cfg)
+
+
+@contextmanager
+def quiet_painter() -> Iterator[None]:
+    """Silences mmengine's painter about boxes and labels that reach over the edge, as COCO's ground truth does."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message=r'Warning: The \w+ is out of bounds')
+        yield
 
 
 def require_data(cfg: Config, loader: str) -> None:
@@ -97,7 +108,7 @@ def evaluate(
         per_class: Print AP per class.
 
     Returns:
-        Metrics by name, e.g. ``coco/bbox_mAP`` in [0, 1].
+        Metrics by name, e.g. ``coco/bbox_mAP`` in [0, 1]; classes the data does not have are left out.
 
     Raises:
         UserError: data or checkpoint missing, unreadable or unfit.
@@ -111,6 +122,7 @@ def evaluate(
     for key in ('val_dataloader', 'val_cfg', 'val_evaluator', 'custom_hooks'):
         cfg.pop(key, None)
     cfg.work_dir, cfg.load_from, cfg.resume = str(work_dir), str(checkpoint), False
+    cfg.experiment_name = str(work_dir)  # mmengine keeps loggers and scalars of a process by this name
     cfg.test_evaluator.classwise = per_class
     if out:
         Path(out).parent.mkdir(parents=True, exist_ok=True)
@@ -118,7 +130,9 @@ def evaluate(
     if show_dir:
         Path(show_dir).mkdir(parents=True, exist_ok=True)
         cfg.default_hooks.visualization.update(draw=True, test_out_dir=str(Path(show_dir).absolute()))
-    metrics = build_runner(cfg).test()
+    with quiet_painter():
+        measured = build_runner(cfg).test()
+    metrics = {name: float(value) for name, value in measured.items() if not math.isnan(value)}
     if out:
         Path(out).with_suffix('.bbox.json').replace(out)  # mmdet's CocoMetric adds the ending by itself
     (Path(work_dir) / 'metrics.json').write_text(json.dumps(metrics, indent=1))

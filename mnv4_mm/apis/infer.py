@@ -18,6 +18,7 @@ from torch import nn
 
 from mnv4_mm import weights
 from mnv4_mm.apis import config as configs
+from mnv4_mm.apis.evaluate import quiet_painter
 from mnv4_mm.errors import UserError
 
 PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
@@ -202,5 +203,6 @@ def _detect(
                 score=score,
             )
         )
-    painter.add_datasample(frame.name, mmcv.bgr2rgb(frame.pixels), sample, draw_gt=False, pred_score_thr=score_thr)
+    with quiet_painter():
+        painter.add_datasample(frame.name, mmcv.bgr2rgb(frame.pixels), sample, draw_gt=False, pred_score_thr=score_thr)
     return mmcv.rgb2bgr(painter.get_image())

@@ -8,6 +8,7 @@ from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
+from mmengine.visualization import Visualizer
 
 from mnv4_mm import weights
 from mnv4_mm.errors import UserError
@@ -38,6 +39,12 @@ class SafeRunner(Runner):
             if type(handler) is logging.StreamHandler:
                 handler.addFilter(lambda record: not record.getMessage().startswith(FILE_ONLY))
         return logger
+
+    def build_visualizer(self, visualizer: Any = None) -> Visualizer:
+        # mmengine hands a second Runner of a process the first one's visualiser, and its files, if the names are equal.
+        if isinstance(visualizer, dict):
+            visualizer = {**visualizer, 'name': self.experiment_name}
+        return super().build_visualizer(visualizer)
 
     def load_checkpoint(
         self,

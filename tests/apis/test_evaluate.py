@@ -2,38 +2,57 @@
 
 import json
 
+import cv2
 import pytest
 import torch
+from mmdet.utils import register_all_modules
+from mmengine.model import BaseModel
 from mmengine.registry import MODELS
+from mmengine.structures import InstanceData
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mnv4_mm.apis import config as configs
-from mnv4_mm.apis.evaluate import evaluate_files
+from mnv4_mm.apis.evaluate import evaluate, evaluate_files
 from mnv4_mm.errors import UserError
 
 NAME = 'mnv4_ssdlite_coco-mini'
 
 
-@pytest.fixture(scope='module')
-def checkpoint(tmp_path_factory):
-    """Random weights whose classifier is scaled up, so that detections have distinct scores over the threshold."""
-    from mmdet.utils import register_all_modules
+@MODELS.register_module()
+class JitteredTruth(BaseModel):
+    """Predicts the ground truth, moved and scored at random, so that AP is neither 0 nor 1."""
 
-    register_all_modules(init_default_scope=True)
-    torch.manual_seed(0)
-    model = MODELS.build(configs.load_config(NAME).model)
-    for convs in model.bbox_head.cls_convs:
-        torch.nn.init.normal_(convs[-1].weight, std=0.5)
-    path = tmp_path_factory.mktemp('c') / 'random.pth'
-    torch.save(dict(state_dict=model.state_dict()), path)
-    return str(path)
+    def __init__(self, data_preprocessor):
+        super().__init__(data_preprocessor)
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, inputs, data_samples, mode):
+        torch.manual_seed(data_samples[0].img_id)
+        for sample in data_samples:
+            truth = sample.gt_instances
+            boxes = truth.bboxes.repeat(2, 1)
+            sizes = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
+            sample.pred_instances = InstanceData(
+                bboxes=boxes + 0.08 * sizes * torch.randn_like(boxes),
+                labels=truth.labels.repeat(2),
+                scores=torch.rand(len(boxes)),
+            )
+        return data_samples
+
+
+@pytest.fixture
+def jittered(tmp_path):
+    cfg = configs.resolve_data_roots(configs.load_config(NAME))
+    cfg.model = dict(type='JitteredTruth', data_preprocessor=cfg.model.data_preprocessor)
+    torch.save(dict(state_dict=dict(weight=torch.zeros(1))), tmp_path / 'c.pth')
+    return cfg, str(tmp_path / 'c.pth')
 
 
 @pytest.mark.parametrize('on', ['val', 'train'])
-def test_metrics_are_pycocotools_and_named_for_their_pictures(checkpoint, tmp_path, on, repository):
+def test_metrics_are_pycocotools_and_named_for_their_pictures(jittered, tmp_path, on, repository):
     out = tmp_path / 'sub' / 'detections.json'
-    metrics = evaluate_files(NAME, checkpoint, out=str(out), on=on, work_dir=str(tmp_path))
+    metrics = evaluate(*jittered, out=str(out), on=on, work_dir=tmp_path)
     assert json.loads((tmp_path / 'metrics.json').read_text()) == metrics
     prefix = {'val': 'coco-mini', 'train': 'trained_on'}[on]
     assert all(key.startswith(f'{prefix}/') for key in metrics)
@@ -42,18 +61,29 @@ def test_metrics_are_pycocotools_and_named_for_their_pictures(checkpoint, tmp_pa
     evaluation.params.maxDets = [100, 300, 1000]  # mmdet's
     evaluation.evaluate()
     evaluation.accumulate()
-    expected = evaluation.eval['precision'][:, :, :, 0, 2]
-    assert metrics[f'{prefix}/bbox_mAP'] == pytest.approx(expected[expected > -1].mean(), abs=1e-3)
-    assert len(json.loads(out.read_text())) > 1000
+    precision = evaluation.eval['precision'][:, :, :, 0, 2]  # (IoU, recall, class)
+    expected = precision[precision > -1].mean()
+    assert 0.1 < expected < 0.9
+    assert metrics[f'{prefix}/bbox_mAP'] == pytest.approx(expected, abs=6e-4)  # mmdet prints three digits
+    name = truth.loadCats(truth.getCatIds())[0]['name']
+    assert metrics[f'{prefix}/{name}_precision'] == pytest.approx(precision[:, :, 0].mean(), abs=6e-4)
 
 
-def test_pictures_have_ground_truth_left_and_predictions_right(checkpoint, tmp_path):
-    import cv2
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory):
+    """An untrained SSDLite."""
+    register_all_modules(init_default_scope=True)
+    model = MODELS.build(configs.load_config(NAME).model)
+    path = tmp_path_factory.mktemp('c') / 'random.pth'
+    torch.save(dict(state_dict=model.state_dict()), path)
+    return str(path)
 
-    evaluate_files(NAME, checkpoint, show_dir=str(tmp_path / 'shown'), work_dir=str(tmp_path))
+
+def test_pictures_have_ground_truth_left_and_predictions_right(jittered, tmp_path, repository):
+    evaluate(*jittered, show_dir=str(tmp_path / 'shown'), work_dir=tmp_path)
     pictures = sorted((tmp_path / 'shown').iterdir())
     assert len(pictures) == 32
-    original = cv2.imread(f'data/mini/coco/val2017/{pictures[0].name}')
+    original = cv2.imread(str(repository / 'data/mini/coco/val2017' / pictures[0].name))
     shown = cv2.imread(str(pictures[0]))
     assert shown.shape == (original.shape[0], 2 * original.shape[1], 3)
 

@@ -1,0 +1,57 @@
+"""Shared fixtures: tools run as a user runs them, and a drawn data set."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from mnv4_mm.data.drawn import draw_dataset
+
+ROOT = Path(__file__).parents[1]
+Tool = Callable[..., 'subprocess.CompletedProcess[str]']
+
+
+@pytest.fixture(scope='session')
+def repository() -> Path:
+    return ROOT
+
+
+@pytest.fixture(scope='session')
+def run_tool() -> Tool:
+    """Runs ``tools/<name>`` in a process of its own; text of stdout and stderr is kept."""
+
+    def run(name: str, *arguments: object, cwd: Path | None = None) -> 'subprocess.CompletedProcess[str]':
+        command = [sys.executable, str(ROOT / 'tools' / name), *map(str, arguments)]
+        return subprocess.run(
+            command, cwd=cwd or ROOT, capture_output=True, text=True, env=dict(os.environ, COLUMNS='200')
+        )
+
+    return run
+
+
+@pytest.fixture(scope='session')
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """192 training and 48 validation pictures with drawn shapes."""
+    out = tmp_path_factory.mktemp('drawn') / 'shapes'
+    return draw_dataset(out, ROOT / 'data/mini/coco/train2017', train=192, val=48, size=320, seed=0)
+
+
+@pytest.fixture
+def load_tool(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """Imports ``tools/<name>.py``, which is a script and no part of a package."""
+
+    def load(name: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(name, ROOT / 'tools' / f'{name}.py')
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, module)
+        spec.loader.exec_module(module)
+        return module
+
+    return load

@@ -1,0 +1,83 @@
+"""Each head, as a user would: train on drawn shapes, be killed, resume, test, infer; and it has learned."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+# Epochs of 4 x 192 pictures, and the held-out AP at IoU 0.5 to reach.
+HEADS = {
+    'mnv4_ssdlite_coco-mini': (10, 0.5),
+    'mnv4_retinanet_coco-mini': (3, 0.3),
+    'mnv4_rtmdet_coco-mini': (4, 0.3),
+}
+
+
+@pytest.mark.parametrize('config', HEADS)
+def test_train_kill_resume_test_infer(config, drawn, run_tool, repository, tmp_path):
+    epochs, wanted = HEADS[config]
+    work_dir = tmp_path / 'run'
+    arguments = [config, '--data', drawn, '--work-dir', work_dir, '--epochs', epochs]
+    command = [sys.executable, str(repository / 'tools/train.py'), *map(str, arguments)]
+    with subprocess.Popen(command, cwd=repository, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
+        deadline = time.monotonic() + 600
+        while not (work_dir / 'last_checkpoint').exists():
+            assert first.poll() is None, 'training ended before its first checkpoint'
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        first.send_signal(signal.SIGKILL)
+
+    again = run_tool('train.py', *arguments)
+    assert again.returncode == 2
+    assert 'holds a run already' in again.stderr
+
+    resumed = run_tool('train.py', *arguments, '--resume')
+    assert resumed.returncode == 0, resumed.stderr
+    assert 'resumed epoch: ' in resumed.stdout
+    assert 'Epoch(train)  [1]' not in resumed.stdout.replace('Epoch(train)   [1]', 'Epoch(train)  [1]')
+    assert 'img_s: ' in resumed.stdout
+    assert 'Config:' not in resumed.stdout
+    checkpoint = (work_dir / 'last_checkpoint').read_text().strip()
+    assert checkpoint.endswith(f'epoch_{epochs}.pth')
+    assert len(list(work_dir.glob('best_shapes_bbox_mAP_epoch_*.pth'))) == 1
+    assert (work_dir / 'curves.png').stat().st_size > 10_000
+    assert list(work_dir.glob('*/vis_data/events.out.tfevents.*'))
+
+    out, shown = tmp_path / 'detections.json', tmp_path / 'shown'
+    tested = run_tool('test.py', checkpoint, '--out', out, '--show-dir', shown)
+    assert tested.returncode == 0, tested.stderr
+    assert '| disc ' in tested.stdout  # AP per class
+    metrics = json.loads((work_dir / 'test_val/metrics.json').read_text())
+    assert metrics['shapes/bbox_mAP_50'] >= wanted
+    detections = json.loads(out.read_text())
+    assert {1, 2, 3, 4, 5, 6} == {d['category_id'] for d in detections}
+    assert len(list(shown.glob('*.jpg'))) == 48
+
+    inferred = run_tool('infer.py', drawn / 'val', checkpoint, '--out-dir', tmp_path / 'inferred')
+    assert inferred.returncode == 0, inferred.stderr
+    assert len(list((tmp_path / 'inferred').glob('*.jpg'))) == 48
+    # Predicting is the same from both tools: COCO's metric over infer's JSON gives test's AP.
+    assert ap50(drawn / 'annotations/instances_val.json', tmp_path / 'inferred/predictions.json') == pytest.approx(
+        metrics['shapes/bbox_mAP_50'], abs=5e-3
+    )
+
+
+def ap50(truth, predictions):
+    """AP at IoU 0.5 of infer.py's JSON, by pycocotools; pictures are matched by name."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    coco, content = COCO(truth), json.loads(predictions.read_text())
+    ids = {image['file_name']: image['id'] for image in coco.dataset['images']}
+    names = {image['id']: image['file_name'] for image in content['images']}
+    results = [dict(a, image_id=ids[names[a['image_id']]]) for a in content['annotations']]
+    evaluation = COCOeval(coco, coco.loadRes(results), 'bbox')
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return evaluation.stats[1]

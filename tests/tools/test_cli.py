@@ -1,0 +1,63 @@
+"""A user's mistake is one line on stderr and exit code 2, for every tool and every kind of argument."""
+
+import pytest
+
+TRAIN = 'train.py'
+MINI = 'mnv4_ssdlite_coco-mini'
+
+
+@pytest.mark.parametrize(
+    ('tool', 'arguments', 'message'),
+    [
+        (TRAIN, ['mnv4_ssdlight'], 'near: mnv4_ssdlite_coco'),
+        (TRAIN, [MINI, '--backbone', 'mnv4_conv_x'], 'no backbone'),
+        (TRAIN, [MINI, '--data', 'nowhere'], 'no folder nowhere'),
+        (TRAIN, [MINI, '--cfg-options', 'train_cf.max_epochs=1'], 'near: train_cfg'),
+        (TRAIN, [MINI, '--resume', 'gone.pth', '--work-dir', '{tmp}/w'], 'no checkpoint file at gone.pth'),
+        (TRAIN, [MINI, '--work-dir', '{tmp}/file/w'], 'cannot be made'),
+        (
+            TRAIN,
+            [MINI, '--cfg-options', 'load_from=gone.pth', '--work-dir', '{tmp}/w'],
+            'no checkpoint file at gone.pth',
+        ),
+        ('test.py', [MINI, 'gone.pth'], 'no checkpoint file at gone.pth'),
+        ('test.py', ['gone.pth'], 'no checkpoint file at gone.pth'),
+        ('test.py', [MINI, '{tmp}/file', '--out', 'x.pkl'], 'name a .json file'),
+        ('infer.py', ['nothing.jpg', '{tmp}/file'], 'no picture, folder or video nothing.jpg'),
+        ('infer.py', ['{tmp}', '{tmp}/file'], 'no pictures'),
+        ('infer.py', ['{tmp}/file', '{tmp}/file'], 'pictures end in'),
+        ('infer.py', ['data/mini/coco/val2017', '{tmp}/file'], 'refused'),
+        ('infer.py', ['data/mini/coco/val2017', '{tmp}/file', '--score-thr', '7'], 'must be in [0, 1]'),
+        ('complexity.py', ['nothing'], 'no config nothing'),
+        ('draw_dataset.py', ['{tmp}'], 'not an empty folder'),
+        ('download_dataset.py', ['coco2017', '--root', '{tmp}/file'], 'is not a folder'),
+    ],
+)
+def test_mistakes(run_tool, tmp_path, tool, arguments, message):
+    (tmp_path / 'file').write_text('x')
+    result = run_tool(tool, *(str(a).replace('{tmp}', str(tmp_path)) for a in arguments))
+    assert result.returncode == 2, result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith('error: ')
+    assert message in last
+    assert 'Traceback' not in result.stderr
+
+
+@pytest.mark.parametrize('name', ['mnv4_ssdlite_coco', 'mnv4_rtmdet_coco'])
+def test_absent_coco_says_where_it_was_looked_for_and_what_runs_now(run_tool, tmp_path, name):
+    result = run_tool(TRAIN, name, cwd=tmp_path)
+    assert result.returncode == 2
+    line = result.stderr.strip().splitlines()[-1]
+    assert f'{tmp_path}/data/coco/annotations/instances_train2017.json' in line
+    assert 'tools/download_dataset.py coco2017' in line
+    assert 'configs/mnv4_ssdlite_coco-mini.py' in line
+    assert not (tmp_path / 'work_dirs').exists()
+
+
+@pytest.mark.parametrize(
+    'tool', ['train.py', 'test.py', 'infer.py', 'complexity.py', 'draw_dataset.py', 'download_dataset.py']
+)
+def test_help(run_tool, tool):
+    result = run_tool(tool, '--help')
+    assert result.returncode == 0
+    assert 'usage' in result.stdout

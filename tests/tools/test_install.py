@@ -1,0 +1,67 @@
+"""The installer sees what is missing before it downloads anything."""
+
+import os
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+Version = namedtuple('Version', 'major minor micro releaselevel serial')
+
+
+@pytest.fixture
+def install(load_tool):
+    return load_tool('install')
+
+
+def test_here_nothing_is_missing(install, tmp_path):
+    assert install.problem(tmp_path / '.venv') is None
+
+
+@pytest.mark.parametrize('version', [(3, 9), (3, 13), (2, 7)])
+def test_python_outside_the_range(install, tmp_path, monkeypatch, version):
+    monkeypatch.setattr(install.sys, 'version_info', Version(*version, 0, 'final', 0))
+    assert f'Python {version[0]}.{version[1]} is outside 3.10 to 3.12' in install.problem(tmp_path / '.venv')
+
+
+def test_no_compiler(install, tmp_path, monkeypatch):
+    monkeypatch.setenv('PATH', str(tmp_path))
+    monkeypatch.delenv('CXX', raising=False)
+    assert 'no C++ compiler' in install.problem(tmp_path / '.venv')
+
+
+def test_an_old_compiler(install, tmp_path, monkeypatch):
+    old = tmp_path / 'old-c++'
+    old.write_text('#!/bin/sh\nexit 1\n')
+    old.chmod(0o755)
+    monkeypatch.setenv('CXX', str(old))
+    assert 'cannot compile C++20' in install.problem(tmp_path / '.venv')
+
+
+def test_no_disk_space(install, tmp_path, monkeypatch):
+    usage = namedtuple('usage', 'total used free')
+    monkeypatch.setattr(install.shutil, 'disk_usage', lambda _: usage(1e12, 1e12, 3e9))
+    assert install.problem(tmp_path / '.venv') == f'3.0 GB free at {tmp_path}, 9 GB are needed'
+
+
+def test_it_stops_with_one_line_and_exit_code_2(repository, tmp_path):
+    environment = dict(os.environ, CXX='no-such-compiler')
+    result = subprocess.run(
+        [sys.executable, 'tools/install.py', '--venv', str(tmp_path / 'v')],
+        cwd=repository, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 2
+    assert result.stdout == ''
+    assert result.stderr.startswith('error: no C++ compiler (no-such-compiler)')
+    assert result.stderr.count('\n') == 1
+    assert not (tmp_path / 'v').exists()
+
+
+def test_the_compiler_is_given_cxx20(install, tmp_path, monkeypatch):
+    (tmp_path / 'bin').mkdir()
+    monkeypatch.setenv('CXX', 'echo')
+    wrapper = Path(install.cxx20(tmp_path)['CXX'])
+    result = subprocess.run([str(wrapper), '-O2', '-std=c++17', 'a b.cpp'], capture_output=True, text=True, check=True)
+    assert result.stdout == '-O2 -std=c++20 a b.cpp\n'

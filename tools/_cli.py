@@ -1,0 +1,62 @@
+"""What every tool does with its one function: run it, and turn a user's mistake into one line and exit code 2."""
+
+import argparse
+import ast
+import sys
+from collections.abc import Callable
+from typing import Any
+
+# Distributions whose absence means that the environment, not the code, is broken.
+NEEDED = ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'numpy', 'cv2', 'mnv4_mm')
+
+
+def run(call: Callable[[], Any]) -> int:
+    """Runs ``call``, which does the heavy imports itself, and returns the exit code."""
+    try:
+        from mnv4_mm.errors import UserError
+    except ImportError as error:
+        return _broken_environment(error)
+    try:
+        call()
+    except UserError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
+    except ImportError as error:
+        if (error.name or '').split('.')[0] not in NEEDED:
+            raise
+        return _broken_environment(error)
+    return 0
+
+
+def _broken_environment(error: ImportError) -> int:
+    print(
+        f'error: {error} in {sys.executable}: activate the environment that `make` built '
+        '(`. .venv/bin/activate`), or ask `python tools/check_env.py` what is missing',
+        file=sys.stderr,
+    )
+    return 2
+
+
+class CfgOptions(argparse.Action):
+    """``key=value`` pairs into a dict; a value is a Python literal, or else a string."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
+        options = dict(getattr(namespace, self.dest) or {})
+        for pair in values:
+            key, equals, text = pair.partition('=')
+            if not (equals and key):
+                parser.error(f'--cfg-options takes KEY=VALUE, got {pair!r}')
+            try:
+                options[key] = ast.literal_eval(text)
+            except (ValueError, SyntaxError):
+                options[key] = {'true': True, 'false': False, 'none': None}.get(text.lower(), text)
+        setattr(namespace, self.dest, options)
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments that change a config, the same for training and testing."""
+    parser.add_argument('--backbone', metavar='NAME', help='another backbone, e.g. mnv4_conv_l')
+    parser.add_argument('--data', metavar='DIR', help='your data set in COCO layout (docs/own_data.md)')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=CfgOptions, metavar='KEY=VALUE', help='e.g. train_cfg.max_epochs=3'
+    )

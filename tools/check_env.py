@@ -1,0 +1,196 @@
+"""Says whether this Python can train: versions, what works (by using it), and the command that repairs what does not.
+
+Imports nothing of the project, which may be what is broken. Exit code 1 if something needs repair.
+"""
+
+import importlib
+import importlib.metadata
+import platform
+import re
+import sys
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple
+
+REBUILD_MMCV = (
+    'pip cache remove onedl_mmcv && pip uninstall -y onedl-mmcv && python tools/install.py '
+    '(pip keeps a wheel without knowing how it was built: without operators, or against another torch)'
+)
+PINNED_TORCH = 'pip install -r requirements/torch.txt, then rebuild mmcv: ' + REBUILD_MMCV
+DISTRIBUTIONS = (
+    ('torch',), ('torchvision',), ('numpy',), ('opencv-python', 'opencv-python-headless'),
+    ('onedl-mmengine', 'mmengine'), ('onedl-mmcv', 'mmcv', 'mmcv-full', 'mmcv-lite'),
+    ('onedl-mmdetection', 'mmdet'), ('onedl-mmsegmentation', 'mmsegmentation'),
+    ('faster-coco-eval',), ('pycocotools',), ('timm',), ('onnx',), ('onnxruntime', 'onnxruntime-gpu'),
+    ('mmdeploy',), ('mmdeploy-runtime',), ('mnv4_mm',),
+)  # fmt: skip
+
+
+class Finding(NamedTuple):
+    """Something wrong and the command that repairs it."""
+
+    what: str
+    repair: str
+
+
+def version(name: str) -> tuple[int, ...] | None:
+    """Version of an installed distribution as numbers, or None."""
+    try:
+        text = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return tuple(int(part) for part in re.findall(r'\d+', text.partition('+')[0])[:3])
+
+
+def bad_pairs(version: Callable[[str], tuple[int, ...] | None]) -> list[Finding]:
+    """Pairs of versions known not to work together.
+
+    Args:
+        version: Gives the version of a distribution, or None.
+    """
+    found = []
+
+    def pair(wrong: object, what: str, repair: str) -> None:
+        if wrong:
+            found.append(Finding(what, repair))
+
+    torch, vision = version('torch'), version('torchvision')
+    pair(
+        torch and vision and torch[0] == 2 and (vision[0], vision[1]) != (0, torch[1] + 15),
+        f'torch {_text(torch)} with torchvision {_text(vision)}: a torchvision is made for one torch',
+        PINNED_TORCH,
+    )
+    pair(
+        torch and torch[:2] == (2, 13),
+        'torch 2.13 for the CPU: torchvision, and so timm, does not import ("torchvision::nms does not exist")',
+        PINNED_TORCH,
+    )
+    for fork, upstream in (
+        ('onedl-mmengine', 'mmengine'),
+        ('onedl-mmcv', 'mmcv'),
+        ('onedl-mmdetection', 'mmdet'),
+        ('onedl-mmsegmentation', 'mmsegmentation'),
+    ):
+        pair(
+            version(fork) and version(upstream),
+            f'{fork} and {upstream} are both installed and write into the same folder',
+            f'pip uninstall -y {fork} {upstream} && python tools/install.py',
+        )
+    mmcv, mmdet, numpy = version('mmcv'), version('mmdet'), version('numpy')
+    pair(
+        mmcv and mmdet and mmcv >= (2, 2, 0) and mmdet <= (3, 3, 0),
+        f'mmcv {_text(mmcv)} with mmdet {_text(mmdet)}, which asserts mmcv < 2.2 (open-mmlab/mmdetection#11763)',
+        'pip install --no-build-isolation mmcv==2.1.0, or the tested set: python tools/install.py',
+    )
+    pair(version('mmcv-lite'), 'mmcv-lite has no operators', 'pip uninstall -y mmcv-lite && python tools/install.py')
+    pair(
+        version('mmdeploy-runtime') and numpy and numpy >= (2, 0, 0),
+        f'mmdeploy-runtime with numpy {_text(numpy)}: it runs and gives every detection the same label',
+        'a separate environment with pip install mmdeploy-runtime==1.3.1 numpy==1.26.4',
+    )
+    setuptools = version('setuptools')
+    pair(
+        mmcv and not version('onedl-mmcv') and setuptools and setuptools >= (82, 0, 0),
+        f'setuptools {_text(setuptools)} has no pkg_resources, which upstream mmcv needs (open-mmlab/mmcv#3325)',
+        'pip install "setuptools<81"',
+    )
+    return found
+
+
+def _text(numbers: tuple[int, ...] | None) -> str:
+    return '.'.join(map(str, numbers or ()))
+
+
+def use_torchvision() -> None:
+    import torch
+    from torchvision.ops import nms
+
+    nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.ones(1), 0.5)
+
+
+def use_mmcv_ops() -> None:
+    import torch
+    from mmcv.ops import nms
+
+    nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.ones(1), 0.5)
+
+
+def use_mmdet() -> None:
+    importlib.import_module('mmdet.models')
+
+
+def use_mmseg() -> None:
+    importlib.import_module('mmseg.models')
+
+
+def use_pycocotools() -> None:
+    import numpy
+    from pycocotools import mask
+
+    mask.encode(numpy.asfortranarray(numpy.ones((2, 2), numpy.uint8)))
+
+
+def use_opencv() -> None:
+    import cv2
+    import numpy
+
+    cv2.imdecode(cv2.imencode('.jpg', numpy.zeros((8, 8, 3), numpy.uint8))[1], cv2.IMREAD_COLOR)
+
+
+def use_onnxruntime() -> None:
+    import numpy
+    import onnxruntime
+    from onnx import TensorProto, helper
+
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in 'xy']
+    graph = helper.make_graph([helper.make_node('Relu', ['x'], ['y'])], 'test', values[:1], values[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)], ir_version=8)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=['CPUExecutionProvider'])
+    session.run(None, {'x': numpy.ones(1, numpy.float32)})
+
+
+def use_mnv4_mm() -> None:
+    importlib.import_module('mnv4_mm')
+
+
+USES = (
+    ('torchvision operators', use_torchvision, PINNED_TORCH),
+    ('mmcv operators', use_mmcv_ops, REBUILD_MMCV),
+    ('mmdet', use_mmdet, 'python tools/install.py'),
+    ('mmseg', use_mmseg, 'python tools/install.py'),
+    ('pycocotools', use_pycocotools, 'pip install --force-reinstall --no-deps pycocotools'),
+    ('OpenCV', use_opencv, 'pip install -r requirements/runtime.txt'),
+    ('ONNX Runtime', use_onnxruntime, 'pip install -r requirements/runtime.txt'),
+    ('mnv4_mm', use_mnv4_mm, 'pip install --no-deps --no-build-isolation -e .'),
+)
+
+
+def main() -> int:
+    warnings.simplefilter('ignore')
+    print(f'Python {platform.python_version()} at {sys.executable}')
+    for names in DISTRIBUTIONS:
+        present = [f'{name} {importlib.metadata.version(name)}' for name in names if version(name)]
+        if present:
+            print('  ' + ', '.join(present))
+    findings = bad_pairs(version)
+    if not (3, 10) <= sys.version_info[:2] <= (3, 12):
+        findings.append(
+            Finding(f'Python {platform.python_version()} is outside 3.10 to 3.12', 'make PYTHON=python3.11')
+        )
+    for name, use, repair in USES:
+        try:
+            use()
+            print(f'  works: {name}')
+        # Broken installations fail in every way there is; each is reported with what repairs it.
+        except Exception as error:
+            print(f'  FAILS: {name}')
+            reason = (str(error).strip().splitlines() or [''])[0]
+            findings.append(Finding(f'{name}: {type(error).__name__}: {reason}', repair))
+    for finding in findings:
+        print(f'PROBLEM {finding.what}\n  repair: {finding.repair}')
+    print('Ready.' if not findings else f'{len(findings)} to repair.')
+    return 1 if findings else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

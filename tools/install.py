@@ -1,0 +1,150 @@
+"""Makes the virtual environment: ``python3 tools/install.py``, or ``make``.
+
+Standard library only, and old syntax: it must run, and say what is wrong, on any Python 3.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PYTHONS = ((3, 10), (3, 12))
+# Measured: 5.5 GB for torch with its CUDA libraries, 1.5 GB for the rest and for what pip unpacks on the way.
+DISK_GB = 9
+BUILD_NOTE = 'compiling its operators: once, about 11 minutes on 2 cores'
+OPS_TEST = 'import torch; from mmcv.ops import nms; nms(torch.tensor([[0., 0., 1., 1.]]), torch.ones(1), 0.5)'
+
+
+def problem(venv):
+    """What would make the installation fail, as one line, or None. Downloads nothing."""
+    version = sys.version_info[:2]
+    if not PYTHONS[0] <= version <= PYTHONS[1]:
+        found = [name for name in ('python3.11', 'python3.12', 'python3.10') if shutil.which(name)]
+        hint = f'run `make PYTHON={found[0]}`' if found else 'install one and run `make PYTHON=python3.11`'
+        return f'Python {version[0]}.{version[1]} is outside 3.10 to 3.12: {hint}'
+    if sys.platform != 'linux':
+        return f'this installer is for Linux, not {sys.platform}; see "I have OpenMMLab installed already"'
+    compiler = os.environ.get('CXX') or 'c++'
+    if not shutil.which(compiler):
+        return f'no C++ compiler ({compiler}): `sudo apt install g++`, or name one with CXX='
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / 'test.cpp'
+        source.write_text('#include <compare>\nint main() { return 0; }\n')
+        command = [compiler, '-std=c++20', str(source), '-o', str(Path(folder) / 'test')]
+        if subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode:
+            return f'the C++ compiler {compiler} cannot compile C++20, which PyTorch needs: g++ 11 or newer'
+    if not (Path(sysconfig.get_paths()['include']) / 'Python.h').is_file():
+        return 'Python {}.{} has no headers: `sudo apt install python{}.{}-dev`'.format(*(version * 2))
+    try:
+        import ensurepip  # noqa: F401
+        import venv as _  # noqa: F401
+    except ImportError:
+        return 'Python {}.{} cannot make environments: `sudo apt install python{}.{}-venv`'.format(*(version * 2))
+    free = shutil.disk_usage(str(venv.parent)).free / 1e9
+    if not (venv / 'bin' / 'python').exists() and free < DISK_GB:
+        return f'{free:.1f} GB free at {venv.parent}, {DISK_GB} GB are needed'
+    return None
+
+
+def say(text):
+    print('==> ' + text, flush=True)
+
+
+def pip(venv, *arguments):
+    command = [str(venv / 'bin' / 'python'), '-m', 'pip', '--disable-pip-version-check', 'install', *arguments]
+    if subprocess.run(command, cwd=str(ROOT)).returncode:
+        sys.exit('error: pip failed; its reason is above')
+
+
+def cxx20(venv):
+    """Environment in which -std=c++17 reaches the compiler as -std=c++20.
+
+    torch 2.14's headers need C++20; mmcv's setup.py (2.3.6, and upstream's) puts -std=c++17 behind every other flag.
+    """
+    environment = dict(os.environ)
+    compilers = {'CXX': os.environ.get('CXX') or 'c++'}
+    nvcc = Path(os.environ.get('CUDA_HOME') or '/usr/local/cuda') / 'bin' / 'nvcc'
+    if nvcc.is_file():
+        compilers['PYTORCH_NVCC'] = str(nvcc)
+    for variable, compiler in compilers.items():
+        wrapper = venv / 'bin' / (variable.lower() + '-c++20')
+        wrapper.write_text(
+            '#!/bin/sh\nfor a in "$@"; do shift; case $a in -std=c++1?) a=-std=c++20;; esac; set -- "$@" "$a"; done\n'
+            f'exec {compiler} "$@"\n'
+        )
+        wrapper.chmod(0o755)
+        environment[variable] = str(wrapper)
+    environment.setdefault('MAX_JOBS', str(os.cpu_count() or 1))
+    return environment
+
+
+def install_mmcv(venv, *options):
+    """Builds onedl-mmcv, or takes pip's wheel of an earlier build; shows ninja's counter."""
+    log = venv / 'mmcv-build.log'
+    command = [str(venv / 'bin' / 'python'), '-m', 'pip', '--disable-pip-version-check', 'install', '-v']
+    command += ['--no-build-isolation', '-c', 'requirements/runtime.txt', '-r', 'requirements/mmcv.txt', *options]
+    shown = -10
+    with log.open('w') as out:
+        process = subprocess.Popen(
+            command,
+            cwd=str(ROOT),
+            env=cxx20(venv),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            universal_newlines=True,
+        )
+        for line in process.stdout:
+            out.write(line)
+            counter = re.match(r'\s*\[(\d+)/(\d+)\]', line)
+            if counter and (sys.stdout.isatty() or int(counter.group(1)) >= shown + 10):
+                shown = int(counter.group(1))
+                end = '\r' if sys.stdout.isatty() else '\n'
+                print('    [{}/{}] {}'.format(*counter.groups(), BUILD_NOTE), end=end, flush=True)
+        failed = process.wait()
+    if shown > 0 and sys.stdout.isatty():
+        print()
+    if failed:
+        sys.stderr.write(''.join(log.open().readlines()[-30:]))
+        sys.exit(f'error: onedl-mmcv did not build; the whole log is {log}')
+    return shown > 0
+
+
+def has_ops(venv):
+    return not subprocess.run(
+        [str(venv / 'bin' / 'python'), '-c', OPS_TEST], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ).returncode
+
+
+def main():
+    parser = argparse.ArgumentParser(description='Make the virtual environment with the tested versions.')
+    parser.add_argument('--venv', default='.venv', help='where (default: .venv)')
+    venv = (ROOT / parser.parse_args().venv).absolute()
+    trouble = problem(venv)
+    if trouble:
+        print('error: ' + trouble, file=sys.stderr)
+        return 2
+    if not (venv / 'bin' / 'python').exists():
+        say(f'making {venv}')
+        subprocess.run([sys.executable, '-m', 'venv', str(venv)], check=True)
+    say('PyTorch (about 3 GB to download)')
+    pip(venv, '-q', '-r', 'requirements/torch.txt')
+    say('OpenMMLab and the rest')
+    pip(venv, '-q', '-r', 'requirements/runtime.txt', '-r', 'requirements/dev.txt')
+    say("onedl-mmcv: pip's wheel of an earlier build if it has one, else " + BUILD_NOTE)
+    built = install_mmcv(venv)
+    if not has_ops(venv) and not built:
+        say('that wheel has no operators or is of another torch (pip keeps wheels without asking): building it anew')
+        install_mmcv(venv, '--no-cache-dir', '--force-reinstall', '--no-deps')
+    say('mnv4_mm')
+    pip(venv, '-q', '--no-deps', '--no-build-isolation', '-e', '.')
+    return subprocess.run([str(venv / 'bin' / 'python'), 'tools/check_env.py'], cwd=str(ROOT)).returncode
+
+
+if __name__ == '__main__':
+    sys.exit(main())

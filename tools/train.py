@@ -1,0 +1,45 @@
+"""Train a config. ``python tools/train.py configs/mnv4_ssdlite_coco-mini.py``."""
+
+import argparse
+import os
+import sys
+
+import _cli
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Train a detector.')
+    parser.add_argument('config', help='path, or name of a shipped config such as mnv4_ssdlite_coco')
+    parser.add_argument('--work-dir', help='where to write (default: work_dirs/<config>)')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const=True,
+        default=False,
+        metavar='CHECKPOINT',
+        help='continue the last checkpoint, or this one',
+    )
+    parser.add_argument('--epochs', type=int, metavar='N', help='train N epochs, with the schedule in proportion')
+    parser.add_argument('--amp', action='store_true', help='mixed precision (GPU: float16, CPU: bfloat16)')
+    parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate to the real batch size')
+    parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none')
+    # Passed by torch.distributed.launch; mmengine reads the environment variable.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    _cli.add_config_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = vars(parse_args(argv))
+    os.environ.setdefault('LOCAL_RANK', str(args.pop('local_rank')))
+
+    def call() -> None:
+        from mnv4_mm.apis.train import train
+
+        train(args.pop('config'), **args)
+
+    return _cli.run(call)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
