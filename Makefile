@@ -15,8 +15,7 @@ $(VENV)/installed: requirements/*.txt pyproject.toml tools/install.py
 # Trains from scratch on 64 real pictures (minutes on 2 CPU cores), evaluates, draws. Continues if it was stopped.
 train: env
 	$(BIN)/python tools/train.py configs/$(MINI).py --resume
-	$(BIN)/python tools/test.py configs/$(MINI).py `cat $(RUN)/last_checkpoint` --show-dir $(RUN)/pictures
-	$(BIN)/python tools/infer.py data/mini/coco/train2017 `cat $(RUN)/last_checkpoint` --out-dir $(RUN)/trained_on_pictures
+	$(BIN)/python tools/test.py configs/$(MINI).py `cat $(RUN)/last_checkpoint` --on train --show-dir $(RUN)/pictures
 
 test: env
 	$(BIN)/python -m pytest

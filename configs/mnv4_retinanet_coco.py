@@ -65,7 +65,8 @@ test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='Adam', lr=base_lr, weight_decay=3e-5),  # Adam's weight_decay is the L2 term of the paper
-    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
+    # The towers, shared between levels, are named several times.
+    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0, bypass_duplicate=True),
     clip_grad=dict(max_norm=10, norm_type=2),  # ours
 )
 param_scheduler = [

@@ -9,5 +9,3 @@ _base_ = [
     '_base_/schedules/mini.py',
     '_base_/default_runtime.py',
 ]
-
-optim_wrapper = dict(paramwise_cfg=dict(bypass_duplicate=True))  # its head shares convolutions between levels

@@ -36,9 +36,9 @@ def run_tool() -> Tool:
 
 @pytest.fixture(scope='session')
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """192 training and 48 validation pictures with drawn shapes."""
+    """768 training and 64 validation pictures with drawn shapes."""
     out = tmp_path_factory.mktemp('drawn') / 'shapes'
-    return draw_dataset(out, ROOT / 'data/mini/coco/train2017', train=192, val=48, size=320, seed=0)
+    return draw_dataset(out, ROOT / 'data/mini/coco/train2017', train=768, val=64, size=320, seed=0)
 
 
 @pytest.fixture

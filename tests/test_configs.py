@@ -6,6 +6,7 @@ import pytest
 import torch
 from mmdet.testing import demo_mm_inputs
 from mmdet.utils import register_all_modules
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, MODELS
 
 from mnv4_mm.apis import config as configs
@@ -43,6 +44,15 @@ def test_it_runs(name):
     with torch.no_grad():
         assert len(model.forward(**data, mode='predict')) == 2
         assert torch.is_tensor(model.forward(data['inputs'], mode='tensor')[0][0])
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_its_optimiser_takes_every_parameter_once(name):
+    cfg = configs.load_config(name)
+    model = MODELS.build(cfg.model)
+    groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
+    taken = [id(p) for group in groups for p in group['params']]
+    assert sorted(taken) == sorted({id(p) for p in model.parameters()})
 
 
 @pytest.mark.parametrize('name', NAMES)

@@ -133,6 +133,10 @@ def merge_train_arguments(
         cfg.env_cfg.dist_cfg.backend = 'nccl' if on_gpu else 'gloo'
         if on_gpu:
             cfg.sync_bn = 'torch'
+        else:  # mmengine would wrap the model for GPU LOCAL_RANK
+            cfg.model_wrapper_cfg = dict(
+                type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False, find_unused_parameters=False
+            )
     cfg.work_dir = work_dir or str(Path('work_dirs') / '_'.join(parts))
     cfg.resume = bool(resume)
     if isinstance(resume, str):

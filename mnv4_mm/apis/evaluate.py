@@ -113,10 +113,13 @@ def evaluate(
     Raises:
         UserError: data or checkpoint missing, unreadable or unfit.
     """
+    load_checkpoint(checkpoint)  # a file that cannot be read leaves no folders behind
     cfg = configs.on_training_pictures(cfg) if on == 'train' else copy.deepcopy(cfg)
     require_data(cfg, 'test_dataloader')
     if out and Path(out).suffix != '.json':
         raise UserError(f'--out {out}: detections are written in COCO format, name a .json file')
+    if show_dir and Path(show_dir).resolve() == configs.dataset_split(cfg, 'test_dataloader').pictures.resolve():
+        raise UserError(f'--show-dir {show_dir} is where the pictures are: they would be written over')
     for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler', 'auto_scale_lr'):
         cfg.pop(key, None)
     for key in ('val_dataloader', 'val_cfg', 'val_evaluator', 'custom_hooks'):
@@ -135,5 +138,7 @@ def evaluate(
     metrics = {name: float(value) for name, value in measured.items() if not math.isnan(value)}
     if out:
         Path(out).with_suffix('.bbox.json').replace(out)  # mmdet's CocoMetric adds the ending by itself
+    if show_dir:
+        print(f'pictures, ground truth left and predictions right: {show_dir}')
     (Path(work_dir) / 'metrics.json').write_text(json.dumps(metrics, indent=1))
     return metrics

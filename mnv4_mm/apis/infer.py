@@ -96,8 +96,10 @@ def infer(
     files = [] if is_video else _picture_files(path)
     if is_video and not path.is_file():
         raise UserError(f'no video {path}')
-    model = load_detector(checkpoint, config, device)
     out = Path(out_dir)
+    if out.resolve() == (path if path.is_dir() else path.parent).resolve():
+        raise UserError(f'--out-dir {out} is where the pictures are: they would be written over')
+    model = load_detector(checkpoint, config, device)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -14,6 +14,7 @@ from mnv4_mm.apis import config as configs
 from mnv4_mm.apis.evaluate import build_runner, evaluate, require_data
 from mnv4_mm.data.coco import find_coco
 from mnv4_mm.errors import UserError
+from mnv4_mm.weights import load_checkpoint
 
 
 def train(
@@ -70,8 +71,13 @@ def train(
     for loader in ('train_dataloader', 'val_dataloader'):
         require_data(cfg, loader)
     folder = Path(cfg.work_dir)
+    if cfg.get('load_from'):
+        load_checkpoint(cfg.load_from)
     _check_work_dir(folder, cfg)
 
+    if launcher == 'pytorch' and not torch.cuda.is_available():
+        # mmengine's own start asks for GPU LOCAL_RANK whatever the backend; it leaves a group that exists alone.
+        torch.distributed.init_process_group('gloo')
     runner = build_runner(cfg)
     try:
         runner.train()

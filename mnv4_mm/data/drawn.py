@@ -130,7 +130,7 @@ def _colour(background: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def _outlines(shape: int, size: int, rng: np.random.Generator) -> list[Polygon]:
     """Outer outline of a shape (and, for the ring, its hole), turned and placed at random inside the picture."""
-    radius = rng.uniform(0.06, 0.22) * size
+    radius = rng.uniform(0.08, 0.25) * size
     centre = rng.uniform(radius + 1, size - radius - 2, 2)
     turn = rng.uniform(0, 2 * np.pi)
     return [outline * radius @ _rotation(turn).T + centre for outline in _UNIT[SHAPES[shape]]()]

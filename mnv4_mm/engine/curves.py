@@ -31,7 +31,7 @@ def plot_curves(work_dir: Path) -> Path:
         ``work_dir/curves.png``.
     """
     losses, metrics = _read_scalars(work_dir)
-    figure = Figure(figsize=(11, 4), layout='constrained')
+    figure = Figure(figsize=(13, 4), layout='constrained')
     left, right = figure.subplots(1, 2)
     for name, points in sorted(losses.items()):
         left.plot(*zip(*sorted(points.items()), strict=True), label=name, linewidth=1.8 if name == 'loss' else 1)
@@ -42,7 +42,7 @@ def plot_curves(work_dir: Path) -> Path:
     for axes, filled in ((left, losses), (right, metrics)):
         axes.grid(alpha=0.3)
         if filled:
-            axes.legend(fontsize='small')
+            axes.legend(fontsize='small', loc='upper left', bbox_to_anchor=(1, 1))
     path = work_dir / 'curves.png'
     figure.savefig(path, dpi=120)
     return path

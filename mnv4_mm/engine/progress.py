@@ -2,7 +2,6 @@
 
 import logging
 import sys
-from collections.abc import Sequence
 
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
@@ -50,13 +49,11 @@ class ProgressHook(Hook):
                 handler.setStream(sys.stdout)  # rich's stand-in, which prints above the line
                 handler.addFilter(_not_a_training_line)
 
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
-    ) -> None:
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict, outputs: dict | None = None) -> None:
         scalars = runner.message_hub.log_scalars
         if 'train/time' not in scalars:
             return  # IterTimerHook starts counting with the second step
-        pictures = _batch_size(data_batch) * get_world_size()
+        pictures = len(data_batch['inputs']) * get_world_size()
         runner.message_hub.update_scalar('train/img_s', pictures / scalars['train/time'].mean(self.window))
         if self._bar is not None:
             self._bar.update(
@@ -82,11 +79,6 @@ class ProgressHook(Hook):
             handler.removeFilter(_not_a_training_line)
             handler.setStream(stream)
         self._bar, self._moved = None, []
-
-
-def _batch_size(data_batch: dict | None) -> int:
-    inputs = (data_batch or {}).get('inputs', ())
-    return len(inputs) if isinstance(inputs, Sequence) or hasattr(inputs, '__len__') else 0
 
 
 def _not_a_training_line(record: logging.LogRecord) -> bool:

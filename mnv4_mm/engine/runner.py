@@ -37,7 +37,7 @@ class SafeRunner(Runner):
         logger = super().build_logger(*args, **kwargs)
         for handler in logger.handlers:
             if type(handler) is logging.StreamHandler:
-                handler.addFilter(lambda record: not record.getMessage().startswith(FILE_ONLY))
+                handler.addFilter(_for_the_console)
         return logger
 
     def build_visualizer(self, visualizer: Any = None) -> Visualizer:
@@ -69,3 +69,8 @@ class SafeRunner(Runner):
                 f'{filename} holds weights only and cannot be resumed: use --cfg-options load_from={filename}'
             )
         return checkpoint
+
+
+def _for_the_console(record: logging.LogRecord) -> bool:
+    text = record.getMessage()
+    return not (text.startswith(FILE_ONLY) or 'is duplicate. It is skipped since bypass_duplicate' in text)

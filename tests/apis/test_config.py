@@ -68,6 +68,7 @@ def test_amp_by_device():
 def test_launcher_by_device():
     on_cpu, on_gpu = merged(launcher='pytorch'), merged(launcher='pytorch', on_gpu=True)
     assert (on_cpu.env_cfg.dist_cfg.backend, on_cpu.get('sync_bn')) == ('gloo', None)
+    assert on_cpu.model_wrapper_cfg.device_ids is None
     assert (on_gpu.env_cfg.dist_cfg.backend, on_gpu.sync_bn) == ('nccl', 'torch')
 
 

@@ -88,6 +88,11 @@ def test_pictures_have_ground_truth_left_and_predictions_right(jittered, tmp_pat
     assert shown.shape == (original.shape[0], 2 * original.shape[1], 3)
 
 
+def test_pictures_are_not_written_over(jittered, tmp_path, repository):
+    with pytest.raises(UserError, match='written over'):
+        evaluate(*jittered, show_dir=str(repository / 'data/mini/coco/val2017'), work_dir=tmp_path)
+
+
 def test_a_checkpoint_of_another_net_is_refused(checkpoint, tmp_path):
     with pytest.raises(UserError, match='does not fit'):
         evaluate_files(NAME, checkpoint, backbone='mnv4_conv_m', work_dir=str(tmp_path))

@@ -73,6 +73,18 @@ def test_no_terminal_sees_plain_lines_and_amp_learns(repository, tmp_path):
     assert scalars[0]['img_s'] > 0
 
 
+def test_two_processes_on_a_cpu(repository, tmp_path):
+    command = train_command(repository, tmp_path / 'w', '--launcher', 'pytorch')
+    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=29611', *command[1:]]
+    run = subprocess.run(
+        command, cwd=repository, capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS='1')
+    )
+    assert run.returncode == 0, run.stderr
+    # 16 pictures in batches of 4 for each of 2 processes.
+    assert 'Epoch(train)  [1][2/2]' in run.stdout
+    assert run.stdout.count('Saving checkpoint at 1 epochs') == 1
+
+
 def test_bf16_computes_the_forward_pass_in_bfloat16():
     net = torch.nn.Linear(4, 4)
     wrapper = Bf16OptimWrapper(torch.optim.SGD(net.parameters(), 0.1))

@@ -25,6 +25,7 @@ MINI = 'mnv4_ssdlite_coco-mini'
         ('test.py', [MINI, '{tmp}/file', '--out', 'x.pkl'], 'name a .json file'),
         ('infer.py', ['nothing.jpg', '{tmp}/file'], 'no picture, folder or video nothing.jpg'),
         ('infer.py', ['{tmp}', '{tmp}/file'], 'no pictures'),
+        ('infer.py', ['data/mini/coco/val2017', '{tmp}/file', '--out-dir', 'data/mini/coco/val2017'], 'written over'),
         ('infer.py', ['{tmp}/file', '{tmp}/file'], 'pictures end in'),
         ('infer.py', ['data/mini/coco/val2017', '{tmp}/file'], 'refused'),
         ('infer.py', ['data/mini/coco/val2017', '{tmp}/file', '--score-thr', '7'], 'must be in [0, 1]'),
@@ -33,14 +34,17 @@ MINI = 'mnv4_ssdlite_coco-mini'
         ('download_dataset.py', ['coco2017', '--root', '{tmp}/file'], 'is not a folder'),
     ],
 )
-def test_mistakes(run_tool, tmp_path, tool, arguments, message):
+def test_mistakes(run_tool, repository, tmp_path, tool, arguments, message):
     (tmp_path / 'file').write_text('x')
+    before = set(repository.iterdir())
     result = run_tool(tool, *(str(a).replace('{tmp}', str(tmp_path)) for a in arguments))
     assert result.returncode == 2, result.stderr
     last = result.stderr.strip().splitlines()[-1]
     assert last.startswith('error: ')
     assert message in last
     assert 'Traceback' not in result.stderr
+    assert set(repository.iterdir()) == before
+    assert [path.name for path in tmp_path.iterdir()] == ['file']
 
 
 @pytest.mark.parametrize('name', ['mnv4_ssdlite_coco', 'mnv4_rtmdet_coco'])
