@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 MINI := mnv4_ssdlite_coco-mini
-RUN := work_dirs/$(MINI)
 
 .PHONY: env train test test-fast lint clean
 env: $(VENV)/installed
@@ -15,7 +14,6 @@ $(VENV)/installed: requirements/*.txt pyproject.toml tools/install.py
 # Trains from scratch on 64 real pictures (minutes on 2 CPU cores), evaluates, draws. Continues if it was stopped.
 train: env
 	$(BIN)/python tools/train.py configs/$(MINI).py --resume
-	$(BIN)/python tools/test.py configs/$(MINI).py `cat $(RUN)/last_checkpoint` --on train --show-dir $(RUN)/pictures
 
 test: env
 	$(BIN)/python -m pytest

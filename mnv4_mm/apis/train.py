@@ -33,7 +33,7 @@ def train(
     """Trains, keeps the best checkpoint, and draws the curves.
 
     Of a config it reads what mmengine's Runner reads, and ``report_on_training_pictures``: whether to evaluate on the
-    training pictures too when training ends.
+    training pictures too when training ends, and draw them.
 
     Args:
         config: Path, or name of a shipped config.
@@ -107,7 +107,9 @@ def _check_work_dir(folder: Path, cfg: Config) -> None:
 
 def _report_on_training_pictures(cfg: Config, folder: Path) -> None:
     checkpoint = find_latest_checkpoint(str(folder))
-    seen = evaluate(cfg, checkpoint, work_dir=folder / 'trained_on', on='train', per_class=False)
+    seen = evaluate(
+        cfg, checkpoint, work_dir=folder / 'trained_on', on='train', per_class=False, show_dir=str(folder / 'pictures')
+    )
     held_out = evaluate(cfg, checkpoint, work_dir=folder / 'held_out', on='val', per_class=False)
     if is_main_process():
         print('bbox_mAP of the last checkpoint:')

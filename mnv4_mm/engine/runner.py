@@ -17,6 +17,7 @@ from mnv4_mm.errors import UserError
 FILE_ONLY = (
     '\n---',
     'Config:',
+    'Exp name:',
     'Hooks will be executed',
     'paramwise_options',
     'Distributed training is not used',
