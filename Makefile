@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 MINI := mnv4_ssdlite_coco-mini
 
-.PHONY: env train test test-fast lint clean
+.PHONY: env train test test-fast bench lint clean
 env: $(VENV)/installed
 
 $(VENV)/installed: requirements/*.txt pyproject.toml tools/install.py
@@ -20,6 +20,9 @@ test: env
 
 test-fast: env
 	$(BIN)/python -m pytest -m 'not slow'
+
+bench: env
+	$(BIN)/python tools/bench.py
 
 lint: env
 	$(BIN)/ruff check .

@@ -1,9 +1,13 @@
 """Checkpoint files -> tensors. Nothing that would need running code is read (DESIGN rule 8)."""
 
 import ast
+import difflib
 import logging
+import os
 import pickle
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +15,14 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer, print_log
+from mmengine.runner import CheckpointLoader
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 from mnv4_mm.errors import UserError
+from mnv4_mm.models.pretrained import differences
+from mnv4_mm.tags import TAGS
 
 
 def _history_statistic(owner: Any, name: str) -> Any:
@@ -139,16 +148,85 @@ def load_into(model: nn.Module, checkpoint: dict[str, Any], path: str | Path, st
     given = checkpoint.get('state_dict', checkpoint)
     if not given or not all(isinstance(value, torch.Tensor) for value in given.values()):
         raise UserError(f'{path} holds no weights: expected a state_dict of tensors')
+    given = {key.removeprefix('module.'): value for key, value in given.items()}  # of a net wrapped for several GPUs
     own = model.state_dict()
-    misshapen = [k for k, v in given.items() if k in own and v.shape != own[k].shape]
-    problems = {
-        'missing': [k for k in own if k not in given],
-        'left over': [k for k in given if k not in own],
-        'of another shape': [f'{k} {tuple(given[k].shape)} for {tuple(own[k].shape)}' for k in misshapen],
-    }
-    text = '; '.join(f'{len(v)} {k} ({", ".join(v[:3])}{", ..." if v[3:] else ""})' for k, v in problems.items() if v)
+    text = differences(own, given)
     if text and strict:
         raise UserError(f'{path} does not fit this config (another backbone, head or number of classes?): {text}')
     if text:
         print_log(f'{path} is loaded in part: {text}', logger='current', level=logging.WARNING)
-    model.load_state_dict({k: v for k, v in given.items() if k in own and k not in misshapen}, strict=False)
+    fitting = {key: value for key, value in given.items() if key in own and value.shape == own[key].shape}
+    model.load_state_dict(fitting, strict=False)
+
+
+@contextmanager
+def tensors_only() -> Iterator[None]:
+    """Makes every ``torch.load`` below this call, mmengine's and mmdet's too, read tensors only.
+
+    mmengine unpickles anything where its safe attempt fails; torch's own switch takes that way out.
+    """
+    switch = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
+    before = os.environ.get(switch)
+    os.environ[switch] = '1'
+    try:
+        yield
+    finally:
+        os.environ.pop(switch)
+        if before is not None:
+            os.environ[switch] = before
+
+
+@CheckpointLoader.register_scheme(prefixes='tensors://')
+def load_tensors(source: str, map_location: Any = 'cpu') -> dict[str, Any]:
+    """Loads ``tensors://<path>``: a local ``.safetensors`` file or a checkpoint, as tensors only.
+
+    Raises:
+        UserError: it is missing, damaged, or would run code.
+    """
+    path = Path(source.removeprefix('tensors://')).expanduser()
+    if path.suffix != '.safetensors':
+        return load_checkpoint(path, map_location)
+    if not path.is_file():
+        raise UserError(f'no weights file at {path}')
+    try:
+        return load_file(path, device=str(map_location or 'cpu'))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f'{path} is not a readable safetensors file, perhaps cut short: {_reason(error)}') from error
+
+
+@CheckpointLoader.register_scheme(prefixes='timm://')
+def load_timm(source: str, map_location: Any = 'cpu') -> dict[str, Any]:
+    """Loads ``timm://<tag>``: from the cache folder, else from the hub (in safetensors, by huggingface_hub).
+
+    Raises:
+        UserError: unknown tag, or no network: says which file to fetch and where to put it.
+    """
+    tag = source.removeprefix('timm://')
+    if tag not in TAGS:
+        near = difflib.get_close_matches(tag, TAGS, n=3, cutoff=0.5)
+        raise UserError(
+            f'no weights {tag!r}{f", near: {near}" if near else ""}: `python tools/list_weights.py` lists all'
+        )
+    path = cached_path(tag)
+    if not path.is_file():
+        path = _from_hub(tag, path)
+    return load_tensors(f'tensors://{path}', map_location)
+
+
+def cached_path(tag: str) -> Path:
+    """Where a tag's file is looked for before the hub is asked: torch's cache of checkpoints."""
+    return Path(torch.hub.get_dir()) / 'checkpoints' / f'{tag}.safetensors'
+
+
+def _from_hub(tag: str, wanted: Path) -> Path:
+    # Imported here: it is slow, and a cached file needs none of it.
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(f'timm/{tag}', 'model.safetensors'))
+    # The hub's client raises its own errors, httpx's, and OSError, depending on what is missing.
+    except Exception as error:
+        raise UserError(
+            f'{tag} cannot be downloaded ({type(error).__name__}): fetch '
+            f'https://huggingface.co/timm/{tag}/resolve/main/model.safetensors and put it at {wanted}'
+        ) from error

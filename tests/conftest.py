@@ -55,3 +55,19 @@ def load_tool(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
         return module
 
     return load
+
+
+class Runs:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return os.system, (f'touch {self.path}',)
+
+
+@pytest.fixture
+def payload(tmp_path: Path) -> Runs:
+    """An object that makes the file ``tmp_path / 'ran'`` when it is unpickled."""
+    return Runs(tmp_path / 'ran')

@@ -1,27 +1,17 @@
 """Checkpoints are read as tensors; anything else is refused by name, and what does not fit is listed."""
 
-import os
 import pickle
 
 import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.logging import HistoryBuffer
+from mmengine.logging import HistoryBuffer, MMLogger
 from torch import nn
 
 from mnv4_mm import weights
+from mnv4_mm.engine import SafeRunner
 from mnv4_mm.errors import UserError
-
-
-class Runs:
-    """Runs a command when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.system, (f'touch {self.path}',)
 
 
 class Reaches:
@@ -52,14 +42,14 @@ def test_a_runners_checkpoint_is_read(tmp_path):
     assert loaded['message_hub']['runtime_info']['loop'] == 3
 
 
-def test_code_is_refused_and_does_not_run(tmp_path):
+def test_code_is_refused_and_does_not_run(tmp_path, payload):
     path, mark = tmp_path / 'evil.pth', tmp_path / 'ran'
-    torch.save(dict(state_dict={}, extra=Runs(mark)), path)
+    torch.save(dict(state_dict={}, extra=payload), path)
     with pytest.raises(UserError, match=r'evil.pth is refused.*system'):
         weights.load_checkpoint(path)
     assert not mark.exists()
     # The old format, a bare pickle.
-    path.write_bytes(pickle.dumps(dict(state_dict={}, extra=Runs(mark))))
+    path.write_bytes(pickle.dumps(dict(state_dict={}, extra=payload)))
     with pytest.raises(UserError, match='refused'):
         weights.load_checkpoint(path)
     assert not mark.exists()
@@ -99,6 +89,26 @@ def test_the_config_inside_is_read_without_being_run():
 def test_a_config_that_would_run_is_refused(text):
     with pytest.raises(UserError, match=r'x.pth'):
         weights.checkpoint_config(dict(meta=dict(cfg=text)), 'x.pth')
+
+
+def test_resume_runs_no_config_text(tmp_path):
+    """mmengine's Runner.resume executes meta['config'] of a checkpoint."""
+    runner = SafeRunner.__new__(SafeRunner)
+    net = nn.Linear(2, 2)
+    path = tmp_path / 'evil.pth'
+    meta = dict(config=f'import os; os.system("touch {tmp_path}/ran")', epoch=1, iter=1)
+    torch.save(dict(meta=meta, state_dict=net.state_dict(), optimizer={}, message_hub={}), path)
+    runner.model, runner._hooks, runner._resume = net, [], True
+    runner.logger = MMLogger('test')
+    assert 'config' not in runner.load_checkpoint(str(path))['meta']
+
+
+def test_weights_of_a_wrapped_net(tmp_path):
+    net = nn.Linear(2, 2)
+    weights.load_into(
+        net, {f'module.{key}': torch.ones_like(value) for key, value in net.state_dict().items()}, 'x.pth'
+    )
+    assert net.bias.tolist() == [1, 1]
 
 
 def test_a_checkpoint_without_config():

@@ -10,6 +10,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Parameters and multiply-accumulates, as Markdown tables.')
     parser.add_argument('configs', nargs='*', help='config names (default: all shipped ones)')
     parser.add_argument('--backbone', metavar='NAME', help='count the detectors with this backbone, e.g. mnv4_hybrid_m')
+    parser.add_argument(
+        '--nets', action='store_true', help='all nets instead: trunk and classifier, beside paper and timm'
+    )
     return parser.parse_args(argv)
 
 
@@ -17,9 +20,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
 
     def call() -> None:
-        from mnv4_mm.report.complexity import table
+        from mnv4_mm.report.complexity import nets_table, table
 
-        print(table(args.configs, args.backbone))
+        print(nets_table() if args.nets else table(args.configs, args.backbone))
 
     return _cli.run(call)
 

@@ -2,5 +2,6 @@
 
 from mnv4_mm.models.heads import SeparableConv2d, SeparableRetinaHead, SSDLiteHead
 from mnv4_mm.models.mobilenetv4 import MobileNetV4
+from mnv4_mm.models.timm_features import TimmFeatures
 
-__all__ = ['MobileNetV4', 'SSDLiteHead', 'SeparableConv2d', 'SeparableRetinaHead']
+__all__ = ['MobileNetV4', 'SSDLiteHead', 'SeparableConv2d', 'SeparableRetinaHead', 'TimmFeatures']

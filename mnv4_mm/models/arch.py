@@ -54,17 +54,28 @@ Row = Conv | FusedIB | UIB | MQA
 
 
 class Arch(NamedTuple):
-    """A net: width of the stem, activation (mmcv name), initial layer scale (hybrids only) and the stages C2...C5."""
+    """A net.
+
+    Attributes:
+        stem: Width of the stem.
+        act: Activation, by mmcv's name.
+        layer_scale: Initial layer scale (hybrids only).
+        stages: Rows of the stages C2...C5.
+        head_conv: Width of the 1x1 convolution at stride 32 that follows C5: the first layer of the paper's classifier,
+            the stride-32 feature of timm's ``features_only``, the second map of SSDLite. None: there is none.
+        width: Multiplier of every width but the stem's (timm ``fix_stem``).
+        antialias: How strided layers behind the stem shrink: by their stride (None), or after it by a 2x2 mean
+            (``avg``) or a binomial filter (``blur``).
+    """
 
     stem: int
     act: str
     layer_scale: float | None
     stages: tuple[tuple[Row, ...], ...]
+    head_conv: int | None = 960
+    width: float = 1.0
+    antialias: str | None = None
 
-
-# Width of the 1x1 convolution at stride 32 that follows C5: the first layer of the classifier head in the paper, the
-# stride-32 feature of timm's ``features_only``, and the second map of SSDLite.
-HEAD_CONV = 960
 
 CONV_S = Arch(
     stem=32,
@@ -270,10 +281,71 @@ HYBRID_L = Arch(
     ),
 )
 
+# "Tailored MobileNetV4ConvMedium for dense prediction": only in TF (``_mnv4_conv_medium_seg_block_specs``), neither in
+# the paper nor in timm. No activation is given there, which means TF's default, ReLU6. Its C5 is a 1x1 convolution.
+CONV_M_SEG = Arch(
+    stem=32,
+    act='ReLU6',
+    layer_scale=None,
+    head_conv=None,
+    stages=(
+        (FusedIB(3, 2, 4, 48),),
+        (
+            UIB(3, 5, 2, 4, 80),  # ExtraDW
+            UIB(3, 3, 1, 2, 80),  # ExtraDW
+        ),
+        (
+            UIB(3, 5, 2, 6, 160),  # ExtraDW
+            UIB(3, 3, 1, 4, 160),  # ExtraDW
+            UIB(3, 3, 1, 4, 160),  # ExtraDW
+            UIB(3, 5, 1, 4, 160),  # ExtraDW
+            UIB(3, 3, 1, 4, 160),  # ExtraDW
+            UIB(3, 0, 1, 4, 160),  # ConvNext
+            UIB(3, 0, 1, 4, 160),  # ConvNext
+        ),
+        (
+            UIB(5, 5, 2, 6, 256),  # ExtraDW
+            UIB(5, 5, 1, 4, 128),  # ExtraDW
+            UIB(3, 5, 1, 4, 128),  # ExtraDW
+            UIB(3, 5, 1, 4, 128),  # ExtraDW
+            UIB(3, 0, 1, 4, 128),  # ConvNext
+            UIB(3, 5, 1, 2, 128),  # ExtraDW
+            UIB(5, 5, 1, 4, 128),  # ExtraDW
+            UIB(5, 0, 1, 2, 128),  # ConvNext
+            Conv(1, 1, 448),
+        ),
+    ),
+)
+
 ARCHS: dict[str, Arch] = {
     'conv_s': CONV_S,
     'conv_m': CONV_M,
     'conv_l': CONV_L,
     'hybrid_m': HYBRID_M,
     'hybrid_l': HYBRID_L,
+    # timm's own members of the family.
+    'conv_s_035': CONV_S._replace(width=0.35),
+    'conv_s_050': CONV_S._replace(width=0.5),
+    'hybrid_m_075': HYBRID_M._replace(width=0.75),
+    'hybrid_l_075': HYBRID_L._replace(width=0.75),
+    'conv_aa_m': CONV_M._replace(antialias='avg'),
+    'conv_aa_l': CONV_L._replace(antialias='avg'),
+    'conv_blur_m': CONV_M._replace(antialias='blur'),
+    'conv_m_seg': CONV_M_SEG,
+}
+
+# Names of the same nets in timm.
+TIMM_NAMES: dict[str, str] = {
+    'conv_s': 'mobilenetv4_conv_small',
+    'conv_m': 'mobilenetv4_conv_medium',
+    'conv_l': 'mobilenetv4_conv_large',
+    'hybrid_m': 'mobilenetv4_hybrid_medium',
+    'hybrid_l': 'mobilenetv4_hybrid_large',
+    'conv_s_035': 'mobilenetv4_conv_small_035',
+    'conv_s_050': 'mobilenetv4_conv_small_050',
+    'hybrid_m_075': 'mobilenetv4_hybrid_medium_075',
+    'hybrid_l_075': 'mobilenetv4_hybrid_large_075',
+    'conv_aa_m': 'mobilenetv4_conv_aa_medium',
+    'conv_aa_l': 'mobilenetv4_conv_aa_large',
+    'conv_blur_m': 'mobilenetv4_conv_blur_medium',
 }

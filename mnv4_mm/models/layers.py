@@ -17,11 +17,19 @@ from torch import Tensor, nn
 
 
 class Style(NamedTuple):
-    """What all blocks of a net share: mmcv's ``norm_cfg`` and ``act_cfg``, and the initial layer scale."""
+    """What all blocks of a net share.
+
+    Attributes:
+        norm_cfg: mmcv's.
+        act_cfg: mmcv's.
+        layer_scale: Initial layer scale, or None.
+        antialias: See ``arch.Arch``.
+    """
 
     norm_cfg: dict
     act_cfg: dict
     layer_scale: float | None
+    antialias: str | None = None
 
 
 def make_divisible(channels: float, divisor: int = 8) -> int:
@@ -34,24 +42,57 @@ def _norm(style: Style, channels: int) -> nn.Module:
     return build_norm_layer(style.norm_cfg, channels)[1]
 
 
+class BlurPool(nn.Module):
+    """Halves (N, C, H, W) after a 3x3 binomial filter (arXiv 1904.11486), with zeros beyond the edge."""
+
+    filt: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        line = torch.tensor([1.0, 2.0, 1.0]) / 4
+        # Not in the state: timm's checkpoints do not hold it.
+        self.register_buffer('filt', (line[:, None] * line).repeat(channels, 1, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.filt, stride=2, padding=1, groups=len(self.filt))
+
+
+def _shrink(style: Style, channels: int, stride: int) -> tuple[int, nn.Module]:
+    """Stride of the convolution that is to shrink a map, and what follows its activation."""
+    if stride == 1 or style.antialias is None:
+        return stride, nn.Identity()
+    return 1, nn.AvgPool2d(stride) if style.antialias == 'avg' else BlurPool(channels)
+
+
 def ConvBN(  # noqa: N802 (a layer, spelled as one)
     style: Style,
     in_channels: int,
     out_channels: int,
     kernel: int,
     stride: int = 1,
+    dilation: int = 1,
     groups: int = 1,
     act: bool = True,
     norm_name: str = 'bn',
 ) -> nn.Sequential:
     """Convolution, norm and (unless linear) activation, (N, C, H, W) -> (N, C', ceil(H / stride), ceil(W / stride))."""
+    stride, pool = _shrink(style, out_channels, stride)
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     layers['conv'] = nn.Conv2d(
-        in_channels, out_channels, kernel, stride, padding=kernel // 2, groups=groups, bias=False
+        in_channels,
+        out_channels,
+        kernel,
+        stride,
+        padding=kernel // 2 * dilation,
+        dilation=dilation,
+        groups=groups,
+        bias=False,
     )
     layers[norm_name] = _norm(style, out_channels)
     if act:
         layers['act'] = build_activation_layer(style.act_cfg)
+    if not isinstance(pool, nn.Identity):
+        layers['aa'] = pool
     return nn.Sequential(layers)
 
 
@@ -97,6 +138,7 @@ class FusedIB(nn.Module):
     ) -> None:
         super().__init__()
         mid = make_divisible(in_channels * expand)
+        stride, self.aa = _shrink(style, mid, stride)
         self.conv_exp = nn.Conv2d(in_channels, mid, kernel, stride, padding=kernel // 2, bias=False)
         self.bn1 = _norm(style, mid)
         self.act = build_activation_layer(style.act_cfg)
@@ -104,7 +146,7 @@ class FusedIB(nn.Module):
         self.bn2 = _norm(style, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.act(self.bn1(self.conv_exp(x)))  # (N, C * expand, H / stride, W / stride)
+        x = self.aa(self.act(self.bn1(self.conv_exp(x))))  # (N, C * expand, H / stride, W / stride)
         return self.bn2(self.conv_pwl(x))  # (N, C', H / stride, W / stride)
 
 
@@ -124,6 +166,7 @@ class UIB(Residual):
         middle_dw: int,
         stride: int,
         expand: float,
+        dilation: int = 1,
         drop_path: float = 0.0,
     ) -> None:
         if stride > 1 and not (start_dw or middle_dw):
@@ -133,12 +176,12 @@ class UIB(Residual):
         conv = partial(ConvBN, style)
         start_stride, middle_stride = (1, stride) if middle_dw else (stride, 1)
         self.dw_start = (
-            conv(in_channels, in_channels, start_dw, start_stride, groups=in_channels, act=False)
+            conv(in_channels, in_channels, start_dw, start_stride, dilation, groups=in_channels, act=False)
             if start_dw
             else nn.Identity()
         )
         self.pw_exp = conv(in_channels, mid, 1)
-        self.dw_mid = conv(mid, mid, middle_dw, middle_stride, groups=mid) if middle_dw else nn.Identity()
+        self.dw_mid = conv(mid, mid, middle_dw, middle_stride, dilation, groups=mid) if middle_dw else nn.Identity()
         self.pw_proj = conv(mid, out_channels, 1, act=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -173,31 +216,37 @@ class MultiQueryAttention(nn.Module):
     Keys and values each have their own stride-2 depthwise convolution and norm where ``kv_stride`` is 2.
     """
 
-    def __init__(self, style: Style, channels: int, heads: int, key_dim: int, kv_stride: int) -> None:
+    def __init__(
+        self, style: Style, channels: int, heads: int, key_dim: int, kv_stride: int, dilation: int = 1
+    ) -> None:
         super().__init__()
         self.heads = heads
         self.key_dim = key_dim
         self.query = nn.Sequential(OrderedDict(proj=nn.Conv2d(channels, heads * key_dim, 1, bias=False)))
-        self.key = self._reduced(style, channels, key_dim, kv_stride)
-        self.value = self._reduced(style, channels, key_dim, kv_stride)
+        self.key = self._reduced(style, channels, key_dim, kv_stride, dilation)
+        self.value = self._reduced(style, channels, key_dim, kv_stride, dilation)
         self.output = nn.Sequential(OrderedDict(proj=nn.Conv2d(heads * key_dim, channels, 1, bias=False)))
         # One of two forms of the same sum; an exporter sets `matmul_attention` where its target needs it.
         self.attend: Attention = F.scaled_dot_product_attention
 
     @staticmethod
-    def _reduced(style: Style, channels: int, key_dim: int, kv_stride: int) -> nn.Sequential:
+    def _reduced(style: Style, channels: int, key_dim: int, kv_stride: int, dilation: int) -> nn.Sequential:
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         if kv_stride > 1:
-            layers['down_conv'] = nn.Conv2d(channels, channels, 3, kv_stride, padding=1, groups=channels, bias=False)
+            layers['down_conv'] = nn.Conv2d(
+                channels, channels, 3, kv_stride, padding=dilation, dilation=dilation, groups=channels, bias=False
+            )
             layers['norm'] = _norm(style, channels)
         layers['proj'] = nn.Conv2d(channels, key_dim, 1, bias=False)
         return nn.Sequential(layers)
 
     def forward(self, x: Tensor) -> Tensor:
         n, _, h, w = x.shape
-        q = self.query(x).reshape(n, self.heads, self.key_dim, h * w).transpose(-1, -2)  # (N, heads, HW, d)
-        k = self.key(x).flatten(2).transpose(-1, -2).unsqueeze(1)  # (N, 1, P, d)
-        v = self.value(x).flatten(2).transpose(-1, -2).unsqueeze(1)  # (N, 1, P, d)
+        q = (
+            self.query(x).reshape(n, self.heads, self.key_dim, h * w).transpose(-1, -2).contiguous()
+        )  # (N, heads, HW, d)
+        k = self.key(x).flatten(2).transpose(-1, -2).unsqueeze(1).contiguous()  # (N, 1, P, d)
+        v = self.value(x).flatten(2).transpose(-1, -2).unsqueeze(1).contiguous()  # (N, 1, P, d)
         out = self.attend(q, k, v)  # (N, heads, HW, d)
         out = out.transpose(-1, -2).reshape(n, self.heads * self.key_dim, h, w)  # (N, heads * d, H, W)
         return self.output(out)
@@ -207,11 +256,18 @@ class MobileMQA(Residual):
     """Mobile MQA block: norm, multi-query attention, layer scale, shortcut; the next UIB is its feed-forward part."""
 
     def __init__(
-        self, style: Style, channels: int, heads: int, key_dim: int, kv_stride: int, drop_path: float = 0.0
+        self,
+        style: Style,
+        channels: int,
+        heads: int,
+        key_dim: int,
+        kv_stride: int,
+        dilation: int = 1,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__(style, channels, shortcut=True, drop_path=drop_path)
         self.norm = _norm(style, channels)
-        self.attn = MultiQueryAttention(style, channels, heads, key_dim, kv_stride)
+        self.attn = MultiQueryAttention(style, channels, heads, key_dim, kv_stride, dilation)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.merge(self.layer_scale(self.attn(self.norm(x))), x)

@@ -12,9 +12,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from mnv4_mm.models import arch as table
-from mnv4_mm.models.layers import UIB, ConvBN, FusedIB, MobileMQA, MultiQueryAttention, Style
-
-STRIDES = (4, 8, 16, 32, 32)
+from mnv4_mm.models.layers import UIB, ConvBN, FusedIB, MobileMQA, MultiQueryAttention, Style, make_divisible
+from mnv4_mm.models.pretrained import load_pretrained
 
 
 # Registered in mmengine's root registry: mmdet, mmseg, mmpretrain and mmyolo look there for names they do not have.
@@ -29,8 +28,11 @@ class MobileNetV4(BaseModule):
     Parameter names are timm's: ``state_dict`` of ``mobilenetv4_*`` fits after its classifier is dropped.
 
     Args:
-        arch: Name of a published net (``conv_s``, ``conv_m``, ``conv_l``, ``hybrid_m``, ``hybrid_l``) or a table.
+        arch: Name of a net in ``arch.ARCHS`` (``conv_s``, ``conv_m``, ``conv_l``, ``hybrid_m``, ``hybrid_l``, ...) or a
+            table.
         out_indices: Maps to return, in rising order.
+        output_stride: 32, or 16 or 8: from there on layers keep the map's size and are dilated instead, with the same
+            weights.
         frozen_stages: Stages that do not train, counted with the stem: -1 none, 0 the stem, 1 the stem and the stage
             of C2, ... 4 up to C5. Frozen stages keep their norm statistics.
         norm_cfg: mmcv norm layer; batch norm (eps 1e-5, momentum 0.1, as timm's weights were trained) if left out.
@@ -48,10 +50,13 @@ class MobileNetV4(BaseModule):
         ValueError: unknown ``arch``, or indices out of range.
     """
 
+    _is_init: bool  # mmengine's
+
     def __init__(
         self,
         arch: str | table.Arch = 'conv_s',
         out_indices: Sequence[int] = (1, 2, 3),
+        output_stride: int = 32,
         frozen_stages: int = -1,
         norm_cfg: dict | None = None,
         norm_eval: bool = False,
@@ -62,14 +67,11 @@ class MobileNetV4(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         spec = self._spec(arch)
-        if (
-            not out_indices
-            or list(out_indices) != sorted(set(out_indices))
-            or not 0 <= out_indices[0] <= out_indices[-1] <= 4
-        ):
-            raise ValueError(
-                f'out_indices must be rising numbers of maps from 0 (C2) to 4 (960 channels), got {out_indices}'
-            )
+        maps = range(4 if spec.head_conv is None else 5)
+        if not out_indices or list(out_indices) != sorted(set(out_indices) & set(maps)):
+            raise ValueError(f'out_indices must be rising numbers of maps from 0 (C2) to {maps[-1]}, got {out_indices}')
+        if output_stride not in (8, 16, 32):
+            raise ValueError(f'output_stride must be 32, 16 or 8, got {output_stride}')
         if not -1 <= frozen_stages <= 4:
             raise ValueError(f'frozen_stages must be -1 (none), 0 (stem) ... 4 (up to C5), got {frozen_stages}')
         if not 0 <= drop_path_rate < 1:
@@ -79,25 +81,32 @@ class MobileNetV4(BaseModule):
         self.norm_eval = norm_eval
         self.with_cp = with_cp
 
-        style = Style(norm_cfg or dict(type='BN'), act_cfg or dict(type=spec.act), spec.layer_scale)
-        rows = (*spec.stages, (table.Conv(1, 1, table.HEAD_CONV),))
+        # In place (GELU cannot be): a tenth faster, and nothing but the activation needs its input.
+        act_cfg = act_cfg or (dict(type=spec.act) if spec.act == 'GELU' else dict(type=spec.act, inplace=True))
+        style = Style(norm_cfg or dict(type='BN'), act_cfg, spec.layer_scale, spec.antialias)
+        head_conv = () if spec.head_conv is None else ((table.Conv(1, 1, spec.head_conv),),)
+        rows = (*spec.stages, *head_conv)
         # Rates as in timm: the whole net counts, also the blocks that are not built here.
         rates = iter([drop_path_rate * i / sum(map(len, rows)) for i in range(sum(map(len, rows)))])
 
-        stem = ConvBN(style, 3, spec.stem, 3, stride=2)
+        stem = ConvBN(style._replace(antialias=None), 3, spec.stem, 3, stride=2)
         self.conv_stem, self.bn1, self.act = stem.children()
-        channels = spec.stem
-        widths = []
+        channels, stride, dilation = spec.stem, 2, 1
+        widths, strides = [], []
         self.blocks = nn.ModuleList()
         for stage in rows[: self.out_indices[-1] + 1]:
             blocks = []
             for row in stage:
-                blocks.append(_build_block(row, style, channels, next(rates)))
-                channels = row.out
+                row, shrink = _fit_row(row, spec.width, keep_size=stride * _stride(row) > output_stride)
+                blocks.append(_build_block(row, style, channels, dilation, next(rates)))
+                channels, stride = row.out, stride * _stride(row)
+                # What would have shrunk the map still looks at the old grid; all behind it at every other place.
+                dilation *= shrink
             self.blocks.append(nn.Sequential(*blocks))
             widths.append(channels)
+            strides.append(stride)
         self.out_channels = tuple(widths[i] for i in self.out_indices)
-        self.out_strides = tuple(STRIDES[i] for i in self.out_indices)
+        self.out_strides = tuple(strides[i] for i in self.out_indices)
 
         self._init_as_published()
         self._freeze_stages()
@@ -132,6 +141,14 @@ class MobileNetV4(BaseModule):
                     module.eval()
         return self
 
+    def init_weights(self) -> None:
+        """Loads ``init_cfg`` of type Pretrained strictly (see ``load_pretrained``); mmengine's way for all else."""
+        if isinstance(self.init_cfg, dict) and self.init_cfg['type'] == 'Pretrained' and not self._is_init:
+            load_pretrained(self, self.init_cfg['checkpoint'], self.init_cfg.get('prefix', ''))
+            self._is_init = True
+        else:
+            super().init_weights()
+
     def _freeze_stages(self) -> None:
         if self.frozen_stages < 0:
             return
@@ -152,16 +169,28 @@ class MobileNetV4(BaseModule):
                         nn.init.xavier_uniform_(conv.weight)
 
 
-def _build_block(row: table.Row, style: Style, in_channels: int, drop_path: float) -> nn.Module:
+def _stride(row: table.Row) -> int:
+    return 1 if isinstance(row, table.MQA) else row.stride
+
+
+def _fit_row(row: table.Row, width: float, keep_size: bool) -> tuple[table.Row, int]:
+    """A row of a table at a net's width; with its stride taken out, and returned, if the map is to keep its size."""
+    row = row._replace(out=make_divisible(row.out * width))
+    if isinstance(row, table.MQA) or not keep_size:
+        return row, 1
+    return row._replace(stride=1), row.stride
+
+
+def _build_block(row: table.Row, style: Style, in_channels: int, dilation: int, drop_path: float) -> nn.Module:
     match row:
         case table.Conv(kernel, stride, out):
-            return ConvBN(style, in_channels, out, kernel, stride, norm_name='bn1')
+            return ConvBN(style, in_channels, out, kernel, stride, dilation, norm_name='bn1')
         case table.FusedIB(kernel, stride, expand, out):
             return FusedIB(style, in_channels, out, kernel, stride, expand)
         case table.UIB(start_dw, middle_dw, stride, expand, out):
-            return UIB(style, in_channels, out, start_dw, middle_dw, stride, expand, drop_path)
+            return UIB(style, in_channels, out, start_dw, middle_dw, stride, expand, dilation, drop_path)
         case table.MQA(heads, key_dim, kv_stride, _):
-            return MobileMQA(style, in_channels, heads, key_dim, kv_stride, drop_path)
+            return MobileMQA(style, in_channels, heads, key_dim, kv_stride, dilation, drop_path)
     raise TypeError(f'not a row of an architecture table: {row!r}')
 
 

@@ -1,0 +1,28 @@
+"""Table of the published weights."""
+
+from mnv4_mm.errors import UserError
+from mnv4_mm.tags import INCEPTION, TAGS
+from mnv4_mm.weights import cached_path
+
+
+def weights_table(arch: str | None = None) -> str:
+    """Tags with top-1 (per cent), resolution (pixels), size (M parameters) and whether the file is cached.
+
+    Args:
+        arch: Only those of a net.
+
+    Raises:
+        UserError: there are none of it.
+    """
+    rows = [(name, tag) for name, tag in TAGS.items() if arch in (None, tag.arch)]
+    if not rows:
+        raise UserError(
+            f'no weights of {arch!r}; there are weights of {", ".join(sorted({t.arch for t in TAGS.values()}))}'
+        )
+    lines = [f'{"timm://":<52}{"net":<12}{"top-1":>7}{"pixels":>8}{"M":>7}  mean/std  cached']
+    for name, tag in rows:
+        top1 = '-' if tag.top1 is None else f'{tag.top1:.2f}'
+        norm = '0.5/0.5' if tag.normalisation == INCEPTION else 'ImageNet'
+        cached = 'yes' if cached_path(name).is_file() else 'no'
+        lines.append(f'{name:<52}{tag.arch:<12}{top1:>7}{tag.size:>8}{tag.params:>7.2f}  {norm:<8}  {cached}')
+    return '\n'.join(lines)

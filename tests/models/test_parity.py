@@ -1,0 +1,70 @@
+"""Every net is timm's net: maps, gradients, and both again after a step, with the same weights."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from mnv4_mm.models import MobileNetV4
+from mnv4_mm.models.arch import TIMM_NAMES
+
+pytestmark = pytest.mark.parametrize('arch', TIMM_NAMES)
+
+
+def pair(arch, dtype):
+    """timm's net with statistics and affine parameters of norms that are not trivial, and ours with its weights."""
+    torch.manual_seed(0)
+    theirs = timm.create_model(TIMM_NAMES[arch], features_only=True, out_indices=(1, 2, 3, 4))
+    for module in theirs.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor, low, high in (
+                (module.running_mean, -0.2, 0.2), (module.running_var, 0.5, 1.5),
+                (module.weight, 0.5, 1.5), (module.bias, -0.2, 0.2),
+            ):  # fmt: skip
+                nn.init.uniform_(tensor, low, high)
+        elif hasattr(module, 'gamma'):
+            nn.init.uniform_(module.gamma, 0.2, 0.8)  # 1e-5 would hide what the branch does
+    ours = MobileNetV4(arch, out_indices=(0, 1, 2, 4))
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    return ours.to(dtype), theirs.to(dtype)
+
+
+def largest_difference(ours, theirs):
+    return max(float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_maps_in_float64_are_equal_to_the_last_bit(arch):
+    ours, theirs = (net.eval() for net in pair(arch, torch.float64))
+    x = torch.randn(2, 3, 97, 161, dtype=torch.float64)
+    with torch.no_grad():
+        assert largest_difference(ours(x), theirs(x)) == 0.0
+
+
+def test_maps_in_float32(arch):
+    ours, theirs = (net.eval() for net in pair(arch, torch.float32))
+    x = torch.randn(2, 3, 128, 160)
+    with torch.no_grad():
+        for a, b in zip(ours(x), theirs(x), strict=True):
+            assert float((a - b).abs().max() / b.abs().max()) < 1e-6
+
+
+def test_gradients_and_the_net_after_a_step(arch):
+    nets = [net.train() for net in pair(arch, torch.float64)]
+    x = torch.randn(2, 3, 64, 96, dtype=torch.float64)
+    for net in nets:
+        optimiser = torch.optim.SGD(net.parameters(), 0.01)
+        sum(m.square().mean() for m in net(x)).backward()
+        optimiser.step()
+    ours, theirs = nets
+    gradients = [{name: p.grad for name, p in net.named_parameters()} for net in nets]
+    assert gradients[0].keys() == gradients[1].keys()
+    # Order of sums in the backward pass of the attention; everything else is exact.
+    allowed = 1e-12 if arch.startswith('hybrid') else 0.0
+    for name, gradient in gradients[1].items():
+        assert float((gradients[0][name] - gradient).abs().max()) <= allowed * float(gradient.abs().max()), name
+    after = theirs.state_dict()
+    for name, a in ours.state_dict().items():
+        b = after[name]
+        assert float((a - b).abs().max()) <= allowed * max(1.0, float(b.abs().max())), name
+    with torch.no_grad():
+        assert largest_difference(ours.eval()(x), theirs.eval()(x)) <= allowed * 10

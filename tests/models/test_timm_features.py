@@ -1,0 +1,88 @@
+"""The peers behind the same contract."""
+
+import pytest
+import timm
+import torch
+from mmdet.utils import register_all_modules
+from mmengine.registry import MODELS
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mnv4_mm.apis.config import fit_backbone, load_config
+from mnv4_mm.errors import UserError
+from mnv4_mm.models import TimmFeatures
+from mnv4_mm.models.timm_features import built_for_one_size
+
+# The nets of the paper's comparison, and those whose COCO and ADE20K numbers are published.
+PEERS = [
+    'mobilenetv1_100', 'mobilenetv2_100', 'mobilenetv3_large_100', 'efficientvit_b1', 'fastvit_sa12', 'mobilevit_s',
+    'mobilevitv2_100', 'efficientformerv2_s1', 'nextvit_small', 'convnext_tiny', 'pvt_v2_b0', 'repvit_m1_1',
+    'mobileone_s1', 'ghostnetv2_100', 'starnet_s2', 'resnet18', 'resnet50',
+]  # fmt: skip
+HEADLINE = ['mnv4_ssdlite_coco', 'mnv4_retinanet_coco', 'mnv4_retinanet-1x_coco', 'mnv4_rtmdet_coco']
+SIZE = (128, 192)
+
+
+@pytest.mark.parametrize('name', PEERS)
+def test_maps_parameters_and_norms(name):
+    net = TimmFeatures(name, (0, 1, 2, 3), img_size=SIZE if built_for_one_size(name) else None, norm_eval=True).train()
+    maps = net(torch.randn(2, 3, *SIZE))
+    expected = [(2, c, SIZE[0] // s, SIZE[1] // s) for c, s in zip(net.out_channels, net.out_strides, strict=True)]
+    assert net.out_strides == (4, 8, 16, 32)
+    assert [tuple(m.shape) for m in maps] == expected
+    sum(m.square().mean() for m in maps).backward()
+    assert [key for key, p in net.named_parameters() if p.grad is None] == []
+    assert not any(m.training for m in net.modules() if isinstance(m, _BatchNorm))
+
+
+@pytest.mark.parametrize('config', HEADLINE)
+@pytest.mark.parametrize('name', PEERS)
+def test_each_fits_each_headline_config_and_runs(name, config):
+    register_all_modules(init_default_scope=True)
+    cfg = load_config(config)
+    if built_for_one_size(name):
+        if config == 'mnv4_retinanet-1x_coco':
+            with pytest.raises(UserError, match='one size of picture'):
+                fit_backbone(cfg, f'timm:{name}')
+            return
+        cfg.input_size = SIZE[::-1]
+    model = MODELS.build(fit_backbone(cfg, f'timm:{name}').model).eval()
+    with torch.no_grad():
+        outputs = model(torch.zeros(1, 3, *SIZE))
+    assert all(torch.isfinite(value).all() for part in outputs for value in part)
+
+
+def test_the_map_behind_c5_is_c5_for_nets_that_have_none():
+    net = TimmFeatures('resnet18', (2, 4)).eval()
+    assert net.out_channels == (256, 512)
+    c4, last = net(torch.randn(1, 3, 64, 64))
+    assert (c4.shape[-1], last.shape[-1]) == (4, 2)
+
+
+def test_a_mobilenetv4_from_timm_is_ours_with_the_wide_map():
+    theirs = TimmFeatures('mobilenetv4_conv_small', (0, 1, 2, 3)).eval()
+    assert theirs.out_channels == (32, 64, 96, 960)
+
+
+def test_weights_come_by_timm(monkeypatch):
+    source = timm.create_model('resnet18', features_only=True, out_indices=(2, 3, 4))
+    create = timm.create_model
+    asked = []
+
+    def fake(name, pretrained=False, **options):
+        asked.append((name, pretrained))
+        return source if pretrained else create(name, **options)
+
+    monkeypatch.setattr(timm, 'create_model', fake)
+    net = TimmFeatures('resnet18', init_cfg=dict(type='Pretrained', checkpoint='timm://resnet18.a1_in1k'))
+    net.init_weights()
+    assert asked[-1] == ('resnet18.a1_in1k', True)
+    for key, value in source.state_dict().items():
+        assert torch.equal(net.net.state_dict()[key], value)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'), [(dict(name='resnet19'), 'near'), (dict(name='vit_tiny_patch16_224'), 'strides')]
+)
+def test_nets_that_do_not_fit(arguments, message):
+    with pytest.raises(UserError, match=message):
+        TimmFeatures(**arguments)
