@@ -4,8 +4,8 @@
 
 Model and schedule are mmdet's retinanet_r50_fpn_1x; the optimiser is the AdamW 1e-4 with which PVT, PoolFormer and
 later mobile backbones publish this protocol. Published beside it: CPUBone-B0/B1/B2 37.5/39.0/40.4 AP.
-Those start from ImageNet weights: so must this one for its AP to stand beside theirs, by
-`--cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=FILE`.
+Those start from ImageNet weights, and so does this (`--backbone` takes the weights of the net it names): fetched from
+the hub at the first run, or put where the error says.
 Cost: 117,266 / 16 = 7,330 steps an epoch, 88,000 in all.
 AP: not run yet.
 """
@@ -29,7 +29,13 @@ model = dict(
         pad_size_divisor=32,
     ),
     # Norm statistics are kept: 2 pictures a GPU are too few to renew them.
-    backbone=dict(type='MobileNetV4', arch='conv_m', out_indices=(0, 1, 2, 3), norm_eval=True, init_cfg=None),
+    backbone=dict(
+        type='MobileNetV4',
+        arch='conv_m',
+        out_indices=(0, 1, 2, 3),
+        norm_eval=True,
+        init_cfg=dict(type='Pretrained', checkpoint='timm://mobilenetv4_conv_medium.e500_r256_in1k'),
+    ),
     neck=dict(
         type='FPN',
         in_channels=[48, 80, 160, 256],

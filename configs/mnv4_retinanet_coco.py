@@ -5,7 +5,8 @@ section 7.2, table 7: 32.6 AP with Conv-M, 34.0 with `--backbone mnv4_hybrid_m`)
 
 The paper prints: 600 epochs, batch 2048, Adam, L2 3e-5, cosine with 24 epochs of warm-up, flip, scale, RandAugment
 without shear and rotation, stochastic depth 0.2; and not: the learning rate, the range of scales, RandAugment's
-magnitude, whether it starts from ImageNet. Those are marked "ours".
+operations and magnitude, what weight decay spares, whether it starts from ImageNet (here: from scratch). Those are
+marked "ours" below, and in the model's file.
 Cost: 117,266 / 2048 = 57 steps an epoch, 34,400 in all; 4.95 GMACs a picture forward.
 AP: not run yet.
 """
@@ -20,7 +21,7 @@ input_size = (384, 384)  # width, height
 
 # ---- the rest of the recipe ----
 model = dict(backbone=dict(drop_path_rate=0.2))
-# RandAugment without shear and rotation, which "deteriorate small-object AP"; one of these at a time is ours.
+# RandAugment without shear and rotation, which "deteriorate small-object AP"; the list, and one at a time, are ours.
 colour_ops = [
     [dict(type=name)]
     for name in (
@@ -41,7 +42,7 @@ train_pipeline = [
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='RandomFlip', prob=0.5),
     dict(type='RandAugment', aug_space=colour_ops + move_ops, aug_num=1),
-    # The range 0.5 to 2.0 is that of TF Model Garden's mobile RetinaNets.
+    # Ours: the range of TF Model Garden's mobile RetinaNets.
     dict(type='RandomResize', scale=input_size, ratio_range=(0.5, 2.0), keep_ratio=True),
     dict(type='RandomCrop', crop_size=input_size),
     dict(type='FilterAnnotations', min_gt_bbox_wh=(1, 1)),
@@ -65,7 +66,7 @@ test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='Adam', lr=base_lr, weight_decay=3e-5),  # Adam's weight_decay is the L2 term of the paper
-    # The towers, shared between levels, are named several times.
+    # Ours: no decay of norms and biases. The towers, shared between levels, are named several times.
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0, bypass_duplicate=True),
     clip_grad=dict(max_norm=10, norm_type=2),  # ours
 )

@@ -1,6 +1,6 @@
 """SSDLite on MNv4-Conv-S at 320x320, COCO 2017, from scratch: the recipe of mmdet's ssdlite_mobilenetv2 (21.3 AP).
 
-    python tools/train.py configs/mnv4_ssdlite_coco.py
+    python tools/train.py configs/mnv4_ssdlite_coco.py --auto-scale-lr
     torchrun --nproc_per_node=8 tools/train.py configs/mnv4_ssdlite_coco.py --launcher pytorch
 
 Cost: 600 epochs = 120 epochs x RepeatDataset 5; 117,266 pictures / 192 = 611 steps an epoch, 366,500 in all.

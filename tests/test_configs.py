@@ -29,7 +29,9 @@ def test_it_says_what_it_costs_and_how_to_run_it(name):
 @pytest.mark.parametrize('name', NAMES)
 def test_it_runs(name):
     torch.manual_seed(0)
-    model = MODELS.build(configs.load_config(name).model)
+    cfg = configs.load_config(name)
+    cfg.model.backbone.pop('init_cfg', None)  # weights from the hub
+    model = MODELS.build(cfg.model)
     model.init_weights()
     inputs = demo_mm_inputs(2, [[3, 128, 160], [3, 96, 128]], num_classes=80)
     data = model.data_preprocessor(inputs, training=True)

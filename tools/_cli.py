@@ -21,6 +21,14 @@ def run(call: Callable[[], Any]) -> int:
     except UserError as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f'error: {error.filename}: {error.strerror}', file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print('stopped', file=sys.stderr)
+        return 130
     except ImportError as error:
         if (error.name or '').split('.')[0] not in NEEDED:
             raise
@@ -38,7 +46,10 @@ def _broken_environment(error: ImportError) -> int:
 
 
 class CfgOptions(argparse.Action):
-    """``key=value`` pairs into a dict; a value is a Python literal, or else a string."""
+    """``key=value`` pairs into a dict; a value is a Python literal, or else a string.
+
+    mmengine's DictAction does as much, but importing mmengine to print ``--help`` takes seconds.
+    """
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
         options = dict(getattr(namespace, self.dest) or {})

@@ -4,6 +4,7 @@ Standard library only, and old syntax: it must run, and say what is wrong, on an
 """
 
 import argparse
+import ctypes
 import os
 import re
 import shutil
@@ -18,7 +19,14 @@ PYTHONS = ((3, 10), (3, 12))
 # Measured: 5.5 GB for torch with its CUDA libraries, 1.5 GB for the rest and for what pip unpacks on the way.
 DISK_GB = 9
 BUILD_NOTE = 'compiling its operators: once, about 11 minutes on 2 cores'
-OPS_TEST = 'import torch; from mmcv.ops import nms; nms(torch.tensor([[0., 0., 1., 1.]]), torch.ones(1), 0.5)'
+# On the GPU too where there is one: a wheel built out of sight of one has no operators for it (open-mmlab/mmcv#2968).
+OPS_TEST = (
+    'import torch; from mmcv.ops import nms\n'
+    "for device in ['cpu', 'cuda'] if torch.cuda.is_available() else ['cpu']:\n"
+    '    nms(torch.tensor([[0., 0., 1., 1.]], device=device), torch.ones(1, device=device), 0.5)'
+)
+# OpenCV's wheel needs these of the system; slim images leave them out.
+LIBRARIES = (('libGL.so.1', 'libgl1'), ('libgthread-2.0.so.0', 'libglib2.0-0'))
 
 
 def problem(venv):
@@ -37,7 +45,7 @@ def problem(venv):
         source = Path(folder) / 'test.cpp'
         source.write_text('#include <compare>\nint main() { return 0; }\n')
         command = [compiler, '-std=c++20', str(source), '-o', str(Path(folder) / 'test')]
-        if subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode:
+        if quiet(command):
             return f'the C++ compiler {compiler} cannot compile C++20, which PyTorch needs: g++ 11 or newer'
     if not (Path(sysconfig.get_paths()['include']) / 'Python.h').is_file():
         return 'Python {}.{} has no headers: `sudo apt install python{}.{}-dev`'.format(*(version * 2))
@@ -46,10 +54,37 @@ def problem(venv):
         import venv as _  # noqa: F401
     except ImportError:
         return 'Python {}.{} cannot make environments: `sudo apt install python{}.{}-venv`'.format(*(version * 2))
+    for library, package in LIBRARIES:
+        try:
+            ctypes.CDLL(library)
+        except OSError:
+            return f'{library} is missing, which OpenCV needs: `sudo apt install {package}`'
+    if has_gpu() and not nvcc():
+        return (
+            'a GPU but no CUDA compiler (nvcc), which mmcv needs: install the CUDA toolkit, '
+            'or hide the GPU by CUDA_VISIBLE_DEVICES='
+        )
     free = shutil.disk_usage(str(venv.parent)).free / 1e9
     if not (venv / 'bin' / 'python').exists() and free < DISK_GB:
         return f'{free:.1f} GB free at {venv.parent}, {DISK_GB} GB are needed'
     return None
+
+
+def has_gpu():
+    hidden = os.environ.get('CUDA_VISIBLE_DEVICES') == ''
+    return not hidden and bool(shutil.which('nvidia-smi')) and not quiet(['nvidia-smi', '-L'])
+
+
+def nvcc():
+    """The CUDA compiler, found as torch finds it."""
+    named = [os.environ.get(name) for name in ('CUDA_HOME', 'CUDA_PATH')]
+    places = [str(Path(home) / 'bin' / 'nvcc') for home in [*named, '/usr/local/cuda'] if home]
+    return next((path for path in [*places, shutil.which('nvcc')] if path and Path(path).is_file()), None)
+
+
+def quiet(command):
+    """Exit code of a command that prints nothing."""
+    return subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
 
 
 def say(text):
@@ -69,9 +104,8 @@ def cxx20(venv):
     """
     environment = dict(os.environ)
     compilers = {'CXX': os.environ.get('CXX') or 'c++'}
-    nvcc = Path(os.environ.get('CUDA_HOME') or '/usr/local/cuda') / 'bin' / 'nvcc'
-    if nvcc.is_file():
-        compilers['PYTORCH_NVCC'] = str(nvcc)
+    if nvcc():
+        compilers['PYTORCH_NVCC'] = nvcc()
     for variable, compiler in compilers.items():
         wrapper = venv / 'bin' / (variable.lower() + '-c++20')
         wrapper.write_text(
@@ -115,16 +149,18 @@ def install_mmcv(venv, *options):
     return shown > 0
 
 
-def has_ops(venv):
-    return not subprocess.run(
-        [str(venv / 'bin' / 'python'), '-c', OPS_TEST], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ).returncode
+def lacks_ops(venv):
+    """Whether mmcv imports but its operators do not work."""
+    python = str(venv / 'bin' / 'python')
+    return not quiet([python, '-c', 'import mmcv']) and bool(quiet([python, '-c', OPS_TEST]))
 
 
 def main():
     parser = argparse.ArgumentParser(description='Make the virtual environment with the tested versions.')
     parser.add_argument('--venv', default='.venv', help='where (default: .venv)')
-    venv = (ROOT / parser.parse_args().venv).absolute()
+    parser.add_argument('--here', action='store_true', help='into the environment that runs this, instead')
+    args = parser.parse_args()
+    venv = Path(sys.prefix) if args.here else (ROOT / args.venv).absolute()
     trouble = problem(venv)
     if trouble:
         print('error: ' + trouble, file=sys.stderr)
@@ -138,7 +174,7 @@ def main():
     pip(venv, '-q', '-r', 'requirements/runtime.txt', '-r', 'requirements/dev.txt')
     say("onedl-mmcv: pip's wheel of an earlier build if it has one, else " + BUILD_NOTE)
     built = install_mmcv(venv)
-    if not has_ops(venv) and not built:
+    if not built and lacks_ops(venv):
         say('that wheel has no operators or is of another torch (pip keeps wheels without asking): building it anew')
         install_mmcv(venv, '--no-cache-dir', '--force-reinstall', '--no-deps')
     say('mnv4_mm')

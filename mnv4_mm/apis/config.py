@@ -3,26 +3,32 @@
 Pure functions: they take a config and return another; none builds a Runner or touches a data set.
 """
 
+import colorsys
 import copy
 import difflib
+import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import MODELS
+from mmengine.runner import Runner
 
 from mnv4_mm.data.coco import CocoLayout, Split
 from mnv4_mm.errors import UserError
 from mnv4_mm.models.arch import ARCHS
+from mnv4_mm.models.timm_features import built_for_one_size
+from mnv4_mm.tags import DEFAULT_TAGS, TAGS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGS = REPOSITORY / 'configs'
-# Top-level keys mmengine's Runner reads that a config need not have yet.
-RUNNER_KEYS = {
-    'auto_scale_lr', 'cfg', 'compile', 'custom_hooks', 'experiment_name', 'find_unused_parameters', 'load_from',
-    'model_wrapper_cfg', 'randomness', 'resume', 'sync_bn', 'work_dir',
-}  # fmt: skip
+# Top-level keys that something reads once the config file has been read. Other names of a config file (`batch_size`)
+# have done their work by then.
+READ_KEYS = {
+    *inspect.signature(Runner.__init__).parameters, 'compile', 'custom_imports', 'find_unused_parameters',
+    'model_wrapper_cfg', 'sync_bn', 'report_on_training_pictures',
+} - {'self', 'cfg'}  # fmt: skip
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 EVALUATORS = ('val_evaluator', 'test_evaluator')
 
@@ -67,14 +73,19 @@ def merge_options(cfg: Config, options: Mapping[str, Any]) -> Config:
     """Sets ``--cfg-options``, e.g. ``{'train_cfg.max_epochs': 3}``.
 
     Raises:
-        UserError: the first part of a key is unknown, or a list index is out of range.
+        UserError: the first part of a key is unknown or read by nobody, or a list index is out of range.
     """
     cfg = copy.deepcopy(cfg)
-    known = set(cfg.keys()) | RUNNER_KEYS
     for key in options:
         first = key.split('.')[0]
-        if first not in known:
-            raise UserError(f'--cfg-options {key}: the config has no {first!r}{_near(first, known)}')
+        if first in READ_KEYS:
+            continue
+        if first in cfg:
+            raise UserError(
+                f'--cfg-options {key}: {first} is read while the config file is read, setting it now would do nothing; '
+                'set the value where it is used, e.g. train_dataloader.batch_size or optim_wrapper.optimizer.lr'
+            )
+        raise UserError(f'--cfg-options {key}: the config has no {first!r}{_near(first, READ_KEYS)}')
     try:
         cfg.merge_from_dict(dict(options))
     except (KeyError, TypeError, IndexError, AssertionError, ValueError) as error:
@@ -156,19 +167,26 @@ def fit_epochs(cfg: Config, epochs: int) -> Config:
     cfg = copy.deepcopy(cfg)
 
     def scaled(epoch: int) -> int:
-        return max(1, round(epoch * epochs / before)) if epoch else 0
+        return round(epoch * epochs / before)
 
     cfg.train_cfg.max_epochs = epochs
-    cfg.train_cfg.val_interval = min(scaled(cfg.train_cfg.get('val_interval', 1)), epochs)
+    cfg.train_cfg.val_interval = max(1, scaled(cfg.train_cfg.get('val_interval', 1)))
     if 'dynamic_intervals' in cfg.train_cfg:
         cfg.train_cfg.dynamic_intervals = [(scaled(start), every) for start, every in cfg.train_cfg.dynamic_intervals]
+    schedulers = []
     for scheduler in cfg.param_scheduler:
         if scheduler.get('by_epoch', True):
             for key in ('begin', 'end', 'T_max'):
                 if key in scheduler:
                     scheduler[key] = scaled(scheduler[key])
+            if 'T_max' in scheduler:
+                begin, end = scheduler.get('begin', 0), scheduler.get('end', epochs)
+                scheduler.T_max = max(1, min(scheduler.T_max, end - begin))
             if 'milestones' in scheduler:
-                scheduler.milestones = [scaled(epoch) for epoch in scheduler.milestones]
+                scheduler.milestones = [max(1, scaled(epoch)) for epoch in scheduler.milestones]
+        if scheduler.get('end', epochs) > scheduler.get('begin', 0):
+            schedulers.append(scheduler)  # others have shrunk to nothing
+    cfg.param_scheduler = schedulers
     for hook in cfg.get('custom_hooks', []):
         if 'switch_epoch' in hook:
             hook.switch_epoch = scaled(hook.switch_epoch)
@@ -178,26 +196,34 @@ def fit_epochs(cfg: Config, epochs: int) -> Config:
 def fit_backbone(cfg: Config, name: str) -> Config:
     """Puts another backbone into a model and gives its channels to the neck and the heads.
 
-    The maps (``out_indices``) and the training settings stay the config's. Wherever the neck or a head repeats the old
-    backbone's channels at the start of its ``in_channels`` or ``out_channels``, the new ones are put.
+    The maps (``out_indices``) and the training settings stay the config's; if it starts from ``timm://`` weights, the
+    new net starts from its own (``DEFAULT_TAGS``; of a timm net, timm's default). A timm net takes over the maps and
+    ``norm_eval``. Wherever the neck or a head repeats the old channels at the start of its ``in_channels`` or
+    ``out_channels``, the new ones are put.
 
     Args:
         cfg: A config with ``model.backbone`` of type MobileNetV4.
-        name: ``mnv4_`` and a name of ``ARCHS``, e.g. ``mnv4_conv_l``.
+        name: ``mnv4_`` and a name of ``ARCHS``, e.g. ``mnv4_conv_l``, or ``timm:`` and one of timm's, e.g.
+            ``timm:fastvit_sa12``.
 
     Raises:
-        UserError: unknown name.
+        UserError: unknown name, or the net does not fit the config.
     """
-    names = [f'mnv4_{arch}' for arch in ARCHS]
-    if name not in names:
-        raise UserError(f'no backbone {name!r}{_near(name, names)}')
     cfg = copy.deepcopy(cfg)
     if cfg.get('model', {}).get('backbone', {}).get('type') != 'MobileNetV4':
         raise UserError('--backbone needs a config whose model.backbone is of type MobileNetV4')
     old = _out_channels(cfg.model.backbone)
-    cfg.model.backbone.arch = name.removeprefix('mnv4_')
-    # Weights of another net do not fit.
-    cfg.model.backbone.pop('init_cfg', None)
+    init_cfg = cfg.model.backbone.pop('init_cfg', None) or {}
+    pretrained = init_cfg.get('checkpoint', '').startswith('timm://')
+    if name.startswith('timm:'):
+        cfg.model.backbone = _timm_backbone(cfg, name.removeprefix('timm:'))
+    else:
+        names = [f'mnv4_{arch}' for arch in ARCHS]
+        if name not in names:
+            raise UserError(f'no backbone {name!r}{_near(name, names)}; or timm:<name of a timm net>')
+        cfg.model.backbone.arch = name.removeprefix('mnv4_')
+    if pretrained:
+        cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=f'timm://{_default_tag(name)}')
     new = _out_channels(cfg.model.backbone)
     for part in _dicts({key: value for key, value in cfg.model.items() if key != 'backbone'}):
         for key in ('in_channels', 'out_channels'):
@@ -207,8 +233,54 @@ def fit_backbone(cfg: Config, name: str) -> Config:
     return cfg
 
 
+def _default_tag(name: str) -> str:
+    if name.startswith('timm:'):
+        return name.removeprefix('timm:')
+    arch = name.removeprefix('mnv4_')
+    if arch not in DEFAULT_TAGS:
+        raise UserError(
+            f'this config starts from ImageNet weights and none of {name} are published: put a config of your own '
+            'without init_cfg and norm_eval in the backbone'
+        )
+    return DEFAULT_TAGS[arch]
+
+
+def _timm_backbone(cfg: Config, name: str) -> dict[str, Any]:
+    kept = {key: cfg.model.backbone[key] for key in ('out_indices', 'norm_eval') if key in cfg.model.backbone}
+    backbone = dict(type='TimmFeatures', name=name, **kept)
+    if built_for_one_size(name):
+        width, height = cfg.input_size
+        if width % 32 or height % 32:
+            raise UserError(f'timm:{name} is built for one size of picture; this config keeps the shape of each')
+        backbone['img_size'] = (height, width)
+    return backbone
+
+
 def _out_channels(backbone: Mapping[str, Any]) -> list[int]:
-    return list(MODELS.build({key: value for key, value in backbone.items() if key != 'init_cfg'}).out_channels)
+    try:
+        return list(MODELS.build({key: value for key, value in backbone.items() if key != 'init_cfg'}).out_channels)
+    except ValueError as error:
+        raise UserError(f'the backbone does not fit the config: {error}') from error
+
+
+def disagreeing_normalisation(cfg: Config) -> str | None:
+    """Says where the data preprocessor is not what the backbone's pretrained weights were trained with; None if it is.
+
+    Known for ``timm://`` tags, and for local files named after one.
+    """
+    checkpoint = (cfg.model.backbone.get('init_cfg') or {}).get('checkpoint', '')
+    tag = TAGS.get(checkpoint.removeprefix('timm://')) or TAGS.get(Path(checkpoint).name.removesuffix('.safetensors'))
+    if tag is None:
+        return None
+    preprocessor = cfg.model.data_preprocessor
+    used = (tuple(preprocessor.get('mean', ())), tuple(preprocessor.get('std', ())))
+    if used == tag.normalisation and preprocessor.get('bgr_to_rgb'):
+        return None
+    mean, std = tag.normalisation
+    return (
+        f'{checkpoint} was trained with RGB pictures of mean={list(mean)} and std={list(std)}; this data_preprocessor '
+        f'has mean={list(used[0])}, std={list(used[1])}, bgr_to_rgb={bool(preprocessor.get("bgr_to_rgb"))}'
+    )
 
 
 def fit_data(cfg: Config, layout: CocoLayout) -> Config:
@@ -218,7 +290,7 @@ def fit_data(cfg: Config, layout: CocoLayout) -> Config:
     for loader, split in splits.items():
         dataset = innermost_dataset(cfg[loader].dataset)
         set_split(dataset, split)
-        dataset.metainfo = dict(classes=layout.classes)
+        dataset.metainfo = dict(classes=layout.classes, palette=_palette(len(layout.classes)))
     for evaluator in EVALUATORS:
         cfg[evaluator].ann_file = str(layout.val.annotations)
         # Its AP is neither COCO's nor the small set's.
@@ -227,6 +299,12 @@ def fit_data(cfg: Config, layout: CocoLayout) -> Config:
         if 'num_classes' in part:
             part['num_classes'] = len(layout.classes)
     return cfg
+
+
+def _palette(count: int) -> list[tuple[int, int, int]]:
+    """A colour (RGB, 0 to 255) for each class, all round the colour wheel."""
+    colours = [colorsys.hsv_to_rgb(i / count, 0.8, 0.9) for i in range(count)]
+    return [(round(255 * r), round(255 * g), round(255 * b)) for r, g, b in colours]
 
 
 def on_training_pictures(cfg: Config) -> Config:
@@ -248,7 +326,11 @@ def innermost_dataset(dataset: Any) -> Any:
 
 def dataset_split(cfg: Config, loader: str) -> Split:
     """Annotation file and picture folder of a data loader's data set, as mmengine's BaseDataset joins them."""
-    dataset = innermost_dataset(cfg[loader].dataset)
+    dataset: Any = innermost_dataset(cfg[loader].dataset) if loader in cfg else {}
+    if not {'ann_file', 'data_prefix'} <= dataset.keys():
+        raise UserError(
+            f'{loader} of this config is not one data set with ann_file and data_prefix, as these tools need'
+        )
     root = Path(dataset.get('data_root') or '')
     return Split(root / dataset.ann_file, root / dataset.data_prefix.img)
 
@@ -267,6 +349,8 @@ def resolve_data_roots(cfg: Config) -> Config:
         split = dataset_split(cfg, loader)
         set_split(innermost_dataset(cfg[loader].dataset), Split(*map(_resolve, split)))
     for evaluator in EVALUATORS:
+        if 'ann_file' not in cfg.get(evaluator, {}):
+            raise UserError(f'{evaluator} of this config is not one CocoMetric with ann_file, as these tools need')
         cfg[evaluator].ann_file = str(_resolve(Path(cfg[evaluator].ann_file)))
     return cfg
 

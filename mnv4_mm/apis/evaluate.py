@@ -17,7 +17,7 @@ from mnv4_mm.apis import config as configs
 from mnv4_mm.data.coco import find_coco, require_split
 from mnv4_mm.engine.runner import SafeRunner
 from mnv4_mm.errors import UserError
-from mnv4_mm.weights import checkpoint_config, load_checkpoint
+from mnv4_mm.weights import checkpoint_config, load_checkpoint, tensors_only
 
 HINT = (
     'fetch it with `python tools/download_dataset.py coco2017`, or try `python tools/train.py '
@@ -113,11 +113,11 @@ def evaluate(
     Raises:
         UserError: data or checkpoint missing, unreadable or unfit.
     """
+    if out and Path(out).suffix != '.json':
+        raise UserError(f'--out {out}: detections are written in COCO format, name a .json file')
     load_checkpoint(checkpoint)  # a file that cannot be read leaves no folders behind
     cfg = configs.on_training_pictures(cfg) if on == 'train' else copy.deepcopy(cfg)
     require_data(cfg, 'test_dataloader')
-    if out and Path(out).suffix != '.json':
-        raise UserError(f'--out {out}: detections are written in COCO format, name a .json file')
     if show_dir and Path(show_dir).resolve() == configs.dataset_split(cfg, 'test_dataloader').pictures.resolve():
         raise UserError(f'--show-dir {show_dir} is where the pictures are: they would be written over')
     for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler', 'auto_scale_lr'):
@@ -133,7 +133,7 @@ def evaluate(
     if show_dir:
         Path(show_dir).mkdir(parents=True, exist_ok=True)
         cfg.default_hooks.visualization.update(draw=True, test_out_dir=str(Path(show_dir).absolute()))
-    with quiet_painter():
+    with quiet_painter(), tensors_only():
         measured = build_runner(cfg).test()
     metrics = {name: float(value) for name, value in measured.items() if not math.isnan(value)}
     if out:

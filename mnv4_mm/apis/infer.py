@@ -49,7 +49,6 @@ def load_detector(checkpoint: str, config: str | None = None, device: str | None
     content = weights.load_checkpoint(checkpoint)
     cfg = configs.load_config(config) if config else weights.checkpoint_config(content, checkpoint)
     register_all_modules(init_default_scope=True)
-    cfg.model.backbone.pop('init_cfg', None)
     model = MODELS.build(cfg.model)
     weights.load_into(model, content, checkpoint)
     meta = content.get('meta', {}).get('dataset_meta')
@@ -57,7 +56,12 @@ def load_detector(checkpoint: str, config: str | None = None, device: str | None
         raise UserError(f'{checkpoint} does not name its classes: it was not written by tools/train.py')
     model.cfg = cfg
     model.dataset_meta = meta
-    model.to(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    # In the order of labels; the data's own where train.py noted them.
+    model.category_ids = content['meta'].get('category_ids') or list(range(1, len(meta['classes']) + 1))
+    try:
+        model.to(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f'--device {device} cannot be used: {str(error).splitlines()[0]}') from error
     return model.eval()
 
 
@@ -110,7 +114,7 @@ def infer(
     if is_video:
         content = _infer_video(path, model, painter, out / f'{path.stem}.mp4', score_thr)
     else:
-        frames = ((Frame(_name(file, path), read_picture(file))) for file in files)
+        frames = ((Frame(file.name, read_picture(file))) for file in files)
         content = _empty_coco(model)
         for frame in track(frames, 'detecting', total=len(files), disable=len(files) == 1):
             _write_picture(out / frame.name, _detect(frame, model, painter, content, score_thr))
@@ -148,10 +152,6 @@ def _picture_files(path: Path) -> list[Path]:
     return [path]
 
 
-def _name(file: Path, source: Path) -> str:
-    return file.name if file == source else str(file.relative_to(source))
-
-
 def _write_picture(path: Path, pixels: np.ndarray) -> None:
     if not cv2.imwrite(str(path), pixels):
         raise UserError(f'{path} cannot be written')
@@ -159,16 +159,18 @@ def _write_picture(path: Path, pixels: np.ndarray) -> None:
 
 def _infer_video(path: Path, model: nn.Module, painter: DetLocalVisualizer, target: Path, score_thr: float) -> dict:
     video = mmcv.VideoReader(str(path))
-    if not video.opened or not len(video):
+    if not video.opened or video.width <= 0:
         raise UserError(f'{path} is not a readable video')
     writer = cv2.VideoWriter(str(target), cv2.VideoWriter.fourcc(*'mp4v'), video.fps or 25, video.resolution)
     content = _empty_coco(model)
     try:
-        for number, pixels in enumerate(track(_frames(video), 'detecting', total=len(video))):
+        for number, pixels in enumerate(track(_frames(video), 'detecting', total=max(video.frame_cnt, 0) or None)):
             frame = Frame(f'{path.name}#{number}', pixels)
             writer.write(_detect(frame, model, painter, content, score_thr))
     finally:
         writer.release()
+    if not content['images']:
+        raise UserError(f'{path} is not a readable video')
     return content
 
 
@@ -178,12 +180,13 @@ def _frames(video: mmcv.VideoReader) -> Iterator[np.ndarray]:
 
 
 def _empty_coco(model: Any) -> dict[str, list]:
-    categories = [dict(id=i, name=name) for i, name in enumerate(model.dataset_meta['classes'], 1)]
+    names = model.dataset_meta['classes']
+    categories = [dict(id=i, name=name) for i, name in zip(model.category_ids, names, strict=True)]
     return dict(images=[], annotations=[], categories=categories)
 
 
 def _detect(
-    frame: Frame, model: nn.Module, painter: DetLocalVisualizer, content: dict[str, list], score_thr: float
+    frame: Frame, model: Any, painter: DetLocalVisualizer, content: dict[str, list], score_thr: float
 ) -> np.ndarray:
     """Detects on one frame, appends to ``content`` and returns the (H, W, 3) BGR picture with boxes."""
     sample = inference_detector(model, frame.pixels)
@@ -198,7 +201,7 @@ def _detect(
             dict(
                 id=len(content['annotations']) + 1,
                 image_id=image_id,
-                category_id=label + 1,
+                category_id=model.category_ids[label],
                 bbox=[x1, y1, x2 - x1, y2 - y1],
                 area=(x2 - x1) * (y2 - y1),
                 iscrowd=0,

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.dist import is_main_process
-from mmengine.runner import find_latest_checkpoint
+from mmengine.runner import Runner, find_latest_checkpoint
 
 from mnv4_mm.apis import config as configs
 from mnv4_mm.apis.evaluate import build_runner, evaluate, require_data
 from mnv4_mm.data.coco import find_coco
 from mnv4_mm.errors import UserError
-from mnv4_mm.weights import load_checkpoint
+from mnv4_mm.weights import load_checkpoint, tensors_only
 
 
 def train(
@@ -71,6 +71,9 @@ def train(
     for loader in ('train_dataloader', 'val_dataloader'):
         require_data(cfg, loader)
     folder = Path(cfg.work_dir)
+    if resume is True:  # a run that has no checkpoint yet starts as if it were new
+        cfg.resume = (folder / 'last_checkpoint').is_file()
+        cfg.load_from = None if cfg.resume else cfg.get('load_from')
     if cfg.get('load_from'):
         load_checkpoint(cfg.load_from)
     _check_work_dir(folder, cfg)
@@ -78,9 +81,15 @@ def train(
     if launcher == 'pytorch' and not torch.cuda.is_available():
         # mmengine's own start asks for GPU LOCAL_RANK whatever the backend; it leaves a group that exists alone.
         torch.distributed.init_process_group('gloo')
+    warning = configs.disagreeing_normalisation(cfg)
+    if warning and is_main_process():
+        print(f'warning: {warning}')
     runner = build_runner(cfg)
+    _say_learning_rate(cfg, runner)
     try:
-        runner.train()
+        with tensors_only():
+            _cap_warm_up(runner)
+            runner.train()
     except KeyboardInterrupt:
         raise UserError(f'stopped; continue with the same command and --resume (checkpoints are in {folder})') from None
     finally:
@@ -90,6 +99,26 @@ def train(
     if cfg.get('report_on_training_pictures'):
         _report_on_training_pictures(cfg, folder)
     return folder
+
+
+def _say_learning_rate(cfg: Config, runner: Runner) -> None:
+    """A recipe's learning rate is made for its batch size; says so where another is used unscaled."""
+    scaling = cfg.get('auto_scale_lr', {})
+    real = cfg.train_dataloader.get('batch_size', 1) * runner.world_size
+    if scaling.get('base_batch_size', real) != real and not scaling.get('enable'):
+        runner.logger.warning(
+            f'the learning rate is made for {scaling.base_batch_size} pictures a step, this run takes {real}: '
+            '--auto-scale-lr fits it'
+        )
+
+
+def _cap_warm_up(runner: Runner) -> None:
+    """Warm-ups counted in steps are made for COCO; on a small data set they would outlast the training."""
+    longest = max(1, runner.train_loop.max_iters // 10)
+    for scheduler in runner.param_schedulers or []:
+        if isinstance(scheduler, dict) and not scheduler.get('by_epoch', True) and scheduler.get('end', 0) > longest:
+            runner.logger.info(f'warm-up of {scheduler["end"]} steps shortened to a tenth of the training, {longest}')
+            scheduler['end'] = longest
 
 
 def _check_work_dir(folder: Path, cfg: Config) -> None:
@@ -113,9 +142,9 @@ def _report_on_training_pictures(cfg: Config, folder: Path) -> None:
     held_out = evaluate(cfg, checkpoint, work_dir=folder / 'held_out', on='val', per_class=False)
     if is_main_process():
         print('bbox_mAP of the last checkpoint:')
-        for name, value in (*seen.items(), *held_out.items()):
-            if name.endswith('bbox_mAP'):
-                print(f'  {name:<28}{value:.3f}')
+        for prefix, metrics in (('trained_on', seen), (cfg.test_evaluator.prefix, held_out)):
+            # mmdet measures nothing where nothing was detected.
+            print(f'  {prefix + "/bbox_mAP":<28}{metrics.get(f"{prefix}/bbox_mAP", 0.0):.3f}')
         print(
             'The first is on the very pictures it was trained on: it shows that the machinery learns, not that the '
             'model generalises. Neither is a COCO result.'

@@ -64,13 +64,18 @@ def download_dataset(name: str, root: str | Path | None = None) -> Path:
         raise UserError(f'{root} is not a folder')
     missing = [archive for archive in DATASETS[name] if not (root / archive.unpacked).exists()]
     root.mkdir(parents=True, exist_ok=True)
-    # Archive and its unpacked content stand side by side for a while.
-    needed = 2 * sum(archive.size for archive in missing)
+    # Archive and its unpacked content stand side by side for a while; what has arrived is there already.
+    needed = sum(2 * archive.size - _arrived(archive, root) for archive in missing)
     if shutil.disk_usage(root).free < needed:
         raise UserError(f'{needed / 1e9:.0f} GB are needed at {root.absolute()} for download and unpacking')
     for archive in missing:
         unpack(fetch(archive, root), root, archive)
     return root
+
+
+def _arrived(archive: Archive, folder: Path) -> int:
+    target = folder / Path(archive.url).name
+    return max([0, *(path.stat().st_size for path in (target, target.with_suffix('.zip.part')) if path.exists())])
 
 
 def fetch(archive: Archive, folder: Path) -> Path:
@@ -94,6 +99,9 @@ def fetch(archive: Archive, folder: Path) -> Path:
 
 def _download(archive: Archive, part: Path) -> None:
     done = part.stat().st_size if part.exists() else 0
+    if done > archive.size:
+        part.unlink()
+        done = 0
     if done == archive.size:
         return
     request = urllib.request.Request(archive.url, headers={'Range': f'bytes={done}-'} if done else {})  # noqa: S310

@@ -30,7 +30,7 @@ def plot_curves(work_dir: Path) -> Path:
     Returns:
         ``work_dir/curves.png``.
     """
-    losses, metrics = _read_scalars(work_dir)
+    losses, metrics = read_scalars(work_dir)
     figure = Figure(figsize=(13, 4), layout='constrained')
     left, right = figure.subplots(1, 2)
     for name, points in sorted(losses.items()):
@@ -48,7 +48,8 @@ def plot_curves(work_dir: Path) -> Path:
     return path
 
 
-def _read_scalars(work_dir: Path) -> tuple[dict[str, dict[int, float]], dict[str, dict[int, float]]]:
+def read_scalars(work_dir: Path) -> tuple[dict[str, dict[int, float]], dict[str, dict[int, float]]]:
+    """Losses by name and step, and AP by name and epoch, over the parts of a run; the later part counts."""
     losses: dict[str, dict[int, float]] = {}
     metrics: dict[str, dict[int, float]] = {}
     for file in sorted(work_dir.glob('*/vis_data/scalars.json')):

@@ -1,7 +1,7 @@
 """mmengine's Runner with two changes: checkpoints are read safely, and the console is kept readable."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from mmengine.logging import MMLogger
@@ -52,24 +52,34 @@ class SafeRunner(Runner):
         filename: str,
         map_location: str | Callable = 'cpu',
         strict: bool = False,
-        revise_keys: Sequence[tuple[str, str]] = (),
+        revise_keys: object = None,
     ) -> dict[str, Any]:
-        """Loads the weights of a local checkpoint file into the model.
+        """Loads the weights of a local checkpoint file into the model; ``revise_keys`` is mmengine's and not used.
 
         Raises:
             UserError: the file cannot be read safely, or does not fit where it must.
         """
         checkpoint = weights.load_checkpoint(filename, map_location)
+        # `resume` would run this text as Python; only runs of mmengine before 0.1 wrote it.
+        checkpoint.get('meta', {}).pop('config', None)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         model = self.model.module if is_model_wrapper(self.model) else self.model
         weights.load_into(model, checkpoint, filename, strict=strict or self._resume or self._train_loop is None)
         self._has_loaded = True
         self.logger.info(f'Load checkpoint from {filename}')
-        if self._resume and not {'optimizer', 'param_schedulers', 'message_hub'} <= checkpoint.keys():
+        if self._resume and not {'optimizer', 'message_hub'} <= checkpoint.keys():
             raise UserError(
                 f'{filename} holds weights only and cannot be resumed: use --cfg-options load_from={filename}'
             )
         return checkpoint
+
+    def save_checkpoint(self, *args, meta: dict | None = None, **kwargs) -> None:
+        """As mmengine's; notes the category ids of the data too, in the order of labels, for ``infer``'s JSON."""
+        dataset = self.train_dataloader.dataset
+        while hasattr(dataset, 'dataset'):
+            dataset = dataset.dataset
+        more = dict(category_ids=list(dataset.cat_ids)) if hasattr(dataset, 'cat_ids') else {}
+        super().save_checkpoint(*args, meta={**(meta or {}), **more}, **kwargs)
 
 
 def _for_the_console(record: logging.LogRecord) -> bool:

@@ -2,13 +2,15 @@
 
 import pytest
 import torch
+from mmdet.utils import register_all_modules
 from mmengine.config import Config
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, PARAM_SCHEDULERS
 
 from mnv4_mm.apis import config as configs
 from mnv4_mm.data.coco import find_coco
 from mnv4_mm.errors import UserError
 from mnv4_mm.models.arch import ARCHS
+from mnv4_mm.tags import DEFAULT_TAGS, TAGS
 
 HEADLINE = ['mnv4_ssdlite_coco', 'mnv4_retinanet_coco', 'mnv4_retinanet-1x_coco', 'mnv4_rtmdet_coco']
 
@@ -86,9 +88,26 @@ def test_epochs_scale_the_whole_schedule():
     assert cfg.param_scheduler[0] == merged('mnv4_rtmdet_coco').param_scheduler[0]  # counted in steps
     assert [cfg.param_scheduler[1][key] for key in ('begin', 'end', 'T_max')] == [15, 30, 15]
     assert cfg.custom_hooks[1].switch_epoch == 28
+    short = merged('mnv4_retinanet_coco', epochs=10).param_scheduler
+    assert [(s.type, s.get('begin'), s.get('end'), s.get('T_max')) for s in short] == [('CosineAnnealingLR', 0, 10, 10)]
     assert merged('mnv4_retinanet-1x_coco', epochs=24).param_scheduler[1].milestones == [16, 22]
     with pytest.raises(UserError, match='--epochs'):
         merged(epochs=0)
+
+
+@pytest.mark.parametrize('epochs', [1, 2, 7, 1000])
+@pytest.mark.parametrize('name', sorted(configs.config_index()))
+def test_every_schedule_can_be_of_any_length(name, epochs):
+    cfg = merged(name, epochs=epochs)
+    optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1)
+    for scheduler in cfg.param_scheduler:
+        settings = {'end': cfg.train_cfg.max_epochs, **scheduler}
+        if settings.pop('convert_to_iter_based', False):
+            PARAM_SCHEDULERS.get(scheduler.type).build_iter_from_epoch(
+                optimizer=optimiser, epoch_length=10, **{k: v for k, v in settings.items() if k != 'type'}
+            )
+        else:
+            PARAM_SCHEDULERS.build(dict(optimizer=optimiser, **settings))
 
 
 def test_options_win_over_arguments():
@@ -103,7 +122,7 @@ def test_options_win_over_arguments():
 @pytest.mark.parametrize(
     ('options', 'message'),
     [({'optim_wraper.optimizer.lr': 1}, 'near: optim_wrapper'), ({'param_scheduler.9.end': 7}, '--cfg-options'),
-     ({'load_from.x': 1}, '--cfg-options')],
+     ({'load_from.x': 1}, '--cfg-options'), ({'batch_size': 8}, 'would do nothing')],
 )  # fmt: skip
 def test_mistyped_options_are_errors(options, message):
     with pytest.raises(UserError, match=message):
@@ -113,14 +132,32 @@ def test_mistyped_options_are_errors(options, message):
 @pytest.mark.parametrize('name', HEADLINE)
 @pytest.mark.parametrize('backbone', [f'mnv4_{arch}' for arch in ARCHS])
 def test_every_backbone_fits_every_headline_config(name, backbone):
-    from mmdet.utils import register_all_modules
-
     register_all_modules(init_default_scope=True)
-    cfg = configs.fit_backbone(configs.load_config(name), backbone)
+    cfg = configs.load_config(name)
+    cfg.model.backbone.pop('init_cfg', None)
+    if name == 'mnv4_ssdlite_coco' and backbone == 'mnv4_conv_m_seg':
+        with pytest.raises(UserError, match='out_indices'):  # it has no map behind C5
+            configs.fit_backbone(cfg, backbone)
+        return
+    cfg = configs.fit_backbone(cfg, backbone)
     model = MODELS.build(cfg.model).eval()
     with torch.no_grad():
         outputs = model(torch.zeros(1, 3, 128, 192))
     assert all(torch.isfinite(value).all() for part in outputs for value in part)
+
+
+def test_weights_follow_the_backbone():
+    cfg = configs.load_config('mnv4_retinanet-1x_coco')
+    assert DEFAULT_TAGS['conv_m'] in cfg.model.backbone.init_cfg.checkpoint
+    for name, tag in (('mnv4_hybrid_m', DEFAULT_TAGS['hybrid_m']), ('timm:resnet50', 'resnet50')):
+        assert configs.fit_backbone(cfg, name).model.backbone.init_cfg == dict(
+            type='Pretrained', checkpoint=f'timm://{tag}'
+        )
+    with pytest.raises(UserError, match='none of mnv4_conv_m_seg are published'):
+        configs.fit_backbone(cfg, 'mnv4_conv_m_seg')
+    for arch, tag in DEFAULT_TAGS.items():
+        assert TAGS[tag].arch == arch
+        assert TAGS[tag].top1 is not None
 
 
 def test_fitting_a_backbone_keeps_its_settings_and_drops_its_weights():
@@ -147,6 +184,7 @@ def test_own_data_reaches_loaders_evaluators_and_heads(name, drawn):
         found = configs.dataset_split(cfg, loader)
         assert found == (drawn / f'annotations/instances_{split}.json', drawn / split)
         assert configs.innermost_dataset(cfg[loader].dataset).metainfo['classes'][0] == 'disc'
+        assert len(configs.innermost_dataset(cfg[loader].dataset).metainfo['palette']) == 6
     assert cfg.model.bbox_head.num_classes == 6
     assert cfg.val_evaluator.ann_file == str(drawn / 'annotations/instances_val.json')
     assert cfg.val_evaluator.prefix == 'shapes'  # never "coco"

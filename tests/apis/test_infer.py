@@ -95,6 +95,23 @@ def test_a_checkpoint_of_something_else(checkpoint, tmp_path):
         load_detector(str(tmp_path / 'bare.pth'))
 
 
+def test_category_ids_are_the_datas_own(checkpoint, tmp_path, repository):
+    content = torch.load(checkpoint, weights_only=False)
+    assert content['meta']['category_ids'] == [1, 2, 3, 4, 5, 6]
+    content['meta']['category_ids'] = [1, 2, 3, 7, 11, 13]
+    torch.save(content, tmp_path / 'gaps.pth')
+    picture = sorted((repository / 'data/mini/coco/val2017').iterdir())[0]
+    path = infer(str(picture), str(tmp_path / 'gaps.pth'), out_dir=str(tmp_path / 'out'), device='cpu')
+    found = read_annotations(path)
+    assert [c['id'] for c in found['categories']] == [1, 2, 3, 7, 11, 13]
+    assert {a['category_id'] for a in found['annotations']} <= {1, 2, 3, 7, 11, 13}
+
+
+def test_a_device_that_is_not_there(checkpoint):
+    with pytest.raises(UserError, match='--device'):
+        load_detector(checkpoint, device='cuda:7')
+
+
 def test_detections_are_those_of_mmdet(checkpoint, repository):
     """Our safe way of building a detector gives the same as mmdet's own."""
     from mmdet.apis import inference_detector, init_detector

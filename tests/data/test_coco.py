@@ -3,7 +3,10 @@
 import json
 import shutil
 
+import mmcv
 import pytest
+from mmdet.datasets import CocoDataset
+from PIL import Image
 
 from mnv4_mm.data.coco import Split, check_split, find_coco, require_split
 from mnv4_mm.errors import UserError
@@ -53,6 +56,11 @@ def test_other_folder_names_are_recognised(small):
     ('change', 'message'),
     [
         (lambda c: c.pop('annotations'), 'needs the lists'),
+        (lambda c: c['annotations'][0].pop('area'), 'entry 0 of annotations has no area'),
+        (lambda c: c['annotations'][0].update(area=None), 'area=None, of the wrong type'),
+        (lambda c: c['annotations'][1].update(id=c['annotations'][0]['id']), 'annotation id .* occurs twice'),
+        (lambda c: c['images'][0].update(file_name=None), 'file_name=None, of the wrong type'),
+        (lambda c: c['categories'].reverse(), 'same order'),
         (lambda c: c['annotations'][0].pop('bbox'), 'entry 0 of annotations has no bbox'),
         (lambda c: c['annotations'][0].update(category_id=999), 'category 999'),
         (lambda c: c['annotations'][0].update(image_id=999), 'image 999'),
@@ -64,7 +72,7 @@ def test_other_folder_names_are_recognised(small):
         (lambda c: c['images'].append(c['images'][0]), 'occurs twice'),
         (lambda c: c.update(images=[], annotations=[]), 'lists no images'),
         (lambda c: c.update(categories=[]), 'no categories'),
-        (lambda c: c['categories'].pop(), 'different categories'),
+        (lambda c: c['categories'].pop(), 'same categories'),
     ],
 )
 def test_mistakes_are_named(small, change, message):
@@ -99,3 +107,37 @@ def test_many_mistakes_are_counted(small):
     edit(small, lambda c: [a.update(category_id=999) for a in c['annotations'][:10]])
     with pytest.raises(UserError, match='and 7 more'):
         check_split(Split(small / 'annotations/instances_val2017.json', small / 'val2017'))
+
+
+def test_classes_are_in_mmdets_order(small):
+    for split in ('train', 'val'):
+        edit(small, lambda c: c['categories'].reverse(), split)
+    layout = find_coco(small)
+    assert layout.classes[0] == 'toothbrush'
+    dataset = CocoDataset(
+        data_root='', ann_file=str(layout.val.annotations), data_prefix=dict(img=str(layout.val.pictures)),
+        metainfo=dict(classes=layout.classes), test_mode=True,
+    )  # fmt: skip
+    names = {c['id']: c['name'] for c in json.loads(layout.val.annotations.read_text())['categories']}
+    assert [names[i] for i in dataset.cat_ids] == list(layout.classes)
+
+
+def test_pictures_that_exif_turns(small):
+    """A phone's portrait picture is stored lying; labelling tools and mmcv show it standing."""
+    path = small / 'val2017' / 'turned.jpg'
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new('RGB', (60, 40)).save(path, exif=exif)
+    assert mmcv.imread(str(path)).shape == (60, 40, 3)
+    image = dict(id=1, file_name='turned.jpg', width=40, height=60)
+    edit(small, lambda c: c.update(images=[image], annotations=[]))
+    find_coco(small)
+    edit(small, lambda c: c.update(images=[dict(image, width=60, height=40)]))
+    with pytest.raises(UserError, match='is 40x60, not 60x40'):
+        find_coco(small)
+
+
+def test_huge_files_are_read_only(small, monkeypatch):
+    edit(small, lambda c: c['annotations'][0].update(bbox=[0, 0, -5, 5]))
+    monkeypatch.setattr('mnv4_mm.data.coco.FULL_CHECK_BYTES', 1000)
+    find_coco(small)

@@ -106,3 +106,13 @@ def test_bad_arguments(tmp_path, monkeypatch):
     monkeypatch.setattr(download.shutil, 'disk_usage', lambda _: __import__('collections').namedtuple('U', 'free')(1e9))
     with pytest.raises(UserError, match='41 GB are needed'):
         download_dataset('coco2017', tmp_path / 'd')
+    with (tmp_path / 'd/train2017.zip.part').open('wb') as part:
+        part.truncate(19_000_000_000)  # has arrived, and counts no more
+    with pytest.raises(UserError, match='22 GB are needed'):
+        download_dataset('coco2017', tmp_path / 'd')
+
+
+def test_a_part_that_is_too_long_starts_over(server, tmp_path):
+    (tmp_path / 'x.zip.part').write_bytes(bytes(len(server.content) + 1))
+    download_dataset('test', tmp_path)
+    assert server.starts == [0]

@@ -40,6 +40,26 @@ def test_an_old_compiler(install, tmp_path, monkeypatch):
     assert 'cannot compile C++20' in install.problem(tmp_path / '.venv')
 
 
+def test_no_library_for_opencv(install, tmp_path, monkeypatch):
+    monkeypatch.setattr(install, 'LIBRARIES', (('libnothing.so.9', 'nothing9'),))
+    assert install.problem(tmp_path / '.venv') == (
+        'libnothing.so.9 is missing, which OpenCV needs: `sudo apt install nothing9`'
+    )
+
+
+def test_a_gpu_without_its_compiler(install, tmp_path, monkeypatch):
+    monkeypatch.setattr(install, 'has_gpu', lambda: True)
+    monkeypatch.setattr(install, 'nvcc', lambda: None)
+    assert 'no CUDA compiler' in install.problem(tmp_path / '.venv')
+
+
+def test_nvcc_is_wrapped_too(install, tmp_path, monkeypatch):
+    (tmp_path / 'bin').mkdir()
+    (tmp_path / 'bin/nvcc').touch()
+    monkeypatch.setenv('CUDA_HOME', str(tmp_path))
+    assert 'nvcc' in Path(install.cxx20(tmp_path)['PYTORCH_NVCC']).read_text()
+
+
 def test_no_disk_space(install, tmp_path, monkeypatch):
     usage = namedtuple('usage', 'total used free')
     monkeypatch.setattr(install.shutil, 'disk_usage', lambda _: usage(1e12, 1e12, 3e9))
