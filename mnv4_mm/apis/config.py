@@ -263,6 +263,12 @@ def _out_channels(backbone: Mapping[str, Any]) -> list[int]:
         raise UserError(f'the backbone does not fit the config: {error}') from error
 
 
+def pretrained_files(cfg: Config) -> list[str]:
+    """Local files that any part of a model is to be initialised from."""
+    sources = [part.get('checkpoint', '') for part in _dicts(cfg.model) if part.get('type') == 'Pretrained']
+    return [source for source in sources if '://' not in source]
+
+
 def disagreeing_normalisation(cfg: Config) -> str | None:
     """Says where the data preprocessor is not what the backbone's pretrained weights were trained with; None if it is.
 

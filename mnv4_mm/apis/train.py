@@ -14,7 +14,7 @@ from mnv4_mm.apis import config as configs
 from mnv4_mm.apis.evaluate import build_runner, evaluate, require_data
 from mnv4_mm.data.coco import find_coco
 from mnv4_mm.errors import UserError
-from mnv4_mm.weights import load_checkpoint, tensors_only
+from mnv4_mm.weights import load_checkpoint, load_tensors, tensors_only
 
 
 def train(
@@ -74,6 +74,9 @@ def train(
     if resume is True:  # a run that has no checkpoint yet starts as if it were new
         cfg.resume = (folder / 'last_checkpoint').is_file()
         cfg.load_from = None if cfg.resume else cfg.get('load_from')
+    # Files that cannot be read safely, and whole, are refused before anything is built.
+    for file in configs.pretrained_files(cfg):
+        load_tensors(file)
     if cfg.get('load_from'):
         load_checkpoint(cfg.load_from)
     _check_work_dir(folder, cfg)

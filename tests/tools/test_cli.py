@@ -1,6 +1,7 @@
 """A user's mistake is one line on stderr and exit code 2, for every tool and every kind of argument."""
 
 import pytest
+import torch
 
 TRAIN = 'train.py'
 MINI = 'mnv4_ssdlite_coco-mini'
@@ -65,3 +66,33 @@ def test_help(run_tool, tool):
     result = run_tool(tool, '--help')
     assert result.returncode == 0
     assert 'usage' in result.stdout
+
+
+@pytest.mark.parametrize(
+    'arguments',
+    [
+        [TRAIN, MINI, '--resume', '{evil}', '--work-dir', '{tmp}/w'],
+        [TRAIN, MINI, '--work-dir', '{tmp}/w', '--cfg-options', 'load_from={evil}'],
+        [
+            TRAIN, MINI, '--work-dir', '{tmp}/w', '--cfg-options',
+            'model.backbone.init_cfg.type=Pretrained', 'model.backbone.init_cfg.checkpoint={evil}',
+        ],
+        [
+            TRAIN, MINI, '--work-dir', '{tmp}/w', '--cfg-options',
+            'model.init_cfg.type=Pretrained', 'model.init_cfg.checkpoint={evil}',
+        ],
+        ['test.py', MINI, '{evil}'],
+        ['test.py', '{evil}'],
+        ['infer.py', 'data/mini/coco/val2017', '{evil}', '--out-dir', '{tmp}/o'],
+    ],
+    ids=['resume', 'load_from', 'backbone', 'detector', 'test', 'test-own-config', 'infer'],
+)  # fmt: skip
+def test_code_in_a_checkpoint_runs_by_no_way_in(run_tool, tmp_path, payload, arguments):
+    torch.save(dict(state_dict={}, extra=payload), tmp_path / 'evil.pth')
+    evil = str(tmp_path / 'evil.pth')
+    result = run_tool(*(a.replace('{tmp}', str(tmp_path)).replace('{evil}', evil) for a in arguments))
+    assert result.returncode == 2, result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith('error: ')
+    assert 'evil.pth' in last
+    assert not (tmp_path / 'ran').exists()
