@@ -3,26 +3,26 @@
 import ast
 import difflib
 import logging
-import os
 import pickle
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from mmdet.utils import register_all_modules as register_mmdet
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer, print_log
+from mmengine.registry import Registry, root
 from mmengine.runner import CheckpointLoader
+from mmseg.utils import register_all_modules as register_mmseg
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 from mnv4_mm.errors import UserError
-from mnv4_mm.models.pretrained import differences
-from mnv4_mm.tags import TAGS
+from mnv4_mm.models.pretrained import differences, tensor_state
+from mnv4_mm.models.tags import TAGS
 
 
 def _history_statistic(owner: Any, name: str) -> Any:
@@ -70,27 +70,54 @@ def load_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, An
     # Bytes that are no checkpoint make the unpickler fail in any way there is.
     except Exception as error:
         raise UserError(f'{path} is not a readable checkpoint, perhaps cut short: {_reason(error)}') from error
-    if not isinstance(checkpoint, dict):
-        raise UserError(f'{path} is not a checkpoint: it holds a {type(checkpoint).__name__}, not a dict')
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get('meta', {}), dict):
+        raise UserError(f'{path} is not a checkpoint: it is not a dict, or its meta is not')
     return checkpoint
 
 
 def checkpoint_config(checkpoint: dict[str, Any], path: str | Path) -> Config:
     """The config that ``tools/train.py`` wrote into a checkpoint.
 
-    It is stored as Python text; mmengine would execute it. Here it is read as literals and ``dict(...)`` only.
+    It is stored as Python text; mmengine would execute it. Here it is read as literals and ``dict(...)`` only, and a
+    ``type`` with a dot must be registered: mmengine imports and calls any other (``type='os.system'``).
 
     Raises:
-        UserError: the checkpoint carries no config, or one that is not plain values.
+        UserError: the checkpoint carries no config, or one that is not plain values and registered types.
     """
     meta = checkpoint.get('meta')
     text = meta.get('cfg') if isinstance(meta, dict) else None
     if not isinstance(text, str):
         raise UserError(f'{path} carries no config: give the config it was trained with')
     try:
-        return Config(_read_assignments(text))
+        values = _read_assignments(text)
+        _check_types(values)
+        return Config(values)
     except (ValueError, SyntaxError, TypeError) as error:
         raise UserError(f'the config inside {path} is not plain values: {_reason(error)}') from error
+
+
+def _check_types(value: Any) -> None:
+    if isinstance(value, dict):
+        name = value.get('type', '')
+        if not isinstance(name, str) or ('.' in name and not _is_registered(name)):
+            raise ValueError(f'type={name!r} is not registered')
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for item in value:
+            _check_types(item)
+
+
+def _is_registered(name: str) -> bool:
+    register_mmdet(init_default_scope=False)
+    register_mmseg(init_default_scope=False)
+    scope, _, bare = name.rpartition('.')
+    pending = [registry for registry in vars(root).values() if isinstance(registry, Registry)]
+    while pending:
+        registry = pending.pop()
+        if registry.scope == scope and bare in registry.module_dict:
+            return True
+        pending.extend(registry.children.values())
+    return False
 
 
 def _read_assignments(text: str) -> dict[str, Any]:
@@ -145,9 +172,7 @@ def load_into(model: nn.Module, checkpoint: dict[str, Any], path: str | Path, st
     Raises:
         UserError: the weights do not fit.
     """
-    given = checkpoint.get('state_dict', checkpoint)
-    if not given or not all(isinstance(value, torch.Tensor) for value in given.values()):
-        raise UserError(f'{path} holds no weights: expected a state_dict of tensors')
+    given = tensor_state(checkpoint, path)
     given = {key.removeprefix('module.'): value for key, value in given.items()}  # of a net wrapped for several GPUs
     own = model.state_dict()
     text = differences(own, given)
@@ -157,23 +182,6 @@ def load_into(model: nn.Module, checkpoint: dict[str, Any], path: str | Path, st
         print_log(f'{path} is loaded in part: {text}', logger='current', level=logging.WARNING)
     fitting = {key: value for key, value in given.items() if key in own and value.shape == own[key].shape}
     model.load_state_dict(fitting, strict=False)
-
-
-@contextmanager
-def tensors_only() -> Iterator[None]:
-    """Makes every ``torch.load`` below this call, mmengine's and mmdet's too, read tensors only.
-
-    mmengine unpickles anything where its safe attempt fails; torch's own switch takes that way out.
-    """
-    switch = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
-    before = os.environ.get(switch)
-    os.environ[switch] = '1'
-    try:
-        yield
-    finally:
-        os.environ.pop(switch)
-        if before is not None:
-            os.environ[switch] = before
 
 
 @CheckpointLoader.register_scheme(prefixes='tensors://')
@@ -216,6 +224,13 @@ def load_timm(source: str, map_location: Any = 'cpu') -> dict[str, Any]:
 def cached_path(tag: str) -> Path:
     """Where a tag's file is looked for before the hub is asked: torch's cache of checkpoints."""
     return Path(torch.hub.get_dir()) / 'checkpoints' / f'{tag}.safetensors'
+
+
+def is_cached(tag: str) -> bool:
+    """Whether a tag's file is on this machine, put there by hand or by the hub's client."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return cached_path(tag).is_file() or isinstance(try_to_load_from_cache(f'timm/{tag}', 'model.safetensors'), str)
 
 
 def _from_hub(tag: str, wanted: Path) -> Path:

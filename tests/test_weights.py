@@ -91,6 +91,16 @@ def test_a_config_that_would_run_is_refused(text):
         weights.checkpoint_config(dict(meta=dict(cfg=text)), 'x.pth')
 
 
+@pytest.mark.parametrize('name', ['os.system', 'mmengine.load', 'mmdet.apis.init_detector', 'subprocess.Popen'])
+def test_a_config_inside_names_only_registered_types(tmp_path, name):
+    """mmengine imports and calls whatever a `type` with a dot names."""
+    text = f"model = dict(backbone=[dict(type={name!r}, command='touch {tmp_path}/ran')])"
+    with pytest.raises(UserError, match=f"type='{name}' is not registered"):
+        weights.checkpoint_config(dict(meta=dict(cfg=text)), 'x.pth')
+    good = "model = dict(type='mmdet.RetinaNet', neck=dict(type='FPN'), loss=dict(type='mmdet.FocalLoss'))"
+    assert weights.checkpoint_config(dict(meta=dict(cfg=good)), 'x.pth').model.neck.type == 'FPN'
+
+
 def test_resume_runs_no_config_text(tmp_path):
     """mmengine's Runner.resume executes meta['config'] of a checkpoint."""
     runner = SafeRunner.__new__(SafeRunner)

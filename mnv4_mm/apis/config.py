@@ -18,8 +18,9 @@ from mmengine.runner import Runner
 from mnv4_mm.data.coco import CocoLayout, Split
 from mnv4_mm.errors import UserError
 from mnv4_mm.models.arch import ARCHS
-from mnv4_mm.models.timm_features import built_for_one_size
-from mnv4_mm.tags import DEFAULT_TAGS, TAGS
+from mnv4_mm.models.pretrained import pretrained_entries
+from mnv4_mm.models.tags import DEFAULT_TAGS, TAGS
+from mnv4_mm.models.timm_features import built_for_one_size, timm_normalisation
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGS = REPOSITORY / 'configs'
@@ -184,8 +185,9 @@ def fit_epochs(cfg: Config, epochs: int) -> Config:
                 scheduler.T_max = max(1, min(scheduler.T_max, end - begin))
             if 'milestones' in scheduler:
                 scheduler.milestones = [max(1, scaled(epoch)) for epoch in scheduler.milestones]
-        if scheduler.get('end', epochs) > scheduler.get('begin', 0):
-            schedulers.append(scheduler)  # others have shrunk to nothing
+            if scheduler.get('end', epochs) <= scheduler.get('begin', 0):
+                continue  # it has shrunk to nothing
+        schedulers.append(scheduler)
     cfg.param_scheduler = schedulers
     for hook in cfg.get('custom_hooks', []):
         if 'switch_epoch' in hook:
@@ -197,9 +199,8 @@ def fit_backbone(cfg: Config, name: str) -> Config:
     """Puts another backbone into a model and gives its channels to the neck and the heads.
 
     The maps (``out_indices``) and the training settings stay the config's; if it starts from ``timm://`` weights, the
-    new net starts from its own (``DEFAULT_TAGS``; of a timm net, timm's default). A timm net takes over the maps and
-    ``norm_eval``. Wherever the neck or a head repeats the old channels at the start of its ``in_channels`` or
-    ``out_channels``, the new ones are put.
+    new net starts from its own (``DEFAULT_TAGS``; of a timm net, timm's default). Wherever the neck or a head repeats
+    the old channels at the start of its ``in_channels`` or ``out_channels``, the new ones are put.
 
     Args:
         cfg: A config with ``model.backbone`` of type MobileNetV4.
@@ -213,8 +214,8 @@ def fit_backbone(cfg: Config, name: str) -> Config:
     if cfg.get('model', {}).get('backbone', {}).get('type') != 'MobileNetV4':
         raise UserError('--backbone needs a config whose model.backbone is of type MobileNetV4')
     old = _out_channels(cfg.model.backbone)
-    init_cfg = cfg.model.backbone.pop('init_cfg', None) or {}
-    pretrained = init_cfg.get('checkpoint', '').startswith('timm://')
+    entries = pretrained_entries(cfg.model.backbone.pop('init_cfg', None))
+    pretrained = any(entry['checkpoint'].startswith('timm://') for entry in entries)
     if name.startswith('timm:'):
         cfg.model.backbone = _timm_backbone(cfg, name.removeprefix('timm:'))
     else:
@@ -246,7 +247,10 @@ def _default_tag(name: str) -> str:
 
 
 def _timm_backbone(cfg: Config, name: str) -> dict[str, Any]:
-    kept = {key: cfg.model.backbone[key] for key in ('out_indices', 'norm_eval') if key in cfg.model.backbone}
+    kept = {key: value for key, value in cfg.model.backbone.items() if key not in ('type', 'arch')}
+    unknown = kept.keys() - {'out_indices', 'norm_eval', 'drop_path_rate'}
+    if unknown:
+        raise UserError(f"timm:{name} does not take {', '.join(sorted(unknown))} of this config's backbone")
     backbone = dict(type='TimmFeatures', name=name, **kept)
     if built_for_one_size(name):
         width, height = cfg.input_size
@@ -274,18 +278,37 @@ def disagreeing_normalisation(cfg: Config) -> str | None:
 
     Known for ``timm://`` tags, and for local files named after one.
     """
-    checkpoint = (cfg.model.backbone.get('init_cfg') or {}).get('checkpoint', '')
-    tag = TAGS.get(checkpoint.removeprefix('timm://')) or TAGS.get(Path(checkpoint).name.removesuffix('.safetensors'))
-    if tag is None:
-        return None
-    preprocessor = cfg.model.data_preprocessor
-    used = (tuple(preprocessor.get('mean', ())), tuple(preprocessor.get('std', ())))
-    if used == tag.normalisation and preprocessor.get('bgr_to_rgb'):
-        return None
-    mean, std = tag.normalisation
-    return (
-        f'{checkpoint} was trained with RGB pictures of mean={list(mean)} and std={list(std)}; this data_preprocessor '
-        f'has mean={list(used[0])}, std={list(used[1])}, bgr_to_rgb={bool(preprocessor.get("bgr_to_rgb"))}'
+    backbone = cfg.model.get('backbone') or {}
+    preprocessor = cfg.model.get('data_preprocessor') or {}
+    for entry in pretrained_entries(backbone.get('init_cfg')):
+        wanted = _normalisation(entry['checkpoint'])
+        used = (tuple(preprocessor.get('mean') or ()), tuple(preprocessor.get('std') or ()))
+        if wanted is not None and not (_close(used, wanted) and preprocessor.get('bgr_to_rgb')):
+            mean, std = wanted
+            return (
+                f'{entry["checkpoint"]} was trained with RGB pictures of mean={list(mean)} and std={list(std)}; this '
+                f'data_preprocessor has mean={list(used[0])}, std={list(used[1])}, '
+                f'bgr_to_rgb={bool(preprocessor.get("bgr_to_rgb"))}'
+            )
+    return None
+
+
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+def _normalisation(checkpoint: str) -> Normalisation | None:
+    """Mean and std (0 to 255, RGB) of known weights: a tag, a file named after one, or any net of timm."""
+    name = checkpoint.removeprefix('timm://')
+    tag = TAGS.get(name) or TAGS.get(Path(name).name.removesuffix('.safetensors'))
+    if tag:
+        return tag.normalisation
+    return timm_normalisation(name) if checkpoint.startswith('timm://') else None
+
+
+def _close(a: Normalisation, b: Normalisation) -> bool:
+    return all(
+        len(x) == len(y) and all(abs(p - q) < 0.01 for p, q in zip(x, y, strict=True))
+        for x, y in zip(a, b, strict=True)
     )
 
 

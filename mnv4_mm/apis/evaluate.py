@@ -17,7 +17,8 @@ from mnv4_mm.apis import config as configs
 from mnv4_mm.data.coco import find_coco, require_split
 from mnv4_mm.engine.runner import SafeRunner
 from mnv4_mm.errors import UserError
-from mnv4_mm.weights import checkpoint_config, load_checkpoint, tensors_only
+from mnv4_mm.models.pretrained import tensors_only
+from mnv4_mm.weights import checkpoint_config, load_checkpoint
 
 HINT = (
     'fetch it with `python tools/download_dataset.py coco2017`, or try `python tools/train.py '

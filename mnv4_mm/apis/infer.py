@@ -20,6 +20,7 @@ from mnv4_mm import weights
 from mnv4_mm.apis import config as configs
 from mnv4_mm.apis.evaluate import quiet_painter
 from mnv4_mm.errors import UserError
+from mnv4_mm.models.pretrained import tensors_only
 
 PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm')
@@ -49,7 +50,8 @@ def load_detector(checkpoint: str, config: str | None = None, device: str | None
     content = weights.load_checkpoint(checkpoint)
     cfg = configs.load_config(config) if config else weights.checkpoint_config(content, checkpoint)
     register_all_modules(init_default_scope=True)
-    model = MODELS.build(cfg.model)
+    with tensors_only():
+        model = MODELS.build(cfg.model)
     weights.load_into(model, content, checkpoint)
     meta = content.get('meta', {}).get('dataset_meta')
     if not meta or 'classes' not in meta:

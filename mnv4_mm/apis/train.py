@@ -14,7 +14,8 @@ from mnv4_mm.apis import config as configs
 from mnv4_mm.apis.evaluate import build_runner, evaluate, require_data
 from mnv4_mm.data.coco import find_coco
 from mnv4_mm.errors import UserError
-from mnv4_mm.weights import load_checkpoint, load_tensors, tensors_only
+from mnv4_mm.models.pretrained import tensors_only
+from mnv4_mm.weights import load_checkpoint, load_tensors
 
 
 def train(
@@ -87,7 +88,8 @@ def train(
     warning = configs.disagreeing_normalisation(cfg)
     if warning and is_main_process():
         print(f'warning: {warning}')
-    runner = build_runner(cfg)
+    with tensors_only():
+        runner = build_runner(cfg)
     _say_learning_rate(cfg, runner)
     try:
         with tensors_only():
@@ -119,7 +121,10 @@ def _cap_warm_up(runner: Runner) -> None:
     """Warm-ups counted in steps are made for COCO; on a small data set they would outlast the training."""
     longest = max(1, runner.train_loop.max_iters // 10)
     for scheduler in runner.param_schedulers or []:
-        if isinstance(scheduler, dict) and not scheduler.get('by_epoch', True) and scheduler.get('end', 0) > longest:
+        warms_up = isinstance(scheduler, dict) and scheduler['type'] in ('LinearLR', 'ConstantLR')
+        if not warms_up or scheduler.get('by_epoch', True) or scheduler.get('begin', 0):
+            continue
+        if scheduler.get('end', 0) > longest:
             runner.logger.info(f'warm-up of {scheduler["end"]} steps shortened to a tenth of the training, {longest}')
             scheduler['end'] = longest
 

@@ -2,7 +2,8 @@
 
 Sources: arXiv 2404.10518, tables 11-15; ``tensorflow/models`` ``official/vision/modeling/backbones/mobilenet.py``;
 timm ``mobilenetv3.py``. The three agree except for Hybrid-M: the paper's table 13 is not the net of the two codes (nor
-of the paper's own parameter counts), so Hybrid-M follows the codes. A test compares every table with timm's net.
+of the paper's own parameter counts), so Hybrid-M follows the codes. Tests compare every table with timm's net, or with
+the same net built by timm.
 
 A net has a 3x3 stride-2 stem and four stages that end in the maps C2, C3, C4, C5 (strides 4, 8, 16, 32).
 """

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from mmengine.model import BaseModule
@@ -11,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from mnv4_mm.errors import UserError
 from mnv4_mm.models import arch as table
 from mnv4_mm.models.layers import UIB, ConvBN, FusedIB, MobileMQA, MultiQueryAttention, Style, make_divisible
-from mnv4_mm.models.pretrained import load_pretrained
+from mnv4_mm.models.pretrained import load_pretrained, pretrained_entries
 
 
 # Registered in mmengine's root registry: mmdet, mmseg, mmpretrain and mmyolo look there for names they do not have.
@@ -47,10 +49,10 @@ class MobileNetV4(BaseModule):
         out_strides: Strides of the returned maps in pixels.
 
     Raises:
-        ValueError: unknown ``arch``, or indices out of range.
+        UserError: unknown ``arch``, or indices out of range.
     """
 
-    _is_init: bool  # mmengine's
+    init_cfg: Any  # mmengine's
 
     def __init__(
         self,
@@ -69,13 +71,14 @@ class MobileNetV4(BaseModule):
         spec = self._spec(arch)
         maps = range(4 if spec.head_conv is None else 5)
         if not out_indices or list(out_indices) != sorted(set(out_indices) & set(maps)):
-            raise ValueError(f'out_indices must be rising numbers of maps from 0 (C2) to {maps[-1]}, got {out_indices}')
+            raise UserError(f'out_indices must be rising numbers of maps from 0 (C2) to {maps[-1]}, got {out_indices}')
         if output_stride not in (8, 16, 32):
-            raise ValueError(f'output_stride must be 32, 16 or 8, got {output_stride}')
+            raise UserError(f'output_stride must be 32, 16 or 8, got {output_stride}')
         if not -1 <= frozen_stages <= 4:
-            raise ValueError(f'frozen_stages must be -1 (none), 0 (stem) ... 4 (up to C5), got {frozen_stages}')
+            raise UserError(f'frozen_stages must be -1 (none), 0 (stem) ... 4 (up to C5), got {frozen_stages}')
         if not 0 <= drop_path_rate < 1:
-            raise ValueError(f'drop_path_rate must be in [0, 1), got {drop_path_rate}')
+            raise UserError(f'drop_path_rate must be in [0, 1), got {drop_path_rate}')
+        self.arch = arch if isinstance(arch, str) else None
         self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
@@ -116,11 +119,14 @@ class MobileNetV4(BaseModule):
         if isinstance(arch, table.Arch):
             return arch
         if arch not in table.ARCHS:
-            raise ValueError(f'arch must be one of {", ".join(table.ARCHS)}, got {arch!r}')
+            raise UserError(f'arch must be one of {", ".join(table.ARCHS)}, got {arch!r}')
         return table.ARCHS[arch]
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(N, 3, H, W) -> one (N, C, ceil(H / stride), ceil(W / stride)) per map of ``out_indices``."""
+        """(N, 3, H, W) -> one (N, C, ceil(H / stride), ceil(W / stride)) per map of ``out_indices``.
+
+        Nets that shrink by a 2x2 mean (``conv_aa_*``) round down instead, as timm's do.
+        """
         x = self.act(self.bn1(self.conv_stem(x)))  # (N, stem, H / 2, W / 2)
         recompute = self.with_cp and self.training and torch.is_grad_enabled()
         maps = []
@@ -142,12 +148,15 @@ class MobileNetV4(BaseModule):
         return self
 
     def init_weights(self) -> None:
-        """Loads ``init_cfg`` of type Pretrained strictly (see ``load_pretrained``); mmengine's way for all else."""
-        if isinstance(self.init_cfg, dict) and self.init_cfg['type'] == 'Pretrained' and not self._is_init:
-            load_pretrained(self, self.init_cfg['checkpoint'], self.init_cfg.get('prefix', ''))
-            self._is_init = True
-        else:
-            super().init_weights()
+        """Initialises as mmengine does, but loads entries of type Pretrained strictly (see ``load_pretrained``)."""
+        whole = self.init_cfg
+        pretrained = pretrained_entries(whole)
+        if pretrained:
+            self.init_cfg = [] if isinstance(whole, dict) else [entry for entry in whole if entry not in pretrained]
+        super().init_weights()
+        self.init_cfg = whole
+        for entry in pretrained:
+            load_pretrained(self, entry['checkpoint'], entry.get('prefix') or '')
 
     def _freeze_stages(self) -> None:
         if self.frozen_stages < 0:

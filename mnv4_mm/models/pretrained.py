@@ -1,13 +1,19 @@
 """Strict loading of pretrained weights into a backbone: what is missing or left over is an error that lists it."""
 
+import os
+import pickle
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from mnv4_mm.errors import UserError
+from mnv4_mm.models.tags import TAGS
 
 # The classifier of timm's MobileNetV4: 1x1 convolution to 1280 with its norm, and the linear layer.
 CLASSIFIER = ('conv_head', 'norm_head', 'bn2', 'classifier')
@@ -28,9 +34,21 @@ def load_pretrained(net: nn.Module, checkpoint: str, prefix: str = '') -> None:
         UserError: keys are missing, left over or of another shape. Keys of the classifier and of maps that were not
             built are dropped, with a line that names them.
     """
-    content = CheckpointLoader.load_checkpoint(checkpoint if '://' in checkpoint else f'tensors://{checkpoint}', 'cpu')
-    state = content.get('state_dict', content)
+    tag = TAGS.get(checkpoint.removeprefix('timm://')) or TAGS.get(Path(checkpoint).stem)
+    arch = getattr(net, 'arch', None)
+    if tag and arch and tag.arch != arch:
+        # conv_m and conv_blur_m have the same keys and shapes and are different nets.
+        raise UserError(f'{checkpoint} holds weights of {tag.arch}, and this net is {arch}')
+    try:
+        with tensors_only():
+            content = CheckpointLoader.load_checkpoint(
+                checkpoint if '://' in checkpoint else f'tensors://{checkpoint}', 'cpu'
+            )
+    except pickle.UnpicklingError as error:
+        raise UserError(f'{checkpoint} is refused: it holds objects that would run code when read') from error
+    state = tensor_state(content, checkpoint)
     if prefix:
+        prefix = prefix.rstrip('.') + '.'
         state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
         if not state:
             raise UserError(f'{checkpoint} has no keys that begin with {prefix!r}')
@@ -42,6 +60,43 @@ def load_pretrained(net: nn.Module, checkpoint: str, prefix: str = '') -> None:
     if spare:
         print_log(f'{checkpoint}: left out {", ".join(sorted(_groups(spare)))}', logger='current')
     net.load_state_dict({key: state[key] for key in own})
+
+
+def tensor_state(content: Any, path: str | Path) -> dict[str, Tensor]:
+    """The ``state_dict`` of a checkpoint, or a bare one.
+
+    Raises:
+        UserError: it is not a dict of tensors by name.
+    """
+    state = content.get('state_dict', content) if isinstance(content, dict) else content
+    if not isinstance(state, dict) or not state:
+        raise UserError(f'{path} holds no weights: expected a state_dict of tensors')
+    if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()):
+        raise UserError(f'{path} holds no weights: expected a state_dict of tensors, by name')
+    return state
+
+
+@contextmanager
+def tensors_only() -> Iterator[None]:
+    """Makes every ``torch.load`` below this call, mmengine's and mmdet's too, read tensors only.
+
+    mmengine unpickles anything where its safe attempt fails; torch's own switch takes that way out.
+    """
+    switch = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
+    before = os.environ.get(switch)
+    os.environ[switch] = '1'
+    try:
+        yield
+    finally:
+        os.environ.pop(switch)
+        if before is not None:
+            os.environ[switch] = before
+
+
+def pretrained_entries(init_cfg: Any) -> list[dict]:
+    """The entries of type Pretrained of an ``init_cfg``, which mmengine allows to be a dict or a list of dicts."""
+    entries = [init_cfg] if isinstance(init_cfg, dict) else list(init_cfg or [])
+    return [entry for entry in entries if entry.get('type') == 'Pretrained']
 
 
 def _is_spare(key: str, net: nn.Module) -> bool:

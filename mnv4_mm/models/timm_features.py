@@ -1,16 +1,19 @@
 """Any timm ``features_only`` net behind the contract of ``MobileNetV4``: the peers it is compared with."""
 
 import difflib
+import logging
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
+from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mnv4_mm.errors import UserError
+from mnv4_mm.models.pretrained import pretrained_entries, tensors_only
 
 STRIDES = (4, 8, 16, 32)
 
@@ -25,6 +28,7 @@ class TimmFeatures(BaseModule):
             MobileNetV4 is a wider map at stride 32, is C5 again: so its configs fit nets that have no such map.
         norm_eval: Keep the statistics of all batch norms while training.
         img_size: (height, width) in pixels, for nets that are built for one size, such as efficientformerv2.
+        drop_path_rate: Stochastic depth; a net that has none is used without, with a line in the log.
         init_cfg: ``dict(type='Pretrained', checkpoint='timm://<name>.<tag>')`` loads timm's weights by timm; else
             timm's own initialisation stays.
 
@@ -42,14 +46,21 @@ class TimmFeatures(BaseModule):
         out_indices: Sequence[int] = (1, 2, 3),
         norm_eval: bool = False,
         img_size: Sequence[int] | None = None,
+        drop_path_rate: float = 0.0,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
         if list(out_indices) != sorted(set(out_indices) & set(range(5))) or not out_indices:
-            raise ValueError(f'out_indices must be rising numbers of maps from 0 (C2) to 4, got {out_indices}')
+            raise UserError(f'out_indices must be rising numbers of maps from 0 (C2) to 4, got {out_indices}')
         self.name = name
         self.norm_eval = norm_eval
         self.options: dict[str, Any] = dict(img_size=tuple(img_size)) if img_size else {}
+        if drop_path_rate:
+            try:
+                _create(name, drop_path_rate=drop_path_rate, **self.options)
+                self.options['drop_path_rate'] = drop_path_rate
+            except TypeError:
+                print_log(f'timm:{name} has no stochastic depth: used without', logger='current', level=logging.WARNING)
         wanted = [STRIDES[min(i, 3)] for i in out_indices]
         strides = list(_create(name, **self.options).feature_info.reduction())
         absent = set(wanted) - set(strides)
@@ -66,12 +77,25 @@ class TimmFeatures(BaseModule):
         self.out_strides = tuple(wanted)
 
     def init_weights(self) -> None:
-        """Loads ``init_cfg`` of type Pretrained by timm; nothing else, timm has drawn the weights already."""
-        if self.init_cfg is None:
-            return
-        source = self.init_cfg['checkpoint'].removeprefix('timm://')
-        loaded = _create(source, pretrained=True, **self.options)
-        self.net.load_state_dict(loaded.state_dict())
+        """Loads ``init_cfg`` of type Pretrained by timm; nothing else, timm has drawn the weights already.
+
+        Raises:
+            UserError: it is not a ``timm://`` name, or cannot be downloaded.
+        """
+        for entry in pretrained_entries(self.init_cfg):
+            source = entry['checkpoint']
+            if not source.startswith('timm://'):
+                raise UserError(f'a timm net takes weights by name (timm://<name>.<tag>), got {source}')
+            try:
+                with tensors_only():
+                    loaded = _create(source.removeprefix('timm://'), pretrained=True, **self.options)
+            except UserError:
+                raise
+            # timm and the hub's client raise their own errors, httpx's, and OSError, depending on what is missing.
+            except Exception as error:
+                reason = ' '.join(str(error).split())[:200]
+                raise UserError(f'{source} cannot be downloaded ({type(error).__name__}): {reason}') from error
+            self.net.load_state_dict(loaded.state_dict())
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(N, 3, H, W) -> one (N, C, H / stride, W / stride) per map of ``out_indices``."""
@@ -95,6 +119,16 @@ def built_for_one_size(name: str) -> bool:
         UserError: as ``TimmFeatures``.
     """
     return _timm(name).get_pretrained_cfg(name, allow_unregistered=False).fixed_input_size
+
+
+def timm_normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and std (0 to 255, RGB) with which timm trained a net's weights; None for a name it does not know."""
+    import timm
+
+    cfg = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    if cfg is None:
+        return None
+    return tuple(255 * m for m in cfg.mean), tuple(255 * s for s in cfg.std)
 
 
 def _create(name: str, **options: Any) -> Any:

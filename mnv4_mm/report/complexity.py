@@ -57,14 +57,31 @@ class _Only(nn.Module):
         return maps[self.index]
 
 
-# (M parameters, G MACs) as printed in the paper's table 6 and in timm's results .
-# The paper's larger nets are in units of 2^20 and 2^30.
-PUBLISHED = {
-    'conv_s': (224, (3.8, 0.2), (3.77, 0.19)),
-    'conv_m': (256, (9.2, 1.0), (9.72, 1.10)),
-    'hybrid_m': (256, (10.5, 1.2), (11.07, 1.29)),
-    'conv_l': (384, (31, 5.9), (32.59, 6.43)),
-    'hybrid_l': (384, (35.9, 7.2), (37.76, 7.77)),
+class Printed(NamedTuple):
+    """What is printed elsewhere: (M parameters, G MACs) at a size in pixels, in the paper's table 6 and by timm.
+
+    The paper gives its larger nets in units of 2^20 and 2^30.
+    """
+
+    size: int
+    paper: tuple[float, float] | None
+    timm: tuple[float, float | None] | None
+
+
+PRINTED = {
+    'conv_s': Printed(224, (3.8, 0.2), (3.77, 0.19)),
+    'conv_m': Printed(256, (9.2, 1.0), (9.72, 1.10)),
+    'hybrid_m': Printed(256, (10.5, 1.2), (11.07, 1.29)),
+    'conv_l': Printed(384, (31, 5.9), (32.59, 6.43)),
+    'hybrid_l': Printed(384, (35.9, 7.2), (37.76, 7.77)),
+    'conv_s_035': Printed(224, None, (1.91, 0.05)),
+    'conv_s_050': Printed(224, None, (2.24, 0.07)),
+    'hybrid_m_075': Printed(224, None, (7.31, None)),
+    'hybrid_l_075': Printed(256, None, (22.75, None)),
+    'conv_aa_m': Printed(256, None, (9.72, None)),
+    'conv_aa_l': Printed(384, None, (32.59, None)),
+    'conv_blur_m': Printed(224, None, (9.72, None)),
+    'conv_m_seg': Printed(256, None, None),
 }
 
 
@@ -74,13 +91,14 @@ def nets_table() -> str:
         '| net | at | trunk M | trunk GMACs | classifier M | classifier GMACs | paper M / G | timm M / G |',
         '|---|---|---|---|---|---|---|---|',
     ]
-    for arch, spec in ARCHS.items():
-        size, paper, timm = PUBLISHED.get(arch, (384 if '_l' in arch else 224 if '_s' in arch else 256, None, None))
-        trunk = count(MobileNetV4(arch, out_indices=(3,)), (size, size))
-        whole = count(classifier(arch), (size, size)) if spec.head_conv else None
-        cells = [f'mnv4_{arch}', str(size), f'{trunk.params / 1e6:.3f}', f'{trunk.macs / 1e9:.2f}']
+    for arch, printed in PRINTED.items():
+        size = (printed.size, printed.size)
+        trunk = count(MobileNetV4(arch, out_indices=(3,)), size)
+        whole = count(classifier(arch), size) if ARCHS[arch].head_conv else None
+        cells = [f'mnv4_{arch}', str(printed.size), f'{trunk.params / 1e6:.3f}', f'{trunk.macs / 1e9:.2f}']
         cells += [f'{whole.params / 1e6:.3f}', f'{whole.macs / 1e9:.2f}'] if whole else ['-', '-']
-        cells += [f'{pair[0]} / {pair[1]}' if pair else '-' for pair in (paper, timm)]
+        for pair in (printed.paper, printed.timm):
+            cells.append(f'{pair[0]} / {"-" if pair[1] is None else pair[1]}' if pair else '-')
         lines.append(f'| {" | ".join(cells)} |')
     return '\n'.join(lines)
 
@@ -124,7 +142,7 @@ def table(names: list[str], backbone: str | None = None) -> str:
         '| net | C2, C3, C4, C5 | trunk, M params | GMACs at 224 | 320 | 384 | 512 |',
         '|---|---|---|---|---|---|---|',
     ]
-    for arch in PUBLISHED:
+    for arch in ('conv_s', 'conv_m', 'conv_l', 'hybrid_m', 'hybrid_l'):
         net = MobileNetV4(arch, out_indices=(0, 1, 2, 3))
         counts = [count(net, (size, size)) for size in (224, 320, 384, 512)]
         macs = ' | '.join(f'{c.macs / 1e9:.2f}' for c in counts)
@@ -136,7 +154,7 @@ def table(names: list[str], backbone: str | None = None) -> str:
         cfg = _load(name, backbone)
         counted = _count_loaded(cfg)
         lines.append(
-            f'| {name} | mnv4_{cfg.model.backbone.arch} | {cfg.input_size[0]}x{cfg.input_size[1]} '
+            f'| {name} | {backbone or "mnv4_" + cfg.model.backbone.arch} | {cfg.input_size[0]}x{cfg.input_size[1]} '
             f'| {counted.params / 1e6:.2f} | {counted.macs / 1e9:.2f} |'
         )
     return '\n'.join(lines)

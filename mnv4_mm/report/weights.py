@@ -1,8 +1,8 @@
 """Table of the published weights."""
 
 from mnv4_mm.errors import UserError
-from mnv4_mm.tags import INCEPTION, TAGS
-from mnv4_mm.weights import cached_path
+from mnv4_mm.models.tags import INCEPTION, TAGS
+from mnv4_mm.weights import is_cached
 
 
 def weights_table(arch: str | None = None) -> str:
@@ -23,6 +23,6 @@ def weights_table(arch: str | None = None) -> str:
     for name, tag in rows:
         top1 = '-' if tag.top1 is None else f'{tag.top1:.2f}'
         norm = '0.5/0.5' if tag.normalisation == INCEPTION else 'ImageNet'
-        cached = 'yes' if cached_path(name).is_file() else 'no'
+        cached = 'yes' if is_cached(name) else 'no'
         lines.append(f'{name:<52}{tag.arch:<12}{top1:>7}{tag.size:>8}{tag.params:>7.2f}  {norm:<8}  {cached}')
     return '\n'.join(lines)

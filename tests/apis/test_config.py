@@ -10,7 +10,7 @@ from mnv4_mm.apis import config as configs
 from mnv4_mm.data.coco import find_coco
 from mnv4_mm.errors import UserError
 from mnv4_mm.models.arch import ARCHS
-from mnv4_mm.tags import DEFAULT_TAGS, TAGS
+from mnv4_mm.models.tags import DEFAULT_TAGS, TAGS
 
 HEADLINE = ['mnv4_ssdlite_coco', 'mnv4_retinanet_coco', 'mnv4_retinanet-1x_coco', 'mnv4_rtmdet_coco']
 

@@ -1,15 +1,19 @@
 """Progress, curves and mixed precision of a run; on a terminal as on none."""
 
+import copy
 import json
+import logging
 import os
 import pty
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import cv2
 import pytest
 import torch
 
+from mnv4_mm.apis.train import _cap_warm_up
 from mnv4_mm.engine import Bf16OptimWrapper
 from mnv4_mm.engine.curves import plot_curves, read_scalars
 
@@ -120,3 +124,19 @@ def test_curves_join_the_parts_of_a_run(tmp_path, parts):
 
 def test_curves_of_nothing(tmp_path):
     assert plot_curves(tmp_path).is_file()
+
+
+def test_only_warm_ups_are_shortened():
+    schedule = [
+        dict(type='LinearLR', by_epoch=False, begin=0, end=500),
+        dict(type='PolyLR', by_epoch=False, begin=500, end=1000),
+        dict(type='LinearLR', by_epoch=False, begin=500, end=1000),
+        dict(type='LinearLR', by_epoch=True, begin=0, end=500),
+    ]
+    runner = SimpleNamespace(
+        param_schedulers=copy.deepcopy(schedule),
+        train_loop=SimpleNamespace(max_iters=1000),
+        logger=logging.getLogger('x'),
+    )
+    _cap_warm_up(runner)
+    assert runner.param_schedulers == [dict(schedule[0], end=100), *schedule[1:]]

@@ -135,9 +135,18 @@ def test_recomputing_saves_memory_and_changes_no_number(arch):
             bytes_kept += tensor.numel() * tensor.element_size()
             return tensor
 
+        def block_input(_, inputs):
+            nonlocal bytes_kept
+            bytes_kept += inputs[0].numel() * inputs[0].element_size()
+
+        # What is recomputed keeps the input of each block, out of sight of the hooks on saved tensors.
+        blocks = [block for stage in net.blocks for block in stage] if net.with_cp else []
+        handles = [block.register_forward_pre_hook(block_input) for block in blocks]
         with saved_tensors_hooks(pack, lambda tensor: tensor):
             loss = sum(m.square().mean() for m in net(x))
         kept.append(bytes_kept)
+        for handle in handles:
+            handle.remove()
         loss.backward()
     assert kept[1] < 0.6 * kept[0]
     for (name, a), b in zip(plain.named_parameters(), saving.parameters(), strict=True):
@@ -167,9 +176,18 @@ def test_channels_last_and_bfloat16(arch):
 def test_copies_and_state_round_trip(arch):
     net = MobileNetV4(arch).eval()
     x = torch.randn(1, 3, 64, 64)
-    other = MobileNetV4(arch).eval()
-    other.load_state_dict(copy.deepcopy(net).state_dict())
-    assert all(torch.equal(a, b) for a, b in zip(net(x), other(x), strict=True))
+    copied, loaded = copy.deepcopy(net), MobileNetV4(arch).eval()
+    loaded.load_state_dict(net.state_dict())
+    before = net(x)
+    for other in (copied, loaded):
+        assert all(torch.equal(a, b) for a, b in zip(before, other(x), strict=True))
+    # The copy is a net of its own: what is done to one does not reach the other.
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.zero_()
+    assert all(torch.equal(a, b) for a, b in zip(before, copied(x), strict=True))
+    copied.train()
+    assert not any(module.training for module in net.modules())
 
 
 @pytest.mark.parametrize('arch', PUBLISHED)

@@ -3,12 +3,14 @@
 import pytest
 import timm
 import torch
+from timm.models._efficientnet_builder import decode_arch_def
+from timm.models.mobilenetv3 import MobileNetV3Features
 from torch import nn
 
 from mnv4_mm.models import MobileNetV4
 from mnv4_mm.models.arch import TIMM_NAMES
 
-pytestmark = pytest.mark.parametrize('arch', TIMM_NAMES)
+every_net = pytest.mark.parametrize('arch', TIMM_NAMES)
 
 
 def pair(arch, dtype):
@@ -33,6 +35,7 @@ def largest_difference(ours, theirs):
     return max(float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True))
 
 
+@every_net
 def test_maps_in_float64_are_equal_to_the_last_bit(arch):
     ours, theirs = (net.eval() for net in pair(arch, torch.float64))
     x = torch.randn(2, 3, 97, 161, dtype=torch.float64)
@@ -40,6 +43,7 @@ def test_maps_in_float64_are_equal_to_the_last_bit(arch):
         assert largest_difference(ours(x), theirs(x)) == 0.0
 
 
+@every_net
 def test_maps_in_float32(arch):
     ours, theirs = (net.eval() for net in pair(arch, torch.float32))
     x = torch.randn(2, 3, 128, 160)
@@ -48,6 +52,7 @@ def test_maps_in_float32(arch):
             assert float((a - b).abs().max() / b.abs().max()) < 1e-6
 
 
+@every_net
 def test_gradients_and_the_net_after_a_step(arch):
     nets = [net.train() for net in pair(arch, torch.float64)]
     x = torch.randn(2, 3, 64, 96, dtype=torch.float64)
@@ -67,4 +72,30 @@ def test_gradients_and_the_net_after_a_step(arch):
         b = after[name]
         assert float((a - b).abs().max()) <= allowed * max(1.0, float(b.abs().max())), name
     with torch.no_grad():
-        assert largest_difference(ours.eval()(x), theirs.eval()(x)) <= allowed * 10
+        for a, b in zip(ours.eval()(x), theirs.eval()(x), strict=True):
+            assert float((a - b).abs().max()) <= allowed * float(b.abs().max())
+
+
+# TF's _mnv4_conv_medium_seg_block_specs in timm's words: a start, k middle kernel, s stride, e expansion, c channels.
+SEG = [
+    ['er_r1_k3_s2_e4_c48'],
+    ['uir_r1_a3_k5_s2_e4_c80', 'uir_r1_a3_k3_s1_e2_c80'],
+    ['uir_r1_a3_k5_s2_e6_c160', 'uir_r2_a3_k3_s1_e4_c160', 'uir_r1_a3_k5_s1_e4_c160', 'uir_r1_a3_k3_s1_e4_c160',
+     'uir_r2_a3_k0_s1_e4_c160'],
+    ['uir_r1_a5_k5_s2_e6_c256', 'uir_r1_a5_k5_s1_e4_c128', 'uir_r2_a3_k5_s1_e4_c128', 'uir_r1_a3_k0_s1_e4_c128',
+     'uir_r1_a3_k5_s1_e2_c128', 'uir_r1_a5_k5_s1_e4_c128', 'uir_r1_a5_k0_s1_e2_c128', 'cn_r1_k1_s1_c448'],
+]  # fmt: skip
+
+
+def test_the_segmentation_net_of_tf_built_by_timm():
+    torch.manual_seed(0)
+    theirs = MobileNetV3Features(
+        decode_arch_def(SEG), out_indices=(1, 2, 3, 4), stem_size=32, act_layer=nn.ReLU6, layer_scale_init_value=None
+    ).double().eval()  # fmt: skip
+    ours = MobileNetV4('conv_m_seg', out_indices=(0, 1, 2, 3)).double().eval()
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    x = torch.randn(2, 3, 97, 161, dtype=torch.float64)
+    with torch.no_grad():
+        maps = theirs(x)
+        assert [m.shape[1] for m in maps] == [48, 80, 160, 448]
+        assert largest_difference(ours(x), maps) == 0.0

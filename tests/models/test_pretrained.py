@@ -1,16 +1,20 @@
 """timm's weights load strictly, and only theirs."""
 
+import http.server
+import threading
+from functools import partial
+
 import pytest
 import timm
 import torch
+from mmengine.config import Config
 from safetensors.torch import save_file
 
-from mnv4_mm import weights
-from mnv4_mm.apis.config import disagreeing_normalisation, load_config
+from mnv4_mm.apis.config import disagreeing_normalisation, fit_backbone, load_config
 from mnv4_mm.errors import UserError
 from mnv4_mm.models import MobileNetV4
 from mnv4_mm.models.arch import TIMM_NAMES
-from mnv4_mm.tags import TAGS
+from mnv4_mm.models.tags import TAGS
 
 TAG = 'mobilenetv4_conv_small.e2400_r224_in1k'
 
@@ -93,7 +97,7 @@ def test_another_net(full, tmp_path):
 def test_a_detectors_checkpoint_by_prefix(full, tmp_path):
     state = {f'backbone.{key}': value for key, value in MobileNetV4().state_dict().items()} | {'neck.w': torch.zeros(1)}
     torch.save(dict(state_dict=state), tmp_path / 'w.pth')
-    net = initialised(tmp_path / 'w.pth', prefix='backbone.')
+    net = initialised(tmp_path / 'w.pth', prefix='backbone')  # mmengine adds the dot too
     assert torch.equal(net.conv_stem.weight, state['backbone.conv_stem.weight'])
     with pytest.raises(UserError, match='begin with'):
         initialised(tmp_path / 'w.pth', prefix='student.')
@@ -114,14 +118,59 @@ def test_cut_files_and_code_are_refused(full, tmp_path, payload):
             initialised(tmp_path / missing)
 
 
-def test_mmengines_fall_back_is_shut(full, tmp_path, payload):
-    """Under tensors_only even mmengine's own loader, which unpickles when it may, runs no code."""
-    from mmengine.runner import CheckpointLoader
-
-    torch.save(dict(full, extra=payload), tmp_path / 'evil.pth')
-    with weights.tensors_only(), pytest.raises(Exception, match=r'[Ww]eights'):
-        CheckpointLoader.load_checkpoint(str(tmp_path / 'evil.pth'), 'cpu')
+@pytest.mark.parametrize('scheme', ['{}', 'file', 'list', 'http'])
+def test_mmengines_fall_back_is_shut_wherever_the_backbone_is_used(full, tmp_path, payload, scheme):
+    """mmengine unpickles anything where its safe attempt fails; not below our backbone, in whichever program."""
+    path = tmp_path / 'evil.pth'
+    torch.save(dict(full, extra=payload), path)
+    handler = partial(SilentHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        source = f'http://127.0.0.1:{server.server_port}/evil.pth' if scheme == 'http' else str(path)
+        entry = dict(type='Pretrained', checkpoint=source)
+        net = MobileNetV4(init_cfg=[entry] if scheme == 'list' else entry)
+        try:
+            with pytest.raises(UserError, match=r'evil\.pth is refused'):
+                net.init_weights()
+        finally:
+            server.shutdown()
+            thread.join()
     assert not (tmp_path / 'ran').exists()
+
+
+class SilentHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        """Keeps the test's output clean."""
+
+
+def test_a_list_of_initialisers(full, tmp_path):
+    torch.save(full, tmp_path / 'w.pth')
+    entries = [
+        dict(type='Constant', layer='Conv2d', val=1.0),
+        dict(type='Pretrained', checkpoint=str(tmp_path / 'w.pth')),
+    ]
+    net = MobileNetV4(init_cfg=entries)
+    net.init_weights()
+    assert torch.equal(net.conv_stem.weight, full['conv_stem.weight'])
+    assert net.init_cfg == entries
+
+
+def test_weights_of_a_net_with_the_same_keys(cache):
+    """conv_m, conv_aa_m and conv_blur_m have the same keys and shapes and are different nets."""
+    tag = 'mobilenetv4_conv_blur_medium.e500_r224_in1k'
+    save_file(timm.create_model('mobilenetv4_conv_blur_medium').state_dict(), cache / f'{tag}.safetensors')
+    initialised(f'timm://{tag}', 'conv_blur_m')
+    for source in (f'timm://{tag}', cache / f'{tag}.safetensors'):
+        with pytest.raises(UserError, match='holds weights of conv_blur_m, and this net is conv_m'):
+            initialised(source, 'conv_m')
+
+
+@pytest.mark.parametrize('content', [[1], {}, dict(state_dict=[1]), dict(state_dict={1: torch.zeros(1)}), dict(a=1)])
+def test_files_without_weights(tmp_path, content):
+    torch.save(content, tmp_path / 'w.pth')
+    with pytest.raises(UserError, match=r'w\.pth'):
+        initialised(tmp_path / 'w.pth')
 
 
 def test_no_network_says_what_to_fetch_and_where_to_put_it(cache, monkeypatch):
@@ -164,3 +213,16 @@ def test_a_config_is_told_when_its_preprocessor_disagrees(checkpoint):
     half = 'mobilenetv4_conv_small.e3600_r256_in1k'
     cfg.model.backbone.init_cfg.checkpoint = checkpoint.format(half)
     assert 'mean=[127.5, 127.5, 127.5]' in disagreeing_normalisation(cfg)
+
+
+@pytest.mark.parametrize(
+    ('name', 'mean'), [('mobilevit_s', '[0.0, 0.0, 0.0]'), ('mobilenetv1_100', '[127.5, 127.5, 127.5]')]
+)
+def test_peers_are_told_too(name, mean):
+    cfg = fit_backbone(load_config('mnv4_retinanet-1x_coco'), f'timm:{name}')
+    assert f'mean={mean}' in disagreeing_normalisation(cfg)
+    assert disagreeing_normalisation(fit_backbone(load_config('mnv4_retinanet-1x_coco'), 'timm:resnet50')) is None
+
+
+def test_models_without_a_backbone_have_nothing_to_disagree_with():
+    assert disagreeing_normalisation(Config(dict(model=dict(type='SemiBaseDetector', detector={})))) is None

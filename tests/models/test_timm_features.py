@@ -3,6 +3,7 @@
 import pytest
 import timm
 import torch
+from mmdet.testing import demo_mm_inputs
 from mmdet.utils import register_all_modules
 from mmengine.registry import MODELS
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -49,6 +50,41 @@ def test_each_fits_each_headline_config_and_runs(name, config):
     with torch.no_grad():
         outputs = model(torch.zeros(1, 3, *SIZE))
     assert all(torch.isfinite(value).all() for part in outputs for value in part)
+
+
+@pytest.mark.parametrize('name', PEERS)
+def test_each_trains(name):
+    register_all_modules(init_default_scope=True)
+    cfg = load_config('mnv4_ssdlite_coco')
+    cfg.input_size = SIZE[::-1]
+    model = MODELS.build(fit_backbone(cfg, f'timm:{name}').model)
+    model.init_weights()
+    data = model.data_preprocessor(demo_mm_inputs(2, [[3, *SIZE]] * 2, num_classes=80), training=True)
+    losses = model.train()(**data, mode='loss')
+    sum(sum(value) if isinstance(value, list) else value for value in losses.values()).backward()
+    assert [key for key, p in model.named_parameters() if p.grad is None] == []
+
+
+def test_stochastic_depth_goes_where_there_is_any():
+    assert TimmFeatures('convnext_tiny', drop_path_rate=0.2).options['drop_path_rate'] == 0.2
+    fitted = fit_backbone(load_config('mnv4_retinanet_coco'), 'timm:resnet18')
+    assert fitted.model.backbone.drop_path_rate == 0.2
+    cfg = load_config('mnv4_retinanet_coco')
+    cfg.model.backbone.with_cp = True
+    with pytest.raises(UserError, match='with_cp'):
+        fit_backbone(cfg, 'timm:resnet18')
+
+
+def test_no_network_and_files_are_one_line(monkeypatch):
+    def offline(name, pretrained=False, **options):
+        raise OSError('no network')
+
+    for checkpoint, message in (('timm://resnet18.a1_in1k', 'cannot be downloaded'), ('w.pth', 'by name')):
+        net = TimmFeatures('resnet18', init_cfg=dict(type='Pretrained', checkpoint=checkpoint))
+        with monkeypatch.context() as patch:
+            patch.setattr(timm, 'create_model', offline)
+            with pytest.raises(UserError, match=message):
+                net.init_weights()
 
 
 def test_the_map_behind_c5_is_c5_for_nets_that_have_none():

@@ -21,6 +21,7 @@ MINI = 'mnv4_ssdlite_coco-mini'
             [MINI, '--cfg-options', 'load_from=gone.pth', '--work-dir', '{tmp}/w'],
             'no checkpoint file at gone.pth',
         ),
+        (TRAIN, [MINI, '--work-dir', '{tmp}/w', '--cfg-options', 'model.backbone.arch=conv_xl'], 'arch must be one of'),
         ('test.py', [MINI, 'gone.pth'], 'no checkpoint file at gone.pth'),
         ('test.py', ['gone.pth'], 'no checkpoint file at gone.pth'),
         ('test.py', [MINI, '{tmp}/file', '--out', 'x.pkl'], 'name a .json file'),
@@ -45,7 +46,7 @@ def test_mistakes(run_tool, repository, tmp_path, tool, arguments, message):
     assert message in last
     assert 'Traceback' not in result.stderr
     assert set(repository.iterdir()) == before
-    assert [path.name for path in tmp_path.iterdir()] == ['file']
+    assert {path.name for path in tmp_path.iterdir()} <= {'file', 'w'}
 
 
 @pytest.mark.parametrize('name', ['mnv4_ssdlite_coco', 'mnv4_rtmdet_coco'])
@@ -95,4 +96,14 @@ def test_code_in_a_checkpoint_runs_by_no_way_in(run_tool, tmp_path, payload, arg
     last = result.stderr.strip().splitlines()[-1]
     assert last.startswith('error: ')
     assert 'evil.pth' in last
+    assert not (tmp_path / 'ran').exists()
+
+
+@pytest.mark.parametrize('tool', [['test.py', '{evil}'], ['infer.py', 'data/mini/coco/val2017', '{evil}']])
+def test_a_config_in_a_checkpoint_calls_nothing(run_tool, tmp_path, tool):
+    text = f"model = dict(type='os.system', command='touch {tmp_path}/ran')"
+    torch.save(dict(meta=dict(cfg=text), state_dict=dict(a=torch.zeros(1))), tmp_path / 'evil.pth')
+    result = run_tool(*(part.replace('{evil}', str(tmp_path / 'evil.pth')) for part in tool))
+    assert result.returncode == 2, result.stderr
+    assert "type='os.system' is not registered" in result.stderr
     assert not (tmp_path / 'ran').exists()
