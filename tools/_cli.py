@@ -67,7 +67,18 @@ class CfgOptions(argparse.Action):
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments that change a config, the same for training and testing."""
     parser.add_argument('--backbone', metavar='NAME', help='another backbone, e.g. mnv4_conv_l')
-    parser.add_argument('--data', metavar='DIR', help='your data set in COCO layout (docs/own_data.md)')
+    parser.add_argument(
+        '--data', metavar='DIR', help='your data set: COCO layout, or pictures and masks (docs/own_data.md)'
+    )
     parser.add_argument(
         '--cfg-options', nargs='+', action=CfgOptions, metavar='KEY=VALUE', help='e.g. train_cfg.max_epochs=3'
+    )
+
+
+def add_inference_argument(parser: argparse.ArgumentParser) -> None:
+    """How a segmenter sees a picture, the same for testing and inference."""
+    parser.add_argument(
+        '--inference',
+        choices=('whole', 'slide'),
+        help="segmentation: whole pictures, or overlapping windows of a training crop's size (default: the config's)",
     )

@@ -8,7 +8,9 @@ import _cli
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Download, check and unpack; continues where it was stopped.')
-    parser.add_argument('name', choices=('coco2017',), help='coco2017: 20 GB, to data/coco')
+    parser.add_argument(
+        'name', choices=('coco2017', 'ade20k'), help='coco2017: 20 GB, to data/coco; ade20k: 1 GB, to data/ade'
+    )
     parser.add_argument('--root', metavar='DIR', help='where to instead')
     return parser.parse_args(argv)
 

@@ -1,4 +1,4 @@
-"""Detect on a picture, a folder or a video. ``python tools/infer.py IMAGE|FOLDER|VIDEO CHECKPOINT``."""
+"""Detect or segment in a picture, a folder or a video. ``python tools/infer.py IMAGE|FOLDER|VIDEO CHECKPOINT``."""
 
 import argparse
 import sys
@@ -7,12 +7,15 @@ import _cli
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Detect: pictures with boxes, and a JSON in COCO format.')
+    parser = argparse.ArgumentParser(
+        description='Boxes and a JSON in COCO format, or overlays and class maps as indexed PNG.'
+    )
     parser.add_argument('source', help='picture, folder of pictures, or video')
     parser.add_argument('checkpoint', help='.pth file written by train.py; carries its config')
     parser.add_argument('--config', help='config to use instead of the one in the checkpoint')
     parser.add_argument('--out-dir', default='outputs', help='where to write (default: outputs)')
     parser.add_argument('--score-thr', type=float, default=0.3, help='draw boxes from this score on (default: 0.3)')
+    _cli.add_inference_argument(parser)
     parser.add_argument('--device', help='torch device (default: the GPU if there is one)')
     return parser.parse_args(argv)
 

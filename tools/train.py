@@ -8,7 +8,7 @@ import _cli
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Train a detector.')
+    parser = argparse.ArgumentParser(description='Train a detector or a segmenter.')
     parser.add_argument('config', help='path, or name of a shipped config such as mnv4_ssdlite_coco')
     parser.add_argument('--work-dir', help='where to write (default: work_dirs/<config>)')
     parser.add_argument(
@@ -20,6 +20,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help='continue the last checkpoint, or this one',
     )
     parser.add_argument('--epochs', type=int, metavar='N', help='train N epochs, with the schedule in proportion')
+    parser.add_argument('--iters', type=int, metavar='N', help='the same for a config that counts in iterations')
     parser.add_argument('--amp', action='store_true', help='mixed precision (GPU: float16, CPU: bfloat16)')
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate to the real batch size')
     parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none')

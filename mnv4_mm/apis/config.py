@@ -3,7 +3,6 @@
 Pure functions: they take a config and return another; none builds a Runner or touches a data set.
 """
 
-import colorsys
 import copy
 import difflib
 import inspect
@@ -12,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner
+from torch import nn
 
-from mnv4_mm.data.coco import CocoLayout, Split
+from mnv4_mm.apis.detection import Detection
+from mnv4_mm.apis.segmentation import Segmentation
+from mnv4_mm.apis.task import Layout, Task
 from mnv4_mm.errors import UserError
 from mnv4_mm.models.arch import ARCHS
 from mnv4_mm.models.pretrained import pretrained_entries
@@ -32,6 +34,7 @@ READ_KEYS = {
 } - {'self', 'cfg'}  # fmt: skip
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 EVALUATORS = ('val_evaluator', 'test_evaluator')
+TASKS: dict[str, Task] = {'mmdet': Detection(), 'mmseg': Segmentation()}
 
 
 def config_index() -> dict[str, Path]:
@@ -103,11 +106,12 @@ def merge_train_arguments(
     amp: bool = False,
     on_gpu: bool = False,
     backbone: str | None = None,
-    layout: CocoLayout | None = None,
+    layout: Layout | None = None,
     options: Mapping[str, Any] | None = None,
     launcher: str = 'none',
     auto_scale_lr: bool = False,
     epochs: int | None = None,
+    iters: int | None = None,
 ) -> Config:
     """The config that ``tools/train.py`` runs. ``options`` are merged last: what a user spells out wins.
 
@@ -123,7 +127,8 @@ def merge_train_arguments(
         options: See ``merge_options``.
         launcher: mmengine's launcher: none, pytorch, slurm or mpi.
         auto_scale_lr: Scale the learning rate by real batch size / ``auto_scale_lr.base_batch_size``.
-        epochs: See ``fit_epochs``.
+        epochs: See ``fit_length``.
+        iters: See ``fit_length``.
     """
     parts = [name]
     if backbone:
@@ -132,7 +137,9 @@ def merge_train_arguments(
     if layout:
         cfg = fit_data(cfg, layout)
         parts.append(layout.root.resolve().name)
-    cfg = fit_epochs(cfg, epochs) if epochs is not None else copy.deepcopy(cfg)
+    cfg = copy.deepcopy(cfg)
+    for length, unit in ((epochs, 'epochs'), (iters, 'iters')):
+        cfg = fit_length(cfg, length, unit) if length is not None else cfg
     if amp:
         kind = dict(type='AmpOptimWrapper', loss_scale='dynamic') if on_gpu else dict(type='Bf16OptimWrapper')
         cfg.optim_wrapper.update(kind)
@@ -156,39 +163,51 @@ def merge_train_arguments(
     return merge_options(cfg, options or {})
 
 
-def fit_epochs(cfg: Config, epochs: int) -> Config:
-    """Shortens or stretches a schedule to another number of epochs, everything counted in epochs in proportion.
+def fit_length(cfg: Config, length: int, unit: str) -> Config:
+    """Shortens or stretches a schedule, everything counted in its unit in proportion.
+
+    Args:
+        cfg: A config.
+        length: The new number of epochs or iterations.
+        unit: ``epochs`` or ``iters``, which must be what the config counts in.
 
     Raises:
-        UserError: not a positive number, or the config counts in iterations.
+        UserError: not a positive number, or the config counts in the other unit.
     """
-    before = cfg.get('train_cfg', {}).get('max_epochs')
-    if epochs < 1 or not before:
-        raise UserError(f'--epochs must be at least 1 and the config must count in epochs, got {epochs}')
+    counts = 'epochs' if 'max_epochs' in cfg.get('train_cfg', {}) else 'iters'
+    if unit != counts:
+        raise UserError(f'--{unit} does not fit: this config counts in {counts}, use --{counts}')
+    if length < 1:
+        raise UserError(f'--{unit} must be at least 1, got {length}')
     cfg = copy.deepcopy(cfg)
+    key, by_epoch = f'max_{unit}', unit == 'epochs'
+    before = cfg.train_cfg[key]
 
-    def scaled(epoch: int) -> int:
-        return round(epoch * epochs / before)
+    def scaled(point: int) -> int:
+        return round(point * length / before)
 
-    cfg.train_cfg.max_epochs = epochs
+    cfg.train_cfg[key] = length
     cfg.train_cfg.val_interval = max(1, scaled(cfg.train_cfg.get('val_interval', 1)))
     if 'dynamic_intervals' in cfg.train_cfg:
         cfg.train_cfg.dynamic_intervals = [(scaled(start), every) for start, every in cfg.train_cfg.dynamic_intervals]
     schedulers = []
     for scheduler in cfg.param_scheduler:
-        if scheduler.get('by_epoch', True):
-            for key in ('begin', 'end', 'T_max'):
-                if key in scheduler:
-                    scheduler[key] = scaled(scheduler[key])
+        if scheduler.get('by_epoch', True) == by_epoch:
+            for name in ('begin', 'end', 'T_max'):
+                if name in scheduler:
+                    scheduler[name] = scaled(scheduler[name])
             if 'T_max' in scheduler:
-                begin, end = scheduler.get('begin', 0), scheduler.get('end', epochs)
+                begin, end = scheduler.get('begin', 0), scheduler.get('end', length)
                 scheduler.T_max = max(1, min(scheduler.T_max, end - begin))
             if 'milestones' in scheduler:
-                scheduler.milestones = [max(1, scaled(epoch)) for epoch in scheduler.milestones]
-            if scheduler.get('end', epochs) <= scheduler.get('begin', 0):
+                scheduler.milestones = [max(1, scaled(point)) for point in scheduler.milestones]
+            if scheduler.get('end', length) <= scheduler.get('begin', 0):
                 continue  # it has shrunk to nothing
         schedulers.append(scheduler)
     cfg.param_scheduler = schedulers
+    checkpoint = cfg.get('default_hooks', {}).get('checkpoint', {})
+    if not by_epoch and 'interval' in checkpoint:
+        checkpoint.interval = max(1, min(checkpoint.interval, length // 4))
     for hook in cfg.get('custom_hooks', []):
         if 'switch_epoch' in hook:
             hook.switch_epoch = scaled(hook.switch_epoch)
@@ -199,8 +218,9 @@ def fit_backbone(cfg: Config, name: str) -> Config:
     """Puts another backbone into a model and gives its channels to the neck and the heads.
 
     The maps (``out_indices``) and the training settings stay the config's; if it starts from ``timm://`` weights, the
-    new net starts from its own (``DEFAULT_TAGS``; of a timm net, timm's default). Wherever the neck or a head repeats
-    the old channels at the start of its ``in_channels`` or ``out_channels``, the new ones are put.
+    new net starts from its own (``DEFAULT_TAGS``; of a timm net, timm's default) or, where none are published, from
+    random ones. Wherever the neck or a head repeats the old channels at the start of its ``in_channels`` or
+    ``out_channels``, or names a map by ``in_index``, the new ones are put.
 
     Args:
         cfg: A config with ``model.backbone`` of type MobileNetV4.
@@ -223,32 +243,40 @@ def fit_backbone(cfg: Config, name: str) -> Config:
         if name not in names:
             raise UserError(f'no backbone {name!r}{_near(name, names)}; or timm:<name of a timm net>')
         cfg.model.backbone.arch = name.removeprefix('mnv4_')
-    if pretrained:
-        cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=f'timm://{_default_tag(name)}')
-    new = _out_channels(cfg.model.backbone)
-    for part in _dicts({key: value for key, value in cfg.model.items() if key != 'backbone'}):
+    tag = _default_tag(name)
+    if pretrained and tag:
+        cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=f'timm://{tag}')
+    elif pretrained and cfg.model.backbone.get('norm_eval'):
+        raise UserError(
+            f'this config keeps the norm statistics of ImageNet weights and none of {name} are published: put a config '
+            'of your own without init_cfg and norm_eval in the backbone'
+        )
+    _fit_channels(cfg.model, old, _out_channels(cfg.model.backbone))
+    return cfg
+
+
+def _fit_channels(model: Any, old: list[int], new: list[int]) -> None:
+    """Puts the new channels where the neck or a head repeats the old ones, or, in mmseg's way, names a map."""
+    for part in _dicts({key: value for key, value in model.items() if key != 'backbone'}):
         for key in ('in_channels', 'out_channels'):
             value = part.get(key)
             if isinstance(value, list | tuple) and list(value[: len(old)]) == old:
                 part[key] = type(value)([*new, *value[len(old) :]])
-    return cfg
+        if 'neck' not in model and isinstance(part.get('in_index'), int):
+            part['in_channels'] = new[part['in_index']]
+        if 'neck' not in model and part.get('c1_in_channels'):
+            part['c1_in_channels'] = new[0]  # DeepLabV3+ takes its fine map from the first one
 
 
-def _default_tag(name: str) -> str:
+def _default_tag(name: str) -> str | None:
     if name.startswith('timm:'):
         return name.removeprefix('timm:')
-    arch = name.removeprefix('mnv4_')
-    if arch not in DEFAULT_TAGS:
-        raise UserError(
-            f'this config starts from ImageNet weights and none of {name} are published: put a config of your own '
-            'without init_cfg and norm_eval in the backbone'
-        )
-    return DEFAULT_TAGS[arch]
+    return DEFAULT_TAGS.get(name.removeprefix('mnv4_'))
 
 
 def _timm_backbone(cfg: Config, name: str) -> dict[str, Any]:
     kept = {key: value for key, value in cfg.model.backbone.items() if key not in ('type', 'arch')}
-    unknown = kept.keys() - {'out_indices', 'norm_eval', 'drop_path_rate'}
+    unknown = kept.keys() - {'out_indices', 'norm_eval', 'drop_path_rate', 'output_stride'}
     if unknown:
         raise UserError(f"timm:{name} does not take {', '.join(sorted(unknown))} of this config's backbone")
     backbone = dict(type='TimmFeatures', name=name, **kept)
@@ -257,6 +285,9 @@ def _timm_backbone(cfg: Config, name: str) -> dict[str, Any]:
         if width % 32 or height % 32:
             raise UserError(f'timm:{name} is built for one size of picture; this config keeps the shape of each')
         backbone['img_size'] = (height, width)
+        if isinstance(task_of(cfg), Segmentation):
+            # Training crops have the one size, test pictures do not: it sees them window by window.
+            cfg.model.test_cfg = fit_inference(cfg, 'slide').model.test_cfg
     return backbone
 
 
@@ -293,6 +324,18 @@ def disagreeing_normalisation(cfg: Config) -> str | None:
     return None
 
 
+def lost_weights(before: Config, after: Config) -> str | None:
+    """Says where a config would start from ImageNet weights but for another backbone that has none; None elsewhere."""
+    entries = [pretrained_entries((cfg.model.get('backbone') or {}).get('init_cfg')) for cfg in (before, after)]
+    same = before.model.backbone.get('arch') == after.model.backbone.get('arch')
+    if entries[0] and not entries[1] and not same:
+        return (
+            'no weights of this backbone are published: it starts from random ones, and its score cannot be compared '
+            'with those of nets that start from ImageNet weights'
+        )
+    return None
+
+
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 
 
@@ -312,17 +355,42 @@ def _close(a: Normalisation, b: Normalisation) -> bool:
     )
 
 
-def fit_data(cfg: Config, layout: CocoLayout) -> Config:
-    """Points the data loaders and evaluators at a data set in COCO's layout, and the heads at its classes."""
-    cfg = copy.deepcopy(cfg)
+def task_of(cfg: Config) -> Task:
+    """Detection or segmentation, by the config's ``default_scope``.
+
+    Raises:
+        UserError: it is neither mmdet's nor mmseg's.
+    """
+    scope = cfg.get('default_scope')
+    if scope not in TASKS:
+        raise UserError(f'default_scope of a config must be one of {", ".join(TASKS)}, got {scope!r}')
+    return TASKS[scope]
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """Builds a config's model, with the names of its ``default_scope``."""
+    task_of(cfg)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        return MODELS.build(cfg.model)
+
+
+def fit_data(cfg: Config, layout: Layout) -> Config:
+    """Points the data loaders and evaluators at a user's data set, and the heads at its classes.
+
+    Args:
+        cfg: A config.
+        layout: What its task's ``find`` recognised.
+    """
+    cfg, task = copy.deepcopy(cfg), task_of(cfg)
     splits = dict(train_dataloader=layout.train, val_dataloader=layout.val, test_dataloader=layout.val)
     for loader, split in splits.items():
+        dataset_split(cfg, loader)
         dataset = innermost_dataset(cfg[loader].dataset)
-        set_split(dataset, split)
-        dataset.metainfo = dict(classes=layout.classes, palette=_palette(len(layout.classes)))
+        task.set_split(dataset, split)
+        task.set_classes(dataset, layout)
     for evaluator in EVALUATORS:
-        cfg[evaluator].ann_file = str(layout.val.annotations)
-        # Its AP is neither COCO's nor the small set's.
+        task.set_truth(cfg[evaluator], layout.val)
+        # Its score is neither the benchmark's nor the small set's.
         cfg[evaluator].prefix = layout.root.resolve().name
     for part in _dicts(cfg.model):
         if 'num_classes' in part:
@@ -330,18 +398,36 @@ def fit_data(cfg: Config, layout: CocoLayout) -> Config:
     return cfg
 
 
-def _palette(count: int) -> list[tuple[int, int, int]]:
-    """A colour (RGB, 0 to 255) for each class, all round the colour wheel."""
-    colours = [colorsys.hsv_to_rgb(i / count, 0.8, 0.9) for i in range(count)]
-    return [(round(255 * r), round(255 * g), round(255 * b)) for r, g, b in colours]
+def fit_inference(cfg: Config, mode: str) -> Config:
+    """Whole pictures at once, or windows of a training crop's size that overlap by a third, their logits averaged.
+
+    Args:
+        cfg: A segmentation config.
+        mode: ``whole`` or ``slide``. Windows that the config itself sets stay.
+
+    Raises:
+        UserError: the config is not of segmentation, or the mode unknown.
+    """
+    if mode not in ('whole', 'slide'):
+        raise UserError(f'--inference must be whole or slide, got {mode!r}')
+    if not isinstance(task_of(cfg), Segmentation):
+        raise UserError('--inference is for segmentation; a detector always sees the whole picture')
+    cfg = copy.deepcopy(cfg)
+    windows = cfg.model.test_cfg.get('mode') == 'slide'
+    if mode == 'whole':
+        cfg.model.test_cfg = dict(mode='whole')
+    elif not windows:
+        width, height = cfg.input_size
+        cfg.model.test_cfg = dict(mode='slide', crop_size=(height, width), stride=(height * 2 // 3, width * 2 // 3))
+    return cfg
 
 
 def on_training_pictures(cfg: Config) -> Config:
     """A config whose test set is the training pictures, prepared as for a test, under the prefix ``trained_on``."""
-    cfg = copy.deepcopy(cfg)
+    cfg, task = copy.deepcopy(cfg), task_of(cfg)
     split = dataset_split(cfg, 'train_dataloader')
-    set_split(innermost_dataset(cfg.test_dataloader.dataset), split)
-    cfg.test_evaluator.ann_file = str(split.annotations)
+    task.set_split(innermost_dataset(cfg.test_dataloader.dataset), split)
+    task.set_truth(cfg.test_evaluator, split)
     cfg.test_evaluator.prefix = 'trained_on'
     return cfg
 
@@ -353,34 +439,37 @@ def innermost_dataset(dataset: Any) -> Any:
     return dataset
 
 
-def dataset_split(cfg: Config, loader: str) -> Split:
-    """Annotation file and picture folder of a data loader's data set, as mmengine's BaseDataset joins them."""
-    dataset: Any = innermost_dataset(cfg[loader].dataset) if loader in cfg else {}
-    if not {'ann_file', 'data_prefix'} <= dataset.keys():
+def dataset_split(cfg: Config, loader: str) -> Any:
+    """The pictures and their truth of a data loader's data set, of the task's kind."""
+    dataset = innermost_dataset(cfg[loader].dataset) if loader in cfg else None
+    split = task_of(cfg).split(dataset) if dataset else None
+    if split is None:
         raise UserError(
-            f'{loader} of this config is not one data set with ann_file and data_prefix, as these tools need'
+            f'{loader} of this config is not one data set with pictures and truth of its own, as these tools need'
         )
-    root = Path(dataset.get('data_root') or '')
-    return Split(root / dataset.ann_file, root / dataset.data_prefix.img)
+    return split
 
 
-def set_split(dataset: Any, split: Split) -> None:
-    """Points a data set's config at an annotation file and a picture folder."""
-    dataset.data_root = ''
-    dataset.ann_file = str(split.annotations)
-    dataset.data_prefix = dict(img=str(split.pictures))
+def require_data(cfg: Config, loader: str) -> None:
+    """Checks that the data a loader reads is there, and fit.
+
+    Raises:
+        UserError: says what was looked for and where, how to fetch it, and what runs without it.
+    """
+    task_of(cfg).check(dataset_split(cfg, loader), cfg, innermost_dataset(cfg[loader].dataset))
 
 
 def resolve_data_roots(cfg: Config) -> Config:
     """Lets a config find ``data/`` from any folder: relative paths that are not here but in the repository go there."""
-    cfg = copy.deepcopy(cfg)
+    cfg, task = copy.deepcopy(cfg), task_of(cfg)
     for loader in LOADERS:
         split = dataset_split(cfg, loader)
-        set_split(innermost_dataset(cfg[loader].dataset), Split(*map(_resolve, split)))
-    for evaluator in EVALUATORS:
-        if 'ann_file' not in cfg.get(evaluator, {}):
-            raise UserError(f'{evaluator} of this config is not one CocoMetric with ann_file, as these tools need')
-        cfg[evaluator].ann_file = str(_resolve(Path(cfg[evaluator].ann_file)))
+        found = {name: _resolve(value) if isinstance(value, Path) else value for name, value in split._asdict().items()}
+        task.set_split(innermost_dataset(cfg[loader].dataset), split._replace(**found))
+    for evaluator, loader in zip(EVALUATORS, LOADERS[1:], strict=True):
+        if isinstance(cfg.get(evaluator), list):
+            raise UserError(f'{evaluator} of this config is a list; these tools need one evaluator')
+        task.set_truth(cfg.get(evaluator, {}), dataset_split(cfg, loader))
     return cfg
 
 

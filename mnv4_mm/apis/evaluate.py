@@ -3,9 +3,7 @@
 import copy
 import json
 import math
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,38 +12,16 @@ from mmengine.runner import Runner
 
 import mnv4_mm.engine  # noqa: F401 (registers the Runner)
 from mnv4_mm.apis import config as configs
-from mnv4_mm.data.coco import find_coco, require_split
+from mnv4_mm.apis.detection import quiet_painter
 from mnv4_mm.engine.runner import SafeRunner
 from mnv4_mm.errors import UserError
 from mnv4_mm.models.pretrained import tensors_only
 from mnv4_mm.weights import checkpoint_config, load_checkpoint
 
-HINT = (
-    'fetch it with `python tools/download_dataset.py coco2017`, or try `python tools/train.py '
-    'configs/mnv4_ssdlite_coco-mini.py`, whose data is in the repository'
-)
-
 
 def build_runner(cfg: Config) -> Runner:
     """Builds the Runner, with safe loading."""
     return SafeRunner.from_cfg(cfg)
-
-
-@contextmanager
-def quiet_painter() -> Iterator[None]:
-    """Silences mmengine's painter about boxes and labels that reach over the edge, as COCO's ground truth does."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', message=r'Warning: The \w+ is out of bounds')
-        yield
-
-
-def require_data(cfg: Config, loader: str) -> None:
-    """Checks that the data a loader reads is there.
-
-    Raises:
-        UserError: says what was looked for and where, how to fetch it, and what runs without it.
-    """
-    require_split(configs.dataset_split(cfg, loader), HINT)
 
 
 def evaluate_files(
@@ -58,6 +34,7 @@ def evaluate_files(
     on: str = 'val',
     backbone: str | None = None,
     data: str | None = None,
+    inference: str | None = None,
     cfg_options: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
     """Evaluates a checkpoint file with a config, or with the one it carries.
@@ -71,6 +48,7 @@ def evaluate_files(
         on: See ``evaluate``.
         backbone: As the checkpoint was trained with.
         data: As the checkpoint was trained with.
+        inference: Whole pictures or windows, see ``config.fit_inference``; the config's own if left out.
         cfg_options: Values that replace the config's.
 
     Returns:
@@ -80,7 +58,9 @@ def evaluate_files(
     if backbone:
         cfg = configs.fit_backbone(cfg, backbone)
     if data:
-        cfg = configs.fit_data(cfg, find_coco(data))
+        cfg = configs.fit_data(cfg, configs.task_of(cfg).find(data))
+    if inference:
+        cfg = configs.fit_inference(cfg, inference)
     cfg = configs.resolve_data_roots(configs.merge_options(cfg, cfg_options or {}))
     folder = Path(work_dir) if work_dir else Path(checkpoint).parent / f'test_{on}'
     return evaluate(cfg, checkpoint, work_dir=folder, out=out, show_dir=show_dir, on=on)
@@ -102,24 +82,26 @@ def evaluate(
         cfg: The config.
         checkpoint: Checkpoint file; must fit the config entirely.
         work_dir: Where logs go.
-        out: File for the detections in COCO's result format: ``[{image_id, category_id, bbox: [x, y, w, h], score}]``.
+        out: Detection: file for the detections in COCO's result format, ``[{image_id, category_id, bbox: [x, y, w,
+            h], score}]``. Segmentation: folder for class maps, indexed PNG files with the values of the data's masks.
         show_dir: Folder for pictures, ground truth left and predictions right.
         on: ``val`` (the config's test set) or ``train`` (its training pictures; metrics are then called
             ``trained_on/...``).
-        per_class: Print AP per class.
+        per_class: Print AP or IoU per class.
 
     Returns:
-        Metrics by name, e.g. ``coco/bbox_mAP`` in [0, 1]; classes the data does not have are left out.
+        Metrics by name, e.g. ``coco/bbox_mAP`` or ``ade20k/mIoU``, in [0, 1]; classes the data does not have
+            are left out.
 
     Raises:
         UserError: data or checkpoint missing, unreadable or unfit.
     """
-    if out and Path(out).suffix != '.json':
-        raise UserError(f'--out {out}: detections are written in COCO format, name a .json file')
     load_checkpoint(checkpoint)  # a file that cannot be read leaves no folders behind
+    task = configs.task_of(cfg)
     cfg = configs.on_training_pictures(cfg) if on == 'train' else copy.deepcopy(cfg)
-    require_data(cfg, 'test_dataloader')
-    if show_dir and Path(show_dir).resolve() == configs.dataset_split(cfg, 'test_dataloader').pictures.resolve():
+    configs.require_data(cfg, 'test_dataloader')
+    split = configs.dataset_split(cfg, 'test_dataloader')
+    if show_dir and Path(show_dir).resolve() == split.pictures.resolve():
         raise UserError(f'--show-dir {show_dir} is where the pictures are: they would be written over')
     for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler', 'auto_scale_lr'):
         cfg.pop(key, None)
@@ -127,10 +109,7 @@ def evaluate(
         cfg.pop(key, None)
     cfg.work_dir, cfg.load_from, cfg.resume = str(work_dir), str(checkpoint), False
     cfg.experiment_name = str(work_dir)  # mmengine keeps loggers and scalars of a process by this name
-    cfg.test_evaluator.classwise = per_class
-    if out:
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        cfg.test_evaluator.outfile_prefix = str(Path(out).with_suffix(''))
+    task.set_outputs(cfg, split, per_class, out)
     if show_dir:
         Path(show_dir).mkdir(parents=True, exist_ok=True)
         cfg.default_hooks.visualization.update(draw=True, test_out_dir=str(Path(show_dir).absolute()))
@@ -138,7 +117,7 @@ def evaluate(
         measured = build_runner(cfg).test()
     metrics = {name: float(value) for name, value in measured.items() if not math.isnan(value)}
     if out:
-        Path(out).with_suffix('.bbox.json').replace(out)  # mmdet's CocoMetric adds the ending by itself
+        task.finish_outputs(out)
     if show_dir:
         print(f'pictures, ground truth left and predictions right: {show_dir}')
     (Path(work_dir) / 'metrics.json').write_text(json.dumps(metrics, indent=1))

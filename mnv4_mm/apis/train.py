@@ -11,8 +11,7 @@ from mmengine.dist import is_main_process
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from mnv4_mm.apis import config as configs
-from mnv4_mm.apis.evaluate import build_runner, evaluate, require_data
-from mnv4_mm.data.coco import find_coco
+from mnv4_mm.apis.evaluate import build_runner, evaluate
 from mnv4_mm.errors import UserError
 from mnv4_mm.models.pretrained import tensors_only
 from mnv4_mm.weights import load_checkpoint, load_tensors
@@ -30,6 +29,7 @@ def train(
     launcher: str = 'none',
     auto_scale_lr: bool = False,
     epochs: int | None = None,
+    iters: int | None = None,
 ) -> Path:
     """Trains, keeps the best checkpoint, and draws the curves.
 
@@ -42,11 +42,12 @@ def train(
         resume: Continue the work directory's last checkpoint (True) or this one.
         amp: Mixed precision.
         backbone: Another backbone, e.g. ``mnv4_conv_l``.
-        data: Folder of a data set in COCO's layout.
+        data: Folder of a data set in COCO's layout, or for segmentation in ADE20K's.
         cfg_options: Values that replace the config's.
         launcher: mmengine's launcher.
         auto_scale_lr: Scale the learning rate to the real batch size.
         epochs: Train for that many epochs, with the schedule in proportion.
+        iters: The same for a config that counts in iterations.
 
     Returns:
         The work directory.
@@ -54,23 +55,25 @@ def train(
     Raises:
         UserError: see its text.
     """
+    loaded = configs.load_config(config)
     cfg = configs.merge_train_arguments(
-        configs.load_config(config),
+        loaded,
         Path(config).stem,
         work_dir=work_dir,
         resume=resume,
         amp=amp,
         on_gpu=torch.cuda.is_available(),
         backbone=backbone,
-        layout=find_coco(data) if data else None,
+        layout=configs.task_of(loaded).find(data) if data else None,
         options=cfg_options,
         launcher=launcher,
         auto_scale_lr=auto_scale_lr,
         epochs=epochs,
+        iters=iters,
     )
     cfg = configs.resolve_data_roots(cfg)
     for loader in ('train_dataloader', 'val_dataloader'):
-        require_data(cfg, loader)
+        configs.require_data(cfg, loader)
     folder = Path(cfg.work_dir)
     if resume is True:  # a run that has no checkpoint yet starts as if it were new
         cfg.resume = (folder / 'last_checkpoint').is_file()
@@ -85,9 +88,9 @@ def train(
     if launcher == 'pytorch' and not torch.cuda.is_available():
         # mmengine's own start asks for GPU LOCAL_RANK whatever the backend; it leaves a group that exists alone.
         torch.distributed.init_process_group('gloo')
-    warning = configs.disagreeing_normalisation(cfg)
-    if warning and is_main_process():
-        print(f'warning: {warning}')
+    for warning in (configs.disagreeing_normalisation(cfg), configs.lost_weights(loaded, cfg)):
+        if warning and is_main_process():
+            print(f'warning: {warning}')
     with tensors_only():
         runner = build_runner(cfg)
     _say_learning_rate(cfg, runner)
@@ -149,11 +152,14 @@ def _report_on_training_pictures(cfg: Config, folder: Path) -> None:
     )
     held_out = evaluate(cfg, checkpoint, work_dir=folder / 'held_out', on='val', per_class=False)
     if is_main_process():
-        print('bbox_mAP of the last checkpoint:')
+        task = configs.task_of(cfg)
+        print(f'{task.metric} of the last checkpoint:')
         for prefix, metrics in (('trained_on', seen), (cfg.test_evaluator.prefix, held_out)):
             # mmdet measures nothing where nothing was detected.
-            print(f'  {prefix + "/bbox_mAP":<28}{metrics.get(f"{prefix}/bbox_mAP", 0.0):.3f}')
+            name = f'{prefix}/{task.metric}'
+            print(f'  {name:<28}{metrics.get(name, 0.0):.3f}')
+        article = 'an' if task.benchmark[0] in 'AEIOU' else 'a'
         print(
             'The first is on the very pictures it was trained on: it shows that the machinery learns, not that the '
-            'model generalises. Neither is a COCO result.'
+            f'model generalises. Neither is {article} {task.benchmark} result.'
         )

@@ -6,9 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image, UnidentifiedImageError
-from PIL.ExifTags import Base
-
+from mnv4_mm.data.pictures import shown_size
 from mnv4_mm.errors import UserError
 
 # Above this a check of every box and every file's header takes longer than a user wants to wait; the file is then only
@@ -24,8 +22,6 @@ FIELDS: dict[str, dict[str, Any]] = {
     'annotations': dict(id=int, image_id=int, category_id=int, bbox=list, area=NUMBER),
     'categories': dict(id=int, name=str),
 }
-# EXIF orientations that swap width and height; mmcv turns pictures as EXIF says.
-ORIENTATION, TURNED = Base.Orientation, (5, 6, 7, 8)
 
 
 class Split(NamedTuple):
@@ -140,18 +136,14 @@ def _mistakes(content: dict[str, Any], pictures: Path) -> Iterator[str]:
         if image['id'] in sizes:
             yield f'image id {image["id"]} occurs twice'
         sizes[image['id']] = size
+        path = pictures / image['file_name']
         try:
-            path = pictures / image['file_name']
-            with Image.open(path) as picture:
-                width, height = picture.size
-                if picture.getexif().get(ORIENTATION) in TURNED:
-                    width, height = height, width
-                if (width, height) != size:
-                    yield f'{path} is {width}x{height}, not {size[0]}x{size[1]}'
-        except FileNotFoundError:
-            yield f'no picture {path}'
-        except (UnidentifiedImageError, OSError):
-            yield f'{path} is not a readable picture'
+            width, height = shown_size(path)
+        except UserError as error:
+            yield str(error)
+        else:
+            if (width, height) != size:
+                yield f'{path} is {width}x{height}, not {size[0]}x{size[1]}'
     known = {category['id'] for category in content['categories']}
     seen = set()
     for annotation in content['annotations']:

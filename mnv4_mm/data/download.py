@@ -5,6 +5,7 @@ import shutil
 import urllib.error
 import urllib.request
 import zipfile
+from http import HTTPStatus
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,29 +18,44 @@ TIMEOUT = 60  # seconds without a byte
 
 
 class Archive(NamedTuple):
-    """A zip file: address, size in bytes, MD5, and a path that is there once it is unpacked."""
+    """A zip file.
+
+    Attributes:
+        url: Its address.
+        size: Its size in bytes, or about: a server says where it ends.
+        checksum: Kind and hexadecimal digest, e.g. ``md5:...``.
+        unpacked: A path that is there once it is unpacked.
+    """
 
     url: str
     size: int
-    md5: str
+    checksum: str
     unpacked: str
 
 
-# Sizes and MD5 sums as many public tools state them; cocodataset.org itself prints none.
+# Checksums as many public tools state them (COCO: torchvision-like scripts; ADE20K: GluonCV and PyTorch-Encoding).
 COCO = 'http://images.cocodataset.org'
 DATASETS: dict[str, tuple[Archive, ...]] = {
     'coco2017': (
         Archive(
             f'{COCO}/annotations/annotations_trainval2017.zip',
             252907541,
-            'f4bbac642086de4f52a3fdda2de5fa2c',
+            'md5:f4bbac642086de4f52a3fdda2de5fa2c',
             'annotations/instances_train2017.json',
         ),
-        Archive(f'{COCO}/zips/val2017.zip', 815585330, '442b8da7639aecaf257c1dceb8ba8c80', 'val2017'),
-        Archive(f'{COCO}/zips/train2017.zip', 19336861798, 'cced6f7f71b7629ddf16f17bbcfab6b2', 'train2017'),
+        Archive(f'{COCO}/zips/val2017.zip', 815585330, 'md5:442b8da7639aecaf257c1dceb8ba8c80', 'val2017'),
+        Archive(f'{COCO}/zips/train2017.zip', 19336861798, 'md5:cced6f7f71b7629ddf16f17bbcfab6b2', 'train2017'),
+    ),
+    'ade20k': (
+        Archive(
+            'http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip',
+            967_000_000,
+            'sha1:219e1696abb36c8ba3a3afe7fb2f4b4606a897c7',
+            'ADEChallengeData2016/annotations/validation',
+        ),
     ),
 }
-ROOTS = {'coco2017': 'data/coco'}
+ROOTS = {'coco2017': 'data/coco', 'ade20k': 'data/ade'}
 
 
 def download_dataset(name: str, root: str | Path | None = None) -> Path:
@@ -79,7 +95,7 @@ def _arrived(archive: Archive, folder: Path) -> int:
 
 
 def fetch(archive: Archive, folder: Path) -> Path:
-    """Downloads one archive into a folder, continuing a part that is there, and checks its MD5.
+    """Downloads one archive into a folder, continuing a part that is there, and checks it.
 
     Raises:
         UserError: the server cannot be reached or the file is not what it should be.
@@ -87,23 +103,19 @@ def fetch(archive: Archive, folder: Path) -> Path:
     target = folder / Path(archive.url).name
     part = target.with_suffix('.zip.part')
     if not target.exists():
-        _download(archive, part)
-        if part.stat().st_size < archive.size:
+        if not _download(archive, part):
             raise UserError(f'{archive.url}: the connection was cut; run the same command to continue')
-        if _md5(part) != archive.md5:
+        kind, _, digest = archive.checksum.partition(':')
+        if _digest(part, kind) != digest:
             part.unlink()
             raise UserError(f'{archive.url} came with a wrong checksum and was deleted: run the same command again')
         part.rename(target)
     return target
 
 
-def _download(archive: Archive, part: Path) -> None:
+def _download(archive: Archive, part: Path) -> bool:
+    """Fetches what is missing of a file; whether it is whole now."""
     done = part.stat().st_size if part.exists() else 0
-    if done > archive.size:
-        part.unlink()
-        done = 0
-    if done == archive.size:
-        return
     request = urllib.request.Request(archive.url, headers={'Range': f'bytes={done}-'} if done else {})  # noqa: S310
     columns = ('{task.description}', BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     try:
@@ -112,10 +124,16 @@ def _download(archive: Archive, part: Path) -> None:
             part.open('ab' if response.status == 206 else 'wb') as out,  # a server may ignore Range and start over
             Progress(*columns) as progress,
         ):
-            task = progress.add_task(Path(archive.url).name, total=archive.size, completed=out.tell())
+            total = out.tell() + int(response.headers.get('Content-Length') or archive.size - out.tell())
+            task = progress.add_task(Path(archive.url).name, total=total, completed=out.tell())
             while block := response.read(BLOCK):
                 out.write(block)
                 progress.advance(task, len(block))
+            return out.tell() >= total
+    except urllib.error.HTTPError as error:
+        if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return True  # nothing is left to fetch: the checksum says whether the file is the right one
+        raise UserError(f'{archive.url}: {error}') from error
     except (urllib.error.URLError, OSError) as error:
         reason = getattr(error, 'reason', None) or error
         raise UserError(
@@ -123,9 +141,9 @@ def _download(archive: Archive, part: Path) -> None:
         ) from error
 
 
-def _md5(path: Path) -> str:
+def _digest(path: Path, kind: str) -> str:
+    digest = hashlib.new(kind, usedforsecurity=False)
     with path.open('rb') as file:
-        digest = hashlib.md5(usedforsecurity=False)
         while block := file.read(BLOCK):
             digest.update(block)
     return digest.hexdigest()

@@ -4,7 +4,8 @@ Its held-out scores mean something (a net that has learned shapes finds them on 
 68 classes of the 64 small real pictures cannot give. Written in COCO's layout and in ADE20K's:
 
     annotations/instances_{train,val}.json   train/ val/                    COCO boxes, polygons, category ids 1...6
-    images/{training,validation}/            annotations/{training,validation}/   masks: 0 unlabelled, 1...6 the shapes
+    images/{training,validation}/            annotations/{training,validation}/   masks: 1...6 shapes, 7 background
+    classes.txt                              the names of the masks' classes
 """
 
 import json
@@ -17,6 +18,7 @@ import numpy as np
 from mnv4_mm.errors import UserError
 
 SHAPES = ('disc', 'square', 'triangle', 'cross', 'ring', 'star')
+BACKGROUND = len(SHAPES) + 1  # a class of the masks: so a shape seen where there is none counts against the mIoU
 SIDES = {'train': 'training', 'val': 'validation'}
 Polygon = np.ndarray  # (points, 2) pixels, x then y
 
@@ -56,6 +58,7 @@ def draw_dataset(
     chosen = {'train': pictures[held_out:], 'val': pictures[:held_out] or pictures}
     for number, (split, count) in enumerate((('train', train), ('val', val))):
         _draw_split(out, split, count, chosen[split], size, np.random.default_rng([seed, number]))
+    (out / 'classes.txt').write_text('\n'.join((*SHAPES, 'background')) + '\n')
     return out
 
 
@@ -69,7 +72,7 @@ def _draw_split(
     annotations: list[dict] = []
     for i in range(count):
         picture = _background(pictures[int(rng.integers(len(pictures)))], size, rng)
-        mask = np.zeros((size, size), np.uint8)
+        mask = np.full((size, size), BACKGROUND, np.uint8)
         name = f'{i:06}'
         taken = np.zeros((size, size), bool)
         for _ in range(int(rng.integers(1, 6))):

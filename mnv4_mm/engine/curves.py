@@ -7,7 +7,9 @@ from matplotlib.figure import Figure
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
+
+METRICS = ('bbox_mAP', 'mIoU', 'mAcc', 'aAcc')
 
 
 @HOOKS.register_module()
@@ -18,14 +20,16 @@ class CurvesHook(Hook):
 
     @master_only
     def after_train(self, runner: Runner) -> None:
-        runner.logger.info(f'curves: {plot_curves(Path(runner.work_dir))}')
+        unit = 'epoch' if isinstance(runner.train_loop, EpochBasedTrainLoop) else 'iteration'
+        runner.logger.info(f'curves: {plot_curves(Path(runner.work_dir), unit)}')
 
 
-def plot_curves(work_dir: Path) -> Path:
+def plot_curves(work_dir: Path, unit: str = 'epoch') -> Path:
     """Draws the losses and the validation metrics that mmengine logged, over all resumed parts of a run.
 
     Args:
         work_dir: The run's folder, with ``<timestamp>/vis_data/scalars.json`` of each part.
+        unit: What validations are counted in.
 
     Returns:
         ``work_dir/curves.png``.
@@ -38,7 +42,7 @@ def plot_curves(work_dir: Path) -> Path:
     for name, points in sorted(metrics.items()):
         right.plot(*zip(*sorted(points.items()), strict=True), label=name, marker='o', markersize=3)
     left.set(title='training loss', xlabel='step')
-    right.set(title='validation', xlabel='epoch', ylim=(0, 1))
+    right.set(title='validation', xlabel=unit, ylim=(0, 1))
     for axes, filled in ((left, losses), (right, metrics)):
         axes.grid(alpha=0.3)
         if filled:
@@ -49,7 +53,7 @@ def plot_curves(work_dir: Path) -> Path:
 
 
 def read_scalars(work_dir: Path) -> tuple[dict[str, dict[int, float]], dict[str, dict[int, float]]]:
-    """Losses by name and step, and AP by name and epoch, over the parts of a run; the later part counts."""
+    """Losses by name and step, AP or mIoU by name and epoch or step, over the parts of a run; the later part counts."""
     losses: dict[str, dict[int, float]] = {}
     metrics: dict[str, dict[int, float]] = {}
     for file in sorted(work_dir.glob('*/vis_data/scalars.json')):
@@ -58,6 +62,8 @@ def read_scalars(work_dir: Path) -> tuple[dict[str, dict[int, float]], dict[str,
             for name, value in entry.items():
                 if 'loss' in name:
                     losses.setdefault(name, {})[entry['step']] = value
-                elif '/' in name and 'mAP' in name and value >= 0:  # -1: no box of that size in the data
+                elif (
+                    '/' in name and name.partition('/')[2].startswith(METRICS) and value >= 0
+                ):  # -1: no box of that size in the data
                     metrics.setdefault(name, {})[entry['step']] = value
     return losses, metrics

@@ -6,13 +6,13 @@ import sys
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from rich.progress import BarColumn, Progress, TextColumn
 
 
 @HOOKS.register_module()
 class ProgressHook(Hook):
-    """Shows epoch, time left, loss and img/s.
+    """Shows epoch or iteration, time left, loss and img/s.
 
     Adds ``train/img_s`` (pictures a second over all processes, mean of the last ``window`` steps) to mmengine's
     scalars, so that log lines, TensorBoard and the curves have it. On a terminal a line that is redrawn replaces the
@@ -33,14 +33,14 @@ class ProgressHook(Hook):
         if not (is_main_process() and sys.stdout.isatty()):
             return
         self._bar = Progress(
-            TextColumn('epoch {task.fields[epoch]}'),
+            TextColumn('{task.fields[done]}'),
             BarColumn(),
             TextColumn(
                 '{task.percentage:>3.0f}%  left {task.fields[eta]}  loss {task.fields[loss]}  {task.fields[speed]}'
             ),
         )
         self._task = self._bar.add_task(
-            '', total=runner.max_iters, completed=runner.iter, epoch='-', eta='-', loss='-', speed=''
+            '', total=runner.max_iters, completed=runner.iter, done='-', eta='-', loss='-', speed=''
         )
         self._bar.start()
         for handler in runner.logger.handlers:
@@ -59,9 +59,9 @@ class ProgressHook(Hook):
             self._bar.update(
                 self._task,
                 completed=runner.iter + 1,
-                epoch=f'{runner.epoch + 1}/{runner.max_epochs}'
-                if runner.max_epochs
-                else f'{runner.iter + 1}/{runner.max_iters}',
+                done=f'epoch {runner.epoch + 1}/{runner.max_epochs}'
+                if isinstance(runner.train_loop, EpochBasedTrainLoop)
+                else f'iteration {runner.iter + 1}/{runner.max_iters}',
                 eta=_clock(runner.message_hub.get_info('eta') if 'eta' in runner.message_hub.runtime_info else 0),
                 loss=f'{scalars["train/loss"].mean(self.window):.3f}' if 'train/loss' in scalars else '-',
                 speed=f'{scalars["train/img_s"].current():.0f} img/s',

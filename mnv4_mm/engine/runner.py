@@ -1,6 +1,7 @@
 """mmengine's Runner with two changes: checkpoints are read safely, and the console is kept readable."""
 
 import logging
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
+from torch import nn
 
 from mnv4_mm import weights
 from mnv4_mm.errors import UserError
@@ -40,6 +42,12 @@ class SafeRunner(Runner):
             if type(handler) is logging.StreamHandler:
                 handler.addFilter(_for_the_console)
         return logger
+
+    def build_model(self, model: Any) -> nn.Module:
+        # mmseg warns that its default is not PyTorch's; it is what mIoU is published with.
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', message='Default ``avg_non_ignore`` is False')
+            return super().build_model(model)
 
     def build_visualizer(self, visualizer: Any = None) -> Visualizer:
         # mmengine hands a second Runner of a process the first one's visualiser, and its files, if the names are equal.

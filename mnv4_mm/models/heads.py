@@ -1,8 +1,9 @@
-"""Only what upstream lacks or has broken: the SSD head that can predict, and RetinaNet's separable convolutions."""
+"""Only what upstream lacks or has broken: SSD that predicts, separable RetinaNet, LR-ASPP for pictures of any size."""
 
 from mmdet.models.dense_heads import RetinaSepBNHead, SSDHead
 from mmengine.model import bias_init_with_prob, normal_init
 from mmengine.registry import MODELS
+from mmseg.models.decode_heads import LRASPPHead
 from torch import Tensor, nn
 
 
@@ -98,3 +99,17 @@ class SeparableRetinaHead(RetinaSepBNHead):
         # RetinaSepBNHead draws the (shared) pointwise weights; the depthwise ones keep PyTorch's, which preserve scale.
         super().init_weights()
         normal_init(self.retina_cls.pointwise, std=0.01, bias=bias_init_with_prob(0.01))
+
+
+@MODELS.register_module()
+class GlobalLRASPPHead(LRASPPHead):
+    """mmseg's LR-ASPP head with a mean over the whole map, as torchvision's, in place of one over 49x49 places.
+
+    mmseg's pool is made for 512x1024 pictures at output stride 8: it fails on maps below 49x49 and sees only a
+    corner of others (open-mmlab/mmsegmentation#973). On maps of 49x49 the two are the same; parameters have the
+    same names.
+    """
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.image_pool[0] = nn.AdaptiveAvgPool2d(1)

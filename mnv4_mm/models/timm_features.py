@@ -26,6 +26,8 @@ class TimmFeatures(BaseModule):
         name: timm's name, e.g. ``fastvit_sa12`` or ``repvit_m1_1.dist_450e_in1k``.
         out_indices: Maps to return, in rising order: 0...3 are C2...C5 at strides 4, 8, 16, 32. 4, which for
             MobileNetV4 is a wider map at stride 32, is C5 again: so its configs fit nets that have no such map.
+        output_stride: 32, or 16 or 8: dilated as ``MobileNetV4``; a net that cannot be dilated is used at 32, with a
+            line in the log.
         norm_eval: Keep the statistics of all batch norms while training.
         img_size: (height, width) in pixels, for nets that are built for one size, such as efficientformerv2.
         drop_path_rate: Stochastic depth; a net that has none is used without, with a line in the log.
@@ -44,6 +46,7 @@ class TimmFeatures(BaseModule):
         self,
         name: str,
         out_indices: Sequence[int] = (1, 2, 3),
+        output_stride: int = 32,
         norm_eval: bool = False,
         img_size: Sequence[int] | None = None,
         drop_path_rate: float = 0.0,
@@ -55,26 +58,38 @@ class TimmFeatures(BaseModule):
         self.name = name
         self.norm_eval = norm_eval
         self.options: dict[str, Any] = dict(img_size=tuple(img_size)) if img_size else {}
-        if drop_path_rate:
-            try:
-                _create(name, drop_path_rate=drop_path_rate, **self.options)
-                self.options['drop_path_rate'] = drop_path_rate
-            except TypeError:
-                print_log(f'timm:{name} has no stochastic depth: used without', logger='current', level=logging.WARNING)
+        if drop_path_rate and not self._takes('drop_path_rate', drop_path_rate):
+            self._say('has no stochastic depth: used without')
         wanted = [STRIDES[min(i, 3)] for i in out_indices]
         strides = list(_create(name, **self.options).feature_info.reduction())
         absent = set(wanted) - set(strides)
         if absent:
             raise UserError(f'timm:{name} has maps of strides {strides}, not of {sorted(absent)}')
-        # Of several maps of a stride, the last.
-        taken = sorted({len(strides) - 1 - strides[::-1].index(stride) for stride in wanted})
-        self.options['out_indices'] = tuple(taken)
+        # Of several maps of a stride, the last. Chosen before dilation, which gives several maps one stride.
+        chosen = [len(strides) - 1 - strides[::-1].index(stride) for stride in wanted]
+        if output_stride != 32 and not self._takes('output_stride', output_stride):
+            self._say('cannot be dilated: used at output stride 32')
+        self.options['out_indices'] = tuple(sorted(set(chosen)))
         self.net = _create(name, **self.options)
         # Which of the net's maps each index is: two indices may be the same map.
-        self.order = [taken.index(len(strides) - 1 - strides[::-1].index(stride)) for stride in wanted]
+        self.order = [self.options['out_indices'].index(i) for i in chosen]
         channels = self.net.feature_info.channels()
         self.out_channels = tuple(channels[i] for i in self.order)
-        self.out_strides = tuple(wanted)
+        strides = self.net.feature_info.reduction()
+        self.out_strides = tuple(strides[i] for i in self.order)
+
+    def _takes(self, option: str, value: Any) -> bool:
+        """Tries to build the net with an option of timm, and keeps it if that goes."""
+        try:
+            _create(self.name, **self.options, **{option: value})
+        # What timm raises where a net does not know an option, or not this value.
+        except (TypeError, NotImplementedError, AssertionError):
+            return False
+        self.options[option] = value
+        return True
+
+    def _say(self, text: str) -> None:
+        print_log(f'timm:{self.name} {text}', logger='current', level=logging.WARNING)
 
     def init_weights(self) -> None:
         """Loads ``init_cfg`` of type Pretrained by timm; nothing else, timm has drawn the weights already.

@@ -3,14 +3,12 @@
 from typing import NamedTuple
 
 import torch
-from mmdet.utils import register_all_modules
 from mmengine.config import Config
-from mmengine.registry import MODELS
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mnv4_mm.apis.config import config_index, fit_backbone, load_config
+from mnv4_mm.apis.config import build_model, config_index, fit_backbone, load_config
 from mnv4_mm.models import MobileNetV4
 from mnv4_mm.models.arch import ARCHS
 
@@ -23,7 +21,7 @@ class Complexity(NamedTuple):
 
 
 def count(model: nn.Module, size: tuple[int, int]) -> Complexity:
-    """Counts a net, or an mmdet model without its post-processing, on one (H, W) picture."""
+    """Counts a net, or a model of mmdet or mmseg without its post-processing, on one (H, W) picture."""
     model.eval()
     # The fused attention kernel of the CPU is not known to the counter: the plain one is two matrix products.
     with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
@@ -104,7 +102,7 @@ def nets_table() -> str:
 
 
 def count_config(name: str, backbone: str | None = None) -> Complexity:
-    """Counts a shipped detector at its config's ``input_size``.
+    """Counts a shipped detector or segmenter at its config's ``input_size``.
 
     Args:
         name: Config name or path.
@@ -117,23 +115,22 @@ def count_config(name: str, backbone: str | None = None) -> Complexity:
 
 
 def _load(name: str, backbone: str | None) -> Config:
-    register_all_modules(init_default_scope=True)
     cfg = load_config(name)
     return fit_backbone(cfg, backbone) if backbone else cfg
 
 
 def _count_loaded(cfg: Config) -> Complexity:
     width, height = cfg.input_size
-    model = MODELS.build({**cfg.model, 'backbone': {**cfg.model.backbone, 'init_cfg': None}})
-    return count(model, (height, width))
+    cfg.model.backbone.pop('init_cfg', None)
+    return count(build_model(cfg), (height, width))
 
 
 def table(names: list[str], backbone: str | None = None) -> str:
-    """Markdown tables of the trunks and of the shipped detectors.
+    """Markdown tables of the trunks and of the shipped configs.
 
     Args:
         names: Config names; all shipped ones if empty.
-        backbone: Count the detectors with this backbone instead.
+        backbone: Count the models with this backbone instead.
 
     Raises:
         UserError: unknown config or backbone.

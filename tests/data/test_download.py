@@ -33,6 +33,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         start = int(self.headers['Range'][6:-1]) if self.headers['Range'] and self.server.ranges else 0
         self.server.starts.append(start)
+        if start >= len(self.server.content):
+            self.send_error(416)
+            return
         body = self.server.content[start:]
         self.send_response(206 if start else 200)
         self.send_header('Content-Length', len(body))
@@ -43,8 +46,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         """Keeps the test's output clean."""
 
 
-@pytest.fixture
-def server(monkeypatch):
+@pytest.fixture(params=['md5', 'sha1'])
+def server(monkeypatch, request):
+    kind = request.param
     server = Server(('127.0.0.1', 0), Handler)
     server.starts = []
     server.content = zip_of(annotations__a='1' * 100_000, val2017__b='2')
@@ -53,7 +57,7 @@ def server(monkeypatch):
     archive = Archive(
         f'http://127.0.0.1:{server.server_port}/x.zip',
         len(server.content),
-        hashlib.md5(server.content).hexdigest(),
+        f'{kind}:{hashlib.new(kind, server.content).hexdigest()}',
         'val2017',
     )
     monkeypatch.setitem(download.DATASETS, 'test', (archive,))
@@ -112,7 +116,21 @@ def test_bad_arguments(tmp_path, monkeypatch):
         download_dataset('coco2017', tmp_path / 'd')
 
 
-def test_a_part_that_is_too_long_starts_over(server, tmp_path):
-    (tmp_path / 'x.zip.part').write_bytes(bytes(len(server.content) + 1))
+def test_a_part_that_is_whole_or_too_long(server, tmp_path):
+    (tmp_path / 'x.zip.part').write_bytes(server.content)  # stopped between the last byte and the check
     download_dataset('test', tmp_path)
-    assert server.starts == [0]
+    assert (tmp_path / 'val2017/b').read_text() == '2'
+    (tmp_path / 'd').mkdir()
+    (tmp_path / 'd/x.zip.part').write_bytes(bytes(len(server.content) + 1))
+    with pytest.raises(UserError, match='wrong checksum and was deleted'):
+        download_dataset('test', tmp_path / 'd')
+    download_dataset('test', tmp_path / 'd')
+
+
+def test_every_data_set_names_a_checksum_of_its_kind():
+    sizes = {'md5': 32, 'sha1': 40}
+    for archives in download.DATASETS.values():
+        for archive in archives:
+            kind, digest = archive.checksum.split(':')
+            assert len(bytes.fromhex(digest)) * 2 == sizes[kind]
+    assert download.DATASETS.keys() == download.ROOTS.keys()
