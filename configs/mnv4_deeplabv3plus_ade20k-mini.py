@@ -12,7 +12,7 @@ _base_ = [
 
 # Narrower than the headline config, for a CPU.
 model = dict(
-    data_preprocessor=dict(size=(256, 256)),
+    data_preprocessor=dict(size=(160, 160)),
     backbone=dict(arch='conv_s'),
     decode_head=dict(in_channels=128, channels=128, c1_in_channels=32, c1_channels=24),
     auxiliary_head=dict(in_channels=96, channels=64),

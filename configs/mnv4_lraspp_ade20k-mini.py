@@ -10,4 +10,4 @@ _base_ = [
     '_base_/segmentation_runtime.py',
 ]
 
-model = dict(data_preprocessor=dict(size=(256, 256)))
+model = dict(data_preprocessor=dict(size=(160, 160)))

@@ -12,7 +12,7 @@ _base_ = [
 
 # Narrower than the headline config, for a CPU.
 model = dict(
-    data_preprocessor=dict(size=(256, 256)),
+    data_preprocessor=dict(size=(160, 160)),
     backbone=dict(arch='conv_s'),
     decode_head=dict(in_channels=[32, 64, 96, 128], channels=128),
 )

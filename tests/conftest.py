@@ -9,6 +9,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
 
 from mnv4_mm.data.drawn import draw_dataset
 
@@ -41,6 +44,13 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return draw_dataset(out, ROOT / 'data/mini/coco/train2017', train=768, val=64, size=320, seed=0)
 
 
+@pytest.fixture(scope='session')
+def drawn_masks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """3072 training and 64 validation pictures of 160 pixels with drawn shapes, for segmentation."""
+    out = tmp_path_factory.mktemp('drawn_masks') / 'shapes'
+    return draw_dataset(out, ROOT / 'data/mini/coco/train2017', train=3072, val=64, size=160, seed=0)
+
+
 @pytest.fixture
 def load_tool(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
     """Imports ``tools/<name>.py``, which is a script and no part of a package."""
@@ -55,6 +65,22 @@ def load_tool(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
         return module
 
     return load
+
+
+@pytest.fixture(scope='session')
+def segmentation_batch() -> Callable[[int, int], dict]:
+    """Gives two random pictures of a size in pixels with truths of 150 classes; the same at each call."""
+
+    def batch(height: int, width: int) -> dict:
+        rng = torch.Generator().manual_seed(0)
+        truths = torch.randint(0, 150, (2, 1, height, width), generator=rng)
+        truths[:, :, :9] = 255
+        shape = dict(img_shape=(height, width), ori_shape=(height, width), pad_shape=(height, width))
+        samples = [SegDataSample(gt_sem_seg=PixelData(data=truth), metainfo=shape) for truth in truths]
+        pictures = torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8, generator=rng)
+        return dict(inputs=list(pictures), data_samples=samples)
+
+    return batch
 
 
 class Runs:

@@ -2,38 +2,52 @@
 
 import ast
 
+import numpy as np
 import pytest
 import torch
 from mmdet.testing import demo_mm_inputs
-from mmdet.utils import register_all_modules
+from mmengine.dataset import pseudo_collate
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import DATASETS, MODELS
+from mmengine.registry import DATASETS, DefaultScope
+from PIL import Image
 
 from mnv4_mm.apis import config as configs
+from mnv4_mm.apis.segmentation import Segmentation
 
 NAMES = sorted(configs.config_index())
+DETECTORS = [name for name in NAMES if '_coco' in name]
+SEGMENTERS = [name for name in NAMES if '_ade20k' in name]
 
 
 @pytest.fixture(autouse=True)
-def scope():
-    register_all_modules(init_default_scope=True)
+def scope(request):
+    with DefaultScope.overwrite_default_scope(
+        'mmseg' if request.node.callspec.params['name'] in SEGMENTERS else 'mmdet'
+    ):
+        yield
 
 
 @pytest.mark.parametrize('name', NAMES)
 def test_it_says_what_it_costs_and_how_to_run_it(name):
     docstring = ast.get_docstring(ast.parse(configs.config_index()[name].read_text()))
     assert f'tools/train.py configs/{name}.py' in docstring
-    assert name.endswith('-mini') or ('Cost:' in docstring and 'AP:' in docstring)
+    score = {True: 'AP:', False: 'mIoU:'}[name in DETECTORS]
+    assert name.endswith('-mini') or ('Cost:' in docstring and score in docstring)
+    assert isinstance(configs.task_of(configs.load_config(name)), Segmentation) == (name in SEGMENTERS)
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_it_runs(name):
+def test_it_runs(name, segmentation_batch):
     torch.manual_seed(0)
     cfg = configs.load_config(name)
     cfg.model.backbone.pop('init_cfg', None)  # weights from the hub
-    model = MODELS.build(cfg.model)
+    if name in DETECTORS:
+        inputs = demo_mm_inputs(2, [[3, 128, 160], [3, 96, 128]], num_classes=80)
+    else:
+        cfg.model.data_preprocessor.size = (128, 160)
+        inputs = segmentation_batch(128, 160)
+    model = configs.build_model(cfg)
     model.init_weights()
-    inputs = demo_mm_inputs(2, [[3, 128, 160], [3, 96, 128]], num_classes=80)
     data = model.data_preprocessor(inputs, training=True)
     model.train()
     losses = model(**data, mode='loss')
@@ -51,20 +65,21 @@ def test_it_runs(name):
 @pytest.mark.parametrize('name', NAMES)
 def test_its_optimiser_takes_every_parameter_once(name):
     cfg = configs.load_config(name)
-    model = MODELS.build(cfg.model)
+    model = configs.build_model(cfg)
     groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
     taken = [id(p) for group in groups for p in group['params']]
     assert sorted(taken) == sorted({id(p) for p in model.parameters()})
 
 
-@pytest.mark.parametrize('name', NAMES)
-def test_its_pipelines_take_real_pictures(name, repository):
+def data_sets(name: str, root):
     cfg = configs.load_config(name)
-    root = repository / 'data/mini/coco'
-    from mnv4_mm.data.coco import find_coco
+    cfg = configs.fit_data(cfg, configs.task_of(cfg).find(root))
+    return cfg, *(DATASETS.build(cfg[f'{split}_dataloader'].dataset) for split in ('train', 'val'))
 
-    cfg = configs.fit_data(cfg, find_coco(root))
-    train, val = (DATASETS.build(cfg[f'{split}_dataloader'].dataset) for split in ('train', 'val'))
+
+@pytest.mark.parametrize('name', DETECTORS)
+def test_its_pipelines_take_real_pictures_and_boxes(name, repository):
+    cfg, train, val = data_sets(name, repository / 'data/mini/coco')
     sample = train[0]
     assert sample['inputs'].dtype in (torch.uint8, torch.float32)  # SSD's colour augmentation computes in float
     if name != 'mnv4_retinanet-1x_coco':  # which keeps the picture's shape
@@ -81,3 +96,30 @@ def test_its_pipelines_take_real_pictures(name, repository):
     torch.testing.assert_close(kept, expected)
     assert (kept[:, 2] <= width + 1).all()
     assert (kept[:, 3] <= height + 1).all()
+
+
+@pytest.mark.parametrize('name', SEGMENTERS)
+def test_its_pipelines_take_real_pictures_and_masks(name, repository):
+    cfg, train, val = data_sets(name, repository / 'data/mini/ade')
+    size = cfg.input_size[::-1]
+    assert cfg.model.data_preprocessor.size == size  # what training pads to is the crop
+    samples = [train[i] for i in range(4)]
+    model = configs.build_model(cfg)
+    data = model.data_preprocessor(pseudo_collate(samples), training=True)
+    assert tuple(data['inputs'].shape) == (4, 3, *size)
+    labels = {int(v) for s in data['data_samples'] for v in s.gt_sem_seg.data.unique()}
+    assert labels <= {*range(150), 255}
+    # The truth of a test has the size of the original, and value 1 of a mask is class 0.
+    truth = val[0]['data_samples']
+    mask = torch.tensor(np.array(Image.open(truth.seg_map_path))).long()
+    assert truth.gt_sem_seg.data.shape[1:] == mask.shape == truth.ori_shape
+    assert torch.equal(truth.gt_sem_seg.data[0], torch.where(mask == 0, 255, mask - 1))
+
+
+@pytest.mark.parametrize('name', SEGMENTERS)
+def test_its_recipe_reads_what_it_says(name):
+    """Numbers at the head of a config reach the place where they act."""
+    cfg = configs.load_config(name)
+    assert cfg.train_cfg.max_iters == cfg.max_iters == cfg.param_scheduler[-1].end
+    assert cfg.auto_scale_lr.base_batch_size in (8, 16, 32)
+    assert cfg.custom_imports.imports == ['mnv4_mm']

@@ -3,9 +3,9 @@
 Its held-out scores mean something (a net that has learned shapes finds them on pictures it has not seen), which the
 68 classes of the 64 small real pictures cannot give. Written in COCO's layout and in ADE20K's:
 
-    annotations/instances_{train,val}.json   train/ val/                    COCO boxes, polygons, category ids 1...6
-    images/{training,validation}/            annotations/{training,validation}/   masks: 1...6 shapes, 7 background
-    classes.txt                              the names of the masks' classes
+    annotations/instances_{train,val}.json   train/ val/   COCO boxes, polygons, category ids 1...6
+    annotations/{training,validation}/       images/{training,validation}/
+        masks: 1...6 the shapes, 7 the background round them, 0 the rest, unlabelled; classes.txt names them
 """
 
 import json
@@ -18,7 +18,7 @@ import numpy as np
 from mnv4_mm.errors import UserError
 
 SHAPES = ('disc', 'square', 'triangle', 'cross', 'ring', 'star')
-BACKGROUND = len(SHAPES) + 1  # a class of the masks: so a shape seen where there is none counts against the mIoU
+BACKGROUND = len(SHAPES) + 1  # of the masks, round each shape: were all of it labelled, it would be nine pixels of ten
 SIDES = {'train': 'training', 'val': 'validation'}
 Polygon = np.ndarray  # (points, 2) pixels, x then y
 
@@ -72,7 +72,7 @@ def _draw_split(
     annotations: list[dict] = []
     for i in range(count):
         picture = _background(pictures[int(rng.integers(len(pictures)))], size, rng)
-        mask = np.full((size, size), BACKGROUND, np.uint8)
+        mask = np.zeros((size, size), np.uint8)
         name = f'{i:06}'
         taken = np.zeros((size, size), bool)
         for _ in range(int(rng.integers(1, 6))):
@@ -85,6 +85,7 @@ def _draw_split(
             taken |= here > 0
             colour = _colour(picture[here > 0].mean(axis=0), rng)
             picture[here > 0] = colour
+            mask[(_around(outlines[0], size) > 0) & (mask == 0)] = BACKGROUND
             mask[here > 0] = shape + 1
             ys, xs = np.nonzero(here)
             x, y, w, h = int(xs.min()), int(ys.min()), int(np.ptp(xs)) + 1, int(np.ptp(ys)) + 1
@@ -111,6 +112,13 @@ def _draw_split(
         categories=[dict(id=i, name=name) for i, name in enumerate(SHAPES, 1)],
     )
     (out / 'annotations' / f'instances_{split}.json').write_text(json.dumps(content))
+
+
+def _around(outline: Polygon, size: int) -> np.ndarray:
+    """1 in the disc round a shape that is 1.25 times as wide, (size, size) uint8."""
+    (x, y), radius = cv2.minEnclosingCircle(outline.astype(np.float32))
+    disc = np.zeros((size, size), np.uint8)
+    return cv2.circle(disc, (round(x), round(y)), round(1.25 * radius), 1, cv2.FILLED)
 
 
 def _background(path: Path, size: int, rng: np.random.Generator) -> np.ndarray:

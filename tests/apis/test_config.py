@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from mmdet.utils import register_all_modules
 from mmengine.config import Config
-from mmengine.registry import MODELS, PARAM_SCHEDULERS
+from mmengine.registry import PARAM_SCHEDULERS
 
 from mnv4_mm.apis import config as configs
 from mnv4_mm.data.coco import find_coco
@@ -12,7 +11,9 @@ from mnv4_mm.errors import UserError
 from mnv4_mm.models.arch import ARCHS
 from mnv4_mm.models.tags import DEFAULT_TAGS, TAGS
 
-HEADLINE = ['mnv4_ssdlite_coco', 'mnv4_retinanet_coco', 'mnv4_retinanet-1x_coco', 'mnv4_rtmdet_coco']
+DETECTORS = ['mnv4_ssdlite_coco', 'mnv4_retinanet_coco', 'mnv4_retinanet-1x_coco', 'mnv4_rtmdet_coco']
+SEGMENTERS = ['mnv4_lraspp_ade20k', 'mnv4_fpn_ade20k', 'mnv4_deeplabv3plus_ade20k', 'mnv4_segformer_ade20k']
+HEADLINE = [*DETECTORS, *SEGMENTERS]
 
 
 def merged(name='mnv4_ssdlite_coco', **arguments):
@@ -132,7 +133,6 @@ def test_mistyped_options_are_errors(options, message):
 @pytest.mark.parametrize('name', HEADLINE)
 @pytest.mark.parametrize('backbone', [f'mnv4_{arch}' for arch in ARCHS])
 def test_every_backbone_fits_every_headline_config(name, backbone):
-    register_all_modules(init_default_scope=True)
     cfg = configs.load_config(name)
     cfg.model.backbone.pop('init_cfg', None)
     if name == 'mnv4_ssdlite_coco' and backbone == 'mnv4_conv_m_seg':
@@ -140,7 +140,7 @@ def test_every_backbone_fits_every_headline_config(name, backbone):
             configs.fit_backbone(cfg, backbone)
         return
     cfg = configs.fit_backbone(cfg, backbone)
-    model = MODELS.build(cfg.model).eval()
+    model = configs.build_model(cfg).eval()
     with torch.no_grad():
         outputs = model(torch.zeros(1, 3, 128, 192))
     assert all(torch.isfinite(value).all() for part in outputs for value in part)
@@ -153,8 +153,16 @@ def test_weights_follow_the_backbone():
         assert configs.fit_backbone(cfg, name).model.backbone.init_cfg == dict(
             type='Pretrained', checkpoint=f'timm://{tag}'
         )
-    with pytest.raises(UserError, match='none of mnv4_conv_m_seg are published'):
+    with pytest.raises(
+        UserError, match='none of mnv4_conv_m_seg are published'
+    ):  # norm_eval would keep random statistics
         configs.fit_backbone(cfg, 'mnv4_conv_m_seg')
+    segmenter = configs.load_config('mnv4_fpn_ade20k')
+    scratch = configs.fit_backbone(segmenter, 'mnv4_conv_m_seg')
+    assert 'init_cfg' not in scratch.model.backbone
+    assert 'starts from random' in configs.lost_weights(segmenter, scratch)
+    assert configs.lost_weights(segmenter, configs.fit_backbone(segmenter, 'mnv4_conv_l')) is None
+    assert configs.lost_weights(segmenter, configs.merge_options(segmenter, {'model.backbone.init_cfg': None})) is None
     for arch, tag in DEFAULT_TAGS.items():
         assert TAGS[tag].arch == arch
         assert TAGS[tag].top1 is not None
@@ -177,7 +185,7 @@ def test_a_wrong_backbone_lists_near_ones():
         configs.fit_backbone(Config(dict(model=dict(backbone=dict(type='ResNet')))), 'mnv4_conv_s')
 
 
-@pytest.mark.parametrize('name', HEADLINE)
+@pytest.mark.parametrize('name', DETECTORS)
 def test_own_data_reaches_loaders_evaluators_and_heads(name, drawn):
     cfg = configs.fit_data(configs.load_config(name), find_coco(drawn))
     for loader, split in (('train_dataloader', 'train'), ('val_dataloader', 'val'), ('test_dataloader', 'val')):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from mnv4_mm.apis.infer import infer, load_detector
+from mnv4_mm.apis.infer import infer, load_model
 from mnv4_mm.data.coco import read_annotations
 from mnv4_mm.errors import UserError
 
@@ -89,10 +89,10 @@ def test_a_checkpoint_of_something_else(checkpoint, tmp_path):
     content['state_dict'].pop('backbone.conv_stem.weight')
     torch.save(content, tmp_path / 'part.pth')
     with pytest.raises(UserError, match=r'1 missing \(backbone.conv_stem.weight\)'):
-        load_detector(str(tmp_path / 'part.pth'))
+        load_model(str(tmp_path / 'part.pth'))
     torch.save(dict(state_dict=content['state_dict']), tmp_path / 'bare.pth')
     with pytest.raises(UserError, match='carries no config'):
-        load_detector(str(tmp_path / 'bare.pth'))
+        load_model(str(tmp_path / 'bare.pth'))
 
 
 def test_category_ids_are_the_datas_own(checkpoint, tmp_path, repository):
@@ -109,7 +109,7 @@ def test_category_ids_are_the_datas_own(checkpoint, tmp_path, repository):
 
 def test_a_device_that_is_not_there(checkpoint):
     with pytest.raises(UserError, match='--device'):
-        load_detector(checkpoint, device='cuda:7')
+        load_model(checkpoint, device='cuda:7')
 
 
 def test_detections_are_those_of_mmdet(checkpoint, repository):
@@ -119,7 +119,7 @@ def test_detections_are_those_of_mmdet(checkpoint, repository):
     from mnv4_mm.weights import checkpoint_config, load_checkpoint
 
     picture = str(sorted((repository / 'data/mini/coco/val2017').iterdir())[0])
-    ours = inference_detector(load_detector(checkpoint, device='cpu'), picture).pred_instances
+    ours = inference_detector(load_model(checkpoint, device='cpu'), picture).pred_instances
     cfg = checkpoint_config(load_checkpoint(checkpoint), checkpoint)
     theirs = inference_detector(init_detector(cfg, checkpoint, device='cpu', palette='random'), picture).pred_instances
     assert torch.equal(ours.bboxes, theirs.bboxes)

@@ -37,7 +37,7 @@ def test_boxes_and_masks_agree(root, split, side):
         mask = cv2.imread(str(root / 'annotations' / side / f'{image["file_name"][:-4]}.png'), cv2.IMREAD_UNCHANGED)
         assert mask.shape == (160, 160)
         annotations = [a for a in content['annotations'] if a['image_id'] == image['id']]
-        assert set(np.unique(mask)) - {BACKGROUND} == {a['category_id'] for a in annotations}
+        assert set(np.unique(mask)) - {0, BACKGROUND} == {a['category_id'] for a in annotations}
         for category in range(1, 7):
             assert (mask == category).sum() == sum(a['area'] for a in annotations if a['category_id'] == category)
         for a in annotations:

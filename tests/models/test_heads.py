@@ -65,3 +65,43 @@ def test_towers_are_shared_by_the_levels_and_norms_are_not():
     head.init_weights()
     # Focal loss needs rare positives at the start: sigmoid(bias) = 0.01.
     assert torch.sigmoid(head.retina_cls.bias).mean().item() == pytest.approx(0.01)
+
+
+def lraspp(kind: str, **more):
+    import mnv4_mm.models  # noqa: F401 (registers)
+
+    norm = dict(type='BN')
+    return MODELS.build(
+        dict(
+            type=kind,
+            in_channels=(8, 12, 16),
+            in_index=(0, 1, 2),
+            channels=8,
+            input_transform='multiple_select',
+            num_classes=5,
+            norm_cfg=norm,
+            **more,
+        )
+    )
+
+
+def maps(size: int) -> list[torch.Tensor]:
+    return [torch.randn(2, c, size * f, size * f) for c, f in ((8, 4), (12, 2), (16, 1))]
+
+
+def test_upstreams_lraspp_head_fails_on_small_maps():
+    """Fails when upstream mends it (open-mmlab/mmsegmentation#973): then our class can go."""
+    with pytest.raises(RuntimeError, match='too small'):
+        lraspp('mmseg.LRASPPHead').eval()(maps(20))
+
+
+@pytest.mark.parametrize('size', [1, 20, 60])
+def test_our_lraspp_head_takes_maps_of_any_size(size):
+    assert lraspp('GlobalLRASPPHead').eval()(maps(size)).shape == (2, 5, 4 * size, 4 * size)
+
+
+def test_our_lraspp_head_is_upstreams_on_maps_of_49():
+    theirs, ours = lraspp('mmseg.LRASPPHead').eval(), lraspp('GlobalLRASPPHead').eval()
+    ours.load_state_dict(theirs.state_dict())
+    features = maps(49)
+    torch.testing.assert_close(ours(features), theirs(features), rtol=1e-5, atol=1e-6)

@@ -4,11 +4,9 @@ import pytest
 import timm
 import torch
 from mmdet.testing import demo_mm_inputs
-from mmdet.utils import register_all_modules
-from mmengine.registry import MODELS
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mnv4_mm.apis.config import fit_backbone, load_config
+from mnv4_mm.apis.config import build_model, fit_backbone, load_config
 from mnv4_mm.errors import UserError
 from mnv4_mm.models import TimmFeatures
 from mnv4_mm.models.timm_features import built_for_one_size
@@ -19,7 +17,10 @@ PEERS = [
     'mobilevitv2_100', 'efficientformerv2_s1', 'nextvit_small', 'convnext_tiny', 'pvt_v2_b0', 'repvit_m1_1',
     'mobileone_s1', 'ghostnetv2_100', 'starnet_s2', 'resnet18', 'resnet50',
 ]  # fmt: skip
-HEADLINE = ['mnv4_ssdlite_coco', 'mnv4_retinanet_coco', 'mnv4_retinanet-1x_coco', 'mnv4_rtmdet_coco']
+HEADLINE = [
+    'mnv4_ssdlite_coco', 'mnv4_retinanet_coco', 'mnv4_retinanet-1x_coco', 'mnv4_rtmdet_coco',
+    'mnv4_lraspp_ade20k', 'mnv4_fpn_ade20k', 'mnv4_deeplabv3plus_ade20k', 'mnv4_segformer_ade20k',
+]  # fmt: skip
 SIZE = (128, 192)
 
 
@@ -38,7 +39,6 @@ def test_maps_parameters_and_norms(name):
 @pytest.mark.parametrize('config', HEADLINE)
 @pytest.mark.parametrize('name', PEERS)
 def test_each_fits_each_headline_config_and_runs(name, config):
-    register_all_modules(init_default_scope=True)
     cfg = load_config(config)
     if built_for_one_size(name):
         if config == 'mnv4_retinanet-1x_coco':
@@ -46,7 +46,7 @@ def test_each_fits_each_headline_config_and_runs(name, config):
                 fit_backbone(cfg, f'timm:{name}')
             return
         cfg.input_size = SIZE[::-1]
-    model = MODELS.build(fit_backbone(cfg, f'timm:{name}').model).eval()
+    model = build_model(fit_backbone(cfg, f'timm:{name}')).eval()
     with torch.no_grad():
         outputs = model(torch.zeros(1, 3, *SIZE))
     assert all(torch.isfinite(value).all() for part in outputs for value in part)
@@ -54,10 +54,9 @@ def test_each_fits_each_headline_config_and_runs(name, config):
 
 @pytest.mark.parametrize('name', PEERS)
 def test_each_trains(name):
-    register_all_modules(init_default_scope=True)
     cfg = load_config('mnv4_ssdlite_coco')
     cfg.input_size = SIZE[::-1]
-    model = MODELS.build(fit_backbone(cfg, f'timm:{name}').model)
+    model = build_model(fit_backbone(cfg, f'timm:{name}'))
     model.init_weights()
     data = model.data_preprocessor(demo_mm_inputs(2, [[3, *SIZE]] * 2, num_classes=80), training=True)
     losses = model.train()(**data, mode='loss')

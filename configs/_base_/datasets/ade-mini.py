@@ -4,25 +4,25 @@ They show that the machinery works and learns. Their mIoU is no ADE20K result, h
 """
 
 data_root = 'data/mini/ade/'
-input_size = (256, 256)  # width, height of a training crop
+input_size = (160, 160)  # width, height of a training crop
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations'),
-    dict(type='Resize', scale=(1024, 256), keep_ratio=True),
+    dict(type='Resize', scale=(640, 160), keep_ratio=True),
     dict(type='RandomCrop', crop_size=input_size[::-1]),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackSegInputs'),
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(1024, 256), keep_ratio=True),
+    dict(type='Resize', scale=(640, 160), keep_ratio=True),
     dict(type='LoadAnnotations'),
     dict(type='PackSegInputs'),
 ]
 
 train_dataloader = dict(
-    batch_size=8,
+    batch_size=4,
     num_workers=1,
     persistent_workers=True,
     sampler=dict(type='InfiniteSampler', shuffle=True),

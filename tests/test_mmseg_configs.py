@@ -1,0 +1,115 @@
+"""Our segmentation configs beside mmseg's own for the same head: a later mIoU is then comparable.
+
+mmseg ships its configs with the package. Each of ours is given the backbone of mmseg's, so that weights and batch can
+be the same in both; what else differs is listed here, with the reason.
+"""
+
+from pathlib import Path
+
+import mmseg
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+
+from mnv4_mm.apis import config as configs
+
+MMSEG = Path(mmseg.__file__).parent / '.mim/configs'
+THEIRS = {
+    'mnv4_lraspp_ade20k': 'mobilenet_v3/mobilenet-v3-d8_lraspp_4xb4-320k_cityscapes-512x1024.py',
+    'mnv4_fpn_ade20k': 'poolformer/fpn_poolformer_s12_8xb4-40k_ade20k-512x512.py',
+    'mnv4_deeplabv3plus_ade20k': 'mobilenet_v2/mobilenet-v2-d8_deeplabv3plus_4xb4-160k_ade20k-512x512.py',
+    'mnv4_segformer_ade20k': 'segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py',
+}
+# mmseg has LR-ASPP on Cityscapes only.
+ADE20K = [name for name in THEIRS if name != 'mnv4_lraspp_ade20k']
+# PoolFormer's backbone is mmpretrain's, which need not be installed: ResNet-18, the same in both.
+RESNET = dict(type='ResNetV1c', depth=18, out_indices=(0, 1, 2, 3))
+WIDTHS = [64, 128, 256, 512]
+
+
+def pair(name: str) -> tuple[Config, Config]:
+    """Our config with mmseg's backbone, and mmseg's; plain batch norm in both, which SyncBN is on one CPU."""
+    ours, theirs = configs.load_config(name), Config.fromfile(MMSEG / THEIRS[name])
+    theirs.model.pop('pretrained', None)
+    theirs.model.backbone.pop('init_cfg', None)
+    if name == 'mnv4_fpn_ade20k':
+        theirs.model.backbone, theirs.model.neck.in_channels = RESNET, WIDTHS
+    plain(theirs.model)
+    ours.model.backbone = theirs.model.backbone
+    return ours, theirs
+
+
+def plain(part):
+    for value in part.values() if isinstance(part, dict) else part if isinstance(part, list | tuple) else ():
+        if isinstance(value, dict) and value.get('type') == 'SyncBN':
+            value['type'] = 'BN'
+        plain(value)
+
+
+def take_maps(ours, theirs, name):
+    """What follows from the other backbone's widths and maps, which --backbone sets for ours."""
+    if name == 'mnv4_fpn_ade20k':
+        ours.neck.in_channels = theirs.neck.in_channels
+        return
+    for head in ('decode_head', 'auxiliary_head'):
+        for key in ('in_channels', 'in_index', 'c1_in_channels'):
+            if head in ours and key in ours[head]:
+                ours[head][key] = theirs[head][key]
+
+
+@pytest.mark.parametrize('name', THEIRS)
+def test_the_same_weights_and_batch_give_the_same_loss(name, segmentation_batch):
+    ours, theirs = pair(name)
+    take_maps(ours.model, theirs.model, name)
+    height, width = 128, 128
+    if name == 'mnv4_deeplabv3plus_ade20k':
+        # Output stride 8 there, 16 here: half the dilation spans the same pixels. At their stride it is theirs.
+        assert [d if d == 1 else 2 * d for d in ours.model.decode_head.dilations] == [1, 12, 24, 36]
+        ours.model.decode_head.dilations = theirs.model.decode_head.dilations
+    if name == 'mnv4_lraspp_ade20k':
+        # 19 classes there. Its pool of 49x49 is ours, the whole map, where the map has 49x49: 392 pixels at stride 8.
+        theirs.model.decode_head.num_classes = 150
+        height, width = 392, 392
+    losses = []
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        torch.manual_seed(0)
+        models = [configs.build_model(cfg) for cfg in (theirs, ours)]
+        models[0].init_weights()
+        models[1].load_state_dict(models[0].state_dict())  # strict: the same parameters by name and shape
+        for model, cfg in zip(models, (theirs, ours), strict=True):
+            model.data_preprocessor.size = (height, width)
+            assert cfg.model.train_cfg == {}
+            data = model.data_preprocessor(segmentation_batch(height, width), training=True)
+            torch.manual_seed(1)  # of dropout
+            losses.append(model.train()(**data, mode='loss'))
+    assert losses[0].keys() == losses[1].keys()
+    for key, value in losses[0].items():
+        torch.testing.assert_close(losses[1][key], value, rtol=1e-6, atol=0, msg=key)
+    assert losses[0]['decode.loss_ce'] > 1
+
+
+def steps(pipeline):
+    """A pipeline's steps. `reduce_zero_label` may stand in the data set or, deprecated, in LoadAnnotations."""
+    return [{k: v for k, v in step.items() if k not in ('reduce_zero_label', 'backend_args')} for step in pipeline]
+
+
+@pytest.mark.parametrize('name', ADE20K)
+def test_data_preparation_and_recipe_are_mmsegs(name):
+    ours, theirs = configs.load_config(name), Config.fromfile(MMSEG / THEIRS[name])
+    for loader in ('train_dataloader', 'val_dataloader'):
+        mine, its = (configs.innermost_dataset(cfg[loader].dataset) for cfg in (ours, theirs))
+        assert steps(mine.pipeline) == steps(its.pipeline)
+        assert (mine.type, mine.data_prefix) == (its.type, its.data_prefix)
+        assert ours[loader].batch_size == theirs[loader].batch_size
+    assert ours.train_cfg.max_iters == theirs.train_cfg.max_iters
+    assert ours.optim_wrapper.optimizer == theirs.optim_wrapper.optimizer
+    defaults = dict(begin=0, by_epoch=False)
+    assert [defaults | s for s in ours.param_scheduler] == [defaults | s for s in theirs.param_scheduler]
+    given = {key: value for key, value in ours.model.data_preprocessor.items() if key != 'size'}
+    assert given == {key: value for key, value in theirs.model.data_preprocessor.items() if key != 'size'}
+    assert ours.model.data_preprocessor.size == theirs.crop_size
+    assert ours.model.test_cfg == theirs.model.test_cfg
+    if name == 'mnv4_segformer_ade20k':
+        assert theirs.optim_wrapper.paramwise_cfg.custom_keys['head'].lr_mult == 10
+        assert ours.optim_wrapper.paramwise_cfg.custom_keys['decode_head'].lr_mult == 10
