@@ -68,15 +68,19 @@ class Segmentation(Task[MaskSplit, AdeLayout]):
         check_pairs(split, cfg.model.decode_head.num_classes, reduced, self.hint)
 
     def set_outputs(self, cfg: Config, split: MaskSplit, per_class: bool, out: str | None) -> None:
-        cfg.test_evaluator.per_class = per_class
-        cfg.default_hooks.visualization.pictures = str(split.pictures)
+        ours = cfg.test_evaluator.type == 'ExactIoUMetric'
+        if ours:
+            cfg.test_evaluator.per_class = per_class
+        # A config of mmseg's own names another hook, which knows no folder.
+        cfg.default_hooks.visualization = dict(type='OverlayHook', pictures=str(split.pictures))
         if out:
             if Path(out).suffix or Path(out).is_file():
                 raise UserError(f'--out {out}: class maps are written as PNG files, name a folder')
             if Path(out).resolve() in (split.masks.resolve(), split.pictures.resolve()):
                 raise UserError(f'--out {out} is where the data is: it would be written over')
             Path(out).mkdir(parents=True, exist_ok=True)
-            cfg.test_evaluator.update(out_dir=out, pictures=str(split.pictures))
+            written = dict(out_dir=out, pictures=str(split.pictures)) if ours else dict(output_dir=out)
+            cfg.test_evaluator.update(written)
 
     def finish_outputs(self, out: str) -> None:
         print(f'class maps: {out}')

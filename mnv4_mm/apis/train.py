@@ -72,8 +72,10 @@ def train(
         iters=iters,
     )
     cfg = configs.resolve_data_roots(cfg)
-    for loader in ('train_dataloader', 'val_dataloader'):
-        configs.require_data(cfg, loader)
+    # Of several processes one checks; the others wait for it where they meet.
+    if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
+        for loader in ('train_dataloader', 'val_dataloader'):
+            configs.require_data(cfg, loader)
     folder = Path(cfg.work_dir)
     if resume is True:  # a run that has no checkpoint yet starts as if it were new
         cfg.resume = (folder / 'last_checkpoint').is_file()

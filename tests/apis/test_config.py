@@ -96,13 +96,14 @@ def test_epochs_scale_the_whole_schedule():
         merged(epochs=0)
 
 
-@pytest.mark.parametrize('epochs', [1, 2, 7, 1000])
+@pytest.mark.parametrize('length', [1, 2, 7, 1000])
 @pytest.mark.parametrize('name', sorted(configs.config_index()))
-def test_every_schedule_can_be_of_any_length(name, epochs):
-    cfg = merged(name, epochs=epochs)
+def test_every_schedule_can_be_of_any_length(name, length):
+    unit = 'iters' if '_ade20k' in name else 'epochs'
+    cfg = merged(name, **{unit: length})
     optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1)
     for scheduler in cfg.param_scheduler:
-        settings = {'end': cfg.train_cfg.max_epochs, **scheduler}
+        settings = {'end': cfg.train_cfg[f'max_{unit}'], **scheduler}
         if settings.pop('convert_to_iter_based', False):
             PARAM_SCHEDULERS.get(scheduler.type).build_iter_from_epoch(
                 optimizer=optimiser, epoch_length=10, **{k: v for k, v in settings.items() if k != 'type'}

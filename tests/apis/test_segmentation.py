@@ -130,6 +130,21 @@ def test_the_test_tool_draws_writes_and_scores_the_same(checkpoint, tmp_path, dr
     assert width > 2 * 320  # truth, prediction, legend
 
 
+def test_a_config_of_mmsegs_own_is_tested_too(checkpoint, tmp_path, drawn):
+    from mnv4_mm.weights import checkpoint_config, load_checkpoint
+
+    cfg = checkpoint_config(load_checkpoint(checkpoint), checkpoint)
+    cfg.test_evaluator = cfg.val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
+    cfg.default_hooks.visualization = dict(type='SegVisualizationHook')
+    cfg.dump(tmp_path / 'own.py')
+    metrics = evaluate_files(
+        str(tmp_path / 'own.py'), checkpoint, out=str(tmp_path / 'maps'), show_dir=str(tmp_path / 'shown'),
+        work_dir=str(tmp_path / 'w'),
+    )  # fmt: skip
+    assert metrics['mIoU'] >= 0
+    assert len(list((tmp_path / 'maps').iterdir())) == len(list((tmp_path / 'shown').iterdir())) == 64
+
+
 def test_places_that_would_be_written_over(checkpoint, tmp_path, drawn):
     for argument, place, message in (
         ('show_dir', drawn / 'images/validation', 'written over'),
