@@ -116,7 +116,7 @@ def test_segmenters_train_test_and_infer(config, drawn_masks, run_tool, tmp_path
     inferred = run_tool('infer.py', drawn_masks / 'images/validation', checkpoint, '--out-dir', tmp_path / 'inferred')
     assert inferred.returncode == 0, inferred.stderr
     # Predicting is the same from both tools: numpy's mIoU over infer's class maps is test's.
-    maps = tmp_path / 'inferred/masks'
+    maps = tmp_path / 'inferred/class_maps'
     assert miou(drawn_masks / 'annotations/validation', maps) == pytest.approx(metrics['shapes/mIoU'], abs=1e-9)
 
 

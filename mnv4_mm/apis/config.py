@@ -288,6 +288,7 @@ def _timm_backbone(cfg: Config, name: str) -> dict[str, Any]:
         if isinstance(task_of(cfg), Segmentation):
             # Training crops have the one size, test pictures do not: it sees them window by window.
             cfg.model.test_cfg = fit_inference(cfg, 'slide').model.test_cfg
+            cfg.model.data_preprocessor.test_cfg = dict(size=(height, width))  # no window is smaller
     return backbone
 
 
@@ -417,8 +418,10 @@ def fit_inference(cfg: Config, mode: str) -> Config:
     if mode == 'whole':
         cfg.model.test_cfg = dict(mode='whole')
     elif not windows:
-        width, height = cfg.input_size
-        cfg.model.test_cfg = dict(mode='slide', crop_size=(height, width), stride=(height * 2 // 3, width * 2 // 3))
+        size = cfg.model.data_preprocessor.get('size')  # what training crops are padded to: (height, width)
+        if not size:
+            raise UserError('--inference slide needs model.data_preprocessor.size, (height, width) of a training crop')
+        cfg.model.test_cfg = dict(mode='slide', crop_size=size, stride=tuple(length * 2 // 3 for length in size))
     return cfg
 
 

@@ -54,11 +54,13 @@ class Detection(Task[Split, CocoLayout]):
     def check(self, split: Split, cfg: Config, dataset: Any) -> None:
         require_split(split, self.hint)
 
+    def check_out(self, out: str) -> None:
+        if Path(out).suffix != '.json':
+            raise UserError(f'--out {out}: detections are written in COCO format, name a .json file')
+
     def set_outputs(self, cfg: Config, split: Split, per_class: bool, out: str | None) -> None:
         cfg.test_evaluator.classwise = per_class
         if out:
-            if Path(out).suffix != '.json':
-                raise UserError(f'--out {out}: detections are written in COCO format, name a .json file')
             Path(out).parent.mkdir(parents=True, exist_ok=True)
             cfg.test_evaluator.outfile_prefix = str(Path(out).with_suffix(''))
 

@@ -96,13 +96,15 @@ def evaluate(
     Raises:
         UserError: data or checkpoint missing, unreadable or unfit.
     """
-    load_checkpoint(checkpoint)  # a file that cannot be read leaves no folders behind
     task = configs.task_of(cfg)
+    if out:
+        task.check_out(out)
+    load_checkpoint(checkpoint)  # a file that cannot be read leaves no folders behind
     cfg = configs.on_training_pictures(cfg) if on == 'train' else copy.deepcopy(cfg)
     configs.require_data(cfg, 'test_dataloader')
     split = configs.dataset_split(cfg, 'test_dataloader')
-    if show_dir and Path(show_dir).resolve() == split.pictures.resolve():
-        raise UserError(f'--show-dir {show_dir} is where the pictures are: they would be written over')
+    if show_dir and Path(show_dir).resolve() in [part.resolve() for part in split if isinstance(part, Path)]:
+        raise UserError(f'--show-dir {show_dir} is where the data is: it would be written over')
     for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler', 'auto_scale_lr'):
         cfg.pop(key, None)
     for key in ('val_dataloader', 'val_cfg', 'val_evaluator', 'custom_hooks'):

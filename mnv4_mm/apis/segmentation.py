@@ -1,6 +1,7 @@
 """Segmentation: data sets in ADE20K's layout, mIoU, class maps."""
 
 import copy
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DefaultScope
 from mmseg.datasets import ADE20KDataset
+from mmseg.registry import DATASETS
 from torch import nn
 
 from mnv4_mm.apis.task import Frame, Results, Task, palette
@@ -40,8 +42,8 @@ class Segmentation(Task[MaskSplit, AdeLayout]):
         return MaskSplit(
             root / prefix['img_path'],
             root / prefix['seg_map_path'],
-            dataset.get('img_suffix', '.jpg'),
-            dataset.get('seg_map_suffix', '.png'),
+            _setting(dataset, 'img_suffix', '.jpg'),
+            _setting(dataset, 'seg_map_suffix', '.png'),
             root / dataset.ann_file if dataset.get('ann_file') else None,
         )
 
@@ -64,23 +66,24 @@ class Segmentation(Task[MaskSplit, AdeLayout]):
         """It comes with the pictures."""
 
     def check(self, split: MaskSplit, cfg: Config, dataset: Any) -> None:
-        reduced = dataset.get('reduce_zero_label', dataset.get('type') == 'ADE20KDataset')
+        reduced = bool(_setting(dataset, 'reduce_zero_label', False))
         check_pairs(split, cfg.model.decode_head.num_classes, reduced, self.hint)
 
+    def check_out(self, out: str) -> None:
+        if Path(out).suffix or Path(out).is_file():
+            raise UserError(f'--out {out}: class maps are written as PNG files, name a folder')
+
     def set_outputs(self, cfg: Config, split: MaskSplit, per_class: bool, out: str | None) -> None:
-        ours = cfg.test_evaluator.type == 'ExactIoUMetric'
-        if ours:
-            cfg.test_evaluator.per_class = per_class
-        # A config of mmseg's own names another hook, which knows no folder.
+        # A config of mmseg's own names its metric, in percent, and its hook, which knows no folder.
+        if cfg.test_evaluator.type == 'IoUMetric':
+            cfg.test_evaluator = dict(type='ExactIoUMetric', prefix=cfg.test_evaluator.get('prefix'))
+        cfg.test_evaluator.per_class = per_class
         cfg.default_hooks.visualization = dict(type='OverlayHook', pictures=str(split.pictures))
         if out:
-            if Path(out).suffix or Path(out).is_file():
-                raise UserError(f'--out {out}: class maps are written as PNG files, name a folder')
             if Path(out).resolve() in (split.masks.resolve(), split.pictures.resolve()):
                 raise UserError(f'--out {out} is where the data is: it would be written over')
             Path(out).mkdir(parents=True, exist_ok=True)
-            written = dict(out_dir=out, pictures=str(split.pictures)) if ours else dict(output_dir=out)
-            cfg.test_evaluator.update(written)
+            cfg.test_evaluator.update(out_dir=out, pictures=str(split.pictures))
 
     def finish_outputs(self, out: str) -> None:
         print(f'class maps: {out}')
@@ -90,7 +93,7 @@ class Segmentation(Task[MaskSplit, AdeLayout]):
 
 
 class ClassMaps(Results):
-    """Writes class maps as indexed PNG files into ``masks/``, and ``predictions.json``.
+    """Writes class maps as indexed PNG files into ``class_maps/``, and ``predictions.json``.
 
     A map's values are those of the masks the model was trained with. The JSON has the name of each value, and of each
     picture its map and the share of its pixels that each class has.
@@ -119,10 +122,10 @@ class ClassMaps(Results):
         return with_legend(overlay(frame.pixels, values, self.palette), [values], self.names, self.palette)
 
     def _name(self, picture: Path) -> Path:
-        """``masks/a.png`` for ``a.jpg``; where that is taken already, and for frames of a video, the whole name."""
-        name = Path('masks') / picture.with_suffix('.png').name
+        """``class_maps/a.png`` for ``a.jpg``; where that is taken, and for frames of a video, the whole name."""
+        name = Path('class_maps') / picture.with_suffix('.png').name
         if picture.suffix.lower() not in PICTURES or name in self.taken:
-            name = Path('masks') / f'{picture.name}.png'
+            name = Path('class_maps') / f'{picture.name}.png'
         self.taken.add(name)
         return name
 
@@ -131,6 +134,14 @@ class ClassMaps(Results):
         values = {name: value for value, name in enumerate(self.names, self.first)}
         path.write_text(json.dumps(dict(values=values, images=self.images)))
         return path
+
+
+def _setting(dataset: Any, name: str, otherwise: Any) -> Any:
+    """A setting of a data set's config, or what its class (Cityscapes', LoveDA's, ...) takes where it is left out."""
+    if name in dataset:
+        return dataset[name]
+    parameters = inspect.signature(DATASETS.get(dataset.type)).parameters
+    return parameters[name].default if name in parameters else otherwise
 
 
 def _pipeline(cfg: Config) -> Compose:

@@ -99,6 +99,10 @@ class Task(ABC, Generic[SplitT, LayoutT]):
         """Checks that a split is there and fit for training and evaluation."""
 
     @abstractmethod
+    def check_out(self, out: str) -> None:
+        """Checks the name of a place for predictions, before anything is read."""
+
+    @abstractmethod
     def set_outputs(self, cfg: Config, split: SplitT, per_class: bool, out: str | None) -> None:
         """Prepares a test's config for a score per class, and for writing predictions to ``out``."""
 

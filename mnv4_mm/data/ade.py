@@ -94,7 +94,7 @@ def _find_classes(root: Path) -> tuple[str, ...]:
             return tuple(ADE20KDataset.METAINFO['classes'])
         raise UserError(f'no {path}: it names the classes, one a line, the first for mask value 1')
     try:
-        names = [line.strip() for line in path.read_text(encoding='utf-8').splitlines()]
+        names = [line.strip() for line in path.read_text(encoding='utf-8-sig').splitlines()]
     except UnicodeDecodeError as error:
         raise UserError(f'{path} is not UTF-8 text: {error}') from error
     while names and not names[-1]:

@@ -33,7 +33,7 @@ class ExactIoUMetric(BaseMetric):
 
     Args:
         ignore_index: Value of unlabelled pixels in the truth.
-        per_class: Print a table of the classes, and return their IoU too.
+        per_class: Print a table of the classes, and return the IoU of those that are not absent.
         out_dir: Folder for the predicted class maps as indexed PNG files; their values are those of the data's masks.
         pictures: Folder of the pictures: a map's name in ``out_dir`` is its picture's, relative to it.
         prefix: Put before the metrics' names.
@@ -79,7 +79,7 @@ class ExactIoUMetric(BaseMetric):
         )
         if self.per_class:
             MMLogger.get_current_instance().info('IoU per class:\n' + class_table(names, iou, accuracy, truth))
-            metrics |= {f'{name}_IoU': float(value) for name, value in zip(names, iou, strict=True)}
+            metrics |= {f'{name}_IoU': float(v) for name, v in zip(names, iou, strict=True) if not np.isnan(v)}
         return metrics
 
 

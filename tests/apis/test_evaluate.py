@@ -5,7 +5,6 @@ import json
 import cv2
 import pytest
 import torch
-from mmdet.utils import register_all_modules
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from mmengine.structures import InstanceData
@@ -72,8 +71,7 @@ def test_metrics_are_pycocotools_and_named_for_their_pictures(jittered, tmp_path
 @pytest.fixture(scope='module')
 def checkpoint(tmp_path_factory):
     """An untrained SSDLite."""
-    register_all_modules(init_default_scope=True)
-    model = MODELS.build(configs.load_config(NAME).model)
+    model = configs.build_model(configs.load_config(NAME))
     path = tmp_path_factory.mktemp('c') / 'random.pth'
     torch.save(dict(state_dict=model.state_dict()), path)
     return str(path)

@@ -141,13 +141,14 @@ def test_a_config_of_mmsegs_own_is_tested_too(checkpoint, tmp_path, drawn):
         str(tmp_path / 'own.py'), checkpoint, out=str(tmp_path / 'maps'), show_dir=str(tmp_path / 'shown'),
         work_dir=str(tmp_path / 'w'),
     )  # fmt: skip
-    assert metrics['mIoU'] >= 0
+    assert 0 <= metrics['mIoU'] <= metrics['aAcc'] <= 1  # not in percent
     assert len(list((tmp_path / 'maps').iterdir())) == len(list((tmp_path / 'shown').iterdir())) == 64
 
 
 def test_places_that_would_be_written_over(checkpoint, tmp_path, drawn):
     for argument, place, message in (
         ('show_dir', drawn / 'images/validation', 'written over'),
+        ('show_dir', drawn / 'annotations/validation', 'written over'),
         ('out', drawn / 'annotations/validation', 'written over'),
         ('out', tmp_path / 'maps.json', 'name a folder'),
     ):
@@ -165,7 +166,7 @@ def test_a_folder_of_pictures(checkpoint, tmp_path):
     path = infer(str(folder), checkpoint, out_dir=str(tmp_path / 'out'), inference='slide')
     content = json.loads(path.read_text())
     assert content['values'] == dict(disc=1, square=2, triangle=3, cross=4, ring=5, star=6, background=7)
-    expected = [('a.jpg', 'masks/a.png'), ('a.png', 'masks/a.png.png'), ('b.png', 'masks/b.png')]
+    expected = [('a.jpg', 'class_maps/a.png'), ('a.png', 'class_maps/a.png.png'), ('b.png', 'class_maps/b.png')]
     assert [(i['file_name'], i['class_map']) for i in content['images']] == expected
     for image, size in zip(content['images'], ((70, 50), (30, 40), (5, 3)), strict=True):
         with Image.open(tmp_path / 'out' / image['class_map']) as file:
@@ -186,7 +187,7 @@ def test_a_video(checkpoint, tmp_path):
     writer.release()
     path = infer(str(video), checkpoint, out_dir=str(tmp_path / 'out'))
     assert [i['class_map'] for i in json.loads(path.read_text())['images']] == [
-        f'masks/in.avi#{i}.png' for i in range(3)
+        f'class_maps/in.avi#{i}.png' for i in range(3)
     ]
     assert cv2.VideoCapture(str(tmp_path / 'out/in.mp4')).get(cv2.CAP_PROP_FRAME_COUNT) == 3
 

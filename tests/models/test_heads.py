@@ -3,8 +3,7 @@
 import pytest
 import torch
 from mmdet.models.dense_heads import SSDHead
-from mmdet.utils import register_all_modules
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 from mnv4_mm.apis.config import load_config
@@ -12,9 +11,14 @@ from mnv4_mm.models import SeparableConv2d, SSDLiteHead
 from mnv4_mm.report.complexity import count_config
 
 
+@pytest.fixture(autouse=True)
+def scope(request):
+    with DefaultScope.overwrite_default_scope('mmseg' if 'lraspp' in request.node.name else 'mmdet'):
+        yield
+
+
 def test_upstream_has_not_mended_the_ssd_head():
     """When this fails, mmdet's SSDHead can predict again: SSDLiteHead can go."""
-    register_all_modules(init_default_scope=True)
     settings = load_config('mnv4_ssdlite_coco').model.bbox_head
     settings.pop('type')
     assert not hasattr(SSDHead(**settings), 'loss_cls')
