@@ -14,6 +14,7 @@ from mnv4_mm import weights
 from mnv4_mm.apis import config as configs
 from mnv4_mm.apis.task import Frame, Results
 from mnv4_mm.data.pictures import PICTURES, read_picture, write_picture
+from mnv4_mm.engine.runner import quiet_losses
 from mnv4_mm.errors import UserError
 from mnv4_mm.models.pretrained import tensors_only
 
@@ -42,7 +43,7 @@ def load_model(
     cfg = configs.load_config(config) if config else weights.checkpoint_config(content, checkpoint)
     if inference:
         cfg = configs.fit_inference(cfg, inference)
-    with tensors_only():
+    with tensors_only(), quiet_losses():
         model = configs.build_model(cfg)
     weights.load_into(model, content, checkpoint)
     meta = content.get('meta', {})

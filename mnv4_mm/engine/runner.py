@@ -2,7 +2,8 @@
 
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from mmengine.logging import MMLogger
@@ -44,9 +45,7 @@ class SafeRunner(Runner):
         return logger
 
     def build_model(self, model: Any) -> nn.Module:
-        # mmseg warns that its default is not PyTorch's; it is what mIoU is published with.
-        with warnings.catch_warnings():
-            warnings.filterwarnings('ignore', message='Default ``avg_non_ignore`` is False')
+        with quiet_losses():
             return super().build_model(model)
 
     def build_visualizer(self, visualizer: Any = None) -> Visualizer:
@@ -88,6 +87,14 @@ class SafeRunner(Runner):
             dataset = dataset.dataset
         more = dict(category_ids=list(dataset.cat_ids)) if hasattr(dataset, 'cat_ids') else {}
         super().save_checkpoint(*args, meta={**(meta or {}), **more}, **kwargs)
+
+
+@contextmanager
+def quiet_losses() -> Iterator[None]:
+    """Silences mmseg's warning that its loss's default is not PyTorch's: mIoU is published with it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message='Default ``avg_non_ignore`` is False')
+        yield
 
 
 def _for_the_console(record: logging.LogRecord) -> bool:
