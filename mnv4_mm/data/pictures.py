@@ -10,6 +10,12 @@ from PIL.ExifTags import Base
 from mnv4_mm.errors import UserError
 
 PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
+REDUCED = {
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
 # EXIF orientations that swap width and height; mmcv turns pictures as EXIF says.
 ORIENTATION, TURNED = Base.Orientation, (5, 6, 7, 8)
 
@@ -30,17 +36,39 @@ def shown_size(path: Path) -> tuple[int, int]:
         raise UserError(f'{path} is not a readable picture') from error
 
 
-def read_picture(path: Path) -> np.ndarray:
+def read_picture(path: str | Path, reduction: int = 1) -> np.ndarray:
     """Reads a picture as (H, W, 3) uint8 BGR, turned as its EXIF data says.
+
+    Args:
+        path: Its file.
+        reduction: Sides are divided by this, 1, 2, 4 or 8, and rounded up; of a JPEG file less is decoded then.
 
     Raises:
         UserError: it is not a readable picture.
     """
     data = np.fromfile(path, np.uint8)
-    pixels = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    pixels = cv2.imdecode(data, REDUCED[reduction]) if data.size else None
     if pixels is None:
         raise UserError(f'{path} is not a readable picture')
     return pixels
+
+
+def read_mask(path: str | Path) -> np.ndarray:
+    """Reads a mask as (H, W) uint8 of its values; of an indexed picture, the indices.
+
+    Raises:
+        UserError: it is not a readable picture of one channel.
+    """
+    data = np.fromfile(path, np.uint8)
+    values = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    if values is None:
+        raise UserError(f'{path} is not a readable picture')
+    if values.ndim == 3:  # OpenCV gives an indexed picture's colours
+        with Image.open(path) as picture:
+            values = np.array(picture)
+    if values.ndim == 3:
+        raise UserError(f'{path} has {values.shape[2]} channels; a mask has one')
+    return values.astype(np.uint8, copy=False)
 
 
 def write_picture(path: Path, pixels: np.ndarray) -> None:

@@ -7,12 +7,15 @@ data_root = 'data/ade/ADEChallengeData2016/'
 input_size = (512, 512)  # width, height of a training crop
 
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations'),
-    dict(type='RandomResize', scale=(2048, 512), ratio_range=(0.5, 2.0), keep_ratio=True),
-    dict(type='RandomCrop', crop_size=input_size[::-1], cat_max_ratio=0.75),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PhotoMetricDistortion'),
+    # Reads picture and mask, then mmseg's RandomResize, RandomCrop, RandomFlip and PhotoMetricDistortion in one go.
+    dict(
+        type='SegAugmentation',
+        scale=(2048, 512),
+        ratio_range=(0.5, 2.0),
+        crop_size=input_size[::-1],
+        cat_max_ratio=0.75,
+        flip_prob=0.5,
+    ),
     dict(type='PackSegInputs'),
 ]
 test_pipeline = [
