@@ -1,0 +1,340 @@
+"""COCO's annotations as columns in a file beside the JSON: parsed once, mapped by every process from then on."""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import logging
+import os.path as osp
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import mmdet
+import numpy as np
+from mmdet.datasets import CocoDataset
+from mmengine.dataset import force_full_init
+from mmengine.dist import barrier, get_rank
+from mmengine.logging import print_log
+from mmengine.registry import DATASETS
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+from torch.utils.data import get_worker_info
+
+from mnv4_mm.errors import UserError
+
+# Of the columns and of what they mean: a change of either makes files of before unknown.
+FORMAT = 1
+# Smaller files parse in about a second, which is not worth a file in the user's folder. COCO's own has 448 MB.
+MIN_CACHE_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """What mmdet's ``CocoDataset`` knows of M pictures with N boxes, but for the polygons.
+
+    Attributes:
+        cat_ids: (C,) int64, the category ids of the JSON in the order of labels.
+        image_id: (M,) int64.
+        size: (M, 2) int64, width and height in pixels.
+        name: (B,) uint8, the file names in UTF-8, one after another.
+        name_start: (M + 1,) int64, where in ``name`` each begins.
+        box_start: (M + 1,) int64, where in the next four the boxes of each picture begin.
+        box: (N, 4) float64, (x1, y1, x2, y2) in pixels.
+        whole: (N, 4) bool, where mmdet has an int: numbers of the JSON that have no point.
+        label: (N,) int64.
+        ignore: (N,) int64, 1 for crowds.
+        source: Path and key of the file they are mapped from; none if they are in memory.
+    """
+
+    cat_ids: np.ndarray
+    image_id: np.ndarray
+    size: np.ndarray
+    name: np.ndarray
+    name_start: np.ndarray
+    box_start: np.ndarray
+    box: np.ndarray
+    whole: np.ndarray
+    label: np.ndarray
+    ignore: np.ndarray
+    source: tuple[Path, str] | None = None
+
+    @classmethod
+    def pack(cls, entries: Sequence[dict[str, Any]], cat_ids: Sequence[int]) -> 'Columns':
+        """Columns of mmdet's entries, whose ``img_path`` is the file name alone.
+
+        Raises:
+            ValueError: the columns cannot hold them, as with ids that are strings.
+        """
+        names = [entry['img_path'].encode() for entry in entries]
+        instances = [instance for entry in entries for instance in entry['instances']]
+        boxes = [instance['bbox'] for instance in instances]
+        if not {type(value) for box in boxes for value in box} <= {int, float}:
+            raise ValueError('a box has coordinates that are not numbers')
+        return cls(
+            cat_ids=_ints(cat_ids),
+            image_id=_ints(entry['img_id'] for entry in entries),
+            size=_ints(value for entry in entries for value in (entry['width'], entry['height'])).reshape(-1, 2),
+            name=np.frombuffer(b''.join(names), np.uint8),
+            name_start=_starts(map(len, names)),
+            box_start=_starts(len(entry['instances']) for entry in entries),
+            box=np.array(boxes, np.float64).reshape(-1, 4),
+            whole=np.array([[type(value) is int for value in box] for box in boxes], bool).reshape(-1, 4),
+            label=_ints(instance['bbox_label'] for instance in instances),
+            ignore=_ints(instance['ignore_flag'] for instance in instances),
+        )
+
+    def __len__(self) -> int:
+        return len(self.image_id)
+
+    def __deepcopy__(self, memo: dict) -> 'Columns':
+        return self  # nobody writes to them
+
+    def __reduce__(self) -> tuple:
+        """A process that is sent mapped columns maps them too, instead of getting a copy."""
+        return (read_columns, self.source) if self.source else (Columns, tuple(self.arrays().values()))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != 'source'}
+
+    def entry(self, row: int, folder: str) -> dict[str, Any]:
+        """One picture as mmdet's ``CocoDataset`` describes it; ``folder`` is where the pictures are."""
+        name = self.name[self.name_start[row] : self.name_start[row + 1]].tobytes().decode()
+        own = slice(self.box_start[row], self.box_start[row + 1])
+        boxes, whole = self.box[own].tolist(), self.whole[own]
+        if whole.any():
+            boxes = [
+                [int(value) if is_int else value for value, is_int in zip(box, flags, strict=True)]
+                for box, flags in zip(boxes, whole.tolist(), strict=True)
+            ]
+        width, height = self.size[row].tolist()
+        return dict(
+            img_path=osp.join(folder, name),
+            img_id=self.image_id[row].item(),
+            seg_map_path=None,
+            height=height,
+            width=width,
+            instances=[
+                dict(ignore_flag=ignore, bbox=box, bbox_label=label)
+                for ignore, box, label in zip(self.ignore[own].tolist(), boxes, self.label[own].tolist(), strict=True)
+            ],
+        )
+
+    def write(self, path: Path, key: str) -> None:
+        """Writes them whole or not at all.
+
+        Raises:
+            OSError: the folder cannot be written, or is full.
+        """
+        arrays = self.arrays()
+        part = path.with_name(f'.{uuid4().hex}.{path.name}')
+        try:
+            # Not by safetensors' save_file: its files are for their owner's eyes only, and data folders are shared.
+            part.write_bytes(save(arrays, dict(key=key, sha256=_digest(arrays))))
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def read_columns(path: Path, key: str) -> Columns:
+    """Maps what ``Columns.write`` wrote: processes share the pages of the file, none has a copy.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: it is damaged, or was written under another key.
+    """
+    try:
+        with safe_open(path, framework='pt') as file:  # torch's storages map the file, framework='numpy' copies
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise
+    # TypeError: of bfloat16, which numpy has not.
+    except (SafetensorError, OSError, TypeError) as error:
+        raise UserError(f'{path} is not a readable cache, perhaps cut short ({error})') from error
+    if metadata.get('key') != key:
+        raise UserError(f'{path} is not a cache of these annotations')
+    if metadata.get('sha256') != _digest(arrays):
+        raise UserError(f'{path} is damaged: its checksum is wrong')
+    for array in arrays.values():
+        array.flags.writeable = False
+    return Columns(**arrays, source=(path, key))
+
+
+def _ints(values: Iterable[Any]) -> np.ndarray:
+    values = list(values)
+    if not set(map(type, values)) <= {int}:
+        raise ValueError('an id, a width or a height is not an integer')
+    try:
+        return np.array(values, np.int64)
+    except OverflowError as error:
+        raise ValueError('an id, a width or a height has more than 64 bits') from error
+
+
+def _starts(lengths: Iterable[int]) -> np.ndarray:
+    return np.array([*itertools.accumulate(lengths, initial=0)], np.int64)
+
+
+def _digest(arrays: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f'{name} {array.dtype} {array.shape}'.encode())
+        digest.update(array.reshape(-1).data)  # hashlib takes one dimension
+    return digest.hexdigest()
+
+
+@DATASETS.register_module()
+class CachedCocoDataset(CocoDataset):
+    """mmdet's ``CocoDataset`` for boxes, whose JSON is parsed once.
+
+    The result goes to ``<stem>.<key>.cache.safetensors`` beside the JSON; the key is of the JSON's content and of all
+    settings that decide what is read. From then on that file is mapped, shared between all processes and workers.
+    Such a file may be deleted at any time before a start. Damage is noticed and said, and the file is written anew;
+    where it cannot be written, the same columns stay in memory.
+
+    Entries are mmdet's without ``mask``: polygons, most of the JSON, are left out. ``cat_img_map`` is not kept.
+
+    It is ``CocoDataset`` and nothing else for a JSON below ``min_cache_bytes``, and with settings that need more than
+    the columns hold: masks (a transform with ``with_mask``), ``data_prefix`` other than ``img``, proposals,
+    ``return_classes``, ``backend_args``, ``serialize_data=False``; and, said in a log line, for a JSON whose ids
+    are not integers.
+
+    Args:
+        *args: As for ``CocoDataset``.
+        min_cache_bytes: A smaller JSON is not cached.
+        **kwargs: As for ``CocoDataset``.
+    """
+
+    columns: Columns | None = None
+    # Of mmengine's BaseDataset, which is untyped.
+    _fully_initialized: bool
+    data_prefix: dict[str, str]
+    data_list: list[dict[str, Any]]
+
+    def __init__(self, *args: Any, min_cache_bytes: int = MIN_CACHE_BYTES, **kwargs: Any) -> None:
+        self.min_cache_bytes = min_cache_bytes
+        super().__init__(*args, **kwargs)
+
+    def full_init(self) -> None:
+        """Maps the columns, or parses the JSON.
+
+        Raises:
+            UserError: no picture is left for these classes and this filter.
+        """
+        if self._fully_initialized:
+            return
+        self.columns = self._columns_in_turn() if self._fits_columns() else None
+        if self.columns is None:
+            super().full_init()
+            return
+        if not len(self.columns):
+            classes = ', '.join(self._metainfo['classes'])
+            raise UserError(f'{self.ann_file}: no picture is left with filter_cfg={self.filter_cfg}, classes {classes}')
+        self.cat_ids = self.columns.cat_ids.tolist()
+        self.cat2label = {cat_id: label for label, cat_id in enumerate(self.cat_ids)}
+        # mmengine's names for its pickled entries and where each ends. Here: nothing, and the rows of the columns, so
+        # that what it does to subsets and lengths goes on working.
+        self.data_bytes, self.data_address = np.empty(0, np.uint8), np.arange(len(self.columns))
+        if self._indices is not None:
+            self.data_address = self._get_serialized_subset(self._indices)[1]
+        self._fully_initialized = True
+
+    @force_full_init
+    def get_data_info(self, idx: int) -> dict[str, Any]:
+        """The entry of a picture; ``sample_idx`` is its index counted from 0."""
+        if self.columns is None:
+            return super().get_data_info(idx)
+        info = self.columns.entry(self.data_address[idx].item(), self.data_prefix['img'])
+        info['sample_idx'] = idx if idx >= 0 else len(self) + idx
+        return info
+
+    def _get_serialized_subset(self, indices: int | Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        if self.columns is None:
+            return super()._get_serialized_subset(indices)
+        rows = self.data_address
+        if isinstance(indices, int):
+            return self.data_bytes, rows[:indices] if indices >= 0 else rows[indices:]
+        if not isinstance(indices, Sequence):
+            raise TypeError(f'indices are an int or a sequence of them, not {type(indices)}')
+        return self.data_bytes, rows[np.array(indices, np.int64)]
+
+    def _fits_columns(self) -> bool:
+        more = self.return_classes or self.proposal_file or self.backend_args or not self.serialize_data
+        masks = any(getattr(transform, 'with_mask', False) for transform in self.pipeline.transforms)
+        path = Path(self.ann_file)
+        return (
+            not (more or masks or set(self.data_prefix) != {'img'})
+            and path.is_file()
+            and path.stat().st_size >= self.min_cache_bytes
+        )
+
+    def _columns_in_turn(self) -> Columns | None:
+        """Rank 0 parses and writes while the others wait; then they map its file.
+
+        Whatever becomes of rank 0's attempt, the others go on: to map, or to parse and fail by themselves.
+        """
+        # A loader's worker (of a data set that was not ready when it started) has its rank but is not expected to wait.
+        is_rank = get_worker_info() is None
+        if is_rank and get_rank() != 0:
+            barrier()
+        try:
+            return self._columns()
+        finally:
+            if is_rank and get_rank() == 0:
+                barrier()
+
+    def _columns(self) -> Columns | None:
+        key = self._key()
+        path = Path(self.ann_file)
+        path = path.with_name(f'{path.stem}.{key[:16]}.cache.safetensors')
+        try:
+            return read_columns(path, key)
+        except FileNotFoundError:
+            pass
+        except UserError as error:
+            print_log(f'{error}; it is written anew', logger='current', level=logging.WARNING)
+        entries = self._parse()
+        try:
+            columns = Columns.pack(entries, self.cat_ids)
+        except ValueError as error:
+            text = f'{self.ann_file} is parsed anew at each start: {error}'
+            print_log(text, logger='current', level=logging.WARNING)
+            return None
+        try:
+            columns.write(path, key)
+            columns = read_columns(path, key)
+        except (OSError, UserError) as error:
+            text = f'annotations stay in memory, the next start parses them again: {path} cannot be written ({error})'
+            print_log(text, logger='current', level=logging.WARNING)
+        else:
+            print_log(f'annotations are parsed; the next start reads them from {path}', logger='current')
+        return columns
+
+    def _key(self) -> str:
+        digest = hashlib.sha256()
+        with open(self.ann_file, 'rb') as file:
+            while chunk := file.read(2**20):
+                digest.update(chunk)
+        # The folder of the pictures is not among them: names in the columns are relative to it.
+        settings = (
+            FORMAT,
+            mmdet.__version__,
+            f'{type(self).__module__}.{type(self).__qualname__}',
+            self._metainfo['classes'],
+            self.filter_cfg,
+            self.test_mode,
+        )
+        digest.update(json.dumps(settings, sort_keys=True, default=repr).encode())
+        return digest.hexdigest()
+
+    def _parse(self) -> list[dict[str, Any]]:
+        """Entries as mmdet parses and filters them, with the file name alone as ``img_path``."""
+        prefix, self.data_prefix = self.data_prefix, dict(img='')
+        try:
+            self.data_list = self.load_data_list()
+            return self.filter_data()
+        finally:
+            self.data_prefix, self.data_list = prefix, []
+            self.__dict__.pop('cat_img_map', None)
