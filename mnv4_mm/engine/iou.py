@@ -85,10 +85,11 @@ class ExactIoUMetric(BaseMetric):
 
 def areas(predicted: torch.Tensor, truth: torch.Tensor, num_classes: int, ignore_index: int = 255) -> Areas:
     """Pixels per class of one picture; both (H, W) of labels 0 to ``num_classes`` - 1."""
-    counted = truth != ignore_index
-    predicted, truth = predicted[counted].long(), truth[counted].long()
-    counts = torch.bincount(truth * num_classes + predicted, minlength=num_classes**2)
-    confusion = counts.cpu().numpy().reshape(num_classes, num_classes)  # (truth, prediction)
+    # Unlabelled pixels are counted apart, for to take them out copies both maps. int32 is half the memory to walk
+    # through; the counts are int64.
+    pairs = (truth.int() * num_classes + predicted.int()).masked_fill_(truth == ignore_index, num_classes**2)
+    counts = torch.bincount(pairs.flatten(), minlength=num_classes**2 + 1).cpu().numpy()
+    confusion = counts[:-1].reshape(num_classes, num_classes)  # (truth, prediction)
     return Areas(confusion.diagonal().copy(), confusion.sum(axis=0), confusion.sum(axis=1))
 
 

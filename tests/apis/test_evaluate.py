@@ -63,9 +63,9 @@ def test_metrics_are_pycocotools_and_named_for_their_pictures(jittered, tmp_path
     precision = evaluation.eval['precision'][:, :, :, 0, 2]  # (IoU, recall, class)
     expected = precision[precision > -1].mean()
     assert 0.1 < expected < 0.9
-    assert metrics[f'{prefix}/bbox_mAP'] == pytest.approx(expected, abs=6e-4)  # mmdet prints three digits
+    assert metrics[f'{prefix}/bbox_mAP'] == pytest.approx(expected, abs=1e-12)
     name = truth.loadCats(truth.getCatIds())[0]['name']
-    assert metrics[f'{prefix}/{name}_precision'] == pytest.approx(precision[:, :, 0].mean(), abs=6e-4)
+    assert metrics[f'{prefix}/{name}_precision'] == pytest.approx(precision[:, :, 0].mean(), abs=1e-12)
 
 
 @pytest.fixture(scope='module')
