@@ -15,6 +15,7 @@ from mnv4_mm.apis import config as configs
 from mnv4_mm.apis.task import Frame, Results
 from mnv4_mm.data.pictures import PICTURES, read_picture, write_picture
 from mnv4_mm.engine.runner import quiet_losses
+from mnv4_mm.engine.step import use_channels_last
 from mnv4_mm.errors import UserError
 from mnv4_mm.models.pretrained import tensors_only
 
@@ -46,6 +47,8 @@ def load_model(
     with tensors_only(), quiet_losses():
         model = configs.build_model(cfg)
     weights.load_into(model, content, checkpoint)
+    if cfg.get('channels_last'):
+        use_channels_last(model)
     meta = content.get('meta', {})
     if 'classes' not in (meta.get('dataset_meta') or {}):
         raise UserError(f'{checkpoint} does not name its classes: it was not written by tools/train.py')

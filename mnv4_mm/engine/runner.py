@@ -1,4 +1,4 @@
-"""mmengine's Runner with two changes: checkpoints are read safely, and the console is kept readable."""
+"""mmengine's Runner, which here reads checkpoints safely, keeps the console readable, and knows `channels_last`."""
 
 import logging
 import warnings
@@ -14,6 +14,7 @@ from mmengine.visualization import Visualizer
 from torch import nn
 
 from mnv4_mm import weights
+from mnv4_mm.engine.step import use_channels_last
 from mnv4_mm.errors import UserError
 
 # Dumps of many screens, and mmengine's warnings about itself: they belong into the log file, where they still are.
@@ -46,7 +47,10 @@ class SafeRunner(Runner):
 
     def build_model(self, model: Any) -> nn.Module:
         with quiet_losses():
-            return super().build_model(model)
+            built = super().build_model(model)
+        if self.cfg.get('channels_last'):
+            use_channels_last(built)
+        return built
 
     def build_visualizer(self, visualizer: Any = None) -> Visualizer:
         # mmengine hands a second Runner of a process the first one's visualiser, and its files, if the names are equal.
