@@ -6,7 +6,7 @@ Model and schedule are mmdet's retinanet_r50_fpn_1x; the optimiser is the AdamW 
 later mobile backbones publish this protocol. Published beside it: CPUBone-B0/B1/B2 37.5/39.0/40.4 AP.
 Those start from ImageNet weights, and so does this (`--backbone` takes the weights of the net it names): fetched from
 the hub at the first run, or put where the error says.
-Cost: 117,266 / 16 = 7,330 steps an epoch, 88,000 in all.
+Cost: 117,266 / 16 = 7,330 steps an epoch, 87,960 in all.
 AP: not run yet.
 """
 

@@ -7,7 +7,7 @@ The paper prints: 600 epochs, batch 2048, Adam, L2 3e-5, cosine with 24 epochs o
 without shear and rotation, stochastic depth 0.2; and not: the learning rate, the range of scales, RandAugment's
 operations and magnitude, what weight decay spares, whether it starts from ImageNet (here: from scratch). Those are
 marked "ours" below, and in the model's file.
-Cost: 117,266 / 2048 = 57 steps an epoch, 34,400 in all; 4.95 GMACs a picture forward.
+Cost: 117,266 / 2048 = 58 steps an epoch, 34,800 in all; 4.95 GMACs a picture forward.
 AP: not run yet.
 """
 

@@ -2,10 +2,14 @@
 
 import argparse
 import ast
+import os
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
+# Seconds after which a launcher has ended the other processes of a machine, when the first has ended.
+PATIENCE = 10
 # Distributions whose absence means that the environment, not the code, is broken.
 NEEDED = ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'numpy', 'cv2', 'mnv4_mm')
 
@@ -19,13 +23,11 @@ def run(call: Callable[[], Any]) -> int:
     try:
         call()
     except UserError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
+        return _mistake(str(error))
     except OSError as error:
         if error.filename is None:
             raise
-        print(f'error: {error.filename}: {error.strerror}', file=sys.stderr)
-        return 2
+        return _mistake(f'{error.filename}: {error.strerror}')
     except KeyboardInterrupt:
         print('stopped', file=sys.stderr)
         return 130
@@ -34,6 +36,18 @@ def run(call: Callable[[], Any]) -> int:
             raise
         return _broken_environment(error)
     return 0
+
+
+def _mistake(text: str) -> int:
+    """Prints a user's mistake. Of a launcher's processes all meet it: the first says it, and ends them all."""
+    if os.environ.get('LOCAL_RANK', '0') != '0':
+        try:
+            time.sleep(PATIENCE)  # who ended earlier would have the first one ended before it has spoken
+        except KeyboardInterrupt:
+            return 130
+    # Who is still here has met it alone.
+    print(f'error: {text}', file=sys.stderr)
+    return 2
 
 
 def _broken_environment(error: ImportError) -> int:
@@ -73,6 +87,18 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options', nargs='+', action=CfgOptions, metavar='KEY=VALUE', help='e.g. train_cfg.max_epochs=3'
     )
+
+
+def add_launcher_arguments(parser: argparse.ArgumentParser) -> None:
+    """How several processes are started, the same for training and testing."""
+    parser.add_argument(
+        '--launcher',
+        choices=('none', 'pytorch', 'slurm', 'mpi'),
+        default='none',
+        help='what starts several processes (docs/scaling.md)',
+    )
+    # Passed by torch.distributed.launch, which sets the environment variable too; that is the one read.
+    parser.add_argument('--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)
 
 
 def add_inference_argument(parser: argparse.ArgumentParser) -> None:

@@ -21,6 +21,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--on', choices=('val', 'train'), default='val', help='evaluate on the test set or on the training pictures'
     )
+    _cli.add_launcher_arguments(parser)
     _cli.add_inference_argument(parser)
     _cli.add_config_arguments(parser)
     args = parser.parse_args(argv)
@@ -31,6 +32,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     args = vars(parse_args(argv))
+    args.pop('local_rank')
 
     def call() -> None:
         from mnv4_mm.apis.evaluate import evaluate_files

@@ -1,7 +1,6 @@
 """Train a config. ``python tools/train.py configs/mnv4_ssdlite_coco-mini.py``."""
 
 import argparse
-import os
 import sys
 
 import _cli
@@ -22,17 +21,29 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--epochs', type=int, metavar='N', help='train N epochs, with the schedule in proportion')
     parser.add_argument('--iters', type=int, metavar='N', help='the same for a config that counts in iterations')
     parser.add_argument('--amp', action='store_true', help='mixed precision (GPU: float16, CPU: bfloat16)')
+    parser.add_argument('--amp-dtype', choices=('fp16', 'bf16'), help='mixed precision of this type')
+    parser.add_argument(
+        '--channels-last',
+        action=argparse.BooleanOptionalAction,
+        help="maps as (N, H, W, C) in memory: same result, faster (default: the config's, which is yes)",
+    )
+    parser.add_argument(
+        '--fused',
+        action=argparse.BooleanOptionalAction,
+        help='update all parameters in one kernel (default: where the optimiser can)',
+    )
+    parser.add_argument(
+        '--compile', dest='compiled', action='store_true', help='torch.compile for backbone, neck and head'
+    )
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate to the real batch size')
-    parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none')
-    # Passed by torch.distributed.launch; mmengine reads the environment variable.
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    _cli.add_launcher_arguments(parser)
     _cli.add_config_arguments(parser)
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     args = vars(parse_args(argv))
-    os.environ.setdefault('LOCAL_RANK', str(args.pop('local_rank')))
+    args.pop('local_rank')
 
     def call() -> None:
         from mnv4_mm.apis.train import train

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import MODELS, OPTIMIZERS, DefaultScope
 from mmengine.runner import Runner
 from torch import nn
 
@@ -30,7 +30,7 @@ CONFIGS = REPOSITORY / 'configs'
 # have done their work by then.
 READ_KEYS = {
     *inspect.signature(Runner.__init__).parameters, 'compile', 'custom_imports', 'find_unused_parameters',
-    'model_wrapper_cfg', 'sync_bn', 'report_on_training_pictures',
+    'model_wrapper_cfg', 'sync_bn', 'report_on_training_pictures', 'channels_last',
 } - {'self', 'cfg'}  # fmt: skip
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 EVALUATORS = ('val_evaluator', 'test_evaluator')
@@ -104,6 +104,10 @@ def merge_train_arguments(
     work_dir: str | None = None,
     resume: bool | str = False,
     amp: bool = False,
+    amp_dtype: str | None = None,
+    channels_last: bool | None = None,
+    fused: bool | None = None,
+    compiled: bool = False,
     on_gpu: bool = False,
     backbone: str | None = None,
     layout: Layout | None = None,
@@ -120,7 +124,11 @@ def merge_train_arguments(
         name: Its name, for the default work directory ``work_dirs/<name>[_<backbone>][_<data>]``.
         work_dir: Where to write instead.
         resume: Continue: the work directory's last checkpoint if True, else this checkpoint.
-        amp: Mixed precision: float16 with loss scaling on a GPU, bfloat16 on the CPU.
+        amp: See ``fit_precision``.
+        amp_dtype: See ``fit_precision``.
+        channels_last: Whether maps lie as (N, H, W, C) in memory; the config's own choice if left out.
+        fused: See ``fit_optimizer``.
+        compiled: Compile backbone, neck and head by ``torch.compile``.
         on_gpu: Whether training will run on a GPU.
         backbone: See ``fit_backbone``.
         layout: A user's data set, see ``fit_data``.
@@ -140,13 +148,73 @@ def merge_train_arguments(
     cfg = copy.deepcopy(cfg)
     for length, unit in ((epochs, 'epochs'), (iters, 'iters')):
         cfg = fit_length(cfg, length, unit) if length is not None else cfg
-    if amp:
-        kind = dict(type='AmpOptimWrapper', loss_scale='dynamic') if on_gpu else dict(type='Bf16OptimWrapper')
-        cfg.optim_wrapper.update(kind)
+    if amp or amp_dtype:
+        cfg = fit_precision(cfg, amp_dtype or ('fp16' if on_gpu else 'bf16'), on_gpu)
+    if channels_last is not None:
+        cfg.channels_last = channels_last
+    if compiled:
+        cfg.default_hooks.compile = dict(type='CompileHook')
     if auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise UserError(f'--auto-scale-lr: {name} names no auto_scale_lr.base_batch_size')
         cfg.auto_scale_lr.enable = True
+    cfg = fit_launcher(cfg, launcher, on_gpu)
+    cfg.work_dir = work_dir or str(Path('work_dirs') / '_'.join(parts))
+    cfg.resume = bool(resume)
+    if isinstance(resume, str):
+        cfg.load_from = resume
+    # Last: the optimiser may be one of the options.
+    return fit_optimizer(merge_options(cfg, options or {}), fused)
+
+
+def fit_precision(cfg: Config, dtype: str, on_gpu: bool) -> Config:
+    """Mixed precision: ``fp16`` with loss scaling, which needs a GPU, or ``bf16``.
+
+    Raises:
+        UserError: another type, or fp16 without a GPU.
+    """
+    if dtype not in ('fp16', 'bf16'):
+        raise UserError(f'--amp-dtype must be fp16 or bf16, got {dtype!r}')
+    if dtype == 'fp16' and not on_gpu:
+        raise UserError('--amp-dtype fp16 needs a GPU; a CPU has bf16')
+    cfg = copy.deepcopy(cfg)
+    fp16 = dict(type='AmpOptimWrapper', loss_scale='dynamic')
+    cfg.optim_wrapper.update(fp16 if dtype == 'fp16' else dict(type='Bf16OptimWrapper'))
+    return cfg
+
+
+def fit_optimizer(cfg: Config, fused: bool | None) -> Config:
+    """Lets torch's optimiser update all parameters in one kernel.
+
+    Args:
+        cfg: A config.
+        fused: Whether to; if left out, wherever the optimiser can and the config does not say otherwise.
+
+    Raises:
+        UserError: it is asked for and the optimiser cannot.
+    """
+    cfg = copy.deepcopy(cfg)
+    optimizer = cfg.optim_wrapper.optimizer
+    known = OPTIMIZERS.get(optimizer.type) if isinstance(optimizer.get('type'), str) else optimizer.get('type')
+    can = known is not None and 'fused' in inspect.signature(known).parameters
+    if fused and not can:
+        raise UserError(f'--fused: {optimizer.get("type")} has no fused form')
+    if fused is not None and can:
+        optimizer.fused = fused
+    elif can and not optimizer.keys() & {'fused', 'foreach', 'differentiable'}:
+        optimizer.fused = True
+    return cfg
+
+
+def fit_launcher(cfg: Config, launcher: str, on_gpu: bool) -> Config:
+    """Says how the processes are started. In a checkpoint's own config that is how its training was.
+
+    Args:
+        cfg: A config.
+        launcher: mmengine's launcher: none, pytorch, slurm or mpi.
+        on_gpu: Whether they run on GPUs.
+    """
+    cfg = copy.deepcopy(cfg)
     cfg.launcher = launcher
     if launcher != 'none':
         cfg.env_cfg.dist_cfg.backend = 'nccl' if on_gpu else 'gloo'
@@ -154,13 +222,10 @@ def merge_train_arguments(
             cfg.sync_bn = 'torch'
         else:  # mmengine would wrap the model for GPU LOCAL_RANK
             cfg.model_wrapper_cfg = dict(
-                type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False, find_unused_parameters=False
+                type='MMDistributedDataParallel', device_ids=None, find_unused_parameters=False
             )
-    cfg.work_dir = work_dir or str(Path('work_dirs') / '_'.join(parts))
-    cfg.resume = bool(resume)
-    if isinstance(resume, str):
-        cfg.load_from = resume
-    return merge_options(cfg, options or {})
+            cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='SameBuffersHook')]
+    return cfg
 
 
 def fit_length(cfg: Config, length: int, unit: str) -> Config:

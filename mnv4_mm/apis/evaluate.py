@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
+from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
 import mnv4_mm.engine  # noqa: F401 (registers the Runner)
 from mnv4_mm.apis import config as configs
 from mnv4_mm.apis.detection import quiet_painter
+from mnv4_mm.apis.launch import join_processes
 from mnv4_mm.engine.runner import SafeRunner
 from mnv4_mm.errors import UserError
 from mnv4_mm.models.pretrained import tensors_only
@@ -36,6 +39,7 @@ def evaluate_files(
     data: str | None = None,
     inference: str | None = None,
     cfg_options: Mapping[str, Any] | None = None,
+    launcher: str = 'none',
 ) -> dict[str, float]:
     """Evaluates a checkpoint file with a config, or with the one it carries.
 
@@ -50,10 +54,12 @@ def evaluate_files(
         data: As the checkpoint was trained with.
         inference: Whole pictures or windows, see ``config.fit_inference``; the config's own if left out.
         cfg_options: Values that replace the config's.
+        launcher: mmengine's launcher: none, pytorch, slurm or mpi.
 
     Returns:
         Metrics by name.
     """
+    join_processes(launcher)
     cfg = configs.load_config(config) if config else checkpoint_config(load_checkpoint(checkpoint), checkpoint)
     if backbone:
         cfg = configs.fit_backbone(cfg, backbone)
@@ -61,6 +67,7 @@ def evaluate_files(
         cfg = configs.fit_data(cfg, configs.task_of(cfg).find(data))
     if inference:
         cfg = configs.fit_inference(cfg, inference)
+    cfg = configs.fit_launcher(cfg, launcher, on_gpu=torch.cuda.is_available())
     cfg = configs.resolve_data_roots(configs.merge_options(cfg, cfg_options or {}))
     folder = Path(work_dir) if work_dir else Path(checkpoint).parent / f'test_{on}'
     return evaluate(cfg, checkpoint, work_dir=folder, out=out, show_dir=show_dir, on=on)
@@ -78,8 +85,11 @@ def evaluate(
 ) -> dict[str, float]:
     """Runs a checkpoint over the test set, or over the training pictures.
 
+    Of several processes each predicts its share; the first measures all of them and writes the files. Segmenters'
+    pictures are all drawn, of detectors' those of the first process (mmdet's painter).
+
     Args:
-        cfg: The config.
+        cfg: The config; its ``launcher`` is the one with which this process was started.
         checkpoint: Checkpoint file; must fit the config entirely.
         work_dir: Where logs go.
         out: Detection: file for the detections in COCO's result format, ``[{image_id, category_id, bbox: [x, y, w,
@@ -118,9 +128,10 @@ def evaluate(
     with quiet_painter(), tensors_only():
         measured = build_runner(cfg).test()
     metrics = {name: float(value) for name, value in measured.items() if not math.isnan(value)}
-    if out:
-        task.finish_outputs(out)
-    if show_dir:
-        print(f'pictures, ground truth left and predictions right: {show_dir}')
-    (Path(work_dir) / 'metrics.json').write_text(json.dumps(metrics, indent=1))
+    if is_main_process():
+        if out:
+            task.finish_outputs(out)
+        if show_dir:
+            print(f'pictures, ground truth left and predictions right: {show_dir}')
+        (Path(work_dir) / 'metrics.json').write_text(json.dumps(metrics, indent=1))
     return metrics

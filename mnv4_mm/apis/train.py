@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import is_main_process
+from mmengine.dist import barrier, is_main_process
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from mnv4_mm.apis import config as configs
 from mnv4_mm.apis.evaluate import build_runner, evaluate
+from mnv4_mm.apis.launch import is_first_of_machine, join_processes
 from mnv4_mm.errors import UserError
 from mnv4_mm.models.pretrained import tensors_only
 from mnv4_mm.weights import load_checkpoint, load_tensors
@@ -23,6 +24,10 @@ def train(
     work_dir: str | None = None,
     resume: bool | str = False,
     amp: bool = False,
+    amp_dtype: str | None = None,
+    channels_last: bool | None = None,
+    fused: bool | None = None,
+    compiled: bool = False,
     backbone: str | None = None,
     data: str | None = None,
     cfg_options: Mapping[str, Any] | None = None,
@@ -40,7 +45,11 @@ def train(
         config: Path, or name of a shipped config.
         work_dir: Where to write; ``work_dirs/<config>`` if left out.
         resume: Continue the work directory's last checkpoint (True) or this one.
-        amp: Mixed precision.
+        amp: Mixed precision: float16 with loss scaling on a GPU, bfloat16 on the CPU.
+        amp_dtype: Mixed precision of this type, ``fp16`` or ``bf16``.
+        channels_last: Whether maps lie as (N, H, W, C) in memory; the config's own choice if left out.
+        fused: Whether the optimiser updates all parameters in one kernel; if left out, wherever it can.
+        compiled: Compile backbone, neck and head by ``torch.compile``.
         backbone: Another backbone, e.g. ``mnv4_conv_l``.
         data: Folder of a data set in COCO's layout, or for segmentation in ADE20K's.
         cfg_options: Values that replace the config's.
@@ -55,6 +64,7 @@ def train(
     Raises:
         UserError: see its text.
     """
+    join_processes(launcher)
     loaded = configs.load_config(config)
     cfg = configs.merge_train_arguments(
         loaded,
@@ -62,6 +72,10 @@ def train(
         work_dir=work_dir,
         resume=resume,
         amp=amp,
+        amp_dtype=amp_dtype,
+        channels_last=channels_last,
+        fused=fused,
+        compiled=compiled,
         on_gpu=torch.cuda.is_available(),
         backbone=backbone,
         layout=configs.task_of(loaded).find(data) if data else None,
@@ -72,8 +86,8 @@ def train(
         iters=iters,
     )
     cfg = configs.resolve_data_roots(cfg)
-    # Of several processes one checks; the others wait for it where they meet.
-    if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
+    # Of a machine's processes one checks; the others wait for it where they meet.
+    if is_first_of_machine(launcher):
         for loader in ('train_dataloader', 'val_dataloader'):
             configs.require_data(cfg, loader)
     folder = Path(cfg.work_dir)
@@ -87,9 +101,6 @@ def train(
         load_checkpoint(cfg.load_from)
     _check_work_dir(folder, cfg)
 
-    if launcher == 'pytorch' and not torch.cuda.is_available():
-        # mmengine's own start asks for GPU LOCAL_RANK whatever the backend; it leaves a group that exists alone.
-        torch.distributed.init_process_group('gloo')
     for warning in (configs.disagreeing_normalisation(cfg), configs.lost_weights(loaded, cfg)):
         if warning and is_main_process():
             print(f'warning: {warning}')
@@ -148,6 +159,7 @@ def _check_work_dir(folder: Path, cfg: Config) -> None:
 
 
 def _report_on_training_pictures(cfg: Config, folder: Path) -> None:
+    barrier()  # the first process has written it
     checkpoint = find_latest_checkpoint(str(folder))
     seen = evaluate(
         cfg, checkpoint, work_dir=folder / 'trained_on', on='train', per_class=False, show_dir=str(folder / 'pictures')

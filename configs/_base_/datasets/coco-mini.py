@@ -58,7 +58,7 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 val_evaluator = dict(
-    type='CocoMetric', ann_file=data_root + 'annotations/instances_val2017.json', metric='bbox', prefix='coco-mini'
+    type='FastCocoMetric', ann_file=data_root + 'annotations/instances_val2017.json', metric='bbox', prefix='coco-mini'
 )
 test_evaluator = val_evaluator
 report_on_training_pictures = True

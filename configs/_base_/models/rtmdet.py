@@ -7,6 +7,7 @@ norm_cfg = dict(type='BN')
 act_cfg = dict(type='SiLU', inplace=True)
 model = dict(
     type='RTMDet',
+    use_syncbn=False,  # mmdet would make it synchronous in several processes on a CPU, too
     data_preprocessor=dict(
         type='DetDataPreprocessor',
         mean=[123.675, 116.28, 103.53],
