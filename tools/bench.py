@@ -9,7 +9,19 @@ import _cli
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Speed as ratios, both sides measured in turn in one run.')
-    parser.add_argument('--out', type=Path, default=Path('work_dirs/bench.json'), help='default: work_dirs/bench.json')
+    parser.add_argument(
+        '--out',
+        type=Path,
+        default=Path('work_dirs/bench.json'),
+        help='default: work_dirs/bench.json; a plot goes beside it',
+    )
+    parser.add_argument(
+        '--only',
+        nargs='+',
+        default=[],
+        metavar='PART',
+        help='augmentation, training, step, evaluation, startup, backbone (default: all)',
+    )
     return parser.parse_args(argv)
 
 
@@ -17,9 +29,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
 
     def call() -> None:
-        from mnv4_mm.report.bench import bench
+        from mnv4_mm.report.bench.run import bench
 
-        print(bench(args.out))
+        bench(args.out, args.only, lambda line: print(line, flush=True))
 
     return _cli.run(call)
 
