@@ -48,7 +48,9 @@ class Detection(Task[Split, CocoLayout]):
 
     def set_truth(self, evaluator: Any, split: Split) -> None:
         if 'ann_file' not in evaluator:
-            raise UserError('an evaluator of this config is not one CocoMetric with ann_file, as these tools need')
+            raise UserError(
+                'an evaluator of this config is not one FastCocoMetric or CocoMetric with ann_file, as these tools need'
+            )
         evaluator.ann_file = str(split.annotations)
 
     def check(self, split: Split, cfg: Config, dataset: Any) -> None:

@@ -185,7 +185,7 @@ def test_ssds_colours_are_mmdets(pictures, monkeypatch):
         np.testing.assert_allclose(transforms.distort(picture, colour), theirs, atol=2e-3)
 
 
-@pytest.mark.parametrize('count', [0, 3])
+@pytest.mark.parametrize('count', [0, pytest.param(3, marks=pytest.mark.slow)])
 def test_ssds_draws_have_mmdets_distribution(count):
     """Crop, boxes, flip and colours over 10,000 draws; a small picture serves as well as a large one."""
     height, width, size = 60, 80, 32

@@ -1,6 +1,7 @@
 """A training step of MNv4-Conv-S + SSDLite: what each option of `tools/train.py` is worth, and where the time goes."""
 
 import copy
+import itertools
 import time
 from typing import Any
 
@@ -61,7 +62,7 @@ class Step:
         self.optimizer.zero_grad()
         tick()
         names = ('normalise and stack', 'forward', 'targets and loss', 'backward', 'optimiser')
-        return {name: b - a for name, a, b in zip(names, clock, clock[1:], strict=True)}
+        return {name: b - a for name, (a, b) in zip(names, itertools.pairwise(clock), strict=True)}
 
 
 def step_pairs(batch: int = 16, size: int = 320) -> list[Pair]:

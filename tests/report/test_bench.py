@@ -1,0 +1,84 @@
+"""The benchmark itself: its arithmetic, its files, and that each part does its work. Not how fast anything is."""
+
+import json
+
+import pytest
+
+from mnv4_mm.errors import UserError
+from mnv4_mm.report.bench import measure as measuring
+from mnv4_mm.report.bench import run as running
+from mnv4_mm.report.bench.augmentation import MMDET, MMSEG, augmentation_pairs
+from mnv4_mm.report.bench.measure import Figure, Pair, Ratio
+from mnv4_mm.report.bench.step import Step
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands still until it is moved."""
+    now = [0.0]
+    monkeypatch.setattr(measuring.time, 'perf_counter', lambda: now[0])
+
+    def takes(seconds):
+        def call():
+            now[0] += seconds
+
+        return call
+
+    return takes
+
+
+def test_times_as_fast_is_theirs_over_ours(clock):
+    found = measuring.measure(Pair('x', clock(2.0), clock(6.0), wanted=5, rounds=4))
+    assert found == Ratio('x', 2000, 6000, 3, 5)
+
+
+def test_sides_are_measured_in_turn_and_the_first_rounds_do_not_count():
+    order = []
+    measuring.measure(Pair('x', lambda: order.append('a'), lambda: order.append('b'), rounds=2, warm_up=1))
+    assert ''.join(order) in ('abbaab', 'baabba')
+
+
+def test_a_process_tells_its_time_memory_and_output():
+    small = measuring.run(['-c', 'print("here")'])
+    large = measuring.run(['-c', 'x = b"x" * (300 * 2**20); import time; time.sleep(1)'])
+    assert small.output == 'here\n'
+    assert large.seconds > 1
+    assert large.peak_mib - small.peak_mib == pytest.approx(300, rel=0.2)
+    with pytest.raises(RuntimeError, match='ZeroDivisionError'):
+        measuring.run(['-c', '1 / 0'])
+
+
+def test_files_and_table(monkeypatch, tmp_path):
+    ratio, figure = Ratio('one', 2.0, 6.0, 3.0, 5.0), Figure('two', 0.5, 's', 1)
+    monkeypatch.setattr(running, 'PARTS', dict(a=lambda: ([ratio], []), b=lambda: ([], [figure])))
+    lines = []
+    running.bench(tmp_path / 'x/bench.json', say=lines.append)
+    assert lines[1:] == ['| one | 2.0 ms | 6.0 ms | 3.00 | 5 |', '| two | 0.50 s | | | below 1 s |']
+    content = json.loads((tmp_path / 'x/bench.json').read_text())
+    assert content['ratios'] == [ratio._asdict()]
+    assert content['figures'] == [figure._asdict()]
+    assert (tmp_path / 'x/bench.png').stat().st_size > 5000
+    with pytest.raises(UserError, match="no part 'c' to measure; there are a, b"):
+        running.bench(tmp_path / 'y.json', only=['c'])
+    (tmp_path / 'file').touch()
+    with pytest.raises(UserError, match='cannot be written'):
+        running.bench(tmp_path / 'file/y.json')
+
+
+def test_help_names_every_part(run_tool):
+    shown = ' '.join(run_tool('bench.py', '--help').stdout.split())
+    assert ', '.join(running.PARTS) in shown
+
+
+def test_every_side_of_the_augmentation_runs():
+    for pair in augmentation_pairs():
+        pair.ours()
+        pair.theirs()
+    assert MMDET[2]['type'] == 'Expand'
+    assert MMSEG[3]['type'] == 'RandomCrop'
+
+
+def test_a_step_has_all_its_parts():
+    parts = Step(2, 64, channels_last=True, bf16=True, fused=True)()
+    assert list(parts) == ['normalise and stack', 'forward', 'targets and loss', 'backward', 'optimiser']
+    assert all(seconds > 0 for seconds in parts.values())
