@@ -23,7 +23,8 @@ def run(call: Callable[[], Any]) -> int:
     try:
         call()
     except UserError as error:
-        return _mistake(str(error))
+        # From a worker of a data loader it comes with the traceback there.
+        return _mistake(str(error).rpartition('UserError: ')[2].strip())
     except OSError as error:
         if error.filename is None:
             raise

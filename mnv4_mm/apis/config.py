@@ -178,7 +178,9 @@ def fit_precision(cfg: Config, dtype: str, on_gpu: bool) -> Config:
     if dtype == 'fp16' and not on_gpu:
         raise UserError('--amp-dtype fp16 needs a GPU; a CPU has bf16')
     cfg = copy.deepcopy(cfg)
-    fp16 = dict(type='AmpOptimWrapper', loss_scale='dynamic')
+    for key in ('loss_scale', 'dtype', 'use_fp64'):  # of a wrapper that the config has already
+        cfg.optim_wrapper.pop(key, None)
+    fp16 = dict(type='AmpOptimWrapper', loss_scale='dynamic', dtype='float16')
     cfg.optim_wrapper.update(fp16 if dtype == 'fp16' else dict(type='Bf16OptimWrapper'))
     return cfg
 
@@ -216,15 +218,22 @@ def fit_launcher(cfg: Config, launcher: str, on_gpu: bool) -> Config:
     """
     cfg = copy.deepcopy(cfg)
     cfg.launcher = launcher
-    if launcher != 'none':
-        cfg.env_cfg.dist_cfg.backend = 'nccl' if on_gpu else 'gloo'
-        if on_gpu:
-            cfg.sync_bn = 'torch'
-        else:  # mmengine would wrap the model for GPU LOCAL_RANK
-            cfg.model_wrapper_cfg = dict(
-                type='MMDistributedDataParallel', device_ids=None, find_unused_parameters=False
-            )
-            cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='SameBuffersHook')]
+    if launcher == 'none':
+        return cfg
+    cfg.env_cfg.dist_cfg.backend = 'nccl' if on_gpu else 'gloo'
+    if on_gpu:
+        cfg.sync_bn = 'torch'
+        if 'device_ids' in (cfg.get('model_wrapper_cfg') or {}):
+            cfg.pop('model_wrapper_cfg')  # it was trained on CPUs
+    else:  # mmengine would wrap the model for GPU LOCAL_RANK
+        cfg.model_wrapper_cfg = dict(
+            type='MMDistributedDataParallel',
+            device_ids=None,
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.get('find_unused_parameters', False),
+        )
+        others = [hook for hook in cfg.get('custom_hooks', []) if hook['type'] != 'SameBuffersHook']
+        cfg.custom_hooks = [*others, dict(type='SameBuffersHook')]
     return cfg
 
 

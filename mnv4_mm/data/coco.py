@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import mmap
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +14,7 @@ from mnv4_mm.errors import UserError
 # Above this a check of every box and every file's header takes longer than a user wants to wait; the file is then only
 # looked for. COCO's own train annotations have 448 MB.
 FULL_CHECK_BYTES = 64 * 2**20
+CATEGORIES_BYTES = 2**20  # more than any list of categories
 LAYOUT = 'annotations/instances_train*.json with pictures in train*/, and annotations/instances_val*.json with val*/'
 
 
@@ -82,7 +85,7 @@ def _find_split(root: Path, name: str) -> Split:
 def check_split(split: Split) -> list[dict[str, Any]]:
     """Checks one split: the JSON, its ids and boxes, and that every picture is there with the size it is said to have.
 
-    Of a file above ``FULL_CHECK_BYTES`` only the form is checked.
+    Of a file above ``FULL_CHECK_BYTES`` only the categories are read.
 
     Returns:
         Its categories, ``id`` and ``name``, in the order of the file.
@@ -90,16 +93,33 @@ def check_split(split: Split) -> list[dict[str, Any]]:
     Raises:
         UserError: names the file and the first mistakes.
     """
-    content = read_annotations(split.annotations)
+    large = split.annotations.stat().st_size > FULL_CHECK_BYTES
+    categories = _categories(split.annotations) if large else None
+    content = dict(categories=categories) if categories else read_annotations(split.annotations)
     if not content['categories']:
         raise UserError(f'{split.annotations} lists no categories')
-    if split.annotations.stat().st_size <= FULL_CHECK_BYTES:
+    if not large:
         mistakes = _mistakes(content, split.pictures)
         first = list(itertools.islice(mistakes, 3))
         if first:
             more = sum(1 for _ in mistakes)
             raise UserError(f'{split.annotations}: {"; ".join(first)}{f"; and {more} more" if more else ""}')
     return [dict(id=category['id'], name=category['name']) for category in content['categories']]
+
+
+def _categories(path: Path) -> list[dict[str, Any]] | None:
+    """The categories of a large file without parsing the rest; None unless there is one list that can be theirs."""
+    with path.open('rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        found = [match.end() - 1 for match in re.finditer(rb'"categories"\s*:\s*\[', content)]
+        if len(found) != 1:
+            return None
+        text = content[found[0] : found[0] + CATEGORIES_BYTES].decode(errors='ignore')
+    try:
+        categories, _ = json.JSONDecoder().raw_decode(text)
+        _check_fields(path, 'categories', categories)
+    except (ValueError, UserError):
+        return None  # reading all of it says what is wrong
+    return categories
 
 
 def read_annotations(path: Path) -> dict[str, Any]:
@@ -117,14 +137,18 @@ def read_annotations(path: Path) -> dict[str, Any]:
     keys = ('images', 'annotations', 'categories')
     if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in keys):
         raise UserError(f'{path} is not a COCO annotation file: it needs the lists {", ".join(keys)}')
-    for key, fields in FIELDS.items():
-        for i, entry in enumerate(content[key]):
-            for field, types in fields.items():
-                if not isinstance(entry, dict) or field not in entry:
-                    raise UserError(f'{path}: entry {i} of {key} has no {field}')
-                if not isinstance(entry[field], types):
-                    raise UserError(f'{path}: entry {i} of {key} has {field}={entry[field]!r}, of the wrong type')
+    for key in FIELDS:
+        _check_fields(path, key, content[key])
     return content
+
+
+def _check_fields(path: Path, key: str, entries: list) -> None:
+    for i, entry in enumerate(entries):
+        for field, types in FIELDS[key].items():
+            if not isinstance(entry, dict) or field not in entry:
+                raise UserError(f'{path}: entry {i} of {key} has no {field}')
+            if not isinstance(entry[field], types):
+                raise UserError(f'{path}: entry {i} of {key} has {field}={entry[field]!r}, of the wrong type')
 
 
 def _mistakes(content: dict[str, Any], pictures: Path) -> Iterator[str]:

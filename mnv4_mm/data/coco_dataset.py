@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import json
 import logging
+import os
 import os.path as osp
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -271,18 +272,19 @@ class CachedCocoDataset(CocoDataset):
         )
 
     def _columns_in_turn(self) -> Columns | None:
-        """Rank 0 parses and writes while the others wait; then they map its file.
+        """The first process of a machine parses and writes while the others wait; then they map its file.
 
-        Whatever becomes of rank 0's attempt, the others go on: to map, or to parse and fail by themselves.
+        Whatever becomes of its attempt, the others go on: to map, or to parse and fail by themselves.
         """
         # A loader's worker (of a data set that was not ready when it started) has its rank but is not expected to wait.
         is_rank = get_worker_info() is None
-        if is_rank and get_rank() != 0:
+        is_first = int(os.environ.get('LOCAL_RANK', get_rank())) == 0
+        if is_rank and not is_first:
             barrier()
         try:
             return self._columns()
         finally:
-            if is_rank and get_rank() == 0:
+            if is_rank and is_first:
                 barrier()
 
     def _columns(self) -> Columns | None:
@@ -309,7 +311,10 @@ class CachedCocoDataset(CocoDataset):
             text = f'annotations stay in memory, the next start parses them again: {path} cannot be written ({error})'
             print_log(text, logger='current', level=logging.WARNING)
         else:
-            print_log(f'annotations are parsed; the next start reads them from {path}', logger='current')
+            print_log(
+                f'annotations are parsed; the next start reads them from {path} (older ones may be deleted)',
+                logger='current',
+            )
         return columns
 
     def _key(self) -> str:
@@ -335,6 +340,10 @@ class CachedCocoDataset(CocoDataset):
         try:
             self.data_list = self.load_data_list()
             return self.filter_data()
+        except (ValueError, KeyError, TypeError, AssertionError, AttributeError) as error:
+            raise UserError(
+                f'{self.ann_file} is not a COCO annotation file: {type(error).__name__}: {" ".join(str(error).split())}'
+            ) from error
         finally:
             self.data_prefix, self.data_list = prefix, []
             self.__dict__.pop('cat_img_map', None)

@@ -41,7 +41,7 @@ def read_picture(path: str | Path, reduction: int = 1) -> np.ndarray:
 
     Args:
         path: Its file.
-        reduction: Sides are divided by this, 1, 2, 4 or 8, and rounded up; of a JPEG file less is decoded then.
+        reduction: Of a JPEG file only as much is decoded as sides divided by this, 1, 2, 4 or 8, and rounded up, need.
 
     Raises:
         UserError: it is not a readable picture.

@@ -19,6 +19,7 @@ from mnv4_mm.data.pictures import read_mask, read_picture
 from mnv4_mm.errors import UserError
 
 Box = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels
+JPEG = ('.jpg', '.jpeg')  # of other files OpenCV decodes all before it reduces them
 TRIES = 50  # crops that MinIoURandomCrop tries before it draws another IoU
 CROPS = 10  # crops that mmseg's RandomCrop draws anew before it takes what it has
 
@@ -120,13 +121,15 @@ class SSDAugmentation(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         boxes = results['gt_bboxes'].numpy()
-        height, width = results['height'], results['width']
+        path, height, width = results['img_path'], results['height'], results['width']
         draw = self.draw(height, width, boxes)
-        reduction = self.reduction(height, width, draw)
-        picture = read_picture(results['img_path'], reduction)
-        found = picture.shape[1] * reduction, picture.shape[0] * reduction
-        if abs(found[0] - width) >= reduction or abs(found[1] - height) >= reduction:
-            raise UserError(f'{results["img_path"]} is {found[0]}x{found[1]}, its annotation says {width}x{height}')
+        reduction = self.reduction(height, width, draw) if path.lower().endswith(JPEG) else 1
+        picture = read_picture(path, reduction)
+        if picture.shape[:2] != (-(-height // reduction), -(-width // reduction)):
+            # As mmdet, go by the picture and not by what the annotation says of its size.
+            picture, reduction = read_picture(path), 1
+            results['height'], results['width'] = height, width = picture.shape[:2]
+            draw = self.draw(height, width, boxes)
         return self.apply(results, picture, draw, reduction)
 
     def draw(self, height: int, width: int, boxes: np.ndarray) -> SSDDraw:

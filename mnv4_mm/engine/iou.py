@@ -84,12 +84,19 @@ class ExactIoUMetric(BaseMetric):
 
 
 def areas(predicted: torch.Tensor, truth: torch.Tensor, num_classes: int, ignore_index: int = 255) -> Areas:
-    """Pixels per class of one picture; both (H, W) of labels 0 to ``num_classes`` - 1."""
+    """Pixels per class of one picture; both (H, W) of labels 0 to ``num_classes`` - 1.
+
+    Raises:
+        ValueError: a label that counts is larger.
+    """
     # Unlabelled pixels are counted apart, for to take them out copies both maps. int32 is half the memory to walk
     # through; the counts are int64.
-    pairs = (truth.int() * num_classes + predicted.int()).masked_fill_(truth == ignore_index, num_classes**2)
-    counts = torch.bincount(pairs.flatten(), minlength=num_classes**2 + 1).cpu().numpy()
-    confusion = counts[:-1].reshape(num_classes, num_classes)  # (truth, prediction)
+    ignored = truth == ignore_index
+    pairs = (truth.int() * num_classes + predicted.int()).masked_fill_(ignored, num_classes**2)
+    known = torch.bincount(pairs.flatten(), minlength=num_classes**2).cpu().numpy()[: num_classes**2]
+    if known.sum() + int(ignored.sum()) != truth.numel():
+        raise ValueError(f'a label of the truth is not below the {num_classes} classes')
+    confusion = known.reshape(num_classes, num_classes)  # (truth, prediction)
     return Areas(confusion.diagonal().copy(), confusion.sum(axis=0), confusion.sum(axis=1))
 
 

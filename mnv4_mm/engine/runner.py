@@ -8,13 +8,14 @@ from typing import Any
 
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 from torch import nn
 
 from mnv4_mm import weights
-from mnv4_mm.engine.step import use_channels_last
+from mnv4_mm.engine.step import lay_out_state, use_channels_last
 from mnv4_mm.errors import UserError
 
 # Dumps of many screens, and mmengine's warnings about itself: they belong into the log file, where they still are.
@@ -82,7 +83,17 @@ class SafeRunner(Runner):
             raise UserError(
                 f'{filename} holds weights only and cannot be resumed: use --cfg-options load_from={filename}'
             )
+        if self._resume:
+            # torch would go on as the checkpoint says, whatever --fused is now.
+            for group in checkpoint['optimizer'].get('param_groups', []):
+                if 'fused' in group:
+                    group['fused'] = self.cfg.optim_wrapper.optimizer.get('fused')
         return checkpoint
+
+    def resume(self, *args: Any, **kwargs: Any) -> None:
+        super().resume(*args, **kwargs)
+        if isinstance(self.optim_wrapper, OptimWrapper):
+            lay_out_state(self.optim_wrapper.optimizer)
 
     def save_checkpoint(self, *args, meta: dict | None = None, **kwargs) -> None:
         """As mmengine's; notes the category ids of the data too, in the order of labels, for ``infer``'s JSON."""

@@ -22,7 +22,7 @@ def use_channels_last(model: nn.Module) -> bool:
         Whether it has been done. A net that oneDNN would ruin is left as it is, with a line in the log.
     """
     ruined = [name for name, part in model.named_modules() if _is_ruined(part)]
-    if ruined:
+    if ruined and not torch.cuda.is_available():
         MMLogger.get_current_instance().warning(
             f'channels_last is left out: the gradient of {ruined[0]} would be written beyond its memory '
             '(uxlfoundation/oneDNN#6035)'
@@ -31,6 +31,17 @@ def use_channels_last(model: nn.Module) -> bool:
     model.to(memory_format=torch.channels_last)
     model.get_submodule('backbone').register_forward_pre_hook(_lay_out)
     return True
+
+
+def lay_out_state(optimizer: torch.optim.Optimizer) -> None:
+    """Lays out what an optimiser has loaded (momentum, ...) as the parameters it is of.
+
+    torch keeps the layout in which it was saved, and its fused kernels take both for one memory of the same order.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if torch.is_tensor(value) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _is_ruined(part: nn.Module) -> bool:

@@ -141,3 +141,17 @@ def test_huge_files_are_read_only(small, monkeypatch):
     edit(small, lambda c: c['annotations'][0].update(bbox=[0, 0, -5, 5]))
     monkeypatch.setattr('mnv4_mm.data.coco.FULL_CHECK_BYTES', 1000)
     find_coco(small)
+
+
+def test_of_huge_files_only_the_categories_are_read(small, monkeypatch):
+    expected = find_coco(small)
+    monkeypatch.setattr('mnv4_mm.data.coco.FULL_CHECK_BYTES', 1000)
+    with monkeypatch.context() as patched:
+        patched.delattr('mnv4_mm.data.coco.read_annotations')
+        assert find_coco(small) == expected
+    # Where it is not certain which list is theirs, or it is broken, all is read, and says what is wrong.
+    edit(small, lambda c: c['images'][0].update(categories=[dict(id=1, name='other')]))
+    assert find_coco(small) == expected
+    edit(small, lambda c: (c['images'][0].pop('categories'), c['categories'][0].pop('name')))
+    with pytest.raises(UserError, match='entry 0 of categories has no name'):
+        find_coco(small)

@@ -323,10 +323,11 @@ def test_without_any_box(annotations):
         assert entries(build(annotations, test_mode=True)) == expected(annotations, test_mode=True)
 
 
-def test_mistakes_in_the_json_are_mmdets(annotations, tmp_path):
-    annotations.write_text('{')
-    with pytest.raises(json.JSONDecodeError):
-        build(annotations)
+def test_mistakes_in_the_json_are_told(annotations, tmp_path):
+    for content in ('{', '[]', '{"images": [{}], "annotations": [], "categories": []}'):
+        annotations.write_text(content)
+        with pytest.raises(UserError, match='is not a COCO annotation file'):
+            build(annotations)
     with pytest.raises(FileNotFoundError):
         build(tmp_path / 'none.json')
 
@@ -407,7 +408,7 @@ def rank(number, folder, queue):
         time.sleep(0.1)
     try:
         build(folder / 'broken.json')
-    except json.JSONDecodeError:
+    except UserError:
         report.append('broken')
     torch.distributed.barrier()
     queue.put((number, report))

@@ -417,12 +417,31 @@ def test_labels_are_mmsegs(tmp_path):
             assert np.array_equal(transforms.labels(reduced, label_map)[values], theirs)
 
 
-def test_wrong_sizes_are_named(repository, tmp_path):
+@pytest.mark.parametrize('suffix', ['.jpg', '.png'])
+def test_reduced_pictures_reach_to_their_edges(suffix, tmp_path):
+    """JPEG is decoded at a half or a quarter, PNG is not; neither divides the sides."""
+    path = tmp_path / f'x{suffix}'
+    cv2.imwrite(str(path), np.full((1283, 1287, 3), 80, np.uint8))
+    for _ in range(20):
+        given = sample(np.zeros((1283, 1287, 3), np.uint8), [[1, 1, 1280, 1280]])
+        ours = ssd(expand_prob=0, brightness_delta=0, contrast_range=(1, 1), saturation_range=(1, 1), hue_delta=0)
+        shown = ours.transform(dict(given, img_path=str(path)))['img']
+        assert np.abs(shown - 80).max() < 2
+
+
+def test_a_picture_of_another_size_is_taken_as_it_is(repository):
+    """As mmdet does: its boxes then count in the picture's pixels."""
     picture = sorted((repository / 'data/mini/coco/train2017').glob('*.jpg'))[0]
     height, width = cv2.imread(str(picture)).shape[:2]
-    given = sample(np.zeros((height + 40, width, 3), np.uint8), [[1, 1, 50, 50]])
-    with pytest.raises(UserError, match=f'is {width}x{height}, its annotation says {width}x{height + 40}'):
-        ssd().transform(dict(given, img_path=str(picture)))
+    for wrong in (1, 40):
+        given = sample(np.zeros((height + wrong, width, 3), np.uint8), [[1, 1, 50, 50]])
+        results = ssd(expand_prob=0, min_ious=()).transform(dict(given, img_path=str(picture)))
+        assert results['ori_shape'] == (height, width)
+
+
+def test_pictures_and_masks_of_different_sizes_are_named(repository, tmp_path):
+    picture = sorted((repository / 'data/mini/coco/train2017').glob('*.jpg'))[0]
+    height, width = cv2.imread(str(picture)).shape[:2]
     cv2.imwrite(str(tmp_path / 'mask.png'), np.zeros((height, width + 1), np.uint8))
     with pytest.raises(UserError, match='not of the same size'):
         SegAugmentation((512, 512), (64, 64)).transform(

@@ -116,3 +116,10 @@ def test_class_maps_have_the_values_of_the_masks(tmp_path, reduced):
         assert image.mode == 'P'
         assert np.array(image).tolist() == [[1, 2, 2] if reduced else [0, 1, 1]]
         assert np.array(image.convert('RGB')).tolist() == [[[1, 2, 3], [4, 5, 6], [4, 5, 6]]]
+
+
+@pytest.mark.parametrize('label', [3, 4, 200])
+def test_a_label_beyond_the_classes_is_refused_whatever_is_predicted(label):
+    for predicted in range(3):
+        with pytest.raises(ValueError, match='not below the 3 classes'):
+            areas(torch.tensor([0, 1, predicted]), torch.tensor([0, 1, label]), 3)

@@ -2,6 +2,9 @@
 
 import pytest
 import torch
+from torch.utils.data import DataLoader, Dataset
+
+from mnv4_mm.errors import UserError
 
 TRAIN = 'train.py'
 MINI = 'mnv4_ssdlite_coco-mini'
@@ -12,6 +15,9 @@ MINI = 'mnv4_ssdlite_coco-mini'
     [
         (TRAIN, ['mnv4_ssdlight'], 'near: mnv4_ssdlite_coco'),
         (TRAIN, [MINI, '--backbone', 'mnv4_conv_x'], 'no backbone'),
+        (TRAIN, [MINI, '--amp-dtype', 'fp16'], 'fp16 needs a GPU'),
+        (TRAIN, [MINI, '--fused', '--cfg-options', 'optim_wrapper.optimizer.type=RMSprop'], 'no fused form'),
+        ('bench.py', ['--only', 'everything'], 'no part'),
         (TRAIN, [MINI, '--data', 'nowhere'], 'no folder nowhere'),
         (TRAIN, [MINI, '--cfg-options', 'train_cf.max_epochs=1'], 'near: train_cfg'),
         (TRAIN, [MINI, '--resume', 'gone.pth', '--work-dir', '{tmp}/w'], 'no checkpoint file at gone.pth'),
@@ -107,3 +113,18 @@ def test_a_config_in_a_checkpoint_calls_nothing(run_tool, tmp_path, tool):
     assert result.returncode == 2, result.stderr
     assert "type='os.system' is not registered" in result.stderr
     assert not (tmp_path / 'ran').exists()
+
+
+def test_a_mistake_met_in_a_data_loaders_worker_is_one_line_too(load_tool, capsys):
+    class Broken(Dataset):
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            raise UserError('x.jpg is not a readable picture')
+
+    def read():
+        next(iter(DataLoader(Broken(), num_workers=1)))
+
+    assert load_tool('_cli').run(read) == 2
+    assert capsys.readouterr().err == 'error: x.jpg is not a readable picture\n'
