@@ -123,8 +123,7 @@ class SSDAugmentation(BaseTransform):
         boxes = results['gt_bboxes'].numpy()
         path, height, width = results['img_path'], results['height'], results['width']
         draw = self.draw(height, width, boxes)
-        reduction = self.reduction(height, width, draw) if path.lower().endswith(JPEG) else 1
-        picture = read_picture(path, reduction)
+        picture, reduction = read_reduced(path, window(height, width, draw), self.scale)
         if picture.shape[:2] != (-(-height // reduction), -(-width // reduction)):
             # As mmdet, go by the picture and not by what the annotation says of its size.
             picture, reduction = read_picture(path), 1
@@ -171,12 +170,6 @@ class SSDAugmentation(BaseTransform):
                 return x1, y1, x2, y2
         return None
 
-    def reduction(self, height: int, width: int, draw: SSDDraw) -> int:
-        """The greatest of 1, 2, 4, 8 by which a picture may be reduced before the warp without being enlarged then."""
-        x1, y1, x2, y2 = window(height, width, draw)
-        shrinks = min((x2 - x1) / self.scale[0], (y2 - y1) / self.scale[1])
-        return max(factor for factor in (1, 2, 4, 8) if factor == 1 or factor <= shrinks)
-
     def apply(self, results: dict, picture: np.ndarray, draw: SSDDraw, reduction: int = 1) -> dict:
         """Does what was drawn to a picture, (H, W, 3) uint8 BGR, which may be reduced, and to its boxes."""
         height, width = results['height'], results['width']
@@ -213,6 +206,18 @@ def window(height: int, width: int, draw: SSDDraw) -> Box:
     ratio, left, top = draw.expansion or (1, 0, 0)
     x1, y1, x2, y2 = draw.patch or (0, 0, int(width * ratio), int(height * ratio))
     return x1 - left, y1 - top, x2 - left, y2 - top
+
+
+def read_reduced(path: str, box: Box, scale: tuple[int, int]) -> tuple[np.ndarray, int]:
+    """Reads a picture whose part ``box`` will be brought to ``scale``, decoding no more of it than that needs.
+
+    Returns:
+        (H, W, 3) uint8 BGR, and the 1, 2, 4 or 8 by which it is reduced: the greatest that need not be enlarged again.
+    """
+    shrinks = min((box[2] - box[0]) / scale[0], (box[3] - box[1]) / scale[1])
+    factors = (1, 2, 4, 8) if path.lower().endswith(JPEG) else (1,)
+    reduction = max(factor for factor in factors if factor == 1 or factor <= shrinks)
+    return read_picture(path, reduction), reduction
 
 
 def ious(patches: np.ndarray, boxes: np.ndarray) -> np.ndarray:
@@ -267,7 +272,7 @@ def warp(
 
 
 def distort(picture: np.ndarray, colour: Colour) -> np.ndarray:
-    """Mmdet's PhotoMetricDistortion, in floating point and not cut off at 0 and 255.
+    """Does what mmdet's PhotoMetricDistortion does, in floating point and not cut off at 0 and 255.
 
     Args:
         picture: (H, W, 3) uint8 BGR.
@@ -334,7 +339,8 @@ class SegAugmentation(BaseTransform):
 
     In place of mmseg's LoadImageFromFile, LoadAnnotations, RandomResize (keep_ratio=True), RandomCrop, RandomFlip and
     PhotoMetricDistortion. The crop is taken from the unscaled picture, at whole pixels, so it lies up to half a pixel
-    of the picture beside mmseg's, picture and mask alike; saturation and hue share one way to HSV and back.
+    of the picture beside mmseg's, picture and mask alike; saturation and hue share one way to HSV and back. JPEG files
+    of which a half, a quarter or an eighth is enough are decoded at that size.
 
     Takes ``img_path``, ``seg_map_path``, ``reduce_zero_label`` and ``label_map``; gives ``img`` as (H, W, 3) uint8 BGR,
     a view of (3, H, W), and ``gt_seg_map`` (H, W) uint8, of the crop's size or, where the scaled picture is smaller, of
@@ -378,11 +384,14 @@ class SegAugmentation(BaseTransform):
         self.ignore_index = ignore_index
 
     def transform(self, results: dict) -> dict:
-        picture, mask = read_picture(results['img_path']), read_mask(results['seg_map_path'])
-        if picture.shape[:2] != mask.shape:
-            raise UserError(f'{results["img_path"]} and {results["seg_map_path"]} are not of the same size')
+        path, mask = str(results['img_path']), read_mask(results['seg_map_path'])
         table = labels(bool(results['reduce_zero_label']), results.get('label_map') or {})
-        return self.apply(results, picture, mask, table, self.draw(mask, table))
+        draw = self.draw(mask, table)
+        height, width = mask.shape
+        picture, reduction = read_reduced(path, (0, 0, width, height), draw.size)
+        if picture.shape[:2] != (-(-height // reduction), -(-width // reduction)):
+            raise UserError(f'{path} and {results["seg_map_path"]} are not of the same size')
+        return self.apply(results, picture, mask, table, draw)
 
     def draw(self, mask: np.ndarray, table: np.ndarray) -> SegDraw:
         """Draws for a picture with a mask (H, W) uint8, whose values stand for the labels of ``table``."""
@@ -395,7 +404,7 @@ class SegAugmentation(BaseTransform):
         for _ in range(CROPS + 1):
             x, y = (int(np.random.randint(0, size[axis] - wanted[axis] + 1)) for axis in (0, 1))
             crop = (x, y, x + wanted[0], y + wanted[1])
-            if self.cat_max_ratio >= 1 or self.is_mixed(mask, source(crop, size, mask.shape), table):
+            if self.cat_max_ratio >= 1 or self.is_mixed(mask[source(crop, size, mask.shape)], table):
                 break
         chosen = random(4) < 0.5
         colour = Colour(
@@ -407,22 +416,20 @@ class SegAugmentation(BaseTransform):
         )
         return SegDraw(size, crop, random() < self.flip_prob, colour)
 
-    def is_mixed(self, mask: np.ndarray, box: Box, table: np.ndarray) -> bool:
+    def is_mixed(self, mask: np.ndarray, table: np.ndarray) -> bool:
         """Whether a part of a mask has two classes or more, and none too large a share of the labelled pixels.
 
         Counted on every second pixel of every second row, which decides as all of them but at the very limit.
         """
-        x1, y1, x2, y2 = box
-        values = cv2.calcHist([mask[y1:y2:2, x1:x2:2]], [0], None, [256], [0, 256]).ravel()
+        values = cv2.calcHist([mask[::2, ::2]], [0], None, [256], [0, 256]).ravel()
         counts = np.bincount(table, values, minlength=256)
         counts[self.ignore_index] = 0
         return np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < self.cat_max_ratio
 
     def apply(self, results: dict, picture: np.ndarray, mask: np.ndarray, table: np.ndarray, draw: SegDraw) -> dict:
-        """Does what was drawn to a picture, (H, W, 3) uint8 BGR, and its mask, (H, W) uint8."""
-        x1, y1, x2, y2 = source(draw.crop, draw.size, mask.shape)
+        """Does what was drawn to a picture, (H, W, 3) uint8 BGR, which may be reduced, and its mask, (H, W) uint8."""
         shape = (draw.crop[3] - draw.crop[1], draw.crop[2] - draw.crop[0])
-        pixels, truth = picture[y1:y2, x1:x2], mask[y1:y2, x1:x2]
+        pixels, truth = (part[source(draw.crop, draw.size, part.shape)] for part in (picture, mask))
         # Colours are changed where there are fewer pixels: a value changes alike before and after it is enlarged.
         enlarges = truth.size < shape[0] * shape[1]
         if enlarges:
@@ -454,11 +461,11 @@ def labels(reduce_zero_label: bool, label_map: dict[int, int]) -> np.ndarray:
     return np.array([label_map.get(label, label) for label in reduced], np.uint8)
 
 
-def source(crop: Box, size: tuple[int, int], shape: tuple[int, ...]) -> Box:
-    """The pixels of a picture (H, W) that a crop of the picture scaled to ``size`` (width, height) shows."""
+def source(crop: Box, size: tuple[int, int], shape: tuple[int, ...]) -> tuple[slice, slice]:
+    """Rows and columns of a picture (H, W, ...) that a crop of the picture scaled to ``size`` (width, height) shows."""
     x, y = shape[1] / size[0], shape[0] / size[1]
     x1, y1, x2, y2 = round(crop[0] * x), round(crop[1] * y), round(crop[2] * x), round(crop[3] * y)
-    return x1, y1, max(x2, x1 + 1), max(y2, y1 + 1)
+    return slice(y1, max(y2, y1 + 1)), slice(x1, max(x2, x1 + 1))
 
 
 def distort_bytes(picture: np.ndarray, colour: Colour) -> np.ndarray:

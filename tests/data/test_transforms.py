@@ -14,7 +14,6 @@ from mmengine.registry import DefaultScope
 from scipy import stats
 
 from mnv4_mm.data import transforms
-from mnv4_mm.data.pictures import REDUCED
 from mnv4_mm.data.transforms import Colour, SegAugmentation, SSDAugmentation
 from mnv4_mm.errors import UserError
 
@@ -152,25 +151,50 @@ def test_a_patch_within_the_picture_is_the_same_to_the_last_bit(pictures, monkey
         np.testing.assert_allclose(ours.apply(sample(picture, []), picture, draw)['img'], theirs['img'], atol=2e-3)
 
 
-def test_a_reduced_picture_lies_where_the_whole_one_does(pictures):
-    """A picture decoded at a half gives the same as the whole, blurred as much: nothing is moved."""
+def test_a_reduced_picture_lies_where_the_whole_one_does(pictures, tmp_path):
+    """A picture decoded at a half or less gives the same as the whole, blurred as much: nothing is moved."""
     ours = ssd()
     np.random.seed(2)
+    path = str(tmp_path / 'x.jpg')
     tried = 0
     for turn in range(60):
         picture = cv2.GaussianBlur(pictures[turn % len(pictures)], (0, 0), 6)
+        cv2.imwrite(path, picture, [cv2.IMWRITE_JPEG_QUALITY, 98])
         height, width = picture.shape[:2]
         draw = ours.draw(height, width, np.zeros((0, 4)))._replace(colour=PLAIN)
-        reduction = ours.reduction(height, width, draw)
+        reduced, reduction = transforms.read_reduced(path, transforms.window(height, width, draw), (320, 320))
         if reduction == 1:
             continue
         tried += 1
-        coded = cv2.imencode('.jpg', picture, [cv2.IMWRITE_JPEG_QUALITY, 98])[1]
-        reduced = cv2.imdecode(coded, REDUCED[reduction])
         whole = ours.apply(sample(picture, []), picture, draw)['img']
         small = ours.apply(sample(picture, []), reduced, draw, reduction)['img']
         assert np.abs(whole - small).mean() < 1.5
     assert tried > 10
+
+
+def test_a_reduced_picture_fits_its_mask(pairs, tmp_path):
+    """Of a large picture that is scaled down; crop, flip and mask stay together."""
+    picture, mask = pairs[0]
+    picture = cv2.GaussianBlur(cv2.resize(picture, (1801, 1203)), (0, 0), 20)  # half a pixel is then little
+    mask = cv2.resize(mask, (1801, 1203), interpolation=cv2.INTER_NEAREST)
+    path = str(tmp_path / 'x.jpg')
+    cv2.imwrite(path, picture, [cv2.IMWRITE_JPEG_QUALITY, 98])
+    cv2.imwrite(str(tmp_path / 'x.png'), mask)
+    ours = SegAugmentation(scale=(1024, 256), crop_size=(128, 128), cat_max_ratio=0.75)
+    table = transforms.labels(True, {})
+    np.random.seed(11)
+    reductions = set()
+    for _ in range(20):
+        draw = ours.draw(mask, table)._replace(colour=PLAIN)
+        reduced, reduction = transforms.read_reduced(path, (0, 0, 1801, 1203), draw.size)
+        reductions.add(reduction)
+        whole = ours.apply({}, picture, mask, table, draw)
+        small = ours.apply({}, reduced, mask, table, draw)
+        assert np.array_equal(whole['gt_seg_map'], small['gt_seg_map'])
+        assert np.abs(whole['img'].astype(int) - small['img']).mean() < 2
+    assert reductions == {2, 4, 8}
+    given = dict(img_path=path, seg_map_path=tmp_path / 'x.png', reduce_zero_label=True)
+    assert ours.transform(given)['ori_shape'] == (1203, 1801)
 
 
 def test_ssds_colours_are_mmdets(pictures, monkeypatch):
