@@ -19,7 +19,8 @@ def use_channels_last(model: nn.Module) -> bool:
     before the model is wrapped for several processes, whose buffers for gradients take the layout of the weights.
 
     Returns:
-        Whether it has been done. A net that oneDNN would ruin is left as it is, with a line in the log.
+        Whether it has been done. A model without a backbone is left as it is, and so, with a line in the log, is a net
+            that oneDNN would ruin.
     """
     ruined = [name for name, part in model.named_modules() if _is_ruined(part)]
     if ruined and not torch.cuda.is_available():
@@ -28,8 +29,11 @@ def use_channels_last(model: nn.Module) -> bool:
             '(uxlfoundation/oneDNN#6035)'
         )
         return False
+    backbone = getattr(model, 'backbone', None)
+    if not isinstance(backbone, nn.Module):
+        return False
     model.to(memory_format=torch.channels_last)
-    model.get_submodule('backbone').register_forward_pre_hook(_lay_out)
+    backbone.register_forward_pre_hook(_lay_out)
     return True
 
 

@@ -116,12 +116,15 @@ def test_detections_are_those_of_mmdet(checkpoint, repository):
     """Our safe way of building a detector gives the same as mmdet's own."""
     from mmdet.apis import inference_detector, init_detector
 
+    from mnv4_mm.engine.step import use_channels_last
     from mnv4_mm.weights import checkpoint_config, load_checkpoint
 
     picture = str(sorted((repository / 'data/mini/coco/val2017').iterdir())[0])
     ours = inference_detector(load_model(checkpoint, device='cpu'), picture).pred_instances
     cfg = checkpoint_config(load_checkpoint(checkpoint), checkpoint)
-    theirs = inference_detector(init_detector(cfg, checkpoint, device='cpu', palette='random'), picture).pred_instances
+    model = init_detector(cfg, checkpoint, device='cpu', palette='random')
+    use_channels_last(model)  # the same order of sums
+    theirs = inference_detector(model, picture).pred_instances
     assert torch.equal(ours.bboxes, theirs.bboxes)
     assert torch.equal(ours.scores, theirs.scores)
     assert torch.equal(ours.labels, theirs.labels)
