@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 
 from mnv4_mm.apis.infer import infer, load_model
 from mnv4_mm.data.coco import read_annotations
@@ -120,7 +121,8 @@ def test_detections_are_those_of_mmdet(checkpoint, repository):
     from mnv4_mm.weights import checkpoint_config, load_checkpoint
 
     picture = str(sorted((repository / 'data/mini/coco/val2017').iterdir())[0])
-    ours = inference_detector(load_model(checkpoint, device='cpu'), picture).pred_instances
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        ours = inference_detector(load_model(checkpoint, device='cpu'), picture).pred_instances
     cfg = checkpoint_config(load_checkpoint(checkpoint), checkpoint)
     model = init_detector(cfg, checkpoint, device='cpu', palette='random')
     use_channels_last(model)  # the same order of sums
