@@ -183,6 +183,8 @@ def give_gradients(runner, seed):
 def runner(repository, tmp_path, **settings):
     cfg = configs.load_config('mnv4_ssdlite_coco-mini')
     cfg = configs.merge_train_arguments(cfg, 'x', work_dir=str(tmp_path / 'w'), **settings)
+    # Left to mmengine, a runner is named by the second, and two of one second are refused.
+    cfg.experiment_name = f'{tmp_path}{settings}'
     return build_runner(configs.resolve_data_roots(cfg))
 
 
