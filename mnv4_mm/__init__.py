@@ -1,6 +1,16 @@
-"""MobileNetV4 for OpenMMLab. Importing the package registers everything: the one target of ``custom_imports``."""
+"""MobileNetV4 for OpenMMLab. Importing the package registers everything: the one target of ``custom_imports``.
 
-from mnv4_mm import data, engine, models
+Where OpenMMLab is not installed nothing is registered, and only ``mnv4_mm.deploy.targets``, which runs exported files,
+can be used.
+"""
+
+from importlib.util import find_spec
+
 from mnv4_mm.version import __version__
 
-__all__ = ['__version__', 'data', 'engine', 'models']
+__all__ = ['__version__']
+
+if find_spec('mmengine') is not None:
+    from mnv4_mm import data, engine, models
+
+    __all__ += ['data', 'engine', 'models']

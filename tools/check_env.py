@@ -5,11 +5,16 @@ Imports nothing of the project, which may be what is broken. Exit code 1 if some
 
 import importlib
 import importlib.metadata
+import importlib.util
+import logging
+import os
 import platform
 import re
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 PIP = f'{sys.executable} -m pip'
@@ -24,7 +29,8 @@ DISTRIBUTIONS = (
     ('onedl-mmengine', 'mmengine'), ('onedl-mmcv', 'mmcv', 'mmcv-full', 'mmcv-lite'),
     ('onedl-mmdetection', 'mmdet'), ('onedl-mmsegmentation', 'mmsegmentation'),
     ('faster-coco-eval',), ('pycocotools',), ('timm',), ('onnx',), ('onnxruntime', 'onnxruntime-gpu'),
-    ('mmdeploy',), ('mmdeploy-runtime',), ('mnv4_mm',),
+    ('onnxscript',), ('openvino',), ('nncf',), ('ncnn',), ('pnnx',), ('coremltools',), ('executorch',), ('torchao',),
+    ('ai-edge-litert',), ('mmdeploy',), ('mmdeploy-runtime',), ('mnv4_mm',),
 )  # fmt: skip
 
 
@@ -153,6 +159,53 @@ def use_onnxruntime() -> None:
     session.run(None, {'x': numpy.ones(1, numpy.float32)})
 
 
+def use_mmdeploy() -> None:
+    importlib.import_module('aenum')  # which it imports only when it is used
+    importlib.import_module('mmdeploy.apis')
+
+
+def use_openvino() -> None:
+    # Without openvino-telemetry, which would report this import.
+    sys.modules.setdefault('openvino_telemetry', None)  # type: ignore[arg-type]
+    importlib.import_module('openvino').Core()
+
+
+def use_nncf() -> None:
+    sys.modules.setdefault('openvino_telemetry', None)  # type: ignore[arg-type]
+    if importlib.util.find_spec('nncf') is None:
+        raise ImportError('no nncf')
+
+
+def use_ncnn() -> None:
+    importlib.import_module('ncnn').Net()
+    importlib.import_module('pnnx')
+
+
+def use_coremltools() -> None:
+    logging.getLogger('coremltools').setLevel(logging.ERROR)
+    importlib.import_module('coremltools')
+
+
+def use_executorch() -> None:
+    logging.getLogger('torch.utils._pytree').setLevel(logging.ERROR)
+    importlib.import_module('executorch.runtime').Runtime.get()
+
+
+def use_litert() -> None:
+    importlib.import_module('ai_edge_litert.interpreter')
+
+
+def use_litert_converter() -> None:
+    root = Path(__file__).resolve().parent.parent
+    python = Path(os.environ.get('MNV4_LITERT_PYTHON') or root / '.venv-litert/bin/python')
+    if not python.is_file():
+        raise ImportError(f'no {python}')
+    command = [str(python), '-I', '-c', 'import litert_torch, ai_edge_quantizer.quantizer']
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError((done.stderr.strip().splitlines() or ['no reason given'])[-1])
+
+
 def use_mnv4_mm() -> None:
     importlib.import_module('mnv4_mm')
 
@@ -165,10 +218,21 @@ USES = (
     ('pycocotools', use_pycocotools, f'{PIP} install --force-reinstall --no-deps pycocotools'),
     ('OpenCV', use_opencv, f'{PIP} install -r requirements/runtime.txt'),
     ('ONNX Runtime', use_onnxruntime, f'{PIP} install -r requirements/runtime.txt'),
+    ('OpenVINO', use_openvino, f"{PIP} install -e '.[openvino]'"),
+    ('NNCF (int8 for OpenVINO)', use_nncf, f"{PIP} install -e '.[openvino]'"),
+    ('ncnn', use_ncnn, f"{PIP} install -e '.[ncnn]'"),
+    ('Core ML conversion', use_coremltools, f"{PIP} install -e '.[coreml]'"),
+    ('ExecuTorch', use_executorch, f"{PIP} install -e '.[executorch]'"),
+    ('mmdeploy', use_mmdeploy, f'{PIP} install --no-deps -r requirements/mmdeploy.txt'),
+    ('LiteRT', use_litert, f"{PIP} install -e '.[litert]'"),
+    ('LiteRT conversion', use_litert_converter, 'make litert'),
     ('mnv4_mm', use_mnv4_mm, f'{PIP} install --no-deps --no-build-isolation -e .'),
 )
 
-OPTIONAL = ('ONNX Runtime',)
+OPTIONAL = (
+    'ONNX Runtime', 'OpenVINO', 'NNCF (int8 for OpenVINO)', 'ncnn', 'Core ML conversion', 'ExecuTorch', 'mmdeploy',
+    'LiteRT', 'LiteRT conversion',
+)  # fmt: skip
 
 
 def main() -> int:

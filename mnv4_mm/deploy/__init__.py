@@ -1,0 +1,1 @@
+"""From a trained checkpoint to a runtime: `graph` is inside each file, `targets` a file a runtime, `compare` judges."""

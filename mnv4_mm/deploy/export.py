@@ -1,0 +1,126 @@
+"""Checkpoint -> files of runtimes: what ``tools/export.py`` calls."""
+
+import dataclasses
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mnv4_mm.apis import config as configs
+from mnv4_mm.apis.infer import load_model
+from mnv4_mm.data.pictures import PICTURES, read_picture
+from mnv4_mm.deploy.describe import describe, source_of
+from mnv4_mm.deploy.graph import Graph, build_graph, reference
+from mnv4_mm.deploy.meta import Kind, Meta, Precision, sha256, sidecar
+from mnv4_mm.deploy.pictures import prepare
+from mnv4_mm.deploy.sample import write_sample
+from mnv4_mm.deploy.targets import TARGETS
+from mnv4_mm.deploy.targets.base import Target
+from mnv4_mm.errors import UserError
+
+CALIBRATION = 64  # pictures, at most
+SAMPLE = configs.REPOSITORY / 'data/mini/coco/val2017/000000005001.jpg'  # what each file's expected numbers are of
+
+
+def export(
+    checkpoint: str,
+    to: Sequence[str],
+    *,
+    config: str | None = None,
+    out_dir: str | None = None,
+    size: Sequence[int] | None = None,
+    dynamic: bool = False,
+    precision: Precision = 'fp32',
+    kind: Kind | None = None,
+    normalise: bool = False,
+    calibration: str | None = None,
+    say: Callable[[str], None] = print,
+) -> list[Path]:
+    """Converts a checkpoint.
+
+    Args:
+        checkpoint: File written by ``tools/train.py``.
+        to: Names of ``TARGETS``.
+        config: Config to use instead of the one inside the checkpoint.
+        out_dir: Where to write; ``exported`` beside the checkpoint if left out.
+        size: See ``describe``.
+        dynamic: See ``describe``.
+        precision: ``fp32``, ``fp16`` or ``int8``.
+        kind: See ``describe``.
+        normalise: See ``describe``.
+        calibration: For int8: folder of pictures; the config's training pictures if left out.
+        say: Where lines go.
+
+    Returns:
+        The files to load, in the order of ``to``. Each has beside it what it says of itself (``.json``, see ``Meta``)
+        and what it must give for a sample picture (``.sample.json``, see ``sample``).
+
+    Raises:
+        UserError: a bad argument, an unreadable checkpoint, or an absent runtime; nothing is written then.
+    """
+    unknown = [name for name in to if name not in TARGETS]
+    if unknown:
+        raise UserError(f'--to {unknown[0]}: there are {", ".join(TARGETS)}')
+    targets = [TARGETS[name] for name in dict.fromkeys(to)]
+    absent = [line for target in targets if (line := target.absent(convert=True))]
+    if absent:
+        raise UserError('; '.join(absent))
+    model = load_model(checkpoint, config, device='cpu')
+    # All are checked before any is made.
+    metas = [
+        describe(model, target, kind=kind, precision=precision, size=size, dynamic=dynamic, normalise=normalise)
+        for target in targets
+    ]
+    out = Path(out_dir) if out_dir else Path(checkpoint).parent / 'exported'
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'--out-dir {out} cannot be made: {error.strerror}') from error
+    paths = []
+    for target, meta in zip(targets, metas, strict=True):
+        meta = dataclasses.replace(meta, source=source_of(Path(checkpoint), model, target))
+        graph = build_graph(model, meta)
+        batches = _calibration(model, meta, calibration) if precision == 'int8' else ()
+        path = out / f'{Path(checkpoint).stem}_{meta.kind}_{precision}{target.suffix}'
+        written = write(graph, target, path, batches)
+        if SAMPLE.is_file():
+            write_sample(reference(model, meta), SAMPLE, path)
+        say(f'{path} {_megabytes(path, written):.1f} MB')
+        paths.append(path)
+    return paths
+
+
+def write(graph: Graph, target: Target, path: Path, calibration: Sequence[np.ndarray] = ()) -> Meta:
+    """Writes a graph and its JSON whole, or not at all; returns what the JSON says."""
+    # Beside where it goes: renaming works within a file system only.
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix='.export-') as folder:
+        parts = target.convert(graph, Path(folder) / path.name, graph.meta.precision, calibration)
+        files = [file for part in parts for file in ([part] if part.is_file() else sorted(part.rglob('*')))]
+        hashes = {str(file.relative_to(folder)): sha256(file) for file in files if file.is_file()}
+        meta = dataclasses.replace(graph.meta, files=hashes)
+        own = sidecar(Path(folder) / path.name)
+        own.write_text(meta.to_json())
+        # The JSON last: without it, or with one that does not fit, no file is loaded.
+        for part in (*parts, own):
+            goal = path.parent / part.name
+            if goal.is_dir():
+                shutil.rmtree(goal)
+            part.replace(goal)
+    return meta
+
+
+def _calibration(model: Any, meta: Meta, folder: str | None) -> list[np.ndarray]:
+    """Real pictures as inputs, for int8: spread over a folder, or over the config's training pictures."""
+    root = Path(folder) if folder else configs.dataset_split(model.cfg, 'train_dataloader').pictures
+    files = sorted(file for file in root.rglob('*') if file.suffix.lower() in PICTURES) if root.is_dir() else []
+    if not files:
+        raise UserError(f'no pictures for calibration in {root}: name a folder of some by --calibration')
+    some = [files[i] for i in np.linspace(0, len(files) - 1, min(CALIBRATION, len(files))).astype(int)]
+    return [prepare(read_picture(file), meta.input, meta.resize)[0] for file in some]
+
+
+def _megabytes(path: Path, meta: Meta) -> float:
+    return sum((path.parent / name).stat().st_size for name in meta.files) / 1e6

@@ -1,0 +1,285 @@
+"""What is inside an exported file: a trained model as one graph from pixels to boxes and scores, or to logits.
+
+The graph ends where every runtime can follow: box selection and the class map are added by a target that can do them
+in its own terms, or done outside by ``results``.
+"""
+
+import copy
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder, DistancePointBBoxCoder
+from mmdet.models.task_modules.prior_generators import SSDAnchorGenerator
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from mnv4_mm.deploy.meta import Input, Kind, Meta
+from mnv4_mm.deploy.predictor import Predictor
+from mnv4_mm.errors import UserError
+from mnv4_mm.models.layers import MultiQueryAttention, matmul_attention
+
+aten = torch.ops.aten
+
+
+class Pixels(nn.Module):
+    """What a caller feeds -> what the net takes, (N, 3, H, W) float32, normalised."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, to: Input) -> None:
+        super().__init__()
+        self.planar = to.layout == 'NCHW'
+        self.normalise = not to.normalise
+        self.register_buffer('mean', torch.tensor(to.mean).view(1, 3, 1, 1))
+        self.register_buffer('scale', 1 / torch.tensor(to.std).view(1, 3, 1, 1))
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = image if self.planar else image.permute(0, 3, 1, 2)
+        return (x.float() - self.mean) * self.scale if self.normalise else x
+
+
+class Detector(nn.Module):
+    """(N, ...) picture -> boxes (N, A, 4) as (x1, y1, x2, y2) in pixels of the input, scores (N, A, classes).
+
+    What mmdet's dense heads do before they select, for anchors (SSD, RetinaNet) and points (RTMDet).
+
+    Args:
+        model: mmdet's single-stage detector.
+        to: What goes in.
+
+    Raises:
+        UserError: a head or a setting of another kind.
+    """
+
+    priors: Tensor
+
+    def __init__(self, model: Any, to: Input) -> None:
+        super().__init__()
+        head = model.bbox_head
+        self.pixels = Pixels(to)
+        self.backbone, self.neck, self.head = model.backbone, getattr(model, 'neck', None) or nn.Identity(), head
+        self.generator, self.coder = head.prior_generator, head.bbox_coder
+        self.is_anchor = isinstance(self.coder, DeltaXYWHBBoxCoder)
+        if not self.is_anchor and not isinstance(self.coder, DistancePointBBoxCoder):
+            raise UserError(f'boxes of {type(self.coder).__name__} are not exported: anchors (delta) and points are')
+        if self.is_anchor and self.coder.add_ctr_clamp:
+            raise UserError('boxes with add_ctr_clamp (YOLOF) are not exported')
+        if to.size is None and isinstance(self.generator, SSDAnchorGenerator):
+            raise UserError(
+                "--dynamic does not fit SSD, whose anchors are made for one size; --size gives another one's"
+            )
+        self.use_sigmoid = head.use_sigmoid_cls
+        self.classes = head.cls_out_channels
+        if to.size:
+            # Known beforehand: what every picture shares is a constant of the graph.
+            with torch.no_grad():
+                maps = self.head(self.neck(self.backbone(torch.zeros(1, 3, *to.size))))
+            if len(maps) != 2:
+                raise UserError(
+                    f'{type(head).__name__} gives {len(maps)} things a level; class scores and boxes are exported'
+                )
+            self.register_buffer('priors', self._priors(maps[0]))
+        self.size = to.size
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.pixels(image)
+        logits, codes = self.head(self.neck(self.backbone(x)))  # a level each: (N, a * classes, h, w), (N, a * 4, h, w)
+        priors = self.priors if self.size else self._priors(logits)
+        height, width = self.size or x.shape[2:]
+        boxes = torch.cat([_flat(code, 4) for code in codes], 1)  # (N, A, 4)
+        scores = torch.cat([_flat(level, self.classes) for level in logits], 1)  # (N, A, classes)
+        # Softmax has a class more, the last one, for the background.
+        scores = scores.sigmoid() if self.use_sigmoid else scores.softmax(-1)[..., :-1]
+        return self._decode(priors, boxes, height, width), scores
+
+    def _priors(self, maps: Any) -> Tensor:
+        """Anchors (A, 4), or points (A, 2), of all levels."""
+        return torch.cat(
+            [
+                self.generator.single_level_grid_priors(level.shape[-2:], i, level.dtype, level.device)
+                for i, level in enumerate(maps)
+            ]
+        )
+
+    def _decode(self, priors: Tensor, codes: Tensor, height: int, width: int) -> Tensor:
+        """Mmdet's ``delta2bbox`` and ``distance2bbox``, without writing in place, which converters make copies of."""
+        if self.is_anchor:
+            means, stds = codes.new_tensor(self.coder.means), codes.new_tensor(self.coder.stds)
+            codes = codes * stds + means
+            centre, side = (priors[:, :2] + priors[:, 2:]) * 0.5, priors[:, 2:] - priors[:, :2]
+            most = abs(math.log(16 / 1000))  # mmdet's wh_ratio_clip
+            centre = centre + codes[..., :2] * side
+            half = codes[..., 2:].clamp(-most, most).exp() * (side * 0.5)
+            low, high = centre - half, centre + half
+        else:
+            low, high = priors - codes[..., :2], priors + codes[..., 2:]
+        if not self.coder.clip_border:
+            return torch.cat([low, high], -1)
+        columns = [
+            point[..., i : i + 1].clamp(0, most) for point in (low, high) for i, most in enumerate((width, height))
+        ]
+        return torch.cat(columns, -1)
+
+
+def _flat(level: Tensor, channels: int) -> Tensor:
+    """(N, a * channels, h, w) -> (N, h * w * a, channels)."""
+    return level.permute(0, 2, 3, 1).reshape(level.shape[0], -1, channels)
+
+
+class Segmenter(nn.Module):
+    """(N, ...) picture -> logits (N, classes, H / s, W / s) as the head gives them, not enlarged."""
+
+    def __init__(self, model: Any, to: Input) -> None:
+        super().__init__()
+        self.pixels = Pixels(to)
+        self.backbone, self.neck, self.head = (
+            model.backbone,
+            getattr(model, 'neck', None) or nn.Identity(),
+            model.decode_head,
+        )
+
+    def forward(self, image: Tensor) -> tuple[Tensor]:
+        return (self.head(self.neck(self.backbone(self.pixels(image)))),)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A model ready for conversion.
+
+    Attributes:
+        module: The net as it was trained, norms and all: what exported files are compared with.
+        meta: What it takes and gives; its ``target`` and ``files`` are filled in by ``export``.
+    """
+
+    module: nn.Module
+    meta: Meta
+
+    def example(self) -> Tensor:
+        """An input, of random pixels."""
+        to = self.meta.input
+        height, width = to.size or (10 * to.divisor, 12 * to.divisor)
+        shape = (1, height, width, 3) if to.layout == 'NHWC' else (1, 3, height, width)
+        pixels = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0))
+        return pixels.to(getattr(torch, to.dtype))
+
+    def factor(self) -> int:
+        """Of a segmenter: how many pixels of the input a place of the logits stands for."""
+        image = self.example()
+        with torch.no_grad():
+            logits = self.module(image)[0]
+        return image.shape[1 if self.meta.input.layout == 'NHWC' else 2] // logits.shape[2]
+
+    def program(self) -> torch.export.ExportedProgram:
+        """The graph in torch's own terms, batch norms folded into the convolutions before them."""
+        shapes = self._dynamic_shapes()
+        with torch.no_grad():
+            example = (self.example(),)
+            program = torch.export.export(self.module, example, dynamic_shapes=shapes)
+            folded = program.module()
+            assert isinstance(folded, fx.GraphModule)
+            fold_norms(folded)
+            return torch.export.export(folded, example, dynamic_shapes=shapes)
+
+    def _dynamic_shapes(self) -> tuple | None:
+        to = self.meta.input
+        if to.size:
+            return None
+        first = 1 if to.layout == 'NHWC' else 2
+        # In steps of the divisor, from a size at which every map has at least two places.
+        steps = {first + i: to.divisor * torch.export.Dim(name, min=2, max=256) for i, name in enumerate(('h', 'w'))}
+        return (steps,)
+
+
+def build_graph(model: Any, meta: Meta) -> Graph:
+    """Makes a graph of a trained model.
+
+    Args:
+        model: mmdet's single-stage detector or mmseg's encoder-decoder, on the CPU. It is copied.
+        meta: What the graph is to take and give.
+
+    Raises:
+        UserError: a model of another kind.
+    """
+    part = 'bbox_head' if meta.task == 'detection' else 'decode_head'
+    if not hasattr(getattr(model, part, None), 'loss_by_feat'):
+        raise UserError(f'{type(model).__name__} is not exported: single-stage detectors and encoder-decoders are')
+    model = copy.deepcopy(model).eval().requires_grad_(False).to(memory_format=torch.contiguous_format)
+    _plain_layers(model)
+    module: nn.Module = (Detector if meta.task == 'detection' else Segmenter)(model, meta.input)
+    return Graph(module.eval(), meta)
+
+
+def reference(model: Any, meta: Meta) -> Predictor:
+    """PyTorch with a file's input; it ends in raw boxes and scores, or in logits, whatever the file does with them."""
+    ends: dict[str, Kind] = {'nms': 'raw', 'class_map': 'logits'}
+    meta = replace(meta, kind=ends.get(meta.kind, meta.kind), target='pytorch')
+    module = build_graph(model, meta).module
+
+    def run(batch: np.ndarray) -> list[np.ndarray]:
+        with torch.no_grad():
+            return [value.numpy() for value in module(torch.from_numpy(batch))]
+
+    return Predictor(meta, run)
+
+
+class GlobalMean(nn.Module):
+    """(N, C, H, W) -> (N, C, 1, 1)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3), keepdim=True)
+
+
+def _plain_layers(model: nn.Module) -> None:
+    """Puts what every converter gets right in the place of layers that some do not.
+
+    Attention as matrix products: litert-torch converts ``scaled_dot_product_attention`` with one key/value head for
+    many queries to a wrong graph, without a word (docs/litert.md has the case), and ExecuTorch's delegate is cut in
+    pieces by it. The mean over a map as a mean: torch takes ``AdaptiveAvgPool2d(1)`` apart into it and an index into
+    memory, which ncnn does not have.
+    """
+    for module in model.modules():
+        if isinstance(module, MultiQueryAttention):
+            module.attend = matmul_attention
+        elif hasattr(module, 'fused_attn'):  # timm's
+            setattr(module, 'fused_attn', False)  # noqa: B010 (to torch's stubs every attribute is a tensor or a net)
+        for name, child in module.named_children():
+            if isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size in (1, (1, 1)):
+                setattr(module, name, GlobalMean())
+
+
+def fold_norms(module: fx.GraphModule) -> None:
+    """Folds each batch norm into the convolution before it, in place.
+
+    Seen in the graph, not in the order of submodules: convolutions that levels share, with norms of their own each, get
+    weights of their own each, as every runtime that folds would give them.
+    """
+    graph = module.graph
+    tensors: dict[Any, Tensor] = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers())
+
+    def values(*nodes: Any) -> list[Any]:
+        return [tensors[node.target] if isinstance(node, fx.Node) else node for node in nodes]
+
+    for number, norm in enumerate(list(graph.nodes)):
+        if norm.op != 'call_function' or norm.target is not aten.batch_norm.default:
+            continue
+        conv = norm.args[0]
+        if conv.target is not aten.conv2d.default or len(conv.users) > 1:
+            continue
+        weight, bias = (*conv.args, None)[1:3]
+        scale, shift, mean, variance = norm.args[1:5]
+        eps = norm.args[7]
+        folded = fuse_conv_bn_weights(*values(weight, bias, mean, variance, eps, scale, shift))
+        names = (f'folded_weight_{number}', f'folded_bias_{number}')
+        for name, tensor in zip(names, folded, strict=True):
+            module.register_parameter(name, nn.Parameter(tensor.detach().clone(), requires_grad=False))
+        with graph.inserting_before(conv):
+            conv.args = (conv.args[0], *(graph.get_attr(name) for name in names), *conv.args[3:])
+        norm.replace_all_uses_with(conv)
+        graph.erase_node(norm)
+    graph.eliminate_dead_code()
+    module.delete_all_unused_submodules()
+    module.recompile()

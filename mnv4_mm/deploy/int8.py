@@ -1,0 +1,166 @@
+"""8-bit weights and activations from calibration pictures, and which layers that hurts.
+
+Layers behind the last convolutions (boxes, softmax, selection) stay in float: they are a few numbers each, and a box's
+side needs more than 256 steps. So do the layers that ``hurt`` names.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mnv4_mm.deploy.quiet import without_telemetry
+
+# A layer whose output keeps less than this much signal over the noise of its own 8 bits stays in float. In dB: 20 is an
+# error of a tenth.
+LIMIT_DB = 20.0
+LOOKED_AT = 16  # calibration pictures that the errors are measured on
+
+
+class LayerError(NamedTuple):
+    """What 8 bits cost at one layer.
+
+    Attributes:
+        layer: Name of the node.
+        activation_db: Signal over noise of its output's own rounding to 8 bits, in dB.
+        weight_db: Likewise of its weights; None where it has none.
+        total_db: Of its output in the 8-bit net beside the float net: what all layers before have added, too.
+    """
+
+    layer: str
+    activation_db: float
+    weight_db: float | None
+    total_db: float
+
+
+def quantize_onnx(model: Any, batches: Sequence[np.ndarray]) -> tuple[Any, list[LayerError]]:
+    """Quantises an ``onnx.ModelProto``: QDQ form, U8 activations, S8 weights, a scale for each channel of a weight.
+
+    Args:
+        model: The float net, from pixels to raw outputs.
+        batches: Inputs, of real pictures.
+
+    Returns:
+        The 8-bit net, and what 8 bits cost at each layer that has weights, the worst first.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        onnx.save(model, folder / 'given.onnx')
+        quant_pre_process(folder / 'given.onnx', folder / 'float.onnx', skip_symbolic_shape=True)
+        around = _around_convolutions(onnx.load(folder / 'float.onnx').graph)
+
+        def quantize(excluded: Sequence[str]) -> None:
+            quantize_static(
+                folder / 'float.onnx',
+                folder / 'int8.onnx',
+                _reader(batches),
+                quant_format=QuantFormat.QDQ,
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                nodes_to_exclude=list(excluded),
+            )
+
+        quantize(around)
+        errors = _layer_errors(folder, batches[:LOOKED_AT])
+        if kept := hurt(errors):
+            quantize([*around, *kept])
+        return onnx.load(folder / 'int8.onnx'), errors
+
+
+def hurt(errors: Sequence[LayerError]) -> list[str]:
+    """Layers that stay in float: those whose own rounding leaves less than ``LIMIT_DB``."""
+    return [one.layer for one in errors if min(one.activation_db, one.weight_db or np.inf) < LIMIT_DB]
+
+
+def write_layers(path: Path, errors: Sequence[LayerError]) -> list[Path]:
+    """Writes the list of layers as JSON beside a file, if there is one; returns its path."""
+    if not errors:
+        return []
+    kept = hurt(errors)
+    lines = [dict(error._asdict(), in_float=error.layer in kept) for error in errors]
+    listed = path.with_name(f'{path.name}.layers.json')
+    listed.write_text(json.dumps(dict(limit_db=LIMIT_DB, layers=lines), indent=1))
+    return [listed]
+
+
+def quantize_openvino(model: Any, batches: Sequence[np.ndarray], in_float: Sequence[str]) -> Any:
+    """Quantises an OpenVINO model likewise, by NNCF.
+
+    Args:
+        model: The float net, made from ONNX, whose node names it has.
+        batches: Inputs, of real pictures.
+        in_float: Layers that stay in float, by the ONNX names.
+    """
+    without_telemetry('openvino')
+    nncf = without_telemetry('nncf')
+    return nncf.quantize(
+        model,
+        nncf.Dataset(batches),
+        preset=nncf.QuantizationPreset.MIXED,
+        subset_size=len(batches),
+        ignored_scope=nncf.IgnoredScope(names=list(in_float), validate=False),
+    )
+
+
+def _reader(batches: Sequence[np.ndarray]) -> Any:
+    from onnxruntime.quantization import CalibrationDataReader
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.left = iter(batches)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            batch = next(self.left, None)
+            return None if batch is None else {'image': batch}
+
+    return Reader()
+
+
+def _around_convolutions(graph: Any) -> list[str]:
+    """Nodes before the first convolutions and behind the last ones."""
+    heavy = ('Conv', 'MatMul', 'Gemm', 'ConvTranspose')
+
+    def reached(nodes: Sequence[Any], read: str, write: str) -> set[str]:
+        """Names of nodes that a convolution leads to, in the order of ``nodes``."""
+        values: set[str] = set()
+        names = set()
+        for node in nodes:
+            if node.op_type in heavy or values & set(getattr(node, read)):
+                values.update(getattr(node, write))
+                names.add(node.name)
+        return names
+
+    nodes = list(graph.node)
+    inside = reached(nodes, 'input', 'output') & reached(nodes[::-1], 'output', 'input')
+    return [node.name for node in nodes if node.name not in inside]
+
+
+def _layer_errors(folder: Path, batches: Sequence[np.ndarray]) -> list[LayerError]:
+    import onnx
+    from onnxruntime.quantization import qdq_loss_debug as debug
+
+    values = []
+    for name in ('float', 'int8'):
+        debug.modify_model_output_intermediate_tensors(folder / f'{name}.onnx', folder / f'{name}_all.onnx')
+        values.append(debug.collect_activations(str(folder / f'{name}_all.onnx'), _reader(batches)))
+    matching = debug.create_activation_matching(values[1], values[0])
+    activations = debug.compute_activation_error(matching)
+    weights = debug.compute_weight_error(
+        debug.create_weight_matching(str(folder / 'float.onnx'), str(folder / 'int8.onnx'))
+    )
+    errors = []
+    for node in onnx.load(folder / 'float.onnx').graph.node:
+        error = activations.get(node.output[0])
+        if node.op_type in ('Conv', 'MatMul', 'Gemm') and error:
+            weight = next((float(weights[name]) for name in node.input if name in weights), None)
+            total = float(error.get('xmodel_err', np.nan))
+            errors.append(LayerError(node.name, float(error['qdq_err']), weight, total))
+    return sorted(errors, key=lambda error: min(error.activation_db, error.weight_db or np.inf))

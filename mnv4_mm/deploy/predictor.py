@@ -1,0 +1,71 @@
+"""Picture in, results out, whatever the runtime. Needs numpy, OpenCV and the runtime only."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from mnv4_mm.deploy.meta import Meta
+from mnv4_mm.deploy.pictures import prepare, read_image
+from mnv4_mm.deploy.results import ClassMap, Detections, class_map, in_picture, map_in_picture, select
+from mnv4_mm.errors import UserError
+
+Session = Callable[[np.ndarray], list[np.ndarray]]  # an input -> outputs by ``meta.OUTPUTS``
+
+
+class Predictor:
+    """A net in a runtime.
+
+    Args:
+        meta: What the file says of itself.
+        session: Runs it.
+    """
+
+    def __init__(self, meta: Meta, session: Session) -> None:
+        self.meta = meta
+        self.session = session
+
+    def __call__(self, image: np.ndarray | str | Path) -> Detections | ClassMap:
+        """Detects or segments.
+
+        Args:
+            image: (H, W, 3) uint8 in BGR, as OpenCV reads, of any size; or a picture file.
+
+        Raises:
+            UserError: not such a picture.
+        """
+        pixels = image if isinstance(image, np.ndarray) else read_image(image)
+        batch, at = prepare(pixels, self.meta.input, self.meta.resize)
+        outputs = self.run(batch)
+        if self.meta.task == 'segmentation':
+            labels = outputs[0][0]
+            if self.meta.kind == 'logits':
+                size = batch.shape[1:3] if self.meta.input.layout == 'NHWC' else batch.shape[2:]
+                labels = class_map(labels, (size[0], size[1]))
+            return map_in_picture(labels, at)
+        if self.meta.kind == 'nms':
+            boxes, scores, labels = outputs
+            return in_picture(Detections(boxes, scores, labels.astype(np.int64)), at)
+        assert self.meta.selection is not None
+        return in_picture(select(outputs[0][0], outputs[1][0], self.meta.selection), at)
+
+    def run(self, batch: np.ndarray) -> list[np.ndarray]:
+        """Runs the bare net.
+
+        Args:
+            batch: What ``meta.input`` says.
+
+        Returns:
+            What ``meta.kind`` says.
+
+        Raises:
+            UserError: another shape or type.
+        """
+        to = self.meta.input
+        shape: list[int | None] = [1, *(to.size or (None, None))]
+        shape.insert(1 if to.layout == 'NCHW' else 3, 3)
+        fits = len(batch.shape) == 4 and all(b in (None, a) for a, b in zip(batch.shape, shape, strict=True))
+        if not fits or batch.dtype != to.dtype:
+            wanted = ', '.join(f'a multiple of {to.divisor}' if side is None else str(side) for side in shape)
+            raise UserError(f'this file takes ({wanted}) {to.dtype}, got {batch.shape} {batch.dtype}')
+        return self.session(batch)

@@ -1,0 +1,91 @@
+"""Core ML: converted anywhere, run on macOS and iOS only."""
+
+import gc
+import platform
+import warnings
+from collections.abc import Sequence
+from contextlib import redirect_stderr
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mnv4_mm.deploy.meta import OUTPUTS, Meta, Precision
+from mnv4_mm.deploy.predictor import Session
+from mnv4_mm.deploy.quiet import coremltools
+from mnv4_mm.deploy.targets.base import Target
+from mnv4_mm.errors import UserError
+
+if TYPE_CHECKING:
+    from mnv4_mm.deploy.graph import Graph
+
+
+class CoreML(Target):
+    name = 'coreml'
+    suffix = '.mlpackage'
+    runtime = ('coremltools',)
+    install = "pip install -e '.[coreml]'"
+    kinds = ('raw', 'logits')
+    precisions = ('fp32', 'fp16')
+    distributions = ('coremltools',)
+    layout = 'NCHW'
+    dtype = 'float32'
+
+    def convert(
+        self, graph: 'Graph', path: Path, precision: Precision, calibration: Sequence[np.ndarray] = ()
+    ) -> list[Path]:
+        ct = coremltools()
+        to = graph.meta.input
+        shape = tuple(graph.example().shape)
+        if to.normalise:
+            given = ct.TensorType(name='image', shape=shape)
+        else:  # a picture as the camera gives it
+            layout = ct.colorlayout.RGB if to.channel_order == 'RGB' else ct.colorlayout.BGR
+            given = ct.ImageType(name='image', shape=shape, color_layout=layout)
+        # Progress bars, its use of what it deprecates itself, folders that it leaves to the garbage collector.
+        with redirect_stderr(StringIO()), warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            model = ct.convert(
+                graph.program().run_decompositions({}),
+                inputs=[given],
+                outputs=[ct.TensorType(name=name) for name in OUTPUTS[graph.meta.kind]],
+                minimum_deployment_target=ct.target.iOS16,
+                compute_precision=ct.precision.FLOAT16 if precision == 'fp16' else ct.precision.FLOAT32,
+            )
+            model.user_defined_metadata['mnv4_mm'] = graph.meta.to_json()
+            model.save(str(path))
+            del model
+            gc.collect()
+        return [path]
+
+    def cannot_run(self) -> str | None:
+        system = platform.system()
+        return None if system == 'Darwin' else f'Core ML runs on macOS and iOS only, this is {system}'
+
+    def inspect(self, path: Path, meta: Meta) -> str:
+        """Reads the model's own description: names, shapes and types of what goes in and comes out."""
+        spec = coremltools().utils.load_spec(str(path))
+        inputs = {item.name: item.type.WhichOneof('Type') for item in spec.description.input}
+        outputs = {item.name: list(item.type.multiArrayType.shape) for item in spec.description.output}
+        if list(outputs) != list(OUTPUTS[meta.kind]) or list(inputs) != ['image']:
+            raise UserError(f'{path} takes {inputs} and gives {outputs}, not what its JSON says')
+        operations = spec.mlProgram.functions['main'].block_specializations
+        count = sum(len(block.operations) for block in operations.values())
+        return f'its description: {inputs} -> {outputs}, {count} operations'
+
+    def session(self, path: Path, meta: Meta, threads: int | None = None) -> Session:
+        cannot = self.cannot_run()
+        if cannot:
+            raise UserError(f'{path}: {cannot}')
+        from PIL import Image
+
+        ct = coremltools()
+        model = ct.models.MLModel(str(path), compute_units=ct.ComputeUnit.CPU_ONLY)
+
+        def run(batch: np.ndarray) -> list[np.ndarray]:
+            given = batch if meta.input.normalise else Image.fromarray(batch[0].transpose(1, 2, 0).astype(np.uint8))
+            found = model.predict({'image': given})
+            return [found[name] for name in OUTPUTS[meta.kind]]
+
+        return run

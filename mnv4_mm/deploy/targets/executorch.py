@@ -1,0 +1,57 @@
+"""ExecuTorch: one .pte for its XNNPACK backend, for phones' CPUs."""
+
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mnv4_mm.deploy.meta import Meta, Precision
+from mnv4_mm.deploy.predictor import Session
+from mnv4_mm.deploy.targets.base import Target, unloadable
+
+if TYPE_CHECKING:
+    from mnv4_mm.deploy.graph import Graph
+
+
+class ExecuTorch(Target):
+    name = 'executorch'
+    suffix = '.pte'
+    runtime = ('executorch',)
+    install = "pip install -e '.[executorch]'"
+    kinds = ('raw', 'logits')
+    precisions = ('fp32',)
+    distributions = ('executorch',)
+
+    def convert(
+        self, graph: 'Graph', path: Path, precision: Precision, calibration: Sequence[np.ndarray] = ()
+    ) -> list[Path]:
+        # It tells of a change in torch that only executorch can follow.
+        logging.getLogger('torch.utils._pytree').setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', DeprecationWarning)  # of its own code, about Python's and torch's
+            from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+            from executorch.exir import to_edge_transform_and_lower
+
+            edge = to_edge_transform_and_lower(graph.program(), partitioner=[XnnpackPartitioner()])
+            path.write_bytes(edge.to_executorch().buffer)
+        return [path]
+
+    def session(self, path: Path, meta: Meta, threads: int | None = None) -> Session:
+        import torch
+
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter('ignore')  # its API is experimental
+                from executorch.extension.pybindings import portable_lib
+                from executorch.runtime import Runtime
+
+                if threads:
+                    portable_lib._unsafe_reset_threadpool(threads)
+                method = Runtime.get().load_program(path).load_method('forward')
+        # ExecuTorch raises RuntimeError and others, whatever is wrong.
+        except Exception as error:
+            raise unloadable(path, error) from error
+        return lambda batch: [value.numpy() for value in method.execute([torch.from_numpy(batch)])]

@@ -1,0 +1,214 @@
+"""ONNX, run by ONNX Runtime: boxes selected, or the class map made, inside the file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mnv4_mm.deploy.int8 import LayerError, quantize_onnx, write_layers
+from mnv4_mm.deploy.meta import OUTPUTS, Meta, Precision, Selection
+from mnv4_mm.deploy.predictor import Session
+from mnv4_mm.deploy.results import corner_weights
+from mnv4_mm.deploy.targets.base import Target, unloadable
+
+if TYPE_CHECKING:
+    from mnv4_mm.deploy.graph import Graph
+
+OPSET = 18  # the lowest that torch's exporter writes without rewriting
+META_KEY = 'mnv4_mm'
+
+
+class Onnx(Target):
+    name = 'onnx'
+    suffix = '.onnx'
+    runtime = ('onnxruntime',)
+    converter = ('onnx', 'onnxscript')
+    install = "pip install -e '.[onnx]'"
+    kinds = ('nms', 'raw', 'class_map', 'logits')
+    precisions = ('fp32', 'fp16', 'int8')
+    dynamic = True
+    distributions = ('onnx', 'onnxruntime')
+
+    def convert(
+        self, graph: 'Graph', path: Path, precision: Precision, calibration: Sequence[np.ndarray] = ()
+    ) -> list[Path]:
+        model, errors = to_onnx(graph, precision, calibration)
+        entry = model.metadata_props.add()
+        entry.key, entry.value = META_KEY, graph.meta.to_json()
+        path.write_bytes(model.SerializeToString())
+        return [path, *write_layers(path, errors)]
+
+    def session(self, path: Path, meta: Meta, threads: int | None = None) -> Session:
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads or 0
+        options.log_severity_level = 3  # 2 tells of every shape that the file leaves open
+        try:
+            session = ort.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
+        # ONNX Runtime's own exceptions have no common base but this.
+        except Exception as error:
+            raise unloadable(path, error) from error
+        names = list(OUTPUTS[meta.kind])
+        name = session.get_inputs()[0].name
+        return lambda batch: session.run(names, {name: batch})
+
+
+def to_onnx(
+    graph: 'Graph', precision: Precision = 'fp32', calibration: Sequence[np.ndarray] = ()
+) -> tuple[Any, list[LayerError]]:
+    """A graph as ``onnx.ModelProto``, with what its kind asks for at the end, and for int8 what that costs by layer."""
+    import onnx
+
+    has_tail = graph.meta.kind in ('nms', 'class_map')
+    errors: list[LayerError] = []
+    model = _exported(graph, 'raw_' if has_tail else '')
+    if precision == 'fp16':
+        from onnxruntime.transformers.float16 import convert_float_to_float16
+
+        # Not onnxconverter-common's, whose files of multi-scale nets do not load.
+        model = convert_float_to_float16(model, keep_io_types=True)
+    elif precision == 'int8':
+        model, errors = quantize_onnx(model, calibration)
+    if graph.meta.kind == 'nms':
+        assert graph.meta.selection is not None
+        model = _followed_by(model, selection(graph.meta.selection), ('boxes', 'scores'))
+    elif graph.meta.kind == 'class_map':
+        model = _followed_by(model, class_map(graph.factor(), len(graph.meta.classes)), ('logits',))
+    onnx.checker.check_model(model, full_check=True)
+    return model, errors
+
+
+def _exported(graph: 'Graph', prefix: str) -> Any:
+    import torch
+
+    names = OUTPUTS['raw' if graph.meta.task == 'detection' else 'logits']
+    program = torch.onnx.export(
+        graph.program(),
+        input_names=['image'],
+        output_names=[prefix + name for name in names],
+        opset_version=OPSET,
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    return program.model_proto
+
+
+def _followed_by(model: Any, tail: str, values: Sequence[str]) -> Any:
+    """Puts a graph in ONNX's text form behind a model, and feeds it the model's outputs."""
+    from onnx import compose, parser
+
+    text = f'<ir_version: {model.ir_version}, opset_import: ["" : {OPSET}]>\n{tail}'
+    behind = compose.add_prefix(parser.parse_model(text), 'tail_', rename_inputs=False, rename_outputs=False)
+    return compose.merge_models(model, behind, io_map=[(f'raw_{name}', f'all_{name}') for name in values])
+
+
+def selection(how: Selection) -> str:
+    """What ``results.select`` does: boxes (K, 4), scores (K,), labels (K,), best first."""
+    return f"""
+    selection (float[1, A, 4] all_boxes, float[1, A, C] all_scores)
+        => (float[K, 4] boxes, float[K] scores, int64[K] labels)
+    <
+        int64[1] most = {{{how.max_per_img}}},
+        float[1] iou_thr = {{{how.iou_thr}}}, float[1] score_thr = {{{how.score_thr}}},
+        float[1] min_size = {{{how.min_size}}}, float[1] zero = {{0}}, int64[1] first = {{0}}, int64[1] middle = {{2}},
+        int64[1] end = {{4}}, int64[1] last_axis = {{2}}, int64[1] class_axis = {{1}},
+        int64 class_column = {{1}}, int64 anchor_column = {{2}}
+    >
+    {{
+        by_class = Transpose <perm = [0, 2, 1]> (all_scores)
+        low = Slice (all_boxes, first, middle, last_axis)
+        high = Slice (all_boxes, middle, end, last_axis)
+        sides = Sub (high, low)
+        side = ReduceMin <keepdims = 0> (sides, last_axis)
+        is_large = Greater (side, min_size)
+        large = Unsqueeze (is_large, class_axis)
+        candidates = Where (large, by_class, zero)
+        found = NonMaxSuppression (all_boxes, candidates, most, iou_thr, score_thr)
+        score = GatherND (candidates, found)
+        count = Shape (score)
+        some = Min (count, most)
+        scores, order = TopK (score, some)
+        best = Gather <axis = 0> (found, order)
+        anchor = Gather <axis = 1> (best, anchor_column)
+        labels = Gather <axis = 1> (best, class_column)
+        box = Squeeze (all_boxes, first)
+        boxes = Gather <axis = 0> (box, anchor)
+    }}"""
+
+
+def class_map(factor: int, classes: int) -> str:
+    """What ``results.class_map`` does: class_map (1, H, W)."""
+    kind, number = ('uint8', 2) if classes <= 256 else ('int32', 6)
+    if factor == 1:
+        return f"""
+        class_map (float[1, C, h, w] all_logits) => ({kind}[1, H, W] class_map)
+        {{
+            best = ArgMax <axis = 1, keepdims = 0> (all_logits)
+            class_map = Cast <to = {number}> (best)
+        }}"""
+    end = 2**31  # beyond any map
+    weights = corner_weights(factor)
+    values = ', '.join(f'{value:.9g}' for value in weights.ravel())
+    return f"""
+    class_map (float[1, C, h, w] all_logits) => ({kind}[1, H, W] class_map)
+    <
+        float[{len(weights)}, 4] weights = {{{values}}},
+        int64[8] around = {{0, 1, 1, 0, 0, 1, 1, 0}}, int64[2] lines = {{-1, {classes}}},
+        int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] two = {{2}}, int64[1] three = {{3}},
+        int64[2] both = {{0, 1}}, int64[2] both_behind = {{1, 2}},
+        int64[2] n0 = {{0, 0}}, int64[2] n1 = {{0, 1}}, int64[2] n2 = {{1, 0}}, int64[2] n3 = {{1, 1}},
+        int64[2] e0 = {{-1, -1}}, int64[2] e1 = {{-1, {end}}}, int64[2] e2 = {{{end}, -1}},
+        int64[2] e3 = {{{end}, {end}}},
+        int64[3] fill = {{1, 1, {factor**2}}}, int64[1] factor = {{{factor}}},
+        int64[2] edge = {{{factor // 2}, {factor // 2}}}, int64[2] far_edge = {{-{factor // 2}, -{factor // 2}}}
+    >
+    {{
+        places = Transpose <perm = [0, 2, 3, 1]> (all_logits)
+        padded = Pad <mode = "edge"> (places, around)
+        shape = Shape (padded)
+        grid = Slice (shape, one, three)
+        width = Slice (grid, one, two)
+        flat = Reshape (padded, lines)
+        best = ArgMax <axis = 1, keepdims = 0> (flat)
+        map = Reshape (best, grid)
+        c0 = Slice (map, n0, e0, both)
+        c1 = Slice (map, n1, e1, both)
+        c2 = Slice (map, n2, e2, both)
+        c3 = Slice (map, n3, e3, both)
+        s1 = Equal (c0, c1)
+        s2 = Equal (c0, c2)
+        s3 = Equal (c0, c3)
+        s12 = And (s1, s2)
+        same = And (s12, s3)
+        mixed = Not (same)
+        found = NonZero (mixed)
+        at = Transpose <perm = [1, 0]> (found)
+        row = Slice (at, zero, one, one)
+        column = Slice (at, one, two, one)
+        before = Mul (row, width)
+        corner = Add (before, column)
+        below = Add (width, one)
+        steps = Concat <axis = 0> (zero, one, width, below)
+        corners = Add (corner, steps)
+        values = Gather <axis = 0> (flat, corners)
+        between = MatMul (weights, values)
+        labels = ArgMax <axis = 2, keepdims = 0> (between)
+        c0_deep = Unsqueeze (c0, two)
+        filled = Expand (c0_deep, fill)
+        cells = ScatterND (filled, at, labels)
+        small = Cast <to = {number}> (cells)
+        many = Sub (grid, one)
+        rows = Slice (many, zero, one)
+        columns = Slice (many, one, two)
+        split = Concat <axis = 0> (rows, columns, factor, factor)
+        tiles = Reshape (small, split)
+        ordered = Transpose <perm = [0, 2, 1, 3]> (tiles)
+        height_full = Mul (rows, factor)
+        width_full = Mul (columns, factor)
+        joined = Concat <axis = 0> (one, height_full, width_full)
+        full = Reshape (ordered, joined)
+        class_map = Slice (full, edge, far_edge, both_behind)
+    }}"""

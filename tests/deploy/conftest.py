@@ -1,0 +1,103 @@
+"""Checkpoints of small nets whose outputs are lively without training: statistics of real pictures, distinct scores."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from torch import nn
+
+from mnv4_mm.apis import config as configs
+from mnv4_mm.models.pretrained import tensors_only
+
+Maker = Callable[..., Path]
+
+
+@pytest.fixture(scope='session')
+def photos(repository) -> list[Path]:
+    """Real pictures of several sizes."""
+    return sorted((repository / 'data/mini/coco/val2017').glob('*.jpg'))[:6]
+
+
+@pytest.fixture(scope='session')
+def make_checkpoint(tmp_path_factory, photos) -> Maker:
+    """Gives the path of a checkpoint of a config, as train.py would write it, in a folder of its own."""
+
+    def make(name: str, backbone: str | None = None) -> Path:
+        cfg = configs.load_config(name)
+        if backbone:
+            cfg = configs.fit_backbone(cfg, backbone)
+        cfg.model.backbone.pop('init_cfg', None)
+        path = tmp_path_factory.mktemp('checkpoint') / 'net.pth'
+        save_lively(cfg, photos, path)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope='session')
+def ssdlite(make_checkpoint) -> Path:
+    return make_checkpoint('mnv4_ssdlite_coco-mini')
+
+
+@pytest.fixture(scope='session')
+def lraspp(make_checkpoint) -> Path:
+    return make_checkpoint('mnv4_lraspp_ade20k-mini')
+
+
+def save_lively(cfg: Config, photos: list[Path], path: Path) -> None:
+    torch.manual_seed(0)
+    with tensors_only():
+        model = configs.build_model(cfg)
+    part = 'bbox_head' if 'bbox_head' in cfg.model else 'decode_head'
+    head = getattr(model, part)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.7, 1.3)
+            nn.init.normal_(module.bias, 0, 0.1)
+            module.momentum = None  # the mean over all batches
+    steps = configs.innermost_dataset(cfg.test_dataloader.dataset).pipeline
+    # Boxes are scored at the size they are looked for; maps would take long.
+    size = next(step.scale for step in steps if step.type == 'Resize') if part == 'bbox_head' else (160, 160)
+    pictures = [cv2.resize(cv2.imread(str(photo)), size) for photo in photos]
+    batch = torch.from_numpy(np.stack(pictures)[..., ::-1].transpose(0, 3, 1, 2).copy()).float()
+    batch = (batch - 120) / 58
+    with torch.no_grad():
+        model.train().extract_feat(batch)
+        head(model.extract_feat(batch))
+        model.eval()
+        maps = model.extract_feat(batch)
+        logits = (
+            torch.cat([level.flatten() for level in head(maps)[0]]) if part == 'bbox_head' else head(maps).flatten()
+        )
+        factor, bias = 2 / float(logits.std()), 0.0
+        if part == 'bbox_head' and head.use_sigmoid_cls:
+            # One in 200 reaches the threshold, the largest stays clear of 1.
+            threshold = math.log(head.test_cfg.score_thr / (1 - head.test_cfg.score_thr))
+            low, high = float(logits.sort().values[-len(logits) // 200]), float(logits.max())
+            factor = (2 - threshold) / (high - low)
+            bias = threshold - factor * low
+        for convolution in class_convolutions(head):
+            convolution.weight *= factor
+            if convolution.bias is not None:
+                convolution.bias.mul_(factor).add_(bias)
+    dataset = configs.innermost_dataset(cfg.test_dataloader.dataset)
+    count = head.num_classes
+    classes = tuple(dataset.get('metainfo', {}).get('classes') or (f'class {i}' for i in range(count)))
+    palette = [(i, 255 - i, i // 2) for i in range(count)]
+    meta = dict(classes=classes, palette=palette, reduce_zero_label=part == 'decode_head')
+    state = model.eval().state_dict()
+    torch.save(dict(state_dict=state, meta=dict(cfg=cfg.pretty_text, dataset_meta=meta)), path)
+
+
+def class_convolutions(head: nn.Module) -> list[nn.Conv2d]:
+    """The convolutions whose outputs are class scores."""
+    names = ('rtm_cls', 'retina_cls', 'conv_seg', 'cls_convs')
+    part = next(getattr(head, name) for name in names if hasattr(head, name))
+    levels = list(part) if isinstance(part, nn.ModuleList) else [part]
+    last = [[module for module in level.modules() if isinstance(module, nn.Conv2d)][-1] for level in levels]
+    return list(dict.fromkeys(last))  # levels may share one

@@ -1,0 +1,207 @@
+import copy
+import dataclasses
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from mmdet.apis import inference_detector
+from mmengine.registry import DefaultScope
+from torch import nn
+
+from mnv4_mm.apis.infer import load_model
+from mnv4_mm.apis.segmentation import ClassMaps
+from mnv4_mm.apis.task import Frame
+from mnv4_mm.deploy.describe import describe
+from mnv4_mm.deploy.graph import build_graph, reference
+from mnv4_mm.deploy.targets import TARGETS
+from mnv4_mm.errors import UserError
+from mnv4_mm.models.layers import MultiQueryAttention
+
+ONNX = TARGETS['onnx']
+DETECTORS = ('mnv4_ssdlite_coco', 'mnv4_retinanet_coco', 'mnv4_rtmdet_coco')
+SEGMENTERS = ('mnv4_lraspp_ade20k', 'mnv4_fpn_ade20k', 'mnv4_deeplabv3plus_ade20k', 'mnv4_segformer_ade20k')
+aten = torch.ops.aten
+
+
+@pytest.fixture(scope='module')
+def model_of(make_checkpoint):
+    made = {}
+
+    def model(name, backbone='mnv4_conv_s'):
+        if (name, backbone) not in made:
+            made[name, backbone] = load_model(str(make_checkpoint(name, backbone)), device='cpu')
+        return made[name, backbone]
+
+    return model
+
+
+@pytest.mark.parametrize('name', DETECTORS)
+def test_detections_are_mmdets(name, model_of, photos):
+    """The whole way of a picture: preparing, net, decoding, selecting, back to the picture's pixels."""
+    model = model_of(name)
+    predictor = reference(model, describe(model, ONNX))
+    for photo in photos[:3]:
+        image = cv2.imread(str(photo))
+        with DefaultScope.overwrite_default_scope('mmdet'):
+            expected = inference_detector(model, image).pred_instances.numpy()
+        found = predictor(image)
+        count = min(len(found.scores), len(expected.scores))
+        assert count > 20
+        assert len(np.unique(expected.scores)) > 0.9 * count
+        assert abs(len(found.scores) - len(expected.scores)) <= 1  # one can be at the threshold
+        np.testing.assert_allclose(found.scores[:count], expected.scores[:count], atol=5e-4)
+        # Neighbours in the list may have changed places.
+        same = found.labels[:count] == expected.labels[:count]
+        assert same.mean() > 0.9
+        gap = np.abs(found.boxes[:count] - expected.bboxes[:count]).max(axis=1)[same]
+        assert np.median(gap) < 1e-2
+        assert (gap < 0.1).mean() > 0.9
+
+
+@pytest.mark.parametrize('name', SEGMENTERS)
+def test_class_maps_are_mmsegs(name, model_of, photos, tmp_path):
+    """Of pictures of the input's size, where mmseg enlarges no more than the graph's end does."""
+    model = model_of(name)
+    model.cfg = copy.deepcopy(model.cfg)
+    model.cfg.test_dataloader.dataset.pipeline[1].scale = (128, 128)
+    predictor = reference(model, describe(model, ONNX, size=(128, 128)))
+    maps = ClassMaps(model, tmp_path)
+    for photo in photos[:2]:
+        image = cv2.resize(cv2.imread(str(photo)), (128, 128))
+        maps.add(Frame('picture.jpg', image))
+        expected = cv2.imread(str(tmp_path / list(maps.taken)[-1]), cv2.IMREAD_UNCHANGED)
+        expected = np.array(_indices(tmp_path / maps.images[-1]['class_map'])) - maps.first
+        found = predictor(image).labels
+        assert len(np.unique(expected)) > 3
+        assert (found != expected).mean() < 1e-3
+
+
+def _indices(path):
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        return np.array(picture).astype(int)
+
+
+@pytest.mark.parametrize('name', DETECTORS)
+def test_boxes_are_the_coders(name, model_of):
+    """Against mmdet's own decode, also where boxes reach over the edge or codes are extreme."""
+    model = model_of(name)
+    graph = build_graph(model, describe(model, ONNX, size=(128, 160), normalise=True))
+    head, net = model.bbox_head, graph.module
+    rng = torch.Generator().manual_seed(0)
+    codes = 20 * torch.randn((1, len(net.priors), 4), generator=rng)
+    codes = codes.abs() if name == 'mnv4_rtmdet_coco' else codes
+    expected = head.bbox_coder.decode(net.priors, codes[0], max_shape=(128, 160))
+    torch.testing.assert_close(net._decode(net.priors, codes, 128, 160)[0], expected, rtol=1e-5, atol=1e-3)
+    assert (expected[:, 2:] == torch.tensor([160.0, 128.0])).any()
+
+
+@pytest.mark.parametrize(
+    ('name', 'backbone', 'size'),
+    [
+        ('mnv4_ssdlite_coco', 'mnv4_hybrid_m', (320, 320)),
+        ('mnv4_retinanet_coco', 'mnv4_conv_s', (96, 128)),
+        ('mnv4_rtmdet_coco', 'mnv4_conv_aa_m', (96, 128)),
+        ('mnv4_deeplabv3plus_ade20k', 'mnv4_hybrid_m', (96, 128)),
+        ('mnv4_fpn_ade20k', 'timm:fastvit_t8', (96, 128)),
+    ],
+)
+def test_norms_are_folded_and_nothing_changes(name, backbone, size, model_of):
+    model = model_of(name, backbone)
+    graph = build_graph(model, describe(model, ONNX, size=size))
+    image = graph.example()
+    with torch.no_grad():
+        expected = graph.module(image)
+    program = graph.program()
+    for a, b in zip(program.module()(image), expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=2e-3 * float(b.abs().max()))
+    targets = [node.target for node in program.graph.nodes]
+    left = sum(target is aten.batch_norm.default for target in targets)
+    # Only what no convolution precedes: the norm at the head of each attention block.
+    attention = sum(isinstance(module, MultiQueryAttention) for module in model.modules())
+    assert left == (attention if not backbone.startswith('timm:') else left)
+    assert aten.scaled_dot_product_attention.default not in targets
+    assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules())  # the model itself is as it was
+
+
+def test_convolutions_that_levels_share_are_folded_with_each_levels_norm(model_of):
+    """In place, module by module, the first level's norm would be folded into all of them."""
+    model = model_of('mnv4_rtmdet_coco')
+    convolutions = [level[0].conv for level in model.bbox_head.cls_convs]
+    assert len(set(convolutions)) == 1
+    graph = build_graph(model, describe(model, ONNX, size=(96, 96)))
+    assert not [node for node in graph.program().graph.nodes if node.target is aten.batch_norm.default]
+
+
+def test_pixels_are_normalised_inside_or_outside(model_of):
+    model = model_of('mnv4_ssdlite_coco')
+    inside, outside = (build_graph(model, describe(model, ONNX, normalise=given)) for given in (False, True))
+    pixels = inside.example()
+    info = model.cfg.model.data_preprocessor
+    mean, std = (torch.tensor(info[key]).view(3, 1, 1) for key in ('mean', 'std'))
+    with torch.no_grad():
+        a, b = inside.module(pixels), outside.module((pixels.permute(0, 3, 1, 2) - mean) / std)
+    for one, other in zip(a, b, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize('name', ['mnv4_rtmdet_coco', 'mnv4_segformer_ade20k', 'mnv4_fpn_ade20k'])
+def test_a_graph_of_any_size(name, model_of):
+    model = model_of(name)
+    meta = describe(model, ONNX, dynamic=True)
+    program = build_graph(model, meta).program().module()
+    for size in ((96, 128), (160, 64)):
+        fixed = build_graph(model, dataclasses.replace(meta, input=dataclasses.replace(meta.input, size=size)))
+        image = fixed.example()
+        with torch.no_grad():
+            for a, b in zip(program(image), fixed.module(image), strict=True):
+                torch.testing.assert_close(a, b, rtol=0, atol=2e-3 * float(b.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ('name', 'change', 'message'),
+    [
+        ('mnv4_ssdlite_coco', dict(dynamic=True), 'stretches every picture'),
+        ('mnv4_rtmdet_coco', dict(size=(100, 320)), 'multiples of 32'),
+        ('mnv4_rtmdet_coco', dict(size=(320,)), 'height and width'),
+        ('mnv4_rtmdet_coco', dict(size=(320, 320), dynamic=True), 'exclude each other'),
+        ('mnv4_rtmdet_coco', dict(kind='logits'), '--logits does not fit detection in onnx, which has nms, raw'),
+        ('mnv4_lraspp_ade20k', dict(kind='nms'), '--nms does not fit segmentation'),
+    ],
+)
+def test_what_does_not_fit_is_one_line(name, change, message, model_of):
+    with pytest.raises(UserError, match=message):
+        describe(model_of(name), ONNX, **change)
+
+
+def test_models_of_other_kinds_are_refused(model_of):
+    model = copy.deepcopy(model_of('mnv4_ssdlite_coco'))
+    meta = describe(model, ONNX)
+    model.bbox_head.bbox_coder.add_ctr_clamp = True
+    with pytest.raises(UserError, match='add_ctr_clamp'):
+        build_graph(model, meta)
+    model.bbox_head.bbox_coder = object()
+    with pytest.raises(UserError, match='boxes of object are not exported'):
+        build_graph(model, meta)
+    with pytest.raises(UserError, match='ReLU is not exported'):
+        build_graph(nn.ReLU(), meta)
+    model.bbox_head.test_cfg.nms.type = 'soft_nms'
+    with pytest.raises(UserError, match='soft_nms'):
+        describe(model, ONNX)
+
+
+def test_attention_as_products_is_the_fused_one(model_of):
+    model = copy.deepcopy(model_of('mnv4_ssdlite_coco', 'mnv4_hybrid_m'))
+    image = torch.randn((1, 3, 160, 160), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = model.backbone(image)
+        for module in model.modules():
+            if isinstance(module, MultiQueryAttention):
+                assert module.attend is F.scaled_dot_product_attention
+        build_graph(model, describe(model, ONNX))  # which works on a copy
+        found = model.backbone(image)
+    for a, b in zip(expected, found, strict=True):
+        assert torch.equal(a, b)

@@ -1,0 +1,227 @@
+"""What is true of every runtime, for those that are installed here; CI has all but LiteRT's converter."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from mnv4_mm.apis.infer import load_model
+from mnv4_mm.deploy.difference import difference
+from mnv4_mm.deploy.export import export
+from mnv4_mm.deploy.graph import reference
+from mnv4_mm.deploy.meta import Meta, read_meta, sidecar
+from mnv4_mm.deploy.pictures import prepare, read_image
+from mnv4_mm.deploy.results import Detections
+from mnv4_mm.deploy.targets import TARGETS, load
+from mnv4_mm.errors import UserError
+
+INSTALLED = [name for name, target in TARGETS.items() if not target.absent(convert=True)]
+RUNNABLE = [name for name in INSTALLED if not TARGETS[name].cannot_run()]
+
+
+@pytest.fixture(scope='module')
+def exported(ssdlite, lraspp, tmp_path_factory):
+    """Gives the file of a runtime for one of two nets, made once."""
+    made = {}
+
+    def path(target, net='ssdlite', **options):
+        key = (target, net, *options.items())
+        if key not in made:
+            checkpoint = dict(ssdlite=ssdlite, lraspp=lraspp)[net]
+            size = (128, 160) if net == 'lraspp' else None
+            out = tmp_path_factory.mktemp('exported')
+            made[key] = export(
+                str(checkpoint), [target], out_dir=str(out), size=size, say=lambda line: None, **options
+            )[0]
+        return made[key]
+
+    return path
+
+
+@pytest.fixture(scope='module')
+def pytorch(ssdlite, lraspp):
+    models = {}
+
+    def by(meta):
+        checkpoint = ssdlite if meta.task == 'detection' else lraspp
+        if meta.task not in models:
+            models[meta.task] = load_model(str(checkpoint), device='cpu')
+        return reference(models[meta.task], meta)
+
+    return by
+
+
+def inputs(meta, photos):
+    return [prepare(read_image(photo), meta.input, meta.resize)[0] for photo in photos[:3]]
+
+
+@pytest.mark.parametrize('net', ['ssdlite', 'lraspp'])
+@pytest.mark.parametrize('name', RUNNABLE)
+def test_raw_outputs_are_pytorchs(name, net, exported, pytorch, photos):
+    path = exported(name, net, kind='raw' if net == 'ssdlite' else 'logits')
+    predictor = load(path)
+    found = difference(pytorch(predictor.meta), predictor, inputs(predictor.meta, photos))
+    assert found.largest < 1e-4
+    assert found.of == 'raw'
+
+
+@pytest.mark.parametrize('net', ['ssdlite', 'lraspp'])
+@pytest.mark.parametrize('name', ['onnx', 'openvino'])
+def test_what_a_file_does_at_its_end_is_what_is_done_outside(name, net, exported, pytorch, photos):
+    if name not in RUNNABLE:
+        pytest.skip(TARGETS[name].absent(convert=True))
+    predictor = load(exported(name, net))  # with NMS, or with the class map
+    assert predictor.meta.kind == ('nms' if net == 'ssdlite' else 'class_map')
+    found = difference(pytorch(predictor.meta), predictor, inputs(predictor.meta, photos))
+    assert found.largest < 1e-3
+    assert not found.vacuous
+
+
+@pytest.mark.parametrize('name', RUNNABLE)
+def test_a_picture_gives_the_same_result_in_every_runtime(name, exported, pytorch, photos):
+    predictor = load(exported(name, kind='raw'), threads=1)
+    expected = pytorch(predictor.meta)(photos[0])
+    found = predictor(photos[0])
+    assert isinstance(found, Detections)
+    assert len(found.scores) > 20
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
+    again = load(exported(name, kind='raw'))(read_image(photos[0]))  # all threads, a picture in memory
+    np.testing.assert_allclose(again.scores, found.scores, atol=1e-4)
+    height, width = read_image(photos[0]).shape[:2]
+    assert found.boxes.min() >= 0
+    assert found.boxes[:, 2].max() <= width + 1e-3
+    assert found.boxes[:, 3].max() <= height + 1e-3
+
+
+@pytest.mark.parametrize('name', RUNNABLE)
+def test_results_are_not_written_over_by_the_next_picture(name, exported, photos):
+    predictor = load(exported(name, kind='raw'))
+    first = predictor.run(inputs(predictor.meta, photos)[0])
+    copies = [value.copy() for value in first]
+    predictor.run(inputs(predictor.meta, photos)[1])
+    for value, copy in zip(first, copies, strict=True):
+        np.testing.assert_array_equal(value, copy)
+
+
+@pytest.mark.parametrize('name', INSTALLED)
+def test_one_flipped_byte_is_one_line(name, exported, tmp_path):
+    source = exported(name, kind='raw')
+    for file in read_meta(source).files:
+        data = bytearray((source.parent / file).read_bytes())
+        data[len(data) // 2] ^= 0x10
+        for other in (*read_meta(source).files, sidecar(source).name):
+            (tmp_path / other).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / other).write_bytes((source.parent / other).read_bytes())
+        (tmp_path / file).write_bytes(data)
+        with pytest.raises(UserError, match='is damaged or was changed') as caught:
+            load(tmp_path / source.name)
+        assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('name', RUNNABLE)
+def test_a_file_that_its_runtime_refuses_is_one_line(name, exported, tmp_path):
+    """With a JSON that fits: someone else's file of the same ending."""
+    meta = read_meta(exported(name, kind='raw'))
+    path = tmp_path / f'net{TARGETS[name].suffix}'
+    path.write_bytes(b'not a net')
+    with pytest.raises(UserError, match='cannot be loaded') as caught:
+        TARGETS[name].session(path, meta)
+    assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('name', RUNNABLE)
+def test_an_input_of_another_size_is_one_line(name, exported):
+    predictor = load(exported(name, kind='raw'))
+    shape = (1, 64, 64, 3) if predictor.meta.input.layout == 'NHWC' else (1, 3, 64, 64)
+    for batch in (np.zeros(shape, predictor.meta.input.dtype), np.zeros((1, 320, 320, 3)), np.zeros(5)):
+        with pytest.raises(UserError, match='this file takes'):
+            predictor.run(batch)
+
+
+@pytest.mark.parametrize('name', ['onnx', 'openvino'])
+def test_a_description_is_inside_the_file_too(name, exported):
+    if name not in INSTALLED:
+        pytest.skip(TARGETS[name].absent(convert=True))
+    path = exported(name)
+    inside = path.read_bytes()
+    if name == 'onnx':
+        import onnxruntime
+
+        inside = onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map['mnv4_mm'].encode()
+        assert dataclasses.replace(read_meta(path), files={}) == Meta.from_json(inside, path)
+    assert b'letterbox' in inside or b'stretch' in inside
+    source = read_meta(path).source
+    assert len(source['sha256']) == 64
+    assert {'checkpoint', 'mnv4_mm', 'torch'} < source.keys()
+
+
+def test_core_mls_description_is_looked_at(exported):
+    if 'coreml' not in INSTALLED:
+        pytest.skip(TARGETS['coreml'].absent(convert=True))
+    path = exported('coreml', kind='raw')
+    text = TARGETS['coreml'].inspect(path, read_meta(path))
+    assert "'image': 'imageType'" in text
+    other = dataclasses.replace(read_meta(path), kind='logits', task='segmentation')
+    with pytest.raises(UserError, match='not what its JSON says'):
+        TARGETS['coreml'].inspect(path, other)
+
+
+@pytest.mark.parametrize('name', ['onnx', 'openvino'])
+def test_any_size(name, make_checkpoint, tmp_path, photos):
+    if name not in RUNNABLE:
+        pytest.skip(TARGETS[name].absent(convert=True))
+    checkpoint = make_checkpoint('mnv4_segformer_ade20k-mini')
+    path = export(str(checkpoint), [name], dynamic=True, kind='class_map', say=lambda line: None)[0]
+    predictor = load(path)
+    by = reference(load_model(str(checkpoint), device='cpu'), predictor.meta)
+    batches = inputs(predictor.meta, photos)
+    assert len({batch.shape for batch in batches}) > 1
+    assert difference(by, predictor, batches).largest < 1e-3
+    assert predictor(photos[0]).labels.shape == read_image(photos[0]).shape[:2]
+
+
+@pytest.mark.parametrize('name', ['onnx', 'openvino', 'ncnn'])
+def test_half_precision_is_half_the_size(name, exported, pytorch, photos):
+    if name not in RUNNABLE:
+        pytest.skip(TARGETS[name].absent(convert=True))
+
+    def size(path):
+        return sum((path.parent / file).stat().st_size for file in read_meta(path).files)
+
+    single, half = (exported(name, kind='raw', precision=precision) for precision in ('fp32', 'fp16'))
+    assert size(half) < 0.6 * size(single)
+    predictor = load(half)
+    assert 1e-6 < difference(pytorch(predictor.meta), predictor, inputs(predictor.meta, photos)).largest < 0.15
+
+
+def test_an_absent_runtime_is_named_with_its_command(ssdlite, tmp_path, monkeypatch, exported):
+    path = exported('onnx')
+    monkeypatch.setattr(TARGETS['ncnn'], 'runtime', ('no_such_module',))
+    monkeypatch.setattr(TARGETS['onnx'], 'runtime', ('neither_this',))
+    with pytest.raises(UserError, match=r'no_such_module.*\[ncnn\].*onnx is not installed here'):
+        export(str(ssdlite), ['ncnn', 'onnx'], out_dir=str(tmp_path / 'out'))
+    assert not (tmp_path / 'out').exists()
+    with pytest.raises(UserError, match='neither_this'):
+        load(path)
+
+
+def test_a_failed_conversion_leaves_nothing(ssdlite, tmp_path, monkeypatch):
+    def fails(graph, path, precision, calibration):
+        path.write_bytes(b'half a file')
+        raise RuntimeError('out of memory')
+
+    monkeypatch.setattr(TARGETS['onnx'], 'convert', fails)
+    with pytest.raises(RuntimeError):
+        export(str(ssdlite), ['onnx'], out_dir=str(tmp_path / 'out'))
+    assert list((tmp_path / 'out').iterdir()) == []
+
+
+def test_an_unknown_runtime_in_a_description_is_one_line(exported, tmp_path):
+    path = exported('onnx')
+    (tmp_path / path.name).write_bytes(path.read_bytes())
+    content = json.loads(sidecar(path).read_text())
+    content['target'] = 'tensorrt'
+    sidecar(tmp_path / path.name).write_text(json.dumps(content))
+    with pytest.raises(UserError, match="no runtime 'tensorrt'"):
+        load(tmp_path / path.name)
