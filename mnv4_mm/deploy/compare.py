@@ -1,0 +1,287 @@
+"""PyTorch and every exported file over the same pictures, by the same metric: what ``tools/compare.py`` calls."""
+
+import dataclasses
+import json
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.evaluator import Evaluator
+from mmengine.registry import DATASETS, DefaultScope
+
+from mnv4_mm.apis import config as configs
+from mnv4_mm.apis.evaluate import evaluate
+from mnv4_mm.apis.infer import load_model
+from mnv4_mm.data.pictures import read_picture
+from mnv4_mm.deploy.difference import Difference, difference
+from mnv4_mm.deploy.graph import reference
+from mnv4_mm.deploy.latency import Speed, measure_memory, measure_speed
+from mnv4_mm.deploy.meta import Meta, read_meta, sha256
+from mnv4_mm.deploy.pictures import prepare
+from mnv4_mm.deploy.predictor import Predictor
+from mnv4_mm.deploy.results import ClassMap, Detections
+from mnv4_mm.deploy.targets import TARGETS, load
+from mnv4_mm.errors import UserError
+
+LOOKED_AT = 8  # pictures whose raw outputs are compared
+
+
+@dataclasses.dataclass
+class Row:
+    """A line of the table.
+
+    Attributes:
+        name: File, or which PyTorch.
+        megabytes: Size on disk.
+        metric: AP or mIoU in [0, 1].
+        to_pytorch: The metric's difference to PyTorch with the same input and the same end of the graph.
+        raw: What differs in the outputs.
+        speed: One thread, and all threads.
+        memory: MiB that loading and running it adds to a process.
+        verdict: ``ok``, or what is wrong; empty where nothing is judged.
+        passes: Whether the verdict is no reason to fail.
+    """
+
+    name: str
+    megabytes: float | None = None
+    metric: float | None = None
+    to_pytorch: float | None = None
+    raw: Difference | None = None
+    speed: tuple[Speed, Speed] | None = None
+    memory: float | None = None
+    verdict: str = ''
+    passes: bool = True
+
+
+def compare(
+    checkpoint: str,
+    files: Sequence[str] = (),
+    *,
+    config: str | None = None,
+    data: str | None = None,
+    on: str = 'val',
+    tolerance: float = 1e-3,
+    int8_tolerance: float = 1e-2,
+    rounds: int = 20,
+    out: str | None = None,
+    say: Callable[[str], None] = print,
+) -> list[Row]:
+    """Judges exported files.
+
+    Args:
+        checkpoint: What they were exported from.
+        files: Exported files; all in ``exported`` beside the checkpoint if left out.
+        config: Config to use instead of the one inside the checkpoint.
+        data: A user's data set; the config's own if left out.
+        on: ``val`` (the test set) or ``train`` (the training pictures).
+        tolerance: Most that AP or mIoU may differ from PyTorch's, and, for fp32, the outputs relative to their largest.
+        int8_tolerance: Most that AP or mIoU may differ for int8.
+        rounds: How often each is timed; 0: no latency and no memory.
+        out: JSON file to write the table to as well.
+        say: Where lines go.
+
+    Returns:
+        The table.
+
+    Raises:
+        UserError: a bad argument, an unreadable file, or one that is not of this checkpoint.
+    """
+    paths = [Path(file) for file in files] or exported_beside(Path(checkpoint))
+    if on not in ('val', 'train'):
+        raise UserError(f'--on must be val or train, got {on}')
+    if min(tolerance, int8_tolerance) < 0 or rounds < 0:
+        raise UserError('--tolerance, --int8-tolerance and --rounds must not be negative')
+    metas = [read_meta(path) for path in paths]
+    own = sha256(Path(checkpoint)) if Path(checkpoint).is_file() else ''
+    for path, meta in zip(paths, metas, strict=True):
+        if own and meta.source.get('sha256') != own:
+            raise UserError(f'{path} was exported from another checkpoint: {meta.source.get("checkpoint")}')
+    model = load_model(checkpoint, config, device='cpu')
+    model.cfg = configs.resolve_data_roots(with_data(model.cfg, data, on))
+    configs.require_data(model.cfg, 'test_dataloader')
+    examiner = Examiner(model.cfg)
+
+    rows = [Row('PyTorch, as tools/test.py', Path(checkpoint).stat().st_size / 1e6, _tested(model.cfg, checkpoint))]
+    references: list[tuple[Meta, Predictor, float]] = []
+    for path, meta in zip(paths, metas, strict=True):
+        known = next((found for found in references if _same(found[0], meta)), None)
+        if known is None:
+            predictor = reference(model, meta)
+            known = (meta, predictor, examiner.score(predictor))
+            references.append(known)
+            rows.append(Row(f'PyTorch, {_how(meta)}', metric=known[2]))
+        rows.append(_judged(path, meta, known[1], known[2], examiner, tolerance, int8_tolerance))
+    if rounds:
+        _time(rows, Path(checkpoint), config, paths, examiner.pictures()[0], rounds)
+    for line in table(rows, examiner.name):
+        say(line)
+    if out:
+        content = [dataclasses.asdict(row) for row in rows]
+        Path(out).write_text(json.dumps(dict(metric=examiner.name, rows=content), indent=1))
+    return rows
+
+
+def exported_beside(checkpoint: Path) -> list[Path]:
+    """What was exported of a checkpoint, as ``export`` names it."""
+    found = sorted(checkpoint.parent.glob(f'exported/{glob_escaped(checkpoint.stem)}_*.json'))
+    paths = [path.with_suffix('') for path in found if path.with_suffix('').exists()]  # not of a sample, nor of layers
+    if not paths:
+        raise UserError(f'no exported files of {checkpoint} in {checkpoint.parent / "exported"}: name some')
+    return paths
+
+
+def glob_escaped(text: str) -> str:
+    """A name whose brackets and stars stand for themselves in a pattern."""
+    return ''.join(f'[{letter}]' if letter in '[*?' else letter for letter in text)
+
+
+def with_data(cfg: Config, data: str | None, on: str) -> Config:
+    """A config with a user's data, and with the training pictures as its test set if ``on`` says so."""
+    if data:
+        cfg = configs.fit_data(cfg, configs.task_of(cfg).find(data))
+    return configs.on_training_pictures(cfg) if on == 'train' else cfg
+
+
+class Examiner:
+    """Runs predictors over a config's test set and measures them by its metric."""
+
+    def __init__(self, cfg: Config) -> None:
+        self.cfg = cfg
+        self.task = configs.task_of(cfg)
+        self.name = self.task.metric
+        info = configs.innermost_dataset(cfg.test_dataloader.dataset).copy()
+        # Truth only: pictures are read and prepared as the exported file asks.
+        info['pipeline'] = [dict(type='LoadAnnotations')] if self.name == 'mIoU' else []
+        info['test_mode'] = True
+        with DefaultScope.overwrite_default_scope(cfg.default_scope):
+            self.dataset = DATASETS.build(info)
+
+    def pictures(self) -> list[Path]:
+        return [Path(self.dataset.get_data_info(i)['img_path']) for i in range(len(self.dataset))]
+
+    def score(self, predict: Callable[[np.ndarray], Detections | ClassMap]) -> float:
+        """AP or mIoU, in [0, 1]."""
+        with DefaultScope.overwrite_default_scope(self.cfg.default_scope):
+            evaluator = Evaluator(self.cfg.test_evaluator)
+            evaluator.dataset_meta = self.dataset.metainfo
+            for i in range(len(self.dataset)):
+                info = self.dataset[i]
+                image = read_picture(info['img_path'])
+                evaluator.process([self._sample(info, image, predict(image))])
+            metrics = evaluator.evaluate(len(self.dataset))
+        return next((float(value) for name, value in metrics.items() if name.endswith(self.name)), 0.0)
+
+    def _sample(self, info: dict, image: np.ndarray, found: Detections | ClassMap) -> dict:
+        if isinstance(found, ClassMap):
+            truth = torch.from_numpy(info['gt_seg_map'].astype(np.int64))[None]
+            return dict(
+                pred_sem_seg=dict(data=torch.from_numpy(found.labels.astype(np.int64))[None]),
+                gt_sem_seg=dict(data=truth),
+                img_path=info['img_path'],
+                reduce_zero_label=info.get('reduce_zero_label'),
+            )
+        instances = dict(
+            bboxes=torch.from_numpy(found.boxes),
+            scores=torch.from_numpy(found.scores),
+            labels=torch.from_numpy(found.labels),
+        )
+        return dict(img_id=info['img_id'], ori_shape=image.shape[:2], pred_instances=instances)
+
+
+def _tested(cfg: Config, checkpoint: str) -> float:
+    """What ``tools/test.py`` measures."""
+    cfg = Config(cfg.to_dict())
+    cfg.log_level = 'WARNING'
+    with tempfile.TemporaryDirectory() as folder:
+        metrics = evaluate(cfg, checkpoint, work_dir=Path(folder), per_class=False)
+    return next((value for name, value in metrics.items() if name.endswith(configs.task_of(cfg).metric)), 0.0)
+
+
+def _same(a: Meta, b: Meta) -> bool:
+    """Whether PyTorch does the same for both: input, sizes, and what is left of the net at the end."""
+    return (a.input, a.resize, a.selection) == (b.input, b.resize, b.selection)
+
+
+def _how(meta: Meta) -> str:
+    size = 'any size' if meta.input.size is None else '{}x{}'.format(*meta.input.size)
+    return f'{size} {meta.resize.mode}, {meta.input.dtype} {meta.input.layout}'
+
+
+def _judged(
+    path: Path,
+    meta: Meta,
+    by: Predictor,
+    expected: float,
+    examiner: Examiner,
+    tolerance: float,
+    int8_tolerance: float,
+) -> Row:
+    row = Row(path.name, sum((path.parent / name).stat().st_size for name in meta.files) / 1e6)
+    target = TARGETS.get(meta.target)
+    cannot = 'there is no such runtime' if target is None else (target.absent() or target.cannot_run())
+    if target is None or cannot:
+        row.verdict, row.passes = f'not run: {cannot}', False
+        if target and not target.absent():  # nowhere on this kind of machine
+            row.verdict, row.passes = f'{row.verdict}; {target.inspect(path, meta)}', True
+        return row
+    predictor = load(path)
+    inputs = (prepare(read_picture(picture), meta.input, meta.resize)[0] for picture in examiner.pictures()[:LOOKED_AT])
+    row.raw = difference(by, predictor, inputs)
+    row.metric = examiner.score(predictor)
+    row.to_pytorch = row.metric - expected
+    wrong = []
+    if meta.precision == 'fp32' and not row.raw.largest <= tolerance:
+        wrong.append(f'outputs differ by {row.raw.largest:.2g}, over {tolerance:g}')
+    if row.raw.vacuous:
+        wrong.append(row.raw.vacuous)
+    allowed = int8_tolerance if meta.precision == 'int8' else tolerance
+    if not abs(row.to_pytorch) <= allowed:
+        wrong.append(f'{examiner.name} differs by {row.to_pytorch:+.4f}, over {allowed:g}')
+    row.verdict, row.passes = '; '.join(wrong) or 'ok', not wrong
+    return row
+
+
+def _time(
+    rows: list[Row], checkpoint: Path, config: str | None, paths: Sequence[Path], picture: Path, rounds: int
+) -> None:
+    by_name = {row.name: row for row in rows}
+    runnable = [path for path in paths if by_name[path.name].metric is not None]
+    if not runnable:
+        return
+    single, every = (measure_speed(checkpoint, config, runnable, picture, rounds, threads) for threads in (1, None))
+    names = [next(row.name for row in rows if row.name.startswith('PyTorch, ') and row.megabytes is None)]
+    names += [path.name for path in runnable]
+    memory = measure_memory(checkpoint, config, runnable, picture)
+    for name, one, all_threads, added in zip(names, single, every, memory, strict=True):
+        by_name[name].speed, by_name[name].memory = (one, all_threads), added
+
+
+def table(rows: Sequence[Row], metric: str) -> Iterator[str]:
+    """Lines of a Markdown table."""
+    yield (
+        f'| file | MB | {metric} | to PyTorch | outputs differ by | 1 thread: p50, p95 ms | all: p50, p95 ms | '
+        'picture to result ms | MiB | verdict |'
+    )
+    yield '|---|---|---|---|---|---|---|---|---|---|'
+    for row in rows:
+        cells = [
+            row.name,
+            _number(row.megabytes, '.1f'),
+            _number(row.metric, '.4f'),
+            _number(row.to_pytorch, '+.4f'),
+            row.raw.text() if row.raw else '',
+            *(f'{speed.p50:.1f}, {speed.p95:.1f}' for speed in row.speed or ()),
+            *([''] * (0 if row.speed else 2)),
+            f'{row.speed[0].whole:.1f}' if row.speed else '',
+            _number(row.memory, '.0f'),
+            row.verdict,
+        ]
+        yield f'| {" | ".join(cells)} |'
+
+
+def _number(value: float | None, form: str) -> str:
+    return '' if value is None or math.isnan(value) else format(value, form)

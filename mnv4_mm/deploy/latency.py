@@ -1,0 +1,138 @@
+"""Latency and memory of exported files beside PyTorch, in processes of their own that nothing else has warmed.
+
+``python -m mnv4_mm.deploy.latency`` is what they run; ``measure_speed`` and ``measure_memory`` start them.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from mnv4_mm.deploy.meta import read_meta
+from mnv4_mm.deploy.pictures import prepare, read_image
+from mnv4_mm.deploy.predictor import Predictor
+from mnv4_mm.deploy.targets import load
+
+WARM_UP = 3
+
+
+class Speed(NamedTuple):
+    """Milliseconds.
+
+    Attributes:
+        p50: Median of the net alone, input to output.
+        p95: 95th percentile.
+        whole: Median from a decoded picture to results.
+    """
+
+    p50: float
+    p95: float
+    whole: float
+
+
+def measure_speed(
+    checkpoint: Path, config: str | None, files: Sequence[Path], picture: Path, rounds: int, threads: int | None
+) -> list[Speed]:
+    """Times PyTorch, with the input of the first file, and the files, in turn in one process.
+
+    Args:
+        checkpoint: What the files were exported from.
+        config: Config to use instead of the one inside.
+        files: Exported files.
+        picture: What they are shown.
+        rounds: How often.
+        threads: 1: the process is held on one core, whatever a runtime would like; None: all.
+    """
+    return [Speed(*values) for values in _child('speed', checkpoint, config, files, picture, rounds, threads)]
+
+
+def measure_memory(checkpoint: Path, config: str | None, files: Sequence[Path], picture: Path) -> list[float]:
+    """MiB that loading and running adds to a process, likewise."""
+    found = [_child('memory', checkpoint, config, files[:1], picture, 1, None)]
+    found += [_child('memory', None, None, [file], picture, 1, None) for file in files]
+    return [values[0] for values in found]
+
+
+def _child(
+    what: str,
+    checkpoint: Path | None,
+    config: str | None,
+    files: Sequence[Path],
+    picture: Path,
+    rounds: int,
+    threads: int | None,
+) -> list:
+    command = [sys.executable, '-m', 'mnv4_mm.deploy.latency', what, str(picture), *map(str, files)]
+    command += ['--rounds', str(rounds)]
+    command += ['--checkpoint', str(checkpoint)] if checkpoint else []
+    command += ['--config', config] if config else []
+    environment = dict(os.environ)
+    if threads == 1:
+        command.append('--one-core')
+        environment['OMP_NUM_THREADS'] = '1'
+    else:
+        environment.pop('OMP_NUM_THREADS', None)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)  # noqa: S603
+    if done.returncode:
+        raise RuntimeError(f'measuring failed: {done.stderr[-2000:]}')
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _pytorch(checkpoint: str, config: str | None, file: str) -> Predictor:
+    from mnv4_mm.apis.infer import load_model
+    from mnv4_mm.deploy.graph import reference
+
+    return reference(load_model(checkpoint, config, device='cpu'), read_meta(file))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument('what', choices=('speed', 'memory'))
+    parser.add_argument('picture')
+    parser.add_argument('files', nargs='+')
+    parser.add_argument('--checkpoint')
+    parser.add_argument('--config')
+    parser.add_argument('--rounds', type=int, default=20)
+    parser.add_argument('--one-core', action='store_true')
+    args = parser.parse_args()
+    if args.one_core:
+        # Before any runtime makes its threads: ExecuTorch takes all cores it may use.
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    threads = 1 if args.one_core else None
+    if args.checkpoint:
+        import mnv4_mm.apis.infer  # noqa: F401 (before anything is measured)
+    image = read_image(args.picture)
+    if args.what == 'memory':
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        first = args.files[0]
+        predictor = _pytorch(args.checkpoint, args.config, first) if args.checkpoint else load(first)
+        for _ in range(WARM_UP):
+            predictor(image)
+        print(json.dumps([(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024]))
+        return
+    predictors = [_pytorch(args.checkpoint, args.config, args.files[0])] if args.checkpoint else []
+    predictors += [load(file, threads) for file in args.files]
+    batches = [prepare(image, one.meta.input, one.meta.resize)[0] for one in predictors]
+    net: list[list[float]] = [[] for _ in predictors]
+    whole: list[list[float]] = [[] for _ in predictors]
+    for i in range(-WARM_UP, args.rounds):
+        for j, (predictor, batch) in enumerate(zip(predictors, batches, strict=True)):
+            for times, call, given in ((net, predictor.run, batch), (whole, predictor, image)):
+                start = time.perf_counter()
+                call(given)
+                if i >= 0:
+                    times[j].append(1e3 * (time.perf_counter() - start))
+    rows = [(np.percentile(a, 50), np.percentile(a, 95), np.percentile(b, 50)) for a, b in zip(net, whole, strict=True)]
+    print(json.dumps(rows))
+
+
+if __name__ == '__main__':
+    main()
