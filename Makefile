@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LITERT := .venv-litert
 MINI := mnv4_ssdlite_coco-mini
 
-.PHONY: env train test test-fast bench lint clean
+.PHONY: env train test test-fast test-litert mmdeploy litert bench lint clean
 env: $(VENV)/installed
 
 $(VENV)/installed: requirements/*.txt pyproject.toml tools/install.py
@@ -21,6 +22,22 @@ test: env
 test-fast: env
 	$(BIN)/python -m pytest -m 'not slow'
 
+# `make env` has it; into another environment: pip install --no-deps -r requirements/mmdeploy.txt
+mmdeploy: env
+	$(BIN)/python -m pip install --no-deps -r requirements/mmdeploy.txt
+
+# LiteRT's converter, in an environment of its own (6.6 GB). What it makes runs in the main one.
+litert: $(LITERT)/installed
+
+$(LITERT)/installed: requirements/litert.txt
+	$(PYTHON) -m venv $(LITERT)
+	$(LITERT)/bin/python -m pip --disable-pip-version-check install -q -r requirements/litert.txt
+	touch $@
+
+# What `make test` skips where there is no such environment.
+test-litert: env litert
+	$(BIN)/python -m pytest tests/deploy/test_litert.py tests/deploy/test_targets.py -k litert
+
 bench: env
 	$(BIN)/python tools/bench.py
 
@@ -30,4 +47,4 @@ lint: env
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) work_dirs outputs
+	rm -rf $(VENV) $(LITERT) work_dirs outputs

@@ -38,9 +38,8 @@ TASKS: dict[str, Task] = {'mmdet': Detection(), 'mmseg': Segmentation()}
 
 
 def config_index() -> dict[str, Path]:
-    """Names of the shipped configs (file stem) and their paths, without the parts in ``_base_``."""
-    paths = CONFIGS.rglob('*.py')
-    return {path.stem: path for path in sorted(paths) if '_base_' not in path.parts}
+    """Names of the shipped configs that train (file stem) and their paths: not the parts, nor mmdeploy's."""
+    return {path.stem: path for path in sorted(CONFIGS.glob('*.py'))}
 
 
 def load_config(name: str | Path) -> Config:

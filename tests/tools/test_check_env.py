@@ -43,7 +43,7 @@ def test_the_tested_set_is_no_bad_pair(load_tool):
 def test_here_everything_works(run_tool):
     result = run_tool('check_env.py')
     assert result.returncode == 0, result.stdout
-    for name in ('mmcv operators', 'torchvision operators', 'ONNX Runtime', 'mnv4_mm'):
+    for name in ('mmcv operators', 'torchvision operators', 'ONNX Runtime', 'mmdeploy', 'mnv4_mm'):
         assert f'works: {name}' in result.stdout
 
 
@@ -59,3 +59,16 @@ def test_missing_operators_name_pips_cache(load_tool, capsys, monkeypatch):
     out = capsys.readouterr().out
     assert "No module named 'mmcv._ext'" in out
     assert 'pip cache remove onedl_mmcv' in out
+
+
+def test_an_absent_mmdeploy_is_named_with_its_command(load_tool, capsys, monkeypatch):
+    check_env = load_tool('check_env')
+
+    def absent():
+        raise ModuleNotFoundError("No module named 'mmdeploy'")
+
+    uses = [(name, absent if name == 'mmdeploy' else lambda: None, repair) for name, _, repair in check_env.USES]
+    monkeypatch.setattr(check_env, 'USES', uses)
+    assert check_env.main() == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if 'not installed: mmdeploy' in line)
+    assert 'install --no-deps -r requirements/mmdeploy.txt' in line
