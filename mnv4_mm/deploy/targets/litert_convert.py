@@ -1,0 +1,127 @@
+"""A graph saved by torch.export -> a .tflite file. A script for the environment of ``make litert``.
+
+``python -I litert_convert.py JOB.json``, with what ``litert.convert`` writes. It imports nothing of this package, which
+is not installed there.
+"""
+
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+os.environ['LITERT_TORCH_SHOW_PROGRESS'] = 'n'
+SIGNATURE = 'serving_default'  # litert-torch's name of a file's one way to be called
+INPUT = 'image'
+WEIGHTED = ('CONV_2D', 'DEPTHWISE_CONV_2D', 'FULLY_CONNECTED', 'BATCH_MATMUL')
+
+
+class Named(torch.nn.Module):
+    """Gives outputs names, which the file keeps."""
+
+    def __init__(self, net: torch.nn.Module, names: list[str]) -> None:
+        super().__init__()
+        self.net = net
+        self.names = names
+
+    def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        return dict(zip(self.names, self.net(image), strict=True))
+
+
+def convert(program: torch.export.ExportedProgram, outputs: list[str]) -> bytes:
+    """A graph with one input as a float .tflite."""
+    import litert_torch
+
+    assert program.example_inputs is not None
+    (image,) = program.example_inputs[0]
+    # Decomposed first: litert-torch exports it anew, and torch's own detach_ cannot be exported twice.
+    net = program.run_decompositions({}).module()
+    with torch.no_grad():
+        model = litert_torch.convert(Named(net, outputs), sample_kwargs={INPUT: image})
+    return model.model_content()
+
+
+def half(content: bytes) -> bytes:
+    """Weights as fp16; XNNPACK makes them fp32 again when it loads them."""
+    from ai_edge_quantizer import quantizer
+
+    maker = quantizer.Quantizer(content)
+    for name in WEIGHTED:
+        if name != 'BATCH_MATMUL':  # of two activations
+            operation = quantizer.qtyping.TFLOperationName(name)
+            maker.add_weight_only_config(
+                '.*', operation, num_bits=16, algorithm_key=quantizer.AlgorithmName.FLOAT_CASTING
+            )
+    return bytes(maker.quantize(enable_progress_report=False).quantized_model)
+
+
+def int8(content: bytes, calibration: list[np.ndarray]) -> bytes:
+    """Weights (by channel) and activations as int8, but for ``ends``. Inputs and outputs keep their types."""
+    from ai_edge_quantizer import quantizer, recipe
+
+    maker = quantizer.Quantizer(content, recipe.static_wi8_ai8())
+    kinds = quantizer.qtyping.TFLOperationName
+    names = '|'.join(re.escape(name) for name in ends(content))
+    for where, kind in ((f'^({names});', kinds.ALL_SUPPORTED), ('.*', kinds.INPUT), ('.*', kinds.OUTPUT)):
+        maker.update_quantization_recipe(where, kind, algorithm_key=quantizer.AlgorithmName.NO_QUANTIZE)
+    found = maker.calibrate({SIGNATURE: [{INPUT: batch} for batch in calibration]}, num_threads=os.cpu_count() or 1)
+    return bytes(maker.quantize(found, enable_progress_report=False).quantized_model)
+
+
+def ends(content: bytes) -> list[str]:
+    """Names of what is before the first operator with weights, or behind the last: normalisation and box decoding.
+
+    They cost little, and int8 has 256 steps where a box's corner has as many pixels as the picture.
+    """
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model: Any = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+    graph = model.subgraphs[0]
+    kinds = [flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex) for operator in graph.operators]
+    behind: set[int] = set()  # tensors that depend on an operator with weights
+    before: set[int] = set()  # tensors on which one depends
+    for operator, kind in zip(graph.operators, kinds, strict=True):
+        if kind in WEIGHTED or behind.intersection(operator.inputs):
+            behind.update(operator.outputs)
+    for operator, kind in reversed(list(zip(graph.operators, kinds, strict=True))):
+        if kind in WEIGHTED or before.intersection(operator.outputs):
+            before.update(operator.inputs)
+    found = []
+    for operator, kind in zip(graph.operators, kinds, strict=True):
+        inside = behind.intersection(operator.outputs) and before.intersection(operator.outputs)
+        if kind not in WEIGHTED and not inside:
+            found += [graph.tensors[i].name.decode() for i in operator.outputs]
+    return found
+
+
+def with_metadata(content: bytes, name: str, text: str) -> bytes:
+    """Puts a text into a file, where TFLite has room for such."""
+    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model: Any = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+    buffer, entry = schema.BufferT(), schema.MetadataT()
+    buffer.data = np.frombuffer(text.encode(), np.uint8)
+    entry.name, entry.buffer = name, len(model.buffers)
+    model.buffers.append(buffer)
+    model.metadata = [*(model.metadata or []), entry]
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def main() -> None:
+    job = json.loads(Path(sys.argv[1]).read_text())
+    content = convert(torch.export.load(job['program']), job['outputs'])
+    if job['precision'] == 'fp16':
+        content = half(content)
+    elif job['precision'] == 'int8':
+        with np.load(job['calibration'], allow_pickle=False) as batches:
+            content = int8(content, list(batches.values()))
+    Path(job['path']).write_bytes(with_metadata(content, 'mnv4_mm', job['description']))
+
+
+if __name__ == '__main__':
+    main()
