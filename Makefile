@@ -16,11 +16,12 @@ $(VENV)/installed: requirements/*.txt pyproject.toml tools/install.py
 train: env
 	$(BIN)/python tools/train.py configs/$(MINI).py --resume
 
+# Two at a time, a core each: most of them cannot use more.
 test: env
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-fast: env
-	$(BIN)/python -m pytest -m 'not slow'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'
 
 # `make env` has it; into another environment: pip install --no-deps -r requirements/mmdeploy.txt
 mmdeploy: env
