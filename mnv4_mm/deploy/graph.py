@@ -236,8 +236,8 @@ class GlobalMean(nn.Module):
 def _plain_layers(model: nn.Module) -> None:
     """Puts what every converter gets right in the place of layers that some do not.
 
-    Attention as matrix products: litert-torch converts ``scaled_dot_product_attention`` with one key/value head for
-    many queries to a wrong graph, without a word (docs/litert.md has the case), and ExecuTorch's delegate is cut in
+    Attention as matrix products: of ``scaled_dot_product_attention`` with one key/value head for many queries
+    litert-torch loses a transpose, without a word (docs/litert.md has the case), and ExecuTorch's delegate is cut in
     pieces by it. The mean over a map as a mean: torch takes ``AdaptiveAvgPool2d(1)`` apart into it and an index into
     memory, which ncnn does not have.
     """

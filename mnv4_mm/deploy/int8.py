@@ -14,10 +14,10 @@ import numpy as np
 
 from mnv4_mm.deploy.quiet import without_telemetry
 
-# A layer whose output keeps less than this much signal over the noise of its own 8 bits stays in float. In dB: 20 is an
-# error of a tenth.
+# A layer whose weights or output keep less than this much signal over the noise of their own 8 bits stays in float. In
+# dB: 20 is an error of a tenth.
 LIMIT_DB = 20.0
-LOOKED_AT = 16  # calibration pictures that the errors are measured on
+LOOKED_AT = 8  # calibration pictures that the errors are measured on
 
 
 class LayerError(NamedTuple):
@@ -25,15 +25,17 @@ class LayerError(NamedTuple):
 
     Attributes:
         layer: Name of the node.
-        activation_db: Signal over noise of its output's own rounding to 8 bits, in dB.
-        weight_db: Likewise of its weights; None where it has none.
+        activation_db: Signal over noise of its output's own rounding to 8 bits, see ``rounding_db``.
+        weight_db: Signal over noise of its weights' rounding; None where it has none.
         total_db: Of its output in the 8-bit net beside the float net: what all layers before have added, too.
+        in_float: Whether it stays in float.
     """
 
     layer: str
     activation_db: float
     weight_db: float | None
     total_db: float
+    in_float: bool = False
 
 
 def quantize_onnx(model: Any, batches: Sequence[np.ndarray]) -> tuple[Any, list[LayerError]]:
@@ -54,7 +56,8 @@ def quantize_onnx(model: Any, batches: Sequence[np.ndarray]) -> tuple[Any, list[
         folder = Path(name)
         onnx.save(model, folder / 'given.onnx')
         quant_pre_process(folder / 'given.onnx', folder / 'float.onnx', skip_symbolic_shape=True)
-        around = _around_convolutions(onnx.load(folder / 'float.onnx').graph)
+        graph = onnx.load(folder / 'float.onnx').graph
+        around = _around_convolutions(graph)
 
         def quantize(excluded: Sequence[str]) -> None:
             quantize_static(
@@ -70,22 +73,34 @@ def quantize_onnx(model: Any, batches: Sequence[np.ndarray]) -> tuple[Any, list[
 
         quantize(around)
         errors = _layer_errors(folder, batches[:LOOKED_AT])
-        if kept := hurt(errors):
+        if kept := hurt(errors, graph):
             quantize([*around, *kept])
-        return onnx.load(folder / 'int8.onnx'), errors
+        return onnx.load(folder / 'int8.onnx'), [error._replace(in_float=error.layer in kept) for error in errors]
 
 
-def hurt(errors: Sequence[LayerError]) -> list[str]:
-    """Layers that stay in float: those whose own rounding leaves less than ``LIMIT_DB``."""
-    return [one.layer for one in errors if min(one.activation_db, one.weight_db or np.inf) < LIMIT_DB]
+def hurt(errors: Sequence[LayerError], graph: Any) -> set[str]:
+    """Nodes that stay in float: layers whose own rounding leaves less than ``LIMIT_DB``.
+
+    Where it is the output's, all that read it do so too: one of them in 8 bits would round it again.
+    """
+    fragile = {one.layer for one in errors if min(one.activation_db, one.weight_db or np.inf) < LIMIT_DB}
+    outputs = {one.layer for one in errors if one.activation_db < LIMIT_DB}
+    values: set[str] = set()
+    for node in graph.node:
+        if node.name in outputs:
+            values.update(node.output)
+        elif values.intersection(node.input):
+            fragile.add(node.name)
+            if node.op_type in ('Relu', 'Clip'):  # the output is stored behind it
+                values.update(node.output)
+    return fragile
 
 
 def write_layers(path: Path, errors: Sequence[LayerError]) -> list[Path]:
     """Writes the list of layers as JSON beside a file, if there is one; returns its path."""
     if not errors:
         return []
-    kept = hurt(errors)
-    lines = [dict(error._asdict(), in_float=error.layer in kept) for error in errors]
+    lines = [error._asdict() for error in errors]
     listed = path.with_name(f'{path.name}.layers.json')
     listed.write_text(json.dumps(dict(limit_db=LIMIT_DB, layers=lines), indent=1))
     return [listed]
@@ -151,16 +166,42 @@ def _layer_errors(folder: Path, batches: Sequence[np.ndarray]) -> list[LayerErro
     for name in ('float', 'int8'):
         debug.modify_model_output_intermediate_tensors(folder / f'{name}.onnx', folder / f'{name}_all.onnx')
         values.append(debug.collect_activations(str(folder / f'{name}_all.onnx'), _reader(batches)))
-    matching = debug.create_activation_matching(values[1], values[0])
-    activations = debug.compute_activation_error(matching)
+    outputs, rounded = values
+    totals = debug.compute_activation_error(debug.create_activation_matching(rounded, outputs))
     weights = debug.compute_weight_error(
         debug.create_weight_matching(str(folder / 'float.onnx'), str(folder / 'int8.onnx'))
     )
+    graph = onnx.load(folder / 'float.onnx').graph
+    nodes, shapes = list(graph.node), {tensor.name: tensor.dims for tensor in graph.initializer}
+    readers = {name: [node for node in nodes if name in node.input] for node in nodes for name in node.output}
     errors = []
-    for node in onnx.load(folder / 'float.onnx').graph.node:
-        error = activations.get(node.output[0])
-        if node.op_type in ('Conv', 'MatMul', 'Gemm') and error:
+    for node in nodes:
+        if node.op_type not in ('Conv', 'MatMul', 'Gemm'):
+            continue
+        value = node.output[0]
+        while [reader.op_type in ('Relu', 'Clip') for reader in readers[value]] == [True]:
+            value = readers[value][0].output[0]  # which is what is stored in 8 bits
+        if value in outputs:
             weight = next((float(weights[name]) for name in node.input if name in weights), None)
-            total = float(error.get('xmodel_err', np.nan))
-            errors.append(LayerError(node.name, float(error['qdq_err']), weight, total))
+            total = float(totals.get(value, {}).get('xmodel_err', np.nan))
+            channels = shapes[node.input[1]][0] if node.op_type == 'Conv' else 1
+            maps = [output.reshape(channels, -1) for output in outputs[value]]  # of one picture each
+            errors.append(LayerError(node.name, rounding_db(np.concatenate(maps, axis=1)), weight, total))
     return sorted(errors, key=lambda error: min(error.activation_db, error.weight_db or np.inf))
+
+
+def rounding_db(values: np.ndarray) -> float:
+    """Signal over noise of one scale of 256 steps for all channels, in dB.
+
+    The noise is that of each channel, relative to what varies in it, and at most all of it: over the whole map the
+    largest channel would hide that others are rounded away (``qdq_loss_debug`` measures so).
+
+    Args:
+        values: (C, places) float.
+    """
+    step = (max(0.0, values.max()) - min(0.0, values.min())) / 255
+    variance = values.var(axis=1)
+    variance = variance[variance > 0]
+    if not len(variance) or not step:
+        return float('inf')
+    return float(-10 * np.log10(np.minimum(1, step**2 / 12 / variance).mean()))

@@ -181,7 +181,7 @@ def test_any_size(name, make_checkpoint, tmp_path, photos):
     assert predictor(photos[0]).labels.shape == read_image(photos[0]).shape[:2]
 
 
-@pytest.mark.parametrize('name', ['onnx', 'openvino', 'ncnn'])
+@pytest.mark.parametrize('name', ['onnx', 'openvino', 'ncnn', 'litert'])
 def test_half_precision_is_half_the_size(name, exported, pytorch, photos):
     if name not in RUNNABLE:
         pytest.skip(TARGETS[name].absent(convert=True))

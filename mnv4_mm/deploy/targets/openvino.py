@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnv4_mm.deploy.int8 import LayerError, hurt, quantize_openvino, write_layers
+from mnv4_mm.deploy.int8 import LayerError, quantize_openvino, write_layers
 from mnv4_mm.deploy.meta import Meta, Precision
 from mnv4_mm.deploy.predictor import Session
 from mnv4_mm.deploy.quiet import without_telemetry
@@ -36,7 +36,7 @@ class OpenVINO(Target):
         errors: list[LayerError] = []
         if precision == 'int8':
             errors = to_onnx(graph, precision, calibration)[1]
-            model = quantize_openvino(model, calibration, hurt(errors))
+            model = quantize_openvino(model, calibration, [error.layer for error in errors if error.in_float])
         model.set_rt_info(graph.meta.to_json(), META_KEY)
         # Left alone it writes weights as fp16.
         ov.save_model(model, path, compress_to_fp16=precision == 'fp16')
