@@ -8,6 +8,7 @@ from mnv4_mm.errors import UserError
 from mnv4_mm.report.bench import measure as measuring
 from mnv4_mm.report.bench import run as running
 from mnv4_mm.report.bench.augmentation import MMDET, MMSEG, augmentation_pairs
+from mnv4_mm.report.bench.exported import class_map_pairs, predictor_pairs
 from mnv4_mm.report.bench.measure import Figure, Pair, Ratio
 from mnv4_mm.report.bench.step import Step
 
@@ -82,3 +83,9 @@ def test_a_step_has_all_its_parts():
     parts = Step(2, 64, channels_last=True, bf16=True, fused=True)()
     assert list(parts) == ['normalise and stack', 'forward', 'targets and loss', 'backward', 'optimiser']
     assert all(seconds > 0 for seconds in parts.values())
+
+
+def test_every_side_of_exported_files_runs():
+    for pair in (*predictor_pairs(), *class_map_pairs(classes=5, side=16, factor=4)):
+        pair.ours()
+        pair.theirs()

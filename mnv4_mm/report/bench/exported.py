@@ -1,0 +1,124 @@
+"""Exported files on one thread: from a picture to boxes beside mmdet, and the class map beside enlarging all logits."""
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from mmdet.apis import inference_detector
+from mmengine.registry import DefaultScope
+from onnx import parser
+from torch import nn
+
+from mnv4_mm.apis import config as configs
+from mnv4_mm.deploy.describe import describe
+from mnv4_mm.deploy.export import write
+from mnv4_mm.deploy.graph import build_graph
+from mnv4_mm.deploy.pictures import prepare, read_image
+from mnv4_mm.deploy.targets import TARGETS, load
+from mnv4_mm.deploy.targets.onnx import OPSET, class_map
+from mnv4_mm.report.bench.measure import Pair
+
+PICTURES = configs.REPOSITORY / 'data/mini/coco/train2017'
+
+
+def predictor_pairs() -> list[Pair]:
+    """SSDLite at 320x320 from a JPEG file to boxes: our file, NMS inside, and mmdet with the same weights."""
+    model = lively_detector('mnv4_ssdlite_coco')
+    path = exported(model)
+    predictor = load(path, threads=1)
+    pictures = itertools.cycle(sorted(PICTURES.glob('*.jpg')))
+
+    def mmdets() -> None:
+        with one_thread(), DefaultScope.overwrite_default_scope('mmdet'):
+            inference_detector(model, str(next(pictures)))
+
+    image = read_image(next(pictures))
+    batch, _ = prepare(image, predictor.meta.input, predictor.meta.resize)
+
+    def bare() -> None:
+        read_image(next(pictures))
+        predictor.session(batch)
+
+    name = 'SSDLite MNv4-Conv-S, 320x320, JPEG to boxes, one thread'
+    return [
+        Pair(f'{name}: ONNX Runtime against mmdet', lambda: predictor(next(pictures)), mmdets, wanted=4),
+        Pair(f'{name}: against decoding and the bare session', lambda: predictor(next(pictures)), bare, wanted=0.8),
+    ]
+
+
+def lively_detector(name: str) -> Any:
+    """An untrained detector that finds boxes: norms that fit the pictures, and scores that differ."""
+    torch.manual_seed(0)
+    cfg = configs.load_config(name)
+    model = configs.build_model(cfg)
+    batch = torch.randn(4, 3, 320, 320)
+    for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
+        norm.momentum = None
+    with torch.no_grad():
+        model.train()(batch, mode='tensor')
+        logits = torch.cat([level.flatten() for level in model.eval()(batch, mode='tensor')[0]])
+        for level in model.bbox_head.cls_convs:
+            convolution = [module for module in level.modules() if isinstance(module, nn.Conv2d)][-1]
+            convolution.weight *= 2 / float(logits.std())
+    model.cfg, model.checkpoint_meta = cfg, {}
+    model.dataset_meta = dict(classes=tuple(map(str, range(model.bbox_head.num_classes))))
+    return model
+
+
+def exported(model: Any) -> Path:
+    """A model as an ONNX file, in a temporary folder."""
+    target = TARGETS['onnx']
+    path = Path(mkdtemp()) / 'net.onnx'
+    write(build_graph(model, describe(model, target)), target, path)
+    return path
+
+
+class one_thread:  # noqa: N801 (a context, spelled as one)
+    """Holds torch on one thread."""
+
+    def __enter__(self) -> None:
+        self.before = torch.get_num_threads()
+        torch.set_num_threads(1)
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_num_threads(self.before)
+
+
+def class_map_pairs(classes: int = 150, side: int = 64, factor: int = 8) -> list[Pair]:
+    """The end of a segmenter's file: the class of each pixel of logits that are enlarged.
+
+    The logits are smooth, as a net's are: a quarter of the squares between four places has several best classes.
+    """
+    rng = torch.Generator().manual_seed(0)
+    coarse = torch.randn((1, classes, 5, 5), generator=rng)
+    logits = nn.functional.interpolate(coarse, (side, side), mode='bicubic').numpy()
+    whole = f"""
+    whole (float[1, {classes}, h, w] all_logits) => (int64[1, H, W] class_map)
+    <float[4] scales = {{1, 1, {factor}, {factor}}}>
+    {{
+        full = Resize <mode = "linear"> (all_logits, , scales)
+        class_map = ArgMax <axis = 1, keepdims = 0> (full)
+    }}"""
+    ours, theirs = (_run(text, logits) for text in (class_map(factor, classes), whole))
+    assert (ours()[0] == theirs()[0]).mean() > 0.9999
+    size = side * factor
+    return [
+        Pair(
+            f'class map, {classes} classes, {side}x{side} logits to {size}x{size}, one thread: against enlarging all',
+            ours,
+            theirs,
+        )
+    ]
+
+
+def _run(text: str, logits: np.ndarray) -> Callable[[], list[np.ndarray]]:
+    model = parser.parse_model(f'<ir_version: 10, opset_import: ["" : {OPSET}]>\n{text}')
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(model.SerializeToString(), options)
+    return lambda: session.run(None, {'all_logits': logits})
