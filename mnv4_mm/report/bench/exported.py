@@ -55,7 +55,7 @@ def lively_detector(name: str) -> Any:
     """An untrained detector that finds boxes: norms that fit the pictures, and scores that differ."""
     torch.manual_seed(0)
     cfg = configs.load_config(name)
-    model = configs.build_model(cfg)
+    model: Any = configs.build_model(cfg)
     batch = torch.randn(4, 3, 320, 320)
     for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
         norm.momentum = None
