@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder, DistancePointBBoxCoder
 from mmdet.models.task_modules.prior_generators import SSDAnchorGenerator
+from mmseg.models.utils import Upsample
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
@@ -239,7 +240,8 @@ def _plain_layers(model: nn.Module) -> None:
     Attention as matrix products: of ``scaled_dot_product_attention`` with one key/value head for many queries
     litert-torch loses a transpose, without a word (docs/litert.md has the case), and ExecuTorch's delegate is cut in
     pieces by it. The mean over a map as a mean: torch takes ``AdaptiveAvgPool2d(1)`` apart into it and an index into
-    memory, which ncnn does not have.
+    memory, which ncnn does not have. mmseg's ``Upsample`` reads a map's size as numbers, which a graph would keep for
+    pictures of any size.
     """
     for module in model.modules():
         if isinstance(module, MultiQueryAttention):
@@ -249,6 +251,9 @@ def _plain_layers(model: nn.Module) -> None:
         for name, child in module.named_children():
             if isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size in (1, (1, 1)):
                 setattr(module, name, GlobalMean())
+            elif isinstance(child, Upsample):
+                same = nn.Upsample(child.size, child.scale_factor, child.mode, child.align_corners)
+                setattr(module, name, same)
 
 
 def fold_norms(module: fx.GraphModule) -> None:
