@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,7 +33,7 @@ ONCE = ['train_dataloader.dataset.times=1', 'report_on_training_pictures=False']
 
 
 @pytest.mark.parametrize('config', HEADS)
-def test_train_kill_resume_test_infer(config, drawn, run_tool, repository, tmp_path, mmdeploy_score):
+def test_train_kill_resume_test_infer(config, drawn, run_tool, repository, tmp_path):
     epochs, wanted = HEADS[config]
     work_dir = tmp_path / 'run'
     arguments: list[object] = [
@@ -91,25 +90,10 @@ def test_train_kill_resume_test_infer(config, drawn, run_tool, repository, tmp_p
     assert ap50(drawn / 'annotations/instances_val.json', tmp_path / 'inferred/predictions.json') == pytest.approx(
         metrics['shapes/bbox_mAP_50'], abs=5e-3
     )
-    check_exported(checkpoint, run_tool, metrics['shapes/bbox_mAP'], mmdeploy_score, tmp_path)
-
-
-def check_exported(checkpoint, run_tool, metric, mmdeploy_score, tmp_path):
-    """Files of it find what it finds, by tools/compare.py, which also tells what tools/test.py measures."""
-    exported = run_tool('export.py', checkpoint, '--to', 'onnx', 'openvino')
-    assert exported.returncode == 0, exported.stderr
-    table = Path(checkpoint).parent / 'table.json'
-    compared = run_tool('compare.py', checkpoint, '--rounds', 0, '--out', table)
-    print(compared.stdout)
-    assert compared.returncode == 0, compared.stdout + compared.stderr
-    rows = json.loads(table.read_text())['rows']
-    assert rows[0]['metric'] == pytest.approx(metric, abs=1e-6)
-    assert [row['verdict'] for row in rows if row['verdict']] == ['ok', 'ok']
-    assert mmdeploy_score(checkpoint, tmp_path) == pytest.approx(metric, abs=1e-3)
 
 
 @pytest.mark.parametrize('config', SEGMENTERS)
-def test_segmenters_train_test_and_infer(config, drawn_masks, run_tool, tmp_path, mmdeploy_score):
+def test_segmenters_train_test_and_infer(config, drawn_masks, run_tool, tmp_path):
     iters, wanted = SEGMENTERS[config]
     arguments: list[object] = [config, '--data', drawn_masks, '--work-dir', tmp_path / 'run', '--iters', iters]
     start = time.monotonic()
@@ -134,7 +118,6 @@ def test_segmenters_train_test_and_infer(config, drawn_masks, run_tool, tmp_path
     # Predicting is the same from both tools: numpy's mIoU over infer's class maps is test's.
     maps = tmp_path / 'inferred/class_maps'
     assert miou(drawn_masks / 'annotations/validation', maps) == pytest.approx(metrics['shapes/mIoU'], abs=1e-9)
-    check_exported(checkpoint, run_tool, metrics['shapes/mIoU'], mmdeploy_score, tmp_path)
 
 
 def test_a_segmenter_is_killed_and_resumed(drawn, run_tool, repository, tmp_path):
