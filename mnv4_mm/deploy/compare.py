@@ -1,6 +1,7 @@
 """PyTorch and every exported file over the same pictures, by the same metric: what ``tools/compare.py`` calls."""
 
 import dataclasses
+import glob
 import json
 import math
 import tempfile
@@ -127,16 +128,11 @@ def compare(
 
 def exported_beside(checkpoint: Path) -> list[Path]:
     """What was exported of a checkpoint, as ``export`` names it."""
-    found = sorted(checkpoint.parent.glob(f'exported/{glob_escaped(checkpoint.stem)}_*.json'))
+    found = sorted(checkpoint.parent.glob(f'exported/{glob.escape(checkpoint.stem)}_*.json'))
     paths = [path.with_suffix('') for path in found if path.with_suffix('').exists()]  # not of a sample, nor of layers
     if not paths:
         raise UserError(f'no exported files of {checkpoint} in {checkpoint.parent / "exported"}: name some')
     return paths
-
-
-def glob_escaped(text: str) -> str:
-    """A name whose brackets and stars stand for themselves in a pattern."""
-    return ''.join(f'[{letter}]' if letter in '[*?' else letter for letter in text)
 
 
 def with_data(cfg: Config, data: str | None, on: str) -> Config:
