@@ -39,7 +39,9 @@ $(LITERT)/installed: requirements/litert.txt
 test-litert: env litert
 	$(BIN)/python -m pytest tests/deploy/test_litert.py tests/deploy/test_targets.py -k litert
 
+# Beside what else is measured: ultralytics, for nothing but this.
 bench: env
+	$(BIN)/python -m pip --disable-pip-version-check install -q --no-deps -r requirements/bench.txt
 	$(BIN)/python tools/bench.py
 
 lint: env

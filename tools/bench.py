@@ -20,7 +20,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         nargs='+',
         default=[],
         metavar='PART',
-        help='augmentation, training, step, evaluation, startup, backbone (default: all)',
+        help='augmentation, training, step, evaluation, startup, backbone, exported (default: all)',
     )
     return parser.parse_args(argv)
 

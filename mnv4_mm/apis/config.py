@@ -330,7 +330,7 @@ def fit_backbone(cfg: Config, name: str) -> Config:
 
 def _fit_channels(model: Any, old: list[int], new: list[int]) -> None:
     """Puts the new channels where the neck or a head repeats the old ones, or, in mmseg's way, names a map."""
-    for part in _dicts({key: value for key, value in model.items() if key != 'backbone'}):
+    for part in dicts({key: value for key, value in model.items() if key != 'backbone'}):
         for key in ('in_channels', 'out_channels'):
             value = part.get(key)
             if isinstance(value, list | tuple) and list(value[: len(old)]) == old:
@@ -374,7 +374,7 @@ def _out_channels(backbone: Mapping[str, Any]) -> list[int]:
 
 def pretrained_files(cfg: Config) -> list[str]:
     """Local files that any part of a model is to be initialised from."""
-    sources = [part.get('checkpoint', '') for part in _dicts(cfg.model) if part.get('type') == 'Pretrained']
+    sources = [part.get('checkpoint', '') for part in dicts(cfg.model) if part.get('type') == 'Pretrained']
     return [source for source in sources if '://' not in source]
 
 
@@ -466,7 +466,7 @@ def fit_data(cfg: Config, layout: Layout) -> Config:
         task.set_truth(cfg[evaluator], layout.val)
         # Its score is neither the benchmark's nor the small set's.
         cfg[evaluator].prefix = layout.root.resolve().name
-    for part in _dicts(cfg.model):
+    for part in dicts(cfg.model):
         if 'num_classes' in part:
             part['num_classes'] = len(layout.classes)
     return cfg
@@ -553,11 +553,11 @@ def _resolve(path: Path) -> Path:
     return REPOSITORY / path if not path.exists() and (REPOSITORY / path).exists() else path
 
 
-def _dicts(value: Any) -> Iterator[dict]:
+def dicts(value: Any) -> Iterator[dict]:
     """All dicts inside nested dicts and sequences."""
     if isinstance(value, dict):
         yield value
         value = list(value.values())
     if isinstance(value, Sequence) and not isinstance(value, str):
         for item in value:
-            yield from _dicts(item)
+            yield from dicts(item)

@@ -1,6 +1,5 @@
 """A trained model and its config -> what an exported file of it takes and gives."""
 
-import importlib.metadata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -88,14 +87,13 @@ def describe(
 
 def source_of(checkpoint: Path, model: Any, target: Target) -> dict[str, str]:
     """Where a file came from: checkpoint, its SHA-256, config, and the versions that made it."""
-    versions = {name: importlib.metadata.version(name) for name in target.distributions}
     return dict(
         checkpoint=checkpoint.name,
         sha256=sha256(checkpoint),
         config=Path(model.cfg.get('filename') or model.checkpoint_meta.get('experiment_name') or '').stem,
         mnv4_mm=__version__,
         torch=torch.__version__,
-        **versions,
+        **target.versions(),
     )
 
 

@@ -56,7 +56,7 @@ def wrong_by(tmp_path_factory) -> dict[str, float]:
 @needs_converter
 @pytest.mark.parametrize('name', ['fused', 'repeated'])
 def test_shared_heads_are_still_converted_wrongly(name, wrong_by):
-    """When this fails, upstream has mended it: docs/litert.md and graph._plain_attention can lose a reason."""
+    """When this fails, upstream has mended it: docs/litert.md and graph._plain_layers can lose a reason."""
     assert wrong_by[name] > 0.1
 
 

@@ -1,13 +1,20 @@
 """The benchmark itself: its arithmetic, its files, and that each part does its work. Not how fast anything is."""
 
 import json
+import sys
 
+import cv2
 import pytest
+import torch
+from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 
+from mnv4_mm.deploy.meta import Input
+from mnv4_mm.deploy.pictures import read_image
 from mnv4_mm.errors import UserError
 from mnv4_mm.report.bench import measure as measuring
 from mnv4_mm.report.bench import run as running
 from mnv4_mm.report.bench.augmentation import MMDET, MMSEG, augmentation_pairs
+from mnv4_mm.report.bench.detectors import TorchvisionSSDLite, Yolo11n
 from mnv4_mm.report.bench.exported import class_map_pairs, predictor_pairs
 from mnv4_mm.report.bench.measure import Figure, Pair, Ratio
 from mnv4_mm.report.bench.step import Step
@@ -89,3 +96,28 @@ def test_every_side_of_exported_files_runs():
     for pair in (*predictor_pairs(), *class_map_pairs(classes=5, side=16, factor=4)):
         pair.ours()
         pair.theirs()
+
+
+def test_torchvisions_detector_is_torchvisions(repository):
+    """Boxes and scores before NMS: what is left of them is what torchvision finds."""
+    to = Input((320, 320), 'NHWC', 'uint8', 'RGB', False, (127.5,) * 3, (127.5,) * 3, 32)
+    torch.manual_seed(0)
+    net = TorchvisionSSDLite(to)
+    torch.manual_seed(0)
+    whole = ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None).eval()
+    path = sorted((repository / 'data/mini/coco/val2017').glob('*.jpg'))[0]
+    picture = cv2.resize(read_image(path), (320, 320))[..., ::-1].copy()
+    with torch.no_grad():
+        boxes, scores = (value[0] for value in net(torch.from_numpy(picture)[None]))
+        expected = whole([torch.from_numpy(picture).permute(2, 0, 1) / 255])[0]
+    for box, score, label in zip(expected['boxes'], expected['scores'], expected['labels'], strict=True):
+        near = (boxes.clamp(0, 320) - box).abs().amax(1) < 1e-2
+        assert (scores[near, label - 1] - score).abs().min() < 1e-5
+    assert len(expected['boxes']) > 10
+
+
+def test_what_is_measured_beside_ours_is_asked_for(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'ultralytics.nn.tasks', None)
+    to = Input((320, 320), 'NHWC', 'uint8', 'RGB', False, (0.0,) * 3, (1.0,) * 3, 32)
+    with pytest.raises(UserError, match=r'pip install --no-deps -r requirements/bench\.txt'):
+        Yolo11n(to)

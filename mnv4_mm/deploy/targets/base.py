@@ -1,5 +1,6 @@
 """What every runtime does behind the same interface. A runtime is a subclass in a file of its own."""
 
+import importlib.metadata
 import importlib.util
 import sys
 from abc import ABC, abstractmethod
@@ -55,6 +56,10 @@ class Target(ABC):
         """What is missing here, and the command that installs it; None if nothing is."""
         missing = self.missing(convert)
         return f'{self.name} is not installed here ({", ".join(missing)}): {self.install}' if missing else None
+
+    def versions(self) -> dict[str, str]:
+        """Of ``distributions``, as a file names them."""
+        return {name: importlib.metadata.version(name) for name in self.distributions}
 
     def cannot_run(self) -> str | None:
         """Why its files cannot be run on this machine, whatever is installed; None if they can."""

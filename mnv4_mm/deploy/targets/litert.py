@@ -39,6 +39,15 @@ class LiteRT(Target):
             return f'litert converts in an environment of its own, and there is no {converter()}: make litert'
         return super().absent(convert)
 
+    def versions(self) -> dict[str, str]:
+        own = ('litert-torch', 'ai-edge-quantizer')
+        lines = f'import importlib.metadata as m; print(*map(m.version, {own}))'
+        command = [str(converter()), '-I', '-c', lines]
+        done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603
+        if done.returncode:
+            raise UserError(f'{converter()} lacks {" or ".join(own)}: make litert')
+        return super().versions() | dict(zip(own, done.stdout.split(), strict=True))
+
     def convert(
         self, graph: 'Graph', path: Path, precision: Precision, calibration: Sequence[np.ndarray] = ()
     ) -> list[Path]:

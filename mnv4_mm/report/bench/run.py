@@ -11,6 +11,7 @@ from matplotlib.figure import Figure as Plot
 from mnv4_mm.errors import UserError
 from mnv4_mm.report.bench.augmentation import augmentation_pairs
 from mnv4_mm.report.bench.backbone import backbone_pairs
+from mnv4_mm.report.bench.detectors import detector_pairs
 from mnv4_mm.report.bench.evaluation import coco_pairs, iou_pairs
 from mnv4_mm.report.bench.exported import class_map_pairs, predictor_pairs
 from mnv4_mm.report.bench.measure import Figure, Pair, Ratio, measure
@@ -32,7 +33,7 @@ PARTS: dict[str, Callable[[], Measured]] = {
     'evaluation': lambda: _pairs(coco_pairs, iou_pairs),
     'startup': startup,
     'backbone': lambda: _pairs(backbone_pairs),
-    'exported': lambda: _pairs(predictor_pairs, class_map_pairs),
+    'exported': lambda: _pairs(predictor_pairs, class_map_pairs, detector_pairs),
 }
 
 

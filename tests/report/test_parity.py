@@ -1,0 +1,55 @@
+"""The table of every headline model in every runtime. That the runtimes are right is tests/deploy's."""
+
+import pytest
+
+from mnv4_mm.apis import config as configs
+from mnv4_mm.errors import UserError
+from mnv4_mm.report import parity as report
+from mnv4_mm.report.parity import MODELS, parity, training_config
+
+
+def test_it_has_every_headline_config():
+    assert set(MODELS) == {name for name in configs.config_index() if not name.endswith('-mini')}
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_the_model_is_the_headlines_and_the_data_small(name):
+    cfg, headline = training_config(name, 'hybrid_m'), configs.load_config(name)
+    head = next(key for key in ('bbox_head', 'decode_head') if key in cfg.model)
+    assert cfg.model[head].type == headline.model[head].type
+    assert cfg.model.backbone.arch == 'hybrid_m'
+    assert not cfg.model.backbone.get('init_cfg')
+    assert not cfg.model.backbone.norm_eval
+    momenta = {part['momentum'] for part in configs.dicts(cfg.model) if part.get('type') in ('BN', 'SyncBN')}
+    assert momenta <= {0.1}
+    assert configs.innermost_dataset(cfg.train_dataloader.dataset).data_root.startswith('data/mini/')
+
+
+@pytest.mark.slow
+def test_one_is_trained_exported_and_compared_once(tmp_path, monkeypatch):
+    monkeypatch.setitem(MODELS, 'mnv4_lraspp_ade20k', MODELS['mnv4_lraspp_ade20k']._replace(length=20))
+    lines: list[str] = []
+    assert parity(['mnv4_lraspp_ade20k'], ['conv_s'], ['onnx'], folder=tmp_path, say=lines.append) == []
+    assert lines[0] == '| model | net | AP or mIoU | onnx |'
+    assert lines[2].startswith('| mnv4_lraspp_ade20k | conv_s | 0.')
+    assert {path.name for path in (tmp_path / 'mnv4_lraspp_ade20k-conv_s/exported').glob('*.onnx')} == {
+        'iter_20_logits_fp32.onnx',
+        'iter_20_class_map_fp32.onnx',
+    }
+    monkeypatch.setattr(report, 'train', None)
+    again: list[str] = []
+    parity(['mnv4_lraspp_ade20k'], ['conv_s'], ['onnx'], folder=tmp_path, say=again.append)
+    assert again == lines
+
+
+def test_a_file_that_fails_is_named():
+    row = dict(name='a.onnx', raw=None, passes=False, verdict='outputs differ by 0.5, over 0.001')
+    assert report._cell([row]) == 'outputs differ by 0.5, over 0.001'
+    run = dict(name='a.onnx', raw=dict(largest=2.4e-6, of='raw'), to_pytorch=-1e-5, passes=True, verdict='ok')
+    assert report._cell([run, dict(run, raw=dict(largest=0.1, of='pixels'), to_pytorch=4e-4)]) == '2e-06, +0.0004'
+
+
+@pytest.mark.parametrize('arguments', [(['nothing'],), ([], ['conv_xl']), ([], [], ['mnn'])])
+def test_mistakes_are_one_line(arguments):
+    with pytest.raises(UserError, match=r'there are .*(conv_s|mnv4_ssdlite_coco|openvino)'):
+        parity(*arguments)
