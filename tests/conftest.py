@@ -8,12 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import cv2
 import pytest
 import torch
+from mmengine.evaluator import Evaluator
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
 from mnv4_mm.data.drawn import draw_dataset
+from mnv4_mm.weights import checkpoint_config, load_checkpoint
 
 ROOT = Path(__file__).parents[1]
 Tool = Callable[..., 'subprocess.CompletedProcess[str]']
@@ -81,6 +86,35 @@ def segmentation_batch() -> Callable[[int, int], dict]:
         return dict(inputs=list(pictures), data_samples=samples)
 
     return batch
+
+
+@pytest.fixture(scope='session')
+def mmdeploy_score(repository: Path) -> Callable[[str, Path], float]:
+    """Exports a checkpoint by mmdeploy; gives the AP or mIoU of its ONNX over the test set of the config it carries."""
+    from mnv4_mm.deploy import mmdeploy_script
+
+    def score(checkpoint: str, folder: Path) -> float:
+        cfg = checkpoint_config(load_checkpoint(checkpoint), checkpoint)
+        task = 'detection' if cfg.default_scope == 'mmdet' else 'segmentation'
+        deploying = mmdeploy_script.load_deploy_config(
+            str(repository / f'configs/deploy/{task}_onnxruntime_dynamic.py'), {}
+        )
+        deploying, cfg = mmdeploy_script.fit_size(deploying, cfg)
+        pixels = cv2.imread(str(next((repository / 'data/mini/coco/val2017').glob('*.jpg'))))
+        mmdeploy_script.export(deploying, cfg, checkpoint, pixels, folder, 'cpu')
+        model = mmdeploy_script.load_exported(deploying, cfg, folder / deploying.onnx_config.save_file, 'cpu')
+        with DefaultScope.overwrite_default_scope(cfg.default_scope):
+            cfg.test_dataloader.update(batch_size=1, num_workers=0, persistent_workers=False)
+            loader = Runner.build_dataloader(cfg.test_dataloader, seed=0)
+            evaluator = Evaluator(cfg.test_evaluator)
+            evaluator.dataset_meta = loader.dataset.metainfo
+            with torch.no_grad():
+                for batch in loader:
+                    evaluator.process(model.test_step(batch), batch)
+            found = evaluator.evaluate(len(loader.dataset))
+        return next(value for name, value in found.items() if name.endswith(('/bbox_mAP', '/mIoU')))
+
+    return score
 
 
 class Runs:

@@ -278,7 +278,9 @@ def fold_norms(module: fx.GraphModule) -> None:
         scale, shift, mean, variance = norm.args[1:5]
         eps = norm.args[7]
         folded = fuse_conv_bn_weights(*values(weight, bias, mean, variance, eps, scale, shift))
-        names = (f'folded_weight_{number}', f'folded_bias_{number}')
+        # By the layer they are of, as listings of layers name it; levels that share it get a number each.
+        layer = str(conv.args[1].target).removesuffix('.weight').replace('.', '_')
+        names = (f'{layer}_folded_{number}', f'{layer}_folded_bias_{number}')
         for name, tensor in zip(names, folded, strict=True):
             module.register_parameter(name, nn.Parameter(tensor.detach().clone(), requires_grad=False))
         with graph.inserting_before(conv):

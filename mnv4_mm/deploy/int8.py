@@ -24,7 +24,8 @@ class LayerError(NamedTuple):
     """What 8 bits cost at one layer.
 
     Attributes:
-        layer: Name of the node.
+        layer: Name of the node in the file.
+        weights: Name of its weights, after the module they are of; empty where it has none.
         activation_db: Signal over noise of its output's own rounding to 8 bits, see ``rounding_db``.
         weight_db: Signal over noise of its weights' rounding; None where it has none.
         total_db: Of its output in the 8-bit net beside the float net: what all layers before have added, too.
@@ -32,6 +33,7 @@ class LayerError(NamedTuple):
     """
 
     layer: str
+    weights: str
     activation_db: float
     weight_db: float | None
     total_db: float
@@ -182,11 +184,12 @@ def _layer_errors(folder: Path, batches: Sequence[np.ndarray]) -> list[LayerErro
         while [reader.op_type in ('Relu', 'Clip') for reader in readers[value]] == [True]:
             value = readers[value][0].output[0]  # which is what is stored in 8 bits
         if value in outputs:
-            weight = next((float(weights[name]) for name in node.input if name in weights), None)
+            named = next((name for name in node.input if name in weights), '')
+            weight = float(weights[named]) if named else None
             total = float(totals.get(value, {}).get('xmodel_err', np.nan))
             channels = shapes[node.input[1]][0] if node.op_type == 'Conv' else 1
             maps = [output.reshape(channels, -1) for output in outputs[value]]  # of one picture each
-            errors.append(LayerError(node.name, rounding_db(np.concatenate(maps, axis=1)), weight, total))
+            errors.append(LayerError(node.name, named, rounding_db(np.concatenate(maps, axis=1)), weight, total))
     return sorted(errors, key=lambda error: min(error.activation_db, error.weight_db or np.inf))
 
 

@@ -93,6 +93,7 @@ def test_files_of_a_real_net(name, ssdlite, tmp_path, photos, repository):
     assert sum((tmp_path / file).stat().st_size for file in meta.files if 'layers' not in file) < 5.5e6  # of 12.4
     layers = json.loads((tmp_path / f'{path.name}.layers.json').read_text())['layers']
     assert len(layers) > 60
+    assert all(layer['weights'].startswith(('backbone', 'head')) for layer in layers)
     assert all(layer['in_float'] for layer in layers if min(layer['activation_db'], layer['weight_db']) < LIMIT_DB)
     assert sum(layer['in_float'] for layer in layers) < 0.2 * len(layers)
     predictor = load(path)
