@@ -24,25 +24,31 @@ def fail(text):
 def read(path):
     """(H, W, 3) uint8 BGR, turned as EXIF says."""
     data = np.fromfile(path, np.uint8) if Path(path).is_file() else np.empty(0, np.uint8)
-    is_jpeg = data[:2].tobytes() == b'\xff\xd8'  # only it is turned, only others have 4 channels
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR if is_jpeg else cv2.IMREAD_UNCHANGED) if data.size else None
-    if image is None or image.dtype != np.uint8:
-        fail(f'{path} is not a readable picture of 8 bits')
-    if image.ndim == 2:
-        image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
-    if image.shape[2] != 3:
-        fail(f'{path} has {image.shape[2]} channels: put it on a background first')
-    return image
+    try:
+        given = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+        if given is None or given.dtype != np.uint8:
+            fail(f'{path} is not a readable picture of 8 bits')
+        if given.ndim == 3 and given.shape[2] != 3:
+            fail(f'{path} has {given.shape[2]} channels: put it on a background first')
+        return cv2.imdecode(data, cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        fail(f'{path} is not a readable picture: {error.err}')
 
 
 def load(path):
     """A session, and what the file says of itself."""
     beside = Path(f'{path}.json')
     if beside.is_file():
-        expected = json.loads(beside.read_bytes())['files'][path.name]
-        if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+        try:
+            expected = json.loads(beside.read_bytes())['files'].values()
+        except (ValueError, KeyError, AttributeError):
+            fail(f'{beside} is damaged')
+        if hashlib.sha256(path.read_bytes()).hexdigest() not in expected:
             fail(f'{path} is damaged: its SHA-256 is not the one in {beside.name}')
-    session = ort.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+    try:
+        session = ort.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+    except Exception as error:  # ONNX Runtime's own have no common base
+        fail(f'{path} cannot be loaded: {" ".join(str(error).split())[:200]}')
     about = session.get_modelmeta().custom_metadata_map.get('mnv4_mm')
     if about is None:
         fail(f'{path} is not of tools/export.py')
@@ -95,8 +101,11 @@ def main():
             print(f'{about["classes"][label]} {count / labels.size:.3f}')
         colours = np.array(about['palette'], np.uint8)[:, ::-1]
         image = cv2.addWeighted(image, 0.5, colours[labels], 0.5, 0)
-    if args.out and not cv2.imwrite(args.out, image):
-        fail(f'{args.out} cannot be written')
+    try:
+        if args.out and not cv2.imwrite(args.out, image):
+            fail(f'{args.out} cannot be written')
+    except cv2.error as error:
+        fail(f'{args.out} cannot be written: {error.err}')
 
 
 if __name__ == '__main__':

@@ -177,12 +177,13 @@ def main():
     if not built and lacks_ops(venv):
         say('that wheel has no operators or is of another torch (pip keeps wheels without asking): building it anew')
         install_mmcv(venv, '--no-cache-dir', '--force-reinstall', '--no-deps')
+    say('mnv4_mm')
+    pip(venv, '-q', '--no-deps', '--no-build-isolation', '-e', '.')
+    # Behind all that training needs: on some machines not every runtime has a wheel.
     say('runtimes of exported files')
     pip(venv, '-q', '-r', 'requirements/deploy.txt')
     say('mmdeploy, without the old protobuf that it asks for')
     pip(venv, '-q', '--no-deps', '-r', 'requirements/mmdeploy.txt')
-    say('mnv4_mm')
-    pip(venv, '-q', '--no-deps', '--no-build-isolation', '-e', '.')
     return subprocess.run([str(venv / 'bin' / 'python'), 'tools/check_env.py'], cwd=str(ROOT)).returncode
 
 

@@ -21,7 +21,7 @@ from mnv4_mm.data.pictures import read_picture
 from mnv4_mm.deploy.difference import Difference, difference
 from mnv4_mm.deploy.graph import reference
 from mnv4_mm.deploy.latency import Speed, measure_memory, measure_speed
-from mnv4_mm.deploy.meta import Meta, read_meta, sha256
+from mnv4_mm.deploy.meta import Meta, read_meta, sha256, sidecar
 from mnv4_mm.deploy.pictures import prepare
 from mnv4_mm.deploy.predictor import Predictor
 from mnv4_mm.deploy.results import ClassMap, Detections
@@ -74,8 +74,8 @@ def compare(
     """Judges exported files.
 
     Args:
-        checkpoint: What they were exported from.
-        files: Exported files; all in ``exported`` beside the checkpoint if left out.
+        checkpoint: What they were exported from; or one more file, in ``exported`` beside its checkpoint.
+        files: Exported files; all of the checkpoint in ``exported`` beside it if left out.
         config: Config to use instead of the one inside the checkpoint.
         data: A user's data set; the config's own if left out.
         on: ``val`` (the test set) or ``train`` (the training pictures).
@@ -91,6 +91,8 @@ def compare(
     Raises:
         UserError: a bad argument, an unreadable file, or one that is not of this checkpoint.
     """
+    if sidecar(Path(checkpoint)).is_file():
+        files, checkpoint = [checkpoint, *files], str(checkpoint_of(Path(checkpoint)))
     paths = [Path(file) for file in files] or exported_beside(Path(checkpoint))
     if on not in ('val', 'train'):
         raise UserError(f'--on must be val or train, got {on}')
@@ -107,29 +109,60 @@ def compare(
     examiner = Examiner(model.cfg)
 
     rows = [Row('PyTorch, as tools/test.py', Path(checkpoint).stat().st_size / 1e6, _tested(model.cfg, checkpoint))]
-    references: list[tuple[Meta, Predictor, float]] = []
+    references: list[tuple[Meta, Predictor, float, Row]] = []
+    runnable: list[tuple[Row, Path]] = []
     for path, meta in zip(paths, metas, strict=True):
+        row = Row(path.name, sum((path.parent / name).stat().st_size for name in meta.files) / 1e6)
+        if not _can_run(path, meta, row):
+            rows.append(row)
+            continue
         known = next((found for found in references if _same(found[0], meta)), None)
         if known is None:
             predictor = reference(model, meta)
-            known = (meta, predictor, examiner.score(predictor))
+            expected = examiner.score(predictor)
+            known = (meta, predictor, expected, Row(f'PyTorch, {_how(meta)}', metric=expected))
             references.append(known)
-            rows.append(Row(f'PyTorch, {_how(meta)}', metric=known[2]))
-        rows.append(_judged(path, meta, known[1], known[2], examiner, tolerance, int8_tolerance))
-    if rounds:
-        _time(rows, Path(checkpoint), config, paths, examiner.pictures()[0], rounds)
+            rows.append(known[3])
+        _judge(row, path, meta, known[1], known[2], examiner, tolerance, int8_tolerance)
+        rows.append(row)
+        if row.metric is not None:
+            runnable.append((row, path))
+    trouble = None
+    if rounds and runnable:
+        try:
+            # PyTorch is timed with the input of the first of these files.
+            first = next(found[3] for found in references if _same(found[0], read_meta(runnable[0][1])))
+            _time(first, runnable, Path(checkpoint), config, examiner.pictures()[0], rounds)
+        except RuntimeError as error:
+            trouble = error
     for line in table(rows, examiner.name):
         say(line)
     if out:
         content = [dataclasses.asdict(row) for row in rows]
         Path(out).write_text(json.dumps(dict(metric=examiner.name, rows=content), indent=1))
+    if trouble:
+        raise UserError(f'latency and memory were not measured (--rounds 0 leaves them out): {trouble}')
     return rows
+
+
+def checkpoint_of(path: Path) -> Path:
+    """The checkpoint that a file was exported from, in its folder or the one above."""
+    name = read_meta(path).source.get('checkpoint', '')
+    found = next((folder / name for folder in (path.parent.parent, path.parent) if (folder / name).is_file()), None)
+    if found is None:
+        raise UserError(
+            f'{path} was exported from {name}, which is neither beside it nor a folder above: name it first'
+        )
+    return found
 
 
 def exported_beside(checkpoint: Path) -> list[Path]:
     """What was exported of a checkpoint, as ``export`` names it."""
     found = sorted(checkpoint.parent.glob(f'exported/{glob.escape(checkpoint.stem)}_*.json'))
     paths = [path.with_suffix('') for path in found if path.with_suffix('').exists()]  # not of a sample, nor of layers
+    if checkpoint.is_file():  # not of a checkpoint whose name begins alike
+        own = sha256(checkpoint)
+        paths = [path for path in paths if Meta.from_json(sidecar(path).read_bytes(), path).source['sha256'] == own]
     if not paths:
         raise UserError(f'no exported files of {checkpoint} in {checkpoint.parent / "exported"}: name some')
     return paths
@@ -169,7 +202,7 @@ class Examiner:
                 image = read_picture(info['img_path'])
                 evaluator.process([self._sample(info, image, predict(image))])
             metrics = evaluator.evaluate(len(self.dataset))
-        return next((float(value) for name, value in metrics.items() if name.endswith(self.name)), 0.0)
+        return next(float(value) for name, value in metrics.items() if name.endswith(self.name))
 
     def _sample(self, info: dict, image: np.ndarray, found: Detections | ClassMap) -> dict:
         if isinstance(found, ClassMap):
@@ -194,7 +227,7 @@ def _tested(cfg: Config, checkpoint: str) -> float:
     cfg.log_level = 'WARNING'
     with tempfile.TemporaryDirectory() as folder:
         metrics = evaluate(cfg, checkpoint, work_dir=Path(folder), per_class=False)
-    return next((value for name, value in metrics.items() if name.endswith(configs.task_of(cfg).metric)), 0.0)
+    return next(value for name, value in metrics.items() if name.endswith(configs.task_of(cfg).metric))
 
 
 def _same(a: Meta, b: Meta) -> bool:
@@ -207,7 +240,23 @@ def _how(meta: Meta) -> str:
     return f'{size} {meta.resize.mode}, {meta.input.dtype} {meta.input.layout}'
 
 
-def _judged(
+def _can_run(path: Path, meta: Meta, row: Row) -> bool:
+    """Whether a file can be run here; the verdict if not."""
+    target = TARGETS.get(meta.target)
+    cannot = 'there is no such runtime' if target is None else (target.absent() or target.cannot_run())
+    if not cannot:
+        return True
+    row.verdict, row.passes = f'not run: {cannot}', False
+    if target and not target.absent():  # nowhere on this kind of machine
+        try:
+            row.verdict, row.passes = f'{row.verdict}; {target.inspect(path, meta)}', True
+        except UserError as error:
+            row.verdict = str(error)
+    return False
+
+
+def _judge(
+    row: Row,
     path: Path,
     meta: Meta,
     by: Predictor,
@@ -215,45 +264,43 @@ def _judged(
     examiner: Examiner,
     tolerance: float,
     int8_tolerance: float,
-) -> Row:
-    row = Row(path.name, sum((path.parent / name).stat().st_size for name in meta.files) / 1e6)
-    target = TARGETS.get(meta.target)
-    cannot = 'there is no such runtime' if target is None else (target.absent() or target.cannot_run())
-    if target is None or cannot:
-        row.verdict, row.passes = f'not run: {cannot}', False
-        if target and not target.absent():  # nowhere on this kind of machine
-            row.verdict, row.passes = f'{row.verdict}; {target.inspect(path, meta)}', True
-        return row
-    predictor = load(path)
+) -> None:
     inputs = (prepare(read_picture(picture), meta.input, meta.resize)[0] for picture in examiner.pictures()[:LOOKED_AT])
-    row.raw = difference(by, predictor, inputs)
-    row.metric = examiner.score(predictor)
+    try:
+        predictor = load(path)
+        row.raw = difference(by, predictor, inputs)
+        row.metric = examiner.score(predictor)
+    # The runtimes' own exceptions have no common base. What one file does must not cost the others' rows.
+    except Exception as error:
+        row.verdict, row.passes = f'fails: {" ".join(str(error).split())[:200]}', False
+        return
     row.to_pytorch = row.metric - expected
     wrong = []
     if meta.precision == 'fp32' and not row.raw.largest <= tolerance:
         wrong.append(f'outputs differ by {row.raw.largest:.2g}, over {tolerance:g}')
+    if meta.precision != 'fp32' and not expected > 0:  # whose outputs are not judged
+        wrong.append(f'{examiner.name} of PyTorch is {expected:g}: nothing is compared')
     if row.raw.vacuous:
         wrong.append(row.raw.vacuous)
     allowed = int8_tolerance if meta.precision == 'int8' else tolerance
     if not abs(row.to_pytorch) <= allowed:
         wrong.append(f'{examiner.name} differs by {row.to_pytorch:+.4f}, over {allowed:g}')
     row.verdict, row.passes = '; '.join(wrong) or 'ok', not wrong
-    return row
 
 
 def _time(
-    rows: list[Row], checkpoint: Path, config: str | None, paths: Sequence[Path], picture: Path, rounds: int
+    first: Row,
+    runnable: Sequence[tuple[Row, Path]],
+    checkpoint: Path,
+    config: str | None,
+    picture: Path,
+    rounds: int,
 ) -> None:
-    by_name = {row.name: row for row in rows}
-    runnable = [path for path in paths if by_name[path.name].metric is not None]
-    if not runnable:
-        return
-    single, every = (measure_speed(checkpoint, config, runnable, picture, rounds, threads) for threads in (1, None))
-    names = [next(row.name for row in rows if row.name.startswith('PyTorch, ') and row.megabytes is None)]
-    names += [path.name for path in runnable]
-    memory = measure_memory(checkpoint, config, runnable, picture)
-    for name, one, all_threads, added in zip(names, single, every, memory, strict=True):
-        by_name[name].speed, by_name[name].memory = (one, all_threads), added
+    paths = [path for _, path in runnable]
+    single, every = (measure_speed(checkpoint, config, paths, picture, rounds, threads) for threads in (1, None))
+    memory = measure_memory(checkpoint, config, paths, picture)
+    for row, one, all_threads, added in zip([first, *(row for row, _ in runnable)], single, every, memory, strict=True):
+        row.speed, row.memory = (one, all_threads), added
 
 
 def table(rows: Sequence[Row], metric: str) -> Iterator[str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from mmdet.models.dense_heads import SSDHead
 from mmengine.config import Config
 
 from mnv4_mm.apis import config as configs
@@ -58,6 +59,13 @@ def describe(
     own_size, resize = _resize(cfg, order, dynamic)
     if size and (len(size) != 2 or any(side < DIVISOR or side % DIVISOR for side in size)):
         raise UserError(f'--size must be height and width, multiples of {DIVISOR}, got {" ".join(map(str, size))}')
+    if size and tuple(size) != own_size and isinstance(getattr(model, 'bbox_head', None), SSDHead):
+        raise UserError(
+            f'--size does not fit SSD, whose anchors are made for one size, here {own_size[0]} {own_size[1]}: train '
+            'for another one'
+        )
+    if task == 'segmentation':
+        _check_segmenter(model)
     height, width = size or own_size
     info = cfg.model.data_preprocessor
     meta = model.dataset_meta
@@ -83,6 +91,19 @@ def describe(
         first_value=int(bool(meta.get('reduce_zero_label'))),
         palette=tuple(tuple(colour) for colour in meta['palette']) if task == 'segmentation' else None,
     )
+
+
+def _check_segmenter(model: Any) -> None:
+    """Refuses what a file would do otherwise than the model, without a word."""
+    if model.decode_head.align_corners:
+        raise UserError('a decode_head with align_corners is not exported: class maps are enlarged without')
+    if model.decode_head.out_channels != model.decode_head.num_classes:
+        raise UserError('a decode_head of two classes with one channel is not exported: the class of most is')
+    if model.test_cfg.get('mode') == 'slide':
+        raise UserError(
+            'this config sees windows (model.test_cfg.mode=slide), a file whole pictures: name a config with '
+            "mode='whole' by --config"
+        )
 
 
 def source_of(checkpoint: Path, model: Any, target: Target) -> dict[str, str]:

@@ -5,8 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mnv4_mm.deploy.meta import Selection
 from mnv4_mm.deploy.predictor import Predictor
 from mnv4_mm.deploy.results import Detections, class_map, select
+
+# Share of detections that only one of two may have: of two boxes that overlap by as much as NMS allows, noise decides.
+STRANGERS = 0.02
+NEAR = 0.01  # a detection is another's if score and box (relative to the input's size) differ by less
 
 
 @dataclass
@@ -16,7 +21,7 @@ class Difference:
     Attributes:
         largest: Raw outputs: the largest difference relative to the largest value. Detections: the larger of the
             scores' largest difference and the boxes', relative to the input's size, or the share that one of them does
-            not have. Class maps: the share of other pixels.
+            not have, if it is over ``STRANGERS``. Class maps: the share of other pixels.
         of: What it is of.
         vacuous: Why the comparison says nothing; empty if it does.
     """
@@ -37,18 +42,16 @@ def difference(by: Predictor, predictor: Predictor, inputs: Iterable[np.ndarray]
         predictor: The file.
         inputs: As both take them.
     """
-    kind = predictor.meta.kind
-    largest, vacuous = 0.0, ''
+    kind, how = predictor.meta.kind, predictor.meta.selection
+    largest, distinct = 0.0, False
     for batch in inputs:
         expected, found = by.run(batch), predictor.run(batch)
         if kind == 'nms':
-            assert predictor.meta.selection is not None
-            best = select(expected[0][0], expected[1][0], predictor.meta.selection)
-            # With untrained weights nothing is above the threshold, or all scores are alike: then everything agrees.
-            if len(best.scores) == 0 or len(np.unique(best.scores)) < len(best.scores) / 2:
-                vacuous = 'PyTorch finds nothing, or scores are alike: an untrained net? Nothing is compared'
+            assert how is not None
+            best = select(expected[0][0], expected[1][0], how)
+            distinct |= len(best.scores) > 0 and len(np.unique(best.scores)) >= len(best.scores) / 2
             size = max(batch.shape[1:])
-            largest = max(largest, _detections(best, Detections(found[0], found[1], found[2]), size))
+            largest = max(largest, _detections(best, Detections(found[0], found[1], found[2]), how, size))
         elif kind == 'class_map':
             size = batch.shape[1:3] if predictor.meta.input.layout == 'NHWC' else batch.shape[2:]
             labels = class_map(expected[0][0], (size[0], size[1]))
@@ -60,23 +63,29 @@ def difference(by: Predictor, predictor: Predictor, inputs: Iterable[np.ndarray]
                 # NaN compares as different, too.
                 gap = np.abs(a - b).max() / max(np.abs(a).max(), 1e-12)
                 largest = max(largest, float(gap)) if gap == gap else float('inf')
-    return Difference(largest, {'nms': 'detections', 'class_map': 'pixels'}.get(kind, 'raw'), vacuous)
+    # With untrained weights nothing is above the threshold, or all scores are alike: then everything agrees.
+    vacuous = 'PyTorch finds nothing, or scores are alike: an untrained net? Nothing is compared'
+    of = {'nms': 'detections', 'class_map': 'pixels'}.get(kind, 'raw')
+    return Difference(largest, of, vacuous if kind == 'nms' and not distinct else '')
 
 
-def _detections(expected: Detections, found: Detections, size: int) -> float:
-    """See ``Difference.largest``; detections are paired by label and nearest box."""
+def _detections(expected: Detections, found: Detections, how: Selection, size: int) -> float:
+    """See ``Difference.largest``; each detection is paired with the nearest one of its label that is left."""
     gaps, strangers = [0.0], 0
-    # What is near the end of the list may be in one and not in the other.
+    left = np.ones(len(expected.scores), bool)
+    # What is within noise of the last one's score may be in one list and not in the other.
+    full = how.max_per_img <= len(expected.scores)
+    certain = (expected.scores.min() if full else how.score_thr) + 1e-3
     for box, score, label in zip(found.boxes, found.scores, found.labels, strict=True):
-        same = expected.labels == label
-        if not same.any():
-            strangers += 1
-            continue
-        gap = np.abs(expected.boxes[same] - box).max(axis=1) / size
-        both = np.maximum(gap, np.abs(expected.scores[same] - score))
-        if both.min() > 0.01:
-            strangers += 1
-        else:
-            gaps.append(float(both.min()))
-    share = (strangers + abs(len(expected.scores) - len(found.scores))) / max(1, len(expected.scores))
-    return max(max(gaps), share)
+        same = np.flatnonzero(left & (expected.labels == label))
+        if len(same):
+            gap = np.abs(expected.boxes[same] - box).max(axis=1) / size
+            both = np.maximum(gap, np.abs(expected.scores[same] - score))
+            if both.min() <= NEAR:
+                gaps.append(float(both.min()))
+                left[same[both.argmin()]] = False
+                continue
+        strangers += bool(score > certain)
+    strangers += int((left & (expected.scores > certain)).sum())
+    share = strangers / max(1, len(expected.scores))
+    return max(*gaps, share if share > STRANGERS else 0.0)

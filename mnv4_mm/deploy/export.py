@@ -16,8 +16,9 @@ from mnv4_mm.deploy.describe import describe, source_of
 from mnv4_mm.deploy.graph import Graph, build_graph, reference
 from mnv4_mm.deploy.meta import Kind, Meta, Precision, sha256, sidecar
 from mnv4_mm.deploy.pictures import prepare
+from mnv4_mm.deploy.predictor import Predictor
 from mnv4_mm.deploy.sample import write_sample
-from mnv4_mm.deploy.targets import TARGETS
+from mnv4_mm.deploy.targets import TARGETS, load
 from mnv4_mm.deploy.targets.base import Target
 from mnv4_mm.errors import UserError
 
@@ -85,16 +86,28 @@ def export(
         graph = build_graph(model, meta)
         batches = _calibration(model, meta, calibration) if precision == 'int8' else ()
         path = out / f'{Path(checkpoint).stem}_{meta.kind}_{precision}{target.suffix}'
-        written = write(graph, target, path, batches)
-        if SAMPLE.is_file():
-            write_sample(reference(model, meta), SAMPLE, path)
+        written = write(graph, target, path, batches, reference(model, meta) if SAMPLE.is_file() else None)
         say(f'{path} {_megabytes(path, written):.1f} MB')
         paths.append(path)
     return paths
 
 
-def write(graph: Graph, target: Target, path: Path, calibration: Sequence[np.ndarray] = ()) -> Meta:
-    """Writes a graph and its JSON whole, or not at all; returns what the JSON says."""
+def write(
+    graph: Graph,
+    target: Target,
+    path: Path,
+    calibration: Sequence[np.ndarray] = (),
+    by: Predictor | None = None,
+) -> Meta:
+    """Writes a graph and its JSON whole, or not at all; returns what the JSON says.
+
+    Args:
+        graph: What is to be in the file.
+        target: The runtime.
+        path: The file.
+        calibration: See ``Target.convert``.
+        by: PyTorch. If given, the sample's numbers are written, too: the file's own, or PyTorch's where it cannot run.
+    """
     # Beside where it goes: renaming works within a file system only.
     with tempfile.TemporaryDirectory(dir=path.parent, prefix='.export-') as folder:
         parts = target.convert(graph, Path(folder) / path.name, graph.meta.precision, calibration)
@@ -103,6 +116,9 @@ def write(graph: Graph, target: Target, path: Path, calibration: Sequence[np.nda
         meta = dataclasses.replace(graph.meta, files=hashes)
         own = sidecar(Path(folder) / path.name)
         own.write_text(meta.to_json())
+        if by:
+            runs = not target.absent() and not target.cannot_run()
+            parts.append(write_sample(load(Path(folder) / path.name) if runs else by, SAMPLE, Path(folder) / path.name))
         # The JSON last: without it, or with one that does not fit, no file is loaded.
         for part in (*parts, own):
             goal = path.parent / part.name

@@ -70,9 +70,7 @@ class Detector(nn.Module):
         if self.is_anchor and self.coder.add_ctr_clamp:
             raise UserError('boxes with add_ctr_clamp (YOLOF) are not exported')
         if to.size is None and isinstance(self.generator, SSDAnchorGenerator):
-            raise UserError(
-                "--dynamic does not fit SSD, whose anchors are made for one size; --size gives another one's"
-            )
+            raise UserError('--dynamic does not fit SSD, whose anchors are made for one size')
         self.use_sigmoid = head.use_sigmoid_cls
         self.classes = head.cls_out_channels
         if to.size:

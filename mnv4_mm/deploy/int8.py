@@ -20,6 +20,20 @@ LIMIT_DB = 20.0
 LOOKED_AT = 8  # calibration pictures that the errors are measured on
 
 
+class Quantised(NamedTuple):
+    """A net in 8 bits.
+
+    Attributes:
+        model: ``onnx.ModelProto``.
+        errors: What 8 bits cost at each layer that has weights, the worst first.
+        in_float: Names of all nodes that stay in float: both ends, and what ``hurt`` names.
+    """
+
+    model: Any
+    errors: list['LayerError']
+    in_float: list[str]
+
+
 class LayerError(NamedTuple):
     """What 8 bits cost at one layer.
 
@@ -40,15 +54,12 @@ class LayerError(NamedTuple):
     in_float: bool = False
 
 
-def quantize_onnx(model: Any, batches: Sequence[np.ndarray]) -> tuple[Any, list[LayerError]]:
+def quantize_onnx(model: Any, batches: Sequence[np.ndarray]) -> Quantised:
     """Quantises an ``onnx.ModelProto``: QDQ form, U8 activations, S8 weights, a scale for each channel of a weight.
 
     Args:
         model: The float net, from pixels to raw outputs.
         batches: Inputs, of real pictures.
-
-    Returns:
-        The 8-bit net, and what 8 bits cost at each layer that has weights, the worst first.
     """
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
@@ -77,7 +88,8 @@ def quantize_onnx(model: Any, batches: Sequence[np.ndarray]) -> tuple[Any, list[
         errors = _layer_errors(folder, batches[:LOOKED_AT])
         if kept := hurt(errors, graph):
             quantize([*around, *kept])
-        return onnx.load(folder / 'int8.onnx'), [error._replace(in_float=error.layer in kept) for error in errors]
+        errors = [error._replace(in_float=error.layer in kept) for error in errors]
+        return Quantised(onnx.load(folder / 'int8.onnx'), errors, [*around, *sorted(kept)])
 
 
 def hurt(errors: Sequence[LayerError], graph: Any) -> set[str]:
@@ -108,14 +120,17 @@ def write_layers(path: Path, errors: Sequence[LayerError]) -> list[Path]:
     return [listed]
 
 
-def quantize_openvino(model: Any, batches: Sequence[np.ndarray], in_float: Sequence[str]) -> Any:
+def quantize_openvino(model: Any, batches: Sequence[np.ndarray], in_float: Sequence[str], tail: str) -> Any:
     """Quantises an OpenVINO model likewise, by NNCF.
 
     Args:
         model: The float net, made from ONNX, whose node names it has.
         batches: Inputs, of real pictures.
-        in_float: Layers that stay in float, by the ONNX names.
+        in_float: Nodes that stay in float, by the ONNX names.
+        tail: How names of what is behind the net begin, which stays in float, too.
     """
+    # A convolution with a bias becomes two operations: the sum has the node's name, the convolution this one.
+    names = [name + ending for name in in_float for ending in ('', '/WithoutBiases')]
     without_telemetry('openvino')
     nncf = without_telemetry('nncf')
     return nncf.quantize(
@@ -123,7 +138,7 @@ def quantize_openvino(model: Any, batches: Sequence[np.ndarray], in_float: Seque
         nncf.Dataset(batches),
         preset=nncf.QuantizationPreset.MIXED,
         subset_size=len(batches),
-        ignored_scope=nncf.IgnoredScope(names=list(in_float), validate=False),
+        ignored_scope=nncf.IgnoredScope(names=names, patterns=[f'{tail}.*'], validate=False),
     )
 
 

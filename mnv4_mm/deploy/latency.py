@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mnv4_mm.data.pictures import read_picture
 from mnv4_mm.deploy.meta import read_meta
-from mnv4_mm.deploy.pictures import prepare, read_image
+from mnv4_mm.deploy.pictures import prepare
 from mnv4_mm.deploy.predictor import Predictor
 from mnv4_mm.deploy.targets import load
 
@@ -53,8 +54,12 @@ def measure_speed(
     return [Speed(*values) for values in _child('speed', checkpoint, config, files, picture, rounds, threads)]
 
 
-def measure_memory(checkpoint: Path, config: str | None, files: Sequence[Path], picture: Path) -> list[float]:
-    """MiB that loading and running adds to a process, likewise."""
+def measure_memory(
+    checkpoint: Path, config: str | None, files: Sequence[Path], picture: Path
+) -> list[float] | list[None]:
+    """MiB that loading and running adds to a process, likewise; None where the system does not tell (Linux does)."""
+    if not Path('/proc/self/clear_refs').exists():
+        return [None] * (1 + len(files))
     found = [_child('memory', checkpoint, config, files[:1], picture, 1, None)]
     found += [_child('memory', None, None, [file], picture, 1, None) for file in files]
     return [values[0] for values in found]
@@ -108,13 +113,13 @@ def main() -> None:
     parser.add_argument('--rounds', type=int, default=20)
     parser.add_argument('--one-core', action='store_true')
     args = parser.parse_args()
-    if args.one_core:
+    if args.one_core and hasattr(os, 'sched_setaffinity'):  # Linux
         # Before any runtime makes its threads: ExecuTorch takes all cores it may use.
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     threads = 1 if args.one_core else None
     if args.checkpoint:
         import mnv4_mm.apis.infer  # noqa: F401 (before anything is measured)
-    image = read_image(args.picture)
+    image = read_picture(args.picture)
     if args.what == 'memory':
         Path('/proc/self/clear_refs').write_text('5')  # forget the peak of what was imported
         before = _kibibytes('VmRSS')

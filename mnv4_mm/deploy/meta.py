@@ -123,7 +123,8 @@ class Meta:
     files: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        return json.dumps(dict(format=FORMAT, **dataclasses.asdict(self)), indent=1)
+        content = dict(format=FORMAT, **dataclasses.asdict(self))
+        return json.dumps(dict(content, sha256=checksum(content)), indent=1)
 
     @classmethod
     def from_json(cls, text: str | bytes, name: str | Path) -> 'Meta':
@@ -140,8 +141,11 @@ class Meta:
             content = json.loads(text)
             if not isinstance(content, dict) or 'format' not in content:
                 raise ValueError('it is not what tools/export.py writes')
-            if content.pop('format') != FORMAT:
+            if content['format'] != FORMAT:
                 raise ValueError('it was written by a later version of mnv4_mm')
+            if content.pop('sha256', '') != checksum(content):
+                raise ValueError('it is damaged or was changed (its SHA-256 is not that of the rest): export again')
+            del content['format']
             meta: Meta = _read(cls, content, 'meta')
             if meta.kind not in (('raw', 'nms') if meta.task == 'detection' else ('logits', 'class_map')):
                 raise ValueError(f'kind {meta.kind!r} is not of {meta.task}')
@@ -208,6 +212,11 @@ def read_meta(path: str | Path) -> Meta:
                 f'{sidecar(path).name}): export it again'
             )
     return meta
+
+
+def checksum(content: dict[str, Any]) -> str:
+    """SHA-256 of a JSON object's values, however they are laid out."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def sha256(path: Path) -> str:

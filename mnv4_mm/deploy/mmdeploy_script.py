@@ -7,6 +7,7 @@ import copy
 import importlib.util
 import logging
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -81,7 +82,7 @@ def deploy(
             )
     if importlib.util.find_spec('mmdeploy') is None:
         raise UserError(f'mmdeploy is not installed: {INSTALL}')
-    if show and not (os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY')):
+    if show and sys.platform == 'linux' and not (os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY')):
         raise UserError(f'--show needs a display; without it the pictures are written to {work_dir}')
     deploying = load_deploy_config(deploy_cfg, cfg_options or {})
     deploying, cfg = fit_size(deploying, configs.load_config(model_cfg))
@@ -176,6 +177,8 @@ def fit_size(deploying: Config, cfg: Config) -> tuple[Config, Config]:
                 '--cfg-options "onnx_config.input_shape=[512, 512]" (width, height)'
             )
     if size is not None:
+        if not isinstance(size, list | tuple) or len(size) != 2 or any(type(a) is not int or a < 1 for a in size):
+            raise UserError(f'onnx_config.input_shape must be width and height in pixels, got {size}')
         deploying.onnx_config.input_shape = list(size)
         for step in pipeline:  # as mmdeploy does by itself, here also for the pictures that are drawn
             if step['type'] == 'Resize':

@@ -9,7 +9,7 @@ import numpy as np
 from mnv4_mm.deploy.meta import Input, Resize
 from mnv4_mm.errors import UserError
 
-JPEG = b'\xff\xd8'
+JPEG = b'\xff\xd8'  # how such a file begins
 
 
 class Placement(NamedTuple):
@@ -34,14 +34,21 @@ def read_image(path: str | Path) -> np.ndarray:
         data = np.fromfile(path, np.uint8)
     except OSError as error:
         raise UserError(f'{path}: {error.strerror}') from error
-    # Only a JPEG is turned by EXIF, and only others can have alpha or 16 bits.
-    flag = cv2.IMREAD_COLOR if data[:2].tobytes() == JPEG else cv2.IMREAD_UNCHANGED
-    pixels = cv2.imdecode(data, flag) if data.size else None
+    pixels = None
+    try:
+        # As colours a picture is turned by EXIF, but alpha and 16 bits are lost without a word; a JPEG has none.
+        if data.size and data[:2].tobytes() != JPEG:
+            given = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+            if given is not None and given.ndim == 3:
+                check_image(given, str(path))
+            elif given is not None and given.dtype != np.uint8:
+                raise UserError(f'{path} must have 8 bits a channel, got {given.dtype}')
+        if data.size:
+            pixels = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise UserError(f'{path} is not a readable picture: {error.err}') from error
     if pixels is None:
         raise UserError(f'{path} is {"not a readable picture" if data.size else "empty"}')
-    if pixels.ndim == 2:
-        pixels = cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR)
-    check_image(pixels, str(path))
     return pixels
 
 

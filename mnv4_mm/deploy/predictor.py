@@ -64,7 +64,9 @@ class Predictor:
         to = self.meta.input
         shape: list[int | None] = [1, *(to.size or (None, None))]
         shape.insert(1 if to.layout == 'NCHW' else 3, 3)
-        fits = len(batch.shape) == 4 and all(b in (None, a) for a, b in zip(batch.shape, shape, strict=True))
+        fits = len(batch.shape) == 4 and all(
+            a == b or (b is None and a and a % to.divisor == 0) for a, b in zip(batch.shape, shape, strict=True)
+        )
         if not fits or batch.dtype != to.dtype:
             wanted = ', '.join(f'a multiple of {to.divisor}' if side is None else str(side) for side in shape)
             raise UserError(f'this file takes ({wanted}) {to.dtype}, got {batch.shape} {batch.dtype}')

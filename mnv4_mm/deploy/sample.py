@@ -18,16 +18,18 @@ def sample(by: Predictor, picture: Path) -> dict[str, Any]:
     """Input, raw outputs and results for a picture, as numbers to compare with.
 
     Args:
-        by: PyTorch, with the input of the file and a ``raw`` or ``logits`` end.
+        by: The file, or PyTorch with its input and a ``raw`` or ``logits`` end.
         picture: The picture.
 
     Returns:
-        ``input`` and ``outputs``: shape, mean, and the values at the middle of each axis but the last;
+        ``of``: ``pytorch``, or the runtime whose numbers they are; ``input`` and ``outputs``: shape, mean, and the
+        values at the middle of each axis but the last;
         ``results``: the first boxes, scores and labels, or the share of each class in the map.
     """
     batch, at = prepare(read_image(picture), by.meta.input, by.meta.resize)
     values = dict(zip(OUTPUTS[by.meta.kind], by.run(batch), strict=True))
     return dict(
+        of=by.meta.target,
         picture=picture.name,
         sha256=sha256(picture),
         placed=at.placed,
@@ -38,6 +40,8 @@ def sample(by: Predictor, picture: Path) -> dict[str, Any]:
 
 
 def _digest(value: np.ndarray) -> dict[str, Any]:
+    if not value.size:  # nothing was found
+        return dict(shape=value.shape, mean=0.0, middle=[])
     middle = value[tuple(side // 2 for side in value.shape[:-1])]
     return dict(shape=value.shape, mean=float(value.mean()), middle=[float(item) for item in middle[:FIRST]])
 

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -8,13 +9,16 @@ import torch
 
 from mnv4_mm.apis.evaluate import evaluate_files
 from mnv4_mm.apis.infer import load_model
+from mnv4_mm.deploy import compare as comparing
 from mnv4_mm.deploy.compare import compare
 from mnv4_mm.deploy.describe import describe
-from mnv4_mm.deploy.difference import difference
+from mnv4_mm.deploy.difference import _detections, difference
 from mnv4_mm.deploy.export import export
 from mnv4_mm.deploy.graph import Graph, build_graph, reference
-from mnv4_mm.deploy.meta import read_meta, sidecar
+from mnv4_mm.deploy.meta import Selection, read_meta, sidecar
+from mnv4_mm.deploy.pictures import prepare, read_image
 from mnv4_mm.deploy.predictor import Predictor
+from mnv4_mm.deploy.results import Detections, select
 from mnv4_mm.deploy.targets import TARGETS, load
 from mnv4_mm.errors import UserError
 
@@ -53,11 +57,13 @@ def test_a_wrong_file_fails(exported, run_tool, tmp_path):
     content['state_dict'][name][3] *= 1.1
     torch.save(content, tmp_path / 'other.pth')
     wrong = export(str(tmp_path / 'other.pth'), ['onnx'], size=(128, 160), kind='logits', say=lambda line: None)[0]
-    beside = json.loads(sidecar(wrong).read_text())
-    beside['source']['sha256'] = read_meta(exported.parent / 'exported/net_logits_fp32.onnx').source['sha256']
-    sidecar(wrong).write_text(json.dumps(beside))
-    done = run_tool('compare.py', exported, wrong, '--rounds', 0)
+    claimed = read_meta(exported.parent / 'exported/net_logits_fp32.onnx').source
+    sidecar(wrong).write_text(dataclasses.replace(read_meta(wrong), source=claimed).to_json())
+    right = exported.parent / 'exported/net_logits_fp32.onnx'
+    # The checkpoint is found beside the file's folder.
+    done = run_tool('compare.py', right, wrong, '--rounds', 0)
     assert done.returncode == 1
+    assert '| ok |' in done.stdout
     assert 'outputs differ by' in done.stdout
 
 
@@ -88,6 +94,77 @@ def test_detections_of_an_untrained_net_prove_nothing(ssdlite, tmp_path, photos)
     predictor = Predictor(meta, TARGETS['onnx'].session(path, meta))
     batch = build_graph(model, meta).example().numpy()
     assert 'untrained net' in difference(by, predictor, [batch]).vacuous
+
+
+def detections(*rows):
+    """(box, score, label), ..."""
+    boxes, scores, labels = zip(*rows, strict=True)
+    return Detections(np.float32(boxes), np.float32(scores), np.int64(labels))
+
+
+def test_detections_are_paired_one_to_one():
+    how = Selection(score_thr=0.05, iou_thr=0.5, max_per_img=3, min_size=-1, candidates=1000)
+    box = [10.0, 10, 50, 50]
+    one, two, last = (box, 0.9, 1), ([60.0, 60, 90, 90], 0.8, 1), ([5.0, 5, 20, 20], 0.3, 0)
+    expected = detections(one, two, last)
+    assert _detections(expected, expected, how, 320) == 0
+    # The same detection for all is none of the others.
+    assert _detections(expected, detections(one, one, one), how, 320) > 0.5
+    # At the end of a full list, or at the threshold, noise decides.
+    assert _detections(expected, detections(one, two, ([7.0, 70, 90, 95], 0.3002, 2)), how, 320) == 0
+    assert _detections(expected, detections(one, two, ([7.0, 70, 90, 95], 0.4, 2)), how, 320) > 0.3
+    assert _detections(detections(one, two), detections(one, two, (box, 0.0505, 3)), how, 320) == 0
+    moved = ([10.0, 10, 50, 51.6], 0.9, 1)
+    assert _detections(expected, detections(moved, two, last), how, 320) == pytest.approx(0.005)
+
+
+def test_one_picture_without_detections_proves_no_less(ssdlite, photos):
+    model = load_model(str(ssdlite), device='cpu')
+    meta = describe(model, TARGETS['onnx'])
+    by = reference(model, meta)
+    lively = prepare(read_image(photos[0]), meta.input, meta.resize)[0]
+    empty = [np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64)]
+
+    def none(batch):
+        return [value * 0 for value in by.session(batch)]
+
+    def run(batch):
+        return by.session(batch) if batch.any() else none(batch)
+
+    def found(batch):
+        values = run(batch)
+        return select(values[0][0], values[1][0], meta.selection) if batch.any() else empty
+
+    both = Predictor(by.meta, run), Predictor(meta, found)
+    blank = np.zeros_like(lively)
+    assert difference(*both, [lively, blank]).vacuous == ''
+    assert difference(*both, [lively, blank]).largest == 0
+    assert 'untrained net' in difference(*both, [blank]).vacuous
+
+
+def test_a_file_that_fails_while_running_costs_its_own_row_only(exported, monkeypatch):
+    def broken(path, threads=None):
+        predictor = load(path, threads)
+        if 'logits' in Path(path).name:
+            return Predictor(predictor.meta, lambda batch: [np.zeros((1, 150, 1, 1), np.float32)])
+        return predictor
+
+    monkeypatch.setattr(comparing, 'load', broken)
+    rows = {row.name: row for row in compare(str(exported), rounds=0, say=lambda line: None)}
+    assert rows['net_class_map_fp32.onnx'].verdict == 'ok'
+    assert rows['net_logits_fp32.onnx'].verdict.startswith('fails: outputs of other shapes')
+    assert not rows['net_logits_fp32.onnx'].passes
+
+
+def test_a_table_is_told_although_latency_is_not_measured(exported, monkeypatch):
+    def refuse(*_):
+        raise RuntimeError('no time')
+
+    monkeypatch.setattr(comparing, 'measure_speed', refuse)
+    lines = []
+    with pytest.raises(UserError, match=r'--rounds 0 leaves them out.*no time'):
+        compare(str(exported), rounds=2, say=lines.append)
+    assert sum('| ok |' in line for line in lines) == 2
 
 
 def test_outputs_that_are_no_numbers_are_seen(exported):

@@ -71,7 +71,6 @@ def test_class_maps_are_mmsegs(name, model_of, photos, tmp_path):
     for photo in photos[:2]:
         image = cv2.resize(cv2.imread(str(photo)), (128, 128))
         maps.add(Frame('picture.jpg', image))
-        expected = cv2.imread(str(tmp_path / list(maps.taken)[-1]), cv2.IMREAD_UNCHANGED)
         expected = np.array(_indices(tmp_path / maps.images[-1]['class_map'])) - maps.first
         found = predictor(image).labels
         assert len(np.unique(expected)) > 3
@@ -89,14 +88,15 @@ def _indices(path):
 def test_boxes_are_the_coders(name, model_of):
     """Against mmdet's own decode, also where boxes reach over the edge or codes are extreme."""
     model = model_of(name)
-    graph = build_graph(model, describe(model, ONNX, size=(128, 160), normalise=True))
+    height, width = (320, 320) if name == 'mnv4_ssdlite_coco' else (128, 160)
+    graph = build_graph(model, describe(model, ONNX, size=(height, width), normalise=True))
     head, net = model.bbox_head, graph.module
     rng = torch.Generator().manual_seed(0)
     codes = 20 * torch.randn((1, len(net.priors), 4), generator=rng)
     codes = codes.abs() if name == 'mnv4_rtmdet_coco' else codes
-    expected = head.bbox_coder.decode(net.priors, codes[0], max_shape=(128, 160))
-    torch.testing.assert_close(net._decode(net.priors, codes, 128, 160)[0], expected, rtol=1e-5, atol=1e-3)
-    assert (expected[:, 2:] == torch.tensor([160.0, 128.0])).any()
+    expected = head.bbox_coder.decode(net.priors, codes[0], max_shape=(height, width))
+    torch.testing.assert_close(net._decode(net.priors, codes, height, width)[0], expected, rtol=1e-5, atol=1e-3)
+    assert (expected[:, 2:] == torch.tensor([width, height])).any()
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,10 @@ def test_norms_are_folded_and_nothing_changes(name, backbone, size, model_of):
     left = sum(target is aten.batch_norm.default for target in targets)
     # Only what no convolution precedes: the norm at the head of each attention block.
     attention = sum(isinstance(module, MultiQueryAttention) for module in model.modules())
-    assert left == (attention if not backbone.startswith('timm:') else left)
+    if backbone.startswith('timm:'):  # whose order of layers is its own
+        assert left < sum(isinstance(module, nn.BatchNorm2d) for module in model.modules()) / 2
+    else:
+        assert left == attention
     assert aten.scaled_dot_product_attention.default not in targets
     assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules())  # the model itself is as it was
 
@@ -168,6 +171,7 @@ def test_a_graph_of_any_size(name, model_of):
         ('mnv4_rtmdet_coco', dict(size=(100, 320)), 'multiples of 32'),
         ('mnv4_rtmdet_coco', dict(size=(320,)), 'height and width'),
         ('mnv4_rtmdet_coco', dict(size=(320, 320), dynamic=True), 'exclude each other'),
+        ('mnv4_ssdlite_coco', dict(size=(512, 512)), 'anchors are made for one size, here 320 320'),
         ('mnv4_rtmdet_coco', dict(kind='logits'), '--logits does not fit detection in onnx, which has nms, raw'),
         ('mnv4_lraspp_ade20k', dict(kind='nms'), '--nms does not fit segmentation'),
     ],

@@ -13,9 +13,10 @@ from mnv4_mm.apis.infer import load_model
 from mnv4_mm.deploy.difference import difference
 from mnv4_mm.deploy.export import export
 from mnv4_mm.deploy.graph import reference
-from mnv4_mm.deploy.int8 import LIMIT_DB, quantize_onnx, rounding_db
+from mnv4_mm.deploy.int8 import LIMIT_DB, quantize_onnx, quantize_openvino, rounding_db
 from mnv4_mm.deploy.meta import read_meta
 from mnv4_mm.deploy.pictures import prepare, read_image
+from mnv4_mm.deploy.quiet import without_telemetry
 from mnv4_mm.deploy.targets import TARGETS, load
 
 QUANTISED = ('QuantizeLinear', 'DequantizeLinear')
@@ -53,7 +54,7 @@ def run(model, batch):
 def test_a_layer_that_hurts_is_found_and_stays_in_float(fragile):
     rng = np.random.default_rng(0)
     batches = [rng.uniform(0, 1, (1, 3, 32, 32)).astype(np.float32) for _ in range(4)]
-    found, errors = quantize_onnx(fragile, batches)
+    found, errors, _ = quantize_onnx(fragile, batches)
     assert len(errors) == 3
     assert errors[0].activation_db < LIMIT_DB < errors[1].activation_db
     # The fragile one, and the one that reads what it gives.
@@ -66,9 +67,27 @@ def test_a_layer_that_hurts_is_found_and_stays_in_float(fragile):
     assert np.abs(run(found, batches[0]) - expected).max() < 0.05 * np.abs(expected).max()
 
 
+def test_it_stays_in_float_in_openvino_too(fragile):
+    if TARGETS['openvino'].absent(convert=True):
+        pytest.skip(TARGETS['openvino'].absent(convert=True))
+    rng = np.random.default_rng(0)
+    batches = [rng.uniform(0, 1, (1, 3, 32, 32)).astype(np.float32) for _ in range(4)]
+    _, errors, in_float = quantize_onnx(fragile, batches)
+    ov = without_telemetry('openvino')
+    given = ov.Core().read_model(fragile.SerializeToString())
+    model = quantize_openvino(given, batches, in_float, 'tail_')
+    in_8_bits = {
+        node.get_friendly_name().removesuffix('/WithoutBiases')
+        for node in model.get_ordered_ops()
+        if node.get_type_name() == 'Convolution' and node.input_value(0).get_node().get_type_name() == 'FakeQuantize'
+    }
+    assert in_8_bits == {error.layer for error in errors if not error.in_float}
+    assert len(in_8_bits) == 1
+
+
 def test_what_is_behind_the_last_convolution_stays_in_float(fragile):
     batches = [np.full((1, 3, 32, 32), 0.5, np.float32)]
-    found, _ = quantize_onnx(fragile, batches)
+    found = quantize_onnx(fragile, batches).model
     makers = {value: node.op_type for node in found.graph.node for value in node.output}
     softmax = next(node for node in found.graph.node if node.op_type == 'Softmax')
     assert not any(node.op_type in QUANTISED for node in found.graph.node if softmax.output[0] in node.input)
@@ -93,7 +112,7 @@ def test_files_of_a_real_net(name, ssdlite, tmp_path, photos, repository):
     assert sum((tmp_path / file).stat().st_size for file in meta.files if 'layers' not in file) < 5.5e6  # of 12.4
     layers = json.loads((tmp_path / f'{path.name}.layers.json').read_text())['layers']
     assert len(layers) > 60
-    assert all(layer['weights'].startswith(('backbone', 'head')) for layer in layers)
+    assert all(layer['weights'].startswith(('backbone', 'neck', 'head')) for layer in layers)
     assert all(layer['in_float'] for layer in layers if min(layer['activation_db'], layer['weight_db']) < LIMIT_DB)
     assert sum(layer['in_float'] for layer in layers) < 0.2 * len(layers)
     predictor = load(path)

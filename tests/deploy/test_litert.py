@@ -68,7 +68,7 @@ def test_shared_heads_as_matrix_products_are_right(wrong_by):
 @needs_converter
 def test_hybrid_m_is_right_to_the_end(make_checkpoint, tmp_path, photos):
     checkpoint = make_checkpoint('mnv4_ssdlite_coco-mini', 'mnv4_hybrid_m')
-    path = export(str(checkpoint), ['litert'], size=(160, 160), out_dir=str(tmp_path), say=lambda line: None)[0]
+    path = export(str(checkpoint), ['litert'], out_dir=str(tmp_path), say=lambda line: None)[0]
     predictor = load(path, threads=1)
     by = reference(load_model(str(checkpoint), device='cpu'), predictor.meta)
     batches = [prepare(read_image(photo), predictor.meta.input, predictor.meta.resize)[0] for photo in photos[:2]]

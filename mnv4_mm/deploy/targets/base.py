@@ -1,5 +1,6 @@
 """What every runtime does behind the same interface. A runtime is a subclass in a file of its own."""
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import sys
@@ -58,8 +59,15 @@ class Target(ABC):
         return f'{self.name} is not installed here ({", ".join(missing)}): {self.install}' if missing else None
 
     def versions(self) -> dict[str, str]:
-        """Of ``distributions``, as a file names them."""
-        return {name: importlib.metadata.version(name) for name in self.distributions}
+        """Of ``distributions``, as a file names them, whatever brought their modules (``onnxruntime-gpu``)."""
+        brought = importlib.metadata.packages_distributions()
+        found = {}
+        for name in self.distributions:
+            for distribution in dict.fromkeys((name, *brought.get(name.replace('-', '_'), ()))):
+                with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                    found[distribution] = importlib.metadata.version(distribution)
+                    break
+        return found
 
     def cannot_run(self) -> str | None:
         """Why its files cannot be run on this machine, whatever is installed; None if they can."""

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from mnv4_mm.deploy.graph import Graph
 
 
+FLOAT32 = 65568  # Core ML's ArrayFeatureType of it
+
+
 class CoreML(Target):
     name = 'coreml'
     suffix = '.mlpackage'
@@ -49,7 +52,7 @@ class CoreML(Target):
             model = ct.convert(
                 graph.program().run_decompositions({}),
                 inputs=[given],
-                outputs=[ct.TensorType(name=name) for name in OUTPUTS[graph.meta.kind]],
+                outputs=[ct.TensorType(name=name, dtype=np.float32) for name in OUTPUTS[graph.meta.kind]],
                 minimum_deployment_target=ct.target.iOS16,
                 compute_precision=ct.precision.FLOAT16 if precision == 'fp16' else ct.precision.FLOAT32,
             )
@@ -68,8 +71,25 @@ class CoreML(Target):
         spec = coremltools().utils.load_spec(str(path))
         inputs = {item.name: item.type.WhichOneof('Type') for item in spec.description.input}
         outputs = {item.name: list(item.type.multiArrayType.shape) for item in spec.description.output}
-        if list(outputs) != list(OUTPUTS[meta.kind]) or list(inputs) != ['image']:
-            raise UserError(f'{path} takes {inputs} and gives {outputs}, not what its JSON says')
+        assert meta.input.size is not None
+        given = spec.description.input[0].type
+        size = [given.imageType.height, given.imageType.width]
+        if meta.input.normalise:
+            size = list(given.multiArrayType.shape[2:])
+        single = {item.type.multiArrayType.dataType for item in spec.description.output} == {FLOAT32}
+        classes = len(meta.classes)
+        fits = (
+            list(outputs) == list(OUTPUTS[meta.kind])
+            and list(inputs) == ['image']
+            and size == list(meta.input.size)
+            and single
+            and (outputs['scores'][2] if meta.kind == 'raw' else outputs['logits'][1]) == classes
+        )
+        if not fits:
+            raise UserError(
+                f'{path} takes {inputs} of {size} and gives {outputs}, not what its JSON says: {meta.input.size}, '
+                f'{" and ".join(OUTPUTS[meta.kind])} of {classes} classes, float32'
+            )
         operations = spec.mlProgram.functions['main'].block_specializations
         count = sum(len(block.operations) for block in operations.values())
         return f'its description: {inputs} -> {outputs}, {count} operations'
@@ -84,7 +104,10 @@ class CoreML(Target):
         model = ct.models.MLModel(str(path), compute_units=ct.ComputeUnit.CPU_ONLY)
 
         def run(batch: np.ndarray) -> list[np.ndarray]:
-            given = batch if meta.input.normalise else Image.fromarray(batch[0].transpose(1, 2, 0).astype(np.uint8))
+            pixels = batch[0].transpose(1, 2, 0).astype(np.uint8)
+            if meta.input.channel_order == 'BGR':  # the model turns RGB into it by itself
+                pixels = pixels[..., ::-1]
+            given = batch if meta.input.normalise else Image.fromarray(np.ascontiguousarray(pixels))
             found = model.predict({'image': given})
             return [found[name] for name in OUTPUTS[meta.kind]]
 

@@ -1,6 +1,7 @@
 """ExecuTorch: one .pte for its XNNPACK backend, for phones' CPUs."""
 
 import logging
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,8 +49,8 @@ class ExecuTorch(Target):
                 from executorch.extension.pybindings import portable_lib
                 from executorch.runtime import Runtime
 
-                if threads:
-                    portable_lib._unsafe_reset_threadpool(threads)
+                # One pool for all that the process loads.
+                portable_lib._unsafe_reset_threadpool(threads or os.cpu_count() or 1)
                 method = Runtime.get().load_program(path).load_method('forward')
         # ExecuTorch raises RuntimeError and others, whatever is wrong.
         except Exception as error:

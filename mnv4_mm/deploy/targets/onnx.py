@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnv4_mm.deploy.int8 import LayerError, quantize_onnx, write_layers
+from mnv4_mm.deploy.int8 import LayerError, Quantised, quantize_onnx, write_layers
 from mnv4_mm.deploy.meta import OUTPUTS, Meta, Precision, Selection
 from mnv4_mm.deploy.predictor import Session
 from mnv4_mm.deploy.results import corner_weights
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 OPSET = 18  # the lowest that torch's exporter writes without rewriting
 META_KEY = 'mnv4_mm'
+TAIL = 'tail_'  # how names of what is behind the net begin
 
 
 class Onnx(Target):
@@ -61,16 +62,16 @@ def to_onnx(
     """A graph as ``onnx.ModelProto``, with what its kind asks for at the end, and for int8 what that costs by layer."""
     import onnx
 
-    has_tail = graph.meta.kind in ('nms', 'class_map')
     errors: list[LayerError] = []
-    model = _exported(graph, 'raw_' if has_tail else '')
+    if precision == 'int8':
+        model, errors, _ = to_int8(graph, calibration)
+    else:
+        model = _exported(graph)
     if precision == 'fp16':
         from onnxruntime.transformers.float16 import convert_float_to_float16
 
         # Not onnxconverter-common's, whose files of multi-scale nets do not load.
         model = convert_float_to_float16(model, keep_io_types=True)
-    elif precision == 'int8':
-        model, errors = quantize_onnx(model, calibration)
     if graph.meta.kind == 'nms':
         assert graph.meta.selection is not None
         model = _followed_by(model, selection(graph.meta.selection), ('boxes', 'scores'))
@@ -80,9 +81,15 @@ def to_onnx(
     return model, errors
 
 
-def _exported(graph: 'Graph', prefix: str) -> Any:
+def to_int8(graph: 'Graph', calibration: Sequence[np.ndarray]) -> Quantised:
+    """A graph in 8 bits, without what its kind asks for at the end."""
+    return quantize_onnx(_exported(graph), calibration)
+
+
+def _exported(graph: 'Graph') -> Any:
     import torch
 
+    prefix = 'raw_' if graph.meta.kind in ('nms', 'class_map') else ''
     names = OUTPUTS['raw' if graph.meta.task == 'detection' else 'logits']
     program = torch.onnx.export(
         graph.program(),
@@ -101,12 +108,12 @@ def _followed_by(model: Any, tail: str, values: Sequence[str]) -> Any:
     from onnx import compose, parser
 
     text = f'<ir_version: {model.ir_version}, opset_import: ["" : {OPSET}]>\n{tail}'
-    behind = compose.add_prefix(parser.parse_model(text), 'tail_', rename_inputs=False, rename_outputs=False)
+    behind = compose.add_prefix(parser.parse_model(text), TAIL, rename_inputs=False, rename_outputs=False)
     return compose.merge_models(model, behind, io_map=[(f'raw_{name}', f'all_{name}') for name in values])
 
 
 def selection(how: Selection) -> str:
-    """What ``results.select`` does: boxes (K, 4), scores (K,), labels (K,), best first."""
+    """What ``results.select`` does, of however many candidates: boxes (K, 4), scores (K,), labels (K,), best first."""
     return f"""
     selection (float[1, A, 4] all_boxes, float[1, A, C] all_scores)
         => (float[K, 4] boxes, float[K] scores, int64[K] labels)

@@ -11,7 +11,7 @@ from mnv4_mm.deploy.meta import Meta, Precision
 from mnv4_mm.deploy.predictor import Session
 from mnv4_mm.deploy.quiet import without_telemetry
 from mnv4_mm.deploy.targets.base import Target, unloadable
-from mnv4_mm.deploy.targets.onnx import META_KEY, to_onnx
+from mnv4_mm.deploy.targets.onnx import META_KEY, TAIL, to_int8, to_onnx
 
 if TYPE_CHECKING:
     from mnv4_mm.deploy.graph import Graph
@@ -21,7 +21,7 @@ class OpenVINO(Target):
     name = 'openvino'
     suffix = '.xml'
     runtime = ('openvino',)
-    converter = ('onnx', 'onnxscript')
+    converter = ('onnx', 'onnxscript', 'onnxruntime', 'nncf')
     install = "pip install -e '.[openvino]'"
     kinds = ('nms', 'raw', 'class_map', 'logits')
     precisions = ('fp32', 'fp16', 'int8')
@@ -35,8 +35,8 @@ class OpenVINO(Target):
         model = ov.Core().read_model(to_onnx(graph)[0].SerializeToString())
         errors: list[LayerError] = []
         if precision == 'int8':
-            errors = to_onnx(graph, precision, calibration)[1]
-            model = quantize_openvino(model, calibration, [error.layer for error in errors if error.in_float])
+            quantised = to_int8(graph, calibration)
+            model, errors = quantize_openvino(model, calibration, quantised.in_float, TAIL), quantised.errors
         model.set_rt_info(graph.meta.to_json(), META_KEY)
         # Left alone it writes weights as fp16.
         ov.save_model(model, path, compress_to_fp16=precision == 'fp16')

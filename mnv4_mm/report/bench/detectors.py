@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,7 +82,7 @@ class Yolo11n(nn.Module):
 def detector_pairs() -> list[Pair]:
     """SSDLite on MNv4-Conv-S at 320x320 in ONNX Runtime on one thread, beside torchvision's and YOLO11n."""
     torch.manual_seed(0)
-    model = configs.build_model(configs.load_config('mnv4_ssdlite_coco'))
+    model: Any = configs.build_model(configs.load_config('mnv4_ssdlite_coco'))
     model.cfg, model.checkpoint_meta = configs.load_config('mnv4_ssdlite_coco'), {}
     model.dataset_meta = dict(classes=tuple(map(str, range(model.bbox_head.num_classes))))
     meta = describe(model, TARGETS['onnx'])
@@ -106,8 +107,9 @@ def _file(module: nn.Module, meta: Meta, batches: list[np.ndarray]) -> Callable[
         scores = [module(torch.from_numpy(batch))[1].flatten() for batch in batches]
     threshold = float(torch.cat(scores).topk(ABOVE * len(batches)).values[-1])
     selection = replace(meta.selection, score_thr=threshold, min_size=-1)
-    path = Path(tempfile.mkdtemp()) / 'net.onnx'
-    write(Graph(module, replace(meta, selection=selection)), TARGETS['onnx'], path)
-    session = load(path, threads=1).session
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / 'net.onnx'
+        write(Graph(module, replace(meta, selection=selection)), TARGETS['onnx'], path)
+        session = load(path, threads=1).session
     turns = itertools.cycle(batches)
     return lambda: session(next(turns))

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from mnv4_mm.deploy.describe import describe
 from mnv4_mm.deploy.export import write
 from mnv4_mm.deploy.graph import build_graph
 from mnv4_mm.deploy.pictures import prepare, read_image
+from mnv4_mm.deploy.predictor import Predictor
 from mnv4_mm.deploy.targets import TARGETS, load
 from mnv4_mm.deploy.targets.onnx import OPSET, class_map
 from mnv4_mm.report.bench.measure import Pair
@@ -29,8 +30,7 @@ PICTURES = configs.REPOSITORY / 'data/mini/coco/train2017'
 def predictor_pairs() -> list[Pair]:
     """SSDLite at 320x320 from a JPEG file to boxes: our file, NMS inside, and mmdet with the same weights."""
     model = lively_detector('mnv4_ssdlite_coco')
-    path = exported(model)
-    predictor = load(path, threads=1)
+    predictor = in_onnx_runtime(model)
     pictures = itertools.cycle(sorted(PICTURES.glob('*.jpg')))
 
     def mmdets() -> None:
@@ -70,12 +70,13 @@ def lively_detector(name: str) -> Any:
     return model
 
 
-def exported(model: Any) -> Path:
-    """A model as an ONNX file, in a temporary folder."""
+def in_onnx_runtime(model: Any) -> Predictor:
+    """A model as a file in ONNX Runtime, on one thread."""
     target = TARGETS['onnx']
-    path = Path(mkdtemp()) / 'net.onnx'
-    write(build_graph(model, describe(model, target)), target, path)
-    return path
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / 'net.onnx'
+        write(build_graph(model, describe(model, target)), target, path)
+        return load(path, threads=1)
 
 
 class one_thread:  # noqa: N801 (a context, spelled as one)
