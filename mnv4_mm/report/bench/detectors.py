@@ -26,10 +26,10 @@ from mnv4_mm.deploy.meta import Input, Meta
 from mnv4_mm.deploy.pictures import prepare, read_image
 from mnv4_mm.deploy.targets import TARGETS, load
 from mnv4_mm.errors import UserError
+from mnv4_mm.report.bench.exported import ABOVE
 from mnv4_mm.report.bench.measure import Pair
 
 PICTURES = configs.REPOSITORY / 'data/mini/coco/val2017'
-ABOVE = 500  # pairs of box and class above the threshold, in a picture
 
 
 class TorchvisionSSDLite(nn.Module):

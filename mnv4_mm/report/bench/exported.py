@@ -6,6 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import cv2
 import numpy as np
 import onnxruntime as ort
 import torch
@@ -25,6 +26,7 @@ from mnv4_mm.deploy.targets.onnx import OPSET, class_map
 from mnv4_mm.report.bench.measure import Pair
 
 PICTURES = configs.REPOSITORY / 'data/mini/coco/train2017'
+ABOVE = 500  # pairs of box and class above the threshold, in a picture
 
 
 def predictor_pairs() -> list[Pair]:
@@ -52,22 +54,47 @@ def predictor_pairs() -> list[Pair]:
 
 
 def lively_detector(name: str) -> Any:
-    """An untrained detector that finds boxes: norms that fit the pictures, and scores that differ."""
+    """An untrained SSDLite that finds as much as a trained one: norms that fit the pictures, scores that differ.
+
+    As many pairs of box and class are above the threshold as ``ABOVE`` says: what selecting costs depends on it.
+    """
     torch.manual_seed(0)
     cfg = configs.load_config(name)
     model: Any = configs.build_model(cfg)
-    batch = torch.randn(4, 3, 320, 320)
+    pictures = [cv2.resize(read_image(path), (320, 320)) for path in sorted(PICTURES.glob('*.jpg'))[:8]]
+    batch = torch.from_numpy(np.stack(pictures)[..., ::-1].transpose(0, 3, 1, 2).copy()).float()
+    batch = (batch - 120) / 58
     for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
         norm.momentum = None
     with torch.no_grad():
         model.train()(batch, mode='tensor')
-        logits = torch.cat([level.flatten() for level in model.eval()(batch, mode='tensor')[0]])
-        for level in model.bbox_head.cls_convs:
-            convolution = [module for module in level.modules() if isinstance(module, nn.Conv2d)][-1]
-            convolution.weight *= 2 / float(logits.std())
+        classes = model.bbox_head.cls_out_channels
+        last = [
+            [one for one in level.modules() if isinstance(one, nn.Conv2d)][-1] for level in model.bbox_head.cls_convs
+        ]
+        factor = 2 / float(_class_logits(model.eval(), batch, classes).std())
+        for convolution in last:
+            convolution.weight *= factor
+        logits = _class_logits(model, batch, classes)
+        low, high = 0.0, 20.0  # of the background's logit
+        while high - low > 1e-3:
+            middle = (low + high) / 2
+            logits[:, -1] += middle
+            above = (logits.softmax(1)[:, :-1] > model.bbox_head.test_cfg.score_thr).sum() / len(pictures)
+            logits[:, -1] -= middle
+            low, high = (middle, high) if above > ABOVE else (low, middle)
+        for convolution in last:
+            assert convolution.bias is not None
+            convolution.bias[classes - 1 :: classes] += low
     model.cfg, model.checkpoint_meta = cfg, {}
     model.dataset_meta = dict(classes=tuple(map(str, range(model.bbox_head.num_classes))))
     return model
+
+
+def _class_logits(model: Any, batch: torch.Tensor, classes: int) -> torch.Tensor:
+    """(anchors of all levels and pictures, classes)."""
+    levels = model(batch, mode='tensor')[0]
+    return torch.cat([level.permute(0, 2, 3, 1).reshape(-1, classes) for level in levels])
 
 
 def in_onnx_runtime(model: Any) -> Predictor:
