@@ -182,7 +182,8 @@ def use_ncnn() -> None:
 
 
 def use_coremltools() -> None:
-    logging.getLogger('coremltools').setLevel(logging.ERROR)
+    for name in ('coremltools', 'torch.utils._pytree'):  # the latter tells of torchao's types
+        logging.getLogger(name).setLevel(logging.ERROR)
     importlib.import_module('coremltools')
 
 

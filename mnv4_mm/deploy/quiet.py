@@ -24,6 +24,10 @@ def without_telemetry(name: str) -> ModuleType:
 
 
 def coremltools() -> ModuleType:
-    """Imports coremltools without its warnings of what only macOS has, and that it was not tried with this torch."""
+    """Imports coremltools without its warnings of what only macOS has, and that it was not tried with this torch.
+
+    It imports torchao, of whose types torch tells that they need no registering.
+    """
     logging.getLogger('coremltools').setLevel(logging.ERROR)
+    logging.getLogger('torch.utils._pytree').setLevel(logging.ERROR)
     return importlib.import_module('coremltools')
