@@ -1,7 +1,6 @@
 """What is true of every runtime, for those that are installed here; CI has all but LiteRT's converter."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
@@ -225,8 +224,6 @@ def test_a_failed_conversion_leaves_nothing(ssdlite, tmp_path, monkeypatch):
 def test_an_unknown_runtime_in_a_description_is_one_line(exported, tmp_path):
     path = exported('onnx')
     (tmp_path / path.name).write_bytes(path.read_bytes())
-    content = json.loads(sidecar(path).read_text())
-    content['target'] = 'tensorrt'
-    sidecar(tmp_path / path.name).write_text(json.dumps(content))
+    sidecar(tmp_path / path.name).write_text(dataclasses.replace(read_meta(path), target='tensorrt').to_json())
     with pytest.raises(UserError, match="no runtime 'tensorrt'"):
         load(tmp_path / path.name)
