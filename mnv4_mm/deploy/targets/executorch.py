@@ -25,6 +25,7 @@ class ExecuTorch(Target):
     kinds = ('raw', 'logits')
     precisions = ('fp32',)
     distributions = ('executorch',)
+    _pool_is_set = False
 
     def convert(
         self, graph: 'Graph', path: Path, precision: Precision, calibration: Sequence[np.ndarray] = ()
@@ -49,8 +50,10 @@ class ExecuTorch(Target):
                 from executorch.extension.pybindings import portable_lib
                 from executorch.runtime import Runtime
 
-                # One pool for all that the process loads.
-                portable_lib._unsafe_reset_threadpool(threads or os.cpu_count() or 1)
+                # One pool for all that the process loads; it is told of on the console, so not without need.
+                if threads or self._pool_is_set:
+                    portable_lib._unsafe_reset_threadpool(threads or os.cpu_count() or 1)
+                    self._pool_is_set = True
                 method = Runtime.get().load_program(path).load_method('forward')
         # ExecuTorch raises RuntimeError and others, whatever is wrong.
         except Exception as error:
