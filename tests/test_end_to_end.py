@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 # Iterations of 4 crops, and the held-out mIoU to reach. In 2,400 to 2,800 they reached 0.66 to 0.70.
 SEGMENTERS = {
-    'mnv4_lraspp_ade20k-mini': (2000, 0.4),
+    'mnv4_lraspp_ade20k-mini': (1500, 0.35),
     'mnv4_fpn_ade20k-mini': (1000, 0.25),
     'mnv4_deeplabv3plus_ade20k-mini': (1000, 0.25),
     'mnv4_segformer_ade20k-mini': (1000, 0.25),

