@@ -7,6 +7,7 @@ import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -56,6 +57,20 @@ class Row:
     memory: float | None = None
     verdict: str = ''
     passes: bool = True
+
+
+class Reference(NamedTuple):
+    """What PyTorch does with the input of a file."""
+
+    meta: Meta
+    predictor: Predictor
+    metric: float
+    row: Row
+
+    def fits(self, meta: Meta) -> bool:
+        """Whether PyTorch does the same for another file: input, sizes, and what is left of the net at the end."""
+        a = self.meta
+        return (a.input, a.resize, a.selection) == (meta.input, meta.resize, meta.selection)
 
 
 def compare(
@@ -109,29 +124,29 @@ def compare(
     examiner = Examiner(model.cfg)
 
     rows = [Row('PyTorch, as tools/test.py', Path(checkpoint).stat().st_size / 1e6, _tested(model.cfg, checkpoint))]
-    references: list[tuple[Meta, Predictor, float, Row]] = []
+    references: list[Reference] = []
     runnable: list[tuple[Row, Path]] = []
+    first: Row | None = None  # PyTorch with the input of the first file that runs, with which it is timed
     for path, meta in zip(paths, metas, strict=True):
         row = Row(path.name, sum((path.parent / name).stat().st_size for name in meta.files) / 1e6)
         if not _can_run(path, meta, row):
             rows.append(row)
             continue
-        known = next((found for found in references if _same(found[0], meta)), None)
+        known = next((found for found in references if found.fits(meta)), None)
         if known is None:
             predictor = reference(model, meta)
             expected = examiner.score(predictor)
-            known = (meta, predictor, expected, Row(f'PyTorch, {_how(meta)}', metric=expected))
+            known = Reference(meta, predictor, expected, Row(f'PyTorch, {_how(meta)}', metric=expected))
             references.append(known)
-            rows.append(known[3])
-        _judge(row, path, meta, known[1], known[2], examiner, tolerance, int8_tolerance)
+            rows.append(known.row)
+        _judge(row, path, meta, known, examiner, tolerance, int8_tolerance)
         rows.append(row)
         if row.metric is not None:
+            first = first or known.row
             runnable.append((row, path))
     trouble = None
-    if rounds and runnable:
+    if rounds and first:
         try:
-            # PyTorch is timed with the input of the first of these files.
-            first = next(found[3] for found in references if _same(found[0], read_meta(runnable[0][1])))
             _time(first, runnable, Path(checkpoint), config, examiner.pictures()[0], rounds)
         except RuntimeError as error:
             trouble = error
@@ -230,11 +245,6 @@ def _tested(cfg: Config, checkpoint: str) -> float:
     return next(value for name, value in metrics.items() if name.endswith(configs.task_of(cfg).metric))
 
 
-def _same(a: Meta, b: Meta) -> bool:
-    """Whether PyTorch does the same for both: input, sizes, and what is left of the net at the end."""
-    return (a.input, a.resize, a.selection) == (b.input, b.resize, b.selection)
-
-
 def _how(meta: Meta) -> str:
     size = 'any size' if meta.input.size is None else '{}x{}'.format(*meta.input.size)
     return f'{size} {meta.resize.mode}, {meta.input.dtype} {meta.input.layout}'
@@ -259,8 +269,7 @@ def _judge(
     row: Row,
     path: Path,
     meta: Meta,
-    by: Predictor,
-    expected: float,
+    by: Reference,
     examiner: Examiner,
     tolerance: float,
     int8_tolerance: float,
@@ -268,18 +277,18 @@ def _judge(
     inputs = (prepare(read_picture(picture), meta.input, meta.resize)[0] for picture in examiner.pictures()[:LOOKED_AT])
     try:
         predictor = load(path)
-        row.raw = difference(by, predictor, inputs)
+        row.raw = difference(by.predictor, predictor, inputs)
         row.metric = examiner.score(predictor)
     # The runtimes' own exceptions have no common base. What one file does must not cost the others' rows.
     except Exception as error:
         row.verdict, row.passes = f'fails: {" ".join(str(error).split())[:200]}', False
         return
-    row.to_pytorch = row.metric - expected
+    row.to_pytorch = row.metric - by.metric
     wrong = []
     if meta.precision == 'fp32' and not row.raw.largest <= tolerance:
         wrong.append(f'outputs differ by {row.raw.largest:.2g}, over {tolerance:g}')
-    if meta.precision != 'fp32' and not expected > 0:  # whose outputs are not judged
-        wrong.append(f'{examiner.name} of PyTorch is {expected:g}: nothing is compared')
+    if meta.precision != 'fp32' and not by.metric > 0:  # whose outputs are not judged
+        wrong.append(f'{examiner.name} of PyTorch is {by.metric:g}: nothing is compared')
     if row.raw.vacuous:
         wrong.append(row.raw.vacuous)
     allowed = int8_tolerance if meta.precision == 'int8' else tolerance

@@ -27,11 +27,27 @@ class Quantised(NamedTuple):
         model: ``onnx.ModelProto``.
         errors: What 8 bits cost at each layer that has weights, the worst first.
         in_float: Names of all nodes that stay in float: both ends, and what ``hurt`` names.
+        fragile: The layers that are the reason for what ``hurt`` names, for converters that know no names of nodes.
     """
 
     model: Any
     errors: list['LayerError']
     in_float: list[str]
+    fragile: list['Fragile']
+
+
+class Fragile(NamedTuple):
+    """A layer whose own rounding hurts, to be found in a file of another format.
+
+    Attributes:
+        weights: Its float weights, in any layout; None for a product of two activations.
+        product: Which of the net's products of two activations it is, counted from 0 from the pixels on.
+        output: Whether it is the output's rounding that hurts, and not only the weights'.
+    """
+
+    weights: np.ndarray | None
+    product: int
+    output: bool
 
 
 class LayerError(NamedTuple):
@@ -52,6 +68,11 @@ class LayerError(NamedTuple):
     weight_db: float | None
     total_db: float
     in_float: bool = False
+
+    @property
+    def own_db(self) -> float:
+        """The lower of what its output's and its weights' own rounding leave."""
+        return min(self.activation_db, np.inf if self.weight_db is None else self.weight_db)
 
 
 def quantize_onnx(model: Any, batches: Sequence[np.ndarray]) -> Quantised:
@@ -89,7 +110,8 @@ def quantize_onnx(model: Any, batches: Sequence[np.ndarray]) -> Quantised:
         if kept := hurt(errors, graph):
             quantize([*around, *kept])
         errors = [error._replace(in_float=error.layer in kept) for error in errors]
-        return Quantised(onnx.load(folder / 'int8.onnx'), errors, [*around, *sorted(kept)])
+        in_float = [*around, *sorted(kept)]
+        return Quantised(onnx.load(folder / 'int8.onnx'), errors, in_float, _fragile(errors, graph))
 
 
 def hurt(errors: Sequence[LayerError], graph: Any) -> set[str]:
@@ -97,7 +119,7 @@ def hurt(errors: Sequence[LayerError], graph: Any) -> set[str]:
 
     Where it is the output's, all that read it do so too: one of them in 8 bits would round it again.
     """
-    fragile = {one.layer for one in errors if min(one.activation_db, one.weight_db or np.inf) < LIMIT_DB}
+    fragile = {one.layer for one in errors if one.own_db < LIMIT_DB}
     outputs = {one.layer for one in errors if one.activation_db < LIMIT_DB}
     values: set[str] = set()
     for node in graph.node:
@@ -108,6 +130,23 @@ def hurt(errors: Sequence[LayerError], graph: Any) -> set[str]:
             if node.op_type in ('Relu', 'Clip'):  # the output is stored behind it
                 values.update(node.output)
     return fragile
+
+
+def _fragile(errors: Sequence[LayerError], graph: Any) -> list[Fragile]:
+    from onnx import numpy_helper
+
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    unweighted = {error.layer for error in errors if not error.weights}
+    products = [node.name for node in graph.node if node.name in unweighted]
+    return [
+        Fragile(
+            numpy_helper.to_array(tensors[error.weights]) if error.weights else None,
+            products.index(error.layer) if not error.weights else -1,
+            error.activation_db < LIMIT_DB,
+        )
+        for error in errors
+        if error.own_db < LIMIT_DB
+    ]
 
 
 def write_layers(path: Path, errors: Sequence[LayerError]) -> list[Path]:
@@ -205,7 +244,7 @@ def _layer_errors(folder: Path, batches: Sequence[np.ndarray]) -> list[LayerErro
             channels = shapes[node.input[1]][0] if node.op_type == 'Conv' else 1
             maps = [output.reshape(channels, -1) for output in outputs[value]]  # of one picture each
             errors.append(LayerError(node.name, named, rounding_db(np.concatenate(maps, axis=1)), weight, total))
-    return sorted(errors, key=lambda error: min(error.activation_db, error.weight_db or np.inf))
+    return sorted(errors, key=lambda error: error.own_db)
 
 
 def rounding_db(values: np.ndarray) -> float:

@@ -49,6 +49,18 @@ def lraspp(make_checkpoint) -> Path:
     return make_checkpoint('mnv4_lraspp_ade20k-mini')
 
 
+@pytest.fixture(scope='session')
+def fragile() -> tuple[nn.Module, list[np.ndarray]]:
+    """A net of three convolutions, the second of which has one channel a thousand times as large, and its inputs."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3), nn.Softmax(1))
+    with torch.no_grad():
+        net[2].weight[0] *= 1000
+        net[3].weight[:, 0] /= 1000
+    rng = np.random.default_rng(0)
+    return net.eval(), [rng.uniform(0, 1, (1, 3, 32, 32)).astype(np.float32) for _ in range(4)]
+
+
 def save_lively(cfg: Config, photos: list[Path], path: Path) -> None:
     torch.manual_seed(0)
     with tensors_only():

@@ -3,6 +3,8 @@
 What is true of every runtime is in test_targets.py. `make test-litert` runs both with the converter.
 """
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from mnv4_mm.apis.infer import load_model
 from mnv4_mm.deploy.compare import reference
 from mnv4_mm.deploy.difference import difference
 from mnv4_mm.deploy.export import export
+from mnv4_mm.deploy.int8 import LIMIT_DB, Fragile, quantize_onnx
 from mnv4_mm.deploy.meta import Meta, read_meta
 from mnv4_mm.deploy.pictures import prepare, read_image
 from mnv4_mm.deploy.targets import TARGETS, load
@@ -89,7 +92,9 @@ def test_int8_takes_and_gives_what_fp32_does_and_is_near(ssdlite, tmp_path, phot
         ]
         for p in ('fp32', 'int8')
     )
-    assert int8.stat().st_size < 0.4 * single.stat().st_size
+    assert int8.stat().st_size < 0.5 * single.stat().st_size
+    layers = json.loads(int8.with_name(f'{int8.name}.layers.json').read_text())['layers']
+    assert all(layer['in_float'] for layer in layers if min(layer['activation_db'], layer['weight_db']) < LIMIT_DB)
     a, b = load(single), load(int8)
     assert a.meta.input == b.meta.input
     for photo in photos[:3]:
@@ -100,6 +105,50 @@ def test_int8_takes_and_gives_what_fp32_does_and_is_near(ssdlite, tmp_path, phot
         assert len(np.unique(near_boxes)) > 1000
         assert np.abs(near_boxes - boxes).mean() < 0.01 * batch.shape[1]
         assert np.corrcoef(near_scores.ravel(), scores.ravel())[0, 1] > 0.85
+
+
+@needs_converter
+def test_a_layer_that_hurts_stays_in_float(fragile, tmp_path):
+    from ai_edge_litert.interpreter import Interpreter
+
+    net, batches = fragile
+    program = torch.export.export(net, (torch.from_numpy(batches[0]),))
+    exported = torch.onnx.export(program, input_names=['image'], output_names=['y'], dynamo=True, verbose=False)
+    expected = net(torch.from_numpy(batches[0])).detach().numpy()
+    found = {}
+    for name, layers in (('all', []), ('kept', quantize_onnx(exported.model_proto, batches).fragile)):
+        path = tmp_path / f'{name}.tflite'
+        convert(program, path, ['y'], 'int8', batches, fragile=layers)
+        interpreter = Interpreter(str(path))
+        tensors = interpreter.get_tensor_details()
+        kinds = [tensor['dtype'] for tensor in tensors if tuple(tensor['shape']) == (8, 3, 3, 8)]
+        given = interpreter.get_signature_runner()(image=batches[0])['y']
+        found[name] = kinds.count(np.int8), float(np.abs(given - expected).max())
+    # Both that come after the first: the fragile one, and the one that reads what it gives.
+    assert [count for count, _ in found.values()] == [2, 0]
+    assert found['kept'][1] < 0.5 * found['all'][1]
+
+
+@needs_converter
+def test_a_product_of_two_activations_stays_in_float(tmp_path):
+    from ai_edge_litert.interpreter import Interpreter
+
+    class Products(nn.Module):
+        def forward(self, image: Tensor) -> tuple[Tensor]:
+            return ((image @ image.transpose(-1, -2)) @ image,)
+
+    batches = [np.random.default_rng(0).uniform(-1, 1, (1, 2, 5, 7)).astype(np.float32)]
+    program = torch.export.export(Products(), (torch.from_numpy(batches[0]),))
+    path = tmp_path / 'net.tflite'
+    for second, expected in ((False, {np.int8}), (True, {np.int8, np.float32})):
+        convert(program, path, ['y'], 'int8', batches, fragile=[Fragile(None, 1, False)] * second)
+        tensors = Interpreter(str(path)).get_tensor_details()
+        # What the second product reads: the first's output.
+        assert {tensor['dtype'] for tensor in tensors if tuple(tensor['shape']) == (2, 5, 5)} == expected
+    with pytest.raises(UserError, match='layer 0 of those that stay in float is not in the file'):
+        convert(program, path, ['y'], 'int8', batches, fragile=[Fragile(None, 2, False)])
+    with pytest.raises(UserError, match='layer 0 of those that stay in float is not in the file'):
+        convert(program, path, ['y'], 'int8', batches, fragile=[Fragile(np.ones((2, 3), np.float32), -1, False)])
 
 
 def test_without_its_environment_the_command_is_named(ssdlite, tmp_path, monkeypatch):

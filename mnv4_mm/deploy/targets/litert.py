@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mnv4_mm.deploy.int8 import Fragile, LayerError, write_layers
 from mnv4_mm.deploy.meta import OUTPUTS, Meta, Precision
 from mnv4_mm.deploy.predictor import Session
 from mnv4_mm.deploy.targets.base import Target, unloadable
+from mnv4_mm.deploy.targets.onnx import Onnx, to_int8
 from mnv4_mm.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,8 +53,15 @@ class LiteRT(Target):
     def convert(
         self, graph: 'Graph', path: Path, precision: Precision, calibration: Sequence[np.ndarray] = ()
     ) -> list[Path]:
-        convert(graph.program(), path, OUTPUTS[graph.meta.kind], precision, calibration, graph.meta.to_json())
-        return [path]
+        errors: list[LayerError] = []
+        fragile: list[Fragile] = []
+        if precision == 'int8':
+            # Which layers 8 bits would hurt is measured in ONNX Runtime.
+            if absent := Onnx().absent(convert=True):
+                raise UserError(f'int8 of litert needs ONNX: {absent}')
+            _, errors, _, fragile = to_int8(graph, calibration)
+        convert(graph.program(), path, OUTPUTS[graph.meta.kind], precision, calibration, graph.meta.to_json(), fragile)
+        return [path, *write_layers(path, errors)]
 
     def session(self, path: Path, meta: Meta, threads: int | None = None) -> Session:
         from ai_edge_litert.interpreter import Interpreter
@@ -90,6 +99,7 @@ def convert(
     precision: Precision = 'fp32',
     calibration: Sequence[np.ndarray] = (),
     description: str = '',
+    fragile: Sequence[Fragile] = (),
 ) -> None:
     """Writes a .tflite file.
 
@@ -100,6 +110,7 @@ def convert(
         precision: See ``LiteRT.precisions``.
         calibration: For int8: inputs.
         description: Text to be put into the file.
+        fragile: For int8: layers that stay in float; where it is the output that hurts, with what reads it.
 
     Raises:
         UserError: the converter failed.
@@ -107,11 +118,15 @@ def convert(
     import torch
 
     with tempfile.TemporaryDirectory() as folder:
-        net, inputs, job = (Path(folder) / name for name in ('net.pt2', 'inputs.npz', 'job.json'))
+        names = ('net.pt2', 'inputs.npz', 'fragile.npz', 'job.json')
+        net, inputs, weights, job = (Path(folder) / name for name in names)
         torch.export.save(program, net)
         np.savez(inputs, *calibration)
-        files = dict(program=str(net), calibration=str(inputs), path=str(path.absolute()))
-        job.write_text(json.dumps(dict(files, precision=precision, outputs=outputs, description=description)))
+        np.savez(weights, **{str(i): one.weights for i, one in enumerate(fragile) if one.weights is not None})
+        files = dict(program=str(net), calibration=str(inputs), weights=str(weights), path=str(path.absolute()))
+        layers = [dict(product=one.product, output=one.output) for one in fragile]
+        how = dict(precision=precision, outputs=outputs, description=description, fragile=layers)
+        job.write_text(json.dumps(files | how))
         # Isolated (-I): without PYTHONPATH, and without the script's folder, whose onnx.py would hide the package.
         command = [str(converter()), '-I', str(SCRIPT), str(job)]
         done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603

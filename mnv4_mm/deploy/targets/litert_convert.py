@@ -59,13 +59,19 @@ def half(content: bytes) -> bytes:
     return bytes(maker.quantize(enable_progress_report=False).quantized_model)
 
 
-def int8(content: bytes, calibration: list[np.ndarray]) -> bytes:
-    """Weights (by channel) and activations as int8, but for ``ends``. Inputs and outputs keep their types."""
+def int8(content: bytes, calibration: list[np.ndarray], in_float: list[str]) -> bytes:
+    """Weights (by channel) and activations as int8. Inputs and outputs keep their types.
+
+    Args:
+        content: A float file.
+        calibration: Inputs.
+        in_float: Names of outputs of operators that stay in float.
+    """
     from ai_edge_quantizer import quantizer, recipe
 
     maker = quantizer.Quantizer(content, recipe.static_wi8_ai8())
     kinds = quantizer.qtyping.TFLOperationName
-    names = '|'.join(re.escape(name) for name in ends(content))
+    names = '|'.join(re.escape(name) for name in in_float)
     for where, kind in ((f'^({names});', kinds.ALL_SUPPORTED), ('.*', kinds.INPUT), ('.*', kinds.OUTPUT)):
         maker.update_quantization_recipe(where, kind, algorithm_key=quantizer.AlgorithmName.NO_QUANTIZE)
     found = maker.calibrate({SIGNATURE: [{INPUT: batch} for batch in calibration]}, num_threads=os.cpu_count() or 1)
@@ -98,6 +104,54 @@ def ends(content: bytes) -> list[str]:
     return found
 
 
+def hurt(content: bytes, layers: list[dict], weights: dict[str, np.ndarray]) -> list[str]:
+    """Names of what layers give that stay in float, and, where ``output`` says so, of what reads that.
+
+    Args:
+        content: A float file.
+        layers: ``product`` and ``output`` of each, see ``Fragile``.
+        weights: Of the i-th layer by its number as text, none for products of two activations.
+    """
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model: Any = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+    graph = model.subgraphs[0]
+    kinds = [flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex) for operator in graph.operators]
+    # By their values, sorted: the layout is another one.
+    constants = {i: _sorted(model, graph.tensors[i]) for operator in graph.operators for i in operator.inputs}
+    weighted = [operator for operator, kind in zip(graph.operators, kinds, strict=True) if kind in WEIGHTED]
+    products = [one for one in weighted if all(constants[i] is None for i in one.inputs)]
+    outputs: set[int] = set()  # of what stays in float
+    rounded: set[int] = set()  # outputs that hurt
+    for number, layer in enumerate(layers):
+        if str(number) in weights:
+            own = np.sort(weights[str(number)], axis=None)
+            found = [one for one in weighted if any(_alike(own, constants[i]) for i in one.inputs)]
+        else:
+            found = products[layer['product'] :][:1]
+        if not found:
+            raise ValueError(f'layer {number} of those that stay in float is not in the file')
+        for operator in found:
+            outputs.update(operator.outputs)
+            rounded.update(operator.outputs if layer['output'] else [])
+    for operator, kind in zip(graph.operators, kinds, strict=True):
+        if rounded.intersection(operator.inputs):
+            outputs.update(operator.outputs)
+            rounded.update(operator.outputs if kind.startswith('RELU') else [])  # the output is stored behind it
+    return [graph.tensors[i].name.decode() for i in sorted(outputs)]
+
+
+def _sorted(model: Any, tensor: Any) -> np.ndarray | None:
+    data = model.buffers[tensor.buffer].data
+    if data is None or not len(data) or tensor.type != 0:  # 0: float32
+        return None
+    return np.sort(np.frombuffer(bytes(data), np.float32))
+
+
+def _alike(a: np.ndarray, b: np.ndarray | None) -> bool:
+    return b is not None and a.shape == b.shape and np.allclose(a, b, rtol=1e-4, atol=0)
+
+
 def with_metadata(content: bytes, name: str, text: str) -> bytes:
     """Puts a text into a file, where TFLite has room for such."""
     from ai_edge_litert import schema_py_generated as schema
@@ -118,8 +172,9 @@ def main() -> None:
     if job['precision'] == 'fp16':
         content = half(content)
     elif job['precision'] == 'int8':
-        with np.load(job['calibration'], allow_pickle=False) as batches:
-            content = int8(content, list(batches.values()))
+        with np.load(job['calibration'], allow_pickle=False) as batches, np.load(job['weights']) as weights:
+            in_float = [*ends(content), *hurt(content, job['fragile'], dict(weights))]
+            content = int8(content, list(batches.values()), in_float)
     Path(job['path']).write_bytes(with_metadata(content, 'mnv4_mm', job['description']))
 
 

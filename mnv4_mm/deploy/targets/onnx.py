@@ -64,7 +64,7 @@ def to_onnx(
 
     errors: list[LayerError] = []
     if precision == 'int8':
-        model, errors, _ = to_int8(graph, calibration)
+        model, errors = to_int8(graph, calibration)[:2]
     else:
         model = _exported(graph)
     if precision == 'fp16':

@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +25,7 @@ from mnv4_mm.deploy.meta import Input, Meta
 from mnv4_mm.deploy.pictures import prepare, read_image
 from mnv4_mm.deploy.targets import TARGETS, load
 from mnv4_mm.errors import UserError
-from mnv4_mm.report.bench.exported import ABOVE
+from mnv4_mm.report.bench.exported import ABOVE, as_loaded
 from mnv4_mm.report.bench.measure import Pair
 
 PICTURES = configs.REPOSITORY / 'data/mini/coco/val2017'
@@ -82,9 +81,8 @@ class Yolo11n(nn.Module):
 def detector_pairs() -> list[Pair]:
     """SSDLite on MNv4-Conv-S at 320x320 in ONNX Runtime on one thread, beside torchvision's and YOLO11n."""
     torch.manual_seed(0)
-    model: Any = configs.build_model(configs.load_config('mnv4_ssdlite_coco'))
-    model.cfg, model.checkpoint_meta = configs.load_config('mnv4_ssdlite_coco'), {}
-    model.dataset_meta = dict(classes=tuple(map(str, range(model.bbox_head.num_classes))))
+    cfg = configs.load_config('mnv4_ssdlite_coco')
+    model = as_loaded(configs.build_model(cfg), cfg)
     meta = describe(model, TARGETS['onnx'])
     pictures = [read_image(path) for path in sorted(PICTURES.glob('*.jpg'))[:8]]
     batches = [prepare(picture, meta.input, meta.resize)[0] for picture in pictures]

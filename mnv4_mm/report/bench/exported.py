@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime as ort
 import torch
 from mmdet.apis import inference_detector
+from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from onnx import parser
 from torch import nn
@@ -86,6 +87,11 @@ def lively_detector(name: str) -> Any:
         for convolution in last:
             assert convolution.bias is not None
             convolution.bias[classes - 1 :: classes] += low
+    return as_loaded(model, cfg)
+
+
+def as_loaded(model: Any, cfg: Config) -> Any:
+    """An untrained detector with what ``apis.infer.load_model`` would read from a checkpoint."""
     model.cfg, model.checkpoint_meta = cfg, {}
     model.dataset_meta = dict(classes=tuple(map(str, range(model.bbox_head.num_classes))))
     return model
