@@ -2,7 +2,7 @@
 
     python examples/run_onnx.py FILE.onnx PICTURE [--out DRAWN.png] [--score-thr 0.3]
 
-Copy it: all that is to be known is in the file itself (``metadata``) and in the fifty lines below.
+Copy it: all that is to be known is in the file, its JSON, which says whether it is whole, and the lines below.
 """
 
 import argparse
@@ -38,13 +38,14 @@ def read(path):
 def load(path):
     """A session, and what the file says of itself."""
     beside = Path(f'{path}.json')
-    if beside.is_file():
-        try:
-            expected = json.loads(beside.read_bytes())['files'].values()
-        except (ValueError, KeyError, AttributeError):
-            fail(f'{beside} is damaged')
-        if hashlib.sha256(path.read_bytes()).hexdigest() not in expected:
-            fail(f'{path} is damaged: its SHA-256 is not the one in {beside.name}')
+    if not beside.is_file():
+        fail(f'{path} has no {beside.name} beside it, which says whether it is whole')
+    try:
+        expected = json.loads(beside.read_bytes())['files'].values()
+    except (ValueError, KeyError, AttributeError, TypeError):
+        fail(f'{beside} is damaged')
+    if hashlib.sha256(path.read_bytes()).hexdigest() not in expected:
+        fail(f'{path} is damaged: its SHA-256 is not the one in {beside.name}')
     try:
         session = ort.InferenceSession(str(path), providers=['CPUExecutionProvider'])
     except Exception as error:  # ONNX Runtime's own have no common base
@@ -96,7 +97,9 @@ def main():
                 x1, y1, x2, y2 = (round(float(side)) for side in box)
                 cv2.rectangle(image, (x1, y1), (x2, y2), (0, 200, 0), 2)
     else:
-        labels = cv2.resize(found[0][0, : placed[0], : placed[1]], (width, height), interpolation=cv2.INTER_NEAREST)
+        labels = cv2.resize(
+            found[0][0, : placed[0], : placed[1]], (width, height), interpolation=cv2.INTER_NEAREST_EXACT
+        )
         for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
             print(f'{about["classes"][label]} {count / labels.size:.3f}')
         colours = np.array(about['palette'], np.uint8)[:, ::-1]

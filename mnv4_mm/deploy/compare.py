@@ -5,7 +5,8 @@ import glob
 import json
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ from mnv4_mm.data.pictures import read_picture
 from mnv4_mm.deploy.difference import Difference, difference
 from mnv4_mm.deploy.graph import reference
 from mnv4_mm.deploy.latency import Speed, measure_memory, measure_speed
-from mnv4_mm.deploy.meta import Meta, read_meta, sha256, sidecar
+from mnv4_mm.deploy.meta import OUTPUTS, Meta, Precision, read_meta, sha256, sidecar
 from mnv4_mm.deploy.pictures import prepare
 from mnv4_mm.deploy.predictor import Predictor
 from mnv4_mm.deploy.results import ClassMap, Detections
@@ -113,6 +114,8 @@ def compare(
         raise UserError(f'--on must be val or train, got {on}')
     if min(tolerance, int8_tolerance) < 0 or rounds < 0:
         raise UserError('--tolerance, --int8-tolerance and --rounds must not be negative')
+    if out and not Path(out).parent.is_dir():
+        raise UserError(f'--out {out}: no folder {Path(out).parent}')
     metas = [read_meta(path) for path in paths]
     own = sha256(Path(checkpoint)) if Path(checkpoint).is_file() else ''
     for path, meta in zip(paths, metas, strict=True):
@@ -154,7 +157,13 @@ def compare(
         say(line)
     if out:
         content = [dataclasses.asdict(row) for row in rows]
-        Path(out).write_text(json.dumps(dict(metric=examiner.name, rows=content), indent=1))
+        for line in content:
+            if line['raw'] and not math.isfinite(line['raw']['largest']):
+                line['raw']['largest'] = None  # JSON has no infinity
+        try:
+            Path(out).write_text(json.dumps(dict(metric=examiner.name, rows=content), indent=1))
+        except OSError as error:
+            raise UserError(f'--out {out} cannot be written: {error.strerror}') from error
     if trouble:
         raise UserError(f'latency and memory were not measured (--rounds 0 leaves them out): {trouble}')
     return rows
@@ -174,10 +183,14 @@ def checkpoint_of(path: Path) -> Path:
 def exported_beside(checkpoint: Path) -> list[Path]:
     """What was exported of a checkpoint, as ``export`` names it."""
     found = sorted(checkpoint.parent.glob(f'exported/{glob.escape(checkpoint.stem)}_*.json'))
-    paths = [path.with_suffix('') for path in found if path.with_suffix('').exists()]  # not of a sample, nor of layers
-    if checkpoint.is_file():  # not of a checkpoint whose name begins alike
+    # Not of a checkpoint whose name begins alike.
+    names = tuple(f'{checkpoint.stem}_{kind}_{how}.' for kind in OUTPUTS for how in typing.get_args(Precision))
+    paths = [path.with_suffix('') for path in found if path.name.startswith(names)]
+    paths = [path for path in paths if path.exists()]  # not a sample, nor a list of layers
+    if checkpoint.is_file():  # not of one that had this name before
         own = sha256(checkpoint)
-        paths = [path for path in paths if Meta.from_json(sidecar(path).read_bytes(), path).source['sha256'] == own]
+        sources = [Meta.from_json(sidecar(path).read_bytes(), sidecar(path)).source for path in paths]
+        paths = [path for path, source in zip(paths, sources, strict=True) if source.get('sha256') == own]
     if not paths:
         raise UserError(f'no exported files of {checkpoint} in {checkpoint.parent / "exported"}: name some')
     return paths
@@ -217,7 +230,7 @@ class Examiner:
                 image = read_picture(info['img_path'])
                 evaluator.process([self._sample(info, image, predict(image))])
             metrics = evaluator.evaluate(len(self.dataset))
-        return next(float(value) for name, value in metrics.items() if name.endswith(self.name))
+        return _of(metrics, self.name)
 
     def _sample(self, info: dict, image: np.ndarray, found: Detections | ClassMap) -> dict:
         if isinstance(found, ClassMap):
@@ -242,7 +255,12 @@ def _tested(cfg: Config, checkpoint: str) -> float:
     cfg.log_level = 'WARNING'
     with tempfile.TemporaryDirectory() as folder:
         metrics = evaluate(cfg, checkpoint, work_dir=Path(folder), per_class=False)
-    return next(value for name, value in metrics.items() if name.endswith(configs.task_of(cfg).metric))
+    return _of(metrics, configs.task_of(cfg).metric)
+
+
+def _of(metrics: Mapping[str, float], name: str) -> float:
+    """AP or mIoU; 0 where there is none, as nothing was found in any picture."""
+    return next((float(value) for key, value in metrics.items() if key.endswith(name)), 0.0)
 
 
 def _how(meta: Meta) -> str:

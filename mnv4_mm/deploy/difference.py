@@ -44,6 +44,7 @@ def difference(by: Predictor, predictor: Predictor, inputs: Iterable[np.ndarray]
     """
     kind, how = predictor.meta.kind, predictor.meta.selection
     largest, distinct = 0.0, False
+    classes: set[int] = set()
     for batch in inputs:
         expected, found = by.run(batch), predictor.run(batch)
         if kind == 'nms':
@@ -55,6 +56,7 @@ def difference(by: Predictor, predictor: Predictor, inputs: Iterable[np.ndarray]
         elif kind == 'class_map':
             size = batch.shape[1:3] if predictor.meta.input.layout == 'NHWC' else batch.shape[2:]
             labels = class_map(expected[0][0], (size[0], size[1]))
+            classes.update(np.unique(labels).tolist())
             largest = max(largest, float((labels != found[0][0]).mean()))
         else:
             for a, b in zip(expected, found, strict=True):
@@ -64,9 +66,13 @@ def difference(by: Predictor, predictor: Predictor, inputs: Iterable[np.ndarray]
                 gap = np.abs(a - b).max() / max(np.abs(a).max(), 1e-12)
                 largest = max(largest, float(gap)) if gap == gap else float('inf')
     # With untrained weights nothing is above the threshold, or all scores are alike: then everything agrees.
-    vacuous = 'PyTorch finds nothing, or scores are alike: an untrained net? Nothing is compared'
+    vacuous = ''
+    if kind == 'nms' and not distinct:
+        vacuous = 'PyTorch finds nothing, or scores are alike: an untrained net? Nothing is compared'
+    elif kind == 'class_map' and len(classes) < 2:
+        vacuous = 'PyTorch finds the same class everywhere: an untrained net? Nothing is compared'
     of = {'nms': 'detections', 'class_map': 'pixels'}.get(kind, 'raw')
-    return Difference(largest, of, vacuous if kind == 'nms' and not distinct else '')
+    return Difference(largest, of, vacuous)
 
 
 def _detections(expected: Detections, found: Detections, how: Selection, size: int) -> float:

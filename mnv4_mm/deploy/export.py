@@ -14,6 +14,7 @@ from mnv4_mm.apis.infer import load_model
 from mnv4_mm.data.pictures import PICTURES, read_picture
 from mnv4_mm.deploy.describe import describe, source_of
 from mnv4_mm.deploy.graph import Graph, build_graph, reference
+from mnv4_mm.deploy.int8 import LIST
 from mnv4_mm.deploy.meta import Kind, Meta, Precision, sha256, sidecar
 from mnv4_mm.deploy.pictures import prepare
 from mnv4_mm.deploy.predictor import Predictor
@@ -72,17 +73,24 @@ def export(
     model = load_model(checkpoint, config, device='cpu')
     # All are checked before any is made.
     metas = [
-        describe(model, target, kind=kind, precision=precision, size=size, dynamic=dynamic, normalise=normalise)
+        dataclasses.replace(
+            describe(model, target, kind=kind, precision=precision, size=size, dynamic=dynamic, normalise=normalise),
+            source=source_of(Path(checkpoint), model, target),
+        )
         for target in targets
     ]
+    # LiteRT's layers that 8 bits hurt are found in ONNX's.
+    if precision == 'int8' and (missing := TARGETS['onnx'].absent(convert=True)):
+        raise UserError(f'--precision int8 needs ONNX Runtime: {missing}')
     out = Path(out_dir) if out_dir else Path(checkpoint).parent / 'exported'
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f'--out-dir {out} cannot be made: {error.strerror}') from error
+    if not SAMPLE.is_file():
+        say(f'no {SAMPLE}: expected numbers of a sample picture are not written (a clone has it)')
     paths = []
     for target, meta in zip(targets, metas, strict=True):
-        meta = dataclasses.replace(meta, source=source_of(Path(checkpoint), model, target))
         graph = build_graph(model, meta)
         batches = _calibration(model, meta, calibration) if precision == 'int8' else ()
         path = out / f'{Path(checkpoint).stem}_{meta.kind}_{precision}{target.suffix}'
@@ -112,7 +120,9 @@ def write(
     with tempfile.TemporaryDirectory(dir=path.parent, prefix='.export-') as folder:
         parts = target.convert(graph, Path(folder) / path.name, graph.meta.precision, calibration)
         files = [file for part in parts for file in ([part] if part.is_file() else sorted(part.rglob('*')))]
-        hashes = {str(file.relative_to(folder)): sha256(file) for file in files if file.is_file()}
+        # A list of layers is for people: the file works without it.
+        files = [file for file in files if file.is_file() and not file.name.endswith(LIST)]
+        hashes = {str(file.relative_to(folder)): sha256(file) for file in files}
         meta = dataclasses.replace(graph.meta, files=hashes)
         own = sidecar(Path(folder) / path.name)
         own.write_text(meta.to_json())

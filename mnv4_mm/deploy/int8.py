@@ -5,7 +5,7 @@ side needs more than 256 steps. So do the layers that ``hurt`` names.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -18,6 +18,10 @@ from mnv4_mm.deploy.quiet import without_telemetry
 # dB: 20 is an error of a tenth.
 LIMIT_DB = 20.0
 LOOKED_AT = 8  # calibration pictures that the errors are measured on
+LIST = '.layers.json'
+# Operators that give the values they are given: what reads theirs rounds the same numbers.
+PASSING = {'Relu', 'Clip', 'Pad', 'Reshape', 'Transpose', 'Concat', 'Resize', 'Slice', 'Split', 'Squeeze', 'Unsqueeze'}
+PASSING |= {'Flatten', 'Identity', 'MaxPool'}
 
 
 class Quantised(NamedTuple):
@@ -56,7 +60,7 @@ class LayerError(NamedTuple):
     Attributes:
         layer: Name of the node in the file.
         weights: Name of its weights, after the module they are of; empty where it has none.
-        activation_db: Signal over noise of its output's own rounding to 8 bits, see ``rounding_db``.
+        activation_db: Signal over noise of its output's own rounding to 8 bits, see ``Noise``; infinite: none in JSON.
         weight_db: Signal over noise of its weights' rounding; None where it has none.
         total_db: Of its output in the 8-bit net beside the float net: what all layers before have added, too.
         in_float: Whether it stays in float.
@@ -117,7 +121,8 @@ def quantize_onnx(model: Any, batches: Sequence[np.ndarray]) -> Quantised:
 def hurt(errors: Sequence[LayerError], graph: Any) -> set[str]:
     """Nodes that stay in float: layers whose own rounding leaves less than ``LIMIT_DB``.
 
-    Where it is the output's, all that read it do so too: one of them in 8 bits would round it again.
+    Where it is the output's, all that read it do so too, also behind ``PASSING``: one of them in 8 bits would round it
+    again.
     """
     fragile = {one.layer for one in errors if one.own_db < LIMIT_DB}
     outputs = {one.layer for one in errors if one.activation_db < LIMIT_DB}
@@ -127,7 +132,7 @@ def hurt(errors: Sequence[LayerError], graph: Any) -> set[str]:
             values.update(node.output)
         elif values.intersection(node.input):
             fragile.add(node.name)
-            if node.op_type in ('Relu', 'Clip'):  # the output is stored behind it
+            if node.op_type in PASSING:
                 values.update(node.output)
     return fragile
 
@@ -153,8 +158,11 @@ def write_layers(path: Path, errors: Sequence[LayerError]) -> list[Path]:
     """Writes the list of layers as JSON beside a file, if there is one; returns its path."""
     if not errors:
         return []
-    lines = [error._asdict() for error in errors]
-    listed = path.with_name(f'{path.name}.layers.json')
+    lines = [
+        {name: None if isinstance(value, float) and not np.isfinite(value) else value for name, value in line.items()}
+        for line in (error._asdict() for error in errors)
+    ]
+    listed = path.with_name(path.name + LIST)
     listed.write_text(json.dumps(dict(limit_db=LIMIT_DB, layers=lines), indent=1))
     return [listed]
 
@@ -217,48 +225,92 @@ def _around_convolutions(graph: Any) -> list[str]:
 def _layer_errors(folder: Path, batches: Sequence[np.ndarray]) -> list[LayerError]:
     import onnx
     from onnxruntime.quantization import qdq_loss_debug as debug
+    from onnxruntime.quantization.quant_utils import DEQUANT_OUTPUT_SUFFIX
 
-    values = []
-    for name in ('float', 'int8'):
-        debug.modify_model_output_intermediate_tensors(folder / f'{name}.onnx', folder / f'{name}_all.onnx')
-        values.append(debug.collect_activations(str(folder / f'{name}_all.onnx'), _reader(batches)))
-    outputs, rounded = values
-    totals = debug.compute_activation_error(debug.create_activation_matching(rounded, outputs))
     weights = debug.compute_weight_error(
         debug.create_weight_matching(str(folder / 'float.onnx'), str(folder / 'int8.onnx'))
     )
-    graph = onnx.load(folder / 'float.onnx').graph
-    nodes, shapes = list(graph.node), {tensor.name: tensor.dims for tensor in graph.initializer}
+    float_model, int8_model = (onnx.load(folder / f'{name}.onnx') for name in ('float', 'int8'))
+    nodes = list(float_model.graph.node)
+    shapes = {tensor.name: tensor.dims for tensor in float_model.graph.initializer}
     readers = {name: [node for node in nodes if name in node.input] for node in nodes for name in node.output}
-    errors = []
-    for node in nodes:
-        if node.op_type not in ('Conv', 'MatMul', 'Gemm'):
-            continue
+    layers = [node for node in nodes if node.op_type in ('Conv', 'MatMul', 'Gemm')]
+    made = {name for node in int8_model.graph.node for name in node.output}
+    stored, rounded = [], []  # what each layer's output is called in the two nets, where it is stored
+    for node in layers:
         value = node.output[0]
         while [reader.op_type in ('Relu', 'Clip') for reader in readers[value]] == [True]:
-            value = readers[value][0].output[0]  # which is what is stored in 8 bits
-        if value in outputs:
-            named = next((name for name in node.input if name in weights), '')
-            weight = float(weights[named]) if named else None
-            total = float(totals.get(value, {}).get('xmodel_err', np.nan))
+            value = readers[value][0].output[0]
+        # Rounding to 8 bits takes the place of a Relu.
+        names = [name + ending for ending in (DEQUANT_OUTPUT_SUFFIX, '') for name in (value, node.output[0])]
+        stored.append(value)
+        rounded.append(next(name for name in names if name in made))
+    run, run_rounded = _values_of(float_model, stored), _values_of(int8_model, rounded)
+    noises = [Noise() for _ in layers]
+    for batch in batches:  # all values of a picture are large, of all pictures they would not fit
+        values, others = run(batch), run_rounded(batch)
+        for node, noise, name, other in zip(layers, noises, stored, rounded, strict=True):
             channels = shapes[node.input[1]][0] if node.op_type == 'Conv' else 1
-            maps = [output.reshape(channels, -1) for output in outputs[value]]  # of one picture each
-            errors.append(LayerError(node.name, named, rounding_db(np.concatenate(maps, axis=1)), weight, total))
+            noise.add(values[name].reshape(channels, -1), others[other].reshape(channels, -1))
+    errors = []
+    for node, noise in zip(layers, noises, strict=True):
+        named = next((name for name in node.input if name in weights), '')
+        weight = float(weights[named]) if named else None
+        errors.append(LayerError(node.name, named, noise.own_db(), weight, noise.total_db()))
     return sorted(errors, key=lambda error: error.own_db)
 
 
-def rounding_db(values: np.ndarray) -> float:
-    """Signal over noise of one scale of 256 steps for all channels, in dB.
+def _values_of(model: Any, names: Sequence[str]) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """Runs an ``onnx.ModelProto``, and gives what it computes on the way, by name."""
+    import onnx
+    import onnxruntime as ort
 
-    The noise is that of each channel, relative to what varies in it, and at most all of it: over the whole map the
-    largest channel would hide that others are rounded away (``qdq_loss_debug`` measures so).
+    wanted = list(dict.fromkeys(names))
+    known = {output.name for output in model.graph.output}
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted if name not in known)
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=['CPUExecutionProvider'])
+    (given,) = session.get_inputs()
+    return lambda batch: dict(zip(wanted, session.run(wanted, {given.name: batch}), strict=True))
 
-    Args:
-        values: (C, places) float.
+
+class Noise:
+    """What 8 bits leave of a layer's output, added up over pictures.
+
+    The noise of its own rounding, to one scale of 256 steps for all channels, is that of each channel, relative to what
+    varies in it, and at most all of it: over the whole map the largest channel would hide that others are rounded away
+    (``qdq_loss_debug`` measures so).
     """
-    step = (max(0.0, values.max()) - min(0.0, values.min())) / 255
-    variance = values.var(axis=1)
-    variance = variance[variance > 0]
-    if not len(variance) or not step:
-        return float('inf')
-    return float(-10 * np.log10(np.minimum(1, step**2 / 12 / variance).mean()))
+
+    def __init__(self) -> None:
+        self.low = self.high = 0.0  # zero is among the 256 values
+        self.count = 0
+        self.first: np.ndarray | None = None  # of each channel; sums are of what differs from it
+        self.sum: Any = 0.0
+        self.squares: Any = 0.0
+        self.signal = self.error = 0.0
+
+    def add(self, values: np.ndarray, rounded: np.ndarray) -> None:
+        """Adds a picture: (C, places) float, and the same in the 8-bit net."""
+        values, rounded = values.astype(np.float64), rounded.astype(np.float64)
+        self.low, self.high = min(self.low, values.min()), max(self.high, values.max())
+        self.first = values[:, :1] if self.first is None else self.first
+        self.count += values.shape[1]
+        self.sum = self.sum + (values - self.first).sum(axis=1)
+        self.squares = self.squares + ((values - self.first) ** 2).sum(axis=1)
+        self.signal += float((values**2).sum())
+        self.error += float(((values - rounded) ** 2).sum())
+
+    def own_db(self) -> float:
+        """Signal over noise of its own rounding, in dB."""
+        step = (self.high - self.low) / 255
+        variance = self.squares / self.count - (self.sum / self.count) ** 2
+        variance = variance[variance > 0]
+        if not len(variance) or not step:
+            return float('inf')
+        return float(-10 * np.log10(np.minimum(1, step**2 / 12 / variance).mean()))
+
+    def total_db(self) -> float:
+        """Signal over noise of the 8-bit net beside the float net, in dB."""
+        return 10 * float(np.log10(self.signal / self.error)) if self.signal and self.error else float('inf')

@@ -86,7 +86,8 @@ def _child(
         environment.pop('OMP_NUM_THREADS', None)
     done = subprocess.run(command, capture_output=True, text=True, env=environment)  # noqa: S603
     if done.returncode:
-        raise RuntimeError(f'measuring failed: {done.stderr[-2000:]}')
+        reason = (done.stderr.strip().splitlines() or [f'exit code {done.returncode}'])[-1]
+        raise RuntimeError(f'measuring failed: {reason[:300]}')
     return json.loads(done.stdout.splitlines()[-1])
 
 

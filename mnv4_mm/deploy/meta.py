@@ -15,6 +15,7 @@ from typing import Any, Literal
 from mnv4_mm.errors import UserError
 
 FORMAT = 1
+META_KEY = 'mnv4_mm'  # names the JSON inside a file
 Kind = Literal['raw', 'nms', 'logits', 'class_map']
 Task = Literal['detection', 'segmentation']
 Precision = Literal['fp32', 'fp16', 'int8']
@@ -183,7 +184,7 @@ def _read(kind: Any, value: Any, where: str) -> Any:
 
 def sidecar(path: Path) -> Path:
     """Where the JSON of an exported file is."""
-    return path.with_name(f'{path.name}.json')
+    return path.parent / f'{path.name}.json'  # '.' and '..' have one, too: it is not there
 
 
 def read_meta(path: str | Path) -> Meta:

@@ -118,20 +118,21 @@ def training_config(model: str, net: str) -> Config:
 def _result(model: str, net: str, targets: Sequence[Target], folder: Path) -> list[dict[str, Any]]:
     """The rows of compare's table for one trained net."""
     result, last, short = folder / 'compared.json', folder / 'last_checkpoint', MODELS[model]
-    if result.is_file():
-        rows = json.loads(result.read_text())['rows']
-        if all(_of(rows, target) for target in targets):
-            return rows
+    config, wanted = folder / f'{model}-{net}.py', training_config(model, net)
     detects = short.like.endswith('coco-mini')
-    if not last.is_file() or not last.read_text().strip().endswith(f'_{short.length}.pth'):  # none, or one cut short
+    trained = last.is_file() and last.read_text().strip().endswith(f'_{short.length}.pth')  # not cut short
+    if not trained or not config.is_file() or config.read_text() != wanted.pretty_text:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
-        config = folder / f'{model}-{net}.py'
-        training_config(model, net).dump(config)
+        config.write_text(wanted.pretty_text)
         if detects:
             train(str(config), work_dir=str(folder), epochs=short.length)
         else:
             train(str(config), work_dir=str(folder), iters=short.length)
+    elif result.is_file():
+        rows = json.loads(result.read_text())['rows']
+        if all(_of(rows, target) for target in targets):
+            return rows
     checkpoint, names = last.read_text().strip(), [target.name for target in targets]
     export(checkpoint, names, kind='raw' if detects else 'logits')
     # And what is made inside a file, where that is the default: boxes selected, or the class map.

@@ -53,7 +53,9 @@ def lraspp(make_checkpoint) -> Path:
 def fragile() -> tuple[nn.Module, list[np.ndarray]]:
     """A net of three convolutions, the second of which has one channel a thousand times as large, and its inputs."""
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3), nn.Softmax(1))
+    # The last one has a padding, which some converters make an operator of its own.
+    last = nn.Conv2d(8, 8, 3, stride=2, padding=1)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), last, nn.Softmax(1))
     with torch.no_grad():
         net[2].weight[0] *= 1000
         net[3].weight[:, 0] /= 1000

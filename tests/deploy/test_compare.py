@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from mnv4_mm.apis import config as configs
 from mnv4_mm.apis.evaluate import evaluate_files
 from mnv4_mm.apis.infer import load_model
 from mnv4_mm.deploy import compare as comparing
-from mnv4_mm.deploy.compare import compare
+from mnv4_mm.deploy.compare import Examiner, compare
 from mnv4_mm.deploy.describe import describe
 from mnv4_mm.deploy.difference import _detections, difference
 from mnv4_mm.deploy.export import export
@@ -79,6 +80,10 @@ def test_mistakes_are_one_line(exported, ssdlite, tmp_path):
         compare(str(exported), [str(tmp_path / 'gone.onnx')])
     with pytest.raises(UserError, match='no checkpoint file'):
         compare(str(tmp_path / 'gone.pth'), [file])
+    with pytest.raises(UserError, match=r'no checkpoint file|no exported files'):
+        compare('.')
+    with pytest.raises(UserError, match='no folder'):
+        compare(str(exported), [file], out=str(tmp_path / 'gone' / 'table.json'))
 
 
 def test_detections_of_an_untrained_net_prove_nothing(ssdlite, tmp_path, photos):
@@ -94,6 +99,23 @@ def test_detections_of_an_untrained_net_prove_nothing(ssdlite, tmp_path, photos)
     predictor = Predictor(meta, TARGETS['onnx'].session(path, meta))
     batch = build_graph(model, meta).example().numpy()
     assert 'untrained net' in difference(by, predictor, [batch]).vacuous
+
+
+def test_a_class_map_of_one_class_proves_nothing(exported):
+    predictor = load(exported.parent / 'exported/net_class_map_fp32.onnx')
+    batch = Graph(torch.nn.Identity(), predictor.meta).example().numpy()
+    height, width = predictor.meta.input.size
+    logits = np.zeros((1, 150, height // 8, width // 8), np.float32)
+    logits[:, 0] = 1
+    by = Predictor(predictor.meta, lambda batch: [logits])
+    file = Predictor(predictor.meta, lambda batch: [np.zeros((1, height, width), np.uint8)])
+    assert 'same class everywhere' in difference(by, file, [batch]).vacuous
+
+
+def test_a_net_that_finds_nothing_has_an_ap_of_0():
+    examiner = Examiner(configs.resolve_data_roots(configs.load_config('mnv4_ssdlite_coco-mini')))
+    nothing = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+    assert examiner.score(lambda image: nothing) == 0
 
 
 def detections(*rows):

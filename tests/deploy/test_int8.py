@@ -12,7 +12,7 @@ from mnv4_mm.apis.infer import load_model
 from mnv4_mm.deploy.difference import difference
 from mnv4_mm.deploy.export import export
 from mnv4_mm.deploy.graph import reference
-from mnv4_mm.deploy.int8 import LIMIT_DB, quantize_onnx, quantize_openvino, rounding_db
+from mnv4_mm.deploy.int8 import LIMIT_DB, Noise, quantize_onnx, quantize_openvino
 from mnv4_mm.deploy.meta import read_meta
 from mnv4_mm.deploy.pictures import prepare, read_image
 from mnv4_mm.deploy.quiet import without_telemetry
@@ -21,14 +21,27 @@ from mnv4_mm.deploy.targets import TARGETS, load
 QUANTISED = ('QuantizeLinear', 'DequantizeLinear')
 
 
+def noise_of(*pictures):
+    noise = Noise()
+    for values in pictures:
+        noise.add(values, values + 1)
+    return noise
+
+
 def test_noise_is_that_of_each_channel():
     rng = np.random.default_rng(0)
     values = rng.uniform(-1, 1, (4, 10_000)).astype(np.float32)
     # 256 steps of a uniform signal: 20 log10(255).
-    assert rounding_db(values) == pytest.approx(20 * np.log10(255), abs=0.1)
+    assert noise_of(values).own_db() == pytest.approx(20 * np.log10(255), abs=0.1)
+    assert noise_of(values).total_db() == pytest.approx(10 * np.log10(1 / 3), abs=0.1)
     values[0] *= 1000  # now the others are within one step
-    assert rounding_db(values) == pytest.approx(-10 * np.log10(3 / 4), abs=0.1)
-    assert rounding_db(np.zeros((2, 5), np.float32)) == np.inf
+    assert noise_of(values).own_db() == pytest.approx(-10 * np.log10(3 / 4), abs=0.1)
+    # In two pictures it is what it is in one.
+    assert noise_of(values[:, :3000], values[:, 3000:]).own_db() == pytest.approx(noise_of(values).own_db())
+    assert noise_of(np.zeros((2, 5), np.float32)).own_db() == np.inf
+    constant = np.full((2, 5), 0.3, np.float32)  # a channel that does not vary has nothing to lose
+    constant[1] = np.arange(5)
+    assert noise_of(constant).own_db() > 40
 
 
 @pytest.fixture(scope='module')
@@ -115,6 +128,20 @@ def test_files_of_a_real_net(name, ssdlite, tmp_path, photos, repository):
     assert found.largest > 1e-3  # an untrained net's; tools/compare.py measures what a trained one loses
     boxes = [one.run(batch)[0] for one in (by, predictor)]
     assert np.abs(boxes[0] - boxes[1]).mean() < 4  # pixels
+    # What the list says is what the file has.
+    in_float = {layer['layer'] for layer in layers if layer['in_float']}
+    assert in_float
     if name == 'onnx':
-        kinds = [node.op_type for node in onnx.load(path).graph.node]
-        assert kinds.count('QuantizeLinear') > 60
+        graph = onnx.load(path).graph
+        assert sum(node.op_type == 'QuantizeLinear' for node in graph.node) > 60
+        rounded = {value for node in graph.node if node.op_type == 'DequantizeLinear' for value in node.output}
+        found = {node.name for node in graph.node if node.op_type == 'Conv' and node.input[1] not in rounded}
+    else:
+        model = without_telemetry('openvino').Core().read_model(path)
+        found = {
+            node.get_friendly_name().removesuffix('/WithoutBiases')
+            for node in model.get_ordered_ops()
+            if 'Convolution' in node.get_type_name()
+            and node.input_value(0).get_node().get_type_name() != 'FakeQuantize'
+        }
+    assert found == in_float

@@ -151,6 +151,29 @@ def test_a_product_of_two_activations_stays_in_float(tmp_path):
         convert(program, path, ['y'], 'int8', batches, fragile=[Fragile(np.ones((2, 3), np.float32), -1, False)])
 
 
+@needs_converter
+def test_weights_that_the_converter_scales_are_found(tmp_path):
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Conv2d(3, 8, 1, bias=False)
+
+        def forward(self, image: Tensor) -> tuple[Tensor]:
+            return (self.layer(image) * 0.125,)
+
+    batches = [np.random.default_rng(0).uniform(-1, 1, (1, 3, 5, 7)).astype(np.float32)]
+    net, path = Scaled().eval(), tmp_path / 'net.tflite'
+    convert(
+        torch.export.export(net, (torch.from_numpy(batches[0]),)),
+        path,
+        ['y'],
+        'int8',
+        batches,
+        fragile=[Fragile(net.layer.weight.detach().numpy(), -1, False)],
+    )
+    assert path.is_file()
+
+
 def test_without_its_environment_the_command_is_named(ssdlite, tmp_path, monkeypatch):
     monkeypatch.setenv(VARIABLE, str(tmp_path / 'nowhere'))
     with pytest.raises(

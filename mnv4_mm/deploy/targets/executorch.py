@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mnv4_mm.deploy.meta import Meta, Precision
+from mnv4_mm.deploy.meta import META_KEY, Meta, Precision
 from mnv4_mm.deploy.predictor import Session
 from mnv4_mm.deploy.targets.base import Target, unloadable
 
@@ -37,7 +37,12 @@ class ExecuTorch(Target):
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
             from executorch.exir import to_edge_transform_and_lower
 
-            edge = to_edge_transform_and_lower(graph.program(), partitioner=[XnnpackPartitioner()])
+            edge = to_edge_transform_and_lower(
+                graph.program(),
+                partitioner=[XnnpackPartitioner()],
+                # A method that returns a text: the format has no other room for one.
+                constant_methods={META_KEY: graph.meta.to_json()},
+            )
             path.write_bytes(edge.to_executorch().buffer)
         return [path]
 

@@ -14,7 +14,7 @@ from mnv4_mm.deploy.int8 import Fragile, LayerError, write_layers
 from mnv4_mm.deploy.meta import OUTPUTS, Meta, Precision
 from mnv4_mm.deploy.predictor import Session
 from mnv4_mm.deploy.targets.base import Target, unloadable
-from mnv4_mm.deploy.targets.onnx import Onnx, to_int8
+from mnv4_mm.deploy.targets.onnx import to_int8
 from mnv4_mm.errors import UserError
 
 if TYPE_CHECKING:
@@ -38,7 +38,10 @@ class LiteRT(Target):
 
     def absent(self, convert: bool = False) -> str | None:
         if convert and not converter().is_file():
-            return f'litert converts in an environment of its own, and there is no {converter()}: make litert'
+            return (
+                f'litert converts in an environment of its own, and there is no {converter()}: make litert, or name '
+                f'its python in {VARIABLE}'
+            )
         return super().absent(convert)
 
     def versions(self) -> dict[str, str]:
@@ -56,9 +59,6 @@ class LiteRT(Target):
         errors: list[LayerError] = []
         fragile: list[Fragile] = []
         if precision == 'int8':
-            # Which layers 8 bits would hurt is measured in ONNX Runtime.
-            if absent := Onnx().absent(convert=True):
-                raise UserError(f'int8 of litert needs ONNX: {absent}')
             _, errors, _, fragile = to_int8(graph, calibration)
         convert(graph.program(), path, OUTPUTS[graph.meta.kind], precision, calibration, graph.meta.to_json(), fragile)
         return [path, *write_layers(path, errors)]

@@ -17,6 +17,26 @@ import torch
 os.environ['LITERT_TORCH_SHOW_PROGRESS'] = 'n'
 SIGNATURE = 'serving_default'  # litert-torch's name of a file's one way to be called
 INPUT = 'image'
+# Operators that give the values they are given, see int8.PASSING.
+PASSING = (
+    'RELU',
+    'RELU6',
+    'PAD',
+    'PADV2',
+    'RESHAPE',
+    'TRANSPOSE',
+    'CONCATENATION',
+    'RESIZE_NEAREST_NEIGHBOR',
+    'RESIZE_BILINEAR',
+    'SLICE',
+    'STRIDED_SLICE',
+    'SPLIT',
+    'SQUEEZE',
+    'EXPAND_DIMS',
+    'MAX_POOL_2D',
+    'MAXIMUM',
+    'MINIMUM',
+)
 WEIGHTED = ('CONV_2D', 'DEPTHWISE_CONV_2D', 'FULLY_CONNECTED', 'BATCH_MATMUL')
 
 
@@ -117,7 +137,7 @@ def hurt(content: bytes, layers: list[dict], weights: dict[str, np.ndarray]) -> 
     model: Any = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
     graph = model.subgraphs[0]
     kinds = [flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex) for operator in graph.operators]
-    # By their values, sorted: the layout is another one.
+    # By their values, sorted, as the layout is another one, and relative, as the converter moves factors into them.
     constants = {i: _sorted(model, graph.tensors[i]) for operator in graph.operators for i in operator.inputs}
     weighted = [operator for operator, kind in zip(graph.operators, kinds, strict=True) if kind in WEIGHTED]
     products = [one for one in weighted if all(constants[i] is None for i in one.inputs)]
@@ -125,7 +145,7 @@ def hurt(content: bytes, layers: list[dict], weights: dict[str, np.ndarray]) -> 
     rounded: set[int] = set()  # outputs that hurt
     for number, layer in enumerate(layers):
         if str(number) in weights:
-            own = np.sort(weights[str(number)], axis=None)
+            own = _relative(weights[str(number)])
             found = [one for one in weighted if any(_alike(own, constants[i]) for i in one.inputs)]
         else:
             found = products[layer['product'] :][:1]
@@ -137,7 +157,7 @@ def hurt(content: bytes, layers: list[dict], weights: dict[str, np.ndarray]) -> 
     for operator, kind in zip(graph.operators, kinds, strict=True):
         if rounded.intersection(operator.inputs):
             outputs.update(operator.outputs)
-            rounded.update(operator.outputs if kind.startswith('RELU') else [])  # the output is stored behind it
+            rounded.update(operator.outputs if kind in PASSING else [])
     return [graph.tensors[i].name.decode() for i in sorted(outputs)]
 
 
@@ -145,11 +165,15 @@ def _sorted(model: Any, tensor: Any) -> np.ndarray | None:
     data = model.buffers[tensor.buffer].data
     if data is None or not len(data) or tensor.type != 0:  # 0: float32
         return None
-    return np.sort(np.frombuffer(bytes(data), np.float32))
+    return _relative(np.frombuffer(bytes(data), np.float32))
+
+
+def _relative(values: np.ndarray) -> np.ndarray:
+    return np.sort(values, axis=None) / max(np.abs(values).max(), 1e-30)
 
 
 def _alike(a: np.ndarray, b: np.ndarray | None) -> bool:
-    return b is not None and a.shape == b.shape and np.allclose(a, b, rtol=1e-4, atol=0)
+    return b is not None and a.shape == b.shape and np.allclose(a, b, rtol=0, atol=1e-6)
 
 
 def with_metadata(content: bytes, name: str, text: str) -> bytes:

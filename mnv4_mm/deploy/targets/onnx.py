@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mnv4_mm.deploy.int8 import LayerError, Quantised, quantize_onnx, write_layers
-from mnv4_mm.deploy.meta import OUTPUTS, Meta, Precision, Selection
+from mnv4_mm.deploy.meta import META_KEY, OUTPUTS, Meta, Precision, Selection
 from mnv4_mm.deploy.predictor import Session
 from mnv4_mm.deploy.results import corner_weights
 from mnv4_mm.deploy.targets.base import Target, unloadable
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from mnv4_mm.deploy.graph import Graph
 
 OPSET = 18  # the lowest that torch's exporter writes without rewriting
-META_KEY = 'mnv4_mm'
 TAIL = 'tail_'  # how names of what is behind the net begin
 
 
