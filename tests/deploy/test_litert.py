@@ -85,6 +85,8 @@ def test_hybrid_m_is_right_to_the_end(make_checkpoint, tmp_path, photos):
 
 @needs_converter
 def test_int8_takes_and_gives_what_fp32_does_and_is_near(ssdlite, tmp_path, photos):
+    from ai_edge_litert.interpreter import Interpreter
+
     folder = str(photos[0].parent)
     single, int8 = (
         export(str(ssdlite), ['litert'], precision=p, out_dir=str(tmp_path), calibration=folder, say=lambda line: None)[
@@ -95,6 +97,12 @@ def test_int8_takes_and_gives_what_fp32_does_and_is_near(ssdlite, tmp_path, phot
     assert int8.stat().st_size < 0.5 * single.stat().st_size
     layers = json.loads(int8.with_name(f'{int8.name}.layers.json').read_text())['layers']
     assert all(layer['in_float'] for layer in layers if min(layer['activation_db'], layer['weight_db']) < LIMIT_DB)
+    # And what the list says is what the file has.
+    interpreter = Interpreter(str(int8))
+    kinds = [tensor['dtype'] for tensor in interpreter.get_tensor_details()]
+    convolutions = [one for one in interpreter._get_ops_details() if one['op_name'] in ('CONV_2D', 'DEPTHWISE_CONV_2D')]
+    in_float = sum(kinds[one['inputs'][1]] == np.float32 for one in convolutions)
+    assert in_float == sum(layer['in_float'] for layer in layers) > 0
     a, b = load(single), load(int8)
     assert a.meta.input == b.meta.input
     for photo in photos[:3]:
@@ -153,13 +161,15 @@ def test_a_product_of_two_activations_stays_in_float(tmp_path):
 
 @needs_converter
 def test_weights_that_the_converter_scales_are_found(tmp_path):
+    from ai_edge_litert.interpreter import Interpreter
+
     class Scaled(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.layer = nn.Conv2d(3, 8, 1, bias=False)
+            self.layer, self.other = nn.Conv2d(3, 8, 1, bias=False), nn.Conv2d(8, 8, 1)
 
         def forward(self, image: Tensor) -> tuple[Tensor]:
-            return (self.layer(image) * 0.125,)
+            return (self.other(self.layer(image) * 0.125),)
 
     batches = [np.random.default_rng(0).uniform(-1, 1, (1, 3, 5, 7)).astype(np.float32)]
     net, path = Scaled().eval(), tmp_path / 'net.tflite'
@@ -171,7 +181,9 @@ def test_weights_that_the_converter_scales_are_found(tmp_path):
         batches,
         fragile=[Fragile(net.layer.weight.detach().numpy(), -1, False)],
     )
-    assert path.is_file()
+    kinds = {tuple(tensor['shape']): tensor['dtype'] for tensor in Interpreter(str(path)).get_tensor_details()}
+    assert kinds[8, 1, 1, 3] == np.float32
+    assert kinds[8, 1, 1, 8] == np.int8
 
 
 def test_without_its_environment_the_command_is_named(ssdlite, tmp_path, monkeypatch):

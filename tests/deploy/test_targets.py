@@ -143,7 +143,7 @@ def test_an_input_of_another_size_is_one_line(name, exported):
             predictor.run(batch)
 
 
-@pytest.mark.parametrize('name', ['onnx', 'openvino'])
+@pytest.mark.parametrize('name', ['onnx', 'openvino', 'executorch'])
 def test_a_description_is_inside_the_file_too(name, exported):
     if name not in INSTALLED:
         pytest.skip(TARGETS[name].absent(convert=True))
@@ -153,6 +153,12 @@ def test_a_description_is_inside_the_file_too(name, exported):
         import onnxruntime
 
         inside = onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map['mnv4_mm'].encode()
+        assert dataclasses.replace(read_meta(path), files={}) == Meta.from_json(inside, path)
+    elif name == 'executorch':
+        from executorch.runtime import Runtime
+
+        (text,) = Runtime.get().load_program(path).load_method('mnv4_mm').execute([])
+        inside = text.encode()
         assert dataclasses.replace(read_meta(path), files={}) == Meta.from_json(inside, path)
     assert b'letterbox' in inside or b'stretch' in inside
     source = read_meta(path).source
