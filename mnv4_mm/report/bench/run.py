@@ -2,6 +2,7 @@
 
 import json
 import platform
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -91,16 +92,18 @@ def row(measured: Ratio | Figure) -> str:
 
 def plot(ratios: Sequence[Ratio], machine: str, path: Path) -> None:
     """Bars of how many times as fast ours is, on a logarithmic axis, with a mark where it is wanted to be."""
-    figure = Plot(figsize=(12, 1.2 + 0.4 * len(ratios)), layout='constrained')
+    names = [textwrap.fill(ratio.name, 76) for ratio in ratios]
+    figure = Plot(figsize=(12, 1.2 + 0.45 * len(ratios)), layout='constrained')
+    figure.suptitle(machine)
     axes = figure.subplots()
     bars = axes.barh(range(len(ratios)), [ratio.times_as_fast for ratio in ratios], color='tab:blue', height=0.6)
     axes.bar_label(bars, fmt=' %.2f', fontsize='small')
     for i, ratio in enumerate(ratios):
         if ratio.wanted is not None:
             axes.plot([ratio.wanted] * 2, [i - 0.4, i + 0.4], color='tab:red', linewidth=2)
-    axes.set(xscale='log', xlabel='times as fast as the other side (red: wanted)', title=machine)
-    axes.set_yticks(range(len(ratios)), [ratio.name for ratio in ratios], fontsize='small')
-    axes.margins(x=0.1)
+    axes.set(xscale='log', xlabel='times as fast as the other side (red: wanted)')
+    axes.set_yticks(range(len(ratios)), names, fontsize='small')
+    axes.margins(x=0.15)  # room for the numbers
     axes.invert_yaxis()
     axes.axvline(1, color='grey', linewidth=1)
     figure.savefig(path, dpi=120)
