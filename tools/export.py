@@ -23,7 +23,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--size', nargs='+', type=int, metavar='N', help='height and width of the input (default: as in testing)'
     )
-    parser.add_argument('--dynamic', action='store_true', help='any height and width that are multiples of 32')
+    parser.add_argument(
+        '--dynamic',
+        action='store_true',
+        help='any height and width that are multiples of 32; with --raw or --logits any number of pictures, too',
+    )
     parser.add_argument('--precision', choices=('fp32', 'fp16', 'int8'), default='fp32')
     parser.add_argument(
         '--calibration', metavar='DIR', help='for int8: folder of pictures (default: the training pictures)'

@@ -91,9 +91,14 @@ def say(text):
     print('==> ' + text, flush=True)
 
 
-def pip(venv, *arguments):
+def run_pip(venv, *arguments):
+    """Exit code of pip install."""
     command = [str(venv / 'bin' / 'python'), '-m', 'pip', '--disable-pip-version-check', 'install', *arguments]
-    if subprocess.run(command, cwd=str(ROOT)).returncode:
+    return subprocess.run(command, cwd=str(ROOT)).returncode
+
+
+def pip(venv, *arguments):
+    if run_pip(venv, *arguments):
         sys.exit('error: pip failed; its reason is above')
 
 
@@ -149,6 +154,17 @@ def install_mmcv(venv, *options):
     return shown > 0
 
 
+def install_runtimes(venv):
+    """Installs what exported files need; where there is no wheel of one, the others."""
+    file = 'requirements/deploy.txt'
+    if not run_pip(venv, '-q', '-r', file):
+        return
+    wanted = [line for line in (ROOT / file).read_text().splitlines() if line and not line.startswith('#')]
+    for line in wanted:
+        if run_pip(venv, '-q', line, '-c', file, '-c', 'requirements/runtime.txt'):
+            say(f'{line} has not been installed; its runtime will be missing, and training goes without it')
+
+
 def lacks_ops(venv):
     """Whether mmcv imports but its operators do not work."""
     python = str(venv / 'bin' / 'python')
@@ -181,7 +197,7 @@ def main():
     pip(venv, '-q', '--no-deps', '--no-build-isolation', '-e', '.')
     # Behind all that training needs: on some machines not every runtime has a wheel.
     say('runtimes of exported files')
-    pip(venv, '-q', '-r', 'requirements/deploy.txt')
+    install_runtimes(venv)
     say('mmdeploy, without the old protobuf that it asks for')
     pip(venv, '-q', '--no-deps', '-r', 'requirements/mmdeploy.txt')
     return subprocess.run([str(venv / 'bin' / 'python'), 'tools/check_env.py'], cwd=str(ROOT)).returncode

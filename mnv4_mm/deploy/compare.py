@@ -157,9 +157,9 @@ def compare(
         say(line)
     if out:
         content = [dataclasses.asdict(row) for row in rows]
-        for line in content:
-            if line['raw'] and not math.isfinite(line['raw']['largest']):
-                line['raw']['largest'] = None  # JSON has no infinity
+        for entry in content:
+            if entry['raw'] and not math.isfinite(entry['raw']['largest']):
+                entry['raw']['largest'] = None  # JSON has no infinity
         try:
             Path(out).write_text(json.dumps(dict(metric=examiner.name, rows=content), indent=1))
         except OSError as error:

@@ -158,10 +158,11 @@ class Graph:
     meta: Meta
 
     def example(self) -> Tensor:
-        """An input, of random pixels."""
+        """An input, of random pixels; of two pictures where there may be several, as torch takes one for a constant."""
         to = self.meta.input
         height, width = to.size or (10 * to.divisor, 12 * to.divisor)
-        shape = (1, height, width, 3) if to.layout == 'NHWC' else (1, 3, height, width)
+        count = 2 if self.meta.any_number else 1
+        shape = (count, height, width, 3) if to.layout == 'NHWC' else (count, 3, height, width)
         pixels = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0))
         return pixels.to(getattr(torch, to.dtype))
 
@@ -190,6 +191,8 @@ class Graph:
         first = 1 if to.layout == 'NHWC' else 2
         # In steps of the divisor, from a size at which every map has at least two places.
         steps = {first + i: to.divisor * torch.export.Dim(name, min=2, max=256) for i, name in enumerate(('h', 'w'))}
+        if self.meta.any_number:
+            steps[0] = torch.export.Dim('pictures')
         return (steps,)
 
 

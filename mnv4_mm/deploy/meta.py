@@ -33,7 +33,7 @@ class Input:
     """What goes in.
 
     Attributes:
-        size: Height and width in pixels; None: any multiples of ``divisor``.
+        size: Height and width in pixels; None: any multiples of ``divisor``, see also ``Meta.any_number``.
         layout: ``NHWC`` or ``NCHW``.
         dtype: ``uint8`` or ``float32``.
         channel_order: ``RGB`` or ``BGR``.
@@ -122,6 +122,11 @@ class Meta:
     palette: tuple[tuple[int, int, int], ...] | None = None
     source: dict[str, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def any_number(self) -> bool:
+        """Whether it takes any number of pictures at once: not where what comes out is of one picture."""
+        return self.input.size is None and self.kind in ('raw', 'logits')
 
     def to_json(self) -> str:
         content = dict(format=FORMAT, **dataclasses.asdict(self))

@@ -62,12 +62,15 @@ class Predictor:
             UserError: another shape or type.
         """
         to = self.meta.input
-        shape: list[int | None] = [1, *(to.size or (None, None))]
-        shape.insert(1 if to.layout == 'NCHW' else 3, 3)
+        # How many at the least, and what they are multiples of where there may be more.
+        sides = [(side, 0) for side in to.size] if to.size else [(to.divisor, to.divisor)] * 2
+        shape = [(1, int(self.meta.any_number)), *sides]
+        shape.insert(1 if to.layout == 'NCHW' else 3, (3, 0))
         fits = len(batch.shape) == 4 and all(
-            a == b or (b is None and a and a % to.divisor == 0) for a, b in zip(batch.shape, shape, strict=True)
+            a == least or (step and a and a % step == 0) for a, (least, step) in zip(batch.shape, shape, strict=True)
         )
         if not fits or batch.dtype != to.dtype:
-            wanted = ', '.join(f'a multiple of {to.divisor}' if side is None else str(side) for side in shape)
+            texts = {0: '{}', 1: 'any number'}
+            wanted = ', '.join(texts.get(step, f'a multiple of {step}').format(least) for least, step in shape)
             raise UserError(f'this file takes ({wanted}) {to.dtype}, got {batch.shape} {batch.dtype}')
         return self.session(batch)

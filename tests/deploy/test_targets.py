@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import cv2
 import numpy as np
 import pytest
 
@@ -189,6 +190,25 @@ def test_any_size(name, make_checkpoint, tmp_path, photos):
     assert len({batch.shape for batch in batches}) > 1
     assert difference(by, predictor, batches).largest < 1e-3
     assert predictor(photos[0]).labels.shape == read_image(photos[0]).shape[:2]
+
+
+@pytest.mark.parametrize(
+    ('name', 'config', 'kind'),
+    [('onnx', 'mnv4_rtmdet_coco', 'raw'), ('openvino', 'mnv4_segformer_ade20k-mini', 'logits')],
+)
+def test_any_number_of_pictures(name, config, kind, make_checkpoint, tmp_path, photos):
+    if name not in RUNNABLE:
+        pytest.skip(TARGETS[name].absent(convert=True))
+    checkpoint = make_checkpoint(config)
+    path = export(str(checkpoint), [name], dynamic=True, kind=kind, out_dir=str(tmp_path), say=lambda line: None)[0]
+    predictor = load(path)
+    pictures = [cv2.resize(read_image(photo), (160, 96))[None] for photo in photos[:3]]
+    together = predictor.run(np.concatenate(pictures))
+    for i, picture in enumerate(pictures):
+        for value, alone in zip(together, predictor.run(picture), strict=True):
+            np.testing.assert_allclose(value[i : i + 1], alone, rtol=0, atol=1e-4 * np.abs(alone).max())
+    with pytest.raises(UserError, match=r'this file takes \(any number, a multiple of 32, a multiple of 32, 3\) uint8'):
+        predictor.run(np.zeros((0, 96, 160, 3), np.uint8))
 
 
 @pytest.mark.parametrize('name', ['onnx', 'openvino', 'ncnn', 'litert'])

@@ -85,3 +85,17 @@ def test_the_compiler_is_given_cxx20(install, tmp_path, monkeypatch):
     wrapper = Path(install.cxx20(tmp_path)['CXX'])
     result = subprocess.run([str(wrapper), '-O2', '-std=c++17', 'a b.cpp'], capture_output=True, text=True, check=True)
     assert result.stdout == '-O2 -std=c++20 a b.cpp\n'
+
+
+def test_a_runtime_without_a_wheel_does_not_cost_the_others(install, monkeypatch, capsys):
+    asked = []
+
+    def run_pip(venv, *arguments):
+        asked.append(arguments)
+        return int('-r' in arguments or arguments[1].startswith('coremltools'))
+
+    monkeypatch.setattr(install, 'run_pip', run_pip)
+    install.install_runtimes(Path('.venv'))
+    assert {'ncnn', 'openvino', 'executorch'} < {arguments[1].partition('==')[0] for arguments in asked}
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith('==> coremltools==9.0 has not been installed')

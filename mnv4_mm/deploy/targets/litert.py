@@ -6,7 +6,7 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -122,7 +122,9 @@ def convert(
         net, inputs, weights, job = (Path(folder) / name for name in names)
         torch.export.save(program, net)
         np.savez(inputs, *calibration)
-        np.savez(weights, **{str(i): one.weights for i, one in enumerate(fragile) if one.weights is not None})
+        # To numpy's stubs the names could be its own arguments.
+        named: Any = {str(i): one.weights for i, one in enumerate(fragile) if one.weights is not None}
+        np.savez(weights, **named)
         files = dict(program=str(net), calibration=str(inputs), weights=str(weights), path=str(path.absolute()))
         layers = [dict(product=one.product, output=one.output) for one in fragile]
         how = dict(precision=precision, outputs=outputs, description=description, fragile=layers)

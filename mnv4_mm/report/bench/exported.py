@@ -20,6 +20,7 @@ from mnv4_mm.apis import config as configs
 from mnv4_mm.deploy.describe import describe
 from mnv4_mm.deploy.export import write
 from mnv4_mm.deploy.graph import build_graph
+from mnv4_mm.deploy.meta import Precision
 from mnv4_mm.deploy.pictures import prepare, read_image
 from mnv4_mm.deploy.predictor import Predictor
 from mnv4_mm.deploy.targets import TARGETS, load
@@ -33,7 +34,7 @@ ABOVE = 500  # pairs of box and class above the threshold, in a picture
 def predictor_pairs() -> list[Pair]:
     """SSDLite at 320x320 from a JPEG file to boxes: our file, NMS inside, and mmdet with the same weights."""
     model = lively_detector('mnv4_ssdlite_coco')
-    predictor = in_onnx_runtime(model)
+    predictor, in_8_bits = in_onnx_runtime(model), in_onnx_runtime(model, 'int8')
     pictures = itertools.cycle(sorted(PICTURES.glob('*.jpg')))
 
     def mmdets() -> None:
@@ -50,6 +51,7 @@ def predictor_pairs() -> list[Pair]:
     name = 'SSDLite MNv4-Conv-S, 320x320, JPEG to boxes, one thread'
     return [
         Pair(f'{name}: ONNX Runtime against mmdet', lambda: predictor(next(pictures)), mmdets, wanted=4),
+        Pair(f'{name}: ONNX Runtime in int8 against mmdet', lambda: in_8_bits(next(pictures)), mmdets),
         Pair(f'{name}: against decoding and the bare session', lambda: predictor(next(pictures)), bare, wanted=0.8),
     ]
 
@@ -103,12 +105,15 @@ def _class_logits(model: Any, batch: torch.Tensor, classes: int) -> torch.Tensor
     return torch.cat([level.permute(0, 2, 3, 1).reshape(-1, classes) for level in levels])
 
 
-def in_onnx_runtime(model: Any) -> Predictor:
+def in_onnx_runtime(model: Any, precision: Precision = 'fp32') -> Predictor:
     """A model as a file in ONNX Runtime, on one thread."""
     target = TARGETS['onnx']
+    meta = describe(model, target, precision=precision)
+    some = sorted(PICTURES.glob('*.jpg'))[:8] if precision == 'int8' else []
+    batches = [prepare(read_image(path), meta.input, meta.resize)[0] for path in some]
     with TemporaryDirectory() as folder:
         path = Path(folder) / 'net.onnx'
-        write(build_graph(model, describe(model, target)), target, path)
+        write(build_graph(model, meta), target, path, batches)
         return load(path, threads=1)
 
 
