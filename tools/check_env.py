@@ -159,6 +159,10 @@ def use_onnxruntime() -> None:
     session.run(None, {'x': numpy.ones(1, numpy.float32)})
 
 
+def use_onnx_converter() -> None:
+    importlib.import_module('onnxscript')
+
+
 def use_mmdeploy() -> None:
     importlib.import_module('aenum')  # which it imports only when it is used
     importlib.import_module('mmdeploy.apis')
@@ -219,6 +223,7 @@ USES = (
     ('pycocotools', use_pycocotools, f'{PIP} install --force-reinstall --no-deps pycocotools'),
     ('OpenCV', use_opencv, f'{PIP} install -r requirements/runtime.txt'),
     ('ONNX Runtime', use_onnxruntime, f'{PIP} install -r requirements/runtime.txt'),
+    ('ONNX conversion', use_onnx_converter, f"{PIP} install -e '.[onnx]'"),
     ('OpenVINO', use_openvino, f"{PIP} install -e '.[openvino]'"),
     ('NNCF (int8 for OpenVINO)', use_nncf, f"{PIP} install -e '.[openvino]'"),
     ('ncnn', use_ncnn, f"{PIP} install -e '.[ncnn]'"),
@@ -231,8 +236,8 @@ USES = (
 )
 
 OPTIONAL = (
-    'ONNX Runtime', 'OpenVINO', 'NNCF (int8 for OpenVINO)', 'ncnn', 'Core ML conversion', 'ExecuTorch', 'mmdeploy',
-    'LiteRT', 'LiteRT conversion',
+    'ONNX Runtime', 'ONNX conversion', 'OpenVINO', 'NNCF (int8 for OpenVINO)', 'ncnn', 'Core ML conversion',
+    'ExecuTorch', 'mmdeploy', 'LiteRT', 'LiteRT conversion',
 )  # fmt: skip
 
 

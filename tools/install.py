@@ -199,7 +199,8 @@ def main():
     say('runtimes of exported files')
     install_runtimes(venv)
     say('mmdeploy, without the old protobuf that it asks for')
-    pip(venv, '-q', '--no-deps', '-r', 'requirements/mmdeploy.txt')
+    if run_pip(venv, '-q', '--no-deps', '-r', 'requirements/mmdeploy.txt'):
+        say('mmdeploy has not been installed; tools/deploy.py will not work, all else does')
     return subprocess.run([str(venv / 'bin' / 'python'), 'tools/check_env.py'], cwd=str(ROOT)).returncode
 
 

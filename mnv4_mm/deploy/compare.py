@@ -1,9 +1,11 @@
 """PyTorch and every exported file over the same pictures, by the same metric: what ``tools/compare.py`` calls."""
 
+import copy
 import dataclasses
 import glob
 import json
 import math
+import re
 import tempfile
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -160,8 +162,10 @@ def compare(
         for entry in content:
             if entry['raw'] and not math.isfinite(entry['raw']['largest']):
                 entry['raw']['largest'] = None  # JSON has no infinity
+        part = Path(f'{out}.part')
         try:
-            Path(out).write_text(json.dumps(dict(metric=examiner.name, rows=content), indent=1))
+            part.write_text(json.dumps(dict(metric=examiner.name, rows=content), indent=1))
+            part.replace(out)
         except OSError as error:
             raise UserError(f'--out {out} cannot be written: {error.strerror}') from error
     if trouble:
@@ -184,8 +188,9 @@ def exported_beside(checkpoint: Path) -> list[Path]:
     """What was exported of a checkpoint, as ``export`` names it."""
     found = sorted(checkpoint.parent.glob(f'exported/{glob.escape(checkpoint.stem)}_*.json'))
     # Not of a checkpoint whose name begins alike.
-    names = tuple(f'{checkpoint.stem}_{kind}_{how}.' for kind in OUTPUTS for how in typing.get_args(Precision))
-    paths = [path.with_suffix('') for path in found if path.name.startswith(names)]
+    kinds, precisions = '|'.join(OUTPUTS), '|'.join(typing.get_args(Precision))
+    name = re.compile(rf'{re.escape(checkpoint.stem)}_({kinds})_({precisions})(_dynamic|_\d+x\d+)?(_normalised)?\.')
+    paths = [path.with_suffix('') for path in found if name.match(path.name)]
     paths = [path for path in paths if path.exists()]  # not a sample, nor a list of layers
     if checkpoint.is_file():  # not of one that had this name before
         own = sha256(checkpoint)
@@ -207,9 +212,11 @@ class Examiner:
     """Runs predictors over a config's test set and measures them by its metric."""
 
     def __init__(self, cfg: Config) -> None:
-        self.cfg = cfg
-        self.task = configs.task_of(cfg)
-        self.name = self.task.metric
+        self.cfg = cfg = copy.deepcopy(cfg)
+        task = configs.task_of(cfg)
+        self.name = task.metric
+        # The metric that tools/test.py uses.
+        task.set_outputs(cfg, configs.dataset_split(cfg, 'test_dataloader'), False, None)
         info = configs.innermost_dataset(cfg.test_dataloader.dataset).copy()
         # Truth only: pictures are read and prepared as the exported file asks.
         info['pipeline'] = [dict(type='LoadAnnotations')] if self.name == 'mIoU' else []
@@ -259,8 +266,17 @@ def _tested(cfg: Config, checkpoint: str) -> float:
 
 
 def _of(metrics: Mapping[str, float], name: str) -> float:
-    """AP or mIoU; 0 where there is none, as nothing was found in any picture."""
-    return next((float(value) for key, value in metrics.items() if key.endswith(name)), 0.0)
+    """AP or mIoU; 0 where nothing was found in any picture, of which there are no metrics.
+
+    Raises:
+        UserError: the config's evaluator measures something else.
+    """
+    if not metrics:
+        return 0.0
+    found = next((float(value) for key, value in metrics.items() if key.endswith(name)), None)
+    if found is None:
+        raise UserError(f'the test_evaluator of this config gives {", ".join(metrics)}; {name} is compared')
+    return found
 
 
 def _how(meta: Meta) -> str:

@@ -41,8 +41,11 @@ def describe(
     Raises:
         UserError: the runtime cannot do it, or the config has a step that is not known.
     """
-    cfg = model.cfg
     task: Task = 'detection' if hasattr(model, 'bbox_head') else 'segmentation'
+    head = getattr(model, 'bbox_head' if task == 'detection' else 'decode_head', None)
+    if not hasattr(head, 'loss_by_feat'):
+        raise UserError(f'{type(model).__name__} is not exported: single-stage detectors and encoder-decoders are')
+    cfg = model.cfg
     kinds = [one for one in target.kinds if (one in ('nms', 'raw')) == (task == 'detection')]
     kind = kind or kinds[0]
     if kind not in kinds:
@@ -59,7 +62,12 @@ def describe(
     own_size, resize = _resize(cfg, order, dynamic)
     if size and (len(size) != 2 or any(side < DIVISOR or side % DIVISOR for side in size)):
         raise UserError(f'--size must be height and width, multiples of {DIVISOR}, got {" ".join(map(str, size))}')
-    if size and tuple(size) != own_size and isinstance(getattr(model, 'bbox_head', None), SSDHead):
+    if not (size or dynamic) and any(side % DIVISOR for side in own_size):
+        raise UserError(
+            f'this config stretches every picture to {own_size[0]} {own_size[1]}; files take multiples of {DIVISOR}: '
+            'name height and width by --size, or train for others'
+        )
+    if size and tuple(size) != own_size and isinstance(head, SSDHead):
         raise UserError(
             f'--size does not fit SSD, whose anchors are made for one size, here {own_size[0]} {own_size[1]}: train '
             'for another one'
@@ -142,11 +150,16 @@ def _resize(cfg: Config, order: str, dynamic: bool) -> tuple[tuple[int, int], Re
     if cfg.model.data_preprocessor.type.endswith('SegDataPreProcessor') and keep:
         # Test pictures have all sizes; training crops had this one.
         height, width = cfg.model.data_preprocessor.get('size') or (height, width)
-    size = (-(-height // DIVISOR) * DIVISOR, -(-width // DIVISOR) * DIVISOR)
     if not keep:
         if dynamic:
             raise UserError(f'--dynamic does not fit: this config stretches every picture to {width}x{height}')
-        return size, Resize('stretch', (0, 0, 0))
+        return (height, width), Resize('stretch', (0, 0, 0))
+    if padded and tuple(padded) != tuple(scale):
+        raise UserError(
+            f'the test pipeline of this config makes pictures fit {scale[0]}x{scale[1]} and fills up to '
+            f'{padded[0]}x{padded[1]}; only where both are one size it is exported'
+        )
+    size = (-(-height // DIVISOR) * DIVISOR, -(-width // DIVISOR) * DIVISOR)
     colour = (value.get('img', 0) if isinstance(value, dict) else value) if padded else None
     if colour is None:  # mmdet fills after normalising, with zeros: with the mean
         colour = [round(float(mean)) for mean in _three(cfg.model.data_preprocessor.get('mean'), 0.0)]
@@ -161,8 +174,8 @@ def _resize(cfg: Config, order: str, dynamic: bool) -> tuple[tuple[int, int], Re
 def _selection(model: Any) -> Selection:
     cfg = model.bbox_head.test_cfg
     nms = cfg.get('nms', {})
-    if nms.get('type', 'nms') != 'nms' or nms.get('class_agnostic'):
-        raise UserError(f'nms of this config is {nms.get("type")}; plain nms, class by class, is exported')
+    if nms.get('type', 'nms') != 'nms' or nms.get('class_agnostic') or 'iou_threshold' not in nms:
+        raise UserError(f'nms of this config is {dict(nms)}; plain nms, class by class, is exported')
     return Selection(
         score_thr=float(cfg.get('score_thr', 0)),
         iou_thr=float(nms['iou_threshold']),

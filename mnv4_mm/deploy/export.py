@@ -89,11 +89,13 @@ def export(
         raise UserError(f'--out-dir {out} cannot be made: {error.strerror}') from error
     if not SAMPLE.is_file():
         say(f'no {SAMPLE}: expected numbers of a sample picture are not written (a clone has it)')
+    options = '_dynamic' if dynamic else f'_{size[0]}x{size[1]}' if size else ''
+    options += '_normalised' if normalise else ''
     paths = []
     for target, meta in zip(targets, metas, strict=True):
         graph = build_graph(model, meta)
         batches = _calibration(model, meta, calibration) if precision == 'int8' else ()
-        path = out / f'{Path(checkpoint).stem}_{meta.kind}_{precision}{target.suffix}'
+        path = out / f'{Path(checkpoint).stem}_{meta.kind}_{precision}{options}{target.suffix}'
         written = write(graph, target, path, batches, reference(model, meta) if SAMPLE.is_file() else None)
         say(f'{path} {_megabytes(path, written):.1f} MB')
         paths.append(path)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmdet.models.dense_heads import RetinaHead, RetinaSepBNHead, RTMDetHead, SSDHead
 from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder, DistancePointBBoxCoder
 from mmdet.models.task_modules.prior_generators import SSDAnchorGenerator
 from mmseg.models.utils import Upsample
@@ -23,6 +24,7 @@ from mnv4_mm.errors import UserError
 from mnv4_mm.models.layers import MultiQueryAttention, matmul_attention
 
 aten = torch.ops.aten
+HEADS = (SSDHead, RetinaHead, RetinaSepBNHead, RTMDetHead)
 
 
 class Pixels(nn.Module):
@@ -65,6 +67,9 @@ class Detector(nn.Module):
         self.backbone, self.neck, self.head = model.backbone, getattr(model, 'neck', None) or nn.Identity(), head
         self.generator, self.coder = head.prior_generator, head.bbox_coder
         self.is_anchor = isinstance(self.coder, DeltaXYWHBBoxCoder)
+        if not isinstance(head, HEADS):  # others with the same coders decode in ways of their own (FoveaBox)
+            names = ', '.join(kind.__name__ for kind in HEADS)
+            raise UserError(f'{type(head).__name__} is not exported: {names} and what is made of them are')
         if not self.is_anchor and not isinstance(self.coder, DistancePointBBoxCoder):
             raise UserError(f'boxes of {type(self.coder).__name__} are not exported: anchors (delta) and points are')
         if self.is_anchor and self.coder.add_ctr_clamp:
@@ -201,14 +206,11 @@ def build_graph(model: Any, meta: Meta) -> Graph:
 
     Args:
         model: mmdet's single-stage detector or mmseg's encoder-decoder, on the CPU. It is copied.
-        meta: What the graph is to take and give.
+        meta: What the graph is to take and give, as ``describe`` says of this model.
 
     Raises:
-        UserError: a model of another kind.
+        UserError: a head of another kind.
     """
-    part = 'bbox_head' if meta.task == 'detection' else 'decode_head'
-    if not hasattr(getattr(model, part, None), 'loss_by_feat'):
-        raise UserError(f'{type(model).__name__} is not exported: single-stage detectors and encoder-decoders are')
     model = copy.deepcopy(model).eval().requires_grad_(False).to(memory_format=torch.contiguous_format)
     _plain_layers(model)
     module: nn.Module = (Detector if meta.task == 'detection' else Segmenter)(model, meta.input)

@@ -37,7 +37,7 @@ def test_right_files_pass(exported, run_tool, tmp_path):
     done = run_tool('compare.py', exported, '--rounds', 2, '--out', tmp_path / 'table.json')
     assert done.returncode == 0, done.stderr
     rows = {row['name']: row for row in json.loads((tmp_path / 'table.json').read_text())['rows']}
-    judged = [rows[f'net_{kind}_fp32.onnx'] for kind in ('class_map', 'logits')]
+    judged = [rows[f'net_{kind}_fp32_128x160.onnx'] for kind in ('class_map', 'logits')]
     for row in judged:
         assert row['verdict'] == 'ok'
         assert row['raw']['largest'] < 1e-3
@@ -58,9 +58,9 @@ def test_a_wrong_file_fails(exported, run_tool, tmp_path):
     content['state_dict'][name][3] *= 1.1
     torch.save(content, tmp_path / 'other.pth')
     wrong = export(str(tmp_path / 'other.pth'), ['onnx'], size=(128, 160), kind='logits', say=lambda line: None)[0]
-    claimed = read_meta(exported.parent / 'exported/net_logits_fp32.onnx').source
+    claimed = read_meta(exported.parent / 'exported/net_logits_fp32_128x160.onnx').source
     sidecar(wrong).write_text(dataclasses.replace(read_meta(wrong), source=claimed).to_json())
-    right = exported.parent / 'exported/net_logits_fp32.onnx'
+    right = exported.parent / 'exported/net_logits_fp32_128x160.onnx'
     # The checkpoint is found beside the file's folder.
     done = run_tool('compare.py', right, wrong, '--rounds', 0)
     assert done.returncode == 1
@@ -69,7 +69,7 @@ def test_a_wrong_file_fails(exported, run_tool, tmp_path):
 
 
 def test_mistakes_are_one_line(exported, ssdlite, tmp_path):
-    file = str(exported.parent / 'exported/net_logits_fp32.onnx')
+    file = str(exported.parent / 'exported/net_logits_fp32_128x160.onnx')
     with pytest.raises(UserError, match='exported from another checkpoint'):
         compare(str(ssdlite), [file])
     with pytest.raises(UserError, match='no exported files'):
@@ -102,7 +102,7 @@ def test_detections_of_an_untrained_net_prove_nothing(ssdlite, tmp_path, photos)
 
 
 def test_a_class_map_of_one_class_proves_nothing(exported):
-    predictor = load(exported.parent / 'exported/net_class_map_fp32.onnx')
+    predictor = load(exported.parent / 'exported/net_class_map_fp32_128x160.onnx')
     batch = Graph(torch.nn.Identity(), predictor.meta).example().numpy()
     height, width = predictor.meta.input.size
     logits = np.zeros((1, 150, height // 8, width // 8), np.float32)
@@ -116,6 +116,15 @@ def test_a_net_that_finds_nothing_has_an_ap_of_0():
     examiner = Examiner(configs.resolve_data_roots(configs.load_config('mnv4_ssdlite_coco-mini')))
     nothing = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
     assert examiner.score(lambda image: nothing) == 0
+
+
+def test_the_metric_is_that_of_test_py():
+    cfg = configs.resolve_data_roots(configs.load_config('mnv4_lraspp_ade20k-mini'))
+    cfg.test_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])  # in percent
+    assert Examiner(cfg).cfg.test_evaluator.type == 'ExactIoUMetric'
+    assert cfg.test_evaluator.type == 'IoUMetric'
+    with pytest.raises(UserError, match='gives mDice, mAcc; mIoU is compared'):
+        comparing._of(dict(mDice=0.5, mAcc=0.5), 'mIoU')
 
 
 def detections(*rows):
@@ -173,9 +182,9 @@ def test_a_file_that_fails_while_running_costs_its_own_row_only(exported, monkey
 
     monkeypatch.setattr(comparing, 'load', broken)
     rows = {row.name: row for row in compare(str(exported), rounds=0, say=lambda line: None)}
-    assert rows['net_class_map_fp32.onnx'].verdict == 'ok'
-    assert rows['net_logits_fp32.onnx'].verdict.startswith('fails: outputs of other shapes')
-    assert not rows['net_logits_fp32.onnx'].passes
+    assert rows['net_class_map_fp32_128x160.onnx'].verdict == 'ok'
+    assert rows['net_logits_fp32_128x160.onnx'].verdict.startswith('fails: outputs of other shapes')
+    assert not rows['net_logits_fp32_128x160.onnx'].passes
 
 
 def test_a_table_is_told_although_latency_is_not_measured(exported, monkeypatch):
@@ -190,7 +199,7 @@ def test_a_table_is_told_although_latency_is_not_measured(exported, monkeypatch)
 
 
 def test_outputs_that_are_no_numbers_are_seen(exported):
-    predictor = load(exported.parent / 'exported/net_logits_fp32.onnx')
+    predictor = load(exported.parent / 'exported/net_logits_fp32_128x160.onnx')
     by = reference(load_model(str(exported), device='cpu'), predictor.meta)
     broken = Predictor(
         predictor.meta, lambda batch: [np.full_like(value, np.nan) for value in predictor.session(batch)]

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmdet.apis import inference_detector
+from mmdet.models.dense_heads import FoveaHead
 from mmengine.registry import DefaultScope
 from torch import nn
 
@@ -190,8 +191,28 @@ def test_models_of_other_kinds_are_refused(model_of):
     model.bbox_head.bbox_coder = object()
     with pytest.raises(UserError, match='boxes of object are not exported'):
         build_graph(model, meta)
+    model.bbox_head = FoveaHead(2, 8)  # two maps a level and distances as codes, as RTMDet, but decoded in its own way
+    with pytest.raises(UserError, match='FoveaHead is not exported: SSDHead'):
+        build_graph(model, meta)
     with pytest.raises(UserError, match='ReLU is not exported'):
-        build_graph(nn.ReLU(), meta)
+        describe(nn.ReLU(), ONNX)
+
+
+def test_settings_that_a_file_would_not_follow_are_refused(model_of):
+    def changed(name, **steps):
+        model = copy.deepcopy(model_of(name))
+        for step in model.cfg.test_dataloader.dataset.pipeline:
+            step.update(steps.get(step['type'], {}))
+        return model
+
+    odd = changed('mnv4_ssdlite_coco', Resize=dict(scale=(300, 300)))
+    with pytest.raises(UserError, match='stretches every picture to 300 300; files take multiples of 32'):
+        describe(odd, ONNX)
+    with pytest.raises(UserError, match='anchors are made for one size, here 300 300'):
+        describe(odd, ONNX, size=(320, 320))
+    with pytest.raises(UserError, match='makes pictures fit 640x640 and fills up to 672x672'):
+        describe(changed('mnv4_rtmdet_coco', Pad=dict(size=(672, 672))), ONNX)
+    model = changed('mnv4_ssdlite_coco')
     model.bbox_head.test_cfg.nms.type = 'soft_nms'
     with pytest.raises(UserError, match='soft_nms'):
         describe(model, ONNX)

@@ -49,6 +49,12 @@ def test_a_file_that_fails_is_named():
     assert report._cell([run, dict(run, raw=dict(largest=0.1, of='pixels'), to_pytorch=4e-4)]) == '2e-06, +0.0004'
 
 
+def test_where_no_file_runs_the_models_own_metric_is_told():
+    rows = [dict(name='PyTorch, as tools/test.py', metric=0.25, megabytes=9.0, raw=None, passes=True)]
+    rows.append(dict(name='a.mlpackage', metric=None, megabytes=9.0, raw=None, passes=True))
+    assert report._line('m', 'n', [report.TARGETS['coreml']], rows) == '| m | n | 0.250 | description |'
+
+
 @pytest.mark.parametrize('arguments', [(['nothing'],), ([], ['conv_xl']), ([], [], ['mnn'])])
 def test_mistakes_are_one_line(arguments):
     with pytest.raises(UserError, match=r'there are .*(conv_s|mnv4_ssdlite_coco|openvino)'):
