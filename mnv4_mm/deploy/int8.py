@@ -80,7 +80,7 @@ class LayerError(NamedTuple):
 
 
 def quantize_onnx(model: Any, batches: Sequence[np.ndarray]) -> Quantised:
-    """Quantises an ``onnx.ModelProto``: QDQ form, U8 activations, S8 weights, a scale for each channel of a weight.
+    """Quantises an ``onnx.ModelProto``: QDQ form, U8 activations, S7 weights, a scale for each channel of a weight.
 
     Args:
         model: The float net, from pixels to raw outputs.
@@ -104,6 +104,9 @@ def quantize_onnx(model: Any, batches: Sequence[np.ndarray]) -> Quantised:
                 _reader(batches),
                 quant_format=QuantFormat.QDQ,
                 per_channel=True,
+                # 7 bits of weights. x86 without VNNI adds two products of 8 bits in 16 and cuts off what overflows, which
+                # ONNX Runtime's guide to quantising names; with 8 an SSDLite lost 1.2 points of AP there, with 7 none.
+                reduce_range=True,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 nodes_to_exclude=list(excluded),

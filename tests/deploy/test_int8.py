@@ -66,6 +66,10 @@ def test_a_layer_that_hurts_is_found_and_stays_in_float(fragile, fragile_onnx):
     (reason,) = reasons
     assert reason.output
     assert np.array_equal(reason.weights, fragile[0][2].weight.detach())
+    stored = [onnx.numpy_helper.to_array(tensor) for tensor in found.graph.initializer]
+    weights = [values for values in stored if values.dtype == np.int8 and values.ndim > 1]
+    assert weights
+    assert max(np.abs(values.astype(int)).max() for values in weights) <= 64  # what no CPU overflows by
     makers = {value: node.op_type for node in found.graph.node for value in node.output}
     for error in errors:
         node = next(node for node in found.graph.node if node.name == error.layer)
