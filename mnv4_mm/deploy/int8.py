@@ -104,8 +104,8 @@ def quantize_onnx(model: Any, batches: Sequence[np.ndarray]) -> Quantised:
                 _reader(batches),
                 quant_format=QuantFormat.QDQ,
                 per_channel=True,
-                # 7 bits of weights. x86 without VNNI adds two products of 8 bits in 16 and cuts off what overflows, which
-                # ONNX Runtime's guide to quantising names; with 8 an SSDLite lost 1.2 points of AP there, with 7 none.
+                # 7 bits of weights. x86 without VNNI adds two products of 8 bits in 16 and cuts off what overflows, as
+                # ONNX Runtime's guide to quantising says; with 8 an SSDLite lost 1.2 points of AP there, with 7 none.
                 reduce_range=True,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
