@@ -18,9 +18,9 @@ pytestmark = pytest.mark.slow
 # Iterations of 4 crops, and the held-out mIoU to reach. In 2,400 to 2,800 they reached 0.66 to 0.70.
 SEGMENTERS = {
     'mnv4_lraspp_ade20k-mini': (1000, 0.2),
-    'mnv4_fpn_ade20k-mini': (800, 0.15),
-    'mnv4_deeplabv3plus_ade20k-mini': (800, 0.15),
-    'mnv4_segformer_ade20k-mini': (800, 0.15),
+    'mnv4_fpn_ade20k-mini': (600, 0.1),
+    'mnv4_deeplabv3plus_ade20k-mini': (600, 0.1),
+    'mnv4_segformer_ade20k-mini': (600, 0.1),
 }
 # Epochs of 768 pictures, their side in pixels, and the held-out AP at IoU 0.5 to reach.
 HEADS = {
@@ -171,7 +171,7 @@ def test_the_small_masks_are_learned(run_tool, repository, tmp_path):
         for path in sorted((repository / 'data/mini/ade' / folder / 'training').iterdir())[:8]:
             shutil.copy(path, tmp_path / 'few' / folder / 'training')
     few = ['--cfg-options', f'train_dataloader.dataset.data_root={tmp_path}/few/']
-    run = run_tool('train.py', 'mnv4_lraspp_ade20k-mini', '--work-dir', tmp_path / 'w', '--iters', 200, *few)
+    run = run_tool('train.py', 'mnv4_lraspp_ade20k-mini', '--work-dir', tmp_path / 'w', '--iters', 120, *few)
     assert run.returncode == 0, run.stderr
     seen = json.loads((tmp_path / 'w/trained_on/metrics.json').read_text())
     held_out = json.loads((tmp_path / 'w/held_out/metrics.json').read_text())
