@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import cv2
 import pytest
@@ -115,6 +116,23 @@ def mmdeploy_score(repository: Path) -> Callable[[str, Path], float]:
         return next(value for name, value in found.items() if name.endswith(('/bbox_mAP', '/mIoU')))
 
     return score
+
+
+@pytest.fixture
+def call_tool(load_tool: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, capfd: Any) -> Tool:
+    """Calls ``tools/<name>`` in this process, where all is imported already: for what ends before it has begun."""
+    monkeypatch.syspath_prepend(ROOT / 'tools')
+
+    def call(name: str, *arguments: object) -> 'subprocess.CompletedProcess[str]':
+        capfd.readouterr()
+        try:
+            code = load_tool(name.removesuffix('.py')).main([str(part) for part in arguments])
+        except SystemExit as error:  # argparse's
+            code = error.code
+        out, err = capfd.readouterr()
+        return subprocess.CompletedProcess([name], code, out, err)
+
+    return call
 
 
 class Runs:

@@ -20,8 +20,8 @@ from mnv4_mm.deploy.targets import load
         (['--config', 'no_such'], 'no config no_such'),
     ],
 )
-def test_mistakes_are_one_line(arguments, message, ssdlite, run_tool, tmp_path):
-    done = run_tool('export.py', ssdlite, *arguments, '--out-dir', tmp_path / 'out')
+def test_mistakes_are_one_line(arguments, message, ssdlite, call_tool, tmp_path):
+    done = call_tool('export.py', ssdlite, *arguments, '--out-dir', tmp_path / 'out')
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

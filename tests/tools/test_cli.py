@@ -42,10 +42,11 @@ MINI = 'mnv4_ssdlite_coco-mini'
         ('download_dataset.py', ['coco2017', '--root', '{tmp}/file'], 'is not a folder'),
     ],
 )
-def test_mistakes(run_tool, repository, tmp_path, tool, arguments, message):
+def test_mistakes(call_tool, repository, tmp_path, monkeypatch, tool, arguments, message):
+    monkeypatch.chdir(repository)
     (tmp_path / 'file').write_text('x')
     before = set(repository.iterdir())
-    result = run_tool(tool, *(str(a).replace('{tmp}', str(tmp_path)) for a in arguments))
+    result = call_tool(tool, *(str(a).replace('{tmp}', str(tmp_path)) for a in arguments))
     assert result.returncode == 2, result.stderr
     last = result.stderr.strip().splitlines()[-1]
     assert last.startswith('error: ')
@@ -94,10 +95,11 @@ def test_help(run_tool, tool):
     ],
     ids=['resume', 'load_from', 'backbone', 'detector', 'test', 'test-own-config', 'infer'],
 )  # fmt: skip
-def test_code_in_a_checkpoint_runs_by_no_way_in(run_tool, tmp_path, payload, arguments):
+def test_code_in_a_checkpoint_runs_by_no_way_in(call_tool, repository, tmp_path, monkeypatch, payload, arguments):
+    monkeypatch.chdir(repository)
     torch.save(dict(state_dict={}, extra=payload), tmp_path / 'evil.pth')
     evil = str(tmp_path / 'evil.pth')
-    result = run_tool(*(a.replace('{tmp}', str(tmp_path)).replace('{evil}', evil) for a in arguments))
+    result = call_tool(*(a.replace('{tmp}', str(tmp_path)).replace('{evil}', evil) for a in arguments))
     assert result.returncode == 2, result.stderr
     last = result.stderr.strip().splitlines()[-1]
     assert last.startswith('error: ')
@@ -106,10 +108,11 @@ def test_code_in_a_checkpoint_runs_by_no_way_in(run_tool, tmp_path, payload, arg
 
 
 @pytest.mark.parametrize('tool', [['test.py', '{evil}'], ['infer.py', 'data/mini/coco/val2017', '{evil}']])
-def test_a_config_in_a_checkpoint_calls_nothing(run_tool, tmp_path, tool):
+def test_a_config_in_a_checkpoint_calls_nothing(call_tool, repository, tmp_path, monkeypatch, tool):
+    monkeypatch.chdir(repository)
     text = f"model = dict(type='os.system', command='touch {tmp_path}/ran')"
     torch.save(dict(meta=dict(cfg=text), state_dict=dict(a=torch.zeros(1))), tmp_path / 'evil.pth')
-    result = run_tool(*(part.replace('{evil}', str(tmp_path / 'evil.pth')) for part in tool))
+    result = call_tool(*(part.replace('{evil}', str(tmp_path / 'evil.pth')) for part in tool))
     assert result.returncode == 2, result.stderr
     assert "type='os.system' is not registered" in result.stderr
     assert not (tmp_path / 'ran').exists()
