@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,8 +69,9 @@ class Yolo11n(nn.Module):
                     f'ultralytics, which is measured beside ours, cannot be imported ({error}): '
                     'pip install --no-deps -r requirements/bench.txt'
                 ) from error
-            self.net = DetectionModel('yolo11n.yaml', verbose=False).eval()
-        self.net.model[-1].export, self.net.model[-1].format = True, 'onnx'
+            net: Any = DetectionModel('yolo11n.yaml', verbose=False).eval()
+        net.model[-1].export, net.model[-1].format = True, 'onnx'
+        self.net = net
         self.pixels = Pixels(to)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
