@@ -123,7 +123,8 @@ def training_config(model: str, net: str) -> Config:
 def _result(model: str, net: str, targets: Sequence[Target], folder: Path) -> list[dict[str, Any]]:
     """The rows of compare's table for one trained net."""
     result, last, short = folder / 'compared.json', folder / 'last_checkpoint', MODELS[model]
-    config, wanted = folder / f'{model}-{net}.py', training_config(model, net)
+    # Beside the folder: in it, training writes what it made of it under the same name.
+    config, wanted = folder.with_suffix('.py'), training_config(model, net)
     detects = short.like.endswith('coco-mini')
     trained = last.is_file() and last.read_text().strip().endswith(f'_{short.length}.pth')  # not cut short
     if not trained or not config.is_file() or config.read_text() != wanted.pretty_text:

@@ -191,7 +191,9 @@ def test_models_of_other_kinds_are_refused(model_of):
     model.bbox_head.bbox_coder = object()
     with pytest.raises(UserError, match='boxes of object are not exported'):
         build_graph(model, meta)
-    model.bbox_head = FoveaHead(2, 8)  # two maps a level and distances as codes, as RTMDet, but decoded in its own way
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        # Two maps a level and distances as codes, as RTMDet, but decoded in its own way.
+        model.bbox_head = FoveaHead(2, 8)
     with pytest.raises(UserError, match='FoveaHead is not exported: SSDHead'):
         build_graph(model, meta)
     with pytest.raises(UserError, match='ReLU is not exported'):
