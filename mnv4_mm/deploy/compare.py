@@ -269,13 +269,15 @@ def _of(metrics: Mapping[str, float], name: str) -> float:
     """AP or mIoU; 0 where nothing was found in any picture, of which there are no metrics.
 
     Raises:
-        UserError: the config's evaluator measures something else.
+        UserError: the config's evaluator measures something else, or the data has nothing to measure it by.
     """
     if not metrics:
         return 0.0
     found = next((float(value) for key, value in metrics.items() if key.endswith(name)), None)
     if found is None:
         raise UserError(f'the test_evaluator of this config gives {", ".join(metrics)}; {name} is compared')
+    if not found >= 0:  # COCO's -1, or nan
+        raise UserError(f'the test set has no {"masks" if name == "mIoU" else "boxes"} to measure {name} by')
     return found
 
 

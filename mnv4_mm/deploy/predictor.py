@@ -1,5 +1,6 @@
 """Picture in, results out, whatever the runtime. Needs numpy, OpenCV and the runtime only."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,15 +63,22 @@ class Predictor:
             UserError: another shape or type.
         """
         to = self.meta.input
-        # How many at the least, and what they are multiples of where there may be more.
-        sides = [(side, 0) for side in to.size] if to.size else [(to.divisor, to.divisor)] * 2
-        shape = [(1, int(self.meta.any_number)), *sides]
-        shape.insert(1 if to.layout == 'NCHW' else 3, (3, 0))
-        fits = len(batch.shape) == 4 and all(
-            a == least or (step and a and a % step == 0) for a, (least, step) in zip(batch.shape, shape, strict=True)
-        )
+        sides = [_only(side) for side in to.size] if to.size else [range(to.divisor, sys.maxsize, to.divisor)] * 2
+        pictures = range(1, sys.maxsize) if self.meta.any_number else _only(1)
+        axes = [pictures, _only(3), *sides] if to.layout == 'NCHW' else [pictures, *sides, _only(3)]
+        fits = batch.ndim == 4 and all(length in axis for length, axis in zip(batch.shape, axes, strict=True))
         if not fits or batch.dtype != to.dtype:
-            texts = {0: '{}', 1: 'any number'}
-            wanted = ', '.join(texts.get(step, f'a multiple of {step}').format(least) for least, step in shape)
+            wanted = ', '.join(map(_text, axes))
             raise UserError(f'this file takes ({wanted}) {to.dtype}, got {batch.shape} {batch.dtype}')
         return self.session(batch)
+
+
+def _only(length: int) -> range:
+    return range(length, length + 1)
+
+
+def _text(axis: range) -> str:
+    """The lengths that an axis may have, in words."""
+    if len(axis) == 1:
+        return str(axis.start)
+    return 'any number' if axis.step == 1 else f'a multiple of {axis.step}'

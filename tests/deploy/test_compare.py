@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -125,6 +126,12 @@ def test_the_metric_is_that_of_test_py():
     assert cfg.test_evaluator.type == 'IoUMetric'
     with pytest.raises(UserError, match='gives mDice, mAcc; mIoU is compared'):
         comparing._of(dict(mDice=0.5, mAcc=0.5), 'mIoU')
+
+
+@pytest.mark.parametrize(('name', 'value', 'truth'), [('bbox_mAP', -1.0, 'boxes'), ('mIoU', math.nan, 'masks')])
+def test_data_without_truth_is_one_line(name, value, truth):
+    with pytest.raises(UserError, match=f'no {truth} to measure {name} by'):
+        comparing._of({f'mine/{name}': value}, name)
 
 
 def detections(*rows):
