@@ -51,14 +51,21 @@ def select(boxes: np.ndarray, scores: np.ndarray, how: Selection) -> Detections:
     if how.min_size >= 0:
         large = ((boxes[:, 2:] - boxes[:, :2]) > how.min_size).all(axis=1)
         boxes, scores, labels = boxes[large], scores[large], labels[large]
+    order = np.argsort(-scores, kind='stable')[: how.candidates]
+    boxes, scores, labels = boxes[order], scores[order], labels[order]
     corners = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).astype(np.float64)
-    kept: Any = []
-    if len(scores):
+    # Which of the best stay does not depend on worse ones, and of these there can be tens of thousands.
+    looked_at = 10 * how.max_per_img
+    best: np.ndarray = np.zeros(0, np.int64)
+    while len(scores) and len(best) < how.max_per_img:
         # Its stubs ask for lists. -1: it would drop scores equal to its threshold, and they have been chosen already.
         suppress: Any = cv2.dnn.NMSBoxesBatched
-        kept = suppress(corners, scores, labels, -1.0, how.iou_thr, top_k=how.candidates)
-    best = np.asarray(kept, np.int64)
-    best = best[np.argsort(-scores[best], kind='stable')][: how.max_per_img]
+        some = slice(looked_at)
+        best = np.asarray(suppress(corners[some], scores[some], labels[some], -1.0, how.iou_thr), np.int64)
+        if looked_at >= len(scores):
+            break
+        looked_at *= 4
+    best = np.sort(best)[: how.max_per_img]
     return Detections(boxes[best], scores[best], labels[best].astype(np.int64))
 
 

@@ -11,7 +11,12 @@ from mnv4_mm.deploy.results import Detections, class_map, in_picture, map_in_pic
 
 @pytest.mark.parametrize(
     'how',
-    [Selection(0.3, 0.5, 100, -1.0, 9999), Selection(0.05, 0.3, 17, 6.0, 9999), Selection(2.0, 0.5, 9, -1.0, 9999)],
+    [
+        Selection(0.3, 0.5, 100, -1.0, 9999),
+        Selection(0.05, 0.3, 17, 6.0, 9999),
+        Selection(0.001, 0.0, 130, -1.0, 9999),  # the best 1,300 do not leave 130
+        Selection(2.0, 0.5, 9, -1.0, 9999),
+    ],
 )
 def test_boxes_are_selected_as_torchvision_does(how):
     rng = np.random.default_rng(0)
