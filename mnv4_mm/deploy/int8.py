@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mnv4_mm.deploy.quiet import without_telemetry
+from mnv4_mm.deploy import quiet
 
 # A layer whose weights or output keep less than this much signal over the noise of their own 8 bits stays in float. In
 # dB: 20 is an error of a tenth.
@@ -79,6 +79,8 @@ class LayerError(NamedTuple):
         return min(self.activation_db, np.inf if self.weight_db is None else self.weight_db)
 
 
+# ONNX Runtime logs an error for each bias that it has copied, which it does for convolutions that share one.
+@quiet.no_root_log()
 def quantize_onnx(model: Any, batches: Sequence[np.ndarray]) -> Quantised:
     """Quantises an ``onnx.ModelProto``: QDQ form, U8 activations, S7 weights, a scale for each channel of a weight.
 
@@ -181,8 +183,8 @@ def quantize_openvino(model: Any, batches: Sequence[np.ndarray], in_float: Seque
     """
     # A convolution with a bias becomes two operations: the sum has the node's name, the convolution this one.
     names = [name + ending for name in in_float for ending in ('', '/WithoutBiases')]
-    without_telemetry('openvino')
-    nncf = without_telemetry('nncf')
+    quiet.without_telemetry('openvino')
+    nncf = quiet.nncf()
     return nncf.quantize(
         model,
         nncf.Dataset(batches),
@@ -230,14 +232,14 @@ def _layer_errors(folder: Path, batches: Sequence[np.ndarray]) -> list[LayerErro
     from onnxruntime.quantization import qdq_loss_debug as debug
     from onnxruntime.quantization.quant_utils import DEQUANT_OUTPUT_SUFFIX
 
-    weights = debug.compute_weight_error(
-        debug.create_weight_matching(str(folder / 'float.onnx'), str(folder / 'int8.onnx'))
-    )
+    matched = debug.create_weight_matching(str(folder / 'float.onnx'), str(folder / 'int8.onnx'))
     float_model, int8_model = (onnx.load(folder / f'{name}.onnx') for name in ('float', 'int8'))
     nodes = list(float_model.graph.node)
     shapes = {tensor.name: tensor.dims for tensor in float_model.graph.initializer}
     readers = {name: [node for node in nodes if name in node.input] for node in nodes for name in node.output}
     layers = [node for node in nodes if node.op_type in ('Conv', 'MatMul', 'Gemm')]
+    read = {name for node in layers for name in node.input[:2]}  # not biases
+    weights = debug.compute_weight_error({name: pair for name, pair in matched.items() if name in read})
     made = {name for node in int8_model.graph.node for name in node.output}
     stored, rounded = [], []  # what each layer's output is called in the two nets, where it is stored
     for node in layers:
@@ -257,7 +259,7 @@ def _layer_errors(folder: Path, batches: Sequence[np.ndarray]) -> list[LayerErro
             noise.add(values[name].reshape(channels, -1), others[other].reshape(channels, -1))
     errors = []
     for node, noise in zip(layers, noises, strict=True):
-        named = next((name for name in node.input if name in weights), '')
+        named = next((name for name in node.input[:2] if name in shapes), '')
         weight = float(weights[named]) if named else None
         errors.append(LayerError(node.name, named, noise.own_db(), weight, noise.total_db()))
     return sorted(errors, key=lambda error: error.own_db)

@@ -1,8 +1,10 @@
-"""Importing what talks too much."""
+"""What talks too much."""
 
 import importlib
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
 
@@ -31,3 +33,27 @@ def coremltools() -> ModuleType:
     logging.getLogger('coremltools').setLevel(logging.ERROR)
     logging.getLogger('torch.utils._pytree').setLevel(logging.ERROR)
     return importlib.import_module('coremltools')
+
+
+def nncf() -> ModuleType:
+    """Imports nncf without telemetry, and without a line for each operation that it leaves alone."""
+    module = without_telemetry('nncf')
+    module.set_log_level(logging.WARNING)
+    return module
+
+
+@contextmanager
+def no_root_log() -> Iterator[None]:
+    """Drops what is logged by ``logging.error`` and the like, which also set up logging for the whole process."""
+    root, handler = logging.getLogger(), logging.NullHandler()
+    root.addHandler(handler)
+    root.addFilter(_nothing)
+    try:
+        yield
+    finally:
+        root.removeFilter(_nothing)
+        root.removeHandler(handler)
+
+
+def _nothing(record: logging.LogRecord) -> bool:
+    return False

@@ -1,6 +1,7 @@
 """8 bits: what stays in float, which layer hurts, and what a real net loses."""
 
 import json
+import logging
 
 import numpy as np
 import onnx
@@ -93,6 +94,33 @@ def test_it_stays_in_float_in_openvino_too(fragile, fragile_onnx):
     }
     assert in_8_bits == {error.layer for error in errors if not error.in_float}
     assert len(in_8_bits) == 1
+
+
+class TwoLevels(torch.nn.Module):
+    """Two levels that share a convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.down = torch.nn.Conv2d(3, 4, 3, stride=2)
+        self.head = torch.nn.Conv2d(4, 2, 1)
+
+    def forward(self, x):
+        x = self.down(x)
+        return torch.cat([self.head(x).flatten(2), self.head(x[..., ::2, ::2] * 9).flatten(2)], dim=2)
+
+
+def test_convolutions_that_share_a_bias_print_no_errors(monkeypatch, capfd):
+    """ONNX Runtime copies the bias, and does not find the copy in the float net."""
+    monkeypatch.setattr(logging.getLogger(), 'handlers', [])  # pytest's
+    example = (torch.rand(1, 3, 32, 32),)
+    program = torch.onnx.export(TwoLevels().eval(), example, input_names=['image'], dynamo=True, verbose=False)
+    capfd.readouterr()
+    found, errors, *_ = quantize_onnx(program.model_proto, [example[0].numpy()])
+    biases = [tensor.name for tensor in found.graph.initializer if 'head.bias' in tensor.name]
+    assert {name.removesuffix('_quantized') for name in biases} > {'head.bias'}
+    assert [error.weights for error in errors].count('head.weight') == 2
+    assert 'not found' not in ''.join(capfd.readouterr())
+    assert logging.getLogger().handlers == []
 
 
 def test_what_is_behind_the_last_convolution_stays_in_float(fragile, fragile_onnx):
