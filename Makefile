@@ -18,7 +18,7 @@ train: env
 
 # Two at a time, a core each: most of them cannot use more.
 test: env
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations 25
 
 test-fast: env
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'
@@ -35,7 +35,7 @@ $(LITERT)/installed: requirements/litert.txt
 	$(LITERT)/bin/python -m pip --disable-pip-version-check install -q -r requirements/litert.txt
 	touch $@
 
-# What `make test` skips where there is no such environment.
+# What `make test` skips where there is no such environment; CI has it.
 test-litert: env litert
 	$(BIN)/python -m pytest tests/deploy/test_litert.py tests/deploy/test_targets.py -k litert
 
