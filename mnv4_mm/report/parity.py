@@ -42,8 +42,8 @@ class Short(NamedTuple):
 MODELS: dict[str, Short] = {
     'mnv4_ssdlite_coco': Short('mnv4_ssdlite_coco-mini', 192, 4),
     'mnv4_retinanet_coco': Short('mnv4_retinanet_coco-mini', 128, 3),
-    'mnv4_retinanet-1x_coco': Short('mnv4_retinanet_coco-mini', 128, 2),
-    'mnv4_rtmdet_coco': Short('mnv4_rtmdet_coco-mini', 128, 3),
+    'mnv4_retinanet-1x_coco': Short('mnv4_retinanet_coco-mini', 128, 8),
+    'mnv4_rtmdet_coco': Short('mnv4_rtmdet_coco-mini', 128, 12),
     'mnv4_lraspp_ade20k': Short('mnv4_lraspp_ade20k-mini', None, 120),
     'mnv4_fpn_ade20k': Short('mnv4_fpn_ade20k-mini', None, 100),
     'mnv4_deeplabv3plus_ade20k': Short('mnv4_deeplabv3plus_ade20k-mini', None, 80),
