@@ -116,8 +116,8 @@ def compare(
         raise UserError(f'--on must be val or train, got {on}')
     if min(tolerance, int8_tolerance) < 0 or rounds < 0:
         raise UserError('--tolerance, --int8-tolerance and --rounds must not be negative')
-    if out and not Path(out).parent.is_dir():
-        raise UserError(f'--out {out}: no folder {Path(out).parent}')
+    if out and (not Path(out).parent.is_dir() or Path(out).is_dir()):
+        raise UserError(f'--out {out}: {"a folder" if Path(out).is_dir() else f"no folder {Path(out).parent}"}')
     metas = [read_meta(path) for path in paths]
     own = sha256(Path(checkpoint)) if Path(checkpoint).is_file() else ''
     for path, meta in zip(paths, metas, strict=True):
@@ -167,6 +167,7 @@ def compare(
             part.write_text(json.dumps(dict(metric=examiner.name, rows=content), indent=1))
             part.replace(out)
         except OSError as error:
+            part.unlink(missing_ok=True)
             raise UserError(f'--out {out} cannot be written: {error.strerror}') from error
     if trouble:
         raise UserError(f'latency and memory were not measured (--rounds 0 leaves them out): {trouble}')
@@ -209,7 +210,11 @@ def with_data(cfg: Config, data: str | None, on: str) -> Config:
 
 
 class Examiner:
-    """Runs predictors over a config's test set and measures them by its metric."""
+    """Runs predictors over a config's test set and measures them by its metric.
+
+    Raises:
+        UserError: a detector's test set without boxes.
+    """
 
     def __init__(self, cfg: Config) -> None:
         self.cfg = cfg = copy.deepcopy(cfg)
@@ -223,6 +228,9 @@ class Examiner:
         info['test_mode'] = True
         with DefaultScope.overwrite_default_scope(cfg.default_scope):
             self.dataset = DATASETS.build(info)
+        infos = (self.dataset.get_data_info(i) for i in range(len(self.dataset)))
+        if self.name != 'mIoU' and not any(one['instances'] for one in infos):
+            raise UserError(f'the test set has no boxes to measure {self.name} by')
 
     def pictures(self) -> list[Path]:
         return [Path(self.dataset.get_data_info(i)['img_path']) for i in range(len(self.dataset))]
@@ -276,8 +284,8 @@ def _of(metrics: Mapping[str, float], name: str) -> float:
     found = next((float(value) for key, value in metrics.items() if key.endswith(name)), None)
     if found is None:
         raise UserError(f'the test_evaluator of this config gives {", ".join(metrics)}; {name} is compared')
-    if not found >= 0:  # COCO's -1, or nan
-        raise UserError(f'the test set has no {"masks" if name == "mIoU" else "boxes"} to measure {name} by')
+    if not found >= 0:  # nan, or COCO's -1: no masks, or boxes of crowds only
+        raise UserError(f'the test set has nothing to measure {name} by')
     return found
 
 

@@ -9,6 +9,7 @@ from mmdet.models.dense_heads import SSDHead
 from mmengine.config import Config
 
 from mnv4_mm.apis import config as configs
+from mnv4_mm.deploy.graph import HEADS
 from mnv4_mm.deploy.meta import Input, Kind, Meta, Precision, Resize, Selection, Task, sha256
 from mnv4_mm.deploy.targets.base import Target
 from mnv4_mm.errors import UserError
@@ -45,6 +46,9 @@ def describe(
     head = getattr(model, 'bbox_head' if task == 'detection' else 'decode_head', None)
     if not hasattr(head, 'loss_by_feat'):
         raise UserError(f'{type(model).__name__} is not exported: single-stage detectors and encoder-decoders are')
+    if task == 'detection' and not isinstance(head, HEADS):  # others with the same coders decode in ways of their own
+        names = ', '.join(kind.__name__ for kind in HEADS)
+        raise UserError(f'{type(head).__name__} is not exported: {names} and what is made of them are')
     cfg = model.cfg
     kinds = [one for one in target.kinds if (one in ('nms', 'raw')) == (task == 'detection')]
     kind = kind or kinds[0]
@@ -63,9 +67,10 @@ def describe(
     if size and (len(size) != 2 or any(side < DIVISOR or side % DIVISOR for side in size)):
         raise UserError(f'--size must be height and width, multiples of {DIVISOR}, got {" ".join(map(str, size))}')
     if not (size or dynamic) and any(side % DIVISOR for side in own_size):
+        otherwise = 'train for others' if isinstance(head, SSDHead) else 'name height and width by --size'
         raise UserError(
             f'this config stretches every picture to {own_size[0]} {own_size[1]}; files take multiples of {DIVISOR}: '
-            'name height and width by --size, or train for others'
+            f'{otherwise}'
         )
     if size and tuple(size) != own_size and isinstance(head, SSDHead):
         raise UserError(
@@ -133,20 +138,25 @@ def _three(values: Any, otherwise: float) -> tuple[float, float, float]:
 
 def _resize(cfg: Config, order: str, dynamic: bool) -> tuple[tuple[int, int], Resize]:
     """What a config's test pipeline does to a picture's size: height and width where they are fixed, and how."""
-    scale, keep, padded, value = None, True, None, None
+    scale, keep, padded, colour = None, True, None, None
     for step in configs.innermost_dataset(cfg.test_dataloader.dataset).pipeline:
         name = step['type'].rpartition('.')[2]
         if name == 'Resize':
             scale, keep = step.get('scale'), bool(step.get('keep_ratio'))
         elif name == 'Pad':
-            padded, value = step.get('size'), step.get('pad_val')
+            padded, colour = step.get('size'), step.get('pad_val', 0)
         elif name.startswith('LoadImageFrom'):
             continue
         elif name not in ('LoadAnnotations', 'ResizeToMultiple', 'PackDetInputs', 'PackSegInputs'):
             raise UserError(f'the test pipeline of this config has a step that cannot be exported: {name}')
     if not isinstance(scale, list | tuple) or len(scale) != 2:
         raise UserError('the test pipeline of this config has no Resize with a scale of two numbers')
-    width, height = padded or scale
+    if padded and tuple(padded) != tuple(scale):
+        raise UserError(
+            f'the test pipeline of this config resizes pictures to {scale[0]}x{scale[1]} and fills up to '
+            f'{padded[0]}x{padded[1]}; only where both are one size it is exported'
+        )
+    width, height = scale
     if cfg.model.data_preprocessor.type.endswith('SegDataPreProcessor') and keep:
         # Test pictures have all sizes; training crops had this one.
         height, width = cfg.model.data_preprocessor.get('size') or (height, width)
@@ -154,14 +164,9 @@ def _resize(cfg: Config, order: str, dynamic: bool) -> tuple[tuple[int, int], Re
         if dynamic:
             raise UserError(f'--dynamic does not fit: this config stretches every picture to {width}x{height}')
         return (height, width), Resize('stretch', (0, 0, 0))
-    if padded and tuple(padded) != tuple(scale):
-        raise UserError(
-            f'the test pipeline of this config makes pictures fit {scale[0]}x{scale[1]} and fills up to '
-            f'{padded[0]}x{padded[1]}; only where both are one size it is exported'
-        )
     size = (-(-height // DIVISOR) * DIVISOR, -(-width // DIVISOR) * DIVISOR)
-    colour = (value.get('img', 0) if isinstance(value, dict) else value) if padded else None
-    if colour is None:  # mmdet fills after normalising, with zeros: with the mean
+    colour = colour.get('img', 0) if isinstance(colour, dict) else colour
+    if colour is None:  # without a Pad mmdet fills after normalising, with zeros: with the mean
         colour = [round(float(mean)) for mean in _three(cfg.model.data_preprocessor.get('mean'), 0.0)]
     elif isinstance(colour, int | float):
         colour = [colour] * 3
@@ -176,10 +181,14 @@ def _selection(model: Any) -> Selection:
     nms = cfg.get('nms', {})
     if nms.get('type', 'nms') != 'nms' or nms.get('class_agnostic') or 'iou_threshold' not in nms:
         raise UserError(f'nms of this config is {dict(nms)}; plain nms, class by class, is exported')
+    most, looked_at = int(cfg.get('max_per_img', 100)), int(cfg.get('nms_pre', -1))
+    if most < 1:
+        raise UserError(f'max_per_img of this config is {most}; a file gives a number of boxes from 1 on')
     return Selection(
         score_thr=float(cfg.get('score_thr', 0)),
         iou_thr=float(nms['iou_threshold']),
-        max_per_img=int(cfg.max_per_img),
+        max_per_img=most,
         min_size=float(cfg.get('min_bbox_size', -1)),
-        candidates=int(cfg.get('nms_pre', 1000)) * len(model.bbox_head.prior_generator.strides),
+        # Not above 0: all.
+        candidates=looked_at * len(model.bbox_head.prior_generator.strides) if looked_at > 0 else 2**31 - 1,
     )

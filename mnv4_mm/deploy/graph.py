@@ -67,9 +67,6 @@ class Detector(nn.Module):
         self.backbone, self.neck, self.head = model.backbone, getattr(model, 'neck', None) or nn.Identity(), head
         self.generator, self.coder = head.prior_generator, head.bbox_coder
         self.is_anchor = isinstance(self.coder, DeltaXYWHBBoxCoder)
-        if not isinstance(head, HEADS):  # others with the same coders decode in ways of their own (FoveaBox)
-            names = ', '.join(kind.__name__ for kind in HEADS)
-            raise UserError(f'{type(head).__name__} is not exported: {names} and what is made of them are')
         if not self.is_anchor and not isinstance(self.coder, DistancePointBBoxCoder):
             raise UserError(f'boxes of {type(self.coder).__name__} are not exported: anchors (delta) and points are')
         if self.is_anchor and self.coder.add_ctr_clamp:

@@ -15,7 +15,7 @@ import numpy as np
 from mnv4_mm.deploy import quiet
 
 # A layer whose weights or output keep less than this much signal over the noise of their own 8 bits stays in float. In
-# dB: 20 is an error of a tenth.
+# dB: 20 is an error of a tenth. Weights are measured in ONNX Runtime's 7 bits; the other runtimes' 8 have 6 dB more.
 LIMIT_DB = 20.0
 LOOKED_AT = 8  # calibration pictures that the errors are measured on
 LIST = '.layers.json'
@@ -61,7 +61,7 @@ class LayerError(NamedTuple):
         layer: Name of the node in the file.
         weights: Name of its weights, after the module they are of; empty where it has none.
         activation_db: Signal over noise of its output's own rounding to 8 bits, see ``Noise``; infinite: none in JSON.
-        weight_db: Signal over noise of its weights' rounding; None where it has none.
+        weight_db: Signal over noise of its weights' rounding to 7 bits; None where it has none.
         total_db: Of its output in the 8-bit net beside the float net: what all layers before have added, too.
         in_float: Whether it stays in float.
     """

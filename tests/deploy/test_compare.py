@@ -128,10 +128,26 @@ def test_the_metric_is_that_of_test_py():
         comparing._of(dict(mDice=0.5, mAcc=0.5), 'mIoU')
 
 
-@pytest.mark.parametrize(('name', 'value', 'truth'), [('bbox_mAP', -1.0, 'boxes'), ('mIoU', math.nan, 'masks')])
-def test_data_without_truth_is_one_line(name, value, truth):
-    with pytest.raises(UserError, match=f'no {truth} to measure {name} by'):
+@pytest.mark.parametrize(('name', 'value'), [('bbox_mAP', -1.0), ('mIoU', math.nan)])
+def test_a_metric_without_truth_is_one_line(name, value):
+    with pytest.raises(UserError, match=f'nothing to measure {name} by'):
         comparing._of({f'mine/{name}': value}, name)
+
+
+def test_data_without_boxes_is_one_line(tmp_path):
+    """Also for a net that finds nothing, which has no metrics at all."""
+    cfg = configs.resolve_data_roots(configs.load_config('mnv4_ssdlite_coco-mini'))
+    dataset = configs.innermost_dataset(cfg.test_dataloader.dataset)
+    truth = json.loads((Path(dataset.data_root) / dataset.ann_file).read_text())
+    dataset.ann_file = str(tmp_path / 'empty.json')
+    Path(dataset.ann_file).write_text(json.dumps(truth | dict(annotations=[])))
+    with pytest.raises(UserError, match='no boxes to measure bbox_mAP by'):
+        Examiner(cfg)
+
+
+def test_an_out_that_is_a_folder_is_one_line(tmp_path, exported):
+    with pytest.raises(UserError, match='a folder'):
+        compare(str(exported), out=str(tmp_path))
 
 
 def detections(*rows):

@@ -16,6 +16,7 @@ from mnv4_mm.apis.segmentation import ClassMaps
 from mnv4_mm.apis.task import Frame
 from mnv4_mm.deploy.describe import describe
 from mnv4_mm.deploy.graph import build_graph, reference
+from mnv4_mm.deploy.results import select
 from mnv4_mm.deploy.targets import TARGETS
 from mnv4_mm.errors import UserError
 from mnv4_mm.models.layers import MultiQueryAttention
@@ -195,7 +196,7 @@ def test_models_of_other_kinds_are_refused(model_of):
         # Two maps a level and distances as codes, as RTMDet, but decoded in its own way.
         model.bbox_head = FoveaHead(2, 8)
     with pytest.raises(UserError, match='FoveaHead is not exported: SSDHead'):
-        build_graph(model, meta)
+        describe(model, ONNX)
     with pytest.raises(UserError, match='ReLU is not exported'):
         describe(nn.ReLU(), ONNX)
 
@@ -208,16 +209,48 @@ def test_settings_that_a_file_would_not_follow_are_refused(model_of):
         return model
 
     odd = changed('mnv4_ssdlite_coco', Resize=dict(scale=(300, 300)))
-    with pytest.raises(UserError, match='stretches every picture to 300 300; files take multiples of 32'):
+    with pytest.raises(UserError, match=r'every picture to 300 300; files take multiples of 32: train for others$'):
         describe(odd, ONNX)
     with pytest.raises(UserError, match='anchors are made for one size, here 300 300'):
         describe(odd, ONNX, size=(320, 320))
-    with pytest.raises(UserError, match='makes pictures fit 640x640 and fills up to 672x672'):
+    with pytest.raises(UserError, match='resizes pictures to 640x640 and fills up to 672x672'):
         describe(changed('mnv4_rtmdet_coco', Pad=dict(size=(672, 672))), ONNX)
+    odd.cfg.test_dataloader.dataset.pipeline.insert(2, dict(type='Pad', size=(320, 320)))
+    with pytest.raises(UserError, match='resizes pictures to 300x300 and fills up to 320x320'):
+        describe(odd, ONNX)
     model = changed('mnv4_ssdlite_coco')
+    model.bbox_head.test_cfg.max_per_img = -1
+    with pytest.raises(UserError, match='max_per_img of this config is -1'):
+        describe(model, ONNX)
+    model.bbox_head.test_cfg.max_per_img = 100
     model.bbox_head.test_cfg.nms.type = 'soft_nms'
     with pytest.raises(UserError, match='soft_nms'):
         describe(model, ONNX)
+
+
+@pytest.mark.parametrize(
+    ('pad', 'colour'),
+    [
+        (dict(type='Pad', size=(640, 640)), (0, 0, 0)),
+        (dict(type='Pad', pad_to_square=True, pad_val=114), (114, 114, 114)),
+        (dict(type='Pad', size_divisor=32, pad_val=dict(img=(1, 2, 3))), (3, 2, 1)),  # BGR, the file takes RGB
+        (dict(type='PackDetInputs'), (124, 116, 104)),  # none: the preprocessor's, after normalising
+    ],
+)
+def test_what_fills_up_is_what_the_config_fills_with(pad, colour, model_of):
+    model = copy.deepcopy(model_of('mnv4_rtmdet_coco'))
+    pipeline = model.cfg.test_dataloader.dataset.pipeline
+    at = next(i for i, step in enumerate(pipeline) if step['type'] == 'Pad')
+    model.cfg.test_dataloader.dataset.pipeline = [*pipeline[:at], pad, *pipeline[at + 1 :]]
+    assert describe(model, ONNX).resize.pad == colour
+
+
+def test_no_limit_of_candidates_is_none(model_of):
+    model = copy.deepcopy(model_of('mnv4_ssdlite_coco'))
+    model.bbox_head.test_cfg.nms_pre = -1
+    how = describe(model, ONNX).selection
+    boxes, scores = np.float32([[0, 0, 9, 9], [20, 20, 29, 29]]), np.float32([[0.9], [0.8]])
+    assert len(select(boxes, scores, how).scores) == 2
 
 
 def test_attention_as_products_is_the_fused_one(model_of):

@@ -1,4 +1,4 @@
-"""What is true of every runtime, for those that are installed here; CI has all but LiteRT's converter."""
+"""What is true of every runtime, for those that are installed here; CI has all."""
 
 import dataclasses
 import platform
