@@ -15,12 +15,13 @@ from PIL import Image
 
 pytestmark = pytest.mark.slow
 
-# Iterations of 4 crops, and the held-out mIoU to reach. In 2,400 to 2,800 they reached 0.66 to 0.70.
+# Iterations of 4 crops, and the held-out mIoU to reach. In 2,400 to 2,800 they reached 0.66 to 0.70. Without telling
+# shapes apart 0.18 can be had, by finding all and calling it by one name.
 SEGMENTERS = {
     'mnv4_lraspp_ade20k-mini': (1000, 0.2),
-    'mnv4_fpn_ade20k-mini': (600, 0.1),
-    'mnv4_deeplabv3plus_ade20k-mini': (600, 0.1),
-    'mnv4_segformer_ade20k-mini': (600, 0.1),
+    'mnv4_fpn_ade20k-mini': (600, 0.19),
+    'mnv4_deeplabv3plus_ade20k-mini': (600, 0.19),
+    'mnv4_segformer_ade20k-mini': (600, 0.19),
 }
 # Epochs of 768 pictures, their side in pixels, and the held-out AP at IoU 0.5 to reach.
 HEADS = {
@@ -136,6 +137,8 @@ def test_segmenters_train_test_and_infer(config, drawn_masks, run_tool, tmp_path
     assert len(list((tmp_path / 'shown').glob('*.jpg'))) == 64
     metrics = json.loads((tmp_path / 'run/test_val/metrics.json').read_text())
     assert metrics['shapes/mIoU'] >= wanted
+    shapes = [name for name in metrics if name.endswith('_IoU') and 'background' not in name]
+    assert sum(metrics[name] > 0.2 for name in shapes) >= 2
 
     inferred = run_tool('infer.py', drawn_masks / 'images/validation', checkpoint, '--out-dir', tmp_path / 'inferred')
     assert inferred.returncode == 0, inferred.stderr
