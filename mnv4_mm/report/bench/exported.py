@@ -34,8 +34,14 @@ ABOVE = 500  # pairs of box and class above the threshold, in a picture
 def predictor_pairs() -> list[Pair]:
     """SSDLite at 320x320 from a JPEG file to boxes: our file, NMS inside, and mmdet with the same weights."""
     model = lively_detector('mnv4_ssdlite_coco')
-    predictor, in_8_bits = in_onnx_runtime(model), in_onnx_runtime(model, 'int8')
+    predictor = as_file(model)
+    in_8_bits = [
+        as_file(model, name, 'int8') for name in ('onnx', 'openvino') if not TARGETS[name].absent(convert=True)
+    ]
     pictures = itertools.cycle(sorted(PICTURES.glob('*.jpg')))
+
+    def ours(file: Predictor) -> Callable[[], object]:
+        return lambda: file(next(pictures))
 
     def mmdets() -> None:
         with one_thread(), DefaultScope.overwrite_default_scope('mmdet'):
@@ -50,9 +56,9 @@ def predictor_pairs() -> list[Pair]:
 
     name = 'SSDLite MNv4-Conv-S, 320x320, JPEG to boxes, one thread'
     return [
-        Pair(f'{name}: ONNX Runtime against mmdet', lambda: predictor(next(pictures)), mmdets, wanted=4),
-        Pair(f'{name}: ONNX Runtime in int8 against mmdet', lambda: in_8_bits(next(pictures)), mmdets),
-        Pair(f'{name}: against decoding and the bare session', lambda: predictor(next(pictures)), bare, wanted=0.8),
+        Pair(f'{name}: onnx against mmdet', ours(predictor), mmdets, wanted=4),
+        *(Pair(f'{name}: {one.meta.target} in int8 against mmdet', ours(one), mmdets) for one in in_8_bits),
+        Pair(f'{name}: onnx against decoding and the bare session', ours(predictor), bare, wanted=0.8),
     ]
 
 
@@ -105,14 +111,14 @@ def _class_logits(model: Any, batch: torch.Tensor, classes: int) -> torch.Tensor
     return torch.cat([level.permute(0, 2, 3, 1).reshape(-1, classes) for level in levels])
 
 
-def in_onnx_runtime(model: Any, precision: Precision = 'fp32') -> Predictor:
-    """A model as a file in ONNX Runtime, on one thread."""
-    target = TARGETS['onnx']
+def as_file(model: Any, name: str = 'onnx', precision: Precision = 'fp32') -> Predictor:
+    """A model as a file of a runtime, on one thread."""
+    target = TARGETS[name]
     meta = describe(model, target, precision=precision)
     some = sorted(PICTURES.glob('*.jpg'))[:8] if precision == 'int8' else []
     batches = [prepare(read_image(path), meta.input, meta.resize)[0] for path in some]
     with TemporaryDirectory() as folder:
-        path = Path(folder) / 'net.onnx'
+        path = Path(folder) / f'net{target.suffix}'
         write(build_graph(model, meta), target, path, batches)
         return load(path, threads=1)
 
