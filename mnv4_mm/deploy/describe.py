@@ -181,7 +181,7 @@ def _selection(model: Any) -> Selection:
     nms = cfg.get('nms', {})
     if nms.get('type', 'nms') != 'nms' or nms.get('class_agnostic') or 'iou_threshold' not in nms:
         raise UserError(f'nms of this config is {dict(nms)}; plain nms, class by class, is exported')
-    most, looked_at = int(cfg.get('max_per_img', 100)), int(cfg.get('nms_pre', -1))
+    most, looked_at = int(cfg.get('max_per_img', 0)), int(cfg.get('nms_pre', -1))
     if most < 1:
         raise UserError(f'max_per_img of this config is {most}; a file gives a number of boxes from 1 on')
     return Selection(
