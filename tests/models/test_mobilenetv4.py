@@ -64,15 +64,21 @@ def test_every_parameter_that_is_built_learns(arch, out_indices):
 @pytest.mark.parametrize('arch', ['conv_s', 'conv_m', 'conv_l', 'conv_m_seg', 'conv_s_050'])
 @pytest.mark.parametrize('output_stride', [16, 8])
 def test_dilation_sees_what_the_stride_saw(arch, output_stride):
-    """With the same weights every other place of the dilated map is the strided map, to the last bit."""
+    """With the same weights, the dilated map sampled at the stride is the strided map, but for rounding.
+
+    CPUs with other kernels sum in another order. In float64 that has been up to 2e-10 of a value; a convolution that
+    reads one place too far changes the map by more than a hundredth of its largest value.
+    """
     strided = MobileNetV4(arch, FOUR).double().eval()
     dilated = MobileNetV4(arch, FOUR, output_stride=output_stride).double().eval()
     dilated.load_state_dict(strided.state_dict())
     x = torch.randn(1, 3, 128, 192, dtype=torch.float64)
     with torch.no_grad():
         for a, b, wide, narrow in zip(strided(x), dilated(x), strided.out_strides, dilated.out_strides, strict=True):
-            step = wide // narrow
-            torch.testing.assert_close(b[:, :, ::step, ::step], a, rtol=1e-12, atol=1e-12)
+            step, largest = wide // narrow, float(a.abs().max())
+            torch.testing.assert_close(b[:, :, ::step, ::step], a, rtol=0, atol=1e-8 * largest)
+            if step > 1:
+                assert float((b[:, :, 1::step, 1::step] - a).abs().max()) > 1e-2 * largest
 
 
 @pytest.mark.parametrize('arch', ['hybrid_m', 'hybrid_l', 'conv_aa_m', 'conv_blur_m'])
