@@ -19,7 +19,7 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
 from mnv4_mm.data.drawn import draw_dataset
-from mnv4_mm.weights import checkpoint_config, load_checkpoint
+from mnv4_mm.weights.files import checkpoint_config, load_checkpoint
 
 ROOT = Path(__file__).parents[1]
 Tool = Callable[..., 'subprocess.CompletedProcess[str]']

@@ -11,8 +11,8 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, DefaultScope
 from PIL import Image
 
-from mnv4_mm.apis import config as configs
-from mnv4_mm.apis.segmentation import Segmentation
+from mnv4_mm import config as configs
+from mnv4_mm.tasks.segmentation import Segmentation
 
 NAMES = sorted(configs.config_index())
 DETECTORS = [name for name in NAMES if '_coco' in name]

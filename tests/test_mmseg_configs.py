@@ -12,7 +12,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from mnv4_mm.apis import config as configs
+from mnv4_mm import config as configs
 
 MMSEG = Path(mmseg.__file__).parent / '.mim/configs'
 THEIRS = {

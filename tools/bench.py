@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
 
     def call() -> None:
-        from mnv4_mm.report.bench.run import bench
+        from mnv4_mm.bench.run import bench
 
         bench(args.out, args.only, lambda line: print(line, flush=True))
 

@@ -13,13 +13,13 @@ from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
 import mnv4_mm.engine  # noqa: F401 (registers the Runner)
-from mnv4_mm.apis import config as configs
-from mnv4_mm.apis.detection import quiet_painter
+from mnv4_mm import config as configs
 from mnv4_mm.apis.launch import join_processes
 from mnv4_mm.engine.runner import SafeRunner
 from mnv4_mm.errors import UserError
-from mnv4_mm.models.pretrained import tensors_only
-from mnv4_mm.weights import checkpoint_config, load_checkpoint
+from mnv4_mm.tasks.detection import quiet_painter
+from mnv4_mm.weights.files import checkpoint_config, load_checkpoint
+from mnv4_mm.weights.strict import tensors_only
 
 
 def build_runner(cfg: Config) -> Runner:

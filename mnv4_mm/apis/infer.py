@@ -10,14 +10,14 @@ import torch
 from rich.progress import track
 from torch import nn
 
-from mnv4_mm import weights
-from mnv4_mm.apis import config as configs
-from mnv4_mm.apis.task import Frame, Results
-from mnv4_mm.data.pictures import PICTURES, read_picture, write_picture
+from mnv4_mm import config as configs
 from mnv4_mm.engine.runner import quiet_losses
 from mnv4_mm.engine.step import use_channels_last
 from mnv4_mm.errors import UserError
-from mnv4_mm.models.pretrained import tensors_only
+from mnv4_mm.images import PICTURES, read_picture, write_picture
+from mnv4_mm.tasks.task import Frame, Results
+from mnv4_mm.weights import files as weights
+from mnv4_mm.weights.strict import tensors_only
 
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm')
 

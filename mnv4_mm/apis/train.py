@@ -10,12 +10,12 @@ from mmengine.config import Config
 from mmengine.dist import barrier, is_main_process
 from mmengine.runner import Runner, find_latest_checkpoint
 
-from mnv4_mm.apis import config as configs
+from mnv4_mm import config as configs
 from mnv4_mm.apis.evaluate import build_runner, evaluate
 from mnv4_mm.apis.launch import is_first_of_machine, join_processes
 from mnv4_mm.errors import UserError
-from mnv4_mm.models.pretrained import tensors_only
-from mnv4_mm.weights import load_checkpoint, load_tensors
+from mnv4_mm.weights.files import load_checkpoint, load_tensors
+from mnv4_mm.weights.strict import tensors_only
 
 
 def train(

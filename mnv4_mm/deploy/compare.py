@@ -18,19 +18,19 @@ from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.registry import DATASETS, DefaultScope
 
-from mnv4_mm.apis import config as configs
+from mnv4_mm import config as configs
 from mnv4_mm.apis.evaluate import evaluate
 from mnv4_mm.apis.infer import load_model
-from mnv4_mm.data.pictures import read_picture
 from mnv4_mm.deploy.difference import Difference, difference
 from mnv4_mm.deploy.graph import reference
 from mnv4_mm.deploy.latency import Speed, measure_memory, measure_speed
-from mnv4_mm.deploy.meta import OUTPUTS, Meta, Precision, read_meta, sha256, sidecar
-from mnv4_mm.deploy.pictures import prepare
-from mnv4_mm.deploy.predictor import Predictor
-from mnv4_mm.deploy.results import ClassMap, Detections
 from mnv4_mm.deploy.targets import TARGETS, load
 from mnv4_mm.errors import UserError
+from mnv4_mm.images import read_picture
+from mnv4_mm.runtime.meta import OUTPUTS, Meta, Precision, read_meta, sha256, sidecar
+from mnv4_mm.runtime.predictor import Predictor
+from mnv4_mm.runtime.preprocess import prepare
+from mnv4_mm.runtime.results import ClassMap, Detections
 
 LOOKED_AT = 8  # pictures whose raw outputs are compared
 

@@ -8,11 +8,11 @@ import torch
 from mmdet.models.dense_heads import SSDHead
 from mmengine.config import Config
 
-from mnv4_mm.apis import config as configs
+from mnv4_mm import config as configs
 from mnv4_mm.deploy.graph import HEADS
-from mnv4_mm.deploy.meta import Input, Kind, Meta, Precision, Resize, Selection, Task, sha256
 from mnv4_mm.deploy.targets.base import Target
 from mnv4_mm.errors import UserError
+from mnv4_mm.runtime.meta import Input, Kind, Meta, Precision, Resize, Selection, Task, sha256
 from mnv4_mm.version import __version__
 
 DIVISOR = 32  # the coarsest map of every net here: sides that are multiples have maps without remainders

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mnv4_mm.deploy.meta import Selection
-from mnv4_mm.deploy.predictor import Predictor
-from mnv4_mm.deploy.results import Detections, class_map, select
+from mnv4_mm.runtime.meta import Selection
+from mnv4_mm.runtime.predictor import Predictor
+from mnv4_mm.runtime.results import Detections, class_map, select
 
 # Share of detections that only one of two may have: of two boxes that overlap by as much as NMS allows, noise decides.
 STRANGERS = 0.02

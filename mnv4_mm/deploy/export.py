@@ -9,19 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from mnv4_mm.apis import config as configs
+from mnv4_mm import config as configs
 from mnv4_mm.apis.infer import load_model
-from mnv4_mm.data.pictures import PICTURES, read_picture
 from mnv4_mm.deploy.describe import describe, source_of
 from mnv4_mm.deploy.graph import Graph, build_graph, reference
 from mnv4_mm.deploy.int8 import LIST
-from mnv4_mm.deploy.meta import Kind, Meta, Precision, sha256, sidecar
-from mnv4_mm.deploy.pictures import prepare
-from mnv4_mm.deploy.predictor import Predictor
 from mnv4_mm.deploy.sample import write_sample
 from mnv4_mm.deploy.targets import TARGETS, load
 from mnv4_mm.deploy.targets.base import Target
 from mnv4_mm.errors import UserError
+from mnv4_mm.images import PICTURES, read_picture
+from mnv4_mm.runtime.meta import Kind, Meta, Precision, sha256, sidecar
+from mnv4_mm.runtime.predictor import Predictor
+from mnv4_mm.runtime.preprocess import prepare
 
 CALIBRATION = 64  # pictures, at most
 SAMPLE = configs.REPOSITORY / 'data/mini/coco/val2017/000000005001.jpg'  # what each file's expected numbers are of

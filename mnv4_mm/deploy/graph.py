@@ -18,10 +18,10 @@ from mmseg.models.utils import Upsample
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from mnv4_mm.deploy.meta import Input, Kind, Meta
-from mnv4_mm.deploy.predictor import Predictor
 from mnv4_mm.errors import UserError
 from mnv4_mm.models.layers import MultiQueryAttention, matmul_attention
+from mnv4_mm.runtime.meta import Input, Kind, Meta
+from mnv4_mm.runtime.predictor import Predictor
 
 aten = torch.ops.aten
 HEADS = (SSDHead, RetinaHead, RetinaSepBNHead, RTMDetHead)

@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mnv4_mm.data.pictures import read_picture
-from mnv4_mm.deploy.meta import read_meta
-from mnv4_mm.deploy.pictures import prepare
-from mnv4_mm.deploy.predictor import Predictor
 from mnv4_mm.deploy.targets import load
+from mnv4_mm.images import read_picture
+from mnv4_mm.runtime.meta import read_meta
+from mnv4_mm.runtime.predictor import Predictor
+from mnv4_mm.runtime.preprocess import prepare
 
 WARM_UP = 3
 

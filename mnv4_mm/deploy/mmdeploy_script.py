@@ -21,14 +21,14 @@ from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from mnv4_mm.apis import config as configs
+from mnv4_mm import config as configs
 from mnv4_mm.apis.infer import load_model
-from mnv4_mm.apis.segmentation import Segmentation
-from mnv4_mm.apis.task import Frame
-from mnv4_mm.data.pictures import read_picture, write_picture
 from mnv4_mm.engine.runner import quiet_losses
 from mnv4_mm.errors import UserError
-from mnv4_mm.models.pretrained import tensors_only
+from mnv4_mm.images import read_picture, write_picture
+from mnv4_mm.tasks.segmentation import Segmentation
+from mnv4_mm.tasks.task import Frame
+from mnv4_mm.weights.strict import tensors_only
 
 INSTALL = '`make mmdeploy`, or `pip install --no-deps -r requirements/mmdeploy.txt`'
 

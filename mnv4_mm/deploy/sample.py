@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from mnv4_mm.deploy.meta import OUTPUTS, sha256
-from mnv4_mm.deploy.pictures import prepare, read_image
-from mnv4_mm.deploy.predictor import Predictor
-from mnv4_mm.deploy.results import Detections
+from mnv4_mm.runtime.meta import OUTPUTS, sha256
+from mnv4_mm.runtime.predictor import Predictor
+from mnv4_mm.runtime.preprocess import prepare, read_image
+from mnv4_mm.runtime.results import Detections
 
 FIRST = 5  # so many of each are written
 

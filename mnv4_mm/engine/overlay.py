@@ -12,7 +12,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from PIL import Image
 
-from mnv4_mm.data.pictures import read_picture, write_picture
+from mnv4_mm.images import read_picture, write_picture
 
 Colour = Sequence[int]  # RGB, 0 to 255
 OPACITY = 0.6

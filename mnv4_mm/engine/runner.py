@@ -14,9 +14,9 @@ from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 from torch import nn
 
-from mnv4_mm import weights
 from mnv4_mm.engine.step import lay_out_state, use_channels_last
 from mnv4_mm.errors import UserError
+from mnv4_mm.weights import files as weights
 
 # Dumps of many screens, and mmengine's warnings about itself: they belong into the log file, where they still are.
 FILE_ONLY = (

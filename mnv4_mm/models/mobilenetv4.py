@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from mnv4_mm.errors import UserError
 from mnv4_mm.models import arch as table
 from mnv4_mm.models.layers import UIB, ConvBN, FusedIB, MobileMQA, MultiQueryAttention, Style, make_divisible
-from mnv4_mm.models.pretrained import load_pretrained, pretrained_entries
+from mnv4_mm.weights.strict import load_pretrained, pretrained_entries
 
 
 # Registered in mmengine's root registry: mmdet, mmseg, mmpretrain and mmyolo look there for names they do not have.

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mnv4_mm.errors import UserError
-from mnv4_mm.models.pretrained import pretrained_entries, tensors_only
+from mnv4_mm.weights.strict import pretrained_entries, tensors_only
 
 STRIDES = (4, 8, 16, 32)
 

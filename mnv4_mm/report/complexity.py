@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mnv4_mm.apis.config import build_model, config_index, fit_backbone, load_config
+from mnv4_mm.config import build_model, config_index, fit_backbone, load_config
 from mnv4_mm.models import MobileNetV4
 from mnv4_mm.models.arch import ARCHS
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
-from mnv4_mm.apis import config as configs
+from mnv4_mm import config as configs
 from mnv4_mm.apis.train import train
 from mnv4_mm.deploy.compare import compare
 from mnv4_mm.deploy.export import export

@@ -1,8 +1,8 @@
 """Table of the published weights."""
 
 from mnv4_mm.errors import UserError
-from mnv4_mm.models.tags import INCEPTION, TAGS
-from mnv4_mm.weights import is_cached
+from mnv4_mm.weights.files import is_cached
+from mnv4_mm.weights.tags import INCEPTION, TAGS
 
 
 def weights_table(arch: str | None = None) -> str:

@@ -11,7 +11,7 @@ from mmengine.structures import InstanceData
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mnv4_mm.apis import config as configs
+from mnv4_mm import config as configs
 from mnv4_mm.apis.evaluate import evaluate, evaluate_files
 from mnv4_mm.errors import UserError
 

@@ -7,7 +7,7 @@ import torch
 from mmengine.registry import DefaultScope
 
 from mnv4_mm.apis.infer import infer, load_model
-from mnv4_mm.data.coco import read_annotations
+from mnv4_mm.data.formats.coco import read_annotations
 from mnv4_mm.errors import UserError
 
 
@@ -118,7 +118,7 @@ def test_detections_are_those_of_mmdet(checkpoint, repository):
     from mmdet.apis import inference_detector, init_detector
 
     from mnv4_mm.engine.step import use_channels_last
-    from mnv4_mm.weights import checkpoint_config, load_checkpoint
+    from mnv4_mm.weights.files import checkpoint_config, load_checkpoint
 
     picture = str(sorted((repository / 'data/mini/coco/val2017').iterdir())[0])
     with DefaultScope.overwrite_default_scope('mmdet'):

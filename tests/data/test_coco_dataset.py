@@ -17,9 +17,9 @@ from mmengine.dataset import ClassBalancedDataset, ConcatDataset, RepeatDataset
 from mmengine.registry import DATASETS, DefaultScope
 from torch.utils.data import DataLoader, Dataset
 
+from mnv4_mm.bench.reading import annotation_times, write_full_size
 from mnv4_mm.data.coco_dataset import CachedCocoDataset, Columns
 from mnv4_mm.errors import UserError
-from mnv4_mm.report.bench.reading import annotation_times, write_full_size
 
 FILTER = dict(filter_empty_gt=True, min_size=32)
 SETTINGS = [

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from mnv4_mm.data.coco import find_coco
 from mnv4_mm.data.drawn import BACKGROUND, SHAPES, draw_dataset
+from mnv4_mm.data.formats.coco import find_coco
 from mnv4_mm.errors import UserError
 
 

@@ -11,8 +11,8 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from mnv4_mm.apis import config as configs
-from mnv4_mm.models.pretrained import tensors_only
+from mnv4_mm import config as configs
+from mnv4_mm.weights.strict import tensors_only
 
 Maker = Callable[..., Path]
 

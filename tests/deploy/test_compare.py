@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mnv4_mm.apis import config as configs
+from mnv4_mm import config as configs
 from mnv4_mm.apis.evaluate import evaluate_files
 from mnv4_mm.apis.infer import load_model
 from mnv4_mm.deploy import compare as comparing
@@ -17,12 +17,12 @@ from mnv4_mm.deploy.describe import describe
 from mnv4_mm.deploy.difference import _detections, difference
 from mnv4_mm.deploy.export import export
 from mnv4_mm.deploy.graph import Graph, build_graph, reference
-from mnv4_mm.deploy.meta import Selection, read_meta, sidecar
-from mnv4_mm.deploy.pictures import prepare, read_image
-from mnv4_mm.deploy.predictor import Predictor
-from mnv4_mm.deploy.results import Detections, select
 from mnv4_mm.deploy.targets import TARGETS, load
 from mnv4_mm.errors import UserError
+from mnv4_mm.runtime.meta import Selection, read_meta, sidecar
+from mnv4_mm.runtime.predictor import Predictor
+from mnv4_mm.runtime.preprocess import prepare, read_image
+from mnv4_mm.runtime.results import Detections, select
 
 
 @pytest.fixture(scope='module')

@@ -12,14 +12,14 @@ from mmengine.registry import DefaultScope
 from torch import nn
 
 from mnv4_mm.apis.infer import load_model
-from mnv4_mm.apis.segmentation import ClassMaps
-from mnv4_mm.apis.task import Frame
 from mnv4_mm.deploy.describe import describe
 from mnv4_mm.deploy.graph import build_graph, reference
-from mnv4_mm.deploy.results import select
 from mnv4_mm.deploy.targets import TARGETS
 from mnv4_mm.errors import UserError
 from mnv4_mm.models.layers import MultiQueryAttention
+from mnv4_mm.runtime.results import select
+from mnv4_mm.tasks.segmentation import ClassMaps
+from mnv4_mm.tasks.task import Frame
 
 ONNX = TARGETS['onnx']
 DETECTORS = ('mnv4_ssdlite_coco', 'mnv4_retinanet_coco', 'mnv4_rtmdet_coco')

@@ -14,10 +14,10 @@ from mnv4_mm.deploy.difference import difference
 from mnv4_mm.deploy.export import export
 from mnv4_mm.deploy.graph import reference
 from mnv4_mm.deploy.int8 import LIMIT_DB, Noise, quantize_onnx, quantize_openvino
-from mnv4_mm.deploy.meta import read_meta
-from mnv4_mm.deploy.pictures import prepare, read_image
 from mnv4_mm.deploy.quiet import without_telemetry
 from mnv4_mm.deploy.targets import TARGETS, load
+from mnv4_mm.runtime.meta import read_meta
+from mnv4_mm.runtime.preprocess import prepare, read_image
 
 QUANTISED = ('QuantizeLinear', 'DequantizeLinear')
 

@@ -16,7 +16,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from torch import nn
 
-from mnv4_mm.apis import config as configs
+from mnv4_mm import config as configs
 from mnv4_mm.apis.infer import load_model
 from mnv4_mm.deploy import mmdeploy_script
 from mnv4_mm.errors import UserError

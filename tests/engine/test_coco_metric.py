@@ -15,12 +15,12 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mnv4_mm.apis import config as configs
+from mnv4_mm import config as configs
 from mnv4_mm.apis.evaluate import evaluate
+from mnv4_mm.bench.evaluation import made_detections
 from mnv4_mm.engine import FastCocoMetric
 from mnv4_mm.engine.coco_metric import NUMBERS
 from mnv4_mm.errors import UserError
-from mnv4_mm.report.bench.evaluation import made_detections
 
 EXACT = dict(abs=1e-12, rel=0)
 

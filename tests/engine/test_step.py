@@ -10,7 +10,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from mnv4_mm.apis import config as configs
+from mnv4_mm import config as configs
 from mnv4_mm.apis.evaluate import build_runner
 from mnv4_mm.engine.step import CompileHook, compile_parts, use_channels_last
 from mnv4_mm.errors import UserError

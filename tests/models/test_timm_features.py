@@ -6,7 +6,7 @@ import torch
 from mmdet.testing import demo_mm_inputs
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mnv4_mm.apis.config import build_model, fit_backbone, load_config
+from mnv4_mm.config import build_model, fit_backbone, load_config
 from mnv4_mm.errors import UserError
 from mnv4_mm.models import TimmFeatures
 from mnv4_mm.models.timm_features import built_for_one_size

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mnv4_mm.apis import config as configs
+from mnv4_mm import config as configs
 from mnv4_mm.errors import UserError
 from mnv4_mm.report import parity as report
 from mnv4_mm.report.parity import MODELS, parity, training_config

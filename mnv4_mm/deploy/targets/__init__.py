@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from mnv4_mm.deploy.meta import read_meta, sidecar
-from mnv4_mm.deploy.predictor import Predictor
 from mnv4_mm.deploy.targets.base import Target
 from mnv4_mm.deploy.targets.coreml import CoreML
 from mnv4_mm.deploy.targets.executorch import ExecuTorch
@@ -12,6 +10,8 @@ from mnv4_mm.deploy.targets.ncnn import Ncnn
 from mnv4_mm.deploy.targets.onnx import Onnx
 from mnv4_mm.deploy.targets.openvino import OpenVINO
 from mnv4_mm.errors import UserError
+from mnv4_mm.runtime.meta import read_meta, sidecar
+from mnv4_mm.runtime.predictor import Predictor
 
 TARGETS: dict[str, Target] = {
     target.name: target for target in (Onnx(), OpenVINO(), Ncnn(), CoreML(), LiteRT(), ExecuTorch())

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from mnv4_mm.deploy.meta import Kind, Meta, Precision
-from mnv4_mm.deploy.predictor import Session
 from mnv4_mm.errors import UserError
+from mnv4_mm.runtime.meta import Kind, Meta, Precision
+from mnv4_mm.runtime.predictor import Session
 
 if TYPE_CHECKING:  # converting needs torch, running does not
     from mnv4_mm.deploy.graph import Graph

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mnv4_mm.deploy.meta import META_KEY, Meta, Precision
-from mnv4_mm.deploy.predictor import Session
 from mnv4_mm.deploy.targets.base import Target, unloadable
+from mnv4_mm.runtime.meta import META_KEY, Meta, Precision
+from mnv4_mm.runtime.predictor import Session
 
 if TYPE_CHECKING:
     from mnv4_mm.deploy.graph import Graph

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mnv4_mm.deploy.int8 import Fragile, LayerError, write_layers
-from mnv4_mm.deploy.meta import OUTPUTS, Meta, Precision
-from mnv4_mm.deploy.predictor import Session
 from mnv4_mm.deploy.targets.base import Target, unloadable
 from mnv4_mm.deploy.targets.onnx import to_int8
 from mnv4_mm.errors import UserError
+from mnv4_mm.runtime.meta import OUTPUTS, Meta, Precision
+from mnv4_mm.runtime.predictor import Session
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mnv4_mm.deploy.meta import OUTPUTS, Meta, Precision
-from mnv4_mm.deploy.predictor import Session
 from mnv4_mm.deploy.targets.base import Target, unloadable
 from mnv4_mm.deploy.targets.onnx import to_onnx
 from mnv4_mm.errors import UserError
+from mnv4_mm.runtime.meta import OUTPUTS, Meta, Precision
+from mnv4_mm.runtime.predictor import Session
 
 if TYPE_CHECKING:
     from mnv4_mm.deploy.graph import Graph

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mnv4_mm.deploy.int8 import LayerError, Quantised, quantize_onnx, write_layers
-from mnv4_mm.deploy.meta import META_KEY, OUTPUTS, Meta, Precision, Selection
-from mnv4_mm.deploy.predictor import Session
-from mnv4_mm.deploy.results import corner_weights
 from mnv4_mm.deploy.targets.base import Target, unloadable
+from mnv4_mm.runtime.meta import META_KEY, OUTPUTS, Meta, Precision, Selection
+from mnv4_mm.runtime.predictor import Session
+from mnv4_mm.runtime.results import corner_weights
 
 if TYPE_CHECKING:
     from mnv4_mm.deploy.graph import Graph

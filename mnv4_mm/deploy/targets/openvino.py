@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mnv4_mm.deploy.int8 import LayerError, quantize_openvino, write_layers
-from mnv4_mm.deploy.meta import META_KEY, Meta, Precision
-from mnv4_mm.deploy.predictor import Session
 from mnv4_mm.deploy.quiet import without_telemetry
 from mnv4_mm.deploy.targets.base import Target, unloadable
 from mnv4_mm.deploy.targets.onnx import TAIL, to_int8, to_onnx
+from mnv4_mm.runtime.meta import META_KEY, Meta, Precision
+from mnv4_mm.runtime.predictor import Session
 
 if TYPE_CHECKING:
     from mnv4_mm.deploy.graph import Graph

@@ -1,0 +1,99 @@
+"""From a picture's file to what a net is given: one warp beside mmdet's and mmseg's chains, and beside decoding."""
+
+import contextlib
+import io
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from mmengine.dataset import Compose
+from mmengine.registry import DATASETS, DefaultScope
+
+from mnv4_mm import config as configs
+from mnv4_mm.bench.measure import Pair
+from mnv4_mm.images import read_mask, read_picture
+
+# What the two augmentations stand for, as mmdet's SSDLite and mmseg's ADE20K configs have it.
+MMDET: list[dict[str, Any]] = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='Expand', mean=[123.675, 116.28, 103.53], to_rgb=True, ratio_range=(1, 4)),
+    dict(type='MinIoURandomCrop', min_ious=(0.1, 0.3, 0.5, 0.7, 0.9), min_crop_size=0.3),
+    dict(type='Resize', scale=(320, 320), keep_ratio=False),
+    dict(type='RandomFlip', prob=0.5),
+    dict(
+        type='PhotoMetricDistortion',
+        brightness_delta=32,
+        contrast_range=(0.5, 1.5),
+        saturation_range=(0.5, 1.5),
+        hue_delta=18,
+    ),
+    dict(type='PackDetInputs'),
+]
+MMSEG: list[dict[str, Any]] = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations'),
+    dict(type='RandomResize', scale=(2048, 512), ratio_range=(0.5, 2.0), keep_ratio=True),
+    dict(type='RandomCrop', crop_size=(512, 512), cat_max_ratio=0.75),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PhotoMetricDistortion'),
+    dict(type='PackSegInputs'),
+]
+
+
+def augmentation_pairs() -> list[Pair]:
+    """A pass over the small sets' training pictures, on one core, as in a data loader's worker."""
+    pairs = []
+    for name, config, data, chain, wanted in (
+        ('SSD', 'mnv4_ssdlite_coco', 'data/mini/coco', MMDET, 5.0),
+        ('segmentation', 'mnv4_lraspp_ade20k', 'data/mini/ade', MMSEG, 3.0),
+    ):
+        ours, theirs, decode, count = _passes(config, data, chain)
+        kind = f'{name} pipeline, {count} pictures'
+        pairs.append(Pair(f"{kind}, against OpenMMLab's", ours, theirs, wanted, rounds=10))
+        pairs.append(Pair(f'{kind}, against decoding alone', ours, decode, 0.5, rounds=10))
+    return pairs
+
+
+def _passes(
+    config: str, data: str, chain: list[dict]
+) -> tuple[Callable[[], None], Callable[[], None], Callable[[], None], int]:
+    """A pass with the config's own pipeline, with another one, and one that only decodes; and the pictures in each."""
+    cfg = configs.load_config(config)
+    task = configs.task_of(cfg)
+    cfg = configs.fit_data(cfg, task.find(str(configs.REPOSITORY / data)))
+    with DefaultScope.overwrite_default_scope(cfg.default_scope), contextlib.redirect_stdout(io.StringIO()):
+        dataset = DATASETS.build(configs.innermost_dataset(cfg.train_dataloader.dataset))
+        theirs = Compose(chain)
+    infos = [dataset.get_data_info(i) for i in range(len(dataset))]
+
+    def through(pipeline: Callable[[dict], Any]) -> Callable[[], None]:
+        def run() -> None:
+            with one_core():
+                for info in infos:
+                    pipeline({**info, 'seg_fields': []})
+
+        return run
+
+    def decode(info: dict) -> None:
+        read_picture(info['img_path'])
+        if info.get('seg_map_path'):
+            read_mask(info['seg_map_path'])
+
+    np.random.seed(0)
+    return through(dataset.pipeline), through(theirs), through(decode), len(infos)
+
+
+@contextlib.contextmanager
+def one_core() -> Iterator[None]:
+    """Lets OpenCV and torch use one core, as a data loader's worker does."""
+    before = (torch.get_num_threads(), cv2.getNumThreads())
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])

@@ -1,0 +1,1 @@
+"""Data set formats that are recognised and checked."""

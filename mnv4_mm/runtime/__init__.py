@@ -1,0 +1,1 @@
+"""Running an exported file: numpy, OpenCV and the runtime only."""

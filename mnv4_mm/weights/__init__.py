@@ -1,0 +1,1 @@
+"""Checkpoint and weight files to tensors: safe reading, strict loading, published weights."""

@@ -1,0 +1,262 @@
+"""Segmentation through the same tools as detection."""
+
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from PIL import Image
+
+from mnv4_mm import config as configs
+from mnv4_mm.apis.evaluate import evaluate_files
+from mnv4_mm.apis.infer import infer, load_model
+from mnv4_mm.data.formats.ade import find_ade
+from mnv4_mm.errors import UserError
+
+NAME = 'mnv4_lraspp_ade20k-mini'
+HEADLINE = ['mnv4_lraspp_ade20k', 'mnv4_fpn_ade20k', 'mnv4_deeplabv3plus_ade20k', 'mnv4_segformer_ade20k']
+ADE_TINY = Path(__file__).resolve().parents[3] / 'shared/data/ade_tiny'
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory, run_tool, drawn):
+    """A checkpoint as train.py writes it, after two steps on drawn shapes."""
+    work_dir = tmp_path_factory.mktemp('run') / 'w'
+    result = run_tool(
+        'train.py', NAME, '--data', drawn, '--work-dir', work_dir, '--iters', 2, '--cfg-options',
+        'report_on_training_pictures=False', 'train_dataloader.batch_size=2', 'val_dataloader.dataset.indices=4',
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert 'shapes/mIoU' in result.stdout
+    return str(work_dir / 'iter_2.pth')
+
+
+@pytest.mark.parametrize('name', HEADLINE)
+def test_own_data_reaches_loaders_evaluators_and_heads(name, drawn):
+    cfg = configs.fit_data(configs.load_config(name), find_ade(drawn))
+    for loader, side in (('train_dataloader', 'training'), ('val_dataloader', 'validation')):
+        found = configs.dataset_split(cfg, loader)
+        assert (found.pictures, found.masks) == (drawn / 'images' / side, drawn / 'annotations' / side)
+        dataset = configs.innermost_dataset(cfg[loader].dataset)
+        assert dataset.metainfo['classes'] == find_ade(drawn).classes
+        assert (dataset.type, dataset.reduce_zero_label) == ('BaseSegDataset', True)
+    heads = [cfg.model.decode_head, *([cfg.model.auxiliary_head] if 'auxiliary_head' in cfg.model else [])]
+    assert [head.num_classes for head in heads] == [7] * len(heads)
+    assert cfg.val_evaluator.prefix == 'shapes'  # never "ade20k"
+
+
+def test_ade20ks_own_classes_keep_their_colours(tmp_path, repository):
+    shutil.copytree(repository / 'data/mini/ade', tmp_path / 'ade')
+    (tmp_path / 'ade/classes.txt').unlink()
+    (tmp_path / 'ade/objectInfo150.txt').touch()
+    cfg = configs.fit_data(configs.load_config(NAME), find_ade(tmp_path / 'ade'))
+    assert cfg.model.decode_head.num_classes == 150
+    assert list(cfg.train_dataloader.dataset.metainfo.palette[0]) == [120, 120, 120]  # mmseg's wall
+
+
+def test_lengths_are_counted_in_iterations():
+    cfg = configs.merge_train_arguments(configs.load_config('mnv4_segformer_ade20k'), 'x', iters=1600)
+    assert (cfg.train_cfg.max_iters, cfg.train_cfg.val_interval) == (1600, 160)
+    warm_up, poly = cfg.param_scheduler
+    assert (warm_up.end, poly.begin, poly.end) == (15, 15, 1600)
+    assert cfg.default_hooks.checkpoint.interval == 400
+    tiny = configs.merge_train_arguments(configs.load_config('mnv4_segformer_ade20k'), 'x', iters=1)
+    assert (tiny.train_cfg.val_interval, tiny.default_hooks.checkpoint.interval) == (1, 1)
+    with pytest.raises(UserError, match='counts in iters, use --iters'):
+        configs.merge_train_arguments(configs.load_config(NAME), 'x', epochs=3)
+    with pytest.raises(UserError, match='counts in epochs, use --epochs'):
+        configs.merge_train_arguments(configs.load_config('mnv4_ssdlite_coco'), 'x', iters=3)
+
+
+def test_windows_are_for_segmentation():
+    with pytest.raises(UserError, match='--inference is for segmentation'):
+        configs.fit_inference(configs.load_config('mnv4_ssdlite_coco'), 'slide')
+    with pytest.raises(UserError, match='whole or slide'):
+        configs.fit_inference(configs.load_config(NAME), 'both')
+    own = configs.load_config(NAME)
+    own.model.test_cfg = dict(mode='slide', crop_size=(99, 88), stride=(9, 8))
+    assert configs.fit_inference(own, 'slide').model.test_cfg.crop_size == (99, 88)
+    assert configs.fit_inference(own, 'whole').model.test_cfg == dict(mode='whole')
+
+
+def test_a_net_of_one_size_sees_windows():
+    cfg = configs.fit_backbone(configs.load_config('mnv4_fpn_ade20k'), 'timm:efficientformerv2_s1')
+    assert cfg.model.test_cfg == dict(mode='slide', crop_size=(512, 512), stride=(341, 341))
+    assert cfg.model.backbone.img_size == (512, 512)
+
+
+@pytest.mark.parametrize(('size', 'same'), [((160, 160), True), ((120, 160), True), ((160, 250), False)])
+def test_whole_and_windows_are_equal_where_the_picture_fits_one(checkpoint, size, same):
+    whole, slide = (load_model(checkpoint, device='cpu', inference=mode) for mode in ('whole', 'slide'))
+    torch.manual_seed(0)
+    picture = torch.randn(1, 3, *size)
+    metas = [dict(ori_shape=size, img_shape=size, pad_shape=size)]
+    with torch.no_grad():
+        logits = [model.inference(picture, [dict(metas[0])]) for model in (whole, slide)]
+    assert logits[0].shape == logits[1].shape == (1, 7, *size)
+    assert torch.equal(*logits) == same
+    assert torch.isfinite(logits[1]).all()
+
+
+def test_the_test_tool_draws_writes_and_scores_the_same(checkpoint, tmp_path, drawn):
+    """The class maps that --out writes, scored by numpy against the masks, give the reported mIoU."""
+    metrics = evaluate_files(
+        None, checkpoint, out=str(tmp_path / 'maps'), show_dir=str(tmp_path / 'shown'), work_dir=str(tmp_path / 'w'),
+        inference='slide',
+    )  # fmt: skip
+    assert json.loads((tmp_path / 'w/metrics.json').read_text()) == metrics
+    masks = sorted((drawn / 'annotations/validation').iterdir())
+    assert sorted(p.name for p in (tmp_path / 'maps').iterdir()) == [m.name for m in masks]
+    both, either = np.zeros(8), np.zeros(8)
+    for mask in masks:
+        truth = np.array(Image.open(mask))
+        with Image.open(tmp_path / 'maps' / mask.name) as image:
+            assert image.mode == 'P'
+            predicted = np.array(image)
+        for value in range(1, 8):
+            here, said = truth == value, (predicted == value) & (truth > 0)  # 0 is unlabelled
+            both[value] += (here & said).sum()
+            either[value] += (here | said).sum()
+    present = either > 0
+    assert metrics['shapes/mIoU'] == pytest.approx((both[present] / either[present]).mean(), abs=1e-9)
+    shown = sorted((tmp_path / 'shown').iterdir())
+    assert [p.stem for p in shown] == [m.stem for m in masks]
+    height, width = cv2.imread(str(shown[0])).shape[:2]
+    assert height >= 320
+    assert width > 2 * 320  # truth, prediction, legend
+
+
+def test_a_config_of_mmsegs_own_is_tested_too(checkpoint, tmp_path, drawn):
+    from mnv4_mm.weights.files import checkpoint_config, load_checkpoint
+
+    cfg = checkpoint_config(load_checkpoint(checkpoint), checkpoint)
+    cfg.test_evaluator = cfg.val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
+    cfg.default_hooks.visualization = dict(type='SegVisualizationHook')
+    cfg.dump(tmp_path / 'own.py')
+    metrics = evaluate_files(
+        str(tmp_path / 'own.py'), checkpoint, out=str(tmp_path / 'maps'), show_dir=str(tmp_path / 'shown'),
+        work_dir=str(tmp_path / 'w'),
+    )  # fmt: skip
+    assert 0 <= metrics['mIoU'] <= metrics['aAcc'] <= 1  # not in percent
+    assert len(list((tmp_path / 'maps').iterdir())) == len(list((tmp_path / 'shown').iterdir())) == 64
+
+
+def test_places_that_would_be_written_over(checkpoint, tmp_path, drawn):
+    for argument, place, message in (
+        ('show_dir', drawn / 'images/validation', 'written over'),
+        ('show_dir', drawn / 'annotations/validation', 'written over'),
+        ('out', drawn / 'annotations/validation', 'written over'),
+        ('out', tmp_path / 'maps.json', 'name a folder'),
+    ):
+        with pytest.raises(UserError, match=message):
+            evaluate_files(None, checkpoint, work_dir=str(tmp_path), **{argument: str(place)})
+
+
+def test_a_folder_of_pictures(checkpoint, tmp_path):
+    rng = np.random.default_rng(0)
+    folder = tmp_path / 'in'
+    folder.mkdir()
+    cv2.imwrite(str(folder / 'a.jpg'), rng.integers(0, 255, (50, 70, 3), np.uint8))
+    cv2.imwrite(str(folder / 'a.png'), rng.integers(0, 255, (40, 30), np.uint8))
+    cv2.imwrite(str(folder / 'b.png'), rng.integers(0, 255, (3, 5, 4), np.uint8))
+    path = infer(str(folder), checkpoint, out_dir=str(tmp_path / 'out'), inference='slide')
+    content = json.loads(path.read_text())
+    assert content['values'] == dict(disc=1, square=2, triangle=3, cross=4, ring=5, star=6, background=7)
+    expected = [('a.jpg', 'class_maps/a.png'), ('a.png', 'class_maps/a.png.png'), ('b.png', 'class_maps/b.png')]
+    assert [(i['file_name'], i['class_map']) for i in content['images']] == expected
+    for image, size in zip(content['images'], ((70, 50), (30, 40), (5, 3)), strict=True):
+        with Image.open(tmp_path / 'out' / image['class_map']) as file:
+            assert (file.mode, file.size) == ('P', size)
+            values = np.array(file)
+        assert image['share'] == pytest.approx(
+            {name: (values == v).mean() for name, v in content['values'].items() if (values == v).any()}
+        )
+        overlay = cv2.imread(str(tmp_path / 'out' / image['file_name']))
+        assert overlay.shape[1] > size[0]
+
+
+def test_a_video(checkpoint, tmp_path):
+    video = tmp_path / 'in.avi'
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*'MJPG'), 10, (64, 48))
+    for i in range(3):
+        writer.write(np.full((48, 64, 3), 80 * i, np.uint8))
+    writer.release()
+    path = infer(str(video), checkpoint, out_dir=str(tmp_path / 'out'))
+    assert [i['class_map'] for i in json.loads(path.read_text())['images']] == [
+        f'class_maps/in.avi#{i}.png' for i in range(3)
+    ]
+    assert cv2.VideoCapture(str(tmp_path / 'out/in.mp4')).get(cv2.CAP_PROP_FRAME_COUNT) == 3
+
+
+def test_class_maps_are_mmsegs(checkpoint, repository):
+    """Our safe way of building and running a segmenter gives the same as mmseg's own API."""
+    from mmengine.registry import DefaultScope
+    from mmseg.apis import inference_model
+
+    from mnv4_mm.images import read_picture
+    from mnv4_mm.tasks.segmentation import ClassMaps
+    from mnv4_mm.tasks.task import Frame
+
+    pixels = read_picture(sorted((repository / 'data/mini/ade/images/validation').iterdir())[0])
+    model = load_model(checkpoint, device='cpu')
+    model.cfg.test_pipeline = model.cfg.test_dataloader.dataset.pipeline
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        theirs = inference_model(model, pixels).pred_sem_seg.data
+    ours = []
+    maps = ClassMaps(load_model(checkpoint, device='cpu'), Path())
+    data = maps.pipeline(dict(img=pixels))
+    with torch.no_grad():
+        ours = maps.model.test_step(dict(inputs=[data['inputs']], data_samples=[data['data_samples']]))
+    assert torch.equal(ours[0].pred_sem_seg.data, theirs)
+    assert Frame('x', pixels).name == 'x'
+
+
+def test_masks_are_checked_before_training(tmp_path, drawn, run_tool):
+    shutil.copytree(drawn, tmp_path / 'shapes')
+    mask = tmp_path / 'shapes/annotations/training/000123.png'
+    Image.fromarray(np.full((320, 320), 8, np.uint8)).save(mask)
+    result = run_tool('train.py', NAME, '--data', tmp_path / 'shapes', '--work-dir', tmp_path / 'w')
+    assert result.returncode == 2
+    assert result.stderr.count('\n') == 1
+    assert f'error: {mask} has the value 8: 0 is unlabelled, 1 to 7 are the classes' in result.stderr
+    assert not (tmp_path / 'w').exists()
+
+
+def test_without_ade20k_a_user_is_told_what_to_do(run_tool, tmp_path):
+    result = run_tool(
+        'train.py', 'mnv4_fpn_ade20k', '--work-dir', tmp_path / 'w',
+        '--cfg-options', f'train_dataloader.dataset.data_root={tmp_path}/none',
+    )  # fmt: skip
+    assert result.returncode == 2
+    assert 'looked for' in result.stderr
+    assert 'tools/download_dataset.py ade20k' in result.stderr
+    assert 'mnv4_lraspp_ade20k-mini' in result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not ADE_TINY.is_dir(), reason='no true ADE20K pairs here')
+@pytest.mark.parametrize('name', HEADLINE)
+def test_true_ade20k_with_the_full_size_config(name, tmp_path, run_tool):
+    """Data root overridden, nothing else but the length; and random weights, the hub's being out of reach."""
+    roots = [f'{loader}.dataset.data_root={ADE_TINY}' for loader in configs.LOADERS]
+    run = run_tool(
+        'train.py', name, '--work-dir', tmp_path / 'w', '--iters', 2,
+        '--cfg-options', *roots, 'model.backbone.init_cfg=None',
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    metrics = json.loads((next((tmp_path / 'w').glob('*/vis_data')) / 'scalars.json').read_text().splitlines()[-1])
+    assert 0 <= metrics['ade20k/mIoU'] <= 1
+    test = run_tool('test.py', tmp_path / 'w/iter_2.pth', '--work-dir', tmp_path / 't')
+    assert test.returncode == 0, test.stderr
+    assert 'absent' in test.stdout
+    assert '| wall ' in test.stdout
+    assert json.loads((tmp_path / 't/metrics.json').read_text())['ade20k/mIoU'] == metrics['ade20k/mIoU']
+
+
+def test_a_config_of_another_scope_is_named():
+    with pytest.raises(UserError, match=r"must be one of mmdet, mmseg, got 'mmpose'"):
+        configs.task_of(Config(dict(default_scope='mmpose')))

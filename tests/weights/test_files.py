@@ -1,0 +1,141 @@
+"""Checkpoints are read as tensors; anything else is refused by name, and what does not fit is listed."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.logging import HistoryBuffer, MMLogger
+from torch import nn
+
+from mnv4_mm.engine import SafeRunner
+from mnv4_mm.errors import UserError
+from mnv4_mm.weights import files as weights
+
+
+class Reaches:
+    """Asks for a method of an allowed type by way of getattr."""
+
+    def __reduce__(self):
+        return getattr, (np.ndarray, 'tofile')
+
+
+def history(*values):
+    buffer = HistoryBuffer()
+    for value in values:
+        buffer.update(value)
+    return buffer
+
+
+def test_a_runners_checkpoint_is_read(tmp_path):
+    path = tmp_path / 'a.pth'
+    content = dict(
+        state_dict=dict(w=torch.ones(2)),
+        message_hub=dict(
+            log_scalars={'train/loss': history(1.0, 2.0)}, runtime_info=dict(loop=np.float64(3), ids=np.arange(3))
+        ),
+    )
+    torch.save(content, path)
+    loaded = weights.load_checkpoint(path)
+    assert loaded['message_hub']['log_scalars']['train/loss'].mean() == 1.5
+    assert loaded['message_hub']['runtime_info']['loop'] == 3
+
+
+def test_code_is_refused_and_does_not_run(tmp_path, payload):
+    path, mark = tmp_path / 'evil.pth', tmp_path / 'ran'
+    torch.save(dict(state_dict={}, extra=payload), path)
+    with pytest.raises(UserError, match=r'evil.pth is refused.*system'):
+        weights.load_checkpoint(path)
+    assert not mark.exists()
+    # The old format, a bare pickle.
+    path.write_bytes(pickle.dumps(dict(state_dict={}, extra=payload)))
+    with pytest.raises(UserError, match='refused'):
+        weights.load_checkpoint(path)
+    assert not mark.exists()
+
+
+def test_getattr_hands_out_nothing_but_statistics(tmp_path):
+    torch.save(dict(a=Reaches()), tmp_path / 'a.pth')
+    with pytest.raises(UserError, match='refused'):
+        weights.load_checkpoint(tmp_path / 'a.pth')
+
+
+def test_files_that_are_no_checkpoints(tmp_path):
+    good = tmp_path / 'good.pth'
+    torch.save(dict(state_dict=dict(w=torch.ones(1000))), good)
+    cut = tmp_path / 'cut.pth'
+    cut.write_bytes(good.read_bytes()[:2000])
+    text = tmp_path / 'text.pth'
+    text.write_text('hello\nworld')
+    empty = tmp_path / 'empty.pth'
+    empty.touch()
+    number = tmp_path / 'number.pth'
+    torch.save(3, number)
+    for path in (cut, text, empty, number, tmp_path, tmp_path / 'absent.pth'):
+        with pytest.raises(UserError, match=path.name):
+            weights.load_checkpoint(path)
+
+
+def test_the_config_inside_is_read_without_being_run():
+    cfg = Config(dict(a=1, b=dict(c=[1, (2.5, -3)], d=None), e='x', f={'with space': True}))
+    read = weights.checkpoint_config(dict(meta=dict(cfg=cfg.pretty_text)), 'x.pth')
+    assert read.to_dict() == cfg.to_dict()
+
+
+@pytest.mark.parametrize(
+    'text', ['import os', 'a = open("x")', 'a = dict(**b)', 'a = [x for x in y]', 'a = (', 'a = b']
+)
+def test_a_config_that_would_run_is_refused(text):
+    with pytest.raises(UserError, match=r'x.pth'):
+        weights.checkpoint_config(dict(meta=dict(cfg=text)), 'x.pth')
+
+
+@pytest.mark.parametrize('name', ['os.system', 'mmengine.load', 'mmdet.apis.init_detector', 'subprocess.Popen'])
+def test_a_config_inside_names_only_registered_types(tmp_path, name):
+    """mmengine imports and calls whatever a `type` with a dot names."""
+    text = f"model = dict(backbone=[dict(type={name!r}, command='touch {tmp_path}/ran')])"
+    with pytest.raises(UserError, match=f"type='{name}' is not registered"):
+        weights.checkpoint_config(dict(meta=dict(cfg=text)), 'x.pth')
+    good = "model = dict(type='mmdet.RetinaNet', neck=dict(type='FPN'), loss=dict(type='mmdet.FocalLoss'))"
+    assert weights.checkpoint_config(dict(meta=dict(cfg=good)), 'x.pth').model.neck.type == 'FPN'
+
+
+def test_resume_runs_no_config_text(tmp_path):
+    """mmengine's Runner.resume executes meta['config'] of a checkpoint."""
+    runner = SafeRunner.__new__(SafeRunner)
+    net = nn.Linear(2, 2)
+    path = tmp_path / 'evil.pth'
+    meta = dict(config=f'import os; os.system("touch {tmp_path}/ran")', epoch=1, iter=1)
+    torch.save(dict(meta=meta, state_dict=net.state_dict(), optimizer={}, message_hub={}), path)
+    runner.model, runner._hooks, runner._resume = net, [], True
+    runner.logger = MMLogger('test')
+    assert 'config' not in runner.load_checkpoint(str(path))['meta']
+
+
+def test_weights_of_a_wrapped_net(tmp_path):
+    net = nn.Linear(2, 2)
+    weights.load_into(
+        net, {f'module.{key}': torch.ones_like(value) for key, value in net.state_dict().items()}, 'x.pth'
+    )
+    assert net.bias.tolist() == [1, 1]
+
+
+def test_a_checkpoint_without_config():
+    with pytest.raises(UserError, match='carries no config'):
+        weights.checkpoint_config(dict(state_dict={}), 'x.pth')
+
+
+def test_what_does_not_fit_is_listed():
+    net = nn.Linear(2, 3)
+    given = dict(weight=torch.zeros(4, 2), more=torch.zeros(1))
+    with pytest.raises(
+        UserError, match=r'1 missing \(bias\); 1 left over \(more\); 1 of another shape \(weight \(4, 2\)'
+    ):
+        weights.load_into(net, dict(state_dict=given), 'x.pth')
+    before = net.weight.clone()
+    weights.load_into(net, dict(bias=torch.full((3,), 7.0), **given), 'x.pth', strict=False)
+    assert torch.equal(net.weight, before)
+    assert net.bias.tolist() == [7, 7, 7]
+    with pytest.raises(UserError, match='no weights'):
+        weights.load_into(net, dict(state_dict=dict(a=1)), 'x.pth')
