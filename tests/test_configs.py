@@ -11,10 +11,13 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, DefaultScope
 from PIL import Image
 
-from mnv4_mm import config as configs
+from mnv4_mm.config.data import fit_data
+from mnv4_mm.config.index import config_index
+from mnv4_mm.config.load import load_config
+from mnv4_mm.tasks import build_model, task_of
 from mnv4_mm.tasks.segmentation import Segmentation
 
-NAMES = sorted(configs.config_index())
+NAMES = sorted(config_index())
 DETECTORS = [name for name in NAMES if '_coco' in name]
 SEGMENTERS = [name for name in NAMES if '_ade20k' in name]
 
@@ -29,24 +32,24 @@ def scope(request):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_it_says_what_it_costs_and_how_to_run_it(name):
-    docstring = ast.get_docstring(ast.parse(configs.config_index()[name].read_text()))
+    docstring = ast.get_docstring(ast.parse(config_index()[name].read_text()))
     assert f'tools/train.py configs/{name}.py' in docstring
     score = {True: 'AP:', False: 'mIoU:'}[name in DETECTORS]
     assert name.endswith('-mini') or ('Cost:' in docstring and score in docstring)
-    assert isinstance(configs.task_of(configs.load_config(name)), Segmentation) == (name in SEGMENTERS)
+    assert isinstance(task_of(load_config(name)), Segmentation) == (name in SEGMENTERS)
 
 
 @pytest.mark.parametrize('name', NAMES)
 def test_it_runs(name, segmentation_batch):
     torch.manual_seed(0)
-    cfg = configs.load_config(name)
+    cfg = load_config(name)
     cfg.model.backbone.pop('init_cfg', None)  # weights from the hub
     if name in DETECTORS:
         inputs = demo_mm_inputs(2, [[3, 128, 160], [3, 96, 128]], num_classes=80)
     else:
         cfg.model.data_preprocessor.size = (128, 160)
         inputs = segmentation_batch(128, 160)
-    model = configs.build_model(cfg)
+    model = build_model(cfg)
     model.init_weights()
     data = model.data_preprocessor(inputs, training=True)
     model.train()
@@ -64,16 +67,16 @@ def test_it_runs(name, segmentation_batch):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_its_optimiser_takes_every_parameter_once(name):
-    cfg = configs.load_config(name)
-    model = configs.build_model(cfg)
+    cfg = load_config(name)
+    model = build_model(cfg)
     groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
     taken = [id(p) for group in groups for p in group['params']]
     assert sorted(taken) == sorted({id(p) for p in model.parameters()})
 
 
 def data_sets(name: str, root):
-    cfg = configs.load_config(name)
-    cfg = configs.fit_data(cfg, configs.task_of(cfg).find(root))
+    cfg = load_config(name)
+    cfg = fit_data(cfg, task_of(cfg).find(root))
     return cfg, *(DATASETS.build(cfg[f'{split}_dataloader'].dataset) for split in ('train', 'val'))
 
 
@@ -104,7 +107,7 @@ def test_its_pipelines_take_real_pictures_and_masks(name, repository):
     size = cfg.input_size[::-1]
     assert cfg.model.data_preprocessor.size == size  # what training pads to is the crop
     samples = [train[i] for i in range(4)]
-    model = configs.build_model(cfg)
+    model = build_model(cfg)
     data = model.data_preprocessor(pseudo_collate(samples), training=True)
     assert tuple(data['inputs'].shape) == (4, 3, *size)
     labels = {int(v) for s in data['data_samples'] for v in s.gt_sem_seg.data.unique()}
@@ -119,7 +122,7 @@ def test_its_pipelines_take_real_pictures_and_masks(name, repository):
 @pytest.mark.parametrize('name', SEGMENTERS)
 def test_its_recipe_reads_what_it_says(name):
     """Numbers at the head of a config reach the place where they act."""
-    cfg = configs.load_config(name)
+    cfg = load_config(name)
     assert cfg.train_cfg.max_iters == cfg.max_iters == cfg.param_scheduler[-1].end
     gpus = cfg.auto_scale_lr.base_batch_size / cfg.train_dataloader.batch_size
     assert gpus in ((1,) if name.endswith('-mini') else (4, 8))

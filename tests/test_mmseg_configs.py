@@ -12,7 +12,9 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from mnv4_mm import config as configs
+from mnv4_mm.config.data import innermost_dataset
+from mnv4_mm.config.load import load_config
+from mnv4_mm.tasks import build_model
 
 MMSEG = Path(mmseg.__file__).parent / '.mim/configs'
 THEIRS = {
@@ -30,7 +32,7 @@ WIDTHS = [64, 128, 256, 512]
 
 def pair(name: str) -> tuple[Config, Config]:
     """Our config with mmseg's backbone, and mmseg's; plain batch norm in both, which SyncBN is on one CPU."""
-    ours, theirs = configs.load_config(name), Config.fromfile(MMSEG / THEIRS[name], import_custom_modules=False)
+    ours, theirs = load_config(name), Config.fromfile(MMSEG / THEIRS[name], import_custom_modules=False)
     theirs.model.pop('pretrained', None)
     theirs.model.backbone.pop('init_cfg', None)
     if name == 'mnv4_fpn_ade20k':
@@ -75,7 +77,7 @@ def test_the_same_weights_and_batch_give_the_same_loss(name, segmentation_batch)
     losses = []
     with DefaultScope.overwrite_default_scope('mmseg'):
         torch.manual_seed(0)
-        models = [configs.build_model(cfg) for cfg in (theirs, ours)]
+        models = [build_model(cfg) for cfg in (theirs, ours)]
         models[0].init_weights()
         models[1].load_state_dict(models[0].state_dict())  # strict: the same parameters by name and shape
         for model, cfg in zip(models, (theirs, ours), strict=True):
@@ -109,9 +111,9 @@ def augmentation(pipeline):
 
 @pytest.mark.parametrize('name', ADE20K)
 def test_data_preparation_and_recipe_are_mmsegs(name):
-    ours, theirs = configs.load_config(name), Config.fromfile(MMSEG / THEIRS[name], import_custom_modules=False)
+    ours, theirs = load_config(name), Config.fromfile(MMSEG / THEIRS[name], import_custom_modules=False)
     for loader in ('train_dataloader', 'val_dataloader'):
-        mine, its = (configs.innermost_dataset(cfg[loader].dataset) for cfg in (ours, theirs))
+        mine, its = (innermost_dataset(cfg[loader].dataset) for cfg in (ours, theirs))
         assert steps(mine.pipeline) == (augmentation(its.pipeline) if 'train' in loader else steps(its.pipeline))
         assert (mine.type, mine.data_prefix) == (its.type, its.data_prefix)
         assert ours[loader].batch_size == theirs[loader].batch_size

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from mnv4_mm.config import load_config
+from mnv4_mm.config.load import load_config
 
 COCO = 117_266  # pictures of train2017 with boxes
 SPEEDS = (100, 1000, 5000)  # img/s

@@ -13,10 +13,21 @@ from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
 import mnv4_mm.engine  # noqa: F401 (registers the Runner)
-from mnv4_mm import config as configs
 from mnv4_mm.apis.launch import join_processes
+from mnv4_mm.config.backbone import fit_backbone
+from mnv4_mm.config.data import (
+    dataset_split,
+    fit_data,
+    fit_inference,
+    on_training_pictures,
+    require_data,
+    resolve_data_roots,
+)
+from mnv4_mm.config.load import load_config, merge_options
+from mnv4_mm.config.training import fit_launcher
 from mnv4_mm.engine.runner import SafeRunner
 from mnv4_mm.errors import UserError
+from mnv4_mm.tasks import task_of
 from mnv4_mm.tasks.detection import quiet_painter
 from mnv4_mm.weights.files import checkpoint_config, load_checkpoint
 from mnv4_mm.weights.strict import tensors_only
@@ -60,15 +71,15 @@ def evaluate_files(
         Metrics by name.
     """
     join_processes(launcher)
-    cfg = configs.load_config(config) if config else checkpoint_config(load_checkpoint(checkpoint), checkpoint)
+    cfg = load_config(config) if config else checkpoint_config(load_checkpoint(checkpoint), checkpoint)
     if backbone:
-        cfg = configs.fit_backbone(cfg, backbone)
+        cfg = fit_backbone(cfg, backbone)
     if data:
-        cfg = configs.fit_data(cfg, configs.task_of(cfg).find(data))
+        cfg = fit_data(cfg, task_of(cfg).find(data))
     if inference:
-        cfg = configs.fit_inference(cfg, inference)
-    cfg = configs.fit_launcher(cfg, launcher, on_gpu=torch.cuda.is_available())
-    cfg = configs.resolve_data_roots(configs.merge_options(cfg, cfg_options or {}))
+        cfg = fit_inference(cfg, inference)
+    cfg = fit_launcher(cfg, launcher, on_gpu=torch.cuda.is_available())
+    cfg = resolve_data_roots(merge_options(cfg, cfg_options or {}))
     folder = Path(work_dir) if work_dir else Path(checkpoint).parent / f'test_{on}'
     return evaluate(cfg, checkpoint, work_dir=folder, out=out, show_dir=show_dir, on=on)
 
@@ -106,13 +117,13 @@ def evaluate(
     Raises:
         UserError: data or checkpoint missing, unreadable or unfit.
     """
-    task = configs.task_of(cfg)
+    task = task_of(cfg)
     if out:
         task.check_out(out)
     load_checkpoint(checkpoint)  # a file that cannot be read leaves no folders behind
-    cfg = configs.on_training_pictures(cfg) if on == 'train' else copy.deepcopy(cfg)
-    configs.require_data(cfg, 'test_dataloader')
-    split = configs.dataset_split(cfg, 'test_dataloader')
+    cfg = on_training_pictures(cfg) if on == 'train' else copy.deepcopy(cfg)
+    require_data(cfg, 'test_dataloader')
+    split = dataset_split(cfg, 'test_dataloader')
     if show_dir and Path(show_dir).resolve() in [part.resolve() for part in split if isinstance(part, Path)]:
         raise UserError(f'--show-dir {show_dir} is where the data is: it would be written over')
     for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler', 'auto_scale_lr'):

@@ -10,11 +10,13 @@ import torch
 from rich.progress import track
 from torch import nn
 
-from mnv4_mm import config as configs
+from mnv4_mm.config.data import fit_inference
+from mnv4_mm.config.load import load_config
 from mnv4_mm.engine.runner import quiet_losses
 from mnv4_mm.engine.step import use_channels_last
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import PICTURES, read_picture, write_picture
+from mnv4_mm.tasks import build_model, task_of
 from mnv4_mm.tasks.task import Frame, Results
 from mnv4_mm.weights import files as weights
 from mnv4_mm.weights.strict import tensors_only
@@ -41,11 +43,11 @@ def load_model(
         UserError: the checkpoint cannot be read, carries no config, or does not fit.
     """
     content = weights.load_checkpoint(checkpoint)
-    cfg = configs.load_config(config) if config else weights.checkpoint_config(content, checkpoint)
+    cfg = load_config(config) if config else weights.checkpoint_config(content, checkpoint)
     if inference:
-        cfg = configs.fit_inference(cfg, inference)
+        cfg = fit_inference(cfg, inference)
     with tensors_only(), quiet_losses():
-        model = configs.build_model(cfg)
+        model = build_model(cfg)
     weights.load_into(model, content, checkpoint)
     if cfg.get('channels_last'):
         use_channels_last(model)
@@ -105,7 +107,7 @@ def infer(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f'--out-dir {out} cannot be made: {error.strerror}') from error
-    results = configs.task_of(model.cfg).results(model, out, score_thr)
+    results = task_of(model.cfg).results(model, out, score_thr)
     if is_video:
         _infer_video(path, results, out / f'{path.stem}.mp4')
     else:

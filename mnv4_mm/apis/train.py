@@ -10,10 +10,14 @@ from mmengine.config import Config
 from mmengine.dist import barrier, is_main_process
 from mmengine.runner import Runner, find_latest_checkpoint
 
-from mnv4_mm import config as configs
 from mnv4_mm.apis.evaluate import build_runner, evaluate
 from mnv4_mm.apis.launch import is_first_of_machine, join_processes
+from mnv4_mm.config.backbone import disagreeing_normalisation, lost_weights, pretrained_files
+from mnv4_mm.config.data import require_data, resolve_data_roots
+from mnv4_mm.config.load import load_config
+from mnv4_mm.config.training import merge_train_arguments
 from mnv4_mm.errors import UserError
+from mnv4_mm.tasks import task_of
 from mnv4_mm.weights.files import load_checkpoint, load_tensors
 from mnv4_mm.weights.strict import tensors_only
 
@@ -65,8 +69,8 @@ def train(
         UserError: see its text.
     """
     join_processes(launcher)
-    loaded = configs.load_config(config)
-    cfg = configs.merge_train_arguments(
+    loaded = load_config(config)
+    cfg = merge_train_arguments(
         loaded,
         Path(config).stem,
         work_dir=work_dir,
@@ -78,30 +82,30 @@ def train(
         compiled=compiled,
         on_gpu=torch.cuda.is_available(),
         backbone=backbone,
-        layout=configs.task_of(loaded).find(data) if data else None,
+        layout=task_of(loaded).find(data) if data else None,
         options=cfg_options,
         launcher=launcher,
         auto_scale_lr=auto_scale_lr,
         epochs=epochs,
         iters=iters,
     )
-    cfg = configs.resolve_data_roots(cfg)
+    cfg = resolve_data_roots(cfg)
     # Of a machine's processes one checks; the others wait for it where they meet.
     if is_first_of_machine(launcher):
         for loader in ('train_dataloader', 'val_dataloader'):
-            configs.require_data(cfg, loader)
+            require_data(cfg, loader)
     folder = Path(cfg.work_dir)
     if resume is True:  # a run that has no checkpoint yet starts as if it were new
         cfg.resume = (folder / 'last_checkpoint').is_file()
         cfg.load_from = None if cfg.resume else cfg.get('load_from')
     # Files that cannot be read safely, and whole, are refused before anything is built.
-    for file in configs.pretrained_files(cfg):
+    for file in pretrained_files(cfg):
         load_tensors(file)
     if cfg.get('load_from'):
         load_checkpoint(cfg.load_from)
     _check_work_dir(folder, cfg)
 
-    for warning in (configs.disagreeing_normalisation(cfg), configs.lost_weights(loaded, cfg)):
+    for warning in (disagreeing_normalisation(cfg), lost_weights(loaded, cfg)):
         if warning and is_main_process():
             print(f'warning: {warning}')
     with tensors_only():
@@ -166,7 +170,7 @@ def _report_on_training_pictures(cfg: Config, folder: Path) -> None:
     )
     held_out = evaluate(cfg, checkpoint, work_dir=folder / 'held_out', on='val', per_class=False)
     if is_main_process():
-        task = configs.task_of(cfg)
+        task = task_of(cfg)
         print(f'{task.metric} of the last checkpoint:')
         for prefix, metrics in (('trained_on', seen), (cfg.test_evaluator.prefix, held_out)):
             # mmdet measures nothing where nothing was detected.

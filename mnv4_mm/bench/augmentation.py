@@ -11,9 +11,12 @@ import torch
 from mmengine.dataset import Compose
 from mmengine.registry import DATASETS, DefaultScope
 
-from mnv4_mm import config as configs
 from mnv4_mm.bench.measure import Pair
+from mnv4_mm.config.data import fit_data, innermost_dataset
+from mnv4_mm.config.index import REPOSITORY
+from mnv4_mm.config.load import load_config
 from mnv4_mm.images import read_mask, read_picture
+from mnv4_mm.tasks import task_of
 
 # What the two augmentations stand for, as mmdet's SSDLite and mmseg's ADE20K configs have it.
 MMDET: list[dict[str, Any]] = [
@@ -61,11 +64,11 @@ def _passes(
     config: str, data: str, chain: list[dict]
 ) -> tuple[Callable[[], None], Callable[[], None], Callable[[], None], int]:
     """A pass with the config's own pipeline, with another one, and one that only decodes; and the pictures in each."""
-    cfg = configs.load_config(config)
-    task = configs.task_of(cfg)
-    cfg = configs.fit_data(cfg, task.find(str(configs.REPOSITORY / data)))
+    cfg = load_config(config)
+    task = task_of(cfg)
+    cfg = fit_data(cfg, task.find(str(REPOSITORY / data)))
     with DefaultScope.overwrite_default_scope(cfg.default_scope), contextlib.redirect_stdout(io.StringIO()):
-        dataset = DATASETS.build(configs.innermost_dataset(cfg.train_dataloader.dataset))
+        dataset = DATASETS.build(innermost_dataset(cfg.train_dataloader.dataset))
         theirs = Compose(chain)
     infos = [dataset.get_data_info(i) for i in range(len(dataset))]
 

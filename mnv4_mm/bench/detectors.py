@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 from torchvision.models.detection.image_list import ImageList
 
-from mnv4_mm import config as configs
 from mnv4_mm.bench.exported import ABOVE, as_loaded
 from mnv4_mm.bench.measure import Pair
+from mnv4_mm.config.index import REPOSITORY
+from mnv4_mm.config.load import load_config
 from mnv4_mm.deploy.describe import describe
 from mnv4_mm.deploy.export import write
 from mnv4_mm.deploy.graph import Graph, Pixels, build_graph
@@ -28,8 +29,9 @@ from mnv4_mm.deploy.targets import TARGETS, load
 from mnv4_mm.errors import UserError
 from mnv4_mm.runtime.meta import Input, Meta
 from mnv4_mm.runtime.preprocess import prepare, read_image
+from mnv4_mm.tasks import build_model
 
-PICTURES = configs.REPOSITORY / 'data/mini/coco/val2017'
+PICTURES = REPOSITORY / 'data/mini/coco/val2017'
 
 
 class TorchvisionSSDLite(nn.Module):
@@ -83,8 +85,8 @@ class Yolo11n(nn.Module):
 def detector_pairs() -> list[Pair]:
     """SSDLite on MNv4-Conv-S at 320x320 in ONNX Runtime on one thread, beside torchvision's and YOLO11n."""
     torch.manual_seed(0)
-    cfg = configs.load_config('mnv4_ssdlite_coco')
-    model = as_loaded(configs.build_model(cfg), cfg)
+    cfg = load_config('mnv4_ssdlite_coco')
+    model = as_loaded(build_model(cfg), cfg)
     meta = describe(model, TARGETS['onnx'])
     pictures = [read_image(path) for path in sorted(PICTURES.glob('*.jpg'))[:8]]
     batches = [prepare(picture, meta.input, meta.resize)[0] for picture in pictures]

@@ -16,8 +16,9 @@ from mmengine.registry import DefaultScope
 from onnx import parser
 from torch import nn
 
-from mnv4_mm import config as configs
 from mnv4_mm.bench.measure import Pair
+from mnv4_mm.config.index import REPOSITORY
+from mnv4_mm.config.load import load_config
 from mnv4_mm.deploy.describe import describe
 from mnv4_mm.deploy.export import write
 from mnv4_mm.deploy.graph import build_graph
@@ -26,8 +27,9 @@ from mnv4_mm.deploy.targets.onnx import OPSET, class_map
 from mnv4_mm.runtime.meta import Precision
 from mnv4_mm.runtime.predictor import Predictor
 from mnv4_mm.runtime.preprocess import prepare, read_image
+from mnv4_mm.tasks import build_model
 
-PICTURES = configs.REPOSITORY / 'data/mini/coco/train2017'
+PICTURES = REPOSITORY / 'data/mini/coco/train2017'
 ABOVE = 500  # pairs of box and class above the threshold, in a picture
 
 
@@ -68,8 +70,8 @@ def lively_detector(name: str) -> Any:
     As many pairs of box and class are above the threshold as ``ABOVE`` says: what selecting costs depends on it.
     """
     torch.manual_seed(0)
-    cfg = configs.load_config(name)
-    model: Any = configs.build_model(cfg)
+    cfg = load_config(name)
+    model: Any = build_model(cfg)
     pictures = [cv2.resize(read_image(path), (320, 320)) for path in sorted(PICTURES.glob('*.jpg'))[:8]]
     batch = torch.from_numpy(np.stack(pictures)[..., ::-1].transpose(0, 3, 1, 2).copy()).float()
     batch = (batch - 120) / 58

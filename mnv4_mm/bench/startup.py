@@ -4,7 +4,7 @@ import statistics
 
 from mnv4_mm.bench.measure import Figure, Ratio, run
 from mnv4_mm.bench.reading import full_size_times
-from mnv4_mm.config import REPOSITORY
+from mnv4_mm.config.index import REPOSITORY
 
 
 def startup(rounds: int = 5) -> tuple[list[Ratio], list[Figure]]:

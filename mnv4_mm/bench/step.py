@@ -10,9 +10,11 @@ from mmdet.models.utils import unpack_gt_instances
 from mmdet.testing import demo_mm_inputs
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 
-from mnv4_mm import config as configs
 from mnv4_mm.bench.measure import Figure, Pair
+from mnv4_mm.config.load import load_config
+from mnv4_mm.config.training import fit_optimizer, fit_precision
 from mnv4_mm.engine.step import compile_parts, use_channels_last
+from mnv4_mm.tasks import build_model
 
 
 class Step:
@@ -28,14 +30,14 @@ class Step:
         compiled: bool = False,
     ) -> None:
         torch.manual_seed(0)
-        cfg = configs.load_config('mnv4_ssdlite_coco')
-        model: Any = configs.build_model(cfg)
+        cfg = load_config('mnv4_ssdlite_coco')
+        model: Any = build_model(cfg)
         self.model = model
         self.model.init_weights()
         self.model.train()
         if channels_last:
             use_channels_last(self.model)
-        wrapper = configs.fit_optimizer(configs.fit_precision(cfg, 'bf16', False) if bf16 else cfg, fused).optim_wrapper
+        wrapper = fit_optimizer(fit_precision(cfg, 'bf16', False) if bf16 else cfg, fused).optim_wrapper
         self.optimizer: OptimWrapper = build_optim_wrapper(self.model, wrapper)
         if compiled:
             compile_parts(self.model)

@@ -6,9 +6,9 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from mnv4_mm import config as configs
 from mnv4_mm.bench.augmentation import MMDET
 from mnv4_mm.bench.measure import Figure, Ratio, run
+from mnv4_mm.config.index import REPOSITORY, config_index
 
 BATCH, STEPS = 16, 36
 LINE = 6  # steps a line of the log, of which it has the means
@@ -24,7 +24,7 @@ def training(rounds: int = 2) -> tuple[list[Ratio], list[Figure]]:
     runs: dict[str, list[Run]] = dict(plain=[], ours=[], bf16=[])
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / 'plain.py'
-        shipped = configs.config_index()['mnv4_ssdlite_coco']
+        shipped = config_index()['mnv4_ssdlite_coco']
         # In RepeatDataset, whose own keys stay.
         dataset = dict(dataset=dict(pipeline=MMDET, type='CocoDataset'))
         plain.write_text(f'_base_ = {str(shipped)!r}\ntrain_dataloader = dict(dataset={dataset!r})\n')
@@ -79,10 +79,10 @@ def _train(arguments: list[str], work_dir: Path, seed: int) -> Run:
     }
     process = run(
         [
-            str(configs.REPOSITORY / 'tools/train.py'),
+            str(REPOSITORY / 'tools/train.py'),
             *arguments,
             '--data',
-            str(configs.REPOSITORY / 'data/mini/coco'),
+            str(REPOSITORY / 'data/mini/coco'),
             '--work-dir',
             str(work_dir),
             '--epochs',

@@ -18,9 +18,16 @@ from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.registry import DATASETS, DefaultScope
 
-from mnv4_mm import config as configs
 from mnv4_mm.apis.evaluate import evaluate
 from mnv4_mm.apis.infer import load_model
+from mnv4_mm.config.data import (
+    dataset_split,
+    fit_data,
+    innermost_dataset,
+    on_training_pictures,
+    require_data,
+    resolve_data_roots,
+)
 from mnv4_mm.deploy.difference import Difference, difference
 from mnv4_mm.deploy.graph import reference
 from mnv4_mm.deploy.latency import Speed, measure_memory, measure_speed
@@ -31,6 +38,7 @@ from mnv4_mm.runtime.meta import OUTPUTS, Meta, Precision, read_meta, sha256, si
 from mnv4_mm.runtime.predictor import Predictor
 from mnv4_mm.runtime.preprocess import prepare
 from mnv4_mm.runtime.results import ClassMap, Detections
+from mnv4_mm.tasks import task_of
 
 LOOKED_AT = 8  # pictures whose raw outputs are compared
 
@@ -124,8 +132,8 @@ def compare(
         if own and meta.source.get('sha256') != own:
             raise UserError(f'{path} was exported from another checkpoint: {meta.source.get("checkpoint")}')
     model = load_model(checkpoint, config, device='cpu')
-    model.cfg = configs.resolve_data_roots(with_data(model.cfg, data, on))
-    configs.require_data(model.cfg, 'test_dataloader')
+    model.cfg = resolve_data_roots(with_data(model.cfg, data, on))
+    require_data(model.cfg, 'test_dataloader')
     examiner = Examiner(model.cfg)
 
     rows = [Row('PyTorch, as tools/test.py', Path(checkpoint).stat().st_size / 1e6, _tested(model.cfg, checkpoint))]
@@ -205,8 +213,8 @@ def exported_beside(checkpoint: Path) -> list[Path]:
 def with_data(cfg: Config, data: str | None, on: str) -> Config:
     """A config with a user's data, and with the training pictures as its test set if ``on`` says so."""
     if data:
-        cfg = configs.fit_data(cfg, configs.task_of(cfg).find(data))
-    return configs.on_training_pictures(cfg) if on == 'train' else cfg
+        cfg = fit_data(cfg, task_of(cfg).find(data))
+    return on_training_pictures(cfg) if on == 'train' else cfg
 
 
 class Examiner:
@@ -218,11 +226,11 @@ class Examiner:
 
     def __init__(self, cfg: Config) -> None:
         self.cfg = cfg = copy.deepcopy(cfg)
-        task = configs.task_of(cfg)
+        task = task_of(cfg)
         self.name = task.metric
         # The metric that tools/test.py uses.
-        task.set_outputs(cfg, configs.dataset_split(cfg, 'test_dataloader'), False, None)
-        info = configs.innermost_dataset(cfg.test_dataloader.dataset).copy()
+        task.set_outputs(cfg, dataset_split(cfg, 'test_dataloader'), False, None)
+        info = innermost_dataset(cfg.test_dataloader.dataset).copy()
         # Truth only: pictures are read and prepared as the exported file asks.
         info['pipeline'] = [dict(type='LoadAnnotations')] if self.name == 'mIoU' else []
         info['test_mode'] = True
@@ -270,7 +278,7 @@ def _tested(cfg: Config, checkpoint: str) -> float:
     cfg.log_level = 'WARNING'
     with tempfile.TemporaryDirectory() as folder:
         metrics = evaluate(cfg, checkpoint, work_dir=Path(folder), per_class=False)
-    return _of(metrics, configs.task_of(cfg).metric)
+    return _of(metrics, task_of(cfg).metric)
 
 
 def _of(metrics: Mapping[str, float], name: str) -> float:

@@ -8,7 +8,7 @@ import torch
 from mmdet.models.dense_heads import SSDHead
 from mmengine.config import Config
 
-from mnv4_mm import config as configs
+from mnv4_mm.config.data import innermost_dataset
 from mnv4_mm.deploy.graph import HEADS
 from mnv4_mm.deploy.targets.base import Target
 from mnv4_mm.errors import UserError
@@ -139,7 +139,7 @@ def _three(values: Any, otherwise: float) -> tuple[float, float, float]:
 def _resize(cfg: Config, order: str, dynamic: bool) -> tuple[tuple[int, int], Resize]:
     """What a config's test pipeline does to a picture's size: height and width where they are fixed, and how."""
     scale, keep, padded, colour = None, True, None, None
-    for step in configs.innermost_dataset(cfg.test_dataloader.dataset).pipeline:
+    for step in innermost_dataset(cfg.test_dataloader.dataset).pipeline:
         name = step['type'].rpartition('.')[2]
         if name == 'Resize':
             scale, keep = step.get('scale'), bool(step.get('keep_ratio'))

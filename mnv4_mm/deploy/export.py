@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from mnv4_mm import config as configs
 from mnv4_mm.apis.infer import load_model
+from mnv4_mm.config.data import dataset_split
+from mnv4_mm.config.index import REPOSITORY
 from mnv4_mm.deploy.describe import describe, source_of
 from mnv4_mm.deploy.graph import Graph, build_graph, reference
 from mnv4_mm.deploy.int8 import LIST
@@ -24,7 +25,7 @@ from mnv4_mm.runtime.predictor import Predictor
 from mnv4_mm.runtime.preprocess import prepare
 
 CALIBRATION = 64  # pictures, at most
-SAMPLE = configs.REPOSITORY / 'data/mini/coco/val2017/000000005001.jpg'  # what each file's expected numbers are of
+SAMPLE = REPOSITORY / 'data/mini/coco/val2017/000000005001.jpg'  # what each file's expected numbers are of
 
 
 def export(
@@ -142,7 +143,7 @@ def write(
 
 def _calibration(model: Any, meta: Meta, folder: str | None) -> list[np.ndarray]:
     """Real pictures as inputs, for int8: spread over a folder, or over the config's training pictures."""
-    root = Path(folder) if folder else configs.dataset_split(model.cfg, 'train_dataloader').pictures
+    root = Path(folder) if folder else dataset_split(model.cfg, 'train_dataloader').pictures
     files = sorted(file for file in root.rglob('*') if file.suffix.lower() in PICTURES) if root.is_dir() else []
     if not files:
         raise UserError(f'no pictures for calibration in {root}: name a folder of some by --calibration')

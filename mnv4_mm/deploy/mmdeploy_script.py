@@ -21,11 +21,14 @@ from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from mnv4_mm import config as configs
 from mnv4_mm.apis.infer import load_model
+from mnv4_mm.config.data import innermost_dataset
+from mnv4_mm.config.index import CONFIGS
+from mnv4_mm.config.load import load_config
 from mnv4_mm.engine.runner import quiet_losses
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import read_picture, write_picture
+from mnv4_mm.tasks import task_of
 from mnv4_mm.tasks.segmentation import Segmentation
 from mnv4_mm.tasks.task import Frame
 from mnv4_mm.weights.strict import tensors_only
@@ -85,7 +88,7 @@ def deploy(
     if show and sys.platform == 'linux' and not (os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY')):
         raise UserError(f'--show needs a display; without it the pictures are written to {work_dir}')
     deploying = load_deploy_config(deploy_cfg, cfg_options or {})
-    deploying, cfg = fit_size(deploying, configs.load_config(model_cfg))
+    deploying, cfg = fit_size(deploying, load_config(model_cfg))
     frames = [Frame(str(path), read_picture(path)) for path in test_img or [img]]
     model = load_model(checkpoint, model_cfg, device)
     target = Path(work_dir)
@@ -118,9 +121,9 @@ def load_deploy_config(path: str, options: Mapping[str, Any]) -> Config:
         UserError: there is no such file, it is none, or it asks for what is not done here.
     """
     if not Path(path).is_file():
-        shipped = sorted((configs.CONFIGS / 'deploy').glob('*.py'))
+        shipped = sorted((CONFIGS / 'deploy').glob('*.py'))
         raise UserError(f'no deploy config {path}; there are {", ".join(map(str, shipped))}')
-    deploying = configs.load_config(path)
+    deploying = load_config(path)
     try:
         deploying.merge_from_dict(dict(options))
     except (KeyError, TypeError, IndexError, AssertionError, ValueError) as error:
@@ -156,7 +159,7 @@ def fit_size(deploying: Config, cfg: Config) -> tuple[Config, Config]:
         UserError: they do not fit each other, or no size is known.
     """
     deploying, cfg = copy.deepcopy(deploying), copy.deepcopy(cfg)
-    task = configs.task_of(cfg)
+    task = task_of(cfg)
     if deploying.codebase_config.get('type') != cfg.default_scope:
         raise UserError(
             f'the deploy config is for {deploying.codebase_config.get("type")}, the model is of {cfg.default_scope}'
@@ -167,7 +170,7 @@ def fit_size(deploying: Config, cfg: Config) -> tuple[Config, Config]:
                 'mmdeploy exports whole pictures only; this config sees windows (model.test_cfg.mode=slide)'
             )
         cfg.data_preprocessor = cfg.model.data_preprocessor  # where mmdeploy looks for what the SDK normalises with
-    pipeline = configs.innermost_dataset(cfg.test_dataloader.dataset).pipeline
+    pipeline = innermost_dataset(cfg.test_dataloader.dataset).pipeline
     size = deploying.onnx_config.get('input_shape')
     if size is None and not (deploying.onnx_config.get('dynamic_axes') or _makes_one_size(pipeline)):
         size = cfg.get('input_size')
@@ -248,7 +251,7 @@ def load_exported(deploying: Config, cfg: Config, file: Path, device: str) -> nn
 
 def _draw(model: nn.Module, frames: Sequence[Frame], folder: Path, stem: str, show: bool) -> None:
     with tempfile.TemporaryDirectory() as spare:  # results also write what they found
-        results = configs.task_of(model.cfg).results(model, Path(spare), score_thr=0.3)
+        results = task_of(model.cfg).results(model, Path(spare), score_thr=0.3)
         drawn = [results.add(frame) for frame in frames]
     for number, picture in enumerate(drawn):
         write_picture(folder / f'{stem}{f"_{number}" if len(drawn) > 1 else ""}.jpg', picture)

@@ -8,9 +8,12 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mnv4_mm.config import build_model, config_index, fit_backbone, load_config
+from mnv4_mm.config.backbone import fit_backbone
+from mnv4_mm.config.index import config_index
+from mnv4_mm.config.load import load_config
 from mnv4_mm.models import MobileNetV4
 from mnv4_mm.models.arch import ARCHS
+from mnv4_mm.tasks import build_model
 
 
 class Complexity(NamedTuple):

@@ -12,8 +12,11 @@ from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
-from mnv4_mm import config as configs
 from mnv4_mm.apis.train import train
+from mnv4_mm.config.backbone import fit_backbone
+from mnv4_mm.config.data import innermost_dataset
+from mnv4_mm.config.load import load_config
+from mnv4_mm.config.nested import dicts
 from mnv4_mm.deploy.compare import compare
 from mnv4_mm.deploy.export import export
 from mnv4_mm.deploy.targets import TARGETS
@@ -96,23 +99,23 @@ def parity(
 def training_config(model: str, net: str) -> Config:
     """A headline model from random weights, with data and schedule of a small config."""
     short = MODELS[model]
-    cfg, small = configs.load_config(model), configs.load_config(short.like)
+    cfg, small = load_config(model), load_config(short.like)
     cfg.model.backbone.init_cfg = None
     cfg.model.backbone.norm_eval = False
-    small.model = configs.fit_backbone(cfg, f'mnv4_{net}').model
+    small.model = fit_backbone(cfg, f'mnv4_{net}').model
     # The recipes' norms average over more steps than there are here.
-    for part in configs.dicts(small.model):
+    for part in dicts(small.model):
         if part.get('type') in ('BN', 'SyncBN'):
             part['momentum'] = 0.1
     if small.model.data_preprocessor.get('size'):
         small.model.data_preprocessor.size = small.input_size[::-1]
     if short.size:
         for loader in (small.train_dataloader, small.val_dataloader, small.test_dataloader):
-            for step in configs.innermost_dataset(loader.dataset).pipeline:
+            for step in innermost_dataset(loader.dataset).pipeline:
                 if step.type == 'Resize':
                     step.scale = (short.size, short.size)
     small.train_dataloader.batch_size = 4  # more steps from as many pictures
-    configs.innermost_dataset(small.train_dataloader.dataset).indices = LEARNED
+    innermost_dataset(small.train_dataloader.dataset).indices = LEARNED
     if 'times' in small.train_dataloader.dataset:
         small.train_dataloader.dataset.times = 256 // LEARNED
     small.train_cfg.val_interval = 10**6  # compare does

@@ -11,9 +11,11 @@ from mmengine.structures import InstanceData
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mnv4_mm import config as configs
 from mnv4_mm.apis.evaluate import evaluate, evaluate_files
+from mnv4_mm.config.data import resolve_data_roots
+from mnv4_mm.config.load import load_config
 from mnv4_mm.errors import UserError
+from mnv4_mm.tasks import build_model
 
 NAME = 'mnv4_ssdlite_coco-mini'
 
@@ -42,7 +44,7 @@ class JitteredTruth(BaseModel):
 
 @pytest.fixture
 def jittered(tmp_path):
-    cfg = configs.resolve_data_roots(configs.load_config(NAME))
+    cfg = resolve_data_roots(load_config(NAME))
     cfg.model = dict(type='JitteredTruth', data_preprocessor=cfg.model.data_preprocessor)
     torch.save(dict(state_dict=dict(weight=torch.zeros(1))), tmp_path / 'c.pth')
     return cfg, str(tmp_path / 'c.pth')
@@ -71,7 +73,7 @@ def test_metrics_are_pycocotools_and_named_for_their_pictures(jittered, tmp_path
 @pytest.fixture(scope='module')
 def checkpoint(tmp_path_factory):
     """An untrained SSDLite."""
-    model = configs.build_model(configs.load_config(NAME))
+    model = build_model(load_config(NAME))
     path = tmp_path_factory.mktemp('c') / 'random.pth'
     torch.save(dict(state_dict=model.state_dict()), path)
     return str(path)

@@ -5,10 +5,15 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import PARAM_SCHEDULERS
 
-from mnv4_mm import config as configs
+from mnv4_mm.config.backbone import fit_backbone, lost_weights
+from mnv4_mm.config.data import dataset_split, fit_data, innermost_dataset, on_training_pictures, resolve_data_roots
+from mnv4_mm.config.index import config_index
+from mnv4_mm.config.load import load_config, merge_options
+from mnv4_mm.config.training import merge_train_arguments
 from mnv4_mm.data.formats.coco import find_coco
 from mnv4_mm.errors import UserError
 from mnv4_mm.models.arch import ARCHS
+from mnv4_mm.tasks import build_model
 from mnv4_mm.weights.tags import DEFAULT_TAGS, TAGS
 
 DETECTORS = ['mnv4_ssdlite_coco', 'mnv4_retinanet_coco', 'mnv4_retinanet-1x_coco', 'mnv4_rtmdet_coco']
@@ -17,20 +22,20 @@ HEADLINE = [*DETECTORS, *SEGMENTERS]
 
 
 def merged(name='mnv4_ssdlite_coco', **arguments):
-    return configs.merge_train_arguments(configs.load_config(name), name, **arguments)
+    return merge_train_arguments(load_config(name), name, **arguments)
 
 
 def test_a_config_is_found_by_name_and_by_path(repository, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # from any folder
-    by_name = configs.load_config('mnv4_ssdlite_coco')
-    assert by_name.to_dict() == configs.load_config(repository / 'configs/mnv4_ssdlite_coco.py').to_dict()
-    assert by_name.to_dict() == configs.load_config('configs/mnv4_ssdlite_coco.py').to_dict()
-    assert set(HEADLINE) <= configs.config_index().keys()
+    by_name = load_config('mnv4_ssdlite_coco')
+    assert by_name.to_dict() == load_config(repository / 'configs/mnv4_ssdlite_coco.py').to_dict()
+    assert by_name.to_dict() == load_config('configs/mnv4_ssdlite_coco.py').to_dict()
+    assert set(HEADLINE) <= config_index().keys()
 
 
 def test_a_wrong_name_lists_near_ones():
     with pytest.raises(UserError, match='mnv4_ssdlite_coco'):
-        configs.load_config('mnv4_ssdlight_coco')
+        load_config('mnv4_ssdlight_coco')
 
 
 @pytest.mark.parametrize('text', ['a = (', "_base_ = 'gone.py'", 'a = 1 / 0'])
@@ -38,11 +43,11 @@ def test_a_broken_config_is_named(tmp_path, text):
     path = tmp_path / 'broken.py'
     path.write_text(text)
     with pytest.raises(UserError, match=r'broken.py cannot be read'):
-        configs.load_config(path)
+        load_config(path)
 
 
 def test_what_is_not_asked_for_stays():
-    before = configs.load_config('mnv4_ssdlite_coco')
+    before = load_config('mnv4_ssdlite_coco')
     after = merged()
     before.optim_wrapper.optimizer.fused = True  # where the optimiser can
     for key in before.keys() - {'work_dir', 'resume', 'launcher'}:
@@ -80,7 +85,7 @@ def test_auto_scale_lr():
     assert merged().auto_scale_lr.enable is False
     assert merged(auto_scale_lr=True).auto_scale_lr == dict(enable=True, base_batch_size=192)
     with pytest.raises(UserError, match='base_batch_size'):
-        configs.merge_train_arguments(Config(dict(model={})), 'x', auto_scale_lr=True)
+        merge_train_arguments(Config(dict(model={})), 'x', auto_scale_lr=True)
 
 
 def test_epochs_scale_the_whole_schedule():
@@ -98,7 +103,7 @@ def test_epochs_scale_the_whole_schedule():
 
 
 @pytest.mark.parametrize('length', [1, 2, 7, 1000])
-@pytest.mark.parametrize('name', sorted(configs.config_index()))
+@pytest.mark.parametrize('name', sorted(config_index()))
 def test_every_schedule_can_be_of_any_length(name, length):
     unit = 'iters' if '_ade20k' in name else 'epochs'
     cfg = merged(name, **{unit: length})
@@ -135,45 +140,43 @@ def test_mistyped_options_are_errors(options, message):
 @pytest.mark.parametrize('name', HEADLINE)
 @pytest.mark.parametrize('backbone', [f'mnv4_{arch}' for arch in ARCHS])
 def test_every_backbone_fits_every_headline_config(name, backbone):
-    cfg = configs.load_config(name)
+    cfg = load_config(name)
     cfg.model.backbone.pop('init_cfg', None)
     if name == 'mnv4_ssdlite_coco' and backbone == 'mnv4_conv_m_seg':
         with pytest.raises(UserError, match='out_indices'):  # it has no map behind C5
-            configs.fit_backbone(cfg, backbone)
+            fit_backbone(cfg, backbone)
         return
-    cfg = configs.fit_backbone(cfg, backbone)
-    model = configs.build_model(cfg).eval()
+    cfg = fit_backbone(cfg, backbone)
+    model = build_model(cfg).eval()
     with torch.no_grad():
         outputs = model(torch.zeros(1, 3, 128, 192))
     assert all(torch.isfinite(value).all() for part in outputs for value in part)
 
 
 def test_weights_follow_the_backbone():
-    cfg = configs.load_config('mnv4_retinanet-1x_coco')
+    cfg = load_config('mnv4_retinanet-1x_coco')
     assert DEFAULT_TAGS['conv_m'] in cfg.model.backbone.init_cfg.checkpoint
     for name, tag in (('mnv4_hybrid_m', DEFAULT_TAGS['hybrid_m']), ('timm:resnet50', 'resnet50')):
-        assert configs.fit_backbone(cfg, name).model.backbone.init_cfg == dict(
-            type='Pretrained', checkpoint=f'timm://{tag}'
-        )
+        assert fit_backbone(cfg, name).model.backbone.init_cfg == dict(type='Pretrained', checkpoint=f'timm://{tag}')
     with pytest.raises(
         UserError, match='none of mnv4_conv_m_seg are published'
     ):  # norm_eval would keep random statistics
-        configs.fit_backbone(cfg, 'mnv4_conv_m_seg')
-    segmenter = configs.load_config('mnv4_fpn_ade20k')
-    scratch = configs.fit_backbone(segmenter, 'mnv4_conv_m_seg')
+        fit_backbone(cfg, 'mnv4_conv_m_seg')
+    segmenter = load_config('mnv4_fpn_ade20k')
+    scratch = fit_backbone(segmenter, 'mnv4_conv_m_seg')
     assert 'init_cfg' not in scratch.model.backbone
-    assert 'starts from random' in configs.lost_weights(segmenter, scratch)
-    assert configs.lost_weights(segmenter, configs.fit_backbone(segmenter, 'mnv4_conv_l')) is None
-    assert configs.lost_weights(segmenter, configs.merge_options(segmenter, {'model.backbone.init_cfg': None})) is None
+    assert 'starts from random' in lost_weights(segmenter, scratch)
+    assert lost_weights(segmenter, fit_backbone(segmenter, 'mnv4_conv_l')) is None
+    assert lost_weights(segmenter, merge_options(segmenter, {'model.backbone.init_cfg': None})) is None
     for arch, tag in DEFAULT_TAGS.items():
         assert TAGS[tag].arch == arch
         assert TAGS[tag].top1 is not None
 
 
 def test_fitting_a_backbone_keeps_its_settings_and_drops_its_weights():
-    cfg = configs.load_config('mnv4_retinanet_coco')
+    cfg = load_config('mnv4_retinanet_coco')
     cfg.model.backbone.update(init_cfg=dict(type='Pretrained', checkpoint='x'), frozen_stages=1)
-    fitted = configs.fit_backbone(cfg, 'mnv4_hybrid_m')
+    fitted = fit_backbone(cfg, 'mnv4_hybrid_m')
     assert fitted.model.backbone == dict(
         type='MobileNetV4', arch='hybrid_m', out_indices=(1, 2, 3), drop_path_rate=0.2, frozen_stages=1
     )
@@ -184,34 +187,34 @@ def test_a_wrong_backbone_lists_near_ones():
     with pytest.raises(UserError, match='near: mnv4_conv_'):
         merged(backbone='mnv4_conv_x')
     with pytest.raises(UserError, match='MobileNetV4'):
-        configs.fit_backbone(Config(dict(model=dict(backbone=dict(type='ResNet')))), 'mnv4_conv_s')
+        fit_backbone(Config(dict(model=dict(backbone=dict(type='ResNet')))), 'mnv4_conv_s')
 
 
 @pytest.mark.parametrize('name', DETECTORS)
 def test_own_data_reaches_loaders_evaluators_and_heads(name, drawn):
-    cfg = configs.fit_data(configs.load_config(name), find_coco(drawn))
+    cfg = fit_data(load_config(name), find_coco(drawn))
     for loader, split in (('train_dataloader', 'train'), ('val_dataloader', 'val'), ('test_dataloader', 'val')):
-        found = configs.dataset_split(cfg, loader)
+        found = dataset_split(cfg, loader)
         assert found == (drawn / f'annotations/instances_{split}.json', drawn / split)
-        assert configs.innermost_dataset(cfg[loader].dataset).metainfo['classes'][0] == 'disc'
-        assert len(configs.innermost_dataset(cfg[loader].dataset).metainfo['palette']) == 6
+        assert innermost_dataset(cfg[loader].dataset).metainfo['classes'][0] == 'disc'
+        assert len(innermost_dataset(cfg[loader].dataset).metainfo['palette']) == 6
     assert cfg.model.bbox_head.num_classes == 6
     assert cfg.val_evaluator.ann_file == str(drawn / 'annotations/instances_val.json')
     assert cfg.val_evaluator.prefix == 'shapes'  # never "coco"
 
 
 def test_training_pictures_are_reported_under_a_name_of_their_own():
-    cfg = configs.on_training_pictures(configs.load_config('mnv4_ssdlite_coco-mini'))
+    cfg = on_training_pictures(load_config('mnv4_ssdlite_coco-mini'))
     assert cfg.test_evaluator.prefix == 'trained_on'
-    assert configs.dataset_split(cfg, 'test_dataloader') == configs.dataset_split(cfg, 'train_dataloader')
+    assert dataset_split(cfg, 'test_dataloader') == dataset_split(cfg, 'train_dataloader')
     assert cfg.val_evaluator.prefix == 'coco-mini'
 
 
 def test_data_in_the_repository_is_found_from_any_folder(tmp_path, monkeypatch, repository):
     monkeypatch.chdir(tmp_path)
-    cfg = configs.resolve_data_roots(configs.load_config('mnv4_ssdlite_coco-mini'))
-    assert configs.dataset_split(cfg, 'val_dataloader').pictures == repository / 'data/mini/coco/val2017'
+    cfg = resolve_data_roots(load_config('mnv4_ssdlite_coco-mini'))
+    assert dataset_split(cfg, 'val_dataloader').pictures == repository / 'data/mini/coco/val2017'
     assert cfg.val_evaluator.ann_file.startswith(str(repository))
     (tmp_path / 'data/mini/coco/val2017').mkdir(parents=True)  # what is here comes first
-    cfg = configs.resolve_data_roots(configs.load_config('mnv4_ssdlite_coco-mini'))
-    assert str(configs.dataset_split(cfg, 'val_dataloader').pictures) == 'data/mini/coco/val2017'
+    cfg = resolve_data_roots(load_config('mnv4_ssdlite_coco-mini'))
+    assert str(dataset_split(cfg, 'val_dataloader').pictures) == 'data/mini/coco/val2017'

@@ -11,7 +11,10 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from mnv4_mm import config as configs
+from mnv4_mm.config.backbone import fit_backbone
+from mnv4_mm.config.data import innermost_dataset
+from mnv4_mm.config.load import load_config
+from mnv4_mm.tasks import build_model
 from mnv4_mm.weights.strict import tensors_only
 
 Maker = Callable[..., Path]
@@ -28,9 +31,9 @@ def make_checkpoint(tmp_path_factory, photos) -> Maker:
     """Gives the path of a checkpoint of a config, as train.py would write it, in a folder of its own."""
 
     def make(name: str, backbone: str | None = None) -> Path:
-        cfg = configs.load_config(name)
+        cfg = load_config(name)
         if backbone:
-            cfg = configs.fit_backbone(cfg, backbone)
+            cfg = fit_backbone(cfg, backbone)
         cfg.model.backbone.pop('init_cfg', None)
         path = tmp_path_factory.mktemp('checkpoint') / 'net.pth'
         save_lively(cfg, photos, path)
@@ -66,7 +69,7 @@ def fragile() -> tuple[nn.Module, list[np.ndarray]]:
 def save_lively(cfg: Config, photos: list[Path], path: Path) -> None:
     torch.manual_seed(0)
     with tensors_only():
-        model = configs.build_model(cfg)
+        model = build_model(cfg)
     part = 'bbox_head' if 'bbox_head' in cfg.model else 'decode_head'
     head = getattr(model, part)
     for module in model.modules():
@@ -74,7 +77,7 @@ def save_lively(cfg: Config, photos: list[Path], path: Path) -> None:
             nn.init.uniform_(module.weight, 0.7, 1.3)
             nn.init.normal_(module.bias, 0, 0.1)
             module.momentum = None  # the mean over all batches
-    steps = configs.innermost_dataset(cfg.test_dataloader.dataset).pipeline
+    steps = innermost_dataset(cfg.test_dataloader.dataset).pipeline
     # Boxes are scored at the size they are looked for; maps would take long.
     size = next(step.scale for step in steps if step.type == 'Resize') if part == 'bbox_head' else (160, 160)
     pictures = [cv2.resize(cv2.imread(str(photo)), size) for photo in photos]
@@ -99,7 +102,7 @@ def save_lively(cfg: Config, photos: list[Path], path: Path) -> None:
             convolution.weight *= factor
             if convolution.bias is not None:
                 convolution.bias.mul_(factor).add_(bias)
-    dataset = configs.innermost_dataset(cfg.test_dataloader.dataset)
+    dataset = innermost_dataset(cfg.test_dataloader.dataset)
     count = head.num_classes
     classes = tuple(dataset.get('metainfo', {}).get('classes') or (f'class {i}' for i in range(count)))
     palette = [(i, 255 - i, i // 2) for i in range(count)]

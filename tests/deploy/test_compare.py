@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from mnv4_mm import config as configs
 from mnv4_mm.apis.evaluate import evaluate_files
 from mnv4_mm.apis.infer import load_model
+from mnv4_mm.config.data import innermost_dataset, resolve_data_roots
+from mnv4_mm.config.load import load_config
 from mnv4_mm.deploy import compare as comparing
 from mnv4_mm.deploy.compare import Examiner, compare
 from mnv4_mm.deploy.describe import describe
@@ -114,13 +115,13 @@ def test_a_class_map_of_one_class_proves_nothing(exported):
 
 
 def test_a_net_that_finds_nothing_has_an_ap_of_0():
-    examiner = Examiner(configs.resolve_data_roots(configs.load_config('mnv4_ssdlite_coco-mini')))
+    examiner = Examiner(resolve_data_roots(load_config('mnv4_ssdlite_coco-mini')))
     nothing = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
     assert examiner.score(lambda image: nothing) == 0
 
 
 def test_the_metric_is_that_of_test_py():
-    cfg = configs.resolve_data_roots(configs.load_config('mnv4_lraspp_ade20k-mini'))
+    cfg = resolve_data_roots(load_config('mnv4_lraspp_ade20k-mini'))
     cfg.test_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])  # in percent
     assert Examiner(cfg).cfg.test_evaluator.type == 'ExactIoUMetric'
     assert cfg.test_evaluator.type == 'IoUMetric'
@@ -136,8 +137,8 @@ def test_a_metric_without_truth_is_one_line(name, value):
 
 def test_data_without_boxes_is_one_line(tmp_path):
     """Also for a net that finds nothing, which has no metrics at all."""
-    cfg = configs.resolve_data_roots(configs.load_config('mnv4_ssdlite_coco-mini'))
-    dataset = configs.innermost_dataset(cfg.test_dataloader.dataset)
+    cfg = resolve_data_roots(load_config('mnv4_ssdlite_coco-mini'))
+    dataset = innermost_dataset(cfg.test_dataloader.dataset)
     truth = json.loads((Path(dataset.data_root) / dataset.ann_file).read_text())
     dataset.ann_file = str(tmp_path / 'empty.json')
     Path(dataset.ann_file).write_text(json.dumps(truth | dict(annotations=[])))

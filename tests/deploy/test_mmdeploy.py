@@ -16,10 +16,13 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from torch import nn
 
-from mnv4_mm import config as configs
 from mnv4_mm.apis.infer import load_model
+from mnv4_mm.config.backbone import fit_backbone
+from mnv4_mm.config.data import fit_inference, innermost_dataset, resolve_data_roots
+from mnv4_mm.config.load import load_config
 from mnv4_mm.deploy import mmdeploy_script
 from mnv4_mm.errors import UserError
+from mnv4_mm.tasks import build_model
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec('mmdeploy') is None, reason=f'mmdeploy is not installed: {mmdeploy_script.INSTALL}'
@@ -89,16 +92,16 @@ def checkpoint(tmp_path_factory, repository):
         if key in made:
             return made[key]
         torch.manual_seed(0)
-        cfg = configs.load_config(name)
-        cfg = configs.resolve_data_roots(configs.fit_backbone(cfg, backbone) if backbone else cfg)
+        cfg = load_config(name)
+        cfg = resolve_data_roots(fit_backbone(cfg, backbone) if backbone else cfg)
         if classes:
             cfg.model.bbox_head.num_classes = classes
-        model = configs.build_model(cfg)
+        model = build_model(cfg)
         model.init_weights()
         with DefaultScope.overwrite_default_scope(cfg.default_scope):
             cfg.test_dataloader.update(batch_size=4, num_workers=0, persistent_workers=False)
             if cfg.default_scope == 'mmseg':
-                configs.innermost_dataset(cfg.test_dataloader.dataset).pipeline[1].keep_ratio = False
+                innermost_dataset(cfg.test_dataloader.dataset).pipeline[1].keep_ratio = False
             loader = Runner.build_dataloader(cfg.test_dataloader, seed=0)
             lively(model, list(loader)[:2])
         meta = dict(loader.dataset.metainfo)
@@ -115,7 +118,7 @@ def checkpoint(tmp_path_factory, repository):
 def exported(name, shape, checkpoint, folder, config=None, **options):
     """Exports, and gives the model's and the file's ``test_step`` over some pictures, as (by model, by file)."""
     deploying, cfg = mmdeploy_script.fit_size(
-        mmdeploy_script.load_deploy_config(deploy_config(name, shape), options), configs.load_config(config or name)
+        mmdeploy_script.load_deploy_config(deploy_config(name, shape), options), load_config(config or name)
     )
     picture = mmdeploy_script.read_picture(pictures(name)[0])
     mmdeploy_script.export(deploying, cfg, checkpoint, picture, folder, 'cpu')
@@ -125,7 +128,7 @@ def exported(name, shape, checkpoint, folder, config=None, **options):
 
 
 def batches(cfg):
-    cfg = configs.resolve_data_roots(cfg)
+    cfg = resolve_data_roots(cfg)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         cfg.test_dataloader.update(batch_size=1, num_workers=0, persistent_workers=False)
         return Runner.build_dataloader(cfg.test_dataloader, seed=0)
@@ -272,7 +275,7 @@ def test_the_log_holds_no_warnings(deployed):
 def test_segmenters_tell_the_sdk_their_normalisation(checkpoint, tmp_path):
     name = SEGMENTERS[1]
     deploying, cfg = mmdeploy_script.fit_size(
-        mmdeploy_script.load_deploy_config(deploy_config(name, 'static'), {}), configs.load_config(name)
+        mmdeploy_script.load_deploy_config(deploy_config(name, 'static'), {}), load_config(name)
     )
     mmdeploy_script.dump(deploying, cfg, checkpoint(name), tmp_path, 'cpu')
     steps = json.loads((tmp_path / 'pipeline.json').read_text())['pipeline']['tasks'][0]['transforms']
@@ -311,7 +314,7 @@ def test_nothing_of_mmdeploy_stays_behind(broken, checkpoint, tmp_path):
     ],
 )
 def test_a_static_file_has_the_size_of_the_config(name, size):
-    before = configs.load_config(name)
+    before = load_config(name)
     deploying = mmdeploy_script.load_deploy_config(deploy_config(name, 'static'), {})
     fitted, cfg = mmdeploy_script.fit_size(deploying, before)
     assert fitted.onnx_config.input_shape == size
@@ -357,7 +360,7 @@ def test_a_mistake_is_one_line_and_leaves_no_files(change, text, checkpoint, tmp
 
 
 def test_windows_are_refused(checkpoint):
-    cfg = configs.fit_inference(configs.load_config(SEGMENTERS[0]), 'slide')
+    cfg = fit_inference(load_config(SEGMENTERS[0]), 'slide')
     deploying = mmdeploy_script.load_deploy_config(deploy_config(SEGMENTERS[0], 'static'), {})
     with pytest.raises(UserError, match='whole pictures only'):
         mmdeploy_script.fit_size(deploying, cfg)

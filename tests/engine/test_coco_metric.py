@@ -15,9 +15,10 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mnv4_mm import config as configs
 from mnv4_mm.apis.evaluate import evaluate
 from mnv4_mm.bench.evaluation import made_detections
+from mnv4_mm.config.data import resolve_data_roots
+from mnv4_mm.config.load import load_config
 from mnv4_mm.engine import FastCocoMetric
 from mnv4_mm.engine.coco_metric import NUMBERS
 from mnv4_mm.errors import UserError
@@ -375,7 +376,7 @@ class Remembered(BaseModel):
 def test_tools_give_what_pycocotools_gives_on_their_file(tmp_path, found, repository, monkeypatch, kind, tolerance):
     """A shipped config, from the data loader to --out; and one with mmdet's own metric, which a user may have."""
     monkeypatch.setattr(Remembered, 'found', {one['img_id']: one for one in found}, raising=False)
-    cfg = configs.resolve_data_roots(configs.load_config('mnv4_ssdlite_coco-mini'))
+    cfg = resolve_data_roots(load_config('mnv4_ssdlite_coco-mini'))
     assert cfg.test_evaluator.type == 'FastCocoMetric'
     cfg.model = dict(type='Remembered', data_preprocessor=cfg.model.data_preprocessor)
     torch.save(dict(state_dict=dict(weight=torch.zeros(1))), tmp_path / 'c.pth')

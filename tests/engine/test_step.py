@@ -10,12 +10,16 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from mnv4_mm import config as configs
 from mnv4_mm.apis.evaluate import build_runner
+from mnv4_mm.config.backbone import fit_backbone
+from mnv4_mm.config.data import resolve_data_roots
+from mnv4_mm.config.load import load_config, merge_options
+from mnv4_mm.config.training import fit_precision, merge_train_arguments
 from mnv4_mm.engine.step import CompileHook, compile_parts, use_channels_last
 from mnv4_mm.errors import UserError
 from mnv4_mm.models import MobileNetV4, TimmFeatures
 from mnv4_mm.models.arch import ARCHS
+from mnv4_mm.tasks import build_model
 
 KNOWN_ONEDNN = (3, 12, 0)  # the newest that is known to have issue 6035
 DETECTORS = ['mnv4_ssdlite_coco', 'mnv4_retinanet_coco', 'mnv4_rtmdet_coco']
@@ -27,13 +31,13 @@ class Step:
 
     def __init__(self, name, batch, backbone=None, **optimizer):
         torch.manual_seed(0)
-        cfg = configs.load_config(name)
+        cfg = load_config(name)
         cfg.model.backbone.pop('init_cfg', None)
         if backbone:
-            cfg = configs.fit_backbone(cfg, backbone)
+            cfg = fit_backbone(cfg, backbone)
         cfg.model.backbone.pop('drop_path_rate', None)
         cfg.optim_wrapper.optimizer.update(optimizer)
-        self.model = configs.build_model(cfg)
+        self.model = build_model(cfg)
         self.model.init_weights()
         if name in SEGMENTERS:
             self.model.data_preprocessor.size = (128, 128)
@@ -163,10 +167,10 @@ def test_a_resumed_optimiser_goes_on_in_another_layout(name, before, repository,
 
 def started(name, work_dir, **settings):
     """A runner that is about to train."""
-    cfg = configs.merge_train_arguments(configs.load_config(name), name, work_dir=str(work_dir), **settings)
+    cfg = merge_train_arguments(load_config(name), name, work_dir=str(work_dir), **settings)
     cfg.experiment_name = str(work_dir)
     cfg.custom_hooks = []
-    built = build_runner(configs.resolve_data_roots(cfg))
+    built = build_runner(resolve_data_roots(cfg))
     built._train_loop = built.build_train_loop(built._train_loop)
     built.optim_wrapper = built.build_optim_wrapper(built.optim_wrapper)
     built.param_schedulers = built.build_param_scheduler(built.param_schedulers)
@@ -181,11 +185,11 @@ def give_gradients(runner, seed):
 
 
 def runner(repository, tmp_path, **settings):
-    cfg = configs.load_config('mnv4_ssdlite_coco-mini')
-    cfg = configs.merge_train_arguments(cfg, 'x', work_dir=str(tmp_path / 'w'), **settings)
+    cfg = load_config('mnv4_ssdlite_coco-mini')
+    cfg = merge_train_arguments(cfg, 'x', work_dir=str(tmp_path / 'w'), **settings)
     # Left to mmengine, a runner is named by the second, and two of one second are refused.
     cfg.experiment_name = f'{tmp_path}{settings}'
-    return build_runner(configs.resolve_data_roots(cfg))
+    return build_runner(resolve_data_roots(cfg))
 
 
 def test_the_runner_does_as_the_config_says(repository, tmp_path):
@@ -200,7 +204,7 @@ def test_the_runner_does_as_the_config_says(repository, tmp_path):
 
 def test_the_optimiser_is_fused_where_it_can_be():
     def optimizer(name='mnv4_ssdlite_coco', **settings):
-        return configs.merge_train_arguments(configs.load_config(name), name, **settings).optim_wrapper.optimizer
+        return merge_train_arguments(load_config(name), name, **settings).optim_wrapper.optimizer
 
     assert all(optimizer(name).fused for name in DETECTORS + SEGMENTERS)
     assert not optimizer(fused=False).fused
@@ -213,15 +217,15 @@ def test_the_optimiser_is_fused_where_it_can_be():
 
 def test_precision_is_chosen_or_refused():
     def wrapper(**settings):
-        return configs.merge_train_arguments(configs.load_config('mnv4_ssdlite_coco'), 'x', **settings).optim_wrapper
+        return merge_train_arguments(load_config('mnv4_ssdlite_coco'), 'x', **settings).optim_wrapper
 
     assert wrapper().type == 'OptimWrapper'
     assert wrapper(amp_dtype='bf16').type == wrapper(amp_dtype='bf16', on_gpu=True).type == 'Bf16OptimWrapper'
     assert wrapper(amp=True, amp_dtype='fp16', on_gpu=True).type == 'AmpOptimWrapper'
     had = {'optim_wrapper.type': 'AmpOptimWrapper', 'optim_wrapper.dtype': 'bfloat16'}
-    cfg = configs.merge_options(configs.load_config('mnv4_ssdlite_coco'), had)
-    assert configs.fit_precision(cfg, 'fp16', on_gpu=True).optim_wrapper.dtype == 'float16'
-    build_optim_wrapper(nn.Linear(1, 1), configs.fit_precision(cfg, 'bf16', on_gpu=False).optim_wrapper)
+    cfg = merge_options(load_config('mnv4_ssdlite_coco'), had)
+    assert fit_precision(cfg, 'fp16', on_gpu=True).optim_wrapper.dtype == 'float16'
+    build_optim_wrapper(nn.Linear(1, 1), fit_precision(cfg, 'bf16', on_gpu=False).optim_wrapper)
     with pytest.raises(UserError, match='fp16 needs a GPU'):
         wrapper(amp_dtype='fp16')
     with pytest.raises(UserError, match='must be fp16 or bf16'):

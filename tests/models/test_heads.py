@@ -6,7 +6,7 @@ from mmdet.models.dense_heads import SSDHead
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from mnv4_mm.config import load_config
+from mnv4_mm.config.load import load_config
 from mnv4_mm.models import SeparableConv2d, SSDLiteHead
 from mnv4_mm.report.complexity import count_config
 

@@ -6,10 +6,12 @@ import torch
 from mmdet.testing import demo_mm_inputs
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mnv4_mm.config import build_model, fit_backbone, load_config
+from mnv4_mm.config.backbone import fit_backbone
+from mnv4_mm.config.load import load_config
 from mnv4_mm.errors import UserError
 from mnv4_mm.models import TimmFeatures
 from mnv4_mm.models.timm_features import built_for_one_size
+from mnv4_mm.tasks import build_model
 
 # The nets of the paper's comparison, and those whose COCO and ADE20K numbers are published.
 PEERS = [

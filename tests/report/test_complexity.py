@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from mnv4_mm.config import config_index
+from mnv4_mm.config.index import config_index
 from mnv4_mm.report.complexity import count, table
 
 

@@ -2,27 +2,30 @@
 
 import pytest
 
-from mnv4_mm import config as configs
+from mnv4_mm.config.data import innermost_dataset
+from mnv4_mm.config.index import config_index
+from mnv4_mm.config.load import load_config
+from mnv4_mm.config.nested import dicts
 from mnv4_mm.errors import UserError
 from mnv4_mm.report import parity as report
 from mnv4_mm.report.parity import MODELS, parity, training_config
 
 
 def test_it_has_every_headline_config():
-    assert set(MODELS) == {name for name in configs.config_index() if not name.endswith('-mini')}
+    assert set(MODELS) == {name for name in config_index() if not name.endswith('-mini')}
 
 
 @pytest.mark.parametrize('name', MODELS)
 def test_the_model_is_the_headlines_and_the_data_small(name):
-    cfg, headline = training_config(name, 'hybrid_m'), configs.load_config(name)
+    cfg, headline = training_config(name, 'hybrid_m'), load_config(name)
     head = next(key for key in ('bbox_head', 'decode_head') if key in cfg.model)
     assert cfg.model[head].type == headline.model[head].type
     assert cfg.model.backbone.arch == 'hybrid_m'
     assert not cfg.model.backbone.get('init_cfg')
     assert not cfg.model.backbone.norm_eval
-    momenta = {part['momentum'] for part in configs.dicts(cfg.model) if part.get('type') in ('BN', 'SyncBN')}
+    momenta = {part['momentum'] for part in dicts(cfg.model) if part.get('type') in ('BN', 'SyncBN')}
     assert momenta <= {0.1}
-    assert configs.innermost_dataset(cfg.train_dataloader.dataset).data_root.startswith('data/mini/')
+    assert innermost_dataset(cfg.train_dataloader.dataset).data_root.startswith('data/mini/')
 
 
 @pytest.mark.slow

@@ -11,11 +11,15 @@ import torch
 from mmengine.config import Config
 from PIL import Image
 
-from mnv4_mm import config as configs
 from mnv4_mm.apis.evaluate import evaluate_files
 from mnv4_mm.apis.infer import infer, load_model
+from mnv4_mm.config.backbone import fit_backbone
+from mnv4_mm.config.data import LOADERS, dataset_split, fit_data, fit_inference, innermost_dataset
+from mnv4_mm.config.load import load_config
+from mnv4_mm.config.training import merge_train_arguments
 from mnv4_mm.data.formats.ade import find_ade
 from mnv4_mm.errors import UserError
+from mnv4_mm.tasks import task_of
 
 NAME = 'mnv4_lraspp_ade20k-mini'
 HEADLINE = ['mnv4_lraspp_ade20k', 'mnv4_fpn_ade20k', 'mnv4_deeplabv3plus_ade20k', 'mnv4_segformer_ade20k']
@@ -37,11 +41,11 @@ def checkpoint(tmp_path_factory, run_tool, drawn):
 
 @pytest.mark.parametrize('name', HEADLINE)
 def test_own_data_reaches_loaders_evaluators_and_heads(name, drawn):
-    cfg = configs.fit_data(configs.load_config(name), find_ade(drawn))
+    cfg = fit_data(load_config(name), find_ade(drawn))
     for loader, side in (('train_dataloader', 'training'), ('val_dataloader', 'validation')):
-        found = configs.dataset_split(cfg, loader)
+        found = dataset_split(cfg, loader)
         assert (found.pictures, found.masks) == (drawn / 'images' / side, drawn / 'annotations' / side)
-        dataset = configs.innermost_dataset(cfg[loader].dataset)
+        dataset = innermost_dataset(cfg[loader].dataset)
         assert dataset.metainfo['classes'] == find_ade(drawn).classes
         assert (dataset.type, dataset.reduce_zero_label) == ('BaseSegDataset', True)
     heads = [cfg.model.decode_head, *([cfg.model.auxiliary_head] if 'auxiliary_head' in cfg.model else [])]
@@ -53,38 +57,38 @@ def test_ade20ks_own_classes_keep_their_colours(tmp_path, repository):
     shutil.copytree(repository / 'data/mini/ade', tmp_path / 'ade')
     (tmp_path / 'ade/classes.txt').unlink()
     (tmp_path / 'ade/objectInfo150.txt').touch()
-    cfg = configs.fit_data(configs.load_config(NAME), find_ade(tmp_path / 'ade'))
+    cfg = fit_data(load_config(NAME), find_ade(tmp_path / 'ade'))
     assert cfg.model.decode_head.num_classes == 150
     assert list(cfg.train_dataloader.dataset.metainfo.palette[0]) == [120, 120, 120]  # mmseg's wall
 
 
 def test_lengths_are_counted_in_iterations():
-    cfg = configs.merge_train_arguments(configs.load_config('mnv4_segformer_ade20k'), 'x', iters=1600)
+    cfg = merge_train_arguments(load_config('mnv4_segformer_ade20k'), 'x', iters=1600)
     assert (cfg.train_cfg.max_iters, cfg.train_cfg.val_interval) == (1600, 160)
     warm_up, poly = cfg.param_scheduler
     assert (warm_up.end, poly.begin, poly.end) == (15, 15, 1600)
     assert cfg.default_hooks.checkpoint.interval == 400
-    tiny = configs.merge_train_arguments(configs.load_config('mnv4_segformer_ade20k'), 'x', iters=1)
+    tiny = merge_train_arguments(load_config('mnv4_segformer_ade20k'), 'x', iters=1)
     assert (tiny.train_cfg.val_interval, tiny.default_hooks.checkpoint.interval) == (1, 1)
     with pytest.raises(UserError, match='counts in iters, use --iters'):
-        configs.merge_train_arguments(configs.load_config(NAME), 'x', epochs=3)
+        merge_train_arguments(load_config(NAME), 'x', epochs=3)
     with pytest.raises(UserError, match='counts in epochs, use --epochs'):
-        configs.merge_train_arguments(configs.load_config('mnv4_ssdlite_coco'), 'x', iters=3)
+        merge_train_arguments(load_config('mnv4_ssdlite_coco'), 'x', iters=3)
 
 
 def test_windows_are_for_segmentation():
     with pytest.raises(UserError, match='--inference is for segmentation'):
-        configs.fit_inference(configs.load_config('mnv4_ssdlite_coco'), 'slide')
+        fit_inference(load_config('mnv4_ssdlite_coco'), 'slide')
     with pytest.raises(UserError, match='whole or slide'):
-        configs.fit_inference(configs.load_config(NAME), 'both')
-    own = configs.load_config(NAME)
+        fit_inference(load_config(NAME), 'both')
+    own = load_config(NAME)
     own.model.test_cfg = dict(mode='slide', crop_size=(99, 88), stride=(9, 8))
-    assert configs.fit_inference(own, 'slide').model.test_cfg.crop_size == (99, 88)
-    assert configs.fit_inference(own, 'whole').model.test_cfg == dict(mode='whole')
+    assert fit_inference(own, 'slide').model.test_cfg.crop_size == (99, 88)
+    assert fit_inference(own, 'whole').model.test_cfg == dict(mode='whole')
 
 
 def test_a_net_of_one_size_sees_windows():
-    cfg = configs.fit_backbone(configs.load_config('mnv4_fpn_ade20k'), 'timm:efficientformerv2_s1')
+    cfg = fit_backbone(load_config('mnv4_fpn_ade20k'), 'timm:efficientformerv2_s1')
     assert cfg.model.test_cfg == dict(mode='slide', crop_size=(512, 512), stride=(341, 341))
     assert cfg.model.backbone.img_size == (512, 512)
 
@@ -242,7 +246,7 @@ def test_without_ade20k_a_user_is_told_what_to_do(run_tool, tmp_path):
 @pytest.mark.parametrize('name', HEADLINE)
 def test_true_ade20k_with_the_full_size_config(name, tmp_path, run_tool):
     """Data root overridden, nothing else but the length; and random weights, the hub's being out of reach."""
-    roots = [f'{loader}.dataset.data_root={ADE_TINY}' for loader in configs.LOADERS]
+    roots = [f'{loader}.dataset.data_root={ADE_TINY}' for loader in LOADERS]
     run = run_tool(
         'train.py', name, '--work-dir', tmp_path / 'w', '--iters', 2,
         '--cfg-options', *roots, 'model.backbone.init_cfg=None',
@@ -259,4 +263,4 @@ def test_true_ade20k_with_the_full_size_config(name, tmp_path, run_tool):
 
 def test_a_config_of_another_scope_is_named():
     with pytest.raises(UserError, match=r"must be one of mmdet, mmseg, got 'mmpose'"):
-        configs.task_of(Config(dict(default_scope='mmpose')))
+        task_of(Config(dict(default_scope='mmpose')))

@@ -10,7 +10,8 @@ import torch
 from mmengine.config import Config
 from safetensors.torch import save_file
 
-from mnv4_mm.config import disagreeing_normalisation, fit_backbone, load_config
+from mnv4_mm.config.backbone import disagreeing_normalisation, fit_backbone
+from mnv4_mm.config.load import load_config
 from mnv4_mm.errors import UserError
 from mnv4_mm.models import MobileNetV4
 from mnv4_mm.models.arch import TIMM_NAMES

@@ -1,0 +1,68 @@
+"""Reading a config file and setting single values in it."""
+
+import copy
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from mnv4_mm.config.index import config_index, near_names
+from mnv4_mm.errors import UserError
+
+# Top-level keys that something reads once the config file has been read. Other names of a config file (`batch_size`)
+# have done their work by then.
+READ_KEYS = {
+    *inspect.signature(Runner.__init__).parameters, 'compile', 'custom_imports', 'find_unused_parameters',
+    'model_wrapper_cfg', 'sync_bn', 'report_on_training_pictures', 'channels_last',
+} - {'self', 'cfg'}  # fmt: skip
+
+
+def load_config(name: str | Path) -> Config:
+    """Loads a config by path, or a shipped one by name.
+
+    Raises:
+        UserError: no such config (near names are listed), or the file is broken.
+    """
+    path = Path(name)
+    if not path.is_file():
+        index = config_index()
+        stem = path.stem if path.suffix == '.py' else path.name
+        if stem not in index:
+            raise UserError(f'no config {name}: neither a file nor one of the shipped names{near_names(stem, index)}')
+        path = index[stem]
+    if path.suffix != '.py':
+        raise UserError(f'{path} is not a config: expected a .py file')
+    try:
+        return Config.fromfile(str(path))
+    # A config is a Python file that mmengine executes: it can raise anything.
+    except Exception as error:
+        raise UserError(
+            f'config {path} cannot be read: {type(error).__name__}: {" ".join(str(error).split())}'
+        ) from error
+
+
+def merge_options(cfg: Config, options: Mapping[str, Any]) -> Config:
+    """Sets ``--cfg-options``, e.g. ``{'train_cfg.max_epochs': 3}``.
+
+    Raises:
+        UserError: the first part of a key is unknown or read by nobody, or a list index is out of range.
+    """
+    cfg = copy.deepcopy(cfg)
+    for key in options:
+        first = key.split('.')[0]
+        if first in READ_KEYS:
+            continue
+        if first in cfg:
+            raise UserError(
+                f'--cfg-options {key}: {first} is read while the config file is read, setting it now would do nothing; '
+                'set the value where it is used, e.g. train_dataloader.batch_size or optim_wrapper.optimizer.lr'
+            )
+        raise UserError(f'--cfg-options {key}: the config has no {first!r}{near_names(first, READ_KEYS)}')
+    try:
+        cfg.merge_from_dict(dict(options))
+    except (KeyError, TypeError, IndexError, AssertionError, ValueError) as error:
+        raise UserError(f'--cfg-options: {" ".join(str(error).split())}') from error
+    return cfg

@@ -1,0 +1,58 @@
+"""Length of a training schedule."""
+
+import copy
+
+from mmengine.config import Config
+
+from mnv4_mm.errors import UserError
+
+
+def fit_length(cfg: Config, length: int, unit: str) -> Config:
+    """Shortens or stretches a schedule, everything counted in its unit in proportion.
+
+    Args:
+        cfg: A config.
+        length: The new number of epochs or iterations.
+        unit: ``epochs`` or ``iters``, which must be what the config counts in.
+
+    Raises:
+        UserError: not a positive number, or the config counts in the other unit.
+    """
+    counts = 'epochs' if 'max_epochs' in cfg.get('train_cfg', {}) else 'iters'
+    if unit != counts:
+        raise UserError(f'--{unit} does not fit: this config counts in {counts}, use --{counts}')
+    if length < 1:
+        raise UserError(f'--{unit} must be at least 1, got {length}')
+    cfg = copy.deepcopy(cfg)
+    key, by_epoch = f'max_{unit}', unit == 'epochs'
+    before = cfg.train_cfg[key]
+
+    def scaled(point: int) -> int:
+        return round(point * length / before)
+
+    cfg.train_cfg[key] = length
+    cfg.train_cfg.val_interval = max(1, scaled(cfg.train_cfg.get('val_interval', 1)))
+    if 'dynamic_intervals' in cfg.train_cfg:
+        cfg.train_cfg.dynamic_intervals = [(scaled(start), every) for start, every in cfg.train_cfg.dynamic_intervals]
+    schedulers = []
+    for scheduler in cfg.param_scheduler:
+        if scheduler.get('by_epoch', True) == by_epoch:
+            for name in ('begin', 'end', 'T_max'):
+                if name in scheduler:
+                    scheduler[name] = scaled(scheduler[name])
+            if 'T_max' in scheduler:
+                begin, end = scheduler.get('begin', 0), scheduler.get('end', length)
+                scheduler.T_max = max(1, min(scheduler.T_max, end - begin))
+            if 'milestones' in scheduler:
+                scheduler.milestones = [max(1, scaled(point)) for point in scheduler.milestones]
+            if scheduler.get('end', length) <= scheduler.get('begin', 0):
+                continue  # it has shrunk to nothing
+        schedulers.append(scheduler)
+    cfg.param_scheduler = schedulers
+    checkpoint = cfg.get('default_hooks', {}).get('checkpoint', {})
+    if not by_epoch and 'interval' in checkpoint:
+        checkpoint.interval = max(1, min(checkpoint.interval, length // 4))
+    for hook in cfg.get('custom_hooks', []):
+        if 'switch_epoch' in hook:
+            hook.switch_epoch = scaled(hook.switch_epoch)
+    return cfg
