@@ -11,6 +11,7 @@ from mnv4_mm.version import __version__
 __all__ = ['__version__']
 
 if find_spec('mmengine') is not None:
-    from mnv4_mm import data, engine, models
+    from mnv4_mm import engine, models
+    from mnv4_mm.data import augment, coco_dataset
 
-    __all__ += ['data', 'engine', 'models']
+    __all__ += ['augment', 'coco_dataset', 'engine', 'models']

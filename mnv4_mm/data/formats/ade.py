@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from mmseg.datasets import ADE20KDataset
 from PIL import Image, UnidentifiedImageError
 from rich.progress import track
 
+from mnv4_mm.data.formats.ade20k_classes import ADE20K_CLASSES
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import IMAGE_SUFFIXES, image_size
 
@@ -91,7 +91,7 @@ def _find_classes(root: Path) -> tuple[str, ...]:
     path = root / 'classes.txt'
     if not path.is_file():
         if (root / 'objectInfo150.txt').is_file():
-            return tuple(ADE20KDataset.METAINFO['classes'])
+            return ADE20K_CLASSES
         raise UserError(f'no {path}: it names the classes, one a line, the first for mask value 1')
     try:
         names = [line.strip() for line in path.read_text(encoding='utf-8-sig').splitlines()]
