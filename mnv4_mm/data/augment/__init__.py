@@ -1,5 +1,6 @@
-"""Image augmentation for detection and segmentation. Importing this package registers it."""
+"""Image augmentation for detection and segmentation. Importing this package registers the transforms."""
 
-from mnv4_mm.data.augment.ssd import SegAugmentation, SSDAugmentation
+from mnv4_mm.data.augment.seg import SegAugmentation
+from mnv4_mm.data.augment.ssd import SSDAugmentation
 
 __all__ = ['SSDAugmentation', 'SegAugmentation']
