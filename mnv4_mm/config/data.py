@@ -6,8 +6,9 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mnv4_mm.config.index import REPOSITORY
+from mnv4_mm.config.index import find_data
 from mnv4_mm.config.nested import dicts
+from mnv4_mm.data.formats.configured import innermost_dataset
 from mnv4_mm.errors import UserError
 from mnv4_mm.tasks import task_of
 from mnv4_mm.tasks.segmentation import Segmentation
@@ -77,13 +78,6 @@ def on_training_pictures(cfg: Config) -> Config:
     return cfg
 
 
-def innermost_dataset(dataset: Any) -> Any:
-    """The data set below RepeatDataset, MultiImageMixDataset and other wrappers."""
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    return dataset
-
-
 def dataset_split(cfg: Config, loader: str) -> Any:
     """The pictures and their truth of a data loader's data set, of the task's kind."""
     dataset = innermost_dataset(cfg[loader].dataset) if loader in cfg else None
@@ -109,14 +103,10 @@ def resolve_data_roots(cfg: Config) -> Config:
     cfg, task = copy.deepcopy(cfg), task_of(cfg)
     for loader in LOADERS:
         split = dataset_split(cfg, loader)
-        found = {name: _resolve(value) if isinstance(value, Path) else value for name, value in split._asdict().items()}
-        task.set_split(innermost_dataset(cfg[loader].dataset), split._replace(**found))
+        paths = {name: find_data(value) for name, value in split._asdict().items() if isinstance(value, Path)}
+        task.set_split(innermost_dataset(cfg[loader].dataset), split._replace(**paths))
     for evaluator, loader in zip(EVALUATORS, LOADERS[1:], strict=True):
         if isinstance(cfg.get(evaluator), list):
             raise UserError(f'{evaluator} of this config is a list; these tools need one evaluator')
         task.set_truth(cfg.get(evaluator, {}), dataset_split(cfg, loader))
     return cfg
-
-
-def _resolve(path: Path) -> Path:
-    return REPOSITORY / path if not path.exists() and (REPOSITORY / path).exists() else path

@@ -13,6 +13,7 @@ from rich.progress import track
 from mnv4_mm.data.formats.ade20k_classes import ADE20K_CLASSES
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import IMAGE_SUFFIXES, image_size
+from mnv4_mm.paths import check_data
 
 LAYOUT = (
     'images/training with pictures, annotations/training with a PNG mask of the same name for each (0 unlabelled, '
@@ -123,9 +124,7 @@ def check_pairs(split: MaskSplit, num_classes: int, reduce_zero_label: bool, hin
     Raises:
         UserError: names the file and the first mistakes.
     """
-    for folder in (split.pictures, split.masks, *([split.listed] if split.listed else [])):
-        if not folder.exists():
-            raise UserError(f'no data: looked for {folder.absolute()}; {hint}')
+    check_data((split.pictures, split.masks, *([split.listed] if split.listed else [])), hint)
     names = _names(split.pictures, split.suffix)
     masks = _names(split.masks, split.mask_suffix)
     if split.listed:
