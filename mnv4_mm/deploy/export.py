@@ -14,7 +14,7 @@ from mnv4_mm.config.data import dataset_split
 from mnv4_mm.config.index import REPOSITORY
 from mnv4_mm.deploy.describe import describe, source_of
 from mnv4_mm.deploy.graph import Graph, build_graph, reference
-from mnv4_mm.deploy.int8 import LIST
+from mnv4_mm.deploy.sensitivity import LAYERS_SUFFIX as LIST
 from mnv4_mm.deploy.sample import write_sample
 from mnv4_mm.deploy.targets import TARGETS, load
 from mnv4_mm.deploy.targets.base import Target

@@ -15,7 +15,9 @@ from mnv4_mm.apis.infer import load_model
 from mnv4_mm.deploy.compare import reference
 from mnv4_mm.deploy.difference import difference
 from mnv4_mm.deploy.export import export
-from mnv4_mm.deploy.int8 import LIMIT_DB, Fragile, quantize_onnx
+from mnv4_mm.deploy.quantize import quantize_onnx
+from mnv4_mm.deploy.sensitivity import MIN_SQNR_DB as LIMIT_DB
+from mnv4_mm.deploy.sensitivity import SensitiveLayer as Fragile
 from mnv4_mm.deploy.targets import TARGETS, load
 from mnv4_mm.deploy.targets.litert import VARIABLE, convert
 from mnv4_mm.errors import UserError
@@ -124,7 +126,7 @@ def test_a_layer_that_hurts_stays_in_float(fragile, tmp_path):
     exported = torch.onnx.export(program, input_names=['image'], output_names=['y'], dynamo=True, verbose=False)
     expected = net(torch.from_numpy(batches[0])).detach().numpy()
     found = {}
-    for name, layers in (('all', []), ('kept', quantize_onnx(exported.model_proto, batches).fragile)):
+    for name, layers in (('all', []), ('kept', quantize_onnx(exported.model_proto, batches).sensitive)):
         path = tmp_path / f'{name}.tflite'
         convert(program, path, ['y'], 'int8', batches, fragile=layers)
         interpreter = Interpreter(str(path))
