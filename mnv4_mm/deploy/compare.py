@@ -33,7 +33,7 @@ from mnv4_mm.deploy.graph import reference
 from mnv4_mm.deploy.latency import Speed, measure_memory, measure_speed
 from mnv4_mm.deploy.targets import TARGETS, load
 from mnv4_mm.errors import UserError
-from mnv4_mm.images import read_picture
+from mnv4_mm.images import read_image
 from mnv4_mm.runtime.meta import OUTPUTS, Meta, Precision, read_meta, sha256, sidecar
 from mnv4_mm.runtime.predictor import Predictor
 from mnv4_mm.runtime.preprocess import prepare
@@ -250,7 +250,7 @@ class Examiner:
             evaluator.dataset_meta = self.dataset.metainfo
             for i in range(len(self.dataset)):
                 info = self.dataset[i]
-                image = read_picture(info['img_path'])
+                image = read_image(info['img_path'])
                 evaluator.process([self._sample(info, image, predict(image))])
             metrics = evaluator.evaluate(len(self.dataset))
         return _of(metrics, self.name)
@@ -326,7 +326,7 @@ def _judge(
     tolerance: float,
     int8_tolerance: float,
 ) -> None:
-    inputs = (prepare(read_picture(picture), meta.input, meta.resize)[0] for picture in examiner.pictures()[:LOOKED_AT])
+    inputs = (prepare(read_image(picture), meta.input, meta.resize)[0] for picture in examiner.pictures()[:LOOKED_AT])
     try:
         predictor = load(path)
         row.raw = difference(by.predictor, predictor, inputs)

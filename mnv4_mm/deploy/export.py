@@ -19,7 +19,7 @@ from mnv4_mm.deploy.sample import write_sample
 from mnv4_mm.deploy.targets import TARGETS, load
 from mnv4_mm.deploy.targets.base import Target
 from mnv4_mm.errors import UserError
-from mnv4_mm.images import PICTURES, read_picture
+from mnv4_mm.images import IMAGE_SUFFIXES, read_image
 from mnv4_mm.runtime.meta import Kind, Meta, Precision, sha256, sidecar
 from mnv4_mm.runtime.predictor import Predictor
 from mnv4_mm.runtime.preprocess import prepare
@@ -144,11 +144,11 @@ def write(
 def _calibration(model: Any, meta: Meta, folder: str | None) -> list[np.ndarray]:
     """Real pictures as inputs, for int8: spread over a folder, or over the config's training pictures."""
     root = Path(folder) if folder else dataset_split(model.cfg, 'train_dataloader').pictures
-    files = sorted(file for file in root.rglob('*') if file.suffix.lower() in PICTURES) if root.is_dir() else []
+    files = sorted(file for file in root.rglob('*') if file.suffix.lower() in IMAGE_SUFFIXES) if root.is_dir() else []
     if not files:
         raise UserError(f'no pictures for calibration in {root}: name a folder of some by --calibration')
     some = [files[i] for i in np.linspace(0, len(files) - 1, min(CALIBRATION, len(files))).astype(int)]
-    return [prepare(read_picture(file), meta.input, meta.resize)[0] for file in some]
+    return [prepare(read_image(file), meta.input, meta.resize)[0] for file in some]
 
 
 def _megabytes(path: Path, meta: Meta) -> float:

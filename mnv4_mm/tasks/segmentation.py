@@ -18,7 +18,7 @@ from torch import nn
 from mnv4_mm.data.formats.ade import AdeLayout, MaskSplit, check_pairs, find_ade
 from mnv4_mm.engine.overlay import labels, overlay, with_legend, write_class_map
 from mnv4_mm.errors import UserError
-from mnv4_mm.images import PICTURES
+from mnv4_mm.images import IMAGE_SUFFIXES
 from mnv4_mm.tasks.task import Frame, Results, Task, palette
 
 
@@ -124,7 +124,7 @@ class ClassMaps(Results):
     def _name(self, picture: Path) -> Path:
         """``class_maps/a.png`` for ``a.jpg``; where that is taken, and for frames of a video, the whole name."""
         name = Path('class_maps') / picture.with_suffix('.png').name
-        if picture.suffix.lower() not in PICTURES or name in self.taken:
+        if picture.suffix.lower() not in IMAGE_SUFFIXES or name in self.taken:
             name = Path('class_maps') / f'{picture.name}.png'
         self.taken.add(name)
         return name

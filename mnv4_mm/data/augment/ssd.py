@@ -16,7 +16,7 @@ from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.registry import TRANSFORMS
 
 from mnv4_mm.errors import UserError
-from mnv4_mm.images import read_mask, read_picture
+from mnv4_mm.images import read_image, read_mask
 
 Box = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels
 JPEG = ('.jpg', '.jpeg')  # of other files OpenCV decodes all before it reduces them
@@ -126,7 +126,7 @@ class SSDAugmentation(BaseTransform):
         picture, reduction = read_reduced(path, window(height, width, draw), self.scale)
         if picture.shape[:2] != (-(-height // reduction), -(-width // reduction)):
             # As mmdet, go by the picture and not by what the annotation says of its size.
-            picture, reduction = read_picture(path), 1
+            picture, reduction = read_image(path), 1
             results['height'], results['width'] = height, width = picture.shape[:2]
             draw = self.draw(height, width, boxes)
         return self.apply(results, picture, draw, reduction)
@@ -217,7 +217,7 @@ def read_reduced(path: str, box: Box, scale: tuple[int, int]) -> tuple[np.ndarra
     shrinks = min((box[2] - box[0]) / scale[0], (box[3] - box[1]) / scale[1])
     factors = (1, 2, 4, 8) if path.lower().endswith(JPEG) else (1,)
     reduction = max(factor for factor in factors if factor == 1 or factor <= shrinks)
-    return read_picture(path, reduction), reduction
+    return read_image(path, reduction), reduction
 
 
 def ious(patches: np.ndarray, boxes: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from rich.progress import track
 
 from mnv4_mm.errors import UserError
-from mnv4_mm.images import PICTURES, shown_size
+from mnv4_mm.images import IMAGE_SUFFIXES, image_size
 
 LAYOUT = (
     'images/training with pictures, annotations/training with a PNG mask of the same name for each (0 unlabelled, '
@@ -78,11 +78,11 @@ def _find_split(root: Path, *names: str) -> MaskSplit:
             break
     else:
         raise UserError(f'no {root}/images/{names[0]} with {root}/annotations/{names[0]}: the layout is {LAYOUT}')
-    suffixes = sorted({path.suffix for path in pictures.rglob('*') if path.suffix.lower() in PICTURES})
+    suffixes = sorted({path.suffix for path in pictures.rglob('*') if path.suffix.lower() in IMAGE_SUFFIXES})
     if len(suffixes) != 1:
         raise UserError(
-            f'{pictures} has pictures of {len(suffixes)} kinds ({", ".join(suffixes)}): one of {", ".join(PICTURES)} '
-            'is expected, spelled alike'
+            f'{pictures} has pictures of {len(suffixes)} kinds ({", ".join(suffixes)}): one of '
+            f'{", ".join(IMAGE_SUFFIXES)} is expected, spelled alike'
         )
     return MaskSplit(pictures, masks, suffixes[0])
 
@@ -167,7 +167,7 @@ def _progress(results: Iterable[str | None], names: set[str]) -> Iterator[str | 
 def _mistake(picture: Path, mask: Path, allowed: np.ndarray) -> str | None:
     """What is wrong with a pair, or None. PIL reads the mask, as in mmseg: values of a palette stay what they are."""
     try:
-        width, height = shown_size(picture)
+        width, height = image_size(picture)
     except UserError as error:
         return str(error)
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mnv4_mm.errors import UserError
-from mnv4_mm.images import shown_size
+from mnv4_mm.images import image_size
 
 # Above this a check of every box and every file's header takes longer than a user wants to wait; the file is then only
 # looked for. COCO's own train annotations have 448 MB.
@@ -162,7 +162,7 @@ def _mistakes(content: dict[str, Any], pictures: Path) -> Iterator[str]:
         sizes[image['id']] = size
         path = pictures / image['file_name']
         try:
-            width, height = shown_size(path)
+            width, height = image_size(path)
         except UserError as error:
             yield str(error)
         else:
