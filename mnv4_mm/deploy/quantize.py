@@ -1,7 +1,7 @@
 """Post-training quantisation to 8 bits with calibration images, by ONNX Runtime and by NNCF (OpenVINO).
 
-Two kinds of layers stay in float: those behind the last convolutions (box decoding, softmax, selection), which are cheap
-and need more than 256 steps for the side of a box, and the sensitive layers that ``sensitivity`` finds.
+Two kinds of layers stay in float: those behind the last convolutions (box decoding, softmax, selection), which need
+little time and more than 256 steps for the side of a box; and the sensitive layers that ``sensitivity`` finds.
 """
 
 from collections.abc import Sequence

@@ -73,7 +73,7 @@ def test_shared_heads_as_matrix_products_are_right(wrong_by):
 @needs_converter
 def test_hybrid_m_is_right_to_the_end(make_checkpoint, tmp_path, photos):
     checkpoint = make_checkpoint('mnv4_ssdlite_coco-mini', 'mnv4_hybrid_m')
-    path = export(str(checkpoint), ['litert'], out_dir=str(tmp_path), say=lambda line: None)[0]
+    path = export(str(checkpoint), ['litert'], out_dir=str(tmp_path), log=lambda line: None)[0]
     predictor = load(path, threads=1)
     by = reference(load_model(str(checkpoint), device='cpu'), predictor.meta)
     batches = [prepare(read_image(photo), predictor.meta.input, predictor.meta.resize)[0] for photo in photos[:2]]
@@ -91,7 +91,7 @@ def test_int8_takes_and_gives_what_fp32_does_and_is_near(ssdlite, tmp_path, phot
 
     folder = str(photos[0].parent)
     single, int8 = (
-        export(str(ssdlite), ['litert'], precision=p, out_dir=str(tmp_path), calibration=folder, say=lambda line: None)[
+        export(str(ssdlite), ['litert'], precision=p, out_dir=str(tmp_path), calibration=folder, log=lambda line: None)[
             0
         ]
         for p in ('fp32', 'int8')

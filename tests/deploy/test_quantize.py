@@ -145,7 +145,7 @@ def test_files_of_a_real_net(name, ssdlite, tmp_path, photos, repository):
         kind='raw',
         precision='int8',
         calibration=folder,
-        say=lambda line: None,
+        log=lambda line: None,
     )[0]
     meta = read_meta(path)
     assert sum((tmp_path / file).stat().st_size for file in meta.files if 'layers' not in file) < 5.5e6  # of 12.4
