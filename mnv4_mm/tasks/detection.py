@@ -9,6 +9,7 @@ from typing import Any
 
 import mmcv
 import numpy as np
+import torch
 from mmdet.apis import inference_detector
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import Config
@@ -62,6 +63,22 @@ class Detection(Task[Split, CocoLayout]):
 
     def finish_outputs(self, out: str) -> None:
         Path(out).with_suffix('.bbox.json').replace(out)  # mmdet's CocoMetric adds the ending by itself
+
+    @property
+    def ground_truth_pipeline(self) -> list[dict[str, Any]]:
+        return []
+
+    def check_ground_truth(self, dataset: Any) -> None:
+        if not any(dataset.get_data_info(i)['instances'] for i in range(len(dataset))):
+            raise UserError(f'the test set has no boxes to compute {self.metric} from')
+
+    def evaluation_sample(self, info: dict[str, Any], size: tuple[int, int], prediction: Any) -> dict[str, Any]:
+        instances = dict(
+            bboxes=torch.from_numpy(prediction.boxes),
+            scores=torch.from_numpy(prediction.scores),
+            labels=torch.from_numpy(prediction.labels),
+        )
+        return dict(img_id=info['img_id'], ori_shape=size, pred_instances=instances)
 
     def results(self, model: nn.Module, out_dir: Path, score_thr: float) -> Results:
         return Detections(model, out_dir, score_thr)

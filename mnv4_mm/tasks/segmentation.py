@@ -77,6 +77,24 @@ class Segmentation(Task[MaskSplit, AdeLayout]):
     def finish_outputs(self, out: str) -> None:
         print(f'class maps: {out}')
 
+    @property
+    def ground_truth_pipeline(self) -> list[dict[str, Any]]:
+        return [dict(type='LoadAnnotations')]
+
+    def check_ground_truth(self, dataset: Any) -> None:
+        """Every image has a mask, see ``check``; masks without a labelled pixel make the metric NaN."""
+
+    def evaluation_sample(self, info: dict[str, Any], size: tuple[int, int], prediction: Any) -> dict[str, Any]:
+        predicted, truth = (
+            torch.from_numpy(labels.astype(np.int64))[None] for labels in (prediction.labels, info['gt_seg_map'])
+        )
+        return dict(
+            pred_sem_seg=dict(data=predicted),
+            gt_sem_seg=dict(data=truth),
+            img_path=info['img_path'],
+            reduce_zero_label=info.get('reduce_zero_label'),
+        )
+
     def results(self, model: nn.Module, out_dir: Path, score_thr: float) -> Results:
         return ClassMaps(model, out_dir)
 

@@ -110,6 +110,32 @@ class Task(ABC, Generic[SplitT, LayoutT]):
     def finish_outputs(self, out: str) -> None:
         """Called when the predictions have been written."""
 
+    @property
+    @abstractmethod
+    def ground_truth_pipeline(self) -> list[dict[str, Any]]:
+        """Steps of a data set's pipeline that load the ground truth of an image, and not the image."""
+
+    @abstractmethod
+    def check_ground_truth(self, dataset: Any) -> None:
+        """Check that a data set has ground truth to compute ``metric`` from.
+
+        Args:
+            dataset: A data set, as mmdet or mmseg builds it.
+
+        Raises:
+            UserError: It has none.
+        """
+
+    @abstractmethod
+    def evaluation_sample(self, info: dict[str, Any], size: tuple[int, int], prediction: Any) -> dict[str, Any]:
+        """Return the sample from which an evaluator of this task compares a prediction with the ground truth.
+
+        Args:
+            info: Item of a data set with ``ground_truth_pipeline``.
+            size: Height and width of the image in pixels.
+            prediction: ``runtime.results.Detections`` or ``ClassMap`` of the image.
+        """
+
     @abstractmethod
     def results(self, model: nn.Module, out_dir: Path, score_thr: float) -> Results:
         """Where ``infer`` puts what it finds."""
