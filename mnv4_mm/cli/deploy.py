@@ -6,7 +6,6 @@ from pathlib import Path
 from mnv4_mm.cli.arguments import Parser
 from mnv4_mm.config.index import find_config
 from mnv4_mm.config.options import KeyValueAction
-from mnv4_mm.deploy.arguments import check_compare, check_export, check_targets
 from mnv4_mm.errors import UserError
 from mnv4_mm.paths import check_checkpoint, check_output_folder
 
@@ -53,6 +52,8 @@ def add_export(parser: Parser) -> None:
 
 def export(args: argparse.Namespace) -> None:
     """Check the arguments of ``export``, and convert."""
+    from mnv4_mm.deploy.arguments import check_export
+
     if args.config:
         find_config(args.config)
     checked = dict(
@@ -95,6 +96,8 @@ def add_compare(parser: Parser) -> None:
 
 def compare(args: argparse.Namespace) -> int:
     """Check the arguments of ``compare``, compare, and return 1 if a file is outside the tolerance."""
+    from mnv4_mm.deploy.arguments import check_compare
+
     if args.config:
         find_config(args.config)
     if args.data and not Path(args.data).is_dir():
@@ -125,7 +128,10 @@ def add_parity(parser: Parser) -> None:
 
 def parity(args: argparse.Namespace) -> int:
     """Check the arguments of ``parity``, run it, and return 1 if a file is outside the tolerance."""
-    check_targets(args.to)
+    from mnv4_mm.deploy.arguments import check_targets
+    from mnv4_mm.deploy.targets import TARGETS
+
+    check_targets(args.to or list(TARGETS))
     check_output_folder('--folder', args.folder)
 
     from mnv4_mm.report.parity import parity

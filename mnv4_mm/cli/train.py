@@ -1,12 +1,13 @@
-"""Commands that run a PyTorch model: train, test, infer."""
+"""Commands that run a PyTorch model: train, test, infer.
+
+Imports in functions: `mnv4 --help` works in the base install, which has neither Pillow nor rich.
+"""
 
 import argparse
 from pathlib import Path
 from typing import Any
 
-from mnv4_mm.apis.source import check_infer
 from mnv4_mm.cli.arguments import Parser
-from mnv4_mm.config.check import check_config_data
 from mnv4_mm.config.index import find_config
 from mnv4_mm.config.options import EvaluateOptions, TrainOptions
 from mnv4_mm.config.source import read_source
@@ -21,6 +22,8 @@ def add_train(parser: Parser) -> None:
 
 def train(args: argparse.Namespace) -> None:
     """Check the arguments of ``train``, and train."""
+    from mnv4_mm.config.check import check_config_data
+
     options = TrainOptions.from_namespace(args)
     path = find_config(args.config)
     if options.work_dir:
@@ -45,6 +48,8 @@ def add_test(parser: Parser) -> None:
 
 def test(args: argparse.Namespace) -> None:
     """Check the arguments of ``test``, and evaluate."""
+    from mnv4_mm.config.check import check_config_data
+
     options = EvaluateOptions.from_namespace(args)
     config, checkpoint = (args.config, args.checkpoint) if args.checkpoint else (None, args.config)
     source: dict[str, Any] = {}
@@ -85,6 +90,8 @@ def add_infer(parser: Parser) -> None:
 
 def infer(args: argparse.Namespace) -> None:
     """Check the arguments of ``infer``, run the model, and print the path of the predictions."""
+    from mnv4_mm.apis.source import check_infer
+
     check_infer(Path(args.source), Path(args.out_dir), args.score_thr)
     if args.config:
         find_config(args.config)

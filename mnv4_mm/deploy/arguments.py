@@ -10,6 +10,7 @@ from mnv4_mm.deploy.targets import TARGETS
 from mnv4_mm.deploy.targets.base import Target
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import IMAGE_SUFFIXES
+from mnv4_mm.paths import check_checkpoint, check_output_folder
 from mnv4_mm.runtime.meta import OUTPUTS, Kind, Precision
 
 SIZE_DIVISOR = 32  # output stride of the coarsest feature map; multiples of it are downsampled without remainder
@@ -64,25 +65,46 @@ def check_export(
     Raises:
         UserError: An argument is invalid, a file is missing, or a package is not installed.
     """
-    if unknown := [name for name in to if name not in TARGETS]:
-        raise UserError(f'--to {unknown[0]}: there are {", ".join(TARGETS)}')
-    targets = [TARGETS[name] for name in dict.fromkeys(to)]
+    targets = _targets(to)
     if precision not in get_args(Precision):
         raise UserError(f'--precision must be one of {", ".join(get_args(Precision))}, got {precision}')
     for target in targets:
         check_options(target, kind=kind, precision=precision, size=size, dynamic=dynamic)
-    if missing := [message for target in targets if (message := target.absent(convert=True))]:
-        raise UserError('; '.join(missing))
+    _check_installed(targets)
     if precision == 'int8':
         # Sensitive layers are measured with ONNX Runtime, whatever the target.
         if message := TARGETS['onnx'].absent(convert=True):
             raise UserError(f'--precision int8 needs ONNX Runtime: {message}')
         if calibration:
             calibration_files(Path(calibration))
-    if not Path(checkpoint).is_file():
-        raise UserError(f'no checkpoint file at {checkpoint}')
-    check_out_dir(output_folder(checkpoint, out_dir))
+    check_checkpoint(checkpoint)
+    check_output_folder('--out-dir', output_folder(checkpoint, out_dir))
     return targets
+
+
+def check_targets(to: Sequence[str]) -> list[Target]:
+    """Check the runtimes of ``--to``.
+
+    Returns:
+        The targets, without duplicates.
+
+    Raises:
+        UserError: One is unknown, or a package that converts to it is not installed.
+    """
+    targets = _targets(to)
+    _check_installed(targets)
+    return targets
+
+
+def _targets(to: Sequence[str]) -> list[Target]:
+    if unknown := [name for name in to if name not in TARGETS]:
+        raise UserError(f'--to {unknown[0]}: there are {", ".join(TARGETS)}')
+    return [TARGETS[name] for name in dict.fromkeys(to)]
+
+
+def _check_installed(targets: Sequence[Target]) -> None:
+    if missing := [message for target in targets if (message := target.absent(convert=True))]:
+        raise UserError('; '.join(missing))
 
 
 def check_options(
@@ -128,19 +150,6 @@ def calibration_files(folder: Path) -> list[Path]:
     if not files:
         raise UserError(f'no images for calibration in {folder}: name a folder of images by --calibration')
     return files
-
-
-def check_out_dir(folder: Path) -> None:
-    """Check that a folder can be written to, or created, without creating it.
-
-    Raises:
-        UserError: It cannot.
-    """
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not existing.is_dir():
-        raise UserError(f'--out-dir {folder} cannot be made: {existing} is not a folder')
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f'--out-dir {folder} cannot be written: no permission for {existing}')
 
 
 def check_out_file(path: str | Path) -> None:
