@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from mnv4_mm.cli import configs, data, deploy, env, report, train
 from mnv4_mm.cli.arguments import Parser
-from mnv4_mm.cli.run import run
+from mnv4_mm.cli.exit_codes import run
 from mnv4_mm.version import __version__
 
 # Name -> summary, and the function that adds arguments to a parser and sets its default `call`, which runs the command.

@@ -79,7 +79,7 @@ def test_a_package_to_compare_with_is_missed_before_anything_is_measured(monkeyp
     assert list(parts.PARTS) == list(running.PARTS)
     monkeypatch.setitem(parts.PARTS, 'startup', ('no_such_package',))
     monkeypatch.setitem(running.PARTS, 'startup', lambda: pytest.fail('measured'))
-    with pytest.raises(UserError, match='the part startup needs no_such_package: .*--only augmentation'):
+    with pytest.raises(UserError, match=r'the part startup needs no_such_package: .*--only augmentation'):
         running.bench(tmp_path / 'bench.json', only=['startup'])
 
 

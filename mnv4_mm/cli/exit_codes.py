@@ -44,7 +44,7 @@ def run(call: Callable[[], int | None]) -> int:
 
 
 def _mistake(text: str) -> int:
-    """Print a user's mistake. All processes of a launcher meet it: the first prints it, the launcher ends the others."""
+    """Print a user's mistake. All processes of a launcher meet it; the first prints it."""
     if os.environ.get('LOCAL_RANK', '0') != '0':
         try:
             time.sleep(LAUNCHER_TIMEOUT)  # ending earlier would end the first before it has printed
