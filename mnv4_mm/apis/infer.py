@@ -10,17 +10,18 @@ import torch
 from rich.progress import track
 from torch import nn
 
-from mnv4_mm.apis.source import check_infer, is_video
 from mnv4_mm.config.data import fit_inference
 from mnv4_mm.config.load import load_config
 from mnv4_mm.engine.runner import quiet_losses
 from mnv4_mm.engine.step import use_channels_last
 from mnv4_mm.errors import UserError
-from mnv4_mm.images import read_image, write_image
+from mnv4_mm.images import IMAGE_SUFFIXES, read_image, write_image
 from mnv4_mm.tasks import build_model, task_of
 from mnv4_mm.tasks.task import Frame, Results
 from mnv4_mm.weights import files as weights
 from mnv4_mm.weights.strict import tensors_only
+
+VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm')
 
 
 def load_model(
@@ -91,21 +92,45 @@ def infer(
     Raises:
         UserError: a bad argument or file. A picture of a folder that cannot be read is an error before any is run.
     """
-    path, out = Path(source), Path(out_dir)
-    files = check_infer(path, out, score_thr)
+    if not 0 <= score_thr <= 1:
+        raise UserError(f'--score-thr must be in [0, 1], got {score_thr}')
+    path = Path(source)
+    is_video = path.suffix.lower() in VIDEOS
+    files = [] if is_video else _picture_files(path)
+    if is_video and not path.is_file():
+        raise UserError(f'no video {path}')
+    out = Path(out_dir)
+    if out.resolve() == (path if path.is_dir() else path.parent).resolve():
+        raise UserError(f'--out-dir {out} is where the pictures are: they would be written over')
     model = load_model(checkpoint, config, device, inference)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f'--out-dir {out} cannot be made: {error.strerror}') from error
     results = task_of(model.cfg).results(model, out, score_thr)
-    if is_video(path):
+    if is_video:
         _infer_video(path, results, out / f'{path.stem}.mp4')
     else:
         frames = (Frame(file.name, read_image(file)) for file in files)
         for frame in track(frames, 'running', total=len(files), disable=len(files) == 1):
             write_image(out / frame.name, results.add(frame))
     return results.save()
+
+
+def _picture_files(path: Path) -> list[Path]:
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+        if not files:
+            raise UserError(f'no pictures ({", ".join(IMAGE_SUFFIXES)}) in {path}')
+        for file in files:
+            if not cv2.haveImageReader(str(file)):
+                raise UserError(f'{file} is not a readable picture')
+        return files
+    if not path.is_file():
+        raise UserError(f'no picture, folder or video {path}')
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
+        raise UserError(f'{path}: pictures end in {", ".join(IMAGE_SUFFIXES)}, videos in {", ".join(VIDEOS)}')
+    return [path]
 
 
 def _infer_video(path: Path, results: Results, target: Path) -> None:

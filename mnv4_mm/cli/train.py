@@ -4,7 +4,6 @@ Imports in functions: `mnv4 --help` works in the base install, which has neither
 """
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from mnv4_mm.cli.arguments import Parser
@@ -73,7 +72,7 @@ def test(args: argparse.Namespace) -> None:
 
 def add_infer(parser: Parser) -> None:
     parser.add_argument('source', help='image, folder of images, or video')
-    parser.add_argument('checkpoint', help='.pth file written by `mnv4 train`; carries its config')
+    parser.add_argument('checkpoint', help='.pth file written by `mnv4 train`, or file written by `mnv4 export`')
     parser.add_argument('--config', help='config to use instead of the one in the checkpoint')
     parser.add_argument('--out-dir', default='outputs', help='where to write (default: outputs)')
     parser.add_argument(
@@ -90,14 +89,11 @@ def add_infer(parser: Parser) -> None:
 
 def infer(args: argparse.Namespace) -> None:
     """Check the arguments of ``infer``, run the model, and print the path of the predictions."""
-    from mnv4_mm.apis.source import check_infer
+    from mnv4_mm.apis.infer import infer
 
-    check_infer(Path(args.source), Path(args.out_dir), args.score_thr)
     if args.config:
         find_config(args.config)
-    check_checkpoint(args.checkpoint)
-
-    from mnv4_mm.apis.infer import infer
+    # It imports torch only to load a checkpoint, after its own checks: an exported file does not need it.
 
     print(
         infer(

@@ -65,7 +65,7 @@ def test_a_folder_of_unusual_pictures(checkpoint, tmp_path):
     path = infer(str(folder), checkpoint, out_dir=str(tmp_path / 'out'))
     check(path, ['a_grey.png', 'b_alpha.png', 'c_deep.png', 'd_tiny.JPG'], [(70, 50)] * 3 + [(5, 3)])
     (folder / 'broken.jpg').write_bytes(b'no')
-    with pytest.raises(UserError, match=r'broken.jpg is not a readable image'):
+    with pytest.raises(UserError, match=r'broken.jpg is not a readable picture'):
         infer(str(folder), checkpoint, out_dir=str(tmp_path / 'out2'))
     assert not (tmp_path / 'out2').exists()
 
