@@ -41,7 +41,9 @@ def check_compare(
             f'{tolerance:g}, {int8_tolerance:g} and {rounds}'
         )
     if out:
-        check_out_file(out)
+        if not Path(out).parent.is_dir():
+            raise UserError(f'--out {out}: no folder {Path(out).parent}')
+        check_file(Path(out), '--out')
     return find_artifacts(checkpoint, files)
 
 
@@ -81,7 +83,7 @@ def check_export(
             calibration_files(Path(calibration))
     if not Path(checkpoint).is_file():
         raise UserError(f'no checkpoint file at {checkpoint}')
-    check_out_dir(output_folder(checkpoint, out_dir))
+    check_folder(output_folder(checkpoint, out_dir), '--out-dir')
     return targets
 
 
@@ -130,29 +132,33 @@ def calibration_files(folder: Path) -> list[Path]:
     return files
 
 
-def check_out_dir(folder: Path) -> None:
+def check_folder(folder: Path, option: str) -> None:
     """Check that a folder can be written to, or created, without creating it.
+
+    Args:
+        folder: The folder.
+        option: Option that names it, for the message.
 
     Raises:
         UserError: It cannot.
     """
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
-        raise UserError(f'--out-dir {folder} cannot be made: {existing} is not a folder')
+        raise UserError(f'{option} {folder} cannot be written: {existing} is not a folder')
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f'--out-dir {folder} cannot be written: no permission for {existing}')
+        raise UserError(f'{option} {folder} cannot be written: no permission for {existing}')
 
 
-def check_out_file(path: str | Path) -> None:
-    """Check that a file can be written, without writing it.
+def check_file(path: Path, option: str) -> None:
+    """Check that a file can be written, without writing it or creating its folder.
+
+    Args:
+        path: The file.
+        option: Option that names it, for the message.
 
     Raises:
-        UserError: It is a folder, or its folder is missing or not writable.
+        UserError: It cannot.
     """
-    folder = Path(path).parent
-    if Path(path).is_dir():
-        raise UserError(f'--out {path} is a folder: name a file')
-    if not folder.is_dir():
-        raise UserError(f'--out {path}: no folder {folder}')
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f'--out {path} cannot be written: no permission for {folder}')
+    if path.is_dir():
+        raise UserError(f'{option} {path} is a folder: name a file')
+    check_folder(path.parent, option)
