@@ -41,7 +41,8 @@ class Step:
     ) -> None:
         torch.manual_seed(0)
         cfg = load_config('mnv4_ssdlite_coco')
-        self.model: Any = build_model(cfg)
+        model: Any = build_model(cfg)
+        self.model = model
         self.model.init_weights()
         self.model.train()
         if channels_last:

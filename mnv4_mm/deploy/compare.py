@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
-from mnv4_mm.apis.infer import load_model
+from mnv4_mm.apis.model import load_model
 from mnv4_mm.config.data import fit_data, on_training_pictures, require_data, resolve_data_roots
 from mnv4_mm.deploy.arguments import check_compare
 from mnv4_mm.deploy.artifacts import Artifact
@@ -15,9 +15,10 @@ from mnv4_mm.deploy.evaluator import PredictorEvaluator, baseline_score
 from mnv4_mm.deploy.graph import reference
 from mnv4_mm.deploy.latency import measure_memory, measure_speed
 from mnv4_mm.deploy.table import Row, markdown, write_json
-from mnv4_mm.deploy.targets import TARGETS, load
+from mnv4_mm.deploy.targets import TARGETS
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import read_image
+from mnv4_mm.runtime import load
 from mnv4_mm.runtime.meta import Meta
 from mnv4_mm.runtime.predictor import Predictor
 from mnv4_mm.runtime.preprocess import prepare

@@ -30,7 +30,7 @@ def describe(
     """Describe the inputs and outputs of a file to be exported.
 
     Args:
-        model: Model that ``apis.infer.load_model`` returned.
+        model: Model that ``apis.model.load_model`` returned.
         target: The target.
         kind: Outputs of the file, see ``Meta.kind``; the first kind of the target that fits the task if left out.
         precision: Precision of weights and arithmetic.
@@ -107,7 +107,7 @@ def source_of(checkpoint: Path, checksum: str, model: Any, target: Target) -> di
     Args:
         checkpoint: The checkpoint.
         checksum: Its SHA-256.
-        model: Model that ``apis.infer.load_model`` returned.
+        model: Model that ``apis.model.load_model`` returned.
         target: The target.
     """
     return dict(

@@ -38,11 +38,11 @@ class PredictorEvaluator:
         self.task.set_outputs(cfg, dataset_split(cfg, 'test_dataloader'), False, None)
         dataset = innermost_dataset(cfg.test_dataloader.dataset).copy()
         # Ground truth only: images are read and prepared as the predictor needs them.
-        dataset['pipeline'] = self.task.ground_truth_pipeline
+        dataset['pipeline'] = list(self.task.ground_truth_steps)
         dataset['test_mode'] = True
         with DefaultScope.overwrite_default_scope(cfg.default_scope):
             self.dataset = DATASETS.build(dataset)
-        self.task.check_ground_truth(self.dataset)
+        self.task.check_ground_truth(self.dataset.get_data_info(i) for i in range(len(self.dataset)))
 
     def images(self) -> list[Path]:
         """Return the paths of all images of the test set."""

@@ -1,13 +1,15 @@
 """What detection and segmentation do differently, as one interface: a task is a subclass in a file of its own."""
 
-import colorsys
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from mmengine.config import Config
 from torch import nn
+
+from mnv4_mm.runtime.results import ClassMap, Detections
 
 
 class Split(Protocol):
@@ -38,23 +40,13 @@ class Layout(Protocol):
         """Class names in the order of labels."""
 
 
-class Frame(NamedTuple):
-    """A picture to look at: its file name in the results, and (H, W, 3) uint8 BGR pixels."""
+class Predictor(Protocol):
+    """A model with its preprocessing."""
 
-    name: str
-    pixels: np.ndarray
+    classes: tuple[str, ...]
 
-
-class Results(ABC):
-    """What a model finds in the pictures of one call of ``infer``."""
-
-    @abstractmethod
-    def add(self, frame: Frame) -> np.ndarray:
-        """Runs the model on a picture, keeps what it finds, and returns it drawn, (H', W', 3) uint8 BGR."""
-
-    @abstractmethod
-    def save(self) -> Path:
-        """Writes what was found over all pictures as JSON; returns its path."""
+    def __call__(self, image: np.ndarray) -> Detections | ClassMap:
+        """Detect or segment in (H, W, 3) uint8 BGR."""
 
 
 SplitT = TypeVar('SplitT', bound=Split)
@@ -65,12 +57,16 @@ class Task(ABC, Generic[SplitT, LayoutT]):
     """A task.
 
     Attributes:
+        name: ``detection`` or ``segmentation``, as in ``runtime.meta.Meta.task``.
+        ground_truth_steps: Pipeline that loads the ground truth of an image, and nothing else.
         metric: Name of the number that counts, as the evaluator gives it.
         benchmark: The public data set its configs are for.
         hint: What a user can do who does not have it.
     """
 
+    name: str
     metric: str
+    ground_truth_steps: Sequence[dict[str, Any]]
     benchmark: str
     hint: str
 
@@ -110,38 +106,27 @@ class Task(ABC, Generic[SplitT, LayoutT]):
     def finish_outputs(self, out: str) -> None:
         """Called when the predictions have been written."""
 
-    @property
     @abstractmethod
-    def ground_truth_pipeline(self) -> list[dict[str, Any]]:
-        """Steps of a data set's pipeline that load the ground truth of an image, and not the image."""
-
-    @abstractmethod
-    def check_ground_truth(self, dataset: Any) -> None:
-        """Check that a data set has ground truth to compute ``metric`` from.
+    def check_ground_truth(self, infos: Iterable[Mapping[str, Any]]) -> None:
+        """Check that a data set has ground truth to compute the metric with.
 
         Args:
-            dataset: A data set, as mmdet or mmseg builds it.
+            infos: Data information of each image, as mmengine's ``BaseDataset.get_data_info`` returns it.
 
         Raises:
-            UserError: It has none.
+            UserError: There is none.
         """
 
     @abstractmethod
-    def evaluation_sample(self, info: dict[str, Any], size: tuple[int, int], prediction: Any) -> dict[str, Any]:
-        """Return the sample from which an evaluator of this task compares a prediction with the ground truth.
+    def evaluation_sample(self, info: Mapping[str, Any], size: tuple[int, int], prediction: Any) -> dict[str, Any]:
+        """Return the sample from which an evaluator compares a prediction with the ground truth.
 
         Args:
-            info: Item of a data set with ``ground_truth_pipeline``.
+            info: Item of a data set with ``ground_truth_steps`` as its pipeline.
             size: Height and width of the image in pixels.
-            prediction: ``runtime.results.Detections`` or ``ClassMap`` of the image.
+            prediction: ``Detections`` or ``ClassMap`` of ``runtime.results``.
         """
 
     @abstractmethod
-    def results(self, model: nn.Module, out_dir: Path, score_thr: float) -> Results:
-        """Where ``infer`` puts what it finds."""
-
-
-def palette(count: int) -> list[tuple[int, int, int]]:
-    """A colour (RGB, 0 to 255) for each of ``count`` classes, all round the colour wheel."""
-    colours = [colorsys.hsv_to_rgb(i / count, 0.8, 0.9) for i in range(count)]
-    return [(round(255 * r), round(255 * g), round(255 * b)) for r, g, b in colours]
+    def predictor(self, model: nn.Module) -> Predictor:
+        """Return a predictor for a model that ``apis.model.load_model`` returned."""

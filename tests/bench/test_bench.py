@@ -18,8 +18,8 @@ from mnv4_mm.bench.measure import Figure, Pair, Ratio
 from mnv4_mm.bench.run import Part
 from mnv4_mm.bench.step import Step
 from mnv4_mm.errors import UserError
+from mnv4_mm.images import read_image
 from mnv4_mm.runtime.meta import Input
-from mnv4_mm.runtime.preprocess import read_image
 
 _BARE_PACKAGE = "import sys, types; p = types.ModuleType('mnv4_mm'); p.__path__ = [{!r}]; sys.modules['mnv4_mm'] = p\n"
 
