@@ -14,6 +14,7 @@ from mnv4_mm.deploy.graph import HEADS
 from mnv4_mm.deploy.targets.base import Target
 from mnv4_mm.errors import UserError
 from mnv4_mm.runtime.meta import Input, Kind, Meta, Precision, Resize, Selection, Task
+from mnv4_mm.tasks import task_of
 from mnv4_mm.version import __version__
 
 
@@ -168,10 +169,9 @@ def _resize(cfg: Config, order: str, dynamic: bool) -> tuple[tuple[int, int], Re
             f'{padded_size[0]}x{padded_size[1]}; both must be the same size to be exported'
         )
     width, height = scale
-    if cfg.model.data_preprocessor.type.endswith('SegDataPreProcessor') and keep_ratio:
-        # Test images have all sizes; training crops have this one.
-        height, width = cfg.model.data_preprocessor.get('size') or (height, width)
-    if not keep_ratio:
+    if keep_ratio:
+        height, width = task_of(cfg).export_size(cfg, (height, width))
+    else:
         if dynamic:
             raise UserError(f'--dynamic does not fit: this config stretches every image to {width}x{height}')
         return (height, width), Resize('stretch', (0, 0, 0))

@@ -78,5 +78,11 @@ class Detection(Task[Split, CocoLayout]):
         )
         return dict(img_id=info['img_id'], ori_shape=size, pred_instances=instances)
 
+    def export_size(self, cfg: Config, size: tuple[int, int]) -> tuple[int, int]:
+        return size
+
+    def prepare_mmdeploy(self, cfg: Config) -> None:
+        """Nothing to do."""
+
     def predictor(self, model: nn.Module) -> Predictor:
         return Detector(model)

@@ -102,6 +102,19 @@ class Segmentation(Task[MaskSplit, AdeLayout]):
             reduce_zero_label=info.get('reduce_zero_label'),
         )
 
+    def export_size(self, cfg: Config, size: tuple[int, int]) -> tuple[int, int]:
+        # Test images have all sizes; training crops had this one.
+        height, width = cfg.model.data_preprocessor.get('size') or size
+        return height, width
+
+    def prepare_mmdeploy(self, cfg: Config) -> None:
+        if cfg.model.test_cfg.get('mode') == 'slide':
+            raise UserError(
+                'mmdeploy exports inference on whole images only; this config predicts in windows '
+                '(model.test_cfg.mode=slide)'
+            )
+        cfg.data_preprocessor = cfg.model.data_preprocessor  # where mmdeploy looks for the SDK's normalisation
+
     def predictor(self, model: nn.Module) -> Predictor:
         return Segmenter(model)
 

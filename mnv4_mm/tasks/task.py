@@ -128,5 +128,22 @@ class Task(ABC, Generic[SplitT, LayoutT]):
         """
 
     @abstractmethod
+    def export_size(self, cfg: Config, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the default input size of an exported file, (height, width), if images keep their aspect ratio.
+
+        Args:
+            cfg: Config of the model.
+            size: Size to which the test pipeline fits an image.
+        """
+
+    @abstractmethod
+    def prepare_mmdeploy(self, cfg: Config) -> None:
+        """Prepare a model's config for export with mmdeploy.
+
+        Raises:
+            UserError: mmdeploy cannot export it.
+        """
+
+    @abstractmethod
     def predictor(self, model: nn.Module) -> Predictor:
         """Return a predictor for a model that ``apis.model.load_model`` returned."""

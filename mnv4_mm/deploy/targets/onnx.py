@@ -61,7 +61,7 @@ def to_onnx(
         assert graph.meta.selection is not None
         model = _followed_by(model, selection(graph.meta.selection), ('boxes', 'scores'))
     elif graph.meta.kind == 'class_map':
-        model = _followed_by(model, class_map(graph.factor(), len(graph.meta.classes)), ('logits',))
+        model = _followed_by(model, class_map(graph.output_stride(), len(graph.meta.classes)), ('logits',))
     onnx.checker.check_model(model, full_check=True)
     return model, errors
 
