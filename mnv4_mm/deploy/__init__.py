@@ -1,1 +1,1 @@
-"""From a trained checkpoint to a runtime: ``export`` converts (``targets``: one file for each), ``compare`` evaluates."""
+"""From a trained checkpoint to a runtime: ``export`` converts (``targets``: a file for each), ``compare`` evaluates."""

@@ -66,15 +66,12 @@ def check_export(
     Raises:
         UserError: An argument is invalid, a file is missing, or a package is not installed.
     """
-    if unknown := [name for name in to if name not in TARGETS]:
-        raise UserError(f'--to {unknown[0]}: there are {", ".join(TARGETS)}')
-    targets = [TARGETS[name] for name in dict.fromkeys(to)]
+    targets = _targets(to)
     if precision not in get_args(Precision):
         raise UserError(f'--precision must be one of {", ".join(get_args(Precision))}, got {precision}')
     for target in targets:
         check_options(target, kind=kind, precision=precision, size=size, dynamic=dynamic)
-    if missing := [message for target in targets if (message := target.absent(convert=True))]:
-        raise UserError('; '.join(missing))
+    _check_installed(targets)
     if precision == 'int8':
         # Sensitive layers are measured with ONNX Runtime, whatever the target.
         if message := TARGETS['onnx'].absent(convert=True):
@@ -85,6 +82,31 @@ def check_export(
         raise UserError(f'no checkpoint file at {checkpoint}')
     check_folder(output_folder(checkpoint, out_dir), '--out-dir')
     return targets
+
+
+def check_targets(to: Sequence[str]) -> list[Target]:
+    """Check the names of targets; all if empty.
+
+    Returns:
+        The targets, without duplicates.
+
+    Raises:
+        UserError: One is unknown, or a package that converts to it is not installed.
+    """
+    targets = _targets(to or list(TARGETS))
+    _check_installed(targets)
+    return targets
+
+
+def _targets(to: Sequence[str]) -> list[Target]:
+    if unknown := [name for name in to if name not in TARGETS]:
+        raise UserError(f'--to {unknown[0]}: there are {", ".join(TARGETS)}')
+    return [TARGETS[name] for name in dict.fromkeys(to)]
+
+
+def _check_installed(targets: Sequence[Target]) -> None:
+    if missing := [message for target in targets if (message := target.absent(convert=True))]:
+        raise UserError('; '.join(missing))
 
 
 def check_options(

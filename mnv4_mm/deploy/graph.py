@@ -94,9 +94,7 @@ class Detector(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         x = self.pixels(image)
-        logits, codes = self.head(
-            self.neck(self.backbone(x))
-        )  # of each level: (N, a * classes, h, w), (N, a * 4, h, w)
+        logits, codes = self.head(self.neck(self.backbone(x)))  # levels of (N, a * classes, h, w), (N, a * 4, h, w)
         priors = self.priors if self.size else self._priors(logits)
         height, width = self.size or x.shape[2:]
         boxes = torch.cat([_flat(code, 4) for code in codes], 1)  # (N, A, 4)

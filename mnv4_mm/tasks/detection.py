@@ -17,6 +17,7 @@ from mnv4_mm.tasks.task import Predictor, Task
 
 class Detection(Task[Split, CocoLayout]):
     name = 'detection'
+    raw_output = 'raw'
     ground_truth_steps = ()
     metric = 'bbox_mAP'
     benchmark = 'COCO'

@@ -21,6 +21,7 @@ from mnv4_mm.tasks.task import Predictor, Task
 
 class Segmentation(Task[MaskSplit, AdeLayout]):
     name = 'segmentation'
+    raw_output = 'logits'
     ground_truth_steps = (dict(type='LoadAnnotations'),)
     metric = 'mIoU'
     benchmark = 'ADE20K'

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 from mmengine.config import Config
@@ -58,6 +58,7 @@ class Task(ABC, Generic[SplitT, LayoutT]):
 
     Attributes:
         name: ``detection`` or ``segmentation``, as in ``runtime.meta.Meta.task``.
+        raw_output: Kind of an exported file whose outputs are those of the net, see ``runtime.meta.Kind``.
         ground_truth_steps: Pipeline that loads the ground truth of an image, and nothing else.
         metric: Name of the number that counts, as the evaluator gives it.
         benchmark: The public data set its configs are for.
@@ -66,6 +67,7 @@ class Task(ABC, Generic[SplitT, LayoutT]):
 
     name: str
     metric: str
+    raw_output: Literal['raw', 'logits']
     ground_truth_steps: Sequence[dict[str, Any]]
     benchmark: str
     hint: str
