@@ -101,7 +101,7 @@ def test_detections_of_an_untrained_net_prove_nothing(ssdlite, tmp_path, photos)
     path = tmp_path / 'net.onnx'
     parts = TARGETS['onnx'].convert(build_graph(model, meta), path, 'fp32')
     assert parts == [path]
-    predictor = Predictor(meta, TARGETS['onnx'].session(path, meta))
+    predictor = Predictor(meta, TARGETS['onnx'].runtime.session(path, meta))
     batch = build_graph(model, meta).example().numpy()
     assert 'untrained net' in difference(by, predictor, [batch]).inconclusive
 

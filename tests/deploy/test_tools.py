@@ -66,7 +66,7 @@ def test_the_example_needs_no_more_than_it_says(which, files, bare, repository, 
         boxes = [[float(side) for side in line.split()[-4:]] for line in lines]
         np.testing.assert_allclose(boxes, found.boxes[shown], atol=0.1)
     else:
-        assert len(lines) == len(np.unique(found.labels)) > 3
+        assert len(lines) == len(np.unique(found.class_map)) > 3
     assert cv2.imread(str(drawn)).shape == cv2.imread(str(photos[0])).shape
 
 
