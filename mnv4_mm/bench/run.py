@@ -1,35 +1,13 @@
-"""The benchmark: all measurements as a table, a JSON file and a plot. Imports nothing heavy before the checks."""
+"""The benchmark: all measurements as a table, a JSON file and a plot. Each part is imported when it is measured."""
 
-import importlib.util
 import json
 import platform
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from mnv4_mm.bench.measure import Figure, Pair, Ratio, measure
-from mnv4_mm.deploy.arguments import check_file
-from mnv4_mm.errors import UserError
-
-INSTALL = {
-    'ultralytics': 'pip install --no-deps -r requirements/bench.txt',
-    'onnx': "pip install -e '.[onnx]'",
-    'onnxruntime': "pip install -e '.[onnx]'",
-    'onnxscript': "pip install -e '.[onnx]'",
-}
-
-
-class Part(NamedTuple):
-    """A part of the benchmark.
-
-    Attributes:
-        measure: Yields each result as soon as it is measured.
-        modules: Optional modules that it needs.
-    """
-
-    measure: Callable[[], Iterator[Ratio | Figure]]
-    modules: tuple[str, ...] = ()
+from mnv4_mm.bench.parts import check_bench
 
 
 def _measured(pairs: Sequence[Pair]) -> Iterator[Ratio | Figure]:
@@ -84,37 +62,15 @@ def _exported() -> Iterator[Ratio | Figure]:
     yield from _measured(detector_pairs())
 
 
-PARTS = {
-    'augmentation': Part(_augmentation),
-    'training': Part(_training),
-    'step': Part(_step),
-    'evaluation': Part(_evaluation),
-    'startup': Part(_startup),
-    'backbone': Part(_backbone),
-    'exported': Part(_exported, ('onnx', 'onnxruntime', 'onnxscript', 'ultralytics')),
+MEASURE: dict[str, Callable[[], Iterator[Ratio | Figure]]] = {
+    'augmentation': _augmentation,
+    'training': _training,
+    'step': _step,
+    'evaluation': _evaluation,
+    'startup': _startup,
+    'backbone': _backbone,
+    'exported': _exported,
 }
-
-
-def check_bench(out: Path, only: Sequence[str] = ()) -> list[str]:
-    """Check the arguments of ``bench``, and that all modules it needs are installed. Imports nothing heavy.
-
-    Returns:
-        Names of the parts to measure.
-
-    Raises:
-        UserError: A part is unknown, a module is missing, or ``out`` cannot be written.
-    """
-    if unknown := [name for name in only if name not in PARTS]:
-        raise UserError(f'no part {unknown[0]!r} to measure; there are {", ".join(PARTS)}')
-    names = list(dict.fromkeys(only or PARTS))
-    for name in names:
-        if missing := [module for module in PARTS[name].modules if importlib.util.find_spec(module) is None]:
-            commands = ' && '.join(dict.fromkeys(INSTALL[module] for module in missing))
-            others = [other for other in names if other != name]
-            advice = f'; or leave it out: --only {" ".join(others)}' if others else ''
-            raise UserError(f'part {name!r} needs {", ".join(missing)}, not installed here: {commands}{advice}')
-    check_file(out, '--out')
-    return names
 
 
 def bench(out: Path, only: Sequence[str] = (), log: Callable[[str], None] = print) -> None:
@@ -129,6 +85,7 @@ def bench(out: Path, only: Sequence[str] = (), log: Callable[[str], None] = prin
         UserError: See ``check_bench``.
     """
     names = check_bench(out, only)
+
     import torch
 
     processor = platform.processor() or platform.machine()
@@ -137,7 +94,7 @@ def bench(out: Path, only: Sequence[str] = (), log: Callable[[str], None] = prin
     ratios: list[Ratio] = []
     figures: list[Figure] = []
     for name in names:
-        for result in PARTS[name].measure():
+        for result in MEASURE[name]():
             log(row(result))
             if isinstance(result, Ratio):
                 ratios.append(result)

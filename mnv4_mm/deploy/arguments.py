@@ -1,6 +1,5 @@
 """Checks of arguments and files that need neither torch nor OpenMMLab, for commands to call before importing either."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
@@ -10,6 +9,7 @@ from mnv4_mm.deploy.targets import TARGETS
 from mnv4_mm.deploy.targets.base import Target
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import IMAGE_SUFFIXES
+from mnv4_mm.paths import check_checkpoint, check_output_file, check_output_folder
 from mnv4_mm.runtime.meta import OUTPUTS, Kind, Precision
 
 SIZE_DIVISOR = 32  # output stride of the coarsest feature map; multiples of it are downsampled without remainder
@@ -43,7 +43,7 @@ def check_compare(
     if out:
         if not Path(out).parent.is_dir():
             raise UserError(f'--out {out}: no folder {Path(out).parent}')
-        check_file(Path(out), '--out')
+        check_output_file('--out', out)
     return find_artifacts(checkpoint, files)
 
 
@@ -78,9 +78,8 @@ def check_export(
             raise UserError(f'--precision int8 needs ONNX Runtime: {message}')
         if calibration:
             calibration_files(Path(calibration))
-    if not Path(checkpoint).is_file():
-        raise UserError(f'no checkpoint file at {checkpoint}')
-    check_folder(output_folder(checkpoint, out_dir), '--out-dir')
+    check_checkpoint(checkpoint)
+    check_output_folder('--out-dir', output_folder(checkpoint, out_dir))
     return targets
 
 
@@ -152,35 +151,3 @@ def calibration_files(folder: Path) -> list[Path]:
     if not files:
         raise UserError(f'no images for calibration in {folder}: name a folder of images by --calibration')
     return files
-
-
-def check_folder(folder: Path, option: str) -> None:
-    """Check that a folder can be written to, or created, without creating it.
-
-    Args:
-        folder: The folder.
-        option: Option that names it, for the message.
-
-    Raises:
-        UserError: It cannot.
-    """
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not existing.is_dir():
-        raise UserError(f'{option} {folder} cannot be written: {existing} is not a folder')
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f'{option} {folder} cannot be written: no permission for {existing}')
-
-
-def check_file(path: Path, option: str) -> None:
-    """Check that a file can be written, without writing it or creating its folder.
-
-    Args:
-        path: The file.
-        option: Option that names it, for the message.
-
-    Raises:
-        UserError: It cannot.
-    """
-    if path.is_dir():
-        raise UserError(f'{option} {path} is a folder: name a file')
-    check_folder(path.parent, option)

@@ -10,12 +10,12 @@ import torch
 from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 
 from mnv4_mm.bench import measure as measuring
+from mnv4_mm.bench import parts
 from mnv4_mm.bench import run as running
 from mnv4_mm.bench.augmentation import MMDET, MMSEG, augmentation_pairs
 from mnv4_mm.bench.detectors import TorchvisionSSDLite, Yolo11n
 from mnv4_mm.bench.exported import class_map_pairs, predictor_pairs
 from mnv4_mm.bench.measure import Figure, Pair, Ratio
-from mnv4_mm.bench.run import Part
 from mnv4_mm.bench.step import Step
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import read_image
@@ -60,9 +60,18 @@ def test_time_memory_and_output_of_a_process():
         measuring.run_python(['-c', '1 / 0'])
 
 
+def use_parts(monkeypatch, **measure):
+    monkeypatch.setattr(running, 'MEASURE', measure)
+    monkeypatch.setattr(parts, 'PARTS', dict.fromkeys(measure, ()))
+
+
+def test_each_part_can_be_measured():
+    assert list(parts.PARTS) == list(running.MEASURE)
+
+
 def test_files_and_table(monkeypatch, tmp_path):
     ratio, figure = Ratio('one', 2.0, 6.0, 3.0, 5.0), Figure('two', 0.5, 's', 1)
-    monkeypatch.setattr(running, 'PARTS', dict(a=Part(lambda: iter([ratio])), b=Part(lambda: iter([figure]))))
+    use_parts(monkeypatch, a=lambda: iter([ratio]), b=lambda: iter([figure]))
     lines = []
     running.bench(tmp_path / 'x/bench.json', log=lines.append)
     assert lines[1:] == ['| one | 2.0 ms | 6.0 ms | 3.00 | 5 |', '| two | 0.50 s | | | below 1 s |']
@@ -84,7 +93,7 @@ def test_results_are_printed_as_they_are_measured(monkeypatch, tmp_path):
         yield Figure('first', 1.0, 's')
         raise RuntimeError('the second one fails')
 
-    monkeypatch.setattr(running, 'PARTS', dict(a=Part(part)))
+    use_parts(monkeypatch, a=part)
     lines = []
     with pytest.raises(RuntimeError, match='the second one fails'):
         running.bench(tmp_path / 'bench.json', log=lines.append)
@@ -95,9 +104,10 @@ def test_a_missing_module_is_an_error_before_anything_is_measured(monkeypatch, t
     def fail():
         raise AssertionError('measured')
 
-    monkeypatch.setattr(running, 'PARTS', dict(a=Part(fail), b=Part(fail, ('ultralytics', 'json'))))
+    use_parts(monkeypatch, a=fail, b=fail)
+    monkeypatch.setitem(parts.PARTS, 'b', ('ultralytics', 'json'))
     find = importlib.util.find_spec
-    monkeypatch.setattr(running.importlib.util, 'find_spec', lambda name: None if name == 'ultralytics' else find(name))
+    monkeypatch.setattr(parts.importlib.util, 'find_spec', lambda name: None if name == 'ultralytics' else find(name))
     with pytest.raises(UserError, match=r"part 'b' needs ultralytics, .*requirements/bench\.txt; .*--only a$"):
         running.bench(tmp_path / 'x/bench.json')
     with pytest.raises(UserError, match=r'requirements/bench\.txt$'):
@@ -109,7 +119,7 @@ def test_checks_import_nothing_heavy(repository):
     code = (
         'import sys; from pathlib import Path\n'
         "for name in ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmseg'): sys.modules[name] = None\n"
-        'from mnv4_mm.bench.run import check_bench\n'
+        'from mnv4_mm.bench.parts import check_bench\n'
         "print(check_bench(Path('x.json'), ['step', 'training']))\n"
     )
     # A package of the same name whose __init__ registers nothing: it is the modules themselves that are tested.
@@ -119,7 +129,7 @@ def test_checks_import_nothing_heavy(repository):
 
 def test_help_names_every_part(run_tool):
     shown = ' '.join(run_tool('bench.py', '--help').stdout.split())
-    assert ', '.join(running.PARTS) in shown
+    assert ', '.join(parts.PARTS) in shown
 
 
 def test_every_side_of_the_augmentation_runs():
