@@ -10,6 +10,7 @@ import torch
 from rich.progress import track
 from torch import nn
 
+from mnv4_mm.config.checkpoint import checkpoint_config
 from mnv4_mm.config.data import fit_inference
 from mnv4_mm.config.load import load_config
 from mnv4_mm.engine.runner import quiet_losses
@@ -18,19 +19,22 @@ from mnv4_mm.errors import UserError
 from mnv4_mm.images import PICTURES, read_picture, write_picture
 from mnv4_mm.tasks import build_model, task_of
 from mnv4_mm.tasks.task import Frame, Results
-from mnv4_mm.weights import files as weights
-from mnv4_mm.weights.strict import tensors_only
+from mnv4_mm.weights.checkpoint import Checkpoint, read_checkpoint, tensors_only
+from mnv4_mm.weights.strict import load_into
 
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm')
 
 
 def load_model(
-    checkpoint: str, config: str | None = None, device: str | None = None, inference: str | None = None
+    checkpoint: str | Path | Checkpoint,
+    config: str | None = None,
+    device: str | None = None,
+    inference: str | None = None,
 ) -> nn.Module:
     """Builds a model from a checkpoint written by ``tools/train.py``, which carries its config and class names.
 
     Args:
-        checkpoint: Checkpoint file.
+        checkpoint: Checkpoint file, or the checkpoint that was read from it.
         config: Config to use instead of the one inside.
         device: torch device; a GPU where there is one if left out.
         inference: Segmentation: whole pictures or windows, see ``config.fit_inference``; the config's own if left out.
@@ -42,18 +46,18 @@ def load_model(
     Raises:
         UserError: the checkpoint cannot be read, carries no config, or does not fit.
     """
-    content = weights.load_checkpoint(checkpoint)
-    cfg = load_config(config) if config else weights.checkpoint_config(content, checkpoint)
+    content = read_checkpoint(checkpoint)
+    cfg = load_config(config) if config else checkpoint_config(content)
     if inference:
         cfg = fit_inference(cfg, inference)
     with tensors_only(), quiet_losses():
         model = build_model(cfg)
-    weights.load_into(model, content, checkpoint)
+    load_into(model, content)
     if cfg.get('channels_last'):
         use_channels_last(model)
-    meta = content.get('meta', {})
+    meta = content.meta
     if 'classes' not in (meta.get('dataset_meta') or {}):
-        raise UserError(f'{checkpoint} does not name its classes: it was not written by tools/train.py')
+        raise UserError(f'{content.path} does not name its classes: it was not written by tools/train.py')
     model.cfg, model.dataset_meta, model.checkpoint_meta = cfg, meta['dataset_meta'], meta
     try:
         model.to(device or ('cuda' if torch.cuda.is_available() else 'cpu'))

@@ -13,6 +13,7 @@ from mnv4_mm.deploy.graph import HEADS
 from mnv4_mm.deploy.targets.base import Target
 from mnv4_mm.errors import UserError
 from mnv4_mm.runtime.meta import Input, Kind, Meta, Precision, Resize, Selection, Task, sha256
+from mnv4_mm.tasks import task_of
 from mnv4_mm.version import __version__
 
 DIVISOR = 32  # the coarsest map of every net here: sides that are multiples have maps without remainders
@@ -157,9 +158,8 @@ def _resize(cfg: Config, order: str, dynamic: bool) -> tuple[tuple[int, int], Re
             f'{padded[0]}x{padded[1]}; only where both are one size it is exported'
         )
     width, height = scale
-    if cfg.model.data_preprocessor.type.endswith('SegDataPreProcessor') and keep:
-        # Test pictures have all sizes; training crops had this one.
-        height, width = cfg.model.data_preprocessor.get('size') or (height, width)
+    if keep:
+        height, width = task_of(cfg).export_size(cfg, (height, width))
     if not keep:
         if dynamic:
             raise UserError(f'--dynamic does not fit: this config stretches every picture to {width}x{height}')

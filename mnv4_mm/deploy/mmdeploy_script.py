@@ -29,9 +29,8 @@ from mnv4_mm.engine.runner import quiet_losses
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import read_picture, write_picture
 from mnv4_mm.tasks import task_of
-from mnv4_mm.tasks.segmentation import Segmentation
 from mnv4_mm.tasks.task import Frame
-from mnv4_mm.weights.strict import tensors_only
+from mnv4_mm.weights.checkpoint import tensors_only
 
 INSTALL = '`make mmdeploy`, or `pip install --no-deps -r requirements/mmdeploy.txt`'
 
@@ -164,12 +163,7 @@ def fit_size(deploying: Config, cfg: Config) -> tuple[Config, Config]:
         raise UserError(
             f'the deploy config is for {deploying.codebase_config.get("type")}, the model is of {cfg.default_scope}'
         )
-    if isinstance(task, Segmentation):
-        if cfg.model.test_cfg.get('mode') == 'slide':
-            raise UserError(
-                'mmdeploy exports whole pictures only; this config sees windows (model.test_cfg.mode=slide)'
-            )
-        cfg.data_preprocessor = cfg.model.data_preprocessor  # where mmdeploy looks for what the SDK normalises with
+    task.prepare_mmdeploy(cfg)
     pipeline = innermost_dataset(cfg.test_dataloader.dataset).pipeline
     size = deploying.onnx_config.get('input_shape')
     if size is None and not (deploying.onnx_config.get('dynamic_axes') or _makes_one_size(pipeline)):

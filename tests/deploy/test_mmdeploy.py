@@ -362,7 +362,7 @@ def test_a_mistake_is_one_line_and_leaves_no_files(change, text, checkpoint, tmp
 def test_windows_are_refused(checkpoint):
     cfg = fit_inference(load_config(SEGMENTERS[0]), 'slide')
     deploying = mmdeploy_script.load_deploy_config(deploy_config(SEGMENTERS[0], 'static'), {})
-    with pytest.raises(UserError, match='whole pictures only'):
+    with pytest.raises(UserError, match='whole images only'):
         mmdeploy_script.fit_size(deploying, cfg)
 
 
