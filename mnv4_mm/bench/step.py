@@ -13,7 +13,7 @@ from mmengine.optim import OptimWrapper, build_optim_wrapper
 
 from mnv4_mm.bench.measure import Figure, Pair
 from mnv4_mm.config.load import load_config
-from mnv4_mm.config.training import fit_optimizer, fit_precision
+from mnv4_mm.config.optimizer import fit_optimizer, fit_precision
 from mnv4_mm.engine.step import compile_parts, use_channels_last
 from mnv4_mm.tasks import build_model
 

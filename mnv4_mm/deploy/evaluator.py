@@ -16,6 +16,7 @@ from mnv4_mm.errors import UserError
 from mnv4_mm.images import read_image
 from mnv4_mm.runtime.results import ClassMap, Detections
 from mnv4_mm.tasks import task_of
+from mnv4_mm.weights.checkpoint import Checkpoint
 
 
 class PredictorEvaluator:
@@ -69,7 +70,7 @@ class PredictorEvaluator:
         return metric_value(metrics, self.metric)
 
 
-def baseline_score(cfg: Config, checkpoint: str) -> float:
+def baseline_score(cfg: Config, checkpoint: Checkpoint) -> float:
     """Return the AP or mIoU that ``tools/test.py`` measures, in [0, 1]."""
     cfg = Config(cfg.to_dict())
     cfg.log_level = 'WARNING'

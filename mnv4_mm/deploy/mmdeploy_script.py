@@ -30,7 +30,7 @@ from mnv4_mm.engine.runner import quiet_losses
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import read_image, write_image
 from mnv4_mm.tasks import task_of
-from mnv4_mm.weights.strict import tensors_only
+from mnv4_mm.weights.checkpoint import tensors_only
 
 INSTALL = '`make mmdeploy`, or `pip install --no-deps -r requirements/mmdeploy.txt`'
 

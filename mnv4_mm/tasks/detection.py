@@ -16,15 +16,17 @@ from mnv4_mm.tasks.task import Predictor, Task
 
 
 class Detection(Task[Split, CocoLayout]):
+    """Object detection: data sets in COCO's layout, COCO AP."""
+
     name = 'detection'
-    raw_output = 'raw'
-    ground_truth_steps = ()
     metric = 'bbox_mAP'
     benchmark = 'COCO'
     hint = (
         'fetch it with `python tools/download_dataset.py coco2017`, or try `python tools/train.py '
         'configs/mnv4_ssdlite_coco-mini.py`, whose data is in the repository'
     )
+    raw_output = 'raw'
+    ground_truth_steps = ()
 
     def find(self, root: str) -> CocoLayout:
         return find_coco(root)
@@ -44,12 +46,18 @@ class Detection(Task[Split, CocoLayout]):
     def set_classes(self, dataset: Any, layout: CocoLayout) -> None:
         dataset.metainfo = dict(classes=layout.classes, palette=palette(len(layout.classes)))
 
-    def set_truth(self, evaluator: Any, split: Split) -> None:
+    def set_ground_truth(self, evaluator: Any, split: Split) -> None:
         if 'ann_file' not in evaluator:
             raise UserError(
                 'an evaluator of this config is not one FastCocoMetric or CocoMetric with ann_file, as these tools need'
             )
         evaluator.ann_file = str(split.annotations)
+
+    def set_inference(self, cfg: Config, mode: str) -> None:
+        raise UserError('--inference is for segmentation; a detector always takes the whole image')
+
+    def set_one_size(self, cfg: Config, size: tuple[int, int]) -> None:
+        """Nothing to do: the pipelines resize every image to the config's one size."""
 
     def check(self, split: Split, cfg: Config, dataset: Any) -> None:
         require_split(split, self.hint)
@@ -65,11 +73,11 @@ class Detection(Task[Split, CocoLayout]):
             cfg.test_evaluator.outfile_prefix = str(Path(out).with_suffix(''))
 
     def finish_outputs(self, out: str) -> None:
-        Path(out).with_suffix('.bbox.json').replace(out)  # mmdet's CocoMetric adds the ending by itself
+        Path(out).with_suffix('.bbox.json').replace(out)  # mmdet's CocoMetric adds the suffix
 
     def check_ground_truth(self, infos: Iterable[Mapping[str, Any]]) -> None:
         if not any(info['instances'] for info in infos):
-            raise UserError(f'the test set has no boxes to compute {self.metric} from')
+            raise UserError(f'the test set has no boxes to compute {self.metric} with')
 
     def evaluation_sample(self, info: Mapping[str, Any], size: tuple[int, int], prediction: Any) -> dict[str, Any]:
         instances = dict(

@@ -20,15 +20,17 @@ from mnv4_mm.tasks.task import Predictor, Task
 
 
 class Segmentation(Task[MaskSplit, AdeLayout]):
+    """Semantic segmentation: data sets in ADE20K's layout, mIoU."""
+
     name = 'segmentation'
-    raw_output = 'logits'
-    ground_truth_steps = (dict(type='LoadAnnotations'),)
     metric = 'mIoU'
     benchmark = 'ADE20K'
     hint = (
         'fetch it with `python tools/download_dataset.py ade20k`, or try `python tools/train.py '
         'configs/mnv4_lraspp_ade20k-mini.py`, whose data is in the repository'
     )
+    raw_output = 'logits'
+    ground_truth_steps = (dict(type='LoadAnnotations'),)
 
     def find(self, root: str) -> AdeLayout:
         return find_ade(root)
@@ -62,8 +64,24 @@ class Segmentation(Task[MaskSplit, AdeLayout]):
         colours = published['palette'] if is_ade else palette(len(layout.classes))
         dataset.metainfo = dict(classes=layout.classes, palette=colours)
 
-    def set_truth(self, evaluator: Any, split: MaskSplit) -> None:
-        """It comes with the pictures."""
+    def set_ground_truth(self, evaluator: Any, split: MaskSplit) -> None:
+        """Nothing to do: the data loader provides it."""
+
+    def set_inference(self, cfg: Config, mode: str) -> None:
+        if mode == 'whole':
+            cfg.model.test_cfg = dict(mode='whole')
+        elif cfg.model.test_cfg.get('mode') != 'slide':
+            size = cfg.model.data_preprocessor.get('size')  # training crops are padded to it: (height, width)
+            if not size:
+                raise UserError(
+                    '--inference slide needs model.data_preprocessor.size, (height, width) of a training crop'
+                )
+            cfg.model.test_cfg = dict(mode='slide', crop_size=size, stride=tuple(length * 2 // 3 for length in size))
+
+    def set_one_size(self, cfg: Config, size: tuple[int, int]) -> None:
+        """Training crops have the one size; test images do not, and are predicted in windows."""
+        self.set_inference(cfg, 'slide')
+        cfg.model.data_preprocessor.test_cfg = dict(size=size)  # no window is smaller
 
     def check(self, split: MaskSplit, cfg: Config, dataset: Any) -> None:
         reduced = bool(_setting(dataset, 'reduce_zero_label', False))
@@ -74,14 +92,14 @@ class Segmentation(Task[MaskSplit, AdeLayout]):
             raise UserError(f'--out {out}: class maps are written as PNG files, name a folder')
 
     def set_outputs(self, cfg: Config, split: MaskSplit, per_class: bool, out: str | None) -> None:
-        # A config of mmseg's own names its metric, in percent, and its hook, which knows no folder.
+        # mmseg's metric returns percent, and its hook cannot write to a folder of the user's choice.
         if cfg.test_evaluator.type == 'IoUMetric':
             cfg.test_evaluator = dict(type='ExactIoUMetric', prefix=cfg.test_evaluator.get('prefix'))
         cfg.test_evaluator.per_class = per_class
         cfg.default_hooks.visualization = dict(type='OverlayHook', pictures=str(split.pictures))
         if out:
             if Path(out).resolve() in (split.masks.resolve(), split.pictures.resolve()):
-                raise UserError(f'--out {out} is where the data is: it would be written over')
+                raise UserError(f'--out {out} is a folder of the data, which would be overwritten')
             Path(out).mkdir(parents=True, exist_ok=True)
             cfg.test_evaluator.update(out_dir=out, pictures=str(split.pictures))
 
@@ -120,9 +138,9 @@ class Segmentation(Task[MaskSplit, AdeLayout]):
         return Segmenter(model)
 
 
-def _setting(dataset: Any, name: str, otherwise: Any) -> Any:
-    """A setting of a data set's config, or what its class (Cityscapes', LoveDA's, ...) takes where it is left out."""
+def _setting(dataset: Any, name: str, default: Any) -> Any:
+    """Return a setting of a data set's config, or the default of its class (Cityscapes', LoveDA's, ...)."""
     if name in dataset:
         return dataset[name]
     parameters = inspect.signature(DATASETS.get(dataset.type)).parameters
-    return parameters[name].default if name in parameters else otherwise
+    return parameters[name].default if name in parameters else default

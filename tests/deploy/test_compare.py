@@ -145,7 +145,7 @@ def test_data_without_boxes_is_one_line(tmp_path):
     truth = json.loads((Path(dataset.data_root) / dataset.ann_file).read_text())
     dataset.ann_file = str(tmp_path / 'empty.json')
     Path(dataset.ann_file).write_text(json.dumps(truth | dict(annotations=[])))
-    with pytest.raises(UserError, match='no boxes to compute bbox_mAP from'):
+    with pytest.raises(UserError, match='no boxes to compute bbox_mAP with'):
         PredictorEvaluator(cfg)
 
 
@@ -212,6 +212,30 @@ def test_a_file_that_fails_while_running_costs_its_own_row_only(exported, monkey
     assert rows['net_class_map_fp32_128x160.onnx'].verdict == 'ok'
     assert rows['net_logits_fp32_128x160.onnx'].verdict.startswith('fails: outputs of shape')
     assert not rows['net_logits_fp32_128x160.onnx'].passes
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """Files that ``torch.load`` reads in this process."""
+    files, load_file = [], torch.load
+
+    def counted(file, *args, **kwargs):
+        files.append(str(file))
+        return load_file(file, *args, **kwargs)
+
+    monkeypatch.setattr(torch, 'load', counted)
+    return files
+
+
+def test_the_checkpoint_is_read_once(exported, reads):
+    rows = compare(str(exported), rounds=0, log=lambda line: None)
+    assert len(rows) > 3
+    assert reads == [str(exported)]
+
+
+def test_exporting_reads_the_checkpoint_once(exported, reads, tmp_path):
+    export(str(exported), ['onnx'], size=(64, 64), out_dir=str(tmp_path), log=lambda line: None)
+    assert reads == [str(exported)]
 
 
 def test_a_table_is_told_although_latency_is_not_measured(exported, monkeypatch):
