@@ -9,7 +9,7 @@ from PIL.ExifTags import Base
 
 from mnv4_mm.errors import UserError
 
-PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
 REDUCED = {
     1: cv2.IMREAD_COLOR,
     2: cv2.IMREAD_REDUCED_COLOR_2,
@@ -20,7 +20,7 @@ REDUCED = {
 ORIENTATION, TURNED = Base.Orientation, (5, 6, 7, 8)
 
 
-def shown_size(path: Path) -> tuple[int, int]:
+def image_size(path: Path) -> tuple[int, int]:
     """Width and height in pixels of a picture turned as its EXIF data says, read from its header.
 
     Raises:
@@ -36,7 +36,7 @@ def shown_size(path: Path) -> tuple[int, int]:
         raise UserError(f'{path} is not a readable picture') from error
 
 
-def read_picture(path: str | Path, reduction: int = 1) -> np.ndarray:
+def read_image(path: str | Path, reduction: int = 1) -> np.ndarray:
     """Reads a picture as (H, W, 3) uint8 BGR, turned as its EXIF data says.
 
     Args:
@@ -71,7 +71,7 @@ def read_mask(path: str | Path) -> np.ndarray:
     return values.astype(np.uint8, copy=False)
 
 
-def write_picture(path: Path, pixels: np.ndarray) -> None:
+def write_image(path: Path, pixels: np.ndarray) -> None:
     """Writes (H, W, 3) uint8 BGR; folders are made.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import mmcv
@@ -16,7 +17,7 @@ from mnv4_mm.config.load import load_config
 from mnv4_mm.engine.runner import quiet_losses
 from mnv4_mm.engine.step import use_channels_last
 from mnv4_mm.errors import UserError
-from mnv4_mm.images import PICTURES, read_picture, write_picture
+from mnv4_mm.images import IMAGE_SUFFIXES, read_image, write_image
 from mnv4_mm.tasks import build_model, task_of
 from mnv4_mm.tasks.task import Frame, Results
 from mnv4_mm.weights.checkpoint import Checkpoint, read_checkpoint, tensors_only
@@ -55,7 +56,7 @@ def load_model(
     load_into(model, content)
     if cfg.get('channels_last'):
         use_channels_last(model)
-    meta = content.meta
+    meta: Any = content.meta
     if 'classes' not in (meta.get('dataset_meta') or {}):
         raise UserError(f'{content.path} does not name its classes: it was not written by tools/train.py')
     model.cfg, model.dataset_meta, model.checkpoint_meta = cfg, meta['dataset_meta'], meta
@@ -115,25 +116,25 @@ def infer(
     if is_video:
         _infer_video(path, results, out / f'{path.stem}.mp4')
     else:
-        frames = (Frame(file.name, read_picture(file)) for file in files)
+        frames = (Frame(file.name, read_image(file)) for file in files)
         for frame in track(frames, 'running', total=len(files), disable=len(files) == 1):
-            write_picture(out / frame.name, results.add(frame))
+            write_image(out / frame.name, results.add(frame))
     return results.save()
 
 
 def _picture_files(path: Path) -> list[Path]:
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURES)
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
         if not files:
-            raise UserError(f'no pictures ({", ".join(PICTURES)}) in {path}')
+            raise UserError(f'no pictures ({", ".join(IMAGE_SUFFIXES)}) in {path}')
         for file in files:
             if not cv2.haveImageReader(str(file)):
                 raise UserError(f'{file} is not a readable picture')
         return files
     if not path.is_file():
         raise UserError(f'no picture, folder or video {path}')
-    if path.suffix.lower() not in PICTURES:
-        raise UserError(f'{path}: pictures end in {", ".join(PICTURES)}, videos in {", ".join(VIDEOS)}')
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
+        raise UserError(f'{path}: pictures end in {", ".join(IMAGE_SUFFIXES)}, videos in {", ".join(VIDEOS)}')
     return [path]
 
 

@@ -15,7 +15,7 @@ from mnv4_mm.bench.measure import Pair
 from mnv4_mm.config.data import fit_data, innermost_dataset
 from mnv4_mm.config.index import REPOSITORY
 from mnv4_mm.config.load import load_config
-from mnv4_mm.images import read_mask, read_picture
+from mnv4_mm.images import read_image, read_mask
 from mnv4_mm.tasks import task_of
 
 # What the two augmentations stand for, as mmdet's SSDLite and mmseg's ADE20K configs have it.
@@ -81,7 +81,7 @@ def _passes(
         return run
 
     def decode(info: dict) -> None:
-        read_picture(info['img_path'])
+        read_image(info['img_path'])
         if info.get('seg_map_path'):
             read_mask(info['seg_map_path'])
 

@@ -15,10 +15,10 @@ from mnv4_mm.bench.detectors import detector_pairs
 from mnv4_mm.bench.evaluation import coco_pairs, iou_pairs
 from mnv4_mm.bench.exported import class_map_pairs, predictor_pairs
 from mnv4_mm.bench.measure import Figure, Pair, Ratio, measure
+from mnv4_mm.bench.parts import check_bench
 from mnv4_mm.bench.startup import startup
 from mnv4_mm.bench.step import profile, step_pairs
 from mnv4_mm.bench.training import training
-from mnv4_mm.errors import UserError
 
 Measured = tuple[list[Ratio], list[Figure]]
 
@@ -49,14 +49,8 @@ def bench(out: Path, only: Sequence[str] = (), say: Callable[[str], None] = prin
     Raises:
         UserError: a part is unknown, or ``out`` cannot be written.
     """
-    unknown = [name for name in only if name not in PARTS]
-    if unknown:
-        raise UserError(f'no part {unknown[0]!r} to measure; there are {", ".join(PARTS)}')
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.touch()
-    except OSError as error:
-        raise UserError(f'--out {out} cannot be written: {error.strerror}') from error
+    check_bench(out, only)
+    out.parent.mkdir(parents=True, exist_ok=True)
     machine = (
         f'{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}'
     )

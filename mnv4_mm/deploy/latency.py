@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mnv4_mm.deploy.targets import load
-from mnv4_mm.images import read_picture
+from mnv4_mm.images import read_image
 from mnv4_mm.runtime.meta import read_meta
 from mnv4_mm.runtime.predictor import Predictor
 from mnv4_mm.runtime.preprocess import prepare
@@ -120,7 +120,7 @@ def main() -> None:
     threads = 1 if args.one_core else None
     if args.checkpoint:
         import mnv4_mm.apis.infer  # noqa: F401 (before anything is measured)
-    image = read_picture(args.picture)
+    image = read_image(args.picture)
     if args.what == 'memory':
         Path('/proc/self/clear_refs').write_text('5')  # forget the peak of what was imported
         before = _kibibytes('VmRSS')

@@ -27,7 +27,7 @@ from mnv4_mm.config.index import CONFIGS
 from mnv4_mm.config.load import load_config
 from mnv4_mm.engine.runner import quiet_losses
 from mnv4_mm.errors import UserError
-from mnv4_mm.images import read_picture, write_picture
+from mnv4_mm.images import read_image, write_image
 from mnv4_mm.tasks import task_of
 from mnv4_mm.tasks.task import Frame
 from mnv4_mm.weights.checkpoint import tensors_only
@@ -88,13 +88,13 @@ def deploy(
         raise UserError(f'--show needs a display; without it the pictures are written to {work_dir}')
     deploying = load_deploy_config(deploy_cfg, cfg_options or {})
     deploying, cfg = fit_size(deploying, load_config(model_cfg))
-    frames = [Frame(str(path), read_picture(path)) for path in test_img or [img]]
+    frames = [Frame(str(path), read_image(path)) for path in test_img or [img]]
     model = load_model(checkpoint, model_cfg, device)
     target = Path(work_dir)
     target.mkdir(parents=True, exist_ok=True)
     name = deploying.onnx_config.save_file
     with _logging(log_level), tempfile.TemporaryDirectory(dir=target) as folder:
-        export(deploying, cfg, checkpoint, read_picture(img), Path(folder), device)
+        export(deploying, cfg, checkpoint, read_image(img), Path(folder), device)
         if dump_info:
             dump(deploying, cfg, checkpoint, Path(folder), device)
         for by, runs in (
@@ -248,7 +248,7 @@ def _draw(model: nn.Module, frames: Sequence[Frame], folder: Path, stem: str, sh
         results = task_of(model.cfg).results(model, Path(spare), score_thr=0.3)
         drawn = [results.add(frame) for frame in frames]
     for number, picture in enumerate(drawn):
-        write_picture(folder / f'{stem}{f"_{number}" if len(drawn) > 1 else ""}.jpg', picture)
+        write_image(folder / f'{stem}{f"_{number}" if len(drawn) > 1 else ""}.jpg', picture)
         if show:
             cv2.imshow(stem, picture)
             cv2.waitKey()

@@ -12,7 +12,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from PIL import Image
 
-from mnv4_mm.images import read_picture, write_picture
+from mnv4_mm.images import read_image, write_image
 
 Colour = Sequence[int]  # RGB, 0 to 255
 OPACITY = 0.6
@@ -45,11 +45,11 @@ class OverlayHook(Hook):
         meta = runner.test_loop.dataloader.dataset.metainfo
         for sample in outputs or ():
             path = Path(sample.img_path)
-            picture = read_picture(path)
+            picture = read_image(path)
             truth, predicted = (labels(part) for part in (sample.gt_sem_seg.data, sample.pred_sem_seg.data))
             halves = [overlay(picture, values, meta['palette']) for values in (truth, predicted)]
             target = self.out_dir / path.relative_to(self.pictures)
-            write_picture(target, with_legend(np.hstack(halves), [truth, predicted], meta['classes'], meta['palette']))
+            write_image(target, with_legend(np.hstack(halves), [truth, predicted], meta['classes'], meta['palette']))
 
 
 def labels(data: torch.Tensor) -> np.ndarray:

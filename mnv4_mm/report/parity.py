@@ -168,6 +168,6 @@ def _cell(rows: Sequence[dict[str, Any]]) -> str:
     run = [row for row in rows if row['raw']]
     if not run:
         return 'description'
-    raw = max(row['raw']['largest'] for row in run if row['raw']['of'] == 'raw')
+    raw = max(row['raw']['largest'] for row in run if row['raw']['kind'] == 'raw')
     largest = max((row['to_pytorch'] for row in run), key=abs)
     return f'{raw:.0e}, {round(largest, 4) + 0.0:+.4f}'  # no -0.0000

@@ -2,22 +2,28 @@
 
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import mmcv
 import numpy as np
-from mmdet.apis import inference_detector
+import torch
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from torch import nn
 
 from mnv4_mm.data.formats.coco import CocoLayout, Split, find_coco, require_split
+from mnv4_mm.data.formats.configured import HINTS, coco_split
 from mnv4_mm.errors import UserError
+from mnv4_mm.paths import check_detections_file
+from mnv4_mm.quiet import MISSING_OPTIONAL, without_lines
 from mnv4_mm.tasks.task import Frame, Results, Task, palette
+
+with without_lines(MISSING_OPTIONAL):
+    from mmdet.apis import inference_detector
 
 
 class Detection(Task[Split, CocoLayout]):
@@ -26,22 +32,14 @@ class Detection(Task[Split, CocoLayout]):
     name = 'detection'
     metric = 'bbox_mAP'
     benchmark = 'COCO'
-    hint = (
-        'fetch it with `python tools/download_dataset.py coco2017`, or try `python tools/train.py '
-        'configs/mnv4_ssdlite_coco-mini.py`, whose data is in the repository'
-    )
+    hint = HINTS['mmdet']
     raw_output = 'raw'
-    ground_truth_steps = ()
 
     def find(self, root: str) -> CocoLayout:
         return find_coco(root)
 
     def split(self, dataset: Any) -> Split | None:
-        if not {'ann_file', 'data_prefix'} <= dataset.keys() or 'img' not in dataset.data_prefix:
-            return None
-        # As mmengine's BaseDataset joins them.
-        root = Path(dataset.get('data_root') or '')
-        return Split(root / dataset.ann_file, root / dataset.data_prefix.img)
+        return coco_split(dataset)
 
     def set_split(self, dataset: Any, split: Split) -> None:
         dataset.data_root = ''
@@ -68,8 +66,7 @@ class Detection(Task[Split, CocoLayout]):
         require_split(split, self.hint)
 
     def check_out(self, out: str) -> None:
-        if Path(out).suffix != '.json':
-            raise UserError(f'--out {out}: detections are written in COCO format, name a .json file')
+        check_detections_file(out)
 
     def set_outputs(self, cfg: Config, split: Split, per_class: bool, out: str | None) -> None:
         cfg.test_evaluator.classwise = per_class
@@ -80,12 +77,24 @@ class Detection(Task[Split, CocoLayout]):
     def finish_outputs(self, out: str) -> None:
         Path(out).with_suffix('.bbox.json').replace(out)  # mmdet's CocoMetric adds the suffix
 
+    @property
+    def ground_truth_pipeline(self) -> list[dict[str, Any]]:
+        return []
+
+    def check_ground_truth(self, dataset: Any) -> None:
+        if not any(dataset.get_data_info(i)['instances'] for i in range(len(dataset))):
+            raise UserError(f'the test set has no boxes to compute {self.metric} from')
+
+    def evaluation_sample(self, info: dict[str, Any], size: tuple[int, int], prediction: Any) -> dict[str, Any]:
+        instances = dict(
+            bboxes=torch.from_numpy(prediction.boxes),
+            scores=torch.from_numpy(prediction.scores),
+            labels=torch.from_numpy(prediction.labels),
+        )
+        return dict(img_id=info['img_id'], ori_shape=size, pred_instances=instances)
+
     def results(self, model: nn.Module, out_dir: Path, score_thr: float) -> Results:
         return Detections(model, out_dir, score_thr)
-
-    def check_ground_truth(self, infos: Iterable[Mapping[str, Any]]) -> None:
-        if not any(info['instances'] for info in infos):
-            raise UserError(f'the test set has no boxes to compute {self.metric} with')
 
     def export_size(self, cfg: Config, size: tuple[int, int]) -> tuple[int, int]:
         return size

@@ -3,7 +3,6 @@
 import copy
 import inspect
 import json
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,20 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DefaultScope
-from mmseg.datasets import ADE20KDataset
 from mmseg.registry import DATASETS
 from torch import nn
 
 from mnv4_mm.data.formats.ade import AdeLayout, MaskSplit, check_pairs, find_ade
+from mnv4_mm.data.formats.configured import HINTS, mask_split
 from mnv4_mm.engine.overlay import labels, overlay, with_legend, write_class_map
 from mnv4_mm.errors import UserError
-from mnv4_mm.images import PICTURES
+from mnv4_mm.images import IMAGE_SUFFIXES
+from mnv4_mm.paths import check_class_map_folder
+from mnv4_mm.quiet import MISSING_OPTIONAL, without_lines
 from mnv4_mm.tasks.task import Frame, Results, Task, palette
+
+with without_lines(MISSING_OPTIONAL):
+    from mmseg.datasets import ADE20KDataset
 
 
 class Segmentation(Task[MaskSplit, AdeLayout]):
@@ -29,29 +33,16 @@ class Segmentation(Task[MaskSplit, AdeLayout]):
     name = 'segmentation'
     metric = 'mIoU'
     benchmark = 'ADE20K'
-    hint = (
-        'fetch it with `python tools/download_dataset.py ade20k`, or try `python tools/train.py '
-        'configs/mnv4_lraspp_ade20k-mini.py`, whose data is in the repository'
-    )
+    hint = HINTS['mmseg']
     raw_output = 'logits'
-    ground_truth_steps = (dict(type='LoadAnnotations'),)
 
     def find(self, root: str) -> AdeLayout:
         return find_ade(root)
 
     def split(self, dataset: Any) -> MaskSplit | None:
-        prefix = dataset.get('data_prefix') or {}
-        if not {'img_path', 'seg_map_path'} <= prefix.keys():
+        if mask_split(dataset) is None:
             return None
-        # As mmseg's BaseSegDataset joins them.
-        root = Path(dataset.get('data_root') or '')
-        return MaskSplit(
-            root / prefix['img_path'],
-            root / prefix['seg_map_path'],
-            _setting(dataset, 'img_suffix', '.jpg'),
-            _setting(dataset, 'seg_map_suffix', '.png'),
-            root / dataset.ann_file if dataset.get('ann_file') else None,
-        )
+        return mask_split(dataset, _setting(dataset, 'img_suffix', '.jpg'), _setting(dataset, 'seg_map_suffix', '.png'))
 
     def set_split(self, dataset: Any, split: MaskSplit) -> None:
         dataset.data_root = ''
@@ -92,8 +83,7 @@ class Segmentation(Task[MaskSplit, AdeLayout]):
         check_pairs(split, cfg.model.decode_head.num_classes, reduced, self.hint)
 
     def check_out(self, out: str) -> None:
-        if Path(out).suffix or Path(out).is_file():
-            raise UserError(f'--out {out}: class maps are written as PNG files, name a folder')
+        check_class_map_folder(out)
 
     def set_outputs(self, cfg: Config, split: MaskSplit, per_class: bool, out: str | None) -> None:
         # mmseg's metric returns percent, and its hook cannot write to a folder of the user's choice.
@@ -110,11 +100,26 @@ class Segmentation(Task[MaskSplit, AdeLayout]):
     def finish_outputs(self, out: str) -> None:
         print(f'class maps: {out}')
 
+    @property
+    def ground_truth_pipeline(self) -> list[dict[str, Any]]:
+        return [dict(type='LoadAnnotations')]
+
+    def check_ground_truth(self, dataset: Any) -> None:
+        """Every image has a mask, see ``check``; masks without a labelled pixel make the metric NaN."""
+
+    def evaluation_sample(self, info: dict[str, Any], size: tuple[int, int], prediction: Any) -> dict[str, Any]:
+        predicted, truth = (
+            torch.from_numpy(labels.astype(np.int64))[None] for labels in (prediction.labels, info['gt_seg_map'])
+        )
+        return dict(
+            pred_sem_seg=dict(data=predicted),
+            gt_sem_seg=dict(data=truth),
+            img_path=info['img_path'],
+            reduce_zero_label=info.get('reduce_zero_label'),
+        )
+
     def results(self, model: nn.Module, out_dir: Path, score_thr: float) -> Results:
         return ClassMaps(model, out_dir)
-
-    def check_ground_truth(self, infos: Iterable[Mapping[str, Any]]) -> None:
-        """Nothing to do: ``check`` requires a mask for each image."""
 
     def export_size(self, cfg: Config, size: tuple[int, int]) -> tuple[int, int]:
         # Test images have all sizes; training crops had this one.
@@ -162,7 +167,7 @@ class ClassMaps(Results):
     def _name(self, picture: Path) -> Path:
         """``class_maps/a.png`` for ``a.jpg``; where that is taken, and for frames of a video, the whole name."""
         name = Path('class_maps') / picture.with_suffix('.png').name
-        if picture.suffix.lower() not in PICTURES or name in self.taken:
+        if picture.suffix.lower() not in IMAGE_SUFFIXES or name in self.taken:
             name = Path('class_maps') / f'{picture.name}.png'
         self.taken.add(name)
         return name

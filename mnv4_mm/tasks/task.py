@@ -2,7 +2,6 @@
 
 import colorsys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
@@ -71,7 +70,6 @@ class Task(ABC, Generic[SplitT, LayoutT]):
         benchmark: Public data set of the task's configs.
         hint: Advice for users who do not have that data set.
         raw_output: Kind of an exported file whose outputs are those of the net, see ``runtime.meta.Kind``.
-        ground_truth_steps: Pipeline that loads the ground truth of an image, and nothing else.
     """
 
     name: str
@@ -79,7 +77,6 @@ class Task(ABC, Generic[SplitT, LayoutT]):
     benchmark: str
     hint: str
     raw_output: Literal['raw', 'logits']
-    ground_truth_steps: Sequence[dict[str, Any]]
 
     @abstractmethod
     def find(self, root: str) -> LayoutT:
@@ -145,20 +142,35 @@ class Task(ABC, Generic[SplitT, LayoutT]):
     def finish_outputs(self, out: str) -> None:
         """Finish the output after the predictions have been written."""
 
+    @property
+    @abstractmethod
+    def ground_truth_pipeline(self) -> list[dict[str, Any]]:
+        """Steps of a data set's pipeline that load the ground truth of an image, and not the image."""
+
+    @abstractmethod
+    def check_ground_truth(self, dataset: Any) -> None:
+        """Check that a data set has ground truth to compute ``metric`` from.
+
+        Args:
+            dataset: A data set, as mmdet or mmseg builds it.
+
+        Raises:
+            UserError: It has none.
+        """
+
+    @abstractmethod
+    def evaluation_sample(self, info: dict[str, Any], size: tuple[int, int], prediction: Any) -> dict[str, Any]:
+        """Return the sample from which an evaluator of this task compares a prediction with the ground truth.
+
+        Args:
+            info: Item of a data set with ``ground_truth_pipeline``.
+            size: Height and width of the image in pixels.
+            prediction: ``runtime.results.Detections`` or ``ClassMap`` of the image.
+        """
+
     @abstractmethod
     def results(self, model: nn.Module, out_dir: Path, score_thr: float) -> Results:
         """Return the collector of the predictions of one call of ``infer``."""
-
-    @abstractmethod
-    def check_ground_truth(self, infos: Iterable[Mapping[str, Any]]) -> None:
-        """Check that a data set has ground truth to compute the metric with.
-
-        Args:
-            infos: Data information of each image, as mmengine's ``BaseDataset.get_data_info`` returns it.
-
-        Raises:
-            UserError: There is none.
-        """
 
     @abstractmethod
     def export_size(self, cfg: Config, size: tuple[int, int]) -> tuple[int, int]:

@@ -9,6 +9,7 @@ import torch
 from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 
 from mnv4_mm.bench import measure as measuring
+from mnv4_mm.bench import parts
 from mnv4_mm.bench import run as running
 from mnv4_mm.bench.augmentation import MMDET, MMSEG, augmentation_pairs
 from mnv4_mm.bench.detectors import TorchvisionSSDLite, Yolo11n
@@ -59,6 +60,7 @@ def test_a_process_tells_its_time_memory_and_output():
 def test_files_and_table(monkeypatch, tmp_path):
     ratio, figure = Ratio('one', 2.0, 6.0, 3.0, 5.0), Figure('two', 0.5, 's', 1)
     monkeypatch.setattr(running, 'PARTS', dict(a=lambda: ([ratio], []), b=lambda: ([], [figure])))
+    monkeypatch.setattr(parts, 'PARTS', dict(a=(), b=()))
     lines = []
     running.bench(tmp_path / 'x/bench.json', say=lines.append)
     assert lines[1:] == ['| one | 2.0 ms | 6.0 ms | 3.00 | 5 |', '| two | 0.50 s | | | below 1 s |']
@@ -71,6 +73,14 @@ def test_files_and_table(monkeypatch, tmp_path):
     (tmp_path / 'file').touch()
     with pytest.raises(UserError, match='cannot be written'):
         running.bench(tmp_path / 'file/y.json')
+
+
+def test_a_package_to_compare_with_is_missed_before_anything_is_measured(monkeypatch, tmp_path):
+    assert list(parts.PARTS) == list(running.PARTS)
+    monkeypatch.setitem(parts.PARTS, 'startup', ('no_such_package',))
+    monkeypatch.setitem(running.PARTS, 'startup', lambda: pytest.fail('measured'))
+    with pytest.raises(UserError, match=r'the part startup needs no_such_package: .*--only augmentation'):
+        running.bench(tmp_path / 'bench.json', only=['startup'])
 
 
 def test_help_names_every_part(run_tool):

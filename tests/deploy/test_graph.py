@@ -169,7 +169,7 @@ def test_a_graph_of_any_size(name, model_of):
 @pytest.mark.parametrize(
     ('name', 'change', 'message'),
     [
-        ('mnv4_ssdlite_coco', dict(dynamic=True), 'stretches every picture'),
+        ('mnv4_ssdlite_coco', dict(dynamic=True), 'stretches every image'),
         ('mnv4_rtmdet_coco', dict(size=(100, 320)), 'multiples of 32'),
         ('mnv4_rtmdet_coco', dict(size=(320,)), 'height and width'),
         ('mnv4_rtmdet_coco', dict(size=(320, 320), dynamic=True), 'exclude each other'),
@@ -209,14 +209,14 @@ def test_settings_that_a_file_would_not_follow_are_refused(model_of):
         return model
 
     odd = changed('mnv4_ssdlite_coco', Resize=dict(scale=(300, 300)))
-    with pytest.raises(UserError, match=r'every picture to 300 300; files take multiples of 32: train for others$'):
+    with pytest.raises(UserError, match=r'every image to 300 300; files take multiples of 32: train for another size$'):
         describe(odd, ONNX)
     with pytest.raises(UserError, match='anchors are made for one size, here 300 300'):
         describe(odd, ONNX, size=(320, 320))
-    with pytest.raises(UserError, match='resizes pictures to 640x640 and fills up to 672x672'):
+    with pytest.raises(UserError, match='resizes images to 640x640 and pads them to 672x672'):
         describe(changed('mnv4_rtmdet_coco', Pad=dict(size=(672, 672))), ONNX)
     odd.cfg.test_dataloader.dataset.pipeline.insert(2, dict(type='Pad', size=(320, 320)))
-    with pytest.raises(UserError, match='resizes pictures to 300x300 and fills up to 320x320'):
+    with pytest.raises(UserError, match='resizes images to 300x300 and pads them to 320x320'):
         describe(odd, ONNX)
     model = changed('mnv4_ssdlite_coco')
     model.bbox_head.test_cfg.max_per_img = -1

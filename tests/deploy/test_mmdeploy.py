@@ -120,7 +120,7 @@ def exported(name, shape, checkpoint, folder, config=None, **options):
     deploying, cfg = mmdeploy_script.fit_size(
         mmdeploy_script.load_deploy_config(deploy_config(name, shape), options), load_config(config or name)
     )
-    picture = mmdeploy_script.read_picture(pictures(name)[0])
+    picture = mmdeploy_script.read_image(pictures(name)[0])
     mmdeploy_script.export(deploying, cfg, checkpoint, picture, folder, 'cpu')
     model = load_model(checkpoint, str(config or name), 'cpu')
     file = mmdeploy_script.load_exported(deploying, cfg, folder / 'end2end.onnx', 'cpu')

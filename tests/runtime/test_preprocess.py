@@ -5,8 +5,8 @@ from mmcv.transforms import Compose
 from mmengine.registry import DefaultScope
 from PIL import Image
 
+from mnv4_mm import images
 from mnv4_mm.errors import UserError
-from mnv4_mm.images import read_picture
 from mnv4_mm.runtime.meta import Input, Resize
 from mnv4_mm.runtime.preprocess import prepare, read_image
 
@@ -54,7 +54,7 @@ def test_pictures_are_read_as_in_training(tmp_path, repository):
     source.convert('L').save(tmp_path / 'grey.png')
     source.save(tmp_path / 'colour.webp')
     for path in tmp_path.iterdir():
-        np.testing.assert_array_equal(read_image(path), read_picture(path))
+        np.testing.assert_array_equal(read_image(path), images.read_image(path))
 
 
 def test_what_is_no_picture_is_one_line(tmp_path, repository):

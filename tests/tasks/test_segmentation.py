@@ -203,11 +203,11 @@ def test_class_maps_are_mmsegs(checkpoint, repository):
     from mmengine.registry import DefaultScope
     from mmseg.apis import inference_model
 
-    from mnv4_mm.images import read_picture
+    from mnv4_mm.images import read_image
     from mnv4_mm.tasks.segmentation import ClassMaps
     from mnv4_mm.tasks.task import Frame
 
-    pixels = read_picture(sorted((repository / 'data/mini/ade/images/validation').iterdir())[0])
+    pixels = read_image(sorted((repository / 'data/mini/ade/images/validation').iterdir())[0])
     model = load_model(checkpoint, device='cpu')
     model.cfg.test_pipeline = model.cfg.test_dataloader.dataset.pipeline
     with DefaultScope.overwrite_default_scope('mmseg'):

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from mmseg.datasets import ADE20KDataset
 from PIL import Image, UnidentifiedImageError
 from rich.progress import track
 
+from mnv4_mm.data.formats.ade20k_classes import ADE20K_CLASSES
 from mnv4_mm.errors import UserError
-from mnv4_mm.images import PICTURES, shown_size
+from mnv4_mm.images import IMAGE_SUFFIXES, image_size
+from mnv4_mm.paths import check_data
 
 LAYOUT = (
     'images/training with pictures, annotations/training with a PNG mask of the same name for each (0 unlabelled, '
@@ -78,11 +79,11 @@ def _find_split(root: Path, *names: str) -> MaskSplit:
             break
     else:
         raise UserError(f'no {root}/images/{names[0]} with {root}/annotations/{names[0]}: the layout is {LAYOUT}')
-    suffixes = sorted({path.suffix for path in pictures.rglob('*') if path.suffix.lower() in PICTURES})
+    suffixes = sorted({path.suffix for path in pictures.rglob('*') if path.suffix.lower() in IMAGE_SUFFIXES})
     if len(suffixes) != 1:
         raise UserError(
-            f'{pictures} has pictures of {len(suffixes)} kinds ({", ".join(suffixes)}): one of {", ".join(PICTURES)} '
-            'is expected, spelled alike'
+            f'{pictures} has pictures of {len(suffixes)} kinds ({", ".join(suffixes)}): one of '
+            f'{", ".join(IMAGE_SUFFIXES)} is expected, spelled alike'
         )
     return MaskSplit(pictures, masks, suffixes[0])
 
@@ -91,7 +92,7 @@ def _find_classes(root: Path) -> tuple[str, ...]:
     path = root / 'classes.txt'
     if not path.is_file():
         if (root / 'objectInfo150.txt').is_file():
-            return tuple(ADE20KDataset.METAINFO['classes'])
+            return ADE20K_CLASSES
         raise UserError(f'no {path}: it names the classes, one a line, the first for mask value 1')
     try:
         names = [line.strip() for line in path.read_text(encoding='utf-8-sig').splitlines()]
@@ -123,9 +124,7 @@ def check_pairs(split: MaskSplit, num_classes: int, reduce_zero_label: bool, hin
     Raises:
         UserError: names the file and the first mistakes.
     """
-    for folder in (split.pictures, split.masks, *([split.listed] if split.listed else [])):
-        if not folder.exists():
-            raise UserError(f'no data: looked for {folder.absolute()}; {hint}')
+    check_data((split.pictures, split.masks, *([split.listed] if split.listed else [])), hint)
     names = _names(split.pictures, split.suffix)
     masks = _names(split.masks, split.mask_suffix)
     if split.listed:
@@ -167,7 +166,7 @@ def _progress(results: Iterable[str | None], names: set[str]) -> Iterator[str | 
 def _mistake(picture: Path, mask: Path, allowed: np.ndarray) -> str | None:
     """What is wrong with a pair, or None. PIL reads the mask, as in mmseg: values of a palette stay what they are."""
     try:
-        width, height = shown_size(picture)
+        width, height = image_size(picture)
     except UserError as error:
         return str(error)
     try:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnv4_mm.deploy.int8 import LayerError, Quantised, quantize_onnx, write_layers
+from mnv4_mm.deploy.quantize import QuantizedModel, quantize_onnx
+from mnv4_mm.deploy.sensitivity import LayerSensitivity, write_layers
 from mnv4_mm.deploy.targets.base import Target, unloadable
 from mnv4_mm.runtime.meta import META_KEY, OUTPUTS, Meta, Precision, Selection
 from mnv4_mm.runtime.predictor import Session
@@ -57,11 +58,11 @@ class Onnx(Target):
 
 def to_onnx(
     graph: 'Graph', precision: Precision = 'fp32', calibration: Sequence[np.ndarray] = ()
-) -> tuple[Any, list[LayerError]]:
+) -> tuple[Any, list[LayerSensitivity]]:
     """A graph as ``onnx.ModelProto``, with what its kind asks for at the end, and for int8 what that costs by layer."""
     import onnx
 
-    errors: list[LayerError] = []
+    errors: list[LayerSensitivity] = []
     if precision == 'int8':
         model, errors = to_int8(graph, calibration)[:2]
     else:
@@ -80,7 +81,7 @@ def to_onnx(
     return model, errors
 
 
-def to_int8(graph: 'Graph', calibration: Sequence[np.ndarray]) -> Quantised:
+def to_int8(graph: 'Graph', calibration: Sequence[np.ndarray]) -> QuantizedModel:
     """A graph in 8 bits, without what its kind asks for at the end."""
     return quantize_onnx(_exported(graph), calibration)
 
