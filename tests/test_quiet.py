@@ -29,20 +29,6 @@ def test_output_before_an_error_is_kept(capsys):
     assert capsys.readouterr().out == 'kept'
 
 
-@pytest.mark.parametrize(
-    'module', ['mnv4_mm.tasks', 'mnv4_mm.data.coco_dataset', 'mnv4_mm.engine', 'mnv4_mm.apis.train']
-)
-def test_importing_is_silent(repository, module):
-    run = subprocess.run(
-        [sys.executable, '-c', f'import {module}'],
-        cwd=repository,
-        capture_output=True,
-        text=True,
-        env=dict(os.environ, PYTHONPATH=str(repository)),
-    )
-    assert (run.returncode, run.stdout) == (0, ''), run.stderr
-
-
 def test_training_prints_no_notes_of_dependencies(run_tool, tmp_path):
     run = run_tool(
         'train.py', 'mnv4_ssdlite_coco-mini', '--epochs', 1, '--work-dir', tmp_path / 'w', '--cfg-options',
