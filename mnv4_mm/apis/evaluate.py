@@ -16,10 +16,10 @@ from mnv4_mm.apis.launch import join_processes
 from mnv4_mm.config.data import dataset_split, on_training_images, require_data
 from mnv4_mm.config.evaluation import evaluation_config
 from mnv4_mm.config.options import EvaluateOptions
+from mnv4_mm.engine.overlay import quiet_painter
 from mnv4_mm.engine.runner import SafeRunner
 from mnv4_mm.errors import UserError
 from mnv4_mm.tasks import task_of
-from mnv4_mm.tasks.detection import quiet_painter
 from mnv4_mm.weights.checkpoint import Checkpoint, read_checkpoint, tensors_only
 
 # Keys of training and validation, which a test does not need.

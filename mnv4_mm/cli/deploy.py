@@ -128,10 +128,9 @@ def add_parity(parser: Parser) -> None:
 
 def parity(args: argparse.Namespace) -> int:
     """Check the arguments of ``parity``, run it, and return 1 if a file is outside the tolerance."""
-    from mnv4_mm.deploy.arguments import check_targets
-    from mnv4_mm.deploy.targets import TARGETS
+    from mnv4_mm.report.recipes import check_parity
 
-    check_targets(args.to or list(TARGETS))
+    check_parity(args.models, args.nets, args.to)
     check_output_folder('--folder', args.folder)
 
     from mnv4_mm.report.parity import parity

@@ -1,6 +1,5 @@
 """Checks of arguments and files that need neither torch nor OpenMMLab, for commands to call before importing either."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
@@ -10,7 +9,7 @@ from mnv4_mm.deploy.targets import TARGETS
 from mnv4_mm.deploy.targets.base import Target
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import IMAGE_SUFFIXES
-from mnv4_mm.paths import check_checkpoint, check_output_folder
+from mnv4_mm.paths import check_checkpoint, check_output_file, check_output_folder
 from mnv4_mm.runtime.meta import OUTPUTS, Kind, Precision
 
 SIZE_DIVISOR = 32  # output stride of the coarsest feature map; multiples of it are downsampled without remainder
@@ -42,7 +41,9 @@ def check_compare(
             f'{tolerance:g}, {int8_tolerance:g} and {rounds}'
         )
     if out:
-        check_out_file(out)
+        if not Path(out).parent.is_dir():
+            raise UserError(f'--out {out}: no folder {Path(out).parent}')
+        check_output_file('--out', out)
     return find_artifacts(checkpoint, files)
 
 
@@ -83,7 +84,7 @@ def check_export(
 
 
 def check_targets(to: Sequence[str]) -> list[Target]:
-    """Check the runtimes of ``--to``.
+    """Check the names of targets; all if empty.
 
     Returns:
         The targets, without duplicates.
@@ -91,7 +92,7 @@ def check_targets(to: Sequence[str]) -> list[Target]:
     Raises:
         UserError: One is unknown, or a package that converts to it is not installed.
     """
-    targets = _targets(to)
+    targets = _targets(to or list(TARGETS))
     _check_installed(targets)
     return targets
 
@@ -150,18 +151,3 @@ def calibration_files(folder: Path) -> list[Path]:
     if not files:
         raise UserError(f'no images for calibration in {folder}: name a folder of images by --calibration')
     return files
-
-
-def check_out_file(path: str | Path) -> None:
-    """Check that a file can be written, without writing it.
-
-    Raises:
-        UserError: It is a folder, or its folder is missing or not writable.
-    """
-    folder = Path(path).parent
-    if Path(path).is_dir():
-        raise UserError(f'--out {path} is a folder: name a file')
-    if not folder.is_dir():
-        raise UserError(f'--out {path}: no folder {folder}')
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f'--out {path} cannot be written: no permission for {folder}')

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mnv4_mm.errors import UserError
+from mnv4_mm.paths import check_checkpoint
 from mnv4_mm.runtime.meta import OUTPUTS, Meta, Precision, read_meta, sha256, sidecar
 
 
@@ -39,8 +40,7 @@ def find_artifacts(checkpoint: str | Path, files: Sequence[str | Path] = ()) -> 
     checkpoint = Path(checkpoint)
     if sidecar(checkpoint).is_file():
         files, checkpoint = [checkpoint, *files], checkpoint_of(checkpoint)
-    if not checkpoint.is_file():
-        raise UserError(f'no checkpoint file at {checkpoint}')
+    check_checkpoint(checkpoint)
     checksum = sha256(checkpoint)
     paths = [Path(file) for file in files] or exported_files(checkpoint, checksum)
     artifacts = [Artifact(path, read_meta(path)) for path in paths]

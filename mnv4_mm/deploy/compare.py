@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
-from mnv4_mm.apis.infer import load_model
+from mnv4_mm.apis.model import load_model
 from mnv4_mm.config.data import fit_data, on_training_images, require_data, resolve_data_roots
 from mnv4_mm.deploy.arguments import check_compare
 from mnv4_mm.deploy.artifacts import Artifact
@@ -15,13 +15,15 @@ from mnv4_mm.deploy.evaluator import PredictorEvaluator, baseline_score
 from mnv4_mm.deploy.graph import reference
 from mnv4_mm.deploy.latency import measure_memory, measure_speed
 from mnv4_mm.deploy.table import Row, markdown, write_json
-from mnv4_mm.deploy.targets import TARGETS, load
+from mnv4_mm.deploy.targets import TARGETS
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import read_image
+from mnv4_mm.runtime import load
 from mnv4_mm.runtime.meta import Meta
 from mnv4_mm.runtime.predictor import Predictor
 from mnv4_mm.runtime.preprocess import prepare
 from mnv4_mm.tasks import task_of
+from mnv4_mm.weights.checkpoint import read_checkpoint
 
 MAX_IMAGES = 8  # images whose outputs are compared
 
@@ -105,12 +107,13 @@ def compare(
         rounds=rounds,
         out=out,
     )
-    model = load_model(str(path), config, device='cpu')
+    loaded = read_checkpoint(path)
+    model = load_model(loaded, config, device='cpu')
     model.cfg = resolve_data_roots(_test_config(model.cfg, data, on))
     require_data(model.cfg, 'test_dataloader')
     evaluator = PredictorEvaluator(model.cfg)
 
-    baseline = baseline_score(model.cfg, str(path))
+    baseline = baseline_score(model.cfg, loaded)
     rows = [Row('PyTorch, as tools/test.py', path.stat().st_size / 1e6, baseline)]
     references: list[Reference] = []
     timed: list[tuple[Row, Artifact, Reference]] = []

@@ -16,6 +16,7 @@ from mnv4_mm.errors import UserError
 from mnv4_mm.runtime.meta import Input, Kind, Meta, Precision, Resize, Selection, Task
 from mnv4_mm.tasks import task_of
 from mnv4_mm.version import __version__
+from mnv4_mm.weights.checkpoint import Checkpoint
 
 
 def describe(
@@ -31,7 +32,7 @@ def describe(
     """Describe the inputs and outputs of a file to be exported.
 
     Args:
-        model: Model that ``apis.infer.load_model`` returned.
+        model: Model that ``apis.model.load_model`` returned.
         target: The target.
         kind: Outputs of the file, see ``Meta.kind``; the first kind of the target that fits the task if left out.
         precision: Precision of weights and arithmetic.
@@ -102,18 +103,17 @@ def describe(
     )
 
 
-def source_of(checkpoint: Path, checksum: str, model: Any, target: Target) -> dict[str, str]:
+def source_of(checkpoint: Checkpoint, model: Any, target: Target) -> dict[str, str]:
     """Describe the origin of a file: checkpoint, its SHA-256, config, and the versions of the packages used.
 
     Args:
         checkpoint: The checkpoint.
-        checksum: Its SHA-256.
-        model: Model that ``apis.infer.load_model`` returned.
+        model: Model that ``apis.model.load_model`` returned.
         target: The target.
     """
     return dict(
-        checkpoint=checkpoint.name,
-        sha256=checksum,
+        checkpoint=checkpoint.path.name,
+        sha256=checkpoint.sha256,
         config=Path(model.cfg.get('filename') or model.checkpoint_meta.get('experiment_name') or '').stem,
         mnv4_mm=__version__,
         torch=torch.__version__,

@@ -56,7 +56,9 @@ def difference(reference: Predictor, predictor: Predictor, inputs: Iterable[np.n
             scores = detections.scores
             scores_differ |= len(scores) > 0 and len(np.unique(scores)) >= len(scores) / 2
             size = max(batch.shape[1:])
-            largest = max(largest, detection_difference(detections, Detections(*actual[:3]), selection, size))
+            largest = max(
+                largest, detection_difference(detections, Detections(actual[0], actual[1], actual[2]), selection, size)
+            )
         elif kind == 'class_map':
             size = batch.shape[1:3] if predictor.meta.input.layout == 'NHWC' else batch.shape[2:]
             labels = class_map(expected[0][0], (size[0], size[1]))

@@ -16,6 +16,7 @@ from mnv4_mm.errors import UserError
 from mnv4_mm.images import read_image
 from mnv4_mm.runtime.results import ClassMap, Detections
 from mnv4_mm.tasks import task_of
+from mnv4_mm.weights.checkpoint import Checkpoint
 
 
 class PredictorEvaluator:
@@ -38,11 +39,11 @@ class PredictorEvaluator:
         self.task.set_outputs(cfg, dataset_split(cfg, 'test_dataloader'), False, None)
         dataset = innermost_dataset(cfg.test_dataloader.dataset).copy()
         # Ground truth only: images are read and prepared as the predictor needs them.
-        dataset['pipeline'] = self.task.ground_truth_pipeline
+        dataset['pipeline'] = list(self.task.ground_truth_steps)
         dataset['test_mode'] = True
         with DefaultScope.overwrite_default_scope(cfg.default_scope):
             self.dataset = DATASETS.build(dataset)
-        self.task.check_ground_truth(self.dataset)
+        self.task.check_ground_truth(self.dataset.get_data_info(i) for i in range(len(self.dataset)))
 
     def images(self) -> list[Path]:
         """Return the paths of all images of the test set."""
@@ -69,7 +70,7 @@ class PredictorEvaluator:
         return metric_value(metrics, self.metric)
 
 
-def baseline_score(cfg: Config, checkpoint: str) -> float:
+def baseline_score(cfg: Config, checkpoint: Checkpoint) -> float:
     """Return the AP or mIoU that ``tools/test.py`` measures, in [0, 1]."""
     cfg = Config(cfg.to_dict())
     cfg.log_level = 'WARNING'

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mnv4_mm.apis.infer import load_model
+from mnv4_mm.apis.model import load_model
 from mnv4_mm.config.data import dataset_split
 from mnv4_mm.config.index import REPOSITORY
 from mnv4_mm.deploy.arguments import calibration_files, check_export, output_folder
@@ -18,13 +18,14 @@ from mnv4_mm.deploy.describe import describe, source_of
 from mnv4_mm.deploy.graph import Graph, build_graph, reference
 from mnv4_mm.deploy.sample import write_sample
 from mnv4_mm.deploy.sensitivity import LAYERS_SUFFIX
-from mnv4_mm.deploy.targets import load
 from mnv4_mm.deploy.targets.base import Target
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import read_image
+from mnv4_mm.runtime import load
 from mnv4_mm.runtime.meta import Kind, Meta, Precision, sha256, sidecar
 from mnv4_mm.runtime.predictor import Predictor
 from mnv4_mm.runtime.preprocess import prepare
+from mnv4_mm.weights.checkpoint import read_checkpoint
 
 MAX_CALIBRATION_IMAGES = 64
 SAMPLE = REPOSITORY / 'data/mini/coco/val2017/000000005001.jpg'  # image of the numbers in <file>.sample.json
@@ -77,13 +78,13 @@ def export(
         kind=kind,
         calibration=calibration,
     )
-    model = load_model(checkpoint, config, device='cpu')
-    checksum = sha256(Path(checkpoint))
+    loaded = read_checkpoint(checkpoint)
+    model = load_model(loaded, config, device='cpu')
     # All targets are checked before anything is written.
     metas = [
         dataclasses.replace(
             describe(model, target, kind=kind, precision=precision, size=size, dynamic=dynamic, normalise=normalise),
-            source=source_of(Path(checkpoint), checksum, model, target),
+            source=source_of(loaded, model, target),
         )
         for target in targets
     ]
@@ -101,7 +102,7 @@ def export(
     for target, meta in zip(targets, metas, strict=True):
         graph = build_graph(model, meta)
         batches = [prepare(read_image(image), meta.input, meta.resize)[0] for image in images]
-        path = folder / f'{Path(checkpoint).stem}_{meta.kind}_{precision}{suffix}{target.suffix}'
+        path = folder / f'{loaded.path.stem}_{meta.kind}_{precision}{suffix}{target.suffix}'
         written = write(graph, target, path, batches, reference(model, meta) if SAMPLE.is_file() else None)
         log(f'{path} {Artifact(path, written).megabytes:.1f} MB')
         paths.append(path)

@@ -1,27 +1,24 @@
 """Segmentation: data sets in ADE20K's layout, mIoU, class maps."""
 
-import copy
 import inspect
-import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.dataset import Compose, pseudo_collate
-from mmengine.registry import DefaultScope
 from mmseg.registry import DATASETS
 from torch import nn
 
 from mnv4_mm.data.formats.ade import AdeLayout, MaskSplit, check_pairs, find_ade
 from mnv4_mm.data.formats.configured import HINTS, mask_split
-from mnv4_mm.engine.overlay import labels, overlay, with_legend, write_class_map
 from mnv4_mm.errors import UserError
-from mnv4_mm.images import IMAGE_SUFFIXES
 from mnv4_mm.paths import check_class_map_folder
 from mnv4_mm.quiet import MISSING_OPTIONAL, without_lines
-from mnv4_mm.tasks.task import Frame, Results, Task, palette
+from mnv4_mm.runtime.draw import palette
+from mnv4_mm.tasks.predictors import Segmenter
+from mnv4_mm.tasks.task import Predictor, Task
 
 with without_lines(MISSING_OPTIONAL):
     from mmseg.datasets import ADE20KDataset
@@ -35,6 +32,7 @@ class Segmentation(Task[MaskSplit, AdeLayout]):
     benchmark = 'ADE20K'
     hint = HINTS['mmseg']
     raw_output = 'logits'
+    ground_truth_steps = (dict(type='LoadAnnotations'),)
 
     def find(self, root: str) -> AdeLayout:
         return find_ade(root)
@@ -100,26 +98,20 @@ class Segmentation(Task[MaskSplit, AdeLayout]):
     def finish_outputs(self, out: str) -> None:
         print(f'class maps: {out}')
 
-    @property
-    def ground_truth_pipeline(self) -> list[dict[str, Any]]:
-        return [dict(type='LoadAnnotations')]
+    def check_ground_truth(self, infos: Iterable[Mapping[str, Any]]) -> None:
+        """Nothing to do: ``check`` requires a mask for each image."""
 
-    def check_ground_truth(self, dataset: Any) -> None:
-        """Every image has a mask, see ``check``; masks without a labelled pixel make the metric NaN."""
-
-    def evaluation_sample(self, info: dict[str, Any], size: tuple[int, int], prediction: Any) -> dict[str, Any]:
-        predicted, truth = (
-            torch.from_numpy(labels.astype(np.int64))[None] for labels in (prediction.labels, info['gt_seg_map'])
+    def evaluation_sample(self, info: Mapping[str, Any], size: tuple[int, int], prediction: Any) -> dict[str, Any]:
+        predicted, ground_truth = (
+            torch.from_numpy(class_map.astype(np.int64))[None]
+            for class_map in (prediction.class_map, info['gt_seg_map'])
         )
         return dict(
             pred_sem_seg=dict(data=predicted),
-            gt_sem_seg=dict(data=truth),
+            gt_sem_seg=dict(data=ground_truth),
             img_path=info['img_path'],
             reduce_zero_label=info.get('reduce_zero_label'),
         )
-
-    def results(self, model: nn.Module, out_dir: Path, score_thr: float) -> Results:
-        return ClassMaps(model, out_dir)
 
     def export_size(self, cfg: Config, size: tuple[int, int]) -> tuple[int, int]:
         # Test images have all sizes; training crops had this one.
@@ -134,49 +126,8 @@ class Segmentation(Task[MaskSplit, AdeLayout]):
             )
         cfg.data_preprocessor = cfg.model.data_preprocessor  # where mmdeploy looks for the SDK's normalisation
 
-
-class ClassMaps(Results):
-    """Writes class maps as indexed PNG files into ``class_maps/``, and ``predictions.json``.
-
-    A map's values are those of the masks the model was trained with. The JSON has the name of each value, and of each
-    picture its map and the share of its pixels that each class has.
-    """
-
-    def __init__(self, model: Any, out_dir: Path) -> None:
-        self.model = model
-        self.out_dir = out_dir
-        meta = model.dataset_meta
-        self.names, self.palette = list(meta['classes']), list(meta['palette'])
-        self.first = int(bool(meta.get('reduce_zero_label')))
-        self.pipeline = _pipeline(model.cfg)
-        self.images: list[dict] = []
-        self.taken: set[Path] = set()
-
-    def add(self, frame: Frame) -> np.ndarray:
-        data = pseudo_collate([self.pipeline(dict(img=frame.pixels))])
-        with torch.no_grad():
-            found = self.model.test_step(data)[0].pred_sem_seg.data
-        name = self._name(Path(frame.name))
-        write_class_map(self.out_dir / name, found.squeeze(0), self.palette, self.first)
-        values = labels(found)
-        counts = np.bincount(values.ravel(), minlength=len(self.names))
-        share = {self.names[i]: counts[i] / values.size for i in np.argsort(-counts, kind='stable') if counts[i]}
-        self.images.append(dict(file_name=frame.name, class_map=name.as_posix(), share=share))
-        return with_legend(overlay(frame.pixels, values, self.palette), [values], self.names, self.palette)
-
-    def _name(self, picture: Path) -> Path:
-        """``class_maps/a.png`` for ``a.jpg``; where that is taken, and for frames of a video, the whole name."""
-        name = Path('class_maps') / picture.with_suffix('.png').name
-        if picture.suffix.lower() not in IMAGE_SUFFIXES or name in self.taken:
-            name = Path('class_maps') / f'{picture.name}.png'
-        self.taken.add(name)
-        return name
-
-    def save(self) -> Path:
-        path = self.out_dir / 'predictions.json'
-        values = {name: value for value, name in enumerate(self.names, self.first)}
-        path.write_text(json.dumps(dict(values=values, images=self.images)))
-        return path
+    def predictor(self, model: nn.Module) -> Predictor:
+        return Segmenter(model)
 
 
 def _setting(dataset: Any, name: str, default: Any) -> Any:
@@ -185,12 +136,3 @@ def _setting(dataset: Any, name: str, default: Any) -> Any:
         return dataset[name]
     parameters = inspect.signature(DATASETS.get(dataset.type)).parameters
     return parameters[name].default if name in parameters else default
-
-
-def _pipeline(cfg: Config) -> Compose:
-    """The test pipeline of a config, for pictures in memory and without truth."""
-    steps = copy.deepcopy(cfg.test_dataloader.dataset.pipeline)
-    steps = [step for step in steps if step['type'] != 'LoadAnnotations']
-    steps[0]['type'] = 'LoadImageFromNDArray'
-    with DefaultScope.overwrite_default_scope('mmseg'):
-        return Compose(steps)

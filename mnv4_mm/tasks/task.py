@@ -1,13 +1,15 @@
 """Interface of a task: everything that differs between detection and segmentation."""
 
-import colorsys
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 from mmengine.config import Config
 from torch import nn
+
+from mnv4_mm.runtime.results import ClassMap, Detections
 
 
 class Split(Protocol):
@@ -38,23 +40,13 @@ class Layout(Protocol):
         """Class names in the order of labels."""
 
 
-class Frame(NamedTuple):
-    """A picture to look at: its file name in the results, and (H, W, 3) uint8 BGR pixels."""
+class Predictor(Protocol):
+    """A model with its preprocessing."""
 
-    name: str
-    pixels: np.ndarray
+    classes: tuple[str, ...]
 
-
-class Results(ABC):
-    """What a model finds in the pictures of one call of ``infer``."""
-
-    @abstractmethod
-    def add(self, frame: Frame) -> np.ndarray:
-        """Runs the model on a picture, keeps what it finds, and returns it drawn, (H', W', 3) uint8 BGR."""
-
-    @abstractmethod
-    def save(self) -> Path:
-        """Writes what was found over all pictures as JSON; returns its path."""
+    def __call__(self, image: np.ndarray) -> Detections | ClassMap:
+        """Detect or segment in (H, W, 3) uint8 BGR."""
 
 
 SplitT = TypeVar('SplitT', bound=Split)
@@ -70,6 +62,7 @@ class Task(ABC, Generic[SplitT, LayoutT]):
         benchmark: Public data set of the task's configs.
         hint: Advice for users who do not have that data set.
         raw_output: Kind of an exported file whose outputs are those of the net, see ``runtime.meta.Kind``.
+        ground_truth_steps: Pipeline that loads the ground truth of an image, and nothing else.
     """
 
     name: str
@@ -77,6 +70,7 @@ class Task(ABC, Generic[SplitT, LayoutT]):
     benchmark: str
     hint: str
     raw_output: Literal['raw', 'logits']
+    ground_truth_steps: Sequence[dict[str, Any]]
 
     @abstractmethod
     def find(self, root: str) -> LayoutT:
@@ -142,35 +136,26 @@ class Task(ABC, Generic[SplitT, LayoutT]):
     def finish_outputs(self, out: str) -> None:
         """Finish the output after the predictions have been written."""
 
-    @property
     @abstractmethod
-    def ground_truth_pipeline(self) -> list[dict[str, Any]]:
-        """Steps of a data set's pipeline that load the ground truth of an image, and not the image."""
-
-    @abstractmethod
-    def check_ground_truth(self, dataset: Any) -> None:
-        """Check that a data set has ground truth to compute ``metric`` from.
+    def check_ground_truth(self, infos: Iterable[Mapping[str, Any]]) -> None:
+        """Check that a data set has ground truth to compute the metric with.
 
         Args:
-            dataset: A data set, as mmdet or mmseg builds it.
+            infos: Data information of each image, as mmengine's ``BaseDataset.get_data_info`` returns it.
 
         Raises:
-            UserError: It has none.
+            UserError: There is none.
         """
 
     @abstractmethod
-    def evaluation_sample(self, info: dict[str, Any], size: tuple[int, int], prediction: Any) -> dict[str, Any]:
-        """Return the sample from which an evaluator of this task compares a prediction with the ground truth.
+    def evaluation_sample(self, info: Mapping[str, Any], size: tuple[int, int], prediction: Any) -> dict[str, Any]:
+        """Return the sample from which an evaluator compares a prediction with the ground truth.
 
         Args:
-            info: Item of a data set with ``ground_truth_pipeline``.
+            info: Item of a data set with ``ground_truth_steps`` as its pipeline.
             size: Height and width of the image in pixels.
-            prediction: ``runtime.results.Detections`` or ``ClassMap`` of the image.
+            prediction: ``Detections`` or ``ClassMap`` of ``runtime.results``.
         """
-
-    @abstractmethod
-    def results(self, model: nn.Module, out_dir: Path, score_thr: float) -> Results:
-        """Return the collector of the predictions of one call of ``infer``."""
 
     @abstractmethod
     def export_size(self, cfg: Config, size: tuple[int, int]) -> tuple[int, int]:
@@ -189,8 +174,6 @@ class Task(ABC, Generic[SplitT, LayoutT]):
             UserError: mmdeploy cannot export it.
         """
 
-
-def palette(count: int) -> list[tuple[int, int, int]]:
-    """Return a colour (RGB, 0 to 255) for each of ``count`` classes, evenly spaced on the colour wheel."""
-    colours = [colorsys.hsv_to_rgb(i / count, 0.8, 0.9) for i in range(count)]
-    return [(round(255 * r), round(255 * g), round(255 * b)) for r, g, b in colours]
+    @abstractmethod
+    def predictor(self, model: nn.Module) -> Predictor:
+        """Return a predictor for a model that ``apis.model.load_model`` returned."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mnv4_mm.apis.evaluate import evaluate, evaluate_files
-from mnv4_mm.apis.infer import load_model
+from mnv4_mm.apis.model import load_model
 from mnv4_mm.apis.train import train
 from mnv4_mm.config.checkpoint import checkpoint_config
 from mnv4_mm.config.data import resolve_data_roots

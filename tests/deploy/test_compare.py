@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mnv4_mm.apis.evaluate import evaluate_files
-from mnv4_mm.apis.infer import load_model
+from mnv4_mm.apis.model import load_model
 from mnv4_mm.config.data import innermost_dataset, resolve_data_roots
 from mnv4_mm.config.load import load_config
 from mnv4_mm.deploy import compare as comparing
@@ -19,11 +19,13 @@ from mnv4_mm.deploy.difference import detection_difference, difference
 from mnv4_mm.deploy.evaluator import PredictorEvaluator, metric_value
 from mnv4_mm.deploy.export import export
 from mnv4_mm.deploy.graph import Graph, build_graph, reference
-from mnv4_mm.deploy.targets import TARGETS, load
+from mnv4_mm.deploy.targets import TARGETS
 from mnv4_mm.errors import UserError
+from mnv4_mm.images import read_image
+from mnv4_mm.runtime import load
 from mnv4_mm.runtime.meta import Selection, read_meta, sidecar
 from mnv4_mm.runtime.predictor import Predictor
-from mnv4_mm.runtime.preprocess import prepare, read_image
+from mnv4_mm.runtime.preprocess import prepare
 from mnv4_mm.runtime.results import Detections, select
 
 
@@ -99,7 +101,7 @@ def test_detections_of_an_untrained_net_prove_nothing(ssdlite, tmp_path, photos)
     path = tmp_path / 'net.onnx'
     parts = TARGETS['onnx'].convert(build_graph(model, meta), path, 'fp32')
     assert parts == [path]
-    predictor = Predictor(meta, TARGETS['onnx'].session(path, meta))
+    predictor = Predictor(meta, TARGETS['onnx'].runtime.session(path, meta))
     batch = build_graph(model, meta).example().numpy()
     assert 'untrained net' in difference(by, predictor, [batch]).inconclusive
 
@@ -143,7 +145,7 @@ def test_data_without_boxes_is_one_line(tmp_path):
     truth = json.loads((Path(dataset.data_root) / dataset.ann_file).read_text())
     dataset.ann_file = str(tmp_path / 'empty.json')
     Path(dataset.ann_file).write_text(json.dumps(truth | dict(annotations=[])))
-    with pytest.raises(UserError, match='no boxes to compute bbox_mAP from'):
+    with pytest.raises(UserError, match='no boxes to compute bbox_mAP with'):
         PredictorEvaluator(cfg)
 
 
@@ -210,6 +212,30 @@ def test_a_file_that_fails_while_running_costs_its_own_row_only(exported, monkey
     assert rows['net_class_map_fp32_128x160.onnx'].verdict == 'ok'
     assert rows['net_logits_fp32_128x160.onnx'].verdict.startswith('fails: outputs of shape')
     assert not rows['net_logits_fp32_128x160.onnx'].passes
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """Files that ``torch.load`` reads in this process."""
+    files, load_file = [], torch.load
+
+    def counted(file, *args, **kwargs):
+        files.append(str(file))
+        return load_file(file, *args, **kwargs)
+
+    monkeypatch.setattr(torch, 'load', counted)
+    return files
+
+
+def test_the_checkpoint_is_read_once(exported, reads):
+    rows = compare(str(exported), rounds=0, log=lambda line: None)
+    assert len(rows) > 3
+    assert reads == [str(exported)]
+
+
+def test_exporting_reads_the_checkpoint_once(exported, reads, tmp_path):
+    export(str(exported), ['onnx'], size=(64, 64), out_dir=str(tmp_path), log=lambda line: None)
+    assert reads == [str(exported)]
 
 
 def test_a_table_is_told_although_latency_is_not_measured(exported, monkeypatch):

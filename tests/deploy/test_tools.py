@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mnv4_mm.deploy.export import export
-from mnv4_mm.deploy.targets import load
+from mnv4_mm.runtime import load
 
 
 @pytest.mark.parametrize(
@@ -66,14 +66,14 @@ def test_the_example_needs_no_more_than_it_says(which, files, bare, repository, 
         boxes = [[float(side) for side in line.split()[-4:]] for line in lines]
         np.testing.assert_allclose(boxes, found.boxes[shown], atol=0.1)
     else:
-        assert len(lines) == len(np.unique(found.labels)) > 3
+        assert len(lines) == len(np.unique(found.class_map)) > 3
     assert cv2.imread(str(drawn)).shape == cv2.imread(str(photos[0])).shape
 
 
 def test_the_package_runs_files_without_openmmlab(files, bare, repository, photos):
     code = (
         f'import sys; sys.path.insert(0, {str(repository)!r})\n'
-        'from mnv4_mm.deploy.targets import load\n'
+        'from mnv4_mm.runtime import load\n'
         f'print(len(load({str(files[0])!r})({str(photos[0])!r}).scores))\n'
     )
     # Absent, not hidden: hidden modules cannot be asked for.
