@@ -1,6 +1,9 @@
 """Checkpoints are read as tensors; anything else is refused by name, and what does not fit is listed."""
 
+import ast
+import hashlib
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -144,3 +147,27 @@ def test_what_does_not_fit_is_listed():
     assert net.bias.tolist() == [7, 7, 7]
     with pytest.raises(UserError, match='no weights'):
         load_into(net, checkpoint(dict(state_dict=dict(a=1))))
+
+
+def test_the_hash_is_that_of_the_file(tmp_path):
+    torch.save(dict(state_dict={}), tmp_path / 'a.pth')
+    read = read_checkpoint(tmp_path / 'a.pth')
+    assert read.sha256 == hashlib.sha256((tmp_path / 'a.pth').read_bytes()).hexdigest()
+    assert read_checkpoint(read) is read
+
+
+def test_weights_stand_below_models(repository):
+    """Neither nets nor mmdet or mmseg are imported: models load their weights from here."""
+    modules = set()
+    for path in (repository / 'mnv4_mm/weights').glob('*.py'):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                modules.add(node.module)
+            elif isinstance(node, ast.Import):
+                modules |= {alias.name for alias in node.names}
+    ours = {module for module in modules if module.startswith('mnv4_mm')}
+    assert all(
+        module in ('mnv4_mm.errors', 'mnv4_mm.paths') or module.startswith('mnv4_mm.weights.') for module in ours
+    )
+    heavy = {module.split('.')[0] for module in modules - ours} - set(sys.stdlib_module_names)
+    assert heavy == {'huggingface_hub', 'mmengine', 'numpy', 'safetensors', 'torch'}

@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 from mmengine.config import Config
+from mmengine.model import BaseModule
 from safetensors.torch import save_file
 
 from mnv4_mm.config.backbone import disagreeing_normalisation, fit_backbone
@@ -182,6 +183,22 @@ def test_no_network_says_what_to_fetch_and_where_to_put_it(cache, monkeypatch):
         initialised(f'timm://{TAG}')
     assert f'https://huggingface.co/timm/{TAG}/resolve/main/model.safetensors' in str(error.value)
     assert f'{cache}/{TAG}.safetensors' in str(error.value)
+
+
+class Stem(BaseModule):
+    """A model that is not ours, with a layer of timm's name."""
+
+    def __init__(self, source):
+        super().__init__(dict(type='Pretrained', checkpoint=source))
+        self.conv_stem = torch.nn.Conv2d(3, 32, 3, bias=False)
+
+
+@pytest.mark.parametrize('scheme', ['timm://{tag}', 'tensors://{cache}/{tag}.safetensors'])
+def test_any_openmmlab_model_takes_our_schemes(full, cache, scheme):
+    save_file(full, cache / f'{TAG}.safetensors')
+    net = Stem(scheme.format(tag=TAG, cache=cache))
+    net.init_weights()
+    assert torch.equal(net.conv_stem.weight, full['conv_stem.weight'])
 
 
 def test_an_unknown_tag_lists_near_ones():
