@@ -20,13 +20,17 @@ def run(call: Callable[[], int | None]) -> int:
         call: Does the work, and returns its exit code or None for 0.
 
     Returns:
-        The exit code: 2 for a ``UserError``, a file that cannot be used, or a broken environment; 130 for Ctrl-C.
+        The exit code: 2 for a ``UserError``, a file that cannot be used, or a broken environment; 130 for Ctrl-C; 1 if
+        the output cannot be written because its reader has ended.
     """
     try:
         return call() or 0
     except UserError as error:
         # From a worker of a data loader it comes with the traceback there.
         return _mistake(str(error).rpartition('UserError: ')[2].strip())
+    except BrokenPipeError:  # the reader of the output has ended, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
+        return 1
     except OSError as error:
         if error.filename is None:
             raise

@@ -194,6 +194,19 @@ def test_a_mistake_is_reported_before_torch_is_imported(answers, number):
     assert heavy == []
 
 
+def test_output_that_is_read_in_part_is_no_traceback(repository):
+    code = 'import sys; from mnv4_mm.cli import main; sys.exit(main(["configs"]))'
+    with subprocess.Popen(
+        [sys.executable, '-u', '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=dict(os.environ, PYTHONPATH=str(repository)),
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ''
+    assert process.returncode == 1
+
+
 def test_a_missing_package_is_reported_before_anything_is_converted(tmp_path, monkeypatch, capsys):
     from mnv4_mm.deploy.targets import TARGETS
 
