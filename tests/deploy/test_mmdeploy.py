@@ -37,7 +37,7 @@ def _in_repository(monkeypatch, repository):
     monkeypatch.chdir(repository)
 
 
-def pictures(name):
+def image_files(name):
     return [str(path) for path in sorted((COCO if name in DETECTORS else ADE).glob('*.jpg'))[:3]]
 
 
@@ -120,8 +120,8 @@ def exported(name, shape, checkpoint, folder, config=None, **options):
     deploying, cfg = mmdeploy_script.fit_size(
         mmdeploy_script.load_deploy_config(deploy_config(name, shape), options), load_config(config or name)
     )
-    picture = mmdeploy_script.read_image(pictures(name)[0])
-    mmdeploy_script.export(deploying, cfg, checkpoint, picture, folder, 'cpu')
+    image = mmdeploy_script.read_image(image_files(name)[0])
+    mmdeploy_script.export(deploying, cfg, checkpoint, image, folder, 'cpu')
     model = load_model(checkpoint, str(config or name), 'cpu')
     file = mmdeploy_script.load_exported(deploying, cfg, folder / 'end2end.onnx', 'cpu')
     return model, file, cfg
@@ -194,10 +194,10 @@ def test_attention_of_hybrid_nets(checkpoint, tmp_path):
     trained = checkpoint(name, 'mnv4_hybrid_m')
     config = Path(trained).with_name(f'{name}.py')
     model, file, _ = exported(name, 'dynamic', trained, tmp_path, config, **{'codebase_config.with_argmax': False})
-    pictures = torch.randn(2, 3, 96, 160, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(2, 3, 96, 160, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        expected = model.encode_decode(pictures, [dict(img_shape=(96, 160))] * 2)
-    found = file.wrapper({'input': pictures})['output']
+        expected = model.encode_decode(images, [dict(img_shape=(96, 160))] * 2)
+    found = file.wrapper({'input': images})['output']
     assert (found - expected).abs().max() < 1e-3 * expected.abs().max()
 
 
@@ -233,9 +233,9 @@ def deployed(checkpoint, run_tool, tmp_path_factory, repository):
     """A detector exported by the command in the docs."""
     name = 'mnv4_ssdlite_coco-mini'
     folder = tmp_path_factory.mktemp('deployed') / 'out'
-    picture = sorted((repository / COCO).glob('*.jpg'))[0]
+    image = sorted((repository / COCO).glob('*.jpg'))[0]
     result = run_tool(
-        'deploy.py', deploy_config(name, 'static'), name, checkpoint(name), picture, '--work-dir', folder, '--dump-info'
+        'deploy.py', deploy_config(name, 'static'), name, checkpoint(name), image, '--work-dir', folder, '--dump-info'
     )
     assert result.returncode == 0, result.stderr
     return folder, result
@@ -351,7 +351,7 @@ def test_a_static_file_has_the_size_of_the_config(name, size):
 def test_a_mistake_is_one_line_and_leaves_no_files(change, text, checkpoint, tmp_path):
     name = DETECTORS[0]
     arguments = dict(
-        deploy_cfg=deploy_config(name, 'static'), model_cfg=name, checkpoint=checkpoint(name), img=pictures(name)[0]
+        deploy_cfg=deploy_config(name, 'static'), model_cfg=name, checkpoint=checkpoint(name), img=image_files(name)[0]
     )
     with pytest.raises(UserError, match=text) as error:
         mmdeploy_script.deploy(**{**arguments, 'work_dir': str(tmp_path / 'out'), **change})
@@ -369,7 +369,7 @@ def test_windows_are_refused(checkpoint):
 def test_a_checkpoint_that_would_run_code_is_refused(payload, tmp_path, run_tool):
     torch.save(dict(state_dict={}, meta=dict(payload=payload)), tmp_path / 'bad.pth')
     name = DETECTORS[0]
-    result = run_tool('deploy.py', deploy_config(name, 'static'), name, tmp_path / 'bad.pth', pictures(name)[0])
+    result = run_tool('deploy.py', deploy_config(name, 'static'), name, tmp_path / 'bad.pth', image_files(name)[0])
     assert result.returncode == 2
     assert any(line.startswith('error: ') and 'is refused' in line for line in result.stderr.splitlines())
     assert not (tmp_path / 'ran').exists()

@@ -25,9 +25,9 @@ from mnv4_mm.runtime.preprocess import prepare
 QUANTISED = ('QuantizeLinear', 'DequantizeLinear')
 
 
-def noise_of(*pictures):
+def noise_of(*images):
     noise = QuantizationNoise()
-    for values in pictures:
+    for values in images:
         noise.add(values, values + 1)
     return noise
 
