@@ -94,15 +94,13 @@ def test_mistakes_of_the_example_are_one_line(files, bare, repository, tmp_path,
     (tmp_path / f'{damaged.name}.json').write_bytes((files[0].parent / f'{files[0].name}.json').read_bytes())
     alone = tmp_path / 'alone.onnx'
     alone.write_bytes(files[0].read_bytes())
-    cv2.imwrite(str(tmp_path / 'alpha.png'), np.zeros((9, 9, 4), np.uint8))
     (tmp_path / 'empty.jpg').touch()
     for arguments, message in (
         ((damaged, photos[0]), 'is damaged'),
         ((tmp_path / 'gone.onnx', photos[0]), 'no file'),
         ((alone, photos[0]), 'no alone.onnx.json beside it'),
-        ((files[0], tmp_path / 'alpha.png'), '4 channels'),
-        ((files[0], tmp_path / 'empty.jpg'), 'not a readable picture'),
-        ((files[0], tmp_path / 'gone.jpg'), 'not a readable picture'),
+        ((files[0], tmp_path / 'empty.jpg'), 'not a readable image'),
+        ((files[0], tmp_path / 'gone.jpg'), 'not a readable image'),
     ):
         command = [sys.executable, str(repository / 'examples/run_onnx.py'), *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True, env=bare)
