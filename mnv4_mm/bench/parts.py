@@ -4,7 +4,7 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
-from mnv4_mm.config.index import REPOSITORY
+from mnv4_mm.config.index import CHECKOUT
 from mnv4_mm.errors import UserError
 from mnv4_mm.paths import check_output_file
 
@@ -21,8 +21,8 @@ PARTS: dict[str, tuple[str, ...]] = {
 INSTALL = {
     'pycocotools': 'pip install -r requirements/runtime.txt',
     'timm': 'pip install -r requirements/runtime.txt',
-    'onnx': "pip install -e '.[onnx]'",
-    'onnxscript': "pip install -e '.[onnx]'",
+    'onnx': "pip install -e '.[export]'",
+    'onnxscript': "pip install -e '.[export]'",
     'onnxruntime': "pip install -e '.[onnx]'",
     'ultralytics': 'pip install --no-deps -r requirements/bench.txt',
 }
@@ -47,6 +47,6 @@ def check_bench(out: Path, only: Sequence[str] = ()) -> list[str]:
             advice = f'; or leave it out: --only {others}' if others else ''
             raise UserError(f'part {name!r} needs {", ".join(missing)}, not installed here: {commands}{advice}')
     check_output_file('--out', out)
-    if not (REPOSITORY / 'data/mini').is_dir():
+    if CHECKOUT is None:
         raise UserError('the benchmark runs in a clone of the repository: it uses the images of data/mini')
     return names

@@ -5,8 +5,9 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mnv4_mm.config.index import REPOSITORY
+from mnv4_mm.config.index import find_data
 from mnv4_mm.config.nested import dicts, on_copy
+from mnv4_mm.data.formats.configured import innermost_dataset
 from mnv4_mm.errors import UserError
 from mnv4_mm.tasks import task_of
 from mnv4_mm.tasks.task import Layout
@@ -71,8 +72,8 @@ def set_data_roots(cfg: Config) -> Config:
     task = task_of(cfg)
     for loader in LOADERS:
         split = dataset_split(cfg, loader)
-        found = {name: _resolve(value) if isinstance(value, Path) else value for name, value in split._asdict().items()}
-        task.set_split(innermost_dataset(cfg[loader].dataset), split._replace(**found))
+        paths = {name: find_data(value) for name, value in split._asdict().items() if isinstance(value, Path)}
+        task.set_split(innermost_dataset(cfg[loader].dataset), split._replace(**paths))
     for evaluator, loader in zip(EVALUATORS, LOADERS[1:], strict=True):
         if isinstance(cfg.get(evaluator), list):
             raise UserError(f'{evaluator} of this config is a list; these tools need one evaluator')
@@ -84,13 +85,6 @@ fit_data = on_copy(set_data)
 fit_inference = on_copy(set_inference)
 on_training_images = on_copy(set_training_images)
 resolve_data_roots = on_copy(set_data_roots)
-
-
-def innermost_dataset(dataset: Any) -> Any:
-    """Return the data set inside RepeatDataset, MultiImageMixDataset and other wrappers."""
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    return dataset
 
 
 def dataset_split(cfg: Config, loader: str) -> Any:
@@ -115,7 +109,3 @@ def require_data(cfg: Config, loader: str) -> None:
         UserError: Names the missing file, how to fetch it, and a config that runs without it; or what is invalid.
     """
     task_of(cfg).check(dataset_split(cfg, loader), cfg, innermost_dataset(cfg[loader].dataset))
-
-
-def _resolve(path: Path) -> Path:
-    return REPOSITORY / path if not path.exists() and (REPOSITORY / path).exists() else path

@@ -8,7 +8,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mnv4_mm.config.index import config_index, near_names
+from mnv4_mm.config.index import find_config, near_names
 from mnv4_mm.config.nested import on_copy
 from mnv4_mm.errors import UserError
 
@@ -26,15 +26,7 @@ def load_config(name: str | Path) -> Config:
     Raises:
         UserError: There is no such config (similar names are listed), or the file is broken.
     """
-    path = Path(name)
-    if not path.is_file():
-        index = config_index()
-        stem = path.stem if path.suffix == '.py' else path.name
-        if stem not in index:
-            raise UserError(f'no config {name}: neither a file nor one of the shipped names{near_names(stem, index)}')
-        path = index[stem]
-    if path.suffix != '.py':
-        raise UserError(f'{path} is not a config: expected a .py file')
+    path = find_config(name)
     try:
         return Config.fromfile(str(path))
     # A config is a Python file that mmengine executes: it can raise anything.

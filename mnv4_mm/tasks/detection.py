@@ -9,7 +9,9 @@ from mmengine.config import Config
 from torch import nn
 
 from mnv4_mm.data.formats.coco import CocoLayout, Split, find_coco, require_split
+from mnv4_mm.data.formats.configured import HINTS, coco_split
 from mnv4_mm.errors import UserError
+from mnv4_mm.paths import check_detections_file
 from mnv4_mm.runtime.draw import palette
 from mnv4_mm.tasks.predictors import Detector
 from mnv4_mm.tasks.task import Predictor, Task
@@ -21,10 +23,7 @@ class Detection(Task[Split, CocoLayout]):
     name = 'detection'
     metric = 'bbox_mAP'
     benchmark = 'COCO'
-    hint = (
-        'fetch it with `python tools/download_dataset.py coco2017`, or try `python tools/train.py '
-        'configs/mnv4_ssdlite_coco-mini.py`, whose data is in the repository'
-    )
+    hint = HINTS['mmdet']
     raw_output = 'raw'
     ground_truth_steps = ()
 
@@ -32,11 +31,7 @@ class Detection(Task[Split, CocoLayout]):
         return find_coco(root)
 
     def split(self, dataset: Any) -> Split | None:
-        if not {'ann_file', 'data_prefix'} <= dataset.keys() or 'img' not in dataset.data_prefix:
-            return None
-        # As mmengine's BaseDataset joins them.
-        root = Path(dataset.get('data_root') or '')
-        return Split(root / dataset.ann_file, root / dataset.data_prefix.img)
+        return coco_split(dataset)
 
     def set_split(self, dataset: Any, split: Split) -> None:
         dataset.data_root = ''
@@ -63,8 +58,7 @@ class Detection(Task[Split, CocoLayout]):
         require_split(split, self.hint)
 
     def check_out(self, out: str) -> None:
-        if Path(out).suffix != '.json':
-            raise UserError(f'--out {out}: detections are written in COCO format, name a .json file')
+        check_detections_file(out)
 
     def set_outputs(self, cfg: Config, split: Split, per_class: bool, out: str | None) -> None:
         cfg.test_evaluator.classwise = per_class

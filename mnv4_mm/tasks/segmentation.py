@@ -13,7 +13,9 @@ from mmseg.registry import DATASETS
 from torch import nn
 
 from mnv4_mm.data.formats.ade import AdeLayout, MaskSplit, check_pairs, find_ade
+from mnv4_mm.data.formats.configured import HINTS, mask_split
 from mnv4_mm.errors import UserError
+from mnv4_mm.paths import check_class_map_folder
 from mnv4_mm.runtime.draw import palette
 from mnv4_mm.tasks.predictors import Segmenter
 from mnv4_mm.tasks.task import Predictor, Task
@@ -25,10 +27,7 @@ class Segmentation(Task[MaskSplit, AdeLayout]):
     name = 'segmentation'
     metric = 'mIoU'
     benchmark = 'ADE20K'
-    hint = (
-        'fetch it with `python tools/download_dataset.py ade20k`, or try `python tools/train.py '
-        'configs/mnv4_lraspp_ade20k-mini.py`, whose data is in the repository'
-    )
+    hint = HINTS['mmseg']
     raw_output = 'logits'
     ground_truth_steps = (dict(type='LoadAnnotations'),)
 
@@ -36,18 +35,9 @@ class Segmentation(Task[MaskSplit, AdeLayout]):
         return find_ade(root)
 
     def split(self, dataset: Any) -> MaskSplit | None:
-        prefix = dataset.get('data_prefix') or {}
-        if not {'img_path', 'seg_map_path'} <= prefix.keys():
+        if mask_split(dataset) is None:
             return None
-        # As mmseg's BaseSegDataset joins them.
-        root = Path(dataset.get('data_root') or '')
-        return MaskSplit(
-            root / prefix['img_path'],
-            root / prefix['seg_map_path'],
-            _setting(dataset, 'img_suffix', '.jpg'),
-            _setting(dataset, 'seg_map_suffix', '.png'),
-            root / dataset.ann_file if dataset.get('ann_file') else None,
-        )
+        return mask_split(dataset, _setting(dataset, 'img_suffix', '.jpg'), _setting(dataset, 'seg_map_suffix', '.png'))
 
     def set_split(self, dataset: Any, split: MaskSplit) -> None:
         dataset.data_root = ''
@@ -88,8 +78,7 @@ class Segmentation(Task[MaskSplit, AdeLayout]):
         check_pairs(split, cfg.model.decode_head.num_classes, reduced, self.hint)
 
     def check_out(self, out: str) -> None:
-        if Path(out).suffix or Path(out).is_file():
-            raise UserError(f'--out {out}: class maps are written as PNG files, name a folder')
+        check_class_map_folder(out)
 
     def set_outputs(self, cfg: Config, split: MaskSplit, per_class: bool, out: str | None) -> None:
         # mmseg's metric returns percent, and its hook cannot write to a folder of the user's choice.

@@ -16,6 +16,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 
 from mnv4_mm.errors import UserError
+from mnv4_mm.paths import check_checkpoint
 
 
 def _history_statistic(owner: Any, name: str) -> Any:
@@ -84,9 +85,7 @@ def read_checkpoint(source: str | Path | Checkpoint, map_location: Any = 'cpu') 
     """
     if isinstance(source, Checkpoint):
         return source
-    path = Path(source)
-    if not path.is_file():
-        raise UserError(f'no checkpoint file at {path}')
+    path = check_checkpoint(source)
     try:
         with torch.serialization.safe_globals(RUNNER_TYPES):
             content = torch.load(path, map_location=map_location, weights_only=True)
