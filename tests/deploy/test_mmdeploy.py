@@ -21,11 +21,12 @@ from mnv4_mm.config.backbone import fit_backbone
 from mnv4_mm.config.data import fit_inference, innermost_dataset, resolve_data_roots
 from mnv4_mm.config.load import load_config
 from mnv4_mm.deploy import mmdeploy_script
+from mnv4_mm.deploy.arguments import INSTALL_MMDEPLOY
 from mnv4_mm.errors import UserError
 from mnv4_mm.tasks import build_model
 
 pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec('mmdeploy') is None, reason=f'mmdeploy is not installed: {mmdeploy_script.INSTALL}'
+    importlib.util.find_spec('mmdeploy') is None, reason=f'mmdeploy is not installed: {INSTALL_MMDEPLOY}'
 )
 DETECTORS = ['mnv4_ssdlite_coco-mini', 'mnv4_retinanet_coco-mini', 'mnv4_rtmdet_coco-mini']
 SEGMENTERS = [f'mnv4_{head}_ade20k-mini' for head in ('lraspp', 'fpn', 'deeplabv3plus', 'segformer')]
