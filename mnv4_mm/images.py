@@ -236,13 +236,14 @@ def _header_size(path: str | Path) -> tuple[int, int] | None:
     """Width and height by Pillow; None if it cannot tell."""
     try:
         from PIL import Image
+        from PIL.TiffImagePlugin import TiffImageFile
     except ImportError:
         return None
     # Pillow's limit is lower than OpenCV's, and read_image has the messages for what it cannot read.
     ignored = (Image.DecompressionBombError, Image.DecompressionBombWarning, OSError, ValueError)
     with contextlib.suppress(*ignored), Image.open(path) as image:
         # Of a TIFF the size in the file: newer versions of Pillow turn ``size`` by its orientation.
-        width, height = (image.tag_v2[256], image.tag_v2[257]) if image.format == 'TIFF' else image.size
+        width, height = (image.tag_v2[256], image.tag_v2[257]) if isinstance(image, TiffImageFile) else image.size
         is_transposed = image.format in ORIENTED and image.getexif().get(ORIENTATION) in TRANSPOSED
         return (height, width) if is_transposed else (width, height)
     return None

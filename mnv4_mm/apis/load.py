@@ -52,7 +52,7 @@ def load(
     if threads is not None:
         raise UserError(f'threads is for exported files; {path} is a checkpoint: use torch.set_num_threads')
     if not Path(path).is_file():
-        raise UserError(f'no checkpoint {path}')
+        raise UserError(f'no checkpoint file at {path}')
     from mnv4_mm.apis.model import TorchPredictor, load_model
 
     return TorchPredictor(load_model(str(path), config, device, inference))

@@ -7,7 +7,7 @@ from mnv4_mm.cli.arguments import Parser
 from mnv4_mm.config.index import find_config
 from mnv4_mm.config.options import KeyValueAction
 from mnv4_mm.errors import UserError
-from mnv4_mm.paths import check_checkpoint, check_output_folder
+from mnv4_mm.paths import check_output_folder
 
 
 def add_export(parser: Parser) -> None:
@@ -172,9 +172,12 @@ def add_deploy(parser: Parser) -> None:
 
 def deploy(args: argparse.Namespace) -> None:
     """Check the arguments of ``deploy``, export by mmdeploy, and print the path of the file."""
+    from mnv4_mm.deploy.arguments import check_mmdeploy
+
     find_config(args.model_cfg)
-    check_checkpoint(args.checkpoint)
-    check_output_folder('--work-dir', args.work_dir)
+    unsupported = {name: getattr(args, name) for name in ('calib_dataset_cfg', 'quant', 'quant_image_dir', 'uri')}
+    images = [args.img, *(args.test_img or [])]
+    check_mmdeploy(args.deploy_cfg, args.checkpoint, images, args.work_dir, args.show, unsupported)
     options = {name: value for name, value in vars(args).items() if name not in ('call', 'parser')}
     paths = [options.pop(name) for name in ('deploy_cfg', 'model_cfg', 'checkpoint', 'img')]
 

@@ -1,17 +1,22 @@
 """Checks of arguments and files that need neither torch nor OpenMMLab, for commands to call before importing either."""
 
-from collections.abc import Sequence
+import importlib.util
+import os
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
+from mnv4_mm.config.index import CONFIGS
 from mnv4_mm.deploy.artifacts import Artifact, find_artifacts
 from mnv4_mm.deploy.targets import TARGETS
 from mnv4_mm.deploy.targets.base import Target
 from mnv4_mm.errors import UserError
-from mnv4_mm.images import IMAGE_SUFFIXES
+from mnv4_mm.images import IMAGE_SUFFIXES, check_image_file
 from mnv4_mm.paths import check_checkpoint, check_output_file, check_output_folder
 from mnv4_mm.runtime.meta import OUTPUTS, Kind, Precision
 
+INSTALL_MMDEPLOY = '`make mmdeploy`, or `pip install --no-deps -r requirements/mmdeploy.txt`'
 SIZE_DIVISOR = 32  # output stride of the coarsest feature map; multiples of it are downsampled without remainder
 
 
@@ -81,6 +86,41 @@ def check_export(
     check_checkpoint(checkpoint)
     check_output_folder('--out-dir', output_folder(checkpoint, out_dir))
     return targets
+
+
+def check_mmdeploy(
+    deploy_cfg: str, checkpoint: str, images: Sequence[str], work_dir: str, show: bool, unsupported: Mapping[str, Any]
+) -> None:
+    """Check the arguments of the export with mmdeploy.
+
+    Args:
+        deploy_cfg: Deploy config file.
+        checkpoint: Checkpoint file.
+        images: Image files.
+        work_dir: Output folder.
+        show: True if images are to be shown in windows.
+        unsupported: Options of mmdeploy's script for backends other than ONNX Runtime, and their values.
+
+    Raises:
+        UserError: An unsupported option is set, a file is missing, or mmdeploy is not installed.
+    """
+    for name, value in unsupported.items():
+        if value:
+            raise UserError(
+                f'--{name.replace("_", "-")} is for backends other than onnxruntime, the only one exported here '
+                '(docs/mmdeploy.md)'
+            )
+    if importlib.util.find_spec('mmdeploy') is None:
+        raise UserError(f'mmdeploy is not installed: {INSTALL_MMDEPLOY}')
+    if show and sys.platform == 'linux' and not (os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY')):
+        raise UserError(f'--show needs a display; without it the images are written to {work_dir}')
+    if not Path(deploy_cfg).is_file():
+        shipped = sorted((CONFIGS / 'deploy').glob('*.py'))
+        raise UserError(f'no deploy config {deploy_cfg}; there are {", ".join(map(str, shipped))}')
+    check_checkpoint(checkpoint)
+    for image in images:
+        check_image_file(Path(image))
+    check_output_folder('--work-dir', work_dir)
 
 
 def check_targets(to: Sequence[str]) -> list[Target]:

@@ -5,10 +5,7 @@ state of mmdeploy behind.
 """
 
 import copy
-import importlib.util
 import logging
-import os
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,15 +21,13 @@ from torch import nn
 
 from mnv4_mm.apis.model import load_model
 from mnv4_mm.config.data import innermost_dataset
-from mnv4_mm.config.index import CONFIGS
 from mnv4_mm.config.load import load_config
+from mnv4_mm.deploy.arguments import check_mmdeploy
 from mnv4_mm.engine.runner import quiet_losses
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import read_image, write_image
 from mnv4_mm.tasks import task_of
 from mnv4_mm.weights.checkpoint import tensors_only
-
-INSTALL = '`make mmdeploy`, or `pip install --no-deps -r requirements/mmdeploy.txt`'
 
 
 def deploy(
@@ -76,19 +71,11 @@ def deploy(
     Raises:
         UserError: An argument or file is invalid, or mmdeploy is not installed.
     """
-    for name, value in unsupported.items():
-        if value:
-            raise UserError(
-                f'--{name.replace("_", "-")} is for backends other than onnxruntime, the only one exported here '
-                '(docs/mmdeploy.md)'
-            )
-    if importlib.util.find_spec('mmdeploy') is None:
-        raise UserError(f'mmdeploy is not installed: {INSTALL}')
-    if show and sys.platform == 'linux' and not (os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY')):
-        raise UserError(f'--show needs a display; without it the images are written to {work_dir}')
+    images_to_draw = test_img or [img]
+    check_mmdeploy(deploy_cfg, checkpoint, [img, *images_to_draw], work_dir, show, unsupported)
     deploy_config = load_deploy_config(deploy_cfg, cfg_options or {})
     deploy_config, cfg = fit_size(deploy_config, load_config(model_cfg))
-    images = [read_image(path) for path in test_img or [img]]
+    images = [read_image(path) for path in images_to_draw]
     model: Any = load_model(checkpoint, model_cfg, device)
     out_dir = Path(work_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -116,11 +103,8 @@ def load_deploy_config(path: str, options: Mapping[str, Any]) -> Config:
         options: Values that replace its own.
 
     Raises:
-        UserError: There is no such file, it is not a deploy config, or it asks for something that is not supported.
+        UserError: It is not a deploy config, or it asks for something that is not supported.
     """
-    if not Path(path).is_file():
-        shipped = sorted((CONFIGS / 'deploy').glob('*.py'))
-        raise UserError(f'no deploy config {path}; there are {", ".join(map(str, shipped))}')
     config = load_config(path)
     try:
         config.merge_from_dict(dict(options))

@@ -1,4 +1,4 @@
-"""infer.py reads what a user has: pictures of every kind, folders, videos; and writes COCO."""
+"""infer reads images of every kind, folders and videos, and writes predictions in COCO format."""
 
 import cv2
 import numpy as np
@@ -7,9 +7,11 @@ import torch
 from mmengine.registry import DefaultScope
 
 from mnv4_mm.apis.infer import infer
+from mnv4_mm.apis.load import load
 from mnv4_mm.apis.model import load_model
 from mnv4_mm.data.formats.coco import read_annotations
 from mnv4_mm.errors import UserError
+from mnv4_mm.runtime import Detections
 
 
 @pytest.fixture(scope='module')
@@ -42,7 +44,7 @@ def check(path, names, sizes):
         assert -1e-3 <= y <= y + h <= height + 1e-3
 
 
-def test_a_picture(checkpoint, tmp_path, repository):
+def test_an_image(checkpoint, tmp_path, repository):
     source = (
         repository
         / 'data/mini/coco/val2017'
@@ -54,7 +56,7 @@ def test_a_picture(checkpoint, tmp_path, repository):
     assert cv2.imread(str(tmp_path / 'out' / source.name)).shape == (height, width, 3)
 
 
-def test_a_folder_of_unusual_pictures(checkpoint, tmp_path):
+def test_a_folder_of_unusual_images(checkpoint, tmp_path):
     folder = tmp_path / 'in'
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -62,11 +64,11 @@ def test_a_folder_of_unusual_pictures(checkpoint, tmp_path):
     cv2.imwrite(str(folder / 'b_alpha.png'), rng.integers(0, 255, (50, 70, 4), np.uint8))
     cv2.imwrite(str(folder / 'c_deep.png'), rng.integers(0, 65535, (50, 70, 3), np.uint16))
     cv2.imwrite(str(folder / 'd_tiny.JPG'), rng.integers(0, 255, (3, 5, 3), np.uint8))
-    (folder / 'notes.txt').write_text('not a picture')
+    (folder / 'notes.txt').write_text('not an image')
     path = infer(str(folder), checkpoint, out_dir=str(tmp_path / 'out'))
     check(path, ['a_grey.png', 'b_alpha.png', 'c_deep.png', 'd_tiny.JPG'], [(70, 50)] * 3 + [(5, 3)])
     (folder / 'broken.jpg').write_bytes(b'no')
-    with pytest.raises(UserError, match=r'broken.jpg is not a readable picture'):
+    with pytest.raises(UserError, match=r'broken.jpg is not a readable image'):
         infer(str(folder), checkpoint, out_dir=str(tmp_path / 'out2'))
     assert not (tmp_path / 'out2').exists()
 
@@ -97,7 +99,7 @@ def test_a_checkpoint_of_something_else(checkpoint, tmp_path):
         load_model(str(tmp_path / 'bare.pth'))
 
 
-def test_category_ids_are_the_datas_own(checkpoint, tmp_path, repository):
+def test_category_ids_are_those_of_the_data_set(checkpoint, tmp_path, repository):
     content = torch.load(checkpoint, weights_only=False)
     assert content['meta']['category_ids'] == [1, 2, 3, 4, 5, 6]
     content['meta']['category_ids'] = [1, 2, 3, 7, 11, 13]
@@ -109,13 +111,13 @@ def test_category_ids_are_the_datas_own(checkpoint, tmp_path, repository):
     assert {a['category_id'] for a in found['annotations']} <= {1, 2, 3, 7, 11, 13}
 
 
-def test_a_device_that_is_not_there(checkpoint):
+def test_an_absent_device(checkpoint):
     with pytest.raises(UserError, match='--device'):
         load_model(checkpoint, device='cuda:7')
 
 
 def test_detections_are_those_of_mmdet(checkpoint, repository):
-    """Our safe way of building a detector gives the same as mmdet's own."""
+    """A detector built here and by mmdet has equal detections, also through ``load``."""
     from mmdet.apis import inference_detector, init_detector
 
     from mnv4_mm.config.checkpoint import checkpoint_config
@@ -129,6 +131,18 @@ def test_detections_are_those_of_mmdet(checkpoint, repository):
     model = init_detector(cfg, checkpoint, device='cpu', palette='random')
     use_channels_last(model)  # the same order of sums
     theirs = inference_detector(model, picture).pred_instances
+    loaded = load(checkpoint, device='cpu')(picture)
+    assert isinstance(loaded, Detections)
+    assert loaded.classes[:2] == ('disc', 'square')
+    for values, expected in (
+        (loaded.boxes, theirs.bboxes),
+        (loaded.scores, theirs.scores),
+        (loaded.labels, theirs.labels),
+    ):
+        np.testing.assert_array_equal(values, expected.numpy())
+    assert loaded.boxes.dtype == loaded.scores.dtype == np.float32
+    assert loaded.labels.dtype == np.int64
+    assert loaded.plot().shape == cv2.imread(picture).shape
     assert torch.equal(ours.bboxes, theirs.bboxes)
     assert torch.equal(ours.scores, theirs.scores)
     assert torch.equal(ours.labels, theirs.labels)

@@ -1,12 +1,15 @@
 """Tests of every runtime that is installed here; CI has all of them."""
 
 import dataclasses
+import json
 import platform
 
 import cv2
 import numpy as np
 import pytest
 
+from mnv4_mm.apis.infer import infer
+from mnv4_mm.apis.load import load as load_any
 from mnv4_mm.apis.model import load_model
 from mnv4_mm.deploy.difference import difference
 from mnv4_mm.deploy.export import export
@@ -102,6 +105,38 @@ def test_an_image_has_the_same_result_in_every_runtime(name, exported, pytorch, 
     assert found.boxes.min() >= 0
     assert found.boxes[:, 2].max() <= width + 1e-3
     assert found.boxes[:, 3].max() <= height + 1e-3
+    assert (found.classes, found.category_ids) == (expected.classes, expected.category_ids)
+
+
+@pytest.mark.parametrize('net', ['ssdlite', 'lraspp'])
+def test_checkpoint_and_file_have_the_same_results(net, exported, ssdlite, lraspp, photos, tmp_path):
+    checkpoint = dict(ssdlite=ssdlite, lraspp=lraspp)[net]
+    path = exported('onnx', net)
+    # A segmenter's file has a size of its own: an image of that size is enlarged by neither.
+    image = cv2.resize(read_image(photos[0]), (160, 128))
+    outputs = {}
+    for name, file in (('pytorch', checkpoint), ('onnx', path)):
+        predictor = load_any(file, **(dict(device='cpu') if file == checkpoint else {}))
+        outputs[name] = predictor(image)
+        infer(str(photos[0]), str(file), out_dir=str(tmp_path / name))
+    a, b = outputs.values()
+    assert type(a) is type(b)
+    assert a.classes == b.classes
+    if net == 'ssdlite':
+        np.testing.assert_allclose(a.scores[:20], b.scores[:20], atol=1e-3)
+        assert a.plot().shape == b.plot().shape == image.shape
+    else:
+        assert a.plot(legend=False).shape == b.plot(legend=False).shape == image.shape
+    assert a.to_coco(1)[0].keys() == b.to_coco(1)[0].keys()
+    names = [sorted(str(p.relative_to(tmp_path / name)) for p in (tmp_path / name).rglob('*')) for name in outputs]
+    assert names[0] == names[1]
+    contents = [json.loads((tmp_path / name / 'predictions.json').read_text()) for name in outputs]
+    assert contents[0].keys() == contents[1].keys()
+    if net == 'ssdlite':
+        assert contents[0]['categories'] == contents[1]['categories']
+        assert contents[0]['annotations'][0].keys() == contents[1]['annotations'][0].keys()
+    else:
+        assert contents[0]['values'] == contents[1]['values']
 
 
 @pytest.mark.parametrize('name', RUNNABLE)
