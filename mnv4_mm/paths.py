@@ -30,12 +30,17 @@ def check_output_folder(flag: str, folder: str | Path) -> Path:
         UserError: It cannot.
     """
     folder = Path(folder)
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    existing = _existing(folder)
     if not existing.is_dir():
         raise UserError(f'{flag} {folder} cannot be made: {existing} is not a folder')
     if not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f'{flag} {folder} cannot be written: no permission for {existing}')
     return folder
+
+
+def _existing(path: Path) -> Path:
+    """Return a path or, if it does not exist, the nearest folder above it that does."""
+    return next(place for place in (path, *path.absolute().parents) if place.exists())
 
 
 def check_output_file(flag: str, path: str | Path) -> Path:
@@ -51,9 +56,11 @@ def check_output_file(flag: str, path: str | Path) -> Path:
     path = Path(path)
     if path.is_dir():
         raise UserError(f'{flag} {path} is a folder: name a file')
-    check_output_folder(flag, path.parent)
-    if path.exists() and not os.access(path, os.W_OK):
-        raise UserError(f'{flag} {path} cannot be written: no permission')
+    existing = _existing(path)
+    if not existing.is_dir() and existing != path:
+        raise UserError(f'{flag} {path} cannot be written: {existing} is not a folder')
+    if not os.access(existing, os.W_OK):
+        raise UserError(f'{flag} {path} cannot be written: no permission for {existing}')
     return path
 
 
