@@ -190,7 +190,8 @@ def test_one_picture_without_detections_proves_no_less(ssdlite, photos):
 
     def found(batch):
         values = run(batch)
-        return select(values[0][0], values[1][0], meta.selection) if batch.any() else empty
+        best = select(values[0][0], values[1][0], meta.selection)
+        return [best.boxes, best.scores, best.labels] if batch.any() else empty
 
     both = Predictor(by.meta, run), Predictor(meta, found)
     blank = np.zeros_like(lively)
