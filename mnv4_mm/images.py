@@ -249,6 +249,10 @@ def _header_size(path: str | Path) -> tuple[int, int] | None:
     return None
 
 
+# OpenCV 4.14 has moved it. Both return the previous level.
+_set_log_level = cv2.setLogLevel if hasattr(cv2, 'setLogLevel') else cv2.utils.logging.setLogLevel  # type: ignore[attr-defined]
+
+
 class _SilentOpenCV:
     """Keep OpenCV's log from stderr: this module reports each error once. Threads may enter it at the same time."""
 
@@ -260,14 +264,14 @@ class _SilentOpenCV:
     def __enter__(self) -> None:
         with self.lock:
             if not self.depth:
-                self.level = cv2.setLogLevel(0)
+                self.level = _set_log_level(0)
             self.depth += 1
 
     def __exit__(self, *error: object) -> None:
         with self.lock:
             self.depth -= 1
             if not self.depth:
-                cv2.setLogLevel(self.level)
+                _set_log_level(self.level)
 
 
 _silent_opencv = _SilentOpenCV()

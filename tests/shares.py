@@ -1,4 +1,4 @@
-"""For the configs of test_distributed.py: each process writes down what it saw and what it computed of it."""
+"""Parts of the configs of test_distributed.py: each process logs its images, losses and weights."""
 
 import json
 from pathlib import Path
@@ -9,14 +9,15 @@ from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, TASK_UTILS
 
-# Both ways of training sum the same numbers in another order. In float32 that grows to a percent in 20 steps: RTMDet
-# assigns boxes by comparing scores, and AdamW divides what is next to nothing. In float64 it stays far below 1e-5.
+# One process and two sum the same numbers in a different order. In float32 the difference grows to a percent in 20
+# steps: RTMDet assigns boxes by comparing scores, and AdamW divides by values close to zero. In float64 it stays far
+# below 1e-5.
 torch.set_default_dtype(torch.float64)
 
 
 @HOOKS.register_module()
 class ShareHook(Hook):
-    """Writes ``process<rank>.jsonl``, a line a step: pictures, losses, how far the weights have come (relatively)."""
+    """Write ``process<rank>.jsonl``, a line for each step: images, losses, relative distance of the weights so far."""
 
     def before_train(self, runner):
         self.start = self.weights(runner)
@@ -24,7 +25,7 @@ class ShareHook(Hook):
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         line = dict(
             step=runner.iter + 1,
-            pictures=[Path(sample.img_path).name for sample in data_batch['data_samples']],
+            images=[Path(sample.img_path).name for sample in data_batch['data_samples']],
             losses={name: value.item() for name, value in outputs.items() if 'loss' in name},
             moved=float((self.weights(runner) - self.start).norm() / self.start.norm()),
         )
@@ -38,7 +39,7 @@ class ShareHook(Hook):
 
 @TASK_UTILS.register_module()
 class RoundingAssigner(DynamicSoftLabelAssigner):
-    """RTMDet's assigner, which knows float32 only; its overlaps in steps of 1/1024, whose sums are exact in float32."""
+    """RTMDet's assigner, which needs float32, with overlaps in steps of 1/1024, whose sums are exact in float32."""
 
     def assign(self, pred_instances, *args, **kwargs):
         single = pred_instances.new()

@@ -1,4 +1,4 @@
-"""Two processes on a CPU, as a user starts them: they do what one process does with the doubled batch."""
+"""Two processes on a CPU, started as by a user, compute the same as one process with twice the batch size."""
 
 import functools
 import json
@@ -14,7 +14,7 @@ from mnv4_mm.errors import UserError
 
 STEPS = 20
 
-# Nothing random but the start and the order, and no norm over a batch but in the backbone.
+# Only the initial weights and the order are random, and only the backbone normalises over a batch.
 COMMON = """
 randomness = dict(seed=0)
 default_hooks = dict(logger=dict(interval=1), checkpoint=dict(max_keep_ckpts=-1))
@@ -46,7 +46,7 @@ norm_cfg = dict(_delete_=True, type='GN', num_groups=8)
 model = dict(neck=dict(norm_cfg=norm_cfg), bbox_head=dict(norm_cfg=norm_cfg))
 train_dataloader = dict(dataset=dict(times=1, dataset=dict(pipeline=train_pipeline)))
 """
-# What the comparison needs besides: statistics of half a batch are not those of the whole, the learned ones are kept.
+# The comparison keeps the learned statistics: those of half a batch are not those of the whole.
 COMPARED = """
 _base_ = ['{base}']
 custom_imports = dict(imports=['mnv4_mm', 'shares'])
@@ -58,7 +58,7 @@ ROUNDED = "model['train_cfg'] = dict(assigner=dict(type='RoundingAssigner'))\n"
 
 
 def start(repository, processes, tool, *arguments, cwd):
-    """Runs a tool in one process or, by torchrun, in several."""
+    """Run a tool in one process, or in several with torchrun."""
     command = [sys.executable]
     if processes > 1:
         command += ['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}']
@@ -70,7 +70,7 @@ def start(repository, processes, tool, *arguments, cwd):
 
 
 def train(repository, folder, name, processes, config, *arguments, batch=8, options=()):
-    """Trains in ``folder/name`` with ``batch`` pictures a step over all processes; returns what was printed."""
+    """Train in ``folder/name`` with ``batch`` images a step over all processes; return the printed text."""
     arguments = (*arguments, '--cfg-options', f'train_dataloader.batch_size={batch // processes}', *options)
     run = start(repository, processes, 'train.py', config, '--work-dir', folder / name, *arguments, cwd=folder)
     assert run.returncode == 0, run.stderr
@@ -82,7 +82,7 @@ def lines(path):
 
 
 def differences(one, two):
-    """Per step: the largest relative difference of a loss, the mean of two processes beside that of one."""
+    """Return, for each step, the largest relative difference between the mean loss of two processes and that of one."""
     return [
         max(
             abs(sum(share['losses'][name] for share in shares) / 2 / value - 1)
@@ -94,7 +94,7 @@ def differences(one, two):
 
 @pytest.fixture(scope='module')
 def folder(repository, tmp_path_factory):
-    """A folder with the configs: of a net to be trained, and of what is compared."""
+    """A folder with the configs of the training and of the comparison."""
     out = tmp_path_factory.mktemp('distributed')
     for name, text, more in (('segmenter', SEGMENTER, ''), ('detector', DETECTOR, ROUNDED)):
         (out / f'{name}_learned.py').write_text(text.format(repository=repository) + COMMON)
@@ -104,10 +104,10 @@ def folder(repository, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def learned(repository, folder):
-    """Trains a net for 40 steps in two processes and gives the checkpoint.
+    """Train a net for 40 steps in two processes and return the checkpoint.
 
-    Nets that have learned nothing do not compare: RTMDet divides by the sum of its assignment's weights, but by at
-    least 1 in each process, and theirs are less.
+    Untrained nets cannot be compared: RTMDet divides by the sum of its assignment's weights, but by at least 1 in each
+    process, and their sums are less.
     """
 
     @functools.cache
@@ -130,7 +130,7 @@ def detector(learned):
 
 
 def check_curves(repository, folder, name, checkpoint, *arguments):
-    """Continues a checkpoint alone and in two processes, compares the two, and gives the lines of the latter."""
+    """Continue a checkpoint in one process and in two, compare them, and return the log lines of the latter."""
     tuned = ('load_from=' + str(checkpoint),)
     train(repository, folder, f'{name}_one', 1, folder / f'{name}.py', *arguments, options=tuned)
     train(repository, folder, f'{name}_two', 2, folder / f'{name}.py', *arguments, options=tuned)
@@ -141,12 +141,12 @@ def check_curves(repository, folder, name, checkpoint, *arguments):
     print(
         f'{name}: {len(one)} steps, largest relative difference of a loss {largest:.1e}, moved {one[-1]["moved"]:.4f}'
     )
-    assert largest < 1e-8  # 1e-5 is wanted
-    # The weights have moved, and by the same way: equal losses are not those of a net that stands still.
+    assert largest < 1e-8  # 1e-5 is required
+    # The weights have moved by the same distance: the losses are not equal because nothing is trained.
     assert one[-1]['moved'] > 1e-3
     for shares in two:
         assert [line['moved'] for line in shares] == pytest.approx([line['moved'] for line in one], rel=1e-8)
-    # What the tools log is the whole batch's loss in one process, and in several the first one's.
+    # One process logs the loss of the whole batch; of several, the first logs its own.
     for work_dir, first in ((f'{name}_one', one), (f'{name}_two', two[0])):
         (scalars,) = (folder / work_dir).glob('*/vis_data/scalars.json')
         logged = [line['loss'] for line in lines(scalars) if 'loss' in line]
@@ -155,15 +155,15 @@ def check_curves(repository, folder, name, checkpoint, *arguments):
         means = [sum(losses[: i + 1]) / (i + 1) for i in range(len(losses))]
         assert logged == pytest.approx(means, rel=1e-6)
     for whole, *shares in zip(one, *two, strict=True):
-        assert sorted(whole['pictures']) == sorted(shares[0]['pictures'] + shares[1]['pictures'])
+        assert sorted(whole['images']) == sorted(shares[0]['images'] + shares[1]['images'])
     return two
 
 
 @pytest.mark.slow
 def test_a_segmenter_learns_as_in_one_process_and_resumes(repository, folder, segmenter):
     two = check_curves(repository, folder, 'segmenter', segmenter, '--iters', STEPS)
-    # 26 pictures are 13 for each process, then they are shuffled anew.
-    first_pass = [[name for line in shares for name in line['pictures']][:13] for shares in two]
+    # Each process gets 13 of the 26 images, then they are shuffled again.
+    first_pass = [[name for line in shares for name in line['images']][:13] for shares in two]
     assert len({*first_pass[0], *first_pass[1]}) == 26
 
     checkpoint = folder / f'segmenter_two/iter_{STEPS // 2}.pth'
@@ -172,23 +172,23 @@ def test_a_segmenter_learns_as_in_one_process_and_resumes(repository, folder, se
         again, before = lines(folder / f'resumed/process{rank}.jsonl'), two[rank][STEPS // 2 :]
         assert [line['step'] for line in again] == list(range(STEPS // 2 + 1, STEPS + 1))
         for a, b in zip(again, before, strict=True):
-            assert a['pictures'] == b['pictures']
+            assert a['images'] == b['images']
             assert a['losses'] == pytest.approx(b['losses'], rel=1e-8)
 
 
 @pytest.mark.slow
 def test_a_detector_learns_as_in_one_process(repository, folder, detector):
     two = check_curves(repository, folder, 'detector', detector, '--epochs', 3)
-    for epoch in range(3):  # of 64 pictures, 8 steps
-        seen = [[name for line in shares[epoch * 8 : epoch * 8 + 8] for name in line['pictures']] for shares in two]
-        assert len(seen[0]) == len(seen[1]) == 32
-        assert len({*seen[0], *seen[1]}) == 64
+    for epoch in range(3):  # of 64 images, 8 steps
+        images = [[name for line in shares[epoch * 8 : epoch * 8 + 8] for name in line['images']] for shares in two]
+        assert len(images[0]) == len(images[1]) == 32
+        assert len({*images[0], *images[1]}) == 64
 
 
 @pytest.mark.slow
 def test_detection_metrics_are_those_of_one_process(repository, folder, detector):
     metrics, detections = [], []
-    # 17 pictures: one process has 9, the other 8 and one of them again, which must not count twice.
+    # 17 images: one process gets 9, the other 8 and one of them again, which must not count twice.
     options = ['--cfg-options', 'test_dataloader.dataset.indices=17']
     for processes in (1, 2):
         work_dir, out = folder / f'test_detector_{processes}', folder / f'detections_{processes}.json'
@@ -197,34 +197,34 @@ def test_detection_metrics_are_those_of_one_process(repository, folder, detector
             '--show-dir', work_dir / 'shown', *options, cwd=folder,
         )  # fmt: skip
         assert run.returncode == 0, run.stderr
-        assert run.stdout.count('ground truth left') == 1
-        # mmdet's painter paints in the first process only.
+        assert run.stdout.count('ground truth on the left') == 1
+        # mmdet's painter draws in the first process only.
         assert len(list((work_dir / 'shown').glob('*.jpg'))) == (17 if processes == 1 else 9)
         metrics.append(json.loads((work_dir / 'metrics.json').read_text()))
         detections.append(json.loads(out.read_text()))
     assert detections[0] == detections[1]
-    assert len({found['image_id'] for found in detections[0]}) == 17
+    assert len({detection['image_id'] for detection in detections[0]}) == 17
     assert metrics[0] == pytest.approx(metrics[1], rel=1e-12, abs=1e-12, nan_ok=True)
     print({name: value for name, value in metrics[0].items() if 'bbox' in name})
-    # After so short a training AP may be 0, whatever is measured: what is compared is many different detections.
-    assert len({found['score'] for found in detections[0]}) > 1000
+    # After such a short training AP may be 0 for any detections, so make sure that many different ones are compared.
+    assert len({detection['score'] for detection in detections[0]}) > 1000
 
 
 @pytest.mark.slow
-def test_what_two_processes_measure_while_training_is_the_checkpoint_s(repository, folder, detector):
+def test_metrics_of_two_processes_while_training_are_those_of_the_checkpoint(repository, folder, detector):
     # Each process has its own batch norm statistics; the checkpoint has those of the first.
     (scalars,) = (folder / 'detector_learned').glob('*/vis_data/scalars.json')
-    seen = [line for line in lines(scalars) if 'coco-mini/bbox_mAP' in line][-1]
+    logged = [line for line in lines(scalars) if 'coco-mini/bbox_mAP' in line][-1]
     run = start(repository, 1, 'test.py', detector, '--work-dir', folder / 'again', cwd=folder)
     assert run.returncode == 0, run.stderr
     metrics = json.loads((folder / 'again/metrics.json').read_text())
     for name in ('bbox_mAP', 'bbox_mAP_50', 'bbox_mAP_m'):
-        assert metrics[f'coco-mini/{name}'] == pytest.approx(seen[f'coco-mini/{name}'], rel=1e-9)
+        assert metrics[f'coco-mini/{name}'] == pytest.approx(logged[f'coco-mini/{name}'], rel=1e-9)
 
 
 @pytest.mark.slow
 def test_segmentation_metrics_are_those_of_one_process(repository, folder, segmenter):
-    # The config is the checkpoint's, which says that it was trained by two processes.
+    # The config is the checkpoint's, with the settings of its training in two processes.
     metrics, maps = [], []
     for processes in (1, 2):
         work_dir, out = folder / f'test_segmenter_{processes}', folder / f'maps_{processes}'

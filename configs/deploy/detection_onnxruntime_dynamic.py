@@ -1,6 +1,6 @@
-"""Detectors -> ONNX with NMS for mmdeploy: pictures of any size and number (docs/mmdeploy.md).
+"""Export detectors to ONNX with NMS, for mmdeploy: any image size and batch size (docs/mmdeploy.md).
 
-python tools/deploy.py configs/deploy/detection_onnxruntime_dynamic.py MODEL_CONFIG CHECKPOINT PICTURE --work-dir DIR
+python tools/deploy.py configs/deploy/detection_onnxruntime_dynamic.py MODEL_CONFIG CHECKPOINT IMAGE --work-dir DIR
 """
 
 _base_ = ['detection_onnxruntime_static.py']

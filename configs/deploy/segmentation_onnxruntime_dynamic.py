@@ -1,6 +1,6 @@
-"""Segmenters -> ONNX for mmdeploy: pictures of any size and number (docs/mmdeploy.md).
+"""Export segmenters to ONNX, for mmdeploy: any image size and batch size (docs/mmdeploy.md).
 
-python tools/deploy.py configs/deploy/segmentation_onnxruntime_dynamic.py MODEL_CONFIG CHECKPOINT PICTURE --work-dir DIR
+python tools/deploy.py configs/deploy/segmentation_onnxruntime_dynamic.py MODEL_CONFIG CHECKPOINT IMAGE --work-dir DIR
 """
 
 _base_ = ['segmentation_onnxruntime_static.py']

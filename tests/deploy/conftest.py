@@ -1,4 +1,4 @@
-"""Checkpoints of small nets whose outputs are lively without training: statistics of real pictures, distinct scores."""
+"""Checkpoints of small untrained nets with useful outputs: norms that fit real images, and distinct scores."""
 
 import math
 from collections.abc import Callable
@@ -15,20 +15,20 @@ from mnv4_mm.config.backbone import fit_backbone
 from mnv4_mm.config.data import innermost_dataset
 from mnv4_mm.config.load import load_config
 from mnv4_mm.tasks import build_model
-from mnv4_mm.weights.strict import tensors_only
+from mnv4_mm.weights.checkpoint import tensors_only
 
 Maker = Callable[..., Path]
 
 
 @pytest.fixture(scope='session')
 def photos(repository) -> list[Path]:
-    """Real pictures of several sizes."""
+    """Real images of several sizes."""
     return sorted((repository / 'data/mini/coco/val2017').glob('*.jpg'))[:6]
 
 
 @pytest.fixture(scope='session')
 def make_checkpoint(tmp_path_factory, photos) -> Maker:
-    """Gives the path of a checkpoint of a config, as train.py would write it, in a folder of its own."""
+    """Return a function that writes a checkpoint of a config to a folder of its own, as train.py does."""
 
     def make(name: str, backbone: str | None = None) -> Path:
         cfg = load_config(name)
@@ -56,7 +56,7 @@ def lraspp(make_checkpoint) -> Path:
 def fragile() -> tuple[nn.Module, list[np.ndarray]]:
     """A net of three convolutions, the second of which has one channel a thousand times as large, and its inputs."""
     torch.manual_seed(0)
-    # The last one has a padding, which some converters make an operator of its own.
+    # The last one has padding, which some converters turn into an operator of its own.
     last = nn.Conv2d(8, 8, 3, stride=2, padding=1)
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), last, nn.Softmax(1))
     with torch.no_grad():
@@ -78,10 +78,10 @@ def save_lively(cfg: Config, photos: list[Path], path: Path) -> None:
             nn.init.normal_(module.bias, 0, 0.1)
             module.momentum = None  # the mean over all batches
     steps = innermost_dataset(cfg.test_dataloader.dataset).pipeline
-    # Boxes are scored at the size they are looked for; maps would take long.
+    # Detectors at the size of their config; segmenters at a smaller one, for speed.
     size = next(step.scale for step in steps if step.type == 'Resize') if part == 'bbox_head' else (160, 160)
-    pictures = [cv2.resize(cv2.imread(str(photo)), size) for photo in photos]
-    batch = torch.from_numpy(np.stack(pictures)[..., ::-1].transpose(0, 3, 1, 2).copy()).float()
+    images = [cv2.resize(cv2.imread(str(photo)), size) for photo in photos]
+    batch = torch.from_numpy(np.stack(images)[..., ::-1].transpose(0, 3, 1, 2).copy()).float()
     batch = (batch - 120) / 58
     with torch.no_grad():
         model.train().extract_feat(batch)
@@ -93,7 +93,7 @@ def save_lively(cfg: Config, photos: list[Path], path: Path) -> None:
         )
         factor, bias = 2 / float(logits.std()), 0.0
         if part == 'bbox_head' and head.use_sigmoid_cls:
-            # One in 200 reaches the threshold, the largest stays clear of 1.
+            # One score in 200 reaches the threshold, and the largest is below 1.
             threshold = math.log(head.test_cfg.score_thr / (1 - head.test_cfg.score_thr))
             low, high = float(logits.sort().values[-len(logits) // 200]), float(logits.max())
             factor = (2 - threshold) / (high - low)
@@ -112,7 +112,7 @@ def save_lively(cfg: Config, photos: list[Path], path: Path) -> None:
 
 
 def class_convolutions(head: nn.Module) -> list[nn.Conv2d]:
-    """The convolutions whose outputs are class scores."""
+    """Return the convolutions whose outputs are class scores."""
     names = ('rtm_cls', 'retina_cls', 'conv_seg', 'cls_convs')
     part = next(getattr(head, name) for name in names if hasattr(head, name))
     levels = list(part) if isinstance(part, nn.ModuleList) else [part]

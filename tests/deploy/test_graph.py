@@ -39,8 +39,8 @@ def model_of(make_checkpoint):
 
 
 @pytest.mark.parametrize('name', DETECTORS)
-def test_detections_are_mmdets(name, model_of, photos):
-    """The whole way of a picture: preparing, net, decoding, selecting, back to the picture's pixels."""
+def test_detections_are_those_of_mmdet(name, model_of, photos):
+    """The whole way of an image: preprocessing, net, decoding, selection, and back to pixels of the image."""
     model = model_of(name)
     predictor = reference(model, describe(model, ONNX))
     for photo in photos[:3]:
@@ -51,9 +51,9 @@ def test_detections_are_mmdets(name, model_of, photos):
         count = min(len(found.scores), len(expected.scores))
         assert count > 20
         assert len(np.unique(expected.scores)) > 0.9 * count
-        assert abs(len(found.scores) - len(expected.scores)) <= 1  # one can be at the threshold
+        assert abs(len(found.scores) - len(expected.scores)) <= 1  # one score may be at the threshold
         np.testing.assert_allclose(found.scores[:count], expected.scores[:count], atol=5e-4)
-        # Neighbours in the list may have changed places.
+        # Detections with nearly equal scores may be in another order.
         same = found.labels[:count] == expected.labels[:count]
         assert same.mean() > 0.9
         gap = np.abs(found.boxes[:count] - expected.bboxes[:count]).max(axis=1)[same]
@@ -62,8 +62,8 @@ def test_detections_are_mmdets(name, model_of, photos):
 
 
 @pytest.mark.parametrize('name', SEGMENTERS)
-def test_class_maps_are_mmsegs(name, model_of, photos):
-    """Of pictures of the input's size, where mmseg enlarges no more than the graph's end does."""
+def test_class_maps_are_those_of_mmseg(name, model_of, photos):
+    """For images of the size of the input, for which mmseg enlarges logits no further than the graph does."""
     model = model_of(name)
     model.cfg = copy.deepcopy(model.cfg)
     model.cfg.test_dataloader.dataset.pipeline[1].scale = (128, 128)
@@ -78,8 +78,8 @@ def test_class_maps_are_mmsegs(name, model_of, photos):
 
 
 @pytest.mark.parametrize('name', DETECTORS)
-def test_boxes_are_the_coders(name, model_of):
-    """Against mmdet's own decode, also where boxes reach over the edge or codes are extreme."""
+def test_boxes_are_those_of_the_coder(name, model_of):
+    """Against mmdet's own decoding, with boxes beyond the edge and extreme codes."""
     model = model_of(name)
     height, width = (320, 320) if name == 'mnv4_ssdlite_coco' else (128, 160)
     graph = build_graph(model, describe(model, ONNX, size=(height, width), normalise=True))
@@ -102,7 +102,7 @@ def test_boxes_are_the_coders(name, model_of):
         ('mnv4_fpn_ade20k', 'timm:fastvit_t8', (96, 128)),
     ],
 )
-def test_norms_are_folded_and_nothing_changes(name, backbone, size, model_of):
+def test_folding_norms_does_not_change_outputs(name, backbone, size, model_of):
     model = model_of(name, backbone)
     graph = build_graph(model, describe(model, ONNX, size=size))
     image = graph.example()
@@ -113,18 +113,18 @@ def test_norms_are_folded_and_nothing_changes(name, backbone, size, model_of):
         torch.testing.assert_close(a, b, rtol=0, atol=2e-3 * float(b.abs().max()))
     targets = [node.target for node in program.graph.nodes]
     left = sum(target is aten.batch_norm.default for target in targets)
-    # Only what no convolution precedes: the norm at the head of each attention block.
+    # The only norm without a convolution before it is the first one of each attention block.
     attention = sum(isinstance(module, MultiQueryAttention) for module in model.modules())
-    if backbone.startswith('timm:'):  # whose order of layers is its own
+    if backbone.startswith('timm:'):  # layers are in another order
         assert left < sum(isinstance(module, nn.BatchNorm2d) for module in model.modules()) / 2
     else:
         assert left == attention
     assert aten.scaled_dot_product_attention.default not in targets
-    assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules())  # the model itself is as it was
+    assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules())  # the model itself is not changed
 
 
-def test_convolutions_that_levels_share_are_folded_with_each_levels_norm(model_of):
-    """In place, module by module, the first level's norm would be folded into all of them."""
+def test_shared_convolutions_are_folded_with_the_norm_of_each_level(model_of):
+    """Folding module by module would fold the norm of the first level into all levels."""
     model = model_of('mnv4_rtmdet_coco')
     convolutions = [level[0].conv for level in model.bbox_head.cls_convs]
     assert len(set(convolutions)) == 1
@@ -160,7 +160,7 @@ def test_a_graph_of_any_size(name, model_of):
 @pytest.mark.parametrize(
     ('name', 'change', 'message'),
     [
-        ('mnv4_ssdlite_coco', dict(dynamic=True), 'stretches every picture'),
+        ('mnv4_ssdlite_coco', dict(dynamic=True), 'stretches every image'),
         ('mnv4_rtmdet_coco', dict(size=(100, 320)), 'multiples of 32'),
         ('mnv4_rtmdet_coco', dict(size=(320,)), 'height and width'),
         ('mnv4_rtmdet_coco', dict(size=(320, 320), dynamic=True), 'exclude each other'),
@@ -169,12 +169,12 @@ def test_a_graph_of_any_size(name, model_of):
         ('mnv4_lraspp_ade20k', dict(kind='nms'), '--nms does not fit segmentation'),
     ],
 )
-def test_what_does_not_fit_is_one_line(name, change, message, model_of):
+def test_options_that_do_not_fit_are_one_line(name, change, message, model_of):
     with pytest.raises(UserError, match=message):
         describe(model_of(name), ONNX, **change)
 
 
-def test_models_of_other_kinds_are_refused(model_of):
+def test_unsupported_models_are_refused(model_of):
     model = copy.deepcopy(model_of('mnv4_ssdlite_coco'))
     meta = describe(model, ONNX)
     model.bbox_head.bbox_coder.add_ctr_clamp = True
@@ -184,7 +184,7 @@ def test_models_of_other_kinds_are_refused(model_of):
     with pytest.raises(UserError, match='boxes of object are not exported'):
         build_graph(model, meta)
     with DefaultScope.overwrite_default_scope('mmdet'):
-        # Two maps a level and distances as codes, as RTMDet, but decoded in its own way.
+        # Two outputs a level and distances as codes, as in RTMDet, but decoded differently.
         model.bbox_head = FoveaHead(2, 8)
     with pytest.raises(UserError, match='FoveaHead is not exported: SSDHead'):
         describe(model, ONNX)
@@ -192,7 +192,7 @@ def test_models_of_other_kinds_are_refused(model_of):
         describe(nn.ReLU(), ONNX)
 
 
-def test_settings_that_a_file_would_not_follow_are_refused(model_of):
+def test_settings_that_a_file_would_ignore_are_refused(model_of):
     def changed(name, **steps):
         model = copy.deepcopy(model_of(name))
         for step in model.cfg.test_dataloader.dataset.pipeline:
@@ -200,14 +200,14 @@ def test_settings_that_a_file_would_not_follow_are_refused(model_of):
         return model
 
     odd = changed('mnv4_ssdlite_coco', Resize=dict(scale=(300, 300)))
-    with pytest.raises(UserError, match=r'every picture to 300 300; files take multiples of 32: train for others$'):
+    with pytest.raises(UserError, match=r'every image to 300 300; files take multiples of 32: train for another size$'):
         describe(odd, ONNX)
     with pytest.raises(UserError, match='anchors are made for one size, here 300 300'):
         describe(odd, ONNX, size=(320, 320))
-    with pytest.raises(UserError, match='resizes pictures to 640x640 and fills up to 672x672'):
+    with pytest.raises(UserError, match='resizes images to 640x640 and pads them to 672x672'):
         describe(changed('mnv4_rtmdet_coco', Pad=dict(size=(672, 672))), ONNX)
     odd.cfg.test_dataloader.dataset.pipeline.insert(2, dict(type='Pad', size=(320, 320)))
-    with pytest.raises(UserError, match='resizes pictures to 300x300 and fills up to 320x320'):
+    with pytest.raises(UserError, match='resizes images to 300x300 and pads them to 320x320'):
         describe(odd, ONNX)
     model = changed('mnv4_ssdlite_coco')
     model.bbox_head.test_cfg.max_per_img = -1
@@ -225,10 +225,10 @@ def test_settings_that_a_file_would_not_follow_are_refused(model_of):
         (dict(type='Pad', size=(640, 640)), (0, 0, 0)),
         (dict(type='Pad', pad_to_square=True, pad_val=114), (114, 114, 114)),
         (dict(type='Pad', size_divisor=32, pad_val=dict(img=(1, 2, 3))), (3, 2, 1)),  # BGR, the file takes RGB
-        (dict(type='PackDetInputs'), (124, 116, 104)),  # none: the preprocessor's, after normalising
+        (dict(type='PackDetInputs'), (124, 116, 104)),  # no Pad: the preprocessor pads after normalising
     ],
 )
-def test_what_fills_up_is_what_the_config_fills_with(pad, colour, model_of):
+def test_the_padding_is_that_of_the_config(pad, colour, model_of):
     model = copy.deepcopy(model_of('mnv4_rtmdet_coco'))
     pipeline = model.cfg.test_dataloader.dataset.pipeline
     at = next(i for i, step in enumerate(pipeline) if step['type'] == 'Pad')
@@ -236,15 +236,15 @@ def test_what_fills_up_is_what_the_config_fills_with(pad, colour, model_of):
     assert describe(model, ONNX).resize.pad == colour
 
 
-def test_no_limit_of_candidates_is_none(model_of):
+def test_candidates_can_be_unlimited(model_of):
     model = copy.deepcopy(model_of('mnv4_ssdlite_coco'))
     model.bbox_head.test_cfg.nms_pre = -1
-    how = describe(model, ONNX).selection
+    selection = describe(model, ONNX).selection
     boxes, scores = np.float32([[0, 0, 9, 9], [20, 20, 29, 29]]), np.float32([[0.9], [0.8]])
-    assert len(select(boxes, scores, how).scores) == 2
+    assert len(select(boxes, scores, selection).scores) == 2
 
 
-def test_attention_as_products_is_the_fused_one(model_of):
+def test_attention_by_products_equals_fused_attention(model_of):
     model = copy.deepcopy(model_of('mnv4_ssdlite_coco', 'mnv4_hybrid_m'))
     image = torch.randn((1, 3, 160, 160), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

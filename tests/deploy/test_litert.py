@@ -16,7 +16,9 @@ from mnv4_mm.apis.model import load_model
 from mnv4_mm.deploy.compare import reference
 from mnv4_mm.deploy.difference import difference
 from mnv4_mm.deploy.export import export
-from mnv4_mm.deploy.int8 import LIMIT_DB, Fragile, quantize_onnx
+from mnv4_mm.deploy.quantize import quantize_onnx
+from mnv4_mm.deploy.sensitivity import MIN_SQNR_DB as LIMIT_DB
+from mnv4_mm.deploy.sensitivity import SensitiveLayer as Fragile
 from mnv4_mm.deploy.targets import TARGETS
 from mnv4_mm.deploy.targets.litert import FOLDER, VARIABLE, convert, converter
 from mnv4_mm.errors import UserError
@@ -74,7 +76,7 @@ def test_shared_heads_as_matrix_products_are_right(relative_errors):
 @needs_converter
 def test_hybrid_m_is_right_to_the_end(make_checkpoint, tmp_path, photos):
     checkpoint = make_checkpoint('mnv4_ssdlite_coco-mini', 'mnv4_hybrid_m')
-    path = export(str(checkpoint), ['litert'], out_dir=str(tmp_path), say=lambda line: None)[0]
+    path = export(str(checkpoint), ['litert'], out_dir=str(tmp_path), log=lambda line: None)[0]
     predictor = load(path, threads=1)
     by = reference(load_model(str(checkpoint), device='cpu'), predictor.meta)
     batches = [prepare(read_image(photo), predictor.meta.input, predictor.meta.resize)[0] for photo in photos[:2]]
@@ -92,7 +94,7 @@ def test_int8_has_the_inputs_and_outputs_of_fp32_and_is_close(ssdlite, tmp_path,
 
     folder = str(photos[0].parent)
     single, int8 = (
-        export(str(ssdlite), ['litert'], precision=p, out_dir=str(tmp_path), calibration=folder, say=lambda line: None)[
+        export(str(ssdlite), ['litert'], precision=p, out_dir=str(tmp_path), calibration=folder, log=lambda line: None)[
             0
         ]
         for p in ('fp32', 'int8')
@@ -127,7 +129,7 @@ def test_a_sensitive_layer_stays_in_float(fragile, tmp_path):
     exported = torch.onnx.export(program, input_names=['image'], output_names=['y'], dynamo=True, verbose=False)
     expected = net(torch.from_numpy(batches[0])).detach().numpy()
     found = {}
-    for name, layers in (('all', []), ('kept', quantize_onnx(exported.model_proto, batches).fragile)):
+    for name, layers in (('all', []), ('kept', quantize_onnx(exported.model_proto, batches).sensitive)):
         path = tmp_path / f'{name}.tflite'
         convert(program, path, ['y'], 'int8', batches, fragile=layers)
         interpreter = Interpreter(str(path))

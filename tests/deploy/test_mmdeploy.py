@@ -1,4 +1,4 @@
-"""mmdeploy's ONNX finds what the model finds, and its script's ways of failing are one line each."""
+"""Predictions of mmdeploy's ONNX files are those of the model, and mistakes are one line each."""
 
 import importlib.util
 import inspect
@@ -21,11 +21,12 @@ from mnv4_mm.config.backbone import fit_backbone
 from mnv4_mm.config.data import fit_inference, innermost_dataset, resolve_data_roots
 from mnv4_mm.config.load import load_config
 from mnv4_mm.deploy import mmdeploy_script
+from mnv4_mm.deploy.arguments import INSTALL_MMDEPLOY
 from mnv4_mm.errors import UserError
 from mnv4_mm.tasks import build_model
 
 pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec('mmdeploy') is None, reason=f'mmdeploy is not installed: {mmdeploy_script.INSTALL}'
+    importlib.util.find_spec('mmdeploy') is None, reason=f'mmdeploy is not installed: {INSTALL_MMDEPLOY}'
 )
 DETECTORS = ['mnv4_ssdlite_coco-mini', 'mnv4_retinanet_coco-mini', 'mnv4_rtmdet_coco-mini']
 SEGMENTERS = [f'mnv4_{head}_ade20k-mini' for head in ('lraspp', 'fpn', 'deeplabv3plus', 'segformer')]
@@ -37,7 +38,7 @@ def _in_repository(monkeypatch, repository):
     monkeypatch.chdir(repository)
 
 
-def pictures(name):
+def image_files(name):
     return [str(path) for path in sorted((COCO if name in DETECTORS else ADE).glob('*.jpg'))[:3]]
 
 
@@ -47,7 +48,7 @@ def deploy_config(name, shape):
 
 
 def lively(model: nn.Module, batches: list) -> None:
-    """Gives an untrained model distinct scores and many classes: norms that fit the pictures, wide predictors."""
+    """Give an untrained model distinct scores and many classes: norms that fit the images, and scaled predictors."""
     head = model.bbox_head if hasattr(model, 'bbox_head') else model.decode_head
     for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
         norm.momentum = None  # the mean of all batches
@@ -76,7 +77,7 @@ def lively(model: nn.Module, batches: list) -> None:
 
 
 def widen(predictor: nn.Module, scale: float, shift: float) -> None:
-    """Scales and shifts what the last convolutions of a module give."""
+    """Scale and shift the outputs of the last convolutions of a module."""
     for conv in (module for module in predictor.modules() if isinstance(module, nn.Conv2d) and module.bias is not None):
         conv.weight *= scale
         conv.bias += shift
@@ -84,7 +85,7 @@ def widen(predictor: nn.Module, scale: float, shift: float) -> None:
 
 @pytest.fixture(scope='module')
 def checkpoint(tmp_path_factory, repository):
-    """Gives a checkpoint of a config's lively model; made once."""
+    """Return a function that makes a checkpoint of the ``lively`` model of a config, once."""
     made: dict[tuple, str] = {}
 
     def make(name, backbone=None, classes=None):
@@ -116,12 +117,12 @@ def checkpoint(tmp_path_factory, repository):
 
 
 def exported(name, shape, checkpoint, folder, config=None, **options):
-    """Exports, and gives the model's and the file's ``test_step`` over some pictures, as (by model, by file)."""
+    """Export, and return the model, the loaded file and the config."""
     deploying, cfg = mmdeploy_script.fit_size(
         mmdeploy_script.load_deploy_config(deploy_config(name, shape), options), load_config(config or name)
     )
-    picture = mmdeploy_script.read_image(pictures(name)[0])
-    mmdeploy_script.export(deploying, cfg, checkpoint, picture, folder, 'cpu')
+    image = mmdeploy_script.read_image(image_files(name)[0])
+    mmdeploy_script.export(deploying, cfg, checkpoint, image, folder, 'cpu')
     model = load_model(checkpoint, str(config or name), 'cpu')
     file = mmdeploy_script.load_exported(deploying, cfg, folder / 'end2end.onnx', 'cpu')
     return model, file, cfg
@@ -135,7 +136,7 @@ def batches(cfg):
 
 
 def assert_same_detections(expected, found):
-    """Each of the model's detections is among the file's; the order of near-equal scores may differ."""
+    """Assert that the file has each detection of the model; those of nearly equal scores may be in another order."""
     expected, found = expected.numpy(), found.numpy()
     assert len(expected) > 30
     assert len(np.unique(expected.scores)) > 0.9 * len(expected)
@@ -145,13 +146,13 @@ def assert_same_detections(expected, found):
         same = found.labels == label
         near = np.abs(found.bboxes[same] - box).max(axis=1, initial=0) < 0.05
         lost += not (np.abs(found.scores[same][near] - score) < 1e-4).any()
-    # NMS decides by an overlap that may be at the threshold to the last bit.
+    # An overlap may be within rounding of the threshold of NMS.
     assert lost <= 0.01 * len(expected)
 
 
 @pytest.mark.parametrize('shape', ['static', 'dynamic'])
 @pytest.mark.parametrize('name', DETECTORS)
-def test_detections_are_the_models(name, shape, checkpoint, tmp_path):
+def test_detections_are_those_of_the_model(name, shape, checkpoint, tmp_path):
     model, file, cfg = exported(name, shape, checkpoint(name), tmp_path)
     for batch, _ in zip(batches(cfg), range(2), strict=False):
         with torch.no_grad():
@@ -161,7 +162,7 @@ def test_detections_are_the_models(name, shape, checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize(('name', 'shape'), [*((name, 'dynamic') for name in SEGMENTERS), (SEGMENTERS[0], 'static')])
-def test_logits_are_the_models(name, shape, checkpoint, tmp_path):
+def test_logits_are_those_of_the_model(name, shape, checkpoint, tmp_path):
     options = {'codebase_config.with_argmax': False}
     model, file, cfg = exported(name, shape, checkpoint(name), tmp_path, **options)
     for batch, _ in zip(batches(cfg), range(2), strict=False):
@@ -189,20 +190,20 @@ def test_the_class_map_is_that_of_the_logits(checkpoint, tmp_path):
 
 
 def test_attention_of_hybrid_nets(checkpoint, tmp_path):
-    """At a size other than that of the trace, whose attention has other numbers of places."""
+    """At a size other than that of the trace, so that attention has another number of positions."""
     name = 'mnv4_lraspp_ade20k-mini'
     trained = checkpoint(name, 'mnv4_hybrid_m')
     config = Path(trained).with_name(f'{name}.py')
     model, file, _ = exported(name, 'dynamic', trained, tmp_path, config, **{'codebase_config.with_argmax': False})
-    pictures = torch.randn(2, 3, 96, 160, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(2, 3, 96, 160, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        expected = model.encode_decode(pictures, [dict(img_shape=(96, 160))] * 2)
-    found = file.wrapper({'input': pictures})['output']
+        expected = model.encode_decode(images, [dict(img_shape=(96, 160))] * 2)
+    found = file.wrapper({'input': images})['output']
     assert (found - expected).abs().max() < 1e-3 * expected.abs().max()
 
 
 def test_one_class_with_softmax(checkpoint, tmp_path):
-    """mmdeploy's own rewriter takes the only class for the background (open-mmlab/mmdeploy#2787)."""
+    """mmdeploy's own rewriter treats the only class as the background (open-mmlab/mmdeploy#2787)."""
     name = 'mnv4_ssdlite_coco-mini'
     trained = checkpoint(name, None, 1)
     model, file, cfg = exported(name, 'static', trained, tmp_path, Path(trained).with_name(f'{name}.py'))
@@ -214,8 +215,8 @@ def test_one_class_with_softmax(checkpoint, tmp_path):
     torch.testing.assert_close(found.scores, expected.scores, atol=1e-4, rtol=0)
 
 
-def test_what_is_mended_is_still_broken():
-    """Fails when a rewriter is needed no more."""
+def test_rewriters_are_still_needed():
+    """Fails when a rewriter is no longer needed."""
     from mmdeploy.codebase.mmdet.models.dense_heads import base_dense_head, rtmdet_head
     from mmseg.models.utils import Upsample
 
@@ -230,18 +231,18 @@ def test_what_is_mended_is_still_broken():
 
 @pytest.fixture(scope='module')
 def deployed(checkpoint, run_tool, tmp_path_factory, repository):
-    """A detector deployed by the command of the docs."""
+    """A detector exported by the command in the docs."""
     name = 'mnv4_ssdlite_coco-mini'
     folder = tmp_path_factory.mktemp('deployed') / 'out'
-    picture = sorted((repository / COCO).glob('*.jpg'))[0]
+    image = sorted((repository / COCO).glob('*.jpg'))[0]
     result = run_tool(
-        'deploy.py', deploy_config(name, 'static'), name, checkpoint(name), picture, '--work-dir', folder, '--dump-info'
+        'deploy.py', deploy_config(name, 'static'), name, checkpoint(name), image, '--work-dir', folder, '--dump-info'
     )
     assert result.returncode == 0, result.stderr
     return folder, result
 
 
-def test_the_command_writes_what_the_sdk_reads(deployed):
+def test_the_command_writes_the_files_of_the_sdk(deployed):
     folder, result = deployed
     names = [
         'deploy.json',
@@ -272,7 +273,7 @@ def test_the_log_holds_no_warnings(deployed):
     assert 'WARNING' not in text
 
 
-def test_segmenters_tell_the_sdk_their_normalisation(checkpoint, tmp_path):
+def test_the_sdk_gets_the_normalisation_of_segmenters(checkpoint, tmp_path):
     name = SEGMENTERS[1]
     deploying, cfg = mmdeploy_script.fit_size(
         mmdeploy_script.load_deploy_config(deploy_config(name, 'static'), {}), load_config(name)
@@ -284,7 +285,7 @@ def test_segmenters_tell_the_sdk_their_normalisation(checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize('broken', [False, True])
-def test_nothing_of_mmdeploy_stays_behind(broken, checkpoint, tmp_path):
+def test_mmdeploy_leaves_no_global_state(broken, checkpoint, tmp_path):
     name = DETECTORS[0]
 
     def state():
@@ -336,7 +337,7 @@ def test_a_static_file_has_the_size_of_the_config(name, size):
     [
         (dict(quant=True), '--quant is for backends other than onnxruntime'),
         (dict(uri='192.168.1.1:60000'), '--uri is for'),
-        (dict(deploy_cfg='configs/mnv4_ssdlite_coco.py'), 'is no deploy config'),
+        (dict(deploy_cfg='configs/mnv4_ssdlite_coco.py'), 'is not a deploy config'),
         (dict(deploy_cfg='gone.py'), 'no deploy config gone.py; there are'),
         (dict(deploy_cfg='configs/deploy/segmentation_onnxruntime_static.py'), 'is for mmseg, the model is of mmdet'),
         (dict(cfg_options={'backend_config.type': 'tensorrt'}), 'is for tensorrt; only onnxruntime'),
@@ -351,7 +352,7 @@ def test_a_static_file_has_the_size_of_the_config(name, size):
 def test_a_mistake_is_one_line_and_leaves_no_files(change, text, checkpoint, tmp_path):
     name = DETECTORS[0]
     arguments = dict(
-        deploy_cfg=deploy_config(name, 'static'), model_cfg=name, checkpoint=checkpoint(name), img=pictures(name)[0]
+        deploy_cfg=deploy_config(name, 'static'), model_cfg=name, checkpoint=checkpoint(name), img=image_files(name)[0]
     )
     with pytest.raises(UserError, match=text) as error:
         mmdeploy_script.deploy(**{**arguments, 'work_dir': str(tmp_path / 'out'), **change})
@@ -362,14 +363,14 @@ def test_a_mistake_is_one_line_and_leaves_no_files(change, text, checkpoint, tmp
 def test_windows_are_refused(checkpoint):
     cfg = fit_inference(load_config(SEGMENTERS[0]), 'slide')
     deploying = mmdeploy_script.load_deploy_config(deploy_config(SEGMENTERS[0], 'static'), {})
-    with pytest.raises(UserError, match='whole pictures only'):
+    with pytest.raises(UserError, match='whole images only'):
         mmdeploy_script.fit_size(deploying, cfg)
 
 
 def test_a_checkpoint_that_would_run_code_is_refused(payload, tmp_path, run_tool):
     torch.save(dict(state_dict={}, meta=dict(payload=payload)), tmp_path / 'bad.pth')
     name = DETECTORS[0]
-    result = run_tool('deploy.py', deploy_config(name, 'static'), name, tmp_path / 'bad.pth', pictures(name)[0])
+    result = run_tool('deploy.py', deploy_config(name, 'static'), name, tmp_path / 'bad.pth', image_files(name)[0])
     assert result.returncode == 2
     assert any(line.startswith('error: ') and 'is refused' in line for line in result.stderr.splitlines())
     assert not (tmp_path / 'ran').exists()

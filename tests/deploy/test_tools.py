@@ -15,7 +15,7 @@ from mnv4_mm.runtime import load
     [
         (['--to', 'tensorrt'], '--to tensorrt: there are onnx'),
         (['--size', '100', '100'], 'multiples of 32'),
-        (['--precision', 'int8', '--calibration', '/no/such'], 'no pictures for calibration'),
+        (['--precision', 'int8', '--calibration', '/no/such'], 'no images for calibration'),
         (['--logits'], 'does not fit detection'),
         (['--config', 'no_such'], 'no config no_such'),
     ],
@@ -31,14 +31,14 @@ def test_mistakes_are_one_line(arguments, message, ssdlite, call_tool, tmp_path)
 @pytest.fixture(scope='module')
 def files(ssdlite, lraspp, tmp_path_factory):
     out = str(tmp_path_factory.mktemp('files'))
-    detector = export(str(ssdlite), ['onnx'], out_dir=f'{out}/a', say=lambda line: None)[0]
-    segmenter = export(str(lraspp), ['onnx'], size=(128, 160), out_dir=f'{out}/b', say=lambda line: None)[0]
+    detector = export(str(ssdlite), ['onnx'], out_dir=f'{out}/a', log=lambda line: None)[0]
+    segmenter = export(str(lraspp), ['onnx'], size=(128, 160), out_dir=f'{out}/b', log=lambda line: None)[0]
     return detector, segmenter
 
 
 @pytest.fixture(scope='module')
 def bare(tmp_path_factory):
-    """Environment in which nothing but numpy, OpenCV and onnxruntime can be imported of what is installed."""
+    """Environment in which only numpy, OpenCV and onnxruntime can be imported of the installed packages."""
     folder = tmp_path_factory.mktemp('bare')
     (folder / 'sitecustomize.py').write_text(
         'import sys\n'
@@ -49,7 +49,7 @@ def bare(tmp_path_factory):
 
 
 @pytest.mark.parametrize('which', [0, 1])
-def test_the_example_needs_no_more_than_it_says(which, files, bare, repository, photos, tmp_path):
+def test_the_example_needs_only_its_requirements(which, files, bare, repository, photos, tmp_path):
     path = files[which]
     drawn = tmp_path / 'drawn.png'
     command = [sys.executable, str(repository / 'examples/run_onnx.py'), str(path), str(photos[0]), '--out', str(drawn)]
@@ -70,13 +70,13 @@ def test_the_example_needs_no_more_than_it_says(which, files, bare, repository, 
     assert cv2.imread(str(drawn)).shape == cv2.imread(str(photos[0])).shape
 
 
-def test_the_package_runs_files_without_openmmlab(files, bare, repository, photos):
+def test_the_package_runs_files_without_torch_and_openmmlab(files, bare, repository, photos):
     code = (
         f'import sys; sys.path.insert(0, {str(repository)!r})\n'
         'from mnv4_mm.runtime import load\n'
         f'print(len(load({str(files[0])!r})({str(photos[0])!r}).scores))\n'
     )
-    # Absent, not hidden: hidden modules cannot be asked for.
+    # find_spec must return None: it raises for modules that are hidden by an entry in sys.modules.
     hidden = (
         'import importlib.util as u; f = u.find_spec\n'
         "u.find_spec = lambda n, p=None: None if n == 'mmengine' else f(n, p)\n"
@@ -86,7 +86,7 @@ def test_the_package_runs_files_without_openmmlab(files, bare, repository, photo
     assert int(done.stdout) == len(load(files[0])(photos[0]).scores) > 20
 
 
-def test_the_examples_mistakes_are_one_line(files, bare, repository, tmp_path, photos):
+def test_mistakes_of_the_example_are_one_line(files, bare, repository, tmp_path, photos):
     damaged = tmp_path / files[0].name
     data = bytearray(files[0].read_bytes())
     data[len(data) // 2] ^= 1

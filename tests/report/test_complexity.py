@@ -1,4 +1,4 @@
-"""Counts agree with counting by hand, and the table covers what is shipped."""
+"""Parameters and multiply-accumulates: hand-counted examples, and the table of shipped configs."""
 
 from torch import nn
 

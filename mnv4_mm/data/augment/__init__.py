@@ -1,1 +1,6 @@
-"""Image augmentation for detection and segmentation."""
+"""Image augmentation for detection and segmentation. Importing this package registers the transforms."""
+
+from mnv4_mm.data.augment.seg import SegAugmentation
+from mnv4_mm.data.augment.ssd import SSDAugmentation
+
+__all__ = ['SSDAugmentation', 'SegAugmentation']

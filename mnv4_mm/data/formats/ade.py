@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from mmseg.datasets import ADE20KDataset
 from PIL import Image, UnidentifiedImageError
 from rich.progress import track
 
+from mnv4_mm.data.formats.ade20k_classes import ADE20K_CLASSES
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import IMAGE_SUFFIXES, image_size
+from mnv4_mm.paths import check_data
 
 LAYOUT = (
     'images/training with pictures, annotations/training with a PNG mask of the same name for each (0 unlabelled, '
@@ -91,7 +92,7 @@ def _find_classes(root: Path) -> tuple[str, ...]:
     path = root / 'classes.txt'
     if not path.is_file():
         if (root / 'objectInfo150.txt').is_file():
-            return tuple(ADE20KDataset.METAINFO['classes'])
+            return ADE20K_CLASSES
         raise UserError(f'no {path}: it names the classes, one a line, the first for mask value 1')
     try:
         names = [line.strip() for line in path.read_text(encoding='utf-8-sig').splitlines()]
@@ -123,9 +124,7 @@ def check_pairs(split: MaskSplit, num_classes: int, reduce_zero_label: bool, hin
     Raises:
         UserError: names the file and the first mistakes.
     """
-    for folder in (split.pictures, split.masks, *([split.listed] if split.listed else [])):
-        if not folder.exists():
-            raise UserError(f'no data: looked for {folder.absolute()}; {hint}')
+    check_data((split.pictures, split.masks, *([split.listed] if split.listed else [])), hint)
     names = _names(split.pictures, split.suffix)
     masks = _names(split.masks, split.mask_suffix)
     if split.listed:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import image_size
+from mnv4_mm.paths import check_data
 
 # Above this a check of every box and every file's header takes longer than a user wants to wait; the file is then only
 # looked for. COCO's own train annotations have 448 MB.
@@ -201,8 +202,6 @@ def require_split(split: Split, hint: str) -> None:
     Raises:
         UserError: something is missing or wrong.
     """
-    for path, there in ((split.annotations, split.annotations.is_file()), (split.pictures, split.pictures.is_dir())):
-        if not there:
-            raise UserError(f'no data: looked for {path.absolute()}; {hint}')
+    check_data(split, hint)
     if split.annotations.stat().st_size <= FULL_CHECK_BYTES:
         check_split(split)

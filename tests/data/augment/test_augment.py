@@ -13,12 +13,13 @@ from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
 from scipy import stats
 
-from mnv4_mm.data import transforms
-from mnv4_mm.data.augment.ssd import Colour, SegAugmentation, SSDAugmentation
+from mnv4_mm.data.augment.pixels import ColourDistortion, distort_float, distort_uint8, read_reduced
+from mnv4_mm.data.augment.seg import SegAugmentation, SegParams, build_label_table
+from mnv4_mm.data.augment.ssd import SSDAugmentation, SSDParams, crop_window
 from mnv4_mm.errors import UserError
 
 MEAN = (123.675, 116.28, 103.53)
-PLAIN = Colour(None, None, False, None, None)
+PLAIN = ColourDistortion(None, None, False, None, None)
 DRAWS = 10_000
 P_VALUE = 1e-3  # of each test; the draws are seeded, so a test that passes passes always
 LONG, SHORT = 160, 64  # of a scaled picture, and of a crop, in the tests of distributions
@@ -85,9 +86,9 @@ def replay_mmdet(monkeypatch, results, draw, scale=(320, 320)):
     expand._random_prob = lambda: 0 if draw.expansion else 1
     expand._random_ratio = lambda: ratio
     expand._random_left_top = lambda *_: (left, top)
-    crop._random_mode = lambda: 1 if draw.patch is None else 0
-    if draw.patch:
-        x1, y1, x2, y2 = draw.patch
+    crop._random_mode = lambda: 1 if draw.crop is None else 0
+    if draw.crop:
+        x1, y1, x2, y2 = draw.crop
         monkeypatch.setattr(mmdet_transforms, 'random', Scripted([x2 - x1, y2 - y1, x1, y1]))
     flip._choose_direction = lambda: 'horizontal' if draw.flip else None
     c = draw.colour
@@ -100,9 +101,9 @@ def replay_mmdet(monkeypatch, results, draw, scale=(320, 320)):
 
 def square(draw):
     """Whether a patch of whole pixels is still of an aspect that mmdet's replay accepts."""
-    if draw.patch is None:
+    if draw.crop is None:
         return True
-    x1, y1, x2, y2 = draw.patch
+    x1, y1, x2, y2 = draw.crop
     return 0.5 <= (y2 - y1) / (x2 - x1) <= 2
 
 
@@ -124,10 +125,10 @@ def test_ssd_gives_mmdets_boxes_and_picture_for_the_same_draw(pictures, monkeypa
     for turn in range(120):
         picture = pictures[turn % len(pictures)]
         results = sample(picture, some_boxes(rng, *picture.shape[:2], turn % 6))
-        draw = ours.draw(*picture.shape[:2], results['gt_bboxes'].numpy())
+        draw = ours.sample_params(*picture.shape[:2], results['gt_bboxes'].numpy())
         if not square(draw):
             continue
-        seen.add((draw.expansion is not None, draw.patch is not None, draw.flip))
+        seen.add((draw.expansion is not None, draw.crop is not None, draw.flip))
         theirs = replay_mmdet(monkeypatch, copy.deepcopy(results), draw)
         mine = ours.apply(results, picture, draw)
         torch.testing.assert_close(mine['gt_bboxes'].tensor, theirs['gt_bboxes'].tensor, rtol=0, atol=1e-3)
@@ -146,7 +147,9 @@ def test_a_patch_within_the_picture_is_the_same_to_the_last_bit(pictures, monkey
     ours = ssd()
     np.random.seed(1)
     for picture in pictures:
-        draw = ours.draw(*picture.shape[:2], np.zeros((0, 4)))._replace(expansion=None, patch=(10, 20, 210, 180))
+        draw = ours.sample_params(*picture.shape[:2], np.zeros((0, 4)))._replace(
+            expansion=None, crop=(10, 20, 210, 180)
+        )
         theirs = replay_mmdet(monkeypatch, sample(picture, []), draw)
         np.testing.assert_allclose(ours.apply(sample(picture, []), picture, draw)['img'], theirs['img'], atol=2e-3)
 
@@ -161,8 +164,8 @@ def test_a_reduced_picture_lies_where_the_whole_one_does(pictures, tmp_path):
         picture = cv2.GaussianBlur(pictures[turn % len(pictures)], (0, 0), 6)
         cv2.imwrite(path, picture, [cv2.IMWRITE_JPEG_QUALITY, 98])
         height, width = picture.shape[:2]
-        draw = ours.draw(height, width, np.zeros((0, 4)))._replace(colour=PLAIN)
-        reduced, reduction = transforms.read_reduced(path, transforms.window(height, width, draw), (320, 320))
+        draw = ours.sample_params(height, width, np.zeros((0, 4)))._replace(colour=PLAIN)
+        reduced, reduction = read_reduced(path, crop_window(height, width, draw), (320, 320))
         if reduction == 1:
             continue
         tried += 1
@@ -181,12 +184,12 @@ def test_a_reduced_picture_fits_its_mask(pairs, tmp_path):
     cv2.imwrite(path, picture, [cv2.IMWRITE_JPEG_QUALITY, 98])
     cv2.imwrite(str(tmp_path / 'x.png'), mask)
     ours = SegAugmentation(scale=(1024, 256), crop_size=(128, 128), cat_max_ratio=0.75)
-    table = transforms.labels(True, {})
+    table = build_label_table(True, {})
     np.random.seed(11)
     reductions = set()
     for _ in range(20):
-        draw = ours.draw(mask, table)._replace(colour=PLAIN)
-        reduced, reduction = transforms.read_reduced(path, (0, 0, 1801, 1203), draw.size)
+        draw = ours.sample_params(mask, table)._replace(colour=PLAIN)
+        reduced, reduction = read_reduced(path, (0, 0, 1801, 1203), draw.size)
         reductions.add(reduction)
         whole = ours.apply({}, picture, mask, table, draw)
         small = ours.apply({}, reduced, mask, table, draw)
@@ -203,10 +206,10 @@ def test_ssds_colours_are_mmdets(pictures, monkeypatch):
     for turn in range(60):
         picture = cv2.resize(pictures[turn % len(pictures)], (96, 80))
         picture[:20] //= 16  # dark: negative after a change of brightness
-        colour = ours.draw(80, 96, np.zeros((0, 4))).colour
-        draw = transforms.SSDDraw(None, None, False, colour)
+        colour = ours.sample_params(80, 96, np.zeros((0, 4))).colour
+        draw = SSDParams(None, None, False, colour)
         theirs = replay_mmdet(monkeypatch, sample(picture, []), draw, (96, 80))['img']
-        np.testing.assert_allclose(transforms.distort(picture, colour), theirs, atol=2e-3)
+        np.testing.assert_allclose(distort_float(picture, colour), theirs, atol=2e-3)
 
 
 @pytest.mark.parametrize(('count', 'draws'), [(0, DRAWS), pytest.param(3, 3000, marks=pytest.mark.slow)])
@@ -230,7 +233,7 @@ def test_ssds_draws_have_mmdets_distribution(count, draws):
             if name == 'theirs':
                 results = geometry(results)
             else:
-                draw = ours.draw(height, width, results['gt_bboxes'].numpy())
+                draw = ours.sample_params(height, width, results['gt_bboxes'].numpy())
                 results = ours.apply(results, ramp, draw._replace(colour=PLAIN))
             x, y = results['scale_factor']
             left = results['gt_bboxes'].tensor.numpy()
@@ -253,7 +256,7 @@ def test_ssds_draws_have_mmdets_distribution(count, draws):
     np.random.seed(7)
     other = ssd((size, size), min_crop_size=0.45)
     areas = [
-        (w := transforms.window(height, width, other.draw(height, width, boxes))) and area(w) for _ in range(draws)
+        (w := crop_window(height, width, other.sample_params(height, width, boxes))) and area(w) for _ in range(draws)
     ]
     assert same_distribution(np.array(areas) / size**2, measured['theirs']['area']) < P_VALUE
 
@@ -278,8 +281,8 @@ def test_colours_have_the_originals_distribution(pictures):
     with DefaultScope.overwrite_default_scope('mmseg'):
         segmentation = Compose([dict(type='PhotoMetricDistortion')])
     ways = [
-        (lambda: transforms.distort(picture, ours.draw(10, 12, np.zeros((0, 4))).colour), detection),
-        (lambda: transforms.distort_bytes(picture, seg.draw(mask, np.arange(256)).colour), segmentation),
+        (lambda: distort_float(picture, ours.sample_params(10, 12, np.zeros((0, 4))).colour), detection),
+        (lambda: distort_uint8(picture, seg.sample_params(mask, np.arange(256)).colour), segmentation),
     ]
     for mine, theirs in ways:
         rows = []
@@ -342,13 +345,13 @@ def script_colour(monkeypatch, colour):
 
 def test_seg_gives_mmsegs_mask_and_picture_for_the_same_draw(pairs, monkeypatch):
     ours = SegAugmentation(scale=(2048, 512), crop_size=(512, 512), cat_max_ratio=0.75)
-    table = transforms.labels(True, {})
+    table = build_label_table(True, {})
     np.random.seed(0)
     smaller = 0
     for turn in range(48):
         picture, mask = pairs[turn % len(pairs)]
         picture = cv2.GaussianBlur(picture, (0, 0), 3)  # half a pixel more or less is then little
-        draw = ours.draw(mask, table)
+        draw = ours.sample_params(mask, table)
         smaller += min(draw.size) < 512
         mine = ours.apply({}, picture, mask, table, draw)
         theirs = replay_mmseg(monkeypatch, seg_sample(picture, table[mask]), draw)
@@ -362,10 +365,10 @@ def test_seg_gives_mmsegs_mask_and_picture_for_the_same_draw(pairs, monkeypatch)
 
 def test_what_is_not_moved_between_pixels_has_mmsegs_very_mask(pairs, monkeypatch):
     ours = SegAugmentation(scale=(2048, 512), crop_size=(512, 512))
-    table = transforms.labels(True, {})
+    table = build_label_table(True, {})
     for picture, mask in pairs:
         size = (mask.shape[1] * 2, mask.shape[0] * 2)
-        draw = transforms.SegDraw(size, (64, 32, 64 + 512, 32 + 512), True, PLAIN)
+        draw = SegParams(size, (64, 32, 64 + 512, 32 + 512), True, PLAIN)
         mine = ours.apply({}, picture, mask, table, draw)
         theirs = replay_mmseg(monkeypatch, seg_sample(picture, table[mask]), draw)
         assert np.array_equal(mine['gt_seg_map'], theirs['gt_seg_map'])
@@ -378,10 +381,10 @@ def test_segs_colours_are_mmsegs(pairs, monkeypatch):
     np.random.seed(4)
     for turn in range(80):
         picture, mask = pairs[turn % len(pairs)]
-        colour = ours.draw(mask, np.arange(256)).colour
+        colour = ours.sample_params(mask, np.arange(256)).colour
         script_colour(monkeypatch, colour)
         theirs = mmseg_transforms.PhotoMetricDistortion().transform(dict(img=picture))['img']
-        mine = transforms.distort_bytes(picture, colour)
+        mine = distort_uint8(picture, colour)
         if colour.saturation is None or colour.hue is None:
             assert np.array_equal(mine, theirs)
         else:  # one rounding to bytes less
@@ -397,10 +400,10 @@ def test_segs_draws_have_mmsegs_distribution():
     geometry = mmseg_chain(photometric=False)
     ours = SegAugmentation(scale=(LONG, SHORT), crop_size=(SHORT, SHORT), cat_max_ratio=0.75)
     plain = SegAugmentation(scale=(LONG, SHORT), crop_size=(SHORT, SHORT))
-    table = transforms.labels(False, {})
+    table = build_label_table(False, {})
 
     def drawn(augmentation):
-        draw = augmentation.draw(mask, table)
+        draw = augmentation.sample_params(mask, table)
         return augmentation.apply({}, ramp, mask, table, draw._replace(colour=PLAIN))
 
     measured = []
@@ -441,7 +444,7 @@ def test_labels_are_mmsegs(tmp_path):
         for label_map in ({}, {0: 7, 7: 255, 12: 0}):
             given = dict(seg_map_path=tmp_path / 'mask.png', reduce_zero_label=reduced, seg_fields=[])
             theirs = LoadAnnotations().transform({**given, 'label_map': label_map or None})['gt_seg_map']
-            assert np.array_equal(transforms.labels(reduced, label_map)[values], theirs)
+            assert np.array_equal(build_label_table(reduced, label_map)[values], theirs)
 
 
 @pytest.mark.parametrize('suffix', ['.jpg', '.png'])

@@ -1,4 +1,4 @@
-"""8 bits: what stays in float, which layer hurts, and what a real net loses."""
+"""Quantisation to 8 bits: layers that stay in float, sensitivity of layers, and accuracy of a real net."""
 
 import json
 import logging
@@ -13,8 +13,9 @@ from mnv4_mm.apis.model import load_model
 from mnv4_mm.deploy.difference import difference
 from mnv4_mm.deploy.export import export
 from mnv4_mm.deploy.graph import reference
-from mnv4_mm.deploy.int8 import LIMIT_DB, Noise, quantize_onnx, quantize_openvino
+from mnv4_mm.deploy.quantize import quantize_onnx, quantize_openvino
 from mnv4_mm.deploy.quiet import without_telemetry
+from mnv4_mm.deploy.sensitivity import MIN_SQNR_DB, QuantizationNoise
 from mnv4_mm.deploy.targets import TARGETS
 from mnv4_mm.images import read_image
 from mnv4_mm.runtime import load
@@ -24,27 +25,27 @@ from mnv4_mm.runtime.preprocess import prepare
 QUANTISED = ('QuantizeLinear', 'DequantizeLinear')
 
 
-def noise_of(*pictures):
-    noise = Noise()
-    for values in pictures:
+def noise_of(*images):
+    noise = QuantizationNoise()
+    for values in images:
         noise.add(values, values + 1)
     return noise
 
 
-def test_noise_is_that_of_each_channel():
+def test_noise_is_measured_for_each_channel():
     rng = np.random.default_rng(0)
     values = rng.uniform(-1, 1, (4, 10_000)).astype(np.float32)
     # 256 steps of a uniform signal: 20 log10(255).
-    assert noise_of(values).own_db() == pytest.approx(20 * np.log10(255), abs=0.1)
+    assert noise_of(values).rounding_db() == pytest.approx(20 * np.log10(255), abs=0.1)
     assert noise_of(values).total_db() == pytest.approx(10 * np.log10(1 / 3), abs=0.1)
-    values[0] *= 1000  # now the others are within one step
-    assert noise_of(values).own_db() == pytest.approx(-10 * np.log10(3 / 4), abs=0.1)
-    # In two pictures it is what it is in one.
-    assert noise_of(values[:, :3000], values[:, 3000:]).own_db() == pytest.approx(noise_of(values).own_db())
-    assert noise_of(np.zeros((2, 5), np.float32)).own_db() == np.inf
-    constant = np.full((2, 5), 0.3, np.float32)  # a channel that does not vary has nothing to lose
+    values[0] *= 1000  # now the range of the others is within one step
+    assert noise_of(values).rounding_db() == pytest.approx(-10 * np.log10(3 / 4), abs=0.1)
+    # Two images with half of the values each have the same noise as one.
+    assert noise_of(values[:, :3000], values[:, 3000:]).rounding_db() == pytest.approx(noise_of(values).rounding_db())
+    assert noise_of(np.zeros((2, 5), np.float32)).rounding_db() == np.inf
+    constant = np.full((2, 5), 0.3, np.float32)  # a constant channel has no signal to lose
     constant[1] = np.arange(5)
-    assert noise_of(constant).own_db() > 40
+    assert noise_of(constant).rounding_db() > 40
 
 
 @pytest.fixture(scope='module')
@@ -59,33 +60,33 @@ def run(model, batch):
     return onnxruntime.InferenceSession(model.SerializeToString()).run(None, {'image': batch})[0]
 
 
-def test_a_layer_that_hurts_is_found_and_stays_in_float(fragile, fragile_onnx):
+def test_a_sensitive_layer_is_found_and_stays_in_float(fragile, fragile_onnx):
     batches = fragile[1]
-    found, errors, _, reasons = quantize_onnx(fragile_onnx, batches)
-    assert len(errors) == 3
-    assert errors[0].activation_db < LIMIT_DB < errors[1].activation_db
-    # The fragile one, and the one that reads what it gives.
-    assert [error.in_float for error in errors] == [True, False, True]
-    (reason,) = reasons
-    assert reason.output
-    assert np.array_equal(reason.weights, fragile[0][2].weight.detach())
+    found, layers, _, sensitive = quantize_onnx(fragile_onnx, batches)
+    assert len(layers) == 3
+    assert layers[0].activation_db < MIN_SQNR_DB < layers[1].activation_db
+    # The sensitive layer, and the one that reads its output.
+    assert [layer.in_float for layer in layers] == [True, False, True]
+    (layer,) = sensitive
+    assert layer.output
+    assert np.array_equal(layer.weights, fragile[0][2].weight.detach())
     stored = [onnx.numpy_helper.to_array(tensor) for tensor in found.graph.initializer]
     weights = [values for values in stored if values.dtype == np.int8 and values.ndim > 1]
     assert weights
-    assert max(np.abs(values.astype(int)).max() for values in weights) <= 64  # what no CPU overflows by
+    assert max(np.abs(values.astype(int)).max() for values in weights) <= 64  # cannot overflow on any CPU
     makers = {value: node.op_type for node in found.graph.node for value in node.output}
-    for error in errors:
-        node = next(node for node in found.graph.node if node.name == error.layer)
-        assert (makers.get(node.input[1]) == 'DequantizeLinear') == (not error.in_float)
+    for measured in layers:
+        node = next(node for node in found.graph.node if node.name == measured.layer)
+        assert (makers.get(node.input[1]) == 'DequantizeLinear') == (not measured.in_float)
     expected = run(fragile_onnx, batches[0])
     assert np.abs(run(found, batches[0]) - expected).max() < 0.05 * np.abs(expected).max()
 
 
-def test_it_stays_in_float_in_openvino_too(fragile, fragile_onnx):
+def test_a_sensitive_layer_stays_in_float_in_openvino(fragile, fragile_onnx):
     if TARGETS['openvino'].absent(convert=True):
         pytest.skip(TARGETS['openvino'].absent(convert=True))
     batches = fragile[1]
-    _, errors, in_float, _ = quantize_onnx(fragile_onnx, batches)
+    _, layers, in_float, _ = quantize_onnx(fragile_onnx, batches)
     ov = without_telemetry('openvino')
     given = ov.Core().read_model(fragile_onnx.SerializeToString())
     model = quantize_openvino(given, batches, in_float, 'tail_')
@@ -94,12 +95,12 @@ def test_it_stays_in_float_in_openvino_too(fragile, fragile_onnx):
         for node in model.get_ordered_ops()
         if node.get_type_name() == 'Convolution' and node.input_value(0).get_node().get_type_name() == 'FakeQuantize'
     }
-    assert in_8_bits == {error.layer for error in errors if not error.in_float}
+    assert in_8_bits == {layer.layer for layer in layers if not layer.in_float}
     assert len(in_8_bits) == 1
 
 
 class TwoLevels(torch.nn.Module):
-    """Two levels that share a convolution."""
+    """A net with two levels that share a convolution."""
 
     def __init__(self):
         super().__init__()
@@ -112,20 +113,20 @@ class TwoLevels(torch.nn.Module):
 
 
 def test_convolutions_that_share_a_bias_print_no_errors(monkeypatch, capfd):
-    """ONNX Runtime copies the bias, and does not find the copy in the float net."""
+    """ONNX Runtime copies the bias, and cannot find the copy in the float net."""
     monkeypatch.setattr(logging.getLogger(), 'handlers', [])  # pytest's
     example = (torch.rand(1, 3, 32, 32),)
     program = torch.onnx.export(TwoLevels().eval(), example, input_names=['image'], dynamo=True, verbose=False)
     capfd.readouterr()
-    found, errors, *_ = quantize_onnx(program.model_proto, [example[0].numpy()])
+    found, layers, *_ = quantize_onnx(program.model_proto, [example[0].numpy()])
     biases = [tensor.name for tensor in found.graph.initializer if 'head.bias' in tensor.name]
     assert {name.removesuffix('_quantized') for name in biases} > {'head.bias'}
-    assert [error.weights for error in errors].count('head.weight') == 2
+    assert [layer.weights for layer in layers].count('head.weight') == 2
     assert 'not found' not in ''.join(capfd.readouterr())
     assert logging.getLogger().handlers == []
 
 
-def test_what_is_behind_the_last_convolution_stays_in_float(fragile, fragile_onnx):
+def test_nodes_behind_the_last_convolution_stay_in_float(fragile, fragile_onnx):
     batches = [np.full((1, 3, 32, 32), 0.5, np.float32)]
     found = quantize_onnx(fragile_onnx, batches).model
     makers = {value: node.op_type for node in found.graph.node for value in node.output}
@@ -146,23 +147,23 @@ def test_files_of_a_real_net(name, ssdlite, tmp_path, photos, repository):
         kind='raw',
         precision='int8',
         calibration=folder,
-        say=lambda line: None,
+        log=lambda line: None,
     )[0]
     meta = read_meta(path)
     assert sum((tmp_path / file).stat().st_size for file in meta.files if 'layers' not in file) < 5.5e6  # of 12.4
     layers = json.loads((tmp_path / f'{path.name}.layers.json').read_text())['layers']
     assert len(layers) > 60
     assert all(layer['weights'].startswith(('backbone', 'neck', 'head')) for layer in layers)
-    assert all(layer['in_float'] for layer in layers if min(layer['activation_db'], layer['weight_db']) < LIMIT_DB)
+    assert all(layer['in_float'] for layer in layers if min(layer['activation_db'], layer['weight_db']) < MIN_SQNR_DB)
     assert sum(layer['in_float'] for layer in layers) < 0.2 * len(layers)
     predictor = load(path)
-    by = reference(load_model(str(ssdlite), device='cpu'), meta)
+    pytorch = reference(load_model(str(ssdlite), device='cpu'), meta)
     batch = prepare(read_image(photos[0]), meta.input, meta.resize)[0]
-    found = difference(by, predictor, [batch])
-    assert found.largest > 1e-3  # an untrained net's; tools/compare.py measures what a trained one loses
-    boxes = [one.run(batch)[0] for one in (by, predictor)]
+    found = difference(pytorch, predictor, [batch])
+    assert found.largest > 1e-3  # for an untrained net; tools/compare.py measures trained ones
+    boxes = [one.run(batch)[0] for one in (pytorch, predictor)]
     assert np.abs(boxes[0] - boxes[1]).mean() < 4  # pixels
-    # What the list says is what the file has.
+    # The list agrees with the file.
     in_float = {layer['layer'] for layer in layers if layer['in_float']}
     assert in_float
     if name == 'onnx':
