@@ -39,7 +39,7 @@ class Speed(NamedTuple):
 
 
 def measure_speed(
-    checkpoint: Path, config: str | None, files: Sequence[Path], picture: Path, rounds: int, threads: int | None
+    checkpoint: Path, config: str | None, files: Sequence[Path], image: Path, rounds: int, threads: int | None
 ) -> list[Speed]:
     """Measure the latency of PyTorch and of exported files, in turn in one process.
 
@@ -47,18 +47,18 @@ def measure_speed(
         checkpoint: Checkpoint that the files were exported from.
         config: Config to use instead of the one in the checkpoint.
         files: Exported files; PyTorch runs with the input of the first.
-        picture: Image to run on.
+        image: Image to run on.
         rounds: Number of runs of each.
         threads: 1 to restrict the process to one core, whatever the runtimes' settings; None for all cores.
 
     Raises:
         RuntimeError: The process failed.
     """
-    return [Speed(*values) for values in _child('speed', checkpoint, config, files, picture, rounds, threads)]
+    return [Speed(*values) for values in _child('speed', checkpoint, config, files, image, rounds, threads)]
 
 
 def measure_memory(
-    checkpoint: Path, config: str | None, files: Sequence[Path], picture: Path
+    checkpoint: Path, config: str | None, files: Sequence[Path], image: Path
 ) -> list[float] | list[None]:
     """Measure the MiB that loading and running adds to a process, for PyTorch and for each file.
 
@@ -69,8 +69,8 @@ def measure_memory(
     """
     if not Path('/proc/self/clear_refs').exists():
         return [None] * (1 + len(files))
-    values = [_child('memory', checkpoint, config, files[:1], picture, 1, None)]
-    values += [_child('memory', None, None, [file], picture, 1, None) for file in files]
+    values = [_child('memory', checkpoint, config, files[:1], image, 1, None)]
+    values += [_child('memory', None, None, [file], image, 1, None) for file in files]
     return [value[0] for value in values]
 
 
@@ -79,11 +79,11 @@ def _child(
     checkpoint: Path | None,
     config: str | None,
     files: Sequence[Path],
-    picture: Path,
+    image: Path,
     rounds: int,
     threads: int | None,
 ) -> list:
-    command = [sys.executable, '-m', 'mnv4_mm.deploy.latency', measure, str(picture), *map(str, files)]
+    command = [sys.executable, '-m', 'mnv4_mm.deploy.latency', measure, str(image), *map(str, files)]
     command += ['--rounds', str(rounds)]
     command += ['--checkpoint', str(checkpoint)] if checkpoint else []
     command += ['--config', config] if config else []
@@ -116,7 +116,7 @@ def _kibibytes(name: str) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument('measure', choices=('speed', 'memory'))
-    parser.add_argument('picture')
+    parser.add_argument('image')
     parser.add_argument('files', nargs='+')
     parser.add_argument('--checkpoint')
     parser.add_argument('--config')
@@ -129,7 +129,7 @@ def main() -> None:
     threads = 1 if args.one_core else None
     if args.checkpoint:
         import mnv4_mm.apis.model  # noqa: F401 (imported before anything is measured)
-    image = read_image(args.picture)
+    image = read_image(args.image)
     if args.measure == 'memory':
         Path('/proc/self/clear_refs').write_text('5')  # forget the peak of what was imported
         before = _kibibytes('VmRSS')

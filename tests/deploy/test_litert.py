@@ -1,9 +1,10 @@
-"""LiteRT's converter: what it gets wrong without a word, what it gets right, and that its absence is one line.
+"""LiteRT's converter: its silent mistakes, what it converts correctly, and the error if it is absent.
 
-What is true of every runtime is in test_targets.py. `make test-litert` runs both with the converter.
+test_targets.py has the tests of every runtime. `make test-litert` runs both with the converter.
 """
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from mnv4_mm.deploy.quantize import quantize_onnx
 from mnv4_mm.deploy.sensitivity import MIN_SQNR_DB as LIMIT_DB
 from mnv4_mm.deploy.sensitivity import SensitiveLayer as Fragile
 from mnv4_mm.deploy.targets import TARGETS
-from mnv4_mm.deploy.targets.litert import VARIABLE, convert
+from mnv4_mm.deploy.targets.litert import FOLDER, VARIABLE, convert, converter
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import read_image
 from mnv4_mm.models.layers import matmul_attention
@@ -32,21 +33,21 @@ needs_converter = pytest.mark.skipif(LITERT.absent(convert=True) is not None, re
 
 
 class Cases(nn.Module):
-    """(1, heads + 2, L, d): queries, and the one key and the one value head that all of them share."""
+    """Attention over (1, heads + 2, L, d): query heads, then the key head and the value head that they share."""
 
     names = ('fused', 'repeated', 'product')
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         q, k, v = image.split((image.shape[1] - 2, 1, 1), 1)
         heads = q.shape[1]
-        # What torch makes of shared heads underneath; already this is wrong, without any attention.
+        # torch's decomposition of shared heads; it is converted wrongly even without attention.
         repeated = k.unsqueeze(2).expand(-1, -1, heads, -1, -1).reshape(q.shape)
         return F.scaled_dot_product_attention(q, k, v), repeated.transpose(-1, -2), matmul_attention(q, k, v)
 
 
 @pytest.fixture(scope='module')
-def wrong_by(tmp_path_factory) -> dict[str, float]:
-    """How far each of ``Cases`` is from PyTorch after conversion, relative to its largest value."""
+def relative_errors(tmp_path_factory) -> dict[str, float]:
+    """Return the error of each of ``Cases`` after conversion, relative to its largest value."""
     from ai_edge_litert.interpreter import Interpreter
 
     inputs = torch.randn(1, 6, 9, 8, generator=torch.Generator().manual_seed(0))
@@ -62,14 +63,14 @@ def wrong_by(tmp_path_factory) -> dict[str, float]:
 
 @needs_converter
 @pytest.mark.parametrize('name', ['fused', 'repeated'])
-def test_shared_heads_are_still_converted_wrongly(name, wrong_by):
-    """When this fails, upstream has mended it: docs/litert.md and graph._plain_layers can lose a reason."""
-    assert wrong_by[name] > 0.1
+def test_shared_heads_are_still_converted_wrongly(name, relative_errors):
+    """If this fails, upstream has fixed it: docs/litert.md and graph._plain_layers need it no longer."""
+    assert relative_errors[name] > 0.1
 
 
 @needs_converter
-def test_shared_heads_as_matrix_products_are_right(wrong_by):
-    assert wrong_by['product'] < 1e-5
+def test_shared_heads_as_matrix_products_are_right(relative_errors):
+    assert relative_errors['product'] < 1e-5
 
 
 @needs_converter
@@ -79,7 +80,7 @@ def test_hybrid_m_is_right_to_the_end(make_checkpoint, tmp_path, photos):
     predictor = load(path, threads=1)
     by = reference(load_model(str(checkpoint), device='cpu'), predictor.meta)
     batches = [prepare(read_image(photo), predictor.meta.input, predictor.meta.resize)[0] for photo in photos[:2]]
-    # An untrained Hybrid-M makes much of rounding; a wrong graph is off by half and more.
+    # An untrained Hybrid-M amplifies rounding; a wrong graph differs by half and more.
     assert difference(by, predictor, batches).largest < 1e-2
     description = path.read_bytes()
     start = description.index(b'{\n "format"')
@@ -88,7 +89,7 @@ def test_hybrid_m_is_right_to_the_end(make_checkpoint, tmp_path, photos):
 
 
 @needs_converter
-def test_int8_takes_and_gives_what_fp32_does_and_is_near(ssdlite, tmp_path, photos):
+def test_int8_has_the_inputs_and_outputs_of_fp32_and_is_close(ssdlite, tmp_path, photos):
     from ai_edge_litert.interpreter import Interpreter
 
     folder = str(photos[0].parent)
@@ -101,7 +102,7 @@ def test_int8_takes_and_gives_what_fp32_does_and_is_near(ssdlite, tmp_path, phot
     assert int8.stat().st_size < 0.5 * single.stat().st_size
     layers = json.loads(int8.with_name(f'{int8.name}.layers.json').read_text())['layers']
     assert all(layer['in_float'] for layer in layers if min(layer['activation_db'], layer['weight_db']) < LIMIT_DB)
-    # And what the list says is what the file has.
+    # The file agrees with the list.
     interpreter = Interpreter(str(int8))
     kinds = [tensor['dtype'] for tensor in interpreter.get_tensor_details()]
     convolutions = [one for one in interpreter._get_ops_details() if one['op_name'] in ('CONV_2D', 'DEPTHWISE_CONV_2D')]
@@ -113,14 +114,14 @@ def test_int8_takes_and_gives_what_fp32_does_and_is_near(ssdlite, tmp_path, phot
         batch = prepare(read_image(photo), a.meta.input, a.meta.resize)[0]
         (boxes, scores), (near_boxes, near_scores) = a.run(batch), b.run(batch)
         assert near_boxes.dtype == near_scores.dtype == np.float32
-        # Decoded in float: int8 has 256 places.
+        # Decoded in float: int8 has 256 steps.
         assert len(np.unique(near_boxes)) > 1000
         assert np.abs(near_boxes - boxes).mean() < 0.01 * batch.shape[1]
         assert np.corrcoef(near_scores.ravel(), scores.ravel())[0, 1] > 0.85
 
 
 @needs_converter
-def test_a_layer_that_hurts_stays_in_float(fragile, tmp_path):
+def test_a_sensitive_layer_stays_in_float(fragile, tmp_path):
     from ai_edge_litert.interpreter import Interpreter
 
     net, batches = fragile
@@ -136,7 +137,7 @@ def test_a_layer_that_hurts_stays_in_float(fragile, tmp_path):
         kinds = [tensor['dtype'] for tensor in tensors if tuple(tensor['shape']) == (8, 3, 3, 8)]
         given = interpreter.get_signature_runner()(image=batches[0])['y']
         found[name] = kinds.count(np.int8), float(np.abs(given - expected).max())
-    # Both that come after the first: the fragile one, and the one that reads what it gives.
+    # Both layers after the first: the sensitive one, and the one that reads its output.
     assert [count for count, _ in found.values()] == [2, 0]
     assert found['kept'][1] < 0.5 * found['all'][1]
 
@@ -155,7 +156,7 @@ def test_a_product_of_two_activations_stays_in_float(tmp_path):
     for second, expected in ((False, {np.int8}), (True, {np.int8, np.float32})):
         convert(program, path, ['y'], 'int8', batches, fragile=[Fragile(None, 1, False)] * second)
         tensors = Interpreter(str(path)).get_tensor_details()
-        # What the second product reads: the first's output.
+        # The input of the second product: the output of the first.
         assert {tensor['dtype'] for tensor in tensors if tuple(tensor['shape']) == (2, 5, 5)} == expected
     with pytest.raises(UserError, match='layer 0 of those that stay in float is not in the file'):
         convert(program, path, ['y'], 'int8', batches, fragile=[Fragile(None, 2, False)])
@@ -193,11 +194,25 @@ def test_weights_that_the_converter_scales_are_found(tmp_path):
 def test_without_its_environment_the_command_is_named(ssdlite, tmp_path, monkeypatch):
     monkeypatch.setenv(VARIABLE, str(tmp_path / 'nowhere'))
     with pytest.raises(
-        UserError, match=r'litert converts in an environment of its own.*nowhere: make litert'
+        UserError,
+        match=r'litert converts in an environment of its own.*nowhere: `make litert` in a checkout',
     ) as caught:
         export(str(ssdlite), ['litert'], out_dir=str(tmp_path / 'out'))
     assert '\n' not in str(caught.value)
     assert not (tmp_path / 'out').exists()
+
+
+def test_its_environment_is_looked_for_in_this_folder_and_in_the_checkout(tmp_path, monkeypatch, repository):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.chdir(tmp_path)
+    own = tmp_path / FOLDER / 'bin' / 'python'
+    in_checkout = repository / FOLDER / 'bin' / 'python'
+    assert converter() == (in_checkout if in_checkout.is_file() else own)
+    own.parent.mkdir(parents=True)
+    own.touch()
+    assert converter() == own
+    monkeypatch.setenv(VARIABLE, '/opt/python')
+    assert converter() == Path('/opt/python')
 
 
 def test_a_failing_converter_is_one_line(tmp_path, monkeypatch):
@@ -211,7 +226,7 @@ def test_a_failing_converter_is_one_line(tmp_path, monkeypatch):
     assert '\n' not in str(caught.value)
 
 
-def test_check_env_tells_whether_it_is_there(load_tool, tmp_path, monkeypatch):
+def test_check_env_reports_it(load_tool, tmp_path, monkeypatch):
     check_env = load_tool('check_env')
     name, use, repair = next(row for row in check_env.USES if row[0] == 'LiteRT conversion')
     assert name in check_env.OPTIONAL

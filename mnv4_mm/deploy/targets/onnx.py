@@ -59,9 +59,9 @@ def to_onnx(
         model = convert_float_to_float16(model, keep_io_types=True)
     if graph.meta.kind == 'nms':
         assert graph.meta.selection is not None
-        model = _followed_by(model, selection(graph.meta.selection), ('boxes', 'scores'))
+        model = _append(model, selection(graph.meta.selection), ('boxes', 'scores'))
     elif graph.meta.kind == 'class_map':
-        model = _followed_by(model, class_map(graph.output_stride(), len(graph.meta.classes)), ('logits',))
+        model = _append(model, class_map(graph.output_stride(), len(graph.meta.classes)), ('logits',))
     onnx.checker.check_model(model, full_check=True)
     return model, errors
 
@@ -88,7 +88,7 @@ def _exported(graph: 'Graph') -> Any:
     return program.model_proto
 
 
-def _followed_by(model: Any, tail: str, values: Sequence[str]) -> Any:
+def _append(model: Any, tail: str, values: Sequence[str]) -> Any:
     """Append a graph in ONNX's text form to a model; ``values`` are the outputs of the model that it takes."""
     from onnx import compose, parser
 
@@ -122,12 +122,12 @@ def selection(limits: Selection) -> str:
         is_large = Greater (side, min_size)
         large = Unsqueeze (is_large, class_axis)
         candidates = Where (large, by_class, zero)
-        found = NonMaxSuppression (all_boxes, candidates, most, iou_thr, score_thr)
-        score = GatherND (candidates, found)
+        kept = NonMaxSuppression (all_boxes, candidates, most, iou_thr, score_thr)
+        score = GatherND (candidates, kept)
         count = Shape (score)
         some = Min (count, most)
         scores, order = TopK (score, some)
-        best = Gather <axis = 0> (found, order)
+        best = Gather <axis = 0> (kept, order)
         anchor = Gather <axis = 1> (best, anchor_column)
         labels = Gather <axis = 1> (best, class_column)
         box = Squeeze (all_boxes, first)
@@ -185,8 +185,8 @@ def class_map(factor: int, classes: int) -> str:
         s12 = And (s1, s2)
         same = And (s12, s3)
         mixed = Not (same)
-        found = NonZero (mixed)
-        at = Transpose <perm = [1, 0]> (found)
+        cells_mixed = NonZero (mixed)
+        at = Transpose <perm = [1, 0]> (cells_mixed)
         row = Slice (at, zero, one, one)
         column = Slice (at, one, two, one)
         before = Mul (row, width)
