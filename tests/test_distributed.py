@@ -65,7 +65,8 @@ def start(repository, processes, tool, *arguments, cwd):
     command += [str(part) for part in (repository / 'tools' / tool, *arguments)]
     if processes > 1:
         command += ['--launcher', 'pytorch']
-    environment = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(repository / 'tests'))
+    paths = os.pathsep.join(filter(None, [str(repository / 'tests'), os.environ.get('PYTHONPATH')]))
+    environment = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=paths)
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment)
 
 
