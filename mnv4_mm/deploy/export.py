@@ -143,7 +143,7 @@ def write(
 
 def _calibration(model: Any, meta: Meta, folder: str | None) -> list[np.ndarray]:
     """Real pictures as inputs, for int8: spread over a folder, or over the config's training pictures."""
-    root = Path(folder) if folder else dataset_split(model.cfg, 'train_dataloader').pictures
+    root = Path(folder) if folder else dataset_split(model.cfg, 'train_dataloader').images
     files = sorted(file for file in root.rglob('*') if file.suffix.lower() in IMAGE_SUFFIXES) if root.is_dir() else []
     if not files:
         raise UserError(f'no pictures for calibration in {root}: name a folder of some by --calibration')

@@ -14,8 +14,8 @@ class Split(Protocol):
     """Pictures and what is known about them."""
 
     @property
-    def pictures(self) -> Path:
-        """Folder of the pictures."""
+    def images(self) -> Path:
+        """Folder of the images."""
 
 
 class Layout(Protocol):

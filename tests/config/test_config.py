@@ -213,8 +213,8 @@ def test_training_pictures_are_reported_under_a_name_of_their_own():
 def test_data_in_the_repository_is_found_from_any_folder(tmp_path, monkeypatch, repository):
     monkeypatch.chdir(tmp_path)
     cfg = resolve_data_roots(load_config('mnv4_ssdlite_coco-mini'))
-    assert dataset_split(cfg, 'val_dataloader').pictures == repository / 'data/mini/coco/val2017'
+    assert dataset_split(cfg, 'val_dataloader').images == repository / 'data/mini/coco/val2017'
     assert cfg.val_evaluator.ann_file.startswith(str(repository))
     (tmp_path / 'data/mini/coco/val2017').mkdir(parents=True)  # what is here comes first
     cfg = resolve_data_roots(load_config('mnv4_ssdlite_coco-mini'))
-    assert str(dataset_split(cfg, 'val_dataloader').pictures) == 'data/mini/coco/val2017'
+    assert str(dataset_split(cfg, 'val_dataloader').images) == 'data/mini/coco/val2017'

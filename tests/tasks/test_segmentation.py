@@ -44,7 +44,7 @@ def test_own_data_reaches_loaders_evaluators_and_heads(name, drawn):
     cfg = fit_data(load_config(name), find_ade(drawn))
     for loader, side in (('train_dataloader', 'training'), ('val_dataloader', 'validation')):
         found = dataset_split(cfg, loader)
-        assert (found.pictures, found.masks) == (drawn / 'images' / side, drawn / 'annotations' / side)
+        assert (found.images, found.masks) == (drawn / 'images' / side, drawn / 'annotations' / side)
         dataset = innermost_dataset(cfg[loader].dataset)
         assert dataset.metainfo['classes'] == find_ade(drawn).classes
         assert (dataset.type, dataset.reduce_zero_label) == ('BaseSegDataset', True)

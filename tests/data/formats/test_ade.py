@@ -105,18 +105,18 @@ def break_picture(root):
 @pytest.mark.parametrize(
     ('broken', 'message'),
     [
-        (lambda root: (root / 'annotations/training/1.png').unlink(), r'no mask for the picture .*training/1\.jpg'),
-        (lambda root: (root / 'images/training/1.jpg').unlink(), r'no picture for the mask .*training/1\.png'),
-        (break_size, r'training/1\.png is 10x12, its picture .*1\.jpg 12x10'),
+        (lambda root: (root / 'annotations/training/1.png').unlink(), r'no mask for the image .*training/1\.jpg'),
+        (lambda root: (root / 'images/training/1.jpg').unlink(), r'no image for the mask .*training/1\.png'),
+        (break_size, r'training/1\.png is 10x12, its image .*1\.jpg 12x10'),
         (break_colour, r'1\.png has RGB pixels'),
         (break_depth, r'1\.png has I;16 pixels'),
         (break_mask, r'1\.png is not a readable mask'),
         (break_picture, r'1\.jpg is not a readable picture'),
         (lambda root: (root / 'classes.txt').write_text('cat\n'), 'at least 2 classes'),
-        (lambda root: (root / 'classes.txt').write_text('cat\ncat\n'), 'repeats'),
+        (lambda root: (root / 'classes.txt').write_text('cat\ncat\n'), 'duplicates'),
         (lambda root: (root / 'classes.txt').write_bytes(b'\xff\xfe\n'), 'not UTF-8'),
         (lambda root: (root / 'classes.txt').write_text('\n'.join(map(str, range(255)))), 'can hold 254'),
-        (lambda root: Image.new('RGB', (12, 10)).save(root / 'images/training/9.png'), 'pictures of 2 kinds'),
+        (lambda root: Image.new('RGB', (12, 10)).save(root / 'images/training/9.png'), 'images with 2 suffixes'),
         (lambda root: (root / 'images/validation').rename(root / 'images/test'), r'no .*images/validation'),
     ],
 )
@@ -149,11 +149,11 @@ def test_many_mistakes_are_counted(root):
     for i in range(3):
         Image.fromarray(np.full((10, 12), 7, np.uint8)).save(root / f'annotations/training/{i}.png')
     (root / 'images/training/1.jpg').unlink()
-    with pytest.raises(UserError, match=r'no picture for the mask .*0\.png has .*2\.png has'):
+    with pytest.raises(UserError, match=r'no image for the mask .*0\.png has .*2\.png has'):
         check(root)
     (root / 'images/training/2.jpg').unlink()
     (root / 'images/training/0.jpg').unlink()
-    with pytest.raises(UserError, match='no picture'):
+    with pytest.raises(UserError, match='no image'):
         check_pairs(MaskSplit(root / 'images/training', root / 'annotations/training'), 2, True)
 
 
@@ -161,8 +161,8 @@ def test_a_list_of_names_picks(root):
     listed = root / 'list.txt'
     listed.write_text('0\n2\n')
     (root / 'annotations/training/1.png').unlink()  # not in the list: no mistake
-    split = find_ade(root).train._replace(listed=listed)
+    split = find_ade(root).train._replace(names_file=listed)
     check_pairs(split, 2, reduce_zero_label=True)
     listed.write_text('0\n7\n')
-    with pytest.raises(UserError, match=r'no picture .*7\.jpg'):
+    with pytest.raises(UserError, match=r'no image .*7\.jpg'):
         check_pairs(split, 2, reduce_zero_label=True)

@@ -34,11 +34,11 @@ def test_the_small_real_set_is_clean_and_may_be_passed_on(repository):
     counts = {}
     for split in (layout.train, layout.val):
         content = json.loads(split.annotations.read_text())
-        counts[split.pictures.name] = len(content['images'])
+        counts[split.images.name] = len(content['images'])
         assert {image['license'] for image in content['images']} <= {4, 5, 7}
-        assert {path.name for path in split.pictures.iterdir()} == {image['file_name'] for image in content['images']}
+        assert {path.name for path in split.images.iterdir()} == {image['file_name'] for image in content['images']}
         for image in content['images']:
-            assert f'{split.pictures.name}/{image["file_name"]}' in table
+            assert f'{split.images.name}/{image["file_name"]}' in table
             assert image['flickr_url'] in table
     assert counts == {'train2017': 64, 'val2017': 32}
     assert sum(path.stat().st_size for path in root.rglob('*') if path.is_file()) <= 16e6
@@ -49,7 +49,7 @@ def test_other_folder_names_are_recognised(small):
     (small / 'val2017').rename(small / 'images' / 'val')
     (small / 'train2017').rename(small / 'train')
     layout = find_coco(small)
-    assert (layout.train.pictures, layout.val.pictures) == (small / 'train', small / 'images' / 'val')
+    assert (layout.train.images, layout.val.images) == (small / 'train', small / 'images' / 'val')
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_missing_things_are_named(tmp_path, small):
     with pytest.raises(UserError, match='0 files'):
         find_coco(tmp_path)
     shutil.rmtree(small / 'val2017')
-    with pytest.raises(UserError, match='no pictures for'):
+    with pytest.raises(UserError, match='no images for'):
         find_coco(small)
     with pytest.raises(UserError, match=r'looked for .*val2017; fetch it'):
         require_split(Split(small / 'annotations/instances_val2017.json', small / 'val2017'), 'fetch it')
@@ -115,7 +115,7 @@ def test_classes_are_in_mmdets_order(small):
     layout = find_coco(small)
     assert layout.classes[0] == 'toothbrush'
     dataset = CocoDataset(
-        data_root='', ann_file=str(layout.val.annotations), data_prefix=dict(img=str(layout.val.pictures)),
+        data_root='', ann_file=str(layout.val.annotations), data_prefix=dict(img=str(layout.val.images)),
         metainfo=dict(classes=layout.classes), test_mode=True,
     )  # fmt: skip
     names = {c['id']: c['name'] for c in json.loads(layout.val.annotations.read_text())['categories']}
