@@ -1,17 +1,45 @@
-"""MobileNetV4 for OpenMMLab. Importing the package registers everything: the one target of ``custom_imports``.
+"""MobileNetV4 for OpenMMLab: train, evaluate, export and run detectors and segmenters.
 
-Where OpenMMLab is not installed nothing is registered, and only ``mnv4_mm.deploy.targets``, which runs exported files,
-can be used.
+``custom_imports = dict(imports=['mnv4_mm'])`` in a config registers everything the package has (see ``registration``).
+The import is light: torch and OpenMMLab are imported when a function that needs them is first used.
 """
 
-from importlib.util import find_spec
+import importlib
+from typing import TYPE_CHECKING, Any
 
+from mnv4_mm.registration import register
 from mnv4_mm.version import __version__
 
-__all__ = ['__version__']
+if TYPE_CHECKING:
+    from mnv4_mm.apis.evaluate import evaluate_files as evaluate
+    from mnv4_mm.apis.infer import infer
+    from mnv4_mm.apis.load import load
+    from mnv4_mm.apis.train import train
+    from mnv4_mm.deploy.compare import compare
+    from mnv4_mm.deploy.export import export
 
-if find_spec('mmengine') is not None:
-    from mnv4_mm import engine, models
-    from mnv4_mm.data import augment, coco_dataset
+__all__ = ['__version__', 'compare', 'evaluate', 'export', 'infer', 'load', 'train']
 
-    __all__ += ['augment', 'coco_dataset', 'engine', 'models']
+# Name -> module and attribute, imported on first use.
+_FUNCTIONS = {
+    'train': ('mnv4_mm.apis.train', 'train'),
+    'evaluate': ('mnv4_mm.apis.evaluate', 'evaluate_files'),
+    'infer': ('mnv4_mm.apis.infer', 'infer'),
+    'export': ('mnv4_mm.deploy.export', 'export'),
+    'compare': ('mnv4_mm.deploy.compare', 'compare'),
+    'load': ('mnv4_mm.apis.load', 'load'),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _FUNCTIONS:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    module, attribute = _FUNCTIONS[name]
+    return getattr(importlib.import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+register()

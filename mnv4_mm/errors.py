@@ -1,8 +1,9 @@
-"""The one exception a user is meant to see."""
+"""The exception for mistakes that a user can correct."""
 
 
 class UserError(ValueError):
-    """A mistake the user can mend: says what was given, what is allowed and what to do, in one line.
+    """A mistake that a user can correct.
 
-    Tools print it without a traceback and exit with 2.
+    Its message says in one line what was given, what is allowed and what to do. Commands print it without a traceback
+    and exit with code 2.
     """

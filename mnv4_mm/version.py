@@ -1,3 +1,3 @@
-"""The version, alone in a file so that it can be read without importing torch."""
+"""Version of the package. The build reads it from here."""
 
 __version__ = '0.1.0'

@@ -1,0 +1,178 @@
+"""Options of training and evaluation, listed once for the command line and the Python API.
+
+Imports nothing heavy: a command builds its parser and checks its arguments before it imports torch.
+"""
+
+import argparse
+import ast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
+
+from mnv4_mm.errors import UserError
+
+LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
+
+OptionsT = TypeVar('OptionsT', bound='ConfigOptions')
+
+
+class KeyValueAction(argparse.Action):
+    """Collect ``KEY=VALUE`` arguments in a dict. Values are Python literals, or strings if they are not.
+
+    mmengine's DictAction does the same, but importing mmengine takes seconds.
+    """
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
+        pairs = dict(getattr(namespace, self.dest) or {})
+        for argument in values:
+            key, equals, text = argument.partition('=')
+            if not (equals and key):
+                parser.error(f'{self.option_strings[0]} takes KEY=VALUE, got {argument!r}')
+            try:
+                pairs[key] = ast.literal_eval(text)
+            except (ValueError, SyntaxError):
+                pairs[key] = {'true': True, 'false': False, 'none': None}.get(text.lower(), text)
+        setattr(namespace, self.dest, pairs)
+
+
+def _option(default: Any, *, flag: str = '', minimum: int | None = None, **argument: Any) -> Any:
+    """Define an option.
+
+    Args:
+        default: Default value.
+        flag: Name on the command line; made of the field's name if empty.
+        minimum: Smallest allowed integer.
+        **argument: Keyword arguments of ``ArgumentParser.add_argument``; ``choices`` are checked in the API too.
+    """
+    return field(default=default, metadata=dict(flag=flag, minimum=minimum, argument=argument))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfigOptions:
+    """Options that training and evaluation share.
+
+    Raises:
+        UserError: A value is not allowed.
+    """
+
+    backbone: str | None = _option(None, metavar='NAME', help='use another backbone, e.g. mnv4_conv_l')
+    data: str | None = _option(
+        None, metavar='DIR', help='your data set: COCO layout, or images and masks (docs/own_data.md)'
+    )
+    cfg_options: Mapping[str, Any] | None = _option(
+        None,
+        nargs='+',
+        action=KeyValueAction,
+        metavar='KEY=VALUE',
+        help='replace values of the config, e.g. train_cfg.max_epochs=3',
+    )
+    launcher: str = _option(
+        'none', choices=LAUNCHERS, help='program that starts several processes (default: none; docs/scaling.md)'
+    )
+
+    def __post_init__(self) -> None:
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if value is None:
+                continue
+            flag, minimum = _flag(option), option.metadata['minimum']
+            choices = option.metadata['argument'].get('choices')
+            if choices and value not in choices:
+                raise UserError(f'{flag} must be {_one_of(choices)}, got {value!r}')
+            if minimum is not None and (isinstance(value, bool) or not isinstance(value, int) or value < minimum):
+                raise UserError(f'{flag} must be an integer of at least {minimum}, got {value!r}')
+
+    @classmethod
+    def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        """Add all options to a parser. The names in its namespace are those of the fields."""
+        for option in fields(cls):
+            parser.add_argument(_flag(option), dest=option.name, default=option.default, **option.metadata['argument'])
+        # torch.distributed.launch passes it. It also sets the environment variable, which is the one that is read.
+        parser.add_argument('--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)
+
+    @classmethod
+    def from_namespace(cls: type[OptionsT], namespace: argparse.Namespace) -> OptionsT:
+        """Take the options from parsed arguments; others in the namespace are ignored.
+
+        Raises:
+            UserError: A value is not allowed.
+        """
+        return cls(**{option.name: getattr(namespace, option.name) for option in fields(cls)})
+
+    def as_arguments(self) -> dict[str, Any]:
+        """Return the options by name, as keyword arguments of the Python API."""
+        return {option.name: getattr(self, option.name) for option in fields(self)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(ConfigOptions):
+    """Options of training: ``mnv4_mm.apis.train.train`` takes the same keyword arguments and describes them."""
+
+    work_dir: str | None = _option(None, metavar='DIR', help='where to write (default: work_dirs/<config>)')
+    resume: bool | str = _option(
+        False,
+        nargs='?',
+        const=True,
+        metavar='CHECKPOINT',
+        help="continue from the work directory's last checkpoint, or from CHECKPOINT",
+    )
+    epochs: int | None = _option(
+        None, type=int, minimum=1, metavar='N', help='train for N epochs, with the schedule in proportion'
+    )
+    iters: int | None = _option(
+        None, type=int, minimum=1, metavar='N', help='train for N iterations; for configs that count in iterations'
+    )
+    amp: bool = _option(False, action='store_true', help='mixed precision (GPU: float16, CPU: bfloat16)')
+    amp_dtype: str | None = _option(None, choices=('fp16', 'bf16'), help='mixed precision with this type')
+    channels_last: bool | None = _option(
+        None,
+        action=argparse.BooleanOptionalAction,
+        help='keep feature maps as (N, H, W, C) in memory: same result, faster (default: as the config says, which is '
+        'yes)',
+    )
+    fused: bool | None = _option(
+        None,
+        action=argparse.BooleanOptionalAction,
+        help='update all parameters in one kernel (default: if the optimizer supports it)',
+    )
+    compiled: bool = _option(
+        False, flag='--compile', action='store_true', help='torch.compile for backbone, neck and head'
+    )
+    auto_scale_lr: bool = _option(False, action='store_true', help='scale the learning rate to the actual batch size')
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.epochs is not None and self.iters is not None:
+            raise UserError('--epochs and --iters exclude each other: a config counts in one of them')
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(ConfigOptions):
+    """Options of evaluation: ``mnv4_mm.apis.evaluate.evaluate_files`` takes the same keyword arguments."""
+
+    work_dir: str | None = _option(
+        None, metavar='DIR', help='where to write logs (default: a folder beside the checkpoint)'
+    )
+    out: str | None = _option(
+        None, metavar='FILE.json|DIR', help='write detections in COCO result format, or class maps as PNG'
+    )
+    show_dir: str | None = _option(
+        None, metavar='DIR', help='write images with ground truth on the left and predictions on the right'
+    )
+    on: str = _option(
+        'val', choices=('val', 'train'), help='evaluate on the test set or on the training images (default: val)'
+    )
+    inference: str | None = _option(
+        None,
+        choices=('whole', 'slide'),
+        help="segmentation: whole images, or overlapping windows of a training crop's size (default: as the config "
+        'says)',
+    )
+
+
+def _flag(option: Any) -> str:
+    return option.metadata['flag'] or '--' + option.name.replace('_', '-')
+
+
+def _one_of(choices: Sequence[str]) -> str:
+    return ' or '.join(choices) if len(choices) == 2 else f'one of {", ".join(choices)}'

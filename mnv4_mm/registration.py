@@ -1,0 +1,86 @@
+"""Registration of the package's models, data sets, transforms, hooks and metrics with OpenMMLab.
+
+Importing OpenMMLab takes seconds, which ``mnv4 --help``, an argument check or an exported file do not need. So
+``import mnv4_mm`` registers at once only if mmengine is imported already, as it is for ``custom_imports`` of a config.
+Otherwise it registers when the first import of mmengine has finished: Python does not execute ``mnv4_mm`` again for a
+later ``custom_imports``.
+"""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+OPENMMLAB = ('mmengine', 'mmcv', 'mmdet', 'mmseg')
+# Importing these modules registers their classes.
+MODULES = ('mnv4_mm.models', 'mnv4_mm.data.coco_dataset', 'mnv4_mm.data.augment', 'mnv4_mm.engine')
+
+
+def register() -> None:
+    """Register everything now if mmengine is imported, else as soon as it is."""
+    if 'mmengine' in sys.modules and not _importing():
+        _import_modules()
+    elif not any(isinstance(finder, _Watcher) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Watcher())
+
+
+def _import_modules() -> None:
+    for name in MODULES:
+        importlib.import_module(name)
+
+
+def _importing(finished: str = '') -> bool:
+    """Return whether an import of OpenMMLab or of a module of this package is still in progress.
+
+    Registering then could import a name from a module that does not have it yet.
+
+    Args:
+        finished: Name of a module that has just been executed, which is not counted.
+    """
+    return any(
+        name != finished and getattr(getattr(module, '__spec__', None), '_initializing', False)
+        for name, module in list(sys.modules.items())
+        if _is_watched(name)
+    )
+
+
+def _is_watched(name: str) -> bool:
+    return name in OPENMMLAB or name.startswith('mnv4_mm.')
+
+
+class _Watcher(MetaPathFinder):
+    """Registers when the outermost import of OpenMMLab has finished, and removes itself.
+
+    Modules of this package are watched too: an import of OpenMMLab may be in the middle of one of them.
+    """
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if not _is_watched(fullname):
+            return None
+        others = (finder for finder in sys.meta_path if finder is not self and hasattr(finder, 'find_spec'))
+        spec = next((spec for finder in others if (spec := finder.find_spec(fullname, path, target))), None)
+        if spec is not None and spec.loader is not None:
+            self._watch(fullname, spec.loader)
+        return spec
+
+    def _watch(self, name: str, loader: Any) -> None:
+        # Replaced on this one loader, instead of wrapping it: its other methods (source, resources) stay as they are.
+        execute = loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            execute(module)
+            del loader.exec_module
+            if self not in sys.meta_path or 'mmengine' not in sys.modules or _importing(finished=name):
+                return
+            sys.meta_path.remove(self)
+            # Running exported files needs no OpenMMLab: an incomplete one must not break somebody's import of mmengine.
+            if all(importlib.util.find_spec(package) for package in OPENMMLAB):
+                _import_modules()
+
+        loader.exec_module = exec_module
