@@ -79,7 +79,7 @@ def test_it_arrives_whole_and_is_not_fetched_twice(server, tmp_path):
 @pytest.mark.parametrize('ranges', [True, False])
 def test_a_cut_download_continues(server, tmp_path, ranges):
     server.cut, server.ranges = 40_000, ranges
-    with pytest.raises(UserError, match='connection was cut'):
+    with pytest.raises(UserError, match='connection was interrupted'):
         download_dataset('test', tmp_path)
     server.cut = None
     download_dataset('test', tmp_path)

@@ -61,7 +61,7 @@ def test_a_seed_draws_the_same_again_and_another_does_not(root, tmp_path, backgr
 
 @pytest.mark.parametrize('numbers', [dict(train=0), dict(val=-1), dict(size=10)])
 def test_bad_numbers(tmp_path, backgrounds, numbers):
-    with pytest.raises(UserError, match='at least 1 picture'):
+    with pytest.raises(UserError, match='at least 1 image'):
         draw_dataset(tmp_path / 'x', backgrounds, **numbers)
 
 
