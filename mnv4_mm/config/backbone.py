@@ -13,7 +13,7 @@ from mnv4_mm.config.index import near_names
 from mnv4_mm.config.nested import dicts
 from mnv4_mm.errors import UserError
 from mnv4_mm.models.arch import ARCHS
-from mnv4_mm.models.timm_features import built_for_one_size, timm_normalisation
+from mnv4_mm.models.timm_features import has_fixed_input_size, timm_normalisation
 from mnv4_mm.tasks import task_of
 from mnv4_mm.tasks.segmentation import Segmentation
 from mnv4_mm.weights.strict import pretrained_entries
@@ -86,7 +86,7 @@ def _timm_backbone(cfg: Config, name: str) -> dict[str, Any]:
     if unknown:
         raise UserError(f"timm:{name} does not take {', '.join(sorted(unknown))} of this config's backbone")
     backbone = dict(type='TimmFeatures', name=name, **kept)
-    if built_for_one_size(name):
+    if has_fixed_input_size(name):
         width, height = cfg.input_size
         if width % 32 or height % 32:
             raise UserError(f'timm:{name} is built for one size of picture; this config keeps the shape of each')

@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 from torch import nn
 
-from mnv4_mm.engine.step import lay_out_state, use_channels_last
+from mnv4_mm.engine.step import align_optimizer_state, use_channels_last
 from mnv4_mm.errors import UserError
 from mnv4_mm.weights import files as weights
 
@@ -93,7 +93,7 @@ class SafeRunner(Runner):
     def resume(self, *args: Any, **kwargs: Any) -> None:
         super().resume(*args, **kwargs)
         if isinstance(self.optim_wrapper, OptimWrapper):
-            lay_out_state(self.optim_wrapper.optimizer)
+            align_optimizer_state(self.optim_wrapper.optimizer)
 
     def save_checkpoint(self, *args, meta: dict | None = None, **kwargs) -> None:
         """As mmengine's; notes the category ids of the data too, in the order of labels, for ``infer``'s JSON."""

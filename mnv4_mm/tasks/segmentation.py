@@ -83,7 +83,7 @@ class Segmentation(Task[MaskSplit, AdeLayout]):
             if Path(out).resolve() in (split.masks.resolve(), split.images.resolve()):
                 raise UserError(f'--out {out} is where the data is: it would be written over')
             Path(out).mkdir(parents=True, exist_ok=True)
-            cfg.test_evaluator.update(out_dir=out, pictures=str(split.images))
+            cfg.test_evaluator.update(out_dir=out, image_dir=str(split.images))
 
     def finish_outputs(self, out: str) -> None:
         print(f'class maps: {out}')

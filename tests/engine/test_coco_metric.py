@@ -20,7 +20,7 @@ from mnv4_mm.bench.evaluation import made_detections
 from mnv4_mm.config.data import resolve_data_roots
 from mnv4_mm.config.load import load_config
 from mnv4_mm.engine import FastCocoMetric
-from mnv4_mm.engine.coco_metric import NUMBERS
+from mnv4_mm.engine.coco_metric import STATISTICS as NUMBERS
 from mnv4_mm.errors import UserError
 
 EXACT = dict(abs=1e-12, rel=0)
@@ -344,9 +344,9 @@ def test_nothing_found_is_said(tmp_path, truth):
 
 
 def test_mistakes_are_said_before_the_first_picture(tmp_path, truth, found):
-    with pytest.raises(UserError, match='mAP_42 unknown'):
+    with pytest.raises(UserError, match='unknown metric_items mAP_42'):
         FastCocoMetric(metric_items=['mAP', 'mAP_42'])
-    with pytest.raises(UserError, match='needs three'):
+    with pytest.raises(UserError, match='three numbers'):
         FastCocoMetric(proposal_nums=(1, 100))
     FastCocoMetric(metric='proposal_fast', proposal_nums=(1, 100))
     with pytest.raises(UserError, match='predicts none'):

@@ -7,7 +7,7 @@ from mmseg.evaluation import IoUMetric
 from PIL import Image
 
 from mnv4_mm.engine import ExactIoUMetric
-from mnv4_mm.engine.iou import areas
+from mnv4_mm.engine.iou import class_areas
 
 CLASSES = 12
 
@@ -77,11 +77,11 @@ def test_it_is_mmsegs(pairs):
 def test_counting_stays_exact_beyond_float32():
     """float32 counts 2^24 + 1 as 2^24."""
     truth = torch.zeros(2**12, 2**12 + 1, dtype=torch.uint8)
-    counted = areas(truth, truth, 2)
-    assert counted.both.tolist() == [2**24 + 2**12, 0]
+    counted = class_areas(truth, truth, 2)
+    assert counted.intersection.tolist() == [2**24 + 2**12, 0]
     metric = ExactIoUMetric()
     metric.dataset_meta = dict(classes=['a', 'b'])
-    metric.results = [counted, areas(torch.tensor([[0]]), torch.tensor([[1]]), 2)]
+    metric.results = [counted, class_areas(torch.tensor([[0]]), torch.tensor([[1]]), 2)]
     assert metric.evaluate(2)['aAcc'] == (2**24 + 2**12) / (2**24 + 2**12 + 1)
 
 
@@ -107,7 +107,7 @@ def test_nothing_labelled_is_no_number():
 
 @pytest.mark.parametrize('reduced', [True, False])
 def test_class_maps_have_the_values_of_the_masks(tmp_path, reduced):
-    metric = ExactIoUMetric(out_dir=str(tmp_path / 'out'), pictures='/data')
+    metric = ExactIoUMetric(out_dir=str(tmp_path / 'out'), image_dir='/data')
     metric.dataset_meta = dict(classes=['a', 'b'], palette=[[1, 2, 3], [4, 5, 6]])
     labels = torch.tensor([[[0, 1, 1]]])
     sample = dict(pred_sem_seg=dict(data=labels), gt_sem_seg=dict(data=labels), img_path='/data/sub/x.jpg')
@@ -122,4 +122,4 @@ def test_class_maps_have_the_values_of_the_masks(tmp_path, reduced):
 def test_a_label_beyond_the_classes_is_refused_whatever_is_predicted(label):
     for predicted in range(3):
         with pytest.raises(ValueError, match='not below the 3 classes'):
-            areas(torch.tensor([0, 1, predicted]), torch.tensor([0, 1, label]), 3)
+            class_areas(torch.tensor([0, 1, predicted]), torch.tensor([0, 1, label]), 3)

@@ -10,7 +10,7 @@ from mnv4_mm.config.backbone import fit_backbone
 from mnv4_mm.config.load import load_config
 from mnv4_mm.errors import UserError
 from mnv4_mm.models import TimmFeatures
-from mnv4_mm.models.timm_features import built_for_one_size
+from mnv4_mm.models.timm_features import has_fixed_input_size
 from mnv4_mm.tasks import build_model
 
 # The nets of the paper's comparison, and those whose COCO and ADE20K numbers are published.
@@ -28,7 +28,9 @@ SIZE = (128, 192)
 
 @pytest.mark.parametrize('name', PEERS)
 def test_maps_parameters_and_norms(name):
-    net = TimmFeatures(name, (0, 1, 2, 3), img_size=SIZE if built_for_one_size(name) else None, norm_eval=True).train()
+    net = TimmFeatures(
+        name, (0, 1, 2, 3), img_size=SIZE if has_fixed_input_size(name) else None, norm_eval=True
+    ).train()
     maps = net(torch.randn(2, 3, *SIZE))
     expected = [(2, c, SIZE[0] // s, SIZE[1] // s) for c, s in zip(net.out_channels, net.out_strides, strict=True)]
     assert net.out_strides == (4, 8, 16, 32)
@@ -42,7 +44,7 @@ def test_maps_parameters_and_norms(name):
 @pytest.mark.parametrize('name', PEERS)
 def test_each_fits_each_headline_config_and_runs(name, config):
     cfg = load_config(config)
-    if built_for_one_size(name):
+    if has_fixed_input_size(name):
         if config == 'mnv4_retinanet-1x_coco':
             with pytest.raises(UserError, match='one size of picture'):
                 fit_backbone(cfg, f'timm:{name}')
@@ -118,7 +120,7 @@ def test_weights_come_by_timm(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ('arguments', 'message'), [(dict(name='resnet19'), 'near'), (dict(name='vit_tiny_patch16_224'), 'strides')]
+    ('arguments', 'message'), [(dict(name='resnet19'), 'similar names'), (dict(name='vit_tiny_patch16_224'), 'strides')]
 )
 def test_nets_that_do_not_fit(arguments, message):
     with pytest.raises(UserError, match=message):
