@@ -25,10 +25,10 @@ from mnv4_mm.config.data import (
 )
 from mnv4_mm.config.load import load_config, merge_options
 from mnv4_mm.config.training import fit_launcher
+from mnv4_mm.engine.overlay import quiet_painter
 from mnv4_mm.engine.runner import SafeRunner
 from mnv4_mm.errors import UserError
 from mnv4_mm.tasks import task_of
-from mnv4_mm.tasks.detection import quiet_painter
 from mnv4_mm.weights.files import checkpoint_config, load_checkpoint
 from mnv4_mm.weights.strict import tensors_only
 

@@ -25,10 +25,12 @@ from mnv4_mm.config.load import load_config
 from mnv4_mm.deploy.describe import describe
 from mnv4_mm.deploy.export import write
 from mnv4_mm.deploy.graph import Graph, Pixels, build_graph
-from mnv4_mm.deploy.targets import TARGETS, load
+from mnv4_mm.deploy.targets import TARGETS
 from mnv4_mm.errors import UserError
+from mnv4_mm.images import read_image
+from mnv4_mm.runtime import load
 from mnv4_mm.runtime.meta import Input, Meta
-from mnv4_mm.runtime.preprocess import prepare, read_image
+from mnv4_mm.runtime.preprocess import prepare
 from mnv4_mm.tasks import build_model
 
 PICTURES = REPOSITORY / 'data/mini/coco/val2017'

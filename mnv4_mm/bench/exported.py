@@ -22,11 +22,13 @@ from mnv4_mm.config.load import load_config
 from mnv4_mm.deploy.describe import describe
 from mnv4_mm.deploy.export import write
 from mnv4_mm.deploy.graph import build_graph
-from mnv4_mm.deploy.targets import TARGETS, load
+from mnv4_mm.deploy.targets import TARGETS
 from mnv4_mm.deploy.targets.onnx import OPSET, class_map
+from mnv4_mm.images import read_image
+from mnv4_mm.runtime import load
 from mnv4_mm.runtime.meta import Precision
 from mnv4_mm.runtime.predictor import Predictor
-from mnv4_mm.runtime.preprocess import prepare, read_image
+from mnv4_mm.runtime.preprocess import prepare
 from mnv4_mm.tasks import build_model
 
 PICTURES = REPOSITORY / 'data/mini/coco/train2017'
@@ -101,7 +103,7 @@ def lively_detector(name: str) -> Any:
 
 
 def as_loaded(model: Any, cfg: Config) -> Any:
-    """An untrained detector with what ``apis.infer.load_model`` would read from a checkpoint."""
+    """An untrained detector with what ``apis.model.load_model`` would read from a checkpoint."""
     model.cfg, model.checkpoint_meta = cfg, {}
     model.dataset_meta = dict(classes=tuple(map(str, range(model.bbox_head.num_classes))))
     return model

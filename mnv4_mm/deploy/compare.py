@@ -19,7 +19,7 @@ from mmengine.evaluator import Evaluator
 from mmengine.registry import DATASETS, DefaultScope
 
 from mnv4_mm.apis.evaluate import evaluate
-from mnv4_mm.apis.infer import load_model
+from mnv4_mm.apis.model import load_model
 from mnv4_mm.config.data import (
     dataset_split,
     fit_data,
@@ -31,9 +31,10 @@ from mnv4_mm.config.data import (
 from mnv4_mm.deploy.difference import Difference, difference
 from mnv4_mm.deploy.graph import reference
 from mnv4_mm.deploy.latency import Speed, measure_memory, measure_speed
-from mnv4_mm.deploy.targets import TARGETS, load
+from mnv4_mm.deploy.targets import TARGETS
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import read_image
+from mnv4_mm.runtime import load
 from mnv4_mm.runtime.meta import OUTPUTS, Meta, Precision, read_meta, sha256, sidecar
 from mnv4_mm.runtime.predictor import Predictor
 from mnv4_mm.runtime.preprocess import prepare
@@ -259,7 +260,7 @@ class Examiner:
         if isinstance(found, ClassMap):
             truth = torch.from_numpy(info['gt_seg_map'].astype(np.int64))[None]
             return dict(
-                pred_sem_seg=dict(data=torch.from_numpy(found.labels.astype(np.int64))[None]),
+                pred_sem_seg=dict(data=torch.from_numpy(found.class_map.astype(np.int64))[None]),
                 gt_sem_seg=dict(data=truth),
                 img_path=info['img_path'],
                 reduce_zero_label=info.get('reduce_zero_label'),

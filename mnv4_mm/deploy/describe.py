@@ -31,7 +31,7 @@ def describe(
     """Says what a file is to take and give.
 
     Args:
-        model: What ``apis.infer.load_model`` returned.
+        model: What ``apis.model.load_model`` returned.
         target: The runtime.
         kind: What is to come out; the runtime's first that fits the task if left out.
         precision: Of weights and arithmetic.

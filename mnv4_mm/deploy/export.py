@@ -9,17 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from mnv4_mm.apis.infer import load_model
+from mnv4_mm.apis.model import load_model
 from mnv4_mm.config.data import dataset_split
 from mnv4_mm.config.index import REPOSITORY
 from mnv4_mm.deploy.describe import describe, source_of
 from mnv4_mm.deploy.graph import Graph, build_graph, reference
 from mnv4_mm.deploy.int8 import LIST
 from mnv4_mm.deploy.sample import write_sample
-from mnv4_mm.deploy.targets import TARGETS, load
+from mnv4_mm.deploy.targets import TARGETS
 from mnv4_mm.deploy.targets.base import Target
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import IMAGE_SUFFIXES, read_image
+from mnv4_mm.runtime import load
 from mnv4_mm.runtime.meta import Kind, Meta, Precision, sha256, sidecar
 from mnv4_mm.runtime.predictor import Predictor
 from mnv4_mm.runtime.preprocess import prepare

@@ -1,6 +1,6 @@
-"""Latency and memory of exported files beside PyTorch, in processes of their own that nothing else has warmed.
+"""Latency and memory of exported files and of PyTorch, measured in fresh processes.
 
-``python -m mnv4_mm.deploy.latency`` is what they run; ``measure_speed`` and ``measure_memory`` start them.
+``measure_speed`` and ``measure_memory`` start ``python -m mnv4_mm.deploy.latency``.
 """
 
 import argparse
@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mnv4_mm.deploy.targets import load
 from mnv4_mm.images import read_image
+from mnv4_mm.runtime import load
 from mnv4_mm.runtime.meta import read_meta
 from mnv4_mm.runtime.predictor import Predictor
 from mnv4_mm.runtime.preprocess import prepare
@@ -25,12 +25,12 @@ WARM_UP = 3
 
 
 class Speed(NamedTuple):
-    """Milliseconds.
+    """Latency in milliseconds.
 
     Attributes:
-        p50: Median of the net alone, input to output.
-        p95: 95th percentile.
-        whole: Median from a decoded picture to results.
+        p50: Median of the model, from input to outputs.
+        p95: 95th percentile of the model.
+        whole: Median from a decoded image to results.
     """
 
     p50: float
@@ -41,15 +41,18 @@ class Speed(NamedTuple):
 def measure_speed(
     checkpoint: Path, config: str | None, files: Sequence[Path], picture: Path, rounds: int, threads: int | None
 ) -> list[Speed]:
-    """Times PyTorch, with the input of the first file, and the files, in turn in one process.
+    """Measure the latency of PyTorch and of exported files, in turn in one process.
 
     Args:
-        checkpoint: What the files were exported from.
-        config: Config to use instead of the one inside.
-        files: Exported files.
-        picture: What they are shown.
-        rounds: How often.
-        threads: 1: the process is held on one core, whatever a runtime would like; None: all.
+        checkpoint: Checkpoint that the files were exported from.
+        config: Config to use instead of the one in the checkpoint.
+        files: Exported files; PyTorch runs with the input of the first.
+        picture: Image to run on.
+        rounds: Number of runs of each.
+        threads: 1 to restrict the process to one core, whatever the runtimes' settings; None for all cores.
+
+    Raises:
+        RuntimeError: The process failed.
     """
     return [Speed(*values) for values in _child('speed', checkpoint, config, files, picture, rounds, threads)]
 
@@ -57,16 +60,22 @@ def measure_speed(
 def measure_memory(
     checkpoint: Path, config: str | None, files: Sequence[Path], picture: Path
 ) -> list[float] | list[None]:
-    """MiB that loading and running adds to a process, likewise; None where the system does not tell (Linux does)."""
+    """Measure the MiB that loading and running adds to a process, for PyTorch and for each file.
+
+    None for each where the system does not report the peak memory of a process; Linux does.
+
+    Raises:
+        RuntimeError: A process failed.
+    """
     if not Path('/proc/self/clear_refs').exists():
         return [None] * (1 + len(files))
-    found = [_child('memory', checkpoint, config, files[:1], picture, 1, None)]
-    found += [_child('memory', None, None, [file], picture, 1, None) for file in files]
-    return [values[0] for values in found]
+    values = [_child('memory', checkpoint, config, files[:1], picture, 1, None)]
+    values += [_child('memory', None, None, [file], picture, 1, None) for file in files]
+    return [value[0] for value in values]
 
 
 def _child(
-    what: str,
+    measure: str,
     checkpoint: Path | None,
     config: str | None,
     files: Sequence[Path],
@@ -74,7 +83,7 @@ def _child(
     rounds: int,
     threads: int | None,
 ) -> list:
-    command = [sys.executable, '-m', 'mnv4_mm.deploy.latency', what, str(picture), *map(str, files)]
+    command = [sys.executable, '-m', 'mnv4_mm.deploy.latency', measure, str(picture), *map(str, files)]
     command += ['--rounds', str(rounds)]
     command += ['--checkpoint', str(checkpoint)] if checkpoint else []
     command += ['--config', config] if config else []
@@ -92,21 +101,21 @@ def _child(
 
 
 def _pytorch(checkpoint: str, config: str | None, file: str) -> Predictor:
-    from mnv4_mm.apis.infer import load_model
+    from mnv4_mm.apis.model import load_model
     from mnv4_mm.deploy.graph import reference
 
     return reference(load_model(checkpoint, config, device='cpu'), read_meta(file))
 
 
 def _kibibytes(name: str) -> int:
-    """A figure of this process: VmRSS, what it has of memory now, or VmHWM, the most it had."""
+    """Return a figure of this process: VmRSS, its memory now, or VmHWM, the peak of it."""
     lines = Path('/proc/self/status').read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f'{name}:'))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument('what', choices=('speed', 'memory'))
+    parser.add_argument('measure', choices=('speed', 'memory'))
     parser.add_argument('picture')
     parser.add_argument('files', nargs='+')
     parser.add_argument('--checkpoint')
@@ -115,13 +124,13 @@ def main() -> None:
     parser.add_argument('--one-core', action='store_true')
     args = parser.parse_args()
     if args.one_core and hasattr(os, 'sched_setaffinity'):  # Linux
-        # Before any runtime makes its threads: ExecuTorch takes all cores it may use.
+        # Before any runtime starts its threads: ExecuTorch takes all allowed cores.
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     threads = 1 if args.one_core else None
     if args.checkpoint:
-        import mnv4_mm.apis.infer  # noqa: F401 (before anything is measured)
+        import mnv4_mm.apis.model  # noqa: F401 (imported before anything is measured)
     image = read_image(args.picture)
-    if args.what == 'memory':
+    if args.measure == 'memory':
         Path('/proc/self/clear_refs').write_text('5')  # forget the peak of what was imported
         before = _kibibytes('VmRSS')
         first = args.files[0]
@@ -133,16 +142,18 @@ def main() -> None:
     predictors = [_pytorch(args.checkpoint, args.config, args.files[0])] if args.checkpoint else []
     predictors += [load(file, threads) for file in args.files]
     batches = [prepare(image, one.meta.input, one.meta.resize)[0] for one in predictors]
-    net: list[list[float]] = [[] for _ in predictors]
+    model: list[list[float]] = [[] for _ in predictors]
     whole: list[list[float]] = [[] for _ in predictors]
     for i in range(-WARM_UP, args.rounds):
         for j, (predictor, batch) in enumerate(zip(predictors, batches, strict=True)):
-            for times, call, given in ((net, predictor.run, batch), (whole, predictor, image)):
+            for times, call, argument in ((model, predictor.run, batch), (whole, predictor, image)):
                 start = time.perf_counter()
-                call(given)
+                call(argument)
                 if i >= 0:
                     times[j].append(1e3 * (time.perf_counter() - start))
-    rows = [(np.percentile(a, 50), np.percentile(a, 95), np.percentile(b, 50)) for a, b in zip(net, whole, strict=True)]
+    rows = [
+        (np.percentile(a, 50), np.percentile(a, 95), np.percentile(b, 50)) for a, b in zip(model, whole, strict=True)
+    ]
     print(json.dumps(rows))
 
 

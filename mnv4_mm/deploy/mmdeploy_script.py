@@ -21,7 +21,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from mnv4_mm.apis.infer import load_model
+from mnv4_mm.apis.model import load_model
 from mnv4_mm.config.data import innermost_dataset
 from mnv4_mm.config.index import CONFIGS
 from mnv4_mm.config.load import load_config
@@ -30,7 +30,6 @@ from mnv4_mm.errors import UserError
 from mnv4_mm.images import read_image, write_image
 from mnv4_mm.tasks import task_of
 from mnv4_mm.tasks.segmentation import Segmentation
-from mnv4_mm.tasks.task import Frame
 from mnv4_mm.weights.strict import tensors_only
 
 INSTALL = '`make mmdeploy`, or `pip install --no-deps -r requirements/mmdeploy.txt`'
@@ -89,7 +88,7 @@ def deploy(
         raise UserError(f'--show needs a display; without it the pictures are written to {work_dir}')
     deploying = load_deploy_config(deploy_cfg, cfg_options or {})
     deploying, cfg = fit_size(deploying, load_config(model_cfg))
-    frames = [Frame(str(path), read_image(path)) for path in test_img or [img]]
+    images = [read_image(path) for path in test_img or [img]]
     model = load_model(checkpoint, model_cfg, device)
     target = Path(work_dir)
     target.mkdir(parents=True, exist_ok=True)
@@ -104,7 +103,7 @@ def deploy(
         ):
             # The same names, colours and preparation of pictures for both.
             runs.cfg, runs.dataset_meta, runs.checkpoint_meta = cfg, model.dataset_meta, model.checkpoint_meta
-            _draw(runs, frames, Path(folder), f'output_{by}', show)
+            _draw(runs, images, Path(folder), f'output_{by}', show)
         for path in sorted(Path(folder).iterdir()):
             path.replace(target / path.name)
     return target / name
@@ -249,10 +248,9 @@ def load_exported(deploying: Config, cfg: Config, file: Path, device: str) -> nn
         return processor.build_backend_model([str(file)], data_preprocessor_updater=processor.update_data_preprocessor)
 
 
-def _draw(model: nn.Module, frames: Sequence[Frame], folder: Path, stem: str, show: bool) -> None:
-    with tempfile.TemporaryDirectory() as spare:  # results also write what they found
-        results = task_of(model.cfg).results(model, Path(spare), score_thr=0.3)
-        drawn = [results.add(frame) for frame in frames]
+def _draw(model: nn.Module, images: Sequence[np.ndarray], folder: Path, stem: str, show: bool) -> None:
+    predict = task_of(model.cfg).predictor(model)
+    drawn = [predict(image).plot() for image in images]
     for number, picture in enumerate(drawn):
         write_image(folder / f'{stem}{f"_{number}" if len(drawn) > 1 else ""}.jpg', picture)
         if show:

@@ -1,4 +1,4 @@
-"""What an exported file must give for a sample picture: for those who write the code around it on a device."""
+"""Expected values for a sample image, to test code that runs an exported file on a device."""
 
 import json
 from pathlib import Path
@@ -6,57 +6,59 @@ from typing import Any
 
 import numpy as np
 
+from mnv4_mm.images import read_image
 from mnv4_mm.runtime.meta import OUTPUTS, sha256
 from mnv4_mm.runtime.predictor import Predictor
-from mnv4_mm.runtime.preprocess import prepare, read_image
+from mnv4_mm.runtime.preprocess import prepare
 from mnv4_mm.runtime.results import Detections
 
-FIRST = 5  # so many of each are written
+COUNT = 5  # values of each kind
 
 
-def sample(by: Predictor, picture: Path) -> dict[str, Any]:
-    """Input, raw outputs and results for a picture, as numbers to compare with.
+def sample(predictor: Predictor, path: Path) -> dict[str, Any]:
+    """Return input, raw outputs and results for an image, as numbers to compare with.
 
     Args:
-        by: The file, or PyTorch with its input and a ``raw`` or ``logits`` end.
-        picture: The picture.
+        predictor: The exported file, or PyTorch with its input and ``raw`` or ``logits`` outputs.
+        path: The image.
 
     Returns:
-        ``of``: ``pytorch``, or the runtime whose numbers they are; ``input`` and ``outputs``: shape, mean, and the
-        values at the middle of each axis but the last;
-        ``results``: the first boxes, scores and labels, or the share of each class in the map.
+        ``of``: the runtime that computed the numbers, or ``pytorch``; ``input`` and ``outputs``: shape, mean, and the
+        values at the middle of each axis but the last; ``results``: the first boxes, scores and labels, or the share
+        of each class in the class map.
     """
-    batch, at = prepare(read_image(picture), by.meta.input, by.meta.resize)
-    values = dict(zip(OUTPUTS[by.meta.kind], by.run(batch), strict=True))
+    meta = predictor.meta
+    batch, placement = prepare(read_image(path), meta.input, meta.resize)
+    outputs = dict(zip(OUTPUTS[meta.kind], predictor.run(batch), strict=True))
     return dict(
-        of=by.meta.target,
-        picture=picture.name,
-        sha256=sha256(picture),
-        placed=at.placed,
+        of=meta.target,
+        image=path.name,
+        sha256=sha256(path),
+        placed=placement.placed,
         input=_digest(batch),
-        outputs={name: _digest(value) for name, value in values.items()},
-        results=_results(by, picture),
+        outputs={name: _digest(value) for name, value in outputs.items()},
+        results=_results(predictor, path),
     )
 
 
 def _digest(value: np.ndarray) -> dict[str, Any]:
-    if not value.size:  # nothing was found
+    if not value.size:  # no detections
         return dict(shape=value.shape, mean=0.0, middle=[])
     middle = value[tuple(side // 2 for side in value.shape[:-1])]
-    return dict(shape=value.shape, mean=float(value.mean()), middle=[float(item) for item in middle[:FIRST]])
+    return dict(shape=value.shape, mean=float(value.mean()), middle=[float(item) for item in middle[:COUNT]])
 
 
-def _results(by: Predictor, picture: Path) -> dict[str, Any]:
-    found = by(picture)
-    if isinstance(found, Detections):
-        return {name: value[:FIRST].tolist() for name, value in found._asdict().items()}
-    labels, counts = np.unique(found.labels, return_counts=True)
-    order = np.argsort(-counts)[:FIRST]
-    return dict(labels=labels[order].tolist(), share=(counts[order] / found.labels.size).tolist())
+def _results(predictor: Predictor, path: Path) -> dict[str, Any]:
+    result = predictor(path)
+    if isinstance(result, Detections):
+        return {name: getattr(result, name)[:COUNT].tolist() for name in ('boxes', 'scores', 'labels')}
+    labels, counts = np.unique(result.class_map, return_counts=True)
+    order = np.argsort(-counts)[:COUNT]
+    return dict(labels=labels[order].tolist(), share=(counts[order] / result.class_map.size).tolist())
 
 
-def write_sample(by: Predictor, picture: Path, path: Path) -> Path:
-    """Writes ``<file>.sample.json``; returns its path."""
+def write_sample(predictor: Predictor, image: Path, path: Path) -> Path:
+    """Write ``<file>.sample.json`` beside an exported file and return its path."""
     out = path.with_name(f'{path.name}.sample.json')
-    out.write_text(json.dumps(sample(by, picture), indent=1))
+    out.write_text(json.dumps(sample(predictor, image), indent=1))
     return out

@@ -1,35 +1,34 @@
-"""Segmentation as pictures: classes in colour over the picture, a legend, and class maps as indexed PNG files."""
+"""Hook that draws the images of a segmenter's test, and class maps of tensors as files."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-from PIL import Image
 
 from mnv4_mm.images import read_image, write_image
-
-Colour = Sequence[int]  # RGB, 0 to 255
-OPACITY = 0.6
-LINE = 22  # pixels of a legend's line
+from mnv4_mm.runtime import writer
+from mnv4_mm.runtime.draw import overlay, with_legend
+from mnv4_mm.runtime.results import ClassMap, class_map_type
 
 
 @HOOKS.register_module()
 class OverlayHook(Hook):
-    """Draws the pictures of a test: truth left, prediction right, and a legend of the classes in either.
+    """Draw the images of a test: ground truth on the left, prediction on the right, and a legend of their classes.
 
-    mmseg's own hook and painter write the class names onto the map, warn at every run that does not draw, and know no
-    folder.
+    mmseg's hook and visualizer write the class names onto the class map, warn at every run that does not draw, and
+    write all images into one folder.
 
     Args:
-        draw: Whether to draw.
+        draw: Draw at all.
         test_out_dir: Folder to write to.
-        pictures: Folder of the pictures: names in ``test_out_dir`` are relative to it.
+        pictures: Folder of the images: names in ``test_out_dir`` are relative to it.
     """
 
     def __init__(self, draw: bool = False, test_out_dir: str = '', pictures: str = '') -> None:
@@ -43,79 +42,38 @@ class OverlayHook(Hook):
         if not self.draw:
             return
         meta = runner.test_loop.dataloader.dataset.metainfo
+        classes, palette = meta['classes'], meta['palette']
         for sample in outputs or ():
             path = Path(sample.img_path)
-            picture = read_image(path)
-            truth, predicted = (labels(part) for part in (sample.gt_sem_seg.data, sample.pred_sem_seg.data))
-            halves = [overlay(picture, values, meta['palette']) for values in (truth, predicted)]
+            image = read_image(path)
+            parts = (sample.gt_sem_seg, sample.pred_sem_seg)
+            class_maps = [to_class_map(part.data, len(classes)) for part in parts]
+            halves = np.hstack([overlay(image, class_map, palette) for class_map in class_maps])
             target = self.out_dir / path.relative_to(self.pictures)
-            write_image(target, with_legend(np.hstack(halves), [truth, predicted], meta['classes'], meta['palette']))
+            write_image(target, with_legend(halves, class_maps, classes, palette))
 
 
-def labels(data: torch.Tensor) -> np.ndarray:
-    """(1, H, W) tensor of labels -> (H, W) uint8."""
-    return data.squeeze(0).cpu().numpy().astype(np.uint8)
+def to_class_map(data: torch.Tensor, classes: int) -> np.ndarray:
+    """Convert a (1, H, W) tensor of labels to (H, W) uint8, or int32 for more than 256 classes."""
+    return data.squeeze(0).cpu().numpy().astype(class_map_type(classes))
 
 
-def overlay(picture: np.ndarray, values: np.ndarray, palette: Sequence[Colour]) -> np.ndarray:
-    """Lays the classes' colours over a picture; pixels whose label is no class stay as they are.
-
-    Args:
-        picture: (H, W, 3) uint8 BGR.
-        values: (H, W) uint8 labels.
-        palette: A colour per label.
-
-    Returns:
-        (H, W, 3) uint8 BGR.
-    """
-    colours = np.zeros((256, 3), np.uint8)
-    colours[: len(palette)] = np.asarray(palette, np.uint8)[:, ::-1]
-    mixed = cv2.addWeighted(picture, 1 - OPACITY, colours[values], OPACITY, 0)
-    return np.where((values < len(palette))[..., None], mixed, picture)
-
-
-def with_legend(
-    picture: np.ndarray, shown: Sequence[np.ndarray], names: Sequence[str], palette: Sequence[Colour]
-) -> np.ndarray:
-    """Adds a column with colour and name of each class that occurs, the largest first, to the right of a picture.
-
-    Args:
-        picture: (H, W, 3) uint8 BGR.
-        shown: Label maps whose classes are named, each (H, W) uint8.
-        names: A name per label.
-        palette: A colour per label.
-
-    Returns:
-        (max(H, lines), W + legend, 3) uint8 BGR.
-    """
-    counts = np.bincount(np.concatenate([values.ravel() for values in shown]), minlength=256)[: len(names)]
-    present = [int(label) for label in np.argsort(-counts, kind='stable') if counts[label]]
-    font, scale = cv2.FONT_HERSHEY_SIMPLEX, 0.5
-    texts = [names[label] for label in present]
-    width = 2 * LINE + max([0, *(cv2.getTextSize(text, font, scale, 1)[0][0] for text in texts)])
-    height = max(len(picture), LINE * (len(present) + 1))
-    out = np.full((height, picture.shape[1] + width, 3), 255, np.uint8)
-    out[: len(picture), : picture.shape[1]] = picture
-    left = picture.shape[1] + LINE // 2
-    for line, (label, text) in enumerate(zip(present, texts, strict=True)):
-        top = LINE // 2 + line * LINE
-        colour = tuple(int(value) for value in palette[label][::-1])
-        cv2.rectangle(out, (left, top), (left + LINE - 8, top + LINE - 8), colour, cv2.FILLED)
-        cv2.rectangle(out, (left, top), (left + LINE - 8, top + LINE - 8), (0, 0, 0), 1)
-        cv2.putText(out, text, (left + LINE, top + LINE - 9), font, scale, (0, 0, 0), 1, cv2.LINE_AA)
-    return out
-
-
-def write_class_map(path: Path, predicted: torch.Tensor, palette: Sequence[Colour], first: int) -> None:
-    """Writes labels as an indexed PNG in the classes' colours.
+def write_class_map(path: Path, predicted: torch.Tensor, palette: Sequence[Sequence[int]], first: int) -> None:
+    """Write labels as a palette PNG in the colours of the classes.
 
     Args:
         path: File to write; folders are made.
         predicted: (H, W) labels.
-        palette: A colour per label.
-        first: Value of the first class in the file: 1 where the data's masks have 0 for unlabelled, else 0.
+        palette: RGB of each label.
+        first: Value of the first class in the file: 1 where the masks of the data have 0 for unlabelled, else 0.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(labels(predicted[None]) + np.uint8(first), 'P')
-    image.putpalette([0, 0, 0] * first + [int(value) for colour in palette for value in colour])
-    image.save(path)
+    labels = to_class_map(predicted[None], len(palette))
+    writer.write_class_map(path, ClassMap(labels, palette=palette, first_value=first))
+
+
+@contextmanager
+def quiet_painter() -> Iterator[None]:
+    """Silence mmengine's visualizer about boxes and labels beyond the edge, which COCO's ground truth has."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message=r'Warning: The \w+ is out of bounds')
+        yield

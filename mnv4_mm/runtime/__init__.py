@@ -1,1 +1,7 @@
-"""Running an exported file: numpy, OpenCV and the runtime only."""
+"""Run exported files: numpy, OpenCV and the runtime of the file, neither PyTorch nor OpenMMLab."""
+
+from mnv4_mm.runtime.meta import Meta, read_meta
+from mnv4_mm.runtime.predictor import Predictor, load
+from mnv4_mm.runtime.results import ClassMap, Detections
+
+__all__ = ['ClassMap', 'Detections', 'Meta', 'Predictor', 'load', 'read_meta']

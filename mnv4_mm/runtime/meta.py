@@ -1,6 +1,7 @@
-"""What an exported file says of itself: how to feed it, how to read what it gives, where it came from.
+"""Metadata of an exported file: its input, its outputs, and where it came from.
 
-Inside the file where the format has room, and always as ``<file>.json`` beside it. Needs nothing but Python.
+It is inside the file where the format has room for text, and always beside it as ``<file>.json``. Reading it needs
+nothing but Python.
 """
 
 import dataclasses
@@ -15,11 +16,11 @@ from typing import Any, Literal
 from mnv4_mm.errors import UserError
 
 FORMAT = 1
-META_KEY = 'mnv4_mm'  # names the JSON inside a file
+META_KEY = 'mnv4_mm'  # the key of the JSON inside a file
 Kind = Literal['raw', 'nms', 'logits', 'class_map']
 Task = Literal['detection', 'segmentation']
 Precision = Literal['fp32', 'fp16', 'int8']
-# What a graph of a kind gives, in this order.
+# Outputs of each kind, in this order.
 OUTPUTS: dict[str, tuple[str, ...]] = {
     'raw': ('boxes', 'scores'),
     'nms': ('boxes', 'scores', 'labels'),
@@ -30,16 +31,16 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Input:
-    """What goes in.
+    """Input of a file.
 
     Attributes:
-        size: Height and width in pixels; None: any multiples of ``divisor``, see also ``Meta.any_number``.
+        size: Height and width in pixels; None for any multiples of ``divisor``, see also ``Meta.any_number``.
         layout: ``NHWC`` or ``NCHW``.
         dtype: ``uint8`` or ``float32``.
         channel_order: ``RGB`` or ``BGR``.
-        normalise: Whether the caller has to: (pixel - mean) / std. Otherwise it takes pixels, 0 to 255.
-        mean: Of each channel, in ``channel_order``.
-        std: Likewise.
+        normalise: True if the caller has to normalise: (pixel - mean) / std. Otherwise pixels are 0 to 255.
+        mean: Mean of each channel, in ``channel_order``.
+        std: Standard deviation of each channel, in ``channel_order``.
         divisor: See ``size``.
     """
 
@@ -55,12 +56,12 @@ class Input:
 
 @dataclass(frozen=True)
 class Resize:
-    """How a picture is brought to the input's size.
+    """Resizing of an image to the size of the input.
 
     Attributes:
-        mode: ``stretch``, or ``letterbox``: as large as fits with its shape kept, at the top left, the rest filled.
-        pad: What the rest is filled with, in the input's ``channel_order``.
-        scale: Where the input has no fixed size: the most that the long and the short side may be, in pixels.
+        mode: ``stretch``, or ``letterbox``: keep the aspect ratio, place the image at the top left, pad the rest.
+        pad: Value of the padding, in the input's ``channel_order``.
+        scale: For an input of any size: the maximum of the long and of the short side, in pixels.
     """
 
     mode: Literal['stretch', 'letterbox']
@@ -70,14 +71,14 @@ class Resize:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which boxes are detections: mmdet's ``test_cfg``.
+    """Selection of detections from boxes and scores: mmdet's ``test_cfg``.
 
     Attributes:
         score_thr: Scores must be above it.
-        iou_thr: Of two boxes of a class that overlap by more, the better one stays.
-        max_per_img: The best so many stay.
-        min_size: Width and height in pixels of the input must be above it; -1: any.
-        candidates: Most that are looked at, the best first: mmdet's ``nms_pre`` times the levels.
+        iou_thr: Non-maximum suppression, class by class: boxes with a larger IoU with a better one are removed.
+        max_per_img: Maximum number of detections.
+        min_size: Width and height in pixels of the input must be above it; -1 for any.
+        candidates: Maximum number of boxes before suppression, the best first: mmdet's ``nms_pre`` times its levels.
     """
 
     score_thr: float
@@ -89,24 +90,24 @@ class Selection:
 
 @dataclass(frozen=True)
 class Meta:
-    """All of it.
+    """Metadata of an exported file.
 
     Attributes:
         task: ``detection`` or ``segmentation``.
-        kind: What comes out, by ``OUTPUTS``. Detection: ``raw``: boxes (N, A, 4) as (x1, y1, x2, y2) in pixels of the
-            input and scores (N, A, classes); ``nms``: boxes (K, 4), scores (K,), labels (K,), best first.
+        kind: Kind of the outputs, see ``OUTPUTS``. Detection: ``raw``: boxes (N, A, 4) as (x1, y1, x2, y2) in pixels of
+            the input, and scores (N, A, classes); ``nms``: boxes (K, 4), scores (K,), labels (K,), best first.
             Segmentation: ``logits`` (N, classes, H / s, W / s), or ``class_map`` (N, H, W).
         target: Name of the runtime.
         precision: ``fp32``, ``fp16`` or ``int8``.
-        classes: Names in the order of labels.
-        input: What goes in.
-        resize: How a picture gets there.
-        selection: Of a detector.
-        category_ids: Of a detector: the data set's own number of each class.
-        first_value: Of a segmenter: value in its data set's masks of the first class.
-        palette: Of a segmenter: RGB of each class.
-        source: Checkpoint, its SHA-256, config, versions.
-        files: SHA-256 of each file of the export, by its name beside this one.
+        classes: Class names, in the order of labels.
+        input: Input of the file.
+        resize: Resizing of an image to the input.
+        selection: Detection: selection of boxes.
+        category_ids: Detection: the data set's id of each class.
+        first_value: Segmentation: value of the first class in the masks of the data set.
+        palette: Segmentation: RGB of each class.
+        source: Checkpoint, its SHA-256, config, and versions.
+        files: SHA-256 of each file of the export, by its path relative to the folder of the file.
     """
 
     task: Task
@@ -125,7 +126,7 @@ class Meta:
 
     @property
     def any_number(self) -> bool:
-        """Whether it takes any number of pictures at once: not where what comes out is of one picture."""
+        """True if the batch size is free: not for outputs that belong to one image."""
         return self.input.size is None and self.kind in ('raw', 'logits')
 
     def to_json(self) -> str:
@@ -134,27 +135,27 @@ class Meta:
 
     @classmethod
     def from_json(cls, text: str | bytes, name: str | Path) -> 'Meta':
-        """Reads and checks what ``to_json`` wrote.
+        """Read and check the output of ``to_json``.
 
         Args:
             text: The JSON.
-            name: Where it is from, for messages.
+            name: Its source, for messages.
 
         Raises:
-            UserError: it is something else, damaged, or of a later version.
+            UserError: It is something else, damaged, or of a later version.
         """
         try:
             content = json.loads(text)
             if not isinstance(content, dict) or 'format' not in content:
-                raise ValueError('it is not what tools/export.py writes')
+                raise ValueError('it was not written by tools/export.py')
             if content['format'] != FORMAT:
                 raise ValueError('it was written by a later version of mnv4_mm')
             if content.pop('sha256', '') != checksum(content):
-                raise ValueError('it is damaged or was changed (its SHA-256 is not that of the rest): export again')
+                raise ValueError('it is damaged or was changed (its SHA-256 does not match its content): export again')
             del content['format']
-            meta: Meta = _read(cls, content, 'meta')
+            meta: Meta = _parse(cls, content, 'meta')
             if meta.kind not in (('raw', 'nms') if meta.task == 'detection' else ('logits', 'class_map')):
-                raise ValueError(f'kind {meta.kind!r} is not of {meta.task}')
+                raise ValueError(f'kind {meta.kind!r} does not fit {meta.task}')
             if meta.task == 'detection' and meta.selection is None:
                 raise ValueError('selection is missing')
             return meta
@@ -162,47 +163,49 @@ class Meta:
             raise UserError(f'{name} cannot be read: {" ".join(str(error).split())}') from error
 
 
-def _read(kind: Any, value: Any, where: str) -> Any:
-    """A JSON value as a type: of the few kinds of types that Meta is made of."""
+def _parse(kind: Any, value: Any, key: str) -> Any:
+    """Check a JSON value against a type and convert it; only the types that occur in ``Meta`` are supported."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is types.UnionType:
-        return None if value is None else _read(arguments[0], value, where)
+        return None if value is None else _parse(arguments[0], value, key)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(value, dict):
         hints, fields = typing.get_type_hints(kind), {item.name: item for item in dataclasses.fields(kind)}
         for name in fields.keys() ^ value.keys():
-            raise ValueError(f'{where}.{name} is {"missing" if name in fields else "unknown"}')
-        return kind(**{name: _read(hints[name], value[name], f'{where}.{name}') for name in fields})
+            raise ValueError(f'{key}.{name} is {"missing" if name in fields else "unknown"}')
+        return kind(**{name: _parse(hints[name], value[name], f'{key}.{name}') for name in fields})
     if origin is Literal and value in arguments:
         return value
     if origin is tuple and isinstance(value, list):
         kinds = [arguments[0]] * len(value) if arguments[-1] is ... else arguments
         if len(kinds) == len(value):
-            return tuple(_read(a, b, where) for a, b in zip(kinds, value, strict=True))
+            return tuple(_parse(a, b, key) for a, b in zip(kinds, value, strict=True))
     if origin is dict and isinstance(value, dict):
-        return {name: _read(arguments[1], item, f'{where}.{name}') for name, item in value.items()}
+        return {name: _parse(arguments[1], item, f'{key}.{name}') for name, item in value.items()}
     if kind is float and type(value) is int:
         return float(value)
     if isinstance(kind, type) and type(value) is kind:
         return value
-    raise ValueError(f'{where} is {value!r:.60}')
+    raise ValueError(f'{key} is {value!r:.60}')
 
 
 def sidecar(path: Path) -> Path:
-    """Where the JSON of an exported file is."""
-    return path.parent / f'{path.name}.json'  # '.' and '..' have one, too: it is not there
+    """Return the path of the JSON beside an exported file."""
+    return path.parent / f'{path.name}.json'  # not with_name, which refuses '.' and '..'
 
 
 def read_meta(path: str | Path) -> Meta:
-    """Reads the JSON beside an exported file and checks that the file is the one it was written for.
+    """Read the JSON beside an exported file and check the files of the export against its checksums.
 
     Raises:
-        UserError: one of them is missing, damaged or was changed.
+        UserError: One of them is missing, damaged or was changed.
     """
     path = Path(path)
     if not path.exists():
         raise UserError(f'no file {path}')
     if not sidecar(path).is_file():
-        raise UserError(f'{path} has no {sidecar(path).name} beside it: it is not of tools/export.py, or moved alone')
+        raise UserError(
+            f'{path} has no {sidecar(path).name} beside it: it was not written by tools/export.py, or moved without it'
+        )
     meta = Meta.from_json(sidecar(path).read_bytes(), sidecar(path))
     if not meta.files:
         raise UserError(f'{sidecar(path)} cannot be read: it names no files')
@@ -221,9 +224,10 @@ def read_meta(path: str | Path) -> Meta:
 
 
 def checksum(content: dict[str, Any]) -> str:
-    """SHA-256 of a JSON object's values, however they are laid out."""
+    """Return the SHA-256 of the values of a JSON object, whatever its layout."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()

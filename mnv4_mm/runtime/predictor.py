@@ -1,84 +1,122 @@
-"""Picture in, results out, whatever the runtime. Needs numpy, OpenCV and the runtime only."""
+"""Predictor: an image in, detections or a class map out, whatever the runtime."""
 
 import sys
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from mnv4_mm.errors import UserError
-from mnv4_mm.runtime.meta import Meta
-from mnv4_mm.runtime.preprocess import prepare, read_image
-from mnv4_mm.runtime.results import ClassMap, Detections, class_map, in_picture, map_in_picture, select
+from mnv4_mm.images import read_image
+from mnv4_mm.runtime.meta import Meta, read_meta, sidecar
+from mnv4_mm.runtime.preprocess import check_image, prepare
+from mnv4_mm.runtime.results import ClassMap, Detections, boxes_to_image, class_map, map_to_image, select
+from mnv4_mm.runtime.sessions import RUNTIMES, Session
 
-Session = Callable[[np.ndarray], list[np.ndarray]]  # an input -> outputs by ``meta.OUTPUTS``
+
+def load(path: str | Path, threads: int | None = None) -> 'Predictor':
+    """Load an exported file.
+
+    Args:
+        path: The file; its JSON must be beside it.
+        threads: Number of threads of the runtime; its default if left out.
+
+    Raises:
+        UserError: The file is missing or damaged, or its runtime is not installed.
+    """
+    path = Path(path)
+    meta = read_meta(path)
+    if meta.target not in RUNTIMES:
+        raise UserError(f'{sidecar(path)} cannot be read: there is no runtime {meta.target!r}')
+    runtime = RUNTIMES[meta.target]
+    absent = runtime.absent()
+    if absent:
+        raise UserError(absent)
+    return Predictor(meta, runtime.session(path, meta, threads))
 
 
 class Predictor:
-    """A net in a runtime.
+    """A model with its preprocessing and the selection of its results.
 
     Args:
-        meta: What the file says of itself.
+        meta: Description of the model.
         session: Runs it.
+
+    Attributes:
+        task: ``detection`` or ``segmentation``.
+        classes: Class names, in the order of labels.
     """
 
     def __init__(self, meta: Meta, session: Session) -> None:
         self.meta = meta
         self.session = session
+        self.task = meta.task
+        self.classes = meta.classes
 
     def __call__(self, image: np.ndarray | str | Path) -> Detections | ClassMap:
-        """Detects or segments.
+        """Detect or segment.
 
         Args:
-            image: (H, W, 3) uint8 in BGR, as OpenCV reads, of any size; or a picture file.
+            image: (H, W, 3) uint8 BGR, as OpenCV reads, of any size; or an image file.
 
         Raises:
-            UserError: not such a picture.
+            UserError: It is no such array, or not a readable image.
         """
         pixels = image if isinstance(image, np.ndarray) else read_image(image)
-        batch, at = prepare(pixels, self.meta.input, self.meta.resize)
+        check_image(pixels)
+        meta = self.meta
+        batch, placement = prepare(pixels, meta.input, meta.resize)
         outputs = self.run(batch)
-        if self.meta.task == 'segmentation':
+        if meta.task == 'segmentation':
             labels = outputs[0][0]
-            if self.meta.kind == 'logits':
-                size = batch.shape[1:3] if self.meta.input.layout == 'NHWC' else batch.shape[2:]
+            if meta.kind == 'logits':
+                size = batch.shape[1:3] if meta.input.layout == 'NHWC' else batch.shape[2:]
                 labels = class_map(labels, (size[0], size[1]))
-            return map_in_picture(labels, at)
-        if self.meta.kind == 'nms':
+            labels = map_to_image(labels, placement)
+            return ClassMap(labels, meta.classes, meta.palette or (), meta.first_value, pixels)
+        if meta.kind == 'nms':
             boxes, scores, labels = outputs
-            return in_picture(Detections(boxes, scores, labels.astype(np.int64)), at)
-        assert self.meta.selection is not None
-        return in_picture(select(outputs[0][0], outputs[1][0], self.meta.selection), at)
+            selected = Detections(boxes, scores, labels.astype(np.int64))
+        else:
+            assert meta.selection is not None
+            selected = select(outputs[0][0], outputs[1][0], meta.selection)
+        return replace(
+            selected,
+            boxes=boxes_to_image(selected.boxes, placement),
+            classes=meta.classes,
+            category_ids=meta.category_ids,
+            image=pixels,
+        )
 
     def run(self, batch: np.ndarray) -> list[np.ndarray]:
-        """Runs the bare net.
+        """Run the model without preprocessing and selection.
 
         Args:
-            batch: What ``meta.input`` says.
+            batch: Input, as ``meta.input`` describes it.
 
         Returns:
-            What ``meta.kind`` says.
+            Outputs, as ``meta.kind`` describes them.
 
         Raises:
-            UserError: another shape or type.
+            UserError: The input has another shape or type.
         """
         to = self.meta.input
-        sides = [_only(side) for side in to.size] if to.size else [range(to.divisor, sys.maxsize, to.divisor)] * 2
-        pictures = range(1, sys.maxsize) if self.meta.any_number else _only(1)
-        axes = [pictures, _only(3), *sides] if to.layout == 'NCHW' else [pictures, *sides, _only(3)]
+        sides = [_exactly(side) for side in to.size] if to.size else [range(to.divisor, sys.maxsize, to.divisor)] * 2
+        count = range(1, sys.maxsize) if self.meta.any_number else _exactly(1)
+        axes = [count, _exactly(3), *sides] if to.layout == 'NCHW' else [count, *sides, _exactly(3)]
         fits = batch.ndim == 4 and all(length in axis for length, axis in zip(batch.shape, axes, strict=True))
         if not fits or batch.dtype != to.dtype:
-            wanted = ', '.join(map(_text, axes))
-            raise UserError(f'this file takes ({wanted}) {to.dtype}, got {batch.shape} {batch.dtype}')
+            required = ', '.join(map(_text, axes))
+            raise UserError(f'this file takes ({required}) {to.dtype}, got {batch.shape} {batch.dtype}')
         return self.session(batch)
 
 
-def _only(length: int) -> range:
+def _exactly(length: int) -> range:
     return range(length, length + 1)
 
 
 def _text(axis: range) -> str:
-    """The lengths that an axis may have, in words."""
+    """Describe the lengths that an axis may have."""
     if len(axis) == 1:
         return str(axis.start)
     return 'any number' if axis.step == 1 else f'a multiple of {axis.step}'

@@ -1,6 +1,5 @@
-"""A picture file or array -> what goes into an exported file. Needs numpy and OpenCV only."""
+"""Preprocessing: an image -> the input of an exported file."""
 
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -9,74 +8,42 @@ import numpy as np
 from mnv4_mm.errors import UserError
 from mnv4_mm.runtime.meta import Input, Resize
 
-JPEG = b'\xff\xd8'  # how such a file begins
-
 
 class Placement(NamedTuple):
-    """Where a picture lies in the input.
+    """Position of an image in the input, whose top left corners coincide.
 
     Attributes:
-        original: Height and width of the picture in pixels.
-        placed: Height and width it has in the input, whose top left corner is its own.
+        original: Height and width of the image in pixels.
+        placed: Height and width of the resized image in the input.
     """
 
     original: tuple[int, int]
     placed: tuple[int, int]
 
 
-def read_image(path: str | Path) -> np.ndarray:
-    """Reads a picture as (H, W, 3) uint8 BGR, turned as its EXIF data says.
+def check_image(image: np.ndarray) -> None:
+    """Check that an array is (H, W, 3) uint8.
 
     Raises:
-        UserError: it is no readable picture of 8 bits, or has an alpha channel.
+        UserError: It is not.
     """
-    try:
-        data = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise UserError(f'{path}: {error.strerror}') from error
-    pixels = None
-    try:
-        # As colours a picture is turned by EXIF, but alpha and 16 bits are lost without a word; a JPEG has none.
-        if data.size and data[:2].tobytes() != JPEG:
-            given = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
-            if given is not None and given.ndim == 3:
-                check_image(given, str(path))
-            elif given is not None and given.dtype != np.uint8:
-                raise UserError(f'{path} must have 8 bits a channel, got {given.dtype}')
-        if data.size:
-            pixels = cv2.imdecode(data, cv2.IMREAD_COLOR)
-    except cv2.error as error:
-        raise UserError(f'{path} is not a readable picture: {error.err}') from error
-    if pixels is None:
-        raise UserError(f'{path} is {"not a readable picture" if data.size else "empty"}')
-    return pixels
-
-
-def check_image(image: np.ndarray, name: str = 'a picture') -> None:
-    """Checks that an array is (H, W, 3) uint8.
-
-    Raises:
-        UserError: it is not.
-    """
-    if image.ndim == 3 and image.shape[2] == 4:
-        raise UserError(f'{name} has 4 channels: put it on a background first, (H, W, 3) is needed')
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise UserError(f'{name} must be (H, W, 3) uint8 and not empty, got {image.shape} {image.dtype}')
+        raise UserError(f'an image must be (H, W, 3) uint8 BGR and not empty, got {image.shape} {image.dtype}')
 
 
 def prepare(image: np.ndarray, to: Input, resize: Resize) -> tuple[np.ndarray, Placement]:
-    """Resizes, fills, and lays out a picture.
+    """Resize an image to the input of a model, pad it, and convert it to the input's layout and type.
 
     Args:
         image: (H, W, 3) uint8 BGR.
-        to: What the file takes.
-        resize: How it is brought to its size.
+        to: Input of the model.
+        resize: Resizing to its size.
 
     Returns:
-        The input, a batch of one, and where in it the picture is.
+        The input, a batch of one, and the position of the image in it.
 
     Raises:
-        UserError: it is not such a picture.
+        UserError: The image has another shape or type.
     """
     check_image(image)
     height, width = image.shape[:2]
@@ -84,7 +51,7 @@ def prepare(image: np.ndarray, to: Input, resize: Resize) -> tuple[np.ndarray, P
         assert to.size is not None
         placed = to.size
     else:
-        placed = _fitted(height, width, to, resize)
+        placed = _letterbox_size(height, width, to, resize)
     if placed != (height, width):
         image = cv2.resize(image, placed[::-1], interpolation=cv2.INTER_LINEAR)
     if to.channel_order == 'RGB':
@@ -104,8 +71,8 @@ def prepare(image: np.ndarray, to: Input, resize: Resize) -> tuple[np.ndarray, P
     return np.ascontiguousarray(batch, to.dtype), Placement((height, width), placed)
 
 
-def _fitted(height: int, width: int, to: Input, resize: Resize) -> tuple[int, int]:
-    """Height and width of a picture made as large as fits, rounded as mmcv does."""
+def _letterbox_size(height: int, width: int, to: Input, resize: Resize) -> tuple[int, int]:
+    """Return height and width of an image scaled as large as fits, rounded as mmcv does."""
     if to.size:
         factor = min(to.size[0] / height, to.size[1] / width)
     else:

@@ -1,105 +1,210 @@
-"""What an exported file gives -> detections or a class map in pixels of the picture. Needs numpy and OpenCV only."""
+"""Results: detections and class maps in pixels of the image, and how they follow from the outputs of a model."""
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import cv2
 import numpy as np
 
+from mnv4_mm.errors import UserError
+from mnv4_mm.runtime import draw
 from mnv4_mm.runtime.meta import Selection
 from mnv4_mm.runtime.preprocess import Placement
 
 
-class Detections(NamedTuple):
-    """What was found, best first.
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """Detections in an image, best first.
 
     Attributes:
-        boxes: (K, 4) float32 as (x1, y1, x2, y2) in pixels of the picture.
+        boxes: (K, 4) float32 as (x1, y1, x2, y2) in pixels of the image.
         scores: (K,) float32 in [0, 1].
-        labels: (K,) int64.
+        labels: (K,) int64, indices into ``classes``.
+        classes: Class names.
+        category_ids: The data set's id of each class; None for 1 to the number of classes.
+        image: (H, W, 3) uint8 BGR, the image they are of.
     """
 
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
+    classes: tuple[str, ...] = ()
+    category_ids: tuple[int, ...] | None = None
+    image: np.ndarray | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def plot(self, image: np.ndarray | None = None, score_thr: float = 0.3) -> np.ndarray:
+        """Draw the boxes with class names and scores.
+
+        Args:
+            image: (H, W, 3) uint8 BGR to draw on, which is copied; the image of the detections if left out.
+            score_thr: Boxes with lower scores are not drawn.
+
+        Returns:
+            (H, W, 3) uint8 BGR.
+        """
+        shown = self.scores >= score_thr
+        canvas = _canvas(self.image if image is None else image)
+        return draw.draw_boxes(canvas, self.boxes[shown], self.labels[shown], self.scores[shown], self.classes)
+
+    def to_coco(self, image_id: int) -> list[dict[str, Any]]:
+        """Return the detections in COCO's results format.
+
+        Returns:
+            A dict per detection: ``image_id``, ``category_id``, ``bbox`` [x, y, width, height] in pixels, ``score``.
+        """
+        rows = zip(self.boxes.tolist(), self.scores.tolist(), self.labels.tolist(), strict=True)
+        return [
+            dict(
+                image_id=image_id,
+                category_id=label + 1 if self.category_ids is None else self.category_ids[label],
+                bbox=[x1, y1, x2 - x1, y2 - y1],
+                score=score,
+            )
+            for (x1, y1, x2, y2), score, label in rows
+        ]
 
 
-class ClassMap(NamedTuple):
-    """The class of each pixel.
+@dataclass(frozen=True, eq=False)
+class ClassMap:
+    """The class of each pixel of an image.
 
     Attributes:
-        labels: (H, W) uint8, or int32 for more than 256 classes.
+        class_map: (H, W) uint8, or int32 for more than 256 classes; indices into ``classes``.
+        classes: Class names.
+        palette: RGB of each class, 0 to 255; colours are chosen if it is empty.
+        first_value: Value of the first class in the masks of the data set: 1 where 0 stands for unlabelled, else 0.
+        image: (H, W, 3) uint8 BGR, the image it is of.
     """
 
-    labels: np.ndarray
+    class_map: np.ndarray
+    classes: tuple[str, ...] = ()
+    palette: Sequence[Sequence[int]] = ()
+    first_value: int = 0
+    image: np.ndarray | None = field(default=None, repr=False)
+
+    @property
+    def colours(self) -> Sequence[Sequence[int]]:
+        """RGB of each class: ``palette``, or chosen colours."""
+        return self.palette or draw.palette(len(self.classes))
+
+    def plot(self, image: np.ndarray | None = None, legend: bool = True) -> np.ndarray:
+        """Lay the colours of the classes over the image.
+
+        Args:
+            image: (H, W, 3) uint8 BGR to draw on, which is copied; the image of the class map if left out.
+            legend: Add a column with the names of the classes that occur; the image becomes wider, and higher if the
+                legend is.
+
+        Returns:
+            (H', W', 3) uint8 BGR.
+        """
+        drawn = draw.overlay(_canvas(self.image if image is None else image), self.class_map, self.colours)
+        return draw.with_legend(drawn, [self.class_map], self.classes, self.colours) if legend else drawn
+
+    def to_coco(self, image_id: int) -> list[dict[str, Any]]:
+        """Return a segment per class that occurs, in COCO's results format for stuff. Needs pycocotools.
+
+        Returns:
+            A dict per class: ``image_id``, ``category_id`` (the value of the class in the masks of its data set), and
+            ``segmentation``, run lengths as pycocotools encodes them.
+
+        Raises:
+            UserError: pycocotools is not installed.
+        """
+        try:
+            from pycocotools import mask
+        except ImportError:
+            raise UserError('run lengths of class maps need pycocotools: pip install pycocotools') from None
+        segments = []
+        for label in np.unique(self.class_map).tolist():
+            run_lengths = mask.encode(np.asfortranarray(self.class_map == label, np.uint8))
+            segmentation = dict(size=run_lengths['size'], counts=run_lengths['counts'].decode())
+            segments.append(dict(image_id=image_id, category_id=label + self.first_value, segmentation=segmentation))
+        return segments
 
 
-def select(boxes: np.ndarray, scores: np.ndarray, how: Selection) -> Detections:
-    """Thresholds and suppresses the boxes of one picture as mmdet does, class by class.
+def _canvas(image: np.ndarray | None) -> np.ndarray:
+    if image is None:
+        raise ValueError('these results carry no image: pass the one to draw on')
+    return image
 
-    mmdet looks at the ``nms_pre`` best of each level, this at as many in all: the end of a long list can differ.
+
+def class_map_type(classes: int) -> type[np.generic]:
+    """Return the data type of class maps of this number of classes."""
+    return np.uint8 if classes <= 256 else np.int32
+
+
+def select(boxes: np.ndarray, scores: np.ndarray, selection: Selection) -> Detections:
+    """Apply score threshold and non-maximum suppression, class by class, as mmdet does.
+
+    mmdet takes the ``nms_pre`` best boxes of each level, this the same number over all levels: the end of a long list
+    can differ.
 
     Args:
-        boxes: (A, 4).
+        boxes: (A, 4) as (x1, y1, x2, y2).
         scores: (A, classes).
-        how: The thresholds.
+        selection: Thresholds and limits.
 
     Returns:
-        Detections, their boxes still in pixels of the input.
+        Detections without names, their boxes in pixels of the input.
     """
-    anchors, labels = np.nonzero(scores > how.score_thr)
+    anchors, labels = np.nonzero(scores > selection.score_thr)
     boxes, scores = boxes[anchors], scores[anchors, labels]
-    if how.min_size >= 0:
-        large = ((boxes[:, 2:] - boxes[:, :2]) > how.min_size).all(axis=1)
+    if selection.min_size >= 0:
+        large = ((boxes[:, 2:] - boxes[:, :2]) > selection.min_size).all(axis=1)
         boxes, scores, labels = boxes[large], scores[large], labels[large]
-    order = np.argsort(-scores, kind='stable')[: how.candidates]
+    order = np.argsort(-scores, kind='stable')[: selection.candidates]
     boxes, scores, labels = boxes[order], scores[order], labels[order]
     corners = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).astype(np.float64)
-    # Which of the best stay does not depend on worse ones, and of these there can be tens of thousands.
-    looked_at = 10 * how.max_per_img
-    best: np.ndarray = np.zeros(0, np.int64)
-    while len(scores) and len(best) < how.max_per_img:
-        # Its stubs ask for lists. -1: it would drop scores equal to its threshold, and they have been chosen already.
+    # Worse boxes never suppress better ones, so suppression runs over the best only, of tens of thousands.
+    count = 10 * selection.max_per_img
+    kept: np.ndarray = np.zeros(0, np.int64)
+    while len(scores) and len(kept) < selection.max_per_img:
+        # OpenCV's stubs ask for lists. -1: it would drop scores equal to its threshold, and ours is applied already.
         suppress: Any = cv2.dnn.NMSBoxesBatched
-        some = slice(looked_at)
-        best = np.asarray(suppress(corners[some], scores[some], labels[some], -1.0, how.iou_thr), np.int64)
-        if looked_at >= len(scores):
+        first = slice(count)
+        kept = np.asarray(suppress(corners[first], scores[first], labels[first], -1.0, selection.iou_thr), np.int64)
+        if count >= len(scores):
             break
-        looked_at *= 4
-    best = np.sort(best)[: how.max_per_img]
-    return Detections(boxes[best], scores[best], labels[best].astype(np.int64))
+        count *= 4
+    kept = np.sort(kept)[: selection.max_per_img]
+    return Detections(boxes[kept], scores[kept], labels[kept].astype(np.int64))
 
 
-def in_picture(found: Detections, at: Placement) -> Detections:
-    """Moves boxes from pixels of the input to pixels of the picture."""
-    high, wide = (original / placed for original, placed in zip(at.original, at.placed, strict=True))
-    return found._replace(boxes=found.boxes * np.array([wide, high, wide, high], np.float32))
+def boxes_to_image(boxes: np.ndarray, placement: Placement) -> np.ndarray:
+    """Convert (K, 4) boxes from pixels of the input to pixels of the image."""
+    y, x = (original / placed for original, placed in zip(placement.original, placement.placed, strict=True))
+    return boxes * np.array([x, y, x, y], np.float32)
 
 
 def class_map(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The best class at each pixel of logits that are enlarged bilinearly (``align_corners=False``), fast and exact.
+    """Return the best class of each pixel of logits upsampled bilinearly (``align_corners=False``), fast and exactly.
 
-    Where the four places around a pixel have the same best class, that class is the best of all that lies between, so
-    that only the other pixels are computed: see docs/export.md for what it saves.
+    Where the four logits around a pixel have the same best class, it is the best of everything interpolated between
+    them, so only the other pixels are interpolated: docs/export.md has the time that saves.
 
     Args:
         logits: (classes, h, w).
-        size: Height and width of the map, whole multiples of h and w by one even factor, or h and w themselves.
+        size: Height and width of the class map: h and w themselves, or multiples of them by one even factor.
 
     Returns:
         (H, W) uint8, or int32 for more than 256 classes.
 
     Raises:
-        ValueError: sizes that do not fit.
+        ValueError: The size is not such a multiple.
     """
     classes, h, w = logits.shape
-    dtype = np.uint8 if classes <= 256 else np.int32
     factor = size[0] // h
     if (h * factor, w * factor) != tuple(size) or (factor != 1 and factor % 2):
-        raise ValueError(f'({h}, {w}) cannot be enlarged to {size}: one even factor is needed')
-    best = logits.argmax(axis=0).astype(dtype)
+        raise ValueError(f'({h}, {w}) cannot be upsampled to {size}: one even factor is needed')
+    best = logits.argmax(axis=0).astype(class_map_type(classes))
     if factor == 1:
         return best
-    # Cells lie between the places of the logits, and around them those between an edge and the places next to it.
+    # A cell lies between four neighbouring logits; cells at the edge lie between it and the logits next to it.
     best = np.pad(best, 1, 'edge')
     corners = np.stack([best[:-1, :-1], best[:-1, 1:], best[1:, :-1], best[1:, 1:]])  # (4, h + 1, w + 1)
     cells = np.repeat(corners[0], factor * factor).reshape(h + 1, w + 1, factor * factor)
@@ -114,19 +219,19 @@ def class_map(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def corner_weights(factor: int) -> np.ndarray:
-    """Bilinear weights of a cell's four corners (top left, top right, bottom left, bottom right).
+    """Return the bilinear weights of the corners of a cell: top left, top right, bottom left, bottom right.
 
     Returns:
-        (factor * factor, 4) float32, a row a pixel.
+        (factor * factor, 4) float32, a row per pixel.
     """
     t = (np.arange(factor, dtype=np.float32) + 0.5) / factor
     line = np.stack([1 - t, t])  # (2, factor)
     return np.einsum('ay,bx->yxab', line, line).reshape(factor * factor, 4)
 
 
-def map_in_picture(labels: np.ndarray, at: Placement) -> ClassMap:
-    """Cuts the picture's part out of a map of the input and brings it to the picture's size; the nearest class."""
-    labels = np.ascontiguousarray(labels[: at.placed[0], : at.placed[1]])
-    if at.placed != at.original:
-        labels = cv2.resize(labels, at.original[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-    return ClassMap(labels)
+def map_to_image(labels: np.ndarray, placement: Placement) -> np.ndarray:
+    """Crop a class map of the input to the image and resize it to the image's size by nearest neighbour."""
+    labels = np.ascontiguousarray(labels[: placement.placed[0], : placement.placed[1]])
+    if placement.placed != placement.original:
+        labels = cv2.resize(labels, placement.original[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    return labels

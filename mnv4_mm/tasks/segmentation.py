@@ -1,28 +1,23 @@
 """Segmentation: data sets in ADE20K's layout, mIoU, class maps."""
 
-import copy
 import inspect
-import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from mmengine.config import Config
-from mmengine.dataset import Compose, pseudo_collate
-from mmengine.registry import DefaultScope
 from mmseg.datasets import ADE20KDataset
 from mmseg.registry import DATASETS
 from torch import nn
 
 from mnv4_mm.data.formats.ade import AdeLayout, MaskSplit, check_pairs, find_ade
-from mnv4_mm.engine.overlay import labels, overlay, with_legend, write_class_map
 from mnv4_mm.errors import UserError
-from mnv4_mm.images import IMAGE_SUFFIXES
-from mnv4_mm.tasks.task import Frame, Results, Task, palette
+from mnv4_mm.runtime.draw import palette
+from mnv4_mm.tasks.predictors import Segmenter
+from mnv4_mm.tasks.task import Predictor, Task
 
 
 class Segmentation(Task[MaskSplit, AdeLayout]):
+    name = 'segmentation'
     metric = 'mIoU'
     benchmark = 'ADE20K'
     hint = (
@@ -88,52 +83,8 @@ class Segmentation(Task[MaskSplit, AdeLayout]):
     def finish_outputs(self, out: str) -> None:
         print(f'class maps: {out}')
 
-    def results(self, model: nn.Module, out_dir: Path, score_thr: float) -> Results:
-        return ClassMaps(model, out_dir)
-
-
-class ClassMaps(Results):
-    """Writes class maps as indexed PNG files into ``class_maps/``, and ``predictions.json``.
-
-    A map's values are those of the masks the model was trained with. The JSON has the name of each value, and of each
-    picture its map and the share of its pixels that each class has.
-    """
-
-    def __init__(self, model: Any, out_dir: Path) -> None:
-        self.model = model
-        self.out_dir = out_dir
-        meta = model.dataset_meta
-        self.names, self.palette = list(meta['classes']), list(meta['palette'])
-        self.first = int(bool(meta.get('reduce_zero_label')))
-        self.pipeline = _pipeline(model.cfg)
-        self.images: list[dict] = []
-        self.taken: set[Path] = set()
-
-    def add(self, frame: Frame) -> np.ndarray:
-        data = pseudo_collate([self.pipeline(dict(img=frame.pixels))])
-        with torch.no_grad():
-            found = self.model.test_step(data)[0].pred_sem_seg.data
-        name = self._name(Path(frame.name))
-        write_class_map(self.out_dir / name, found.squeeze(0), self.palette, self.first)
-        values = labels(found)
-        counts = np.bincount(values.ravel(), minlength=len(self.names))
-        share = {self.names[i]: counts[i] / values.size for i in np.argsort(-counts, kind='stable') if counts[i]}
-        self.images.append(dict(file_name=frame.name, class_map=name.as_posix(), share=share))
-        return with_legend(overlay(frame.pixels, values, self.palette), [values], self.names, self.palette)
-
-    def _name(self, picture: Path) -> Path:
-        """``class_maps/a.png`` for ``a.jpg``; where that is taken, and for frames of a video, the whole name."""
-        name = Path('class_maps') / picture.with_suffix('.png').name
-        if picture.suffix.lower() not in IMAGE_SUFFIXES or name in self.taken:
-            name = Path('class_maps') / f'{picture.name}.png'
-        self.taken.add(name)
-        return name
-
-    def save(self) -> Path:
-        path = self.out_dir / 'predictions.json'
-        values = {name: value for value, name in enumerate(self.names, self.first)}
-        path.write_text(json.dumps(dict(values=values, images=self.images)))
-        return path
+    def predictor(self, model: nn.Module) -> Predictor:
+        return Segmenter(model)
 
 
 def _setting(dataset: Any, name: str, otherwise: Any) -> Any:
@@ -142,12 +93,3 @@ def _setting(dataset: Any, name: str, otherwise: Any) -> Any:
         return dataset[name]
     parameters = inspect.signature(DATASETS.get(dataset.type)).parameters
     return parameters[name].default if name in parameters else otherwise
-
-
-def _pipeline(cfg: Config) -> Compose:
-    """The test pipeline of a config, for pictures in memory and without truth."""
-    steps = copy.deepcopy(cfg.test_dataloader.dataset.pipeline)
-    steps = [step for step in steps if step['type'] != 'LoadAnnotations']
-    steps[0]['type'] = 'LoadImageFromNDArray'
-    with DefaultScope.overwrite_default_scope('mmseg'):
-        return Compose(steps)

@@ -1,13 +1,14 @@
 """What detection and segmentation do differently, as one interface: a task is a subclass in a file of its own."""
 
-import colorsys
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from mmengine.config import Config
 from torch import nn
+
+from mnv4_mm.runtime.results import ClassMap, Detections
 
 
 class Split(Protocol):
@@ -38,23 +39,13 @@ class Layout(Protocol):
         """Class names in the order of labels."""
 
 
-class Frame(NamedTuple):
-    """A picture to look at: its file name in the results, and (H, W, 3) uint8 BGR pixels."""
+class Predictor(Protocol):
+    """A model with its preprocessing."""
 
-    name: str
-    pixels: np.ndarray
+    classes: tuple[str, ...]
 
-
-class Results(ABC):
-    """What a model finds in the pictures of one call of ``infer``."""
-
-    @abstractmethod
-    def add(self, frame: Frame) -> np.ndarray:
-        """Runs the model on a picture, keeps what it finds, and returns it drawn, (H', W', 3) uint8 BGR."""
-
-    @abstractmethod
-    def save(self) -> Path:
-        """Writes what was found over all pictures as JSON; returns its path."""
+    def __call__(self, image: np.ndarray) -> Detections | ClassMap:
+        """Detect or segment in (H, W, 3) uint8 BGR."""
 
 
 SplitT = TypeVar('SplitT', bound=Split)
@@ -65,11 +56,13 @@ class Task(ABC, Generic[SplitT, LayoutT]):
     """A task.
 
     Attributes:
+        name: ``detection`` or ``segmentation``, as in ``runtime.meta.Meta.task``.
         metric: Name of the number that counts, as the evaluator gives it.
         benchmark: The public data set its configs are for.
         hint: What a user can do who does not have it.
     """
 
+    name: str
     metric: str
     benchmark: str
     hint: str
@@ -111,11 +104,5 @@ class Task(ABC, Generic[SplitT, LayoutT]):
         """Called when the predictions have been written."""
 
     @abstractmethod
-    def results(self, model: nn.Module, out_dir: Path, score_thr: float) -> Results:
-        """Where ``infer`` puts what it finds."""
-
-
-def palette(count: int) -> list[tuple[int, int, int]]:
-    """A colour (RGB, 0 to 255) for each of ``count`` classes, all round the colour wheel."""
-    colours = [colorsys.hsv_to_rgb(i / count, 0.8, 0.9) for i in range(count)]
-    return [(round(255 * r), round(255 * g), round(255 * b)) for r, g, b in colours]
+    def predictor(self, model: nn.Module) -> Predictor:
+        """Return a predictor for a model that ``apis.model.load_model`` returned."""

@@ -6,7 +6,8 @@ import pytest
 import torch
 from mmengine.registry import DefaultScope
 
-from mnv4_mm.apis.infer import infer, load_model
+from mnv4_mm.apis.infer import infer
+from mnv4_mm.apis.model import load_model
 from mnv4_mm.data.formats.coco import read_annotations
 from mnv4_mm.errors import UserError
 

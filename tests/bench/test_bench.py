@@ -16,8 +16,8 @@ from mnv4_mm.bench.exported import class_map_pairs, predictor_pairs
 from mnv4_mm.bench.measure import Figure, Pair, Ratio
 from mnv4_mm.bench.step import Step
 from mnv4_mm.errors import UserError
+from mnv4_mm.images import read_image
 from mnv4_mm.runtime.meta import Input
-from mnv4_mm.runtime.preprocess import read_image
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mnv4_mm.apis.evaluate import evaluate_files
-from mnv4_mm.apis.infer import load_model
+from mnv4_mm.apis.model import load_model
 from mnv4_mm.config.data import innermost_dataset, resolve_data_roots
 from mnv4_mm.config.load import load_config
 from mnv4_mm.deploy import compare as comparing
@@ -18,11 +18,13 @@ from mnv4_mm.deploy.describe import describe
 from mnv4_mm.deploy.difference import _detections, difference
 from mnv4_mm.deploy.export import export
 from mnv4_mm.deploy.graph import Graph, build_graph, reference
-from mnv4_mm.deploy.targets import TARGETS, load
+from mnv4_mm.deploy.targets import TARGETS
 from mnv4_mm.errors import UserError
+from mnv4_mm.images import read_image
+from mnv4_mm.runtime import load
 from mnv4_mm.runtime.meta import Selection, read_meta, sidecar
 from mnv4_mm.runtime.predictor import Predictor
-from mnv4_mm.runtime.preprocess import prepare, read_image
+from mnv4_mm.runtime.preprocess import prepare
 from mnv4_mm.runtime.results import Detections, select
 
 

@@ -11,7 +11,7 @@ from mmdet.models.dense_heads import FoveaHead
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from mnv4_mm.apis.infer import load_model
+from mnv4_mm.apis.model import load_model
 from mnv4_mm.deploy.describe import describe
 from mnv4_mm.deploy.graph import build_graph, reference
 from mnv4_mm.deploy.targets import TARGETS

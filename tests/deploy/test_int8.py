@@ -9,15 +9,17 @@ import onnxruntime
 import pytest
 import torch
 
-from mnv4_mm.apis.infer import load_model
+from mnv4_mm.apis.model import load_model
 from mnv4_mm.deploy.difference import difference
 from mnv4_mm.deploy.export import export
 from mnv4_mm.deploy.graph import reference
 from mnv4_mm.deploy.int8 import LIMIT_DB, Noise, quantize_onnx, quantize_openvino
 from mnv4_mm.deploy.quiet import without_telemetry
-from mnv4_mm.deploy.targets import TARGETS, load
+from mnv4_mm.deploy.targets import TARGETS
+from mnv4_mm.images import read_image
+from mnv4_mm.runtime import load
 from mnv4_mm.runtime.meta import read_meta
-from mnv4_mm.runtime.preprocess import prepare, read_image
+from mnv4_mm.runtime.preprocess import prepare
 
 QUANTISED = ('QuantizeLinear', 'DequantizeLinear')
 

@@ -11,17 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mnv4_mm.apis.infer import load_model
+from mnv4_mm.apis.model import load_model
 from mnv4_mm.deploy.compare import reference
 from mnv4_mm.deploy.difference import difference
 from mnv4_mm.deploy.export import export
 from mnv4_mm.deploy.int8 import LIMIT_DB, Fragile, quantize_onnx
-from mnv4_mm.deploy.targets import TARGETS, load
+from mnv4_mm.deploy.targets import TARGETS
 from mnv4_mm.deploy.targets.litert import VARIABLE, convert
 from mnv4_mm.errors import UserError
+from mnv4_mm.images import read_image
 from mnv4_mm.models.layers import matmul_attention
+from mnv4_mm.runtime import load
 from mnv4_mm.runtime.meta import Meta, read_meta
-from mnv4_mm.runtime.preprocess import prepare, read_image
+from mnv4_mm.runtime.preprocess import prepare
 
 LITERT = TARGETS['litert']
 needs_converter = pytest.mark.skipif(LITERT.absent(convert=True) is not None, reason=str(LITERT.absent(convert=True)))

@@ -16,7 +16,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from torch import nn
 
-from mnv4_mm.apis.infer import load_model
+from mnv4_mm.apis.model import load_model
 from mnv4_mm.config.backbone import fit_backbone
 from mnv4_mm.config.data import fit_inference, innermost_dataset, resolve_data_roots
 from mnv4_mm.config.load import load_config
@@ -343,8 +343,8 @@ def test_a_static_file_has_the_size_of_the_config(name, size):
         (dict(cfg_options={'codebase_config.module.7': 'x'}), '--cfg-options'),
         (dict(model_cfg='mnv4_retinanet_coco'), 'does not fit this config'),
         (dict(checkpoint='gone.pth'), 'no checkpoint file at gone.pth'),
-        (dict(img='README.md'), 'README.md is not a readable picture'),
-        (dict(test_img=['README.md']), 'README.md is not a readable picture'),
+        (dict(img='README.md'), 'README.md is not a readable image'),
+        (dict(test_img=['README.md']), 'README.md is not a readable image'),
         (dict(device='cuda:99'), 'cannot be used'),
     ],
 )

@@ -7,14 +7,16 @@ import cv2
 import numpy as np
 import pytest
 
-from mnv4_mm.apis.infer import load_model
+from mnv4_mm.apis.model import load_model
 from mnv4_mm.deploy.difference import difference
 from mnv4_mm.deploy.export import export
 from mnv4_mm.deploy.graph import reference
-from mnv4_mm.deploy.targets import TARGETS, load
+from mnv4_mm.deploy.targets import TARGETS
 from mnv4_mm.errors import UserError
+from mnv4_mm.images import read_image
+from mnv4_mm.runtime import load
 from mnv4_mm.runtime.meta import Meta, read_meta, sidecar
-from mnv4_mm.runtime.preprocess import prepare, read_image
+from mnv4_mm.runtime.preprocess import prepare
 from mnv4_mm.runtime.results import Detections
 
 INSTALLED = [name for name, target in TARGETS.items() if not target.absent(convert=True)]

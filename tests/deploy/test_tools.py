@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mnv4_mm.deploy.export import export
-from mnv4_mm.deploy.targets import load
+from mnv4_mm.runtime import load
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_the_example_needs_no_more_than_it_says(which, files, bare, repository, 
 def test_the_package_runs_files_without_openmmlab(files, bare, repository, photos):
     code = (
         f'import sys; sys.path.insert(0, {str(repository)!r})\n'
-        'from mnv4_mm.deploy.targets import load\n'
+        'from mnv4_mm.runtime import load\n'
         f'print(len(load({str(files[0])!r})({str(photos[0])!r}).scores))\n'
     )
     # Absent, not hidden: hidden modules cannot be asked for.

@@ -7,8 +7,9 @@ from PIL import Image
 
 from mnv4_mm import images
 from mnv4_mm.errors import UserError
+from mnv4_mm.images import read_image
 from mnv4_mm.runtime.meta import Input, Resize
-from mnv4_mm.runtime.preprocess import prepare, read_image
+from mnv4_mm.runtime.preprocess import prepare
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 

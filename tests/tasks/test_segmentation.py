@@ -12,7 +12,8 @@ from mmengine.config import Config
 from PIL import Image
 
 from mnv4_mm.apis.evaluate import evaluate_files
-from mnv4_mm.apis.infer import infer, load_model
+from mnv4_mm.apis.infer import infer
+from mnv4_mm.apis.model import load_model
 from mnv4_mm.config.backbone import fit_backbone
 from mnv4_mm.config.data import LOADERS, dataset_split, fit_data, fit_inference, innermost_dataset
 from mnv4_mm.config.load import load_config

@@ -1,9 +1,7 @@
-"""What every runtime does behind the same interface. A runtime is a subclass in a file of its own."""
+"""The interface of a converter. A converter is a subclass in a module of its own."""
 
 import contextlib
 import importlib.metadata
-import importlib.util
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,36 +9,30 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from mnv4_mm.errors import UserError
 from mnv4_mm.runtime.meta import Kind, Meta, Precision
-from mnv4_mm.runtime.predictor import Session
+from mnv4_mm.runtime.sessions import RUNTIMES, Runtime
+from mnv4_mm.runtime.sessions.base import missing_message
 
-if TYPE_CHECKING:  # converting needs torch, running does not
+if TYPE_CHECKING:
     from mnv4_mm.deploy.graph import Graph
 
 
 class Target(ABC):
-    """A runtime.
+    """A file format of a runtime, and the way to it.
 
     Attributes:
-        name: As ``--to`` has it.
-        suffix: Of the file to load.
-        runtime: Modules that running needs.
-        converter: Modules that converting needs besides.
-        install: Command that brings them.
-        kinds: What its files can give; the first that fits a task is the default.
-        precisions: What it can be converted to.
-        dynamic: Whether its files can take any size.
-        distributions: What is installed, whose versions a file names.
-        layout: Of the pixels that its files take.
-        dtype: Of the pixels.
+        name: As in ``--to``; also the key of its runtime in ``RUNTIMES``.
+        converter: Modules that conversion needs besides those of the runtime.
+        kinds: Kinds of outputs that its files can have; the first that fits the task is the default.
+        precisions: Precisions it can be converted to.
+        dynamic: True if its files can take images of any size.
+        distributions: Packages whose versions are written into the metadata of a file.
+        layout: Layout of the pixels that its files take.
+        dtype: Data type of the pixels.
     """
 
     name: str
-    suffix: str
-    runtime: tuple[str, ...]
     converter: tuple[str, ...] = ()
-    install: str
     kinds: tuple[Kind, ...]
     precisions: tuple[Precision, ...]
     dynamic: bool = False
@@ -48,69 +40,61 @@ class Target(ABC):
     layout: Literal['NHWC', 'NCHW'] = 'NHWC'
     dtype: Literal['uint8', 'float32'] = 'uint8'
 
-    def missing(self, convert: bool = False) -> list[str]:
-        """Modules that are not installed here."""
-        needed = self.runtime + (self.converter if convert else ())
-        return [name for name in needed if name not in sys.modules and importlib.util.find_spec(name) is None]
+    @property
+    def runtime(self) -> Runtime:
+        """The runtime of its files."""
+        return RUNTIMES[self.name]
+
+    @property
+    def suffix(self) -> str:
+        """Suffix of the file to load."""
+        return self.runtime.suffix
 
     def absent(self, convert: bool = False) -> str | None:
-        """What is missing here, and the command that installs it; None if nothing is."""
-        missing = self.missing(convert)
-        return f'{self.name} is not installed here ({", ".join(missing)}): {self.install}' if missing else None
+        """Return which modules are missing and the command that installs them; None if all are installed.
+
+        Args:
+            convert: Include the modules for conversion.
+        """
+        if not convert:
+            return self.runtime.absent()
+        return missing_message(self.name, self.runtime.modules + self.converter, f'export,{self.name}')
 
     def versions(self) -> dict[str, str]:
-        """Of ``distributions``, as a file names them, whatever brought their modules (``onnxruntime-gpu``)."""
-        brought = importlib.metadata.packages_distributions()
-        found = {}
+        """Return the versions of ``distributions``, also of those under another name (``onnxruntime-gpu``)."""
+        providers = importlib.metadata.packages_distributions()
+        versions = {}
         for name in self.distributions:
-            for distribution in dict.fromkeys((name, *brought.get(name.replace('-', '_'), ()))):
+            for distribution in dict.fromkeys((name, *providers.get(name.replace('-', '_'), ()))):
                 with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-                    found[distribution] = importlib.metadata.version(distribution)
+                    versions[distribution] = importlib.metadata.version(distribution)
                     break
-        return found
+        return versions
 
     def cannot_run(self) -> str | None:
-        """Why its files cannot be run on this machine, whatever is installed; None if they can."""
-        return None
+        """Return why its files cannot be run on this operating system; None if they can."""
+        return self.runtime.cannot_run()
 
     def inspect(self, path: Path, meta: Meta) -> str:
-        """Where its files cannot be run: what a look into one says.
+        """Describe a file that cannot be run here by its content.
 
         Raises:
-            UserError: it does not hold what its JSON says.
+            UserError: The content does not fit the metadata.
         """
-        return 'nothing was looked at'
+        return 'its content was not inspected'
 
     @abstractmethod
     def convert(
         self, graph: 'Graph', path: Path, precision: Precision, calibration: Sequence[np.ndarray] = ()
     ) -> list[Path]:
-        """Writes a graph as a file of this runtime.
+        """Write a graph as a file of this runtime.
 
         Args:
-            graph: What is to be in it.
+            graph: The model.
             path: The file to load later, in an empty folder.
             precision: One of ``precisions``.
-            calibration: For int8: inputs as ``graph.meta.input`` says, of real pictures.
+            calibration: For int8: inputs made of real images, as ``graph.meta.input`` describes them.
 
         Returns:
             All files or folders that were written.
         """
-
-    @abstractmethod
-    def session(self, path: Path, meta: Meta, threads: int | None = None) -> Session:
-        """Loads a file.
-
-        Args:
-            path: The file.
-            meta: What it says of itself.
-            threads: How many to use; the runtime's own choice if left out.
-
-        Raises:
-            UserError: the runtime cannot load it.
-        """
-
-
-def unloadable(path: Path, error: Exception) -> UserError:
-    """What to say where a runtime refuses a file."""
-    return UserError(f'{path} cannot be loaded: {" ".join(str(error).split())[:300]}')

@@ -1,7 +1,6 @@
-"""Core ML: converted anywhere, run on macOS and iOS only."""
+"""Core ML: an ``.mlpackage``, converted on any system, run on macOS and iOS only."""
 
 import gc
-import platform
 import warnings
 from collections.abc import Sequence
 from contextlib import redirect_stderr
@@ -11,24 +10,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mnv4_mm.deploy.quiet import coremltools
 from mnv4_mm.deploy.targets.base import Target
 from mnv4_mm.errors import UserError
-from mnv4_mm.runtime.meta import OUTPUTS, Meta, Precision
-from mnv4_mm.runtime.predictor import Session
+from mnv4_mm.runtime.meta import META_KEY, OUTPUTS, Meta, Precision
+from mnv4_mm.runtime.quiet import coremltools
 
 if TYPE_CHECKING:
     from mnv4_mm.deploy.graph import Graph
 
-
-FLOAT32 = 65568  # Core ML's ArrayFeatureType of it
+FLOAT32 = 65568  # its number in Core ML's ArrayFeatureType
 
 
 class CoreML(Target):
     name = 'coreml'
-    suffix = '.mlpackage'
-    runtime = ('coremltools',)
-    install = "pip install -e '.[coreml]'"
     kinds = ('raw', 'logits')
     precisions = ('fp32', 'fp16')
     distributions = ('coremltools',)
@@ -42,73 +36,50 @@ class CoreML(Target):
         to = graph.meta.input
         shape = tuple(graph.example().shape)
         if to.normalise:
-            given = ct.TensorType(name='image', shape=shape)
-        else:  # a picture as the camera gives it
+            image = ct.TensorType(name='image', shape=shape)
+        else:  # an image as the camera returns it
             layout = ct.colorlayout.RGB if to.channel_order == 'RGB' else ct.colorlayout.BGR
-            given = ct.ImageType(name='image', shape=shape, color_layout=layout)
-        # Progress bars, its use of what it deprecates itself, folders that it leaves to the garbage collector.
+            image = ct.ImageType(name='image', shape=shape, color_layout=layout)
+        # It prints progress bars, uses what it deprecates itself, and leaves folders to the garbage collector.
         with redirect_stderr(StringIO()), warnings.catch_warnings():
             warnings.simplefilter('ignore')
             model = ct.convert(
                 graph.program().run_decompositions({}),
-                inputs=[given],
+                inputs=[image],
                 outputs=[ct.TensorType(name=name, dtype=np.float32) for name in OUTPUTS[graph.meta.kind]],
                 minimum_deployment_target=ct.target.iOS16,
                 compute_precision=ct.precision.FLOAT16 if precision == 'fp16' else ct.precision.FLOAT32,
             )
-            model.user_defined_metadata['mnv4_mm'] = graph.meta.to_json()
+            model.user_defined_metadata[META_KEY] = graph.meta.to_json()
             model.save(str(path))
             del model
             gc.collect()
         return [path]
 
-    def cannot_run(self) -> str | None:
-        system = platform.system()
-        return None if system == 'Darwin' else f'Core ML runs on macOS and iOS only, this is {system}'
-
     def inspect(self, path: Path, meta: Meta) -> str:
-        """Reads the model's own description: names, shapes and types of what goes in and comes out."""
+        """Compare the model's own description with the metadata: names, shapes and types of inputs and outputs."""
         spec = coremltools().utils.load_spec(str(path))
         inputs = {item.name: item.type.WhichOneof('Type') for item in spec.description.input}
         outputs = {item.name: list(item.type.multiArrayType.shape) for item in spec.description.output}
         assert meta.input.size is not None
-        given = spec.description.input[0].type
-        size = [given.imageType.height, given.imageType.width]
+        image = spec.description.input[0].type
+        size = [image.imageType.height, image.imageType.width]
         if meta.input.normalise:
-            size = list(given.multiArrayType.shape[2:])
-        single = {item.type.multiArrayType.dataType for item in spec.description.output} == {FLOAT32}
+            size = list(image.multiArrayType.shape[2:])
+        is_float32 = {item.type.multiArrayType.dataType for item in spec.description.output} == {FLOAT32}
         classes = len(meta.classes)
         fits = (
             list(outputs) == list(OUTPUTS[meta.kind])
             and list(inputs) == ['image']
             and size == list(meta.input.size)
-            and single
+            and is_float32
             and (outputs['scores'][2] if meta.kind == 'raw' else outputs['logits'][1]) == classes
         )
         if not fits:
             raise UserError(
-                f'{path} takes {inputs} of {size} and gives {outputs}, not what its JSON says: {meta.input.size}, '
-                f'{" and ".join(OUTPUTS[meta.kind])} of {classes} classes, float32'
+                f'{path} takes {inputs} of {size} and returns {outputs}, which its metadata does not fit: '
+                f'{meta.input.size}, {" and ".join(OUTPUTS[meta.kind])} of {classes} classes, float32'
             )
         operations = spec.mlProgram.functions['main'].block_specializations
         count = sum(len(block.operations) for block in operations.values())
         return f'its description: {inputs} -> {outputs}, {count} operations'
-
-    def session(self, path: Path, meta: Meta, threads: int | None = None) -> Session:
-        cannot = self.cannot_run()
-        if cannot:
-            raise UserError(f'{path}: {cannot}')
-        from PIL import Image
-
-        ct = coremltools()
-        model = ct.models.MLModel(str(path), compute_units=ct.ComputeUnit.CPU_ONLY)
-
-        def run(batch: np.ndarray) -> list[np.ndarray]:
-            pixels = batch[0].transpose(1, 2, 0).astype(np.uint8)
-            if meta.input.channel_order == 'BGR':  # the model turns RGB into it by itself
-                pixels = pixels[..., ::-1]
-            given = batch if meta.input.normalise else Image.fromarray(np.ascontiguousarray(pixels))
-            found = model.predict({'image': given})
-            return [found[name] for name in OUTPUTS[meta.kind]]
-
-        return run

@@ -1,4 +1,4 @@
-"""LiteRT, once TensorFlow Lite: a .tflite file. Made in an environment of its own (``make litert``), run in this."""
+"""LiteRT (formerly TensorFlow Lite): a ``.tflite``, converted in an environment of its own."""
 
 import json
 import os
@@ -11,27 +11,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mnv4_mm.deploy.int8 import Fragile, LayerError, write_layers
-from mnv4_mm.deploy.targets.base import Target, unloadable
+from mnv4_mm.deploy.targets.base import Target
 from mnv4_mm.deploy.targets.onnx import to_int8
 from mnv4_mm.errors import UserError
-from mnv4_mm.runtime.meta import OUTPUTS, Meta, Precision
-from mnv4_mm.runtime.predictor import Session
+from mnv4_mm.runtime.meta import OUTPUTS, Precision
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
     from mnv4_mm.deploy.graph import Graph
 
-VARIABLE = 'MNV4_LITERT_PYTHON'  # names the python of an environment elsewhere
-FOLDER = Path(__file__).parents[3] / '.venv-litert'
+VARIABLE = 'MNV4_LITERT_PYTHON'  # the python of the environment
+FOLDER = '.venv-litert'  # the environment, in the current folder or in the checkout
+PACKAGES = ('litert-torch', 'ai-edge-quantizer')
 SCRIPT = Path(__file__).with_name('litert_convert.py')
 
 
 class LiteRT(Target):
     name = 'litert'
-    suffix = '.tflite'
-    runtime = ('ai_edge_litert',)
-    install = "pip install -e '.[litert]'"
     kinds = ('raw', 'logits')
     precisions = ('fp32', 'fp16', 'int8')
     distributions = ('ai-edge-litert',)
@@ -39,19 +36,18 @@ class LiteRT(Target):
     def absent(self, convert: bool = False) -> str | None:
         if convert and not converter().is_file():
             return (
-                f'litert converts in an environment of its own, and there is no {converter()}: make litert, or name '
-                f'its python in {VARIABLE}'
+                f'litert converts in an environment of its own, and there is no {converter()}: `make litert` in a '
+                f'checkout, or set {VARIABLE} to the python of an environment with {" and ".join(PACKAGES)}'
             )
-        return super().absent(convert)
+        return super().absent()
 
     def versions(self) -> dict[str, str]:
-        own = ('litert-torch', 'ai-edge-quantizer')
-        lines = f'import importlib.metadata as m; print(*map(m.version, {own}))'
+        lines = f'import importlib.metadata as m; print(*map(m.version, {PACKAGES}))'
         command = [str(converter()), '-I', '-c', lines]
         done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603
         if done.returncode:
-            raise UserError(f'{converter()} lacks {" or ".join(own)}: make litert')
-        return super().versions() | dict(zip(own, done.stdout.split(), strict=True))
+            raise UserError(f'{converter()} lacks {" or ".join(PACKAGES)}: make litert')
+        return super().versions() | dict(zip(PACKAGES, done.stdout.split(), strict=True))
 
     def convert(
         self, graph: 'Graph', path: Path, precision: Precision, calibration: Sequence[np.ndarray] = ()
@@ -63,33 +59,13 @@ class LiteRT(Target):
         convert(graph.program(), path, OUTPUTS[graph.meta.kind], precision, calibration, graph.meta.to_json(), fragile)
         return [path, *write_layers(path, errors)]
 
-    def session(self, path: Path, meta: Meta, threads: int | None = None) -> Session:
-        from ai_edge_litert.interpreter import Interpreter
-
-        try:
-            # Left alone it uses one thread.
-            interpreter = Interpreter(str(path), num_threads=threads or os.cpu_count())
-            interpreter.allocate_tensors()
-            ports = interpreter.get_signature_runner()
-            given = ports.get_input_details()['image']['index']
-            # By name: a file may have them in any order.
-            outputs = [ports.get_output_details()[name]['index'] for name in OUTPUTS[meta.kind]]
-        # ValueError, RuntimeError and others, whatever is wrong.
-        except Exception as error:
-            raise unloadable(path, error) from error
-
-        def run(batch: np.ndarray) -> list[np.ndarray]:
-            interpreter.set_tensor(given, batch)
-            interpreter.invoke()
-            return [interpreter.get_tensor(index) for index in outputs]  # copies
-
-        return run
-
 
 def converter() -> Path:
-    """The python of the environment that has litert-torch."""
-    named = os.environ.get(VARIABLE)
-    return Path(named) if named else FOLDER / 'bin' / 'python'
+    """Return the python of the environment with litert-torch: ``MNV4_LITERT_PYTHON``, or that of ``.venv-litert``."""
+    if python := os.environ.get(VARIABLE):
+        return Path(python)
+    paths = [folder / FOLDER / 'bin' / 'python' for folder in (Path.cwd(), Path(__file__).parents[3])]
+    return next((path for path in paths if path.is_file()), paths[0])
 
 
 def convert(
@@ -101,19 +77,20 @@ def convert(
     description: str = '',
     fragile: Sequence[Fragile] = (),
 ) -> None:
-    """Writes a .tflite file.
+    """Write a ``.tflite`` file.
 
     Args:
         program: A net with one input.
         path: The file.
-        outputs: Names of what it gives.
+        outputs: Names of the outputs.
         precision: See ``LiteRT.precisions``.
         calibration: For int8: inputs.
-        description: Text to be put into the file.
-        fragile: For int8: layers that stay in float; where it is the output that hurts, with what reads it.
+        description: Text to be stored in the file.
+        fragile: For int8: layers that stay in float. If the output of one is sensitive, so do the layers
+            that read it.
 
     Raises:
-        UserError: the converter failed.
+        UserError: The converter failed.
     """
     import torch
 
@@ -122,14 +99,14 @@ def convert(
         net, inputs, weights, job = (Path(folder) / name for name in names)
         torch.export.save(program, net)
         np.savez(inputs, *calibration)
-        # To numpy's stubs the names could be its own arguments.
+        # For numpy's stubs the names could be keyword arguments of savez.
         named: Any = {str(i): one.weights for i, one in enumerate(fragile) if one.weights is not None}
         np.savez(weights, **named)
         files = dict(program=str(net), calibration=str(inputs), weights=str(weights), path=str(path.absolute()))
         layers = [dict(product=one.product, output=one.output) for one in fragile]
-        how = dict(precision=precision, outputs=outputs, description=description, fragile=layers)
-        job.write_text(json.dumps(files | how))
-        # Isolated (-I): without PYTHONPATH, and without the script's folder, whose onnx.py would hide the package.
+        options = dict(precision=precision, outputs=outputs, description=description, fragile=layers)
+        job.write_text(json.dumps(files | options))
+        # Isolated (-I): without PYTHONPATH, and without the folder of the script, whose onnx.py would hide the package.
         command = [str(converter()), '-I', str(SCRIPT), str(job)]
         done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603
     if done.returncode or not path.is_file():

@@ -1,7 +1,7 @@
-"""A graph saved by torch.export -> a .tflite file. A script for the environment of ``make litert``.
+"""Convert a graph saved by torch.export to a ``.tflite`` file. A script for the environment of ``make litert``.
 
-``python -I litert_convert.py JOB.json``, with what ``litert.convert`` writes. It imports nothing of this package, which
-is not installed there.
+Run as ``python -I litert_convert.py JOB.json`` with the file that ``litert.convert`` writes. It imports nothing of this
+package, which is not installed there.
 """
 
 import json
@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 os.environ['LITERT_TORCH_SHOW_PROGRESS'] = 'n'
-SIGNATURE = 'serving_default'  # litert-torch's name of a file's one way to be called
+SIGNATURE = 'serving_default'  # litert-torch's name of the only signature
 INPUT = 'image'
-# Operators that give the values they are given, see int8.PASSING.
+# Operators that return the values of their inputs, see int8.PASSING.
 PASSING = (
     'RELU',
     'RELU6',
@@ -41,7 +41,7 @@ WEIGHTED = ('CONV_2D', 'DEPTHWISE_CONV_2D', 'FULLY_CONNECTED', 'BATCH_MATMUL')
 
 
 class Named(torch.nn.Module):
-    """Gives outputs names, which the file keeps."""
+    """Name the outputs of a net; the file keeps the names."""
 
     def __init__(self, net: torch.nn.Module, names: list[str]) -> None:
         super().__init__()
@@ -53,12 +53,12 @@ class Named(torch.nn.Module):
 
 
 def convert(program: torch.export.ExportedProgram, outputs: list[str]) -> bytes:
-    """A graph with one input as a float .tflite."""
+    """Convert a graph with one input to a float ``.tflite``."""
     import litert_torch
 
     assert program.example_inputs is not None
     (image,) = program.example_inputs[0]
-    # Decomposed first: litert-torch exports it anew, and torch's own detach_ cannot be exported twice.
+    # Decomposed first: litert-torch exports it again, and torch's detach_ cannot be exported twice.
     net = program.run_decompositions({}).module()
     with torch.no_grad():
         model = litert_torch.convert(Named(net, outputs), sample_kwargs={INPUT: image})
@@ -66,12 +66,12 @@ def convert(program: torch.export.ExportedProgram, outputs: list[str]) -> bytes:
 
 
 def half(content: bytes) -> bytes:
-    """Weights as fp16; XNNPACK makes them fp32 again when it loads them."""
+    """Store weights as fp16; XNNPACK converts them to fp32 when it loads them."""
     from ai_edge_quantizer import quantizer
 
     maker = quantizer.Quantizer(content)
     for name in WEIGHTED:
-        if name != 'BATCH_MATMUL':  # of two activations
+        if name != 'BATCH_MATMUL':  # a product of two activations
             operation = quantizer.qtyping.TFLOperationName(name)
             maker.add_weight_only_config(
                 '.*', operation, num_bits=16, algorithm_key=quantizer.AlgorithmName.FLOAT_CASTING
@@ -80,12 +80,12 @@ def half(content: bytes) -> bytes:
 
 
 def int8(content: bytes, calibration: list[np.ndarray], in_float: list[str]) -> bytes:
-    """Weights (by channel) and activations as int8. Inputs and outputs keep their types.
+    """Quantise weights (per channel) and activations to int8. Inputs and outputs keep their types.
 
     Args:
         content: A float file.
         calibration: Inputs.
-        in_float: Names of outputs of operators that stay in float.
+        in_float: Names of the outputs of operators that stay in float.
     """
     from ai_edge_quantizer import quantizer, recipe
 
@@ -94,14 +94,16 @@ def int8(content: bytes, calibration: list[np.ndarray], in_float: list[str]) -> 
     names = '|'.join(re.escape(name) for name in in_float)
     for where, kind in ((f'^({names});', kinds.ALL_SUPPORTED), ('.*', kinds.INPUT), ('.*', kinds.OUTPUT)):
         maker.update_quantization_recipe(where, kind, algorithm_key=quantizer.AlgorithmName.NO_QUANTIZE)
-    found = maker.calibrate({SIGNATURE: [{INPUT: batch} for batch in calibration]}, num_threads=os.cpu_count() or 1)
-    return bytes(maker.quantize(found, enable_progress_report=False).quantized_model)
+    batches = [{INPUT: batch} for batch in calibration]
+    statistics = maker.calibrate({SIGNATURE: batches}, num_threads=os.cpu_count() or 1)
+    return bytes(maker.quantize(statistics, enable_progress_report=False).quantized_model)
 
 
 def ends(content: bytes) -> list[str]:
-    """Names of what is before the first operator with weights, or behind the last: normalisation and box decoding.
+    """Return the names of outputs before the first operator with weights, or behind the last.
 
-    They cost little, and int8 has 256 steps where a box's corner has as many pixels as the picture.
+    These are normalisation and box decoding. They cost little, and the 256 steps of int8 are too coarse for corners of
+    boxes in pixels.
     """
     from ai_edge_litert.tools import flatbuffer_utils
 
@@ -116,48 +118,51 @@ def ends(content: bytes) -> list[str]:
     for operator, kind in reversed(list(zip(graph.operators, kinds, strict=True))):
         if kind in WEIGHTED or before.intersection(operator.outputs):
             before.update(operator.inputs)
-    found = []
+    names = []
     for operator, kind in zip(graph.operators, kinds, strict=True):
         inside = behind.intersection(operator.outputs) and before.intersection(operator.outputs)
         if kind not in WEIGHTED and not inside:
-            found += [graph.tensors[i].name.decode() for i in operator.outputs]
-    return found
+            names += [graph.tensors[i].name.decode() for i in operator.outputs]
+    return names
 
 
-def hurt(content: bytes, layers: list[dict], weights: dict[str, np.ndarray]) -> list[str]:
-    """Names of what layers give that stay in float, and, where ``output`` says so, of what reads that.
+def sensitive(content: bytes, layers: list[dict], weights: dict[str, np.ndarray]) -> list[str]:
+    """Return the names of outputs of sensitive layers, and of the layers that read a sensitive output.
 
     Args:
         content: A float file.
-        layers: ``product`` and ``output`` of each, see ``Fragile``.
-        weights: Of the i-th layer by its number as text, none for products of two activations.
+        layers: ``product`` and ``output`` of each layer, see ``Fragile``.
+        weights: Weights of layer i under the key ``str(i)``; products of two activations have none.
+
+    Raises:
+        ValueError: A layer is not in the file.
     """
     from ai_edge_litert.tools import flatbuffer_utils
 
     model: Any = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
     graph = model.subgraphs[0]
     kinds = [flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex) for operator in graph.operators]
-    # By their values, sorted, as the layout is another one, and relative, as the converter moves factors into them.
+    # Weights are identified by their values: sorted, as the layout differs, and relative, as the converter scales them.
     constants = {i: _sorted(model, graph.tensors[i]) for operator in graph.operators for i in operator.inputs}
     weighted = [operator for operator, kind in zip(graph.operators, kinds, strict=True) if kind in WEIGHTED]
     products = [one for one in weighted if all(constants[i] is None for i in one.inputs)]
-    outputs: set[int] = set()  # of what stays in float
-    rounded: set[int] = set()  # outputs that hurt
+    outputs: set[int] = set()  # outputs of operators that stay in float
+    unrounded: set[int] = set()  # outputs that must not be rounded
     for number, layer in enumerate(layers):
         if str(number) in weights:
-            own = _relative(weights[str(number)])
-            found = [one for one in weighted if any(_alike(own, constants[i]) for i in one.inputs)]
+            values = _relative(weights[str(number)])
+            operators = [one for one in weighted if any(_equal(values, constants[i]) for i in one.inputs)]
         else:
-            found = products[layer['product'] :][:1]
-        if not found:
+            operators = products[layer['product'] :][:1]
+        if not operators:
             raise ValueError(f'layer {number} of those that stay in float is not in the file')
-        for operator in found:
+        for operator in operators:
             outputs.update(operator.outputs)
-            rounded.update(operator.outputs if layer['output'] else [])
+            unrounded.update(operator.outputs if layer['output'] else [])
     for operator, kind in zip(graph.operators, kinds, strict=True):
-        if rounded.intersection(operator.inputs):
+        if unrounded.intersection(operator.inputs):
             outputs.update(operator.outputs)
-            rounded.update(operator.outputs if kind in PASSING else [])
+            unrounded.update(operator.outputs if kind in PASSING else [])
     return [graph.tensors[i].name.decode() for i in sorted(outputs)]
 
 
@@ -172,12 +177,12 @@ def _relative(values: np.ndarray) -> np.ndarray:
     return np.sort(values, axis=None) / max(np.abs(values).max(), 1e-30)
 
 
-def _alike(a: np.ndarray, b: np.ndarray | None) -> bool:
+def _equal(a: np.ndarray, b: np.ndarray | None) -> bool:
     return b is not None and a.shape == b.shape and np.allclose(a, b, rtol=0, atol=1e-6)
 
 
 def with_metadata(content: bytes, name: str, text: str) -> bytes:
-    """Puts a text into a file, where TFLite has room for such."""
+    """Add a text to the metadata of a file."""
     from ai_edge_litert import schema_py_generated as schema
     from ai_edge_litert.tools import flatbuffer_utils
 
@@ -197,7 +202,7 @@ def main() -> None:
         content = half(content)
     elif job['precision'] == 'int8':
         with np.load(job['calibration'], allow_pickle=False) as batches, np.load(job['weights']) as weights:
-            in_float = [*ends(content), *hurt(content, job['fragile'], dict(weights))]
+            in_float = [*ends(content), *sensitive(content, job['fragile'], dict(weights))]
             content = int8(content, list(batches.values()), in_float)
     Path(job['path']).write_bytes(with_metadata(content, 'mnv4_mm', job['description']))
 

@@ -1,4 +1,4 @@
-"""ONNX, run by ONNX Runtime: boxes selected, or the class map made, inside the file."""
+"""ONNX, for ONNX Runtime; the selection of boxes, or the class map, can be part of the file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,24 +7,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mnv4_mm.deploy.int8 import LayerError, Quantised, quantize_onnx, write_layers
-from mnv4_mm.deploy.targets.base import Target, unloadable
-from mnv4_mm.runtime.meta import META_KEY, OUTPUTS, Meta, Precision, Selection
-from mnv4_mm.runtime.predictor import Session
+from mnv4_mm.deploy.targets.base import Target
+from mnv4_mm.runtime.meta import META_KEY, OUTPUTS, Precision, Selection
 from mnv4_mm.runtime.results import corner_weights
 
 if TYPE_CHECKING:
     from mnv4_mm.deploy.graph import Graph
 
 OPSET = 18  # the lowest that torch's exporter writes without rewriting
-TAIL = 'tail_'  # how names of what is behind the net begin
+TAIL = 'tail_'  # prefix of the names behind the net
 
 
 class Onnx(Target):
     name = 'onnx'
-    suffix = '.onnx'
-    runtime = ('onnxruntime',)
     converter = ('onnx', 'onnxscript')
-    install = "pip install -e '.[onnx]'"
     kinds = ('nms', 'raw', 'class_map', 'logits')
     precisions = ('fp32', 'fp16', 'int8')
     dynamic = True
@@ -39,26 +35,15 @@ class Onnx(Target):
         path.write_bytes(model.SerializeToString())
         return [path, *write_layers(path, errors)]
 
-    def session(self, path: Path, meta: Meta, threads: int | None = None) -> Session:
-        import onnxruntime as ort
-
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads or 0
-        options.log_severity_level = 3  # 2 tells of every shape that the file leaves open
-        try:
-            session = ort.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
-        # ONNX Runtime's own exceptions have no common base but this.
-        except Exception as error:
-            raise unloadable(path, error) from error
-        names = list(OUTPUTS[meta.kind])
-        name = session.get_inputs()[0].name
-        return lambda batch: session.run(names, {name: batch})
-
 
 def to_onnx(
     graph: 'Graph', precision: Precision = 'fp32', calibration: Sequence[np.ndarray] = ()
 ) -> tuple[Any, list[LayerError]]:
-    """A graph as ``onnx.ModelProto``, with what its kind asks for at the end, and for int8 what that costs by layer."""
+    """Convert a graph to an ``onnx.ModelProto`` of its kind.
+
+    Returns:
+        The model, and for int8 the quantisation error of each layer.
+    """
     import onnx
 
     errors: list[LayerError] = []
@@ -69,7 +54,7 @@ def to_onnx(
     if precision == 'fp16':
         from onnxruntime.transformers.float16 import convert_float_to_float16
 
-        # Not onnxconverter-common's, whose files of multi-scale nets do not load.
+        # Files of multi-scale nets converted by onnxconverter-common do not load.
         model = convert_float_to_float16(model, keep_io_types=True)
     if graph.meta.kind == 'nms':
         assert graph.meta.selection is not None
@@ -81,7 +66,7 @@ def to_onnx(
 
 
 def to_int8(graph: 'Graph', calibration: Sequence[np.ndarray]) -> Quantised:
-    """A graph in 8 bits, without what its kind asks for at the end."""
+    """Quantise a graph, which ends in raw boxes and scores, or in logits, whatever its kind."""
     return quantize_onnx(_exported(graph), calibration)
 
 
@@ -103,7 +88,7 @@ def _exported(graph: 'Graph') -> Any:
 
 
 def _followed_by(model: Any, tail: str, values: Sequence[str]) -> Any:
-    """Puts a graph in ONNX's text form behind a model, and feeds it the model's outputs."""
+    """Append a graph in ONNX's text form to a model; ``values`` are the outputs of the model that it takes."""
     from onnx import compose, parser
 
     text = f'<ir_version: {model.ir_version}, opset_import: ["" : {OPSET}]>\n{tail}'
@@ -111,15 +96,19 @@ def _followed_by(model: Any, tail: str, values: Sequence[str]) -> Any:
     return compose.merge_models(model, behind, io_map=[(f'raw_{name}', f'all_{name}') for name in values])
 
 
-def selection(how: Selection) -> str:
-    """What ``results.select`` does, of however many candidates: boxes (K, 4), scores (K,), labels (K,), best first."""
+def selection(limits: Selection) -> str:
+    """Return ``results.select`` as an ONNX graph, without its limit of candidates.
+
+    Its outputs are boxes (K, 4), scores (K,) and labels (K,), best first.
+    """
     return f"""
     selection (float[1, A, 4] all_boxes, float[1, A, C] all_scores)
         => (float[K, 4] boxes, float[K] scores, int64[K] labels)
     <
-        int64[1] most = {{{how.max_per_img}}},
-        float[1] iou_thr = {{{how.iou_thr}}}, float[1] score_thr = {{{how.score_thr}}},
-        float[1] min_size = {{{how.min_size}}}, float[1] zero = {{0}}, int64[1] first = {{0}}, int64[1] middle = {{2}},
+        int64[1] most = {{{limits.max_per_img}}},
+        float[1] iou_thr = {{{limits.iou_thr}}}, float[1] score_thr = {{{limits.score_thr}}},
+        float[1] min_size = {{{limits.min_size}}}, float[1] zero = {{0}},
+        int64[1] first = {{0}}, int64[1] middle = {{2}},
         int64[1] end = {{4}}, int64[1] last_axis = {{2}}, int64[1] class_axis = {{1}},
         int64 class_column = {{1}}, int64 anchor_column = {{2}}
     >
@@ -146,7 +135,12 @@ def selection(how: Selection) -> str:
 
 
 def class_map(factor: int, classes: int) -> str:
-    """What ``results.class_map`` does: class_map (1, H, W)."""
+    """Return ``results.class_map`` as an ONNX graph; its output is class_map (1, H, W).
+
+    Args:
+        factor: Output stride of the logits, in pixels.
+        classes: Number of classes.
+    """
     kind, number = ('uint8', 2) if classes <= 256 else ('int32', 6)
     if factor == 1:
         return f"""
@@ -155,7 +149,7 @@ def class_map(factor: int, classes: int) -> str:
             best = ArgMax <axis = 1, keepdims = 0> (all_logits)
             class_map = Cast <to = {number}> (best)
         }}"""
-    end = 2**31  # beyond any map
+    end = 2**31  # larger than any class map
     weights = corner_weights(factor)
     values = ', '.join(f'{value:.9g}' for value in weights.ravel())
     return f"""

@@ -1,17 +1,16 @@
-"""OpenVINO: a pair of files, made from the ONNX graph."""
+"""OpenVINO: an ``.xml`` and a ``.bin``, converted from ONNX."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mnv4_mm.deploy.int8 import LayerError, quantize_openvino, write_layers
-from mnv4_mm.deploy.quiet import without_telemetry
-from mnv4_mm.deploy.targets.base import Target, unloadable
+from mnv4_mm.deploy.targets.base import Target
 from mnv4_mm.deploy.targets.onnx import TAIL, to_int8, to_onnx
-from mnv4_mm.runtime.meta import META_KEY, Meta, Precision
-from mnv4_mm.runtime.predictor import Session
+from mnv4_mm.runtime.meta import META_KEY, Precision
+from mnv4_mm.runtime.quiet import without_telemetry
 
 if TYPE_CHECKING:
     from mnv4_mm.deploy.graph import Graph
@@ -19,10 +18,7 @@ if TYPE_CHECKING:
 
 class OpenVINO(Target):
     name = 'openvino'
-    suffix = '.xml'
-    runtime = ('openvino',)
     converter = ('onnx', 'onnxscript', 'onnxruntime', 'nncf')
-    install = "pip install -e '.[openvino]'"
     kinds = ('nms', 'raw', 'class_map', 'logits')
     precisions = ('fp32', 'fp16', 'int8')
     dynamic = True
@@ -38,26 +34,6 @@ class OpenVINO(Target):
             quantised = to_int8(graph, calibration)
             model, errors = quantize_openvino(model, calibration, quantised.in_float, TAIL), quantised.errors
         model.set_rt_info(graph.meta.to_json(), META_KEY)
-        # Left alone it writes weights as fp16.
+        # The default is weights in fp16.
         ov.save_model(model, path, compress_to_fp16=precision == 'fp16')
         return [path, path.with_suffix('.bin'), *write_layers(path, errors)]
-
-    def session(self, path: Path, meta: Meta, threads: int | None = None) -> Session:
-        ov = without_telemetry('openvino')
-        # Left alone it computes in bf16 where the CPU can.
-        settings: dict[str, Any] = {'INFERENCE_PRECISION_HINT': 'f32', 'PERFORMANCE_HINT': 'LATENCY'}
-        if threads:
-            settings['INFERENCE_NUM_THREADS'] = threads
-        try:
-            compiled = ov.Core().compile_model(path, 'CPU', settings)
-        # OpenVINO raises RuntimeError and others, whatever is wrong.
-        except Exception as error:
-            raise unloadable(path, error) from error
-        request = compiled.create_infer_request()
-        outputs = range(len(compiled.outputs))
-
-        def run(batch: np.ndarray) -> list[np.ndarray]:
-            found = request.infer([batch])
-            return [found[i] for i in outputs]
-
-        return run

@@ -111,7 +111,7 @@ def break_picture(root):
         (break_colour, r'1\.png has RGB pixels'),
         (break_depth, r'1\.png has I;16 pixels'),
         (break_mask, r'1\.png is not a readable mask'),
-        (break_picture, r'1\.jpg is not a readable picture'),
+        (break_picture, r'1\.jpg is not a readable image'),
         (lambda root: (root / 'classes.txt').write_text('cat\n'), 'at least 2 classes'),
         (lambda root: (root / 'classes.txt').write_text('cat\ncat\n'), 'duplicates'),
         (lambda root: (root / 'classes.txt').write_bytes(b'\xff\xfe\n'), 'not UTF-8'),

@@ -67,7 +67,7 @@ def test_other_folder_names_are_recognised(small):
         (lambda c: c['annotations'][0].update(bbox=[0, 0, -5, 5]), 'negative size'),
         (lambda c: c['annotations'][0].update(bbox=[0, 0, 5000, 5]), 'outside'),
         (lambda c: c['annotations'][0].update(bbox=[0, 0, 5]), 'expected'),
-        (lambda c: c['images'][0].update(file_name='gone.jpg'), 'no picture .*gone.jpg'),
+        (lambda c: c['images'][0].update(file_name='gone.jpg'), 'no image .*gone.jpg'),
         (lambda c: c['images'][0].update(width=7), 'not 7x'),
         (lambda c: c['images'].append(c['images'][0]), 'occurs twice'),
         (lambda c: c.update(images=[], annotations=[]), 'lists no images'),
@@ -84,7 +84,7 @@ def test_mistakes_are_named(small, change, message):
 def test_broken_files_are_named(small):
     picture = next((small / 'val2017').iterdir())
     picture.write_bytes(b'not a picture')
-    with pytest.raises(UserError, match=f'{picture.name} is not a readable picture'):
+    with pytest.raises(UserError, match=f'{picture.name} is not a readable image'):
         find_coco(small)
     (small / 'annotations/instances_val2017.json').write_text('{"images": [')
     with pytest.raises(UserError, match='is not JSON'):

@@ -1,0 +1,58 @@
+"""Load a trained model, from a checkpoint or an exported file. PyTorch is imported for checkpoints only."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mnv4_mm import runtime
+from mnv4_mm.errors import UserError
+from mnv4_mm.runtime.meta import sidecar
+from mnv4_mm.runtime.sessions import RUNTIMES
+
+if TYPE_CHECKING:
+    from mnv4_mm.apis.model import TorchPredictor
+
+
+def is_exported(path: str | Path) -> bool:
+    """Return True for files of a runtime, False for checkpoints."""
+    suffixes = tuple(runtime.suffix for runtime in RUNTIMES.values())
+    return str(path).endswith(suffixes) or sidecar(Path(path)).is_file()
+
+
+def load(
+    path: str | Path,
+    *,
+    config: str | None = None,
+    device: str | None = None,
+    inference: str | None = None,
+    threads: int | None = None,
+) -> 'runtime.Predictor | TorchPredictor':
+    """Load a trained model.
+
+        detections = load('best.onnx')('street.jpg')
+        detections.boxes, detections.scores, detections.labels
+
+    Args:
+        path: Checkpoint written by ``tools/train.py``, or file written by ``tools/export.py``.
+        config: Checkpoint: config to use instead of the one inside.
+        device: Checkpoint: torch device; a GPU if there is one by default.
+        inference: Checkpoint of a segmenter: ``whole`` images or ``slide`` for windows; as in the config by default.
+        threads: Exported file: number of threads; the default of its runtime if left out.
+
+    Returns:
+        A function from an image, a file or (H, W, 3) uint8 BGR, to ``runtime.Detections`` or ``runtime.ClassMap``.
+
+    Raises:
+        UserError: The file cannot be read, an argument does not fit it, or its runtime is not installed.
+    """
+    if is_exported(path):
+        for name, value in (('config', config), ('device', device), ('inference', inference)):
+            if value is not None:
+                raise UserError(f'--{name} {value} is for checkpoints; {path} is an exported file')
+        return runtime.load(path, threads)
+    if threads is not None:
+        raise UserError(f'threads is for exported files; {path} is a checkpoint: use torch.set_num_threads')
+    if not Path(path).is_file():
+        raise UserError(f'no checkpoint {path}')
+    from mnv4_mm.apis.model import TorchPredictor, load_model
+
+    return TorchPredictor(load_model(str(path), config, device, inference))

@@ -1,0 +1,91 @@
+"""Trained PyTorch models: loading them from a checkpoint, and predicting with them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from mnv4_mm.config.data import fit_inference
+from mnv4_mm.config.load import load_config
+from mnv4_mm.engine.runner import quiet_losses
+from mnv4_mm.engine.step import use_channels_last
+from mnv4_mm.errors import UserError
+from mnv4_mm.images import read_image
+from mnv4_mm.runtime.preprocess import check_image
+from mnv4_mm.runtime.results import ClassMap, Detections
+from mnv4_mm.tasks import build_model, task_of
+from mnv4_mm.weights import files as weights
+from mnv4_mm.weights.strict import tensors_only
+
+
+def load_model(
+    checkpoint: str, config: str | None = None, device: str | None = None, inference: str | None = None
+) -> nn.Module:
+    """Build a model from a checkpoint written by ``tools/train.py``, which carries its config and class names.
+
+    Args:
+        checkpoint: Checkpoint file.
+        config: Config to use instead of the one in the checkpoint.
+        device: torch device; a GPU if there is one by default.
+        inference: Segmentation: ``whole`` images or ``slide`` for windows, see ``config.data.fit_inference``; as in the
+            config by default.
+
+    Returns:
+        The model in evaluation mode, with ``cfg`` and ``dataset_meta`` as mmdet's and mmseg's APIs expect, and the
+        checkpoint's ``meta`` as ``checkpoint_meta``.
+
+    Raises:
+        UserError: The checkpoint cannot be read, carries no config, or does not fit.
+    """
+    content = weights.load_checkpoint(checkpoint)
+    cfg = load_config(config) if config else weights.checkpoint_config(content, checkpoint)
+    if inference:
+        cfg = fit_inference(cfg, inference)
+    with tensors_only(), quiet_losses():
+        model = build_model(cfg)
+    weights.load_into(model, content, checkpoint)
+    if cfg.get('channels_last'):
+        use_channels_last(model)
+    meta = content.get('meta', {})
+    if 'classes' not in (meta.get('dataset_meta') or {}):
+        raise UserError(f'{checkpoint} does not name its classes: it was not written by tools/train.py')
+    model.cfg, model.dataset_meta, model.checkpoint_meta = cfg, meta['dataset_meta'], meta
+    try:
+        model.to(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f'--device {device} cannot be used: {str(error).splitlines()[0]}') from error
+    return model.eval()
+
+
+class TorchPredictor:
+    """A PyTorch model with the preprocessing of its config; its results are those of ``runtime.Predictor``.
+
+    Args:
+        model: A model as ``load_model`` returns.
+
+    Attributes:
+        task: ``detection`` or ``segmentation``.
+        classes: Class names, in the order of labels.
+        predict: (H, W, 3) uint8 BGR -> results.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.predict = task_of(model.cfg).predictor(model)
+        self.task = task_of(model.cfg).name
+        self.classes = self.predict.classes
+
+    def __call__(self, image: np.ndarray | str | Path) -> Detections | ClassMap:
+        """Detect or segment.
+
+        Args:
+            image: (H, W, 3) uint8 BGR, as OpenCV reads, of any size; or an image file.
+
+        Raises:
+            UserError: It is no such array, or not a readable image.
+        """
+        pixels = image if isinstance(image, np.ndarray) else read_image(image)
+        check_image(pixels)
+        return self.predict(pixels)

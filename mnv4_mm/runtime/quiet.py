@@ -1,0 +1,33 @@
+"""Import runtimes without their telemetry and noise."""
+
+import importlib
+import logging
+import sys
+from types import ModuleType
+
+
+def without_telemetry(name: str) -> ModuleType:
+    """Import openvino or nncf without openvino-telemetry, which reports imports and conversions unasked.
+
+    Both work without that package, which is hidden from them for the duration of the import.
+    """
+    if name in sys.modules:
+        return sys.modules[name]
+    telemetry = sys.modules.pop('openvino_telemetry', None)
+    sys.modules['openvino_telemetry'] = None  # type: ignore[assignment]
+    try:
+        return importlib.import_module(name)
+    finally:
+        del sys.modules['openvino_telemetry']
+        if telemetry is not None:
+            sys.modules['openvino_telemetry'] = telemetry
+
+
+def coremltools() -> ModuleType:
+    """Import coremltools without its warnings about macOS-only libraries and untested versions of torch.
+
+    It imports torchao where that is installed, which makes torch log that its types need no registration.
+    """
+    logging.getLogger('coremltools').setLevel(logging.ERROR)
+    logging.getLogger('torch.utils._pytree').setLevel(logging.ERROR)
+    return importlib.import_module('coremltools')

@@ -1,0 +1,74 @@
+"""The interface of a runtime: load an exported file, or tell which package is missing."""
+
+import importlib.util
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from mnv4_mm.errors import UserError
+from mnv4_mm.runtime.meta import Meta
+
+# An input batch -> the outputs, in the order of ``meta.OUTPUTS``.
+Session = Callable[[np.ndarray], list[np.ndarray]]
+
+
+class Runtime(ABC):
+    """A runtime.
+
+    Attributes:
+        name: As in ``Meta.target``; also the extra of this package that installs it.
+        suffix: Suffix of the file to load.
+        modules: Modules that running a file needs.
+    """
+
+    name: str
+    suffix: str
+    modules: tuple[str, ...]
+
+    def absent(self) -> str | None:
+        """Return which modules are missing and the command that installs them; None if all are installed."""
+        return missing_message(self.name, self.modules, self.name)
+
+    def cannot_run(self) -> str | None:
+        """Return why files cannot be run on this operating system; None if they can."""
+        return None
+
+    @abstractmethod
+    def session(self, path: Path, meta: Meta, threads: int | None = None) -> Session:
+        """Load a file.
+
+        Args:
+            path: The file.
+            meta: Its description.
+            threads: Number of threads; the runtime's default if left out.
+
+        Raises:
+            UserError: The runtime cannot load the file.
+        """
+
+
+def missing_modules(modules: Iterable[str]) -> list[str]:
+    """Return those of the modules that are not installed."""
+    return [name for name in modules if name not in sys.modules and importlib.util.find_spec(name) is None]
+
+
+def missing_message(name: str, modules: Iterable[str], extras: str) -> str | None:
+    """Return which modules are missing and how to install them; None if none is.
+
+    Args:
+        name: Name of the runtime.
+        modules: Modules it needs.
+        extras: Extras of this package that install them.
+    """
+    missing = missing_modules(modules)
+    if not missing:
+        return None
+    return f'{name} is not installed here ({", ".join(missing)}): pip install "mnv4_mm[{extras}]"'
+
+
+def unloadable(path: Path, error: Exception) -> UserError:
+    """Return the error for a file that its runtime refuses."""
+    return UserError(f'{path} cannot be loaded: {" ".join(str(error).split())[:300]}')

@@ -1,0 +1,122 @@
+"""Files with the predictions for a set of images: ``predictions.json``, and class maps."""
+
+import json
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from mnv4_mm.images import IMAGE_SUFFIXES, write_mask
+from mnv4_mm.runtime.results import ClassMap, Detections
+
+ResultT = TypeVar('ResultT', Detections, ClassMap)
+
+
+class PredictionWriter(ABC, Generic[ResultT]):
+    """Collects the predictions of a call of ``infer``.
+
+    Args:
+        out_dir: Folder to write to.
+        score_thr: Boxes with lower scores are not drawn. They are written nevertheless.
+    """
+
+    def __init__(self, out_dir: Path, score_thr: float = 0.3) -> None:
+        self.out_dir = out_dir
+        self.score_thr = score_thr
+        self.images: list[dict[str, Any]] = []
+
+    @abstractmethod
+    def add(self, name: str, result: ResultT) -> np.ndarray:
+        """Add the predictions for an image.
+
+        Args:
+            name: File name of the image, or of a frame of a video.
+            result: The predictions, with their image.
+
+        Returns:
+            The image with the predictions drawn, (H', W', 3) uint8 BGR.
+        """
+
+    @abstractmethod
+    def content(self) -> dict[str, Any]:
+        """Return the content of ``predictions.json``."""
+
+    def save(self) -> Path:
+        """Write ``predictions.json`` and return its path."""
+        path = self.out_dir / 'predictions.json'
+        path.write_text(json.dumps(self.content()))
+        return path
+
+
+class DetectionWriter(PredictionWriter[Detections]):
+    """Writes ``predictions.json`` as a COCO data set whose annotations have a ``score``.
+
+    Boxes are [x, y, width, height] in pixels of the image. All detections are written, not only those drawn.
+    """
+
+    def __init__(self, out_dir: Path, score_thr: float = 0.3) -> None:
+        super().__init__(out_dir, score_thr)
+        self.annotations: list[dict[str, Any]] = []
+        self.categories: list[dict[str, Any]] = []
+
+    def add(self, name: str, result: Detections) -> np.ndarray:
+        drawn = result.plot(score_thr=self.score_thr)
+        height, width = drawn.shape[:2]
+        image_id = len(self.images) + 1
+        self.images.append(dict(id=image_id, file_name=name, width=width, height=height))
+        for row in result.to_coco(image_id):
+            _, _, box_width, box_height = row['bbox']
+            number = len(self.annotations) + 1
+            self.annotations.append(dict(row, id=number, area=box_width * box_height, iscrowd=0))
+        ids = result.category_ids or range(1, len(result.classes) + 1)
+        self.categories = [dict(id=number, name=name) for number, name in zip(ids, result.classes, strict=True)]
+        return drawn
+
+    def content(self) -> dict[str, Any]:
+        return dict(images=self.images, annotations=self.annotations, categories=self.categories)
+
+
+class ClassMapWriter(PredictionWriter[ClassMap]):
+    """Writes class maps as palette PNG files into ``class_maps/``, and ``predictions.json``.
+
+    The values of a class map are those of the masks of the training data. The JSON has the value of each class, and
+    for each image its class map and the share of its pixels that each class has.
+    """
+
+    def __init__(self, out_dir: Path, score_thr: float = 0.3) -> None:
+        super().__init__(out_dir, score_thr)
+        self.values: dict[str, int] = {}
+        self.paths: set[Path] = set()
+
+    def add(self, name: str, result: ClassMap) -> np.ndarray:
+        path = self._path(Path(name))
+        write_class_map(self.out_dir / path, result)
+        labels = result.class_map
+        counts = np.bincount(labels.ravel(), minlength=len(result.classes))
+        order = [i for i in np.argsort(-counts, kind='stable') if counts[i]]
+        share = {result.classes[i]: float(counts[i] / labels.size) for i in order}
+        self.images.append(dict(file_name=name, class_map=path.as_posix(), share=share))
+        self.values = {name: value for value, name in enumerate(result.classes, result.first_value)}
+        return result.plot()
+
+    def _path(self, image: Path) -> Path:
+        """Return ``class_maps/a.png`` for ``a.jpg``; if it is taken, and for frames of a video, use the whole name."""
+        path = Path('class_maps') / image.with_suffix('.png').name
+        if image.suffix.lower() not in IMAGE_SUFFIXES or path in self.paths:
+            path = Path('class_maps') / f'{image.name}.png'
+        self.paths.add(path)
+        return path
+
+    def content(self) -> dict[str, Any]:
+        return dict(values=self.values, images=self.images)
+
+
+def write_class_map(path: Path, result: ClassMap) -> None:
+    """Write a class map as a palette PNG in the colours of the classes, with the values of the data set's masks."""
+    first = result.first_value
+    palette = [(0, 0, 0)] * first + [tuple(colour) for colour in result.colours]
+    write_mask(path, result.class_map.astype(np.int32) + first, palette)
+
+
+WRITERS: dict[str, type[PredictionWriter]] = {'detection': DetectionWriter, 'segmentation': ClassMapWriter}

@@ -1,0 +1,74 @@
+"""Inference with PyTorch models by the pipelines of mmdet and mmseg; results are those of exported files."""
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from mmdet.apis import inference_detector
+from mmengine.config import Config
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.registry import DefaultScope
+
+from mnv4_mm.engine.overlay import to_class_map
+from mnv4_mm.runtime.results import ClassMap, Detections
+
+
+class Detector:
+    """Detects with a model of mmdet.
+
+    Args:
+        model: A model with ``cfg``, ``dataset_meta`` and ``checkpoint_meta``, as ``apis.model.load_model`` returns.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.classes = tuple(model.dataset_meta['classes'])
+        # In the order of labels; a checkpoint of tools/train.py carries the ids of its data set.
+        ids = model.checkpoint_meta.get('category_ids')
+        self.category_ids = tuple(ids) if ids else None
+
+    def __call__(self, image: np.ndarray) -> Detections:
+        """Detect in (H, W, 3) uint8 BGR."""
+        with DefaultScope.overwrite_default_scope('mmdet'):
+            instances = inference_detector(self.model, image).pred_instances.cpu().numpy()
+        return Detections(
+            instances.bboxes.astype(np.float32),
+            instances.scores.astype(np.float32),
+            instances.labels.astype(np.int64),
+            self.classes,
+            self.category_ids,
+            image,
+        )
+
+
+class Segmenter:
+    """Segments with a model of mmseg.
+
+    Args:
+        model: A model with ``cfg`` and ``dataset_meta``, as ``apis.model.load_model`` returns.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.classes = tuple(model.dataset_meta['classes'])
+        self.palette = [tuple(colour) for colour in model.dataset_meta['palette']]
+        self.first_value = int(bool(model.dataset_meta.get('reduce_zero_label')))
+        self.pipeline = _pipeline(model.cfg)
+
+    def __call__(self, image: np.ndarray) -> ClassMap:
+        """Segment (H, W, 3) uint8 BGR."""
+        data = pseudo_collate([self.pipeline(dict(img=image))])
+        with torch.no_grad():
+            predicted = self.model.test_step(data)[0].pred_sem_seg.data
+        labels = to_class_map(predicted, len(self.classes))
+        return ClassMap(labels, self.classes, self.palette, self.first_value, image)
+
+
+def _pipeline(cfg: Config) -> Compose:
+    """Build the test pipeline of a config for images in memory, without ground truth."""
+    steps = copy.deepcopy(cfg.test_dataloader.dataset.pipeline)
+    steps = [step for step in steps if step['type'] != 'LoadAnnotations']
+    steps[0]['type'] = 'LoadImageFromNDArray'
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        return Compose(steps)
