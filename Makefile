@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 LITERT := .venv-litert
 MINI := mnv4_ssdlite_coco-mini
 
-.PHONY: env train test test-fast test-litert mmdeploy litert bench lint clean
+.PHONY: env train test test-long test-litert mmdeploy litert bench lint clean
 env: $(VENV)/installed
 
 $(VENV)/installed: requirements/*.txt pyproject.toml tools/install.py
@@ -16,12 +16,13 @@ $(VENV)/installed: requirements/*.txt pyproject.toml tools/install.py
 train: env
 	$(BIN)/python tools/train.py configs/$(MINI).py --resume
 
-# Two at a time, a core each: most of them cannot use more.
+# What a change must pass. Two workers with a core each: most tests cannot use more.
 test: env
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations 25
 
-test-fast: env
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'
+# Full-length training with its bounds, every net in every runtime: hours, before a release (docs/testing.md).
+test-long: env litert
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations 25 -m long
 
 # `make env` has it; into another environment: pip install --no-deps -r requirements/mmdeploy.txt
 mmdeploy: env

@@ -242,7 +242,7 @@ def test_without_ade20k_a_user_is_told_what_to_do(run_tool, tmp_path):
     assert 'mnv4_lraspp_ade20k-mini' in result.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not ADE_TINY.is_dir(), reason='no true ADE20K pairs here')
 @pytest.mark.parametrize('name', HEADLINE)
 def test_true_ade20k_with_the_full_size_config(name, tmp_path, run_tool):
