@@ -101,7 +101,7 @@ def learned(once: Once, few: Path) -> Callable[[str], Path]:
     def learn(name: str) -> Path:
         steps, side, rate = LEARNED[name]
         options = {**IN_PROCESS, 'optim_wrapper.optimizer.lr': rate}
-        length = dict(iters=steps)
+        length: dict[str, Any] = dict(iters=steps)
         if '_coco' in name:
             # Two epochs that repeat the images, without flips.
             options |= resized(side)
@@ -158,9 +158,9 @@ def mmdeploy_score(repository: Path) -> Callable[[str, Path], float]:
             str(repository / f'configs/deploy/{task}_onnxruntime_dynamic.py'), {}
         )
         deploying, cfg = mmdeploy_script.fit_size(deploying, cfg)
-        pixels = cv2.imread(str(next((repository / 'data/mini/coco/val2017').glob('*.jpg'))))
+        pixels: Any = cv2.imread(str(next((repository / 'data/mini/coco/val2017').glob('*.jpg'))))
         mmdeploy_script.export(deploying, cfg, checkpoint, pixels, folder, 'cpu')
-        model = mmdeploy_script.load_exported(deploying, cfg, folder / deploying.onnx_config.save_file, 'cpu')
+        model: Any = mmdeploy_script.load_exported(deploying, cfg, folder / deploying.onnx_config.save_file, 'cpu')
         with DefaultScope.overwrite_default_scope(cfg.default_scope):
             cfg.test_dataloader.update(batch_size=1, num_workers=0, persistent_workers=False)
             loader = Runner.build_dataloader(cfg.test_dataloader, seed=0)

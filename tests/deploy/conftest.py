@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -60,8 +61,8 @@ def fragile() -> tuple[nn.Module, list[np.ndarray]]:
     last = nn.Conv2d(8, 8, 3, stride=2, padding=1)
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), last, nn.Softmax(1))
     with torch.no_grad():
-        net[2].weight[0] *= 1000
-        net[3].weight[:, 0] /= 1000
+        net.get_parameter('2.weight')[0] *= 1000
+        net.get_parameter('3.weight')[:, 0] /= 1000
     rng = np.random.default_rng(0)
     return net.eval(), [rng.uniform(0, 1, (1, 3, 32, 32)).astype(np.float32) for _ in range(4)]
 
@@ -69,7 +70,7 @@ def fragile() -> tuple[nn.Module, list[np.ndarray]]:
 def save_lively(cfg: Config, photos: list[Path], path: Path) -> None:
     torch.manual_seed(0)
     with tensors_only():
-        model = build_model(cfg)
+        model: Any = build_model(cfg)
     part = 'bbox_head' if 'bbox_head' in cfg.model else 'decode_head'
     head = getattr(model, part)
     for module in model.modules():
@@ -80,7 +81,7 @@ def save_lively(cfg: Config, photos: list[Path], path: Path) -> None:
     steps = innermost_dataset(cfg.test_dataloader.dataset).pipeline
     # Boxes are scored at the size they are looked for; maps would take long.
     size = next(step.scale for step in steps if step.type == 'Resize') if part == 'bbox_head' else (160, 160)
-    pictures = [cv2.resize(cv2.imread(str(photo)), size) for photo in photos]
+    pictures = [cv2.resize(np.asarray(cv2.imread(str(photo))), size) for photo in photos]
     batch = torch.from_numpy(np.stack(pictures)[..., ::-1].transpose(0, 3, 1, 2).copy()).float()
     batch = (batch - 120) / 58
     with torch.no_grad():
