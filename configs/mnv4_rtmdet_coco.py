@@ -2,8 +2,8 @@
 
     torchrun --nproc_per_node=8 tools/train.py configs/mnv4_rtmdet_coco.py --launcher pytorch
 
-Neck, head and recipe are those of mmdet's rtmdet_tiny_8xb32-300e (41.1 AP with its CSPNeXt-tiny trained on ImageNet). The paper's
-detector is mnv4_retinanet_coco.
+Neck, head and recipe are those of mmdet's rtmdet_tiny_8xb32-300e (41.1 AP with its CSPNeXt-tiny trained on ImageNet).
+The paper's detector is mnv4_retinanet_coco.
 Cost: 117,266 / 256 = 459 steps per epoch, 137,700 in all.
 AP: not run yet.
 """
