@@ -28,11 +28,15 @@ test-long: env litert
 mmdeploy: env
 	$(BIN)/python -m pip install --no-deps -r requirements/mmdeploy.txt
 
-# LiteRT's converter, in an environment of its own (6.6 GB). What it makes runs in the main one.
+# LiteRT's converter holds back packages that others need newer, so it has an environment of its own (0.9 GB). Its .pth
+# file lets that environment see the packages of the main one behind its own: torch is installed once. What it converts
+# runs in the main environment. pip's complaints about packages of the main environment do not matter there.
 litert: $(LITERT)/installed
 
-$(LITERT)/installed: requirements/litert.txt
-	$(PYTHON) -m venv $(LITERT)
+$(LITERT)/installed: requirements/litert.txt | $(VENV)/installed
+	$(PYTHON) -m venv --clear $(LITERT)
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
+		$$($(LITERT)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/main.pth
 	$(LITERT)/bin/python -m pip --disable-pip-version-check install -q -r requirements/litert.txt
 	touch $@
 

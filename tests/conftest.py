@@ -90,8 +90,8 @@ def drawn(once: Once) -> Path:
 
 @pytest.fixture(scope='session')
 def few(once: Once) -> Path:
-    """Eight images of 160 pixels with drawn shapes, the same for training and validation; named ``shapes`` too."""
-    return once('few', lambda out: draw_few(out / 'shapes', BACKGROUNDS, count=8, size=160)) / 'shapes'
+    """Four images of 160 pixels with drawn shapes, the same for training and validation; named ``shapes`` too."""
+    return once('few', lambda out: draw_few(out / 'shapes', BACKGROUNDS, count=4, size=160)) / 'shapes'
 
 
 @pytest.fixture(scope='session')
@@ -105,6 +105,7 @@ def learned(once: Once, few: Path) -> Callable[[str], Path]:
         if '_coco' in name:
             # Two epochs that repeat the images, without flips.
             options |= resized(side)
+            options['train_dataloader.batch_size'] = 4
             options['train_dataloader.dataset.times'] = steps // 2
             options['train_dataloader.dataset.dataset.pipeline.3.prob'] = 0.0
             options['train_cfg.val_interval'] = 1

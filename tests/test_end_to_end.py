@@ -26,8 +26,9 @@ from end_to_end import (
 
 DETECTORS = [name for name in LEARNED if '_coco' in name]
 SEGMENTERS = [name for name in LEARNED if '_ade20k' in name]
-# Bounds on AP at IoU 0.5 and on mIoU, about half of what the lengths of end_to_end.LEARNED reach.
-LEAST = dict.fromkeys(DETECTORS, 0.3) | dict.fromkeys(SEGMENTERS, 0.3)
+# Bounds on AP at IoU 0.5 and on mIoU: about half of what the lengths of end_to_end.LEARNED reach, 0.7 to 1.0 and 0.6 to
+# 0.75. An untrained net has 0.0; a segmenter that gives all shapes one name has 0.18.
+LEAST = dict.fromkeys(DETECTORS, 0.35) | dict.fromkeys(SEGMENTERS, 0.3)
 
 
 @pytest.mark.parametrize('name', DETECTORS)
@@ -100,28 +101,17 @@ def test_a_killed_segmenter_resumes(few, call_tool, repository, tmp_path):
     assert last_checkpoint(work_dir).endswith('iter_40.pth')
 
 
-@pytest.mark.parametrize(
-    ('name', 'length', 'metric', 'benchmark'),
-    [
-        ('mnv4_ssdlite_coco-mini', ['--epochs', 1], 'bbox_mAP', 'a COCO result'),
-        ('mnv4_lraspp_ade20k-mini', ['--iters', 4], 'mIoU', 'an ADE20K result'),
-    ],
-)
-def test_both_metrics_of_a_mini_config_are_reported(name, length, metric, benchmark, call_tool, tmp_path):
-    """The end of ``make train``: training and held-out images apart, neither under the name of the benchmark."""
-    options = {**IN_PROCESS, 'report_on_training_pictures': True}
-    held_out = 'ade-mini'
-    if '_coco' in name:
-        options |= {**resized(160), 'train_dataloader.dataset.times': 1}
-        held_out = 'coco-mini'
-    run = call_tool('train.py', name, '--work-dir', tmp_path / 'w', *length, *arguments(options))
+def test_both_metrics_of_a_mini_config_are_reported(call_tool, tmp_path):
+    """The end of ``make train``: training and held-out images apart, neither under the name of the benchmark.
+
+    The same of a detector: tests/engine/test_engine.py.
+    """
+    options = arguments({**IN_PROCESS, 'report_on_training_pictures': True})
+    run = call_tool('train.py', 'mnv4_lraspp_ade20k-mini', '--work-dir', tmp_path / 'w', '--iters', 4, *options)
     assert run.returncode == 0, run.stderr
-    measured = {
-        prefix: json.loads((tmp_path / 'w' / folder / 'metrics.json').read_text())
-        for prefix, folder in (('trained_on', 'trained_on'), (held_out, 'held_out'))
-    }
-    assert not any(key.startswith(('coco/', 'ade20k/')) for metrics in measured.values() for key in metrics)
-    for prefix, metrics in measured.items():
-        key = f'{prefix}/{metric}'
-        assert f'{key:<28}{metrics.get(key, 0.0):.3f}' in run.stdout
-    assert f'Neither is {benchmark}.' in run.stdout
+    for prefix, folder in (('trained_on', 'trained_on'), ('ade-mini', 'held_out')):
+        metrics = json.loads((tmp_path / 'w' / folder / 'metrics.json').read_text())
+        assert not any(key.startswith('ade20k/') for key in metrics)
+        key = f'{prefix}/mIoU'
+        assert f'{key:<28}{metrics[key]:.3f}' in run.stdout
+    assert 'Neither is an ADE20K result.' in run.stdout

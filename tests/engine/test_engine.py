@@ -62,15 +62,20 @@ def test_a_terminal_shows_one_line_that_moves(repository, tmp_path):
     log = next((tmp_path / 'w').glob('*/*.log')).read_text()
     assert 'Epoch(train)' in log
     # The report at the end names both metrics.
-    assert 'trained_on/bbox_mAP' in text
-    assert 'coco-mini/bbox_mAP' in text
+    for prefix, folder in (('trained_on', 'trained_on'), ('coco-mini', 'held_out')):
+        metrics = json.loads((tmp_path / 'w' / folder / 'metrics.json').read_text())
+        assert not any(key.startswith('coco/') for key in metrics)
+        key = f'{prefix}/bbox_mAP'
+        assert f'{key:<28}{metrics.get(key, 0.0):.3f}' in text
     assert 'Neither is a COCO result' in text
     assert len(list((tmp_path / 'w/pictures').glob('*.jpg'))) == 64
     assert 'Config:' in log
 
 
 def test_without_a_terminal_lines_are_plain_and_amp_trains(repository, tmp_path, call_tool):
-    run = call_tool('train.py', *train_command(repository, tmp_path / 'w', '--amp')[2:])
+    run = call_tool(
+        'train.py', *train_command(repository, tmp_path / 'w', '--amp')[2:], 'report_on_training_pictures=False'
+    )
     assert run.returncode == 0, run.stderr
     assert 'img_s: ' in run.stdout
     assert '\x1b[' not in run.stdout
