@@ -1,5 +1,27 @@
-"""For tools that still ask for a setup.py; everything is in pyproject.toml."""
+"""Build step that puts the configs and the environment check into the package; all else is in pyproject.toml."""
+
+import shutil
+from pathlib import Path
 
 from setuptools import setup
+from setuptools.command.build_py import build_py
 
-setup()
+ROOT = Path(__file__).resolve().parent
+
+
+class BuildWithConfigs(build_py):
+    """Copies what the package reads from the repository, so that an installed one has it as well."""
+
+    def run(self):
+        super().run()
+        if self.editable_mode:  # the package is imported from the repository
+            return
+        package = Path(self.build_lib) / 'mnv4_mm'
+        # What an earlier build has left there may have been deleted since.
+        shutil.rmtree(package / 'configs', ignore_errors=True)
+        shutil.copytree(ROOT / 'configs', package / 'configs', ignore=shutil.ignore_patterns('__pycache__'))
+        (package / 'tools').mkdir(exist_ok=True)
+        shutil.copy2(ROOT / 'tools' / 'check_env.py', package / 'tools')
+
+
+setup(cmdclass=dict(build_py=BuildWithConfigs))

@@ -43,6 +43,7 @@ REDUCED = {
     4: cv2.IMREAD_REDUCED_COLOR_4,
     8: cv2.IMREAD_REDUCED_COLOR_8,
 }
+UNREADABLE = 'not a readable image: truncated, damaged or of an unknown format'
 MAX_PIXELS, MAX_SIDE = 2**30, 2**20  # OpenCV's defaults
 JPEG, PNG = b'\xff\xd8\xff', b'\x89PNG\r\n\x1a\n'
 # Formats whose channels have 8 bits, or 16 as PNG may: all that is not among them can hold floats.
@@ -105,7 +106,7 @@ def check_image_file(path: str | Path) -> None:
     with _silent_opencv:
         is_image = cv2.haveImageReader(str(path))
     if not is_image:
-        raise UserError(f'{path} is not a readable image')
+        raise UserError(f'{path} is {UNREADABLE}')
 
 
 def read_mask(path: str | Path) -> np.ndarray:
@@ -123,7 +124,7 @@ def read_mask(path: str | Path) -> np.ndarray:
             with Image.open(path) as image:
                 values = np.array(image)
         except OSError:
-            raise UserError(f'{path} is not a readable image') from None
+            raise UserError(f'{path} is {UNREADABLE}') from None
     if values.ndim == 3:
         raise UserError(f'{path} has {values.shape[2]} channels; a mask has one')
     return values.astype(np.uint8, copy=False)
@@ -205,7 +206,7 @@ def _decode(data: np.ndarray, flags: int, path: str | Path) -> np.ndarray:
     except cv2.error as error:
         raise UserError(f'{path} is not a readable image: {_reason(error)}') from error
     if pixels is None or not pixels.size:
-        raise UserError(f'{path} is not a readable image: truncated, damaged or of an unknown format')
+        raise UserError(f'{path} is {UNREADABLE}')
     return pixels
 
 
@@ -240,7 +241,9 @@ def _header_size(path: str | Path) -> tuple[int, int] | None:
     # Pillow's limit is lower than OpenCV's, and read_image has the messages for what it cannot read.
     ignored = (Image.DecompressionBombError, Image.DecompressionBombWarning, OSError, ValueError)
     with contextlib.suppress(*ignored), Image.open(path) as image:
-        width, height = image.size
+        # Of a TIFF the size in the file: newer versions of Pillow turn ``size`` by its orientation.
+        tags = getattr(image, 'tag_v2', None)  # TIFF only
+        width, height = (tags[256], tags[257]) if tags else image.size
         is_transposed = image.format in ORIENTED and image.getexif().get(ORIENTATION) in TRANSPOSED
         return (height, width) if is_transposed else (width, height)
     return None

@@ -23,8 +23,10 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
 from mnv4_mm.apis.train import train
+from mnv4_mm.config.checkpoint import checkpoint_config
 from mnv4_mm.data.drawn import draw_dataset
-from mnv4_mm.weights.files import checkpoint_config, load_checkpoint
+from mnv4_mm.tasks import task_of
+from mnv4_mm.weights.checkpoint import read_checkpoint
 
 ROOT = Path(__file__).parents[1]
 BACKGROUNDS = ROOT / 'data/mini/coco/train2017'
@@ -153,8 +155,8 @@ def mmdeploy_score(repository: Path) -> Callable[[str, Path], float]:
     from mnv4_mm.deploy import mmdeploy_script
 
     def score(checkpoint: str, folder: Path) -> float:
-        cfg = checkpoint_config(load_checkpoint(checkpoint), checkpoint)
-        task = 'detection' if cfg.default_scope == 'mmdet' else 'segmentation'
+        cfg = checkpoint_config(read_checkpoint(checkpoint))
+        task = task_of(cfg).name
         deploying = mmdeploy_script.load_deploy_config(
             str(repository / f'configs/deploy/{task}_onnxruntime_dynamic.py'), {}
         )

@@ -1,6 +1,7 @@
-"""Says whether this Python can train: versions, what works (by using it), and the command that repairs what does not.
+"""Check an environment: versions, what works (by using it), and the command that repairs what does not.
 
-Imports nothing of the project, which may be what is broken. Exit code 1 if something needs repair.
+Imports nothing of the project, which may be what is broken. Exit code 1 if something needs repair. ``mnv4 env`` runs
+this script.
 """
 
 import importlib
@@ -21,7 +22,11 @@ PIP = f'{sys.executable} -m pip'
 INSTALL = f'{sys.executable} tools/install.py --here'
 REBUILD_MMCV = (
     f'{PIP} cache remove onedl_mmcv && {PIP} uninstall -y onedl-mmcv mmcv && {INSTALL} '
-    '(pip keeps a wheel without knowing how it was built: without operators, or against another torch)'
+    '(pip caches a wheel without knowing how it was built: without operators, or against another torch)'
+)
+ONE_OPENCV = (
+    f'{PIP} uninstall -y opencv-python-headless && {PIP} install --force-reinstall --no-deps '
+    '-c requirements/runtime.txt opencv-python'
 )
 PINNED_TORCH = f'{PIP} install -r requirements/torch.txt, then rebuild mmcv: {REBUILD_MMCV}'
 DISTRIBUTIONS = (
@@ -35,14 +40,14 @@ DISTRIBUTIONS = (
 
 
 class Finding(NamedTuple):
-    """Something wrong and the command that repairs it."""
+    """A problem and the command that repairs it."""
 
-    what: str
+    problem: str
     repair: str
 
 
 def version(name: str) -> tuple[int, ...] | None:
-    """Version of an installed distribution as numbers, or None."""
+    """Return the version of an installed distribution as numbers, or None if it is not installed."""
     try:
         text = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -51,16 +56,16 @@ def version(name: str) -> tuple[int, ...] | None:
 
 
 def bad_pairs(version: Callable[[str], tuple[int, ...] | None]) -> list[Finding]:
-    """Pairs of versions known not to work together.
+    """Find versions that do not work together.
 
     Args:
-        version: Gives the version of a distribution, or None.
+        version: Returns the version of a distribution, or None if it is not installed.
     """
-    found = []
+    findings = []
 
-    def pair(wrong: object, what: str, repair: str) -> None:
-        if wrong:
-            found.append(Finding(what, repair))
+    def pair(is_bad: object, problem: str, repair: str) -> None:
+        if is_bad:
+            findings.append(Finding(problem, repair))
 
     torch, vision = version('torch'), version('torchvision')
     pair(
@@ -84,6 +89,12 @@ def bad_pairs(version: Callable[[str], tuple[int, ...] | None]) -> list[Finding]
             f'{fork} and {upstream} are both installed and write into the same folder',
             f'{PIP} uninstall -y {fork} {upstream} && {INSTALL}',
         )
+    pair(
+        version('opencv-python') and version('opencv-python-headless'),
+        'opencv-python and opencv-python-headless are both installed and write into the same folder (mmdet depends on '
+        'imaug, which asks for both)',
+        ONE_OPENCV,
+    )
     mmcv, mmdet, numpy = version('mmcv'), version('mmdet'), version('numpy')
     pair(
         mmcv and mmdet and mmcv >= (2, 2, 0) and mmdet <= (3, 3, 0),
@@ -102,7 +113,7 @@ def bad_pairs(version: Callable[[str], tuple[int, ...] | None]) -> list[Finding]
         f'setuptools {_text(setuptools)} has no pkg_resources, which upstream mmcv needs (open-mmlab/mmcv#3325)',
         f'{PIP} install "setuptools<81"',
     )
-    return found
+    return findings
 
 
 def _text(numbers: tuple[int, ...] | None) -> str:
@@ -120,7 +131,7 @@ def use_mmcv_ops() -> None:
     import torch
     from mmcv.ops import nms
 
-    # A wheel built where no GPU was in sight has no operators for it (open-mmlab/mmcv#2968).
+    # A wheel built on a machine without a GPU has no operators for one (open-mmlab/mmcv#2968).
     for device in ('cpu', 'cuda') if torch.cuda.is_available() else ('cpu',):
         nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]], device=device), torch.ones(1, device=device), 0.5)
 
@@ -169,7 +180,7 @@ def use_mmdeploy() -> None:
 
 
 def use_openvino() -> None:
-    # Without openvino-telemetry, which would report this import.
+    # Suppress openvino-telemetry, which would report this import.
     sys.modules.setdefault('openvino_telemetry', None)  # type: ignore[arg-type]
     importlib.import_module('openvino').Core()
 
@@ -186,7 +197,7 @@ def use_ncnn() -> None:
 
 
 def use_coremltools() -> None:
-    for name in ('coremltools', 'torch.utils._pytree'):  # the latter tells of torchao's types
+    for name in ('coremltools', 'torch.utils._pytree'):  # the latter warns about torchao's types
         logging.getLogger(name).setLevel(logging.ERROR)
     importlib.import_module('coremltools')
 
@@ -223,10 +234,10 @@ USES = (
     ('pycocotools', use_pycocotools, f'{PIP} install --force-reinstall --no-deps pycocotools'),
     ('OpenCV', use_opencv, f'{PIP} install -r requirements/runtime.txt'),
     ('ONNX Runtime', use_onnxruntime, f'{PIP} install -r requirements/runtime.txt'),
-    ('ONNX conversion', use_onnx_converter, f"{PIP} install -e '.[onnx]'"),
+    ('ONNX conversion', use_onnx_converter, f"{PIP} install -e '.[export]'"),
     ('OpenVINO', use_openvino, f"{PIP} install -e '.[openvino]'"),
-    ('NNCF (int8 for OpenVINO)', use_nncf, f"{PIP} install -e '.[openvino]'"),
-    ('ncnn', use_ncnn, f"{PIP} install -e '.[ncnn]'"),
+    ('NNCF (int8 for OpenVINO)', use_nncf, f"{PIP} install -e '.[export]'"),
+    ('ncnn', use_ncnn, f"{PIP} install -e '.[ncnn,export]'"),
     ('Core ML conversion', use_coremltools, f"{PIP} install -e '.[coreml]'"),
     ('ExecuTorch', use_executorch, f"{PIP} install -e '.[executorch]'"),
     ('mmdeploy', use_mmdeploy, f'{PIP} install --no-deps -r requirements/mmdeploy.txt'),
@@ -257,7 +268,7 @@ def main() -> int:
         try:
             use()
             print(f'  works: {name}')
-        # Broken installations fail in every way there is; each is reported with what repairs it.
+        # A broken installation can raise anything; each failure is reported with the command that repairs it.
         except Exception as error:
             if name in OPTIONAL and isinstance(error, ImportError):
                 print(f'  not installed: {name} (only for export; {repair})')
@@ -266,7 +277,7 @@ def main() -> int:
             reason = (str(error).strip().splitlines() or [''])[0]
             findings.append(Finding(f'{name}: {type(error).__name__}: {reason}', repair))
     for finding in findings:
-        print(f'PROBLEM {finding.what}\n  repair: {finding.repair}')
+        print(f'PROBLEM {finding.problem}\n  repair: {finding.repair}')
     print('Ready.' if not findings else f'{len(findings)} to repair.')
     return 1 if findings else 0
 

@@ -1,6 +1,6 @@
-"""Makes the virtual environment: ``python3 tools/install.py``, or ``make``.
+"""Create the virtual environment with the tested versions: ``python3 tools/install.py``, or ``make``.
 
-Standard library only, and old syntax: it must run, and say what is wrong, on any Python 3.
+Standard library only, and old syntax: it must run on any Python 3 to report that a version is not supported.
 """
 
 import argparse
@@ -19,18 +19,18 @@ PYTHONS = ((3, 10), (3, 12))
 # Measured: 5.5 GB for torch with its CUDA libraries, 1.5 GB for the rest and for what pip unpacks on the way.
 DISK_GB = 9
 BUILD_NOTE = 'compiling its operators: once, about 11 minutes on 2 cores'
-# On the GPU too where there is one: a wheel built out of sight of one has no operators for it (open-mmlab/mmcv#2968).
+# On the GPU too if there is one: a wheel built without a GPU has no operators for it (open-mmlab/mmcv#2968).
 OPS_TEST = (
     'import torch; from mmcv.ops import nms\n'
     "for device in ['cpu', 'cuda'] if torch.cuda.is_available() else ['cpu']:\n"
     '    nms(torch.tensor([[0., 0., 1., 1.]], device=device), torch.ones(1, device=device), 0.5)'
 )
-# OpenCV's wheel needs these of the system; slim images leave them out.
+# System libraries that OpenCV's wheel needs; slim container images do not have them.
 LIBRARIES = (('libGL.so.1', 'libgl1'), ('libgthread-2.0.so.0', 'libglib2.0-0'))
 
 
 def problem(venv):
-    """What would make the installation fail, as one line, or None. Downloads nothing."""
+    """Return in one line what would make the installation fail, or None. Downloads nothing."""
     version = sys.version_info[:2]
     if not PYTHONS[0] <= version <= PYTHONS[1]:
         found = [name for name in ('python3.11', 'python3.12', 'python3.10') if shutil.which(name)]
@@ -76,23 +76,23 @@ def has_gpu():
 
 
 def nvcc():
-    """The CUDA compiler, found as torch finds it."""
+    """Return the path of the CUDA compiler, searched as torch does, or None."""
     named = [os.environ.get(name) for name in ('CUDA_HOME', 'CUDA_PATH')]
     places = [str(Path(home) / 'bin' / 'nvcc') for home in [*named, '/usr/local/cuda'] if home]
     return next((path for path in [*places, shutil.which('nvcc')] if path and Path(path).is_file()), None)
 
 
 def quiet(command):
-    """Exit code of a command that prints nothing."""
+    """Run a command without its output and return its exit code."""
     return subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
 
 
-def say(text):
+def log(text):
     print('==> ' + text, flush=True)
 
 
 def run_pip(venv, *arguments):
-    """Exit code of pip install."""
+    """Run pip install and return its exit code."""
     command = [str(venv / 'bin' / 'python'), '-m', 'pip', '--disable-pip-version-check', 'install', *arguments]
     return subprocess.run(command, cwd=str(ROOT)).returncode
 
@@ -103,7 +103,7 @@ def pip(venv, *arguments):
 
 
 def cxx20(venv):
-    """Environment in which -std=c++17 reaches the compiler as -std=c++20.
+    """Return an environment in which -std=c++17 reaches the compiler as -std=c++20.
 
     torch 2.14's headers need C++20; mmcv's setup.py (2.3.6, and upstream's) puts -std=c++17 behind every other flag.
     """
@@ -124,12 +124,16 @@ def cxx20(venv):
 
 
 def install_mmcv(venv, *options):
-    """Builds onedl-mmcv, or takes pip's wheel of an earlier build; shows ninja's counter."""
-    log = venv / 'mmcv-build.log'
+    """Build onedl-mmcv, or install pip's wheel of an earlier build; print ninja's progress.
+
+    Returns:
+        True if it was compiled.
+    """
+    build_log = venv / 'mmcv-build.log'
     command = [str(venv / 'bin' / 'python'), '-m', 'pip', '--disable-pip-version-check', 'install', '-v']
     command += ['--no-build-isolation', '-c', 'requirements/runtime.txt', '-r', 'requirements/mmcv.txt', *options]
     shown = -10
-    with log.open('w') as out:
+    with build_log.open('w') as out:
         process = subprocess.Popen(
             command,
             cwd=str(ROOT),
@@ -149,24 +153,37 @@ def install_mmcv(venv, *options):
     if shown > 0 and sys.stdout.isatty():
         print()
     if failed:
-        sys.stderr.write(''.join(log.open().readlines()[-30:]))
-        sys.exit(f'error: onedl-mmcv did not build; the whole log is {log}')
+        sys.stderr.write(''.join(build_log.open().readlines()[-30:]))
+        sys.exit(f'error: onedl-mmcv did not build; the whole log is {build_log}')
     return shown > 0
 
 
 def install_runtimes(venv):
-    """Installs what exported files need; where there is no wheel of one, the others."""
+    """Install the runtimes of exported files; if one has no wheel for this machine, the others."""
     file = 'requirements/deploy.txt'
     if not run_pip(venv, '-q', '-r', file):
         return
-    wanted = [line for line in (ROOT / file).read_text().splitlines() if line and not line.startswith('#')]
-    for line in wanted:
+    requirements = [line for line in (ROOT / file).read_text().splitlines() if line and not line.startswith('#')]
+    for line in requirements:
         if run_pip(venv, '-q', line, '-c', file, '-c', 'requirements/runtime.txt'):
-            say(f'{line} has not been installed; its runtime will be missing, and training goes without it')
+            log(f'{line} has not been installed; its runtime will be missing, and training goes without it')
+
+
+def keep_one_opencv(venv):
+    """Remove opencv-python-headless, which writes into the same folder as opencv-python.
+
+    mmdet depends on imaug, whose requirements name both; only mmdet's Corrupt transform uses it.
+    """
+    show = [str(venv / 'bin' / 'python'), '-m', 'pip', '--disable-pip-version-check', 'show', 'opencv-python-headless']
+    if quiet(show):
+        return
+    subprocess.run([*show[:4], 'uninstall', '-q', '-y', 'opencv-python-headless'], check=True)
+    # Removing one has removed files of the other.
+    pip(venv, '-q', '--force-reinstall', '--no-deps', '-c', 'requirements/runtime.txt', 'opencv-python')
 
 
 def lacks_ops(venv):
-    """Whether mmcv imports but its operators do not work."""
+    """Return True if mmcv can be imported but its operators do not work."""
     python = str(venv / 'bin' / 'python')
     return not quiet([python, '-c', 'import mmcv']) and bool(quiet([python, '-c', OPS_TEST]))
 
@@ -182,25 +199,26 @@ def main():
         print('error: ' + trouble, file=sys.stderr)
         return 2
     if not (venv / 'bin' / 'python').exists():
-        say(f'making {venv}')
+        log(f'making {venv}')
         subprocess.run([sys.executable, '-m', 'venv', str(venv)], check=True)
-    say('PyTorch (about 3 GB to download)')
+    log('PyTorch (about 3 GB to download)')
     pip(venv, '-q', '-r', 'requirements/torch.txt')
-    say('OpenMMLab and the rest')
+    log('OpenMMLab and the rest')
     pip(venv, '-q', '-r', 'requirements/runtime.txt', '-r', 'requirements/dev.txt')
-    say("onedl-mmcv: pip's wheel of an earlier build if it has one, else " + BUILD_NOTE)
+    keep_one_opencv(venv)
+    log("onedl-mmcv: pip's wheel of an earlier build if it has one, else " + BUILD_NOTE)
     built = install_mmcv(venv)
     if not built and lacks_ops(venv):
-        say('that wheel has no operators or is of another torch (pip keeps wheels without asking): building it anew')
+        log('that wheel has no operators or is of another torch (pip keeps wheels without asking): building it anew')
         install_mmcv(venv, '--no-cache-dir', '--force-reinstall', '--no-deps')
-    say('mnv4_mm')
+    log('mnv4_mm')
     pip(venv, '-q', '--no-deps', '--no-build-isolation', '-e', '.')
-    # Behind all that training needs: on some machines not every runtime has a wheel.
-    say('runtimes of exported files')
+    # After everything that training needs: on some machines not every runtime has a wheel.
+    log('runtimes of exported files')
     install_runtimes(venv)
-    say('mmdeploy, without the old protobuf that it asks for')
+    log('mmdeploy, without the old protobuf that it asks for')
     if run_pip(venv, '-q', '--no-deps', '-r', 'requirements/mmdeploy.txt'):
-        say('mmdeploy has not been installed; tools/deploy.py will not work, all else does')
+        log('mmdeploy has not been installed; tools/deploy.py will not work, all else does')
     return subprocess.run([str(venv / 'bin' / 'python'), 'tools/check_env.py'], cwd=str(ROOT)).returncode
 
 

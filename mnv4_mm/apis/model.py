@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from mnv4_mm.config.checkpoint import checkpoint_config
 from mnv4_mm.config.data import fit_inference
 from mnv4_mm.config.load import load_config
 from mnv4_mm.engine.runner import quiet_losses
@@ -16,17 +17,20 @@ from mnv4_mm.images import read_image
 from mnv4_mm.runtime.preprocess import check_image
 from mnv4_mm.runtime.results import ClassMap, Detections
 from mnv4_mm.tasks import build_model, task_of
-from mnv4_mm.weights import files as weights
-from mnv4_mm.weights.strict import tensors_only
+from mnv4_mm.weights.checkpoint import Checkpoint, read_checkpoint, tensors_only
+from mnv4_mm.weights.strict import load_into
 
 
 def load_model(
-    checkpoint: str, config: str | None = None, device: str | None = None, inference: str | None = None
+    checkpoint: str | Path | Checkpoint,
+    config: str | None = None,
+    device: str | None = None,
+    inference: str | None = None,
 ) -> nn.Module:
     """Build a model from a checkpoint written by ``tools/train.py``, which carries its config and class names.
 
     Args:
-        checkpoint: Checkpoint file.
+        checkpoint: Checkpoint file, or the checkpoint that was read from it.
         config: Config to use instead of the one in the checkpoint.
         device: torch device; a GPU if there is one by default.
         inference: Segmentation: ``whole`` images or ``slide`` for windows, see ``config.data.fit_inference``; as in the
@@ -39,18 +43,18 @@ def load_model(
     Raises:
         UserError: The checkpoint cannot be read, carries no config, or does not fit.
     """
-    content = weights.load_checkpoint(checkpoint)
-    cfg = load_config(config) if config else weights.checkpoint_config(content, checkpoint)
+    content = read_checkpoint(checkpoint)
+    cfg = load_config(config) if config else checkpoint_config(content)
     if inference:
         cfg = fit_inference(cfg, inference)
     with tensors_only(), quiet_losses():
-        model = build_model(cfg)
-    weights.load_into(model, content, checkpoint)
+        model: Any = build_model(cfg)
+    load_into(model, content)
     if cfg.get('channels_last'):
         use_channels_last(model)
-    meta = content.get('meta', {})
+    meta = content.meta
     if 'classes' not in (meta.get('dataset_meta') or {}):
-        raise UserError(f'{checkpoint} does not name its classes: it was not written by tools/train.py')
+        raise UserError(f'{content.path} does not name its classes: it was not written by tools/train.py')
     model.cfg, model.dataset_meta, model.checkpoint_meta = cfg, meta['dataset_meta'], meta
     try:
         model.to(device or ('cuda' if torch.cuda.is_available() else 'cpu'))

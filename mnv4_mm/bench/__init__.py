@@ -1,1 +1,1 @@
-"""Speed as ratios: a file a part of the work, `measure` for how, `run` for all of them."""
+"""Speed against other implementations: one file for each part, ``measure`` for the timing, ``run`` for all parts."""

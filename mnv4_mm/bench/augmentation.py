@@ -1,9 +1,9 @@
-"""From a picture's file to what a net is given: one warp beside mmdet's and mmseg's chains, and beside decoding."""
+"""Speed of the augmentation, from an image file to the input of a net, against mmdet's and mmseg's and decoding."""
 
 import contextlib
 import io
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -18,7 +18,7 @@ from mnv4_mm.config.load import load_config
 from mnv4_mm.images import read_image, read_mask
 from mnv4_mm.tasks import task_of
 
-# What the two augmentations stand for, as mmdet's SSDLite and mmseg's ADE20K configs have it.
+# The pipelines that our two augmentations replace, as in mmdet's SSDLite config and mmseg's ADE20K configs.
 MMDET: list[dict[str, Any]] = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
@@ -47,32 +47,45 @@ MMSEG: list[dict[str, Any]] = [
 
 
 def augmentation_pairs() -> list[Pair]:
-    """A pass over the small sets' training pictures, on one core, as in a data loader's worker."""
+    """Measure a pass over the training images of the small data sets, on one core as in a data loader's worker."""
     pairs = []
-    for name, config, data, chain, wanted in (
+    for name, config, data, openmmlab_pipeline, target in (
         ('SSD', 'mnv4_ssdlite_coco', 'data/mini/coco', MMDET, 5.0),
         ('segmentation', 'mnv4_lraspp_ade20k', 'data/mini/ade', MMSEG, 3.0),
     ):
-        ours, theirs, decode, count = _passes(config, data, chain)
-        kind = f'{name} pipeline, {count} pictures'
-        pairs.append(Pair(f"{kind}, against OpenMMLab's", ours, theirs, wanted, rounds=10))
-        pairs.append(Pair(f'{kind}, against decoding alone', ours, decode, 0.5, rounds=10))
+        passes = _passes(config, data, openmmlab_pipeline)
+        kind = f'{name} pipeline, {passes.images} images'
+        pairs.append(Pair(f"{kind}, against OpenMMLab's", passes.ours, passes.openmmlab, target, rounds=10))
+        pairs.append(Pair(f'{kind}, against decoding alone', passes.ours, passes.decoding, 0.5, rounds=10))
     return pairs
 
 
-def _passes(
-    config: str, data: str, chain: list[dict]
-) -> tuple[Callable[[], None], Callable[[], None], Callable[[], None], int]:
-    """A pass with the config's own pipeline, with another one, and one that only decodes; and the pictures in each."""
+class _Passes(NamedTuple):
+    """Passes over a data set.
+
+    Attributes:
+        ours: With the pipeline of our config.
+        openmmlab: With the pipeline of mmdet or mmseg.
+        decoding: Decoding only.
+        images: Number of images in the data set.
+    """
+
+    ours: Callable[[], None]
+    openmmlab: Callable[[], None]
+    decoding: Callable[[], None]
+    images: int
+
+
+def _passes(config: str, data: str, openmmlab_pipeline: list[dict]) -> _Passes:
     cfg = load_config(config)
     task = task_of(cfg)
     cfg = fit_data(cfg, task.find(str(REPOSITORY / data)))
     with DefaultScope.overwrite_default_scope(cfg.default_scope), contextlib.redirect_stdout(io.StringIO()):
         dataset = DATASETS.build(innermost_dataset(cfg.train_dataloader.dataset))
-        theirs = Compose(chain)
+        openmmlab = Compose(openmmlab_pipeline)
     infos = [dataset.get_data_info(i) for i in range(len(dataset))]
 
-    def through(pipeline: Callable[[dict], Any]) -> Callable[[], None]:
+    def run_all(pipeline: Callable[[dict], Any]) -> Callable[[], None]:
         def run() -> None:
             with one_core():
                 for info in infos:
@@ -86,12 +99,12 @@ def _passes(
             read_mask(info['seg_map_path'])
 
     np.random.seed(0)
-    return through(dataset.pipeline), through(theirs), through(decode), len(infos)
+    return _Passes(run_all(dataset.pipeline), run_all(openmmlab), run_all(decode), len(infos))
 
 
 @contextlib.contextmanager
 def one_core() -> Iterator[None]:
-    """Lets OpenCV and torch use one core, as a data loader's worker does."""
+    """Let OpenCV and torch use one core only, as a data loader's worker does."""
     before = (torch.get_num_threads(), cv2.getNumThreads())
     torch.set_num_threads(1)
     cv2.setNumThreads(0)

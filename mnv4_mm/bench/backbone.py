@@ -1,4 +1,4 @@
-"""MNv4-Conv-S beside timm's features_only net."""
+"""Speed of MNv4-Conv-S against timm's ``features_only`` net."""
 
 from collections.abc import Callable
 
@@ -11,34 +11,39 @@ from mnv4_mm.models import MobileNetV4
 
 
 def backbone_pairs(batch: int = 8, size: int = 320) -> list[Pair]:
-    """The same maps forward and backward, and the trunk alone, which ours can build without the rest."""
-    x = torch.randn(batch, 3, size, size)
-    theirs = timm.create_model('mobilenetv4_conv_small', features_only=True, out_indices=(1, 2, 3, 4))
-    ours = MobileNetV4('conv_s', (0, 1, 2, 4))
-    trunk = MobileNetV4('conv_s', (0, 1, 2, 3))
-    for net in (ours, theirs):
-        net.train()
+    """Measure forward and backward for the same feature maps, and the forward pass of the trunk up to C5.
 
-    def step(net: nn.Module) -> Callable[[], object]:
+    timm cannot leave out the 1x1 convolution to 960 channels behind C5.
+
+    Args:
+        batch: Batch size.
+        size: Height and width of the images in pixels.
+    """
+    images = torch.randn(batch, 3, size, size)
+    ours = MobileNetV4('conv_s', (0, 1, 2, 4)).train()
+    timm_net = timm.create_model('mobilenetv4_conv_small', features_only=True, out_indices=(1, 2, 3, 4)).train()
+    ours_eval = MobileNetV4('conv_s', (0, 1, 2, 3)).eval()
+    timm_eval = timm.create_model('mobilenetv4_conv_small', features_only=True, out_indices=(1, 2, 3, 4)).eval()
+
+    def forward_backward(net: nn.Module) -> Callable[[], object]:
         def run() -> None:
-            maps: tuple[Tensor, ...] = net(x)
-            torch.stack([m.mean() for m in maps]).sum().backward()
+            feature_maps: tuple[Tensor, ...] = net(images)
+            torch.stack([feature_map.mean() for feature_map in feature_maps]).sum().backward()
             net.zero_grad()
 
         return run
 
     def forward(net: nn.Module) -> Callable[[], object]:
-        evaluated = net.eval()
-
         @torch.no_grad()
         def run() -> None:
-            evaluated(x)
+            net(images)
 
         return run
 
-    wide = timm.create_model('mobilenetv4_conv_small', features_only=True, out_indices=(1, 2, 3, 4))
     name = f'MNv4-Conv-S, batch {batch}, {size}x{size}'
     return [
-        Pair(f'{name}: forward and backward, same maps, against timm', step(ours), step(theirs)),
-        Pair(f'{name}: forward to C5, against timm with its 960 channels', forward(trunk), forward(wide)),
+        Pair(
+            f'{name}: forward and backward, same maps, against timm', forward_backward(ours), forward_backward(timm_net)
+        ),
+        Pair(f'{name}: forward to C5, against timm with its 960 channels', forward(ours_eval), forward(timm_eval)),
     ]

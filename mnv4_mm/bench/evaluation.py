@@ -1,4 +1,4 @@
-"""Speed of evaluation: COCO AP of 5,000 pictures with 100 detections each, and IoU of one picture."""
+"""Speed of evaluation: COCO AP of 5,000 images with 100 detections each, and IoU of one image."""
 
 import json
 from collections import defaultdict
@@ -21,49 +21,59 @@ from mnv4_mm.engine.iou import class_areas
 MINI = Path(__file__).parents[2] / 'data/mini/coco/annotations/instances_train2017.json'
 
 
-def coco_pairs(pictures: int = 5000, detections: int = 100) -> list[Pair]:
-    """From detections as a model gives them to COCO's numbers; pycocotools takes a minute a round, so few rounds do.
+def coco_pairs(images: int = 5000, detections: int = 100) -> list[Pair]:
+    """Measure the way from the detections of a model to COCO AP, once: pycocotools takes a minute.
 
-    pycocotools alone gets the same lists that ours makes of the arrays, made in its own time. mmdet's metric writes
-    them to a file, reads that and calls pycocotools.
+    pycocotools itself gets the lists of detections that our metric makes from arrays; making them is part of its time.
+    mmdet's metric writes them to a file, reads it and calls pycocotools.
+
+    Args:
+        images: Number of images.
+        detections: Number of detections for each image.
     """
-    truth, found = made_detections(pictures, detections)
-    results: list[tuple[dict, dict]] = [({}, one) for one in found]
-    # Reading the truth is no part of it: that is done once, before the first picture.
+    ground_truth, predictions = synthetic_detections(images, detections)
+    results: list[tuple[dict, dict]] = [({}, prediction) for prediction in predictions]
+    # Reading the ground truth is not measured: it is done once, before the first image.
     with TemporaryDirectory() as folder, redirect_stdout(StringIO()):
-        path = f'{folder}/truth.json'
-        Path(path).write_text(json.dumps(truth))
-        ours, mmdets, pycocotools_truth = FastCocoMetric(path), CocoMetric(path), COCO(path)
-    ours.dataset_meta = mmdets.dataset_meta = dict(classes=[category['name'] for category in truth['categories']])
-    ours.cat_ids = [category['id'] for category in truth['categories']]
+        path = f'{folder}/ground_truth.json'
+        Path(path).write_text(json.dumps(ground_truth))
+        ours, mmdet_metric, coco = FastCocoMetric(path), CocoMetric(path), COCO(path)
+    classes = [category['name'] for category in ground_truth['categories']]
+    ours.dataset_meta = mmdet_metric.dataset_meta = dict(classes=classes)
+    ours.cat_ids = [category['id'] for category in ground_truth['categories']]
 
-    def by_pycocotools() -> None:
+    def run_pycocotools() -> None:
         with redirect_stdout(StringIO()):
-            evaluation = COCOeval(pycocotools_truth, pycocotools_truth.loadRes(ours.to_coco(found)), 'bbox')
-            evaluation.params.maxDets = [100, 300, 1000]  # as mmdet
+            evaluation = COCOeval(coco, coco.loadRes(ours.to_coco(predictions)), 'bbox')
+            evaluation.params.maxDets = [100, 300, 1000]  # as in mmdet
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
 
-    def by_mmdet() -> None:
+    def run_mmdet() -> None:
         with redirect_stdout(StringIO()):
-            mmdets.compute_metrics(results)
+            mmdet_metric.compute_metrics(results)
 
-    def by_ours() -> None:
+    def run_ours() -> None:
         ours.compute_metrics(results)
 
-    name = f'COCO AP of {pictures} pictures x {detections} detections'
+    name = f'COCO AP of {images} images x {detections} detections'
     return [
-        Pair(f'{name}, against pycocotools', by_ours, by_pycocotools, wanted=5, rounds=1, warm_up=0),
-        Pair(f"{name}, against mmdet's CocoMetric", by_ours, by_mmdet, rounds=1, warm_up=0),
+        Pair(f'{name}, against pycocotools', run_ours, run_pycocotools, target=5, rounds=1, warm_up=0),
+        Pair(f"{name}, against mmdet's CocoMetric", run_ours, run_mmdet, rounds=1, warm_up=0),
     ]
 
 
 def iou_pairs(classes: int = 150, sizes: tuple[tuple[int, int], ...] = ((512, 683), (1024, 1024))) -> list[Pair]:
-    """Pixels per class of one picture, as ``ExactIoUMetric`` and mmseg's ``IoUMetric`` count them."""
+    """Measure the counting of pixels per class of one image, in ``ExactIoUMetric`` and in mmseg's ``IoUMetric``.
+
+    Args:
+        classes: Number of classes.
+        sizes: Heights and widths of the images in pixels.
+    """
 
     def pair(height: int, width: int) -> Pair:
-        # Squares of 32 pixels: maps are made of regions. A tenth is unlabelled; three regions of ten are wrong.
+        # Regions are squares of 32 pixels. A tenth is unlabelled; three of ten are wrong.
         rng = torch.Generator().manual_seed(0)
         regions = (-(-height // 32), -(-width // 32))
         truth = torch.randint(0, classes, regions, generator=rng)
@@ -83,22 +93,22 @@ def iou_pairs(classes: int = 150, sizes: tuple[tuple[int, int], ...] = ((512, 68
     return [pair(*size) for size in sizes]
 
 
-def made_detections(pictures: int, detections: int, mini: Path = MINI, seed: int = 0) -> tuple[dict, list[dict]]:
-    """Ground truth like COCO's, and detections that find some of it.
+def synthetic_detections(images: int, detections: int, mini: Path = MINI, seed: int = 0) -> tuple[dict, list[dict]]:
+    """Make ground truth that resembles COCO's, and detections for it.
 
-    A picture has the annotations of one of the small set's, moved and scaled, one in a hundred has none. Three
-    detections for each (at most) lie near it; the rest are anywhere. Every second picture's scores are multiples of
-    1/100, so that many are equal.
+    Each image has the annotations of an image of the small data set, moved and scaled; one image in a hundred has none.
+    At most three detections for each annotation lie near it; the rest lies anywhere. The scores of every second image
+    are multiples of 1/100, so that many are equal.
 
     Args:
-        pictures: How many pictures.
-        detections: How many detections a picture.
-        mini: COCO annotations to take pictures from.
-        seed: Of all that is random.
+        images: Number of images.
+        detections: Number of detections for each image.
+        mini: COCO annotation file of the small data set.
+        seed: Seed of the random numbers.
 
     Returns:
-        COCO's ground truth without segmentation, and for each picture what mmdet's ``CocoMetric`` keeps of it:
-        ``img_id``, ``bboxes`` (detections, 4) as (x1, y1, x2, y2) and ``scores``, both float32, and ``labels``.
+        COCO's ground truth without segmentation, and for each image what mmdet's ``CocoMetric`` stores: ``img_id``,
+        ``bboxes`` (detections, 4) as (x1, y1, x2, y2) in pixels and ``scores``, both float32, and ``labels``.
     """
     rng = np.random.default_rng(seed)
     small = json.loads(mini.read_text())
@@ -106,34 +116,45 @@ def made_detections(pictures: int, detections: int, mini: Path = MINI, seed: int
     for annotation in small['annotations']:
         by_image[annotation['image_id']].append(annotation)
     label = {category['id']: i for i, category in enumerate(small['categories'])}
-    truth: dict[str, list] = dict(images=[], annotations=[], categories=small['categories'])
-    found = []
-    for image_id in range(1, pictures + 1):
-        model = small['images'][rng.integers(len(small['images']))]
-        truth['images'].append(dict(id=image_id, width=model['width'], height=model['height'], file_name=''))
-        here = by_image[model['id']] if rng.random() > 0.01 else []
-        boxes = np.array([annotation['bbox'] for annotation in here]).reshape(-1, 4)
-        scale = np.exp(0.2 * rng.standard_normal((len(here), 2)))
-        boxes[:, :2] += 0.1 * boxes[:, 2:] * rng.standard_normal((len(here), 2))
+    ground_truth: dict[str, list] = dict(images=[], annotations=[], categories=small['categories'])
+    predictions = []
+    for image_id in range(1, images + 1):
+        original = small['images'][rng.integers(len(small['images']))]
+        width, height = original['width'], original['height']
+        ground_truth['images'].append(dict(id=image_id, width=width, height=height, file_name=''))
+        annotations = by_image[original['id']] if rng.random() > 0.01 else []
+        boxes = np.array([annotation['bbox'] for annotation in annotations]).reshape(-1, 4)  # (x, y, width, height)
+        scale = np.exp(0.2 * rng.standard_normal((len(annotations), 2)))
+        boxes[:, :2] += 0.1 * boxes[:, 2:] * rng.standard_normal((len(annotations), 2))
         boxes[:, 2:] *= scale
-        for annotation, box, bigger in zip(here, boxes.round(2).tolist(), scale.prod(axis=1).tolist(), strict=True):
-            own = dict(id=len(truth['annotations']) + 1, image_id=image_id, bbox=box, area=annotation['area'] * bigger)
-            truth['annotations'].append(own | {key: annotation[key] for key in ('category_id', 'iscrowd')})
+        for annotation, box, area_scale in zip(
+            annotations, boxes.round(2).tolist(), scale.prod(axis=1).tolist(), strict=True
+        ):
+            ground_truth['annotations'].append(
+                dict(
+                    id=len(ground_truth['annotations']) + 1,
+                    image_id=image_id,
+                    bbox=box,
+                    area=annotation['area'] * area_scale,
+                    category_id=annotation['category_id'],
+                    iscrowd=annotation['iscrowd'],
+                )
+            )
 
-        near = min(detections, 3 * len(here))
-        of = np.arange(near) % max(1, len(here))
-        corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)[of]
-        corners += 0.06 * np.tile(boxes[of, 2:], 2) * rng.standard_normal((near, 4))
-        anywhere = rng.random((detections - near, 2, 2)) * [model['width'], model['height']]
-        anywhere.sort(axis=1)
-        labels = np.array([label[annotation['category_id']] for annotation in here], int)
+        near = min(detections, 3 * len(annotations))
+        nearest = np.arange(near) % max(1, len(annotations))
+        near_boxes = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)[nearest]
+        near_boxes += 0.06 * np.tile(boxes[nearest, 2:], 2) * rng.standard_normal((near, 4))
+        other_boxes = rng.random((detections - near, 2, 2)) * [width, height]
+        other_boxes.sort(axis=1)
+        labels = np.array([label[annotation['category_id']] for annotation in annotations], int)
         scores = rng.random(detections)
-        found.append(
+        predictions.append(
             dict(
                 img_id=image_id,
-                bboxes=np.concatenate([corners, anywhere.reshape(-1, 4)]).astype(np.float32),
-                labels=np.concatenate([labels[of], rng.integers(0, len(label), detections - near)]),
+                bboxes=np.concatenate([near_boxes, other_boxes.reshape(-1, 4)]).astype(np.float32),
+                labels=np.concatenate([labels[nearest], rng.integers(0, len(label), detections - near)]),
                 scores=(scores.round(2) if image_id % 2 else scores).astype(np.float32),
             )
         )
-    return truth, found
+    return ground_truth, predictions

@@ -1,7 +1,8 @@
-"""Exported files on one thread: from a picture to boxes beside mmdet, and the class map beside enlarging all logits."""
+"""Speed of exported files on one thread: image to boxes against mmdet, and the class map against enlarged logits."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -31,141 +32,147 @@ from mnv4_mm.runtime.predictor import Predictor
 from mnv4_mm.runtime.preprocess import prepare
 from mnv4_mm.tasks import build_model
 
-PICTURES = REPOSITORY / 'data/mini/coco/train2017'
-ABOVE = 500  # pairs of box and class above the threshold, in a picture
+IMAGES = REPOSITORY / 'data/mini/coco/train2017'
+CANDIDATES = 500  # pairs of box and class above the score threshold, per image
 
 
 def predictor_pairs() -> list[Pair]:
-    """SSDLite at 320x320 from a JPEG file to boxes: our file, NMS inside, and mmdet with the same weights."""
-    model = lively_detector('mnv4_ssdlite_coco')
-    predictor = as_file(model)
-    in_8_bits = [
-        as_file(model, name, 'int8') for name in ('onnx', 'openvino') if not TARGETS[name].absent(convert=True)
+    """Measure SSDLite at 320x320 from a JPEG file to boxes: our file, with NMS inside, against mmdet."""
+    model = untrained_detector('mnv4_ssdlite_coco')
+    predictor = export_predictor(model)
+    int8_predictors = [
+        export_predictor(model, name, 'int8') for name in ('onnx', 'openvino') if not TARGETS[name].absent(convert=True)
     ]
-    pictures = itertools.cycle(sorted(PICTURES.glob('*.jpg')))
+    images = itertools.cycle(sorted(IMAGES.glob('*.jpg')))
 
-    def ours(file: Predictor) -> Callable[[], object]:
-        return lambda: file(next(pictures))
+    def run(file: Predictor) -> Callable[[], object]:
+        return lambda: file(next(images))
 
-    def mmdets() -> None:
-        with one_thread(), DefaultScope.overwrite_default_scope('mmdet'):
-            inference_detector(model, str(next(pictures)))
+    def run_mmdet() -> None:
+        with single_thread(), DefaultScope.overwrite_default_scope('mmdet'):
+            inference_detector(model, str(next(images)))
 
-    image = read_image(next(pictures))
-    batch, _ = prepare(image, predictor.meta.input, predictor.meta.resize)
+    batch, _ = prepare(read_image(next(images)), predictor.meta.input, predictor.meta.resize)
 
-    def bare() -> None:
-        read_image(next(pictures))
+    def decode_and_run_session() -> None:
+        read_image(next(images))
         predictor.session(batch)
 
     name = 'SSDLite MNv4-Conv-S, 320x320, JPEG to boxes, one thread'
     return [
-        Pair(f'{name}: onnx against mmdet', ours(predictor), mmdets, wanted=4),
-        *(Pair(f'{name}: {one.meta.target} in int8 against mmdet', ours(one), mmdets) for one in in_8_bits),
-        Pair(f'{name}: onnx against decoding and the bare session', ours(predictor), bare, wanted=0.8),
+        Pair(f'{name}: onnx against mmdet', run(predictor), run_mmdet, target=4),
+        *(Pair(f'{name}: {one.meta.target} in int8 against mmdet', run(one), run_mmdet) for one in int8_predictors),
+        Pair(f'{name}: onnx against decoding and the bare session', run(predictor), decode_and_run_session, target=0.8),
     ]
 
 
-def lively_detector(name: str) -> Any:
-    """An untrained SSDLite that finds as much as a trained one: norms that fit the pictures, scores that differ.
+def untrained_detector(name: str) -> Any:
+    """Build an untrained SSDLite with as many detections as a trained one.
 
-    As many pairs of box and class are above the threshold as ``ABOVE`` says: what selecting costs depends on it.
+    Its batch norms fit real images and its scores differ. ``CANDIDATES`` pairs of box and class are above the score
+    threshold, because the cost of NMS depends on their number.
+
+    Args:
+        name: Name of a config.
     """
     torch.manual_seed(0)
     cfg = load_config(name)
     model: Any = build_model(cfg)
-    pictures = [cv2.resize(read_image(path), (320, 320)) for path in sorted(PICTURES.glob('*.jpg'))[:8]]
-    batch = torch.from_numpy(np.stack(pictures)[..., ::-1].transpose(0, 3, 1, 2).copy()).float()
+    images = [cv2.resize(read_image(path), (320, 320)) for path in sorted(IMAGES.glob('*.jpg'))[:8]]
+    batch = torch.from_numpy(np.stack(images)[..., ::-1].transpose(0, 3, 1, 2).copy()).float()
     batch = (batch - 120) / 58
     for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
         norm.momentum = None
     with torch.no_grad():
         model.train()(batch, mode='tensor')
         classes = model.bbox_head.cls_out_channels
-        last = [
-            [one for one in level.modules() if isinstance(one, nn.Conv2d)][-1] for level in model.bbox_head.cls_convs
+        class_convolutions = [
+            [module for module in level.modules() if isinstance(module, nn.Conv2d)][-1]
+            for level in model.bbox_head.cls_convs
         ]
         factor = 2 / float(_class_logits(model.eval(), batch, classes).std())
-        for convolution in last:
+        for convolution in class_convolutions:
             convolution.weight *= factor
         logits = _class_logits(model, batch, classes)
-        low, high = 0.0, 20.0  # of the background's logit
+        low, high = 0.0, 20.0  # bisection of the bias of the background class
         while high - low > 1e-3:
             middle = (low + high) / 2
             logits[:, -1] += middle
-            above = (logits.softmax(1)[:, :-1] > model.bbox_head.test_cfg.score_thr).sum() / len(pictures)
+            count = (logits.softmax(1)[:, :-1] > model.bbox_head.test_cfg.score_thr).sum() / len(images)
             logits[:, -1] -= middle
-            low, high = (middle, high) if above > ABOVE else (low, middle)
-        for convolution in last:
+            low, high = (middle, high) if count > CANDIDATES else (low, middle)
+        for convolution in class_convolutions:
             assert convolution.bias is not None
             convolution.bias[classes - 1 :: classes] += low
-    return as_loaded(model, cfg)
+    return add_metadata(model, cfg)
 
 
-def as_loaded(model: Any, cfg: Config) -> Any:
-    """An untrained detector with what ``apis.model.load_model`` would read from a checkpoint."""
+def add_metadata(model: Any, cfg: Config) -> Any:
+    """Give an untrained detector the attributes that ``apis.model.load_model`` reads from a checkpoint."""
     model.cfg, model.checkpoint_meta = cfg, {}
     model.dataset_meta = dict(classes=tuple(map(str, range(model.bbox_head.num_classes))))
     return model
 
 
 def _class_logits(model: Any, batch: torch.Tensor, classes: int) -> torch.Tensor:
-    """(anchors of all levels and pictures, classes)."""
+    """Return the logits of the anchors of all levels and images, (anchors, classes)."""
     levels = model(batch, mode='tensor')[0]
     return torch.cat([level.permute(0, 2, 3, 1).reshape(-1, classes) for level in levels])
 
 
-def as_file(model: Any, name: str = 'onnx', precision: Precision = 'fp32') -> Predictor:
-    """A model as a file of a runtime, on one thread."""
+def export_predictor(model: Any, name: str = 'onnx', precision: Precision = 'fp32') -> Predictor:
+    """Export a model to a runtime and load the file, on one thread."""
     target = TARGETS[name]
     meta = describe(model, target, precision=precision)
-    some = sorted(PICTURES.glob('*.jpg'))[:8] if precision == 'int8' else []
-    batches = [prepare(read_image(path), meta.input, meta.resize)[0] for path in some]
+    images = sorted(IMAGES.glob('*.jpg'))[:8] if precision == 'int8' else []
+    batches = [prepare(read_image(path), meta.input, meta.resize)[0] for path in images]
     with TemporaryDirectory() as folder:
         path = Path(folder) / f'net{target.suffix}'
         write(build_graph(model, meta), target, path, batches)
         return load(path, threads=1)
 
 
-class one_thread:  # noqa: N801 (a context, spelled as one)
-    """Holds torch on one thread."""
-
-    def __enter__(self) -> None:
-        self.before = torch.get_num_threads()
-        torch.set_num_threads(1)
-
-    def __exit__(self, *_: object) -> None:
-        torch.set_num_threads(self.before)
+@contextmanager
+def single_thread() -> Iterator[None]:
+    """Let torch use one thread only."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def class_map_pairs(classes: int = 150, side: int = 64, factor: int = 8) -> list[Pair]:
-    """The end of a segmenter's file: the class of each pixel of logits that are enlarged.
+    """Measure the end of a segmenter's file: the class of each pixel, from logits of a lower resolution.
 
-    The logits are smooth, as a net's are: a quarter of the squares between four places has several best classes.
+    The logits are smooth, as those of a net are: for a quarter of the squares between four positions the best class is
+    not the same at all corners.
+
+    Args:
+        classes: Number of classes.
+        side: Height and width of the logits.
+        factor: Output stride of the logits, in pixels.
     """
     rng = torch.Generator().manual_seed(0)
     coarse = torch.randn((1, classes, 5, 5), generator=rng)
     logits = nn.functional.interpolate(coarse, (side, side), mode='bicubic').numpy()
-    whole = f"""
-    whole (float[1, {classes}, h, w] all_logits) => (int64[1, H, W] class_map)
+    enlarge_all = f"""
+    enlarge_all (float[1, {classes}, h, w] all_logits) => (int64[1, H, W] class_map)
     <float[4] scales = {{1, 1, {factor}, {factor}}}>
     {{
         full = Resize <mode = "linear"> (all_logits, , scales)
         class_map = ArgMax <axis = 1, keepdims = 0> (full)
     }}"""
-    ours, theirs = (_run(text, logits) for text in (class_map(factor, classes), whole))
-    assert (ours()[0] == theirs()[0]).mean() > 0.9999
+    ours, baseline = (_runner(text, logits) for text in (class_map(factor, classes), enlarge_all))
+    assert (ours()[0] == baseline()[0]).mean() > 0.9999
     size = side * factor
-    return [
-        Pair(
-            f'class map, {classes} classes, {side}x{side} logits to {size}x{size}, one thread: against enlarging all',
-            ours,
-            theirs,
-        )
-    ]
+    name = f'class map, {classes} classes, {side}x{side} logits to {size}x{size}, one thread: against enlarging all'
+    return [Pair(name, ours, baseline)]
 
 
-def _run(text: str, logits: np.ndarray) -> Callable[[], list[np.ndarray]]:
+def _runner(text: str, logits: np.ndarray) -> Callable[[], list[np.ndarray]]:
+    """Return a function that runs a graph in ONNX's text format on one thread."""
     model = parser.parse_model(f'<ir_version: 10, opset_import: ["" : {OPSET}]>\n{text}')
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1

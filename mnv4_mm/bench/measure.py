@@ -1,4 +1,4 @@
-"""Two ways to do the same thing, measured in turn in one process, so that a slow machine slows both."""
+"""Timing of a call against a baseline, in turn in one process, so that a slow machine slows both."""
 
 import statistics
 import subprocess
@@ -10,43 +10,51 @@ from typing import NamedTuple
 
 
 class Pair(NamedTuple):
-    """Two ways to do the same thing.
+    """A call and its baseline.
 
     Attributes:
-        name: What is done.
-        ours: Does it once.
-        theirs: Does it once, the other way.
-        wanted: How many times as fast ours is to be; None where nothing is promised.
-        rounds: How often each side is measured.
-        warm_up: Rounds before that do not count.
+        name: Name of the measurement.
+        ours: Our implementation, to be called once a round.
+        baseline: The implementation it is compared with.
+        target: Speedup that we aim at; None if there is no target.
+        rounds: Number of timed rounds.
+        warm_up: Number of rounds before them that do not count.
     """
 
     name: str
     ours: Callable[[], object]
-    theirs: Callable[[], object]
-    wanted: float | None = None
+    baseline: Callable[[], object]
+    target: float | None = None
     rounds: int = 30
     warm_up: int = 2
 
 
 class Ratio(NamedTuple):
-    """What was measured: medians in ms, and how many times as fast ours is, the median over the rounds."""
+    """Result of a ``Pair``.
+
+    Attributes:
+        name: Name of the measurement.
+        ours_ms: Median time of our implementation in ms.
+        baseline_ms: Median time of the baseline in ms.
+        speedup: Median over the rounds of the baseline's time divided by ours.
+        target: See ``Pair``.
+    """
 
     name: str
     ours_ms: float
-    theirs_ms: float
-    times_as_fast: float
-    wanted: float | None = None
+    baseline_ms: float
+    speedup: float
+    target: float | None = None
 
 
 class Figure(NamedTuple):
-    """A number that has no other side.
+    """A number without a baseline.
 
     Attributes:
-        name: What it is.
+        name: Name of the measurement.
         value: The number.
         unit: Its unit.
-        limit: What it is to stay below; None where nothing is promised.
+        limit: Upper limit that we aim at; None if there is none.
     """
 
     name: str
@@ -56,40 +64,49 @@ class Figure(NamedTuple):
 
 
 def measure(pair: Pair) -> Ratio:
-    """Runs the two in turn, A B, B A, A B, ..."""
+    """Time both sides of a pair in turn: A B, B A, A B, ..."""
     times: tuple[list[float], list[float]] = ([], [])
-    sides = [(0, pair.ours), (1, pair.theirs)]
-    for turn in range(-pair.warm_up, pair.rounds):
-        for side, call in sides if turn % 2 else reversed(sides):
+    sides = [(0, pair.ours), (1, pair.baseline)]
+    for i in range(-pair.warm_up, pair.rounds):
+        for side, call in sides if i % 2 else reversed(sides):
             start = time.perf_counter()
             call()
-            if turn >= 0:
+            if i >= 0:
                 times[side].append((time.perf_counter() - start) * 1e3)
-    ours, theirs = (statistics.median(side) for side in times)
-    # Of the pairs, not of the medians: what slows one round slows both of its sides.
-    ratio = statistics.median(b / a for a, b in zip(*times, strict=True))
-    return Ratio(pair.name, ours, theirs, ratio, pair.wanted)
+    ours, baseline = (statistics.median(side) for side in times)
+    # The ratio of each round, not of the medians: a disturbance in one round slows both of its sides.
+    speedup = statistics.median(b / a for a, b in zip(*times, strict=True))
+    return Ratio(pair.name, ours, baseline, speedup, pair.target)
 
 
 class Process(NamedTuple):
-    """What a command needed: seconds, its own most resident memory in MiB (not that of its workers), its output."""
+    """Cost and output of a finished process.
+
+    Attributes:
+        seconds: Wall-clock time.
+        peak_mib: Peak resident memory in MiB, without that of its own workers.
+        output: Text of stdout and stderr.
+    """
 
     seconds: float
     peak_mib: float
     output: str
 
 
-def run(command: list[str]) -> Process:
-    """Runs Python with these arguments in a process of its own (Linux: memory is from /proc).
+def run_python(arguments: list[str]) -> Process:
+    """Run Python in a process of its own (Linux only: memory is read from /proc).
+
+    Args:
+        arguments: Command line arguments of the interpreter.
 
     Raises:
-        RuntimeError: it fails; its output is told.
+        RuntimeError: It fails; the message has the end of its output.
     """
     start = time.perf_counter()
     peak_kib = 0
-    # Not wait4's maximum, which begins with the memory of the process that started it.
+    # The maximum that wait4 reports would include the memory of the parent process.
     with subprocess.Popen(  # noqa: S603
-        [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         while True:
             try:
@@ -100,5 +117,5 @@ def run(command: list[str]) -> Process:
                 peak_kib = int(status.split('VmHWM:')[1].split()[0]) if 'VmHWM:' in status else peak_kib
     seconds = time.perf_counter() - start
     if process.returncode:
-        raise RuntimeError(f'{" ".join(command)} failed: {output[-2000:]}')
+        raise RuntimeError(f'{" ".join(arguments)} failed: {output[-2000:]}')
     return Process(seconds, peak_kib / 1024, output)

@@ -1,107 +1,146 @@
-"""All measurements, or some, as a table, a JSON file and a plot."""
+"""The benchmark: all measurements as a table, a JSON file and a plot. Each part is imported when it is measured."""
 
 import json
 import platform
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import torch
-from matplotlib.figure import Figure as Plot
-
-from mnv4_mm.bench.augmentation import augmentation_pairs
-from mnv4_mm.bench.backbone import backbone_pairs
-from mnv4_mm.bench.detectors import detector_pairs
-from mnv4_mm.bench.evaluation import coco_pairs, iou_pairs
-from mnv4_mm.bench.exported import class_map_pairs, predictor_pairs
 from mnv4_mm.bench.measure import Figure, Pair, Ratio, measure
-from mnv4_mm.bench.startup import startup
-from mnv4_mm.bench.step import profile, step_pairs
-from mnv4_mm.bench.training import training
-from mnv4_mm.errors import UserError
-
-Measured = tuple[list[Ratio], list[Figure]]
+from mnv4_mm.bench.parts import check_bench
 
 
-def _pairs(*makers: Callable[[], list[Pair]]) -> Measured:
-    return [measure(pair) for make in makers for pair in make()], []
+def _measured(pairs: Sequence[Pair]) -> Iterator[Ratio | Figure]:
+    return (measure(pair) for pair in pairs)
 
 
-PARTS: dict[str, Callable[[], Measured]] = {
-    'augmentation': lambda: _pairs(augmentation_pairs),
-    'training': training,
-    'step': lambda: (_pairs(step_pairs)[0], profile()),
-    'evaluation': lambda: _pairs(coco_pairs, iou_pairs),
-    'startup': startup,
-    'backbone': lambda: _pairs(backbone_pairs),
-    'exported': lambda: _pairs(predictor_pairs, class_map_pairs, detector_pairs),
+def _augmentation() -> Iterator[Ratio | Figure]:
+    from mnv4_mm.bench.augmentation import augmentation_pairs
+
+    yield from _measured(augmentation_pairs())
+
+
+def _training() -> Iterator[Ratio | Figure]:
+    from mnv4_mm.bench.training import training
+
+    yield from training()
+
+
+def _step() -> Iterator[Ratio | Figure]:
+    from mnv4_mm.bench.step import profile, step_pairs
+
+    yield from _measured(step_pairs())
+    yield from profile()
+
+
+def _evaluation() -> Iterator[Ratio | Figure]:
+    from mnv4_mm.bench.evaluation import coco_pairs, iou_pairs
+
+    yield from _measured(coco_pairs())
+    yield from _measured(iou_pairs())
+
+
+def _startup() -> Iterator[Ratio | Figure]:
+    from mnv4_mm.bench.startup import startup
+
+    yield from startup()
+
+
+def _backbone() -> Iterator[Ratio | Figure]:
+    from mnv4_mm.bench.backbone import backbone_pairs
+
+    yield from _measured(backbone_pairs())
+
+
+def _exported() -> Iterator[Ratio | Figure]:
+    from mnv4_mm.bench.detectors import detector_pairs, import_ultralytics
+    from mnv4_mm.bench.exported import class_map_pairs, predictor_pairs
+
+    import_ultralytics()  # an installation that cannot be imported is an error before anything is measured
+    yield from _measured(predictor_pairs())
+    yield from _measured(class_map_pairs())
+    yield from _measured(detector_pairs())
+
+
+MEASURE: dict[str, Callable[[], Iterator[Ratio | Figure]]] = {
+    'augmentation': _augmentation,
+    'training': _training,
+    'step': _step,
+    'evaluation': _evaluation,
+    'startup': _startup,
+    'backbone': _backbone,
+    'exported': _exported,
 }
 
 
-def bench(out: Path, only: Sequence[str] = (), say: Callable[[str], None] = print) -> None:
-    """Measures, and writes ``out`` (JSON) and a plot beside it; each part's lines are told as soon as they are known.
+def bench(out: Path, only: Sequence[str] = (), log: Callable[[str], None] = print) -> None:
+    """Measure, print each result as soon as it is known, and write a JSON file and a plot beside it.
 
     Args:
         out: The JSON file.
         only: Names of ``PARTS``; all of them if left out.
-        say: Where lines of the table go.
+        log: Function that prints a line of the table.
 
     Raises:
-        UserError: a part is unknown, or ``out`` cannot be written.
+        UserError: See ``check_bench``.
     """
-    unknown = [name for name in only if name not in PARTS]
-    if unknown:
-        raise UserError(f'no part {unknown[0]!r} to measure; there are {", ".join(PARTS)}')
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.touch()
-    except OSError as error:
-        raise UserError(f'--out {out} cannot be written: {error.strerror}') from error
-    machine = (
-        f'{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}'
-    )
-    say(f'{machine}\n\n| what | ours | theirs | times as fast | wanted |\n|---|---|---|---|---|')
+    names = check_bench(out, only)
+
+    import torch
+
+    processor = platform.processor() or platform.machine()
+    machine = f'{processor}, {torch.get_num_threads()} threads, torch {torch.__version__}'
+    log(f'{machine}\n\n| measurement | ours | baseline | speedup | target |\n|---|---|---|---|---|')
     ratios: list[Ratio] = []
     figures: list[Figure] = []
-    for name in only or PARTS:
-        found = PARTS[name]()
-        for measured in found:
-            for one in measured:
-                say(row(one))
-        ratios += found[0]
-        figures += found[1]
+    for name in names:
+        for result in MEASURE[name]():
+            log(row(result))
+            if isinstance(result, Ratio):
+                ratios.append(result)
+            else:
+                figures.append(result)
     content = dict(
         machine=machine,
         ratios=[ratio._asdict() for ratio in ratios],
         figures=[figure._asdict() for figure in figures],
     )
+    out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(content, indent=1))
     if ratios:
         plot(ratios, machine, out.with_suffix('.png'))
 
 
-def row(measured: Ratio | Figure) -> str:
-    """A line of the Markdown table."""
-    if isinstance(measured, Figure):
-        wanted = f'below {measured.limit:g} {measured.unit}' if measured.limit is not None else ''
-        return f'| {measured.name} | {measured.value:.2f} {measured.unit} | | | {wanted} |'
-    wanted = f'{measured.wanted:g}' if measured.wanted is not None else ''
-    times = f'{measured.ours_ms:.1f} ms | {measured.theirs_ms:.1f} ms'
-    return f'| {measured.name} | {times} | {measured.times_as_fast:.2f} | {wanted} |'
+def row(result: Ratio | Figure) -> str:
+    """Format a result as a row of the Markdown table."""
+    if isinstance(result, Figure):
+        target = f'below {result.limit:g} {result.unit}' if result.limit is not None else ''
+        return f'| {result.name} | {result.value:.2f} {result.unit} | | | {target} |'
+    target = f'{result.target:g}' if result.target is not None else ''
+    times = f'{result.ours_ms:.1f} ms | {result.baseline_ms:.1f} ms'
+    return f'| {result.name} | {times} | {result.speedup:.2f} | {target} |'
 
 
 def plot(ratios: Sequence[Ratio], machine: str, path: Path) -> None:
-    """Bars of how many times as fast ours is, on a logarithmic axis, with a mark where it is wanted to be."""
+    """Draw the speedups as bars on a logarithmic axis, with a red mark at each target.
+
+    Args:
+        ratios: The measured speedups.
+        machine: Title of the plot.
+        path: The image file.
+    """
+    from matplotlib.figure import Figure as Plot
+
     names = [textwrap.fill(ratio.name, 76) for ratio in ratios]
     figure = Plot(figsize=(12, 1.2 + 0.45 * len(ratios)), layout='constrained')
     figure.suptitle(machine)
     axes = figure.subplots()
-    bars = axes.barh(range(len(ratios)), [ratio.times_as_fast for ratio in ratios], color='tab:blue', height=0.6)
+    bars = axes.barh(range(len(ratios)), [ratio.speedup for ratio in ratios], color='tab:blue', height=0.6)
     axes.bar_label(bars, fmt=' %.2f', fontsize='small')
     for i, ratio in enumerate(ratios):
-        if ratio.wanted is not None:
-            axes.plot([ratio.wanted] * 2, [i - 0.4, i + 0.4], color='tab:red', linewidth=2)
-    axes.set(xscale='log', xlabel='times as fast as the other side (red: wanted)')
+        if ratio.target is not None:
+            axes.plot([ratio.target] * 2, [i - 0.4, i + 0.4], color='tab:red', linewidth=2)
+    axes.set(xscale='log', xlabel='speedup over the baseline (red: target)')
     axes.set_yticks(range(len(ratios)), names, fontsize='small')
     axes.margins(x=0.15)  # room for the numbers
     axes.invert_yaxis()

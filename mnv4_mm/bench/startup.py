@@ -1,27 +1,31 @@
-"""How long it takes until something happens: `--help`, the import, and annotations of COCO's size."""
+"""Time to start: ``--help``, imports, and annotations of the size of COCO's."""
 
 import statistics
+from collections.abc import Iterator
 
-from mnv4_mm.bench.measure import Figure, Ratio, run
+from mnv4_mm.bench.measure import Figure, Ratio, run_python
 from mnv4_mm.bench.reading import full_size_times
 from mnv4_mm.config.index import REPOSITORY
 
 
-def startup(rounds: int = 5) -> tuple[list[Ratio], list[Figure]]:
-    """Seconds of whole processes; of the annotations, of building the data set alone."""
+def startup(rounds: int = 5) -> Iterator[Ratio | Figure]:
+    """Measure the seconds of whole processes; for annotations, those of building the data set alone.
 
-    def seconds(*command: str) -> float:
-        return statistics.median(run(list(command)).seconds for _ in range(rounds))
+    Args:
+        rounds: Number of runs of each process; the median counts.
+    """
 
+    def seconds(*arguments: str) -> float:
+        return statistics.median(run_python(list(arguments)).seconds for _ in range(rounds))
+
+    yield Figure('tools/train.py --help', seconds(str(REPOSITORY / 'tools/train.py'), '--help'), 's', limit=1)
+    yield Figure('import mnv4_mm', seconds('-c', 'import mnv4_mm'), 's')
+    openmmlab = 'import mmdet.models, mmseg.models, timm'
+    yield Figure('import mmdet.models, mmseg.models and timm', seconds('-c', openmmlab), 's')
     starts = full_size_times()
     cached, plain = (statistics.median(s.seconds for s in starts[key]) for key in ('CachedCocoDataset', 'CocoDataset'))
     name = 'start of training on annotations of COCO size'
-    return [Ratio(f"{name}, against mmdet's CocoDataset", cached * 1e3, plain * 1e3, plain / cached)], [
-        Figure('tools/train.py --help', seconds(str(REPOSITORY / 'tools/train.py'), '--help'), 's', limit=1),
-        Figure('import mnv4_mm', seconds('-c', 'import mnv4_mm'), 's'),
-        Figure(
-            'import mmdet.models, mmseg.models and timm', seconds('-c', 'import mmdet.models, mmseg.models, timm'), 's'
-        ),
-        Figure(f'{name}, first time', starts['CachedCocoDataset, first'][0].seconds, 's'),
-        *(Figure(f'{name}: peak memory, {key}', times[0].peak_mib, 'MiB') for key, times in starts.items()),
-    ]
+    yield Ratio(f"{name}, against mmdet's CocoDataset", cached * 1e3, plain * 1e3, plain / cached)
+    yield Figure(f'{name}, first time', starts['CachedCocoDataset, first'][0].seconds, 's')
+    for key, times in starts.items():
+        yield Figure(f'{name}: peak memory, {key}', times[0].peak_mib, 'MiB')

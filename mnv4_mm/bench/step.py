@@ -1,8 +1,9 @@
-"""A training step of MNv4-Conv-S + SSDLite: what each option of `tools/train.py` is worth, and where the time goes."""
+"""Speed of a training step of SSDLite with MNv4-Conv-S: each option of ``tools/train.py``, and the parts of a step."""
 
 import copy
 import itertools
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,13 +13,22 @@ from mmengine.optim import OptimWrapper, build_optim_wrapper
 
 from mnv4_mm.bench.measure import Figure, Pair
 from mnv4_mm.config.load import load_config
-from mnv4_mm.config.training import fit_optimizer, fit_precision
+from mnv4_mm.config.optimizer import fit_optimizer, fit_precision
 from mnv4_mm.engine.step import compile_parts, use_channels_last
 from mnv4_mm.tasks import build_model
 
 
 class Step:
-    """A net, its optimiser and a batch of noise with up to ten boxes a picture."""
+    """A detector, its optimiser, and a batch of noise with up to ten boxes an image.
+
+    Args:
+        batch: Batch size.
+        size: Height and width of the images in pixels.
+        channels_last: See ``engine.step.use_channels_last``.
+        bf16: Compute in bfloat16 where autocast does.
+        fused: Use a fused optimiser.
+        compiled: Compile backbone, neck and head.
+    """
 
     def __init__(
         self,
@@ -44,51 +54,49 @@ class Step:
         self.data = demo_mm_inputs(batch, [[3, size, size]] * batch, num_classes=80)
 
     def __call__(self) -> dict[str, float]:
-        """Makes a step; returns the seconds of its parts."""
-        model, clock = self.model, [time.perf_counter()]
+        """Run a step and return the seconds of its parts."""
+        model, times = self.model, [time.perf_counter()]
 
-        def tick() -> None:
-            clock.append(time.perf_counter())
+        def finish_part() -> None:
+            times.append(time.perf_counter())
 
         with self.optimizer.optim_context(model):
             data = model.data_preprocessor(copy.deepcopy(self.data), training=True)
-            tick()
+            finish_part()
             outputs = model.bbox_head(model.extract_feat(data['inputs']))
-            tick()
-            truth, ignored, metas = unpack_gt_instances(data['data_samples'])
-            loss, _ = model.parse_losses(model.bbox_head.loss_by_feat(*outputs, truth, metas, ignored))
-            tick()
+            finish_part()
+            ground_truth, ignored, metas = unpack_gt_instances(data['data_samples'])
+            loss, _ = model.parse_losses(model.bbox_head.loss_by_feat(*outputs, ground_truth, metas, ignored))
+            finish_part()
         loss.backward()
-        tick()
+        finish_part()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        tick()
+        finish_part()
         names = ('normalise and stack', 'forward', 'targets and loss', 'backward', 'optimiser')
-        return {name: b - a for name, (a, b) in zip(names, itertools.pairwise(clock), strict=True)}
+        return {name: end - start for name, (start, end) in zip(names, itertools.pairwise(times), strict=True)}
 
 
 def step_pairs(batch: int = 16, size: int = 320) -> list[Pair]:
-    """Each option alone, beside the step without it; compilation costs a minute or two once."""
-    kind = f'step of SSDLite, batch {batch}, {size}x{size}'
+    """Measure each option alone against the step without it. Compilation takes a minute or two once."""
 
-    def pair(name: str, ours: dict[str, bool], theirs: dict[str, bool], wanted: float | None = None) -> Pair:
-        return Pair(f'{kind}: {name}', Step(batch, size, **ours), Step(batch, size, **theirs), wanted, rounds=6)
+    def pair(name: str, ours: dict[str, bool], baseline: dict[str, bool], target: float | None = None) -> Pair:
+        sides = Step(batch, size, **ours), Step(batch, size, **baseline)
+        return Pair(f'step of SSDLite, batch {batch}, {size}x{size}: {name}', *sides, target, rounds=6)
 
-    last = dict(channels_last=True)
+    layout = dict(channels_last=True)
     return [
-        pair('channels last, against contiguous', last, {}, wanted=1.2),
-        pair('bfloat16, against float32 (both channels last)', last | dict(bf16=True), last),
-        pair('fused optimiser, against not (both channels last)', last | dict(fused=True), last),
-        pair('compiled, against not (both channels last)', last | dict(compiled=True), last),
+        pair('channels last, against contiguous', layout, {}, target=1.2),
+        pair('bfloat16, against float32 (both channels last)', layout | dict(bf16=True), layout),
+        pair('fused optimiser, against not (both channels last)', layout | dict(fused=True), layout),
+        pair('compiled, against not (both channels last)', layout | dict(compiled=True), layout),
     ]
 
 
-def profile(batch: int = 16, size: int = 320, rounds: int = 6) -> list[Figure]:
-    """Share of each part in a step with the default options."""
+def profile(batch: int = 16, size: int = 320, rounds: int = 6) -> Iterator[Figure]:
+    """Measure the share of each part of a step with the default options."""
     step = Step(batch, size, channels_last=True, fused=True)
-    parts = [step() for _ in range(rounds + 2)][2:]
-    whole = sum(sum(part.values()) for part in parts)
-    return [
-        Figure(f'share of a step of SSDLite: {name}', 100 * sum(part[name] for part in parts) / whole, '%')
-        for name in parts[0]
-    ]
+    steps = [step() for _ in range(rounds + 2)][2:]  # two rounds to warm up
+    total = sum(sum(parts.values()) for parts in steps)
+    for name in steps[0]:
+        yield Figure(f'share of a step of SSDLite: {name}', 100 * sum(parts[name] for parts in steps) / total, '%')

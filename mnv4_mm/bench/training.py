@@ -1,31 +1,49 @@
-"""`tools/train.py` as a user runs it, beside the same net and head in plain mmdet settings."""
+"""Speed of ``tools/train.py`` as a user runs it, against the same net and head with plain mmdet settings."""
 
 import json
 import statistics
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from mnv4_mm.bench.augmentation import MMDET
-from mnv4_mm.bench.measure import Figure, Ratio, run
+from mnv4_mm.bench.measure import Figure, Ratio, run_python
 from mnv4_mm.config.index import REPOSITORY, config_index
 
 BATCH, STEPS = 16, 36
-LINE = 6  # steps a line of the log, of which it has the means
-LR = 0.05  # the loss falls by half in so few steps
+LOG_INTERVAL = 6  # steps; a line of the log has their means
+LEARNING_RATE = 0.05  # high enough to halve the loss within ``STEPS``
 
 
-def training(rounds: int = 2) -> tuple[list[Ratio], list[Figure]]:
-    """Trains for 36 steps on the small set, in turn with plain settings: float32, contiguous, mmdet's pipeline.
+class Run(NamedTuple):
+    """Result of a training run.
 
-    Pictures are read by the process that trains: on two cores a worker would only take turns with it. Seconds a step
-    are the median of the log's lines but the first.
+    Attributes:
+        seconds: Median seconds a step.
+        losses: Loss of each line of the log.
+        peak_mib: Peak memory in MiB.
+    """
+
+    seconds: float
+    losses: list[float]
+    peak_mib: float
+
+
+def training(rounds: int = 2) -> Iterator[Ratio | Figure]:
+    """Train for 36 steps on the small data set, in turn with plain settings: float32, contiguous, mmdet's pipeline.
+
+    Images are read by the training process: on two cores a worker would only compete with it. The time of a step is the
+    median over the lines of the log, without the first one.
+
+    Args:
+        rounds: Number of runs of each side.
     """
     runs: dict[str, list[Run]] = dict(plain=[], ours=[], bf16=[])
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / 'plain.py'
         shipped = config_index()['mnv4_ssdlite_coco']
-        # In RepeatDataset, whose own keys stay.
+        # The data set inside RepeatDataset, whose own keys stay.
         dataset = dict(dataset=dict(pipeline=MMDET, type='CocoDataset'))
         plain.write_text(f'_base_ = {str(shipped)!r}\ntrain_dataloader = dict(dataset={dataset!r})\n')
         commands = dict(
@@ -33,33 +51,26 @@ def training(rounds: int = 2) -> tuple[list[Ratio], list[Figure]]:
             ours=['mnv4_ssdlite_coco'],
             bf16=['mnv4_ssdlite_coco', '--amp-dtype', 'bf16'],
         )
-        for turn in range(rounds):
-            for side in commands if turn % 2 else reversed(commands):
-                runs[side].append(_train(commands[side], Path(folder) / f'{side}{turn}', seed=turn))
-    name = f'tools/train.py mnv4_ssdlite_coco, a step of {BATCH} pictures of 320x320'
-    ms = {side: 1e3 * statistics.median(run.seconds for run in found) for side, found in runs.items()}
-    losses = {side: [loss for run in found for loss in run.losses] for side, found in runs.items()}
-    ratios, figures = [], []
-    for side, words, wanted in (('ours', '', 1.5), ('bf16', ' --amp-dtype bf16', None)):
-        ratio = statistics.median(b.seconds / a.seconds for a, b in zip(runs[side], runs['plain'], strict=True))
-        ratios.append(Ratio(f'{name}{words}, against plain mmdet settings', ms[side], ms['plain'], ratio, wanted))
-        figures.append(Figure(f'{name}{words}: pictures a second', BATCH / ms[side] * 1e3, 'img/s'))
-        # The same seeds draw other numbers from each pipeline: curves agree if their difference is noise.
-        apart = [a - b for a, b in zip(losses[side], losses['plain'], strict=True)]
-        errors = abs(statistics.mean(apart)) / (statistics.stdev(apart) / len(apart) ** 0.5)
-        figures.append(Figure(f'{name}{words}: loss beside plain', errors, 'standard errors', limit=3))
-    for side, found in runs.items():
-        figures.append(Figure(f'{name}: peak memory, {side}', statistics.median(run.peak_mib for run in found), 'MiB'))
-        figures.append(Figure(f'{name}: loss of the last {LINE} steps, {side}', found[-1].losses[-1], ''))
-    return ratios, figures
-
-
-class Run(NamedTuple):
-    """Seconds a step, the loss of each line of the log, and the most memory in MiB."""
-
-    seconds: float
-    losses: list[float]
-    peak_mib: float
+        for i in range(rounds):
+            for side in commands if i % 2 else reversed(commands):
+                runs[side].append(_train(commands[side], Path(folder) / f'{side}{i}', seed=i))
+    name = f'tools/train.py mnv4_ssdlite_coco, a step of {BATCH} images of 320x320'
+    milliseconds = {side: 1e3 * statistics.median(run.seconds for run in side_runs) for side, side_runs in runs.items()}
+    losses = {side: [loss for run in side_runs for loss in run.losses] for side, side_runs in runs.items()}
+    for side, options, target in (('ours', '', 1.5), ('bf16', ' --amp-dtype bf16', None)):
+        speedup = statistics.median(b.seconds / a.seconds for a, b in zip(runs[side], runs['plain'], strict=True))
+        yield Ratio(
+            f'{name}{options}, against plain mmdet settings', milliseconds[side], milliseconds['plain'], speedup, target
+        )
+        yield Figure(f'{name}{options}: images a second', BATCH / milliseconds[side] * 1e3, 'img/s')
+        # The same seed draws other numbers in each pipeline: loss curves agree if their difference is noise.
+        differences = [a - b for a, b in zip(losses[side], losses['plain'], strict=True)]
+        errors = abs(statistics.mean(differences)) / (statistics.stdev(differences) / len(differences) ** 0.5)
+        yield Figure(f'{name}{options}: difference of the loss to plain', errors, 'standard errors', limit=3)
+    for side, side_runs in runs.items():
+        peak = statistics.median(run.peak_mib for run in side_runs)
+        yield Figure(f'{name}: peak memory, {side}', peak, 'MiB')
+        yield Figure(f'{name}: loss of the last {LOG_INTERVAL} steps, {side}', side_runs[-1].losses[-1], '')
 
 
 def _train(arguments: list[str], work_dir: Path, seed: int) -> Run:
@@ -67,17 +78,17 @@ def _train(arguments: list[str], work_dir: Path, seed: int) -> Run:
         'train_dataloader.batch_size': BATCH,
         'train_dataloader.num_workers': 0,
         'train_dataloader.persistent_workers': False,
-        'train_dataloader.dataset.times': BATCH * STEPS // 64,  # the small set has 64 pictures
+        'train_dataloader.dataset.times': BATCH * STEPS // 64,  # the small data set has 64 images
         'val_dataloader.num_workers': 0,
         'val_dataloader.persistent_workers': False,
         'val_dataloader.dataset.indices': 1,
-        'default_hooks.logger.interval': LINE,
-        'log_processor.window_size': LINE,
+        'default_hooks.logger.interval': LOG_INTERVAL,
+        'log_processor.window_size': LOG_INTERVAL,
         'param_scheduler.0.start_factor': 1,  # no warm-up
-        'optim_wrapper.optimizer.lr': LR,
+        'optim_wrapper.optimizer.lr': LEARNING_RATE,
         'randomness.seed': seed,
     }
-    process = run(
+    process = run_python(
         [
             str(REPOSITORY / 'tools/train.py'),
             *arguments,

@@ -1,6 +1,5 @@
-"""Another backbone in a config, and its pretrained weights."""
+"""Replace the backbone of a config, and check its pretrained weights."""
 
-import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,42 +7,41 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
-from mnv4_mm.config.data import fit_inference
 from mnv4_mm.config.index import near_names
-from mnv4_mm.config.nested import dicts
+from mnv4_mm.config.nested import dicts, on_copy
 from mnv4_mm.errors import UserError
 from mnv4_mm.models.arch import ARCHS
 from mnv4_mm.models.timm_features import has_fixed_input_size, timm_normalisation
 from mnv4_mm.tasks import task_of
-from mnv4_mm.tasks.segmentation import Segmentation
 from mnv4_mm.weights.strict import pretrained_entries
 from mnv4_mm.weights.tags import DEFAULT_TAGS, TAGS
 
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 
-def fit_backbone(cfg: Config, name: str) -> Config:
-    """Puts another backbone into a model and gives its channels to the neck and the heads.
 
-    The maps (``out_indices``) and the training settings stay the config's; if it starts from ``timm://`` weights, the
-    new net starts from its own (``DEFAULT_TAGS``; of a timm net, timm's default) or, where none are published, from
-    random ones. Wherever the neck or a head repeats the old channels at the start of its ``in_channels`` or
-    ``out_channels``, or names a map by ``in_index``, the new ones are put.
+def set_backbone(cfg: Config, name: str) -> Config:
+    """Replace the backbone of a model and pass its channels on to the neck and the heads.
+
+    ``out_indices`` and the training settings stay as they are. If the config starts from ``timm://`` weights, the new
+    net starts from its own (``DEFAULT_TAGS``; timm's default for a timm net) or, if none are published, from random
+    ones. The new channels replace the old ones where the neck or a head has them at the start of its ``in_channels`` or
+    ``out_channels``, or selects a feature map by ``in_index``.
 
     Args:
         cfg: A config with ``model.backbone`` of type MobileNetV4.
-        name: ``mnv4_`` and a name of ``ARCHS``, e.g. ``mnv4_conv_l``, or ``timm:`` and one of timm's, e.g.
+        name: ``mnv4_`` and a name of ``ARCHS``, e.g. ``mnv4_conv_l``, or ``timm:`` and a name of timm's, e.g.
             ``timm:fastvit_sa12``.
 
     Raises:
-        UserError: unknown name, or the net does not fit the config.
+        UserError: Unknown name, or the net does not fit the config.
     """
-    cfg = copy.deepcopy(cfg)
     if cfg.get('model', {}).get('backbone', {}).get('type') != 'MobileNetV4':
         raise UserError('--backbone needs a config whose model.backbone is of type MobileNetV4')
     old = _out_channels(cfg.model.backbone)
     entries = pretrained_entries(cfg.model.backbone.pop('init_cfg', None))
     pretrained = any(entry['checkpoint'].startswith('timm://') for entry in entries)
     if name.startswith('timm:'):
-        cfg.model.backbone = _timm_backbone(cfg, name.removeprefix('timm:'))
+        _set_timm_backbone(cfg, name.removeprefix('timm:'))
     else:
         names = [f'mnv4_{arch}' for arch in ARCHS]
         if name not in names:
@@ -54,24 +52,28 @@ def fit_backbone(cfg: Config, name: str) -> Config:
         cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=f'timm://{tag}')
     elif pretrained and cfg.model.backbone.get('norm_eval'):
         raise UserError(
-            f'this config keeps the norm statistics of ImageNet weights and none of {name} are published: put a config '
+            f'this config keeps the norm statistics of ImageNet weights and none of {name} are published: use a config '
             'of your own without init_cfg and norm_eval in the backbone'
         )
-    _fit_channels(cfg.model, old, _out_channels(cfg.model.backbone))
+    _set_channels(cfg.model, old, _out_channels(cfg.model.backbone))
     return cfg
 
 
-def _fit_channels(model: Any, old: list[int], new: list[int]) -> None:
-    """Puts the new channels where the neck or a head repeats the old ones, or, in mmseg's way, names a map."""
+fit_backbone = on_copy(set_backbone)
+
+
+def _set_channels(model: Any, old: list[int], new: list[int]) -> None:
+    """Replace the old channels in the neck and the heads."""
     for part in dicts({key: value for key, value in model.items() if key != 'backbone'}):
         for key in ('in_channels', 'out_channels'):
             value = part.get(key)
             if isinstance(value, list | tuple) and list(value[: len(old)]) == old:
                 part[key] = type(value)([*new, *value[len(old) :]])
+        # mmseg's heads select a feature map by index.
         if 'neck' not in model and isinstance(part.get('in_index'), int):
             part['in_channels'] = new[part['in_index']]
         if 'neck' not in model and part.get('c1_in_channels'):
-            part['c1_in_channels'] = new[0]  # DeepLabV3+ takes its fine map from the first one
+            part['c1_in_channels'] = new[0]  # DeepLabV3+ takes its fine feature map from the first one
 
 
 def _default_tag(name: str) -> str | None:
@@ -80,22 +82,20 @@ def _default_tag(name: str) -> str | None:
     return DEFAULT_TAGS.get(name.removeprefix('mnv4_'))
 
 
-def _timm_backbone(cfg: Config, name: str) -> dict[str, Any]:
+def _set_timm_backbone(cfg: Config, name: str) -> None:
     kept = {key: value for key, value in cfg.model.backbone.items() if key not in ('type', 'arch')}
     unknown = kept.keys() - {'out_indices', 'norm_eval', 'drop_path_rate', 'output_stride'}
     if unknown:
         raise UserError(f"timm:{name} does not take {', '.join(sorted(unknown))} of this config's backbone")
-    backbone = dict(type='TimmFeatures', name=name, **kept)
+    cfg.model.backbone = dict(type='TimmFeatures', name=name, **kept)
     if has_fixed_input_size(name):
         width, height = cfg.input_size
         if width % 32 or height % 32:
-            raise UserError(f'timm:{name} is built for one size of picture; this config keeps the shape of each')
-        backbone['img_size'] = (height, width)
-        if isinstance(task_of(cfg), Segmentation):
-            # Training crops have the one size, test pictures do not: it sees them window by window.
-            cfg.model.test_cfg = fit_inference(cfg, 'slide').model.test_cfg
-            cfg.model.data_preprocessor.test_cfg = dict(size=(height, width))  # no window is smaller
-    return backbone
+            raise UserError(
+                f'timm:{name} is built for one image size; this config keeps the aspect ratio of each image'
+            )
+        cfg.model.backbone.img_size = (height, width)
+        task_of(cfg).set_one_size(cfg, (height, width))
 
 
 def _out_channels(backbone: Mapping[str, Any]) -> list[int]:
@@ -106,25 +106,27 @@ def _out_channels(backbone: Mapping[str, Any]) -> list[int]:
 
 
 def pretrained_files(cfg: Config) -> list[str]:
-    """Local files that any part of a model is to be initialised from."""
+    """Return the local files that parts of a model are initialised from."""
     sources = [part.get('checkpoint', '') for part in dicts(cfg.model) if part.get('type') == 'Pretrained']
     return [source for source in sources if '://' not in source]
 
 
 def disagreeing_normalisation(cfg: Config) -> str | None:
-    """Says where the data preprocessor is not what the backbone's pretrained weights were trained with; None if it is.
+    """Describe how the data preprocessor differs from the one that the backbone's weights were trained with.
 
-    Known for ``timm://`` tags, and for local files named after one.
+    Returns:
+        The difference, for ``timm://`` tags and local files named after one; None if there is none, or the weights are
+            unknown.
     """
     backbone = cfg.model.get('backbone') or {}
     preprocessor = cfg.model.get('data_preprocessor') or {}
     for entry in pretrained_entries(backbone.get('init_cfg')):
-        wanted = _normalisation(entry['checkpoint'])
+        required = _normalisation(entry['checkpoint'])
         used = (tuple(preprocessor.get('mean') or ()), tuple(preprocessor.get('std') or ()))
-        if wanted is not None and not (_close(used, wanted) and preprocessor.get('bgr_to_rgb')):
-            mean, std = wanted
+        if required is not None and not (_close(used, required) and preprocessor.get('bgr_to_rgb')):
+            mean, std = required
             return (
-                f'{entry["checkpoint"]} was trained with RGB pictures of mean={list(mean)} and std={list(std)}; this '
+                f'{entry["checkpoint"]} was trained on RGB images with mean={list(mean)} and std={list(std)}; this '
                 f'data_preprocessor has mean={list(used[0])}, std={list(used[1])}, '
                 f'bgr_to_rgb={bool(preprocessor.get("bgr_to_rgb"))}'
             )
@@ -132,7 +134,12 @@ def disagreeing_normalisation(cfg: Config) -> str | None:
 
 
 def lost_weights(before: Config, after: Config) -> str | None:
-    """Says where a config would start from ImageNet weights but for another backbone that has none; None elsewhere."""
+    """Describe that a config starts from random weights because of its new backbone; None if it does not.
+
+    Args:
+        before: The config as it was loaded.
+        after: The config with the new backbone.
+    """
     entries = [pretrained_entries((cfg.model.get('backbone') or {}).get('init_cfg')) for cfg in (before, after)]
     same = before.model.backbone.get('arch') == after.model.backbone.get('arch')
     if entries[0] and not entries[1] and not same:
@@ -143,11 +150,8 @@ def lost_weights(before: Config, after: Config) -> str | None:
     return None
 
 
-Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
-
-
 def _normalisation(checkpoint: str) -> Normalisation | None:
-    """Mean and std (0 to 255, RGB) of known weights: a tag, a file named after one, or any net of timm."""
+    """Return mean and std (0 to 255, RGB) of weights: of a tag, a file named after one, or any net of timm."""
     name = checkpoint.removeprefix('timm://')
     tag = TAGS.get(name) or TAGS.get(Path(name).name.removesuffix('.safetensors'))
     if tag:

@@ -1,6 +1,5 @@
-"""Reading a config file and setting single values in it."""
+"""Load a config file and set single values in it."""
 
-import copy
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,11 +8,12 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mnv4_mm.config.index import config_index, near_names
+from mnv4_mm.config.index import find_config, near_names
+from mnv4_mm.config.nested import on_copy
 from mnv4_mm.errors import UserError
 
-# Top-level keys that something reads once the config file has been read. Other names of a config file (`batch_size`)
-# have done their work by then.
+# Top-level keys that are used after the config file has been read. Other names of a config file (`batch_size`) are used
+# while it is read, so that setting them later has no effect.
 READ_KEYS = {
     *inspect.signature(Runner.__init__).parameters, 'compile', 'custom_imports', 'find_unused_parameters',
     'model_wrapper_cfg', 'sync_bn', 'report_on_training_pictures', 'channels_last',
@@ -21,20 +21,12 @@ READ_KEYS = {
 
 
 def load_config(name: str | Path) -> Config:
-    """Loads a config by path, or a shipped one by name.
+    """Load a config by path, or a shipped one by name.
 
     Raises:
-        UserError: no such config (near names are listed), or the file is broken.
+        UserError: There is no such config (similar names are listed), or the file is broken.
     """
-    path = Path(name)
-    if not path.is_file():
-        index = config_index()
-        stem = path.stem if path.suffix == '.py' else path.name
-        if stem not in index:
-            raise UserError(f'no config {name}: neither a file nor one of the shipped names{near_names(stem, index)}')
-        path = index[stem]
-    if path.suffix != '.py':
-        raise UserError(f'{path} is not a config: expected a .py file')
+    path = find_config(name)
     try:
         return Config.fromfile(str(path))
     # A config is a Python file that mmengine executes: it can raise anything.
@@ -44,21 +36,20 @@ def load_config(name: str | Path) -> Config:
         ) from error
 
 
-def merge_options(cfg: Config, options: Mapping[str, Any]) -> Config:
-    """Sets ``--cfg-options``, e.g. ``{'train_cfg.max_epochs': 3}``.
+def set_options(cfg: Config, options: Mapping[str, Any]) -> Config:
+    """Set the values of ``--cfg-options``, e.g. ``{'train_cfg.max_epochs': 3}``.
 
     Raises:
-        UserError: the first part of a key is unknown or read by nobody, or a list index is out of range.
+        UserError: The first part of a key is unknown or has no effect, or a list index is out of range.
     """
-    cfg = copy.deepcopy(cfg)
     for key in options:
         first = key.split('.')[0]
         if first in READ_KEYS:
             continue
         if first in cfg:
             raise UserError(
-                f'--cfg-options {key}: {first} is read while the config file is read, setting it now would do nothing; '
-                'set the value where it is used, e.g. train_dataloader.batch_size or optim_wrapper.optimizer.lr'
+                f'--cfg-options {key}: {first} is used while the config file is read, setting it now would do nothing; '
+                'set the value where it goes to, e.g. train_dataloader.batch_size or optim_wrapper.optimizer.lr'
             )
         raise UserError(f'--cfg-options {key}: the config has no {first!r}{near_names(first, READ_KEYS)}')
     try:
@@ -66,3 +57,6 @@ def merge_options(cfg: Config, options: Mapping[str, Any]) -> Config:
     except (KeyError, TypeError, IndexError, AssertionError, ValueError) as error:
         raise UserError(f'--cfg-options: {" ".join(str(error).split())}') from error
     return cfg
+
+
+merge_options = on_copy(set_options)

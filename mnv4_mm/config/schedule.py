@@ -1,29 +1,24 @@
 """Length of a training schedule."""
 
-import copy
-
 from mmengine.config import Config
 
 from mnv4_mm.errors import UserError
 
 
-def fit_length(cfg: Config, length: int, unit: str) -> Config:
-    """Shortens or stretches a schedule, everything counted in its unit in proportion.
+def set_length(cfg: Config, length: int, unit: str) -> Config:
+    """Set the length of a schedule and scale everything that is counted in its unit in proportion.
 
     Args:
         cfg: A config.
-        length: The new number of epochs or iterations.
-        unit: ``epochs`` or ``iters``, which must be what the config counts in.
+        length: The new number of epochs or iterations, at least 1.
+        unit: ``epochs`` or ``iters``, the unit that the config counts in.
 
     Raises:
-        UserError: not a positive number, or the config counts in the other unit.
+        UserError: The config counts in the other unit.
     """
     counts = 'epochs' if 'max_epochs' in cfg.get('train_cfg', {}) else 'iters'
     if unit != counts:
         raise UserError(f'--{unit} does not fit: this config counts in {counts}, use --{counts}')
-    if length < 1:
-        raise UserError(f'--{unit} must be at least 1, got {length}')
-    cfg = copy.deepcopy(cfg)
     key, by_epoch = f'max_{unit}', unit == 'epochs'
     before = cfg.train_cfg[key]
 
@@ -46,7 +41,7 @@ def fit_length(cfg: Config, length: int, unit: str) -> Config:
             if 'milestones' in scheduler:
                 scheduler.milestones = [max(1, scaled(point)) for point in scheduler.milestones]
             if scheduler.get('end', length) <= scheduler.get('begin', 0):
-                continue  # it has shrunk to nothing
+                continue  # nothing is left of it
         schedulers.append(scheduler)
     cfg.param_scheduler = schedulers
     checkpoint = cfg.get('default_hooks', {}).get('checkpoint', {})

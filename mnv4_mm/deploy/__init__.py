@@ -1,1 +1,1 @@
-"""From a trained checkpoint to a runtime: `graph` is inside each file, `targets` a file a runtime, `compare` judges."""
+"""From a trained checkpoint to a runtime: ``export`` converts (``targets``: a file for each), ``compare`` evaluates."""

@@ -1,4 +1,4 @@
-"""A trained model and its config -> what an exported file of it takes and gives."""
+"""Metadata of an exported file, derived from a trained model and its config."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,13 +9,14 @@ from mmdet.models.dense_heads import SSDHead
 from mmengine.config import Config
 
 from mnv4_mm.config.data import innermost_dataset
+from mnv4_mm.deploy.arguments import SIZE_DIVISOR, check_options
 from mnv4_mm.deploy.graph import HEADS
 from mnv4_mm.deploy.targets.base import Target
 from mnv4_mm.errors import UserError
-from mnv4_mm.runtime.meta import Input, Kind, Meta, Precision, Resize, Selection, Task, sha256
+from mnv4_mm.runtime.meta import Input, Kind, Meta, Precision, Resize, Selection, Task
+from mnv4_mm.tasks import task_of
 from mnv4_mm.version import __version__
-
-DIVISOR = 32  # the coarsest map of every net here: sides that are multiples have maps without remainders
+from mnv4_mm.weights.checkpoint import Checkpoint
 
 
 def describe(
@@ -28,102 +29,91 @@ def describe(
     dynamic: bool = False,
     normalise: bool = False,
 ) -> Meta:
-    """Says what a file is to take and give.
+    """Describe the inputs and outputs of a file to be exported.
 
     Args:
-        model: What ``apis.model.load_model`` returned.
-        target: The runtime.
-        kind: What is to come out; the runtime's first that fits the task if left out.
-        precision: Of weights and arithmetic.
-        size: Height and width of the input; those of the config's test pipeline if left out.
-        dynamic: Any size.
-        normalise: Whether the caller will normalise, instead of the graph.
+        model: Model that ``apis.model.load_model`` returned.
+        target: The target.
+        kind: Outputs of the file, see ``Meta.kind``; the first kind of the target that fits the task if left out.
+        precision: Precision of weights and arithmetic.
+        size: Height and width of the input in pixels; those of the config's test pipeline if left out.
+        dynamic: Let the file take inputs of any size.
+        normalise: Let the caller normalise the input, instead of the graph.
+
+    Returns:
+        The metadata, without ``source`` and ``files``.
 
     Raises:
-        UserError: the runtime cannot do it, or the config has a step that is not known.
+        UserError: The target does not support it, or the model or its config has a part that cannot be exported.
     """
     task: Task = 'detection' if hasattr(model, 'bbox_head') else 'segmentation'
     head = getattr(model, 'bbox_head' if task == 'detection' else 'decode_head', None)
     if not hasattr(head, 'loss_by_feat'):
         raise UserError(f'{type(model).__name__} is not exported: single-stage detectors and encoder-decoders are')
-    if task == 'detection' and not isinstance(head, HEADS):  # others with the same coders decode in ways of their own
+    # Other heads with the same box coders decode differently.
+    if task == 'detection' and not isinstance(head, HEADS):
         names = ', '.join(kind.__name__ for kind in HEADS)
-        raise UserError(f'{type(head).__name__} is not exported: {names} and what is made of them are')
-    cfg = model.cfg
-    kinds = [one for one in target.kinds if (one in ('nms', 'raw')) == (task == 'detection')]
+        raise UserError(f'{type(head).__name__} is not exported: {names} and their subclasses are')
+    kinds = [name for name in target.kinds if (name in ('nms', 'raw')) == (task == 'detection')]
     kind = kind or kinds[0]
     if kind not in kinds:
+        option = kind.replace('_', '-')
+        raise UserError(f'--{option} does not fit {task} in {target.name}, which has {", ".join(kinds)}')
+    check_options(target, precision=precision, size=size, dynamic=dynamic)
+    cfg, is_ssd = model.cfg, isinstance(head, SSDHead)
+    preprocessor = cfg.model.data_preprocessor
+    order: Literal['RGB', 'BGR'] = 'RGB' if preprocessor.get('bgr_to_rgb') else 'BGR'
+    config_size, resize = _resize(cfg, order, dynamic)
+    if not (size or dynamic) and any(side % SIZE_DIVISOR for side in config_size):
+        advice = 'train for another size' if is_ssd else 'name height and width by --size'
         raise UserError(
-            f'--{kind.replace("_", "-")} does not fit {task} in {target.name}, which has {", ".join(kinds)}'
+            f'this config stretches every image to {config_size[0]} {config_size[1]}; files take multiples of '
+            f'{SIZE_DIVISOR}: {advice}'
         )
-    if precision not in target.precisions:
-        raise UserError(f'--precision {precision} does not fit {target.name}, which has {", ".join(target.precisions)}')
-    if dynamic and not target.dynamic:
-        raise UserError(f'--dynamic does not fit {target.name}, whose files have one size')
-    if dynamic and size:
-        raise UserError('--size and --dynamic exclude each other')
-    order: Literal['RGB', 'BGR'] = 'RGB' if cfg.model.data_preprocessor.get('bgr_to_rgb') else 'BGR'
-    own_size, resize = _resize(cfg, order, dynamic)
-    if size and (len(size) != 2 or any(side < DIVISOR or side % DIVISOR for side in size)):
-        raise UserError(f'--size must be height and width, multiples of {DIVISOR}, got {" ".join(map(str, size))}')
-    if not (size or dynamic) and any(side % DIVISOR for side in own_size):
-        otherwise = 'train for others' if isinstance(head, SSDHead) else 'name height and width by --size'
+    if size and tuple(size) != config_size and is_ssd:
         raise UserError(
-            f'this config stretches every picture to {own_size[0]} {own_size[1]}; files take multiples of {DIVISOR}: '
-            f'{otherwise}'
-        )
-    if size and tuple(size) != own_size and isinstance(head, SSDHead):
-        raise UserError(
-            f'--size does not fit SSD, whose anchors are made for one size, here {own_size[0]} {own_size[1]}: train '
-            'for another one'
+            f'--size does not fit SSD, whose anchors are made for one size, here {config_size[0]} {config_size[1]}: '
+            'train for another size'
         )
     if task == 'segmentation':
         _check_segmenter(model)
-    height, width = size or own_size
-    info = cfg.model.data_preprocessor
-    meta = model.dataset_meta
+    height, width = size or config_size
+    dataset_meta = model.dataset_meta
     return Meta(
         task=task,
         kind=kind,
         target=target.name,
         precision=precision,
-        classes=tuple(meta['classes']),
+        classes=tuple(dataset_meta['classes']),
         input=Input(
             size=None if dynamic else (height, width),
             layout='NCHW' if normalise else target.layout,
             dtype='float32' if normalise else target.dtype,
             channel_order=order,
             normalise=normalise,
-            mean=_three(info.get('mean'), 0.0),
-            std=_three(info.get('std'), 1.0),
-            divisor=DIVISOR,
+            mean=_channels(preprocessor.get('mean'), 0.0),
+            std=_channels(preprocessor.get('std'), 1.0),
+            divisor=SIZE_DIVISOR,
         ),
         resize=resize,
         selection=_selection(model) if task == 'detection' else None,
         category_ids=tuple(model.checkpoint_meta.get('category_ids') or ()) or None,
-        first_value=int(bool(meta.get('reduce_zero_label'))),
-        palette=tuple(tuple(colour) for colour in meta['palette']) if task == 'segmentation' else None,
+        first_value=int(bool(dataset_meta.get('reduce_zero_label'))),
+        palette=tuple(map(tuple, dataset_meta['palette'])) if task == 'segmentation' else None,
     )
 
 
-def _check_segmenter(model: Any) -> None:
-    """Refuses what a file would do otherwise than the model, without a word."""
-    if model.decode_head.align_corners:
-        raise UserError('a decode_head with align_corners is not exported: class maps are enlarged without')
-    if model.decode_head.out_channels != model.decode_head.num_classes:
-        raise UserError('a decode_head of two classes with one channel is not exported: the class of most is')
-    if model.test_cfg.get('mode') == 'slide':
-        raise UserError(
-            'this config sees windows (model.test_cfg.mode=slide), a file whole pictures: name a config with '
-            "mode='whole' by --config"
-        )
+def source_of(checkpoint: Checkpoint, model: Any, target: Target) -> dict[str, str]:
+    """Describe the origin of a file: checkpoint, its SHA-256, config, and the versions of the packages used.
 
-
-def source_of(checkpoint: Path, model: Any, target: Target) -> dict[str, str]:
-    """Where a file came from: checkpoint, its SHA-256, config, and the versions that made it."""
+    Args:
+        checkpoint: The checkpoint.
+        model: Model that ``apis.model.load_model`` returned.
+        target: The target.
+    """
     return dict(
-        checkpoint=checkpoint.name,
-        sha256=sha256(checkpoint),
+        checkpoint=checkpoint.path.name,
+        sha256=checkpoint.sha256,
         config=Path(model.cfg.get('filename') or model.checkpoint_meta.get('experiment_name') or '').stem,
         mnv4_mm=__version__,
         torch=torch.__version__,
@@ -131,43 +121,64 @@ def source_of(checkpoint: Path, model: Any, target: Target) -> dict[str, str]:
     )
 
 
-def _three(values: Any, otherwise: float) -> tuple[float, float, float]:
-    a, b, c = values or (otherwise,) * 3
+def _check_segmenter(model: Any) -> None:
+    """Refuse settings that an exported file would silently ignore."""
+    if model.decode_head.align_corners:
+        raise UserError('a decode_head with align_corners is not exported: files enlarge class maps without it')
+    if model.decode_head.out_channels != model.decode_head.num_classes:
+        raise UserError('a decode_head with one channel for two classes is not exported: it needs a channel per class')
+    if model.test_cfg.get('mode') == 'slide':
+        raise UserError(
+            'this config predicts windows (model.test_cfg.mode=slide), a file whole images: name a config with '
+            "mode='whole' by --config"
+        )
+
+
+def _channels(values: Any, default: float) -> tuple[float, float, float]:
+    a, b, c = values or (default,) * 3
     return float(a), float(b), float(c)
 
 
 def _resize(cfg: Config, order: str, dynamic: bool) -> tuple[tuple[int, int], Resize]:
-    """What a config's test pipeline does to a picture's size: height and width where they are fixed, and how."""
-    scale, keep, padded, colour = None, True, None, None
+    """Read the input size and the resizing of images from the test pipeline of a config.
+
+    Args:
+        cfg: The config.
+        order: Channel order of the input, ``RGB`` or ``BGR``.
+        dynamic: True if the file takes inputs of any size.
+
+    Returns:
+        Height and width of the input in pixels, and the resizing.
+    """
+    scale, keep_ratio, padded_size, pad_value = None, True, None, None
     for step in innermost_dataset(cfg.test_dataloader.dataset).pipeline:
         name = step['type'].rpartition('.')[2]
         if name == 'Resize':
-            scale, keep = step.get('scale'), bool(step.get('keep_ratio'))
+            scale, keep_ratio = step.get('scale'), bool(step.get('keep_ratio'))
         elif name == 'Pad':
-            padded, colour = step.get('size'), step.get('pad_val', 0)
+            padded_size, pad_value = step.get('size'), step.get('pad_val', 0)
         elif name.startswith('LoadImageFrom'):
             continue
         elif name not in ('LoadAnnotations', 'ResizeToMultiple', 'PackDetInputs', 'PackSegInputs'):
             raise UserError(f'the test pipeline of this config has a step that cannot be exported: {name}')
     if not isinstance(scale, list | tuple) or len(scale) != 2:
         raise UserError('the test pipeline of this config has no Resize with a scale of two numbers')
-    if padded and tuple(padded) != tuple(scale):
+    if padded_size and tuple(padded_size) != tuple(scale):
         raise UserError(
-            f'the test pipeline of this config resizes pictures to {scale[0]}x{scale[1]} and fills up to '
-            f'{padded[0]}x{padded[1]}; only where both are one size it is exported'
+            f'the test pipeline of this config resizes images to {scale[0]}x{scale[1]} and pads them to '
+            f'{padded_size[0]}x{padded_size[1]}; both must be the same size to be exported'
         )
     width, height = scale
-    if cfg.model.data_preprocessor.type.endswith('SegDataPreProcessor') and keep:
-        # Test pictures have all sizes; training crops had this one.
-        height, width = cfg.model.data_preprocessor.get('size') or (height, width)
-    if not keep:
+    if keep_ratio:
+        height, width = task_of(cfg).export_size(cfg, (height, width))
+    else:
         if dynamic:
-            raise UserError(f'--dynamic does not fit: this config stretches every picture to {width}x{height}')
+            raise UserError(f'--dynamic does not fit: this config stretches every image to {width}x{height}')
         return (height, width), Resize('stretch', (0, 0, 0))
-    size = (-(-height // DIVISOR) * DIVISOR, -(-width // DIVISOR) * DIVISOR)
-    colour = colour.get('img', 0) if isinstance(colour, dict) else colour
-    if colour is None:  # without a Pad mmdet fills after normalising, with zeros: with the mean
-        colour = [round(float(mean)) for mean in _three(cfg.model.data_preprocessor.get('mean'), 0.0)]
+    size = (-(-height // SIZE_DIVISOR) * SIZE_DIVISOR, -(-width // SIZE_DIVISOR) * SIZE_DIVISOR)
+    colour = pad_value.get('img', 0) if isinstance(pad_value, dict) else pad_value
+    if colour is None:  # without a Pad mmdet pads with zeros after normalising, which is the mean
+        colour = [round(float(mean)) for mean in _channels(cfg.model.data_preprocessor.get('mean'), 0.0)]
     elif isinstance(colour, int | float):
         colour = [colour] * 3
     elif order == 'RGB':  # Pad works on BGR
@@ -177,18 +188,19 @@ def _resize(cfg: Config, order: str, dynamic: bool) -> tuple[tuple[int, int], Re
 
 
 def _selection(model: Any) -> Selection:
+    """Read the settings of NMS from ``test_cfg`` of a detector."""
     cfg = model.bbox_head.test_cfg
     nms = cfg.get('nms', {})
     if nms.get('type', 'nms') != 'nms' or nms.get('class_agnostic') or 'iou_threshold' not in nms:
-        raise UserError(f'nms of this config is {dict(nms)}; plain nms, class by class, is exported')
-    most, looked_at = int(cfg.get('max_per_img', 0)), int(cfg.get('nms_pre', -1))
-    if most < 1:
-        raise UserError(f'max_per_img of this config is {most}; a file gives a number of boxes from 1 on')
+        raise UserError(f'nms of this config is {dict(nms)}; only plain nms for each class is exported')
+    max_detections, candidates = int(cfg.get('max_per_img', 0)), int(cfg.get('nms_pre', -1))
+    if max_detections < 1:
+        raise UserError(f'max_per_img of this config is {max_detections}; a file needs at least 1')
     return Selection(
         score_thr=float(cfg.get('score_thr', 0)),
         iou_thr=float(nms['iou_threshold']),
-        max_per_img=most,
+        max_per_img=max_detections,
         min_size=float(cfg.get('min_bbox_size', -1)),
-        # Not above 0: all.
-        candidates=looked_at * len(model.bbox_head.prior_generator.strides) if looked_at > 0 else 2**31 - 1,
+        # nms_pre of 0 or less: all candidates.
+        candidates=candidates * len(model.bbox_head.prior_generator.strides) if candidates > 0 else 2**31 - 1,
     )

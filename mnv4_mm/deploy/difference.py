@@ -1,4 +1,4 @@
-"""How far a file's outputs are from PyTorch's. Silent mistakes of converters show here, before any metric."""
+"""Difference of the outputs of an exported file to PyTorch. It shows errors of converters that the metric may hide."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,89 +9,102 @@ from mnv4_mm.runtime.meta import Selection
 from mnv4_mm.runtime.predictor import Predictor
 from mnv4_mm.runtime.results import Detections, class_map, select
 
-# Share of detections that only one of two may have: of two boxes that overlap by as much as NMS allows, noise decides.
-STRANGERS = 0.02
-NEAR = 0.01  # a detection is another's if score and box (relative to the input's size) differ by less
+# Share of detections that may have no match: of two boxes whose IoU is near the threshold of NMS, noise picks one.
+MAX_UNMATCHED = 0.02
+MATCH_TOLERANCE = 0.01  # two detections match if their scores and boxes (relative to the input size) differ by less
 
 
 @dataclass
 class Difference:
-    """What was found over some pictures.
+    """Difference of outputs over some images.
 
     Attributes:
-        largest: Raw outputs: the largest difference relative to the largest value. Detections: the larger of the
-            scores' largest difference and the boxes', relative to the input's size, or the share that one of them does
-            not have, if it is over ``STRANGERS``. Class maps: the share of other pixels.
-        of: What it is of.
-        vacuous: Why the comparison says nothing; empty if it does.
+        largest: For raw outputs, the largest difference relative to the largest value. For detections, the larger one
+            of the largest difference of scores and of boxes (relative to the input size); or the share of detections
+            without a match, if it is over ``MAX_UNMATCHED``. For class maps, the share of pixels that differ.
+        kind: ``raw``, ``detections`` or ``pixels``.
+        inconclusive: Reason why the comparison proves nothing; empty if it is conclusive.
     """
 
     largest: float
-    of: str
-    vacuous: str = ''
+    kind: str
+    inconclusive: str = ''
 
-    def text(self) -> str:
-        return f'{self.largest:.1e} ({self.of})'
+    def __str__(self) -> str:
+        return f'{self.largest:.1e} ({self.kind})'
 
 
-def difference(by: Predictor, predictor: Predictor, inputs: Iterable[np.ndarray]) -> Difference:
-    """Runs both on the same inputs.
+def difference(reference: Predictor, predictor: Predictor, inputs: Iterable[np.ndarray]) -> Difference:
+    """Run two predictors on the same inputs and measure how much their outputs differ.
 
     Args:
-        by: PyTorch, ending in raw boxes and scores, or in logits.
-        predictor: The file.
-        inputs: As both take them.
+        reference: PyTorch, with raw boxes and scores, or logits, as outputs.
+        predictor: The exported file.
+        inputs: Batches for both predictors.
+
+    Raises:
+        ValueError: The outputs have different shapes.
     """
-    kind, how = predictor.meta.kind, predictor.meta.selection
-    largest, distinct = 0.0, False
+    kind, selection = predictor.meta.kind, predictor.meta.selection
+    largest, scores_differ = 0.0, False
     classes: set[int] = set()
     for batch in inputs:
-        expected, found = by.run(batch), predictor.run(batch)
+        expected, actual = reference.run(batch), predictor.run(batch)
         if kind == 'nms':
-            assert how is not None
-            best = select(expected[0][0], expected[1][0], how)
-            distinct |= len(best.scores) > 0 and len(np.unique(best.scores)) >= len(best.scores) / 2
+            assert selection is not None
+            detections = select(expected[0][0], expected[1][0], selection)
+            scores = detections.scores
+            scores_differ |= len(scores) > 0 and len(np.unique(scores)) >= len(scores) / 2
             size = max(batch.shape[1:])
-            largest = max(largest, _detections(best, Detections(found[0], found[1], found[2]), how, size))
+            largest = max(
+                largest, detection_difference(detections, Detections(actual[0], actual[1], actual[2]), selection, size)
+            )
         elif kind == 'class_map':
             size = batch.shape[1:3] if predictor.meta.input.layout == 'NHWC' else batch.shape[2:]
             labels = class_map(expected[0][0], (size[0], size[1]))
             classes.update(np.unique(labels).tolist())
-            largest = max(largest, float((labels != found[0][0]).mean()))
+            largest = max(largest, float((labels != actual[0][0]).mean()))
         else:
-            for a, b in zip(expected, found, strict=True):
+            for a, b in zip(expected, actual, strict=True):
                 if a.shape != b.shape:
-                    raise ValueError(f'outputs of other shapes: {b.shape} where PyTorch has {a.shape}')
-                # NaN compares as different, too.
-                gap = np.abs(a - b).max() / max(np.abs(a).max(), 1e-12)
-                largest = max(largest, float(gap)) if gap == gap else float('inf')
-    # With untrained weights nothing is above the threshold, or all scores are alike: then everything agrees.
-    vacuous = ''
-    if kind == 'nms' and not distinct:
-        vacuous = 'PyTorch finds nothing, or scores are alike: an untrained net? Nothing is compared'
+                    raise ValueError(f'outputs of shape {b.shape}, PyTorch has {a.shape}')
+                relative = float(np.abs(a - b).max() / max(np.abs(a).max(), 1e-12))
+                largest = max(largest, float('inf') if np.isnan(relative) else relative)
+    # With untrained weights no score reaches the threshold, or all are alike: then every file agrees.
+    inconclusive = ''
+    if kind == 'nms' and not scores_differ:
+        inconclusive = 'PyTorch has no detections, or all scores are alike (untrained net?): nothing is compared'
     elif kind == 'class_map' and len(classes) < 2:
-        vacuous = 'PyTorch finds the same class everywhere: an untrained net? Nothing is compared'
-    of = {'nms': 'detections', 'class_map': 'pixels'}.get(kind, 'raw')
-    return Difference(largest, of, vacuous)
+        inconclusive = 'PyTorch has the same class everywhere (untrained net?): nothing is compared'
+    return Difference(largest, {'nms': 'detections', 'class_map': 'pixels'}.get(kind, 'raw'), inconclusive)
 
 
-def _detections(expected: Detections, found: Detections, how: Selection, size: int) -> float:
-    """See ``Difference.largest``; each detection is paired with the nearest one of its label that is left."""
-    gaps, strangers = [0.0], 0
-    left = np.ones(len(expected.scores), bool)
-    # What is within noise of the last one's score may be in one list and not in the other.
-    full = how.max_per_img <= len(expected.scores)
-    certain = (expected.scores.min() if full else how.score_thr) + 1e-3
-    for box, score, label in zip(found.boxes, found.scores, found.labels, strict=True):
-        same = np.flatnonzero(left & (expected.labels == label))
-        if len(same):
-            gap = np.abs(expected.boxes[same] - box).max(axis=1) / size
-            both = np.maximum(gap, np.abs(expected.scores[same] - score))
-            if both.min() <= NEAR:
-                gaps.append(float(both.min()))
-                left[same[both.argmin()]] = False
+def detection_difference(expected: Detections, actual: Detections, selection: Selection, size: int) -> float:
+    """Measure the difference of two lists of detections, see ``Difference.largest``.
+
+    Each detection is matched with the nearest unmatched one of the same label.
+
+    Args:
+        expected: Detections of PyTorch.
+        actual: Detections of the exported file.
+        selection: Settings by which both were selected.
+        size: Longer side of the input in pixels.
+    """
+    differences, unmatched = [0.0], 0
+    free = np.ones(len(expected.scores), bool)
+    # A detection whose score is within noise of the lowest one that fits may be in one list only.
+    is_full = selection.max_per_img <= len(expected.scores)
+    certain_score = (expected.scores.min() if is_full else selection.score_thr) + 1e-3
+    for box, score, label in zip(actual.boxes, actual.scores, actual.labels, strict=True):
+        candidates = np.flatnonzero(free & (expected.labels == label))
+        if len(candidates):
+            box_difference = np.abs(expected.boxes[candidates] - box).max(axis=1) / size
+            distance = np.maximum(box_difference, np.abs(expected.scores[candidates] - score))
+            if distance.min() <= MATCH_TOLERANCE:
+                differences.append(float(distance.min()))
+                free[candidates[distance.argmin()]] = False
                 continue
-        strangers += bool(score > certain)
-    strangers += int((left & (expected.scores > certain)).sum())
-    share = strangers / max(1, len(expected.scores))
-    return max(*gaps, share if share > STRANGERS else 0.0)
+        unmatched += bool(score > certain_score)
+    unmatched += int((free & (expected.scores > certain_score)).sum())
+    share = unmatched / max(1, len(expected.scores))
+    return max(*differences, share if share > MAX_UNMATCHED else 0.0)

@@ -1,7 +1,7 @@
-"""What is inside an exported file: a trained model as one graph from pixels to boxes and scores, or to logits.
+"""The graph inside an exported file: a trained model from pixels to boxes and scores, or to logits.
 
-The graph ends where every runtime can follow: box selection and the class map are added by a target that can do them
-in its own terms, or done outside by ``results``.
+The graph ends where all runtimes can follow. The selection of boxes and the class map are added by targets that support
+them, or computed outside the file by ``runtime.results``.
 """
 
 import copy
@@ -28,7 +28,11 @@ HEADS = (SSDHead, RetinaHead, RetinaSepBNHead, RTMDetHead)
 
 
 class Pixels(nn.Module):
-    """What a caller feeds -> what the net takes, (N, 3, H, W) float32, normalised."""
+    """Convert the input of a file to the input of the net, (N, 3, H, W) float32, normalised.
+
+    Args:
+        to: Description of the input.
+    """
 
     mean: Tensor
     scale: Tensor
@@ -46,16 +50,17 @@ class Pixels(nn.Module):
 
 
 class Detector(nn.Module):
-    """(N, ...) picture -> boxes (N, A, 4) as (x1, y1, x2, y2) in pixels of the input, scores (N, A, classes).
+    """A detector up to the selection of boxes, for anchors (SSD, RetinaNet) and points (RTMDet).
 
-    What mmdet's dense heads do before they select, for anchors (SSD, RetinaNet) and points (RTMDet).
+    Takes a batch of images as ``to`` describes. Returns boxes (N, A, 4) as (x1, y1, x2, y2) in pixels of the input and
+    scores (N, A, classes), as mmdet's dense heads compute them.
 
     Args:
-        model: mmdet's single-stage detector.
-        to: What goes in.
+        model: Single-stage detector of mmdet.
+        to: Description of the input.
 
     Raises:
-        UserError: a head or a setting of another kind.
+        UserError: The head, or a setting of it, is not supported.
     """
 
     priors: Tensor
@@ -68,7 +73,7 @@ class Detector(nn.Module):
         self.generator, self.coder = head.prior_generator, head.bbox_coder
         self.is_anchor = isinstance(self.coder, DeltaXYWHBBoxCoder)
         if not self.is_anchor and not isinstance(self.coder, DistancePointBBoxCoder):
-            raise UserError(f'boxes of {type(self.coder).__name__} are not exported: anchors (delta) and points are')
+            raise UserError(f'boxes of {type(self.coder).__name__} are not exported: those of anchors and points are')
         if self.is_anchor and self.coder.add_ctr_clamp:
             raise UserError('boxes with add_ctr_clamp (YOLOF) are not exported')
         if to.size is None and isinstance(self.generator, SSDAnchorGenerator):
@@ -76,63 +81,72 @@ class Detector(nn.Module):
         self.use_sigmoid = head.use_sigmoid_cls
         self.classes = head.cls_out_channels
         if to.size:
-            # Known beforehand: what every picture shares is a constant of the graph.
+            # Priors depend on the size only, so they become a constant of the graph.
             with torch.no_grad():
-                maps = self.head(self.neck(self.backbone(torch.zeros(1, 3, *to.size))))
-            if len(maps) != 2:
+                outputs = self.head(self.neck(self.backbone(torch.zeros(1, 3, *to.size))))
+            if len(outputs) != 2:
                 raise UserError(
-                    f'{type(head).__name__} gives {len(maps)} things a level; class scores and boxes are exported'
+                    f'{type(head).__name__} has {len(outputs)} outputs for each level; only heads with class scores '
+                    'and boxes are exported'
                 )
-            self.register_buffer('priors', self._priors(maps[0]))
+            self.register_buffer('priors', self._priors(outputs[0]))
         self.size = to.size
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         x = self.pixels(image)
-        logits, codes = self.head(self.neck(self.backbone(x)))  # a level each: (N, a * classes, h, w), (N, a * 4, h, w)
+        logits, codes = self.head(self.neck(self.backbone(x)))  # levels of (N, a * classes, h, w), (N, a * 4, h, w)
         priors = self.priors if self.size else self._priors(logits)
         height, width = self.size or x.shape[2:]
         boxes = torch.cat([_flat(code, 4) for code in codes], 1)  # (N, A, 4)
         scores = torch.cat([_flat(level, self.classes) for level in logits], 1)  # (N, A, classes)
-        # Softmax has a class more, the last one, for the background.
+        # With softmax the last class is the background.
         scores = scores.sigmoid() if self.use_sigmoid else scores.softmax(-1)[..., :-1]
         return self._decode(priors, boxes, height, width), scores
 
-    def _priors(self, maps: Any) -> Tensor:
-        """Anchors (A, 4), or points (A, 2), of all levels."""
+    def _priors(self, levels: Any) -> Tensor:
+        """Return the anchors (A, 4) or points (A, 2) of all levels."""
         return torch.cat(
             [
                 self.generator.single_level_grid_priors(level.shape[-2:], i, level.dtype, level.device)
-                for i, level in enumerate(maps)
+                for i, level in enumerate(levels)
             ]
         )
 
     def _decode(self, priors: Tensor, codes: Tensor, height: int, width: int) -> Tensor:
-        """Mmdet's ``delta2bbox`` and ``distance2bbox``, without writing in place, which converters make copies of."""
+        """Decode boxes as ``delta2bbox`` and ``distance2bbox`` of mmdet, without in-place writes.
+
+        Converters turn in-place writes into copies.
+        """
         if self.is_anchor:
             means, stds = codes.new_tensor(self.coder.means), codes.new_tensor(self.coder.stds)
             codes = codes * stds + means
             centre, side = (priors[:, :2] + priors[:, 2:]) * 0.5, priors[:, 2:] - priors[:, :2]
-            most = abs(math.log(16 / 1000))  # mmdet's wh_ratio_clip
+            max_log = abs(math.log(16 / 1000))  # mmdet's wh_ratio_clip
             centre = centre + codes[..., :2] * side
-            half = codes[..., 2:].clamp(-most, most).exp() * (side * 0.5)
+            half = codes[..., 2:].clamp(-max_log, max_log).exp() * (side * 0.5)
             low, high = centre - half, centre + half
         else:
             low, high = priors - codes[..., :2], priors + codes[..., 2:]
         if not self.coder.clip_border:
             return torch.cat([low, high], -1)
         columns = [
-            point[..., i : i + 1].clamp(0, most) for point in (low, high) for i, most in enumerate((width, height))
+            corner[..., i : i + 1].clamp(0, side) for corner in (low, high) for i, side in enumerate((width, height))
         ]
         return torch.cat(columns, -1)
 
 
 def _flat(level: Tensor, channels: int) -> Tensor:
-    """(N, a * channels, h, w) -> (N, h * w * a, channels)."""
+    """Reshape (N, a * channels, h, w) to (N, h * w * a, channels)."""
     return level.permute(0, 2, 3, 1).reshape(level.shape[0], -1, channels)
 
 
 class Segmenter(nn.Module):
-    """(N, ...) picture -> logits (N, classes, H / s, W / s) as the head gives them, not enlarged."""
+    """A segmenter up to the logits of its head, (N, classes, H / s, W / s) with output stride s.
+
+    Args:
+        model: Encoder-decoder of mmseg.
+        to: Description of the input.
+    """
 
     def __init__(self, model: Any, to: Input) -> None:
         super().__init__()
@@ -152,15 +166,18 @@ class Graph:
     """A model ready for conversion.
 
     Attributes:
-        module: The net as it was trained, norms and all: what exported files are compared with.
-        meta: What it takes and gives; its ``target`` and ``files`` are filled in by ``export``.
+        module: The trained net, with its batch norms. Exported files are compared with it.
+        meta: Metadata of the file to be exported; ``export`` fills in ``files``.
     """
 
     module: nn.Module
     meta: Meta
 
     def example(self) -> Tensor:
-        """An input, of random pixels; of two pictures where there may be several, as torch takes one for a constant."""
+        """Return an input of random pixels.
+
+        It has two images if the batch size is dynamic: ``torch.export`` takes a batch size of one for a constant.
+        """
         to = self.meta.input
         height, width = to.size or (10 * to.divisor, 12 * to.divisor)
         count = 2 if self.meta.any_number else 1
@@ -168,15 +185,15 @@ class Graph:
         pixels = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0))
         return pixels.to(getattr(torch, to.dtype))
 
-    def factor(self) -> int:
-        """Of a segmenter: how many pixels of the input a place of the logits stands for."""
+    def output_stride(self) -> int:
+        """Return the output stride of the logits of a segmenter, in pixels."""
         image = self.example()
         with torch.no_grad():
             logits = self.module(image)[0]
         return image.shape[1 if self.meta.input.layout == 'NHWC' else 2] // logits.shape[2]
 
     def program(self) -> torch.export.ExportedProgram:
-        """The graph in torch's own terms, batch norms folded into the convolutions before them."""
+        """Return the graph as torch exports it, with batch norms folded into the convolutions before them."""
         shapes = self._dynamic_shapes()
         with torch.no_grad():
             example = (self.example(),)
@@ -191,33 +208,40 @@ class Graph:
         if to.size:
             return None
         first = 1 if to.layout == 'NHWC' else 2
-        # In steps of the divisor, from a size at which every map has at least two places.
+        # Multiples of the divisor, from a size at which every feature map has at least two positions a side.
         steps = {first + i: to.divisor * torch.export.Dim(name, min=2, max=256) for i, name in enumerate(('h', 'w'))}
         if self.meta.any_number:
-            steps[0] = torch.export.Dim('pictures')
+            steps[0] = torch.export.Dim('images')
         return (steps,)
 
 
 def build_graph(model: Any, meta: Meta) -> Graph:
-    """Makes a graph of a trained model.
+    """Build the graph of a trained model.
 
     Args:
-        model: mmdet's single-stage detector or mmseg's encoder-decoder, on the CPU. It is copied.
-        meta: What the graph is to take and give, as ``describe`` says of this model.
+        model: Single-stage detector of mmdet or encoder-decoder of mmseg, on the CPU. It is copied.
+        meta: Metadata that ``describe`` derived from this model.
 
     Raises:
-        UserError: a head of another kind.
+        UserError: The head is not supported.
     """
     model = copy.deepcopy(model).eval().requires_grad_(False).to(memory_format=torch.contiguous_format)
-    _plain_layers(model)
+    _replace_layers(model)
     module: nn.Module = (Detector if meta.task == 'detection' else Segmenter)(model, meta.input)
     return Graph(module.eval(), meta)
 
 
 def reference(model: Any, meta: Meta) -> Predictor:
-    """PyTorch with a file's input; it ends in raw boxes and scores, or in logits, whatever the file does with them."""
-    ends: dict[str, Kind] = {'nms': 'raw', 'class_map': 'logits'}
-    meta = replace(meta, kind=ends.get(meta.kind, meta.kind), target='pytorch')
+    """Return the PyTorch model as a predictor with the input of an exported file.
+
+    Its outputs are raw boxes and scores, or logits, even if the file selects boxes or computes the class map.
+
+    Args:
+        model: See ``build_graph``.
+        meta: Metadata of the file.
+    """
+    raw_kinds: dict[str, Kind] = {'nms': 'raw', 'class_map': 'logits'}
+    meta = replace(meta, kind=raw_kinds.get(meta.kind, meta.kind), target='pytorch')
     module = build_graph(model, meta).module
 
     def run(batch: np.ndarray) -> list[np.ndarray]:
@@ -228,39 +252,40 @@ def reference(model: Any, meta: Meta) -> Predictor:
 
 
 class GlobalMean(nn.Module):
-    """(N, C, H, W) -> (N, C, 1, 1)."""
+    """Global average pooling, (N, C, H, W) to (N, C, 1, 1)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.mean((2, 3), keepdim=True)
 
 
-def _plain_layers(model: nn.Module) -> None:
-    """Puts what every converter gets right in the place of layers that some do not.
+def _replace_layers(model: nn.Module) -> None:
+    """Replace layers that some converters get wrong by equivalent ones, in place.
 
-    Attention as matrix products: of ``scaled_dot_product_attention`` with one key/value head for many queries
-    litert-torch loses a transpose, without a word (docs/litert.md has the case), and ExecuTorch's delegate is cut in
-    pieces by it. The mean over a map as a mean: torch takes ``AdaptiveAvgPool2d(1)`` apart into it and an index into
-    memory, which ncnn does not have. mmseg's ``Upsample`` reads a map's size as numbers, which a graph would keep for
-    pictures of any size.
+    - Attention becomes matrix products. For ``scaled_dot_product_attention`` with one key/value head for many queries
+      litert-torch silently loses a transpose (docs/litert.md has the case), and it splits the part of the graph that
+      ExecuTorch can delegate.
+    - ``AdaptiveAvgPool2d(1)`` becomes a mean. torch decomposes it into a mean and ``as_strided``, which ncnn
+      does not have.
+    - mmseg's ``Upsample`` becomes torch's. It reads the size of a feature map as Python numbers, which become constants
+      of the graph even if inputs have any size.
     """
     for module in model.modules():
         if isinstance(module, MultiQueryAttention):
             module.attend = matmul_attention
         elif hasattr(module, 'fused_attn'):  # timm's
-            setattr(module, 'fused_attn', False)  # noqa: B010 (to torch's stubs every attribute is a tensor or a net)
+            setattr(module, 'fused_attn', False)  # noqa: B010 (for mypy: torch's stubs know tensors and modules only)
         for name, child in module.named_children():
             if isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size in (1, (1, 1)):
                 setattr(module, name, GlobalMean())
             elif isinstance(child, Upsample):
-                same = nn.Upsample(child.size, child.scale_factor, child.mode, child.align_corners)
-                setattr(module, name, same)
+                setattr(module, name, nn.Upsample(child.size, child.scale_factor, child.mode, child.align_corners))
 
 
 def fold_norms(module: fx.GraphModule) -> None:
-    """Folds each batch norm into the convolution before it, in place.
+    """Fold each batch norm into the convolution before it, in place.
 
-    Seen in the graph, not in the order of submodules: convolutions that levels share, with norms of their own each, get
-    weights of their own each, as every runtime that folds would give them.
+    Convolutions are found in the graph, not by the order of submodules: where levels share a convolution but have batch
+    norms of their own, each level gets folded weights of its own.
     """
     graph = module.graph
     tensors: dict[Any, Tensor] = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers())
@@ -278,7 +303,7 @@ def fold_norms(module: fx.GraphModule) -> None:
         scale, shift, mean, variance = norm.args[1:5]
         eps = norm.args[7]
         folded = fuse_conv_bn_weights(*values(weight, bias, mean, variance, eps, scale, shift))
-        # By the layer they are of, as listings of layers name it; levels that share it get a number each.
+        # Named after the layer, as in the list of sensitive layers. The number tells levels that share it apart.
         layer = str(conv.args[1].target).removesuffix('.weight').replace('.', '_')
         names = (f'{layer}_folded_{number}', f'{layer}_folded_bias_{number}')
         for name, tensor in zip(names, folded, strict=True):

@@ -1,7 +1,7 @@
-"""What registers with mmdeploy 1.3.1 (DESIGN rule 7: mended here, each with its reason).
+"""Rewriters for mmdeploy 1.3.1: fixes of its export, each with its reason.
 
-A deploy config names this module in ``codebase_config.module``; mmdeploy imports it and applies the rewriters while it
-exports, and takes them back. The other heads go through mmdeploy as they are.
+Deploy configs name this module in ``codebase_config.module``. mmdeploy imports it, applies the rewriters during an
+export and removes them afterwards. Other heads are exported by mmdeploy without changes.
 """
 
 import warnings
@@ -22,10 +22,11 @@ from mnv4_mm.models.layers import MultiQueryAttention, matmul_attention
 
 @FUNCTION_REWRITER.register_rewriter('torch.onnx.export')
 def export_by_trace(*args: Any, **kwargs: Any) -> Any:
-    """Calls the exporter that traces: mmdeploy's rewriters of graphs and symbols are made for it.
+    """Use the tracing exporter, for which mmdeploy's rewriters of graphs and symbolic functions are made.
 
-    Since torch 2.9 the other one is the default, which fails on them. Silenced, and nothing else: what it says about
-    its own age, of each shape that a head reads as a number, and of negative indices, which NMS and top-k do not give.
+    Since torch 2.9 the default is the other exporter, which fails on them. The warnings silenced here are about the
+    age of the tracing exporter, about shapes that a head reads as Python numbers, and about negative indices, which
+    NMS and top-k do not produce.
     """
     ctx = FUNCTION_REWRITER.get_context()
     with warnings.catch_warnings():
@@ -41,30 +42,33 @@ def export_by_trace(*args: Any, **kwargs: Any) -> Any:
 @FUNCTION_REWRITER.register_rewriter('mmdet.models.dense_heads.retina_head.RetinaHead.predict_by_feat')
 @FUNCTION_REWRITER.register_rewriter('mmdet.models.dense_heads.rtmdet_head.RTMDetSepBNHead.predict_by_feat')
 def predict_by_feat(self: BaseDenseHead, *args: Any, **kwargs: Any) -> Any:
-    """Mmdeploy's detections of any dense head, but of the boxes that mmdet hands to NMS.
+    """Select detections as mmdeploy does for any dense head, but from the boxes that mmdet passes to NMS.
 
-    All: boxes without area, such as those clipped at the picture's edge, are not left out as mmdet's ``min_bbox_size``
-    does, and take places among the best.
-    SSDLite: the best ``nms_pre`` boxes of a level are chosen by all classes but the last one: where scores are softmax
-    mmdeploy takes the background away twice (mended after 1.3.1, open-mmlab/mmdeploy#2827). Here all are kept.
-    RTMDet: mmdeploy's rewriter of its head leaves boxes beyond the picture's edge, where mmdet clips them.
+    mmdeploy's own rewriters differ from mmdet:
+
+    - All heads: mmdeploy ignores ``min_bbox_size``. Boxes without area, such as those clipped at the edge of the image,
+      are kept and displace others.
+    - SSDLite: mmdeploy selects the best ``nms_pre`` boxes of a level without regard to the last class, because it
+      removes the background twice if scores are softmax (fixed after 1.3.1, open-mmlab/mmdeploy#2827). Here all boxes
+      are kept.
+    - RTMDet: mmdeploy does not clip boxes at the edge of the image.
 
     Returns:
-        Detections (N, D, 5) as x1, y1, x2, y2 in pixels and score, and labels (N, D).
+        Detections (N, D, 5) as (x1, y1, x2, y2, score) in pixels, and labels (N, D).
     """
     settings = get_post_processing_params(FUNCTION_REWRITER.get_context().cfg)
     cfg = self.test_cfg
-    # RTMDet's nms_pre is more than the boxes it has.
+    # RTMDet has fewer boxes than its nms_pre.
     if not self.use_sigmoid_cls or isinstance(self, RTMDetHead):
         self.test_cfg = type(cfg)({**cfg, 'nms_pre': -1})
     try:
         boxes, scores = BaseDenseHead.predict_by_feat(self, *args, **kwargs, with_nms=False)  # (N, B, 4), (N, B, C)
     finally:
         self.test_cfg = cfg
-    smallest = cfg.get('min_bbox_size', -1)
-    if smallest >= 0:
+    min_size = cfg.get('min_bbox_size', -1)
+    if min_size >= 0:
         width, height = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]  # (N, B)
-        scores = scores * ((width > smallest) & (height > smallest)).unsqueeze(-1).to(scores)
+        scores = scores * ((width > min_size) & (height > min_size)).unsqueeze(-1).to(scores)
     return multiclass_nms(
         boxes,
         scores,
@@ -79,17 +83,18 @@ def predict_by_feat(self: BaseDenseHead, *args: Any, **kwargs: Any) -> Any:
 
 @FUNCTION_REWRITER.register_rewriter('mmseg.models.utils.wrappers.Upsample.forward')
 def scale_up(self: Upsample, x: Tensor) -> Tensor:
-    """Scales by the factor that FPNHead names.
+    """Upsample by the scale factor that FPNHead sets.
 
-    mmseg reads the map's shape as numbers, which a trace keeps for pictures of any size; what follows resizes again, so
-    that the result is only wrong, in all but the first picture's size.
+    mmseg computes the output size from the shape of the feature map as Python numbers, which a trace records as
+    constants. The layers behind it resize again, so a file of dynamic size would not fail but silently be wrong for
+    images of any other size.
     """
     return F.interpolate(x, self.size, self.scale_factor, self.mode, self.align_corners)
 
 
 @FUNCTION_REWRITER.register_rewriter('mnv4_mm.models.layers.MultiQueryAttention.forward')
 def attend_by_products(self: MultiQueryAttention, x: Tensor) -> Tensor:
-    """Writes attention as matrix products: mmdeploy's form of the fused one has a dropout in training mode in it."""
+    """Compute attention by matrix products: mmdeploy's rewriter of fused attention has a dropout in training mode."""
     ctx = FUNCTION_REWRITER.get_context()
     attend, self.attend = self.attend, matmul_attention
     try:

@@ -1,6 +1,7 @@
-"""What mmdeploy's script tools/deploy.py does, within this project's rules: what ``tools/deploy.py`` calls.
+"""Export with mmdeploy, with the arguments of mmdeploy's script ``tools/deploy.py``. Called by ours of that name.
 
-Checkpoints are read as tensors only, files are written whole or not at all, and nothing of mmdeploy's stays behind.
+Unlike mmdeploy's script it reads checkpoints as tensors only, writes files whole or not at all, and leaves no global
+state of mmdeploy behind.
 """
 
 import copy
@@ -29,8 +30,7 @@ from mnv4_mm.engine.runner import quiet_losses
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import read_image, write_image
 from mnv4_mm.tasks import task_of
-from mnv4_mm.tasks.segmentation import Segmentation
-from mnv4_mm.weights.strict import tensors_only
+from mnv4_mm.weights.checkpoint import tensors_only
 
 INSTALL = '`make mmdeploy`, or `pip install --no-deps -r requirements/mmdeploy.txt`'
 
@@ -50,31 +50,31 @@ def deploy(
     cfg_options: Mapping[str, Any] | None = None,
     **unsupported: Any,
 ) -> Path:
-    """Exports a model by mmdeploy, and draws what the file and the model find in the same pictures.
+    """Export a model with mmdeploy, and draw the predictions of the file and of the model for the same images.
 
     Writes the ONNX file that the deploy config names, ``output_onnxruntime.jpg`` and ``output_pytorch.jpg`` (numbered
-    if there are several ``test_img``), and with ``dump_info`` the SDK's ``deploy.json``, ``pipeline.json`` and
-    ``detail.json``.
+    if there are several ``test_img``), and with ``dump_info`` the ``deploy.json``, ``pipeline.json`` and
+    ``detail.json`` of the SDK.
 
     Args:
         deploy_cfg: Deploy config file, one of configs/deploy.
         model_cfg: Path or name of the config the checkpoint was trained with.
         checkpoint: Checkpoint file written by ``tools/train.py``.
-        img: Picture with which the model is traced.
-        test_img: Pictures to draw instead.
-        work_dir: Where to write.
+        img: Image file with which the model is traced.
+        test_img: Image files to draw; ``img`` if left out.
+        work_dir: Output folder.
         device: torch device.
-        log_level: Of mmdeploy's and mmengine's log.
-        show: Also show the pictures in windows.
-        dump_info: Also write what the SDK needs.
-        cfg_options: Values that replace the deploy config's.
+        log_level: Level of the logs of mmdeploy and mmengine.
+        show: Also show the images in windows.
+        dump_info: Also write the files that the SDK needs.
+        cfg_options: Values that replace those of the deploy config.
         **unsupported: Arguments of mmdeploy's script for backends other than ONNX Runtime; an error if one is set.
 
     Returns:
         The path of the ONNX file.
 
     Raises:
-        UserError: a bad argument or file, or mmdeploy is not installed.
+        UserError: An argument or file is invalid, or mmdeploy is not installed.
     """
     for name, value in unsupported.items():
         if value:
@@ -85,113 +85,106 @@ def deploy(
     if importlib.util.find_spec('mmdeploy') is None:
         raise UserError(f'mmdeploy is not installed: {INSTALL}')
     if show and sys.platform == 'linux' and not (os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY')):
-        raise UserError(f'--show needs a display; without it the pictures are written to {work_dir}')
-    deploying = load_deploy_config(deploy_cfg, cfg_options or {})
-    deploying, cfg = fit_size(deploying, load_config(model_cfg))
+        raise UserError(f'--show needs a display; without it the images are written to {work_dir}')
+    deploy_config = load_deploy_config(deploy_cfg, cfg_options or {})
+    deploy_config, cfg = fit_size(deploy_config, load_config(model_cfg))
     images = [read_image(path) for path in test_img or [img]]
-    model = load_model(checkpoint, model_cfg, device)
-    target = Path(work_dir)
-    target.mkdir(parents=True, exist_ok=True)
-    name = deploying.onnx_config.save_file
-    with _logging(log_level), tempfile.TemporaryDirectory(dir=target) as folder:
-        export(deploying, cfg, checkpoint, read_image(img), Path(folder), device)
+    model: Any = load_model(checkpoint, model_cfg, device)
+    out_dir = Path(work_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    file_name = deploy_config.onnx_config.save_file
+    with _logging(log_level), tempfile.TemporaryDirectory(dir=out_dir) as temporary:
+        folder = Path(temporary)
+        export(deploy_config, cfg, checkpoint, read_image(img), folder, device)
         if dump_info:
-            dump(deploying, cfg, checkpoint, Path(folder), device)
-        for by, runs in (
-            ('onnxruntime', load_exported(deploying, cfg, Path(folder) / name, device)),
-            ('pytorch', model),
-        ):
-            # The same names, colours and preparation of pictures for both.
-            runs.cfg, runs.dataset_meta, runs.checkpoint_meta = cfg, model.dataset_meta, model.checkpoint_meta
-            _draw(runs, images, Path(folder), f'output_{by}', show)
-        for path in sorted(Path(folder).iterdir()):
-            path.replace(target / path.name)
-    return target / name
+            dump(deploy_config, cfg, checkpoint, folder, device)
+        exported: Any = load_exported(deploy_config, cfg, folder / file_name, device)
+        for name, net in (('onnxruntime', exported), ('pytorch', model)):
+            # The same class names, colours and preprocessing for both.
+            net.cfg, net.dataset_meta, net.checkpoint_meta = cfg, model.dataset_meta, model.checkpoint_meta
+            _draw(net, images, folder, f'output_{name}', show)
+        for path in sorted(folder.iterdir()):
+            path.replace(out_dir / path.name)
+    return out_dir / file_name
 
 
 def load_deploy_config(path: str, options: Mapping[str, Any]) -> Config:
-    """Loads a deploy config.
+    """Load a deploy config.
 
     Args:
-        path: Its file.
+        path: The file.
         options: Values that replace its own.
 
     Raises:
-        UserError: there is no such file, it is none, or it asks for what is not done here.
+        UserError: There is no such file, it is not a deploy config, or it asks for something that is not supported.
     """
     if not Path(path).is_file():
         shipped = sorted((CONFIGS / 'deploy').glob('*.py'))
         raise UserError(f'no deploy config {path}; there are {", ".join(map(str, shipped))}')
-    deploying = load_config(path)
+    config = load_config(path)
     try:
-        deploying.merge_from_dict(dict(options))
+        config.merge_from_dict(dict(options))
     except (KeyError, TypeError, IndexError, AssertionError, ValueError) as error:
         raise UserError(f'--cfg-options: {" ".join(str(error).split())}') from error
-    missing = {'backend_config', 'codebase_config', 'onnx_config'} - deploying.keys()
+    missing = {'backend_config', 'codebase_config', 'onnx_config'} - config.keys()
     if missing:
-        raise UserError(f'{path} is no deploy config for ONNX: it has no {", ".join(sorted(missing))}')
-    backend = deploying.backend_config.get('type')
+        raise UserError(f'{path} is not a deploy config for ONNX: it has no {", ".join(sorted(missing))}')
+    backend = config.backend_config.get('type')
     if backend != 'onnxruntime':
         raise UserError(
             f'{path} is for {backend}; only onnxruntime is exported here. Other runtimes take its ONNX file, or '
-            '`python tools/export.py` makes their own (docs/mmdeploy.md)'
+            '`python tools/export.py` converts to their own formats (docs/mmdeploy.md)'
         )
-    if 'partition_config' in deploying:
+    if 'partition_config' in config:
         raise UserError(f'{path}: parts of a model (partition_config) are not exported here')
-    return deploying
+    return config
 
 
-def fit_size(deploying: Config, cfg: Config) -> tuple[Config, Config]:
-    """Brings deploy and model config to one size of pictures where a static file needs it.
+def fit_size(deploy_config: Config, cfg: Config) -> tuple[Config, Config]:
+    """Make deploy and model config agree on the size of images if the file has a static size.
 
-    A test pipeline that ends in one size for all pictures stays as it is. Where each picture keeps its shape, a static
-    file stretches it to ``onnx_config.input_shape`` or, where that is None, to the config's ``input_size``.
+    A test pipeline that resizes all images to one size is not changed. If images keep their aspect ratio, a file of
+    static size stretches them to ``onnx_config.input_shape`` or, if it is None, to the ``input_size`` of the config.
 
     Args:
-        deploying: The deploy config.
-        cfg: The model's config.
+        deploy_config: The deploy config.
+        cfg: The config of the model.
 
     Returns:
-        Both, changed copies.
+        Changed copies of both.
 
     Raises:
-        UserError: they do not fit each other, or no size is known.
+        UserError: They do not fit each other, or the size is unknown.
     """
-    deploying, cfg = copy.deepcopy(deploying), copy.deepcopy(cfg)
-    task = task_of(cfg)
-    if deploying.codebase_config.get('type') != cfg.default_scope:
-        raise UserError(
-            f'the deploy config is for {deploying.codebase_config.get("type")}, the model is of {cfg.default_scope}'
-        )
-    if isinstance(task, Segmentation):
-        if cfg.model.test_cfg.get('mode') == 'slide':
-            raise UserError(
-                'mmdeploy exports whole pictures only; this config sees windows (model.test_cfg.mode=slide)'
-            )
-        cfg.data_preprocessor = cfg.model.data_preprocessor  # where mmdeploy looks for what the SDK normalises with
+    deploy_config, cfg = copy.deepcopy(deploy_config), copy.deepcopy(cfg)
+    codebase = deploy_config.codebase_config.get('type')
+    if codebase != cfg.default_scope:
+        raise UserError(f'the deploy config is for {codebase}, the model is of {cfg.default_scope}')
+    task_of(cfg).prepare_mmdeploy(cfg)
     pipeline = innermost_dataset(cfg.test_dataloader.dataset).pipeline
-    size = deploying.onnx_config.get('input_shape')
-    if size is None and not (deploying.onnx_config.get('dynamic_axes') or _makes_one_size(pipeline)):
+    size = deploy_config.onnx_config.get('input_shape')
+    if size is None and not (deploy_config.onnx_config.get('dynamic_axes') or _resizes_to_one_size(pipeline)):
         size = cfg.get('input_size')
         if size is None:
             raise UserError(
-                'pictures of this config keep their shape, and a static file has one: give it by '
+                'images of this config keep their aspect ratio, but a static file has one size: set it by '
                 '--cfg-options "onnx_config.input_shape=[512, 512]" (width, height)'
             )
     if size is not None:
         if not isinstance(size, list | tuple) or len(size) != 2 or any(type(a) is not int or a < 1 for a in size):
             raise UserError(f'onnx_config.input_shape must be width and height in pixels, got {size}')
-        deploying.onnx_config.input_shape = list(size)
-        for step in pipeline:  # as mmdeploy does by itself, here also for the pictures that are drawn
+        deploy_config.onnx_config.input_shape = list(size)
+        # mmdeploy does the same for the file; here it also applies to the images that are drawn.
+        for step in pipeline:
             if step['type'] == 'Resize':
                 step.update(scale=tuple(size), keep_ratio=False)
             elif step['type'] == 'Pad' and 'size' in step:
                 step.size = tuple(size)
     cfg.test_pipeline = copy.deepcopy(pipeline)
-    return deploying, cfg
+    return deploy_config, cfg
 
 
-def _makes_one_size(pipeline: Sequence[Mapping[str, Any]]) -> bool:
+def _resizes_to_one_size(pipeline: Sequence[Mapping[str, Any]]) -> bool:
     return any(
         (step['type'] == 'Pad' and 'size' in step) or (step['type'] == 'Resize' and not step.get('keep_ratio'))
         for step in pipeline
@@ -200,81 +193,81 @@ def _makes_one_size(pipeline: Sequence[Mapping[str, Any]]) -> bool:
 
 @contextmanager
 def _mmdeploy_scope(cfg: Config) -> Iterator[None]:
-    """Lets mmdeploy set the default scope, which it never takes back; and read tensors only."""
+    """Read checkpoints as tensors only, and restore the default scope, which mmdeploy sets but does not restore."""
     with tensors_only(), quiet_losses(), DefaultScope.overwrite_default_scope(cfg.default_scope):
         yield
 
 
-def export(deploying: Config, cfg: Config, checkpoint: str, pixels: np.ndarray, folder: Path, device: str) -> None:
-    """Writes the ONNX file into a folder.
+def export(deploy_config: Config, cfg: Config, checkpoint: str, image: np.ndarray, folder: Path, device: str) -> None:
+    """Write the ONNX file to a folder. mmdeploy builds the model and reads the checkpoint itself.
 
     Args:
-        deploying: The deploy config and
-        cfg: the model's config, of ``fit_size``.
+        deploy_config: Deploy config that ``fit_size`` returned.
+        cfg: Config of the model that ``fit_size`` returned.
         checkpoint: Checkpoint file that fits the config.
-        pixels: Picture with which the model is traced, (H, W, 3) uint8 BGR.
-        folder: Where to write.
+        image: Image with which the model is traced, (H, W, 3) uint8 BGR.
+        folder: Output folder.
         device: torch device.
     """
     from mmdeploy.apis import torch2onnx
 
     with _mmdeploy_scope(cfg):
-        # mmdeploy changes the configs it is given.
+        # Copies, because mmdeploy changes the configs it is given.
         torch2onnx(
-            pixels,
+            image,
             str(folder),
-            deploying.onnx_config.save_file,
-            copy.deepcopy(deploying),
+            deploy_config.onnx_config.save_file,
+            copy.deepcopy(deploy_config),
             copy.deepcopy(cfg),
             f'tensors://{Path(checkpoint).absolute()}',
             device,
         )
 
 
-def dump(deploying: Config, cfg: Config, checkpoint: str, folder: Path, device: str) -> None:
-    """Writes the SDK's deploy.json, pipeline.json and detail.json into a folder. Arguments as of ``export``."""
+def dump(deploy_config: Config, cfg: Config, checkpoint: str, folder: Path, device: str) -> None:
+    """Write deploy.json, pipeline.json and detail.json for the SDK to a folder. Arguments: see ``export``."""
     from mmdeploy.backend.sdk.export_info import export2SDK
 
     with _mmdeploy_scope(cfg):
-        export2SDK(copy.deepcopy(deploying), copy.deepcopy(cfg), str(folder), pth=checkpoint, device=device)
+        export2SDK(copy.deepcopy(deploy_config), copy.deepcopy(cfg), str(folder), pth=checkpoint, device=device)
 
 
-def load_exported(deploying: Config, cfg: Config, file: Path, device: str) -> nn.Module:
-    """Loads an exported file as a model of mmdeploy's, with ``test_step`` as mmdet's and mmseg's have it."""
+def load_exported(deploy_config: Config, cfg: Config, file: Path, device: str) -> nn.Module:
+    """Load an exported file as a model with the ``test_step`` of mmdet and mmseg."""
     from mmdeploy.apis import build_task_processor
 
     with _mmdeploy_scope(cfg):
-        processor = build_task_processor(copy.deepcopy(cfg), copy.deepcopy(deploying), device)
+        processor = build_task_processor(copy.deepcopy(cfg), copy.deepcopy(deploy_config), device)
         return processor.build_backend_model([str(file)], data_preprocessor_updater=processor.update_data_preprocessor)
 
 
 def _draw(model: nn.Module, images: Sequence[np.ndarray], folder: Path, stem: str, show: bool) -> None:
     predict = task_of(model.cfg).predictor(model)
-    drawn = [predict(image).plot() for image in images]
-    for number, picture in enumerate(drawn):
-        write_image(folder / f'{stem}{f"_{number}" if len(drawn) > 1 else ""}.jpg', picture)
+    for i, image in enumerate(images):
+        drawn = predict(image).plot()
+        write_image(folder / f'{stem}{f"_{i}" if len(images) > 1 else ""}.jpg', drawn)
         if show:
-            cv2.imshow(stem, picture)
+            cv2.imshow(stem, drawn)
             cv2.waitKey()
 
 
 @contextmanager
 def _logging(level: str) -> Iterator[None]:
-    """Sets the level of mmdeploy's and mmengine's log for a time, and leaves out what mmdeploy says about itself."""
+    """Set the log level of mmdeploy and mmengine within this context, and drop messages about mmdeploy's own code."""
     loggers = [MMLogger.get_current_instance(), MMLogger.get_instance('mmdeploy')]
-    before = [logger.level for logger in loggers]
+    levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(level)
-        logger.addFilter(_concerns_users)
+        logger.addFilter(_is_relevant)
     try:
         yield
     finally:
-        for logger, old in zip(loggers, before, strict=True):
-            logger.setLevel(old)
-            logger.removeFilter(_concerns_users)
+        for logger, old_level in zip(loggers, levels, strict=True):
+            logger.setLevel(old_level)
+            logger.removeFilter(_is_relevant)
 
 
-def _concerns_users(record: logging.LogRecord) -> bool:
-    """Whether a log line is none of those that mmdeploy's own code causes whatever the model."""
+def _is_relevant(record: logging.LogRecord) -> bool:
+    """Return False for messages that mmdeploy's own code causes, whatever the model."""
     text = record.getMessage()
     return not ('Failed to search registry' in text or text.startswith('DeprecationWarning: get_'))

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mnv4_mm.errors import UserError
-from mnv4_mm.weights.strict import pretrained_entries, tensors_only
+from mnv4_mm.weights.checkpoint import tensors_only
+from mnv4_mm.weights.strict import pretrained_entries
 
 STRIDES = (4, 8, 16, 32)
 

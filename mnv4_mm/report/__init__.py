@@ -1,1 +1,1 @@
-"""Tables and plots."""
+"""Tables: parity of exported files, complexity of nets, published weights."""

@@ -1,4 +1,4 @@
-"""Parameters and multiply-accumulates of nets and whole models."""
+"""Parameters and multiply-accumulates (MACs) of nets and whole models."""
 
 from typing import NamedTuple
 
@@ -17,27 +17,37 @@ from mnv4_mm.tasks import build_model
 
 
 class Complexity(NamedTuple):
-    """Parameters, and multiply-accumulates of one forward pass (convolutions and matrix products only)."""
+    """Complexity of a model.
+
+    Attributes:
+        params: Number of parameters.
+        macs: Multiply-accumulates of a forward pass, in convolutions and matrix products.
+    """
 
     params: int
     macs: int
 
 
 def count(model: nn.Module, size: tuple[int, int]) -> Complexity:
-    """Counts a net, or a model of mmdet or mmseg without its post-processing, on one (H, W) picture."""
+    """Count the parameters and MACs of a net, or of a model of mmdet or mmseg without postprocessing.
+
+    Args:
+        model: The model.
+        size: Height and width of the image in pixels.
+    """
     model.eval()
-    # The fused attention kernel of the CPU is not known to the counter: the plain one is two matrix products.
+    # The counter does not know the fused attention kernel of the CPU; the math kernel is two matrix products.
     with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         model(torch.zeros(1, 3, *size))
     return Complexity(sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2)
 
 
 def classifier(arch: str) -> nn.Module:
-    """The whole classification net of the paper and of timm: trunk, 960, mean over the map, 1280, 1000 classes."""
+    """Build the classification net of the paper and of timm: trunk, 960, global average pooling, 1280, 1000 classes."""
     net = MobileNetV4(arch, out_indices=(4,))
     return nn.Sequential(
         net,
-        _Only(0),
+        _Select(0),
         nn.AdaptiveAvgPool2d(1),
         nn.Conv2d(net.out_channels[0], 1280, 1, bias=False),
         nn.BatchNorm2d(1280),
@@ -47,21 +57,24 @@ def classifier(arch: str) -> nn.Module:
     )
 
 
-class _Only(nn.Module):
-    """Picks one of a tuple."""
+class _Select(nn.Module):
+    """Select one item of a tuple."""
 
     def __init__(self, index: int) -> None:
         super().__init__()
         self.index = index
 
-    def forward(self, maps: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        return maps[self.index]
+    def forward(self, feature_maps: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        return feature_maps[self.index]
 
 
-class Printed(NamedTuple):
-    """What is printed elsewhere: (M parameters, G MACs) at a size in pixels, in the paper's table 6 and by timm.
+class Published(NamedTuple):
+    """Published complexity: millions of parameters and billions of MACs.
 
-    The paper gives its larger nets in units of 2^20 and 2^30.
+    Attributes:
+        size: Height and width of the images in pixels.
+        paper: Values of table 6 of the paper, which has its larger nets in units of 2^20 and 2^30.
+        timm: Values of timm's model cards.
     """
 
     size: int
@@ -69,50 +82,50 @@ class Printed(NamedTuple):
     timm: tuple[float, float | None] | None
 
 
-PRINTED = {
-    'conv_s': Printed(224, (3.8, 0.2), (3.77, 0.19)),
-    'conv_m': Printed(256, (9.2, 1.0), (9.72, 1.10)),
-    'hybrid_m': Printed(256, (10.5, 1.2), (11.07, 1.29)),
-    'conv_l': Printed(384, (31, 5.9), (32.59, 6.43)),
-    'hybrid_l': Printed(384, (35.9, 7.2), (37.76, 7.77)),
-    'conv_s_035': Printed(224, None, (1.91, 0.05)),
-    'conv_s_050': Printed(224, None, (2.24, 0.07)),
-    'hybrid_m_075': Printed(224, None, (7.31, None)),
-    'hybrid_l_075': Printed(256, None, (22.75, None)),
-    'conv_aa_m': Printed(256, None, (9.72, None)),
-    'conv_aa_l': Printed(384, None, (32.59, None)),
-    'conv_blur_m': Printed(224, None, (9.72, None)),
-    'conv_m_seg': Printed(256, None, None),
+PUBLISHED = {
+    'conv_s': Published(224, (3.8, 0.2), (3.77, 0.19)),
+    'conv_m': Published(256, (9.2, 1.0), (9.72, 1.10)),
+    'hybrid_m': Published(256, (10.5, 1.2), (11.07, 1.29)),
+    'conv_l': Published(384, (31, 5.9), (32.59, 6.43)),
+    'hybrid_l': Published(384, (35.9, 7.2), (37.76, 7.77)),
+    'conv_s_035': Published(224, None, (1.91, 0.05)),
+    'conv_s_050': Published(224, None, (2.24, 0.07)),
+    'hybrid_m_075': Published(224, None, (7.31, None)),
+    'hybrid_l_075': Published(256, None, (22.75, None)),
+    'conv_aa_m': Published(256, None, (9.72, None)),
+    'conv_aa_l': Published(384, None, (32.59, None)),
+    'conv_blur_m': Published(224, None, (9.72, None)),
+    'conv_m_seg': Published(256, None, None),
 }
 
 
 def nets_table() -> str:
-    """Markdown table of all nets: trunk and full classifier, measured, beside what the paper and timm print."""
+    """Return a Markdown table of all nets: trunk and classifier as counted, and the values of the paper and of timm."""
     lines = [
         '| net | at | trunk M | trunk GMACs | classifier M | classifier GMACs | paper M / G | timm M / G |',
         '|---|---|---|---|---|---|---|---|',
     ]
-    for arch, printed in PRINTED.items():
-        size = (printed.size, printed.size)
+    for arch, published in PUBLISHED.items():
+        size = (published.size, published.size)
         trunk = count(MobileNetV4(arch, out_indices=(3,)), size)
         whole = count(classifier(arch), size) if ARCHS[arch].head_conv else None
-        cells = [f'mnv4_{arch}', str(printed.size), f'{trunk.params / 1e6:.3f}', f'{trunk.macs / 1e9:.2f}']
+        cells = [f'mnv4_{arch}', str(published.size), f'{trunk.params / 1e6:.3f}', f'{trunk.macs / 1e9:.2f}']
         cells += [f'{whole.params / 1e6:.3f}', f'{whole.macs / 1e9:.2f}'] if whole else ['-', '-']
-        for pair in (printed.paper, printed.timm):
-            cells.append(f'{pair[0]} / {"-" if pair[1] is None else pair[1]}' if pair else '-')
+        for values in (published.paper, published.timm):
+            cells.append(f'{values[0]} / {"-" if values[1] is None else values[1]}' if values else '-')
         lines.append(f'| {" | ".join(cells)} |')
     return '\n'.join(lines)
 
 
 def count_config(name: str, backbone: str | None = None) -> Complexity:
-    """Counts a shipped detector or segmenter at its config's ``input_size``.
+    """Count the parameters and MACs of the model of a config, at its ``input_size``.
 
     Args:
         name: Config name or path.
-        backbone: Count it with this backbone instead.
+        backbone: Backbone to use instead of that of the config.
 
     Raises:
-        UserError: unknown config or backbone.
+        UserError: The config or the backbone is unknown.
     """
     return _count_loaded(_load(name, backbone))
 
@@ -129,14 +142,14 @@ def _count_loaded(cfg: Config) -> Complexity:
 
 
 def table(names: list[str], backbone: str | None = None) -> str:
-    """Markdown tables of the trunks and of the shipped configs.
+    """Return Markdown tables of the trunks and of configs.
 
     Args:
         names: Config names; all shipped ones if empty.
-        backbone: Count the models with this backbone instead.
+        backbone: Backbone to use instead of those of the configs.
 
     Raises:
-        UserError: unknown config or backbone.
+        UserError: A config or the backbone is unknown.
     """
     lines = [
         '| net | C2, C3, C4, C5 | trunk, M params | GMACs at 224 | 320 | 384 | 512 |',

@@ -1,14 +1,14 @@
-"""Every headline model with three nets, trained for minutes, in every runtime: one table of what ``compare`` finds.
+"""Parity table: each headline model with three nets, trained for minutes, exported to each runtime and compared.
 
-The weights are those of a run on a few pictures of ``data/mini``, at a small size: enough that boxes and classes are
-found on them, whose AP or mIoU a wrong conversion changes. None of these numbers says how good a model is.
+The models are trained on a few images of ``data/mini`` at a small size. That is enough for predictions whose AP or mIoU
+changes if a conversion is wrong. The metrics say nothing about the quality of a model.
 """
 
 import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mmengine.config import Config
 
@@ -19,39 +19,12 @@ from mnv4_mm.config.load import load_config
 from mnv4_mm.config.nested import dicts
 from mnv4_mm.deploy.compare import compare
 from mnv4_mm.deploy.export import export
-from mnv4_mm.deploy.targets import TARGETS
 from mnv4_mm.deploy.targets.base import Target
-from mnv4_mm.errors import UserError
+from mnv4_mm.report.recipes import MODELS, NETS, check_parity
+from mnv4_mm.tasks import task_of
 
-NETS = ('conv_s', 'conv_m', 'hybrid_m')
-# Pictures it is trained on. In minutes few are learned well and many hardly: what is compared is to be far from 0.
-LEARNED = 16
-
-
-class Short(NamedTuple):
-    """How a headline model is trained for this table.
-
-    Attributes:
-        like: The small config whose data and schedule it takes.
-        size: Side of its pictures in pixels; the small config's if None.
-        length: Epochs of 256 pictures, or iterations; 4 pictures a step.
-    """
-
-    like: str
-    size: int | None
-    length: int
-
-
-MODELS: dict[str, Short] = {
-    'mnv4_ssdlite_coco': Short('mnv4_ssdlite_coco-mini', 192, 4),
-    'mnv4_retinanet_coco': Short('mnv4_retinanet_coco-mini', 128, 3),
-    'mnv4_retinanet-1x_coco': Short('mnv4_retinanet_coco-mini', 128, 8),
-    'mnv4_rtmdet_coco': Short('mnv4_rtmdet_coco-mini', 128, 12),
-    'mnv4_lraspp_ade20k': Short('mnv4_lraspp_ade20k-mini', None, 120),
-    'mnv4_fpn_ade20k': Short('mnv4_fpn_ade20k-mini', None, 100),
-    'mnv4_deeplabv3plus_ade20k': Short('mnv4_deeplabv3plus_ade20k-mini', None, 80),
-    'mnv4_segformer_ade20k': Short('mnv4_segformer_ade20k-mini', None, 100),
-}
+# Training images. Within minutes a few are learned well and many hardly, and metrics are to be far from 0.
+NUM_IMAGES = 16
 
 
 def parity(
@@ -60,114 +33,114 @@ def parity(
     to: Sequence[str] = (),
     *,
     folder: Path = Path('work_dirs/parity'),
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> list[str]:
-    """Trains, exports to every runtime and compares. What is in ``folder`` already is not done again.
+    """Train, export to each runtime and compare. Finished results in ``folder`` are reused.
 
     Args:
         models: Names of ``MODELS``; all if left out.
         nets: Names of ``NETS``; all if left out.
         to: Names of ``TARGETS``; all if left out.
-        folder: Where checkpoints, files and results go, a folder each.
-        say: Where lines go.
+        folder: Folder for checkpoints, exported files and results, with a subfolder for each model and net.
+        log: Function that prints a line.
 
     Returns:
-        The pairs that have a file outside the tolerance, as ``model net``.
+        The models with a file outside the tolerance, as ``model net``.
 
     Raises:
-        UserError: an unknown name, or a runtime that is not installed.
+        UserError: A name is unknown, or a package of a target is not installed.
     """
-    for given, known in ((models, MODELS), (nets, NETS), (to, TARGETS)):
-        if unknown := [name for name in given if name not in known]:
-            raise UserError(f'no {unknown[0]!r} here; there are {", ".join(known)}')
-    targets = [TARGETS[name] for name in to or TARGETS]
-    if absent := [line for target in targets if (line := target.absent(convert=True))]:
-        raise UserError('; '.join(absent))
-    found = {
+    targets = check_parity(models, nets, to)
+    results = {
         (model, net): _result(model, net, targets, folder / f'{model}-{net}')
         for model in models or MODELS
         for net in nets or NETS
     }
-    # Behind what training and exporting have said.
-    say(f'| model | net | AP or mIoU | {" | ".join(target.name for target in targets)} |')
-    say('|---' * (3 + len(targets)) + '|')
-    for (model, net), rows in found.items():
-        say(_line(model, net, targets, rows))
-    return [f'{model} {net}' for (model, net), rows in found.items() if not all(row['passes'] for row in rows)]
+    # Printed last, after the output of training and exporting.
+    log(f'| model | net | AP or mIoU | {" | ".join(target.name for target in targets)} |')
+    log('|---' * (3 + len(targets)) + '|')
+    for (model, net), rows in results.items():
+        log(_line(model, net, targets, rows))
+    return [f'{model} {net}' for (model, net), rows in results.items() if not all(row['passes'] for row in rows)]
 
 
 def training_config(model: str, net: str) -> Config:
-    """A headline model from random weights, with data and schedule of a small config."""
-    short = MODELS[model]
-    cfg, small = load_config(model), load_config(short.like)
+    """Return a headline model with random weights, and the data and schedule of a small config.
+
+    Args:
+        model: Name of ``MODELS``.
+        net: Name of ``NETS``.
+    """
+    recipe = MODELS[model]
+    cfg, small = load_config(model), load_config(recipe.config)
     cfg.model.backbone.init_cfg = None
     cfg.model.backbone.norm_eval = False
     small.model = fit_backbone(cfg, f'mnv4_{net}').model
-    # The recipes' norms average over more steps than there are here.
+    # The momenta of the headline configs average over more steps than there are here.
     for part in dicts(small.model):
         if part.get('type') in ('BN', 'SyncBN'):
             part['momentum'] = 0.1
     if small.model.data_preprocessor.get('size'):
         small.model.data_preprocessor.size = small.input_size[::-1]
-    if short.size:
+    if recipe.size:
         for loader in (small.train_dataloader, small.val_dataloader, small.test_dataloader):
             for step in innermost_dataset(loader.dataset).pipeline:
                 if step.type == 'Resize':
-                    step.scale = (short.size, short.size)
-    small.train_dataloader.batch_size = 4  # more steps from as many pictures
-    innermost_dataset(small.train_dataloader.dataset).indices = LEARNED
+                    step.scale = (recipe.size, recipe.size)
+    small.train_dataloader.batch_size = 4  # more steps with the same number of images
+    innermost_dataset(small.train_dataloader.dataset).indices = NUM_IMAGES
     if 'times' in small.train_dataloader.dataset:
-        small.train_dataloader.dataset.times = 256 // LEARNED
-    small.train_cfg.val_interval = 10**6  # compare does
+        small.train_dataloader.dataset.times = 256 // NUM_IMAGES
+    small.train_cfg.val_interval = 10**6  # no validation: compare evaluates
     small.report_on_training_pictures = False
     return small
 
 
 def _result(model: str, net: str, targets: Sequence[Target], folder: Path) -> list[dict[str, Any]]:
-    """The rows of compare's table for one trained net."""
-    result, last, short = folder / 'compared.json', folder / 'last_checkpoint', MODELS[model]
-    # Beside the folder: in it, training writes what it made of it under the same name.
-    config, wanted = folder.with_suffix('.py'), training_config(model, net)
-    detects = short.like.endswith('coco-mini')
-    trained = last.is_file() and last.read_text().strip().endswith(f'_{short.length}.pth')  # not cut short
-    if not trained or not config.is_file() or config.read_text() != wanted.pretty_text:
+    """Return the rows of ``compare`` for one trained model, as its JSON file has them."""
+    result, last, length = folder / 'compared.json', folder / 'last_checkpoint', MODELS[model].length
+    # Beside the folder: inside, training writes the resolved config under the same name.
+    config, cfg = folder.with_suffix('.py'), training_config(model, net)
+    is_trained = last.is_file() and last.read_text().strip().endswith(f'_{length}.pth')  # and not interrupted
+    if not is_trained or not config.is_file() or config.read_text() != cfg.pretty_text:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
-        config.write_text(wanted.pretty_text)
-        if detects:
-            train(str(config), work_dir=str(folder), epochs=short.length)
+        config.write_text(cfg.pretty_text)
+        if 'max_epochs' in cfg.train_cfg:
+            train(str(config), work_dir=str(folder), epochs=length)
         else:
-            train(str(config), work_dir=str(folder), iters=short.length)
+            train(str(config), work_dir=str(folder), iters=length)
     elif result.is_file():
         rows = json.loads(result.read_text())['rows']
-        if all(_of(rows, target) for target in targets):
+        if all(_rows_of(rows, target) for target in targets):
             return rows
     checkpoint, names = last.read_text().strip(), [target.name for target in targets]
-    export(checkpoint, names, kind='raw' if detects else 'logits')
-    # And what is made inside a file, where that is the default: boxes selected, or the class map.
-    export(checkpoint, [name for name in names if 'nms' in TARGETS[name].kinds])
+    export(checkpoint, names, kind=task_of(cfg).raw_output)
+    # Files with boxes selected, or the class map computed, where a target has them.
+    export(checkpoint, [target.name for target in targets if 'nms' in target.kinds])
     compare(checkpoint, on='train', rounds=0, out=str(result))
     return json.loads(result.read_text())['rows']
 
 
-def _of(rows: Sequence[dict[str, Any]], target: Target) -> list[dict[str, Any]]:
+def _rows_of(rows: Sequence[dict[str, Any]], target: Target) -> list[dict[str, Any]]:
     return [row for row in rows if row['name'].endswith(target.suffix)]
 
 
 def _line(model: str, net: str, targets: Sequence[Target], rows: Sequence[dict[str, Any]]) -> str:
-    ran = (row['metric'] for row in rows if row['name'].startswith('PyTorch, ') and row['megabytes'] is None)
-    expected = next(ran, rows[0]['metric'])  # where no file runs: of the first row, which is PyTorch's, too
-    cells = [_cell(_of(rows, target)) for target in targets]
-    return f'| {model} | {net} | {expected:.3f} | {" | ".join(cells)} |'
+    references = (row['metric'] for row in rows if row['name'].startswith('PyTorch, ') and row['megabytes'] is None)
+    metric = next(references, rows[0]['metric'])  # the first row is PyTorch as well, for where no file runs
+    cells = [_cell(_rows_of(rows, target)) for target in targets]
+    return f'| {model} | {net} | {metric:.3f} | {" | ".join(cells)} |'
 
 
 def _cell(rows: Sequence[dict[str, Any]]) -> str:
-    """Of a runtime's files of one net: the raw outputs' difference, and the metric's largest."""
-    if wrong := [row['verdict'] for row in rows if not row['passes']]:
-        return '; '.join(wrong)
-    run = [row for row in rows if row['raw']]
-    if not run:
+    """Format the files of one target: largest difference of the raw outputs, and of the metric."""
+    if failures := [row['verdict'] for row in rows if not row['passes']]:
+        return '; '.join(failures)
+    judged = [row for row in rows if row['raw']]
+    if not judged:
         return 'description'
-    raw = max(row['raw']['largest'] for row in run if row['raw']['of'] == 'raw')
-    largest = max((row['to_pytorch'] for row in run), key=abs)
-    return f'{raw:.0e}, {round(largest, 4) + 0.0:+.4f}'  # no -0.0000
+    # Results that an earlier version stored have the key ``of``.
+    raw = max(row['raw']['largest'] for row in judged if row['raw'].get('kind', row['raw'].get('of')) == 'raw')
+    largest = max((row['to_pytorch'] for row in judged), key=abs)
+    return f'{raw:.0e}, {round(largest, 4) + 0.0:+.4f}'  # + 0.0 turns -0.0 into 0.0

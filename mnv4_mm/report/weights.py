@@ -1,7 +1,7 @@
 """Table of the published weights."""
 
 from mnv4_mm.errors import UserError
-from mnv4_mm.weights.files import is_cached
+from mnv4_mm.weights.hub import is_cached
 from mnv4_mm.weights.tags import INCEPTION, TAGS
 
 

@@ -1,4 +1,4 @@
-"""Detection and segmentation: everything that differs by task."""
+"""Everything that differs between detection and segmentation."""
 
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
@@ -13,10 +13,10 @@ TASKS: dict[str, Task] = {'mmdet': Detection(), 'mmseg': Segmentation()}
 
 
 def task_of(cfg: Config) -> Task:
-    """Detection or segmentation, by the config's ``default_scope``.
+    """Return the task of a config, by its ``default_scope``.
 
     Raises:
-        UserError: it is neither mmdet's nor mmseg's.
+        UserError: The scope is neither mmdet nor mmseg.
     """
     scope = cfg.get('default_scope')
     if scope not in TASKS:
@@ -25,7 +25,7 @@ def task_of(cfg: Config) -> Task:
 
 
 def build_model(cfg: Config) -> nn.Module:
-    """Builds a config's model, with the names of its ``default_scope``."""
+    """Build the model of a config; its types are names of the config's ``default_scope``."""
     task_of(cfg)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         return MODELS.build(cfg.model)

@@ -1,36 +1,37 @@
 """Detection: data sets in COCO's layout, COCO AP, boxes."""
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
 from torch import nn
 
 from mnv4_mm.data.formats.coco import CocoLayout, Split, find_coco, require_split
+from mnv4_mm.data.formats.configured import HINTS, coco_split
 from mnv4_mm.errors import UserError
+from mnv4_mm.paths import check_detections_file
 from mnv4_mm.runtime.draw import palette
 from mnv4_mm.tasks.predictors import Detector
 from mnv4_mm.tasks.task import Predictor, Task
 
 
 class Detection(Task[Split, CocoLayout]):
+    """Object detection: data sets in COCO's layout, COCO AP."""
+
     name = 'detection'
     metric = 'bbox_mAP'
     benchmark = 'COCO'
-    hint = (
-        'fetch it with `python tools/download_dataset.py coco2017`, or try `python tools/train.py '
-        'configs/mnv4_ssdlite_coco-mini.py`, whose data is in the repository'
-    )
+    hint = HINTS['mmdet']
+    raw_output = 'raw'
+    ground_truth_steps = ()
 
     def find(self, root: str) -> CocoLayout:
         return find_coco(root)
 
     def split(self, dataset: Any) -> Split | None:
-        if not {'ann_file', 'data_prefix'} <= dataset.keys() or 'img' not in dataset.data_prefix:
-            return None
-        # As mmengine's BaseDataset joins them.
-        root = Path(dataset.get('data_root') or '')
-        return Split(root / dataset.ann_file, root / dataset.data_prefix.img)
+        return coco_split(dataset)
 
     def set_split(self, dataset: Any, split: Split) -> None:
         dataset.data_root = ''
@@ -40,19 +41,24 @@ class Detection(Task[Split, CocoLayout]):
     def set_classes(self, dataset: Any, layout: CocoLayout) -> None:
         dataset.metainfo = dict(classes=layout.classes, palette=palette(len(layout.classes)))
 
-    def set_truth(self, evaluator: Any, split: Split) -> None:
+    def set_ground_truth(self, evaluator: Any, split: Split) -> None:
         if 'ann_file' not in evaluator:
             raise UserError(
                 'an evaluator of this config is not one FastCocoMetric or CocoMetric with ann_file, as these tools need'
             )
         evaluator.ann_file = str(split.annotations)
 
+    def set_inference(self, cfg: Config, mode: str) -> None:
+        raise UserError('--inference is for segmentation; a detector always takes the whole image')
+
+    def set_one_size(self, cfg: Config, size: tuple[int, int]) -> None:
+        """Nothing to do: the pipelines resize every image to the config's one size."""
+
     def check(self, split: Split, cfg: Config, dataset: Any) -> None:
         require_split(split, self.hint)
 
     def check_out(self, out: str) -> None:
-        if Path(out).suffix != '.json':
-            raise UserError(f'--out {out}: detections are written in COCO format, name a .json file')
+        check_detections_file(out)
 
     def set_outputs(self, cfg: Config, split: Split, per_class: bool, out: str | None) -> None:
         cfg.test_evaluator.classwise = per_class
@@ -61,7 +67,25 @@ class Detection(Task[Split, CocoLayout]):
             cfg.test_evaluator.outfile_prefix = str(Path(out).with_suffix(''))
 
     def finish_outputs(self, out: str) -> None:
-        Path(out).with_suffix('.bbox.json').replace(out)  # mmdet's CocoMetric adds the ending by itself
+        Path(out).with_suffix('.bbox.json').replace(out)  # mmdet's CocoMetric adds the suffix
+
+    def check_ground_truth(self, infos: Iterable[Mapping[str, Any]]) -> None:
+        if not any(info['instances'] for info in infos):
+            raise UserError(f'the test set has no boxes to compute {self.metric} with')
+
+    def evaluation_sample(self, info: Mapping[str, Any], size: tuple[int, int], prediction: Any) -> dict[str, Any]:
+        instances = dict(
+            bboxes=torch.from_numpy(prediction.boxes),
+            scores=torch.from_numpy(prediction.scores),
+            labels=torch.from_numpy(prediction.labels),
+        )
+        return dict(img_id=info['img_id'], ori_shape=size, pred_instances=instances)
+
+    def export_size(self, cfg: Config, size: tuple[int, int]) -> tuple[int, int]:
+        return size
+
+    def prepare_mmdeploy(self, cfg: Config) -> None:
+        """Nothing to do."""
 
     def predictor(self, model: nn.Module) -> Predictor:
         return Detector(model)

@@ -1,46 +1,43 @@
 """Segmentation: data sets in ADE20K's layout, mIoU, class maps."""
 
 import inspect
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from mmengine.config import Config
 from mmseg.datasets import ADE20KDataset
 from mmseg.registry import DATASETS
 from torch import nn
 
 from mnv4_mm.data.formats.ade import AdeLayout, MaskSplit, check_pairs, find_ade
+from mnv4_mm.data.formats.configured import HINTS, mask_split
 from mnv4_mm.errors import UserError
+from mnv4_mm.paths import check_class_map_folder
 from mnv4_mm.runtime.draw import palette
 from mnv4_mm.tasks.predictors import Segmenter
 from mnv4_mm.tasks.task import Predictor, Task
 
 
 class Segmentation(Task[MaskSplit, AdeLayout]):
+    """Semantic segmentation: data sets in ADE20K's layout, mIoU."""
+
     name = 'segmentation'
     metric = 'mIoU'
     benchmark = 'ADE20K'
-    hint = (
-        'fetch it with `python tools/download_dataset.py ade20k`, or try `python tools/train.py '
-        'configs/mnv4_lraspp_ade20k-mini.py`, whose data is in the repository'
-    )
+    hint = HINTS['mmseg']
+    raw_output = 'logits'
+    ground_truth_steps = (dict(type='LoadAnnotations'),)
 
     def find(self, root: str) -> AdeLayout:
         return find_ade(root)
 
     def split(self, dataset: Any) -> MaskSplit | None:
-        prefix = dataset.get('data_prefix') or {}
-        if not {'img_path', 'seg_map_path'} <= prefix.keys():
+        if mask_split(dataset) is None:
             return None
-        # As mmseg's BaseSegDataset joins them.
-        root = Path(dataset.get('data_root') or '')
-        return MaskSplit(
-            root / prefix['img_path'],
-            root / prefix['seg_map_path'],
-            _setting(dataset, 'img_suffix', '.jpg'),
-            _setting(dataset, 'seg_map_suffix', '.png'),
-            root / dataset.ann_file if dataset.get('ann_file') else None,
-        )
+        return mask_split(dataset, _setting(dataset, 'img_suffix', '.jpg'), _setting(dataset, 'seg_map_suffix', '.png'))
 
     def set_split(self, dataset: Any, split: MaskSplit) -> None:
         dataset.data_root = ''
@@ -57,39 +54,82 @@ class Segmentation(Task[MaskSplit, AdeLayout]):
         colours = published['palette'] if is_ade else palette(len(layout.classes))
         dataset.metainfo = dict(classes=layout.classes, palette=colours)
 
-    def set_truth(self, evaluator: Any, split: MaskSplit) -> None:
-        """It comes with the pictures."""
+    def set_ground_truth(self, evaluator: Any, split: MaskSplit) -> None:
+        """Nothing to do: the data loader provides it."""
+
+    def set_inference(self, cfg: Config, mode: str) -> None:
+        if mode == 'whole':
+            cfg.model.test_cfg = dict(mode='whole')
+        elif cfg.model.test_cfg.get('mode') != 'slide':
+            size = cfg.model.data_preprocessor.get('size')  # training crops are padded to it: (height, width)
+            if not size:
+                raise UserError(
+                    '--inference slide needs model.data_preprocessor.size, (height, width) of a training crop'
+                )
+            cfg.model.test_cfg = dict(mode='slide', crop_size=size, stride=tuple(length * 2 // 3 for length in size))
+
+    def set_one_size(self, cfg: Config, size: tuple[int, int]) -> None:
+        """Training crops have the one size; test images do not, and are predicted in windows."""
+        self.set_inference(cfg, 'slide')
+        cfg.model.data_preprocessor.test_cfg = dict(size=size)  # no window is smaller
 
     def check(self, split: MaskSplit, cfg: Config, dataset: Any) -> None:
         reduced = bool(_setting(dataset, 'reduce_zero_label', False))
         check_pairs(split, cfg.model.decode_head.num_classes, reduced, self.hint)
 
     def check_out(self, out: str) -> None:
-        if Path(out).suffix or Path(out).is_file():
-            raise UserError(f'--out {out}: class maps are written as PNG files, name a folder')
+        check_class_map_folder(out)
 
     def set_outputs(self, cfg: Config, split: MaskSplit, per_class: bool, out: str | None) -> None:
-        # A config of mmseg's own names its metric, in percent, and its hook, which knows no folder.
+        # mmseg's metric returns percent, and its hook cannot write to a folder of the user's choice.
         if cfg.test_evaluator.type == 'IoUMetric':
             cfg.test_evaluator = dict(type='ExactIoUMetric', prefix=cfg.test_evaluator.get('prefix'))
         cfg.test_evaluator.per_class = per_class
-        cfg.default_hooks.visualization = dict(type='OverlayHook', pictures=str(split.images))
+        cfg.default_hooks.visualization = dict(type='OverlayHook', image_dir=str(split.images))
         if out:
             if Path(out).resolve() in (split.masks.resolve(), split.images.resolve()):
-                raise UserError(f'--out {out} is where the data is: it would be written over')
+                raise UserError(f'--out {out} is a folder of the data, which would be overwritten')
             Path(out).mkdir(parents=True, exist_ok=True)
             cfg.test_evaluator.update(out_dir=out, image_dir=str(split.images))
 
     def finish_outputs(self, out: str) -> None:
         print(f'class maps: {out}')
 
+    def check_ground_truth(self, infos: Iterable[Mapping[str, Any]]) -> None:
+        """Nothing to do: ``check`` requires a mask for each image."""
+
+    def evaluation_sample(self, info: Mapping[str, Any], size: tuple[int, int], prediction: Any) -> dict[str, Any]:
+        predicted, ground_truth = (
+            torch.from_numpy(class_map.astype(np.int64))[None]
+            for class_map in (prediction.class_map, info['gt_seg_map'])
+        )
+        return dict(
+            pred_sem_seg=dict(data=predicted),
+            gt_sem_seg=dict(data=ground_truth),
+            img_path=info['img_path'],
+            reduce_zero_label=info.get('reduce_zero_label'),
+        )
+
+    def export_size(self, cfg: Config, size: tuple[int, int]) -> tuple[int, int]:
+        # Test images have all sizes; training crops had this one.
+        height, width = cfg.model.data_preprocessor.get('size') or size
+        return height, width
+
+    def prepare_mmdeploy(self, cfg: Config) -> None:
+        if cfg.model.test_cfg.get('mode') == 'slide':
+            raise UserError(
+                'mmdeploy exports inference on whole images only; this config predicts in windows '
+                '(model.test_cfg.mode=slide)'
+            )
+        cfg.data_preprocessor = cfg.model.data_preprocessor  # where mmdeploy looks for the SDK's normalisation
+
     def predictor(self, model: nn.Module) -> Predictor:
         return Segmenter(model)
 
 
-def _setting(dataset: Any, name: str, otherwise: Any) -> Any:
-    """A setting of a data set's config, or what its class (Cityscapes', LoveDA's, ...) takes where it is left out."""
+def _setting(dataset: Any, name: str, default: Any) -> Any:
+    """Return a setting of a data set's config, or the default of its class (Cityscapes', LoveDA's, ...)."""
     if name in dataset:
         return dataset[name]
     parameters = inspect.signature(DATASETS.get(dataset.type)).parameters
-    return parameters[name].default if name in parameters else otherwise
+    return parameters[name].default if name in parameters else default

@@ -1,8 +1,9 @@
-"""What detection and segmentation do differently, as one interface: a task is a subclass in a file of its own."""
+"""Interface of a task: everything that differs between detection and segmentation."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 from mmengine.config import Config
@@ -12,7 +13,7 @@ from mnv4_mm.runtime.results import ClassMap, Detections
 
 
 class Split(Protocol):
-    """Pictures and what is known about them."""
+    """Images and their ground truth."""
 
     @property
     def images(self) -> Path:
@@ -20,11 +21,11 @@ class Split(Protocol):
 
 
 class Layout(Protocol):
-    """A user's data set, recognised."""
+    """A user's data set, as recognised."""
 
     @property
     def root(self) -> Path:
-        """Its folder."""
+        """Folder of the data set."""
 
     @property
     def train(self) -> Any:
@@ -53,55 +54,125 @@ LayoutT = TypeVar('LayoutT', bound=Layout)
 
 
 class Task(ABC, Generic[SplitT, LayoutT]):
-    """A task.
+    """Everything that differs by task.
 
     Attributes:
-        name: ``detection`` or ``segmentation``, as in ``runtime.meta.Meta.task``.
-        metric: Name of the number that counts, as the evaluator gives it.
-        benchmark: The public data set its configs are for.
-        hint: What a user can do who does not have it.
+        name: Name of the task.
+        metric: Name of the main metric, as the evaluator returns it.
+        benchmark: Public data set of the task's configs.
+        hint: Advice for users who do not have that data set.
+        raw_output: Kind of an exported file whose outputs are those of the net, see ``runtime.meta.Kind``.
+        ground_truth_steps: Pipeline that loads the ground truth of an image, and nothing else.
     """
 
     name: str
     metric: str
     benchmark: str
     hint: str
+    raw_output: Literal['raw', 'logits']
+    ground_truth_steps: Sequence[dict[str, Any]]
 
     @abstractmethod
     def find(self, root: str) -> LayoutT:
-        """Recognises and checks the data set of ``--data``."""
+        """Recognise and check the data set of ``--data``.
+
+        Raises:
+            UserError: Something is missing or invalid.
+        """
 
     @abstractmethod
     def split(self, dataset: Any) -> SplitT | None:
-        """The split that a data set's config names; None if it is not of the kind these tools know."""
+        """Return the split that a data set's config names; None if the data set is not of the kind of this task."""
 
     @abstractmethod
     def set_split(self, dataset: Any, split: SplitT) -> None:
-        """Points a data set's config at a split."""
+        """Set the split of a data set's config."""
 
     @abstractmethod
     def set_classes(self, dataset: Any, layout: LayoutT) -> None:
-        """Gives a data set's config the classes of a user's data."""
+        """Set the classes of a user's data in a data set's config."""
 
     @abstractmethod
-    def set_truth(self, evaluator: Any, split: SplitT) -> None:
-        """Points an evaluator's config at the truth of a split, if it reads one by itself."""
+    def set_ground_truth(self, evaluator: Any, split: SplitT) -> None:
+        """Set the ground truth of a split in an evaluator's config, if the evaluator reads it from a file."""
+
+    @abstractmethod
+    def set_inference(self, cfg: Config, mode: str) -> None:
+        """Set the inference mode, ``whole`` or ``slide``.
+
+        Raises:
+            UserError: The task or the config has no such mode.
+        """
+
+    @abstractmethod
+    def set_one_size(self, cfg: Config, size: tuple[int, int]) -> None:
+        """Prepare a config for a net that takes images of one size only, (height, width) in pixels."""
 
     @abstractmethod
     def check(self, split: SplitT, cfg: Config, dataset: Any) -> None:
-        """Checks that a split is there and fit for training and evaluation."""
+        """Check that a split is there and fit for training and evaluation.
+
+        Raises:
+            UserError: Names the first mistakes.
+        """
 
     @abstractmethod
     def check_out(self, out: str) -> None:
-        """Checks the name of a place for predictions, before anything is read."""
+        """Check the name of the file or folder for predictions, before anything is read.
+
+        Raises:
+            UserError: It cannot hold the predictions.
+        """
 
     @abstractmethod
     def set_outputs(self, cfg: Config, split: SplitT, per_class: bool, out: str | None) -> None:
-        """Prepares a test's config for a score per class, and for writing predictions to ``out``."""
+        """Prepare a test's config for metrics per class, and for writing predictions to ``out``.
+
+        Raises:
+            UserError: ``out`` would overwrite the data.
+        """
 
     @abstractmethod
     def finish_outputs(self, out: str) -> None:
-        """Called when the predictions have been written."""
+        """Finish the output after the predictions have been written."""
+
+    @abstractmethod
+    def check_ground_truth(self, infos: Iterable[Mapping[str, Any]]) -> None:
+        """Check that a data set has ground truth to compute the metric with.
+
+        Args:
+            infos: Data information of each image, as mmengine's ``BaseDataset.get_data_info`` returns it.
+
+        Raises:
+            UserError: There is none.
+        """
+
+    @abstractmethod
+    def evaluation_sample(self, info: Mapping[str, Any], size: tuple[int, int], prediction: Any) -> dict[str, Any]:
+        """Return the sample from which an evaluator compares a prediction with the ground truth.
+
+        Args:
+            info: Item of a data set with ``ground_truth_steps`` as its pipeline.
+            size: Height and width of the image in pixels.
+            prediction: ``Detections`` or ``ClassMap`` of ``runtime.results``.
+        """
+
+    @abstractmethod
+    def export_size(self, cfg: Config, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the default input size of an exported file, (height, width), if images keep their aspect ratio.
+
+        Args:
+            cfg: Config of the model.
+            size: Size to which the test pipeline fits an image.
+        """
+
+    @abstractmethod
+    def prepare_mmdeploy(self, cfg: Config) -> None:
+        """Prepare a model's config for export with mmdeploy.
+
+        Raises:
+            UserError: mmdeploy cannot export it.
+        """
 
     @abstractmethod
     def predictor(self, model: nn.Module) -> Predictor:

@@ -1,106 +1,126 @@
-"""Strict loading of pretrained weights into a backbone: what is missing or left over is an error that lists it."""
+"""Load weights into a module strictly: missing, unexpected or misshapen ones are an error that lists them."""
 
-import os
-import pickle
+import logging
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from mmengine.logging import print_log
-from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from mnv4_mm.errors import UserError
+from mnv4_mm.weights.checkpoint import Checkpoint
+from mnv4_mm.weights.hub import read_weights
 from mnv4_mm.weights.tags import TAGS
 
-# The classifier of timm's MobileNetV4: 1x1 convolution to 1280 with its norm, and the linear layer.
+# The classifier of timm's MobileNetV4: 1x1 convolution to 1280 channels, its norm, and the linear layer.
 CLASSIFIER = ('conv_head', 'norm_head', 'bn2', 'classifier')
 
 
 def load_pretrained(net: nn.Module, checkpoint: str, prefix: str = '') -> None:
-    """Loads ``init_cfg=dict(type='Pretrained', checkpoint=..., prefix=...)`` strictly.
-
-    The file is read by mmengine's CheckpointLoader: ``timm://<tag>``, or a local ``.safetensors`` or ``.pth`` file,
-    which goes by the scheme ``tensors://`` (see ``mnv4_mm.weights``) and so is never unpickled.
+    """Load ``init_cfg=dict(type='Pretrained', checkpoint=..., prefix=...)`` into a backbone.
 
     Args:
-        net: A backbone whose parameter names are timm's, with ``blocks`` for stages.
-        checkpoint: Where the weights are.
-        prefix: Take only keys that begin with it, and cut it off: ``backbone.`` for a detector's checkpoint.
+        net: A backbone whose parameter names are timm's, with ``blocks`` as stages.
+        checkpoint: Source of the weights, see ``read_weights``.
+        prefix: Take only keys with this prefix and remove it, e.g. ``backbone.`` for a detector's checkpoint.
 
     Raises:
-        UserError: keys are missing, left over or of another shape. Keys of the classifier and of maps that were not
-            built are dropped, with a line that names them.
+        UserError: Keys are missing, unexpected or of another shape. Keys of the classifier and of stages that were
+            not built are dropped, with a log line that names them.
     """
     tag = TAGS.get(checkpoint.removeprefix('timm://')) or TAGS.get(Path(checkpoint).stem)
     arch = getattr(net, 'arch', None)
     if tag and arch and tag.arch != arch:
         # conv_m and conv_blur_m have the same keys and shapes and are different nets.
         raise UserError(f'{checkpoint} holds weights of {tag.arch}, and this net is {arch}')
-    try:
-        with tensors_only():
-            content = CheckpointLoader.load_checkpoint(
-                checkpoint if '://' in checkpoint else f'tensors://{checkpoint}', 'cpu'
-            )
-    except pickle.UnpicklingError as error:
-        raise UserError(f'{checkpoint} is refused: it holds objects that would run code when read') from error
-    state = tensor_state(content, checkpoint)
+    state = tensor_state(read_weights(checkpoint), checkpoint)
     if prefix:
         prefix = prefix.rstrip('.') + '.'
         state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
         if not state:
             raise UserError(f'{checkpoint} has no keys that begin with {prefix!r}')
-    own = net.state_dict()
-    spare = {key for key in state if key not in own and _is_spare(key, net)}
-    problems = differences(own, {key: value for key, value in state.items() if key not in spare})
+    expected = net.state_dict()
+    unused = {key for key in state if key not in expected and _is_droppable(key, net)}
+    problems = differences(expected, {key: value for key, value in state.items() if key not in unused})
     if problems:
         raise UserError(f'{checkpoint} does not fit {type(net).__name__}: {problems}')
-    if spare:
-        print_log(f'{checkpoint}: left out {", ".join(sorted(_groups(spare)))}', logger='current')
-    net.load_state_dict({key: state[key] for key in own})
+    if unused:
+        print_log(f'{checkpoint}: left out {", ".join(sorted(_groups(unused)))}', logger='current')
+    net.load_state_dict({key: state[key] for key in expected})
 
 
-def tensor_state(content: Any, path: str | Path) -> dict[str, Tensor]:
-    """The ``state_dict`` of a checkpoint, or a bare one.
+def load_into(model: nn.Module, checkpoint: Checkpoint, strict: bool = True) -> None:
+    """Copy a checkpoint's weights into a model.
+
+    Args:
+        model: The net.
+        checkpoint: A Runner's checkpoint or a bare ``state_dict``.
+        strict: Raise an error if anything is missing, unexpected or of another shape. If False, load what fits and
+            list the rest in a log line.
 
     Raises:
-        UserError: it is not a dict of tensors by name.
+        UserError: The weights do not fit.
+    """
+    state = tensor_state(checkpoint.content, checkpoint.path)
+    state = {key.removeprefix('module.'): value for key, value in state.items()}  # of a net wrapped for several GPUs
+    expected = model.state_dict()
+    problems = differences(expected, state)
+    if problems and strict:
+        raise UserError(
+            f'{checkpoint.path} does not fit this config (another backbone, head or number of classes?): {problems}'
+        )
+    if problems:
+        print_log(f'{checkpoint.path} is loaded in part: {problems}', logger='current', level=logging.WARNING)
+    fitting = {key: value for key, value in state.items() if key in expected and value.shape == expected[key].shape}
+    model.load_state_dict(fitting, strict=False)
+
+
+def tensor_state(content: Any, source: str | Path) -> dict[str, Tensor]:
+    """Return the ``state_dict`` of a checkpoint's content, which may also be the ``state_dict`` itself.
+
+    Args:
+        content: Content of a checkpoint.
+        source: Its origin, for the message.
+
+    Raises:
+        UserError: It is not a dict of tensors by name.
     """
     state = content.get('state_dict', content) if isinstance(content, dict) else content
     if not isinstance(state, dict) or not state:
-        raise UserError(f'{path} holds no weights: expected a state_dict of tensors')
+        raise UserError(f'{source} holds no weights: expected a state_dict of tensors')
     if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()):
-        raise UserError(f'{path} holds no weights: expected a state_dict of tensors, by name')
+        raise UserError(f'{source} holds no weights: expected a state_dict of tensors, by name')
     return state
 
 
-@contextmanager
-def tensors_only() -> Iterator[None]:
-    """Makes every ``torch.load`` below this call, mmengine's and mmdet's too, read tensors only.
-
-    mmengine unpickles anything where its safe attempt fails; torch's own switch takes that way out.
-    """
-    switch = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
-    before = os.environ.get(switch)
-    os.environ[switch] = '1'
-    try:
-        yield
-    finally:
-        os.environ.pop(switch)
-        if before is not None:
-            os.environ[switch] = before
-
-
 def pretrained_entries(init_cfg: Any) -> list[dict]:
-    """The entries of type Pretrained of an ``init_cfg``, which mmengine allows to be a dict or a list of dicts."""
+    """Return the entries of type Pretrained of an ``init_cfg``, which mmengine allows to be a dict or a list."""
     entries = [init_cfg] if isinstance(init_cfg, dict) else list(init_cfg or [])
     return [entry for entry in entries if entry.get('type') == 'Pretrained']
 
 
-def _is_spare(key: str, net: nn.Module) -> bool:
-    """Whether a key belongs to the classifier or to a stage behind the last one that was built."""
+def differences(expected: dict[str, Tensor], state: dict[str, Tensor]) -> str:
+    """Describe what prevents loading ``state`` in place of ``expected``; empty if nothing does."""
+    groups = {
+        'missing': [key for key in expected if key not in state],
+        'unexpected': [key for key in state if key not in expected],
+        'of another shape': [
+            f'{key} {tuple(state[key].shape)} for {tuple(expected[key].shape)}'
+            for key in expected
+            if key in state and state[key].shape != expected[key].shape
+        ],
+    }
+    return '; '.join(
+        f'{len(keys)} {problem} ({", ".join(keys[:3])}{", ..." if keys[3:] else ""})'
+        for problem, keys in groups.items()
+        if keys
+    )
+
+
+def _is_droppable(key: str, net: nn.Module) -> bool:
+    """Return True for keys of the classifier and of stages behind the last one that was built."""
     stage = re.match(r'blocks\.(\d+)\.', key)
     return (
         int(stage.group(1)) >= len(list(net.get_submodule('blocks').children()))
@@ -111,21 +131,3 @@ def _is_spare(key: str, net: nn.Module) -> bool:
 
 def _groups(keys: Iterable[str]) -> set[str]:
     return {'.'.join(key.split('.')[:2]) if key.startswith('blocks.') else key.split('.')[0] for key in keys}
-
-
-def differences(own: dict[str, Tensor], given: dict[str, Tensor]) -> str:
-    """What keeps one state from being loaded over another, in words; empty if nothing does."""
-    found = {
-        'missing': [key for key in own if key not in given],
-        'left over': [key for key in given if key not in own],
-        'of another shape': [
-            f'{key} {tuple(given[key].shape)} for {tuple(own[key].shape)}'
-            for key in own
-            if key in given and given[key].shape != own[key].shape
-        ],
-    }
-    return '; '.join(
-        f'{len(keys)} {what} ({", ".join(keys[:3])}{", ..." if keys[3:] else ""})'
-        for what, keys in found.items()
-        if keys
-    )

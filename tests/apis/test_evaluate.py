@@ -89,7 +89,7 @@ def test_pictures_have_ground_truth_left_and_predictions_right(jittered, tmp_pat
 
 
 def test_pictures_are_not_written_over(jittered, tmp_path, repository):
-    with pytest.raises(UserError, match='written over'):
+    with pytest.raises(UserError, match='overwritten'):
         evaluate(*jittered, show_dir=str(repository / 'data/mini/coco/val2017'), work_dir=tmp_path)
 
 

@@ -117,13 +117,14 @@ def test_detections_are_those_of_mmdet(checkpoint, repository):
     """Our safe way of building a detector gives the same as mmdet's own."""
     from mmdet.apis import inference_detector, init_detector
 
+    from mnv4_mm.config.checkpoint import checkpoint_config
     from mnv4_mm.engine.step import use_channels_last
-    from mnv4_mm.weights.files import checkpoint_config, load_checkpoint
+    from mnv4_mm.weights.checkpoint import read_checkpoint
 
     picture = str(sorted((repository / 'data/mini/coco/val2017').iterdir())[0])
     with DefaultScope.overwrite_default_scope('mmdet'):
         ours = inference_detector(load_model(checkpoint, device='cpu'), picture).pred_instances
-    cfg = checkpoint_config(load_checkpoint(checkpoint), checkpoint)
+    cfg = checkpoint_config(read_checkpoint(checkpoint))
     model = init_detector(cfg, checkpoint, device='cpu', palette='random')
     use_channels_last(model)  # the same order of sums
     theirs = inference_detector(model, picture).pred_instances

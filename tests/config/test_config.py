@@ -1,4 +1,4 @@
-"""Arguments -> config, as pure functions."""
+"""Config name and options -> the config that runs."""
 
 import pytest
 import torch
@@ -6,10 +6,12 @@ from mmengine.config import Config
 from mmengine.registry import PARAM_SCHEDULERS
 
 from mnv4_mm.config.backbone import fit_backbone, lost_weights
-from mnv4_mm.config.data import dataset_split, fit_data, innermost_dataset, on_training_pictures, resolve_data_roots
+from mnv4_mm.config.data import dataset_split, fit_data, innermost_dataset, on_training_images, resolve_data_roots
 from mnv4_mm.config.index import config_index
 from mnv4_mm.config.load import load_config, merge_options
-from mnv4_mm.config.training import merge_train_arguments
+from mnv4_mm.config.options import TrainOptions
+from mnv4_mm.config.resume import check_no_run, initial_checkpoint
+from mnv4_mm.config.training import training_config
 from mnv4_mm.data.formats.coco import find_coco
 from mnv4_mm.errors import UserError
 from mnv4_mm.models.arch import ARCHS
@@ -21,8 +23,8 @@ SEGMENTERS = ['mnv4_lraspp_ade20k', 'mnv4_fpn_ade20k', 'mnv4_deeplabv3plus_ade20
 HEADLINE = [*DETECTORS, *SEGMENTERS]
 
 
-def merged(name='mnv4_ssdlite_coco', **arguments):
-    return merge_train_arguments(load_config(name), name, **arguments)
+def merged(name='mnv4_ssdlite_coco', on_gpu=False, **options):
+    return training_config(name, TrainOptions(**options), on_gpu=on_gpu)
 
 
 def test_a_config_is_found_by_name_and_by_path(repository, tmp_path, monkeypatch):
@@ -46,8 +48,8 @@ def test_a_broken_config_is_named(tmp_path, text):
         load_config(path)
 
 
-def test_what_is_not_asked_for_stays():
-    before = load_config('mnv4_ssdlite_coco')
+def test_options_left_out_change_nothing():
+    before = resolve_data_roots(load_config('mnv4_ssdlite_coco'))
     after = merged()
     before.optim_wrapper.optimizer.fused = True  # where the optimiser can
     for key in before.keys() - {'work_dir', 'resume', 'launcher'}:
@@ -56,16 +58,59 @@ def test_what_is_not_asked_for_stays():
 
 
 def test_work_dir_names_what_differs(drawn):
-    cfg = merged(backbone='mnv4_conv_l', layout=find_coco(drawn))
+    cfg = merged(backbone='mnv4_conv_l', data=str(drawn))
     assert cfg.work_dir == 'work_dirs/mnv4_ssdlite_coco_mnv4_conv_l_shapes'
     assert merged(work_dir='here').work_dir == 'here'
 
 
-def test_resume():
-    assert merged(resume=True).resume is True
-    assert merged(resume=True).load_from is None
-    cfg = merged(resume='x.pth')
-    assert (cfg.resume, cfg.load_from) == (True, 'x.pth')
+def write_run(folder):
+    folder.mkdir()
+    (folder / 'epoch_3.pth').touch()
+    (folder / 'last_checkpoint').write_text(str(folder / 'epoch_3.pth'))
+    return str(folder / 'epoch_3.pth')
+
+
+@pytest.mark.parametrize(
+    ('resume', 'cfg_options', 'has_run', 'expected'),
+    [
+        # resume, load_from and the checkpoint that is read first
+        (False, {}, False, (False, None, None)),
+        (True, {}, False, (False, None, None)),
+        (True, {}, True, (True, None, 'last')),
+        ('x.pth', {}, False, (True, 'x.pth', 'x.pth')),
+        ('x.pth', {}, True, (True, 'x.pth', 'x.pth')),
+        (False, {'load_from': 'tuned.pth'}, False, (False, 'tuned.pth', 'tuned.pth')),
+        (True, {'load_from': 'tuned.pth'}, False, (False, 'tuned.pth', 'tuned.pth')),
+        (False, {'resume': True}, True, (True, None, 'last')),
+        (False, {'resume': True, 'load_from': 'x.pth'}, False, (True, 'x.pth', 'x.pth')),
+        ('x.pth', {'resume': False}, False, (False, 'x.pth', 'x.pth')),
+    ],
+)
+def test_resume(tmp_path, resume, cfg_options, has_run, expected):
+    last = write_run(tmp_path / 'w') if has_run else None
+    # The work directory may be set by either option.
+    for options in (
+        dict(work_dir=str(tmp_path / 'w'), cfg_options=cfg_options),
+        dict(cfg_options={'work_dir': str(tmp_path / 'w'), **cfg_options}),
+    ):
+        cfg = merged(resume=resume, **options)
+        assert (cfg.resume, cfg.load_from) == expected[:2]
+        assert initial_checkpoint(cfg) == (last if expected[2] == 'last' else expected[2])
+        check_no_run(cfg)
+
+
+def test_resuming_ignores_where_the_config_starts_from(tmp_path):
+    cfg = load_config('mnv4_ssdlite_coco')
+    cfg.load_from = 'tuned.pth'
+    write_run(tmp_path / 'w')
+    assert training_config(cfg, TrainOptions(resume=True, work_dir=str(tmp_path / 'w'))).load_from is None
+    assert training_config(cfg, TrainOptions(resume=True, work_dir=str(tmp_path / 'new'))).load_from == 'tuned.pth'
+
+
+def test_a_run_is_not_overwritten(tmp_path):
+    last = write_run(tmp_path / 'w')
+    with pytest.raises(UserError, match=f'holds a run already \\({last}\\)'):
+        check_no_run(merged(work_dir=str(tmp_path / 'w')))
 
 
 def test_amp_by_device():
@@ -85,7 +130,7 @@ def test_auto_scale_lr():
     assert merged().auto_scale_lr.enable is False
     assert merged(auto_scale_lr=True).auto_scale_lr == dict(enable=True, base_batch_size=192)
     with pytest.raises(UserError, match='base_batch_size'):
-        merge_train_arguments(Config(dict(model={})), 'x', auto_scale_lr=True)
+        training_config(Config(dict(model={})), TrainOptions(auto_scale_lr=True))
 
 
 def test_epochs_scale_the_whole_schedule():
@@ -120,7 +165,8 @@ def test_every_schedule_can_be_of_any_length(name, length):
 
 def test_options_win_over_arguments():
     cfg = merged(
-        auto_scale_lr=True, options={'auto_scale_lr.enable': False, 'param_scheduler.0.end': 7, 'randomness.seed': 1}
+        auto_scale_lr=True,
+        cfg_options={'auto_scale_lr.enable': False, 'param_scheduler.0.end': 7, 'randomness.seed': 1},
     )
     assert cfg.auto_scale_lr.enable is False
     assert cfg.param_scheduler[0].end == 7
@@ -134,7 +180,7 @@ def test_options_win_over_arguments():
 )  # fmt: skip
 def test_mistyped_options_are_errors(options, message):
     with pytest.raises(UserError, match=message):
-        merged(options=options)
+        merged(cfg_options=options)
 
 
 # Larger nets run the same code.
@@ -150,7 +196,7 @@ def test_every_backbone_fits_every_headline_config(name, backbone):
     cfg = load_config(name)
     cfg.model.backbone.pop('init_cfg', None)
     if name == 'mnv4_ssdlite_coco' and backbone == 'mnv4_conv_m_seg':
-        with pytest.raises(UserError, match='out_indices'):  # it has no map behind C5
+        with pytest.raises(UserError, match='out_indices'):  # it has no feature map behind C5
             fit_backbone(cfg, backbone)
         return
     cfg = fit_backbone(cfg, backbone)
@@ -180,7 +226,7 @@ def test_weights_follow_the_backbone():
         assert TAGS[tag].top1 is not None
 
 
-def test_fitting_a_backbone_keeps_its_settings_and_drops_its_weights():
+def test_a_new_backbone_keeps_the_settings_and_drops_the_weights():
     cfg = load_config('mnv4_retinanet_coco')
     cfg.model.backbone.update(init_cfg=dict(type='Pretrained', checkpoint='x'), frozen_stages=1)
     fitted = fit_backbone(cfg, 'mnv4_hybrid_m')
@@ -210,8 +256,8 @@ def test_own_data_reaches_loaders_evaluators_and_heads(name, drawn):
     assert cfg.val_evaluator.prefix == 'shapes'  # never "coco"
 
 
-def test_training_pictures_are_reported_under_a_name_of_their_own():
-    cfg = on_training_pictures(load_config('mnv4_ssdlite_coco-mini'))
+def test_training_images_are_reported_under_a_name_of_their_own():
+    cfg = on_training_images(load_config('mnv4_ssdlite_coco-mini'))
     assert cfg.test_evaluator.prefix == 'trained_on'
     assert dataset_split(cfg, 'test_dataloader') == dataset_split(cfg, 'train_dataloader')
     assert cfg.val_evaluator.prefix == 'coco-mini'

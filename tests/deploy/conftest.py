@@ -17,7 +17,7 @@ from mnv4_mm.config.backbone import fit_backbone
 from mnv4_mm.config.data import innermost_dataset
 from mnv4_mm.config.load import load_config
 from mnv4_mm.tasks import build_model
-from mnv4_mm.weights.strict import tensors_only
+from mnv4_mm.weights.checkpoint import tensors_only
 
 Maker = Callable[..., Path]
 

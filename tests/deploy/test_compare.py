@@ -13,9 +13,10 @@ from mnv4_mm.apis.model import load_model
 from mnv4_mm.config.data import innermost_dataset, resolve_data_roots
 from mnv4_mm.config.load import load_config
 from mnv4_mm.deploy import compare as comparing
-from mnv4_mm.deploy.compare import Examiner, compare
+from mnv4_mm.deploy.compare import compare
 from mnv4_mm.deploy.describe import describe
-from mnv4_mm.deploy.difference import _detections, difference
+from mnv4_mm.deploy.difference import detection_difference, difference
+from mnv4_mm.deploy.evaluator import PredictorEvaluator, metric_value
 from mnv4_mm.deploy.export import export
 from mnv4_mm.deploy.graph import Graph, build_graph, reference
 from mnv4_mm.deploy.targets import TARGETS
@@ -32,8 +33,8 @@ from mnv4_mm.runtime.results import Detections, select
 def exported(lraspp, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp('compared')
     checkpoint = shutil.copy(lraspp, folder / 'net.pth')
-    export(str(checkpoint), ['onnx'], size=(128, 160), say=lambda line: None)
-    export(str(checkpoint), ['onnx'], size=(128, 160), kind='logits', say=lambda line: None)
+    export(str(checkpoint), ['onnx'], size=(128, 160), log=lambda line: None)
+    export(str(checkpoint), ['onnx'], size=(128, 160), kind='logits', log=lambda line: None)
     return Path(checkpoint)
 
 
@@ -61,7 +62,7 @@ def test_a_wrong_file_fails(exported, call_tool, tmp_path):
     name = next(key for key in content['state_dict'] if key.endswith('conv_seg.weight'))
     content['state_dict'][name][3] *= 1.1
     torch.save(content, tmp_path / 'other.pth')
-    wrong = export(str(tmp_path / 'other.pth'), ['onnx'], size=(128, 160), kind='logits', say=lambda line: None)[0]
+    wrong = export(str(tmp_path / 'other.pth'), ['onnx'], size=(128, 160), kind='logits', log=lambda line: None)[0]
     claimed = read_meta(exported.parent / 'exported/net_logits_fp32_128x160.onnx').source
     sidecar(wrong).write_text(dataclasses.replace(read_meta(wrong), source=claimed).to_json())
     right = exported.parent / 'exported/net_logits_fp32_128x160.onnx'
@@ -100,9 +101,9 @@ def test_detections_of_an_untrained_net_prove_nothing(ssdlite, tmp_path, photos)
     path = tmp_path / 'net.onnx'
     parts = TARGETS['onnx'].convert(build_graph(model, meta), path, 'fp32')
     assert parts == [path]
-    predictor = Predictor(meta, TARGETS['onnx'].session(path, meta))
+    predictor = Predictor(meta, TARGETS['onnx'].runtime.session(path, meta))
     batch = build_graph(model, meta).example().numpy()
-    assert 'untrained net' in difference(by, predictor, [batch]).vacuous
+    assert 'untrained net' in difference(by, predictor, [batch]).inconclusive
 
 
 def test_a_class_map_of_one_class_proves_nothing(exported):
@@ -113,28 +114,28 @@ def test_a_class_map_of_one_class_proves_nothing(exported):
     logits[:, 0] = 1
     by = Predictor(predictor.meta, lambda batch: [logits])
     file = Predictor(predictor.meta, lambda batch: [np.zeros((1, height, width), np.uint8)])
-    assert 'same class everywhere' in difference(by, file, [batch]).vacuous
+    assert 'same class everywhere' in difference(by, file, [batch]).inconclusive
 
 
 def test_a_net_that_finds_nothing_has_an_ap_of_0():
-    examiner = Examiner(resolve_data_roots(load_config('mnv4_ssdlite_coco-mini')))
+    evaluator = PredictorEvaluator(resolve_data_roots(load_config('mnv4_ssdlite_coco-mini')))
     nothing = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
-    assert examiner.score(lambda image: nothing) == 0
+    assert evaluator.score(lambda image: nothing) == 0
 
 
 def test_the_metric_is_that_of_test_py():
     cfg = resolve_data_roots(load_config('mnv4_lraspp_ade20k-mini'))
     cfg.test_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])  # in percent
-    assert Examiner(cfg).cfg.test_evaluator.type == 'ExactIoUMetric'
+    assert PredictorEvaluator(cfg).cfg.test_evaluator.type == 'ExactIoUMetric'
     assert cfg.test_evaluator.type == 'IoUMetric'
-    with pytest.raises(UserError, match='gives mDice, mAcc; mIoU is compared'):
-        comparing._of(dict(mDice=0.5, mAcc=0.5), 'mIoU')
+    with pytest.raises(UserError, match='computes mDice, mAcc; mIoU is needed'):
+        metric_value(dict(mDice=0.5, mAcc=0.5), 'mIoU')
 
 
 @pytest.mark.parametrize(('name', 'value'), [('bbox_mAP', -1.0), ('mIoU', math.nan)])
 def test_a_metric_without_truth_is_one_line(name, value):
-    with pytest.raises(UserError, match=f'nothing to measure {name} by'):
-        comparing._of({f'mine/{name}': value}, name)
+    with pytest.raises(UserError, match=f'no ground truth to compute {name} from'):
+        metric_value({f'mine/{name}': value}, name)
 
 
 def test_data_without_boxes_is_one_line(tmp_path):
@@ -144,8 +145,8 @@ def test_data_without_boxes_is_one_line(tmp_path):
     truth = json.loads((Path(dataset.data_root) / dataset.ann_file).read_text())
     dataset.ann_file = str(tmp_path / 'empty.json')
     Path(dataset.ann_file).write_text(json.dumps(truth | dict(annotations=[])))
-    with pytest.raises(UserError, match='no boxes to measure bbox_mAP by'):
-        Examiner(cfg)
+    with pytest.raises(UserError, match='no boxes to compute bbox_mAP with'):
+        PredictorEvaluator(cfg)
 
 
 def test_an_out_that_is_a_folder_is_one_line(tmp_path, exported):
@@ -164,15 +165,15 @@ def test_detections_are_paired_one_to_one():
     box = [10.0, 10, 50, 50]
     one, two, last = (box, 0.9, 1), ([60.0, 60, 90, 90], 0.8, 1), ([5.0, 5, 20, 20], 0.3, 0)
     expected = detections(one, two, last)
-    assert _detections(expected, expected, how, 320) == 0
+    assert detection_difference(expected, expected, how, 320) == 0
     # The same detection for all is none of the others.
-    assert _detections(expected, detections(one, one, one), how, 320) > 0.5
+    assert detection_difference(expected, detections(one, one, one), how, 320) > 0.5
     # At the end of a full list, or at the threshold, noise decides.
-    assert _detections(expected, detections(one, two, ([7.0, 70, 90, 95], 0.3002, 2)), how, 320) == 0
-    assert _detections(expected, detections(one, two, ([7.0, 70, 90, 95], 0.4, 2)), how, 320) > 0.3
-    assert _detections(detections(one, two), detections(one, two, (box, 0.0505, 3)), how, 320) == 0
+    assert detection_difference(expected, detections(one, two, ([7.0, 70, 90, 95], 0.3002, 2)), how, 320) == 0
+    assert detection_difference(expected, detections(one, two, ([7.0, 70, 90, 95], 0.4, 2)), how, 320) > 0.3
+    assert detection_difference(detections(one, two), detections(one, two, (box, 0.0505, 3)), how, 320) == 0
     moved = ([10.0, 10, 50, 51.6], 0.9, 1)
-    assert _detections(expected, detections(moved, two, last), how, 320) == pytest.approx(0.005)
+    assert detection_difference(expected, detections(moved, two, last), how, 320) == pytest.approx(0.005)
 
 
 def test_one_picture_without_detections_proves_no_less(ssdlite, photos):
@@ -194,9 +195,9 @@ def test_one_picture_without_detections_proves_no_less(ssdlite, photos):
 
     both = Predictor(by.meta, run), Predictor(meta, found)
     blank = np.zeros_like(lively)
-    assert difference(*both, [lively, blank]).vacuous == ''
+    assert difference(*both, [lively, blank]).inconclusive == ''
     assert difference(*both, [lively, blank]).largest == 0
-    assert 'untrained net' in difference(*both, [blank]).vacuous
+    assert 'untrained net' in difference(*both, [blank]).inconclusive
 
 
 def test_a_file_that_fails_while_running_costs_its_own_row_only(exported, monkeypatch):
@@ -207,10 +208,34 @@ def test_a_file_that_fails_while_running_costs_its_own_row_only(exported, monkey
         return predictor
 
     monkeypatch.setattr(comparing, 'load', broken)
-    rows = {row.name: row for row in compare(str(exported), rounds=0, say=lambda line: None)}
+    rows = {row.name: row for row in compare(str(exported), rounds=0, log=lambda line: None)}
     assert rows['net_class_map_fp32_128x160.onnx'].verdict == 'ok'
-    assert rows['net_logits_fp32_128x160.onnx'].verdict.startswith('fails: outputs of other shapes')
+    assert rows['net_logits_fp32_128x160.onnx'].verdict.startswith('fails: outputs of shape')
     assert not rows['net_logits_fp32_128x160.onnx'].passes
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """Files that ``torch.load`` reads in this process."""
+    files, load_file = [], torch.load
+
+    def counted(file, *args, **kwargs):
+        files.append(str(file))
+        return load_file(file, *args, **kwargs)
+
+    monkeypatch.setattr(torch, 'load', counted)
+    return files
+
+
+def test_the_checkpoint_is_read_once(exported, reads):
+    rows = compare(str(exported), rounds=0, log=lambda line: None)
+    assert len(rows) > 3
+    assert reads == [str(exported)]
+
+
+def test_exporting_reads_the_checkpoint_once(exported, reads, tmp_path):
+    export(str(exported), ['onnx'], size=(64, 64), out_dir=str(tmp_path), log=lambda line: None)
+    assert reads == [str(exported)]
 
 
 def test_a_table_is_told_although_latency_is_not_measured(exported, monkeypatch):
@@ -220,7 +245,7 @@ def test_a_table_is_told_although_latency_is_not_measured(exported, monkeypatch)
     monkeypatch.setattr(comparing, 'measure_speed', refuse)
     lines = []
     with pytest.raises(UserError, match=r'--rounds 0 leaves them out.*no time'):
-        compare(str(exported), rounds=2, say=lines.append)
+        compare(str(exported), rounds=2, log=lines.append)
     assert sum('| ok |' in line for line in lines) == 2
 
 

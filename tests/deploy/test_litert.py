@@ -15,7 +15,9 @@ from mnv4_mm.apis.model import load_model
 from mnv4_mm.deploy.compare import reference
 from mnv4_mm.deploy.difference import difference
 from mnv4_mm.deploy.export import export
-from mnv4_mm.deploy.int8 import LIMIT_DB, Fragile, quantize_onnx
+from mnv4_mm.deploy.quantize import quantize_onnx
+from mnv4_mm.deploy.sensitivity import MIN_SQNR_DB as LIMIT_DB
+from mnv4_mm.deploy.sensitivity import SensitiveLayer as Fragile
 from mnv4_mm.deploy.targets import TARGETS
 from mnv4_mm.deploy.targets.litert import VARIABLE, convert
 from mnv4_mm.errors import UserError
@@ -73,7 +75,7 @@ def test_shared_heads_as_matrix_products_are_right(wrong_by):
 @needs_converter
 def test_hybrid_m_is_right_to_the_end(make_checkpoint, tmp_path, photos):
     checkpoint = make_checkpoint('mnv4_ssdlite_coco-mini', 'mnv4_hybrid_m')
-    path = export(str(checkpoint), ['litert'], out_dir=str(tmp_path), say=lambda line: None)[0]
+    path = export(str(checkpoint), ['litert'], out_dir=str(tmp_path), log=lambda line: None)[0]
     predictor = load(path, threads=1)
     by = reference(load_model(str(checkpoint), device='cpu'), predictor.meta)
     batches = [prepare(read_image(photo), predictor.meta.input, predictor.meta.resize)[0] for photo in photos[:2]]
@@ -91,7 +93,7 @@ def test_int8_takes_and_gives_what_fp32_does_and_is_near(ssdlite, tmp_path, phot
 
     folder = str(photos[0].parent)
     single, int8 = (
-        export(str(ssdlite), ['litert'], precision=p, out_dir=str(tmp_path), calibration=folder, say=lambda line: None)[
+        export(str(ssdlite), ['litert'], precision=p, out_dir=str(tmp_path), calibration=folder, log=lambda line: None)[
             0
         ]
         for p in ('fp32', 'int8')
@@ -126,7 +128,7 @@ def test_a_layer_that_hurts_stays_in_float(fragile, tmp_path):
     exported = torch.onnx.export(program, input_names=['image'], output_names=['y'], dynamo=True, verbose=False)
     expected = net(torch.from_numpy(batches[0])).detach().numpy()
     found = {}
-    for name, layers in (('all', []), ('kept', quantize_onnx(exported.model_proto, batches).fragile)):
+    for name, layers in (('all', []), ('kept', quantize_onnx(exported.model_proto, batches).sensitive)):
         path = tmp_path / f'{name}.tflite'
         convert(program, path, ['y'], 'int8', batches, fragile=layers)
         interpreter = Interpreter(str(path))

@@ -336,7 +336,7 @@ def test_a_static_file_has_the_size_of_the_config(name, size):
     [
         (dict(quant=True), '--quant is for backends other than onnxruntime'),
         (dict(uri='192.168.1.1:60000'), '--uri is for'),
-        (dict(deploy_cfg='configs/mnv4_ssdlite_coco.py'), 'is no deploy config'),
+        (dict(deploy_cfg='configs/mnv4_ssdlite_coco.py'), 'is not a deploy config'),
         (dict(deploy_cfg='gone.py'), 'no deploy config gone.py; there are'),
         (dict(deploy_cfg='configs/deploy/segmentation_onnxruntime_static.py'), 'is for mmseg, the model is of mmdet'),
         (dict(cfg_options={'backend_config.type': 'tensorrt'}), 'is for tensorrt; only onnxruntime'),
@@ -362,7 +362,7 @@ def test_a_mistake_is_one_line_and_leaves_no_files(change, text, checkpoint, tmp
 def test_windows_are_refused(checkpoint):
     cfg = fit_inference(load_config(SEGMENTERS[0]), 'slide')
     deploying = mmdeploy_script.load_deploy_config(deploy_config(SEGMENTERS[0], 'static'), {})
-    with pytest.raises(UserError, match='whole pictures only'):
+    with pytest.raises(UserError, match='whole images only'):
         mmdeploy_script.fit_size(deploying, cfg)
 
 

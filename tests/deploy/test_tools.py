@@ -15,7 +15,7 @@ from mnv4_mm.runtime import load
     [
         (['--to', 'tensorrt'], '--to tensorrt: there are onnx'),
         (['--size', '100', '100'], 'multiples of 32'),
-        (['--precision', 'int8', '--calibration', '/no/such'], 'no pictures for calibration'),
+        (['--precision', 'int8', '--calibration', '/no/such'], 'no images for calibration'),
         (['--logits'], 'does not fit detection'),
         (['--config', 'no_such'], 'no config no_such'),
     ],
@@ -31,8 +31,8 @@ def test_mistakes_are_one_line(arguments, message, ssdlite, call_tool, tmp_path)
 @pytest.fixture(scope='module')
 def files(ssdlite, lraspp, tmp_path_factory):
     out = str(tmp_path_factory.mktemp('files'))
-    detector = export(str(ssdlite), ['onnx'], out_dir=f'{out}/a', say=lambda line: None)[0]
-    segmenter = export(str(lraspp), ['onnx'], size=(128, 160), out_dir=f'{out}/b', say=lambda line: None)[0]
+    detector = export(str(ssdlite), ['onnx'], out_dir=f'{out}/a', log=lambda line: None)[0]
+    segmenter = export(str(lraspp), ['onnx'], size=(128, 160), out_dir=f'{out}/b', log=lambda line: None)[0]
     return detector, segmenter
 
 
@@ -66,7 +66,7 @@ def test_the_example_needs_no_more_than_it_says(which, files, bare, repository, 
         boxes = [[float(side) for side in line.split()[-4:]] for line in lines]
         np.testing.assert_allclose(boxes, found.boxes[shown], atol=0.1)
     else:
-        assert len(lines) == len(np.unique(found.labels)) > 3
+        assert len(lines) == len(np.unique(found.class_map)) > 3
     assert cv2.imread(str(drawn)).shape == cv2.imread(str(photos[0])).shape
 
 

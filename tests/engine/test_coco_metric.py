@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mnv4_mm.apis.evaluate import evaluate
-from mnv4_mm.bench.evaluation import made_detections
+from mnv4_mm.bench.evaluation import synthetic_detections
 from mnv4_mm.config.data import resolve_data_roots
 from mnv4_mm.config.load import load_config
 from mnv4_mm.engine import FastCocoMetric
@@ -144,7 +144,7 @@ def test_all_numbers_and_every_class_are_pycocotools(tmp_path, truth, found):
 @pytest.mark.long
 def test_they_are_on_5000_pictures(tmp_path):
     """About two minutes, most of them pycocotools'."""
-    truth, found = made_detections(5000, 100)
+    truth, found = synthetic_detections(5000, 100)
     assert {len(one['scores']) for one in found} == {100}
     metric = FastCocoMetric(written(tmp_path, truth), classwise=True, metric_items=list(NUMBERS))
     metrics = measured(metric, truth, found)

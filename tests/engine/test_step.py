@@ -11,11 +11,12 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from mnv4_mm.apis.evaluate import build_runner
 from mnv4_mm.config.backbone import fit_backbone
-from mnv4_mm.config.data import resolve_data_roots
 from mnv4_mm.config.load import load_config, merge_options
-from mnv4_mm.config.training import fit_precision, merge_train_arguments
+from mnv4_mm.config.optimizer import fit_precision
+from mnv4_mm.config.options import TrainOptions
+from mnv4_mm.config.training import training_config
+from mnv4_mm.engine import SafeRunner
 from mnv4_mm.engine.step import CompileHook, compile_parts, use_channels_last
 from mnv4_mm.errors import UserError
 from mnv4_mm.models import MobileNetV4, TimmFeatures
@@ -171,10 +172,10 @@ def test_a_resumed_optimiser_goes_on_in_another_layout(name, before, repository,
 
 def started(name, work_dir, **settings):
     """Return a runner that is about to train."""
-    cfg = merge_train_arguments(load_config(name), name, work_dir=str(work_dir), **settings)
+    cfg = training_config(name, TrainOptions(work_dir=str(work_dir), **settings))
     cfg.experiment_name = str(work_dir)
     cfg.custom_hooks = []
-    built = build_runner(resolve_data_roots(cfg))
+    built = SafeRunner.from_cfg(cfg)
     built._train_loop = built.build_train_loop(built._train_loop)
     built.optim_wrapper = built.build_optim_wrapper(built.optim_wrapper)
     built.param_schedulers = built.build_param_scheduler(built.param_schedulers)
@@ -189,11 +190,10 @@ def give_gradients(runner, seed):
 
 
 def runner(repository, tmp_path, **settings):
-    cfg = load_config('mnv4_ssdlite_coco-mini')
-    cfg = merge_train_arguments(cfg, 'x', work_dir=str(tmp_path / 'w'), **settings)
+    cfg = training_config('mnv4_ssdlite_coco-mini', TrainOptions(work_dir=str(tmp_path / 'w'), **settings))
     # mmengine names a runner after the second, and refuses two of the same name.
     cfg.experiment_name = f'{tmp_path}{settings}'
-    return build_runner(resolve_data_roots(cfg))
+    return SafeRunner.from_cfg(cfg)
 
 
 def test_the_runner_does_as_the_config_says(repository, tmp_path):
@@ -208,20 +208,20 @@ def test_the_runner_does_as_the_config_says(repository, tmp_path):
 
 def test_the_optimiser_is_fused_where_it_can_be():
     def optimizer(name='mnv4_ssdlite_coco', **settings):
-        return merge_train_arguments(load_config(name), name, **settings).optim_wrapper.optimizer
+        return training_config(name, TrainOptions(**settings)).optim_wrapper.optimizer
 
     assert all(optimizer(name).fused for name in DETECTORS + SEGMENTERS)
     assert not optimizer(fused=False).fused
-    assert not optimizer(options={'optim_wrapper.optimizer.fused': False}).fused
-    assert 'fused' not in optimizer(options={'optim_wrapper.optimizer.type': 'RMSprop'})
-    assert 'fused' not in optimizer(options={'optim_wrapper.optimizer.foreach': True})
+    assert not optimizer(cfg_options={'optim_wrapper.optimizer.fused': False}).fused
+    assert 'fused' not in optimizer(cfg_options={'optim_wrapper.optimizer.type': 'RMSprop'})
+    assert 'fused' not in optimizer(cfg_options={'optim_wrapper.optimizer.foreach': True})
     with pytest.raises(UserError, match='--fused: RMSprop has no fused form'):
-        optimizer(fused=True, options={'optim_wrapper.optimizer.type': 'RMSprop'})
+        optimizer(fused=True, cfg_options={'optim_wrapper.optimizer.type': 'RMSprop'})
 
 
 def test_precision_is_chosen_or_refused():
-    def wrapper(**settings):
-        return merge_train_arguments(load_config('mnv4_ssdlite_coco'), 'x', **settings).optim_wrapper
+    def wrapper(on_gpu=False, **settings):
+        return training_config('mnv4_ssdlite_coco', TrainOptions(**settings), on_gpu=on_gpu).optim_wrapper
 
     assert wrapper().type == 'OptimWrapper'
     assert wrapper(amp_dtype='bf16').type == wrapper(amp_dtype='bf16', on_gpu=True).type == 'Bf16OptimWrapper'

@@ -57,7 +57,7 @@ def test_each_fits_each_headline_config_and_runs(name, config):
     cfg = load_config(config)
     if has_fixed_input_size(name):
         if config == 'mnv4_retinanet-1x_coco':
-            with pytest.raises(UserError, match='one size of picture'):
+            with pytest.raises(UserError, match='one image size'):
                 fit_backbone(cfg, f'timm:{name}')
             return
         cfg.input_size = SIZE[::-1]

@@ -1,4 +1,4 @@
-"""The table of every headline model in every runtime. That the runtimes are right is tests/deploy's."""
+"""The parity table. The runtimes themselves are tested in tests/deploy."""
 
 import pytest
 
@@ -6,17 +6,18 @@ from mnv4_mm.config.data import innermost_dataset
 from mnv4_mm.config.index import config_index
 from mnv4_mm.config.load import load_config
 from mnv4_mm.config.nested import dicts
+from mnv4_mm.deploy.targets import TARGETS
 from mnv4_mm.errors import UserError
 from mnv4_mm.report import parity as report
 from mnv4_mm.report.parity import MODELS, parity, training_config
 
 
-def test_it_has_every_headline_config():
+def test_the_table_has_every_headline_config():
     assert set(MODELS) == {name for name in config_index() if not name.endswith('-mini')}
 
 
 @pytest.mark.parametrize('name', MODELS)
-def test_the_model_is_the_headlines_and_the_data_small(name):
+def test_headline_models_are_trained_on_small_data(name):
     cfg, headline = training_config(name, 'hybrid_m'), load_config(name)
     head = next(key for key in ('bbox_head', 'decode_head') if key in cfg.model)
     assert cfg.model[head].type == headline.model[head].type
@@ -28,10 +29,10 @@ def test_the_model_is_the_headlines_and_the_data_small(name):
     assert innermost_dataset(cfg.train_dataloader.dataset).data_root.startswith('data/mini/')
 
 
-def test_one_is_trained_exported_and_compared_once(tmp_path, monkeypatch):
+def test_a_model_is_trained_exported_and_compared_once(tmp_path, monkeypatch):
     monkeypatch.setitem(MODELS, 'mnv4_lraspp_ade20k', MODELS['mnv4_lraspp_ade20k']._replace(length=4))
     lines: list[str] = []
-    assert parity(['mnv4_lraspp_ade20k'], ['conv_s'], ['onnx'], folder=tmp_path, say=lines.append) == []
+    assert parity(['mnv4_lraspp_ade20k'], ['conv_s'], ['onnx'], folder=tmp_path, log=lines.append) == []
     assert lines[0] == '| model | net | AP or mIoU | onnx |'
     assert lines[2].startswith('| mnv4_lraspp_ade20k | conv_s | 0.')
     assert {path.name for path in (tmp_path / 'mnv4_lraspp_ade20k-conv_s/exported').glob('*.onnx')} == {
@@ -40,21 +41,23 @@ def test_one_is_trained_exported_and_compared_once(tmp_path, monkeypatch):
     }
     monkeypatch.setattr(report, 'train', None)
     again: list[str] = []
-    parity(['mnv4_lraspp_ade20k'], ['conv_s'], ['onnx'], folder=tmp_path, say=again.append)
+    parity(['mnv4_lraspp_ade20k'], ['conv_s'], ['onnx'], folder=tmp_path, log=again.append)
     assert again == lines
 
 
-def test_a_file_that_fails_is_named():
+def test_the_cell_of_a_file_has_its_verdict_or_its_differences():
     row = dict(name='a.onnx', raw=None, passes=False, verdict='outputs differ by 0.5, over 0.001')
     assert report._cell([row]) == 'outputs differ by 0.5, over 0.001'
-    run = dict(name='a.onnx', raw=dict(largest=2.4e-6, of='raw'), to_pytorch=-1e-5, passes=True, verdict='ok')
-    assert report._cell([run, dict(run, raw=dict(largest=0.1, of='pixels'), to_pytorch=4e-4)]) == '2e-06, +0.0004'
+    run = dict(name='a.onnx', raw=dict(largest=2.4e-6, kind='raw'), to_pytorch=-1e-5, passes=True, verdict='ok')
+    assert report._cell([run, dict(run, raw=dict(largest=0.1, kind='pixels'), to_pytorch=4e-4)]) == '2e-06, +0.0004'
+    stored = dict(run, raw=dict(largest=2.4e-6, of='raw', vacuous=''))  # by an earlier version
+    assert report._cell([stored]) == '2e-06, +0.0000'
 
 
-def test_where_no_file_runs_the_models_own_metric_is_told():
+def test_the_metric_of_the_model_is_shown_where_no_file_runs():
     rows = [dict(name='PyTorch, as tools/test.py', metric=0.25, megabytes=9.0, raw=None, passes=True)]
     rows.append(dict(name='a.mlpackage', metric=None, megabytes=9.0, raw=None, passes=True))
-    assert report._line('m', 'n', [report.TARGETS['coreml']], rows) == '| m | n | 0.250 | description |'
+    assert report._line('m', 'n', [TARGETS['coreml']], rows) == '| m | n | 0.250 | description |'
 
 
 @pytest.mark.parametrize('arguments', [(['nothing'],), ([], ['conv_xl']), ([], [], ['mnn'])])

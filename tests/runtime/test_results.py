@@ -1,16 +1,34 @@
+import dataclasses
+import json
+import sys
+
+import cv2
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torchvision.ops import batched_nms
 
+from mnv4_mm.errors import UserError
+from mnv4_mm.images import read_mask
+from mnv4_mm.runtime.draw import OPACITY, palette
 from mnv4_mm.runtime.meta import Selection
 from mnv4_mm.runtime.preprocess import Placement
-from mnv4_mm.runtime.results import Detections, class_map, in_picture, map_in_picture, select
+from mnv4_mm.runtime.results import (
+    ClassMap,
+    Detections,
+    boxes_to_image,
+    class_map,
+    class_map_type,
+    map_to_image,
+    select,
+)
+from mnv4_mm.runtime.writer import write_class_map
 
 
 @pytest.mark.parametrize(
-    'how',
+    'selection',
     [
         Selection(0.3, 0.5, 100, -1.0, 9999),
         Selection(0.05, 0.3, 17, 6.0, 9999),
@@ -18,37 +36,37 @@ from mnv4_mm.runtime.results import Detections, class_map, in_picture, map_in_pi
         Selection(2.0, 0.5, 9, -1.0, 9999),
     ],
 )
-def test_boxes_are_selected_as_torchvision_does(how):
+def test_boxes_are_selected_as_by_torchvision(selection):
     rng = np.random.default_rng(0)
     corner = rng.uniform(0, 80, (600, 2))
     boxes = np.concatenate([corner, corner + rng.uniform(1, 40, (600, 2))], axis=1).astype(np.float32)
     scores = rng.uniform(0, 1, (600, 5)).astype(np.float32) ** 3
-    found = select(boxes, scores, how)
-    large = (boxes[:, 2:] - boxes[:, :2]).min(axis=1) > how.min_size
-    anchors, labels = np.nonzero((scores > how.score_thr) & large[:, None])
-    some = torch.from_numpy(boxes[anchors]), torch.from_numpy(scores[anchors, labels]), torch.from_numpy(labels)
-    kept = batched_nms(*some, how.iou_thr)[: how.max_per_img].numpy()
-    np.testing.assert_array_equal(found.labels, labels[kept])
-    np.testing.assert_array_equal(found.scores, scores[anchors, labels][kept])
-    np.testing.assert_array_equal(found.boxes, boxes[anchors][kept])
-    assert (len(kept) == 0) == (how.score_thr == 2)
+    result = select(boxes, scores, selection)
+    large = (boxes[:, 2:] - boxes[:, :2]).min(axis=1) > selection.min_size
+    anchors, labels = np.nonzero((scores > selection.score_thr) & large[:, None])
+    candidates = torch.from_numpy(boxes[anchors]), torch.from_numpy(scores[anchors, labels]), torch.from_numpy(labels)
+    kept = batched_nms(*candidates, selection.iou_thr)[: selection.max_per_img].numpy()
+    np.testing.assert_array_equal(result.labels, labels[kept])
+    np.testing.assert_array_equal(result.scores, scores[anchors, labels][kept])
+    np.testing.assert_array_equal(result.boxes, boxes[anchors][kept])
+    assert (len(kept) == 0) == (selection.score_thr == 2)
 
 
-def test_a_net_that_finds_everything_takes_no_minutes():
-    """An untrained one: half a million boxes are above the threshold."""
+def test_selection_from_half_a_million_boxes_is_fast():
+    """An untrained net: all boxes are above the threshold."""
     rng = np.random.default_rng(0)
     boxes = rng.uniform(0, 40, (7000, 4)).astype(np.float32)
     boxes[:, 2:] += boxes[:, :2] + 1
     scores = rng.uniform(0.1, 1, (7000, 80)).astype(np.float32)
-    found = select(boxes, scores, Selection(0.05, 0.5, 100, -1.0, 1000))
-    assert len(found.scores) == 100
-    assert found.scores[0] == scores.max()
+    result = select(boxes, scores, Selection(0.05, 0.5, 100, -1.0, 1000))
+    assert len(result.scores) == 100
+    assert result.scores[0] == scores.max()
 
 
 @pytest.mark.parametrize(
     ('classes', 'shape', 'factor'), [(150, (16, 24), 8), (5, (7, 9), 4), (300, (5, 6), 2), (3, (8, 8), 1)]
 )
-def test_a_class_map_is_that_of_all_logits_enlarged(classes, shape, factor):
+def test_the_class_map_is_that_of_upsampled_logits(classes, shape, factor):
     rng = torch.Generator().manual_seed(0)
     coarse = torch.randn((1, classes, 4, 5), generator=rng)
     logits = F.interpolate(coarse, shape, mode='bicubic') + 0.1 * torch.randn((1, classes, *shape), generator=rng)
@@ -61,18 +79,118 @@ def test_a_class_map_is_that_of_all_logits_enlarged(classes, shape, factor):
 
 
 @pytest.mark.parametrize('size', [(16, 25), (12, 12), (4, 8)])
-def test_sizes_that_do_not_fit_are_errors(size):
+def test_other_sizes_are_errors(size):
     with pytest.raises(ValueError, match='one even factor'):
         class_map(np.zeros((2, 4, 4), np.float32), size)
 
 
-def test_results_are_in_pixels_of_the_picture():
-    at = Placement(original=(100, 400), placed=(50, 100))
-    found = in_picture(Detections(np.float32([[10, 20, 30, 40]]), np.float32([1]), np.array([0])), at)
-    np.testing.assert_array_equal(found.boxes, np.float32([[40, 40, 120, 80]]))
+def test_results_are_in_pixels_of_the_image():
+    placement = Placement(original=(100, 400), placed=(50, 100))
+    boxes = boxes_to_image(np.float32([[10, 20, 30, 40]]), placement)
+    np.testing.assert_array_equal(boxes, np.float32([[40, 40, 120, 80]]))
     labels = np.zeros((64, 128), np.uint8)
     labels[25:50, 50:100] = 7  # lower right quarter
-    labels[50:], labels[:, 100:] = 9, 9  # filled
+    labels[50:], labels[:, 100:] = 9, 9  # padding
     expected = np.zeros((100, 400), np.uint8)
     expected[50:, 200:] = 7
-    np.testing.assert_array_equal(map_in_picture(labels, at).labels, expected)
+    np.testing.assert_array_equal(map_to_image(labels, placement), expected)
+
+
+@pytest.fixture
+def detections():
+    boxes = np.float32([[10, 20, 40, 60], [100, 5, 130, 25], [70, 70, 80, 90]])
+    image = np.full((100, 200, 3), 200, np.uint8)
+    return Detections(boxes, np.float32([0.9, 0.5, 0.1]), np.array([1, 0, 1]), ('cat', 'dog'), (3, 7), image)
+
+
+def test_detections_in_cocos_format_are_read_by_pycocotools(detections):
+    from pycocotools.coco import COCO
+
+    rows = detections.to_coco(image_id=5)
+    assert rows[0] == dict(image_id=5, category_id=7, bbox=[10, 20, 30, 40], score=pytest.approx(0.9))
+    assert [row['category_id'] for row in rows] == [7, 3, 7]
+    coco = COCO()
+    coco.dataset = dict(images=[dict(id=5, width=200, height=100)], categories=[dict(id=3), dict(id=7)], annotations=[])
+    coco.createIndex()
+    assert [coco.loadRes([dict(row) for row in rows]).anns[i]['area'] for i in (1, 2, 3)] == [1200, 600, 200]
+    assert [row['category_id'] for row in dataclasses.replace(detections, category_ids=None).to_coco(1)] == [2, 1, 2]
+    json.dumps(rows)
+
+
+def test_boxes_above_the_threshold_are_drawn_on_a_copy(detections):
+    before = detections.image.copy()
+    drawn = detections.plot()
+    np.testing.assert_array_equal(detections.image, before)
+    assert drawn.shape == before.shape
+    assert drawn.dtype == np.uint8
+    changed = (drawn != before).any(axis=2)
+    for x1, y1, x2, y2 in detections.boxes[:2].astype(int):
+        assert changed[y1, x1:x2].all()
+        assert changed[y1:y2, x2].all()
+    assert not changed[65:].any()  # the third box has a low score
+    assert (detections.plot(score_thr=0.05) != before).any(axis=2)[80, 70]
+    # In another colour for another class.
+    assert drawn[40, 40].tolist() != drawn[15, 130].tolist()
+    other = np.zeros((100, 200, 3), np.uint8)
+    assert (detections.plot(other)[~changed] == 0).all()
+    with pytest.raises(ValueError, match='carry no image'):
+        dataclasses.replace(detections, image=None).plot()
+
+
+def test_extreme_boxes_can_be_drawn(detections):
+    boxes = np.float32([[-1e9, -5, 1e9, 1e9], [np.nan, 0, np.inf, 5], [199, 99, 199, 99]])
+    drawn = dataclasses.replace(detections, boxes=boxes, classes=(), image=np.zeros((1, 1, 3), np.uint8)).plot()
+    assert drawn.shape == (1, 1, 3)
+
+
+# pycocotools' decode with numpy 2.
+@pytest.mark.filterwarnings('ignore:__array__ implementation:DeprecationWarning')
+def test_a_class_map_in_cocos_format_is_decoded_by_pycocotools():
+    from pycocotools import mask
+
+    labels = np.zeros((7, 9), np.uint8)
+    labels[2:5, 3:] = 2
+    result = ClassMap(labels, ('a', 'b', 'c'), first_value=1)
+    rows = result.to_coco(image_id=4)
+    assert [(row['image_id'], row['category_id']) for row in rows] == [(4, 1), (4, 3)]
+    for row, label in zip(rows, (0, 2), strict=True):
+        np.testing.assert_array_equal(mask.decode(row['segmentation']), labels == label)
+    json.dumps(rows)
+
+
+def test_a_class_map_without_pycocotools_names_the_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'pycocotools', None)
+    with pytest.raises(UserError, match='pip install pycocotools'):
+        ClassMap(np.zeros((2, 2), np.uint8), ('a',)).to_coco(1)
+
+
+@pytest.mark.parametrize('classes', [3, 256, 300])
+def test_a_class_map_is_drawn_with_or_without_legend(classes):
+    labels = np.full((40, 50), classes - 1, class_map_type(classes))
+    labels[:20] = 1
+    names, image = tuple(f'class {i}' for i in range(classes)), np.zeros((40, 50, 3), np.uint8)
+    result = ClassMap(labels, names, image=image)
+    plain = result.plot(legend=False)
+    assert plain.shape == (40, 50, 3)
+    for row, label in ((5, 1), (30, classes - 1)):
+        expected = OPACITY * np.array(palette(classes)[label][::-1])
+        assert np.abs(plain[row, 10] - expected).max() <= 1
+    assert (result.plot()[:40, :50] == plain).all()
+    assert result.plot().shape[1] > 50
+
+
+@pytest.mark.parametrize(('classes', 'first', 'mode'), [(3, 1, 'P'), (256, 0, 'P'), (256, 1, 'I;16'), (300, 0, 'I;16')])
+def test_class_maps_are_written_with_values_and_colours(classes, first, mode, tmp_path):
+    labels = np.random.default_rng(0).integers(0, classes, (20, 30)).astype(class_map_type(classes))
+    labels[0, 0] = classes - 1
+    result = ClassMap(labels, tuple(map(str, range(classes))), first_value=first)
+    path = tmp_path / 'new' / 'map.png'
+    write_class_map(path, result)
+    with Image.open(path) as image:
+        assert image.mode == mode
+        np.testing.assert_array_equal(np.array(image), labels.astype(int) + first)
+        if mode == 'P':
+            colours = np.array(palette(classes), np.uint8)
+            np.testing.assert_array_equal(np.array(image.convert('RGB')), colours[labels])
+            np.testing.assert_array_equal(cv2.imread(str(path)), colours[labels][..., ::-1])
+            np.testing.assert_array_equal(read_mask(path), labels.astype(int) + first)

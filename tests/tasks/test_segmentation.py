@@ -19,7 +19,8 @@ from mnv4_mm.apis.train import train
 from mnv4_mm.config.backbone import fit_backbone
 from mnv4_mm.config.data import LOADERS, dataset_split, fit_data, fit_inference, innermost_dataset
 from mnv4_mm.config.load import load_config
-from mnv4_mm.config.training import merge_train_arguments
+from mnv4_mm.config.options import TrainOptions
+from mnv4_mm.config.training import training_config
 from mnv4_mm.data.formats.ade import find_ade
 from mnv4_mm.errors import UserError
 from mnv4_mm.tasks import task_of
@@ -62,17 +63,17 @@ def test_ade20ks_own_classes_keep_their_colours(tmp_path, repository):
 
 
 def test_lengths_are_counted_in_iterations():
-    cfg = merge_train_arguments(load_config('mnv4_segformer_ade20k'), 'x', iters=1600)
+    cfg = training_config('mnv4_segformer_ade20k', TrainOptions(iters=1600))
     assert (cfg.train_cfg.max_iters, cfg.train_cfg.val_interval) == (1600, 160)
     warm_up, poly = cfg.param_scheduler
     assert (warm_up.end, poly.begin, poly.end) == (15, 15, 1600)
     assert cfg.default_hooks.checkpoint.interval == 400
-    tiny = merge_train_arguments(load_config('mnv4_segformer_ade20k'), 'x', iters=1)
+    tiny = training_config('mnv4_segformer_ade20k', TrainOptions(iters=1))
     assert (tiny.train_cfg.val_interval, tiny.default_hooks.checkpoint.interval) == (1, 1)
     with pytest.raises(UserError, match='counts in iters, use --iters'):
-        merge_train_arguments(load_config(NAME), 'x', epochs=3)
+        training_config(NAME, TrainOptions(epochs=3))
     with pytest.raises(UserError, match='counts in epochs, use --epochs'):
-        merge_train_arguments(load_config('mnv4_ssdlite_coco'), 'x', iters=3)
+        training_config('mnv4_ssdlite_coco', TrainOptions(iters=3))
 
 
 def test_windows_are_for_segmentation():
@@ -134,9 +135,10 @@ def test_the_test_tool_draws_writes_and_scores_the_same(checkpoint, tmp_path, dr
 
 
 def test_a_config_of_mmsegs_own_is_tested_too(checkpoint, tmp_path, drawn):
-    from mnv4_mm.weights.files import checkpoint_config, load_checkpoint
+    from mnv4_mm.config.checkpoint import checkpoint_config
+    from mnv4_mm.weights.checkpoint import read_checkpoint
 
-    cfg = checkpoint_config(load_checkpoint(checkpoint), checkpoint)
+    cfg = checkpoint_config(read_checkpoint(checkpoint))
     cfg.test_evaluator = cfg.val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
     cfg.default_hooks.visualization = dict(type='SegVisualizationHook')
     cfg.dump(tmp_path / 'own.py')
@@ -150,9 +152,9 @@ def test_a_config_of_mmsegs_own_is_tested_too(checkpoint, tmp_path, drawn):
 
 def test_places_that_would_be_written_over(checkpoint, tmp_path, drawn):
     for argument, place, message in (
-        ('show_dir', drawn / 'images/validation', 'written over'),
-        ('show_dir', drawn / 'annotations/validation', 'written over'),
-        ('out', drawn / 'annotations/validation', 'written over'),
+        ('show_dir', drawn / 'images/validation', 'overwritten'),
+        ('show_dir', drawn / 'annotations/validation', 'overwritten'),
+        ('out', drawn / 'annotations/validation', 'overwritten'),
         ('out', tmp_path / 'maps.json', 'name a folder'),
     ):
         with pytest.raises(UserError, match=message):
@@ -201,21 +203,15 @@ def test_class_maps_are_mmsegs(checkpoint, repository):
     from mmseg.apis import inference_model
 
     from mnv4_mm.images import read_image
-    from mnv4_mm.tasks.segmentation import ClassMaps
-    from mnv4_mm.tasks.task import Frame
+    from mnv4_mm.tasks.predictors import Segmenter
 
     pixels = read_image(sorted((repository / 'data/mini/ade/images/validation').iterdir())[0])
     model = load_model(checkpoint, device='cpu')
     model.cfg.test_pipeline = model.cfg.test_dataloader.dataset.pipeline
     with DefaultScope.overwrite_default_scope('mmseg'):
         theirs = inference_model(model, pixels).pred_sem_seg.data
-    ours = []
-    maps = ClassMaps(load_model(checkpoint, device='cpu'), Path())
-    data = maps.pipeline(dict(img=pixels))
-    with torch.no_grad():
-        ours = maps.model.test_step(dict(inputs=[data['inputs']], data_samples=[data['data_samples']]))
-    assert torch.equal(ours[0].pred_sem_seg.data, theirs)
-    assert Frame('x', pixels).name == 'x'
+    ours = Segmenter(load_model(checkpoint, device='cpu'))(pixels).class_map
+    np.testing.assert_array_equal(ours[None], theirs.numpy())
 
 
 def test_masks_are_checked_before_training(tmp_path, drawn, call_tool):

@@ -12,7 +12,7 @@ GOOD = {
 
 
 @pytest.mark.parametrize(
-    ('change', 'what', 'repair'),
+    ('change', 'problem', 'repair'),
     [
         ({'torchvision': (0, 28, 0)}, 'a torchvision is made for one torch', 'requirements/torch.txt'),
         ({'torch': (2, 13, 0), 'torchvision': (0, 28, 0)}, 'torch 2.13', 'requirements/torch.txt'),
@@ -25,14 +25,15 @@ GOOD = {
         ({'mmdeploy-runtime': (1, 3, 1)}, 'the same label', 'numpy==1.26.4'),
         ({'onedl-mmcv': None, 'mmcv': (2, 1, 0), 'setuptools': (82, 0, 0)}, 'pkg_resources', 'setuptools<81'),
         ({'onedl-mmcv': None, 'mmcv-lite': (2, 1, 0)}, 'no operators', 'pip uninstall'),
+        ({'opencv-python': (4, 12), 'opencv-python-headless': (4, 12)}, 'the same folder', '--force-reinstall'),
     ],
 )
-def test_known_bad_pairs(load_tool, change, what, repair):
+def test_versions_that_do_not_fit_are_found(load_tool, change, problem, repair):
     check_env = load_tool('check_env')
     versions = {**GOOD, **change}
     found = check_env.bad_pairs(versions.get)
     assert len(found) == 1
-    assert what in found[0].what
+    assert problem in found[0].problem
     assert repair in found[0].repair
 
 

@@ -1,9 +1,15 @@
 """A user's mistake is one line on stderr and exit code 2, for every tool and every kind of argument."""
 
+import json
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from mnv4_mm.cli import COMMANDS, exit_codes, main
 from mnv4_mm.errors import UserError
 
 TRAIN = 'train.py'
@@ -31,10 +37,10 @@ MINI = 'mnv4_ssdlite_coco-mini'
         ('test.py', [MINI, 'gone.pth'], 'no checkpoint file at gone.pth'),
         ('test.py', ['gone.pth'], 'no checkpoint file at gone.pth'),
         ('test.py', [MINI, '{tmp}/file', '--out', 'x.pkl'], 'name a .json file'),
-        ('infer.py', ['nothing.jpg', '{tmp}/file'], 'no picture, folder or video nothing.jpg'),
-        ('infer.py', ['{tmp}', '{tmp}/file'], 'no pictures'),
-        ('infer.py', ['data/mini/coco/val2017', '{tmp}/file', '--out-dir', 'data/mini/coco/val2017'], 'written over'),
-        ('infer.py', ['{tmp}/file', '{tmp}/file'], 'pictures end in'),
+        ('infer.py', ['nothing.jpg', '{tmp}/file'], 'no image, folder or video nothing.jpg'),
+        ('infer.py', ['{tmp}', '{tmp}/file'], 'no images'),
+        ('infer.py', ['data/mini/coco/val2017', '{tmp}/file', '--out-dir', 'data/mini/coco/val2017'], 'overwritten'),
+        ('infer.py', ['{tmp}/file', '{tmp}/file'], 'images end in'),
         ('infer.py', ['data/mini/coco/val2017', '{tmp}/file'], 'refused'),
         ('infer.py', ['data/mini/coco/val2017', '{tmp}/file', '--score-thr', '7'], 'must be in [0, 1]'),
         ('complexity.py', ['nothing'], 'no config nothing'),
@@ -67,13 +73,133 @@ def test_absent_coco_says_where_it_was_looked_for_and_what_runs_now(run_tool, tm
     assert not (tmp_path / 'work_dirs').exists()
 
 
-@pytest.mark.parametrize(
-    'tool', ['train.py', 'test.py', 'infer.py', 'complexity.py', 'draw_dataset.py', 'download_dataset.py']
-)
-def test_help(run_tool, tool):
-    result = run_tool(tool, '--help')
+def test_a_tool_calls_its_command(run_tool):
+    result = run_tool('train.py', '--help')
     assert result.returncode == 0
-    assert 'usage' in result.stdout
+    assert result.stdout.startswith('usage: mnv4 train')
+
+
+@pytest.mark.parametrize(
+    ('tool', 'command'),
+    [
+        ('bench', 'bench'), ('compare', 'compare'), ('complexity', 'complexity'), ('deploy', 'deploy'),
+        ('download_dataset', 'download'), ('draw_dataset', 'draw'), ('export', 'export'), ('infer', 'infer'),
+        ('list_weights', 'weights'), ('parity', 'parity'), ('test', 'test'), ('train', 'train'),
+    ],
+)  # fmt: skip
+def test_help(call_tool, tool, command):
+    result = call_tool(tool, '--help')
+    assert result.returncode == 0
+    assert result.stdout.startswith(f'usage: mnv4 {command}')
+
+
+def test_every_command_is_listed_with_its_summary(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(['--help'])
+    assert ended.value.code == 0
+    shown = ' '.join(capsys.readouterr().out.split())
+    for name, (summary, _) in COMMANDS.items():
+        assert f'{name} {summary}' in shown
+
+
+# Arguments -> a part of the message. None of them needs torch or OpenMMLab.
+LIGHT = [
+    (['trian'], "invalid choice: 'trian'"),
+    (['train'], 'required: config'),
+    (['train', MINI, '--epocs', '3'], 'no option --epocs of `mnv4 train`; near: --epochs'),
+    (['train', MINI, MINI], f"unexpected argument '{MINI}'"),
+    (['train', 'mnv4_ssdlight'], 'near: mnv4_ssdlite_coco'),
+    (['train', 'README.md'], 'expected a .py file'),
+    (['train', MINI, '--epochs', '0'], '--epochs must be an integer of at least 1, got 0'),
+    (['train', MINI, '--epochs', 'ten'], "invalid int value: 'ten'"),
+    (['train', MINI, '--amp-dtype', 'fp8'], "invalid choice: 'fp8'"),
+    (['train', MINI, '--cfg-options', 'load_from'], "--cfg-options takes KEY=VALUE, got 'load_from'"),
+    (['train', MINI, '--data', 'nowhere'], 'no folder nowhere'),
+    (['train', MINI, '--data', '{tmp}'], 'the layout is annotations/instances_train*.json'),
+    (['train', MINI, '--data', '{tmp}/broken'], 'instances_train.json is not JSON'),
+    (['train', 'mnv4_lraspp_ade20k-mini', '--data', '{tmp}'], 'the layout is images/training'),
+    (['train', MINI, '--resume', 'gone.pth'], 'no checkpoint file at gone.pth'),
+    (['train', MINI, '--work-dir', '{tmp}/file/w'], 'cannot be made'),
+    (['train', 'mnv4_ssdlite_coco'], 'looked for {cwd}/data/coco/annotations/instances_train2017.json'),
+    (['train', 'mnv4_segformer_ade20k'], 'looked for {cwd}/data/ade/ADEChallengeData2016/images/training'),
+    (['test', MINI, 'gone.pth'], 'no checkpoint file at gone.pth'),
+    (['test', 'gone.pth'], 'no checkpoint file at gone.pth'),
+    (['test', MINI, '{tmp}/file', '--out', 'x.pkl'], 'name a .json file'),
+    (['test', 'mnv4_lraspp_ade20k-mini', '{tmp}/file', '--out', '{tmp}/file'], 'name a folder'),
+    (['infer', 'nothing.jpg', '{tmp}/file'], 'no image, folder or video nothing.jpg'),
+    (['infer', '{tmp}', '{tmp}/file'], 'no images'),
+    (['infer', '{images}', 'gone.pth'], 'no checkpoint'),
+    (['infer', '{images}', '{tmp}/file', '--score-thr', '7'], 'must be in [0, 1]'),
+    (['export', 'gone.pth'], 'no checkpoint file at gone.pth'),
+    (['export', '{tmp}/file', '--to', 'tensorrt'], '--to tensorrt: there are onnx, openvino'),
+    (['export', '{tmp}/file', '--precision', 'int4'], "invalid choice: 'int4'"),
+    (['export', '{tmp}/file', '--to', 'coreml', '--precision', 'int8'], '--precision int8 does not fit coreml'),
+    (['export', '{tmp}/file', '--size', '100', '100'], 'multiples of 32'),
+    (['export', '{tmp}/file', '--out-dir', '{tmp}/file/x'], 'cannot be made'),
+    (['compare', 'gone.pth'], 'no checkpoint file at gone.pth'),
+    (['compare', '{tmp}/file', '--rounds', '-1'], 'must not be negative'),
+    (['compare', '{tmp}/file', '--out', '{tmp}'], 'is a folder'),
+    (['parity', '--to', 'tensorrt'], '--to tensorrt: there are onnx, openvino'),
+    (['deploy', 'x.py', 'mnv4_nothing', 'gone.pth', 'x.jpg'], 'no config mnv4_nothing'),
+    (['configs', 'copy', 'mnv4_nothing'], 'no config mnv4_nothing'),
+    (['configs', 'copy', MINI, '--out', '{tmp}/file'], 'name one that ends in .py'),
+    (['complexity', 'nothing'], 'no config nothing'),
+    (['bench', '--only', 'everything'], 'no part'),
+    (['bench', '--only', 'startup', '--out', '{tmp}'], 'is a folder'),
+    (['draw', '{tmp}'], 'not an empty folder'),
+    (['download', 'coco2017', '--root', '{tmp}/file'], 'is not a folder'),
+]
+CALL = """
+import io, json, sys
+from contextlib import redirect_stderr
+from mnv4_mm.cli import main
+for arguments in json.loads(sys.argv[1]):
+    with redirect_stderr(io.StringIO()) as err:
+        code = main(arguments)
+    heavy = sorted({'torch', 'mmengine', 'mmcv', 'mmdet', 'mmseg'} & set(sys.modules))
+    print(json.dumps([code, err.getvalue(), heavy]), flush=True)
+"""
+
+
+@pytest.fixture(scope='module')
+def answers(repository, tmp_path_factory):
+    """Exit code, stderr and heavy imports of each of LIGHT, called one after the other in one new interpreter."""
+    tmp, cwd = tmp_path_factory.mktemp('mistakes'), tmp_path_factory.mktemp('cwd')
+    (tmp / 'file').write_text('x')
+    for name in ('train', 'val'):
+        (tmp / 'broken' / name).mkdir(parents=True)
+        (tmp / 'broken/annotations').mkdir(exist_ok=True)
+        (tmp / f'broken/annotations/instances_{name}.json').write_text('{"images": [')
+    (cwd / 'README.md').touch()
+    places = dict(tmp=str(tmp), cwd=str(cwd), images=str(repository / 'data/mini/coco/val2017'))
+    commands = [[argument.format(**places) for argument in arguments] for arguments, _ in LIGHT]
+    result = subprocess.run(
+        [sys.executable, '-c', CALL, json.dumps(commands)],
+        cwd=cwd, capture_output=True, text=True, env=dict(os.environ, PYTHONPATH=str(repository)),
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert {path.name for path in tmp.iterdir()} == {'file', 'broken'}
+    assert {path.name for path in cwd.iterdir()} == {'README.md'}
+    return [json.loads(line) for line in result.stdout.splitlines()], places
+
+
+@pytest.mark.parametrize('number', range(len(LIGHT)), ids=[' '.join(arguments) for arguments, _ in LIGHT])
+def test_a_mistake_is_reported_before_torch_is_imported(answers, number):
+    found, places = answers
+    code, err, heavy = found[number]
+    assert code == 2
+    assert err.startswith('error: ')
+    assert err.count('\n') == 1
+    assert LIGHT[number][1].replace('{cwd}', places['cwd']) in err
+    assert heavy == []
+
+
+def test_a_missing_package_is_reported_before_anything_is_converted(tmp_path, monkeypatch, capsys):
+    from mnv4_mm.deploy.targets import TARGETS
+
+    monkeypatch.setattr(TARGETS['ncnn'], 'absent', lambda convert=False: 'ncnn is not installed here')
+    assert main(['export', str(tmp_path / 'any.pth'), '--to', 'ncnn']) == 2
+    assert capsys.readouterr().err == 'error: ncnn is not installed here\n'
 
 
 @pytest.mark.parametrize(
@@ -118,16 +244,16 @@ def test_a_config_in_a_checkpoint_calls_nothing(call_tool, repository, tmp_path,
     assert not (tmp_path / 'ran').exists()
 
 
-def test_a_mistake_met_in_a_data_loaders_worker_is_one_line_too(load_tool, capsys):
+def test_a_mistake_met_in_a_data_loaders_worker_is_one_line_too(capsys):
     class Broken(Dataset):
         def __len__(self):
             return 1
 
         def __getitem__(self, index):
-            raise UserError('x.jpg is not a readable picture')
+            raise UserError('x.jpg is not a readable image')
 
     def read():
         next(iter(DataLoader(Broken(), num_workers=1)))
 
-    assert load_tool('_cli').run(read) == 2
-    assert capsys.readouterr().err == 'error: x.jpg is not a readable picture\n'
+    assert exit_codes.run(read) == 2
+    assert capsys.readouterr().err == 'error: x.jpg is not a readable image\n'

@@ -74,7 +74,7 @@ def test_what_is_dropped_is_named(full, tmp_path, monkeypatch):
     ('change', 'message'),
     [
         (lambda s: s.pop('blocks.0.0.conv.weight'), r'1 missing \(blocks.0.0.conv.weight\)'),
-        (lambda s: s.update(extra=torch.zeros(1)), r'1 left over \(extra\)'),
+        (lambda s: s.update(extra=torch.zeros(1)), r'1 unexpected \(extra\)'),
         (
             lambda s: s.update({'conv_stem.weight': torch.zeros(32, 1, 3, 3)}),
             r'of another shape \(conv_stem.weight \(32, 1, 3, 3\)',

@@ -16,6 +16,7 @@ from rich.progress import track
 from mnv4_mm.data.formats.ade20k_classes import ADE20K_CLASSES
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import IMAGE_SUFFIXES, image_size
+from mnv4_mm.paths import check_data
 
 LAYOUT = (
     'images/training with images, annotations/training with a PNG mask of the same name for each (0 is unlabelled, '
@@ -129,9 +130,7 @@ def check_pairs(split: MaskSplit, num_classes: int, reduce_zero_label: bool, hin
     Raises:
         UserError: names the first mistakes with their files.
     """
-    for path in (split.images, split.masks, *([split.names_file] if split.names_file else [])):
-        if not path.exists():
-            raise UserError(f'no data: looked for {path.absolute()}; {hint}')
+    check_data((split.images, split.masks, *([split.names_file] if split.names_file else [])), hint)
     images = _list_names(split.images, split.image_suffix)
     masks = _list_names(split.masks, split.mask_suffix)
     if split.names_file:

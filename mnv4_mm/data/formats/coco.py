@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import image_size
+from mnv4_mm.paths import check_data
 
 # Checking every box and every image header of a larger file takes longer than a user wants to wait, so only its
 # categories are read. COCO's own training annotations have 448 MB.
@@ -211,8 +212,6 @@ def require_split(split: Split, hint: str) -> None:
     Raises:
         UserError: a file or folder is missing or has mistakes.
     """
-    for path, exists in ((split.annotations, split.annotations.is_file()), (split.images, split.images.is_dir())):
-        if not exists:
-            raise UserError(f'no data: looked for {path.absolute()}; {hint}')
+    check_data(split, hint)
     if split.annotations.stat().st_size <= FULL_CHECK_BYTES:
         check_split(split)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnv4_mm.deploy.int8 import Fragile, LayerError, write_layers
+from mnv4_mm.deploy.sensitivity import LayerSensitivity, SensitiveLayer, write_layers
 from mnv4_mm.deploy.targets.base import Target
 from mnv4_mm.deploy.targets.onnx import to_int8
 from mnv4_mm.errors import UserError
@@ -52,8 +52,8 @@ class LiteRT(Target):
     def convert(
         self, graph: 'Graph', path: Path, precision: Precision, calibration: Sequence[np.ndarray] = ()
     ) -> list[Path]:
-        errors: list[LayerError] = []
-        fragile: list[Fragile] = []
+        errors: list[LayerSensitivity] = []
+        fragile: list[SensitiveLayer] = []
         if precision == 'int8':
             _, errors, _, fragile = to_int8(graph, calibration)
         convert(graph.program(), path, OUTPUTS[graph.meta.kind], precision, calibration, graph.meta.to_json(), fragile)
@@ -75,7 +75,7 @@ def convert(
     precision: Precision = 'fp32',
     calibration: Sequence[np.ndarray] = (),
     description: str = '',
-    fragile: Sequence[Fragile] = (),
+    fragile: Sequence[SensitiveLayer] = (),
 ) -> None:
     """Write a ``.tflite`` file.
 

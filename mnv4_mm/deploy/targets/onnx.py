@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnv4_mm.deploy.int8 import LayerError, Quantised, quantize_onnx, write_layers
+from mnv4_mm.deploy.quantize import QuantizedModel, quantize_onnx
+from mnv4_mm.deploy.sensitivity import LayerSensitivity, write_layers
 from mnv4_mm.deploy.targets.base import Target
 from mnv4_mm.runtime.meta import META_KEY, OUTPUTS, Precision, Selection
 from mnv4_mm.runtime.results import corner_weights
@@ -38,7 +39,7 @@ class Onnx(Target):
 
 def to_onnx(
     graph: 'Graph', precision: Precision = 'fp32', calibration: Sequence[np.ndarray] = ()
-) -> tuple[Any, list[LayerError]]:
+) -> tuple[Any, list[LayerSensitivity]]:
     """Convert a graph to an ``onnx.ModelProto`` of its kind.
 
     Returns:
@@ -46,7 +47,7 @@ def to_onnx(
     """
     import onnx
 
-    errors: list[LayerError] = []
+    errors: list[LayerSensitivity] = []
     if precision == 'int8':
         model, errors = to_int8(graph, calibration)[:2]
     else:
@@ -60,12 +61,12 @@ def to_onnx(
         assert graph.meta.selection is not None
         model = _followed_by(model, selection(graph.meta.selection), ('boxes', 'scores'))
     elif graph.meta.kind == 'class_map':
-        model = _followed_by(model, class_map(graph.factor(), len(graph.meta.classes)), ('logits',))
+        model = _followed_by(model, class_map(graph.output_stride(), len(graph.meta.classes)), ('logits',))
     onnx.checker.check_model(model, full_check=True)
     return model, errors
 
 
-def to_int8(graph: 'Graph', calibration: Sequence[np.ndarray]) -> Quantised:
+def to_int8(graph: 'Graph', calibration: Sequence[np.ndarray]) -> QuantizedModel:
     """Quantise a graph, which ends in raw boxes and scores, or in logits, whatever its kind."""
     return quantize_onnx(_exported(graph), calibration)
 

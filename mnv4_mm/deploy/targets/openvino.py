@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mnv4_mm.deploy.int8 import LayerError, quantize_openvino, write_layers
+from mnv4_mm.deploy.quantize import quantize_openvino
+from mnv4_mm.deploy.sensitivity import LayerSensitivity, write_layers
 from mnv4_mm.deploy.targets.base import Target
 from mnv4_mm.deploy.targets.onnx import TAIL, to_int8, to_onnx
 from mnv4_mm.runtime.meta import META_KEY, Precision
@@ -29,10 +30,10 @@ class OpenVINO(Target):
     ) -> list[Path]:
         ov = without_telemetry('openvino')
         model = ov.Core().read_model(to_onnx(graph)[0].SerializeToString())
-        errors: list[LayerError] = []
+        errors: list[LayerSensitivity] = []
         if precision == 'int8':
             quantised = to_int8(graph, calibration)
-            model, errors = quantize_openvino(model, calibration, quantised.in_float, TAIL), quantised.errors
+            model, errors = quantize_openvino(model, calibration, quantised.float_nodes, TAIL), quantised.layers
         model.set_rt_info(graph.meta.to_json(), META_KEY)
         # The default is weights in fp16.
         ov.save_model(model, path, compress_to_fp16=precision == 'fp16')

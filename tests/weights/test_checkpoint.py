@@ -1,6 +1,7 @@
 """Checkpoints are read as tensors; anything else is refused by name, and what does not fit is listed."""
 
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,9 +10,11 @@ from mmengine.config import Config
 from mmengine.logging import HistoryBuffer, MMLogger
 from torch import nn
 
+from mnv4_mm.config.checkpoint import checkpoint_config
 from mnv4_mm.engine import SafeRunner
 from mnv4_mm.errors import UserError
-from mnv4_mm.weights import files as weights
+from mnv4_mm.weights.checkpoint import Checkpoint, read_checkpoint
+from mnv4_mm.weights.strict import load_into
 
 
 class Reaches:
@@ -19,6 +22,10 @@ class Reaches:
 
     def __reduce__(self):
         return getattr, (np.ndarray, 'tofile')
+
+
+def checkpoint(content):
+    return Checkpoint(Path('x.pth'), content)
 
 
 def history(*values):
@@ -37,7 +44,7 @@ def test_a_runners_checkpoint_is_read(tmp_path):
         ),
     )
     torch.save(content, path)
-    loaded = weights.load_checkpoint(path)
+    loaded = read_checkpoint(path).content
     assert loaded['message_hub']['log_scalars']['train/loss'].mean() == 1.5
     assert loaded['message_hub']['runtime_info']['loop'] == 3
 
@@ -46,19 +53,19 @@ def test_code_is_refused_and_does_not_run(tmp_path, payload):
     path, mark = tmp_path / 'evil.pth', tmp_path / 'ran'
     torch.save(dict(state_dict={}, extra=payload), path)
     with pytest.raises(UserError, match=r'evil.pth is refused.*system'):
-        weights.load_checkpoint(path)
+        read_checkpoint(path)
     assert not mark.exists()
     # The old format, a bare pickle.
     path.write_bytes(pickle.dumps(dict(state_dict={}, extra=payload)))
     with pytest.raises(UserError, match='refused'):
-        weights.load_checkpoint(path)
+        read_checkpoint(path)
     assert not mark.exists()
 
 
 def test_getattr_hands_out_nothing_but_statistics(tmp_path):
     torch.save(dict(a=Reaches()), tmp_path / 'a.pth')
     with pytest.raises(UserError, match='refused'):
-        weights.load_checkpoint(tmp_path / 'a.pth')
+        read_checkpoint(tmp_path / 'a.pth')
 
 
 def test_files_that_are_no_checkpoints(tmp_path):
@@ -74,12 +81,12 @@ def test_files_that_are_no_checkpoints(tmp_path):
     torch.save(3, number)
     for path in (cut, text, empty, number, tmp_path, tmp_path / 'absent.pth'):
         with pytest.raises(UserError, match=path.name):
-            weights.load_checkpoint(path)
+            read_checkpoint(path)
 
 
 def test_the_config_inside_is_read_without_being_run():
     cfg = Config(dict(a=1, b=dict(c=[1, (2.5, -3)], d=None), e='x', f={'with space': True}))
-    read = weights.checkpoint_config(dict(meta=dict(cfg=cfg.pretty_text)), 'x.pth')
+    read = checkpoint_config(checkpoint(dict(meta=dict(cfg=cfg.pretty_text))))
     assert read.to_dict() == cfg.to_dict()
 
 
@@ -88,7 +95,7 @@ def test_the_config_inside_is_read_without_being_run():
 )
 def test_a_config_that_would_run_is_refused(text):
     with pytest.raises(UserError, match=r'x.pth'):
-        weights.checkpoint_config(dict(meta=dict(cfg=text)), 'x.pth')
+        checkpoint_config(checkpoint(dict(meta=dict(cfg=text))))
 
 
 @pytest.mark.parametrize('name', ['os.system', 'mmengine.load', 'mmdet.apis.init_detector', 'subprocess.Popen'])
@@ -96,9 +103,9 @@ def test_a_config_inside_names_only_registered_types(tmp_path, name):
     """mmengine imports and calls whatever a `type` with a dot names."""
     text = f"model = dict(backbone=[dict(type={name!r}, command='touch {tmp_path}/ran')])"
     with pytest.raises(UserError, match=f"type='{name}' is not registered"):
-        weights.checkpoint_config(dict(meta=dict(cfg=text)), 'x.pth')
+        checkpoint_config(checkpoint(dict(meta=dict(cfg=text))))
     good = "model = dict(type='mmdet.RetinaNet', neck=dict(type='FPN'), loss=dict(type='mmdet.FocalLoss'))"
-    assert weights.checkpoint_config(dict(meta=dict(cfg=good)), 'x.pth').model.neck.type == 'FPN'
+    assert checkpoint_config(checkpoint(dict(meta=dict(cfg=good)))).model.neck.type == 'FPN'
 
 
 def test_resume_runs_no_config_text(tmp_path):
@@ -115,27 +122,25 @@ def test_resume_runs_no_config_text(tmp_path):
 
 def test_weights_of_a_wrapped_net(tmp_path):
     net = nn.Linear(2, 2)
-    weights.load_into(
-        net, {f'module.{key}': torch.ones_like(value) for key, value in net.state_dict().items()}, 'x.pth'
-    )
+    load_into(net, checkpoint({f'module.{key}': torch.ones_like(value) for key, value in net.state_dict().items()}))
     assert net.bias.tolist() == [1, 1]
 
 
 def test_a_checkpoint_without_config():
     with pytest.raises(UserError, match='carries no config'):
-        weights.checkpoint_config(dict(state_dict={}), 'x.pth')
+        checkpoint_config(checkpoint(dict(state_dict={})))
 
 
 def test_what_does_not_fit_is_listed():
     net = nn.Linear(2, 3)
     given = dict(weight=torch.zeros(4, 2), more=torch.zeros(1))
     with pytest.raises(
-        UserError, match=r'1 missing \(bias\); 1 left over \(more\); 1 of another shape \(weight \(4, 2\)'
+        UserError, match=r'1 missing \(bias\); 1 unexpected \(more\); 1 of another shape \(weight \(4, 2\)'
     ):
-        weights.load_into(net, dict(state_dict=given), 'x.pth')
+        load_into(net, checkpoint(dict(state_dict=given)))
     before = net.weight.clone()
-    weights.load_into(net, dict(bias=torch.full((3,), 7.0), **given), 'x.pth', strict=False)
+    load_into(net, checkpoint(dict(bias=torch.full((3,), 7.0), **given)), strict=False)
     assert torch.equal(net.weight, before)
     assert net.bias.tolist() == [7, 7, 7]
     with pytest.raises(UserError, match='no weights'):
-        weights.load_into(net, dict(state_dict=dict(a=1)), 'x.pth')
+        load_into(net, checkpoint(dict(state_dict=dict(a=1))))

@@ -13,8 +13,9 @@ from mnv4_mm.apis.model import load_model
 from mnv4_mm.deploy.difference import difference
 from mnv4_mm.deploy.export import export
 from mnv4_mm.deploy.graph import reference
-from mnv4_mm.deploy.int8 import LIMIT_DB, Noise, quantize_onnx, quantize_openvino
+from mnv4_mm.deploy.quantize import quantize_onnx, quantize_openvino
 from mnv4_mm.deploy.quiet import without_telemetry
+from mnv4_mm.deploy.sensitivity import MIN_SQNR_DB, QuantizationNoise
 from mnv4_mm.deploy.targets import TARGETS
 from mnv4_mm.images import read_image
 from mnv4_mm.runtime import load
@@ -25,7 +26,7 @@ QUANTISED = ('QuantizeLinear', 'DequantizeLinear')
 
 
 def noise_of(*pictures):
-    noise = Noise()
+    noise = QuantizationNoise()
     for values in pictures:
         noise.add(values, values + 1)
     return noise
@@ -35,16 +36,16 @@ def test_noise_is_that_of_each_channel():
     rng = np.random.default_rng(0)
     values = rng.uniform(-1, 1, (4, 10_000)).astype(np.float32)
     # 256 steps of a uniform signal: 20 log10(255).
-    assert noise_of(values).own_db() == pytest.approx(20 * np.log10(255), abs=0.1)
+    assert noise_of(values).rounding_db() == pytest.approx(20 * np.log10(255), abs=0.1)
     assert noise_of(values).total_db() == pytest.approx(10 * np.log10(1 / 3), abs=0.1)
     values[0] *= 1000  # now the others are within one step
-    assert noise_of(values).own_db() == pytest.approx(-10 * np.log10(3 / 4), abs=0.1)
+    assert noise_of(values).rounding_db() == pytest.approx(-10 * np.log10(3 / 4), abs=0.1)
     # In two pictures it is what it is in one.
-    assert noise_of(values[:, :3000], values[:, 3000:]).own_db() == pytest.approx(noise_of(values).own_db())
-    assert noise_of(np.zeros((2, 5), np.float32)).own_db() == np.inf
+    assert noise_of(values[:, :3000], values[:, 3000:]).rounding_db() == pytest.approx(noise_of(values).rounding_db())
+    assert noise_of(np.zeros((2, 5), np.float32)).rounding_db() == np.inf
     constant = np.full((2, 5), 0.3, np.float32)  # a channel that does not vary has nothing to lose
     constant[1] = np.arange(5)
-    assert noise_of(constant).own_db() > 40
+    assert noise_of(constant).rounding_db() > 40
 
 
 @pytest.fixture(scope='module')
@@ -63,7 +64,7 @@ def test_a_layer_that_hurts_is_found_and_stays_in_float(fragile, fragile_onnx):
     batches = fragile[1]
     found, errors, _, reasons = quantize_onnx(fragile_onnx, batches)
     assert len(errors) == 3
-    assert errors[0].activation_db < LIMIT_DB < errors[1].activation_db
+    assert errors[0].activation_db < MIN_SQNR_DB < errors[1].activation_db
     # The fragile one, and the one that reads what it gives.
     assert [error.in_float for error in errors] == [True, False, True]
     (reason,) = reasons
@@ -146,14 +147,14 @@ def test_files_of_a_real_net(name, ssdlite, tmp_path, photos, repository):
         kind='raw',
         precision='int8',
         calibration=folder,
-        say=lambda line: None,
+        log=lambda line: None,
     )[0]
     meta = read_meta(path)
     assert sum((tmp_path / file).stat().st_size for file in meta.files if 'layers' not in file) < 5.5e6  # of 12.4
     layers = json.loads((tmp_path / f'{path.name}.layers.json').read_text())['layers']
     assert len(layers) > 60
     assert all(layer['weights'].startswith(('backbone', 'neck', 'head')) for layer in layers)
-    assert all(layer['in_float'] for layer in layers if min(layer['activation_db'], layer['weight_db']) < LIMIT_DB)
+    assert all(layer['in_float'] for layer in layers if min(layer['activation_db'], layer['weight_db']) < MIN_SQNR_DB)
     assert sum(layer['in_float'] for layer in layers) < 0.2 * len(layers)
     predictor = load(path)
     by = reference(load_model(str(ssdlite), device='cpu'), meta)

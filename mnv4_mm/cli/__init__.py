@@ -1,0 +1,56 @@
+"""The command line: ``mnv4 COMMAND``, ``python -m mnv4_mm COMMAND`` or ``python tools/<script>.py``.
+
+A command parses and checks its arguments, and only then imports what does the work: torch and OpenMMLab take seconds.
+"""
+
+from collections.abc import Callable, Sequence
+
+from mnv4_mm.cli import configs, data, deploy, env, report, train
+from mnv4_mm.cli.arguments import Parser
+from mnv4_mm.cli.exit_codes import run
+from mnv4_mm.version import __version__
+
+# Name -> summary, and the function that adds arguments to a parser and sets its default `call`, which runs the command.
+COMMANDS: dict[str, tuple[str, Callable[[Parser], None]]] = {
+    'train': ('Train a detector or a segmenter.', train.add_train),
+    'test': ('Evaluate a checkpoint: COCO AP or mIoU, and a table per class.', train.add_test),
+    'infer': ('Detect or segment in images and videos.', train.add_infer),
+    'export': ('Convert a checkpoint for other runtimes.', deploy.add_export),
+    'compare': ('Compare exported files with PyTorch: accuracy, outputs, latency, memory.', deploy.add_compare),
+    'deploy': ("Export ONNX for mmdeploy's pipelines and SDK.", deploy.add_deploy),
+    'parity': ('Compare every headline model in every runtime: hours on a CPU.', deploy.add_parity),
+    'configs': ('List the shipped configs, or copy one to edit it.', configs.add_configs),
+    'weights': ('List the published ImageNet weights.', report.add_weights),
+    'download': ('Download COCO or ADE20K, check and unpack it.', data.add_download),
+    'draw': ('Draw a data set of coloured shapes, whose held-out AP and mIoU mean something.', data.add_draw),
+    'complexity': ('Count parameters and multiply-accumulates, as Markdown tables.', report.add_complexity),
+    'bench': ('Measure speed as ratios to other implementations.', report.add_bench),
+    'env': ('Check the environment: versions, what works, and how to repair what does not.', env.add_env),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: Arguments, the command first; those of the process if None.
+
+    Returns:
+        Exit code: 0; 1 if ``compare`` or ``parity`` found a file outside the tolerance, or ``env`` a problem; 2 for a
+        user's mistake; 130 for Ctrl-C.
+    """
+    return run(lambda: _call(argv))
+
+
+def _call(argv: Sequence[str] | None) -> int | None:
+    parser = Parser(prog='mnv4', description='MobileNetV4 detectors and segmenters: train, evaluate, export, run.')
+    parser.add_argument('--version', action='version', version=f'mnv4_mm {__version__}')
+    commands = parser.add_subparsers(title='commands', metavar='COMMAND', required=True)
+    for name, (summary, add) in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary)
+        add(command)
+        command.set_defaults(parser=command)
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        args.parser.refuse(unknown)
+    return args.call(args)

@@ -1,0 +1,183 @@
+"""Commands for exported files: export, compare, parity, deploy (mmdeploy)."""
+
+import argparse
+from pathlib import Path
+
+from mnv4_mm.cli.arguments import Parser
+from mnv4_mm.config.index import find_config
+from mnv4_mm.config.options import KeyValueAction
+from mnv4_mm.errors import UserError
+from mnv4_mm.paths import check_checkpoint, check_output_folder
+
+
+def add_export(parser: Parser) -> None:
+    parser.epilog = 'A JSON file beside each exported file describes its input and outputs.'
+    parser.add_argument('checkpoint', help='.pth file written by `mnv4 train`; carries its config')
+    parser.add_argument(
+        '--to',
+        nargs='+',
+        default=['onnx'],
+        metavar='RUNTIME',
+        help='onnx, openvino, ncnn, coreml, litert, executorch (default: onnx)',
+    )
+    parser.add_argument('--config', help='config to use instead of the one in the checkpoint')
+    parser.add_argument('--out-dir', help='where to write (default: exported/ beside the checkpoint)')
+    parser.add_argument(
+        '--size', nargs='+', type=int, metavar='N', help='height and width of the input (default: as in testing)'
+    )
+    parser.add_argument(
+        '--dynamic',
+        action='store_true',
+        help='any height and width that are multiples of 32; with --raw or --logits any number of images, too',
+    )
+    parser.add_argument('--precision', choices=('fp32', 'fp16', 'int8'), default='fp32', help='(default: fp32)')
+    parser.add_argument(
+        '--calibration', metavar='DIR', help='for int8: folder of images (default: the training images)'
+    )
+    kinds = parser.add_mutually_exclusive_group()
+    for kind, text in (
+        ('nms', 'detection: the best boxes, after non-maximum suppression'),
+        ('raw', 'detection: all boxes and their scores'),
+        ('class-map', 'segmentation: the class of each pixel'),
+        ('logits', "segmentation: the head's logits"),
+    ):
+        kinds.add_argument(
+            f'--{kind}', dest='kind', action='store_const', const=kind.replace('-', '_'), help=f'output: {text}'
+        )
+    parser.add_argument(
+        '--normalised', dest='normalise', action='store_true', help='the input is normalised values instead of pixels'
+    )
+    parser.set_defaults(call=export)
+
+
+def export(args: argparse.Namespace) -> None:
+    """Check the arguments of ``export``, and convert."""
+    from mnv4_mm.deploy.arguments import check_export
+
+    if args.config:
+        find_config(args.config)
+    checked = dict(
+        out_dir=args.out_dir,
+        size=args.size,
+        dynamic=args.dynamic,
+        precision=args.precision,
+        kind=args.kind,
+        calibration=args.calibration,
+    )
+    check_export(args.checkpoint, args.to, **checked)
+
+    from mnv4_mm.deploy.export import export
+
+    export(args.checkpoint, args.to, config=args.config, normalise=args.normalise, **checked)
+
+
+def add_compare(parser: Parser) -> None:
+    parser.epilog = 'Exit code 1 if a file is outside the tolerance, 2 for a mistake in an argument or a file.'
+    parser.add_argument('checkpoint', help='.pth file they were exported from')
+    parser.add_argument('files', nargs='*', help='exported files (default: all in exported/ beside the checkpoint)')
+    parser.add_argument('--config', help='config to use instead of the one in the checkpoint')
+    parser.add_argument('--data', metavar='DIR', help='your data set: COCO layout, or images and masks')
+    parser.add_argument(
+        '--on', choices=('val', 'train'), default='val', help='compare on the test set or on the training images'
+    )
+    parser.add_argument(
+        '--tolerance',
+        type=float,
+        default=1e-3,
+        help='largest difference of AP or mIoU, in [0, 1], and of fp32 outputs, relatively (default: 0.001)',
+    )
+    parser.add_argument(
+        '--int8-tolerance', type=float, default=1e-2, help='largest difference of AP or mIoU of int8 (default: 0.01)'
+    )
+    parser.add_argument('--rounds', type=int, default=20, help='timed runs of each file; 0: none (default: 20)')
+    parser.add_argument('--out', metavar='FILE.json', help='also write the table to a file')
+    parser.set_defaults(call=compare)
+
+
+def compare(args: argparse.Namespace) -> int:
+    """Check the arguments of ``compare``, compare, and return 1 if a file is outside the tolerance."""
+    from mnv4_mm.deploy.arguments import check_compare
+
+    if args.config:
+        find_config(args.config)
+    if args.data and not Path(args.data).is_dir():
+        raise UserError(f'no folder {args.data}: --data takes the folder of a data set')
+    checked = dict(
+        on=args.on, tolerance=args.tolerance, int8_tolerance=args.int8_tolerance, rounds=args.rounds, out=args.out
+    )
+    check_compare(args.checkpoint, args.files, **checked)
+
+    from mnv4_mm.deploy.compare import compare
+
+    rows = compare(args.checkpoint, args.files, config=args.config, data=args.data, **checked)
+    return 0 if all(row.passes for row in rows) else 1
+
+
+def add_parity(parser: Parser) -> None:
+    parser.description = (
+        'Train every headline model with three nets for minutes, export it to every runtime, compare: the table of '
+        'docs/parity.md. Hours on a CPU; finished parts are not repeated.'
+    )
+    parser.epilog = 'Exit code 1 if a file is outside the tolerance, 2 for a mistake in an argument.'
+    parser.add_argument('--models', nargs='+', default=[], metavar='NAME', help='headline configs (default: all)')
+    parser.add_argument('--nets', nargs='+', default=[], metavar='NAME', help='conv_s, conv_m, hybrid_m (default: all)')
+    parser.add_argument('--to', nargs='+', default=[], metavar='NAME', help='runtimes (default: all)')
+    parser.add_argument('--folder', type=Path, default=Path('work_dirs/parity'), help='default: work_dirs/parity')
+    parser.set_defaults(call=parity)
+
+
+def parity(args: argparse.Namespace) -> int:
+    """Check the arguments of ``parity``, run it, and return 1 if a file is outside the tolerance."""
+    from mnv4_mm.report.recipes import check_parity
+
+    check_parity(args.models, args.nets, args.to)
+    check_output_folder('--folder', args.folder)
+
+    from mnv4_mm.report.parity import parity
+
+    return 1 if parity(args.models, args.nets, args.to, folder=args.folder) else 0
+
+
+def add_deploy(parser: Parser) -> None:
+    parser.description = "Export ONNX for mmdeploy's pipelines and SDK, with the arguments of mmdeploy's own script."
+    parser.add_argument('deploy_cfg', help='deploy config, one of configs/deploy')
+    parser.add_argument('model_cfg', help='path or name of the config the checkpoint was trained with')
+    parser.add_argument('checkpoint', help='.pth file written by `mnv4 train`')
+    parser.add_argument('img', help='image with which the model is traced')
+    parser.add_argument('--test-img', nargs='+', metavar='IMAGE', help='images to draw (default: the same)')
+    parser.add_argument('--work-dir', default='.', help='where to write (default: here)')
+    parser.add_argument('--device', default='cpu', help='torch device (default: cpu)')
+    parser.add_argument(
+        '--log-level',
+        default='INFO',
+        choices=('CRITICAL', 'ERROR', 'WARNING', 'INFO', 'DEBUG'),
+        help='(default: INFO)',
+    )
+    parser.add_argument('--show', action='store_true', help='also show the images in windows')
+    parser.add_argument('--dump-info', action='store_true', help='also write what the SDK needs')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=KeyValueAction,
+        metavar='KEY=VALUE',
+        help='of the deploy config, e.g. "onnx_config.input_shape=[512, 512]"',
+    )
+    others = parser.add_argument_group("of mmdeploy's script for other backends, refused here")
+    others.add_argument('--calib-dataset-cfg', help=argparse.SUPPRESS)
+    others.add_argument('--quant', action='store_true', help=argparse.SUPPRESS)
+    others.add_argument('--quant-image-dir', help=argparse.SUPPRESS)
+    others.add_argument('--uri', help=argparse.SUPPRESS)
+    parser.set_defaults(call=deploy)
+
+
+def deploy(args: argparse.Namespace) -> None:
+    """Check the arguments of ``deploy``, export by mmdeploy, and print the path of the file."""
+    find_config(args.model_cfg)
+    check_checkpoint(args.checkpoint)
+    check_output_folder('--work-dir', args.work_dir)
+    options = {name: value for name, value in vars(args).items() if name not in ('call', 'parser')}
+    paths = [options.pop(name) for name in ('deploy_cfg', 'model_cfg', 'checkpoint', 'img')]
+
+    from mnv4_mm.deploy.mmdeploy_script import deploy
+
+    print(deploy(*paths, **options))

@@ -1,0 +1,21 @@
+"""The command that checks the environment."""
+
+import argparse
+import subprocess
+import sys
+
+from mnv4_mm.cli.arguments import Parser
+from mnv4_mm.config.index import CHECKOUT, PACKAGE
+
+# A script that imports nothing of the package, which may be what is broken. A wheel has a copy.
+SCRIPT = (CHECKOUT or PACKAGE) / 'tools' / 'check_env.py'
+
+
+def add_env(parser: Parser) -> None:
+    parser.epilog = 'Exit code 1 if something has to be repaired.'
+    parser.set_defaults(call=env)
+
+
+def env(args: argparse.Namespace) -> int:
+    """Run the script in a process of its own, where nothing is imported yet."""
+    return subprocess.run([sys.executable, str(SCRIPT)]).returncode  # noqa: S603

@@ -1,0 +1,55 @@
+"""Exit codes: a user's mistake becomes one line on stderr."""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+
+from mnv4_mm.errors import UserError
+
+# Seconds after which a launcher has ended the other processes of a machine because the first has ended.
+LAUNCHER_TIMEOUT = 10
+# Packages without which the environment, not the code, is broken.
+REQUIRED = ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'numpy', 'cv2', 'rich', 'PIL', 'mnv4_mm')
+
+
+def run(call: Callable[[], int | None]) -> int:
+    """Run a command.
+
+    Args:
+        call: Does the work, and returns its exit code or None for 0.
+
+    Returns:
+        The exit code: 2 for a ``UserError``, a file that cannot be used, or a broken environment; 130 for Ctrl-C.
+    """
+    try:
+        return call() or 0
+    except UserError as error:
+        # From a worker of a data loader it comes with the traceback there.
+        return _mistake(str(error).rpartition('UserError: ')[2].strip())
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _mistake(f'{error.filename}: {error.strerror}')
+    except KeyboardInterrupt:
+        print('stopped', file=sys.stderr)
+        return 130
+    except ImportError as error:
+        if (error.name or '').split('.')[0] not in REQUIRED:
+            raise
+        return _mistake(
+            f'{error} in {sys.executable}: activate the environment that `make` built (`. .venv/bin/activate`), '
+            'install `mnv4_mm[train]` and OpenMMLab, or run `mnv4 env`, which lists what is missing'
+        )
+
+
+def _mistake(text: str) -> int:
+    """Print a user's mistake. All processes of a launcher meet it; the first prints it."""
+    if os.environ.get('LOCAL_RANK', '0') != '0':
+        try:
+            time.sleep(LAUNCHER_TIMEOUT)  # ending earlier would end the first before it has printed
+        except KeyboardInterrupt:
+            return 130
+    # A process that is still here has met the mistake alone.
+    print(f'error: {text}', file=sys.stderr)
+    return 2

@@ -1,0 +1,61 @@
+"""Commands that print tables: weights, complexity, bench."""
+
+import argparse
+from pathlib import Path
+
+from mnv4_mm.bench.parts import PARTS, check_bench
+from mnv4_mm.cli.arguments import Parser
+from mnv4_mm.config.index import find_config
+
+
+def add_weights(parser: Parser) -> None:
+    parser.epilog = 'For init_cfg=dict(type="Pretrained", checkpoint="timm://<tag>").'
+    parser.add_argument('--arch', help='only those of one net, e.g. conv_m')
+    parser.set_defaults(call=weights)
+
+
+def weights(args: argparse.Namespace) -> None:
+    """Print the table of published weights."""
+    from mnv4_mm.report.weights import weights_table
+
+    print(weights_table(args.arch))
+
+
+def add_complexity(parser: Parser) -> None:
+    parser.add_argument('configs', nargs='*', help='config names (default: all shipped ones)')
+    parser.add_argument('--backbone', metavar='NAME', help='count models with this backbone, e.g. mnv4_hybrid_m')
+    parser.add_argument(
+        '--nets', action='store_true', help='all nets instead: trunk and classifier, beside paper and timm'
+    )
+    parser.set_defaults(call=complexity)
+
+
+def complexity(args: argparse.Namespace) -> None:
+    """Print the table of parameters and multiply-accumulates."""
+    for name in args.configs:
+        find_config(name)
+
+    from mnv4_mm.report.complexity import nets_table, table
+
+    print(nets_table() if args.nets else table(args.configs, args.backbone))
+
+
+def add_bench(parser: Parser) -> None:
+    parser.epilog = 'Both sides are measured in turn in one run; each result is printed when it is known.'
+    parser.add_argument(
+        '--out',
+        type=Path,
+        default=Path('work_dirs/bench.json'),
+        help='default: work_dirs/bench.json; a plot goes beside it',
+    )
+    parser.add_argument('--only', nargs='+', default=[], metavar='PART', help=f'{", ".join(PARTS)} (default: all)')
+    parser.set_defaults(call=bench)
+
+
+def bench(args: argparse.Namespace) -> None:
+    """Check that what is to be measured is installed, and measure."""
+    check_bench(args.out, args.only)
+
+    from mnv4_mm.bench.run import bench
+
+    bench(args.out, args.only, lambda line: print(line, flush=True))

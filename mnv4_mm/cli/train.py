@@ -1,0 +1,108 @@
+"""Commands that run a PyTorch model: train, test, infer.
+
+Imports in functions: `mnv4 --help` works in the base install, which has neither Pillow nor rich.
+"""
+
+import argparse
+from typing import Any
+
+from mnv4_mm.cli.arguments import Parser
+from mnv4_mm.config.index import find_config
+from mnv4_mm.config.options import EvaluateOptions, TrainOptions
+from mnv4_mm.config.source import read_source
+from mnv4_mm.paths import check_checkpoint, check_class_map_folder, check_detections_file, check_output_folder
+
+
+def add_train(parser: Parser) -> None:
+    parser.add_argument('config', help='path, or name of a shipped config such as mnv4_ssdlite_coco')
+    TrainOptions.add_arguments(parser)
+    parser.set_defaults(call=train)
+
+
+def train(args: argparse.Namespace) -> None:
+    """Check the arguments of ``train``, and train."""
+    from mnv4_mm.config.check import check_config_data
+
+    options = TrainOptions.from_namespace(args)
+    path = find_config(args.config)
+    if options.work_dir:
+        check_output_folder('--work-dir', options.work_dir)
+    start = options.resume if isinstance(options.resume, str) else (options.cfg_options or {}).get('load_from')
+    if start:
+        check_checkpoint(start)
+    check_config_data(path, options.data, ('train_dataloader', 'val_dataloader'))
+
+    from mnv4_mm.apis.train import train
+
+    train(args.config, **options.as_arguments())
+
+
+def add_test(parser: Parser) -> None:
+    parser.usage = '%(prog)s [CONFIG] CHECKPOINT [options]'
+    parser.add_argument('config', help='path or name of a config (default: the one in the checkpoint)')
+    parser.add_argument('checkpoint', nargs='?', help='.pth file written by `mnv4 train`')
+    EvaluateOptions.add_arguments(parser)
+    parser.set_defaults(call=test)
+
+
+def test(args: argparse.Namespace) -> None:
+    """Check the arguments of ``test``, and evaluate."""
+    from mnv4_mm.config.check import check_config_data
+
+    options = EvaluateOptions.from_namespace(args)
+    config, checkpoint = (args.config, args.checkpoint) if args.checkpoint else (None, args.config)
+    source: dict[str, Any] = {}
+    if config:
+        path = find_config(config)
+        source = read_source(path) or {}
+        check_config_data(path, options.data, ('train_dataloader' if options.on == 'train' else 'test_dataloader',))
+    if options.out and source.get('default_scope') == 'mmdet':
+        check_detections_file(options.out)
+    elif options.out and source.get('default_scope') == 'mmseg':
+        check_class_map_folder(options.out)
+    check_checkpoint(checkpoint)
+    for flag, folder in (('--work-dir', options.work_dir), ('--show-dir', options.show_dir)):
+        if folder:
+            check_output_folder(flag, folder)
+
+    from mnv4_mm.apis.evaluate import evaluate_files
+
+    evaluate_files(config, checkpoint, **options.as_arguments())
+
+
+def add_infer(parser: Parser) -> None:
+    parser.add_argument('source', help='image, folder of images, or video')
+    parser.add_argument('checkpoint', help='.pth file written by `mnv4 train`, or file written by `mnv4 export`')
+    parser.add_argument('--config', help='config to use instead of the one in the checkpoint')
+    parser.add_argument('--out-dir', default='outputs', help='where to write (default: outputs)')
+    parser.add_argument(
+        '--score-thr', type=float, default=0.3, help='draw boxes with at least this score (default: 0.3)'
+    )
+    parser.add_argument(
+        '--inference',
+        choices=('whole', 'slide'),
+        help="segmentation: whole images, or overlapping windows of a training crop's size (default: the config's)",
+    )
+    parser.add_argument('--device', help='torch device (default: the GPU if there is one)')
+    parser.set_defaults(call=infer)
+
+
+def infer(args: argparse.Namespace) -> None:
+    """Check the arguments of ``infer``, run the model, and print the path of the predictions."""
+    from mnv4_mm.apis.infer import infer
+
+    if args.config:
+        find_config(args.config)
+    # It imports torch only to load a checkpoint, after its own checks: an exported file does not need it.
+
+    print(
+        infer(
+            args.source,
+            args.checkpoint,
+            config=args.config,
+            out_dir=args.out_dir,
+            score_thr=args.score_thr,
+            device=args.device,
+            inference=args.inference,
+        )
+    )

@@ -1,0 +1,37 @@
+"""The config that an evaluation uses."""
+
+from pathlib import Path
+
+from mmengine.config import Config
+
+from mnv4_mm.config.backbone import set_backbone
+from mnv4_mm.config.checkpoint import checkpoint_config
+from mnv4_mm.config.data import set_data, set_data_roots, set_inference
+from mnv4_mm.config.launcher import set_launcher
+from mnv4_mm.config.load import load_config, set_options
+from mnv4_mm.config.options import EvaluateOptions
+from mnv4_mm.tasks import task_of
+from mnv4_mm.weights.checkpoint import Checkpoint
+
+
+def evaluation_config(source: str | Path | Checkpoint, options: EvaluateOptions, *, on_gpu: bool = False) -> Config:
+    """Return the config that ``evaluate`` runs.
+
+    Args:
+        source: Name or path of a config, or a checkpoint that carries one.
+        options: Options of evaluation. ``cfg_options`` come after all others and win.
+        on_gpu: True if the evaluation runs on a GPU.
+
+    Raises:
+        UserError: The config or an option is invalid, or they do not fit each other.
+    """
+    cfg = checkpoint_config(source) if isinstance(source, Checkpoint) else load_config(source)
+    if options.backbone:
+        set_backbone(cfg, options.backbone)
+    if options.data:
+        set_data(cfg, task_of(cfg).find(options.data))
+    if options.inference:
+        set_inference(cfg, options.inference)
+    set_launcher(cfg, options.launcher, on_gpu)
+    set_options(cfg, options.cfg_options or {})
+    return set_data_roots(cfg)

@@ -1,0 +1,31 @@
+"""Settings of a config that depend on how its processes are started."""
+
+from mmengine.config import Config
+
+
+def set_launcher(cfg: Config, launcher: str, on_gpu: bool) -> Config:
+    """Set the launcher and what depends on it; the config of a checkpoint has the settings of its training.
+
+    Args:
+        cfg: A config.
+        launcher: mmengine's launcher: none, pytorch, slurm or mpi.
+        on_gpu: True if the processes run on GPUs.
+    """
+    cfg.launcher = launcher
+    if launcher == 'none':
+        return cfg
+    cfg.env_cfg.dist_cfg.backend = 'nccl' if on_gpu else 'gloo'
+    if on_gpu:
+        cfg.sync_bn = 'torch'
+        if 'device_ids' in (cfg.get('model_wrapper_cfg') or {}):
+            cfg.pop('model_wrapper_cfg')  # it was trained on CPUs
+    else:  # mmengine would wrap the model for GPU LOCAL_RANK
+        cfg.model_wrapper_cfg = dict(
+            type='MMDistributedDataParallel',
+            device_ids=None,
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.get('find_unused_parameters', False),
+        )
+        others = [hook for hook in cfg.get('custom_hooks', []) if hook['type'] != 'SameBuffersHook']
+        cfg.custom_hooks = [*others, dict(type='SameBuffersHook')]
+    return cfg

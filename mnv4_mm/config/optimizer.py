@@ -1,0 +1,67 @@
+"""Optimizer, learning rate and precision of a config."""
+
+import inspect
+
+from mmengine.config import Config
+from mmengine.registry import OPTIMIZERS
+
+from mnv4_mm.config.nested import on_copy
+from mnv4_mm.errors import UserError
+
+
+def set_precision(cfg: Config, dtype: str, on_gpu: bool) -> Config:
+    """Train in mixed precision.
+
+    Args:
+        cfg: A config.
+        dtype: ``fp16``, with loss scaling, which needs a GPU; or ``bf16``.
+        on_gpu: True if training runs on a GPU.
+
+    Raises:
+        UserError: ``fp16`` without a GPU.
+    """
+    if dtype == 'fp16' and not on_gpu:
+        raise UserError('--amp-dtype fp16 needs a GPU; a CPU has bf16')
+    for key in ('loss_scale', 'dtype', 'use_fp64'):  # of a wrapper that the config has already
+        cfg.optim_wrapper.pop(key, None)
+    fp16 = dict(type='AmpOptimWrapper', loss_scale='dynamic', dtype='float16')
+    cfg.optim_wrapper.update(fp16 if dtype == 'fp16' else dict(type='Bf16OptimWrapper'))
+    return cfg
+
+
+def set_fused(cfg: Config, fused: bool | None) -> Config:
+    """Make torch's optimizer update all parameters in one kernel.
+
+    Args:
+        cfg: A config.
+        fused: True or False; if None, True where the optimizer supports it and the config does not set it.
+
+    Raises:
+        UserError: It is required, and the optimizer does not support it.
+    """
+    optimizer = cfg.optim_wrapper.optimizer
+    kind = OPTIMIZERS.get(optimizer.type) if isinstance(optimizer.get('type'), str) else optimizer.get('type')
+    supported = kind is not None and 'fused' in inspect.signature(kind).parameters
+    if fused and not supported:
+        raise UserError(f'--fused: {optimizer.get("type")} has no fused form')
+    if fused is not None and supported:
+        optimizer.fused = fused
+    elif supported and not optimizer.keys() & {'fused', 'foreach', 'differentiable'}:
+        optimizer.fused = True
+    return cfg
+
+
+def set_learning_rate_scaling(cfg: Config) -> Config:
+    """Scale the learning rate by actual batch size / ``auto_scale_lr.base_batch_size`` when training starts.
+
+    Raises:
+        UserError: The config has no ``base_batch_size``.
+    """
+    if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+        raise UserError('--auto-scale-lr: the config has no auto_scale_lr.base_batch_size')
+    cfg.auto_scale_lr.enable = True
+    return cfg
+
+
+fit_precision = on_copy(set_precision)
+fit_optimizer = on_copy(set_fused)

@@ -1,0 +1,55 @@
+"""The rule for resuming.
+
+- ``resume=CHECKPOINT`` continues this checkpoint.
+- ``resume=True`` continues the last checkpoint of the work directory; if there is none, the run starts as a new one.
+- A run that does not resume needs a work directory without a run.
+- ``resume`` and ``load_from`` among ``cfg_options`` win, with mmengine's meaning.
+"""
+
+from collections.abc import Collection
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.runner import find_latest_checkpoint
+
+from mnv4_mm.errors import UserError
+
+
+def set_resume(cfg: Config, resume: bool | str, cfg_options: Collection[str] = ()) -> Config:
+    """Set ``resume`` and ``load_from``.
+
+    Args:
+        cfg: A config with its final ``work_dir``.
+        resume: False, True, or a checkpoint file.
+        cfg_options: Keys that the user has set in the config.
+    """
+    if 'resume' not in cfg_options:
+        cfg.resume = isinstance(resume, str) or (resume and _last_checkpoint(cfg) is not None)
+    if 'load_from' not in cfg_options and isinstance(resume, str):
+        cfg.load_from = resume
+    elif 'load_from' not in cfg_options and resume and cfg.resume:
+        cfg.load_from = None  # mmengine takes the work directory's last checkpoint
+    return cfg
+
+
+def initial_checkpoint(cfg: Config) -> str | None:
+    """Return the checkpoint that a run resumes or takes its weights from; None if there is none."""
+    return cfg.get('load_from') or (_last_checkpoint(cfg) if cfg.resume else None)
+
+
+def check_no_run(cfg: Config) -> None:
+    """Check that a new run does not overwrite another one.
+
+    Raises:
+        UserError: The work directory holds a run, and this one does not resume.
+    """
+    last = _last_checkpoint(cfg)
+    if last and not cfg.resume:
+        raise UserError(
+            f'{cfg.work_dir} holds a run already ({last}): continue it with --resume or name another --work-dir'
+        )
+
+
+def _last_checkpoint(cfg: Config) -> str | None:
+    folder = Path(cfg.work_dir)
+    return find_latest_checkpoint(str(folder)) if (folder / 'last_checkpoint').is_file() else None

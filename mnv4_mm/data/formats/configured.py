@@ -1,0 +1,50 @@
+"""The files that a data set of a config names. Works on plain dicts and on mmengine's, and imports nothing heavy."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mnv4_mm.data.formats.ade import MaskSplit, find_ade
+from mnv4_mm.data.formats.coco import Split, find_coco
+
+# By default_scope of a config: what recognises a data set of --data, and what to do without the benchmark's data.
+FIND: dict[str, Callable[[str], Any]] = {'mmdet': find_coco, 'mmseg': find_ade}
+HINTS = {
+    'mmdet': 'fetch it with `python tools/download_dataset.py coco2017`, or try `python tools/train.py '
+    'configs/mnv4_ssdlite_coco-mini.py`, whose data is in the repository',
+    'mmseg': 'fetch it with `python tools/download_dataset.py ade20k`, or try `python tools/train.py '
+    'configs/mnv4_lraspp_ade20k-mini.py`, whose data is in the repository',
+}
+
+
+def coco_split(dataset: Mapping[str, Any]) -> Split | None:
+    """Return the annotation file and image folder of a CocoDataset's config; None if it is of another kind."""
+    if not {'ann_file', 'data_prefix'} <= dataset.keys() or 'img' not in dataset['data_prefix']:
+        return None
+    # Joined as mmengine's BaseDataset does.
+    root = Path(dataset.get('data_root') or '')
+    return Split(root / dataset['ann_file'], root / dataset['data_prefix']['img'])
+
+
+def mask_split(dataset: Mapping[str, Any], suffix: str = '.jpg', mask_suffix: str = '.png') -> MaskSplit | None:
+    """Return the image and mask folders of a BaseSegDataset's config; None if it is of another kind.
+
+    Args:
+        dataset: Config of the data set.
+        suffix: Ending of the images' names.
+        mask_suffix: Ending of the masks' names.
+    """
+    prefix = dataset.get('data_prefix') or {}
+    if not {'img_path', 'seg_map_path'} <= prefix.keys():
+        return None
+    # Joined as mmseg's BaseSegDataset does.
+    root = Path(dataset.get('data_root') or '')
+    listed = root / dataset['ann_file'] if dataset.get('ann_file') else None
+    return MaskSplit(root / prefix['img_path'], root / prefix['seg_map_path'], suffix, mask_suffix, listed)
+
+
+def innermost_dataset(dataset: Any) -> Any:
+    """Return the config of the data set inside of RepeatDataset, MultiImageMixDataset and other wrappers."""
+    while 'dataset' in dataset:
+        dataset = dataset['dataset']
+    return dataset

@@ -1,0 +1,153 @@
+"""Checks of arguments and files that need neither torch nor OpenMMLab, for commands to call before importing either."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+from mnv4_mm.deploy.artifacts import Artifact, find_artifacts
+from mnv4_mm.deploy.targets import TARGETS
+from mnv4_mm.deploy.targets.base import Target
+from mnv4_mm.errors import UserError
+from mnv4_mm.images import IMAGE_SUFFIXES
+from mnv4_mm.paths import check_checkpoint, check_output_file, check_output_folder
+from mnv4_mm.runtime.meta import OUTPUTS, Kind, Precision
+
+SIZE_DIVISOR = 32  # output stride of the coarsest feature map; multiples of it are downsampled without remainder
+
+
+def check_compare(
+    checkpoint: str,
+    files: Sequence[str] = (),
+    *,
+    on: str = 'val',
+    tolerance: float = 1e-3,
+    int8_tolerance: float = 1e-2,
+    rounds: int = 20,
+    out: str | None = None,
+) -> tuple[Path, list[Artifact]]:
+    """Check the arguments of ``compare`` and read the metadata of every exported file.
+
+    Returns:
+        The checkpoint and the exported files.
+
+    Raises:
+        UserError: An argument is invalid, or a file is missing, damaged or of another checkpoint.
+    """
+    if on not in ('val', 'train'):
+        raise UserError(f'--on must be val or train, got {on}')
+    if not (tolerance >= 0 and int8_tolerance >= 0 and rounds >= 0):  # NaN is an error as well
+        raise UserError(
+            '--tolerance, --int8-tolerance and --rounds must not be negative, got '
+            f'{tolerance:g}, {int8_tolerance:g} and {rounds}'
+        )
+    if out:
+        if not Path(out).parent.is_dir():
+            raise UserError(f'--out {out}: no folder {Path(out).parent}')
+        check_output_file('--out', out)
+    return find_artifacts(checkpoint, files)
+
+
+def check_export(
+    checkpoint: str,
+    to: Sequence[str],
+    *,
+    out_dir: str | None = None,
+    size: Sequence[int] | None = None,
+    dynamic: bool = False,
+    precision: Precision = 'fp32',
+    kind: Kind | None = None,
+    calibration: str | None = None,
+) -> list[Target]:
+    """Check those arguments of ``export`` that do not depend on the model.
+
+    Returns:
+        The targets named by ``to``, without duplicates.
+
+    Raises:
+        UserError: An argument is invalid, a file is missing, or a package is not installed.
+    """
+    targets = _targets(to)
+    if precision not in get_args(Precision):
+        raise UserError(f'--precision must be one of {", ".join(get_args(Precision))}, got {precision}')
+    for target in targets:
+        check_options(target, kind=kind, precision=precision, size=size, dynamic=dynamic)
+    _check_installed(targets)
+    if precision == 'int8':
+        # Sensitive layers are measured with ONNX Runtime, whatever the target.
+        if message := TARGETS['onnx'].absent(convert=True):
+            raise UserError(f'--precision int8 needs ONNX Runtime: {message}')
+        if calibration:
+            calibration_files(Path(calibration))
+    check_checkpoint(checkpoint)
+    check_output_folder('--out-dir', output_folder(checkpoint, out_dir))
+    return targets
+
+
+def check_targets(to: Sequence[str]) -> list[Target]:
+    """Check the names of targets; all if empty.
+
+    Returns:
+        The targets, without duplicates.
+
+    Raises:
+        UserError: One is unknown, or a package that converts to it is not installed.
+    """
+    targets = _targets(to or list(TARGETS))
+    _check_installed(targets)
+    return targets
+
+
+def _targets(to: Sequence[str]) -> list[Target]:
+    if unknown := [name for name in to if name not in TARGETS]:
+        raise UserError(f'--to {unknown[0]}: there are {", ".join(TARGETS)}')
+    return [TARGETS[name] for name in dict.fromkeys(to)]
+
+
+def _check_installed(targets: Sequence[Target]) -> None:
+    if missing := [message for target in targets if (message := target.absent(convert=True))]:
+        raise UserError('; '.join(missing))
+
+
+def check_options(
+    target: Target,
+    *,
+    kind: Kind | None = None,
+    precision: Precision = 'fp32',
+    size: Sequence[int] | None = None,
+    dynamic: bool = False,
+) -> None:
+    """Check that a target supports the options of an export.
+
+    Raises:
+        UserError: It does not, or options exclude each other.
+    """
+    if kind and kind not in target.kinds:
+        option = kind.replace('_', '-')
+        if kind not in OUTPUTS:
+            raise UserError(f'no output --{option}; there are {", ".join(OUTPUTS)}')
+        raise UserError(f'--{option} does not fit {target.name}, which has {", ".join(target.kinds)}')
+    if precision not in target.precisions:
+        raise UserError(f'--precision {precision} does not fit {target.name}, which has {", ".join(target.precisions)}')
+    if dynamic and not target.dynamic:
+        raise UserError(f'--dynamic does not fit {target.name}, whose files have one size')
+    if dynamic and size:
+        raise UserError('--size and --dynamic exclude each other')
+    if size and (len(size) != 2 or any(side < SIZE_DIVISOR or side % SIZE_DIVISOR for side in size)):
+        raise UserError(f'--size must be height and width, multiples of {SIZE_DIVISOR}, got {" ".join(map(str, size))}')
+
+
+def output_folder(checkpoint: str | Path, out_dir: str | Path | None) -> Path:
+    """Return the folder that ``export`` writes to: ``exported`` beside the checkpoint unless ``out_dir`` is given."""
+    return Path(out_dir) if out_dir else Path(checkpoint).parent / 'exported'
+
+
+def calibration_files(folder: Path) -> list[Path]:
+    """Return all image files in a folder and its subfolders, sorted.
+
+    Raises:
+        UserError: There are none.
+    """
+    files = sorted(file for file in folder.rglob('*') if file.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise UserError(f'no images for calibration in {folder}: name a folder of images by --calibration')
+    return files

@@ -1,0 +1,92 @@
+"""Exported files and the checkpoints that they were exported from. Needs neither torch nor OpenMMLab."""
+
+import glob
+import re
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from mnv4_mm.errors import UserError
+from mnv4_mm.paths import check_checkpoint
+from mnv4_mm.runtime.meta import OUTPUTS, Meta, Precision, read_meta, sha256, sidecar
+
+
+class Artifact(NamedTuple):
+    """An exported file and its metadata."""
+
+    path: Path
+    meta: Meta
+
+    @property
+    def megabytes(self) -> float:
+        """Size of all files of the export, in MB."""
+        return sum((self.path.parent / name).stat().st_size for name in self.meta.files) / 1e6
+
+
+def find_artifacts(checkpoint: str | Path, files: Sequence[str | Path] = ()) -> tuple[Path, list[Artifact]]:
+    """Find the exported files of a checkpoint and check that they were exported from it.
+
+    Args:
+        checkpoint: A checkpoint; or one more exported file, whose checkpoint is looked up by ``checkpoint_of``.
+        files: Exported files; all that ``exported_files`` finds if left out.
+
+    Returns:
+        The checkpoint and the exported files.
+
+    Raises:
+        UserError: A file is missing, damaged, or was exported from another checkpoint, or there are none.
+    """
+    checkpoint = Path(checkpoint)
+    if sidecar(checkpoint).is_file():
+        files, checkpoint = [checkpoint, *files], checkpoint_of(checkpoint)
+    check_checkpoint(checkpoint)
+    checksum = sha256(checkpoint)
+    paths = [Path(file) for file in files] or exported_files(checkpoint, checksum)
+    artifacts = [Artifact(path, read_meta(path)) for path in paths]
+    for path, meta in artifacts:
+        if meta.source.get('sha256') != checksum:
+            raise UserError(f'{path} was exported from another checkpoint: {meta.source.get("checkpoint")}')
+    return checkpoint, artifacts
+
+
+def checkpoint_of(path: Path) -> Path:
+    """Return the checkpoint that a file was exported from, which is in the parent of its folder or beside it.
+
+    Raises:
+        UserError: It is in neither place.
+    """
+    name = read_meta(path).source.get('checkpoint', '')
+    candidates = [folder / name for folder in (path.parent.parent, path.parent)]
+    checkpoint = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if checkpoint is None:
+        raise UserError(
+            f'{path} was exported from {name}, which is neither beside it nor in the folder above: name the checkpoint '
+            'as the first argument'
+        )
+    return checkpoint
+
+
+def exported_files(checkpoint: Path, checksum: str) -> list[Path]:
+    """Return the files in ``exported/`` beside a checkpoint that were exported from it.
+
+    Args:
+        checkpoint: The checkpoint.
+        checksum: Its SHA-256: files of an earlier checkpoint of the same name are left out.
+
+    Raises:
+        UserError: There are none.
+    """
+    folder = checkpoint.parent / 'exported'
+    # As ``export`` names files. Checkpoints whose names begin alike are told apart by the whole name.
+    kinds, precisions = '|'.join(OUTPUTS), '|'.join(typing.get_args(Precision))
+    stem = checkpoint.stem
+    name = re.compile(rf'{re.escape(stem)}_({kinds})_({precisions})(_dynamic|_\d+x\d+)?(_normalised)?\.')
+    sidecars = [path for path in sorted(folder.glob(f'{glob.escape(stem)}_*.json')) if name.match(path.name)]
+    # The JSON files of samples and layers have no file of their own.
+    paths = [path.with_suffix('') for path in sidecars if path.with_suffix('').exists()]
+    metas = [Meta.from_json(sidecar(path).read_bytes(), sidecar(path)) for path in paths]
+    paths = [path for path, meta in zip(paths, metas, strict=True) if meta.source.get('sha256') == checksum]
+    if not paths:
+        raise UserError(f'no exported files of {checkpoint} in {folder}: name them, or run export first')
+    return paths

@@ -1,0 +1,100 @@
+"""Evaluation of any predictor on the test set of a config, by the metric that ``tools/test.py`` uses."""
+
+import copy
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.evaluator import Evaluator
+from mmengine.registry import DATASETS, DefaultScope
+
+from mnv4_mm.apis.evaluate import evaluate
+from mnv4_mm.config.data import dataset_split, innermost_dataset
+from mnv4_mm.errors import UserError
+from mnv4_mm.images import read_image
+from mnv4_mm.runtime.results import ClassMap, Detections
+from mnv4_mm.tasks import task_of
+from mnv4_mm.weights.checkpoint import Checkpoint
+
+
+class PredictorEvaluator:
+    """Runs predictors over the test set of a config and computes its metric.
+
+    Args:
+        cfg: The config.
+
+    Attributes:
+        metric: Name of the metric, ``bbox_mAP`` or ``mIoU``.
+
+    Raises:
+        UserError: The test set has no ground truth to compute the metric from.
+    """
+
+    def __init__(self, cfg: Config) -> None:
+        self.cfg = cfg = copy.deepcopy(cfg)
+        self.task = task_of(cfg)
+        self.metric = self.task.metric
+        self.task.set_outputs(cfg, dataset_split(cfg, 'test_dataloader'), False, None)
+        dataset = innermost_dataset(cfg.test_dataloader.dataset).copy()
+        # Ground truth only: images are read and prepared as the predictor needs them.
+        dataset['pipeline'] = list(self.task.ground_truth_steps)
+        dataset['test_mode'] = True
+        with DefaultScope.overwrite_default_scope(cfg.default_scope):
+            self.dataset = DATASETS.build(dataset)
+        self.task.check_ground_truth(self.dataset.get_data_info(i) for i in range(len(self.dataset)))
+
+    def images(self) -> list[Path]:
+        """Return the paths of all images of the test set."""
+        return [Path(self.dataset.get_data_info(i)['img_path']) for i in range(len(self.dataset))]
+
+    def score(self, predict: Callable[[np.ndarray], Detections | ClassMap]) -> float:
+        """Evaluate a predictor.
+
+        Args:
+            predict: Function from an image, (H, W, 3) uint8 BGR, to detections or a class map.
+
+        Returns:
+            AP or mIoU in [0, 1].
+        """
+        with DefaultScope.overwrite_default_scope(self.cfg.default_scope):
+            evaluator = Evaluator(self.cfg.test_evaluator)
+            evaluator.dataset_meta = self.dataset.metainfo
+            for i in range(len(self.dataset)):
+                info = self.dataset[i]
+                image = read_image(info['img_path'])
+                sample = self.task.evaluation_sample(info, image.shape[:2], predict(image))
+                evaluator.process([sample])
+            metrics = evaluator.evaluate(len(self.dataset))
+        return metric_value(metrics, self.metric)
+
+
+def baseline_score(cfg: Config, checkpoint: Checkpoint) -> float:
+    """Return the AP or mIoU that ``tools/test.py`` measures, in [0, 1]."""
+    cfg = Config(cfg.to_dict())
+    cfg.log_level = 'WARNING'
+    with tempfile.TemporaryDirectory() as folder:
+        metrics = evaluate(cfg, checkpoint, work_dir=Path(folder), per_class=False)
+    return metric_value(metrics, task_of(cfg).metric)
+
+
+def metric_value(metrics: Mapping[str, float], name: str) -> float:
+    """Select the value of AP or mIoU from the results of an evaluator.
+
+    Args:
+        metrics: Values by name, e.g. ``coco/bbox_mAP``. Empty if there are no predictions in any image: then 0 is
+            returned.
+        name: ``bbox_mAP`` or ``mIoU``.
+
+    Raises:
+        UserError: The evaluator computes other metrics, or the data set has no ground truth for this one.
+    """
+    if not metrics:
+        return 0.0
+    value = next((float(value) for key, value in metrics.items() if key.endswith(name)), None)
+    if value is None:
+        raise UserError(f'the test_evaluator of this config computes {", ".join(metrics)}; {name} is needed')
+    if not value >= 0:  # NaN, or -1 from COCO: no masks, or only crowd boxes
+        raise UserError(f'the test set has no ground truth to compute {name} from')
+    return value

@@ -1,0 +1,140 @@
+"""Post-training quantisation to 8 bits with calibration images, by ONNX Runtime and by NNCF (OpenVINO).
+
+Two kinds of layers stay in float: those behind the last convolutions (box decoding, softmax, selection), which need
+little time and more than 256 steps for the side of a box; and the sensitive layers that ``sensitivity`` finds.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mnv4_mm.deploy import quiet
+from mnv4_mm.deploy.sensitivity import (
+    MAX_IMAGES,
+    LayerSensitivity,
+    SensitiveLayer,
+    measure_sensitivity,
+    nodes_in_float,
+    sensitive_layers,
+)
+
+
+class QuantizedModel(NamedTuple):
+    """A net in 8 bits.
+
+    Attributes:
+        model: ``onnx.ModelProto``.
+        layers: Sensitivity of each convolution and matrix product, the most sensitive one first.
+        float_nodes: Names of all nodes that stay in float: those outside the convolutions, and those that
+            ``nodes_in_float`` selects.
+        sensitive: The sensitive layers, described for converters that do not know the names of ONNX nodes.
+    """
+
+    model: Any
+    layers: list[LayerSensitivity]
+    float_nodes: list[str]
+    sensitive: list[SensitiveLayer]
+
+
+# ONNX Runtime logs an error for each bias that it copies, which it does for convolutions that share one.
+@quiet.no_root_log()
+def quantize_onnx(model: Any, batches: Sequence[np.ndarray]) -> QuantizedModel:
+    """Quantise an ``onnx.ModelProto`` to QDQ form: uint8 activations, 7-bit weights, one scale per output channel.
+
+    Args:
+        model: The float net, from pixels to raw outputs.
+        batches: Inputs made of real images, for calibration.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    with TemporaryDirectory() as folder:
+        original_path, float_path, int8_path = (Path(folder) / f'{name}.onnx' for name in ('original', 'float', 'int8'))
+        onnx.save(model, original_path)
+        quant_pre_process(original_path, float_path, skip_symbolic_shape=True)
+        graph = onnx.load(float_path).graph
+        outer_nodes = _nodes_outside_convolutions(graph)
+
+        def quantize(float_nodes: Sequence[str]) -> None:
+            quantize_static(
+                float_path,
+                int8_path,
+                _calibration_reader(batches),
+                quant_format=QuantFormat.QDQ,
+                per_channel=True,
+                # 7-bit weights. x86 without VNNI adds two products of 8 bits in 16 bits, which saturates, as the
+                # quantisation guide of ONNX Runtime explains. With 8 bits an SSDLite lost 1.2 points of AP there, with
+                # 7 bits none.
+                reduce_range=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                nodes_to_exclude=list(float_nodes),
+            )
+
+        quantize(outer_nodes)
+        layers = measure_sensitivity(float_path, int8_path, batches[:MAX_IMAGES])
+        kept = nodes_in_float(layers, graph)
+        float_nodes = [*outer_nodes, *sorted(kept)]
+        if kept:
+            quantize(float_nodes)
+        layers = [layer._replace(in_float=layer.layer in kept) for layer in layers]
+        return QuantizedModel(onnx.load(int8_path), layers, float_nodes, sensitive_layers(layers, graph))
+
+
+def quantize_openvino(model: Any, batches: Sequence[np.ndarray], float_nodes: Sequence[str], tail: str) -> Any:
+    """Quantise an OpenVINO model with NNCF, keeping the same layers in float as ``quantize_onnx``.
+
+    Args:
+        model: The float net, converted from ONNX, with the names of the ONNX nodes.
+        batches: Inputs made of real images, for calibration.
+        float_nodes: Names of the ONNX nodes that stay in float.
+        tail: Prefix of the names of the operations behind the net, which stay in float as well.
+    """
+    # A convolution with a bias becomes two operations: the addition has the name of the node, the convolution this one.
+    names = [name + suffix for name in float_nodes for suffix in ('', '/WithoutBiases')]
+    quiet.without_telemetry('openvino')
+    nncf = quiet.nncf()
+    return nncf.quantize(
+        model,
+        nncf.Dataset(batches),
+        preset=nncf.QuantizationPreset.MIXED,
+        subset_size=len(batches),
+        ignored_scope=nncf.IgnoredScope(names=names, patterns=[f'{tail}.*'], validate=False),
+    )
+
+
+def _calibration_reader(batches: Sequence[np.ndarray]) -> Any:
+    from onnxruntime.quantization import CalibrationDataReader
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.batches = iter(batches)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            batch = next(self.batches, None)
+            return None if batch is None else {'image': batch}
+
+    return Reader()
+
+
+def _nodes_outside_convolutions(graph: Any) -> list[str]:
+    """Return the names of the nodes before the first convolutions and behind the last ones."""
+    convolutions = ('Conv', 'MatMul', 'Gemm', 'ConvTranspose')
+
+    def connected(nodes: Sequence[Any], read: str, write: str) -> set[str]:
+        """Return the names of the convolutions and of all nodes that they lead to, in the order of ``nodes``."""
+        values: set[str] = set()
+        names = set()
+        for node in nodes:
+            if node.op_type in convolutions or values & set(getattr(node, read)):
+                values.update(getattr(node, write))
+                names.add(node.name)
+        return names
+
+    nodes = list(graph.node)
+    inside = connected(nodes, 'input', 'output') & connected(nodes[::-1], 'output', 'input')
+    return [node.name for node in nodes if node.name not in inside]

@@ -1,0 +1,99 @@
+"""The table that ``compare`` prints and writes: one row for each file and each PyTorch reference."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mnv4_mm.deploy.difference import Difference
+from mnv4_mm.deploy.latency import Speed
+from mnv4_mm.errors import UserError
+
+
+@dataclasses.dataclass
+class Row:
+    """A row of the table.
+
+    Attributes:
+        name: Name of the file, or description of the PyTorch model.
+        megabytes: Size on disk in MB.
+        metric: AP or mIoU in [0, 1].
+        to_pytorch: Difference of the metric to PyTorch with the same input and the same postprocessing.
+        raw: Difference of the outputs to PyTorch.
+        speed: Latency with one thread, and with all threads.
+        memory: Memory in MiB that loading and running adds to a process.
+        verdict: ``ok``, or what is wrong; empty for PyTorch, which is not judged.
+        passes: False if this row fails the comparison.
+    """
+
+    name: str
+    megabytes: float | None = None
+    metric: float | None = None
+    to_pytorch: float | None = None
+    raw: Difference | None = None
+    speed: tuple[Speed, Speed] | None = None
+    memory: float | None = None
+    verdict: str = ''
+    passes: bool = True
+
+    def reject(self, reason: str) -> None:
+        """Let this row fail the comparison."""
+        self.verdict, self.passes = reason, False
+
+
+def markdown(rows: Sequence[Row], metric: str) -> Iterator[str]:
+    """Yield the lines of the table in Markdown.
+
+    Args:
+        rows: The rows.
+        metric: Name of the metric.
+    """
+    yield (
+        f'| file | MB | {metric} | to PyTorch | outputs differ by | 1 thread: p50, p95 ms | all: p50, p95 ms | '
+        'image to result ms | MiB | verdict |'
+    )
+    yield '|---|---|---|---|---|---|---|---|---|---|'
+    for row in rows:
+        single_thread, all_threads = row.speed or (None, None)
+        cells = [
+            row.name,
+            _number(row.megabytes, '.1f'),
+            _number(row.metric, '.4f'),
+            _number(row.to_pytorch, '+.4f'),
+            str(row.raw or ''),
+            f'{single_thread.p50:.1f}, {single_thread.p95:.1f}' if single_thread else '',
+            f'{all_threads.p50:.1f}, {all_threads.p95:.1f}' if all_threads else '',
+            f'{single_thread.whole:.1f}' if single_thread else '',
+            _number(row.memory, '.0f'),
+            row.verdict,
+        ]
+        yield f'| {" | ".join(cells)} |'
+
+
+def write_json(path: str | Path, rows: Sequence[Row], metric: str) -> None:
+    """Write the table as JSON: whole, or not at all.
+
+    Args:
+        path: The file.
+        rows: The rows.
+        metric: Name of the metric.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    content = [dataclasses.asdict(row) for row in rows]
+    for entry in content:
+        if entry['raw'] and not math.isfinite(entry['raw']['largest']):
+            entry['raw']['largest'] = None  # JSON has no infinity
+    part = Path(f'{path}.part')
+    try:
+        part.write_text(json.dumps(dict(metric=metric, rows=content), indent=1))
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise UserError(f'--out {path} cannot be written: {error.strerror}') from error
+
+
+def _number(value: float | None, form: str) -> str:
+    return '' if value is None or math.isnan(value) else format(value, form)

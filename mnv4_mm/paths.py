@@ -1,0 +1,94 @@
+"""Checks of files and folders that a user names. Nothing is created or read, and nothing heavy is imported."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from mnv4_mm.errors import UserError
+
+
+def check_checkpoint(path: str | Path) -> Path:
+    """Check that a checkpoint file exists.
+
+    Raises:
+        UserError: It does not.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f'no checkpoint file at {path}{": it is a folder" if path.is_dir() else ""}')
+    return path
+
+
+def check_output_folder(flag: str, folder: str | Path) -> Path:
+    """Check that a folder can be written to, or created.
+
+    Args:
+        flag: Option that names it, for the message.
+        folder: The folder.
+
+    Raises:
+        UserError: It cannot.
+    """
+    folder = Path(folder)
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise UserError(f'{flag} {folder} cannot be made: {existing} is not a folder')
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f'{flag} {folder} cannot be written: no permission for {existing}')
+    return folder
+
+
+def check_output_file(flag: str, path: str | Path) -> Path:
+    """Check that a file can be written; its folder may still have to be created.
+
+    Args:
+        flag: Option that names it, for the message.
+        path: The file.
+
+    Raises:
+        UserError: It is a folder, or it cannot be written.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f'{flag} {path} is a folder: name a file')
+    check_output_folder(flag, path.parent)
+    if path.exists() and not os.access(path, os.W_OK):
+        raise UserError(f'{flag} {path} cannot be written: no permission')
+    return path
+
+
+def check_detections_file(out: str | Path) -> None:
+    """Check the name of a file for detections.
+
+    Raises:
+        UserError: It does not end in ``.json``, or cannot be written.
+    """
+    if Path(out).suffix != '.json':
+        raise UserError(f'--out {out}: detections are written in COCO format, name a .json file')
+    check_output_file('--out', out)
+
+
+def check_class_map_folder(out: str | Path) -> None:
+    """Check the name of a folder for class maps.
+
+    Raises:
+        UserError: It is the name of a file, or the folder cannot be written.
+    """
+    if Path(out).suffix or Path(out).is_file():
+        raise UserError(f'--out {out}: class maps are written as PNG files, name a folder')
+    check_output_folder('--out', out)
+
+
+def check_data(paths: Iterable[Path], hint: str) -> None:
+    """Check that the files and folders of a split exist.
+
+    Args:
+        paths: Files and folders.
+        hint: What to do without the data.
+
+    Raises:
+        UserError: One of them does not exist.
+    """
+    for path in paths:
+        if not path.exists():
+            raise UserError(f'no data: looked for {path.absolute()}; {hint}')

@@ -1,0 +1,48 @@
+"""Suppress lines that dependencies print and users cannot act on. Imports nothing heavy."""
+
+import contextlib
+import io
+import sys
+from collections.abc import Iterator
+from typing import TextIO
+
+# The forks of mmdet and mmseg print this when their datasets are imported, meant as a debug message.
+MISSING_OPTIONAL = ('Could not import OneDL',)
+# pycocotools' COCO, which mmdet builds for data sets and metrics.
+READING_ANNOTATIONS = ('loading annotations into memory...', 'Done (t=', 'creating index...', 'index created!')
+
+
+@contextlib.contextmanager
+def without_lines(prefixes: tuple[str, ...]) -> Iterator[None]:
+    """Drop lines with one of these prefixes from stdout; other output passes through at once, line by line."""
+    output = _LineFilter(sys.stdout, prefixes)
+    try:
+        with contextlib.redirect_stdout(output):
+            yield
+    finally:
+        output.finish()
+
+
+class _LineFilter(io.TextIOBase):
+    def __init__(self, target: TextIO, prefixes: tuple[str, ...]) -> None:
+        self.target = target
+        self.prefixes = prefixes
+        self.pending = ''
+
+    def write(self, text: str) -> int:
+        *lines, self.pending = (self.pending + text).split('\n')
+        for line in lines:
+            if not line.startswith(self.prefixes):
+                self.target.write(f'{line}\n')
+        return len(text)
+
+    def flush(self) -> None:
+        self.target.flush()
+
+    def isatty(self) -> bool:
+        return self.target.isatty()
+
+    def finish(self) -> None:
+        """Write the last line if it has no end."""
+        if not self.pending.startswith(self.prefixes):
+            self.target.write(self.pending)

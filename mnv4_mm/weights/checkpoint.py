@@ -1,0 +1,127 @@
+"""Read checkpoint files as tensors and plain values only; objects that would run code when unpickled are refused."""
+
+import hashlib
+import os
+import pickle
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+
+from mnv4_mm.errors import UserError
+from mnv4_mm.paths import check_checkpoint
+
+
+def _history_statistic(owner: Any, name: str) -> Any:
+    """Replace ``getattr``, which HistoryBuffer's pickled state calls to name its four statistics.
+
+    The built-in would give access to every method of every type allowed here, ``ndarray.tofile`` among them.
+    """
+    if owner is not HistoryBuffer or name not in ('mean', 'max', 'min', 'current'):
+        raise pickle.UnpicklingError(f"getattr({owner!r}, {name!r}) is not one of HistoryBuffer's statistics")
+    return getattr(HistoryBuffer, name)
+
+
+_array, _scalar = np.zeros(0).__reduce__()[0], np.float64(0).__reduce__()[0]
+# Types that mmengine's Runner writes besides tensors and plain containers. mmengine's own loader falls back to
+# unpickling anything (upstream either refuses or unpickles, open-mmlab/mmengine#1655); a run needs these types only.
+RUNNER_TYPES: list[Any] = [
+    HistoryBuffer,
+    (_history_statistic, 'builtins.getattr'),
+    np.dtype,
+    np.ndarray,
+    *(type(np.dtype(name)) for name in ('float64', 'float32', 'int64', 'int32', 'uint8', 'bool')),
+    # numpy 1 and 2 write different module names for the same two functions.
+    *((_array, f'{module}._reconstruct') for module in ('numpy._core.multiarray', 'numpy.core.multiarray')),
+    *((_scalar, f'{module}.scalar') for module in ('numpy._core.multiarray', 'numpy.core.multiarray')),
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """Content of a checkpoint file.
+
+    Functions that need a checkpoint take this object in place of a path, so that a command reads the file once.
+
+    Attributes:
+        path: The file.
+        content: Checkpoint of mmengine's Runner (``state_dict``, ``meta``, ...) or a bare ``state_dict``.
+    """
+
+    path: Path
+    content: dict[str, Any]
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """Metadata written by the Runner: ``cfg``, ``dataset_meta``, ``epoch``, ...; empty if there is none."""
+        return self.content.get('meta', {})
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the file."""
+        digest = hashlib.sha256()
+        with self.path.open('rb') as file:
+            while block := file.read(2**20):
+                digest.update(block)
+        return digest.hexdigest()
+
+
+def read_checkpoint(source: str | Path | Checkpoint, map_location: Any = 'cpu') -> Checkpoint:
+    """Read a checkpoint file as tensors, plain containers and the types that mmengine's Runner writes.
+
+    Args:
+        source: The file. A checkpoint that has been read already is returned as it is.
+        map_location: Device of the tensors, see ``torch.load``.
+
+    Raises:
+        UserError: The file is missing, damaged, not a checkpoint, or holds objects that would run code when read.
+    """
+    if isinstance(source, Checkpoint):
+        return source
+    path = check_checkpoint(source)
+    try:
+        with torch.serialization.safe_globals(RUNNER_TYPES):
+            content = torch.load(path, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f'{path} is refused: it is no checkpoint, is damaged, or holds objects that would run code when read; '
+            f'only tensors and plain values are loaded ({reason(error)})'
+        ) from error
+    # Bytes that are no checkpoint make the unpickler raise any exception.
+    except Exception as error:
+        raise UserError(f'{path} is not a readable checkpoint, perhaps cut short: {reason(error)}') from error
+    if not isinstance(content, dict) or not isinstance(content.get('meta', {}), dict):
+        raise UserError(f'{path} is not a checkpoint: it is not a dict, or its meta is not')
+    return Checkpoint(path, content)
+
+
+@contextmanager
+def tensors_only() -> Iterator[None]:
+    """Make every ``torch.load`` within this context read tensors only, those of mmengine and mmdet included.
+
+    mmengine unpickles anything if its safe attempt fails; torch's own environment variable prevents that.
+    """
+    switch = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
+    before = os.environ.get(switch)
+    os.environ[switch] = '1'
+    try:
+        yield
+    finally:
+        os.environ.pop(switch)
+        if before is not None:
+            os.environ[switch] = before
+
+
+def reason(error: Exception) -> str:
+    """Return the message of an error on one line, and of torch's page about ``weights_only`` the refused name only."""
+    text = ' '.join(str(error).split()) or type(error).__name__
+    refused = re.search(r'GLOBAL (\S+)', text)
+    text = f'it names {refused.group(1)}' if refused else text
+    return text if len(text) <= 300 else f'{text[:297]}...'

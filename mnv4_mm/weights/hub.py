@@ -1,0 +1,104 @@
+"""Read pretrained weights from local files, timm's published weights, or any other source that mmengine reads.
+
+Registers the schemes ``timm://`` and ``tensors://`` with mmengine's CheckpointLoader, so that ``init_cfg`` of any
+OpenMMLab model takes them.
+"""
+
+import difflib
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.runner import CheckpointLoader
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from mnv4_mm.errors import UserError
+from mnv4_mm.weights.checkpoint import read_checkpoint, reason, tensors_only
+from mnv4_mm.weights.tags import TAGS
+
+
+def read_weights(source: str, map_location: Any = 'cpu') -> dict[str, Any]:
+    """Read weights as tensors only.
+
+    Args:
+        source: ``timm://<tag>``, a local ``.safetensors`` or ``.pth`` file, or a URL that mmengine reads.
+        map_location: Device of the tensors, see ``torch.load``.
+
+    Raises:
+        UserError: The weights are missing, damaged, or would run code.
+    """
+    scheme = source.partition('://')[0] if '://' in source else 'tensors'
+    if scheme == 'timm':
+        return load_timm(source, map_location)
+    if scheme == 'tensors':
+        return load_tensors(source, map_location)
+    try:
+        with tensors_only():
+            return CheckpointLoader.load_checkpoint(source, map_location)
+    except pickle.UnpicklingError as error:
+        raise UserError(f'{source} is refused: it holds objects that would run code when read') from error
+
+
+@CheckpointLoader.register_scheme(prefixes='tensors://')
+def load_tensors(source: str, map_location: Any = 'cpu') -> dict[str, Any]:
+    """Read a local ``.safetensors`` file or a checkpoint, ``[tensors://]<path>``, as tensors only.
+
+    Raises:
+        UserError: The file is missing, damaged, or would run code.
+    """
+    path = Path(source.removeprefix('tensors://')).expanduser()
+    if path.suffix != '.safetensors':
+        return read_checkpoint(path, map_location).content
+    if not path.is_file():
+        raise UserError(f'no weights file at {path}')
+    try:
+        return load_file(path, device=str(map_location or 'cpu'))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f'{path} is not a readable safetensors file, perhaps cut short: {reason(error)}') from error
+
+
+@CheckpointLoader.register_scheme(prefixes='timm://')
+def load_timm(source: str, map_location: Any = 'cpu') -> dict[str, Any]:
+    """Read ``timm://<tag>`` from the cache folder, or download it from the hub (safetensors, by huggingface_hub).
+
+    Raises:
+        UserError: Unknown tag; or no network, with the file to fetch and the place to put it.
+    """
+    tag = source.removeprefix('timm://')
+    if tag not in TAGS:
+        near = difflib.get_close_matches(tag, TAGS, n=3, cutoff=0.5)
+        raise UserError(
+            f'no weights {tag!r}{f", near: {near}" if near else ""}: `python tools/list_weights.py` lists all'
+        )
+    path = cached_path(tag)
+    if not path.is_file():
+        path = _download(tag, path)
+    return load_tensors(str(path), map_location)
+
+
+def cached_path(tag: str) -> Path:
+    """Return where the file of a tag is looked up before the hub is asked: torch's cache of checkpoints."""
+    return Path(torch.hub.get_dir()) / 'checkpoints' / f'{tag}.safetensors'
+
+
+def is_cached(tag: str) -> bool:
+    """Return True if the file of a tag is on this machine, put there by hand or by the hub's client."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return cached_path(tag).is_file() or isinstance(try_to_load_from_cache(f'timm/{tag}', 'model.safetensors'), str)
+
+
+def _download(tag: str, manual_path: Path) -> Path:
+    # Imported here because it is slow, and a cached file does not need it.
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(f'timm/{tag}', 'model.safetensors'))
+    # The hub's client raises its own errors, httpx's, or OSError, depending on what is missing.
+    except Exception as error:
+        raise UserError(
+            f'{tag} cannot be downloaded ({type(error).__name__}): fetch '
+            f'https://huggingface.co/timm/{tag}/resolve/main/model.safetensors and put it at {manual_path}'
+        ) from error

@@ -1,0 +1,273 @@
+"""Every unusual image file has the same pixels, or the same error, wherever it is read."""
+
+import io
+import struct
+import warnings
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from mmcv.transforms import LoadImageFromFile
+from PIL import Image, ImageOps
+
+from mnv4_mm.apis import infer
+from mnv4_mm.data.augment.ssd import read_reduced
+from mnv4_mm.errors import UserError
+from mnv4_mm.images import check_image_file, image_size, read_image, read_mask, write_image
+from mnv4_mm.runtime.meta import Input, Meta, Resize
+from mnv4_mm.runtime.predictor import Predictor
+
+HEIGHT, WIDTH = 48, 64
+SMALL = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+PIXELS = cv2.resize(SMALL, (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR)  # BGR
+RGB = Image.fromarray(PIXELS[..., ::-1])
+DEEP = (257 * PIXELS.astype(np.uint16)).clip(0, 65000) + 99
+
+
+def pillow(image, kind, **options):
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def opencv(suffix, pixels):
+    return cv2.imencode(suffix, pixels)[1].tobytes()
+
+
+def exif(orientation):
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    return tags
+
+
+def png_header(width, height):
+    """A PNG whose header claims a size, and that has next to no content."""
+
+    def chunk(kind, content):
+        return struct.pack('>I', len(content)) + kind + content + struct.pack('>I', zlib.crc32(kind + content))
+
+    header = struct.pack('>IIBBBBB', width, height, 8, 0, 0, 0, 0)
+    return (
+        b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + chunk(b'IDAT', zlib.compress(bytes(99))) + chunk(b'IEND', b'')
+    )
+
+
+def with_alpha():
+    image = RGB.copy()
+    image.putalpha(Image.fromarray(np.random.default_rng(1).integers(0, 256, (HEIGHT, WIDTH), np.uint8)))
+    return image
+
+
+def first_frames(kind):
+    return pillow(RGB, kind, save_all=True, append_images=[ImageOps.flip(RGB)], **LOSSLESS.get(kind, {}))
+
+
+LOSSLESS = dict(WEBP=dict(lossless=True, exact=True))
+COLOURS = RGB.convert('P', palette=Image.Palette.ADAPTIVE, colors=200)
+FEW_COLOURS = RGB.convert('P', palette=Image.Palette.ADAPTIVE, colors=10)
+JPEG, PNG = pillow(RGB, 'JPEG'), pillow(RGB, 'PNG')
+
+# Name of the file -> its bytes, and how Pillow reads it where both should agree.
+READABLE = {
+    'plain.jpg': JPEG,
+    'progressive.jpg': pillow(RGB, 'JPEG', progressive=True),
+    'plain.png': PNG,
+    'plain.bmp': pillow(RGB, 'BMP'),
+    'plain.tif': pillow(RGB, 'TIFF'),
+    'plain.webp': pillow(RGB, 'WEBP', **LOSSLESS['WEBP']),
+    **{f'exif_{i}.jpg': pillow(RGB, 'JPEG', exif=exif(i)) for i in range(1, 9)},
+    'exif.png': pillow(RGB, 'PNG', exif=exif(6)),
+    'exif.tiff': pillow(RGB, 'TIFF', exif=exif(6)),
+    'alpha.png': pillow(with_alpha(), 'PNG'),
+    'alpha.webp': pillow(with_alpha(), 'WEBP', **LOSSLESS['WEBP']),
+    'grey.png': pillow(RGB.convert('L'), 'PNG'),
+    'grey.jpeg': pillow(RGB.convert('L'), 'JPEG'),
+    'grey_alpha.png': pillow(with_alpha().convert('LA'), 'PNG'),
+    'bits.png': pillow(RGB.convert('1'), 'PNG'),
+    'palette.png': pillow(COLOURS, 'PNG'),
+    'palette_4_bits.png': pillow(FEW_COLOURS, 'PNG', transparency=0),
+    'cmyk.jpg': pillow(RGB.convert('CMYK'), 'JPEG'),
+    'frames.webp': first_frames('WEBP'),
+    'frames.png': first_frames('PNG'),
+    'frames.jpg': first_frames('GIF'),  # the content decides, not the suffix
+    'pages.tif': first_frames('TIFF'),
+    'a_jpeg.png': JPEG,
+    'a_png.jpg': PNG,
+    'a_tiff_turned.jpg': pillow(RGB, 'TIFF', exif=exif(6)),
+    'trailer.jpg': JPEG + bytes(1000),
+    'Grüße 図.jpg': JPEG,
+    'long' + 240 * 'g' + '.jpg': JPEG,
+}
+# Pillow does not turn, blend or convert these as OpenCV does; mmcv does.
+ONLY_MMCV = {
+    'exif.webp': pillow(RGB, 'WEBP', exif=exif(6), **LOSSLESS['WEBP']),
+    'alpha.tif': pillow(with_alpha(), 'TIFF'),
+    'deep.png': opencv('.png', DEEP),
+    'deep_grey.png': opencv('.png', DEEP[..., 0]),
+    'deep_alpha.png': opencv('.png', np.dstack([DEEP, DEEP[..., :1]])),
+    'deep.tif': opencv('.tif', DEEP),
+    'deep_grey.tif': opencv('.tif', DEEP[..., 0]),
+}
+LARGE_JPEG = pillow(RGB.resize((800, 600)), 'JPEG', quality=95)
+UNREADABLE = {
+    'empty.jpg': (b'', 'is empty'),
+    'text.png': (b'not an image', 'is not a readable image'),
+    'float.tif': (opencv('.tif', PIXELS.astype(np.float32) / 255), 'has float32 values; images of 8 or 16 bits'),
+    'bomb.png': (png_header(40000, 40000), '40000x40000 is over 1073741824 pixels'),
+    'wide.png': (png_header(2_000_000, 2), '2000000x2 is over'),
+    'zero.png': (png_header(0, 5), 'its size is 0x5'),
+    'half.jpg': (LARGE_JPEG[: len(LARGE_JPEG) // 2], 'truncated'),
+    'no_end.jpg': (LARGE_JPEG[:-2], 'truncated'),
+    **{
+        f'half.{kind.lower()}': (
+            (data := pillow(RGB, kind, **LOSSLESS.get(kind, {})))[: len(data) // 2],
+            'is not a readable image',
+        )
+        for kind in ('PNG', 'WEBP', 'TIFF', 'BMP')
+    },
+}
+
+
+@pytest.fixture
+def readers(tmp_path):
+    """Functions from a path to pixels: each way in which the package reads an image."""
+    meta = Meta(
+        task='segmentation',
+        kind='class_map',
+        target='onnx',
+        precision='fp32',
+        classes=('a', 'b'),
+        input=Input((32, 32), 'NHWC', 'uint8', 'RGB', False, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+        resize=Resize('stretch', (0, 0, 0)),
+    )
+    predictor = Predictor(meta, lambda batch: [np.zeros((1, 32, 32), np.uint8)])
+
+    def inferred(path):
+        class Record:
+            task = 'segmentation'
+
+            def __call__(self, image):
+                images.append(image)
+                return predictor(image)
+
+        images = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(infer, 'load', lambda *_, **__: Record())
+            infer.infer(str(path), 'net.onnx', out_dir=str(tmp_path / 'out'))
+        return images[0]
+
+    return dict(
+        read_image=read_image,
+        Predictor=lambda path: predictor(path).image,
+        infer=inferred,
+        training=lambda path: read_reduced(str(path), (0, 0, WIDTH, HEIGHT), (WIDTH, HEIGHT))[0],
+    )
+
+
+def write(folder, name, data):
+    path = folder / name
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize('name', [*READABLE, *ONLY_MMCV])
+def test_all_readers_return_the_same_pixels(name, readers, tmp_path):
+    path = write(tmp_path, name, READABLE.get(name) or ONLY_MMCV[name])
+    expected = LoadImageFromFile()(dict(img_path=str(path)))['img']
+    for read in readers.values():
+        np.testing.assert_array_equal(read(path), expected)
+    assert image_size(path) == expected.shape[1::-1]
+    check_image_file(path)
+    if name in READABLE:
+        with Image.open(path) as image:
+            pillows = np.array(ImageOps.exif_transpose(image).convert('RGB'))[..., ::-1]
+        np.testing.assert_allclose(expected, pillows, rtol=0, atol=1 if name == 'cmyk.jpg' else 0)
+    elif name.startswith('deep'):
+        scaled = DEEP // 256 if name.endswith('.png') else np.round(DEEP / 257)
+        scaled = np.repeat(scaled[..., :1], 3, axis=2) if 'grey' in name else scaled
+        np.testing.assert_allclose(expected, scaled, rtol=0, atol=1 if name == 'deep_grey.tif' else 0)
+
+
+@pytest.mark.parametrize('name', UNREADABLE)
+def test_all_readers_raise_the_same_line(name, readers, tmp_path):
+    data, message = UNREADABLE[name]
+    path = write(tmp_path, name, data)
+    lines = set()
+    for read in readers.values():
+        with pytest.raises(UserError) as caught:
+            read(path)
+        lines.add(str(caught.value))
+    assert len(lines) == 1
+    for line in lines:
+        assert message in line
+        assert str(path) in line
+        assert '\n' not in line
+    assert not (tmp_path / 'out' / 'predictions.json').exists()
+
+
+def test_paths_that_cannot_be_read_are_one_line(readers, tmp_path):
+    for path, message in (
+        (tmp_path / 'gone.jpg', 'no image'),
+        (tmp_path, 'Is a directory'),
+        (tmp_path / ('x' * 300 + '.jpg'), 'File name too long'),
+        ('nul\0.jpg', 'cannot be read'),
+    ):
+        for read in (read_image, image_size, read_mask, check_image_file, readers['Predictor'], readers['training']):
+            with pytest.raises(UserError, match=message) as caught:
+                read(path)
+            assert '\n' not in str(caught.value)
+
+
+def test_sizes_of_images_larger_than_pillows_limit_are_read(tmp_path):
+    path = tmp_path / 'large.png'
+    write_image(path, np.zeros((14000, 14000, 3), np.uint8))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert image_size(path) == (14000, 14000)
+
+
+@pytest.mark.parametrize('reduction', [2, 4, 8])
+@pytest.mark.parametrize('name', ['plain.jpg', 'exif_6.jpg', 'exif.tiff', 'a_tiff_turned.jpg', 'grey.png'])
+def test_reduced_images_have_their_sides_divided_and_rounded_up(name, reduction, tmp_path):
+    path = write(tmp_path, name, READABLE[name])
+    whole, reduced = read_image(path), read_image(path, reduction)
+    height, width = whole.shape[:2]
+    assert reduced.shape == (-(-height // reduction), -(-width // reduction), 3)
+    mean = cv2.resize(whole, reduced.shape[1::-1], interpolation=cv2.INTER_AREA)
+    assert np.abs(reduced.astype(int) - mean).mean() < 12
+
+
+def test_masks_are_read_as_values(tmp_path):
+    values = np.random.default_rng(0).integers(0, 10, (20, 30), np.uint8)
+    indexed = Image.fromarray(values, 'P')
+    indexed.putpalette(list(range(30)))
+    for name, data in (
+        ('grey.png', opencv('.png', values)),
+        ('indexed.png', pillow(indexed, 'PNG')),
+        ('indexed_4_bits.png', pillow(indexed, 'PNG', bits=4)),
+    ):
+        np.testing.assert_array_equal(read_mask(write(tmp_path, name, data)), values)
+    with pytest.raises(UserError, match='has 3 channels; a mask has one'):
+        read_mask(write(tmp_path, 'colours.png', PNG))
+
+
+def test_files_that_cannot_be_written_are_one_line(tmp_path):
+    (tmp_path / 'file').touch()
+    for path, message in (
+        (tmp_path / 'a.xyz', 'cannot be written'),
+        (tmp_path / 'file' / 'a.png', 'cannot be written'),
+        (tmp_path / ('x' * 300 + '.png'), 'File name too long'),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
+            write_image(path, PIXELS)
+        assert '\n' not in str(caught.value)
+    write_image(tmp_path / 'new' / 'Grüße.png', PIXELS)
+    np.testing.assert_array_equal(read_image(tmp_path / 'new' / 'Grüße.png'), PIXELS)
+
+
+def test_opencvs_log_level_is_restored(tmp_path):
+    before = cv2.getLogLevel()
+    with pytest.raises(UserError):
+        read_image(write(tmp_path, 'half.png', PNG[:99]))
+    assert cv2.getLogLevel() == before

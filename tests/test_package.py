@@ -1,0 +1,115 @@
+"""The wheel: what it carries, and that its commands work in a folder outside of the repository."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from email.parser import Parser
+
+import pytest
+
+from mnv4_mm.config.index import config_index
+from mnv4_mm.data.drawn import draw_dataset
+from mnv4_mm.version import __version__
+
+FAST = ['--cfg-options', 'report_on_training_pictures=False', 'train_dataloader.dataset.times=1']
+FAST += [
+    f'{loader}_dataloader.{key}' for loader in ('train', 'val') for key in ('num_workers=0', 'persistent_workers=0')
+]
+
+
+@pytest.fixture(scope='module')
+def wheel(repository, tmp_path_factory):
+    """The wheel, built from a copy of the source as it is in an sdist."""
+    source, out = tmp_path_factory.mktemp('source'), tmp_path_factory.mktemp('wheel')
+    for name in ('mnv4_mm', 'configs', 'tools'):
+        shutil.copytree(repository / name, source / name, ignore=shutil.ignore_patterns('__pycache__'))
+    for name in ('pyproject.toml', 'setup.py', 'MANIFEST.in', 'README.md', 'LICENSE'):
+        shutil.copy(repository / name, source)
+    pip('wheel', str(source), '--no-build-isolation', '--no-index', '-w', str(out))
+    (path,) = out.iterdir()
+    return path
+
+
+@pytest.fixture(scope='module')
+def installed(wheel, tmp_path_factory):
+    """A folder with the wheel installed in it, and nothing else."""
+    folder = tmp_path_factory.mktemp('installed')
+    pip('install', str(wheel), '--no-index', '--target', str(folder))
+    return folder
+
+
+@pytest.fixture(scope='module')
+def shapes(repository, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('shapes') / 'shapes'
+    return draw_dataset(folder, repository / 'data/mini/coco/train2017', train=8, val=2, size=64)
+
+
+@pytest.fixture
+def mnv4(installed, tmp_path):
+    """Runs the command of the wheel in an empty folder."""
+
+    def run(*arguments):
+        environment = dict(os.environ, PYTHONPATH=str(installed), OMP_NUM_THREADS='1', COLUMNS='200')
+        command = [sys.executable, '-W', 'ignore', str(installed / 'bin/mnv4'), *map(str, arguments)]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    return run
+
+
+def pip(command, *arguments):
+    options = ['--disable-pip-version-check', '-q', '--no-deps']
+    subprocess.run([sys.executable, '-m', 'pip', command, *options, *arguments], check=True)
+
+
+def test_the_wheel_carries_configs_types_and_the_command(wheel, repository):
+    with zipfile.ZipFile(wheel) as file:
+        names = set(file.namelist())
+        info = f'mnv4_mm-{__version__}.dist-info'
+        assert 'mnv4 = mnv4_mm.cli:main' in file.read(f'{info}/entry_points.txt').decode()
+        metadata = Parser().parsestr(file.read(f'{info}/METADATA').decode())
+    assert metadata['Version'] == __version__
+    configs = {f'mnv4_mm/{path.relative_to(repository)}' for path in (repository / 'configs').rglob('*.py')}
+    assert {'mnv4_mm/py.typed', 'mnv4_mm/tools/check_env.py', *configs} <= names
+    assert {name.split('/')[0] for name in names} == {'mnv4_mm', info}
+    # Running exported files needs no PyTorch.
+    base = [line for line in metadata.get_all('Requires-Dist') if 'extra ==' not in line]
+    assert sorted(line.split('>')[0] for line in base) == ['numpy', 'opencv-python']
+    onnx = [line for line in metadata.get_all('Requires-Dist') if 'extra == "onnx"' in line]
+    assert [line.split('>')[0] for line in onnx] == ['onnxruntime']
+
+
+def test_the_wheel_lists_its_configs(mnv4):
+    result = mnv4('configs')
+    assert result.returncode == 0, result.stderr
+    assert [line.split()[0] for line in result.stdout.splitlines()] == list(config_index())
+
+
+def test_the_wheel_trains_a_shipped_config_on_own_data(mnv4, shapes, tmp_path):
+    result = mnv4('train', 'mnv4_ssdlite_coco-mini', '--data', shapes, '--epochs', 1, *FAST)
+    assert result.returncode == 0, result.stderr
+    folder = tmp_path / 'work_dirs/mnv4_ssdlite_coco-mini_shapes'
+    assert (folder / 'epoch_1.pth').is_file()
+    assert 'bbox_mAP' in result.stdout + result.stderr
+
+
+def test_a_copied_config_trains(mnv4, shapes, tmp_path):
+    result = mnv4('configs', 'copy', 'mnv4_lraspp_ade20k-mini', '--out', 'mine.py')
+    assert result.returncode == 0, result.stderr
+    text = (tmp_path / 'mine.py').read_text()
+    assert text.startswith('"""LR-ASPP on MNv4-Conv-S')
+    assert '_base_' not in text
+    result = mnv4('train', 'mine.py', '--data', shapes, '--iters', 1, FAST[0], FAST[1], *FAST[3:])
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / 'work_dirs/mine_shapes/iter_1.pth').is_file()
+    again = mnv4('configs', 'copy', 'mnv4_lraspp_ade20k-mini', '--out', 'mine.py')
+    assert again.returncode == 2
+    assert 'mine.py exists' in again.stderr
+
+
+def test_the_benchmarks_data_is_missed_with_a_hint(mnv4, tmp_path):
+    result = mnv4('train', 'mnv4_ssdlite_coco')
+    assert result.returncode == 2
+    assert result.stderr.startswith(f'error: no data: looked for {tmp_path}/data/coco/annotations')
+    assert not list(tmp_path.iterdir())
