@@ -34,14 +34,14 @@ def train_command(repository, work_dir, *more):
     ]  # fmt: skip
 
 
-def test_a_terminal_shows_one_line_that_moves(repository, tmp_path):
+def test_a_terminal_shows_a_live_line(repository, tmp_path):
     master, slave = pty.openpty()
     command = train_command(repository, tmp_path / 'w')
     with subprocess.Popen(
         command, cwd=repository, stdout=slave, stderr=subprocess.PIPE, env=dict(os.environ, COLUMNS='120', TERM='xterm')
     ) as run:
         os.close(slave)
-        seen = b''
+        output = b''
         while True:
             try:
                 block = os.read(master, 65536)
@@ -49,10 +49,10 @@ def test_a_terminal_shows_one_line_that_moves(repository, tmp_path):
                 break
             if not block:
                 break
-            seen += block
+            output += block
         errors = run.stderr.read()
     os.close(master)
-    text = seen.decode()
+    text = output.decode()
     assert run.returncode == 0, errors.decode()
     assert 'epoch 1/1' in text
     assert 'img/s' in text
@@ -123,11 +123,11 @@ def test_curves_join_the_parts_of_a_run(tmp_path, parts):
     losses, metrics = read_scalars(tmp_path)
     assert losses == {'loss': {0: 0, 1: 1, 2: 2} if parts == 1 else {0: 0, 1: 1, 2: 12, 3: 13, 4: 14}}
     assert metrics == {'x/bbox_mAP': {1: 0.5} if parts == 1 else {1: 0.5, 2: 0.6}}
-    picture = cv2.imread(str(plot_curves(tmp_path)))
-    assert picture.shape[1] > picture.shape[0] > 300
+    image = cv2.imread(str(plot_curves(tmp_path)))
+    assert image.shape[1] > image.shape[0] > 300
 
 
-def test_curves_of_nothing(tmp_path):
+def test_curves_of_an_empty_run(tmp_path):
     assert plot_curves(tmp_path).is_file()
 
 

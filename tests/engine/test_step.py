@@ -103,7 +103,7 @@ def test_layers_affected_by_onednn_6035_keep_their_layout():
 
 
 def test_torch_has_a_onednn_with_issue_6035():
-    """When this fails, torch ships a newer oneDNN: if its issue 6035 is fixed, remove `_is_ruined`."""
+    """When this fails, torch ships a newer oneDNN: if its issue 6035 is fixed, remove `_corrupts_memory`."""
     onednn = re.search(r'(?:MKL-DNN|oneDNN) v([0-9.]+)', torch.__config__.show())
     assert onednn is None or tuple(map(int, onednn.group(1).split('.'))) <= AFFECTED_ONEDNN
 
@@ -157,20 +157,20 @@ def test_a_compiled_net_computes_the_same_and_keeps_its_names(name, backend, seg
 def test_a_resumed_optimiser_goes_on_in_another_layout(name, before, repository, tmp_path):
     """Momentum takes the layout of its weight; the options are those of this run, not of the checkpoint."""
     after = {key: not value for key, value in before.items()}
-    first = started(name, tmp_path / 'a', **before)
-    give_gradients(first, 0)
+    first = runner_before_training(name, tmp_path / 'a', **before)
+    set_random_gradients(first, 0)
     first.optim_wrapper.step()
     first.save_checkpoint(str(tmp_path), 'x.pth')
-    resumed = started(name, tmp_path / 'b', resume=str(tmp_path / 'x.pth'), **after)
+    resumed = runner_before_training(name, tmp_path / 'b', resume=str(tmp_path / 'x.pth'), **after)
     assert {bool(group['fused']) for group in resumed.optim_wrapper.optimizer.param_groups} == {after['fused']}
     for one in (first, resumed):
-        give_gradients(one, 1)
+        set_random_gradients(one, 1)
         one.optim_wrapper.step()
     for a, b in zip(first.model.parameters(), resumed.model.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
 
 
-def started(name, work_dir, **settings):
+def runner_before_training(name, work_dir, **settings):
     """Return a runner that is about to train."""
     cfg = training_config(name, TrainOptions(work_dir=str(work_dir), **settings))
     cfg.experiment_name = str(work_dir)
@@ -183,7 +183,7 @@ def started(name, work_dir, **settings):
     return built
 
 
-def give_gradients(runner, seed):
+def set_random_gradients(runner, seed):
     torch.manual_seed(seed)
     for parameter in runner.model.parameters():
         parameter.grad = torch.empty_like(parameter).copy_(torch.randn(parameter.shape))  # as autograd lays it out
@@ -196,7 +196,7 @@ def runner(repository, tmp_path, **settings):
     return SafeRunner.from_cfg(cfg)
 
 
-def test_the_runner_does_as_the_config_says(repository, tmp_path):
+def test_the_runner_applies_the_config(repository, tmp_path):
     def laid_out(model):
         return model.backbone.conv_stem.weight.is_contiguous(memory_format=torch.channels_last)
 
