@@ -81,7 +81,7 @@ def test_gradients_and_the_net_after_a_step(arch):
             assert float((a - b).abs().max()) <= allowed * float(b.abs().max())
 
 
-# TF's _mnv4_conv_medium_seg_block_specs in timm's notation: a start, k middle kernel, s stride, e expansion, c channels.
+# TF's _mnv4_conv_medium_seg_block_specs in timm's notation: a start and k middle DW, s stride, e expansion, c channels.
 SEG = [
     ['er_r1_k3_s2_e4_c48'],
     ['uir_r1_a3_k5_s2_e4_c80', 'uir_r1_a3_k3_s1_e2_c80'],
