@@ -68,7 +68,7 @@ def set_training_images(cfg: Config) -> Config:
 
 
 def set_data_roots(cfg: Config) -> Config:
-    """Make relative paths of the data that exist in the repository, but not in this folder, point there."""
+    """Make relative paths of the data that exist in the checkout, but not in this folder, point there."""
     task = task_of(cfg)
     for loader in LOADERS:
         split = dataset_split(cfg, loader)

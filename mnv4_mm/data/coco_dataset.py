@@ -15,7 +15,6 @@ from uuid import uuid4
 
 import mmdet
 import numpy as np
-from mmdet.datasets import CocoDataset
 from mmengine.dataset import force_full_init
 from mmengine.dist import barrier, get_rank
 from mmengine.logging import print_log
@@ -25,6 +24,10 @@ from safetensors.numpy import save
 from torch.utils.data import get_worker_info
 
 from mnv4_mm.errors import UserError
+from mnv4_mm.quiet import MISSING_OPTIONAL, without_lines
+
+with without_lines(MISSING_OPTIONAL):
+    from mmdet.datasets import CocoDataset
 
 # Version of the cache format. A cache of another version is not read.
 FORMAT = 2

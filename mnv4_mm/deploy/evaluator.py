@@ -14,6 +14,7 @@ from mnv4_mm.apis.evaluate import evaluate
 from mnv4_mm.config.data import dataset_split, innermost_dataset
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import read_image
+from mnv4_mm.quiet import READING_ANNOTATIONS, without_lines
 from mnv4_mm.runtime.results import ClassMap, Detections
 from mnv4_mm.tasks import task_of
 from mnv4_mm.weights.checkpoint import Checkpoint
@@ -41,7 +42,7 @@ class PredictorEvaluator:
         # Ground truth only: images are read and prepared as the predictor needs them.
         dataset['pipeline'] = list(self.task.ground_truth_steps)
         dataset['test_mode'] = True
-        with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        with without_lines(READING_ANNOTATIONS), DefaultScope.overwrite_default_scope(cfg.default_scope):
             self.dataset = DATASETS.build(dataset)
         self.task.check_ground_truth(self.dataset.get_data_info(i) for i in range(len(self.dataset)))
 

@@ -8,13 +8,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
-from mmdet.evaluation import CocoMetric
 from mmengine.fileio import get_local_path
 from mmengine.logging import MMLogger
 from mmengine.registry import METRICS
 from prettytable import PrettyTable
 
 from mnv4_mm.errors import UserError
+from mnv4_mm.quiet import MISSING_OPTIONAL, without_lines
+
+with without_lines(MISSING_OPTIONAL):
+    from mmdet.evaluation import CocoMetric
 
 
 class Statistic(NamedTuple):

@@ -6,13 +6,13 @@ from mnv4_mm.weights.tags import INCEPTION, TAGS
 
 
 def weights_table(arch: str | None = None) -> str:
-    """Tags with top-1 (per cent), resolution (pixels), size (M parameters) and whether the file is cached.
+    """Return a table of the tags: net, top-1 in per cent, image size in pixels, M parameters, cached or not.
 
     Args:
-        arch: Only those of a net.
+        arch: Name of a net, to list its tags only.
 
     Raises:
-        UserError: there are none of it.
+        UserError: No weights of this net are published.
     """
     rows = [(name, tag) for name, tag in TAGS.items() if arch in (None, tag.arch)]
     if not rows:

@@ -5,13 +5,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmdet.apis import inference_detector
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DefaultScope
 
 from mnv4_mm.engine.overlay import to_class_map
+from mnv4_mm.quiet import MISSING_OPTIONAL, without_lines
 from mnv4_mm.runtime.results import ClassMap, Detections
+
+with without_lines(MISSING_OPTIONAL):
+    from mmdet.apis import inference_detector
 
 
 class Detector:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmseg.datasets import ADE20KDataset
 from mmseg.registry import DATASETS
 from torch import nn
 
@@ -16,9 +15,13 @@ from mnv4_mm.data.formats.ade import AdeLayout, MaskSplit, check_pairs, find_ade
 from mnv4_mm.data.formats.configured import HINTS, mask_split
 from mnv4_mm.errors import UserError
 from mnv4_mm.paths import check_class_map_folder
+from mnv4_mm.quiet import MISSING_OPTIONAL, without_lines
 from mnv4_mm.runtime.draw import palette
 from mnv4_mm.tasks.predictors import Segmenter
 from mnv4_mm.tasks.task import Predictor, Task
+
+with without_lines(MISSING_OPTIONAL):
+    from mmseg.datasets import ADE20KDataset
 
 
 class Segmentation(Task[MaskSplit, AdeLayout]):

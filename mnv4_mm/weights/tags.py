@@ -1,4 +1,4 @@
-"""timm's published MobileNetV4 weights: one row a tag.
+"""Table of timm's published MobileNetV4 weights.
 
 Source: timm ``mobilenetv3.py`` (default_cfgs) and ``results/results-imagenet.csv``; TensorFlow released none
 (tensorflow/models#11205). A test compares names, resolution, mean and std with the installed timm.
@@ -6,20 +6,20 @@ Source: timm ``mobilenetv3.py`` (default_cfgs) and ``results/results-imagenet.cs
 
 from typing import NamedTuple
 
-# mean and std of the pictures a net was trained on, per RGB channel, for pixels in 0...255.
+# mean and std of the training images per RGB channel, for pixels in 0...255.
 IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 INCEPTION = ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5))
 
 
 class Tag(NamedTuple):
-    """Weights.
+    """Published weights of a net.
 
     Attributes:
-        arch: The net, by our name.
-        size: Width and height of the training pictures in pixels.
-        top1: ImageNet-1k top-1 in per cent at ``size``, or None where the classes are others (ImageNet-12k).
-        params: Parameters in M with the classifier of 1,000 classes.
-        normalisation: Mean and std.
+        arch: Name of the net, as in ``ARCHS``.
+        size: Width and height of the training images in pixels.
+        top1: ImageNet-1k top-1 in per cent at ``size``; None for weights with other classes (ImageNet-12k).
+        params: Parameters in M, including the classifier of 1,000 classes.
+        normalisation: Mean and std of the training images.
     """
 
     arch: str
@@ -56,8 +56,8 @@ TAGS: dict[str, Tag] = {
     'mobilenetv4_conv_aa_large.e230_r384_in12k': Tag('conv_aa_l', 384, None, 32.59),
 }
 
-# The weights a config takes for a net unless told otherwise: trained on ImageNet-1k alone, at the paper's resolution
-# where there is a choice, ImageNet mean and std where there is a choice.
+# Default weights of each net: trained on ImageNet-1k only and, where several are published, at the paper's resolution
+# and with ImageNet mean and std.
 DEFAULT_TAGS: dict[str, str] = {
     'conv_s_050': 'mobilenetv4_conv_small_050.e3000_r224_in1k',
     'conv_s': 'mobilenetv4_conv_small.e2400_r224_in1k',

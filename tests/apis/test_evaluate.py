@@ -1,4 +1,4 @@
-"""Metrics are COCO's own, and the training pictures are reported apart."""
+"""Metrics are those of pycocotools, and the training images are reported separately."""
 
 import json
 
@@ -22,7 +22,7 @@ NAME = 'mnv4_ssdlite_coco-mini'
 
 @MODELS.register_module()
 class JitteredTruth(BaseModel):
-    """Predicts the ground truth, moved and scored at random, so that AP is neither 0 nor 1."""
+    """Predict the ground truth, moved and scored at random, so that AP is neither 0 nor 1."""
 
     def __init__(self, data_preprocessor):
         super().__init__(data_preprocessor)
@@ -31,12 +31,12 @@ class JitteredTruth(BaseModel):
     def forward(self, inputs, data_samples, mode):
         torch.manual_seed(data_samples[0].img_id)
         for sample in data_samples:
-            truth = sample.gt_instances
-            boxes = truth.bboxes.repeat(2, 1)
+            ground_truth = sample.gt_instances
+            boxes = ground_truth.bboxes.repeat(2, 1)
             sizes = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
             sample.pred_instances = InstanceData(
                 bboxes=boxes + 0.08 * sizes * torch.randn_like(boxes),
-                labels=truth.labels.repeat(2),
+                labels=ground_truth.labels.repeat(2),
                 scores=torch.rand(len(boxes)),
             )
         return data_samples
@@ -51,14 +51,14 @@ def jittered(tmp_path):
 
 
 @pytest.mark.parametrize('on', ['val', 'train'])
-def test_metrics_are_pycocotools_and_named_for_their_pictures(jittered, tmp_path, on, repository):
+def test_metrics_are_those_of_pycocotools_and_named_after_their_images(jittered, tmp_path, on, repository):
     out = tmp_path / 'sub' / 'detections.json'
     metrics = evaluate(*jittered, out=str(out), on=on, work_dir=tmp_path)
     assert json.loads((tmp_path / 'metrics.json').read_text()) == metrics
     prefix = {'val': 'coco-mini', 'train': 'trained_on'}[on]
     assert all(key.startswith(f'{prefix}/') for key in metrics)
-    truth = COCO(str(repository / f'data/mini/coco/annotations/instances_{on}2017.json'))
-    evaluation = COCOeval(truth, truth.loadRes(str(out)), 'bbox')
+    ground_truth = COCO(str(repository / f'data/mini/coco/annotations/instances_{on}2017.json'))
+    evaluation = COCOeval(ground_truth, ground_truth.loadRes(str(out)), 'bbox')
     evaluation.params.maxDets = [100, 300, 1000]  # mmdet's
     evaluation.evaluate()
     evaluation.accumulate()
@@ -66,7 +66,7 @@ def test_metrics_are_pycocotools_and_named_for_their_pictures(jittered, tmp_path
     expected = precision[precision > -1].mean()
     assert 0.1 < expected < 0.9
     assert metrics[f'{prefix}/bbox_mAP'] == pytest.approx(expected, abs=1e-12)
-    name = truth.loadCats(truth.getCatIds())[0]['name']
+    name = ground_truth.loadCats(ground_truth.getCatIds())[0]['name']
     assert metrics[f'{prefix}/{name}_precision'] == pytest.approx(precision[:, :, 0].mean(), abs=1e-12)
 
 
@@ -79,16 +79,16 @@ def checkpoint(tmp_path_factory):
     return str(path)
 
 
-def test_pictures_have_ground_truth_left_and_predictions_right(jittered, tmp_path, repository):
+def test_images_have_ground_truth_on_the_left_and_predictions_on_the_right(jittered, tmp_path, repository):
     evaluate(*jittered, show_dir=str(tmp_path / 'shown'), work_dir=tmp_path)
-    pictures = sorted((tmp_path / 'shown').iterdir())
-    assert len(pictures) == 32
-    original = cv2.imread(str(repository / 'data/mini/coco/val2017' / pictures[0].name))
-    shown = cv2.imread(str(pictures[0]))
+    images = sorted((tmp_path / 'shown').iterdir())
+    assert len(images) == 32
+    original = cv2.imread(str(repository / 'data/mini/coco/val2017' / images[0].name))
+    shown = cv2.imread(str(images[0]))
     assert shown.shape == (original.shape[0], 2 * original.shape[1], 3)
 
 
-def test_pictures_are_not_written_over(jittered, tmp_path, repository):
+def test_images_are_not_overwritten(jittered, tmp_path, repository):
     with pytest.raises(UserError, match='overwritten'):
         evaluate(*jittered, show_dir=str(repository / 'data/mini/coco/val2017'), work_dir=tmp_path)
 

@@ -247,8 +247,7 @@ def test_a_wrong_backbone_lists_near_ones():
 def test_own_data_reaches_loaders_evaluators_and_heads(name, drawn):
     cfg = fit_data(load_config(name), find_coco(drawn))
     for loader, split in (('train_dataloader', 'train'), ('val_dataloader', 'val'), ('test_dataloader', 'val')):
-        found = dataset_split(cfg, loader)
-        assert found == (drawn / f'annotations/instances_{split}.json', drawn / split)
+        assert dataset_split(cfg, loader) == (drawn / f'annotations/instances_{split}.json', drawn / split)
         assert innermost_dataset(cfg[loader].dataset).metainfo['classes'][0] == 'disc'
         assert len(innermost_dataset(cfg[loader].dataset).metainfo['palette']) == 6
     assert cfg.model.bbox_head.num_classes == 6

@@ -9,8 +9,9 @@ from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, TASK_UTILS
 
-# Both ways of training sum the same numbers in another order. In float32 that grows to a percent in 20 steps: RTMDet
-# assigns boxes by comparing scores, and AdamW divides what is next to nothing. In float64 it stays far below 1e-5.
+# One process and two sum the same numbers in a different order. In float32 the difference grows to a percent in 20
+# steps: RTMDet assigns boxes by comparing scores, and AdamW divides by values close to zero. In float64 it stays far
+# below 1e-5.
 torch.set_default_dtype(torch.float64)
 
 

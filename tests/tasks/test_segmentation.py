@@ -43,8 +43,8 @@ def checkpoint(tmp_path_factory, drawn):
 def test_own_data_reaches_loaders_evaluators_and_heads(name, drawn):
     cfg = fit_data(load_config(name), find_ade(drawn))
     for loader, side in (('train_dataloader', 'training'), ('val_dataloader', 'validation')):
-        found = dataset_split(cfg, loader)
-        assert (found.images, found.masks) == (drawn / 'images' / side, drawn / 'annotations' / side)
+        split = dataset_split(cfg, loader)
+        assert (split.images, split.masks) == (drawn / 'images' / side, drawn / 'annotations' / side)
         dataset = innermost_dataset(cfg[loader].dataset)
         assert dataset.metainfo['classes'] == find_ade(drawn).classes
         assert (dataset.type, dataset.reduce_zero_label) == ('BaseSegDataset', True)
@@ -81,33 +81,33 @@ def test_windows_are_for_segmentation():
         fit_inference(load_config('mnv4_ssdlite_coco'), 'slide')
     with pytest.raises(UserError, match='whole or slide'):
         fit_inference(load_config(NAME), 'both')
-    own = load_config(NAME)
-    own.model.test_cfg = dict(mode='slide', crop_size=(99, 88), stride=(9, 8))
-    assert fit_inference(own, 'slide').model.test_cfg.crop_size == (99, 88)
-    assert fit_inference(own, 'whole').model.test_cfg == dict(mode='whole')
+    cfg = load_config(NAME)
+    cfg.model.test_cfg = dict(mode='slide', crop_size=(99, 88), stride=(9, 8))
+    assert fit_inference(cfg, 'slide').model.test_cfg.crop_size == (99, 88)
+    assert fit_inference(cfg, 'whole').model.test_cfg == dict(mode='whole')
 
 
-def test_a_net_of_one_size_sees_windows():
+def test_a_net_of_one_size_predicts_in_windows():
     cfg = fit_backbone(load_config('mnv4_fpn_ade20k'), 'timm:efficientformerv2_s1')
     assert cfg.model.test_cfg == dict(mode='slide', crop_size=(512, 512), stride=(341, 341))
     assert cfg.model.backbone.img_size == (512, 512)
 
 
 @pytest.mark.parametrize(('size', 'same'), [((160, 160), True), ((120, 160), True), ((160, 250), False)])
-def test_whole_and_windows_are_equal_where_the_picture_fits_one(checkpoint, size, same):
+def test_whole_and_windows_are_equal_for_an_image_that_fits_one_window(checkpoint, size, same):
     whole, slide = (load_model(checkpoint, device='cpu', inference=mode) for mode in ('whole', 'slide'))
     torch.manual_seed(0)
-    picture = torch.randn(1, 3, *size)
+    image = torch.randn(1, 3, *size)
     metas = [dict(ori_shape=size, img_shape=size, pad_shape=size)]
     with torch.no_grad():
-        logits = [model.inference(picture, [dict(metas[0])]) for model in (whole, slide)]
+        logits = [model.inference(image, [dict(metas[0])]) for model in (whole, slide)]
     assert logits[0].shape == logits[1].shape == (1, 7, *size)
     assert torch.equal(*logits) == same
     assert torch.isfinite(logits[1]).all()
 
 
 def test_the_test_tool_draws_writes_and_scores_the_same(checkpoint, tmp_path, drawn):
-    """The class maps that --out writes, scored by numpy against the masks, give the reported mIoU."""
+    """Scored by numpy against the masks, the class maps that --out writes have the reported mIoU."""
     metrics = evaluate_files(
         None, checkpoint, out=str(tmp_path / 'maps'), show_dir=str(tmp_path / 'shown'), work_dir=str(tmp_path / 'w'),
         inference='slide',
@@ -117,24 +117,24 @@ def test_the_test_tool_draws_writes_and_scores_the_same(checkpoint, tmp_path, dr
     assert sorted(p.name for p in (tmp_path / 'maps').iterdir()) == [m.name for m in masks]
     both, either = np.zeros(8), np.zeros(8)
     for mask in masks:
-        truth = np.array(Image.open(mask))
+        labels = np.array(Image.open(mask))
         with Image.open(tmp_path / 'maps' / mask.name) as image:
             assert image.mode == 'P'
             predicted = np.array(image)
         for value in range(1, 8):
-            here, said = truth == value, (predicted == value) & (truth > 0)  # 0 is unlabelled
-            both[value] += (here & said).sum()
-            either[value] += (here | said).sum()
+            expected, detected = labels == value, (predicted == value) & (labels > 0)  # 0 is unlabelled
+            both[value] += (expected & detected).sum()
+            either[value] += (expected | detected).sum()
     present = either > 0
     assert metrics['shapes/mIoU'] == pytest.approx((both[present] / either[present]).mean(), abs=1e-9)
     shown = sorted((tmp_path / 'shown').iterdir())
     assert [p.stem for p in shown] == [m.stem for m in masks]
     height, width = cv2.imread(str(shown[0])).shape[:2]
     assert height >= 320
-    assert width > 2 * 320  # truth, prediction, legend
+    assert width > 2 * 320  # ground truth, prediction, legend
 
 
-def test_a_config_of_mmsegs_own_is_tested_too(checkpoint, tmp_path, drawn):
+def test_a_config_with_mmsegs_metric_and_hook_is_evaluated_too(checkpoint, tmp_path, drawn):
     from mnv4_mm.config.checkpoint import checkpoint_config
     from mnv4_mm.weights.checkpoint import read_checkpoint
 
@@ -150,18 +150,18 @@ def test_a_config_of_mmsegs_own_is_tested_too(checkpoint, tmp_path, drawn):
     assert len(list((tmp_path / 'maps').iterdir())) == len(list((tmp_path / 'shown').iterdir())) == 20
 
 
-def test_places_that_would_be_written_over(checkpoint, tmp_path, drawn):
-    for argument, place, message in (
+def test_data_is_not_overwritten(checkpoint, tmp_path, drawn):
+    for argument, path, message in (
         ('show_dir', drawn / 'images/validation', 'overwritten'),
         ('show_dir', drawn / 'annotations/validation', 'overwritten'),
         ('out', drawn / 'annotations/validation', 'overwritten'),
         ('out', tmp_path / 'maps.json', 'name a folder'),
     ):
         with pytest.raises(UserError, match=message):
-            evaluate_files(None, checkpoint, work_dir=str(tmp_path), **{argument: str(place)})
+            evaluate_files(None, checkpoint, work_dir=str(tmp_path), **{argument: str(path)})
 
 
-def test_a_folder_of_pictures(checkpoint, tmp_path):
+def test_a_folder_of_images(checkpoint, tmp_path):
     rng = np.random.default_rng(0)
     folder = tmp_path / 'in'
     folder.mkdir()
@@ -198,7 +198,7 @@ def test_a_video(checkpoint, tmp_path):
 
 
 def test_class_maps_are_mmsegs(checkpoint, repository):
-    """Our safe way of building and running a segmenter gives the same as mmseg's own API."""
+    """A segmenter that is built and run safely returns the same as with mmseg's API."""
     from mmengine.registry import DefaultScope
     from mmseg.apis import inference_model
 
@@ -225,7 +225,7 @@ def test_masks_are_checked_before_training(tmp_path, drawn, call_tool):
     assert not (tmp_path / 'w').exists()
 
 
-def test_without_ade20k_a_user_is_told_what_to_do(call_tool, tmp_path):
+def test_missing_ade20k_is_an_error_with_advice(call_tool, tmp_path):
     result = call_tool(
         'train.py', 'mnv4_fpn_ade20k', '--work-dir', tmp_path / 'w',
         '--cfg-options', f'train_dataloader.dataset.data_root={tmp_path}/none',
@@ -237,10 +237,10 @@ def test_without_ade20k_a_user_is_told_what_to_do(call_tool, tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.skipif(not ADE_TINY.is_dir(), reason='no true ADE20K pairs here')
+@pytest.mark.skipif(not ADE_TINY.is_dir(), reason='no real ADE20K pairs here')
 @pytest.mark.parametrize('name', HEADLINE)
-def test_true_ade20k_with_the_full_size_config(name, tmp_path, run_tool):
-    """Data root overridden, nothing else but the length; and random weights, the hub's being out of reach."""
+def test_real_ade20k_with_the_full_size_config(name, tmp_path, run_tool):
+    """Only the data root, the length and the weights (random, as the hub is out of reach) are changed."""
     roots = [f'{loader}.dataset.data_root={ADE_TINY}' for loader in LOADERS]
     run = run_tool(
         'train.py', name, '--work-dir', tmp_path / 'w', '--iters', 2,

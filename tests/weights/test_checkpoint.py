@@ -1,6 +1,9 @@
-"""Checkpoints are read as tensors; anything else is refused by name, and what does not fit is listed."""
+"""Checkpoints are read as tensors; other objects are refused by name, and weights that do not fit are listed."""
 
+import ast
+import hashlib
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +21,7 @@ from mnv4_mm.weights.strict import load_into
 
 
 class Reaches:
-    """Asks for a method of an allowed type by way of getattr."""
+    """Ask for a method of an allowed type through getattr."""
 
     def __reduce__(self):
         return getattr, (np.ndarray, 'tofile')
@@ -62,7 +65,7 @@ def test_code_is_refused_and_does_not_run(tmp_path, payload):
     assert not mark.exists()
 
 
-def test_getattr_hands_out_nothing_but_statistics(tmp_path):
+def test_getattr_gives_access_to_statistics_only(tmp_path):
     torch.save(dict(a=Reaches()), tmp_path / 'a.pth')
     with pytest.raises(UserError, match='refused'):
         read_checkpoint(tmp_path / 'a.pth')
@@ -100,7 +103,7 @@ def test_a_config_that_would_run_is_refused(text):
 
 @pytest.mark.parametrize('name', ['os.system', 'mmengine.load', 'mmdet.apis.init_detector', 'subprocess.Popen'])
 def test_a_config_inside_names_only_registered_types(tmp_path, name):
-    """mmengine imports and calls whatever a `type` with a dot names."""
+    """mmengine would import and call any `type` with a dot."""
     text = f"model = dict(backbone=[dict(type={name!r}, command='touch {tmp_path}/ran')])"
     with pytest.raises(UserError, match=f"type='{name}' is not registered"):
         checkpoint_config(checkpoint(dict(meta=dict(cfg=text))))
@@ -131,7 +134,7 @@ def test_a_checkpoint_without_config():
         checkpoint_config(checkpoint(dict(state_dict={})))
 
 
-def test_what_does_not_fit_is_listed():
+def test_weights_that_do_not_fit_are_listed():
     net = nn.Linear(2, 3)
     given = dict(weight=torch.zeros(4, 2), more=torch.zeros(1))
     with pytest.raises(
@@ -144,3 +147,27 @@ def test_what_does_not_fit_is_listed():
     assert net.bias.tolist() == [7, 7, 7]
     with pytest.raises(UserError, match='no weights'):
         load_into(net, checkpoint(dict(state_dict=dict(a=1))))
+
+
+def test_the_hash_is_that_of_the_file(tmp_path):
+    torch.save(dict(state_dict={}), tmp_path / 'a.pth')
+    read = read_checkpoint(tmp_path / 'a.pth')
+    assert read.sha256 == hashlib.sha256((tmp_path / 'a.pth').read_bytes()).hexdigest()
+    assert read_checkpoint(read) is read
+
+
+def test_weights_stand_below_models(repository):
+    """Neither nets nor mmdet or mmseg are imported: models load their weights from here."""
+    modules = set()
+    for path in (repository / 'mnv4_mm/weights').glob('*.py'):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                modules.add(node.module)
+            elif isinstance(node, ast.Import):
+                modules |= {alias.name for alias in node.names}
+    ours = {module for module in modules if module.startswith('mnv4_mm')}
+    assert all(
+        module in ('mnv4_mm.errors', 'mnv4_mm.paths') or module.startswith('mnv4_mm.weights.') for module in ours
+    )
+    heavy = {module.split('.')[0] for module in modules - ours} - set(sys.stdlib_module_names)
+    assert heavy == {'huggingface_hub', 'mmengine', 'numpy', 'safetensors', 'torch'}

@@ -1,4 +1,4 @@
-"""timm's weights load strictly, and only theirs."""
+"""timm's weights load strictly, and other weights are refused."""
 
 import http.server
 import threading
@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 from mmengine.config import Config
+from mmengine.model import BaseModule
 from safetensors.torch import save_file
 
 from mnv4_mm.config.backbone import disagreeing_normalisation, fit_backbone
@@ -22,7 +23,7 @@ TAG = 'mobilenetv4_conv_small.e2400_r224_in1k'
 
 @pytest.fixture(scope='module')
 def full():
-    """The state of timm's whole net, classifier included, as its files hold it."""
+    """State of timm's whole net, with the classifier, as in its files."""
     torch.manual_seed(0)
     return timm.create_model('mobilenetv4_conv_small').state_dict()
 
@@ -64,10 +65,10 @@ def test_files_and_tags(full, tmp_path, cache, kind):
 
 def test_what_is_dropped_is_named(full, tmp_path, monkeypatch):
     torch.save(full, tmp_path / 'w.pth')
-    said = []
-    monkeypatch.setattr('mnv4_mm.weights.strict.print_log', lambda text, logger: said.append(text))
+    lines = []
+    monkeypatch.setattr('mnv4_mm.weights.strict.print_log', lambda text, logger: lines.append(text))
     initialised(tmp_path / 'w.pth', out_indices=(0, 1))
-    assert said == [f'{tmp_path}/w.pth: left out blocks.2, blocks.3, blocks.4, classifier, conv_head, norm_head']
+    assert lines == [f'{tmp_path}/w.pth: left out blocks.2, blocks.3, blocks.4, classifier, conv_head, norm_head']
 
 
 @pytest.mark.parametrize(
@@ -120,8 +121,8 @@ def test_cut_files_and_code_are_refused(full, tmp_path, payload):
 
 
 @pytest.mark.parametrize('scheme', ['{}', 'file', 'list', 'http'])
-def test_mmengines_fall_back_is_shut_wherever_the_backbone_is_used(full, tmp_path, payload, scheme):
-    """mmengine unpickles anything where its safe attempt fails; not below our backbone, in whichever program."""
+def test_mmengines_unsafe_fallback_is_off_wherever_the_backbone_is_used(full, tmp_path, payload, scheme):
+    """mmengine unpickles anything if its safe attempt fails, but not for our backbone, in any program."""
     path = tmp_path / 'evil.pth'
     torch.save(dict(full, extra=payload), path)
     handler = partial(SilentHandler, directory=str(tmp_path))
@@ -142,7 +143,7 @@ def test_mmengines_fall_back_is_shut_wherever_the_backbone_is_used(full, tmp_pat
 
 class SilentHandler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_):
-        """Keeps the test's output clean."""
+        """Keep the output of the test clean."""
 
 
 def test_a_list_of_initialisers(full, tmp_path):
@@ -184,6 +185,22 @@ def test_no_network_says_what_to_fetch_and_where_to_put_it(cache, monkeypatch):
     assert f'{cache}/{TAG}.safetensors' in str(error.value)
 
 
+class Stem(BaseModule):
+    """A model that is not ours, with a layer of timm's name."""
+
+    def __init__(self, source):
+        super().__init__(dict(type='Pretrained', checkpoint=source))
+        self.conv_stem = torch.nn.Conv2d(3, 32, 3, bias=False)
+
+
+@pytest.mark.parametrize('scheme', ['timm://{tag}', 'tensors://{cache}/{tag}.safetensors'])
+def test_any_openmmlab_model_takes_our_schemes(full, cache, scheme):
+    save_file(full, cache / f'{TAG}.safetensors')
+    net = Stem(scheme.format(tag=TAG, cache=cache))
+    net.init_weights()
+    assert torch.equal(net.conv_stem.weight, full['conv_stem.weight'])
+
+
 def test_an_unknown_tag_lists_near_ones():
     with pytest.raises(UserError, match=TAG):
         initialised('timm://mobilenetv4_conv_small.e2400_r256_in1k')
@@ -203,7 +220,7 @@ def test_tags_are_timms():
 
 
 @pytest.mark.parametrize('checkpoint', ['timm://{}', 'somewhere/{}.safetensors'])
-def test_a_config_is_told_when_its_preprocessor_disagrees(checkpoint):
+def test_a_preprocessor_that_disagrees_with_the_weights_is_reported(checkpoint):
     cfg = load_config('mnv4_ssdlite_coco')
     assert disagreeing_normalisation(cfg) is None
     cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=checkpoint.format(TAG))
@@ -219,7 +236,7 @@ def test_a_config_is_told_when_its_preprocessor_disagrees(checkpoint):
 @pytest.mark.parametrize(
     ('name', 'mean'), [('mobilevit_s', '[0.0, 0.0, 0.0]'), ('mobilenetv1_100', '[127.5, 127.5, 127.5]')]
 )
-def test_peers_are_told_too(name, mean):
+def test_a_preprocessor_that_disagrees_with_a_peers_weights_is_reported(name, mean):
     cfg = fit_backbone(load_config('mnv4_retinanet-1x_coco'), f'timm:{name}')
     assert f'mean={mean}' in disagreeing_normalisation(cfg)
     assert disagreeing_normalisation(fit_backbone(load_config('mnv4_retinanet-1x_coco'), 'timm:resnet50')) is None

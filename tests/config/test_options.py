@@ -1,0 +1,69 @@
+"""The options of a command line, of the Python API and of the config are one list."""
+
+import argparse
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+from mnv4_mm.apis.evaluate import evaluate_files
+from mnv4_mm.apis.launch import LAUNCHERS
+from mnv4_mm.apis.train import train
+from mnv4_mm.config import options
+from mnv4_mm.config.options import EvaluateOptions, TrainOptions
+from mnv4_mm.errors import UserError
+
+
+def parsed(kind, *arguments):
+    parser = argparse.ArgumentParser()
+    kind.add_arguments(parser)
+    return kind.from_namespace(parser.parse_args(arguments))
+
+
+@pytest.mark.parametrize(('kind', 'function'), [(TrainOptions, train), (EvaluateOptions, evaluate_files)])
+def test_api_and_command_line_take_the_same_options(kind, function):
+    parameters = inspect.signature(function).parameters.values()
+    keywords = {one.name: one.default for one in parameters if one.kind is one.KEYWORD_ONLY}
+    assert keywords == kind().as_arguments() == parsed(kind).as_arguments()
+    assert all(f'        {name}: ' in function.__doc__ for name in keywords)
+
+
+def test_parsing():
+    assert parsed(TrainOptions, '--resume', '--epochs', '3', '--no-fused', '--channels-last', '--compile') == (
+        TrainOptions(resume=True, epochs=3, fused=False, channels_last=True, compiled=True)
+    )
+    assert parsed(TrainOptions, '--resume', 'x.pth').resume == 'x.pth'
+    pairs = ['a.b=1e-3', 'c=(1, 2)', 'd=True', 'e=false', 'f=none', 'g=x=y']
+    assert parsed(EvaluateOptions, '--cfg-options', *pairs, '--cfg-options', 'h=[]').cfg_options == {
+        'a.b': 1e-3, 'c': (1, 2), 'd': True, 'e': False, 'f': None, 'g': 'x=y', 'h': [],
+    }  # fmt: skip
+    parsed(TrainOptions, '--local_rank', '1')  # torch.distributed.launch passes it
+
+
+@pytest.mark.parametrize(
+    ('kind', 'values', 'message'),
+    [
+        (TrainOptions, dict(epochs=0), '--epochs must be an integer of at least 1, got 0'),
+        (TrainOptions, dict(iters='7'), "--iters must be an integer of at least 1, got '7'"),
+        (TrainOptions, dict(epochs=True), '--epochs must be an integer'),
+        (TrainOptions, dict(epochs=1, iters=1), 'exclude each other'),
+        (TrainOptions, dict(amp_dtype='fp8'), "--amp-dtype must be fp16 or bf16, got 'fp8'"),
+        (TrainOptions, dict(launcher='torchrun'), '--launcher must be one of none, pytorch, slurm, mpi'),
+        (EvaluateOptions, dict(on='test'), '--on must be val or train'),
+        (EvaluateOptions, dict(inference='both'), '--inference must be whole or slide'),
+    ],
+)
+def test_invalid_values(kind, values, message):
+    with pytest.raises(UserError, match=message):
+        kind(**values)
+
+
+def test_launchers_are_those_that_can_be_joined():
+    assert ('none', *LAUNCHERS) == options.LAUNCHERS
+
+
+def test_importing_the_options_is_light(repository):
+    code = "import sys, mnv4_mm.config.options; print([m for m in ('torch', 'mmengine', 'numpy') if m in sys.modules])"
+    run = subprocess.run([sys.executable, '-c', code], cwd=repository, capture_output=True, text=True)
+    assert run.stdout == '[]\n', run.stderr
