@@ -2,19 +2,19 @@
 
     torchrun --nproc_per_node=4 tools/train.py configs/mnv4_deeplabv3plus_ade20k.py --launcher pytorch
 
-Heads, recipe and schedule are mmseg's mobilenet-v2-d8_deeplabv3plus_4xb4-160k, at output stride 16 instead of 8. The
-backbone starts from ImageNet weights (`--backbone` takes the weights of the net it names; a timm net that cannot be
-dilated stays at stride 32, and the log says so).
-Published: MobileNetV2 at output stride 8 34.02 (mmseg).
-Cost: 160,000 steps x 16 crops = 2.56 M crops, 127 passes over the 20,210 training pictures.
+Heads, recipe and schedule are those of mmseg's mobilenet-v2-d8_deeplabv3plus_4xb4-160k, at output stride 16 instead of
+8. The backbone starts from ImageNet weights; `--backbone` selects the weights with the backbone. A timm net that cannot
+be dilated keeps output stride 32, with a warning in the log.
+Published: MobileNetV2 at output stride 8, 34.02 mIoU (mmseg).
+Cost: 160,000 steps x 16 crops = 2.56 M crops, 127 passes over the 20,210 training images.
 mIoU: not run yet.
 """
 
 _base_ = ['_base_/models/deeplabv3plus.py', '_base_/datasets/ade20k.py', '_base_/segmentation_runtime.py']
 
-# ---- what you may want to change ----
-batch_size = 4  # crops a GPU; 4 GPUs x 4 = 16
-base_lr = 0.01  # for 16 crops a step; --auto-scale-lr fits it to yours
+# ---- settings you may want to change ----
+batch_size = 4  # crops per GPU; 4 GPUs x 4 = 16
+base_lr = 0.01  # for 16 crops per step; --auto-scale-lr adapts it to your batch size
 max_iters = 160_000
 
 # ---- the rest of the recipe ----

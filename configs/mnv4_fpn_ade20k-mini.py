@@ -1,4 +1,4 @@
-"""Semantic FPN on MNv4-Conv-S, the 26 pictures of data/mini/ade from scratch. Minutes on a CPU.
+"""Semantic FPN on MNv4-Conv-S, trained from scratch on the 26 images of data/mini/ade. Minutes on a CPU.
 
 python tools/train.py configs/mnv4_fpn_ade20k-mini.py
 """
@@ -10,7 +10,7 @@ _base_ = [
     '_base_/segmentation_runtime.py',
 ]
 
-# Narrower than the headline config, for a CPU.
+# Narrower than the full-size config, to train on a CPU.
 model = dict(
     data_preprocessor=dict(size=(160, 160)),
     backbone=dict(arch='conv_s'),

@@ -1,27 +1,28 @@
-"""The plain transfer protocol: Semantic FPN on MNv4-Conv-M, ADE20K at 512x512, 40k iterations of 32 crops.
+"""Semantic FPN on MNv4-Conv-M, ADE20K at 512x512, 40k iterations of 32 crops: the common transfer benchmark.
 
     torchrun --nproc_per_node=8 tools/train.py configs/mnv4_fpn_ade20k.py --launcher pytorch
 
-Model, schedule and test sizes are mmseg's fpn_poolformer_s12_8xb4-40k, in which PoolFormer and later mobile backbones
-publish, all from ImageNet weights, as here (`--backbone` takes the weights of the net it names).
-Published: PoolFormer-S12 37.2 (36.68 in mmseg), FastViT-SA12 38.0, EfficientFormer-L1 38.9, RepViT-M1.1 40.6,
+Model, schedule and test sizes are those of mmseg's fpn_poolformer_s12_8xb4-40k, with which results of PoolFormer and
+later mobile backbones are published. As there, the backbone starts from ImageNet weights; `--backbone` selects the
+weights with the backbone.
+Published mIoU: PoolFormer-S12 37.2 (36.68 in mmseg), FastViT-SA12 38.0, EfficientFormer-L1 38.9, RepViT-M1.1 40.6,
 iFormer-M 42.4, ResNet18 32.9, ResNet50 36.7, CPUBone-B0/B1/B2 37.9/39.2/42.1, RepViT-M1.5 43.6.
-Cost: 40,000 steps x 32 crops = 1.28 M crops, 63 passes over the 20,210 training pictures.
+Cost: 40,000 steps x 32 crops = 1.28 M crops, 63 passes over the 20,210 training images.
 mIoU: not run yet.
 """
 
 _base_ = ['_base_/models/fpn.py', '_base_/datasets/ade20k.py', '_base_/segmentation_runtime.py']
 
-# ---- what you may want to change ----
-batch_size = 4  # crops a GPU; 8 GPUs x 4 = 32
-base_lr = 2e-4  # for 32 crops a step; --auto-scale-lr fits it to yours
+# ---- settings you may want to change ----
+batch_size = 4  # crops per GPU; 8 GPUs x 4 = 32
+base_lr = 2e-4  # for 32 crops per step; --auto-scale-lr adapts it to your batch size
 max_iters = 40_000
 
 # ---- the rest of the recipe ----
 model = dict(
     backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='timm://mobilenetv4_conv_medium.e500_r256_in1k'))
 )
-# The protocol makes test pictures a multiple of 32.
+# The benchmark resizes test images to a multiple of 32.
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(2048, 512), keep_ratio=True),

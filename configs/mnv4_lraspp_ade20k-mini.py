@@ -1,4 +1,4 @@
-"""LR-ASPP on MNv4-Conv-S, the 26 pictures of data/mini/ade from scratch. Minutes on a CPU.
+"""LR-ASPP on MNv4-Conv-S, trained from scratch on the 26 images of data/mini/ade. Minutes on a CPU.
 
 python tools/train.py configs/mnv4_lraspp_ade20k-mini.py
 """

@@ -1,21 +1,21 @@
-"""LR-ASPP on MNv4-Conv-S, ADE20K at 512x512, 160k iterations: the phone-sized segmenter.
+"""LR-ASPP on MNv4-Conv-S, ADE20K at 512x512, 160k iterations: a segmentation model for phones.
 
     python tools/train.py configs/mnv4_lraspp_ade20k.py
     torchrun --nproc_per_node=4 tools/train.py configs/mnv4_lraspp_ade20k.py --launcher pytorch
 
-Recipe: mmseg's schedule_160k with 16 crops a step, in which it publishes its MobileNetV2 on ADE20K. The backbone starts
-from ImageNet weights (`--backbone` takes the weights of the net it names).
-Published on ADE20K: LR-ASPP MobileNetV3-L 33.10 (3.20 M, PaddleSeg), TopFormer-T 34.6 (1.4 M), SeaFormer-T 36.5,
-PP-MobileSeg-T 36.39 (1.61 M); mmseg has LR-ASPP on Cityscapes only.
-Cost: 160,000 steps x 16 crops = 2.56 M crops, 127 passes over the 20,210 training pictures.
+Recipe: mmseg's schedule_160k with 16 crops per step, with which its MobileNetV2 results on ADE20K are published. The
+backbone starts from ImageNet weights; `--backbone` selects the weights with the backbone.
+Published mIoU on ADE20K: LR-ASPP MobileNetV3-L 33.10 (3.20 M, PaddleSeg), TopFormer-T 34.6 (1.4 M), SeaFormer-T 36.5,
+PP-MobileSeg-T 36.39 (1.61 M). mmseg has published LR-ASPP on Cityscapes only.
+Cost: 160,000 steps x 16 crops = 2.56 M crops, 127 passes over the 20,210 training images.
 mIoU: not run yet.
 """
 
 _base_ = ['_base_/models/lraspp.py', '_base_/datasets/ade20k.py', '_base_/segmentation_runtime.py']
 
-# ---- what you may want to change ----
-batch_size = 4  # crops a GPU; 4 GPUs x 4 = 16
-base_lr = 0.01  # for 16 crops a step; --auto-scale-lr fits it to yours
+# ---- settings you may want to change ----
+batch_size = 4  # crops per GPU; 4 GPUs x 4 = 16
+base_lr = 0.01  # for 16 crops per step; --auto-scale-lr adapts it to your batch size
 max_iters = 160_000
 
 # ---- the rest of the recipe ----

@@ -1,20 +1,20 @@
-"""The plain transfer protocol: RetinaNet with dense FPN and head on MNv4-Conv-M, COCO 2017, 12 epochs at 1333x800.
+"""RetinaNet with dense FPN and head on MNv4-Conv-M, COCO 2017, 12 epochs at 1333x800: the common transfer benchmark.
 
     torchrun --nproc_per_node=8 tools/train.py configs/mnv4_retinanet-1x_coco.py --launcher pytorch
 
-Model and schedule are mmdet's retinanet_r50_fpn_1x; the optimiser is the AdamW 1e-4 with which PVT, PoolFormer and
-later mobile backbones publish this protocol. Published beside it: CPUBone-B0/B1/B2 37.5/39.0/40.4 AP.
-Those start from ImageNet weights, and so does this (`--backbone` takes the weights of the net it names): fetched from
-the hub at the first run, or put where the error says.
-Cost: 117,266 / 16 = 7,330 steps an epoch, 87,960 in all.
+Model and schedule are those of mmdet's retinanet_r50_fpn_1x. The optimiser is AdamW with 1e-4, with which results of
+PVT, PoolFormer and later mobile backbones are published. Published AP: CPUBone-B0/B1/B2 37.5/39.0/40.4.
+As there, the backbone starts from ImageNet weights, which the first run downloads; without a network, an error message
+names the file to put in place. `--backbone` selects the weights with the backbone.
+Cost: 117,266 / 16 = 7,330 steps per epoch, 87,960 in all.
 AP: not run yet.
 """
 
 _base_ = ['_base_/datasets/coco.py', '_base_/default_runtime.py']
 
-# ---- what you may want to change ----
-batch_size = 2  # pictures a GPU; 8 GPUs x 2 = 16
-base_lr = 1e-4  # for 16 pictures a step
+# ---- settings you may want to change ----
+batch_size = 2  # images per GPU; 8 GPUs x 2 = 16
+base_lr = 1e-4  # for 16 images per step
 max_epochs = 12
 input_size = (1333, 800)  # width, height
 
@@ -28,7 +28,7 @@ model = dict(
         bgr_to_rgb=True,
         pad_size_divisor=32,
     ),
-    # Norm statistics are kept: 2 pictures a GPU are too few to renew them.
+    # Norm statistics are frozen: 2 images per GPU are too few to update them.
     backbone=dict(
         type='MobileNetV4',
         arch='conv_m',

@@ -1,4 +1,4 @@
-"""The paper's RetinaNet on MNv4-Conv-S, the 64 pictures of data/mini/coco from scratch. Minutes on a CPU.
+"""The paper's RetinaNet on MNv4-Conv-S, trained from scratch on the 64 images of data/mini/coco. Minutes on a CPU.
 
 python tools/train.py configs/mnv4_retinanet_coco-mini.py
 """
@@ -10,7 +10,7 @@ _base_ = [
     '_base_/default_runtime.py',
 ]
 
-# The recipe's batch norm averages over more steps than this run has.
+# The batch norm of the full-size config averages over more steps than this run has.
 norm_cfg = dict(type='BN', momentum=0.1)
 model = dict(
     backbone=dict(arch='conv_s'),

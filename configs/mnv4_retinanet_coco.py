@@ -3,25 +3,26 @@ section 7.2, table 7: 32.6 AP with Conv-M, 34.0 with `--backbone mnv4_hybrid_m`)
 
     torchrun --nproc_per_node=8 tools/train.py configs/mnv4_retinanet_coco.py --launcher pytorch --auto-scale-lr
 
-The paper prints: 600 epochs, batch 2048, Adam, L2 3e-5, cosine with 24 epochs of warm-up, flip, scale, RandAugment
-without shear and rotation, stochastic depth 0.2; and not: the learning rate, the range of scales, RandAugment's
-operations and magnitude, what weight decay spares, whether it starts from ImageNet (here: from scratch). Those are
-marked "ours" below, and in the model's file.
-Cost: 117,266 / 2048 = 58 steps an epoch, 34,800 in all; 4.95 GMACs a picture forward.
+The paper specifies 600 epochs, batch size 2048, Adam, L2 regularisation 3e-5, a cosine schedule with 24 epochs of
+warm-up, flip, scale jitter, RandAugment without shear and rotation, and stochastic depth 0.2. It does not specify the
+learning rate, the range of scales, RandAugment's operations and magnitude, which parameters have no weight decay, or
+whether training starts from ImageNet weights (here: from scratch). These are marked "ours" below and in the model's
+file.
+Cost: 117,266 / 2048 = 58 steps per epoch, 34,800 in all; 4.95 GMACs per image for the forward pass.
 AP: not run yet.
 """
 
 _base_ = ['_base_/models/retinanet-separable.py', '_base_/datasets/coco.py', '_base_/default_runtime.py']
 
-# ---- what you may want to change ----
-batch_size = 32  # pictures a GPU; the paper's 2048 are 64 x 32
-base_lr = 4e-3  # for 2048 pictures a step; ours: the paper tuned it per model and does not print it
+# ---- settings you may want to change ----
+batch_size = 32  # images per GPU; the paper's 2048 are 64 x 32
+base_lr = 4e-3  # for 2048 images per step; ours: the paper tuned it per model without publishing it
 max_epochs = 600
 input_size = (384, 384)  # width, height
 
 # ---- the rest of the recipe ----
 model = dict(backbone=dict(drop_path_rate=0.2))
-# RandAugment without shear and rotation, which "deteriorate small-object AP"; the list, and one at a time, are ours.
+# RandAugment without shear and rotation, which "deteriorate small-object AP". Ours: the list, one operation per image.
 colour_ops = [
     [dict(type=name)]
     for name in (
@@ -66,7 +67,7 @@ test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='Adam', lr=base_lr, weight_decay=3e-5),  # Adam's weight_decay is the L2 term of the paper
-    # Ours: no decay of norms and biases. The towers, shared between levels, are named several times.
+    # Ours: no weight decay for norms and biases. The towers, shared by all levels, have several names.
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0, bypass_duplicate=True),
     clip_grad=dict(max_norm=10, norm_type=2),  # ours
 )

@@ -1,4 +1,4 @@
-"""RTMDet on MNv4-Conv-S, the 64 pictures of data/mini/coco from scratch. Minutes on a CPU.
+"""RTMDet on MNv4-Conv-S, trained from scratch on the 64 images of data/mini/coco. Minutes on a CPU.
 
 python tools/train.py configs/mnv4_rtmdet_coco-mini.py
 """

@@ -1,20 +1,21 @@
-"""RTMDet on MNv4-Conv-S at 640x640, COCO 2017: the detector to take for AP rather than for the paper's comparison.
+"""RTMDet on MNv4-Conv-S at 640x640, COCO 2017: the detector for the highest AP.
 
     torchrun --nproc_per_node=8 tools/train.py configs/mnv4_rtmdet_coco.py --launcher pytorch
 
-Neck, head and recipe are mmdet's rtmdet_tiny_8xb32-300e (41.1 AP with its own ImageNet-trained CSPNeXt-tiny).
-Cost: 117,266 / 256 = 459 steps an epoch, 137,700 in all.
+Neck, head and recipe are those of mmdet's rtmdet_tiny_8xb32-300e (41.1 AP with its CSPNeXt-tiny trained on ImageNet).
+The paper's detector is mnv4_retinanet_coco.
+Cost: 117,266 / 256 = 459 steps per epoch, 137,700 in all.
 AP: not run yet.
 """
 
 _base_ = ['_base_/models/rtmdet.py', '_base_/datasets/coco.py', '_base_/default_runtime.py']
 
-# ---- what you may want to change ----
-batch_size = 32  # pictures a GPU; 8 GPUs x 32 = 256
-base_lr = 0.004  # for 256 pictures a step
+# ---- settings you may want to change ----
+batch_size = 32  # images per GPU; 8 GPUs x 32 = 256
+base_lr = 0.004  # for 256 images per step
 max_epochs = 300
 input_size = (640, 640)  # width, height
-plain_epochs = 20  # the last ones, without mosaic and mix-up
+plain_epochs = 20  # last epochs, without mosaic and mix-up
 
 # ---- the rest of the recipe ----
 pad_value = dict(img=(114, 114, 114))

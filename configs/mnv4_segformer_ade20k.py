@@ -2,19 +2,19 @@
 
     torchrun --nproc_per_node=8 tools/train.py configs/mnv4_segformer_ade20k.py --launcher pytorch
 
-Head, recipe and schedule are mmseg's segformer_mit-b0_8xb2-160k. The backbone starts from ImageNet weights
-(`--backbone` takes the weights of the net it names).
-Published: SegFormer-B0 37.41 (3.8 M), -B1 40.97 (13.7 M) in mmseg; SegNeXt-T 41.4 (4 M), EfficientViT-B1 42.84 (4.8 M)
-with heads of their own.
-Cost: 160,000 steps x 16 crops = 2.56 M crops, 127 passes over the 20,210 training pictures.
+Head, recipe and schedule are those of mmseg's segformer_mit-b0_8xb2-160k. The backbone starts from ImageNet weights;
+`--backbone` selects the weights with the backbone.
+Published mIoU: SegFormer-B0 37.41 (3.8 M), -B1 40.97 (13.7 M) in mmseg; SegNeXt-T 41.4 (4 M) and EfficientViT-B1 42.84
+(4.8 M) with heads of their own.
+Cost: 160,000 steps x 16 crops = 2.56 M crops, 127 passes over the 20,210 training images.
 mIoU: not run yet.
 """
 
 _base_ = ['_base_/models/segformer.py', '_base_/datasets/ade20k.py', '_base_/segmentation_runtime.py']
 
-# ---- what you may want to change ----
-batch_size = 2  # crops a GPU; 8 GPUs x 2 = 16
-base_lr = 6e-5  # for 16 crops a step, the head's is ten times that; --auto-scale-lr fits it to yours
+# ---- settings you may want to change ----
+batch_size = 2  # crops per GPU; 8 GPUs x 2 = 16
+base_lr = 6e-5  # for 16 crops per step, ten times that in the head; --auto-scale-lr adapts it to your batch size
 max_iters = 160_000
 
 # ---- the rest of the recipe ----

@@ -1,4 +1,4 @@
-"""SSDLite on MNv4-Conv-S, the 64 pictures of data/mini/coco from scratch: what `make train` runs.
+"""SSDLite on MNv4-Conv-S, trained from scratch on the 64 images of data/mini/coco: the config of `make train`.
 
 python tools/train.py configs/mnv4_ssdlite_coco-mini.py
 """

@@ -3,22 +3,22 @@
     python tools/train.py configs/mnv4_ssdlite_coco.py --auto-scale-lr
     torchrun --nproc_per_node=8 tools/train.py configs/mnv4_ssdlite_coco.py --launcher pytorch
 
-Cost: 600 epochs = 120 epochs x RepeatDataset 5; 117,266 pictures / 192 = 611 steps an epoch, 366,480 in all.
+Cost: 600 epochs = 120 epochs x RepeatDataset 5; 117,266 images / 192 = 611 steps per epoch, 366,480 in all.
 AP: not run yet.
 """
 
 _base_ = ['_base_/models/ssdlite.py', '_base_/datasets/coco.py', '_base_/default_runtime.py']
 
-# ---- what you may want to change ----
-batch_size = 24  # pictures a GPU; 8 GPUs x 24 = 192
-base_lr = 0.015  # for 192 pictures a step; --auto-scale-lr fits it to yours
+# ---- settings you may want to change ----
+batch_size = 24  # images per GPU; 8 GPUs x 24 = 192
+base_lr = 0.015  # for 192 images per step; --auto-scale-lr adapts it to your batch size
 max_epochs = 120  # x 5 by RepeatDataset
-input_size = (320, 320)  # width, height; anchors are made for 320
+input_size = (320, 320)  # width, height; the anchors are designed for 320
 
 # ---- the rest of the recipe ----
 train_pipeline = [
     dict(type='LoadAnnotations', with_bbox=True),
-    # Reads the picture, then mmdet's Expand, MinIoURandomCrop, Resize, RandomFlip and PhotoMetricDistortion in one go.
+    # Reads the image and applies mmdet's Expand, MinIoURandomCrop, Resize, RandomFlip and PhotoMetricDistortion.
     dict(
         type='SSDAugmentation',
         scale=input_size,

@@ -142,7 +142,7 @@ def install_mmcv(venv, *options):
             stderr=subprocess.STDOUT,
             universal_newlines=True,
         )
-        for line in process.stdout:
+        for line in process.stdout or ():
             out.write(line)
             counter = re.match(r'\s*\[(\d+)/(\d+)\]', line)
             if counter and (sys.stdout.isatty() or int(counter.group(1)) >= shown + 10):

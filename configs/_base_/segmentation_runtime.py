@@ -1,4 +1,4 @@
-"""What every segmentation run shares: as detection, but mmseg's names, and everything counted in iterations."""
+"""Settings of all segmentation runs: mmseg's scope, and intervals counted in iterations."""
 
 _base_ = ['default_runtime.py']
 

@@ -16,7 +16,7 @@ from pycocotools.cocoeval import COCOeval
 
 from mnv4_mm.bench.measure import Pair
 from mnv4_mm.engine import FastCocoMetric
-from mnv4_mm.engine.iou import areas
+from mnv4_mm.engine.iou import class_areas
 
 MINI = Path(__file__).parents[2] / 'data/mini/coco/annotations/instances_train2017.json'
 
@@ -44,7 +44,7 @@ def coco_pairs(images: int = 5000, detections: int = 100) -> list[Pair]:
 
     def run_pycocotools() -> None:
         with redirect_stdout(StringIO()):
-            evaluation = COCOeval(coco, coco.loadRes(ours.detections(predictions)), 'bbox')
+            evaluation = COCOeval(coco, coco.loadRes(ours.to_coco(predictions)), 'bbox')
             evaluation.params.maxDets = [100, 300, 1000]  # as in mmdet
             evaluation.evaluate()
             evaluation.accumulate()
@@ -86,7 +86,7 @@ def iou_pairs(classes: int = 150, sizes: tuple[tuple[int, int], ...] = ((512, 68
         )
         return Pair(
             f"pixels per class of {height}x{width}, {classes} classes, against mmseg's IoUMetric",
-            lambda: areas(predicted, truth, classes),
+            lambda: class_areas(predicted, truth, classes),
             lambda: IoUMetric.intersect_and_union(predicted, truth, classes, 255),
         )
 

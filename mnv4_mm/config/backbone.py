@@ -11,7 +11,7 @@ from mnv4_mm.config.index import near_names
 from mnv4_mm.config.nested import dicts, on_copy
 from mnv4_mm.errors import UserError
 from mnv4_mm.models.arch import ARCHS
-from mnv4_mm.models.timm_features import built_for_one_size, timm_normalisation
+from mnv4_mm.models.timm_features import has_fixed_input_size, timm_normalisation
 from mnv4_mm.tasks import task_of
 from mnv4_mm.weights.strict import pretrained_entries
 from mnv4_mm.weights.tags import DEFAULT_TAGS, TAGS
@@ -88,7 +88,7 @@ def _set_timm_backbone(cfg: Config, name: str) -> None:
     if unknown:
         raise UserError(f"timm:{name} does not take {', '.join(sorted(unknown))} of this config's backbone")
     cfg.model.backbone = dict(type='TimmFeatures', name=name, **kept)
-    if built_for_one_size(name):
+    if has_fixed_input_size(name):
         width, height = cfg.input_size
         if width % 32 or height % 32:
             raise UserError(

@@ -1,4 +1,4 @@
-"""COCO's annotations as columns in a file beside the JSON: parsed once, mapped by every process from then on."""
+"""A COCO data set whose annotation file is parsed once and then memory-mapped by all processes."""
 
 import dataclasses
 import hashlib
@@ -29,28 +29,28 @@ from mnv4_mm.quiet import MISSING_OPTIONAL, without_lines
 with without_lines(MISSING_OPTIONAL):
     from mmdet.datasets import CocoDataset
 
-# Of the columns and of what they mean: a change of either makes files of before unknown.
-FORMAT = 1
-# Smaller files parse in about a second, which is not worth a file in the user's folder. COCO's own has 448 MB.
+# Version of the cache format. A cache of another version is not read.
+FORMAT = 2
+# A smaller JSON is parsed in about a second, which is not worth a file in the user's folder. COCO's own has 448 MB.
 MIN_CACHE_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
 class Columns:
-    """What mmdet's ``CocoDataset`` knows of M pictures with N boxes, but for the polygons.
+    """Annotations of M images with N boxes as mmdet's ``CocoDataset`` holds them, without the polygons.
 
     Attributes:
-        cat_ids: (C,) int64, the category ids of the JSON in the order of labels.
+        cat_ids: (C,) int64, category ids of the JSON in the order of labels.
         image_id: (M,) int64.
         size: (M, 2) int64, width and height in pixels.
-        name: (B,) uint8, the file names in UTF-8, one after another.
-        name_start: (M + 1,) int64, where in ``name`` each begins.
-        box_start: (M + 1,) int64, where in the next four the boxes of each picture begin.
+        name: (B,) uint8, concatenated file names in UTF-8.
+        name_start: (M + 1,) int64, offset of each image's file name in ``name``.
+        box_start: (M + 1,) int64, offset of each image's boxes in ``box``, ``is_int``, ``label`` and ``ignore``.
         box: (N, 4) float64, (x1, y1, x2, y2) in pixels.
-        whole: (N, 4) bool, where mmdet has an int: numbers of the JSON that have no point.
+        is_int: (N, 4) bool, True for coordinates that mmdet holds as int because the JSON has no decimal point.
         label: (N,) int64.
         ignore: (N,) int64, 1 for crowds.
-        source: Path and key of the file they are mapped from; none if they are in memory.
+        source: Path and key of the mapped file; None if the columns are in memory.
     """
 
     cat_ids: np.ndarray
@@ -60,17 +60,17 @@ class Columns:
     name_start: np.ndarray
     box_start: np.ndarray
     box: np.ndarray
-    whole: np.ndarray
+    is_int: np.ndarray
     label: np.ndarray
     ignore: np.ndarray
     source: tuple[Path, str] | None = None
 
     @classmethod
     def pack(cls, entries: Sequence[dict[str, Any]], cat_ids: Sequence[int]) -> 'Columns':
-        """Columns of mmdet's entries, whose ``img_path`` is the file name alone.
+        """Convert mmdet's entries, in which ``img_path`` must be the file name alone.
 
         Raises:
-            ValueError: the columns cannot hold them, as with ids that are strings.
+            ValueError: the columns cannot hold a value, such as an id that is a string.
         """
         names = [entry['img_path'].encode() for entry in entries]
         instances = [instance for entry in entries for instance in entry['instances']]
@@ -85,7 +85,7 @@ class Columns:
             name_start=_starts(map(len, names)),
             box_start=_starts(len(entry['instances']) for entry in entries),
             box=np.array(boxes, np.float64).reshape(-1, 4),
-            whole=np.array([[type(value) is int for value in box] for box in boxes], bool).reshape(-1, 4),
+            is_int=np.array([[type(value) is int for value in box] for box in boxes], bool).reshape(-1, 4),
             label=_ints(instance['bbox_label'] for instance in instances),
             ignore=_ints(instance['ignore_flag'] for instance in instances),
         )
@@ -94,24 +94,29 @@ class Columns:
         return len(self.image_id)
 
     def __deepcopy__(self, memo: dict) -> 'Columns':
-        return self  # nobody writes to them
+        return self  # columns are never modified
 
     def __reduce__(self) -> tuple:
-        """A process that is sent mapped columns maps them too, instead of getting a copy."""
+        """Pickle mapped columns as their path, so that the receiving process maps the file instead of copying it."""
         return (read_columns, self.source) if self.source else (Columns, tuple(self.arrays().values()))
 
     def arrays(self) -> dict[str, np.ndarray]:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != 'source'}
 
     def entry(self, row: int, folder: str) -> dict[str, Any]:
-        """One picture as mmdet's ``CocoDataset`` describes it; ``folder`` is where the pictures are."""
+        """Return the entry of an image as mmdet's ``CocoDataset`` returns it.
+
+        Args:
+            row: Index of the image in the columns.
+            folder: Folder of the images.
+        """
         name = self.name[self.name_start[row] : self.name_start[row + 1]].tobytes().decode()
-        own = slice(self.box_start[row], self.box_start[row + 1])
-        boxes, whole = self.box[own].tolist(), self.whole[own]
-        if whole.any():
+        rows = slice(self.box_start[row], self.box_start[row + 1])
+        boxes, is_int = self.box[rows].tolist(), self.is_int[rows]
+        if is_int.any():
             boxes = [
-                [int(value) if is_int else value for value, is_int in zip(box, flags, strict=True)]
-                for box, flags in zip(boxes, whole.tolist(), strict=True)
+                [int(value) if flag else value for value, flag in zip(box, flags, strict=True)]
+                for box, flags in zip(boxes, is_int.tolist(), strict=True)
             ]
         width, height = self.size[row].tolist()
         return dict(
@@ -122,12 +127,12 @@ class Columns:
             width=width,
             instances=[
                 dict(ignore_flag=ignore, bbox=box, bbox_label=label)
-                for ignore, box, label in zip(self.ignore[own].tolist(), boxes, self.label[own].tolist(), strict=True)
+                for ignore, box, label in zip(self.ignore[rows].tolist(), boxes, self.label[rows].tolist(), strict=True)
             ],
         )
 
     def write(self, path: Path, key: str) -> None:
-        """Writes them whole or not at all.
+        """Write the columns to a file, atomically.
 
         Raises:
             OSError: the folder cannot be written, or is full.
@@ -135,7 +140,7 @@ class Columns:
         arrays = self.arrays()
         part = path.with_name(f'.{uuid4().hex}.{path.name}')
         try:
-            # Not by safetensors' save_file: its files are for their owner's eyes only, and data folders are shared.
+            # Not safetensors' save_file: only the owner can read its files, and data folders are shared.
             part.write_bytes(save(arrays, dict(key=key, sha256=_digest(arrays))))
             part.replace(path)
         finally:
@@ -143,19 +148,19 @@ class Columns:
 
 
 def read_columns(path: Path, key: str) -> Columns:
-    """Maps what ``Columns.write`` wrote: processes share the pages of the file, none has a copy.
+    """Memory-map a file written by ``Columns.write``. All processes share the pages of the file.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        UserError: it is damaged, or was written under another key.
+        FileNotFoundError: the file does not exist.
+        UserError: the file is damaged, or was written under another key.
     """
     try:
-        with safe_open(path, framework='pt') as file:  # torch's storages map the file, framework='numpy' copies
+        with safe_open(path, framework='pt') as file:  # 'pt' maps the file, 'numpy' copies it
             metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise
-    # TypeError: of bfloat16, which numpy has not.
+    # TypeError: raised for bfloat16, which numpy does not have.
     except (SafetensorError, OSError, TypeError) as error:
         raise UserError(f'{path} is not a readable cache, perhaps cut short ({error})') from error
     if metadata.get('key') != key:
@@ -191,28 +196,28 @@ def _digest(arrays: dict[str, np.ndarray]) -> str:
 
 @DATASETS.register_module()
 class CachedCocoDataset(CocoDataset):
-    """mmdet's ``CocoDataset`` for boxes, whose JSON is parsed once.
+    """mmdet's ``CocoDataset`` for boxes with a cache of the parsed JSON.
 
-    The result goes to ``<stem>.<key>.cache.safetensors`` beside the JSON; the key is of the JSON's content and of all
-    settings that decide what is read. From then on that file is mapped, shared between all processes and workers.
-    Such a file may be deleted at any time before a start. Damage is noticed and said, and the file is written anew;
-    where it cannot be written, the same columns stay in memory.
+    The annotations are written to ``<stem>.<key>.cache.safetensors`` beside the JSON. The key is a digest of the JSON's
+    content and of all settings that affect what is read. Later runs memory-map that file, shared between all processes
+    and workers. The file may be deleted at any time before a run starts. A damaged file is reported and written again.
+    Where it cannot be written, the columns stay in memory.
 
-    Entries are mmdet's without ``mask``: polygons, most of the JSON, are left out. ``cat_img_map`` is not kept.
+    Entries equal mmdet's without ``mask``: polygons, most of the JSON, are left out. ``cat_img_map`` is not kept.
 
-    It is ``CocoDataset`` and nothing else for a JSON below ``min_cache_bytes``, and with settings that need more than
-    the columns hold: masks (a transform with ``with_mask``), ``data_prefix`` other than ``img``, proposals,
-    ``return_classes``, ``backend_args``, ``serialize_data=False``; and, said in a log line, for a JSON whose ids
-    are not integers.
+    It behaves like ``CocoDataset`` without a cache for a JSON smaller than ``min_cache_bytes``, and for settings that
+    need more than the columns hold: masks (a transform with ``with_mask``), a ``data_prefix`` other than ``img``,
+    proposals, ``return_classes``, ``backend_args``, ``serialize_data=False``. The same holds, with a warning, for a
+    JSON whose ids are not integers.
 
     Args:
-        *args: As for ``CocoDataset``.
-        min_cache_bytes: A smaller JSON is not cached.
-        **kwargs: As for ``CocoDataset``.
+        *args: See ``CocoDataset``.
+        min_cache_bytes: Size of the JSON in bytes from which on it is cached.
+        **kwargs: See ``CocoDataset``.
     """
 
     columns: Columns | None = None
-    # Of mmengine's BaseDataset, which is untyped.
+    # Attributes of mmengine's BaseDataset, which has no annotations for them.
     _fully_initialized: bool
     data_prefix: dict[str, str]
     data_list: list[dict[str, Any]]
@@ -222,24 +227,24 @@ class CachedCocoDataset(CocoDataset):
         super().__init__(*args, **kwargs)
 
     def full_init(self) -> None:
-        """Maps the columns, or parses the JSON.
+        """Map the columns, or parse the JSON.
 
         Raises:
-            UserError: no picture is left for these classes and this filter.
+            UserError: the JSON is not in COCO's format, or no image is left for these classes and this filter.
         """
         if self._fully_initialized:
             return
-        self.columns = self._columns_in_turn() if self._fits_columns() else None
+        self.columns = self._load_columns_in_turn() if self._fits_columns() else None
         if self.columns is None:
             super().full_init()
             return
         if not len(self.columns):
             classes = ', '.join(self._metainfo['classes'])
-            raise UserError(f'{self.ann_file}: no picture is left with filter_cfg={self.filter_cfg}, classes {classes}')
+            raise UserError(f'{self.ann_file}: no image is left with filter_cfg={self.filter_cfg}, classes {classes}')
         self.cat_ids = self.columns.cat_ids.tolist()
         self.cat2label = {cat_id: label for label, cat_id in enumerate(self.cat_ids)}
-        # mmengine's names for its pickled entries and where each ends. Here: nothing, and the rows of the columns, so
-        # that what it does to subsets and lengths goes on working.
+        # mmengine keeps its pickled entries in data_bytes and the end of each in data_address. Here they are nothing
+        # and the rows of the columns, so that its methods for lengths and subsets work.
         self.data_bytes, self.data_address = np.empty(0, np.uint8), np.arange(len(self.columns))
         if self._indices is not None:
             self.data_address = self._get_serialized_subset(self._indices)[1]
@@ -247,7 +252,7 @@ class CachedCocoDataset(CocoDataset):
 
     @force_full_init
     def get_data_info(self, idx: int) -> dict[str, Any]:
-        """The entry of a picture; ``sample_idx`` is its index counted from 0."""
+        """Return the entry of an image; its ``sample_idx`` is the non-negative index."""
         if self.columns is None:
             return super().get_data_info(idx)
         info = self.columns.entry(self.data_address[idx].item(), self.data_prefix['img'])
@@ -261,36 +266,37 @@ class CachedCocoDataset(CocoDataset):
         if isinstance(indices, int):
             return self.data_bytes, rows[:indices] if indices >= 0 else rows[indices:]
         if not isinstance(indices, Sequence):
-            raise TypeError(f'indices are an int or a sequence of them, not {type(indices)}')
+            raise TypeError(f'indices must be an int or a sequence of int, got {type(indices)}')
         return self.data_bytes, rows[np.array(indices, np.int64)]
 
     def _fits_columns(self) -> bool:
-        more = self.return_classes or self.proposal_file or self.backend_args or not self.serialize_data
+        needs_more = self.return_classes or self.proposal_file or self.backend_args or not self.serialize_data
         masks = any(getattr(transform, 'with_mask', False) for transform in self.pipeline.transforms)
         path = Path(self.ann_file)
         return (
-            not (more or masks or set(self.data_prefix) != {'img'})
+            not (needs_more or masks or set(self.data_prefix) != {'img'})
             and path.is_file()
             and path.stat().st_size >= self.min_cache_bytes
         )
 
-    def _columns_in_turn(self) -> Columns | None:
-        """The first process of a machine parses and writes while the others wait; then they map its file.
+    def _load_columns_in_turn(self) -> Columns | None:
+        """Let the first process of a machine parse and write while the others wait; then they map its file.
 
-        Whatever becomes of its attempt, the others go on: to map, or to parse and fail by themselves.
+        If the first process fails, the others continue: each parses the file, or fails, by itself.
         """
-        # A loader's worker (of a data set that was not ready when it started) has its rank but is not expected to wait.
+        # A data loader's worker (of a data set that was not initialised when the worker started) has the rank of its
+        # process, but the other ranks do not wait for it.
         is_rank = get_worker_info() is None
         is_first = int(os.environ.get('LOCAL_RANK', get_rank())) == 0
         if is_rank and not is_first:
             barrier()
         try:
-            return self._columns()
+            return self._load_columns()
         finally:
             if is_rank and is_first:
                 barrier()
 
-    def _columns(self) -> Columns | None:
+    def _load_columns(self) -> Columns | None:
         key = self._key()
         path = Path(self.ann_file)
         path = path.with_name(f'{path.stem}.{key[:16]}.cache.safetensors')
@@ -299,23 +305,23 @@ class CachedCocoDataset(CocoDataset):
         except FileNotFoundError:
             pass
         except UserError as error:
-            print_log(f'{error}; it is written anew', logger='current', level=logging.WARNING)
+            print_log(f'{error}; it is written again', logger='current', level=logging.WARNING)
         entries = self._parse()
         try:
             columns = Columns.pack(entries, self.cat_ids)
         except ValueError as error:
-            text = f'{self.ann_file} is parsed anew at each start: {error}'
+            text = f'{self.ann_file} cannot be cached and is parsed in every run: {error}'
             print_log(text, logger='current', level=logging.WARNING)
             return None
         try:
             columns.write(path, key)
             columns = read_columns(path, key)
         except (OSError, UserError) as error:
-            text = f'annotations stay in memory, the next start parses them again: {path} cannot be written ({error})'
+            text = f'annotations stay in memory and the next run parses them again: {path} cannot be written ({error})'
             print_log(text, logger='current', level=logging.WARNING)
         else:
             print_log(
-                f'annotations are parsed; the next start reads them from {path} (older ones may be deleted)',
+                f'annotations are cached in {path}, which the next run reads; older caches may be deleted',
                 logger='current',
             )
         return columns
@@ -325,7 +331,7 @@ class CachedCocoDataset(CocoDataset):
         with open(self.ann_file, 'rb') as file:
             while chunk := file.read(2**20):
                 digest.update(chunk)
-        # The folder of the pictures is not among them: names in the columns are relative to it.
+        # The folder of the images is not part of the key: names in the columns are relative to it.
         settings = (
             FORMAT,
             mmdet.__version__,
@@ -338,7 +344,7 @@ class CachedCocoDataset(CocoDataset):
         return digest.hexdigest()
 
     def _parse(self) -> list[dict[str, Any]]:
-        """Entries as mmdet parses and filters them, with the file name alone as ``img_path``."""
+        """Parse and filter the entries like mmdet, with the file name alone as ``img_path``."""
         prefix, self.data_prefix = self.data_prefix, dict(img='')
         try:
             self.data_list = self.load_data_list()

@@ -1,4 +1,4 @@
-"""Fetching the public data sets: resumable and checksummed."""
+"""Download the public data sets, with resuming and checksums."""
 
 import hashlib
 import shutil
@@ -18,13 +18,13 @@ TIMEOUT = 60  # seconds without a byte
 
 
 class Archive(NamedTuple):
-    """A zip file.
+    """A zip file of a data set.
 
     Attributes:
         url: Its address.
-        size: Its size in bytes, or about: a server says where it ends.
-        checksum: Kind and hexadecimal digest, e.g. ``md5:...``.
-        unpacked: A path that is there once it is unpacked.
+        size: Its approximate size in bytes, for the check of free space. The server sends the exact one.
+        checksum: Algorithm and hexadecimal digest, e.g. ``md5:...``.
+        unpacked: Path, relative to the data set's folder, that exists once the archive is unpacked.
     """
 
     url: str
@@ -33,7 +33,7 @@ class Archive(NamedTuple):
     unpacked: str
 
 
-# Checksums as many public tools state them (COCO: torchvision-like scripts; ADE20K: GluonCV and PyTorch-Encoding).
+# Checksums as published in other tools (COCO: torchvision-like scripts; ADE20K: GluonCV and PyTorch-Encoding).
 COCO = 'http://images.cocodataset.org'
 DATASETS: dict[str, tuple[Archive, ...]] = {
     'coco2017': (
@@ -59,68 +59,71 @@ ROOTS = {'coco2017': 'data/coco', 'ade20k': 'data/ade'}
 
 
 def download_dataset(name: str, root: str | Path | None = None) -> Path:
-    """Downloads, checks and unpacks a data set; what is there already is left alone.
+    """Download, check and unpack a data set. Parts that exist already are skipped.
 
-    A download that was cut continues where it stopped. An archive is removed once it is unpacked.
+    An interrupted download is resumed. An archive is deleted once it is unpacked.
 
     Args:
-        name: One of ``DATASETS``.
-        root: Where to; the folder the configs look in if left out.
+        name: A key of ``DATASETS``.
+        root: Target folder. Default: the folder that the configs read.
 
     Returns:
-        ``root``.
+        The target folder.
 
     Raises:
-        UserError: no network, no space, a wrong checksum, or a bad argument.
+        UserError: the arguments are invalid, the network or disk space is missing, or a checksum is wrong.
     """
     if name not in DATASETS:
-        raise UserError(f'no data set {name!r}; there are {", ".join(DATASETS)}')
+        raise UserError(f'no data set {name!r}; available: {", ".join(DATASETS)}')
     root = Path(root or ROOTS[name])
     if root.exists() and not root.is_dir():
         raise UserError(f'{root} is not a folder')
     missing = [archive for archive in DATASETS[name] if not (root / archive.unpacked).exists()]
     root.mkdir(parents=True, exist_ok=True)
-    # Archive and its unpacked content stand side by side for a while; what has arrived is there already.
-    needed = sum(2 * archive.size - _arrived(archive, root) for archive in missing)
-    if shutil.disk_usage(root).free < needed:
-        raise UserError(f'{needed / 1e9:.0f} GB are needed at {root.absolute()} for download and unpacking')
+    # An archive and its unpacked content exist at the same time. Downloaded parts occupy their space already.
+    required = sum(2 * archive.size - _downloaded_bytes(archive, root) for archive in missing)
+    if shutil.disk_usage(root).free < required:
+        raise UserError(f'{required / 1e9:.0f} GB are needed at {root.absolute()} for download and unpacking')
     for archive in missing:
         unpack(fetch(archive, root), root, archive)
     return root
 
 
-def _arrived(archive: Archive, folder: Path) -> int:
+def _downloaded_bytes(archive: Archive, folder: Path) -> int:
     target = folder / Path(archive.url).name
     return max([0, *(path.stat().st_size for path in (target, target.with_suffix('.zip.part')) if path.exists())])
 
 
 def fetch(archive: Archive, folder: Path) -> Path:
-    """Downloads one archive into a folder, continuing a part that is there, and checks it.
+    """Download an archive into a folder, or the rest of it, and check it.
+
+    Returns:
+        Path of the archive.
 
     Raises:
-        UserError: the server cannot be reached or the file is not what it should be.
+        UserError: the server cannot be reached, the connection was interrupted, or the checksum is wrong.
     """
     target = folder / Path(archive.url).name
     part = target.with_suffix('.zip.part')
     if not target.exists():
         if not _download(archive, part):
-            raise UserError(f'{archive.url}: the connection was cut; run the same command to continue')
-        kind, _, digest = archive.checksum.partition(':')
-        if _digest(part, kind) != digest:
+            raise UserError(f'{archive.url}: the connection was interrupted; run the same command again to resume')
+        algorithm, _, digest = archive.checksum.partition(':')
+        if _digest(part, algorithm) != digest:
             part.unlink()
-            raise UserError(f'{archive.url} came with a wrong checksum and was deleted: run the same command again')
+            raise UserError(f'{archive.url} has a wrong checksum and was deleted: run the same command again')
         part.rename(target)
     return target
 
 
 def _download(archive: Archive, part: Path) -> bool:
-    """Fetches what is missing of a file; whether it is whole now."""
+    """Download the missing part of a file; return True if it is complete."""
     done = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(archive.url, headers={'Range': f'bytes={done}-'} if done else {})  # noqa: S310
     columns = ('{task.description}', BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     try:
         with (
-            urllib.request.urlopen(request, timeout=TIMEOUT) as response,  # noqa: S310 (addresses are the table's)
+            urllib.request.urlopen(request, timeout=TIMEOUT) as response,  # noqa: S310 (addresses come from DATASETS)
             part.open('ab' if response.status == 206 else 'wb') as out,  # a server may ignore Range and start over
             Progress(*columns) as progress,
         ):
@@ -132,17 +135,17 @@ def _download(archive: Archive, part: Path) -> bool:
             return out.tell() >= total
     except urllib.error.HTTPError as error:
         if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return True  # nothing is left to fetch: the checksum says whether the file is the right one
+            return True  # the file is complete or too long; the checksum decides
         raise UserError(f'{archive.url}: {error}') from error
     except (urllib.error.URLError, OSError) as error:
         reason = getattr(error, 'reason', None) or error
         raise UserError(
-            f'{archive.url}: {reason}; what has arrived is kept, run the same command to continue'
+            f'{archive.url}: {reason}; the downloaded part is kept, run the same command again to resume'
         ) from error
 
 
-def _digest(path: Path, kind: str) -> str:
-    digest = hashlib.new(kind, usedforsecurity=False)
+def _digest(path: Path, algorithm: str) -> str:
+    digest = hashlib.new(algorithm, usedforsecurity=False)
     with path.open('rb') as file:
         while block := file.read(BLOCK):
             digest.update(block)
@@ -150,13 +153,13 @@ def _digest(path: Path, kind: str) -> str:
 
 
 def unpack(path: Path, folder: Path, archive: Archive) -> None:
-    """Unpacks an archive so that its content appears whole or not at all, then removes it.
+    """Unpack an archive into a folder, and delete it. The content appears only when it is complete.
 
     Raises:
-        UserError: it is no zip file or cannot be written.
+        UserError: the file is not a zip file or lacks the expected path, or the folder cannot be written.
     """
     staging = folder / f'.{path.stem}.unpacking'
-    shutil.rmtree(staging, ignore_errors=True)  # of an earlier run that was stopped
+    shutil.rmtree(staging, ignore_errors=True)  # left by an earlier run that was interrupted
     print(f'unpacking {path.name}')
     try:
         with zipfile.ZipFile(path) as file:
@@ -171,5 +174,5 @@ def unpack(path: Path, folder: Path, archive: Archive) -> None:
         raise UserError(f'{path} cannot be unpacked: {error}') from error
     shutil.rmtree(staging)
     if not (folder / archive.unpacked).exists():
-        raise UserError(f'{path} did not hold {archive.unpacked}')
+        raise UserError(f'{path} did not contain {archive.unpacked}')
     path.unlink()

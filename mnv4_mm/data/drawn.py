@@ -1,11 +1,13 @@
-"""A data set drawn by program: coloured shapes on real pictures, any number of them, seeded.
+"""A synthetic data set of coloured shapes on real images, of any size, reproducible by its seed.
 
-Its held-out scores mean something (a net that has learned shapes finds them on pictures it has not seen), which the
-68 classes of the 64 small real pictures cannot give. Written in COCO's layout and in ADE20K's:
+Its validation scores are meaningful: a model that has learned the shapes finds them in images it has not been trained
+on. The small real data set, with 68 classes in 64 images, cannot show that. It is written in COCO's layout and in
+ADE20K's:
 
     annotations/instances_{train,val}.json   train/ val/   COCO boxes, polygons, category ids 1...6
     annotations/{training,validation}/       images/{training,validation}/
-        masks: 1...6 the shapes, 7 the background round them, 0 the rest, unlabelled; classes.txt names them
+        masks: 1...6 are the shapes, 7 is the background around them, 0 (the rest) is unlabelled; classes.txt has
+        their names
 """
 
 import json
@@ -16,78 +18,80 @@ import cv2
 import numpy as np
 
 from mnv4_mm.errors import UserError
+from mnv4_mm.images import read_image
 
 SHAPES = ('disc', 'square', 'triangle', 'cross', 'ring', 'star')
-BACKGROUND = len(SHAPES) + 1  # of the masks, round each shape: were all of it labelled, it would be nine pixels of ten
-SIDES = {'train': 'training', 'val': 'validation'}
-Polygon = np.ndarray  # (points, 2) pixels, x then y
+# Mask value of the background around each shape. Labelling the whole background would make it 90 % of the pixels.
+BACKGROUND = len(SHAPES) + 1
+ADE_SPLITS = {'train': 'training', 'val': 'validation'}
+Polygon = np.ndarray  # (P, 2), (x, y) in pixels
 
 
 def draw_dataset(
     out: str | Path, backgrounds: Path, train: int = 256, val: int = 64, size: int = 320, seed: int = 0
 ) -> Path:
-    """Draws a data set.
+    """Draw a data set.
 
-    The backgrounds of the two splits are disjoint where ``backgrounds`` has more than one picture.
+    The two splits use different backgrounds, unless ``backgrounds`` has only one image.
 
     Args:
-        out: Folder to make; must not exist or be empty.
-        backgrounds: Folder with JPEG pictures to draw on.
-        train: Number of training pictures.
-        val: Number of validation pictures.
-        size: Width and height of a picture in pixels.
+        out: Folder to create. It must be empty or not exist.
+        backgrounds: Folder of JPEG images to draw on.
+        train: Number of training images.
+        val: Number of validation images.
+        size: Width and height of the images in pixels, 64 to 4096.
         seed: The same seed draws the same data set.
 
     Returns:
         ``out``.
 
     Raises:
-        UserError: bad numbers, no backgrounds, or ``out`` is in use.
+        UserError: a number is out of range, there are no backgrounds, or ``out`` is in use.
     """
     out = Path(out)
     if train < 1 or val < 1 or not 64 <= size <= 4096:
         raise UserError(
-            f'need at least 1 picture a split and a size of 64 to 4096 pixels, got {train}, {val} and {size}'
+            f'need at least 1 image per split and a size of 64 to 4096 pixels, got {train}, {val} and {size}'
         )
-    pictures = sorted(Path(backgrounds).glob('*.jpg'))
-    if not pictures:
-        raise UserError(f'no .jpg pictures in {backgrounds} to draw on')
+    files = sorted(Path(backgrounds).glob('*.jpg'))
+    if not files:
+        raise UserError(f'no .jpg images in {backgrounds} to draw on')
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f'{out} exists and is not an empty folder: name a new one')
-    held_out = max(1, len(pictures) // 4) if len(pictures) > 1 else 0
-    chosen = {'train': pictures[held_out:], 'val': pictures[:held_out] or pictures}
+    held_out = max(1, len(files) // 4) if len(files) > 1 else 0
+    split_files = {'train': files[held_out:], 'val': files[:held_out] or files}
     for number, (split, count) in enumerate((('train', train), ('val', val))):
-        _draw_split(out, split, count, chosen[split], size, np.random.default_rng([seed, number]))
+        _draw_split(out, split, count, split_files[split], size, np.random.default_rng([seed, number]))
     (out / 'classes.txt').write_text('\n'.join((*SHAPES, 'background')) + '\n')
     return out
 
 
 def _draw_split(
-    out: Path, split: str, count: int, pictures: Sequence[Path], size: int, rng: np.random.Generator
+    out: Path, split: str, count: int, backgrounds: Sequence[Path], size: int, rng: np.random.Generator
 ) -> None:
-    folders = [out / split, out / 'images' / SIDES[split], out / 'annotations' / SIDES[split]]
+    folders = [out / split, out / 'images' / ADE_SPLITS[split], out / 'annotations' / ADE_SPLITS[split]]
     for folder in folders:
         folder.mkdir(parents=True)
     images: list[dict] = []
     annotations: list[dict] = []
     for i in range(count):
-        picture = _background(pictures[int(rng.integers(len(pictures)))], size, rng)
+        image = _read_background(backgrounds[int(rng.integers(len(backgrounds)))], size, rng)
         mask = np.zeros((size, size), np.uint8)
         name = f'{i:06}'
-        taken = np.zeros((size, size), bool)
+        occupied = np.zeros((size, size), bool)
         for _ in range(int(rng.integers(1, 6))):
             shape = int(rng.integers(len(SHAPES)))
-            outlines = _outlines(shape, size, rng)
-            here = np.zeros((size, size), np.uint8)
-            cv2.fillPoly(here, [np.round(outline).astype(np.int32) for outline in outlines], 1)
-            if (taken & (here > 0)).any():
-                continue  # shapes never hide each other, so every box is whole
-            taken |= here > 0
-            colour = _colour(picture[here > 0].mean(axis=0), rng)
-            picture[here > 0] = colour
-            mask[(_around(outlines[0], size) > 0) & (mask == 0)] = BACKGROUND
-            mask[here > 0] = shape + 1
-            ys, xs = np.nonzero(here)
+            outlines = _random_outlines(shape, size, rng)
+            filled = np.zeros((size, size), np.uint8)
+            cv2.fillPoly(filled, [np.round(outline).astype(np.int32) for outline in outlines], 1)
+            is_shape = filled > 0
+            if (occupied & is_shape).any():
+                continue  # shapes never overlap, so that every box shows its whole shape
+            occupied |= is_shape
+            image[is_shape] = _random_colour(image[is_shape].mean(axis=0), rng)
+            mask[_surrounding_disc(outlines[0], size) & (mask == 0)] = BACKGROUND
+            mask[is_shape] = shape + 1
+            ys, xs = np.nonzero(is_shape)
             x, y, w, h = int(xs.min()), int(ys.min()), int(np.ptp(xs)) + 1, int(np.ptp(ys)) + 1
             annotations.append(
                 dict(
@@ -95,13 +99,13 @@ def _draw_split(
                     image_id=i + 1,
                     category_id=shape + 1,
                     bbox=[x, y, w, h],
-                    area=int(here.sum()),
+                    area=int(is_shape.sum()),
                     iscrowd=0,
                     segmentation=[outlines[0].round(2).flatten().tolist()],
                 )
             )
         images.append(dict(id=i + 1, file_name=f'{name}.jpg', width=size, height=size))
-        jpeg = cv2.imencode('.jpg', picture, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
+        jpeg = cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
         for folder in folders[:2]:
             (folder / f'{name}.jpg').write_bytes(jpeg)
         cv2.imwrite(str(folders[2] / f'{name}.png'), mask)
@@ -114,37 +118,35 @@ def _draw_split(
     (out / 'annotations' / f'instances_{split}.json').write_text(json.dumps(content))
 
 
-def _around(outline: Polygon, size: int) -> np.ndarray:
-    """1 in the disc round a shape that is 1.25 times as wide, (size, size) uint8."""
+def _surrounding_disc(outline: Polygon, size: int) -> np.ndarray:
+    """Return a mask, (size, size) bool, of a disc 1.25 times as wide as a shape."""
     (x, y), radius = cv2.minEnclosingCircle(outline.astype(np.float32))
     disc = np.zeros((size, size), np.uint8)
-    return cv2.circle(disc, (round(x), round(y)), round(1.25 * radius), 1, cv2.FILLED)
+    return cv2.circle(disc, (round(x), round(y)), round(1.25 * radius), 1, cv2.FILLED) > 0
 
 
-def _background(path: Path, size: int, rng: np.random.Generator) -> np.ndarray:
-    """A random square crop of at least half the short side, (size, size, 3) uint8 BGR."""
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if picture is None:
-        raise UserError(f'{path} is not a readable picture')
-    side = int(rng.integers(min(picture.shape[:2]) // 2, min(picture.shape[:2]) + 1))
-    y, x = (int(rng.integers(length - side + 1)) for length in picture.shape[:2])
-    return cv2.resize(picture[y : y + side, x : x + side], (size, size), interpolation=cv2.INTER_AREA)
+def _read_background(path: Path, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Return a random square crop of at least half the image's short side, (size, size, 3) uint8 BGR."""
+    image = read_image(path)
+    side = int(rng.integers(min(image.shape[:2]) // 2, min(image.shape[:2]) + 1))
+    y, x = (int(rng.integers(length - side + 1)) for length in image.shape[:2])
+    return cv2.resize(image[y : y + side, x : x + side], (size, size), interpolation=cv2.INTER_AREA)
 
 
-def _colour(background: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A random colour that differs visibly from the mean colour below the shape."""
+def _random_colour(background: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return a random colour, (3,) uint8 BGR, that differs visibly from the mean colour of the background."""
     while True:
         colour = rng.integers(0, 256, 3)
         if np.abs(colour - background).max() > 80:
             return colour.astype(np.uint8)
 
 
-def _outlines(shape: int, size: int, rng: np.random.Generator) -> list[Polygon]:
-    """Outer outline of a shape (and, for the ring, its hole), turned and placed at random inside the picture."""
+def _random_outlines(shape: int, size: int, rng: np.random.Generator) -> list[Polygon]:
+    """Return the outline of a shape (and of the ring's hole) at a random size, angle and position inside the image."""
     radius = rng.uniform(0.08, 0.25) * size
     centre = rng.uniform(radius + 1, size - radius - 2, 2)
-    turn = rng.uniform(0, 2 * np.pi)
-    return [outline * radius @ _rotation(turn).T + centre for outline in _UNIT[SHAPES[shape]]()]
+    angle = rng.uniform(0, 2 * np.pi)
+    return [outline * radius @ _rotation(angle).T + centre for outline in _UNIT[SHAPES[shape]]()]
 
 
 def _rotation(angle: float) -> np.ndarray:

@@ -152,5 +152,5 @@ def write(
 
 def _calibration_images(model: Any, folder: str | None) -> list[Path]:
     """Return image files for calibration, spread evenly over a folder or over the training images of the config."""
-    files = calibration_files(Path(folder) if folder else dataset_split(model.cfg, 'train_dataloader').pictures)
+    files = calibration_files(Path(folder) if folder else dataset_split(model.cfg, 'train_dataloader').images)
     return [files[i] for i in np.linspace(0, len(files) - 1, min(MAX_CALIBRATION_IMAGES, len(files))).astype(int)]

@@ -1,4 +1,4 @@
-"""Running: the safe Runner, hooks, mixed precision, the metrics."""
+"""The Runner, hooks, mixed precision and metrics. Importing this package registers them."""
 
 from mnv4_mm.engine.amp import Bf16OptimWrapper
 from mnv4_mm.engine.buffers import SameBuffersHook

@@ -1,4 +1,4 @@
-"""Mixed precision that needs no loss scaling."""
+"""Mixed precision in bfloat16."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,9 +11,10 @@ from torch import nn
 
 @OPTIM_WRAPPERS.register_module()
 class Bf16OptimWrapper(OptimWrapper):
-    """Runs the forward pass under bfloat16 autocast, on the CPU or GPU where the model is.
+    """Run the forward pass under bfloat16 autocast, on CPU or GPU.
 
-    mmengine's ``AmpOptimWrapper`` asserts a GPU and scales the loss; bfloat16 has float32's range and needs no scaling.
+    mmengine's ``AmpOptimWrapper`` requires a GPU and scales the loss. bfloat16 has the range of float32, so that no
+    scaling is needed.
     """
 
     @contextmanager

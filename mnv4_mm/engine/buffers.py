@@ -1,4 +1,4 @@
-"""Batch norm statistics of several processes on CPUs, where they are not synchronous."""
+"""Batch norm statistics in distributed training on CPUs, where they are not synchronised."""
 
 from mmengine.dist import broadcast
 from mmengine.hooks import Hook
@@ -9,12 +9,12 @@ from mmengine.runner import Runner
 
 @HOOKS.register_module()
 class SameBuffersHook(Hook):
-    """Validates, in all processes, the net that the first one saves.
+    """Broadcast the buffers of rank 0 before validation, so that all processes validate the model that is saved.
 
-    Each process gathers batch norm statistics of its own pictures; checkpoints have the first one's.
+    Each process computes batch norm statistics from its own images, and checkpoints contain those of rank 0.
     """
 
-    priority = 'LOW'  # after EMAHook has put its averages into the model
+    priority = 'LOW'  # after EMAHook has swapped its averages into the model
 
     def before_val_epoch(self, runner: Runner) -> None:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model

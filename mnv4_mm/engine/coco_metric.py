@@ -1,4 +1,4 @@
-"""COCO AP as pycocotools counts it, by faster-coco-eval's C++, and not rounded."""
+"""COCO metrics with the results of pycocotools, computed by faster-coco-eval's C++ and not rounded."""
 
 import gc
 from collections.abc import Iterator, Sequence
@@ -20,54 +20,57 @@ with without_lines(MISSING_OPTIONAL):
     from mmdet.evaluation import CocoMetric
 
 
-class Number(NamedTuple):
-    """What one of COCO's twelve numbers is the mean of.
+class Statistic(NamedTuple):
+    """Entries of pycocotools' result arrays that one of COCO's twelve statistics is the mean of.
 
     Attributes:
-        of: ``precision`` or ``recall``.
-        limit: Which of ``proposal_nums`` bounds the detections a picture; None for 100, whatever they are.
-        iou: The one IoU threshold it is for; all if None.
-        area: Place in pycocotools' areas: all, small, medium, large.
+        quantity: ``precision`` or ``recall``.
+        limit: Index in ``proposal_nums`` of the maximum number of detections per image; None for 100 detections,
+            whatever ``proposal_nums`` is.
+        iou: IoU threshold; None for all.
+        area: Index of the object size in pycocotools: all, small, medium, large.
     """
 
-    of: str
+    quantity: str
     limit: int | None = 2
     iou: float | None = None
     area: int = 0
 
 
-NUMBERS = {  # mmdet's names, in pycocotools' order; they say 100, 300 and 1000 whatever ``proposal_nums`` are
-    'mAP': Number('precision', limit=None),
-    'mAP_50': Number('precision', iou=0.5),
-    'mAP_75': Number('precision', iou=0.75),
-    'mAP_s': Number('precision', area=1),
-    'mAP_m': Number('precision', area=2),
-    'mAP_l': Number('precision', area=3),
-    'AR@100': Number('recall', limit=0),
-    'AR@300': Number('recall', limit=1),
-    'AR@1000': Number('recall'),
-    'AR_s@1000': Number('recall', area=1),
-    'AR_m@1000': Number('recall', area=2),
-    'AR_l@1000': Number('recall', area=3),
+# In pycocotools' order, by mmdet's names, which contain 100, 300 and 1000 whatever ``proposal_nums`` is.
+STATISTICS = {
+    'mAP': Statistic('precision', limit=None),
+    'mAP_50': Statistic('precision', iou=0.5),
+    'mAP_75': Statistic('precision', iou=0.75),
+    'mAP_s': Statistic('precision', area=1),
+    'mAP_m': Statistic('precision', area=2),
+    'mAP_l': Statistic('precision', area=3),
+    'AR@100': Statistic('recall', limit=0),
+    'AR@300': Statistic('recall', limit=1),
+    'AR@1000': Statistic('recall'),
+    'AR_s@1000': Statistic('recall', area=1),
+    'AR_m@1000': Statistic('recall', area=2),
+    'AR_l@1000': Statistic('recall', area=3),
 }
-PRECISIONS = [name for name, number in NUMBERS.items() if number.of == 'precision']
-RECALLS = [name for name, number in NUMBERS.items() if number.of == 'recall']
+PRECISIONS = [name for name, statistic in STATISTICS.items() if statistic.quantity == 'precision']
+RECALLS = [name for name, statistic in STATISTICS.items() if statistic.quantity == 'recall']
 
 
 @METRICS.register_module()
 class FastCocoMetric(CocoMetric):
-    """mmdet's ``CocoMetric``: its options and its names, pycocotools' numbers, a fraction of the time.
+    """mmdet's ``CocoMetric`` with the results of pycocotools, in a fraction of the time.
 
-    Unlike there, numbers are not rounded, detections are written to disk only if ``outfile_prefix`` says where, and
-    AP per class goes by the category's id also where the categories of ``ann_file`` are not sorted by id.
+    Options and names are mmdet's. There are three differences: results are not rounded, detections are written to disk
+    only if ``outfile_prefix`` is set, and AP per class is correct if the categories of ``ann_file`` are not sorted by
+    id, too.
 
     Args:
-        ann_file: Ground truth in COCO's format; made of the data set's annotations if None.
+        ann_file: Ground truth in COCO's format. Default: the annotations of the data set.
         sort_categories: Sort the categories of ``ann_file`` by id.
-        **kwargs: See mmdet's ``CocoMetric``. ``use_mp_eval`` changes nothing: there is no slow part to spread.
+        **kwargs: See mmdet's ``CocoMetric``. ``use_mp_eval`` has no effect.
 
     Raises:
-        UserError: unknown ``metric_items``, or less than three ``proposal_nums``.
+        UserError: ``metric_items`` has unknown names, or ``proposal_nums`` fewer than three numbers.
     """
 
     iou_thrs: np.ndarray
@@ -77,11 +80,11 @@ class FastCocoMetric(CocoMetric):
     def __init__(self, ann_file: str | None = None, sort_categories: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.iou_thrs = np.array(self.iou_thrs, dtype=float, ndmin=1)
-        unknown = sorted(set(self.metric_items or ()) - NUMBERS.keys())
+        unknown = sorted(set(self.metric_items or ()) - STATISTICS.keys())
         if unknown:
-            raise UserError(f'metric_items {", ".join(unknown)} unknown: there are {", ".join(NUMBERS)}')
+            raise UserError(f'unknown metric_items {", ".join(unknown)}: expected some of {", ".join(STATISTICS)}')
         if len(self.proposal_nums) < 3 and self.metrics != ['proposal_fast']:
-            raise UserError(f'proposal_nums {self.proposal_nums}: COCO needs three, as in (100, 300, 1000)')
+            raise UserError(f'proposal_nums must be three numbers, such as (100, 300, 1000), got {self.proposal_nums}')
         if ann_file is not None:
             with get_local_path(ann_file, backend_args=self.backend_args) as path:
                 self._coco_api = COCO(path)
@@ -90,113 +93,122 @@ class FastCocoMetric(CocoMetric):
                 self._coco_api.createIndex()
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """Numbers by mmdet's names, in [0, 1]; -1 where nothing could be found, and NaN for such a class."""
+        """Return the metrics by mmdet's names, in [0, 1].
+
+        A metric without ground truth, such as that of an object size that does not occur, is -1; AP per class is then
+        NaN.
+        """
         logger = MMLogger.get_current_instance()
-        truths, found = zip(*results, strict=True)
+        ground_truths, predictions = zip(*results, strict=True)
         metrics: dict[str, float] = {}
         with TemporaryDirectory() as folder, _no_garbage_collection():
             if self._coco_api is None:
-                self._coco_api = COCO(self.gt_to_coco_json(truths, self.outfile_prefix or f'{folder}/results'))
+                self._coco_api = COCO(self.gt_to_coco_json(ground_truths, self.outfile_prefix or f'{folder}/results'))
             if self.cat_ids is None:
                 self.cat_ids = self._coco_api.get_cat_ids(cat_names=self.dataset_meta['classes'])
             if self.img_ids is None:
                 self.img_ids = self._coco_api.get_img_ids()
             if self.outfile_prefix is not None:
-                self.results2json(found, self.outfile_prefix)
+                self.results2json(predictions, self.outfile_prefix)
             if self.format_only:
-                logger.info(f'detections written: {self.outfile_prefix}.*.json')
+                logger.info(f'detections written to {self.outfile_prefix}.*.json')
                 return metrics
             for metric in self.metrics:
                 if metric == 'proposal_fast':
-                    recalls = self.fast_eval_recall(found, self.proposal_nums, self.iou_thrs, logger=logger)
+                    recalls = self.fast_eval_recall(predictions, self.proposal_nums, self.iou_thrs, logger=logger)
                     metrics |= {f'AR@{n}': float(r) for n, r in zip(self.proposal_nums, recalls, strict=True)}
                     continue
-                detections = self.detections(found, masks=metric == 'segm')
+                detections = self.to_coco(predictions, masks=metric == 'segm')
                 if not detections:
-                    logger.error('The testing results of the whole dataset is empty.')  # mmdet's words
+                    logger.error('The testing results of the whole dataset is empty.')  # same text as mmdet
                     break
                 metrics |= self._evaluate(metric, detections)
         return metrics
 
-    def detections(self, found: Sequence[dict], masks: bool = False) -> list[dict]:
-        """What ``results2json`` writes, without the way over the disk.
+    def to_coco(self, predictions: Sequence[dict], masks: bool = False) -> list[dict]:
+        """Convert predictions to COCO's format in memory; ``results2json`` writes the same to disk.
 
         Args:
-            found: ``img_id``, ``bboxes`` (N, 4) as (x1, y1, x2, y2), ``scores`` and ``labels`` (N,) of each picture,
-                and for masks ``masks``, N RLEs, and perhaps ``mask_scores``.
-            masks: Give each its ``segmentation``, and no ``bbox``, which would stand for the mask's area.
+            predictions: For each image ``img_id``, ``bboxes`` (N, 4) as (x1, y1, x2, y2) in pixels, ``scores`` (N,) and
+                ``labels`` (N,); with masks also ``masks``, N RLEs, and optionally ``mask_scores`` (N,).
+            masks: Return ``segmentation`` instead of ``bbox``. With both, the area would be that of the box.
 
         Returns:
             ``[{image_id, category_id, score, bbox: [x, y, w, h]}]``.
 
         Raises:
-            UserError: there are no masks.
+            UserError: masks are required, but the model predicts none.
         """
-        if masks and 'masks' not in found[0]:
-            raise UserError("metric 'segm' is of masks, and this model predicts none: take metric='bbox'")
-        images = np.repeat([one['img_id'] for one in found], [len(one['labels']) for one in found])
-        categories = np.asarray(self.cat_ids)[np.concatenate([one['labels'] for one in found])]
-        scores = [one.get('mask_scores', one['scores']) if masks else one['scores'] for one in found]
+        if masks and 'masks' not in predictions[0]:
+            raise UserError("metric='segm' needs masks, but this model predicts none: use metric='bbox'")
+        images = np.repeat([image['img_id'] for image in predictions], [len(image['labels']) for image in predictions])
+        categories = np.asarray(self.cat_ids)[np.concatenate([image['labels'] for image in predictions])]
+        scores = [image.get('mask_scores', image['scores']) if masks else image['scores'] for image in predictions]
         if masks:
             shapes = [
                 dict(mask, counts=mask['counts'].decode() if isinstance(mask['counts'], bytes) else mask['counts'])
-                for one in found
-                for mask in one['masks']
+                for image in predictions
+                for mask in image['masks']
             ]
         else:
-            boxes = np.concatenate([one['bboxes'] for one in found]).astype(float)
+            boxes = np.concatenate([image['bboxes'] for image in predictions]).astype(float)
             boxes[:, 2:] -= boxes[:, :2]
             shapes = boxes.tolist()
         key = 'segmentation' if masks else 'bbox'
         return [
-            {'image_id': image, 'category_id': category, 'score': score, key: shape}
-            for image, category, score, shape in zip(
+            {'image_id': image_id, 'category_id': category, 'score': score, key: shape}
+            for image_id, category, score, shape in zip(
                 images.tolist(), categories.tolist(), np.concatenate(scores).tolist(), shapes, strict=True
             )
         ]
 
     def _evaluate(self, metric: str, detections: list[dict]) -> dict[str, float]:
-        kind = 'bbox' if metric == 'proposal' else metric
-        evaluation = COCOeval_faster(self._coco_api, self._coco_api.loadRes(detections), kind)
+        iou_type = 'bbox' if metric == 'proposal' else metric
+        evaluation = COCOeval_faster(self._coco_api, self._coco_api.loadRes(detections), iou_type)
         params = evaluation.params
         params.catIds, params.imgIds = self.cat_ids, self.img_ids
         params.maxDets, params.iouThrs = list(self.proposal_nums), self.iou_thrs
         params.useCats = int(metric != 'proposal')
         evaluation.evaluate()
         evaluation.accumulate()
-        # Not its summarize(): that takes mAP at the last of maxDets, pycocotools at 100 detections.
-        numbers = {name: _mean(_values(evaluation, number), -1) for name, number in NUMBERS.items()}
+        # Not summarize(), which computes mAP with the last of maxDets, whereas pycocotools uses 100 detections.
+        values = {name: _mean(_select(evaluation, statistic), -1) for name, statistic in STATISTICS.items()}
         logger = MMLogger.get_current_instance()
-        logger.info(f'{metric}: ' + ', '.join(f'{name} {value:.4f}' for name, value in numbers.items()))
+        logger.info(f'{metric}: ' + ', '.join(f'{name} {value:.4f}' for name, value in values.items()))
         if metric == 'proposal':
-            return {name: numbers[name] for name in self.metric_items or RECALLS}
+            return {name: values[name] for name in self.metric_items or RECALLS}
         metrics: dict[str, float] = {}
         if self.classwise:
-            # By evaluation.params.catIds, which it sorted. As mmdet: the last of the limits, for mAP too.
+            # evaluation.params.catIds has been sorted by id. As in mmdet, mAP per class uses the last of maxDets.
             names = [category['name'] for category in self._coco_api.load_cats(params.catIds)]
-            columns = {name: _values(evaluation, NUMBERS[name]._replace(limit=-1)) for name in PRECISIONS}
+            columns = {name: _select(evaluation, STATISTICS[name]._replace(limit=-1)) for name in PRECISIONS}
             rows = {
-                name: {column: _mean(values[:, :, k], np.nan) for column, values in columns.items()}
+                name: {column: _mean(array[:, :, k], np.nan) for column, array in columns.items()}
                 for k, name in enumerate(names)
             }
             logger.info(f'{metric} per class:\n{_table(rows)}')
             metrics |= {f'{name}_precision': row['mAP'] for name, row in rows.items()}
-        return metrics | {f'{metric}_{name}': numbers[name] for name in self.metric_items or PRECISIONS}
+        return metrics | {f'{metric}_{name}': values[name] for name in self.metric_items or PRECISIONS}
 
 
-def _values(evaluation: COCOeval_faster, number: Number) -> np.ndarray:
-    """Its part of (IoU, recall, class, area, limit), or without recall, for one area and one limit or none."""
-    values, params = evaluation.eval[number.of], evaluation.params
-    if number.iou is not None:
-        values = values[params.iouThrs == number.iou]
-    limit = 100 if number.limit is None else params.maxDets[number.limit]
-    return values[..., number.area, [at for at, most in enumerate(params.maxDets) if most == limit]]
+def _select(evaluation: COCOeval_faster, statistic: Statistic) -> np.ndarray:
+    """Select the entries of a statistic.
+
+    Returns:
+        (IoU, recall, class, limit) for precision, (IoU, class, limit) for recall. The last axis has length 1, or 0 if
+            ``proposal_nums`` does not contain the limit.
+    """
+    array, params = evaluation.eval[statistic.quantity], evaluation.params
+    if statistic.iou is not None:
+        array = array[params.iouThrs == statistic.iou]
+    limit = 100 if statistic.limit is None else params.maxDets[statistic.limit]
+    return array[..., statistic.area, [i for i, max_dets in enumerate(params.maxDets) if max_dets == limit]]
 
 
-def _mean(values: np.ndarray, none: float) -> float:
-    """The mean without -1, which stands for 'there is no such object'."""
-    known = values[values > -1]
-    return float(known.mean()) if known.size else none
+def _mean(values: np.ndarray, default: float) -> float:
+    """Return the mean of the values that are not -1, with which pycocotools marks missing ground truth."""
+    valid = values[values > -1]
+    return float(valid.mean()) if valid.size else default
 
 
 def _table(rows: dict[str, dict[str, float]]) -> str:
@@ -209,7 +221,7 @@ def _table(rows: dict[str, dict[str, float]]) -> str:
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """A million detections hold no cycles; to look for some among them, again and again, is a quarter of the time."""
+    """Disable the garbage collector, which takes a quarter of the time on a million detections without any cycle."""
     enabled = gc.isenabled()
     gc.disable()
     try:

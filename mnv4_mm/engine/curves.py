@@ -1,4 +1,4 @@
-"""Loss and metric curves of a run as one PNG."""
+"""Loss and metric curves of a run as a PNG file."""
 
 import json
 from pathlib import Path
@@ -14,9 +14,9 @@ METRICS = ('bbox_mAP', 'mIoU', 'mAcc', 'aAcc')
 
 @HOOKS.register_module()
 class CurvesHook(Hook):
-    """Draws ``curves.png`` beside the checkpoints when training ends."""
+    """Plot ``curves.png`` beside the checkpoints after training."""
 
-    priority = 'LOWEST'  # after LoggerHook and the visualiser's back-ends have written
+    priority = 'LOWEST'  # after LoggerHook and the visualiser's back ends have written
 
     @master_only
     def after_train(self, runner: Runner) -> None:
@@ -25,11 +25,11 @@ class CurvesHook(Hook):
 
 
 def plot_curves(work_dir: Path, unit: str = 'epoch') -> Path:
-    """Draws the losses and the validation metrics that mmengine logged, over all resumed parts of a run.
+    """Plot the losses and the validation metrics that mmengine logged, over all resumed parts of a run.
 
     Args:
-        work_dir: The run's folder, with ``<timestamp>/vis_data/scalars.json`` of each part.
-        unit: What validations are counted in.
+        work_dir: Folder of the run, with ``<timestamp>/vis_data/scalars.json`` of each part.
+        unit: Label of the validation axis, ``epoch`` or ``iteration``.
 
     Returns:
         ``work_dir/curves.png``.
@@ -53,7 +53,11 @@ def plot_curves(work_dir: Path, unit: str = 'epoch') -> Path:
 
 
 def read_scalars(work_dir: Path) -> tuple[dict[str, dict[int, float]], dict[str, dict[int, float]]]:
-    """Losses by name and step, AP or mIoU by name and epoch or step, over the parts of a run; the later part counts."""
+    """Read the losses and metrics of a run. Where its parts overlap, the later one is used.
+
+    Returns:
+        Losses by name and step; metrics by name and epoch or step.
+    """
     losses: dict[str, dict[int, float]] = {}
     metrics: dict[str, dict[int, float]] = {}
     for file in sorted(work_dir.glob('*/vis_data/scalars.json')):
@@ -62,8 +66,7 @@ def read_scalars(work_dir: Path) -> tuple[dict[str, dict[int, float]], dict[str,
             for name, value in entry.items():
                 if 'loss' in name:
                     losses.setdefault(name, {})[entry['step']] = value
-                elif (
-                    '/' in name and name.partition('/')[2].startswith(METRICS) and value >= 0
-                ):  # -1: no box of that size in the data
+                # A metric of -1 has no ground truth, such as no box of that size.
+                elif '/' in name and name.partition('/')[2].startswith(METRICS) and value >= 0:
                     metrics.setdefault(name, {})[entry['step']] = value
     return losses, metrics

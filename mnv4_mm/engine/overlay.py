@@ -28,13 +28,13 @@ class OverlayHook(Hook):
     Args:
         draw: Draw at all.
         test_out_dir: Folder to write to.
-        pictures: Folder of the images: names in ``test_out_dir`` are relative to it.
+        image_dir: Folder of the images: names in ``test_out_dir`` are relative to it.
     """
 
-    def __init__(self, draw: bool = False, test_out_dir: str = '', pictures: str = '') -> None:
+    def __init__(self, draw: bool = False, test_out_dir: str = '', image_dir: str = '') -> None:
         self.draw = draw
         self.out_dir = Path(test_out_dir)
-        self.pictures = pictures
+        self.image_dir = image_dir
 
     def after_test_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Sequence | None = None
@@ -49,7 +49,7 @@ class OverlayHook(Hook):
             parts = (sample.gt_sem_seg, sample.pred_sem_seg)
             class_maps = [to_class_map(part.data, len(classes)) for part in parts]
             halves = np.hstack([overlay(image, class_map, palette) for class_map in class_maps])
-            target = self.out_dir / path.relative_to(self.pictures)
+            target = self.out_dir / path.relative_to(self.image_dir)
             write_image(target, with_legend(halves, class_maps, classes, palette))
 
 

@@ -1,4 +1,4 @@
-"""How far training is: one live line on a terminal, img/s in every log line elsewhere."""
+"""Progress of training: a live line on a terminal, and img/s in every log line."""
 
 import logging
 import sys
@@ -12,14 +12,14 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 @HOOKS.register_module()
 class ProgressHook(Hook):
-    """Shows epoch or iteration, time left, loss and img/s.
+    """Show epoch or iteration, remaining time, loss and throughput.
 
-    Adds ``train/img_s`` (pictures a second over all processes, mean of the last ``window`` steps) to mmengine's
-    scalars, so that log lines, TensorBoard and the curves have it. On a terminal a line that is redrawn replaces the
-    training log lines, which still go to the log file.
+    Adds ``train/img_s`` (images per second over all processes, mean of the last ``window`` steps) to mmengine's
+    scalars, so that it appears in log lines, TensorBoard and the curves. On a terminal, a live line replaces the log
+    lines of training, which are still written to the log file.
 
     Args:
-        window: Steps to average img/s over.
+        window: Number of steps that the throughput is averaged over.
     """
 
     priority = 'NORMAL'  # after IterTimerHook, which is registered earlier; before LoggerHook
@@ -27,7 +27,7 @@ class ProgressHook(Hook):
     def __init__(self, window: int = 20) -> None:
         self.window = window
         self._bar: Progress | None = None
-        self._moved: list[tuple[logging.StreamHandler, object]] = []
+        self._redirected: list[tuple[logging.StreamHandler, object]] = []
 
     def before_train(self, runner: Runner) -> None:
         if not (is_main_process() and sys.stdout.isatty()):
@@ -45,16 +45,16 @@ class ProgressHook(Hook):
         self._bar.start()
         for handler in runner.logger.handlers:
             if type(handler) is logging.StreamHandler:
-                self._moved.append((handler, handler.stream))
-                handler.setStream(sys.stdout)  # rich's stand-in, which prints above the line
-                handler.addFilter(_not_a_training_line)
+                self._redirected.append((handler, handler.stream))
+                handler.setStream(sys.stdout)  # replaced by rich: prints above the live line
+                handler.addFilter(_is_not_training_log)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict, outputs: dict | None = None) -> None:
         scalars = runner.message_hub.log_scalars
         if 'train/time' not in scalars:
-            return  # IterTimerHook starts counting with the second step
-        pictures = len(data_batch['inputs']) * get_world_size()
-        runner.message_hub.update_scalar('train/img_s', pictures / scalars['train/time'].mean(self.window))
+            return  # IterTimerHook measures from the second step on
+        images = len(data_batch['inputs']) * get_world_size()
+        runner.message_hub.update_scalar('train/img_s', images / scalars['train/time'].mean(self.window))
         if self._bar is not None:
             self._bar.update(
                 self._task,
@@ -62,7 +62,7 @@ class ProgressHook(Hook):
                 done=f'epoch {runner.epoch + 1}/{runner.max_epochs}'
                 if isinstance(runner.train_loop, EpochBasedTrainLoop)
                 else f'iteration {runner.iter + 1}/{runner.max_iters}',
-                eta=_clock(runner.message_hub.get_info('eta') if 'eta' in runner.message_hub.runtime_info else 0),
+                eta=_format_duration(runner.message_hub.get_info('eta', 0)),
                 loss=f'{scalars["train/loss"].mean(self.window):.3f}' if 'train/loss' in scalars else '-',
                 speed=f'{scalars["train/img_s"].current():.0f} img/s',
             )
@@ -71,21 +71,21 @@ class ProgressHook(Hook):
         self.close()
 
     def close(self) -> None:
-        """Takes the line away and gives the log handlers their stream back; safe to call twice."""
+        """Remove the live line and restore the streams of the log handlers. Calling it twice is safe."""
         if self._bar is None:
             return
         self._bar.stop()
-        for handler, stream in self._moved:
-            handler.removeFilter(_not_a_training_line)
+        for handler, stream in self._redirected:
+            handler.removeFilter(_is_not_training_log)
             handler.setStream(stream)
-        self._bar, self._moved = None, []
+        self._bar, self._redirected = None, []
 
 
-def _not_a_training_line(record: logging.LogRecord) -> bool:
+def _is_not_training_log(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith(('Epoch(train)', 'Iter(train)'))
 
 
-def _clock(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     minutes, second = divmod(int(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f'{hours}:{minute:02}:{second:02}' if hours else f'{minute}:{second:02}'

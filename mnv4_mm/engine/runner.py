@@ -19,7 +19,7 @@ from mmengine.visualization import Visualizer
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mnv4_mm.engine.step import lay_out_state, use_channels_last
+from mnv4_mm.engine.step import align_optimizer_state, use_channels_last
 from mnv4_mm.errors import UserError
 from mnv4_mm.quiet import READING_ANNOTATIONS, without_lines
 from mnv4_mm.weights.checkpoint import Checkpoint, read_checkpoint
@@ -138,7 +138,7 @@ class SafeRunner(Runner):
     def resume(self, *args: Any, **kwargs: Any) -> None:
         super().resume(*args, **kwargs)
         if isinstance(self.optim_wrapper, OptimWrapper):
-            lay_out_state(self.optim_wrapper.optimizer)
+            align_optimizer_state(self.optim_wrapper.optimizer)
 
     def save_checkpoint(self, *args, meta: dict | None = None, **kwargs) -> None:
         """Save as mmengine does, with the data's category ids in the order of labels, for the JSON of ``infer``."""

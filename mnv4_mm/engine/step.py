@@ -1,4 +1,4 @@
-"""What makes a training step fast without changing what it computes: memory format and compilation."""
+"""Faster training steps with the same results: memory format and compilation."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,19 +13,19 @@ from torch import Tensor, nn
 
 
 def use_channels_last(model: nn.Module) -> bool:
-    """Lays out weights, pictures and with them all maps as (N, H, W, C) in memory; shapes and results stay.
+    """Store weights, images and feature maps as (N, H, W, C) in memory. Shapes and results do not change.
 
-    Convolutions of this shape are computed so in any case: laid out so, nothing is copied to and fro. It must come
-    before the model is wrapped for several processes, whose buffers for gradients take the layout of the weights.
+    The convolution kernels use this layout internally, so that it saves their conversions. Call it before the model is
+    wrapped for distributed training, whose gradient buffers take the layout of the weights.
 
     Returns:
-        Whether it has been done. A model without a backbone is left as it is, and so, with a line in the log, is a net
-            that oneDNN would ruin.
+        False if the model was not changed: it has no backbone or, with a warning, it has a layer for which oneDNN
+            corrupts memory in this layout.
     """
-    ruined = [name for name, part in model.named_modules() if _is_ruined(part)]
-    if ruined and not torch.cuda.is_available():
+    unsafe = [name for name, part in model.named_modules() if _corrupts_memory(part)]
+    if unsafe and not torch.cuda.is_available():
         MMLogger.get_current_instance().warning(
-            f'channels_last is left out: the gradient of {ruined[0]} would be written beyond its memory '
+            f'channels_last is not used: oneDNN would write the gradient of {unsafe[0]} beyond its memory '
             '(uxlfoundation/oneDNN#6035)'
         )
         return False
@@ -33,14 +33,15 @@ def use_channels_last(model: nn.Module) -> bool:
     if not isinstance(backbone, nn.Module):
         return False
     model.to(memory_format=torch.channels_last)
-    backbone.register_forward_pre_hook(_lay_out)
+    backbone.register_forward_pre_hook(_to_channels_last)
     return True
 
 
-def lay_out_state(optimizer: torch.optim.Optimizer) -> None:
-    """Lays out what an optimiser has loaded (momentum, ...) as the parameters it is of.
+def align_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
+    """Convert the loaded state of an optimiser (momentum, ...) to the memory layout of its parameters.
 
-    torch keeps the layout in which it was saved, and its fused kernels take both for one memory of the same order.
+    torch keeps the layout in which the state was saved, but its fused kernels assume that state and parameter have the
+    same one.
     """
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
@@ -48,40 +49,40 @@ def lay_out_state(optimizer: torch.optim.Optimizer) -> None:
                 state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
-def _is_ruined(part: nn.Module) -> bool:
-    """A strided 1x1 convolution of fewer than 16 channels, as in FastViT's stem (uxlfoundation/oneDNN#6035).
+def _corrupts_memory(part: nn.Module) -> bool:
+    """Return True for a strided 1x1 convolution of fewer than 16 channels, as in FastViT's stem.
 
-    No MobileNetV4 has one. On CPUs, channels last, its backward pass corrupts memory: the process ends without a word,
-    or goes on with wrong numbers.
+    On CPUs, its backward pass in channels-last layout corrupts memory (uxlfoundation/oneDNN#6035): the process crashes
+    without a message, or continues with wrong numbers. No MobileNetV4 has such a layer.
     """
     if not isinstance(part, nn.Conv2d) or part.kernel_size != (1, 1):
         return False
     return max(part.stride) > 1 and part.in_channels // part.groups < 16
 
 
-def _lay_out(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _to_channels_last(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(x.contiguous(memory_format=torch.channels_last) for x in inputs)
 
 
 @HOOKS.register_module()
 class CompileHook(Hook):
-    """Compiles a model when training begins, see ``compile_parts``."""
+    """Compile a model before training (see ``compile_parts``)."""
 
     def before_train(self, runner: Runner) -> None:
         compile_parts(runner.model.module if is_model_wrapper(runner.model) else runner.model)
 
 
 def compile_parts(model: nn.Module) -> None:
-    """Compiles backbone, neck and head by ``torch.compile``, for training only.
+    """Compile backbone, neck and head with ``torch.compile``, for training only.
 
-    Losses and targets, whose shapes depend on the number of boxes, are left as they are, and so is validation, whose
-    pictures may all differ in size: mmengine's ``compile`` takes the whole step and compiles again and again.
-    Parameters keep their names, so checkpoints do not change.
+    Losses and targets are not compiled, because their shapes depend on the number of boxes. Validation is not compiled
+    either, because its images may all differ in size. mmengine's ``compile`` covers the whole step and recompiles again
+    and again. Parameter names, and so checkpoints, do not change.
     """
     for name in ('backbone', 'neck', 'bbox_head', 'decode_head'):
         part = getattr(model, name, None)
         if isinstance(part, nn.Module):
-            # Not part.compile(): mmseg calls a head's `forward` itself.
+            # Not part.compile(), because mmseg calls `forward` of a head directly.
             setattr(part, 'forward', _compiled(part, part.forward))  # noqa: B010 (mypy: a method)
 
 

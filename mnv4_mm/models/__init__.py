@@ -1,4 +1,4 @@
-"""Nets and heads. Importing this package registers them."""
+"""Backbones and heads. Importing this package registers them."""
 
 from mnv4_mm.models.heads import GlobalLRASPPHead, SeparableConv2d, SeparableRetinaHead, SSDLiteHead
 from mnv4_mm.models.mobilenetv4 import MobileNetV4

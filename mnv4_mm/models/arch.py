@@ -1,18 +1,18 @@
-"""The published MobileNetV4 nets as tables: one row a block, the paper's name of the block beside it.
+"""Architecture tables of the published MobileNetV4 nets: one row per block, with the paper's name of the block.
 
-Sources: arXiv 2404.10518, tables 11-15; ``tensorflow/models`` ``official/vision/modeling/backbones/mobilenet.py``;
-timm ``mobilenetv3.py``. The three agree except for Hybrid-M: the paper's table 13 is not the net of the two codes (nor
-of the paper's own parameter counts), so Hybrid-M follows the codes. Tests compare every table with timm's net, or with
-the same net built by timm.
+Sources: arXiv 2404.10518, tables 11-15; ``official/vision/modeling/backbones/mobilenet.py`` of ``tensorflow/models``
+("TF" below); ``mobilenetv3.py`` of timm. The three agree except for Hybrid-M, where the paper's table 13 matches
+neither the two implementations nor the paper's own parameter counts: Hybrid-M follows the implementations. Tests
+compare every net with timm's net or, where timm has none, with the same table built by timm.
 
-A net has a 3x3 stride-2 stem and four stages that end in the maps C2, C3, C4, C5 (strides 4, 8, 16, 32).
+A net has a 3x3 stem of stride 2 and four stages that end in the feature maps C2, C3, C4 and C5 (strides 4, 8, 16, 32).
 """
 
 from typing import NamedTuple
 
 
 class Conv(NamedTuple):
-    """Convolution, batch norm, activation; no residual."""
+    """Convolution, batch norm and activation, without a shortcut."""
 
     kernel: int
     stride: int
@@ -20,7 +20,7 @@ class Conv(NamedTuple):
 
 
 class FusedIB(NamedTuple):
-    """Dense k x k convolution that expands by ``expand``, then a linear 1x1 projection."""
+    """Dense k x k convolution that expands the channels by ``expand``, followed by a linear 1x1 projection."""
 
     kernel: int
     stride: int
@@ -29,10 +29,10 @@ class FusedIB(NamedTuple):
 
 
 class UIB(NamedTuple):
-    """Universal inverted bottleneck. A kernel of 0 leaves that depthwise convolution out.
+    """Universal inverted bottleneck. A kernel size of 0 omits that depthwise convolution.
 
-    ``start_dw`` and ``middle_dw`` name the four forms of the paper: both ExtraDW, middle only IB, start only ConvNext,
-    neither FFN.
+    ``start_dw`` and ``middle_dw`` select the paper's four variants: ExtraDW has both, IB only the middle one, ConvNext
+    only the start one, FFN neither.
     """
 
     start_dw: int
@@ -43,7 +43,7 @@ class UIB(NamedTuple):
 
 
 class MQA(NamedTuple):
-    """Mobile multi-query attention; keys and values are taken from a map smaller by ``kv_stride``."""
+    """Mobile multi-query attention, with keys and values from the feature map downsampled by ``kv_stride``."""
 
     heads: int
     key_dim: int
@@ -55,18 +55,19 @@ Row = Conv | FusedIB | UIB | MQA
 
 
 class Arch(NamedTuple):
-    """A net.
+    """Architecture of a net.
 
     Attributes:
-        stem: Width of the stem.
-        act: Activation, by mmcv's name.
-        layer_scale: Initial layer scale (hybrids only).
-        stages: Rows of the stages C2...C5.
-        head_conv: Width of the 1x1 convolution at stride 32 that follows C5: the first layer of the paper's classifier,
-            the stride-32 feature of timm's ``features_only``, the second map of SSDLite. None: there is none.
-        width: Multiplier of every width but the stem's (timm ``fix_stem``).
-        antialias: How strided layers behind the stem shrink: by their stride (None), or after it by a 2x2 mean
-            (``avg``) or a binomial filter (``blur``).
+        stem: Output channels of the stem.
+        act: Name of the activation in mmcv.
+        layer_scale: Initial value of the layer scale (hybrids only).
+        stages: Rows of the stages that end in C2, C3, C4 and C5.
+        head_conv: Output channels of the 1x1 convolution at stride 32 that follows C5: the first layer of the paper's
+            classifier, the stride-32 feature map of timm's ``features_only``, the second level of SSDLite. None if
+            the net has no such layer.
+        width: Multiplier of all channels except the stem's (timm ``fix_stem``).
+        antialias: Downsampling after the stem: None uses the stride of the convolution; ``avg`` and ``blur`` give the
+            convolution stride 1 and put a 2x2 mean or a binomial filter of stride 2 behind its activation.
     """
 
     stem: int
@@ -84,7 +85,7 @@ CONV_S = Arch(
     layer_scale=None,
     stages=(
         (
-            Conv(3, 2, 32),  # the paper calls this pair FusedIB; both codes have two ConvBN with ReLU
+            Conv(3, 2, 32),  # the paper calls this pair FusedIB; TF and timm have two ConvBN with ReLU
             Conv(1, 1, 32),
         ),
         (
@@ -234,7 +235,7 @@ HYBRID_M = Arch(
 
 HYBRID_L = Arch(
     stem=24,
-    act='GELU',  # the one net that is not ReLU, in both codes
+    act='GELU',  # the only published net without ReLU, in TF and in timm
     layer_scale=1e-5,
     stages=(
         (FusedIB(3, 2, 4, 48),),
@@ -282,8 +283,8 @@ HYBRID_L = Arch(
     ),
 )
 
-# "Tailored MobileNetV4ConvMedium for dense prediction": only in TF (``_mnv4_conv_medium_seg_block_specs``), neither in
-# the paper nor in timm. No activation is given there, which means TF's default, ReLU6. Its C5 is a 1x1 convolution.
+# "Tailored MobileNetV4ConvMedium for dense prediction": only in TF (``_mnv4_conv_medium_seg_block_specs``), not in the
+# paper or timm. Its table sets no activation, so that TF's default applies: ReLU6. C5 is a 1x1 convolution.
 CONV_M_SEG = Arch(
     stem=32,
     act='ReLU6',
@@ -324,7 +325,7 @@ ARCHS: dict[str, Arch] = {
     'conv_l': CONV_L,
     'hybrid_m': HYBRID_M,
     'hybrid_l': HYBRID_L,
-    # timm's own members of the family.
+    # Variants that exist only in timm.
     'conv_s_035': CONV_S._replace(width=0.35),
     'conv_s_050': CONV_S._replace(width=0.5),
     'hybrid_m_075': HYBRID_M._replace(width=0.75),
@@ -335,7 +336,7 @@ ARCHS: dict[str, Arch] = {
     'conv_m_seg': CONV_M_SEG,
 }
 
-# Names of the same nets in timm.
+# Names of these nets in timm.
 TIMM_NAMES: dict[str, str] = {
     'conv_s': 'mobilenetv4_conv_small',
     'conv_m': 'mobilenetv4_conv_medium',

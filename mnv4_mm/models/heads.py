@@ -1,4 +1,4 @@
-"""Only what upstream lacks or has broken: SSD that predicts, separable RetinaNet, LR-ASPP for pictures of any size."""
+"""Heads that mmdet and mmseg lack or have broken: SSDLite, a separable RetinaNet head, LR-ASPP for any image size."""
 
 from mmdet.models.dense_heads import RetinaSepBNHead, SSDHead
 from mmengine.model import bias_init_with_prob, normal_init
@@ -9,26 +9,28 @@ from torch import Tensor, nn
 
 @MODELS.register_module()
 class SSDLiteHead(SSDHead):
-    """mmdet's SSD head, mended.
+    """mmdet's SSD head with the attribute that ``predict`` needs.
 
-    ``SSDHead.__init__`` skips its parent's, which makes ``loss_cls``; ``BaseDenseHead`` has read that attribute in
-    ``predict`` since mmdet 3.2, so every SSD config dies at its first validation (open-mmlab/mmdetection#11063, #11305,
-    #11780). A test fails when upstream has the attribute: then this class can go.
+    ``SSDHead.__init__`` skips that of its parent, which creates ``loss_cls``. ``BaseDenseHead.predict`` has read that
+    attribute since mmdet 3.2, so that every SSD config fails at its first validation (open-mmlab/mmdetection#11063,
+    #11305, #11780). A test fails once mmdet has fixed this; then this class can be removed.
     """
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        # Softmax over classes and background, as SSDHead's own loss computes by hand.
+        # Softmax over the classes and the background, which SSDHead computes directly in its loss.
         self.loss_cls = MODELS.build(dict(type='mmdet.CrossEntropyLoss', use_sigmoid=False))
 
 
 @MODELS.register_module()
 class SeparableConv2d(nn.Module):
-    """Depthwise k x k then pointwise 1x1 convolution, (N, C, H, W) -> (N, C', H', W').
+    """Depthwise k x k convolution followed by a pointwise 1x1 convolution, with nothing in between.
 
-    Nothing stands between the two (TF ``SeparableConv2D``). A drop-in for ``conv_cfg=dict(type='SeparableConv2d')``:
-    mmcv's ConvModule and mmdet's FPN ask every convolution, 1x1 ones too, of the same ``conv_cfg``; there it is the
-    plain 1x1 convolution, which has nothing to separate.
+    Equals TF's ``SeparableConv2D``. Use it by ``conv_cfg=dict(type='SeparableConv2d')``. mmcv's ConvModule and mmdet's
+    FPN pass the same ``conv_cfg`` to all their convolutions; one with kernel size 1 becomes a plain 1x1 convolution.
+
+    Raises:
+        ValueError: ``groups`` is not 1.
     """
 
     # Read by mmcv's ConvModule.
@@ -48,9 +50,7 @@ class SeparableConv2d(nn.Module):
     ) -> None:
         super().__init__()
         if groups != 1:
-            raise ValueError(
-                f'a separable convolution is grouped by its depthwise half; groups must be 1, got {groups}'
-            )
+            raise ValueError(f'groups must be 1, got {groups}: the depthwise convolution has one group per channel')
         if kernel_size == 1:
             self.depthwise: nn.Module = nn.Identity()
             self.pointwise = nn.Conv2d(in_channels, out_channels, 1, stride, bias=bias)
@@ -69,24 +69,25 @@ class SeparableConv2d(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """Weight of the 1x1 convolution, which mmcv's and mmengine's initialisers reach for."""
+        """Weight of the 1x1 convolution, (C', C, 1, 1), which the initialisers of mmcv and mmengine access."""
         return self.pointwise.weight
 
     @property
     def bias(self) -> Tensor | None:
-        """Bias of the 1x1 convolution."""
+        """Bias of the 1x1 convolution, (C',)."""
         return self.pointwise.bias
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to (N, C', H', W')."""
         return self.pointwise(self.depthwise(x))
 
 
 @MODELS.register_module()
 class SeparableRetinaHead(RetinaSepBNHead):
-    """RetinaNet head of the paper's detector (section 7.2): separable 3x3 convolutions in towers and predictors.
+    """RetinaNet head of the paper's detector (section 7.2), with separable 3x3 convolutions in towers and predictors.
 
-    Towers are shared by the levels, their norms are not. mmdet's head takes the separable towers by ``conv_cfg`` but
-    builds its two predictors as plain convolutions.
+    All levels share the convolutions of the towers, but each has its own norm layers. mmdet's head supports separable
+    towers through ``conv_cfg``, but its two predictors are always plain convolutions.
     """
 
     def _init_layers(self) -> None:
@@ -96,18 +97,19 @@ class SeparableRetinaHead(RetinaSepBNHead):
         self.retina_reg = SeparableConv2d(self.feat_channels, self.num_base_priors * 4, 3, padding=1)
 
     def init_weights(self) -> None:
-        # RetinaSepBNHead draws the (shared) pointwise weights; the depthwise ones keep PyTorch's, which preserve scale.
+        # RetinaSepBNHead initialises the pointwise weights. Depthwise weights keep PyTorch's default, which preserves
+        # the scale of the activations.
         super().init_weights()
         normal_init(self.retina_cls.pointwise, std=0.01, bias=bias_init_with_prob(0.01))
 
 
 @MODELS.register_module()
 class GlobalLRASPPHead(LRASPPHead):
-    """mmseg's LR-ASPP head with a mean over the whole map, as torchvision's, in place of one over 49x49 places.
+    """mmseg's LR-ASPP head with global average pooling, as in torchvision, instead of pooling over 49x49 positions.
 
-    mmseg's pool is made for 512x1024 pictures at output stride 8: it fails on maps below 49x49 and sees only a
-    corner of others (open-mmlab/mmsegmentation#973). On maps of 49x49 the two are the same; parameters have the
-    same names.
+    mmseg's pooling is made for 512x1024 images at output stride 8: it fails on feature maps smaller than 49x49 and
+    ignores part of larger ones (open-mmlab/mmsegmentation#973). On feature maps of 49x49 both heads are equal, and
+    their parameters have the same names.
     """
 
     def __init__(self, *args, **kwargs) -> None:

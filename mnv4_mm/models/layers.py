@@ -1,7 +1,7 @@
-"""The blocks of MobileNetV4: ConvBN, FusedIB, UIB, MobileMQA.
+"""Blocks of MobileNetV4: ConvBN, FusedIB, UIB, MobileMQA.
 
-Attribute names are timm's, so that its checkpoints load without a key table. What a block does not have is an
-``nn.Identity``: ``forward`` decides nothing.
+Attribute names are timm's, so that its checkpoints load without renaming keys. A layer that a block does not have is
+an ``nn.Identity``, so that ``forward`` has no branches.
 """
 
 from collections import OrderedDict
@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 
 class Style(NamedTuple):
-    """What all blocks of a net share.
+    """Settings shared by all blocks of a net.
 
     Attributes:
-        norm_cfg: mmcv's.
-        act_cfg: mmcv's.
-        layer_scale: Initial layer scale, or None.
+        norm_cfg: Config of the norm layers, as in mmcv.
+        act_cfg: Config of the activations, as in mmcv.
+        layer_scale: Initial value of the layer scale; None builds no layer scale.
         antialias: See ``arch.Arch``.
     """
 
@@ -33,7 +33,7 @@ class Style(NamedTuple):
 
 
 def make_divisible(channels: float, divisor: int = 8) -> int:
-    """Rounds to a multiple of ``divisor``, never below 90 % of ``channels`` (TF ``make_divisible``)."""
+    """Round to a multiple of ``divisor`` that is at least 90 % of ``channels`` (TF ``make_divisible``)."""
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
@@ -43,28 +43,29 @@ def _norm(style: Style, channels: int) -> nn.Module:
 
 
 class BlurPool(nn.Module):
-    """Halves (N, C, H, W) after a 3x3 binomial filter (arXiv 1904.11486), with zeros beyond the edge."""
+    """Downsample by 2 after a 3x3 binomial filter (arXiv 1904.11486), with zero padding."""
 
     filt: Tensor
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         line = torch.tensor([1.0, 2.0, 1.0]) / 4
-        # Not in the state: timm's checkpoints do not hold it.
+        # Not persistent, because timm's checkpoints do not contain it.
         self.register_buffer('filt', (line[:, None] * line).repeat(channels, 1, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to (N, C, ceil(H / 2), ceil(W / 2))."""
         return F.conv2d(x, self.filt, stride=2, padding=1, groups=len(self.filt))
 
 
-def _shrink(style: Style, channels: int, stride: int) -> tuple[int, nn.Module]:
-    """Stride of the convolution that is to shrink a map, and what follows its activation."""
+def _downsampling(style: Style, channels: int, stride: int) -> tuple[int, nn.Module]:
+    """Return the stride of a downsampling convolution and the pooling layer that follows its activation."""
     if stride == 1 or style.antialias is None:
         return stride, nn.Identity()
     return 1, nn.AvgPool2d(stride) if style.antialias == 'avg' else BlurPool(channels)
 
 
-def ConvBN(  # noqa: N802 (a layer, spelled as one)
+def ConvBN(  # noqa: N802 (builds a layer and is named like one)
     style: Style,
     in_channels: int,
     out_channels: int,
@@ -75,8 +76,12 @@ def ConvBN(  # noqa: N802 (a layer, spelled as one)
     act: bool = True,
     norm_name: str = 'bn',
 ) -> nn.Sequential:
-    """Convolution, norm and (unless linear) activation, (N, C, H, W) -> (N, C', ceil(H / stride), ceil(W / stride))."""
-    stride, pool = _shrink(style, out_channels, stride)
+    """Build a convolution with norm and, unless ``act=False``, activation.
+
+    It maps (N, C, H, W) to (N, C', ceil(H / stride), ceil(W / stride)); with antialiasing by a 2x2 mean, sizes are
+    rounded down instead.
+    """
+    stride, pool = _downsampling(style, out_channels, stride)
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     layers['conv'] = nn.Conv2d(
         in_channels,
@@ -97,20 +102,21 @@ def ConvBN(  # noqa: N802 (a layer, spelled as one)
 
 
 class LayerScale(nn.Module):
-    """Multiplies each channel of (N, C, H, W) by a learned factor."""
+    """Multiply each channel by a learned factor."""
 
     def __init__(self, channels: int, init: float) -> None:
         super().__init__()
         self.gamma = nn.Parameter(torch.full((channels,), init))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to (N, C, H, W)."""
         return x * self.gamma.view(1, -1, 1, 1)
 
 
 class Residual(nn.Module):
-    """Base of the blocks with a shortcut: ``x + drop_path(layer_scale(branch(x)))``, or the bare branch.
+    """Base class of blocks that compute ``x + drop_path(layer_scale(branch(x)))``.
 
-    The shortcut exists where the block keeps its input's shape.
+    Without a shortcut, in blocks that change the shape of their input, the result is ``layer_scale(branch(x))``.
     """
 
     def __init__(self, style: Style, channels: int, shortcut: bool, drop_path: float) -> None:
@@ -128,9 +134,9 @@ class Residual(nn.Module):
 
 
 class FusedIB(nn.Module):
-    """Fused inverted bottleneck: k x k convolution that expands, then a linear 1x1 projection.
+    """Fused inverted bottleneck: a k x k convolution that expands the channels, then a linear 1x1 projection.
 
-    In the published nets it always has stride 2, hence no shortcut.
+    It has no shortcut, because its stride is 2 in all published nets.
     """
 
     def __init__(
@@ -138,7 +144,7 @@ class FusedIB(nn.Module):
     ) -> None:
         super().__init__()
         mid = make_divisible(in_channels * expand)
-        stride, self.aa = _shrink(style, mid, stride)
+        stride, self.aa = _downsampling(style, mid, stride)
         self.conv_exp = nn.Conv2d(in_channels, mid, kernel, stride, padding=kernel // 2, bias=False)
         self.bn1 = _norm(style, mid)
         self.act = build_activation_layer(style.act_cfg)
@@ -146,6 +152,7 @@ class FusedIB(nn.Module):
         self.bn2 = _norm(style, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to (N, C', H / stride, W / stride)."""
         x = self.aa(self.act(self.bn1(self.conv_exp(x))))  # (N, C * expand, H / stride, W / stride)
         return self.bn2(self.conv_pwl(x))  # (N, C', H / stride, W / stride)
 
@@ -153,8 +160,11 @@ class FusedIB(nn.Module):
 class UIB(Residual):
     """Universal inverted bottleneck (paper section 4).
 
-    ``[start DW] -> 1x1 expand -> [middle DW] -> 1x1 project``; a kernel of 0 leaves a depthwise convolution out. The
-    stride sits on the middle one where there is one (TF ``middle_dw_downsample``), else on the start one.
+    ``[start DW] -> 1x1 expand -> [middle DW] -> 1x1 project``. A kernel size of 0 omits a depthwise convolution. The
+    middle one has the stride if it exists (TF ``middle_dw_downsample``), otherwise the start one.
+
+    Raises:
+        ValueError: the stride is above 1 and both depthwise convolutions are omitted.
     """
 
     def __init__(
@@ -170,7 +180,7 @@ class UIB(Residual):
         drop_path: float = 0.0,
     ) -> None:
         if stride > 1 and not (start_dw or middle_dw):
-            raise ValueError(f'a UIB of stride {stride} needs a depthwise convolution to carry the stride')
+            raise ValueError(f'a UIB of stride {stride} needs a depthwise convolution')
         super().__init__(style, out_channels, shortcut=stride == 1 and in_channels == out_channels, drop_path=drop_path)
         mid = make_divisible(in_channels * expand)
         conv = partial(ConvBN, style)
@@ -185,6 +195,7 @@ class UIB(Residual):
         self.pw_proj = conv(mid, out_channels, 1, act=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to (N, C', H / stride, W / stride)."""
         branch = self.dw_start(x)  # (N, C, H, W)
         branch = self.pw_exp(branch)  # (N, C * expand, H, W)
         branch = self.dw_mid(branch)  # (N, C * expand, H / stride, W / stride)
@@ -196,12 +207,12 @@ Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def matmul_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """``softmax(q k^T / sqrt(d)) v`` as plain matrix products: what converters of exported graphs get right.
+    """Compute ``softmax(q k^T / sqrt(d)) v`` as plain matrix products, which all graph converters support.
 
     Args:
-        q: (N, heads, L, d).
-        k: (N, 1, P, d), shared by all heads.
-        v: (N, 1, P, d).
+        q: Queries, (N, heads, L, d).
+        k: Keys, (N, 1, P, d), shared by all heads.
+        v: Values, (N, 1, P, d), shared by all heads.
 
     Returns:
         (N, heads, L, d).
@@ -211,9 +222,10 @@ def matmul_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class MultiQueryAttention(nn.Module):
-    """Attention with many queries and one key/value head (paper section 5), without bias or position encoding.
+    """Attention with several query heads and one key and value head (paper section 5).
 
-    Keys and values each have their own stride-2 depthwise convolution and norm where ``kv_stride`` is 2.
+    There is no bias and no position encoding. If ``kv_stride`` is 2, keys and values each have their own depthwise
+    convolution of stride 2 with a norm.
     """
 
     def __init__(
@@ -223,14 +235,14 @@ class MultiQueryAttention(nn.Module):
         self.heads = heads
         self.key_dim = key_dim
         self.query = nn.Sequential(OrderedDict(proj=nn.Conv2d(channels, heads * key_dim, 1, bias=False)))
-        self.key = self._reduced(style, channels, key_dim, kv_stride, dilation)
-        self.value = self._reduced(style, channels, key_dim, kv_stride, dilation)
+        self.key = self._key_or_value(style, channels, key_dim, kv_stride, dilation)
+        self.value = self._key_or_value(style, channels, key_dim, kv_stride, dilation)
         self.output = nn.Sequential(OrderedDict(proj=nn.Conv2d(heads * key_dim, channels, 1, bias=False)))
-        # One of two forms of the same sum; an exporter sets `matmul_attention` where its target needs it.
+        # An exporter sets `matmul_attention`, which computes the same, where its target needs it.
         self.attend: Attention = F.scaled_dot_product_attention
 
     @staticmethod
-    def _reduced(style: Style, channels: int, key_dim: int, kv_stride: int, dilation: int) -> nn.Sequential:
+    def _key_or_value(style: Style, channels: int, key_dim: int, kv_stride: int, dilation: int) -> nn.Sequential:
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         if kv_stride > 1:
             layers['down_conv'] = nn.Conv2d(
@@ -241,6 +253,7 @@ class MultiQueryAttention(nn.Module):
         return nn.Sequential(layers)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to (N, C, H, W)."""
         n, _, h, w = x.shape
         q = (
             self.query(x).reshape(n, self.heads, self.key_dim, h * w).transpose(-1, -2).contiguous()
@@ -249,11 +262,14 @@ class MultiQueryAttention(nn.Module):
         v = self.value(x).flatten(2).transpose(-1, -2).unsqueeze(1).contiguous()  # (N, 1, P, d)
         out = self.attend(q, k, v)  # (N, heads, HW, d)
         out = out.transpose(-1, -2).reshape(n, self.heads * self.key_dim, h, w)  # (N, heads * d, H, W)
-        return self.output(out)
+        return self.output(out)  # (N, C, H, W)
 
 
 class MobileMQA(Residual):
-    """Mobile MQA block: norm, multi-query attention, layer scale, shortcut; the next UIB is its feed-forward part."""
+    """Mobile MQA block: norm, multi-query attention, layer scale and shortcut.
+
+    It has no feed-forward part; the UIB that follows it in the architecture tables takes that role.
+    """
 
     def __init__(
         self,
@@ -270,4 +286,5 @@ class MobileMQA(Residual):
         self.attn = MultiQueryAttention(style, channels, heads, key_dim, kv_stride, dilation)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to (N, C, H, W)."""
         return self.merge(self.layer_scale(self.attn(self.norm(x))), x)

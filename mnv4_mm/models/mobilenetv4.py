@@ -1,4 +1,4 @@
-"""MobileNetV4, arXiv 2404.10518: table -> stages -> multi-scale maps."""
+"""MobileNetV4 backbone (arXiv 2404.10518), built from an architecture table."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -18,41 +18,42 @@ from mnv4_mm.models.layers import UIB, ConvBN, FusedIB, MobileMQA, MultiQueryAtt
 from mnv4_mm.weights.strict import load_pretrained, pretrained_entries
 
 
-# Registered in mmengine's root registry: mmdet, mmseg, mmpretrain and mmyolo look there for names they do not have.
+# Registered in mmengine's root registry, where mmdet, mmseg, mmpretrain and mmyolo look up names they do not have.
 @MODELS.register_module()
 class MobileNetV4(BaseModule):
-    """MobileNetV4 trunk that hands out multi-scale maps.
+    """MobileNetV4 backbone that returns multi-scale feature maps.
 
-    Maps are counted, not layers: 0...3 are C2, C3, C4, C5 at strides 4, 8, 16, 32 with the trunk's widths, and 4 is the
-    960-channel 1x1 convolution behind C5 (stride 32), which timm's ``features_only`` hands out as its stride-32
-    feature. A map that is not asked for is not built, nor is anything behind the last one.
-
-    Parameter names are timm's: ``state_dict`` of ``mobilenetv4_*`` fits after its classifier is dropped.
+    Parameter names are timm's: the ``state_dict`` of timm's ``mobilenetv4_*`` without its classifier can be loaded.
 
     Args:
-        arch: Name of a net in ``arch.ARCHS`` (``conv_s``, ``conv_m``, ``conv_l``, ``hybrid_m``, ``hybrid_l``, ...) or a
-            table.
-        out_indices: Maps to return, in rising order.
-        output_stride: 32, or 16 or 8: from there on layers keep the map's size and are dilated instead, with the same
-            weights.
-        frozen_stages: Stages that do not train, counted with the stem: -1 none, 0 the stem, 1 the stem and the stage
-            of C2, ... 4 up to C5. Frozen stages keep their norm statistics.
-        norm_cfg: mmcv norm layer; batch norm (eps 1e-5, momentum 0.1, as timm's weights were trained) if left out.
-        norm_eval: Keep the statistics of all norm layers while training.
-        act_cfg: mmcv activation; the published net's (ReLU, Hybrid-L GELU) if left out.
-        drop_path_rate: Stochastic depth of the last block; grows linearly from 0 over the blocks.
-        with_cp: Recompute activations in the backward pass: less memory, same numbers.
-        init_cfg: mmengine initialisation. Without it, weights are drawn as in TF and timm.
+        arch: Name of a net in ``arch.ARCHS`` (``conv_s``, ``conv_m``, ``conv_l``, ``hybrid_m``, ``hybrid_l``, ...) or
+            an architecture table.
+        out_indices: Feature maps to return, in ascending order. 0...3 are C2, C3, C4 and C5 at strides 4, 8, 16 and
+            32. 4 is the output of the 960-channel 1x1 convolution that follows C5 at stride 32, which timm's
+            ``features_only`` returns as its stride-32 feature map. Layers after the last of them are not built.
+        output_stride: Largest stride of the feature maps, 32, 16 or 8. Later layers are dilated instead of strided and
+            use the same weights.
+        frozen_stages: Number of stages after the stem that are not trained: -1 freezes nothing, 0 the stem, 1 the stem
+            and the stage of C2, ... 4 everything up to C5. The norm statistics of frozen stages are kept.
+        norm_cfg: mmcv config of the norm layers. Default: batch norm with eps 1e-5 and momentum 0.1, with which timm's
+            weights were trained.
+        norm_eval: Keep the statistics of all norm layers during training.
+        act_cfg: mmcv config of the activations. Default: that of the published net (GELU in Hybrid-L, ReLU6 in
+            ``conv_m_seg``, otherwise ReLU).
+        drop_path_rate: Stochastic depth rate; it increases linearly over the blocks, from 0 to this rate.
+        with_cp: Recompute activations in the backward pass, which saves memory and does not change the results.
+        init_cfg: Initialisation as in mmengine; weights of type ``Pretrained`` are loaded strictly. Default: weights
+            are sampled from timm's distributions.
 
     Attributes:
-        out_channels: Channels of the returned maps.
-        out_strides: Strides of the returned maps in pixels.
+        out_channels: Channels of each returned feature map.
+        out_strides: Stride of each returned feature map in pixels.
 
     Raises:
-        UserError: unknown ``arch``, or indices out of range.
+        UserError: an argument is unknown or out of range.
     """
 
-    init_cfg: Any  # mmengine's
+    init_cfg: Any  # mmengine's attribute
 
     def __init__(
         self,
@@ -69,9 +70,9 @@ class MobileNetV4(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         spec = self._spec(arch)
-        maps = range(4 if spec.head_conv is None else 5)
-        if not out_indices or list(out_indices) != sorted(set(out_indices) & set(maps)):
-            raise UserError(f'out_indices must be rising numbers of maps from 0 (C2) to {maps[-1]}, got {out_indices}')
+        valid = range(4 if spec.head_conv is None else 5)
+        if not out_indices or list(out_indices) != sorted(set(out_indices) & set(valid)):
+            raise UserError(f'out_indices must be ascending, from 0 (C2) to {valid[-1]}, got {out_indices}')
         if output_stride not in (8, 16, 32):
             raise UserError(f'output_stride must be 32, 16 or 8, got {output_stride}')
         if not -1 <= frozen_stages <= 4:
@@ -84,12 +85,12 @@ class MobileNetV4(BaseModule):
         self.norm_eval = norm_eval
         self.with_cp = with_cp
 
-        # In place (GELU cannot be): a tenth faster, and nothing but the activation needs its input.
+        # In place where possible (not GELU): 10 % faster, and no other layer needs the input of an activation.
         act_cfg = act_cfg or (dict(type=spec.act) if spec.act == 'GELU' else dict(type=spec.act, inplace=True))
         style = Style(norm_cfg or dict(type='BN'), act_cfg, spec.layer_scale, spec.antialias)
         head_conv = () if spec.head_conv is None else ((table.Conv(1, 1, spec.head_conv),),)
         rows = (*spec.stages, *head_conv)
-        # Rates as in timm: the whole net counts, also the blocks that are not built here.
+        # As in timm, rates increase over all blocks of the net, including those that are not built here.
         rates = iter([drop_path_rate * i / sum(map(len, rows)) for i in range(sum(map(len, rows)))])
 
         stem = ConvBN(style._replace(antialias=None), 3, spec.stem, 3, stride=2)
@@ -100,18 +101,18 @@ class MobileNetV4(BaseModule):
         for stage in rows[: self.out_indices[-1] + 1]:
             blocks = []
             for row in stage:
-                row, shrink = _fit_row(row, spec.width, keep_size=stride * _stride(row) > output_stride)
+                row, removed_stride = _fit_row(row, spec.width, dilate=stride * _stride(row) > output_stride)
                 blocks.append(_build_block(row, style, channels, dilation, next(rates)))
                 channels, stride = row.out, stride * _stride(row)
-                # What would have shrunk the map still looks at the old grid; all behind it at every other place.
-                dilation *= shrink
+                # The layer whose stride was removed still samples the finer grid; the layers after it are dilated.
+                dilation *= removed_stride
             self.blocks.append(nn.Sequential(*blocks))
             widths.append(channels)
             strides.append(stride)
         self.out_channels = tuple(widths[i] for i in self.out_indices)
         self.out_strides = tuple(strides[i] for i in self.out_indices)
 
-        self._init_as_published()
+        self._init_like_timm()
         self._freeze_stages()
 
     @staticmethod
@@ -123,22 +124,27 @@ class MobileNetV4(BaseModule):
         return table.ARCHS[arch]
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(N, 3, H, W) -> one (N, C, ceil(H / stride), ceil(W / stride)) per map of ``out_indices``.
+        """Return the feature maps of ``out_indices``.
 
-        Nets that shrink by a 2x2 mean (``conv_aa_*``) round down instead, as timm's do.
+        Args:
+            x: (N, 3, H, W), normalised.
+
+        Returns:
+            One (N, C, ceil(H / stride), ceil(W / stride)) per index. As in timm, nets that downsample by a 2x2 mean
+                (``conv_aa_*``) round sizes down instead.
         """
         x = self.act(self.bn1(self.conv_stem(x)))  # (N, stem, H / 2, W / 2)
         recompute = self.with_cp and self.training and torch.is_grad_enabled()
-        maps = []
+        features = []
         for i, stage in enumerate(self.blocks):
             for block in stage.children():
-                x = _recomputed(block, x) if recompute else block(x)
+                x = _checkpointed(block, x) if recompute else block(x)
             if i in self.out_indices:
-                maps.append(x)
-        return tuple(maps)
+                features.append(x)  # (N, C, H / stride, W / stride)
+        return tuple(features)
 
     def train(self, mode: bool = True) -> 'MobileNetV4':
-        """Sets training mode; frozen stages, and all norms with ``norm_eval``, stay in evaluation mode."""
+        """Set training mode. Frozen stages, and with ``norm_eval`` all norm layers, stay in evaluation mode."""
         super().train(mode)
         self._freeze_stages()
         if mode and self.norm_eval:
@@ -148,13 +154,17 @@ class MobileNetV4(BaseModule):
         return self
 
     def init_weights(self) -> None:
-        """Initialises as mmengine does, but loads entries of type Pretrained strictly (see ``load_pretrained``)."""
-        whole = self.init_cfg
-        pretrained = pretrained_entries(whole)
+        """Initialise the weights as mmengine does, but load entries of type Pretrained strictly.
+
+        Raises:
+            UserError: pretrained weights are missing or do not fit (see ``load_pretrained``).
+        """
+        init_cfg = self.init_cfg
+        pretrained = pretrained_entries(init_cfg)
         if pretrained:
-            self.init_cfg = [] if isinstance(whole, dict) else [entry for entry in whole if entry not in pretrained]
+            self.init_cfg = [] if isinstance(init_cfg, dict) else [e for e in init_cfg if e not in pretrained]
         super().init_weights()
-        self.init_cfg = whole
+        self.init_cfg = init_cfg
         for entry in pretrained:
             load_pretrained(self, entry['checkpoint'], entry.get('prefix') or '')
 
@@ -165,8 +175,13 @@ class MobileNetV4(BaseModule):
             module.eval()
             module.requires_grad_(False)
 
-    def _init_as_published(self) -> None:
-        """Draws weights as TF and timm do: normal, variance 2 / fan-out, with the groups counted; attention Xavier."""
+    def _init_like_timm(self) -> None:
+        """Sample the convolution weights from timm's distributions.
+
+        Convolutions: normal with variance 2 / fan-out, with the fan-out divided by the number of groups. Convolutions
+        of the attention: Xavier uniform. The Model Garden differs: it samples truncated normals with variance
+        1 / fan-in (Keras's default for ``VarianceScaling``), and Glorot uniform in the attention.
+        """
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
@@ -182,10 +197,14 @@ def _stride(row: table.Row) -> int:
     return 1 if isinstance(row, table.MQA) else row.stride
 
 
-def _fit_row(row: table.Row, width: float, keep_size: bool) -> tuple[table.Row, int]:
-    """A row of a table at a net's width; with its stride taken out, and returned, if the map is to keep its size."""
+def _fit_row(row: table.Row, width: float, dilate: bool) -> tuple[table.Row, int]:
+    """Scale a row of a table by the width multiplier and, if ``dilate``, remove its stride.
+
+    Returns:
+        The row and the stride that was removed from it, 1 if none.
+    """
     row = row._replace(out=make_divisible(row.out * width))
-    if isinstance(row, table.MQA) or not keep_size:
+    if isinstance(row, table.MQA) or not dilate:
         return row, 1
     return row._replace(stride=1), row.stride
 
@@ -203,16 +222,16 @@ def _build_block(row: table.Row, style: Style, in_channels: int, dilation: int, 
     raise TypeError(f'not a row of an architecture table: {row!r}')
 
 
-def _recomputed(block: nn.Module, x: Tensor) -> Tensor:
+def _checkpointed(block: nn.Module, x: Tensor) -> Tensor:
     def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
-        return nullcontext(), _statistics_kept(block)
+        return nullcontext(), _frozen_statistics(block)
 
     return checkpoint(block, x, use_reentrant=False, context_fn=contexts)
 
 
 @contextmanager
-def _statistics_kept(block: nn.Module) -> Iterator[None]:
-    """While a block is recomputed its norms must not count the batch a second time."""
+def _frozen_statistics(block: nn.Module) -> Iterator[None]:
+    """Keep the norm statistics of a block while it is recomputed, so that each batch is counted once."""
     norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:

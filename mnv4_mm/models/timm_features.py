@@ -1,4 +1,4 @@
-"""Any timm ``features_only`` net behind the contract of ``MobileNetV4``: the peers it is compared with."""
+"""timm nets as backbones with the interface of ``MobileNetV4``, for comparisons."""
 
 import difflib
 import logging
@@ -21,26 +21,27 @@ STRIDES = (4, 8, 16, 32)
 
 @MODELS.register_module()
 class TimmFeatures(BaseModule):
-    """A timm net that hands out C2, C3, C4, C5.
+    """A timm ``features_only`` net that returns C2, C3, C4 and C5.
 
     Args:
-        name: timm's name, e.g. ``fastvit_sa12`` or ``repvit_m1_1.dist_450e_in1k``.
-        out_indices: Maps to return, in rising order: 0...3 are C2...C5 at strides 4, 8, 16, 32. 4, which for
-            MobileNetV4 is a wider map at stride 32, is C5 again: so its configs fit nets that have no such map.
-        output_stride: 32, or 16 or 8: dilated as ``MobileNetV4``; a net that cannot be dilated is used at 32, with a
-            line in the log.
-        norm_eval: Keep the statistics of all batch norms while training.
-        img_size: (height, width) in pixels, for nets that are built for one size, such as efficientformerv2.
-        drop_path_rate: Stochastic depth; a net that has none is used without, with a line in the log.
-        init_cfg: ``dict(type='Pretrained', checkpoint='timm://<name>.<tag>')`` loads timm's weights by timm; else
-            timm's own initialisation stays.
+        name: Name of the net in timm, e.g. ``fastvit_sa12`` or ``repvit_m1_1.dist_450e_in1k``.
+        out_indices: Feature maps to return, in ascending order. 0...3 are C2, C3, C4 and C5 at strides 4, 8, 16 and
+            32. 4, which for MobileNetV4 is a wider feature map at stride 32, is C5 as well, so that configs of
+            MobileNetV4 can be used with nets that have no such feature map.
+        output_stride: Largest stride of the feature maps, 32, 16 or 8. A net that timm cannot dilate keeps stride 32,
+            with a warning.
+        norm_eval: Keep the statistics of all batch norms during training.
+        img_size: Height and width in pixels, for nets that are built for one input size, such as efficientformerv2.
+        drop_path_rate: Stochastic depth rate. It is ignored, with a warning, for a net that does not support it.
+        init_cfg: ``dict(type='Pretrained', checkpoint='timm://<name>.<tag>')`` loads timm's weights through timm.
+            Default: timm's initialisation.
 
     Attributes:
-        out_channels: Channels of the returned maps.
-        out_strides: Strides of the returned maps in pixels.
+        out_channels: Channels of each returned feature map.
+        out_strides: Stride of each returned feature map in pixels.
 
     Raises:
-        UserError: timm is not installed, has no such net, or the net has no map of a stride.
+        UserError: timm is not installed or has no such net, or the net has no feature map at a required stride.
     """
 
     def __init__(
@@ -55,71 +56,71 @@ class TimmFeatures(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         if list(out_indices) != sorted(set(out_indices) & set(range(5))) or not out_indices:
-            raise UserError(f'out_indices must be rising numbers of maps from 0 (C2) to 4, got {out_indices}')
+            raise UserError(f'out_indices must be ascending, from 0 (C2) to 4, got {out_indices}')
         self.name = name
         self.norm_eval = norm_eval
         self.options: dict[str, Any] = dict(img_size=tuple(img_size)) if img_size else {}
-        if drop_path_rate and not self._takes('drop_path_rate', drop_path_rate):
-            self._say('has no stochastic depth: used without')
-        wanted = [STRIDES[min(i, 3)] for i in out_indices]
+        if drop_path_rate and not self._try_option('drop_path_rate', drop_path_rate):
+            self._warn('does not support stochastic depth: drop_path_rate is ignored')
+        required = [STRIDES[min(i, 3)] for i in out_indices]
         strides = list(_create(name, **self.options).feature_info.reduction())
-        absent = set(wanted) - set(strides)
+        absent = set(required) - set(strides)
         if absent:
-            raise UserError(f'timm:{name} has maps of strides {strides}, not of {sorted(absent)}')
-        # Of several maps of a stride, the last. Chosen before dilation, which gives several maps one stride.
-        chosen = [len(strides) - 1 - strides[::-1].index(stride) for stride in wanted]
-        if output_stride != 32 and not self._takes('output_stride', output_stride):
-            self._say('cannot be dilated: used at output stride 32')
-        self.options['out_indices'] = tuple(sorted(set(chosen)))
+            raise UserError(f'timm:{name} has feature maps at strides {strides}, but not at {sorted(absent)}')
+        # The last feature map of each stride, selected before dilation, which makes several strides equal.
+        selected = [len(strides) - 1 - strides[::-1].index(stride) for stride in required]
+        if output_stride != 32 and not self._try_option('output_stride', output_stride):
+            self._warn('cannot be dilated: used at output stride 32')
+        self.options['out_indices'] = tuple(sorted(set(selected)))
         self.net = _create(name, **self.options)
-        # Which of the net's maps each index is: two indices may be the same map.
-        self.order = [self.options['out_indices'].index(i) for i in chosen]
+        # Position in the net's outputs of each requested feature map; two of them may be the same.
+        self.order = [self.options['out_indices'].index(i) for i in selected]
         channels = self.net.feature_info.channels()
         self.out_channels = tuple(channels[i] for i in self.order)
         strides = self.net.feature_info.reduction()
         self.out_strides = tuple(strides[i] for i in self.order)
 
-    def _takes(self, option: str, value: Any) -> bool:
-        """Tries to build the net with an option of timm, and keeps it if that goes."""
+    def _try_option(self, option: str, value: Any) -> bool:
+        """Try to build the net with an option of timm; keep the option and return True if that succeeds."""
         try:
             _create(self.name, **self.options, **{option: value})
-        # What timm raises where a net does not know an option, or not this value.
+        # timm raises one of these if a net does not support an option or a value.
         except (TypeError, NotImplementedError, AssertionError):
             return False
         self.options[option] = value
         return True
 
-    def _say(self, text: str) -> None:
+    def _warn(self, text: str) -> None:
         print_log(f'timm:{self.name} {text}', logger='current', level=logging.WARNING)
 
     def init_weights(self) -> None:
-        """Loads ``init_cfg`` of type Pretrained by timm; nothing else, timm has drawn the weights already.
+        """Load the weights of an ``init_cfg`` of type Pretrained. Otherwise keep timm's initialisation.
 
         Raises:
-            UserError: it is not a ``timm://`` name, or cannot be downloaded.
+            UserError: the checkpoint is not a ``timm://`` name, or cannot be downloaded.
         """
         for entry in pretrained_entries(self.init_cfg):
             source = entry['checkpoint']
             if not source.startswith('timm://'):
-                raise UserError(f'a timm net takes weights by name (timm://<name>.<tag>), got {source}')
+                raise UserError(f'weights of a timm net are given by name (timm://<name>.<tag>), got {source}')
             try:
                 with tensors_only():
                     loaded = _create(source.removeprefix('timm://'), pretrained=True, **self.options)
             except UserError:
                 raise
-            # timm and the hub's client raise their own errors, httpx's, and OSError, depending on what is missing.
+            # timm and the client of the hub raise errors of their own and of httpx, and OSError.
             except Exception as error:
                 reason = ' '.join(str(error).split())[:200]
                 raise UserError(f'{source} cannot be downloaded ({type(error).__name__}): {reason}') from error
             self.net.load_state_dict(loaded.state_dict())
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(N, 3, H, W) -> one (N, C, H / stride, W / stride) per map of ``out_indices``."""
-        maps = self.net(x)
-        return tuple(maps[i] for i in self.order)
+        """Return one (N, C, H / stride, W / stride) for each of ``out_indices``, from (N, 3, H, W)."""
+        features = self.net(x)
+        return tuple(features[i] for i in self.order)
 
     def train(self, mode: bool = True) -> 'TimmFeatures':
-        """Sets training mode; with ``norm_eval`` batch norms stay in evaluation mode."""
+        """Set training mode. With ``norm_eval``, batch norms stay in evaluation mode."""
         super().train(mode)
         if mode and self.norm_eval:
             for module in self.modules():
@@ -128,17 +129,17 @@ class TimmFeatures(BaseModule):
         return self
 
 
-def built_for_one_size(name: str) -> bool:
-    """Whether a timm net takes pictures of one size only, which ``img_size`` must then give.
+def has_fixed_input_size(name: str) -> bool:
+    """Return True if a timm net accepts one input size only, which ``img_size`` must set.
 
     Raises:
-        UserError: as ``TimmFeatures``.
+        UserError: timm is not installed or has no such net.
     """
     return _timm(name).get_pretrained_cfg(name, allow_unregistered=False).fixed_input_size
 
 
 def timm_normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Mean and std (0 to 255, RGB) with which timm trained a net's weights; None for a name it does not know."""
+    """Return the mean and std (RGB, 0 to 255) that a timm net was trained with; None for a name unknown to timm."""
     import timm
 
     cfg = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
@@ -152,12 +153,16 @@ def _create(name: str, **options: Any) -> Any:
 
 
 def _timm(name: str) -> ModuleType:
-    """timm, if it is there and knows the name."""
+    """Import timm and check that it has a net.
+
+    Raises:
+        UserError: timm is not installed or has no such net.
+    """
     try:
         import timm
     except ImportError as error:
         raise UserError('a timm:<name> backbone needs timm: pip install timm') from error
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=5)
-        raise UserError(f'timm has no net {name!r}{f"; near: {near}" if near else ""}')
+        raise UserError(f'timm has no net {name!r}{f"; similar names: {near}" if near else ""}')
     return timm

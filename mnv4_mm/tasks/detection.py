@@ -36,7 +36,7 @@ class Detection(Task[Split, CocoLayout]):
     def set_split(self, dataset: Any, split: Split) -> None:
         dataset.data_root = ''
         dataset.ann_file = str(split.annotations)
-        dataset.data_prefix = dict(img=str(split.pictures))
+        dataset.data_prefix = dict(img=str(split.images))
 
     def set_classes(self, dataset: Any, layout: CocoLayout) -> None:
         dataset.metainfo = dict(classes=layout.classes, palette=palette(len(layout.classes)))

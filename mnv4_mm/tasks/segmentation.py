@@ -44,9 +44,9 @@ class Segmentation(Task[MaskSplit, AdeLayout]):
 
     def set_split(self, dataset: Any, split: MaskSplit) -> None:
         dataset.data_root = ''
-        dataset.data_prefix = dict(img_path=str(split.pictures), seg_map_path=str(split.masks))
-        dataset.img_suffix, dataset.seg_map_suffix = split.suffix, split.mask_suffix
-        dataset.ann_file = str(split.listed or '')
+        dataset.data_prefix = dict(img_path=str(split.images), seg_map_path=str(split.masks))
+        dataset.img_suffix, dataset.seg_map_suffix = split.image_suffix, split.mask_suffix
+        dataset.ann_file = str(split.names_file or '')
 
     def set_classes(self, dataset: Any, layout: AdeLayout) -> None:
         # mmseg's ADE20KDataset takes no classes but its own.
@@ -88,12 +88,12 @@ class Segmentation(Task[MaskSplit, AdeLayout]):
         if cfg.test_evaluator.type == 'IoUMetric':
             cfg.test_evaluator = dict(type='ExactIoUMetric', prefix=cfg.test_evaluator.get('prefix'))
         cfg.test_evaluator.per_class = per_class
-        cfg.default_hooks.visualization = dict(type='OverlayHook', pictures=str(split.pictures))
+        cfg.default_hooks.visualization = dict(type='OverlayHook', image_dir=str(split.images))
         if out:
-            if Path(out).resolve() in (split.masks.resolve(), split.pictures.resolve()):
+            if Path(out).resolve() in (split.masks.resolve(), split.images.resolve()):
                 raise UserError(f'--out {out} is a folder of the data, which would be overwritten')
             Path(out).mkdir(parents=True, exist_ok=True)
-            cfg.test_evaluator.update(out_dir=out, pictures=str(split.pictures))
+            cfg.test_evaluator.update(out_dir=out, image_dir=str(split.images))
 
     def finish_outputs(self, out: str) -> None:
         print(f'class maps: {out}')

@@ -16,7 +16,7 @@ class Split(Protocol):
     """Images and their ground truth."""
 
     @property
-    def pictures(self) -> Path:
+    def images(self) -> Path:
         """Folder of the images."""
 
 

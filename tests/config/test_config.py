@@ -183,8 +183,15 @@ def test_mistyped_options_are_errors(options, message):
         merged(cfg_options=options)
 
 
+# Larger nets run the same code.
 @pytest.mark.parametrize('name', HEADLINE)
-@pytest.mark.parametrize('backbone', [f'mnv4_{arch}' for arch in ARCHS])
+@pytest.mark.parametrize(
+    'backbone',
+    [
+        pytest.param(f'mnv4_{arch}', marks=() if arch in ('conv_s', 'hybrid_m', 'conv_m_seg') else pytest.mark.long)
+        for arch in ARCHS
+    ],
+)
 def test_every_backbone_fits_every_headline_config(name, backbone):
     cfg = load_config(name)
     cfg.model.backbone.pop('init_cfg', None)
@@ -258,8 +265,8 @@ def test_training_images_are_reported_under_a_name_of_their_own():
 def test_data_in_the_repository_is_found_from_any_folder(tmp_path, monkeypatch, repository):
     monkeypatch.chdir(tmp_path)
     cfg = resolve_data_roots(load_config('mnv4_ssdlite_coco-mini'))
-    assert dataset_split(cfg, 'val_dataloader').pictures == repository / 'data/mini/coco/val2017'
+    assert dataset_split(cfg, 'val_dataloader').images == repository / 'data/mini/coco/val2017'
     assert cfg.val_evaluator.ann_file.startswith(str(repository))
     (tmp_path / 'data/mini/coco/val2017').mkdir(parents=True)  # what is here comes first
     cfg = resolve_data_roots(load_config('mnv4_ssdlite_coco-mini'))
-    assert str(dataset_split(cfg, 'val_dataloader').pictures) == 'data/mini/coco/val2017'
+    assert str(dataset_split(cfg, 'val_dataloader').images) == 'data/mini/coco/val2017'

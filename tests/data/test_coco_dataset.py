@@ -1,4 +1,4 @@
-"""The cached data set says what mmdet's says, without parsing the JSON again, and shares one copy."""
+"""The cached data set equals mmdet's, does not parse the JSON again, and shares one copy between processes."""
 
 import copy
 import json
@@ -38,7 +38,7 @@ SETTINGS = [
 
 @pytest.fixture
 def annotations(tmp_path, repository):
-    """The small real set with a picture without boxes, crowds, a name outside ASCII and one that is absolute."""
+    """Annotations of the small real data set with an image without boxes, crowds, non-ASCII and absolute names."""
     content = json.loads((repository / 'data/mini/coco/annotations/instances_train2017.json').read_text())
     empty = content['images'][3]['id']
     content['annotations'] = [a for a in content['annotations'] if a['image_id'] != empty]
@@ -53,7 +53,7 @@ def annotations(tmp_path, repository):
 
 @pytest.fixture(autouse=True)
 def log(monkeypatch):
-    """Lines of warnings."""
+    """Warnings of the log."""
     lines = []
     monkeypatch.setattr(
         'mnv4_mm.data.coco_dataset.print_log', lambda text, logger, level=0: lines.append(text) if level else None
@@ -74,7 +74,7 @@ def expected(path, **settings):
 
 
 def entries(dataset):
-    """All entries without masks, as text that tells 1 from 1.0."""
+    """Return all entries without masks, as text that distinguishes 1 from 1.0."""
     infos = [dataset.get_data_info(i) for i in range(len(dataset))]
     for info in infos:
         for instance in info['instances']:
@@ -98,9 +98,9 @@ def no_parsing(monkeypatch):
 
 
 @pytest.mark.parametrize('settings', SETTINGS, ids=str)
-def test_it_is_mmdets(annotations, settings, monkeypatch, capsys):
-    wanted = CocoDataset(**options(annotations, **settings))
-    wanted.full_init()
+def test_entries_equal_mmdet(annotations, settings, monkeypatch, capsys):
+    reference = CocoDataset(**options(annotations, **settings))
+    reference.full_init()
     first = build(annotations, **settings)
     first.full_init()
     capsys.readouterr()
@@ -112,18 +112,18 @@ def test_it_is_mmdets(annotations, settings, monkeypatch, capsys):
     assert path.stat().st_mode == annotations.stat().st_mode
     for dataset in (first, second):
         assert dataset.columns.source is not None
-        assert len(dataset) == len(wanted) > 1
-        assert entries(dataset) == entries(wanted)
-        assert dataset[-1] == {**dataset[len(wanted) - 1]}
-        assert (dataset.cat_ids, dataset.cat2label) == (wanted.cat_ids, wanted.cat2label)
-        assert [dataset.get_cat_ids(i) for i in range(len(wanted))] == [
-            wanted.get_cat_ids(i) for i in range(len(wanted))
+        assert len(dataset) == len(reference) > 1
+        assert entries(dataset) == entries(reference)
+        assert dataset[-1] == {**dataset[len(reference) - 1]}
+        assert (dataset.cat_ids, dataset.cat2label) == (reference.cat_ids, reference.cat2label)
+        assert [dataset.get_cat_ids(i) for i in range(len(reference))] == [
+            reference.get_cat_ids(i) for i in range(len(reference))
         ]
         with pytest.raises(IndexError):
-            dataset.get_data_info(len(wanted))
+            dataset.get_data_info(len(reference))
 
 
-def test_what_is_compared_has_all_there_is(annotations):
+def test_the_comparison_covers_all_fields(annotations):
     text = ' '.join(entries(build(annotations)))
     for part in ("'ignore_flag', 1", 'Straße/写真 😀.jpg', "'/elsewhere/1.jpg'", "('instances', [])", "'sample_idx'"):
         assert part in text
@@ -155,7 +155,7 @@ def test_wrappers_and_subsets(annotations):
             ours.get_subset(wrong)
 
 
-def test_its_sample_is_mmdets(repository, tmp_path):
+def test_samples_equal_mmdet(repository, tmp_path):
     root = shutil.copytree(repository / 'data/mini/coco', tmp_path / 'coco')
     pipeline = [
         dict(type='LoadImageFromFile'),
@@ -181,7 +181,7 @@ def test_its_sample_is_mmdets(repository, tmp_path):
             assert torch.equal(one.labels, other.labels)
 
 
-def test_content_and_settings_make_the_key(annotations, monkeypatch):
+def test_the_key_depends_on_content_and_settings(annotations, monkeypatch):
     build(annotations)
     before = annotations.stat()
     content = annotations.read_bytes()
@@ -198,12 +198,12 @@ def test_content_and_settings_make_the_key(annotations, monkeypatch):
     assert len(caches(annotations)) == 6
 
 
-def test_pictures_may_move(annotations, tmp_path, monkeypatch):
+def test_images_may_move(annotations, tmp_path, monkeypatch):
     build(annotations)
-    wanted = CocoDataset(**dict(options(annotations), data_prefix=dict(img='/other')))
+    reference = CocoDataset(**dict(options(annotations), data_prefix=dict(img='/other')))
     no_parsing(monkeypatch)
     ours = CachedCocoDataset(**dict(options(annotations), data_prefix=dict(img='/other')), min_cache_bytes=0)
-    assert entries(ours) == entries(wanted)
+    assert entries(ours) == entries(reference)
 
 
 def cut(path):
@@ -228,7 +228,7 @@ def other_type(path):
     path.write_bytes(path.read_bytes().replace(b'"dtype":"F64"', b'"dtype":"I64"'))
 
 
-def of_others(path):
+def of_another_file(path):
     other = path.with_name('other.json')
     shutil.copy(path.with_name('instances.json'), other)
     build(other, test_mode=True)
@@ -240,19 +240,19 @@ def unpicklable(path):
     torch.save(dict(a=1), path)
 
 
-@pytest.mark.parametrize('damage', [cut, cut_in_header, empty, flip, other_type, of_others, unpicklable])
-def test_a_bad_cache_is_said_and_written_anew(annotations, damage, log, monkeypatch):
-    wanted = entries(build(annotations))
+@pytest.mark.parametrize('damage', [cut, cut_in_header, empty, flip, other_type, of_another_file, unpicklable])
+def test_a_damaged_cache_is_reported_and_written_again(annotations, damage, log, monkeypatch):
+    reference = entries(build(annotations))
     (path,) = caches(annotations)
     good = path.read_bytes()
     damage(path)
     assert path.read_bytes() != good
-    assert entries(build(annotations)) == wanted
+    assert entries(build(annotations)) == reference
     assert len(log) == 1
     assert str(path) in log[0]
-    assert 'written anew' in log[0]
+    assert 'written again' in log[0]
     no_parsing(monkeypatch)
-    assert entries(build(annotations)) == wanted
+    assert entries(build(annotations)) == reference
     assert len(log) == 1
 
 
@@ -282,8 +282,8 @@ def test_a_disk_that_fills_leaves_nothing(annotations, monkeypatch):
     assert [path.name for path in annotations.parent.iterdir()] == ['instances.json']
 
 
-def test_what_columns_cannot_hold_is_mmdets_way(annotations, log):
-    assert len(CachedCocoDataset(**options(annotations))) == len(CocoDataset(**options(annotations)))  # it is small
+def test_settings_beyond_the_columns_are_not_cached(annotations, log):
+    assert len(CachedCocoDataset(**options(annotations))) == len(CocoDataset(**options(annotations)))  # too small
     masks = [dict(type='mmdet.LoadAnnotations', with_mask=True)]
     for settings in (
         dict(pipeline=masks),
@@ -307,12 +307,12 @@ def test_what_columns_cannot_hold_is_mmdets_way(annotations, log):
     annotations.write_text(json.dumps(content))
     assert entries(build(annotations)) == expected(annotations)
     assert caches(annotations) == []
-    assert 'parsed anew at each start' in log[0]
+    assert 'parsed in every run' in log[0]
 
 
-def test_no_picture_left_is_said(annotations):
+def test_an_empty_selection_is_an_error(annotations):
     for _ in range(2):
-        with pytest.raises(UserError, match=r'no picture is left .* classes unicorn'):
+        with pytest.raises(UserError, match=r'no image is left .* classes unicorn'):
             build(annotations, metainfo=dict(classes=('unicorn',)), filter_cfg=FILTER)
 
 
@@ -323,7 +323,7 @@ def test_without_any_box(annotations):
         assert entries(build(annotations, test_mode=True)) == expected(annotations, test_mode=True)
 
 
-def test_mistakes_in_the_json_are_told(annotations, tmp_path):
+def test_mistakes_in_the_json_are_user_errors(annotations, tmp_path):
     for content in ('{', '[]', '{"images": [{}], "annotations": [], "categories": []}'):
         annotations.write_text(content)
         with pytest.raises(UserError, match='is not a COCO annotation file'):
@@ -339,7 +339,7 @@ def test_columns_cannot_be_changed(annotations):
 
 
 def read_all(dataset, queue):
-    """In a worker: reads every entry, then what the kernel says of the mapped file in this process."""
+    """In a worker: read every entry, then the kernel's statistics of the mapped file in this process."""
     texts = entries(dataset)
     mapped = str(dataset.columns.source[0])
     fields, inside = {}, False
@@ -352,7 +352,7 @@ def read_all(dataset, queue):
     queue.put((texts, fields, hasattr(dataset, 'data_list') and len(dataset.data_list)))
 
 
-@pytest.mark.skipif(not Path('/proc/self/smaps').exists(), reason='Linux says what a process shares')
+@pytest.mark.skipif(not Path('/proc/self/smaps').exists(), reason='needs /proc of Linux')
 @pytest.mark.parametrize('way', ['fork', 'spawn'])
 def test_workers_share_the_file(tmp_path, way):
     write_full_size(tmp_path / 'instances.json', images=2000, annotations=16_000)
@@ -367,11 +367,11 @@ def test_workers_share_the_file(tmp_path, way):
     assert texts == entries(dataset)
     assert left == 0
     assert fields['Rss:'] * 1024 >= dataset.columns.box.nbytes
-    assert fields['Anonymous:'] == 0  # no page of its own
+    assert fields['Anonymous:'] == 0  # no page is copied
 
 
-class Late(Dataset):
-    """Is not ready before a loader's worker asks it."""
+class LateDataset(Dataset):
+    """Data set that is initialised by a worker of the data loader."""
 
     def __init__(self, path):
         self.dataset = build(path, lazy_init=True)
@@ -384,7 +384,7 @@ class Late(Dataset):
 
 
 def rank(number, folder, queue):
-    """Ranks 0 and 1 build the same data sets at once: written, found, not writable, not JSON."""
+    """Build the same data sets in ranks 0 and 1: written, found, not writable, not JSON."""
     torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/store', rank=number, world_size=2)
     annotations = folder / 'instances.json'
     parsed = []
@@ -400,8 +400,8 @@ def rank(number, folder, queue):
     report.append((len(parsed), dataset.columns.source is not None, len(dataset)))
     Columns.write = write
     done = folder / 'done'
-    if number == 0:  # a loader's worker does not wait for the other rank, which is not at a barrier now
-        loader = DataLoader(Late(annotations), None, num_workers=1, timeout=30, multiprocessing_context='fork')
+    if number == 0:  # a worker does not wait for the other rank, which is not at a barrier now
+        loader = DataLoader(LateDataset(annotations), None, num_workers=1, timeout=30, multiprocessing_context='fork')
         report.append(next(iter(loader))['img_id'])
         done.touch()
     while not done.exists():
@@ -419,7 +419,7 @@ def refuse_to_write(self, path, key):
     raise PermissionError(13, 'Permission denied')
 
 
-def test_ranks_parse_once_and_never_wait_for_ever(annotations):
+def test_ranks_parse_once_and_never_hang(annotations):
     annotations.with_name('broken.json').write_text('{')
     context = multiprocessing.get_context('spawn')
     queue = context.SimpleQueue()
@@ -429,7 +429,7 @@ def test_ranks_parse_once_and_never_wait_for_ever(annotations):
     for process in ranks:
         process.join(120)
     for process in ranks:
-        process.kill()  # those that wait for ever
+        process.kill()  # those that still wait
         process.join()
     assert [process.exitcode for process in ranks] == [0, 0]
     reports = dict(queue.get() for _ in ranks)
@@ -448,7 +448,7 @@ def test_a_full_size_file_can_be_made(tmp_path):
     assert entries(build(path, filter_cfg=FILTER)) == expected(path, filter_cfg=FILTER)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_starts_are_measured(tmp_path):
     path = tmp_path / 'instances.json'
     write_full_size(path, images=200, annotations=1000)

@@ -1,4 +1,4 @@
-"""Downloads continue where they were cut, are checked, and appear whole; against a server of this machine."""
+"""Downloads from a local server are resumed, checked and unpacked atomically."""
 
 import hashlib
 import http.server
@@ -22,7 +22,7 @@ def zip_of(**files):
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves ``content``; cuts the connection after ``cut`` bytes, and ignores Range unless ``ranges``."""
+    """Serve ``content``; close the connection after ``cut`` bytes, and ignore Range unless ``ranges``."""
 
     content = b''
     cut: int | None = None
@@ -48,7 +48,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture(params=['md5', 'sha1'])
 def server(monkeypatch, request):
-    kind = request.param
+    algorithm = request.param
     server = Server(('127.0.0.1', 0), Handler)
     server.starts = []
     server.content = zip_of(annotations__a='1' * 100_000, val2017__b='2')
@@ -57,7 +57,7 @@ def server(monkeypatch, request):
     archive = Archive(
         f'http://127.0.0.1:{server.server_port}/x.zip',
         len(server.content),
-        f'{kind}:{hashlib.new(kind, server.content).hexdigest()}',
+        f'{algorithm}:{hashlib.new(algorithm, server.content).hexdigest()}',
         'val2017',
     )
     monkeypatch.setitem(download.DATASETS, 'test', (archive,))
@@ -68,7 +68,7 @@ def server(monkeypatch, request):
     thread.join()
 
 
-def test_it_arrives_whole_and_is_not_fetched_twice(server, tmp_path):
+def test_a_data_set_is_downloaded_once(server, tmp_path):
     download_dataset('test', tmp_path / 'd')
     assert (tmp_path / 'd/annotations/a').read_text() == '1' * 100_000
     assert sorted(p.name for p in (tmp_path / 'd').iterdir()) == ['annotations', 'val2017']
@@ -77,9 +77,9 @@ def test_it_arrives_whole_and_is_not_fetched_twice(server, tmp_path):
 
 
 @pytest.mark.parametrize('ranges', [True, False])
-def test_a_cut_download_continues(server, tmp_path, ranges):
+def test_an_interrupted_download_is_resumed(server, tmp_path, ranges):
     server.cut, server.ranges = 40_000, ranges
-    with pytest.raises(UserError, match='connection was cut'):
+    with pytest.raises(UserError, match='connection was interrupted'):
         download_dataset('test', tmp_path)
     server.cut = None
     download_dataset('test', tmp_path)
@@ -87,14 +87,14 @@ def test_a_cut_download_continues(server, tmp_path, ranges):
     assert server.starts == [0, 40_000 if ranges else 0]
 
 
-def test_a_wrong_checksum_is_thrown_away(server, tmp_path):
+def test_a_file_with_a_wrong_checksum_is_deleted(server, tmp_path):
     server.content = bytes(len(server.content))
     with pytest.raises(UserError, match='wrong checksum'):
         download_dataset('test', tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_server_that_is_not_there(server, tmp_path, monkeypatch):
+def test_an_unreachable_server_is_a_user_error(server, tmp_path, monkeypatch):
     archive = download.DATASETS['test'][0]._replace(url='http://127.0.0.1:9/x.zip')
     monkeypatch.setitem(download.DATASETS, 'test', (archive,))
     with pytest.raises(UserError, match='refused'):
@@ -111,13 +111,13 @@ def test_bad_arguments(tmp_path, monkeypatch):
     with pytest.raises(UserError, match='41 GB are needed'):
         download_dataset('coco2017', tmp_path / 'd')
     with (tmp_path / 'd/train2017.zip.part').open('wb') as part:
-        part.truncate(19_000_000_000)  # has arrived, and counts no more
+        part.truncate(19_000_000_000)  # downloaded already, so not counted
     with pytest.raises(UserError, match='22 GB are needed'):
         download_dataset('coco2017', tmp_path / 'd')
 
 
-def test_a_part_that_is_whole_or_too_long(server, tmp_path):
-    (tmp_path / 'x.zip.part').write_bytes(server.content)  # stopped between the last byte and the check
+def test_a_complete_or_too_long_part(server, tmp_path):
+    (tmp_path / 'x.zip.part').write_bytes(server.content)  # interrupted between the last byte and the check
     download_dataset('test', tmp_path)
     assert (tmp_path / 'val2017/b').read_text() == '2'
     (tmp_path / 'd').mkdir()
@@ -127,10 +127,10 @@ def test_a_part_that_is_whole_or_too_long(server, tmp_path):
     download_dataset('test', tmp_path / 'd')
 
 
-def test_every_data_set_names_a_checksum_of_its_kind():
+def test_every_archive_has_a_checksum():
     sizes = {'md5': 32, 'sha1': 40}
     for archives in download.DATASETS.values():
         for archive in archives:
-            kind, digest = archive.checksum.split(':')
-            assert len(bytes.fromhex(digest)) * 2 == sizes[kind]
+            algorithm, digest = archive.checksum.split(':')
+            assert len(bytes.fromhex(digest)) * 2 == sizes[algorithm]
     assert download.DATASETS.keys() == download.ROOTS.keys()

@@ -1,4 +1,4 @@
-"""The drawn data set says the same in boxes, polygons and masks, and the same seed draws it again."""
+"""Boxes, polygons and masks of the drawn data set agree, and it is reproducible by its seed."""
 
 import json
 
@@ -21,7 +21,7 @@ def root(tmp_path_factory, backgrounds):
     return draw_dataset(tmp_path_factory.mktemp('d') / 'a', backgrounds, train=40, val=10, size=160, seed=3)
 
 
-def test_it_is_a_clean_coco_data_set(root):
+def test_it_is_a_valid_coco_data_set(root):
     layout = find_coco(root)
     assert layout.classes == SHAPES
     content = json.loads(layout.train.annotations.read_text())
@@ -43,7 +43,7 @@ def test_boxes_and_masks_agree(root, split, side):
         for a in annotations:
             x, y, w, h = a['bbox']
             inside = mask[y : y + h, x : x + w] == a['category_id']
-            # The box is tight, and the polygon lies in it.
+            # The box is tight and contains the polygon.
             assert inside.any(axis=0)[[0, -1]].all()
             assert inside.any(axis=1)[[0, -1]].all()
             points = np.array(a['segmentation'][0]).reshape(-1, 2)
@@ -51,7 +51,7 @@ def test_boxes_and_masks_agree(root, split, side):
             assert (points <= np.array([x + w, y + h])).all()
 
 
-def test_a_seed_draws_the_same_again_and_another_does_not(root, tmp_path, backgrounds):
+def test_it_is_reproducible_by_its_seed(root, tmp_path, backgrounds):
     same = draw_dataset(tmp_path / 'same', backgrounds, train=40, val=10, size=160, seed=3)
     other = draw_dataset(tmp_path / 'other', backgrounds, train=40, val=10, size=160, seed=4)
     for path in sorted(root.rglob('*.*')):
@@ -61,11 +61,11 @@ def test_a_seed_draws_the_same_again_and_another_does_not(root, tmp_path, backgr
 
 @pytest.mark.parametrize('numbers', [dict(train=0), dict(val=-1), dict(size=10)])
 def test_bad_numbers(tmp_path, backgrounds, numbers):
-    with pytest.raises(UserError, match='at least 1 picture'):
+    with pytest.raises(UserError, match='at least 1 image'):
         draw_dataset(tmp_path / 'x', backgrounds, **numbers)
 
 
-def test_places_in_use_and_empty_places(tmp_path, backgrounds):
+def test_used_output_and_missing_backgrounds_are_refused(tmp_path, backgrounds):
     (tmp_path / 'x').mkdir()
     (tmp_path / 'x' / 'file').touch()
     with pytest.raises(UserError, match='not an empty folder'):

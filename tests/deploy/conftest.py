@@ -1,8 +1,10 @@
 """Checkpoints of small untrained nets with useful outputs: norms that fit real images, and distinct scores."""
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -27,17 +29,21 @@ def photos(repository) -> list[Path]:
 
 
 @pytest.fixture(scope='session')
-def make_checkpoint(tmp_path_factory, photos) -> Maker:
-    """Return a function that writes a checkpoint of a config to a folder of its own, as train.py does."""
+def make_checkpoint(once, tmp_path_factory, photos) -> Maker:
+    """Return a function that writes a checkpoint of a config as train.py does: once for all workers, copied per call."""
 
     def make(name: str, backbone: str | None = None) -> Path:
+        key = f'lively {name} {backbone or ""}'.strip().replace(':', ' ').replace('/', ' ')
+        made = once(key, lambda folder: write(name, backbone, folder)) / 'net.pth'
+        return Path(shutil.copy(made, tmp_path_factory.mktemp('checkpoint')))
+
+    def write(name: str, backbone: str | None, folder: Path) -> None:
         cfg = load_config(name)
         if backbone:
             cfg = fit_backbone(cfg, backbone)
         cfg.model.backbone.pop('init_cfg', None)
-        path = tmp_path_factory.mktemp('checkpoint') / 'net.pth'
-        save_lively(cfg, photos, path)
-        return path
+        folder.mkdir(exist_ok=True)
+        save_lively(cfg, photos, folder / 'net.pth')
 
     return make
 
@@ -60,8 +66,8 @@ def fragile() -> tuple[nn.Module, list[np.ndarray]]:
     last = nn.Conv2d(8, 8, 3, stride=2, padding=1)
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), last, nn.Softmax(1))
     with torch.no_grad():
-        net[2].weight[0] *= 1000
-        net[3].weight[:, 0] /= 1000
+        net.get_parameter('2.weight')[0] *= 1000
+        net.get_parameter('3.weight')[:, 0] /= 1000
     rng = np.random.default_rng(0)
     return net.eval(), [rng.uniform(0, 1, (1, 3, 32, 32)).astype(np.float32) for _ in range(4)]
 
@@ -69,7 +75,7 @@ def fragile() -> tuple[nn.Module, list[np.ndarray]]:
 def save_lively(cfg: Config, photos: list[Path], path: Path) -> None:
     torch.manual_seed(0)
     with tensors_only():
-        model = build_model(cfg)
+        model: Any = build_model(cfg)
     part = 'bbox_head' if 'bbox_head' in cfg.model else 'decode_head'
     head = getattr(model, part)
     for module in model.modules():
@@ -80,7 +86,7 @@ def save_lively(cfg: Config, photos: list[Path], path: Path) -> None:
     steps = innermost_dataset(cfg.test_dataloader.dataset).pipeline
     # Detectors at the size of their config; segmenters at a smaller one, for speed.
     size = next(step.scale for step in steps if step.type == 'Resize') if part == 'bbox_head' else (160, 160)
-    images = [cv2.resize(cv2.imread(str(photo)), size) for photo in photos]
+    images = [cv2.resize(np.asarray(cv2.imread(str(photo))), size) for photo in photos]
     batch = torch.from_numpy(np.stack(images)[..., ::-1].transpose(0, 3, 1, 2).copy()).float()
     batch = (batch - 120) / 58
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""mIoU is what numpy counts, to the last digit, and what mmseg counts, to its hundredth of a percent."""
+"""mIoU equals that of numpy to 1e-9, and that of mmseg to its rounding to a hundredth of a percent."""
 
 import numpy as np
 import pytest
@@ -7,54 +7,54 @@ from mmseg.evaluation import IoUMetric
 from PIL import Image
 
 from mnv4_mm.engine import ExactIoUMetric
-from mnv4_mm.engine.iou import areas
+from mnv4_mm.engine.iou import class_areas
 
 CLASSES = 12
 
 
 @pytest.fixture(scope='module')
 def pairs():
-    """20 predictions and truths of different sizes: class 10 in neither, 11 only predicted, 255 unlabelled."""
+    """20 predictions and ground truths of several sizes; 10 is in neither, 11 only predicted, 255 unlabelled."""
     rng = np.random.default_rng(0)
     made = []
     for i in range(20):
         shape = (40 + i, 50 + 2 * i)
-        truth = rng.integers(0, 10, shape)
-        predicted = np.where(rng.random(shape) < 0.6, truth, rng.integers(0, 10, shape))
+        ground_truth = rng.integers(0, 10, shape)
+        predicted = np.where(rng.random(shape) < 0.6, ground_truth, rng.integers(0, 10, shape))
         predicted[:2, :3] = 11
-        truth[-3:] = 255
-        made.append((predicted, truth))
+        ground_truth[-3:] = 255
+        made.append((predicted, ground_truth))
     return made
 
 
-def measured(metric, pairs):
+def compute_metrics(metric, pairs):
     metric.dataset_meta = dict(classes=[f'c{i}' for i in range(CLASSES)], palette=[[i, 0, 0] for i in range(CLASSES)])
-    for predicted, truth in pairs:
+    for predicted, ground_truth in pairs:
         sample = {
             'pred_sem_seg': dict(data=torch.tensor(predicted)[None]),
-            'gt_sem_seg': dict(data=torch.tensor(truth)[None]),
+            'gt_sem_seg': dict(data=torch.tensor(ground_truth)[None]),
             'img_path': '',
         }
         metric.process(None, [sample])
     return metric.evaluate(len(pairs))
 
 
-def by_numpy(pairs):
-    """Per-class intersection and union, straight from the definition."""
+def run_numpy(pairs):
+    """Compute intersection and union per class, directly from the definition."""
     intersection, union, truths = (np.zeros(CLASSES, int) for _ in range(3))
-    for predicted, truth in pairs:
-        counted = truth != 255
+    for predicted, ground_truth in pairs:
+        counted = ground_truth != 255
         for c in range(CLASSES):
-            p, t = (predicted == c) & counted, (truth == c) & counted
+            p, t = (predicted == c) & counted, (ground_truth == c) & counted
             intersection[c] += (p & t).sum()
             union[c] += (p | t).sum()
             truths[c] += t.sum()
     return intersection, union, truths
 
 
-def test_it_is_numpys_to_1e_9(pairs):
-    metrics = measured(ExactIoUMetric(per_class=True), pairs)
-    intersection, union, truths = by_numpy(pairs)
+def test_metrics_equal_numpy(pairs):
+    metrics = compute_metrics(ExactIoUMetric(per_class=True), pairs)
+    intersection, union, truths = run_numpy(pairs)
     here = union > 0
     assert list(here) == [True] * 10 + [False, True]
     assert metrics['mIoU'] == pytest.approx((intersection[here] / union[here]).mean(), abs=1e-9)
@@ -65,49 +65,49 @@ def test_it_is_numpys_to_1e_9(pairs):
             assert metrics[f'c{c}_IoU'] == pytest.approx(intersection[c] / union[c], abs=1e-9)
         else:
             assert f'c{c}_IoU' not in metrics
-    assert next(iter(metrics)) == 'mIoU'  # the best checkpoint is chosen by the first
+    assert next(iter(metrics)) == 'mIoU'  # the best checkpoint is selected by the first metric
 
 
-def test_it_is_mmsegs(pairs):
-    ours, theirs = measured(ExactIoUMetric(), pairs), measured(IoUMetric(), pairs)
+def test_metrics_equal_mmseg(pairs):
+    ours, theirs = compute_metrics(ExactIoUMetric(), pairs), compute_metrics(IoUMetric(), pairs)
     for name in ('mIoU', 'mAcc', 'aAcc'):
         assert 100 * ours[name] == pytest.approx(theirs[name], abs=0.0051)
 
 
-def test_counting_stays_exact_beyond_float32():
+def test_counts_are_exact_beyond_float32():
     """float32 counts 2^24 + 1 as 2^24."""
-    truth = torch.zeros(2**12, 2**12 + 1, dtype=torch.uint8)
-    counted = areas(truth, truth, 2)
-    assert counted.both.tolist() == [2**24 + 2**12, 0]
+    ground_truth = torch.zeros(2**12, 2**12 + 1, dtype=torch.uint8)
+    counted = class_areas(ground_truth, ground_truth, 2)
+    assert counted.intersection.tolist() == [2**24 + 2**12, 0]
     metric = ExactIoUMetric()
     metric.dataset_meta = dict(classes=['a', 'b'])
-    metric.results = [counted, areas(torch.tensor([[0]]), torch.tensor([[1]]), 2)]
+    metric.results = [counted, class_areas(torch.tensor([[0]]), torch.tensor([[1]]), 2)]
     assert metric.evaluate(2)['aAcc'] == (2**24 + 2**12) / (2**24 + 2**12 + 1)
 
 
-def test_absent_classes_are_said_to_be(pairs, tmp_path):
+def test_absent_classes_are_marked(pairs, tmp_path):
     from mmengine.logging import MMLogger
 
     log = tmp_path / 'log'
     logger = MMLogger.get_instance('iou', log_file=str(log))
-    measured(ExactIoUMetric(per_class=True), pairs)
+    compute_metrics(ExactIoUMetric(per_class=True), pairs)
     for handler in logger.handlers:
         handler.flush()
     lines = [line.split('|')[1:-1] for line in log.read_text().splitlines() if line.startswith('| c')]
     table = {cells[0].strip(): [c.strip() for c in cells[1:]] for cells in lines}
-    assert table['c10'][:2] == ['absent', 'absent']  # in neither: left out of the means
-    assert table['c11'][:2] == ['0.0000', 'absent']  # predicted where it is not: counts as 0
+    assert table['c10'][:2] == ['absent', 'absent']  # occurs in neither: left out of the means
+    assert table['c11'][:2] == ['0.0000', 'absent']  # only predicted: IoU 0
     assert 0.3 < float(table['c0'][0]) < 0.9
 
 
-def test_nothing_labelled_is_no_number():
-    metrics = measured(ExactIoUMetric(), [(np.zeros((2, 2), int), np.full((2, 2), 255))])
+def test_metrics_without_labels_are_nan():
+    metrics = compute_metrics(ExactIoUMetric(), [(np.zeros((2, 2), int), np.full((2, 2), 255))])
     assert all(np.isnan(value) for value in metrics.values())
 
 
 @pytest.mark.parametrize('reduced', [True, False])
 def test_class_maps_have_the_values_of_the_masks(tmp_path, reduced):
-    metric = ExactIoUMetric(out_dir=str(tmp_path / 'out'), pictures='/data')
+    metric = ExactIoUMetric(out_dir=str(tmp_path / 'out'), image_dir='/data')
     metric.dataset_meta = dict(classes=['a', 'b'], palette=[[1, 2, 3], [4, 5, 6]])
     labels = torch.tensor([[[0, 1, 1]]])
     sample = dict(pred_sem_seg=dict(data=labels), gt_sem_seg=dict(data=labels), img_path='/data/sub/x.jpg')
@@ -119,7 +119,7 @@ def test_class_maps_have_the_values_of_the_masks(tmp_path, reduced):
 
 
 @pytest.mark.parametrize('label', [3, 4, 200])
-def test_a_label_beyond_the_classes_is_refused_whatever_is_predicted(label):
+def test_labels_out_of_range_are_refused(label):
     for predicted in range(3):
         with pytest.raises(ValueError, match='not below the 3 classes'):
-            areas(torch.tensor([0, 1, predicted]), torch.tensor([0, 1, label]), 3)
+            class_areas(torch.tensor([0, 1, predicted]), torch.tensor([0, 1, label]), 3)

@@ -1,4 +1,4 @@
-"""The tables say what their comments say, and the nets have the published sizes."""
+"""The comments of the architecture tables are correct, and the nets have the published sizes."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ from mnv4_mm.models import MobileNetV4, arch
 from mnv4_mm.models.arch import ARCHS, UIB
 from mnv4_mm.report.complexity import classifier
 
-# M parameters of the trunk up to C5, from the published tables.
+# Million parameters up to C5, from the published tables.
 TRUNK = {'conv_s': 1.137, 'conv_m': 6.955, 'conv_l': 29.585, 'hybrid_m': 8.315, 'hybrid_l': 34.759}
 
 
@@ -19,7 +19,7 @@ def paper_name(row: UIB) -> str:
     ]
 
 
-def test_comments_name_the_block_that_the_numbers_make():
+def test_comments_name_the_block_type():
     rows = re.findall(r'UIB\((\d), (\d), (\d), (\d), (\d+)\),  # (\w+)', Path(arch.__file__).read_text())
     tables = {id(net.stages): net.stages for net in ARCHS.values()}.values()
     assert len(rows) == sum(isinstance(row, UIB) for stages in tables for stage in stages for row in stage)
@@ -28,14 +28,14 @@ def test_comments_name_the_block_that_the_numbers_make():
 
 
 @pytest.mark.parametrize('name', TRUNK)
-def test_trunk_has_the_published_number_of_parameters(name):
+def test_backbone_has_the_published_number_of_parameters(name):
     assert sum(p.numel() for p in MobileNetV4(name, (3,)).parameters()) / 1e6 == pytest.approx(TRUNK[name], abs=5e-4)
 
 
-# M parameters of the whole classification net: timm's numbers.
+# Million parameters of the classification net, from timm.
 WHOLE = {'conv_s': 3.774, 'conv_m': 9.716, 'hybrid_m': 11.075, 'conv_l': 32.591, 'hybrid_l': 37.765}
 
 
 @pytest.mark.parametrize('name', WHOLE)
-def test_the_whole_net_has_the_published_number_of_parameters(name):
+def test_classification_net_has_the_published_number_of_parameters(name):
     assert sum(p.numel() for p in classifier(name).parameters()) / 1e6 == pytest.approx(WHOLE[name], abs=5e-4)

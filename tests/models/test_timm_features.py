@@ -1,4 +1,4 @@
-"""The peers behind the same contract."""
+"""Backbones of timm keep the contract of MobileNetV4."""
 
 import pytest
 import timm
@@ -10,10 +10,10 @@ from mnv4_mm.config.backbone import fit_backbone
 from mnv4_mm.config.load import load_config
 from mnv4_mm.errors import UserError
 from mnv4_mm.models import TimmFeatures
-from mnv4_mm.models.timm_features import built_for_one_size
+from mnv4_mm.models.timm_features import has_fixed_input_size
 from mnv4_mm.tasks import build_model
 
-# The nets of the paper's comparison, and those whose COCO and ADE20K numbers are published.
+# Nets of the paper's comparison, and nets with published results on COCO and ADE20K.
 PEERS = [
     'mobilenetv1_100', 'mobilenetv2_100', 'mobilenetv3_large_100', 'efficientvit_b1', 'fastvit_sa12', 'mobilevit_s',
     'mobilevitv2_100', 'efficientformerv2_s1', 'nextvit_small', 'convnext_tiny', 'pvt_v2_b0', 'repvit_m1_1',
@@ -28,7 +28,9 @@ SIZE = (128, 192)
 
 @pytest.mark.parametrize('name', PEERS)
 def test_maps_parameters_and_norms(name):
-    net = TimmFeatures(name, (0, 1, 2, 3), img_size=SIZE if built_for_one_size(name) else None, norm_eval=True).train()
+    net = TimmFeatures(
+        name, (0, 1, 2, 3), img_size=SIZE if has_fixed_input_size(name) else None, norm_eval=True
+    ).train()
     maps = net(torch.randn(2, 3, *SIZE))
     expected = [(2, c, SIZE[0] // s, SIZE[1] // s) for c, s in zip(net.out_channels, net.out_strides, strict=True)]
     assert net.out_strides == (4, 8, 16, 32)
@@ -38,11 +40,22 @@ def test_maps_parameters_and_norms(name):
     assert not any(m.training for m in net.modules() if isinstance(m, _BatchNorm))
 
 
-@pytest.mark.parametrize('config', HEADLINE)
-@pytest.mark.parametrize('name', PEERS)
+# Each peer with one head, each head with two peers; all pairs in the long tests.
+SHORT_PAIRS = {(name, 'mnv4_fpn_ade20k') for name in PEERS}
+SHORT_PAIRS |= {(name, config) for name in ('resnet18', 'efficientformerv2_s1') for config in HEADLINE}
+
+
+@pytest.mark.parametrize(
+    ('name', 'config'),
+    [
+        pytest.param(name, config, marks=() if (name, config) in SHORT_PAIRS else pytest.mark.long)
+        for name in PEERS
+        for config in HEADLINE
+    ],
+)
 def test_each_fits_each_headline_config_and_runs(name, config):
     cfg = load_config(config)
-    if built_for_one_size(name):
+    if has_fixed_input_size(name):
         if config == 'mnv4_retinanet-1x_coco':
             with pytest.raises(UserError, match='one image size'):
                 fit_backbone(cfg, f'timm:{name}')
@@ -66,7 +79,7 @@ def test_each_trains(name):
     assert [key for key, p in model.named_parameters() if p.grad is None] == []
 
 
-def test_stochastic_depth_goes_where_there_is_any():
+def test_stochastic_depth_is_used_if_supported():
     assert TimmFeatures('convnext_tiny', drop_path_rate=0.2).options['drop_path_rate'] == 0.2
     fitted = fit_backbone(load_config('mnv4_retinanet_coco'), 'timm:resnet18')
     assert fitted.model.backbone.drop_path_rate == 0.2
@@ -76,7 +89,7 @@ def test_stochastic_depth_goes_where_there_is_any():
         fit_backbone(cfg, 'timm:resnet18')
 
 
-def test_no_network_and_files_are_one_line(monkeypatch):
+def test_missing_network_and_files_are_user_errors(monkeypatch):
     def offline(name, pretrained=False, **options):
         raise OSError('no network')
 
@@ -88,19 +101,19 @@ def test_no_network_and_files_are_one_line(monkeypatch):
                 net.init_weights()
 
 
-def test_the_map_behind_c5_is_c5_for_nets_that_have_none():
+def test_index_4_is_c5():
     net = TimmFeatures('resnet18', (2, 4)).eval()
     assert net.out_channels == (256, 512)
     c4, last = net(torch.randn(1, 3, 64, 64))
     assert (c4.shape[-1], last.shape[-1]) == (4, 2)
 
 
-def test_a_mobilenetv4_from_timm_is_ours_with_the_wide_map():
+def test_stride_32_of_timms_mobilenetv4_is_the_wide_feature_map():
     theirs = TimmFeatures('mobilenetv4_conv_small', (0, 1, 2, 3)).eval()
     assert theirs.out_channels == (32, 64, 96, 960)
 
 
-def test_weights_come_by_timm(monkeypatch):
+def test_weights_are_loaded_by_timm(monkeypatch):
     source = timm.create_model('resnet18', features_only=True, out_indices=(2, 3, 4))
     create = timm.create_model
     asked = []
@@ -118,8 +131,8 @@ def test_weights_come_by_timm(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ('arguments', 'message'), [(dict(name='resnet19'), 'near'), (dict(name='vit_tiny_patch16_224'), 'strides')]
+    ('arguments', 'message'), [(dict(name='resnet19'), 'similar names'), (dict(name='vit_tiny_patch16_224'), 'strides')]
 )
-def test_nets_that_do_not_fit(arguments, message):
+def test_unknown_and_unsuitable_nets_are_refused(arguments, message):
     with pytest.raises(UserError, match=message):
         TimmFeatures(**arguments)

@@ -1,6 +1,6 @@
-"""26 training and 17 validation pictures of COCO with masks in ADE20K's classes, in git at data/mini/ade.
+"""26 training and 17 validation images of COCO with masks in ADE20K's classes, part of the repository (data/mini/ade).
 
-They show that the machinery works and learns. Their mIoU is no ADE20K result, hence the evaluator's prefix `ade-mini`.
+They show that training works. The mIoU is not an ADE20K result, hence the evaluator's prefix `ade-mini`.
 """
 
 data_root = 'data/mini/ade/'

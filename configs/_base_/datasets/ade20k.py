@@ -1,13 +1,14 @@
-"""ADE20K (SceneParse150) at data/ade/ADEChallengeData2016, 512x512, with the pipeline of mmseg's own config.
+"""ADE20K (SceneParse150) in data/ade/ADEChallengeData2016 at 512x512, with the pipeline of mmseg's config.
 
-Mask value 0 is unlabelled; the data set makes 255 of it and 0...149 of the classes (reduce_zero_label).
+In the masks, 0 is unlabelled and 1...150 are the classes. The data set converts them to 255 and 0...149
+(reduce_zero_label).
 """
 
 data_root = 'data/ade/ADEChallengeData2016/'
 input_size = (512, 512)  # width, height of a training crop
 
 train_pipeline = [
-    # Reads picture and mask, then mmseg's RandomResize, RandomCrop, RandomFlip and PhotoMetricDistortion in one go.
+    # Reads image and mask and applies mmseg's RandomResize, RandomCrop, RandomFlip and PhotoMetricDistortion.
     dict(
         type='SegAugmentation',
         scale=(2048, 512),
@@ -21,7 +22,7 @@ train_pipeline = [
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(2048, 512), keep_ratio=True),
-    # After Resize: predictions are compared in pixels of the original picture.
+    # After Resize, so that predictions are compared in pixels of the original image.
     dict(type='LoadAnnotations'),
     dict(type='PackSegInputs'),
 ]

@@ -1,6 +1,6 @@
-"""64 training and 32 validation pictures of COCO 2017, in git at data/mini/coco. Flip is the only augmentation.
+"""64 training and 32 validation images of COCO 2017, part of the repository (data/mini/coco). Augmented by flips only.
 
-They show that the machinery works and learns. Their AP is no COCO result, hence the evaluator's prefix `coco-mini`.
+They show that training works. The AP is not a COCO result, hence the evaluator's prefix `coco-mini`.
 """
 
 data_root = 'data/mini/coco/'
@@ -30,7 +30,7 @@ train_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
         type='RepeatDataset',
-        times=4,  # an epoch is 4 x 64 pictures = 32 steps of 8
+        times=4,  # an epoch is 4 x 64 images = 32 steps of 8
         dataset=dict(
             type='CocoDataset',
             data_root=data_root,

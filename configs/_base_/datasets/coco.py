@@ -1,4 +1,4 @@
-"""COCO 2017 detection at data/coco, with mmdet's plain pipeline (1333x800, flip); leaf configs put their own."""
+"""COCO 2017 detection in data/coco, with mmdet's basic pipeline (1333x800, flip), which most leaf configs replace."""
 
 data_root = 'data/coco/'
 input_size = (1333, 800)  # width, height
@@ -13,7 +13,7 @@ train_pipeline = [
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=input_size, keep_ratio=True),
-    # After Resize: the ground truth stays in pixels of the original picture, where it is drawn beside predictions.
+    # After Resize, so that the ground truth stays in pixels of the original image, where it is drawn with predictions.
     dict(type='LoadAnnotations', with_bbox=True),
     dict(
         type='PackDetInputs',

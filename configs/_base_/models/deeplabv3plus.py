@@ -1,6 +1,6 @@
 """DeepLabV3+ (arXiv 1802.02611) on MNv4-Conv-M at output stride 16: heads of mmseg's mobilenet-v2-d8_deeplabv3plus.
 
-That one has output stride 8; the dilations here are half of its, so that they span the same pixels.
+mmseg's config has output stride 8. The dilations here are half as large, so that they cover the same image area.
 """
 
 norm_cfg = dict(type='BN')

@@ -1,6 +1,7 @@
-"""LR-ASPP on MNv4-Conv-S at output stride 16: the head of MobileNetV3 (arXiv 1905.02244), as mmseg builds it.
+"""LR-ASPP, the head of MobileNetV3 (arXiv 1905.02244) as built by mmseg, on MNv4-Conv-S at output stride 16.
 
-The 960-channel map mmseg's MobileNetV3 hands to it is left out: C5 does, and saves more than the head itself costs.
+The head reads C5 instead of the 960-channel feature map that mmseg's MobileNetV3 passes to it. Omitting that layer
+saves more computation than the head takes.
 """
 
 norm_cfg = dict(type='BN', eps=0.001)

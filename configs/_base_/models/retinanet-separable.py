@@ -1,10 +1,10 @@
-"""The paper's detector (section 7.2) on MNv4-Conv-M: RetinaNet, P3-P7 of 256 channels, towers of 4, separable 3x3.
+"""The paper's detector (section 7.2) on MNv4-Conv-M: RetinaNet with separable 3x3 convolutions.
 
-Separable convolutions in the FPN, the towers and the predictors; towers shared by the levels with batch norm of each
-level's own (TF Model Garden's RetinaNet head, in which the paper trained). Where the paper prints nothing, the value is
-that of the Model Garden's mobile RetinaNets (focal loss gamma 1.5, anchors of 3 strides, batch norm eps 1e-3 and
-momentum 0.99) or ours: the box loss (smooth L1, beta 0.1, weight 1), the thresholds of assigner and NMS, and the
-backbone's batch norm, which is that of timm's weights.
+P3-P7 have 256 channels and the towers 4 convolutions. FPN, towers and predictors use separable convolutions. As in TF
+Model Garden's RetinaNet head, with which the paper's detector was trained, all levels share the towers and each level
+has its own batch norm. Values that the paper does not specify are those of the Model Garden's mobile RetinaNets (focal
+loss gamma 1.5, anchors of 3 strides, batch norm eps 1e-3 and momentum 0.99) or ours: the box loss (smooth L1, beta 0.1,
+weight 1), the thresholds of assigner and NMS, and the batch norm of the backbone, which matches timm's weights.
 """
 
 norm_cfg = dict(type='BN', eps=1e-3, momentum=0.01)

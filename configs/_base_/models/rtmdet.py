@@ -1,13 +1,13 @@
-"""RTMDet on MNv4-Conv-S: neck and head of mmdet's RTMDet-tiny at C3-C5.
+"""RTMDet on MNv4-Conv-S: neck and head of mmdet's RTMDet-tiny on C3-C5.
 
-Batch norm instead of RTMDet's SyncBN, which fails on a CPU; on several GPUs tools/train.py makes it synchronous.
+The norm is batch norm instead of RTMDet's SyncBN, which fails on a CPU. On several GPUs training synchronises it.
 """
 
 norm_cfg = dict(type='BN')
 act_cfg = dict(type='SiLU', inplace=True)
 model = dict(
     type='RTMDet',
-    use_syncbn=False,  # mmdet would make it synchronous in several processes on a CPU, too
+    use_syncbn=False,  # True would synchronise it in distributed training on a CPU, too
     data_preprocessor=dict(
         type='DetDataPreprocessor',
         mean=[123.675, 116.28, 103.53],

@@ -1,6 +1,6 @@
-"""SSDLite on MNv4-Conv-S: six levels, the first two from the backbone (C4 and the 960-channel map).
+"""SSDLite on MNv4-Conv-S with six levels. The first two come from the backbone: C4 and the 960-channel feature map.
 
-Neck and head as mmdet's ssdlite_mobilenetv2-scratch, whose first level, too, has stride 16.
+Neck and head are those of mmdet's ssdlite_mobilenetv2-scratch, whose first level has stride 16, too.
 """
 
 norm_cfg = dict(type='BN', eps=0.001, momentum=0.03)
@@ -39,7 +39,7 @@ model = dict(
             scale_major=False,
             strides=[16, 32, 64, 107, 160, 320],
             ratios=[[2, 3], [2, 3], [2, 3], [2, 3], [2, 3], [2, 3]],
-            min_sizes=[48, 100, 150, 202, 253, 304],  # pixels of a 320x320 picture
+            min_sizes=[48, 100, 150, 202, 253, 304],  # pixels of a 320x320 image
             max_sizes=[100, 150, 202, 253, 304, 320],
         ),
         bbox_coder=dict(type='DeltaXYWHBBoxCoder', target_means=[0.0, 0.0, 0.0, 0.0], target_stds=[0.1, 0.1, 0.2, 0.2]),

@@ -1,4 +1,4 @@
-"""A schedule of minutes on a CPU: AdamW, one cycle, counted in steps of 4 crops."""
+"""A schedule of minutes on a CPU: AdamW with one cosine cycle, in steps of 4 crops."""
 
 max_iters = 1000
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters // 3)

@@ -1,13 +1,13 @@
-"""A schedule of minutes on a CPU: AdamW, one cycle, an epoch of the small set being 256 pictures."""
+"""A schedule of minutes on a CPU: AdamW with one cosine cycle, in epochs of 256 images."""
 
-max_epochs = 36  # x 256 = 9,216 pictures
+max_epochs = 36  # x 256 = 9,216 images
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=12)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
-    # Heads that share convolutions between levels name them several times.
+    # Convolutions that a head shares between levels have several names.
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0, bypass_duplicate=True),
     clip_grad=dict(max_norm=10),
 )

@@ -1,4 +1,7 @@
-"""Recognising and checking a segmentation data set in ADE20K's layout, before anything is trained on it."""
+"""Recognise and check a segmentation data set in ADE20K's layout before anything is trained on it.
+
+Imports neither torch nor OpenMMLab, so that the command line can report a mistake at once.
+"""
 
 import itertools
 from collections.abc import Iterable, Iterator
@@ -16,29 +19,29 @@ from mnv4_mm.images import IMAGE_SUFFIXES, image_size
 from mnv4_mm.paths import check_data
 
 LAYOUT = (
-    'images/training with pictures, annotations/training with a PNG mask of the same name for each (0 unlabelled, '
-    '1, 2, ... the classes), the same in validation, and classes.txt with a class name a line'
+    'images/training with images, annotations/training with a PNG mask of the same name for each (0 is unlabelled, '
+    '1, 2, ... are the classes), the same in validation, and classes.txt with one class name per line'
 )
-IGNORED = 255  # mmseg's ignore_index
-QUIET = 500  # pairs that are checked in about a second, without a progress bar
+IGNORE_INDEX = 255  # mmseg's default
+MIN_PAIRS_FOR_PROGRESS = 500  # fewer are checked in about a second
 
 
 class MaskSplit(NamedTuple):
-    """Pictures and their masks: two folders with the same names but for the suffix.
+    """Training or validation split of a segmentation data set: images and masks that differ in suffix only.
 
     Attributes:
-        pictures: Folder of the pictures.
+        images: Folder of the images.
         masks: Folder of the masks.
-        suffix: Ending of the pictures' names.
-        mask_suffix: Ending of the masks' names.
-        listed: Text file with the names to use, a line each, without suffix; all of the folder if None.
+        image_suffix: End of the images' file names.
+        mask_suffix: End of the masks' file names.
+        names_file: Text file with the names to use, one per line, without suffix. None uses the whole folder.
     """
 
-    pictures: Path
+    images: Path
     masks: Path
-    suffix: str = '.jpg'
+    image_suffix: str = '.jpg'
     mask_suffix: str = '.png'
-    listed: Path | None = None
+    names_file: Path | None = None
 
 
 class AdeLayout(NamedTuple):
@@ -48,7 +51,7 @@ class AdeLayout(NamedTuple):
         root: Its folder.
         train: Training split.
         val: Validation split.
-        classes: Class names, the first being mask value 1.
+        classes: Class names; the first one belongs to mask value 1.
     """
 
     root: Path
@@ -58,12 +61,13 @@ class AdeLayout(NamedTuple):
 
 
 def find_ade(root: str | Path) -> AdeLayout:
-    """Recognises a data set in ADE20K's layout; its pairs are checked when they are used, by ``check_pairs``.
+    """Recognise a data set in ADE20K's layout.
 
-    The class names stand in ``classes.txt``. A folder with ADE20K's own ``objectInfo150.txt`` instead has its classes.
+    Class names are read from ``classes.txt``. A folder with ADE20K's own ``objectInfo150.txt`` instead has ADE20K's
+    classes. Pairs of images and masks are checked by ``check_pairs``, when they are used.
 
     Raises:
-        UserError: something is missing or ambiguous.
+        UserError: a file or folder is missing or ambiguous.
     """
     root = Path(root)
     if not root.is_dir():
@@ -74,18 +78,20 @@ def find_ade(root: str | Path) -> AdeLayout:
 
 def _find_split(root: Path, *names: str) -> MaskSplit:
     for name in names:
-        pictures, masks = root / 'images' / name, root / 'annotations' / name
-        if pictures.is_dir() and masks.is_dir():
+        images, masks = root / 'images' / name, root / 'annotations' / name
+        if images.is_dir() and masks.is_dir():
             break
     else:
         raise UserError(f'no {root}/images/{names[0]} with {root}/annotations/{names[0]}: the layout is {LAYOUT}')
-    suffixes = sorted({path.suffix for path in pictures.rglob('*') if path.suffix.lower() in IMAGE_SUFFIXES})
-    if len(suffixes) != 1:
+    suffixes = sorted({path.suffix for path in images.rglob('*') if path.suffix.lower() in IMAGE_SUFFIXES})
+    if not suffixes:
+        raise UserError(f'no images in {images}: expected files with one of the suffixes {", ".join(IMAGE_SUFFIXES)}')
+    if len(suffixes) > 1:
         raise UserError(
-            f'{pictures} has pictures of {len(suffixes)} kinds ({", ".join(suffixes)}): one of '
-            f'{", ".join(IMAGE_SUFFIXES)} is expected, spelled alike'
+            f'{images} has images with {len(suffixes)} suffixes ({", ".join(suffixes)}): all images of a split must '
+            'have the same one, in upper and lower case too'
         )
-    return MaskSplit(pictures, masks, suffixes[0])
+    return MaskSplit(images, masks, suffixes[0])
 
 
 def _find_classes(root: Path) -> tuple[str, ...]:
@@ -93,7 +99,7 @@ def _find_classes(root: Path) -> tuple[str, ...]:
     if not path.is_file():
         if (root / 'objectInfo150.txt').is_file():
             return ADE20K_CLASSES
-        raise UserError(f'no {path}: it names the classes, one a line, the first for mask value 1')
+        raise UserError(f'no {path}: it lists the class names, one per line, the first one for mask value 1')
     try:
         names = [line.strip() for line in path.read_text(encoding='utf-8-sig').splitlines()]
     except UnicodeDecodeError as error:
@@ -102,93 +108,97 @@ def _find_classes(root: Path) -> tuple[str, ...]:
         names.pop()
     if len(names) < 2 or '' in names or len(set(names)) < len(names):
         raise UserError(
-            f'{path} must name at least 2 classes, one a line, without empty lines and repeats; got {names}'
+            f'{path} must list at least 2 classes, one name per line, without empty lines or duplicates; got {names}'
         )
-    if len(names) >= IGNORED:
-        raise UserError(f'{path} names {len(names)} classes; masks of 8 bits can hold {IGNORED - 1}')
+    if len(names) >= IGNORE_INDEX:
+        raise UserError(f'{path} lists {len(names)} classes; 8-bit masks can hold {IGNORE_INDEX - 1}')
     return tuple(names)
 
 
 def check_pairs(split: MaskSplit, num_classes: int, reduce_zero_label: bool, hint: str = '') -> None:
-    """Checks that each picture has a mask of its size with values that are classes, and each mask a picture.
+    """Check that every image has a mask of its size with valid class values, and every mask an image.
 
-    mmseg itself fails at the first missing mask in the midst of training, and takes any value for a class.
+    mmseg itself fails at the first missing mask in the middle of training, and accepts any value as a class.
 
     Args:
-        split: What is to be used.
+        split: Images and masks.
         num_classes: Number of classes.
-        reduce_zero_label: 0 is unlabelled and the classes are 1 to ``num_classes``; else they are 0 to ``num_classes``
-            - 1, and 255 is unlabelled.
-        hint: What a user can do who has no such data.
+        reduce_zero_label: If True, 0 is unlabelled and the classes are 1 to ``num_classes``. If False, the classes are
+            0 to ``num_classes - 1`` and 255 is unlabelled.
+        hint: Advice for a user who does not have the data.
 
     Raises:
-        UserError: names the file and the first mistakes.
+        UserError: names the first mistakes with their files.
     """
-    check_data((split.pictures, split.masks, *([split.listed] if split.listed else [])), hint)
-    names = _names(split.pictures, split.suffix)
-    masks = _names(split.masks, split.mask_suffix)
-    if split.listed:
-        # A list picks from the folders: what it leaves out is no mistake.
-        wanted = {line.strip() for line in split.listed.read_text().splitlines() if line.strip()}
-        masks &= wanted
-        missing = [f'no picture {split.pictures / (n + split.suffix)}' for n in sorted(wanted - names)]
-        names = wanted & names
+    check_data((split.images, split.masks, *([split.names_file] if split.names_file else [])), hint)
+    images = _list_names(split.images, split.image_suffix)
+    masks = _list_names(split.masks, split.mask_suffix)
+    if split.names_file:
+        # The list selects from the folders: files that it does not name are no mistake.
+        listed = {line.strip() for line in split.names_file.read_text().splitlines() if line.strip()}
+        masks &= listed
+        missing = [f'no image {split.images / (n + split.image_suffix)}' for n in sorted(listed - images)]
+        images &= listed
     else:
-        missing = [f'no picture for the mask {split.masks / (n + split.mask_suffix)}' for n in sorted(masks - names)]
-    missing += [f'no mask for the picture {split.pictures / (n + split.suffix)}' for n in sorted(names - masks)]
-    if not names and not missing:
-        raise UserError(f'no pictures *{split.suffix} in {split.pictures}')
+        missing = [f'no image for the mask {split.masks / (n + split.mask_suffix)}' for n in sorted(masks - images)]
+    missing += [f'no mask for the image {split.images / (n + split.image_suffix)}' for n in sorted(images - masks)]
+    if not images and not missing:
+        raise UserError(f'no images *{split.image_suffix} in {split.images}')
     allowed = np.zeros(256, bool)
     allowed[: num_classes + reduce_zero_label] = True
-    allowed[IGNORED] |= not reduce_zero_label
+    allowed[IGNORE_INDEX] |= not reduce_zero_label
 
-    def mistake(name: str) -> str | None:
-        return _mistake(split.pictures / (name + split.suffix), split.masks / (name + split.mask_suffix), allowed)
+    def check(name: str) -> str | None:
+        return _find_mistake(
+            split.images / (name + split.image_suffix), split.masks / (name + split.mask_suffix), allowed
+        )
 
+    pairs = sorted(images & masks)
     with ThreadPoolExecutor() as pool:
-        mistakes = itertools.chain(missing, filter(None, _progress(pool.map(mistake, sorted(names & masks)), names)))
+        mistakes = itertools.chain(missing, filter(None, _show_progress(pool.map(check, pairs), len(pairs))))
         first = list(itertools.islice(mistakes, 3))
         more = sum(1 for _ in mistakes) if first else 0
     if first:
         raise UserError(f'{"; ".join(first)}{f"; and {more} more" if more else ""}')
 
 
-def _names(folder: Path, suffix: str) -> set[str]:
-    """Names without suffix, relative to the folder, as mmseg finds them: hidden files are left out."""
+def _list_names(folder: Path, suffix: str) -> set[str]:
+    """List file names without suffix, relative to the folder, as mmseg does: hidden files are left out."""
     paths = (path.relative_to(folder).as_posix() for path in folder.rglob(f'*{suffix}'))
     return {path[: -len(suffix)] for path in paths if not path.split('/')[-1].startswith('.')}
 
 
-def _progress(results: Iterable[str | None], names: set[str]) -> Iterator[str | None]:
-    return iter(track(results, 'checking masks', total=len(names), disable=len(names) < QUIET))
+def _show_progress(results: Iterable[str | None], count: int) -> Iterator[str | None]:
+    return iter(track(results, 'checking masks', total=count, disable=count < MIN_PAIRS_FOR_PROGRESS))
 
 
-def _mistake(picture: Path, mask: Path, allowed: np.ndarray) -> str | None:
-    """What is wrong with a pair, or None. PIL reads the mask, as in mmseg: values of a palette stay what they are."""
+def _find_mistake(image: Path, mask: Path, allowed: np.ndarray) -> str | None:
+    """Describe what is wrong with a pair; None if it is valid.
+
+    The mask is read by PIL, as in mmseg: the values of a palette image are its indices.
+    """
     try:
-        width, height = image_size(picture)
+        width, height = image_size(image)
     except UserError as error:
         return str(error)
     try:
         with Image.open(mask) as file:
             if file.mode not in ('L', 'P'):
-                return (
-                    f'{mask} has {file.mode} pixels: masks are PNG files of 8 bits and one channel, a class id a pixel'
-                )
+                return f'{mask} has {file.mode} pixels: masks are 8-bit PNG files of one channel, a class id per pixel'
             values = np.asarray(file)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:  # PIL raises all of them for broken PNG files
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:  # PIL raises each of them for broken PNG files
         return f'{mask} is not a readable mask: {error}'
     if values.shape != (height, width):
-        return f'{mask} is {values.shape[1]}x{values.shape[0]}, its picture {picture} {width}x{height}'
+        return f'{mask} is {values.shape[1]}x{values.shape[0]}, its image {image} {width}x{height}'
     present = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
     wrong = [int(value) for value in present if not allowed[value]]
     if wrong:
-        return f'{mask} has the value {", ".join(map(str, wrong[:5]))}: {_meaning(allowed)}'
+        return f'{mask} has the value {", ".join(map(str, wrong[:5]))}: {_describe_values(allowed)}'
     return None
 
 
-def _meaning(allowed: np.ndarray) -> str:
-    count = int(allowed[:IGNORED].sum())
-    if allowed[IGNORED]:
-        return f'0 to {count - 1} are the classes, {IGNORED} is unlabelled'
+def _describe_values(allowed: np.ndarray) -> str:
+    count = int(allowed[:IGNORE_INDEX].sum())
+    if allowed[IGNORE_INDEX]:
+        return f'0 to {count - 1} are the classes, {IGNORE_INDEX} is unlabelled'
     return f'0 is unlabelled, 1 to {count - 1} are the classes'

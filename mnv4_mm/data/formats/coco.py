@@ -1,4 +1,7 @@
-"""Recognising and checking a detection data set in COCO's layout, before anything is trained on it."""
+"""Recognise and check a detection data set in COCO's layout before anything is trained on it.
+
+Imports neither torch nor OpenMMLab, so that the command line can report a mistake at once.
+"""
 
 import itertools
 import json
@@ -12,14 +15,14 @@ from mnv4_mm.errors import UserError
 from mnv4_mm.images import image_size
 from mnv4_mm.paths import check_data
 
-# Above this a check of every box and every file's header takes longer than a user wants to wait; the file is then only
-# looked for. COCO's own train annotations have 448 MB.
+# Checking every box and every image header of a larger file takes longer than a user wants to wait, so only its
+# categories are read. COCO's own training annotations have 448 MB.
 FULL_CHECK_BYTES = 64 * 2**20
 CATEGORIES_BYTES = 2**20  # more than any list of categories
-LAYOUT = 'annotations/instances_train*.json with pictures in train*/, and annotations/instances_val*.json with val*/'
+LAYOUT = 'annotations/instances_train*.json with images in train*/, and annotations/instances_val*.json with val*/'
 
 
-# What mmdet reads of each entry, and the types it can do with.
+# Keys that mmdet reads of each entry, and the types that it accepts.
 NUMBER = (int, float)
 FIELDS: dict[str, dict[str, Any]] = {
     'images': dict(id=int, file_name=str, width=int, height=int),
@@ -29,10 +32,15 @@ FIELDS: dict[str, dict[str, Any]] = {
 
 
 class Split(NamedTuple):
-    """One annotation file and the folder its ``file_name`` entries are relative to."""
+    """Training or validation split of a detection data set.
+
+    Attributes:
+        annotations: COCO annotation file.
+        images: Folder that the ``file_name`` entries are relative to.
+    """
 
     annotations: Path
-    pictures: Path
+    images: Path
 
 
 class CocoLayout(NamedTuple):
@@ -42,7 +50,7 @@ class CocoLayout(NamedTuple):
         root: Its folder.
         train: Training split.
         val: Validation split.
-        classes: Category names in the order of the file, which is mmdet's order of labels.
+        classes: Category names in the order of the file, which is also mmdet's order of labels.
     """
 
     root: Path
@@ -52,10 +60,10 @@ class CocoLayout(NamedTuple):
 
 
 def find_coco(root: str | Path) -> CocoLayout:
-    """Recognises a data set in COCO's layout and checks it.
+    """Recognise and check a data set in COCO's layout.
 
     Raises:
-        UserError: something is missing, or ``check_split`` finds a mistake.
+        UserError: a file or folder is missing, or ``check_split`` finds a mistake.
     """
     root = Path(root)
     if not root.is_dir():
@@ -63,44 +71,42 @@ def find_coco(root: str | Path) -> CocoLayout:
     train, val = _find_split(root, 'train'), _find_split(root, 'val')
     categories = check_split(train)
     if check_split(val) != categories:
-        raise UserError(
-            f'{train.annotations} and {val.annotations} do not list the same categories in the same order; they must'
-        )
+        raise UserError(f'{train.annotations} and {val.annotations} must list the same categories in the same order')
     return CocoLayout(root, train, val, tuple(category['name'] for category in categories))
 
 
 def _find_split(root: Path, name: str) -> Split:
-    found = sorted((root / 'annotations').glob(f'instances_{name}*.json'))
-    if len(found) != 1:
+    files = sorted((root / 'annotations').glob(f'instances_{name}*.json'))
+    if len(files) != 1:
         raise UserError(
-            f'{len(found)} files {root}/annotations/instances_{name}*.json, expected one: the layout is {LAYOUT}'
+            f'{len(files)} files {root}/annotations/instances_{name}*.json, expected one: the layout is {LAYOUT}'
         )
-    split = found[0].stem.removeprefix('instances_')
+    split = files[0].stem.removeprefix('instances_')
     folders = [root / split, root / 'images' / split, root / name, root / 'images' / name, root / 'images']
     for folder in folders:
         if folder.is_dir():
-            return Split(found[0], folder)
-    raise UserError(f'no pictures for {found[0]}: looked for {", ".join(map(str, folders))}')
+            return Split(files[0], folder)
+    raise UserError(f'no images for {files[0]}: looked for {", ".join(map(str, folders))}')
 
 
 def check_split(split: Split) -> list[dict[str, Any]]:
-    """Checks one split: the JSON, its ids and boxes, and that every picture is there with the size it is said to have.
+    """Check the JSON of a split, its ids and boxes, and that every image exists and has the size given in the JSON.
 
-    Of a file above ``FULL_CHECK_BYTES`` only the categories are read.
+    Of an annotation file larger than ``FULL_CHECK_BYTES`` only the categories are read.
 
     Returns:
-        Its categories, ``id`` and ``name``, in the order of the file.
+        The categories, ``dict(id=..., name=...)`` each, in the order of the file.
 
     Raises:
-        UserError: names the file and the first mistakes.
+        UserError: names the file and its first mistakes.
     """
-    large = split.annotations.stat().st_size > FULL_CHECK_BYTES
-    categories = _categories(split.annotations) if large else None
+    is_large = split.annotations.stat().st_size > FULL_CHECK_BYTES
+    categories = _read_categories(split.annotations) if is_large else None
     content = dict(categories=categories) if categories else read_annotations(split.annotations)
     if not content['categories']:
         raise UserError(f'{split.annotations} lists no categories')
-    if not large:
-        mistakes = _mistakes(content, split.pictures)
+    if not is_large:
+        mistakes = _find_mistakes(content, split.images)
         first = list(itertools.islice(mistakes, 3))
         if first:
             more = sum(1 for _ in mistakes)
@@ -108,26 +114,30 @@ def check_split(split: Split) -> list[dict[str, Any]]:
     return [dict(id=category['id'], name=category['name']) for category in content['categories']]
 
 
-def _categories(path: Path) -> list[dict[str, Any]] | None:
-    """The categories of a large file without parsing the rest; None unless there is one list that can be theirs."""
+def _read_categories(path: Path) -> list[dict[str, Any]] | None:
+    """Read the categories of a large file without parsing the rest.
+
+    Returns:
+        None if the file has no valid list of that name, or several, and must be parsed in full.
+    """
     with path.open('rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        found = [match.end() - 1 for match in re.finditer(rb'"categories"\s*:\s*\[', content)]
-        if len(found) != 1:
+        starts = [match.end() - 1 for match in re.finditer(rb'"categories"\s*:\s*\[', content)]
+        if len(starts) != 1:
             return None
-        text = content[found[0] : found[0] + CATEGORIES_BYTES].decode(errors='ignore')
+        text = content[starts[0] : starts[0] + CATEGORIES_BYTES].decode(errors='ignore')
     try:
         categories, _ = json.JSONDecoder().raw_decode(text)
         _check_fields(path, 'categories', categories)
     except (ValueError, UserError):
-        return None  # reading all of it says what is wrong
+        return None  # parsing the whole file reports the mistake
     return categories
 
 
 def read_annotations(path: Path) -> dict[str, Any]:
-    """Reads a COCO annotation file.
+    """Read a COCO annotation file and check that its entries have the keys that mmdet needs.
 
     Raises:
-        UserError: it is no JSON, or not COCO's.
+        UserError: the file is not JSON, or not in COCO's format.
     """
     try:
         content = json.loads(path.read_bytes())
@@ -152,7 +162,7 @@ def _check_fields(path: Path, key: str, entries: list) -> None:
                 raise UserError(f'{path}: entry {i} of {key} has {field}={entry[field]!r}, of the wrong type')
 
 
-def _mistakes(content: dict[str, Any], pictures: Path) -> Iterator[str]:
+def _find_mistakes(content: dict[str, Any], images: Path) -> Iterator[str]:
     sizes = {}
     if not content['images']:
         yield 'it lists no images'
@@ -161,7 +171,7 @@ def _mistakes(content: dict[str, Any], pictures: Path) -> Iterator[str]:
         if image['id'] in sizes:
             yield f'image id {image["id"]} occurs twice'
         sizes[image['id']] = size
-        path = pictures / image['file_name']
+        path = images / image['file_name']
         try:
             width, height = image_size(path)
         except UserError as error:
@@ -169,38 +179,38 @@ def _mistakes(content: dict[str, Any], pictures: Path) -> Iterator[str]:
         else:
             if (width, height) != size:
                 yield f'{path} is {width}x{height}, not {size[0]}x{size[1]}'
-    known = {category['id'] for category in content['categories']}
-    seen = set()
+    category_ids = {category['id'] for category in content['categories']}
+    annotation_ids = set()
     for annotation in content['annotations']:
-        if annotation['id'] in seen:
+        if annotation['id'] in annotation_ids:
             yield f'annotation id {annotation["id"]} occurs twice'
-        seen.add(annotation['id'])
+        annotation_ids.add(annotation['id'])
         name = f'annotation {annotation["id"]}'
         box = annotation['bbox']
         if annotation['image_id'] not in sizes:
-            yield f'{name} is of image {annotation["image_id"]}, which is not listed'
-        elif annotation['category_id'] not in known:
-            yield f'{name} is of category {annotation["category_id"]}, which is not listed'
+            yield f'{name} belongs to image {annotation["image_id"]}, which is not listed'
+        elif annotation['category_id'] not in category_ids:
+            yield f'{name} has category {annotation["category_id"]}, which is not listed'
         elif not (len(box) == 4 and all(isinstance(v, NUMBER) for v in box)):
             yield f'{name} has the box {box}, expected [x, y, width, height]'
         elif box[2] < 0 or box[3] < 0:
             yield f'{name} has a box of negative size, {box}; boxes are [x, y, width, height]'
         else:
             width, height = sizes[annotation['image_id']]
-            # COCO's own boxes reach up to a pixel over the edge.
+            # COCO's own boxes extend up to a pixel beyond the edge.
             if box[0] < -1 or box[1] < -1 or box[0] + box[2] > width + 1 or box[1] + box[3] > height + 1:
-                yield f'{name} has the box {box} outside its {width}x{height} picture; boxes are [x, y, width, height]'
+                yield f'{name} has the box {box} outside its {width}x{height} image; boxes are [x, y, width, height]'
 
 
 def require_split(split: Split, hint: str) -> None:
-    """Checks that a split a config names is there; fully where that is quick.
+    """Check that the split of a config exists, and its content where that is quick.
 
     Args:
-        split: What the config names.
-        hint: What a user can do who has no such data.
+        split: Split that the config names.
+        hint: Advice for a user who does not have the data.
 
     Raises:
-        UserError: something is missing or wrong.
+        UserError: a file or folder is missing or has mistakes.
     """
     check_data(split, hint)
     if split.annotations.stat().st_size <= FULL_CHECK_BYTES:

@@ -1,4 +1,4 @@
-"""A segmentation data set is recognised, and what is wrong with a pair is named before anything is trained."""
+"""A segmentation data set is recognised, and mistakes in its pairs are reported with their files."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from mnv4_mm.errors import UserError
 
 @pytest.fixture
 def root(tmp_path):
-    """3 training pairs and 1 validation pair of 2 classes, 12 wide and 10 high."""
+    """3 training pairs and 1 validation pair of 2 classes, 12 x 10 pixels (width x height)."""
     for split, count in (('training', 3), ('validation', 1)):
         for kind in ('images', 'annotations'):
             (tmp_path / kind / split).mkdir(parents=True)
@@ -27,7 +27,7 @@ def check(root):
         check_pairs(split, len(layout.classes), reduce_zero_label=True)
 
 
-def test_a_good_one(root):
+def test_a_valid_data_set(root):
     layout = find_ade(root)
     assert layout.classes == ('cat', 'dog')
     assert layout.train == MaskSplit(root / 'images/training', root / 'annotations/training')
@@ -37,8 +37,8 @@ def test_a_good_one(root):
     check(root)
 
 
-def test_the_repositorys_and_the_drawn_one(repository, drawn):
-    for path, classes, count in ((repository / 'data/mini/ade', 150, 26), (drawn, 7, 768)):
+def test_the_small_real_and_the_drawn_data_set_are_valid(repository, drawn):
+    for path, classes, count in ((repository / 'data/mini/ade', 150, 26), (drawn, 7, 128)):
         layout = find_ade(path)
         assert len(layout.classes) == classes
         assert len(list(layout.train.masks.iterdir())) == count
@@ -58,7 +58,7 @@ def test_ade20ks_own_folder_has_its_classes(root):
     ('values', 'message'),
     [(3, r'0\.png has the value 3: 0 is unlabelled, 1 to 2 are the classes'), (255, 'has the value 255')],
 )
-def test_values_that_are_no_classes(root, values, message):
+def test_invalid_mask_values_are_reported(root, values, message):
     Image.fromarray(np.full((10, 12), values, np.uint8)).save(root / 'annotations/training/0.png')
     with pytest.raises(UserError, match=message):
         check(root)
@@ -98,29 +98,29 @@ def break_mask(root):
     path.write_bytes(path.read_bytes()[:45])
 
 
-def break_picture(root):
+def break_image(root):
     (root / 'images/training/1.jpg').write_bytes(b'no')
 
 
 @pytest.mark.parametrize(
     ('broken', 'message'),
     [
-        (lambda root: (root / 'annotations/training/1.png').unlink(), r'no mask for the picture .*training/1\.jpg'),
-        (lambda root: (root / 'images/training/1.jpg').unlink(), r'no picture for the mask .*training/1\.png'),
-        (break_size, r'training/1\.png is 10x12, its picture .*1\.jpg 12x10'),
+        (lambda root: (root / 'annotations/training/1.png').unlink(), r'no mask for the image .*training/1\.jpg'),
+        (lambda root: (root / 'images/training/1.jpg').unlink(), r'no image for the mask .*training/1\.png'),
+        (break_size, r'training/1\.png is 10x12, its image .*1\.jpg 12x10'),
         (break_colour, r'1\.png has RGB pixels'),
         (break_depth, r'1\.png has I;16 pixels'),
         (break_mask, r'1\.png is not a readable mask'),
-        (break_picture, r'1\.jpg is not a readable image'),
+        (break_image, r'1\.jpg is not a readable image'),
         (lambda root: (root / 'classes.txt').write_text('cat\n'), 'at least 2 classes'),
-        (lambda root: (root / 'classes.txt').write_text('cat\ncat\n'), 'repeats'),
+        (lambda root: (root / 'classes.txt').write_text('cat\ncat\n'), 'duplicates'),
         (lambda root: (root / 'classes.txt').write_bytes(b'\xff\xfe\n'), 'not UTF-8'),
         (lambda root: (root / 'classes.txt').write_text('\n'.join(map(str, range(255)))), 'can hold 254'),
-        (lambda root: Image.new('RGB', (12, 10)).save(root / 'images/training/9.png'), 'pictures of 2 kinds'),
+        (lambda root: Image.new('RGB', (12, 10)).save(root / 'images/training/9.png'), 'images with 2 suffixes'),
         (lambda root: (root / 'images/validation').rename(root / 'images/test'), r'no .*images/validation'),
     ],
 )
-def test_mistakes_are_named(root, broken, message):
+def test_mistakes_are_reported(root, broken, message):
     broken(root)
     with pytest.raises(UserError, match=message):
         check(root)
@@ -131,16 +131,16 @@ def test_no_folder(tmp_path):
         find_ade(tmp_path / 'none')
 
 
-def test_masks_with_a_palette_are_their_values(root):
+def test_masks_with_a_palette_are_read_as_indices(root):
     image = Image.frombytes('P', (12, 10), bytes([2]) * 120)
     image.putpalette([0, 0, 0, 9, 9, 9, 200, 0, 0])
     image.save(root / 'annotations/training/0.png')
     check(root)
 
 
-def test_a_turned_picture_is_as_large_as_it_is_shown(root):
+def test_exif_rotation_is_applied_to_the_size(root):
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned by a quarter
+    exif[0x0112] = 6  # rotated by 90 degrees
     Image.new('RGB', (10, 12)).save(root / 'images/training/0.jpg', exif=exif)
     check(root)
 
@@ -149,20 +149,20 @@ def test_many_mistakes_are_counted(root):
     for i in range(3):
         Image.fromarray(np.full((10, 12), 7, np.uint8)).save(root / f'annotations/training/{i}.png')
     (root / 'images/training/1.jpg').unlink()
-    with pytest.raises(UserError, match=r'no picture for the mask .*0\.png has .*2\.png has'):
+    with pytest.raises(UserError, match=r'no image for the mask .*0\.png has .*2\.png has'):
         check(root)
     (root / 'images/training/2.jpg').unlink()
     (root / 'images/training/0.jpg').unlink()
-    with pytest.raises(UserError, match='no picture'):
+    with pytest.raises(UserError, match='no image'):
         check_pairs(MaskSplit(root / 'images/training', root / 'annotations/training'), 2, True)
 
 
-def test_a_list_of_names_picks(root):
+def test_a_names_file_selects_pairs(root):
     listed = root / 'list.txt'
     listed.write_text('0\n2\n')
-    (root / 'annotations/training/1.png').unlink()  # not in the list: no mistake
-    split = find_ade(root).train._replace(listed=listed)
+    (root / 'annotations/training/1.png').unlink()  # not in the list, so not an error
+    split = find_ade(root).train._replace(names_file=listed)
     check_pairs(split, 2, reduce_zero_label=True)
     listed.write_text('0\n7\n')
-    with pytest.raises(UserError, match=r'no picture .*7\.jpg'):
+    with pytest.raises(UserError, match=r'no image .*7\.jpg'):
         check_pairs(split, 2, reduce_zero_label=True)

@@ -1,4 +1,4 @@
-"""A data set is checked before anything is trained on it, and a mistake is named with its file."""
+"""A detection data set is recognised, and its mistakes are reported with their files."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from mnv4_mm.errors import UserError
 
 @pytest.fixture
 def small(tmp_path, repository):
-    """A copy of the small real data set that a test may break."""
+    """Copy of the small real data set that a test may modify."""
     return shutil.copytree(repository / 'data/mini/coco', tmp_path / 'mine')
 
 
@@ -25,7 +25,7 @@ def edit(root, change, split='val'):
     path.write_text(json.dumps(content))
 
 
-def test_the_small_real_set_is_clean_and_may_be_passed_on(repository):
+def test_the_small_real_data_set_is_valid_and_redistributable(repository):
     root = repository / 'data/mini/coco'
     layout = find_coco(root)
     assert len(layout.classes) == 80
@@ -34,11 +34,11 @@ def test_the_small_real_set_is_clean_and_may_be_passed_on(repository):
     counts = {}
     for split in (layout.train, layout.val):
         content = json.loads(split.annotations.read_text())
-        counts[split.pictures.name] = len(content['images'])
+        counts[split.images.name] = len(content['images'])
         assert {image['license'] for image in content['images']} <= {4, 5, 7}
-        assert {path.name for path in split.pictures.iterdir()} == {image['file_name'] for image in content['images']}
+        assert {path.name for path in split.images.iterdir()} == {image['file_name'] for image in content['images']}
         for image in content['images']:
-            assert f'{split.pictures.name}/{image["file_name"]}' in table
+            assert f'{split.images.name}/{image["file_name"]}' in table
             assert image['flickr_url'] in table
     assert counts == {'train2017': 64, 'val2017': 32}
     assert sum(path.stat().st_size for path in root.rglob('*') if path.is_file()) <= 16e6
@@ -49,7 +49,7 @@ def test_other_folder_names_are_recognised(small):
     (small / 'val2017').rename(small / 'images' / 'val')
     (small / 'train2017').rename(small / 'train')
     layout = find_coco(small)
-    assert (layout.train.pictures, layout.val.pictures) == (small / 'train', small / 'images' / 'val')
+    assert (layout.train.images, layout.val.images) == (small / 'train', small / 'images' / 'val')
 
 
 @pytest.mark.parametrize(
@@ -75,29 +75,29 @@ def test_other_folder_names_are_recognised(small):
         (lambda c: c['categories'].pop(), 'same categories'),
     ],
 )
-def test_mistakes_are_named(small, change, message):
+def test_mistakes_are_reported(small, change, message):
     edit(small, change)
     with pytest.raises(UserError, match=message):
         find_coco(small)
 
 
-def test_broken_files_are_named(small):
-    picture = next((small / 'val2017').iterdir())
-    picture.write_bytes(b'not a picture')
-    with pytest.raises(UserError, match=f'{picture.name} is not a readable image'):
+def test_broken_files_are_reported(small):
+    image_file = next((small / 'val2017').iterdir())
+    image_file.write_bytes(b'not a image_file')
+    with pytest.raises(UserError, match=f'{image_file.name} is not a readable image'):
         find_coco(small)
     (small / 'annotations/instances_val2017.json').write_text('{"images": [')
     with pytest.raises(UserError, match='is not JSON'):
         find_coco(small)
 
 
-def test_missing_things_are_named(tmp_path, small):
+def test_missing_files_are_reported(tmp_path, small):
     with pytest.raises(UserError, match='no folder'):
         find_coco(tmp_path / 'none')
     with pytest.raises(UserError, match='0 files'):
         find_coco(tmp_path)
     shutil.rmtree(small / 'val2017')
-    with pytest.raises(UserError, match='no pictures for'):
+    with pytest.raises(UserError, match='no images for'):
         find_coco(small)
     with pytest.raises(UserError, match=r'looked for .*val2017; fetch it'):
         require_split(Split(small / 'annotations/instances_val2017.json', small / 'val2017'), 'fetch it')
@@ -115,15 +115,15 @@ def test_classes_are_in_mmdets_order(small):
     layout = find_coco(small)
     assert layout.classes[0] == 'toothbrush'
     dataset = CocoDataset(
-        data_root='', ann_file=str(layout.val.annotations), data_prefix=dict(img=str(layout.val.pictures)),
+        data_root='', ann_file=str(layout.val.annotations), data_prefix=dict(img=str(layout.val.images)),
         metainfo=dict(classes=layout.classes), test_mode=True,
     )  # fmt: skip
     names = {c['id']: c['name'] for c in json.loads(layout.val.annotations.read_text())['categories']}
     assert [names[i] for i in dataset.cat_ids] == list(layout.classes)
 
 
-def test_pictures_that_exif_turns(small):
-    """A phone's portrait picture is stored lying; labelling tools and mmcv show it standing."""
+def test_exif_rotation_is_applied_to_the_size(small):
+    """Phones store portrait images in landscape format with a rotation, which labelling tools and mmcv apply."""
     path = small / 'val2017' / 'turned.jpg'
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -137,19 +137,19 @@ def test_pictures_that_exif_turns(small):
         find_coco(small)
 
 
-def test_huge_files_are_read_only(small, monkeypatch):
+def test_large_files_are_not_checked(small, monkeypatch):
     edit(small, lambda c: c['annotations'][0].update(bbox=[0, 0, -5, 5]))
     monkeypatch.setattr('mnv4_mm.data.formats.coco.FULL_CHECK_BYTES', 1000)
     find_coco(small)
 
 
-def test_of_huge_files_only_the_categories_are_read(small, monkeypatch):
+def test_only_categories_are_read_from_large_files(small, monkeypatch):
     expected = find_coco(small)
     monkeypatch.setattr('mnv4_mm.data.formats.coco.FULL_CHECK_BYTES', 1000)
     with monkeypatch.context() as patched:
         patched.delattr('mnv4_mm.data.formats.coco.read_annotations')
         assert find_coco(small) == expected
-    # Where it is not certain which list is theirs, or it is broken, all is read, and says what is wrong.
+    # If the list of categories is ambiguous or invalid, the whole file is read, which reports the mistake.
     edit(small, lambda c: c['images'][0].update(categories=[dict(id=1, name='other')]))
     assert find_coco(small) == expected
     edit(small, lambda c: (c['images'][0].pop('categories'), c['categories'][0].pop('name')))

@@ -26,7 +26,7 @@ print(json.dumps([result, sorted({{name.partition('.')[0] for name in sys.module
 def find_in_fresh_process(kind: str, root: Path) -> tuple[int | str, list[str]]:
     script = SCRIPT.format(module=kind, function=f'find_{kind}', heavy=HEAVY)
     output = subprocess.run([sys.executable, '-c', script, root], capture_output=True, text=True, check=True).stdout
-    result, heavy = json.loads(output)
+    result, heavy = json.loads(output.splitlines()[-1])
     return result, heavy
 
 

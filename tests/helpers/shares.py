@@ -1,4 +1,4 @@
-"""Parts of the configs of test_distributed.py: each process logs its images, losses and weights."""
+"""For the configs of processes.py: each process logs its images and its losses."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ torch.set_default_dtype(torch.float64)
 
 @HOOKS.register_module()
 class ShareHook(Hook):
-    """Write ``process<rank>.jsonl``, a line for each step: images, losses, relative distance of the weights so far."""
+    """Write ``process<rank>.jsonl``, a line a step: images, losses, relative distance of the weights from the start."""
 
     def before_train(self, runner):
         self.start = self.weights(runner)
@@ -39,7 +39,7 @@ class ShareHook(Hook):
 
 @TASK_UTILS.register_module()
 class RoundingAssigner(DynamicSoftLabelAssigner):
-    """RTMDet's assigner, which needs float32, with overlaps in steps of 1/1024, whose sums are exact in float32."""
+    """RTMDet's assigner, which computes in float32, with overlaps in steps of 1/1024: sums of them are exact."""
 
     def assign(self, pred_instances, *args, **kwargs):
         single = pred_instances.new()
