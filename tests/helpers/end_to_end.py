@@ -15,12 +15,12 @@ from mnv4_mm.data.drawn import draw_dataset
 Tool = Callable[..., Any]
 # Steps of 4 images, side of a detector's input in pixels, learning rate.
 LEARNED = {
-    'mnv4_ssdlite_coco-mini': (20, 320, 2e-3),
-    'mnv4_retinanet_coco-mini': (32, 160, 2e-3),
+    'mnv4_ssdlite_coco-mini': (40, 320, 2e-3),
+    'mnv4_retinanet_coco-mini': (64, 160, 2e-3),
     'mnv4_rtmdet_coco-mini': (80, 160, 1e-3),
     'mnv4_lraspp_ade20k-mini': (40, 160, 5e-3),
     'mnv4_fpn_ade20k-mini': (40, 160, 4e-3),
-    'mnv4_deeplabv3plus_ade20k-mini': (40, 160, 4e-3),
+    'mnv4_deeplabv3plus_ade20k-mini': (64, 160, 4e-3),
     'mnv4_segformer_ade20k-mini': (40, 160, 2e-3),
 }
 # Options of a config: no report on the training images; data loaders in this process.
