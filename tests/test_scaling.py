@@ -1,4 +1,4 @@
-"""docs/scaling.md: its arithmetic of full runs is that of the configs."""
+"""The table of full runs in docs/scaling.md follows from the configs."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 
 from mnv4_mm.config.load import load_config
 
-COCO = 117_266  # pictures of train2017 with boxes
+COCO = 117_266  # images of train2017 with boxes
 SPEEDS = (100, 1000, 5000)  # img/s
 
 
@@ -28,12 +28,12 @@ def test_full_runs(repository, name):
     assert rest == 0
     if 'max_iters' in cfg.train_cfg:
         steps = cfg.train_cfg.max_iters
-        pictures = steps * batch
+        images = steps * batch
     else:
         epoch = COCO * loader.dataset.get('times', 1)
-        pictures = cfg.train_cfg.max_epochs * epoch
+        images = cfg.train_cfg.max_epochs * epoch
         # The last step of an epoch takes what is left.
         steps = cfg.train_cfg.max_epochs * math.ceil(math.ceil(epoch / processes) / loader.batch_size)
-    hours = (f'{pictures / speed / 3600:,.1f}' for speed in SPEEDS)
-    row = ' | '.join([name, f'{processes} x {loader.batch_size} = {batch:,}', f'{pictures:,}', f'{steps:,}', *hours])
+    hours = (f'{images / speed / 3600:,.1f}' for speed in SPEEDS)
+    row = ' | '.join([name, f'{processes} x {loader.batch_size} = {batch:,}', f'{images:,}', f'{steps:,}', *hours])
     assert f'| {row} |' in (repository / 'docs/scaling.md').read_text()

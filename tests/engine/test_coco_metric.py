@@ -1,4 +1,4 @@
-"""COCO's numbers are pycocotools', to 1e-12, and their names and files are those of mmdet's CocoMetric."""
+"""FastCocoMetric equals pycocotools to 1e-12; names and files are those of mmdet's CocoMetric."""
 
 import copy
 import json
@@ -27,7 +27,7 @@ EXACT = dict(abs=1e-12, rel=0)
 
 
 def detections_on(truth, seed=0):
-    """What a model may find: each object three times, moved, and as much beside it; half of the scores are equal."""
+    """Return plausible detections: each object three times, moved, and as many wrong ones; half the scores are tied."""
     rng = np.random.default_rng(seed)
     label = {category['id']: i for i, category in enumerate(truth['categories'])}
     found = []
@@ -60,7 +60,7 @@ def written(tmp_path, truth):
 
 @pytest.fixture(scope='module')
 def truth(repository):
-    """The mini set's validation split, crowds and absent classes among it, and a picture with nothing on it."""
+    """Return the mini set's validation split, with crowds and absent classes, plus an image without objects."""
     truth = json.loads((repository / 'data/mini/coco/annotations/instances_val2017.json').read_text())
     truth['images'].append(dict(id=99, width=100, height=100, file_name=''))
     assert sum(annotation['iscrowd'] for annotation in truth['annotations']) == 3
@@ -86,7 +86,7 @@ def measured(metric, truth, found, instances=None):
 
 
 def by_pycocotools(truth, found, kind='bbox', **params):
-    """COCOeval with mmdet's limits."""
+    """Return COCOeval with mmdet's limits on detections per image."""
     api = COCO()
     api.dataset = copy.deepcopy(truth)
     api.createIndex()
@@ -110,14 +110,14 @@ def by_pycocotools(truth, found, kind='bbox', **params):
 
 
 def check_numbers(metrics, evaluation, kind='bbox'):
-    """All twelve; a score that is not trivial."""
+    """Compare all twelve metrics, and check that AP50 is neither 0 nor 1."""
     for name, expected in zip(NUMBERS, evaluation.stats, strict=True):
         assert metrics[f'coco/{kind}_{name}'] == pytest.approx(expected, **EXACT), name
     assert 0.01 < evaluation.stats[1] < 0.99
 
 
 def check_classes(metrics, evaluation, truth):
-    """AP of all classes, by name; NaN for those with no object."""
+    """Compare the AP of every class by name; a class without objects has NaN."""
     names = {category['id']: category['name'] for category in truth['categories']}
     present = 0
     for k, category in enumerate(evaluation.params.catIds):
@@ -142,8 +142,8 @@ def test_all_numbers_and_every_class_are_pycocotools(tmp_path, truth, found):
 
 
 @pytest.mark.long
-def test_they_are_on_5000_pictures(tmp_path):
-    """About two minutes, most of them pycocotools'."""
+def test_all_numbers_are_pycocotools_on_5000_images(tmp_path):
+    """Two minutes, most of them in pycocotools."""
     truth, found = made_detections(5000, 100)
     assert {len(one['scores']) for one in found} == {100}
     metric = FastCocoMetric(written(tmp_path, truth), classwise=True, metric_items=list(NUMBERS))
@@ -161,15 +161,15 @@ def test_order_of_equal_scores_is_pycocotools(tmp_path, truth, found, ties):
     check_numbers(metrics, by_pycocotools(truth, tied))
     turned = [
         dict(one, **{key: one[key][::-1] for key in ('bboxes', 'labels', 'scores')}) for one in tied
-    ]  # or the test would show nothing
+    ]  # the order among equals matters here
     assert by_pycocotools(truth, turned).stats[0] != pytest.approx(metrics['coco/bbox_mAP'], abs=1e-6)
 
 
 @pytest.mark.parametrize('limits', [(1, 3, 100), (2, 100, 150), (1, 5, 10)])
 def test_limits_are_pycocotools(tmp_path, truth, found, limits):
-    """Its mAP is at 100 detections, the others at the last limit; without a limit of 100 it has none, and says -1."""
+    """mAP is at 100 detections, the other metrics at the last limit; without a limit of 100, mAP is -1."""
     crowded = []
-    for one in found:  # persons: in most pictures more than 100, some twice
+    for one in found:  # persons: more than 100 in most images, some of them twice
         extra = np.resize(np.arange(len(one['scores'])), 120)
         crowded.append(
             dict(
@@ -179,10 +179,10 @@ def test_limits_are_pycocotools(tmp_path, truth, found, limits):
                 labels=np.concatenate([one['labels'], np.zeros(120, int)]),
             )
         )
-    for some in (found, crowded):
+    for detections in (found, crowded):
         metric = FastCocoMetric(written(tmp_path, truth), proposal_nums=limits, metric_items=list(NUMBERS))
-        evaluation = by_pycocotools(truth, some, maxDets=list(limits))
-        check_numbers(measured(metric, truth, some), evaluation)
+        evaluation = by_pycocotools(truth, detections, maxDets=list(limits))
+        check_numbers(measured(metric, truth, detections), evaluation)
         assert (evaluation.stats[0] == -1) == (100 not in limits)
     if limits == (2, 100, 150):
         last = evaluation.eval['precision'][..., 0, 2]
@@ -210,7 +210,7 @@ def test_proposals_are_pycocotools(tmp_path, truth, found):
 @pytest.mark.filterwarnings('ignore:__array__ implementation:DeprecationWarning')  # pycocotools' decode
 @pytest.mark.parametrize('counts', [bytes, str])
 def test_masks_are_pycocotools(tmp_path, truth, counts):
-    """Areas of masks, not of boxes, and crowds as RLE. Scores of masks are their own."""
+    """Areas are those of masks, not of boxes; crowds are RLE; masks have scores of their own."""
     api = COCO()
     api.dataset = copy.deepcopy(truth)
     api.createIndex()
@@ -243,7 +243,7 @@ def test_masks_are_pycocotools(tmp_path, truth, counts):
 
 
 def test_classes_are_those_of_their_ids_where_categories_are_not_sorted(tmp_path, truth, found):
-    """mmdet takes the first class of the file for the one with the lowest id."""
+    """mmdet names the category with the lowest id after the first class of the file."""
     shuffled = dict(truth, categories=truth['categories'][40:] + truth['categories'][:40])
     found = [dict(one, labels=(one['labels'] + 40) % 80) for one in found]
     expected = by_pycocotools(shuffled, found)
@@ -270,7 +270,7 @@ def test_names_and_rounded_numbers_are_mmdets(tmp_path, truth, found, metric):
 
 
 def test_fast_proposals_are_mmdets(tmp_path, truth, found):
-    """Of one picture: on several, mmdet makes an array of unequal rows, which numpy 1.24 and later refuse."""
+    """On one image: with several, mmdet makes an array of unequal rows, which numpy 1.24 and later refuse."""
     one = dict(truth, images=truth['images'][:1])
     one['annotations'] = [a for a in truth['annotations'] if a['image_id'] == one['images'][0]['id']]
     options = dict(ann_file=written(tmp_path, one), metric=['proposal_fast', 'bbox'], proposal_nums=(2, 10, 100))
@@ -322,14 +322,14 @@ def test_files_are_mmdets(tmp_path, truth, found, format_only):
 
 
 def test_it_prints_nothing(tmp_path, truth, found, capfd):
-    """The log is another matter: its lines have a date."""
+    """Log lines, which have a date, are not counted."""
     measured(FastCocoMetric(written(tmp_path, truth)), truth, found)
     printed = capfd.readouterr()
     assert [line for line in (printed.out + printed.err).splitlines() if ' - mmengine - ' not in line] == []
 
 
-def test_nothing_found_is_said(tmp_path, truth):
-    """As mmdet does: no numbers, and a line in the log."""
+def test_no_detections_are_logged(tmp_path, truth):
+    """As in mmdet: no metrics, and a line in the log."""
     empty = [
         dict(img_id=image['id'], bboxes=np.zeros((0, 4), np.float32), labels=np.zeros(0, int), scores=np.zeros(0))
         for image in truth['images']
@@ -343,7 +343,7 @@ def test_nothing_found_is_said(tmp_path, truth):
     assert 'testing results of the whole dataset is empty' in log.read_text()
 
 
-def test_mistakes_are_said_before_the_first_picture(tmp_path, truth, found):
+def test_mistakes_are_reported_before_the_first_image(tmp_path, truth, found):
     with pytest.raises(UserError, match='mAP_42 unknown'):
         FastCocoMetric(metric_items=['mAP', 'mAP_42'])
     with pytest.raises(UserError, match='needs three'):
@@ -355,7 +355,7 @@ def test_mistakes_are_said_before_the_first_picture(tmp_path, truth, found):
 
 @MODELS.register_module()
 class Remembered(BaseModel):
-    """Predicts what was made for the picture."""
+    """Predict the detections made for an image."""
 
     found: dict
 
@@ -374,7 +374,7 @@ class Remembered(BaseModel):
 
 @pytest.mark.parametrize(('kind', 'tolerance'), [(None, 1e-12), ('CocoMetric', 5.1e-4)])
 def test_tools_give_what_pycocotools_gives_on_their_file(tmp_path, found, repository, monkeypatch, kind, tolerance):
-    """A shipped config, from the data loader to --out; and one with mmdet's own metric, which a user may have."""
+    """Run a shipped config from the data loader to --out; and one with mmdet's own metric, as a user may have."""
     monkeypatch.setattr(Remembered, 'found', {one['img_id']: one for one in found}, raising=False)
     cfg = resolve_data_roots(load_config('mnv4_ssdlite_coco-mini'))
     assert cfg.test_evaluator.type == 'FastCocoMetric'

@@ -1,4 +1,4 @@
-"""mIoU is what numpy counts, to the last digit, and what mmseg counts, to its hundredth of a percent."""
+"""mIoU equals numpy's to 1e-9, and mmseg's to the hundredth of a percent that it prints."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ CLASSES = 12
 
 @pytest.fixture(scope='module')
 def pairs():
-    """20 predictions and truths of different sizes: class 10 in neither, 11 only predicted, 255 unlabelled."""
+    """Return 20 pairs of different sizes: class 10 in neither map, 11 only predicted, 255 unlabelled."""
     rng = np.random.default_rng(0)
     made = []
     for i in range(20):
@@ -40,7 +40,7 @@ def measured(metric, pairs):
 
 
 def by_numpy(pairs):
-    """Per-class intersection and union, straight from the definition."""
+    """Return intersection and union of each class by their definitions."""
     intersection, union, truths = (np.zeros(CLASSES, int) for _ in range(3))
     for predicted, truth in pairs:
         counted = truth != 255
@@ -85,7 +85,7 @@ def test_counting_stays_exact_beyond_float32():
     assert metric.evaluate(2)['aAcc'] == (2**24 + 2**12) / (2**24 + 2**12 + 1)
 
 
-def test_absent_classes_are_said_to_be(pairs, tmp_path):
+def test_absent_classes_are_named(pairs, tmp_path):
     from mmengine.logging import MMLogger
 
     log = tmp_path / 'log'

@@ -1,4 +1,4 @@
-"""The tables say what their comments say, and the nets have the published sizes."""
+"""Tables agree with their comments, and nets have the published sizes."""
 
 import re
 from pathlib import Path
@@ -19,7 +19,7 @@ def paper_name(row: UIB) -> str:
     ]
 
 
-def test_comments_name_the_block_that_the_numbers_make():
+def test_comments_name_the_kind_of_each_block():
     rows = re.findall(r'UIB\((\d), (\d), (\d), (\d), (\d+)\),  # (\w+)', Path(arch.__file__).read_text())
     tables = {id(net.stages): net.stages for net in ARCHS.values()}.values()
     assert len(rows) == sum(isinstance(row, UIB) for stages in tables for stage in stages for row in stage)

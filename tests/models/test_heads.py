@@ -1,4 +1,4 @@
-"""The heads: mended, and as large as the paper's."""
+"""Heads that upstream lacks or has broken, and their published sizes."""
 
 import pytest
 import torch
@@ -17,16 +17,16 @@ def scope(request):
         yield
 
 
-def test_upstream_has_not_mended_the_ssd_head():
-    """When this fails, mmdet's SSDHead can predict again: SSDLiteHead can go."""
+def test_upstreams_ssd_head_is_still_broken():
+    """When this fails, mmdet's SSDHead can predict again: remove SSDLiteHead."""
     settings = load_config('mnv4_ssdlite_coco').model.bbox_head
     settings.pop('type')
     assert not hasattr(SSDHead(**settings), 'loss_cls')
     assert hasattr(SSDLiteHead(**settings), 'loss_cls')
 
 
-# paper section 7.2 without what its numbers count but the detector never uses (the classifier's 960 and 1280 layers),
-# and with COCO's 80 classes instead of 91 ids.
+# Section 7.2 of the paper, with COCO's 80 classes instead of 91 ids, and without the classifier's layers of 960 and 1280
+# channels: the paper counts them, the detector does not use them.
 @pytest.mark.parametrize(('backbone', 'params', 'gmacs'), [(None, 8.19, 4.95), ('mnv4_hybrid_m', 9.55, 5.50)])
 def test_the_papers_detector_has_the_papers_size(backbone, params, gmacs):
     counted = count_config('mnv4_retinanet_coco', backbone)
@@ -94,7 +94,7 @@ def maps(size: int) -> list[torch.Tensor]:
 
 
 def test_upstreams_lraspp_head_fails_on_small_maps():
-    """Fails when upstream mends it (open-mmlab/mmsegmentation#973): then our class can go."""
+    """When this fails, upstream has fixed open-mmlab/mmsegmentation#973: remove our class."""
     with pytest.raises(RuntimeError, match='too small'):
         lraspp('mmseg.LRASPPHead').eval()(maps(20))
 

@@ -13,7 +13,7 @@ from mnv4_mm.models import TimmFeatures
 from mnv4_mm.models.timm_features import built_for_one_size
 from mnv4_mm.tasks import build_model
 
-# The nets of the paper's comparison, and those whose COCO and ADE20K numbers are published.
+# The nets of the paper's comparison, and those with published results on COCO and ADE20K.
 PEERS = [
     'mobilenetv1_100', 'mobilenetv2_100', 'mobilenetv3_large_100', 'efficientvit_b1', 'fastvit_sa12', 'mobilevit_s',
     'mobilevitv2_100', 'efficientformerv2_s1', 'nextvit_small', 'convnext_tiny', 'pvt_v2_b0', 'repvit_m1_1',
@@ -99,7 +99,7 @@ def test_no_network_and_files_are_one_line(monkeypatch):
                 net.init_weights()
 
 
-def test_the_map_behind_c5_is_c5_for_nets_that_have_none():
+def test_index_4_is_c5_for_nets_without_a_wider_map():
     net = TimmFeatures('resnet18', (2, 4)).eval()
     assert net.out_channels == (256, 512)
     c4, last = net(torch.randn(1, 3, 64, 64))
