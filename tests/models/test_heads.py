@@ -25,7 +25,7 @@ def test_upstreams_ssd_head_is_still_broken():
     assert hasattr(SSDLiteHead(**settings), 'loss_cls')
 
 
-# Section 7.2 of the paper, with COCO's 80 classes instead of 91 ids, and without the classifier's layers of 960 and 1280
+# Section 7.2 of the paper, with COCO's 80 classes instead of 91 ids, without the classifier's layers of 960 and 1280
 # channels: the paper counts them, the detector does not use them.
 @pytest.mark.parametrize(('backbone', 'params', 'gmacs'), [(None, 8.19, 4.95), ('mnv4_hybrid_m', 9.55, 5.50)])
 def test_the_papers_detector_has_the_papers_size(backbone, params, gmacs):
