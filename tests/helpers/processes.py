@@ -96,7 +96,7 @@ def write_configs(repository, out):
 
 
 def check_curves(repository, folder, name, steps, options, *arguments, tolerance=1e-8):
-    """Train in one process and in two, compare the two within a relative tolerance, and return the lines of the latter."""
+    """Train in one process and in two, compare within a relative tolerance, and return the lines of the latter."""
     train(repository, folder, f'{name}_one', 1, folder / f'{name}.py', *arguments, options=options)
     train(repository, folder, f'{name}_two', 2, folder / f'{name}.py', *arguments, options=options)
     one = lines(folder / f'{name}_one/process0.jsonl')
