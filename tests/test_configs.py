@@ -1,4 +1,4 @@
-"""Every shipped config is built and runs, without network: loss, predict and tensor; and its pictures go through."""
+"""Every shipped config runs without network (loss, predict, tensor), and its pipelines read real images."""
 
 import ast
 
@@ -31,7 +31,7 @@ def scope(request):
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_it_says_what_it_costs_and_how_to_run_it(name):
+def test_its_docstring_has_command_cost_and_score(name):
     docstring = ast.get_docstring(ast.parse(config_index()[name].read_text()))
     assert f'tools/train.py configs/{name}.py' in docstring
     score = {True: 'AP:', False: 'mIoU:'}[name in DETECTORS]
@@ -81,16 +81,16 @@ def data_sets(name: str, root):
 
 
 @pytest.mark.parametrize('name', DETECTORS)
-def test_its_pipelines_take_real_pictures_and_boxes(name, repository):
+def test_its_pipelines_take_real_images_and_boxes(name, repository):
     cfg, train, val = data_sets(name, repository / 'data/mini/coco')
     sample = train[0]
     assert sample['inputs'].dtype in (torch.uint8, torch.float32)  # SSD's colour augmentation computes in float
-    if name != 'mnv4_retinanet-1x_coco':  # which keeps the picture's shape
+    if name != 'mnv4_retinanet-1x_coco':  # which keeps the aspect ratio
         assert tuple(sample['inputs'].shape) == (3, *cfg.input_size[::-1])
     boxes = sample['data_samples'].gt_instances.bboxes.tensor
     assert (boxes >= 0).all()
     assert (boxes <= torch.tensor(sample['inputs'].shape[1:]).flip(0).repeat(2)).all()
-    # Ground truth of the test set is in pixels of the original picture, where it is drawn.
+    # Ground truth of the test set is in pixels of the original image.
     truth = val[0]['data_samples']
     height, width = truth.ori_shape
     whole = val.get_data_info(0)['instances']
@@ -102,17 +102,17 @@ def test_its_pipelines_take_real_pictures_and_boxes(name, repository):
 
 
 @pytest.mark.parametrize('name', SEGMENTERS)
-def test_its_pipelines_take_real_pictures_and_masks(name, repository):
+def test_its_pipelines_take_real_images_and_masks(name, repository):
     cfg, train, val = data_sets(name, repository / 'data/mini/ade')
     size = cfg.input_size[::-1]
-    assert cfg.model.data_preprocessor.size == size  # what training pads to is the crop
+    assert cfg.model.data_preprocessor.size == size  # training pads to the size of a crop
     samples = [train[i] for i in range(4)]
     model = build_model(cfg)
     data = model.data_preprocessor(pseudo_collate(samples), training=True)
     assert tuple(data['inputs'].shape) == (4, 3, *size)
     labels = {int(v) for s in data['data_samples'] for v in s.gt_sem_seg.data.unique()}
     assert labels <= {*range(150), 255}
-    # The truth of a test has the size of the original, and value 1 of a mask is class 0.
+    # Ground truth of the test set has the size of the original image, and value 1 of a mask is class 0.
     truth = val[0]['data_samples']
     mask = torch.tensor(np.array(Image.open(truth.seg_map_path))).long()
     assert truth.gt_sem_seg.data.shape[1:] == mask.shape == truth.ori_shape
@@ -120,8 +120,8 @@ def test_its_pipelines_take_real_pictures_and_masks(name, repository):
 
 
 @pytest.mark.parametrize('name', SEGMENTERS)
-def test_its_recipe_reads_what_it_says(name):
-    """Numbers at the head of a config reach the place where they act."""
+def test_its_first_numbers_reach_the_schedule(name):
+    """Numbers at the head of a config reach the place where they are used."""
     cfg = load_config(name)
     assert cfg.train_cfg.max_iters == cfg.max_iters == cfg.param_scheduler[-1].end
     gpus = cfg.auto_scale_lr.base_batch_size / cfg.train_dataloader.batch_size

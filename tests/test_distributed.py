@@ -14,23 +14,29 @@ from mnv4_mm.apis.launch import join_processes
 from mnv4_mm.errors import UserError
 
 STEPS = 8
+# Smaller images than the config's, for speed.
+SMALL = ['train_dataloader.dataset.pipeline.2.scale=(96,96)', 'model.data_preprocessor.size=(96,96)']
+# AdamW turns rounding of small gradients into steps: from random weights 2e-8 after 8 steps, in float64. The target is
+# 1e-5; gradients that are not averaged differ by more than 1e-2.
+TOLERANCE = 1e-6
 
 
 def test_a_segmenter_trains_as_in_one_process_and_resumes(repository, tmp_path):
     folder = write_configs(repository, tmp_path)
-    two = check_curves(repository, folder, 'segmenter', STEPS, [], '--iters', STEPS)
+    two = check_curves(repository, folder, 'segmenter', STEPS, SMALL, '--iters', STEPS, tolerance=TOLERANCE)
     # 26 images are 13 for each process, then they are shuffled again.
     first_pass = [[name for line in shares for name in line['images']][:13] for shares in two]
     assert len({*first_pass[0], *first_pass[1]}) == 26
 
     checkpoint = folder / f'segmenter_two/iter_{STEPS // 2}.pth'
-    train(repository, folder, 'resumed', 2, folder / 'segmenter.py', '--iters', STEPS, '--resume', checkpoint)
+    more = ('--iters', STEPS, '--resume', checkpoint)
+    train(repository, folder, 'resumed', 2, folder / 'segmenter.py', *more, options=SMALL)
     for rank in (0, 1):
         again, before = lines(folder / f'resumed/process{rank}.jsonl'), two[rank][STEPS // 2 :]
         assert [line['step'] for line in again] == list(range(STEPS // 2 + 1, STEPS + 1))
         for a, b in zip(again, before, strict=True):
             assert a['images'] == b['images']
-            assert a['losses'] == pytest.approx(b['losses'], rel=1e-8)
+            assert a['losses'] == pytest.approx(b['losses'], rel=TOLERANCE)
 
 
 @pytest.mark.parametrize('name', ['mnv4_retinanet_coco-mini', 'mnv4_lraspp_ade20k-mini'])

@@ -150,8 +150,15 @@ def assert_same_detections(expected, found):
     assert lost <= 0.01 * len(expected)
 
 
-@pytest.mark.parametrize('shape', ['static', 'dynamic'])
-@pytest.mark.parametrize('name', DETECTORS)
+# The AP and mIoU of dynamic files of every head are compared in tests/test_end_to_end.py, too.
+@pytest.mark.parametrize(
+    ('name', 'shape'),
+    [
+        *((name, 'static') for name in DETECTORS),
+        (DETECTORS[0], 'dynamic'),
+        *(pytest.param(name, 'dynamic', marks=pytest.mark.long) for name in DETECTORS[1:]),
+    ],
+)
 def test_detections_are_those_of_the_model(name, shape, checkpoint, tmp_path):
     model, file, cfg = exported(name, shape, checkpoint(name), tmp_path)
     for batch, _ in zip(batches(cfg), range(2), strict=False):
@@ -161,7 +168,14 @@ def test_detections_are_those_of_the_model(name, shape, checkpoint, tmp_path):
         assert_same_detections(expected, found)
 
 
-@pytest.mark.parametrize(('name', 'shape'), [*((name, 'dynamic') for name in SEGMENTERS), (SEGMENTERS[0], 'static')])
+@pytest.mark.parametrize(
+    ('name', 'shape'),
+    [
+        (SEGMENTERS[0], 'static'),
+        (SEGMENTERS[2], 'dynamic'),
+        *(pytest.param(name, 'dynamic', marks=pytest.mark.long) for name in SEGMENTERS if name != SEGMENTERS[2]),
+    ],
+)
 def test_logits_are_those_of_the_model(name, shape, checkpoint, tmp_path):
     options = {'codebase_config.with_argmax': False}
     model, file, cfg = exported(name, shape, checkpoint(name), tmp_path, **options)

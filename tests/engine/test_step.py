@@ -31,12 +31,12 @@ SEGMENTERS = ['mnv4_lraspp_ade20k', 'mnv4_fpn_ade20k', 'mnv4_deeplabv3plus_ade20
 class Step:
     """The model of a config and one training step, the same at each call."""
 
-    def __init__(self, name, batch, backbone=None, **optimizer):
+    def __init__(self, name, batch, backbone='mnv4_conv_s', **optimizer):
         torch.manual_seed(0)
         cfg = load_config(name)
         cfg.model.backbone.pop('init_cfg', None)
-        if backbone:
-            cfg = fit_backbone(cfg, backbone)
+        cfg = fit_backbone(cfg, backbone)
+        cfg.model.backbone.pop('init_cfg', None)
         cfg.model.backbone.pop('drop_path_rate', None)
         cfg.optim_wrapper.optimizer.update(optimizer)
         self.model = build_model(cfg)

@@ -95,8 +95,8 @@ def write_configs(repository, out):
     return out
 
 
-def check_curves(repository, folder, name, steps, options, *arguments):
-    """Train in one process and in two, compare the two, and return the lines of the latter."""
+def check_curves(repository, folder, name, steps, options, *arguments, tolerance=1e-8):
+    """Train in one process and in two, compare within a relative tolerance, and return the lines of the latter."""
     train(repository, folder, f'{name}_one', 1, folder / f'{name}.py', *arguments, options=options)
     train(repository, folder, f'{name}_two', 2, folder / f'{name}.py', *arguments, options=options)
     one = lines(folder / f'{name}_one/process0.jsonl')
@@ -106,11 +106,11 @@ def check_curves(repository, folder, name, steps, options, *arguments):
     print(
         f'{name}: {len(one)} steps, largest relative difference of a loss {largest:.1e}, moved {one[-1]["moved"]:.4f}'
     )
-    assert largest < 1e-8  # target: 1e-5
+    assert largest < tolerance
     # The weights have moved by the same distance; a net that does not learn has equal losses, too.
     assert one[-1]['moved'] > 1e-3
     for shares in two:
-        assert [line['moved'] for line in shares] == pytest.approx([line['moved'] for line in one], rel=1e-8)
+        assert [line['moved'] for line in shares] == pytest.approx([line['moved'] for line in one], rel=tolerance)
     # The tools log the loss of the whole batch in one process, and that of the first process in several.
     for work_dir, first in ((f'{name}_one', one), (f'{name}_two', two[0])):
         (scalars,) = (folder / work_dir).glob('*/vis_data/scalars.json')
