@@ -72,12 +72,16 @@ def test_site_has_all_pages():
 
 @functools.cache
 def commands() -> dict[str, list[argparse.Action]]:
-    """Arguments of each command."""
+    """Arguments of each command, those of its own commands (``configs copy``) included."""
     found = {}
     for name, (_, add) in COMMANDS.items():
         parser = Parser(prog=name)
         add(parser)
-        found[name] = parser._actions
+        nested = (
+            action.choices.values() for action in parser._actions if isinstance(action, argparse._SubParsersAction)
+        )
+        parsers = [parser, *itertools.chain.from_iterable(nested)]
+        found[name] = [action for one in parsers for action in one._actions]
     return found
 
 
