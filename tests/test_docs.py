@@ -152,6 +152,14 @@ def test_modules(page):
         assert _exists(line), f'{line} does not exist'
 
 
+def test_renamed_names():
+    """The right column of the changelog's table."""
+    rows = re.findall(r'^\| [^|]+ \| (.+) \|$', (ROOT / 'CHANGELOG.md').read_text(encoding='utf-8'), re.M)
+    names = [name for row in rows for name in re.findall(r'`(mnv4_mm[\w.]*)`', row)]
+    assert names
+    assert [name for name in names if not _exists(name)] == []
+
+
 def _exists(name: str) -> bool:
     """Return whether a dotted name is a module, or is defined in one, without importing it."""
     path, rest = ROOT, name.split('.')
