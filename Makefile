@@ -6,7 +6,7 @@ LITERT := .venv-litert
 DOCS := .venv-docs
 MINI := mnv4_ssdlite_coco-mini
 
-.PHONY: env train test test-fast test-litert mmdeploy litert bench docs lint clean
+.PHONY: env train test test-long test-litert mmdeploy litert bench docs lint clean
 env: $(VENV)/installed
 
 $(VENV)/installed: requirements/*.txt pyproject.toml tools/install.py
@@ -17,22 +17,27 @@ $(VENV)/installed: requirements/*.txt pyproject.toml tools/install.py
 train: env
 	$(BIN)/python tools/train.py configs/$(MINI).py --resume
 
-# Two at a time, a core each: most of them cannot use more.
+# What a change must pass. Two workers with a core each: most tests cannot use more.
 test: env
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations 25
 
-test-fast: env
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'
+# Full-length training with its bounds, every net in every runtime: hours, before a release (docs/testing.md).
+test-long: env litert
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations 25 -m long
 
 # `make env` has it; into another environment: pip install --no-deps -r requirements/mmdeploy.txt
 mmdeploy: env
 	$(BIN)/python -m pip install --no-deps -r requirements/mmdeploy.txt
 
-# LiteRT's converter, in an environment of its own (6.6 GB). What it makes runs in the main one.
+# LiteRT's converter holds back packages that others need newer, so it has an environment of its own (0.9 GB). Its .pth
+# file lets that environment see the packages of the main one behind its own: torch is installed once. What it converts
+# runs in the main environment. pip's complaints about packages of the main environment do not matter there.
 litert: $(LITERT)/installed
 
-$(LITERT)/installed: requirements/litert.txt
-	$(PYTHON) -m venv $(LITERT)
+$(LITERT)/installed: requirements/litert.txt | $(VENV)/installed
+	$(PYTHON) -m venv --clear $(LITERT)
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
+		$$($(LITERT)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/main.pth
 	$(LITERT)/bin/python -m pip --disable-pip-version-check install -q -r requirements/litert.txt
 	touch $@
 

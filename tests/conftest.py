@@ -1,7 +1,8 @@
-"""Shared fixtures: tools run as a user runs them, and a drawn data set."""
+"""Fixtures of all tests: the tools of a user, drawn data sets, small trained checkpoints."""
 
 import importlib.util
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,19 +11,33 @@ from types import ModuleType
 from typing import Any
 
 import cv2
+import numpy as np
 import pytest
 import torch
+from end_to_end import IN_PROCESS, LEARNED, draw_few, resized
+from filelock import FileLock
 from mmengine.evaluator import Evaluator
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
+from mnv4_mm.apis.train import train
 from mnv4_mm.data.drawn import draw_dataset
 from mnv4_mm.weights.files import checkpoint_config, load_checkpoint
 
 ROOT = Path(__file__).parents[1]
+BACKGROUNDS = ROOT / 'data/mini/coco/train2017'
 Tool = Callable[..., 'subprocess.CompletedProcess[str]']
+Once = Callable[[str, Callable[[Path], object]], Path]
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Seed every generator before each test, so that a test draws the same numbers alone and among others."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope='session')
@@ -31,8 +46,32 @@ def repository() -> Path:
 
 
 @pytest.fixture(scope='session')
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """Make something once for all workers: ``once(name, make)`` calls ``make(folder)`` in the first that asks.
+
+    The others wait for it and get the same folder. If ``make`` fails, the next worker tries again.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if os.environ.get('PYTEST_XDIST_WORKER') else base) / 'shared'
+    shared.mkdir(exist_ok=True)
+
+    def get(name: str, make: Callable[[Path], object]) -> Path:
+        folder, done = shared / name, shared / f'{name}.done'
+        with FileLock(shared / f'{name}.lock'):
+            if not done.exists():
+                make(folder)
+                done.touch()
+        return folder
+
+    return get
+
+
+@pytest.fixture(scope='session')
 def run_tool() -> Tool:
-    """Runs ``tools/<name>`` in a process of its own; text of stdout and stderr is kept."""
+    """Run ``tools/<name>`` in a process of its own; text of stdout and stderr is kept.
+
+    It imports OpenMMLab again, five seconds: only where the process itself is the subject. Else see ``call_tool``.
+    """
 
     def run(name: str, *arguments: object, cwd: Path | None = None) -> 'subprocess.CompletedProcess[str]':
         command = [sys.executable, str(ROOT / 'tools' / name), *map(str, arguments)]
@@ -44,22 +83,41 @@ def run_tool() -> Tool:
 
 
 @pytest.fixture(scope='session')
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """768 training and 64 validation pictures with drawn shapes."""
-    out = tmp_path_factory.mktemp('drawn') / 'shapes'
-    return draw_dataset(out, ROOT / 'data/mini/coco/train2017', train=768, val=64, size=320, seed=0)
+def drawn(once: Once) -> Path:
+    """128 training and 20 validation images of 320 pixels with drawn shapes."""
+    return once('shapes', lambda out: draw_dataset(out, BACKGROUNDS, train=128, val=20, size=320, seed=0))
 
 
 @pytest.fixture(scope='session')
-def drawn_masks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """3072 training and 64 validation pictures of 160 pixels with drawn shapes, for segmentation."""
-    out = tmp_path_factory.mktemp('drawn_masks') / 'shapes'
-    return draw_dataset(out, ROOT / 'data/mini/coco/train2017', train=3072, val=64, size=160, seed=0)
+def few(once: Once) -> Path:
+    """Four images of 160 pixels with drawn shapes, the same for training and validation; named ``shapes`` too."""
+    return once('few', lambda out: draw_few(out / 'shapes', BACKGROUNDS, count=4, size=160)) / 'shapes'
+
+
+@pytest.fixture(scope='session')
+def learned(once: Once, few: Path) -> Callable[[str], Path]:
+    """Return the work directory of a head that has learned the images of ``few`` by heart; made once."""
+
+    def learn(name: str) -> Path:
+        steps, side, rate = LEARNED[name]
+        options = {**IN_PROCESS, 'optim_wrapper.optimizer.lr': rate}
+        length = dict(iters=steps)
+        if '_coco' in name:
+            # Two epochs that repeat the images, without flips.
+            options |= resized(side)
+            options['train_dataloader.batch_size'] = 4
+            options['train_dataloader.dataset.times'] = steps // 2
+            options['train_dataloader.dataset.dataset.pipeline.3.prob'] = 0.0
+            options['train_cfg.val_interval'] = 1
+            length = dict(epochs=2)
+        return once(name, lambda out: train(name, data=str(few), work_dir=str(out), cfg_options=options, **length))
+
+    return learn
 
 
 @pytest.fixture
 def load_tool(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
-    """Imports ``tools/<name>.py``, which is a script and no part of a package."""
+    """Import ``tools/<name>.py``, a script that is not part of a package."""
 
     def load(name: str) -> ModuleType:
         spec = importlib.util.spec_from_file_location(name, ROOT / 'tools' / f'{name}.py')
@@ -75,23 +133,23 @@ def load_tool(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
 
 @pytest.fixture(scope='session')
 def segmentation_batch() -> Callable[[int, int], dict]:
-    """Gives two random pictures of a size in pixels with truths of 150 classes; the same at each call."""
+    """Return two random images of a size in pixels with ground truth of 150 classes; the same at each call."""
 
     def batch(height: int, width: int) -> dict:
         rng = torch.Generator().manual_seed(0)
-        truths = torch.randint(0, 150, (2, 1, height, width), generator=rng)
-        truths[:, :, :9] = 255
+        truth = torch.randint(0, 150, (2, 1, height, width), generator=rng)
+        truth[:, :, :9] = 255
         shape = dict(img_shape=(height, width), ori_shape=(height, width), pad_shape=(height, width))
-        samples = [SegDataSample(gt_sem_seg=PixelData(data=truth), metainfo=shape) for truth in truths]
-        pictures = torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8, generator=rng)
-        return dict(inputs=list(pictures), data_samples=samples)
+        samples = [SegDataSample(gt_sem_seg=PixelData(data=one), metainfo=shape) for one in truth]
+        images = torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8, generator=rng)
+        return dict(inputs=list(images), data_samples=samples)
 
     return batch
 
 
 @pytest.fixture(scope='session')
 def mmdeploy_score(repository: Path) -> Callable[[str, Path], float]:
-    """Exports a checkpoint by mmdeploy; gives the AP or mIoU of its ONNX over the test set of the config it carries."""
+    """Export a checkpoint by mmdeploy; return the AP or mIoU of its ONNX on the test set of the config it carries."""
     from mnv4_mm.deploy import mmdeploy_script
 
     def score(checkpoint: str, folder: Path) -> float:
@@ -120,7 +178,7 @@ def mmdeploy_score(repository: Path) -> Callable[[str, Path], float]:
 
 @pytest.fixture
 def call_tool(load_tool: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, capfd: Any) -> Tool:
-    """Calls ``tools/<name>`` in this process, where all is imported already: for what ends before it has begun."""
+    """Call ``tools/<name>`` in this process, where everything is imported already; the result is ``run_tool``'s."""
     monkeypatch.syspath_prepend(ROOT / 'tools')
 
     def call(name: str, *arguments: object) -> 'subprocess.CompletedProcess[str]':
@@ -136,7 +194,7 @@ def call_tool(load_tool: Callable[[str], ModuleType], monkeypatch: pytest.Monkey
 
 
 class Runs:
-    """Runs a command when it is unpickled."""
+    """Run a command when unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -147,5 +205,5 @@ class Runs:
 
 @pytest.fixture
 def payload(tmp_path: Path) -> Runs:
-    """An object that makes the file ``tmp_path / 'ran'`` when it is unpickled."""
+    """Return an object that creates the file ``tmp_path / 'ran'`` when it is unpickled."""
     return Runs(tmp_path / 'ran')

@@ -1,169 +1,26 @@
-"""Two processes on a CPU, as a user starts them: they do what one process does with the doubled batch."""
+"""Two processes on a CPU, started as a user starts them, do the same as one process with the doubled batch.
 
-import functools
+In full length, and with the detector whose assignment is the hardest to compare: tests/long/test_distributed.py.
+"""
+
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from end_to_end import last_checkpoint
+from processes import check_curves, lines, start, train, write_configs
 
+from mnv4_mm.apis.evaluate import evaluate_files
 from mnv4_mm.apis.launch import join_processes
 from mnv4_mm.errors import UserError
 
-STEPS = 20
-
-# Nothing random but the start and the order, and no norm over a batch but in the backbone.
-COMMON = """
-randomness = dict(seed=0)
-default_hooks = dict(logger=dict(interval=1), checkpoint=dict(max_keep_ckpts=-1))
-report_on_training_pictures = False
-val_dataloader = dict(batch_size=1)
-test_dataloader = val_dataloader
-"""
-SEGMENTER = """
-_base_ = ['{repository}/configs/mnv4_lraspp_ade20k-mini.py']
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations'),
-    dict(type='Resize', scale=(160, 160), keep_ratio=False),
-    dict(type='PackSegInputs'),
-]
-norm_cfg = dict(_delete_=True, type='GN', num_groups=8)
-model = dict(decode_head=dict(dropout_ratio=0.0, norm_cfg=norm_cfg))
-train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
-"""
-DETECTOR = """
-_base_ = ['{repository}/configs/mnv4_rtmdet_coco-mini.py']
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='Resize', scale=(160, 160), keep_ratio=False),
-    dict(type='PackDetInputs'),
-]
-norm_cfg = dict(_delete_=True, type='GN', num_groups=8)
-model = dict(neck=dict(norm_cfg=norm_cfg), bbox_head=dict(norm_cfg=norm_cfg))
-train_dataloader = dict(dataset=dict(times=1, dataset=dict(pipeline=train_pipeline)))
-"""
-# What the comparison needs besides: statistics of half a batch are not those of the whole, the learned ones are kept.
-COMPARED = """
-_base_ = ['{base}']
-custom_imports = dict(imports=['mnv4_mm', 'shares'])
-custom_hooks = [dict(type='ShareHook')]
-model = dict(backbone=dict(norm_eval=True))
-train_cfg = dict(val_begin=10**6)
-"""
-ROUNDED = "model['train_cfg'] = dict(assigner=dict(type='RoundingAssigner'))\n"
+STEPS = 8
 
 
-def start(repository, processes, tool, *arguments, cwd):
-    """Runs a tool in one process or, by torchrun, in several."""
-    command = [sys.executable]
-    if processes > 1:
-        command += ['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}']
-    command += [str(part) for part in (repository / 'tools' / tool, *arguments)]
-    if processes > 1:
-        command += ['--launcher', 'pytorch']
-    environment = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(repository / 'tests'))
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment)
-
-
-def train(repository, folder, name, processes, config, *arguments, batch=8, options=()):
-    """Trains in ``folder/name`` with ``batch`` pictures a step over all processes; returns what was printed."""
-    arguments = (*arguments, '--cfg-options', f'train_dataloader.batch_size={batch // processes}', *options)
-    run = start(repository, processes, 'train.py', config, '--work-dir', folder / name, *arguments, cwd=folder)
-    assert run.returncode == 0, run.stderr
-    return run.stdout
-
-
-def lines(path):
-    return [json.loads(line) for line in Path(path).read_text().splitlines()]
-
-
-def differences(one, two):
-    """Per step: the largest relative difference of a loss, the mean of two processes beside that of one."""
-    return [
-        max(
-            abs(sum(share['losses'][name] for share in shares) / 2 / value - 1)
-            for name, value in whole['losses'].items()
-        )
-        for whole, *shares in zip(one, *two, strict=True)
-    ]
-
-
-@pytest.fixture(scope='module')
-def folder(repository, tmp_path_factory):
-    """A folder with the configs: of a net to be trained, and of what is compared."""
-    out = tmp_path_factory.mktemp('distributed')
-    for name, text, more in (('segmenter', SEGMENTER, ''), ('detector', DETECTOR, ROUNDED)):
-        (out / f'{name}_learned.py').write_text(text.format(repository=repository) + COMMON)
-        (out / f'{name}.py').write_text(COMPARED.format(base=f'{name}_learned.py') + more)
-    return out
-
-
-@pytest.fixture(scope='module')
-def learned(repository, folder):
-    """Trains a net for 40 steps in two processes and gives the checkpoint.
-
-    Nets that have learned nothing do not compare: RTMDet divides by the sum of its assignment's weights, but by at
-    least 1 in each process, and theirs are less.
-    """
-
-    @functools.cache
-    def learn(name, length, checkpoint):
-        config = folder / f'{name}_learned.py'
-        train(repository, folder, config.stem, 2, config, *length)
-        return folder / config.stem / checkpoint
-
-    return learn
-
-
-@pytest.fixture(scope='module')
-def segmenter(learned):
-    return learned('segmenter', ('--iters', 40), 'iter_40.pth')
-
-
-@pytest.fixture(scope='module')
-def detector(learned):
-    return learned('detector', ('--epochs', 5), 'epoch_5.pth')
-
-
-def check_curves(repository, folder, name, checkpoint, *arguments):
-    """Continues a checkpoint alone and in two processes, compares the two, and gives the lines of the latter."""
-    tuned = ('load_from=' + str(checkpoint),)
-    train(repository, folder, f'{name}_one', 1, folder / f'{name}.py', *arguments, options=tuned)
-    train(repository, folder, f'{name}_two', 2, folder / f'{name}.py', *arguments, options=tuned)
-    one = lines(folder / f'{name}_one/process0.jsonl')
-    two = [lines(folder / f'{name}_two/process{rank}.jsonl') for rank in (0, 1)]
-    assert len(one) >= STEPS
-    largest = max(differences(one, two))
-    print(
-        f'{name}: {len(one)} steps, largest relative difference of a loss {largest:.1e}, moved {one[-1]["moved"]:.4f}'
-    )
-    assert largest < 1e-8  # 1e-5 is wanted
-    # The weights have moved, and by the same way: equal losses are not those of a net that stands still.
-    assert one[-1]['moved'] > 1e-3
-    for shares in two:
-        assert [line['moved'] for line in shares] == pytest.approx([line['moved'] for line in one], rel=1e-8)
-    # What the tools log is the whole batch's loss in one process, and in several the first one's.
-    for work_dir, first in ((f'{name}_one', one), (f'{name}_two', two[0])):
-        (scalars,) = (folder / work_dir).glob('*/vis_data/scalars.json')
-        logged = [line['loss'] for line in lines(scalars) if 'loss' in line]
-        # Log lines are means of up to 50 steps.
-        losses = [line['losses']['loss'] for line in first]
-        means = [sum(losses[: i + 1]) / (i + 1) for i in range(len(losses))]
-        assert logged == pytest.approx(means, rel=1e-6)
-    for whole, *shares in zip(one, *two, strict=True):
-        assert sorted(whole['pictures']) == sorted(shares[0]['pictures'] + shares[1]['pictures'])
-    return two
-
-
-@pytest.mark.slow
-def test_a_segmenter_learns_as_in_one_process_and_resumes(repository, folder, segmenter):
-    two = check_curves(repository, folder, 'segmenter', segmenter, '--iters', STEPS)
-    # 26 pictures are 13 for each process, then they are shuffled anew.
-    first_pass = [[name for line in shares for name in line['pictures']][:13] for shares in two]
+def test_a_segmenter_trains_as_in_one_process_and_resumes(repository, tmp_path):
+    folder = write_configs(repository, tmp_path)
+    two = check_curves(repository, folder, 'segmenter', STEPS, [], '--iters', STEPS)
+    # 26 images are 13 for each process, then they are shuffled again.
+    first_pass = [[name for line in shares for name in line['images']][:13] for shares in two]
     assert len({*first_pass[0], *first_pass[1]}) == 26
 
     checkpoint = folder / f'segmenter_two/iter_{STEPS // 2}.pth'
@@ -172,88 +29,41 @@ def test_a_segmenter_learns_as_in_one_process_and_resumes(repository, folder, se
         again, before = lines(folder / f'resumed/process{rank}.jsonl'), two[rank][STEPS // 2 :]
         assert [line['step'] for line in again] == list(range(STEPS // 2 + 1, STEPS + 1))
         for a, b in zip(again, before, strict=True):
-            assert a['pictures'] == b['pictures']
+            assert a['images'] == b['images']
             assert a['losses'] == pytest.approx(b['losses'], rel=1e-8)
 
 
-@pytest.mark.slow
-def test_a_detector_learns_as_in_one_process(repository, folder, detector):
-    two = check_curves(repository, folder, 'detector', detector, '--epochs', 3)
-    for epoch in range(3):  # of 64 pictures, 8 steps
-        seen = [[name for line in shares[epoch * 8 : epoch * 8 + 8] for name in line['pictures']] for shares in two]
-        assert len(seen[0]) == len(seen[1]) == 32
-        assert len({*seen[0], *seen[1]}) == 64
-
-
-@pytest.mark.slow
-def test_detection_metrics_are_those_of_one_process(repository, folder, detector):
-    metrics, detections = [], []
-    # 17 pictures: one process has 9, the other 8 and one of them again, which must not count twice.
-    options = ['--cfg-options', 'test_dataloader.dataset.indices=17']
-    for processes in (1, 2):
-        work_dir, out = folder / f'test_detector_{processes}', folder / f'detections_{processes}.json'
-        run = start(
-            repository, processes, 'test.py', detector, '--work-dir', work_dir, '--out', out,
-            '--show-dir', work_dir / 'shown', *options, cwd=folder,
-        )  # fmt: skip
-        assert run.returncode == 0, run.stderr
-        assert run.stdout.count('ground truth left') == 1
-        # mmdet's painter paints in the first process only.
-        assert len(list((work_dir / 'shown').glob('*.jpg'))) == (17 if processes == 1 else 9)
-        metrics.append(json.loads((work_dir / 'metrics.json').read_text()))
-        detections.append(json.loads(out.read_text()))
-    assert detections[0] == detections[1]
-    assert len({found['image_id'] for found in detections[0]}) == 17
-    assert metrics[0] == pytest.approx(metrics[1], rel=1e-12, abs=1e-12, nan_ok=True)
-    print({name: value for name, value in metrics[0].items() if 'bbox' in name})
-    # After so short a training AP may be 0, whatever is measured: what is compared is many different detections.
-    assert len({found['score'] for found in detections[0]}) > 1000
-
-
-@pytest.mark.slow
-def test_what_two_processes_measure_while_training_is_the_checkpoint_s(repository, folder, detector):
-    # Each process has its own batch norm statistics; the checkpoint has those of the first.
-    (scalars,) = (folder / 'detector_learned').glob('*/vis_data/scalars.json')
-    seen = [line for line in lines(scalars) if 'coco-mini/bbox_mAP' in line][-1]
-    run = start(repository, 1, 'test.py', detector, '--work-dir', folder / 'again', cwd=folder)
+@pytest.mark.parametrize('name', ['mnv4_retinanet_coco-mini', 'mnv4_lraspp_ade20k-mini'])
+def test_metrics_are_those_of_one_process(name, repository, tmp_path, learned, drawn):
+    """Of 19 images each process has ten: one image is measured twice and must count once."""
+    checkpoint = last_checkpoint(learned(name))
+    detection = '_coco' in name
+    indices = {'test_dataloader.dataset.indices': 19}
+    out = [tmp_path / f'{processes}{".json" if detection else ""}' for processes in (1, 2)]
+    evaluate_files(
+        None, checkpoint, data=str(drawn), work_dir=str(tmp_path / 'one'), out=str(out[0]), cfg_options=indices
+    )  # fmt: skip
+    run = start(
+        repository, 2, 'test.py', checkpoint, '--data', drawn, '--work-dir', tmp_path / 'two', '--out', out[1],
+        '--cfg-options', 'test_dataloader.dataset.indices=19', cwd=tmp_path,
+    )  # fmt: skip
     assert run.returncode == 0, run.stderr
-    metrics = json.loads((folder / 'again/metrics.json').read_text())
-    for name in ('bbox_mAP', 'bbox_mAP_50', 'bbox_mAP_m'):
-        assert metrics[f'coco-mini/{name}'] == pytest.approx(seen[f'coco-mini/{name}'], rel=1e-9)
-
-
-@pytest.mark.slow
-def test_segmentation_metrics_are_those_of_one_process(repository, folder, segmenter):
-    # The config is the checkpoint's, which says that it was trained by two processes.
-    metrics, maps = [], []
-    for processes in (1, 2):
-        work_dir, out = folder / f'test_segmenter_{processes}', folder / f'maps_{processes}'
-        run = start(
-            repository,
-            processes,
-            'test.py',
-            segmenter,
-            '--work-dir',
-            work_dir,
-            '--out',
-            out,
-            '--show-dir',
-            work_dir / 'shown',
-            cwd=folder,
-        )
-        assert run.returncode == 0, run.stderr
-        assert run.stdout.count('class maps: ') == 1
-        assert len(list((work_dir / 'shown').glob('*.jpg'))) == 17
-        metrics.append(json.loads((work_dir / 'metrics.json').read_text()))
-        maps.append({path.name: path.read_bytes() for path in out.iterdir()})
-    assert len(maps[0]) == 17
-    assert maps[0] == maps[1]
-    assert metrics[0] == pytest.approx(metrics[1], rel=1e-12, abs=1e-12)
-    assert metrics[0]['ade-mini/mIoU'] > 0
+    one, two = (json.loads((tmp_path / folder / 'metrics.json').read_text()) for folder in ('one', 'two'))
+    assert one == pytest.approx(two, rel=1e-6, abs=1e-9, nan_ok=True)
+    metric = 'shapes/bbox_mAP_50' if detection else 'shapes/mIoU'
+    assert one[metric] > 0
+    if detection:
+        found = [json.loads(path.read_text()) for path in out]
+        assert [len(detections) for detections in found] == [len(found[0])] * 2
+        assert len({one['image_id'] for one in found[0]}) == 19
+    else:
+        class_maps = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in out]
+        assert len(class_maps[0]) == 19
+        assert class_maps[0].keys() == class_maps[1].keys()
 
 
 @pytest.mark.parametrize('tool', ['train.py', 'test.py'])
-def test_a_mistake_is_one_line_whatever_the_number_of_processes(repository, tmp_path, tool):
+def test_a_mistake_is_one_line_in_two_processes(repository, tmp_path, tool):
     run = start(repository, 2, tool, 'mnv4_ssdlight', 'gone.pth' if tool == 'test.py' else '--amp', cwd=tmp_path)
     assert run.returncode != 0
     assert run.stderr.count('error: no config mnv4_ssdlight') == 1

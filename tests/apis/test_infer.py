@@ -4,27 +4,26 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from end_to_end import IN_PROCESS
 from mmengine.registry import DefaultScope
 
 from mnv4_mm.apis.infer import infer, load_model
+from mnv4_mm.apis.train import train
 from mnv4_mm.data.formats.coco import read_annotations
 from mnv4_mm.errors import UserError
 
 
 @pytest.fixture(scope='module')
-def checkpoint(tmp_path_factory, run_tool, drawn):
+def checkpoint(tmp_path_factory, drawn):
     """A checkpoint as train.py writes it, after two steps."""
     work_dir = tmp_path_factory.mktemp('run')
-    options = [
-        'train_dataloader.dataset.times=1',
-        'train_dataloader.dataset.dataset.indices=8',
-        'train_dataloader.batch_size=4',
-    ]
-    result = run_tool(
-        'train.py', 'mnv4_ssdlite_coco-mini', '--data', drawn, '--work-dir', work_dir / 'w', '--epochs', 1,
-        '--cfg-options', 'report_on_training_pictures=False', *options,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
+    options = {
+        **IN_PROCESS,
+        'train_dataloader.dataset.times': 1,
+        'train_dataloader.dataset.dataset.indices': 8,
+        'train_dataloader.batch_size': 4,
+    }
+    train('mnv4_ssdlite_coco-mini', data=str(drawn), work_dir=str(work_dir / 'w'), epochs=1, cfg_options=options)
     return str(work_dir / 'w/epoch_1.pth')
 
 

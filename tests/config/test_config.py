@@ -137,8 +137,15 @@ def test_mistyped_options_are_errors(options, message):
         merged(options=options)
 
 
+# Larger nets run the same code.
 @pytest.mark.parametrize('name', HEADLINE)
-@pytest.mark.parametrize('backbone', [f'mnv4_{arch}' for arch in ARCHS])
+@pytest.mark.parametrize(
+    'backbone',
+    [
+        pytest.param(f'mnv4_{arch}', marks=() if arch in ('conv_s', 'hybrid_m', 'conv_m_seg') else pytest.mark.long)
+        for arch in ARCHS
+    ],
+)
 def test_every_backbone_fits_every_headline_config(name, backbone):
     cfg = load_config(name)
     cfg.model.backbone.pop('init_cfg', None)

@@ -448,7 +448,7 @@ def test_a_full_size_file_can_be_made(tmp_path):
     assert entries(build(path, filter_cfg=FILTER)) == expected(path, filter_cfg=FILTER)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_starts_are_measured(tmp_path):
     path = tmp_path / 'instances.json'
     write_full_size(path, images=200, annotations=1000)

@@ -1,6 +1,7 @@
 """Checkpoints of small nets whose outputs are lively without training: statistics of real pictures, distinct scores."""
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,17 +28,21 @@ def photos(repository) -> list[Path]:
 
 
 @pytest.fixture(scope='session')
-def make_checkpoint(tmp_path_factory, photos) -> Maker:
-    """Gives the path of a checkpoint of a config, as train.py would write it, in a folder of its own."""
+def make_checkpoint(once, tmp_path_factory, photos) -> Maker:
+    """Return a checkpoint of a config, as train.py would write it: made once for all workers, a copy for each call."""
 
     def make(name: str, backbone: str | None = None) -> Path:
+        key = f'lively {name} {backbone or ""}'.strip().replace(':', ' ').replace('/', ' ')
+        made = once(key, lambda folder: write(name, backbone, folder)) / 'net.pth'
+        return Path(shutil.copy(made, tmp_path_factory.mktemp('checkpoint')))
+
+    def write(name: str, backbone: str | None, folder: Path) -> None:
         cfg = load_config(name)
         if backbone:
             cfg = fit_backbone(cfg, backbone)
         cfg.model.backbone.pop('init_cfg', None)
-        path = tmp_path_factory.mktemp('checkpoint') / 'net.pth'
-        save_lively(cfg, photos, path)
-        return path
+        folder.mkdir(exist_ok=True)
+        save_lively(cfg, photos, folder / 'net.pth')
 
     return make
 

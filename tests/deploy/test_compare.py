@@ -35,8 +35,8 @@ def exported(lraspp, tmp_path_factory) -> Path:
     return Path(checkpoint)
 
 
-def test_right_files_pass(exported, run_tool, tmp_path):
-    done = run_tool('compare.py', exported, '--rounds', 2, '--out', tmp_path / 'table.json')
+def test_right_files_pass(exported, call_tool, tmp_path):
+    done = call_tool('compare.py', exported, '--rounds', 2, '--out', tmp_path / 'table.json')
     assert done.returncode == 0, done.stderr
     rows = {row['name']: row for row in json.loads((tmp_path / 'table.json').read_text())['rows']}
     judged = [rows[f'net_{kind}_fp32_128x160.onnx'] for kind in ('class_map', 'logits')]
@@ -53,7 +53,7 @@ def test_right_files_pass(exported, run_tool, tmp_path):
     assert judged[0]['metric'] - same['metric'] == pytest.approx(judged[0]['to_pytorch'])
 
 
-def test_a_wrong_file_fails(exported, run_tool, tmp_path):
+def test_a_wrong_file_fails(exported, call_tool, tmp_path):
     """Its weights are not the checkpoint's, though its JSON says so: as a converter's mistake would look."""
     content = torch.load(exported, weights_only=True)
     name = next(key for key in content['state_dict'] if key.endswith('conv_seg.weight'))
@@ -64,7 +64,7 @@ def test_a_wrong_file_fails(exported, run_tool, tmp_path):
     sidecar(wrong).write_text(dataclasses.replace(read_meta(wrong), source=claimed).to_json())
     right = exported.parent / 'exported/net_logits_fp32_128x160.onnx'
     # The checkpoint is found beside the file's folder.
-    done = run_tool('compare.py', right, wrong, '--rounds', 0)
+    done = call_tool('compare.py', right, wrong, '--rounds', 0)
     assert done.returncode == 1
     assert '| ok |' in done.stdout
     assert 'outputs differ by' in done.stdout

@@ -366,10 +366,10 @@ def test_windows_are_refused(checkpoint):
         mmdeploy_script.fit_size(deploying, cfg)
 
 
-def test_a_checkpoint_that_would_run_code_is_refused(payload, tmp_path, run_tool):
+def test_a_checkpoint_that_would_run_code_is_refused(payload, tmp_path, call_tool):
     torch.save(dict(state_dict={}, meta=dict(payload=payload)), tmp_path / 'bad.pth')
     name = DETECTORS[0]
-    result = run_tool('deploy.py', deploy_config(name, 'static'), name, tmp_path / 'bad.pth', pictures(name)[0])
+    result = call_tool('deploy.py', deploy_config(name, 'static'), name, tmp_path / 'bad.pth', pictures(name)[0])
     assert result.returncode == 2
     assert any(line.startswith('error: ') and 'is refused' in line for line in result.stderr.splitlines())
     assert not (tmp_path / 'ran').exists()

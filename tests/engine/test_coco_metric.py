@@ -141,7 +141,7 @@ def test_all_numbers_and_every_class_are_pycocotools(tmp_path, truth, found):
     assert list(again.values()) == pytest.approx(list(metrics.values()), nan_ok=True, **EXACT)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_they_are_on_5000_pictures(tmp_path):
     """About two minutes, most of them pycocotools'."""
     truth, found = made_detections(5000, 100)

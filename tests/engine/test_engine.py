@@ -1,4 +1,4 @@
-"""Progress, curves and mixed precision of a run; on a terminal as on none."""
+"""Progress, curves and mixed precision of a run, with and without a terminal."""
 
 import copy
 import json
@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import cv2
 import pytest
 import torch
+from end_to_end import arguments, resized
 
 from mnv4_mm.apis.train import _cap_warm_up
 from mnv4_mm.engine import Bf16OptimWrapper
@@ -22,6 +23,7 @@ FEW = [
     'train_dataloader.dataset.dataset.indices=16',
     'train_dataloader.batch_size=4',
     'val_dataloader.dataset.indices=4',
+    *arguments(resized(160))[1:],
 ]
 
 
@@ -32,7 +34,7 @@ def train_command(repository, work_dir, *more):
     ]  # fmt: skip
 
 
-def test_a_terminal_sees_one_line_that_moves(repository, tmp_path):
+def test_a_terminal_shows_one_line_that_moves(repository, tmp_path):
     master, slave = pty.openpty()
     command = train_command(repository, tmp_path / 'w')
     with subprocess.Popen(
@@ -59,17 +61,20 @@ def test_a_terminal_sees_one_line_that_moves(repository, tmp_path):
     assert 'Saving checkpoint at 1 epochs' in text
     log = next((tmp_path / 'w').glob('*/*.log')).read_text()
     assert 'Epoch(train)' in log
-    # The report at the end: both names, both said to be what they are.
-    assert 'trained_on/bbox_mAP' in text
-    assert 'coco-mini/bbox_mAP' in text
+    # The report at the end names both metrics.
+    for prefix, folder in (('trained_on', 'trained_on'), ('coco-mini', 'held_out')):
+        metrics = json.loads((tmp_path / 'w' / folder / 'metrics.json').read_text())
+        assert not any(key.startswith('coco/') for key in metrics)
+        key = f'{prefix}/bbox_mAP'
+        assert f'{key:<28}{metrics.get(key, 0.0):.3f}' in text
     assert 'Neither is a COCO result' in text
     assert len(list((tmp_path / 'w/pictures').glob('*.jpg'))) == 64
     assert 'Config:' in log
 
 
-def test_no_terminal_sees_plain_lines_and_amp_learns(repository, tmp_path):
-    run = subprocess.run(
-        train_command(repository, tmp_path / 'w', '--amp'), cwd=repository, capture_output=True, text=True
+def test_without_a_terminal_lines_are_plain_and_amp_trains(repository, tmp_path, call_tool):
+    run = call_tool(
+        'train.py', *train_command(repository, tmp_path / 'w', '--amp')[2:], 'report_on_training_pictures=False'
     )
     assert run.returncode == 0, run.stderr
     assert 'img_s: ' in run.stdout
@@ -88,7 +93,7 @@ def test_two_processes_on_a_cpu(repository, tmp_path):
         command, cwd=repository, capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS='1')
     )
     assert run.returncode == 0, run.stderr
-    # 16 pictures in batches of 4 for each of 2 processes.
+    # 16 images in batches of 4 for each of 2 processes.
     assert 'Epoch(train) [1][2/2]' in run.stdout
     assert run.stdout.count('Saving checkpoint at 1 epochs') == 1
     assert run.stdout.count('Neither is a COCO result') == 1
@@ -111,7 +116,7 @@ def test_curves_join_the_parts_of_a_run(tmp_path, parts):
     for part in range(parts):
         folder = tmp_path / f'2026010{part}/vis_data'
         folder.mkdir(parents=True)
-        # The second part begins one step before the first ended: what was repeated counts last.
+        # The second part begins one step before the first ended: the later value of a step counts.
         lines = [dict(loss=10.0 * part + step, lr=0.1, step=step) for step in range(part * 2, part * 2 + 3)]
         lines.append({'x/bbox_mAP': 0.5 + part / 10, 'x/bbox_mAP_s': -1.0, 'step': part + 1})
         (folder / 'scalars.json').write_text('\n'.join(map(json.dumps, lines)))

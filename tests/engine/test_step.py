@@ -1,6 +1,7 @@
-"""What makes a step fast takes effect, and changes no result beyond its precision. How fast: `make bench`."""
+"""Memory format, fused optimisers and compilation take effect and keep results. Speed: `make bench`."""
 
 import copy
+import functools
 import re
 
 import pytest
@@ -21,13 +22,13 @@ from mnv4_mm.models import MobileNetV4, TimmFeatures
 from mnv4_mm.models.arch import ARCHS
 from mnv4_mm.tasks import build_model
 
-KNOWN_ONEDNN = (3, 12, 0)  # the newest that is known to have issue 6035
+AFFECTED_ONEDNN = (3, 12, 0)  # the newest version known to have issue 6035
 DETECTORS = ['mnv4_ssdlite_coco', 'mnv4_retinanet_coco', 'mnv4_rtmdet_coco']
 SEGMENTERS = ['mnv4_lraspp_ade20k', 'mnv4_fpn_ade20k', 'mnv4_deeplabv3plus_ade20k', 'mnv4_segformer_ade20k']
 
 
 class Step:
-    """A net of a config and one step of its training, the same at each call."""
+    """The model of a config and one training step, the same at each call."""
 
     def __init__(self, name, batch, backbone=None, **optimizer):
         torch.manual_seed(0)
@@ -47,7 +48,7 @@ class Step:
         self.optimizer = build_optim_wrapper(self.model, cfg.optim_wrapper)
 
     def __call__(self):
-        """Losses by name; the net has learned."""
+        """Train one step and return the losses by name."""
         self.model.train()
         torch.manual_seed(1)  # of dropout
         with self.optimizer.optim_context(self.model):
@@ -76,8 +77,8 @@ def test_channels_last_lays_out_the_whole_net_and_computes_the_same(name, segmen
         assert x.is_contiguous(memory_format=torch.channels_last)
     for key, weight in ours.model.state_dict().items():
         assert weight.ndim != 4 or weight.is_contiguous(memory_format=torch.channels_last), key
-    assert close(ours(), plain(), 1e-2)  # after a step, whose gradients were summed in another order
-    # The fused optimiser walks through weight and gradient alike.
+    assert close(ours(), plain(), 1e-2)  # the gradients of the first step were summed in another order
+    # A fused optimiser requires weight and gradient to have the same strides.
     ours.optimizer.optimizer.zero_grad = lambda: None
     ours()
     for key, parameter in ours.model.named_parameters():
@@ -91,8 +92,8 @@ def test_channels_last_is_safe_for_every_mobilenetv4(arch):
     assert use_channels_last(model)
 
 
-def test_what_onednn_would_ruin_is_left_as_it_is():
-    """uxlfoundation/oneDNN#6035: seen here as aborts in FastViT's backward pass, with torch 2.14.1 on AVX-512."""
+def test_layers_affected_by_onednn_6035_keep_their_layout():
+    """uxlfoundation/oneDNN#6035: FastViT's backward pass aborts, with torch 2.14.1 on AVX-512."""
     model = nn.Sequential()
     model.backbone = TimmFeatures('fastvit_t8')
     before = {key: value.stride() for key, value in model.state_dict().items()}
@@ -100,10 +101,10 @@ def test_what_onednn_would_ruin_is_left_as_it_is():
     assert {key: value.stride() for key, value in model.state_dict().items()} == before
 
 
-def test_torch_has_the_onednn_that_ruins_it():
-    """When this fails, torch brings a newer oneDNN: see whether its issue 6035 is mended, and drop `_is_ruined`."""
+def test_torch_has_a_onednn_with_issue_6035():
+    """When this fails, torch ships a newer oneDNN: if its issue 6035 is fixed, remove `_is_ruined`."""
     onednn = re.search(r'(?:MKL-DNN|oneDNN) v([0-9.]+)', torch.__config__.show())
-    assert onednn is None or tuple(map(int, onednn.group(1).split('.'))) <= KNOWN_ONEDNN
+    assert onednn is None or tuple(map(int, onednn.group(1).split('.'))) <= AFFECTED_ONEDNN
 
 
 @pytest.mark.parametrize('backbone', ['mnv4_hybrid_m', 'timm:repvit_m0_9', 'timm:mobilenetv3_large_100'])
@@ -126,12 +127,15 @@ def test_a_fused_optimiser_makes_the_same_step(name, segmentation_batch):
         torch.testing.assert_close(weight, plain.weights()[key], rtol=1e-5, atol=1e-7, msg=key)
 
 
-@pytest.mark.slow  # a C++ compiler runs for a minute or two
+# `inductor` runs a C++ compiler for minutes; `aot_eager` traces, differentiates and guards the same, without compiling.
+@pytest.mark.parametrize('backend', ['aot_eager', pytest.param('inductor', marks=pytest.mark.long)])
 @pytest.mark.parametrize('name', ['mnv4_ssdlite_coco', 'mnv4_lraspp_ade20k'])
-@pytest.mark.filterwarnings('ignore')  # the compiler's own
-def test_a_compiled_net_computes_the_same_and_keeps_its_names(name, segmentation_batch):
+@pytest.mark.filterwarnings('ignore')  # of the compiler
+def test_a_compiled_net_computes_the_same_and_keeps_its_names(name, backend, segmentation_batch, monkeypatch):
+    monkeypatch.setattr(torch, 'compile', functools.partial(torch.compile, backend=backend))
     plain, ours = Step(name, segmentation_batch), Step(name, segmentation_batch)
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     compile_parts(ours.model)
     assert close(ours(), plain(), 1e-3)
     frames = torch._dynamo.utils.counters['frames']['ok']
@@ -139,7 +143,7 @@ def test_a_compiled_net_computes_the_same_and_keeps_its_names(name, segmentation
     assert ours.model.state_dict().keys() == plain.model.state_dict().keys()
     ours()
     assert torch._dynamo.utils.counters['frames']['ok'] == frames  # not compiled again
-    # Validation is not compiled: pictures there have many sizes.
+    # Validation, whose images have many sizes, is not compiled.
     ours.model.eval()
     with torch.no_grad():
         for size in (96, 64):
@@ -150,7 +154,7 @@ def test_a_compiled_net_computes_the_same_and_keeps_its_names(name, segmentation
 @pytest.mark.parametrize('name', ['mnv4_ssdlite_coco-mini', 'mnv4_rtmdet_coco-mini'])  # SGD and AdamW
 @pytest.mark.parametrize('before', [dict(channels_last=False, fused=False), dict(channels_last=True, fused=True)])
 def test_a_resumed_optimiser_goes_on_in_another_layout(name, before, repository, tmp_path):
-    """Momentum is of its weight, and the options are today's, not the checkpoint's."""
+    """Momentum takes the layout of its weight; the options are those of this run, not of the checkpoint."""
     after = {key: not value for key, value in before.items()}
     first = started(name, tmp_path / 'a', **before)
     give_gradients(first, 0)
@@ -166,7 +170,7 @@ def test_a_resumed_optimiser_goes_on_in_another_layout(name, before, repository,
 
 
 def started(name, work_dir, **settings):
-    """A runner that is about to train."""
+    """Return a runner that is about to train."""
     cfg = merge_train_arguments(load_config(name), name, work_dir=str(work_dir), **settings)
     cfg.experiment_name = str(work_dir)
     cfg.custom_hooks = []
@@ -187,7 +191,7 @@ def give_gradients(runner, seed):
 def runner(repository, tmp_path, **settings):
     cfg = load_config('mnv4_ssdlite_coco-mini')
     cfg = merge_train_arguments(cfg, 'x', work_dir=str(tmp_path / 'w'), **settings)
-    # Left to mmengine, a runner is named by the second, and two of one second are refused.
+    # mmengine names a runner after the second, and refuses two of the same name.
     cfg.experiment_name = f'{tmp_path}{settings}'
     return build_runner(resolve_data_roots(cfg))
 
@@ -233,7 +237,7 @@ def test_precision_is_chosen_or_refused():
 
 
 def test_bf16_stays_within_its_precision(segmentation_batch):
-    """Losses of the heads that learn from few numbers differ by its 8 bits, not by more."""
+    """Losses differ by the 8 bits of bfloat16, not by more."""
     with DefaultScope.overwrite_default_scope('mmseg'):
         plain, ours = (Step('mnv4_lraspp_ade20k', segmentation_batch) for _ in range(2))
         ours.optimizer = build_optim_wrapper(

@@ -13,7 +13,17 @@ from mnv4_mm.models.arch import ARCHS, MQA
 from mnv4_mm.models.layers import MultiQueryAttention, make_divisible, matmul_attention
 
 PUBLISHED = ['conv_s', 'conv_m', 'conv_l', 'hybrid_m', 'hybrid_l']
+# One net of each kind: plain, with attention, with either antialiasing, without the wide last convolution. The others
+# run the same code on larger tables, which test_parity.py compares with timm's.
+KINDS = ('conv_s', 'hybrid_m', 'conv_aa_m', 'conv_blur_m', 'conv_m_seg')
 FOUR = (0, 1, 2, 3)
+
+
+def mark_others_long(names, short):
+    return [name if name in short else pytest.param(name, marks=pytest.mark.long) for name in names]
+
+
+every_arch = pytest.mark.parametrize('arch', mark_others_long(ARCHS, KINDS))
 
 
 def all_maps(arch):
@@ -21,7 +31,7 @@ def all_maps(arch):
 
 
 def expected_sizes(arch, height, width, output_stride=32):
-    """Size of each map, stride by stride: half rounded up; a 2x2 mean rounds down."""
+    """Return the size of each feature map, stride by stride: half, rounded up; a 2x2 mean rounds down."""
     spec = ARCHS[arch]
     size, stride, sizes = [-(-side // 2) for side in (height, width)], 2, []
     for stage in spec.stages:
@@ -40,11 +50,11 @@ def test_the_bare_name_is_found_from_other_scopes(scope):
 
 
 @pytest.mark.parametrize('output_stride', [32, 16, 8])
-@pytest.mark.parametrize('arch', ARCHS)
-def test_maps_have_the_promised_shapes(arch, output_stride):
+@every_arch
+def test_feature_maps_have_the_promised_shapes(arch, output_stride):
     indices = all_maps(arch)
     net = MobileNetV4(arch, indices, output_stride=output_stride).eval()
-    height, width = 321, 447
+    height, width = 193, 223
     with torch.no_grad():
         maps = net(torch.randn(1, 3, height, width))
     sizes = expected_sizes(arch, height, width, output_stride)
@@ -53,7 +63,7 @@ def test_maps_have_the_promised_shapes(arch, output_stride):
 
 
 @pytest.mark.parametrize('out_indices', [(0,), (1, 2, 3), (2, 4), (0, 1, 2, 3, 4)])
-@pytest.mark.parametrize('arch', ARCHS)
+@every_arch
 def test_every_parameter_that_is_built_learns(arch, out_indices):
     out_indices = tuple(i for i in out_indices if i in all_maps(arch))
     net = MobileNetV4(arch, out_indices).train()
@@ -61,13 +71,13 @@ def test_every_parameter_that_is_built_learns(arch, out_indices):
     assert [name for name, p in net.named_parameters() if p.grad is None] == []
 
 
-@pytest.mark.parametrize('arch', ['conv_s', 'conv_m', 'conv_l', 'conv_m_seg', 'conv_s_050'])
+@pytest.mark.parametrize('arch', mark_others_long(['conv_s', 'conv_m', 'conv_l', 'conv_m_seg', 'conv_s_050'], KINDS))
 @pytest.mark.parametrize('output_stride', [16, 8])
-def test_dilation_sees_what_the_stride_saw(arch, output_stride):
-    """With the same weights, the dilated map sampled at the stride is the strided map, but for rounding.
+def test_a_dilated_net_equals_the_strided_one(arch, output_stride):
+    """With the same weights, the dilated feature map sampled at the stride is the strided one, except for rounding.
 
-    CPUs with other kernels sum in another order. In float64 that has been up to 2e-10 of a value; a convolution that
-    reads one place too far changes the map by more than a hundredth of its largest value.
+    CPUs with other kernels sum in another order. In float64 the difference was up to 2e-10 of a value; a convolution
+    that reads one pixel too far changes the map by more than a hundredth of its largest value.
     """
     strided = MobileNetV4(arch, FOUR).double().eval()
     dilated = MobileNetV4(arch, FOUR, output_stride=output_stride).double().eval()
@@ -87,7 +97,7 @@ def test_dilation_keeps_the_weights(arch):
     MobileNetV4(arch, FOUR, output_stride=8).load_state_dict(state, strict=True)
 
 
-@pytest.mark.parametrize('arch', ARCHS)
+@every_arch
 @pytest.mark.parametrize('stages', [-1, 0, 2, 4])
 def test_frozen_stages_do_not_move(arch, stages):
     net = MobileNetV4(arch, FOUR, frozen_stages=stages).train()
@@ -106,7 +116,7 @@ def test_frozen_stages_do_not_move(arch, stages):
         assert (parameter.grad is None) == bool(frozen and name.startswith(frozen)), name
 
 
-@pytest.mark.parametrize('arch', ARCHS)
+@every_arch
 def test_norm_eval_keeps_statistics_and_trains_weights(arch):
     net = MobileNetV4(arch, norm_eval=True).train()
     before = {name: value.clone() for name, value in net.named_buffers()}
@@ -115,7 +125,7 @@ def test_norm_eval_keeps_statistics_and_trains_weights(arch):
     assert all(p.grad is not None for p in net.parameters())
 
 
-@pytest.mark.parametrize('arch', ARCHS)
+@every_arch
 def test_sync_bn_is_batch_norm_on_one_device(arch):
     plain = MobileNetV4(arch, (3,)).eval()
     synced = MobileNetV4(arch, (3,), norm_cfg=dict(type='SyncBN', requires_grad=True)).eval()
@@ -125,7 +135,7 @@ def test_sync_bn_is_batch_norm_on_one_device(arch):
     assert torch.equal(plain(x)[0], synced(x)[0])
 
 
-@pytest.mark.parametrize('arch', ARCHS)
+@every_arch
 def test_recomputing_saves_memory_and_changes_no_number(arch):
     torch.manual_seed(0)
     plain = MobileNetV4(arch, (1, 2, 3)).double().train()
@@ -145,7 +155,7 @@ def test_recomputing_saves_memory_and_changes_no_number(arch):
             nonlocal bytes_kept
             bytes_kept += inputs[0].numel() * inputs[0].element_size()
 
-        # What is recomputed keeps the input of each block, out of sight of the hooks on saved tensors.
+        # A recomputed block keeps its input, which the hooks on saved tensors do not see.
         blocks = [block for stage in net.blocks for block in stage] if net.with_cp else []
         handles = [block.register_forward_pre_hook(block_input) for block in blocks]
         with saved_tensors_hooks(pack, lambda tensor: tensor):
@@ -155,13 +165,14 @@ def test_recomputing_saves_memory_and_changes_no_number(arch):
             handle.remove()
         loss.backward()
     assert kept[1] < 0.6 * kept[0]
+    # The same sums, in float64. Statistics that are updated twice differ by a tenth.
     for (name, a), b in zip(plain.named_parameters(), saving.parameters(), strict=True):
-        assert torch.equal(a.grad, b.grad), name
+        torch.testing.assert_close(b.grad, a.grad, rtol=0, atol=1e-9 * float(a.grad.abs().max()), msg=name)
     for (name, a), b in zip(plain.named_buffers(), saving.buffers(), strict=True):
-        assert torch.equal(a, b), name
+        torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-9, msg=name)
 
 
-@pytest.mark.parametrize('arch', ARCHS)
+@every_arch
 def test_channels_last_and_bfloat16(arch):
     torch.manual_seed(0)
     net = MobileNetV4(arch, (1, 2, 3)).eval()
@@ -178,7 +189,7 @@ def test_channels_last_and_bfloat16(arch):
         assert float((c.float() - a).norm() / a.norm()) < 0.2  # untrained nets amplify rounding
 
 
-@pytest.mark.parametrize('arch', ARCHS)
+@every_arch
 def test_copies_and_state_round_trip(arch):
     net = MobileNetV4(arch).eval()
     x = torch.randn(1, 3, 64, 64)
@@ -187,7 +198,7 @@ def test_copies_and_state_round_trip(arch):
     before = net(x)
     for other in (copied, loaded):
         assert all(torch.equal(a, b) for a, b in zip(before, other(x), strict=True))
-    # The copy is a net of its own: what is done to one does not reach the other.
+    # The copy shares no tensor with the original.
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.zero_()
@@ -196,17 +207,17 @@ def test_copies_and_state_round_trip(arch):
     assert not any(module.training for module in net.modules())
 
 
-@pytest.mark.parametrize('arch', PUBLISHED)
+@pytest.mark.parametrize('arch', mark_others_long(PUBLISHED, KINDS))
 def test_export_gives_the_same_graph(arch):
     net = MobileNetV4(arch).eval()
     x = torch.randn(1, 3, 64, 96)
     exported = torch.export.export(net, (x,)).module()
     with torch.no_grad():
         for a, b in zip(net(x), exported(x), strict=True):
-            torch.testing.assert_close(b, a)
+            torch.testing.assert_close(b, a, rtol=0, atol=1e-4 * float(a.abs().max()))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize('arch', PUBLISHED)
 def test_compile_takes_the_whole_net(arch):
     net = MobileNetV4(arch).eval()
@@ -216,7 +227,7 @@ def test_compile_takes_the_whole_net(arch):
             torch.testing.assert_close(b, a, rtol=1e-3, atol=1e-4 * float(a.abs().max()))
 
 
-def test_drop_path_grows_over_the_blocks_and_spares_evaluation():
+def test_drop_path_grows_over_the_blocks_and_is_off_in_evaluation():
     net = MobileNetV4('conv_m', (3,), drop_path_rate=0.5)
     rates = [
         block.drop_path.drop_prob for block in net.modules() if hasattr(getattr(block, 'drop_path', 0), 'drop_prob')
@@ -237,7 +248,7 @@ def test_settings_reach_every_layer():
     assert not any(isinstance(m, torch.nn.ReLU) for m in net.modules())
 
 
-@pytest.mark.parametrize('arch', ['hybrid_m', 'hybrid_l'])
+@pytest.mark.parametrize('arch', mark_others_long(['hybrid_m', 'hybrid_l'], KINDS))
 def test_both_forms_of_attention_agree(arch):
     net = MobileNetV4(arch, (2, 3)).double().eval()
     x = torch.randn(1, 3, 80, 112, dtype=torch.float64)
@@ -245,8 +256,9 @@ def test_both_forms_of_attention_agree(arch):
     for module in net.modules():
         if isinstance(module, MultiQueryAttention):
             module.attend = matmul_attention
+    # Both sum in another order, in float64; heads in the wrong order change the map by more than a hundredth.
     for a, b in zip(fused, net(x), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-9 * float(b.abs().max()))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The peers behind the same contract."""
+"""Backbones of timm keep the contract of MobileNetV4."""
 
 import pytest
 import timm
@@ -38,8 +38,19 @@ def test_maps_parameters_and_norms(name):
     assert not any(m.training for m in net.modules() if isinstance(m, _BatchNorm))
 
 
-@pytest.mark.parametrize('config', HEADLINE)
-@pytest.mark.parametrize('name', PEERS)
+# Each peer with one head, each head with two peers; all pairs in the long tests.
+SHORT_PAIRS = {(name, 'mnv4_fpn_ade20k') for name in PEERS}
+SHORT_PAIRS |= {(name, config) for name in ('resnet18', 'efficientformerv2_s1') for config in HEADLINE}
+
+
+@pytest.mark.parametrize(
+    ('name', 'config'),
+    [
+        pytest.param(name, config, marks=() if (name, config) in SHORT_PAIRS else pytest.mark.long)
+        for name in PEERS
+        for config in HEADLINE
+    ],
+)
 def test_each_fits_each_headline_config_and_runs(name, config):
     cfg = load_config(config)
     if built_for_one_size(name):

@@ -28,16 +28,15 @@ def test_the_model_is_the_headlines_and_the_data_small(name):
     assert innermost_dataset(cfg.train_dataloader.dataset).data_root.startswith('data/mini/')
 
 
-@pytest.mark.slow
 def test_one_is_trained_exported_and_compared_once(tmp_path, monkeypatch):
-    monkeypatch.setitem(MODELS, 'mnv4_lraspp_ade20k', MODELS['mnv4_lraspp_ade20k']._replace(length=20))
+    monkeypatch.setitem(MODELS, 'mnv4_lraspp_ade20k', MODELS['mnv4_lraspp_ade20k']._replace(length=4))
     lines: list[str] = []
     assert parity(['mnv4_lraspp_ade20k'], ['conv_s'], ['onnx'], folder=tmp_path, say=lines.append) == []
     assert lines[0] == '| model | net | AP or mIoU | onnx |'
     assert lines[2].startswith('| mnv4_lraspp_ade20k | conv_s | 0.')
     assert {path.name for path in (tmp_path / 'mnv4_lraspp_ade20k-conv_s/exported').glob('*.onnx')} == {
-        'iter_20_logits_fp32.onnx',
-        'iter_20_class_map_fp32.onnx',
+        'iter_4_logits_fp32.onnx',
+        'iter_4_class_map_fp32.onnx',
     }
     monkeypatch.setattr(report, 'train', None)
     again: list[str] = []

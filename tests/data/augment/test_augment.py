@@ -19,7 +19,7 @@ from mnv4_mm.errors import UserError
 
 MEAN = (123.675, 116.28, 103.53)
 PLAIN = Colour(None, None, False, None, None)
-DRAWS = 10_000
+DRAWS = 2_000
 P_VALUE = 1e-3  # of each test; the draws are seeded, so a test that passes passes always
 LONG, SHORT = 160, 64  # of a scaled picture, and of a crop, in the tests of distributions
 
@@ -209,7 +209,10 @@ def test_ssds_colours_are_mmdets(pictures, monkeypatch):
         np.testing.assert_allclose(transforms.distort(picture, colour), theirs, atol=2e-3)
 
 
-@pytest.mark.parametrize(('count', 'draws'), [(0, DRAWS), pytest.param(3, 3000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ('count', 'draws'),
+    [(0, DRAWS), pytest.param(0, 10_000, marks=pytest.mark.long), pytest.param(3, 3_000, marks=pytest.mark.long)],
+)
 def test_ssds_draws_have_mmdets_distribution(count, draws):
     """Crop, boxes, flip and colours over many draws; a small picture serves as well as a large one.
 

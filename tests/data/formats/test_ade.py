@@ -38,7 +38,7 @@ def test_a_good_one(root):
 
 
 def test_the_repositorys_and_the_drawn_one(repository, drawn):
-    for path, classes, count in ((repository / 'data/mini/ade', 150, 26), (drawn, 7, 768)):
+    for path, classes, count in ((repository / 'data/mini/ade', 150, 26), (drawn, 7, 128)):
         layout = find_ade(path)
         assert len(layout.classes) == classes
         assert len(list(layout.train.masks.iterdir())) == count

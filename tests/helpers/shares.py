@@ -1,4 +1,4 @@
-"""For the configs of test_distributed.py: each process writes down what it saw and what it computed of it."""
+"""For the configs of processes.py: each process logs its images and its losses."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ torch.set_default_dtype(torch.float64)
 
 @HOOKS.register_module()
 class ShareHook(Hook):
-    """Writes ``process<rank>.jsonl``, a line a step: pictures, losses, how far the weights have come (relatively)."""
+    """Write ``process<rank>.jsonl``, a line a step: images, losses, relative distance of the weights from the start."""
 
     def before_train(self, runner):
         self.start = self.weights(runner)
@@ -24,7 +24,7 @@ class ShareHook(Hook):
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         line = dict(
             step=runner.iter + 1,
-            pictures=[Path(sample.img_path).name for sample in data_batch['data_samples']],
+            images=[Path(sample.img_path).name for sample in data_batch['data_samples']],
             losses={name: value.item() for name, value in outputs.items() if 'loss' in name},
             moved=float((self.weights(runner) - self.start).norm() / self.start.norm()),
         )
@@ -38,7 +38,7 @@ class ShareHook(Hook):
 
 @TASK_UTILS.register_module()
 class RoundingAssigner(DynamicSoftLabelAssigner):
-    """RTMDet's assigner, which knows float32 only; its overlaps in steps of 1/1024, whose sums are exact in float32."""
+    """RTMDet's assigner, which computes in float32, with overlaps in steps of 1/1024: sums of them are exact."""
 
     def assign(self, pred_instances, *args, **kwargs):
         single = pred_instances.new()
