@@ -168,8 +168,13 @@ def _exists(name: str) -> bool:
     if not rest:
         return True
     file = path / '__init__.py' if path.is_dir() else path.with_suffix('.py')
-    # The package's own functions are imported on first use: there the name is a string.
-    return bool(re.search(rf"^(?:class|def) {rest[0]}\b|^{rest[0]}\b.*=|^    '{rest[0]}': ", file.read_text(), re.M))
+    defined = (
+        rf'^(?:class|def) {rest[0]}\b',
+        rf'^{rest[0]}\b.*=',
+        rf'^from \S+ import .*\b{rest[0]}\b',
+        rf"^    '{rest[0]}': ",  # the package's own functions, which are imported on first use
+    )
+    return bool(re.search('|'.join(defined), file.read_text(encoding='utf-8'), re.M))
 
 
 @pytest.mark.parametrize('page', CURRENT, ids=relative)
