@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LITERT := .venv-litert
+DOCS := .venv-docs
 MINI := mnv4_ssdlite_coco-mini
 
-.PHONY: env train test test-long test-litert mmdeploy litert bench lint clean
+.PHONY: env train test test-long test-litert mmdeploy litert bench docs lint clean
 env: $(VENV)/installed
 
 $(VENV)/installed: requirements/*.txt pyproject.toml tools/install.py
@@ -49,10 +50,19 @@ bench: env
 	$(BIN)/python -m pip --disable-pip-version-check install -q --no-deps -r requirements/bench.txt
 	$(BIN)/python tools/bench.py
 
+# The documentation site, in an environment of its own. Broken links and anchors are errors. Opens at site/index.html.
+docs: $(DOCS)/installed
+	$(DOCS)/bin/zensical build --strict --clean
+
+$(DOCS)/installed: requirements/docs.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip --disable-pip-version-check install -q -r requirements/docs.txt
+	touch $@
+
 lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) $(LITERT) work_dirs outputs
+	rm -rf $(VENV) $(LITERT) $(DOCS) site .cache work_dirs outputs

@@ -30,7 +30,7 @@ def photos(repository) -> list[Path]:
 
 @pytest.fixture(scope='session')
 def make_checkpoint(once, tmp_path_factory, photos) -> Maker:
-    """Return a function that writes a checkpoint of a config as train.py does: once for all workers, copied per call."""
+    """Return a function that writes a checkpoint of a config, as train.py does (once for all workers)."""
 
     def make(name: str, backbone: str | None = None) -> Path:
         key = f'lively {name} {backbone or ""}'.strip().replace(':', ' ').replace('/', ' ')
