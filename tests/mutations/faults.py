@@ -1,0 +1,346 @@
+"""Planted faults, at least one per room: mistakes that a programmer could make and that run without an error."""
+
+from typing import NamedTuple
+
+
+class Fault(NamedTuple):
+    """A mistake in one file.
+
+    Attributes:
+        name: Short description.
+        file: Path in the repository.
+        old: Text that is replaced; it occurs exactly once in the file.
+        new: Text with the mistake.
+        tests: Tests of the short suite that are run against it.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+FAULTS = (
+    # images
+    Fault(
+        'decode images with swapped channels',
+        'mnv4_mm/images.py',
+        'return _decode(data, REDUCED[reduction], path)',
+        'return _decode(data, REDUCED[reduction], path)[..., ::-1]',
+        ('tests/test_images.py',),
+    ),
+    # models
+    Fault(
+        'pad 5x5 convolutions by one pixel less',
+        'mnv4_mm/models/layers.py',
+        'padding=kernel // 2 * dilation,',
+        'padding=min(kernel // 2, 1) * dilation,',
+        ('tests/models/test_parity.py',),
+    ),
+    Fault(
+        'put the stride on the wrong depthwise convolution',
+        'mnv4_mm/models/layers.py',
+        '(1, stride) if middle_dw else (stride, 1)',
+        '(stride, 1) if start_dw else (1, stride)',
+        ('tests/models/test_parity.py',),
+    ),
+    Fault(
+        'scale attention by the number of heads',
+        'mnv4_mm/models/layers.py',
+        'q.shape[-1] ** -0.5',
+        'q.shape[1] ** -0.5',
+        ('tests/models/test_mobilenetv4.py', '-k', 'attention'),
+    ),
+    Fault(
+        'forget the transpose of the attention output',
+        'mnv4_mm/models/layers.py',
+        'out = out.transpose(-1, -2).reshape(',
+        'out = out.reshape(',
+        ('tests/models/test_parity.py',),
+    ),
+    Fault(
+        'do not freeze the stem',
+        'mnv4_mm/models/mobilenetv4.py',
+        'for module in (self.conv_stem, self.bn1, *self.blocks[: self.frozen_stages]):',
+        'for module in self.blocks[: self.frozen_stages]:',
+        ('tests/models/test_mobilenetv4.py', '-k', 'frozen'),
+    ),
+    Fault(
+        'dilate twice as far',
+        'mnv4_mm/models/mobilenetv4.py',
+        'dilation *= removed_stride',
+        'dilation *= removed_stride**2',
+        ('tests/models/test_mobilenetv4.py', '-k', 'dilat'),
+    ),
+    Fault(
+        'use a bias of the classes that does not start rare',
+        'mnv4_mm/models/heads.py',
+        'bias=bias_init_with_prob(0.01)',
+        'bias=bias_init_with_prob(0.5)',
+        ('tests/models/test_heads.py',),
+    ),
+    # weights
+    Fault(
+        'load weights that do not fit without an error',
+        'mnv4_mm/weights/strict.py',
+        "'missing': [key for key in expected if key not in state],",
+        "'missing': [],",
+        ('tests/weights/test_strict.py',),
+    ),
+    Fault(
+        'unpickle anything in a checkpoint',
+        'mnv4_mm/weights/checkpoint.py',
+        'map_location=map_location, weights_only=True',
+        'map_location=map_location, weights_only=False',
+        ('tests/weights',),
+    ),
+    # runtime
+    Fault(
+        'feed BGR to a model of RGB',
+        'mnv4_mm/runtime/preprocess.py',
+        "if to.channel_order == 'RGB':",
+        "if to.channel_order == 'BGR':",
+        ('tests/runtime', 'tests/deploy/test_graph.py'),
+    ),
+    Fault(
+        'swap height and width when boxes return to the image',
+        'mnv4_mm/runtime/results.py',
+        'y, x = (original / placed',
+        'x, y = (original / placed',
+        ('tests/runtime',),
+    ),
+    Fault(
+        'return boxes as (x1, y1, x2, y2) in COCO results',
+        'mnv4_mm/runtime/results.py',
+        'bbox=[x1, y1, x2 - x1, y2 - y1],',
+        'bbox=[x1, y1, x2, y2],',
+        ('tests/runtime', 'tests/apis/test_infer.py'),
+    ),
+    Fault(
+        'count category ids from 0',
+        'mnv4_mm/runtime/results.py',
+        'category_id=label + 1 if',
+        'category_id=label if',
+        ('tests/runtime', 'tests/apis/test_infer.py'),
+    ),
+    Fault(
+        'accept a changed exported file',
+        'mnv4_mm/runtime/meta.py',
+        'if sha256(part) != expected:',
+        'if not sha256(part):',
+        ('tests/runtime', 'tests/deploy/test_targets.py'),
+    ),
+    # data
+    Fault(
+        'keep the left edge of flipped boxes',
+        'mnv4_mm/data/augment/ssd.py',
+        'boxes[:, [0, 2]] = self.scale[0] - boxes[:, [2, 0]]',
+        'boxes[:, [0, 2]] = self.scale[0] - boxes[:, [0, 2]]',
+        ('tests/data/augment',),
+    ),
+    Fault(
+        'shift a resized image by half a pixel',
+        'mnv4_mm/data/augment/pixels.py',
+        'start = 0.5 * step - 0.5 + first / reduction',
+        'start = first / reduction',
+        ('tests/data/augment',),
+    ),
+    Fault(
+        'flip the image but not the mask',
+        'mnv4_mm/data/augment/seg.py',
+        'pixels, labels = cv2.flip(pixels, 1), cv2.flip(labels, 1)',
+        'pixels = cv2.flip(pixels, 1)',
+        ('tests/data/augment',),
+    ),
+    Fault(
+        'accept boxes outside the image',
+        'mnv4_mm/data/formats/coco.py',
+        'or box[0] + box[2] > width + 1 or box[1] + box[3] > height + 1:',
+        'or box[0] > width + 1 or box[1] > height + 1:',
+        ('tests/data/formats',),
+    ),
+    Fault(
+        'label categories in the order of their ids',
+        'mnv4_mm/data/coco_dataset.py',
+        'for label, cat_id in enumerate(self.cat_ids)}',
+        'for label, cat_id in enumerate(sorted(self.cat_ids))}',
+        ('tests/data/test_coco_dataset.py',),
+    ),
+    # engine
+    Fault(
+        'count unlabelled pixels',
+        'mnv4_mm/engine/iou.py',
+        'ignored = ground_truth == ignore_index',
+        'ignored = ground_truth == num_classes + ignore_index',
+        ('tests/engine/test_iou.py',),
+    ),
+    Fault(
+        'divide intersection by the sum of areas',
+        'mnv4_mm/engine/iou.py',
+        'iou = intersection / (predicted + ground_truth - intersection)',
+        'iou = intersection / (predicted + ground_truth)',
+        ('tests/engine/test_iou.py',),
+    ),
+    Fault(
+        'compute mAP at the last number of detections',
+        'mnv4_mm/engine/coco_metric.py',
+        "'mAP': Statistic('precision', limit=None),",
+        "'mAP': Statistic('precision'),",
+        ('tests/engine/test_coco_metric.py',),
+    ),
+    Fault(
+        'use the layout that corrupts memory',
+        'mnv4_mm/engine/step.py',
+        'part.in_channels // part.groups < 16',
+        'part.in_channels // part.groups < 1',
+        ('tests/engine/test_step.py',),
+    ),
+    # tasks
+    Fault(
+        'keep 0 as a class of own masks',
+        'mnv4_mm/tasks/segmentation.py',
+        'dataset.reduce_zero_label = True',
+        'dataset.reduce_zero_label = False',
+        ('tests/tasks',),
+    ),
+    Fault(
+        'predict in windows that do not overlap',
+        'mnv4_mm/tasks/segmentation.py',
+        'tuple(length * 2 // 3 for length in size)',
+        'tuple(size)',
+        ('tests/tasks', 'tests/config'),
+    ),
+    # apis
+    Fault(
+        'evaluate the test images when asked for the training images',
+        'mnv4_mm/apis/evaluate.py',
+        "cfg = on_training_images(cfg) if on == 'train' else copy.deepcopy(cfg)",
+        "cfg = on_training_images(cfg) if on == 'training' else copy.deepcopy(cfg)",
+        ('tests/apis/test_evaluate.py',),
+    ),
+    Fault(
+        'write drawn images over the source images',
+        'mnv4_mm/apis/infer.py',
+        'if out.resolve() == (path if path.is_dir() else path.parent).resolve():',
+        'if out == path:',
+        ('tests/apis/test_infer.py', 'tests/tools/test_cli.py'),
+    ),
+    # config
+    Fault(
+        'evaluate on the training images instead of the validation images',
+        'mnv4_mm/config/data.py',
+        'val_dataloader=layout.val, test_dataloader=layout.val',
+        'val_dataloader=layout.train, test_dataloader=layout.train',
+        ('tests/config', 'tests/tasks'),
+    ),
+    Fault(
+        'give a benchmark name to the score of own data',
+        'mnv4_mm/config/data.py',
+        'cfg[evaluator].prefix = layout.root.resolve().name',
+        'pass',
+        ('tests/config', 'tests/tasks'),
+    ),
+    Fault(
+        'scale milestones in the wrong direction',
+        'mnv4_mm/config/schedule.py',
+        'return round(point * length / before)',
+        'return round(point * before / length)',
+        ('tests/config',),
+    ),
+    Fault(
+        'overwrite a finished run',
+        'mnv4_mm/config/resume.py',
+        'if last and not cfg.resume:',
+        'if last and cfg.resume is None:',
+        ('tests/config',),
+    ),
+    Fault(
+        'keep the old channels of the neck for another backbone',
+        'mnv4_mm/config/backbone.py',
+        'part[key] = type(value)([*new, *value[len(old) :]])',
+        'part[key] = type(value)([*old, *value[len(old) :]])',
+        ('tests/config',),
+    ),
+    Fault(
+        'train in half precision on a CPU',
+        'mnv4_mm/config/optimizer.py',
+        "if dtype == 'fp16' and not on_gpu:",
+        "if dtype == 'fp16' and on_gpu is None:",
+        ('tests/config',),
+    ),
+    # deploy
+    Fault(
+        'decode box sizes without the half',
+        'mnv4_mm/deploy/graph.py',
+        '.exp() * (side * 0.5)',
+        '.exp() * side',
+        ('tests/deploy/test_graph.py',),
+    ),
+    Fault(
+        'normalise twice',
+        'mnv4_mm/deploy/graph.py',
+        'self.normalise = not to.normalise',
+        'self.normalise = True',
+        ('tests/deploy/test_graph.py',),
+    ),
+    Fault(
+        'leave the background among the classes',
+        'mnv4_mm/deploy/graph.py',
+        'scores.softmax(-1)[..., :-1]',
+        'scores.softmax(-1)[..., 1:]',
+        ('tests/deploy/test_graph.py',),
+    ),
+    Fault(
+        'pass a file whose outputs differ',
+        'mnv4_mm/deploy/compare.py',
+        "if meta.precision == 'fp32' and not row.raw.largest <= tolerances.fp:",
+        "if meta.precision == 'fp32' and row.raw.largest < 0:",
+        ('tests/deploy/test_compare.py',),
+    ),
+    Fault(
+        'quantise sensitive layers',
+        'mnv4_mm/deploy/sensitivity.py',
+        'MIN_SQNR_DB = 20.0',
+        'MIN_SQNR_DB = -20.0',
+        ('tests/deploy/test_quantize.py',),
+    ),
+    Fault(
+        'leave no detection for a second match',
+        'mnv4_mm/deploy/difference.py',
+        'free[candidates[distance.argmin()]] = False',
+        'free[candidates] = False',
+        ('tests/deploy/test_compare.py',),
+    ),
+    # cli
+    Fault(
+        'end with exit code 1 for a mistake',
+        'mnv4_mm/cli/exit_codes.py',
+        "print(f'error: {text}', file=sys.stderr)\n    return 2",
+        "print(f'error: {text}', file=sys.stderr)\n    return 1",
+        ('tests/tools/test_cli.py',),
+    ),
+    Fault(
+        'end a failed comparison with exit code 0',
+        'mnv4_mm/cli/deploy.py',
+        'return 0 if all(row.passes for row in rows) else 1',
+        'return 0 if any(row.passes for row in rows) else 1',
+        ('tests/deploy/test_compare.py',),
+    ),
+    # report
+    Fault(
+        'count a multiply-accumulate twice',
+        'mnv4_mm/report/complexity.py',
+        'counter.get_total_flops() // 2',
+        'counter.get_total_flops()',
+        ('tests/report/test_complexity.py', 'tests/models/test_heads.py'),
+    ),
+    # bench
+    Fault(
+        'report the inverse of a speedup',
+        'mnv4_mm/bench/measure.py',
+        'statistics.median(b / a for a, b in',
+        'statistics.median(a / b for a, b in',
+        ('tests/bench',),
+    ),
+)
