@@ -17,6 +17,7 @@ from mnv4_mm.deploy.graph import reference
 from mnv4_mm.deploy.targets import TARGETS
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import read_image
+from mnv4_mm.models.arch import ARCHS
 from mnv4_mm.runtime import load
 from mnv4_mm.runtime.meta import Meta, read_meta, sidecar
 from mnv4_mm.runtime.preprocess import prepare
@@ -76,7 +77,18 @@ def test_raw_outputs_are_pytorchs(name, net, exported, pytorch, photos):
     predictor = load(path)
     found = difference(pytorch(predictor.meta), predictor, inputs(predictor.meta, photos))
     assert found.largest < 1e-4
-    assert found.of == 'raw'
+    assert found.kind == 'raw'
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('arch', ARCHS)
+@pytest.mark.parametrize('name', RUNNABLE)
+def test_every_net_has_the_outputs_of_pytorch(name, arch, make_checkpoint, photos, tmp_path):
+    checkpoint = make_checkpoint('mnv4_lraspp_ade20k-mini', f'mnv4_{arch}')
+    options = dict(out_dir=str(tmp_path), size=(128, 160), kind='logits', log=lambda line: None)
+    predictor = load(export(str(checkpoint), [name], **options)[0])
+    model = reference(load_model(str(checkpoint), device='cpu'), predictor.meta)
+    assert difference(model, predictor, inputs(predictor.meta, photos)).largest < 1e-3
 
 
 @pytest.mark.parametrize('net', ['ssdlite', 'lraspp'])
