@@ -13,7 +13,7 @@ $(VENV)/installed: requirements/*.txt pyproject.toml tools/install.py
 	$(PYTHON) tools/install.py --venv $(VENV)
 	touch $@
 
-# Trains from scratch on 64 real pictures (minutes on 2 CPU cores), evaluates, draws. Continues if it was stopped.
+# Trains from scratch on 64 real images (minutes on 2 CPU cores), evaluates, draws. Continues if it was stopped.
 train: env
 	$(BIN)/python tools/train.py configs/$(MINI).py --resume
 

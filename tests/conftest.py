@@ -139,10 +139,10 @@ def segmentation_batch() -> Callable[[int, int], dict]:
 
     def batch(height: int, width: int) -> dict:
         rng = torch.Generator().manual_seed(0)
-        truth = torch.randint(0, 150, (2, 1, height, width), generator=rng)
-        truth[:, :, :9] = 255
+        ground_truth = torch.randint(0, 150, (2, 1, height, width), generator=rng)
+        ground_truth[:, :, :9] = 255
         shape = dict(img_shape=(height, width), ori_shape=(height, width), pad_shape=(height, width))
-        samples = [SegDataSample(gt_sem_seg=PixelData(data=one), metainfo=shape) for one in truth]
+        samples = [SegDataSample(gt_sem_seg=PixelData(data=one), metainfo=shape) for one in ground_truth]
         images = torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8, generator=rng)
         return dict(inputs=list(images), data_samples=samples)
 

@@ -90,11 +90,11 @@ def test_its_pipelines_take_real_images_and_boxes(name, repository):
     boxes = sample['data_samples'].gt_instances.bboxes.tensor
     assert (boxes >= 0).all()
     assert (boxes <= torch.tensor(sample['inputs'].shape[1:]).flip(0).repeat(2)).all()
-    # Ground truth of the test set is in pixels of the original image.
-    truth = val[0]['data_samples']
-    height, width = truth.ori_shape
+    # Ground ground_truth of the test set is in pixels of the original image.
+    ground_truth = val[0]['data_samples']
+    height, width = ground_truth.ori_shape
     whole = val.get_data_info(0)['instances']
-    kept = truth.gt_instances.bboxes.tensor
+    kept = ground_truth.gt_instances.bboxes.tensor
     expected = torch.tensor([i['bbox'] for i in whole if not i['ignore_flag']])
     torch.testing.assert_close(kept, expected)
     assert (kept[:, 2] <= width + 1).all()
@@ -112,11 +112,11 @@ def test_its_pipelines_take_real_images_and_masks(name, repository):
     assert tuple(data['inputs'].shape) == (4, 3, *size)
     labels = {int(v) for s in data['data_samples'] for v in s.gt_sem_seg.data.unique()}
     assert labels <= {*range(150), 255}
-    # Ground truth of the test set has the size of the original image, and value 1 of a mask is class 0.
-    truth = val[0]['data_samples']
-    mask = torch.tensor(np.array(Image.open(truth.seg_map_path))).long()
-    assert truth.gt_sem_seg.data.shape[1:] == mask.shape == truth.ori_shape
-    assert torch.equal(truth.gt_sem_seg.data[0], torch.where(mask == 0, 255, mask - 1))
+    # Ground ground_truth of the test set has the size of the original image, and value 1 of a mask is class 0.
+    ground_truth = val[0]['data_samples']
+    mask = torch.tensor(np.array(Image.open(ground_truth.seg_map_path))).long()
+    assert ground_truth.gt_sem_seg.data.shape[1:] == mask.shape == ground_truth.ori_shape
+    assert torch.equal(ground_truth.gt_sem_seg.data[0], torch.where(mask == 0, 255, mask - 1))
 
 
 @pytest.mark.parametrize('name', SEGMENTERS)

@@ -35,7 +35,7 @@ def infer(
 
     Args:
         source: Image, folder or video file.
-        checkpoint: Checkpoint written by ``tools/train.py``, or file written by ``tools/export.py``, which needs no
+        checkpoint: Checkpoint written by ``mnv4 train``, or file written by ``mnv4 export``, which needs no
             PyTorch.
         config: Checkpoint: config to use instead of the one inside.
         out_dir: Folder to write to.
@@ -73,7 +73,7 @@ def infer(
             image = read_image(file)
         except UserError as error:
             if writer.images:
-                raise UserError(f'{error}; {writer.save()} has the images before it') from error
+                raise UserError(f'{error}; the results of the images before it are in {writer.save()}') from error
             raise
         write_image(out / file.name, writer.add(file.name, predictor(image)))
     return writer.save()

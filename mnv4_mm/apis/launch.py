@@ -37,7 +37,9 @@ def join_processes(launcher: str) -> None:
         raise UserError(f'--launcher must be one of none, {", ".join(LAUNCHERS)}, got {launcher!r}')
     command, local_rank = LAUNCHERS[launcher]
     if local_rank not in os.environ:
-        raise UserError(f'--launcher {launcher} is for processes started by `{command} tools/...`; see docs/scaling.md')
+        raise UserError(
+            f'--launcher {launcher} is for processes started by `{command} -m mnv4_mm ...`; see docs/scaling.md'
+        )
     os.environ['LOCAL_RANK'] = os.environ[local_rank]  # mmengine selects the GPU by it, and does not set it for mpi
     if torch.cuda.is_available() or is_distributed():
         return

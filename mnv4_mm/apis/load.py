@@ -32,7 +32,7 @@ def load(
         detections.boxes, detections.scores, detections.labels
 
     Args:
-        path: Checkpoint written by ``tools/train.py``, or file written by ``tools/export.py``.
+        path: Checkpoint written by ``mnv4 train``, or file written by ``mnv4 export``.
         config: Checkpoint: config to use instead of the one inside.
         device: Checkpoint: torch device; a GPU if there is one by default.
         inference: Checkpoint of a segmenter: ``whole`` images or ``slide`` for windows; as in the config by default.

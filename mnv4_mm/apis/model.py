@@ -27,7 +27,7 @@ def load_model(
     device: str | None = None,
     inference: str | None = None,
 ) -> nn.Module:
-    """Build a model from a checkpoint written by ``tools/train.py``, which carries its config and class names.
+    """Build a model from a checkpoint written by ``mnv4 train``, which carries its config and class names.
 
     Args:
         checkpoint: Checkpoint file, or the checkpoint that was read from it.
@@ -54,7 +54,7 @@ def load_model(
         use_channels_last(model)
     meta = content.meta
     if 'classes' not in (meta.get('dataset_meta') or {}):
-        raise UserError(f'{content.path} does not name its classes: it was not written by tools/train.py')
+        raise UserError(f'{content.path} does not name its classes: it was not written by `mnv4 train`')
     model.cfg, model.dataset_meta, model.checkpoint_meta = cfg, meta['dataset_meta'], meta
     try:
         model.to(device or ('cuda' if torch.cuda.is_available() else 'cpu'))

@@ -106,7 +106,7 @@ def import_ultralytics() -> Any:
 
 
 def detector_pairs() -> list[Pair]:
-    """Measure SSDLite with MNv4-Conv-S at 320x320 in ONNX Runtime on one thread against torchvision's and YOLO11n."""
+    """Compare SSDLite (MNv4-Conv-S, 320x320) with torchvision's SSDLite and with YOLO11n: ONNX Runtime, one thread."""
     torch.manual_seed(0)
     cfg = load_config('mnv4_ssdlite_coco')
     model = add_metadata(build_model(cfg), cfg)

@@ -76,18 +76,18 @@ def iou_pairs(classes: int = 150, sizes: tuple[tuple[int, int], ...] = ((512, 68
         # Regions are squares of 32 pixels. A tenth is unlabelled; three of ten are wrong.
         rng = torch.Generator().manual_seed(0)
         regions = (-(-height // 32), -(-width // 32))
-        truth = torch.randint(0, classes, regions, generator=rng)
+        ground_truth = torch.randint(0, classes, regions, generator=rng)
         wrong = torch.rand(regions, generator=rng) < 0.3
-        predicted = torch.where(wrong, torch.randint(0, classes, regions, generator=rng), truth)
-        truth[: regions[0] // 10] = 255
-        truth, predicted = (
+        predicted = torch.where(wrong, torch.randint(0, classes, regions, generator=rng), ground_truth)
+        ground_truth[: regions[0] // 10] = 255
+        ground_truth, predicted = (
             labels.repeat_interleave(32, 0).repeat_interleave(32, 1)[:height, :width].contiguous()
-            for labels in (truth, predicted)
+            for labels in (ground_truth, predicted)
         )
         return Pair(
             f"pixels per class of {height}x{width}, {classes} classes, against mmseg's IoUMetric",
-            lambda: class_areas(predicted, truth, classes),
-            lambda: IoUMetric.intersect_and_union(predicted, truth, classes, 255),
+            lambda: class_areas(predicted, ground_truth, classes),
+            lambda: IoUMetric.intersect_and_union(predicted, ground_truth, classes, 255),
         )
 
     return [pair(*size) for size in sizes]

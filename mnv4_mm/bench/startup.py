@@ -9,7 +9,7 @@ from mnv4_mm.config.index import REPOSITORY
 
 
 def startup(rounds: int = 5) -> Iterator[Ratio | Figure]:
-    """Measure the seconds of whole processes; for annotations, those of building the data set alone.
+    """Time whole processes. For annotations, time only the construction of the data set.
 
     Args:
         rounds: Number of runs of each process; the median counts.

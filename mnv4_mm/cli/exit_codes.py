@@ -54,6 +54,6 @@ def _mistake(text: str) -> int:
             time.sleep(LAUNCHER_TIMEOUT)  # ending earlier would end the first before it has printed
         except KeyboardInterrupt:
             return 130
-    # A process that is still here has met the mistake alone.
+    # The launcher has not ended this process while it waited, so that only this one has met the mistake.
     print(f'error: {text}', file=sys.stderr)
     return 2

@@ -52,7 +52,7 @@ def set_fused(cfg: Config, fused: bool | None) -> Config:
 
 
 def set_learning_rate_scaling(cfg: Config) -> Config:
-    """Scale the learning rate by actual batch size / ``auto_scale_lr.base_batch_size`` when training starts.
+    """Let mmengine's ``Runner.scale_lr`` multiply the learning rate by batch size / ``auto_scale_lr.base_batch_size``.
 
     Raises:
         UserError: The config has no ``base_batch_size``.

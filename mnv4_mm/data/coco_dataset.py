@@ -240,7 +240,9 @@ class CachedCocoDataset(CocoDataset):
             return
         if not len(self.columns):
             classes = ', '.join(self._metainfo['classes'])
-            raise UserError(f'{self.ann_file}: no image is left with filter_cfg={self.filter_cfg}, classes {classes}')
+            raise UserError(
+                f'{self.ann_file}: no image is left with filter_cfg={self.filter_cfg}, classes {classes}: check both'
+            )
         self.cat_ids = self.columns.cat_ids.tolist()
         self.cat2label = {cat_id: label for label, cat_id in enumerate(self.cat_ids)}
         # mmengine keeps its pickled entries in data_bytes and the end of each in data_address. Here they are nothing

@@ -59,7 +59,7 @@ class Reference(NamedTuple):
         return self.row.metric
 
     def matches(self, meta: Meta) -> bool:
-        """Return True if PyTorch does the same for another file: same input, resizing and selection of boxes."""
+        """Return True if this result also applies to another file: same input, resizing and selection of boxes."""
         return (self.meta.input, self.meta.resize, self.meta.selection) == (meta.input, meta.resize, meta.selection)
 
 
@@ -114,7 +114,7 @@ def compare(
     evaluator = PredictorEvaluator(model.cfg)
 
     baseline = baseline_score(model.cfg, loaded)
-    rows = [Row('PyTorch, as tools/test.py', path.stat().st_size / 1e6, baseline)]
+    rows = [Row('PyTorch, as mnv4 test', path.stat().st_size / 1e6, baseline)]
     references: list[Reference] = []
     timed: list[tuple[Row, Artifact, Reference]] = []
     for artifact in artifacts:

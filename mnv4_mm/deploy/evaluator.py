@@ -1,4 +1,4 @@
-"""Evaluation of any predictor on the test set of a config, by the metric that ``tools/test.py`` uses."""
+"""Evaluation of any predictor on the test set of a config, by the metric that ``mnv4 test`` uses."""
 
 import copy
 import tempfile
@@ -72,7 +72,7 @@ class PredictorEvaluator:
 
 
 def baseline_score(cfg: Config, checkpoint: Checkpoint) -> float:
-    """Return the AP or mIoU that ``tools/test.py`` measures, in [0, 1]."""
+    """Return the AP or mIoU that ``mnv4 test`` measures, in [0, 1]."""
     cfg = Config(cfg.to_dict())
     cfg.log_level = 'WARNING'
     with tempfile.TemporaryDirectory() as folder:

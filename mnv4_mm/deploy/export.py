@@ -48,7 +48,7 @@ def export(
     """Convert a checkpoint to one or more runtimes.
 
     Args:
-        checkpoint: Checkpoint file written by ``tools/train.py``.
+        checkpoint: Checkpoint file written by ``mnv4 train``.
         to: Names of targets, see ``TARGETS``.
         config: Config to use instead of the one in the checkpoint.
         out_dir: Output folder; ``exported`` beside the checkpoint if left out.

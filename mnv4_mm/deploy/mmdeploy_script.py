@@ -54,7 +54,7 @@ def deploy(
     Args:
         deploy_cfg: Deploy config file, one of configs/deploy.
         model_cfg: Path or name of the config the checkpoint was trained with.
-        checkpoint: Checkpoint file written by ``tools/train.py``.
+        checkpoint: Checkpoint file written by ``mnv4 train``.
         img: Image file with which the model is traced.
         test_img: Image files to draw; ``img`` if left out.
         work_dir: Output folder.
@@ -117,10 +117,10 @@ def load_deploy_config(path: str, options: Mapping[str, Any]) -> Config:
     if backend != 'onnxruntime':
         raise UserError(
             f'{path} is for {backend}; only onnxruntime is exported here. Other runtimes take its ONNX file, or '
-            '`python tools/export.py` converts to their own formats (docs/mmdeploy.md)'
+            '`mnv4 export` converts to their own formats (docs/mmdeploy.md)'
         )
     if 'partition_config' in config:
-        raise UserError(f'{path}: parts of a model (partition_config) are not exported here')
+        raise UserError(f'{path}: remove `partition_config`: only whole models are exported')
     return config
 
 

@@ -1,7 +1,8 @@
 """Post-training quantisation to 8 bits with calibration images, by ONNX Runtime and by NNCF (OpenVINO).
 
-Two kinds of layers stay in float: those behind the last convolutions (box decoding, softmax, selection), which need
-little time and more than 256 steps for the side of a box; and the sensitive layers that ``sensitivity`` finds.
+Two kinds of layers stay in float: those before the first and behind the last convolutions (normalisation, box decoding,
+softmax, selection), which take little time, and box sides need more than 256 steps; and the sensitive layers that
+``sensitivity`` finds.
 """
 
 from collections.abc import Sequence
@@ -28,8 +29,8 @@ class QuantizedModel(NamedTuple):
     Attributes:
         model: ``onnx.ModelProto``.
         layers: Sensitivity of each convolution and matrix product, the most sensitive one first.
-        float_nodes: Names of all nodes that stay in float: those outside the convolutions, and those that
-            ``nodes_in_float`` selects.
+        float_nodes: Names of all nodes that stay in float: those before the first or behind the last convolution,
+            and those that ``nodes_in_float`` selects.
         sensitive: The sensitive layers, described for converters that do not know the names of ONNX nodes.
     """
 
@@ -57,7 +58,7 @@ def quantize_onnx(model: Any, batches: Sequence[np.ndarray]) -> QuantizedModel:
         onnx.save(model, original_path)
         quant_pre_process(original_path, float_path, skip_symbolic_shape=True)
         graph = onnx.load(float_path).graph
-        outer_nodes = _nodes_outside_convolutions(graph)
+        outer_nodes = _nodes_before_and_behind_convolutions(graph)
 
         def quantize(float_nodes: Sequence[str]) -> None:
             quantize_static(
@@ -121,7 +122,7 @@ def _calibration_reader(batches: Sequence[np.ndarray]) -> Any:
     return Reader()
 
 
-def _nodes_outside_convolutions(graph: Any) -> list[str]:
+def _nodes_before_and_behind_convolutions(graph: Any) -> list[str]:
     """Return the names of the nodes before the first convolutions and behind the last ones."""
     convolutions = ('Conv', 'MatMul', 'Gemm', 'ConvTranspose')
 

@@ -147,7 +147,7 @@ class Meta:
         try:
             content = json.loads(text)
             if not isinstance(content, dict) or 'format' not in content:
-                raise ValueError('it was not written by tools/export.py')
+                raise ValueError('it was not written by `mnv4 export`')
             if content['format'] != FORMAT:
                 raise ValueError('it was written by a later version of mnv4_mm')
             if content.pop('sha256', '') != checksum(content):
@@ -204,7 +204,7 @@ def read_meta(path: str | Path) -> Meta:
         raise UserError(f'no file {path}')
     if not sidecar(path).is_file():
         raise UserError(
-            f'{path} has no {sidecar(path).name} beside it: it was not written by tools/export.py, or moved without it'
+            f'{path} has no {sidecar(path).name} beside it: it was not written by `mnv4 export`, or moved without it'
         )
     meta = Meta.from_json(sidecar(path).read_bytes(), sidecar(path))
     if not meta.files:

@@ -27,7 +27,7 @@ class Detector:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.classes = tuple(model.dataset_meta['classes'])
-        # In the order of labels; a checkpoint of tools/train.py carries the ids of its data set.
+        # In the order of labels; a checkpoint of `mnv4 train` carries the ids of its data set.
         ids = model.checkpoint_meta.get('category_ids')
         self.category_ids = tuple(ids) if ids else None
 

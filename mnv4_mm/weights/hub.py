@@ -69,9 +69,7 @@ def load_timm(source: str, map_location: Any = 'cpu') -> dict[str, Any]:
     tag = source.removeprefix('timm://')
     if tag not in TAGS:
         near = difflib.get_close_matches(tag, TAGS, n=3, cutoff=0.5)
-        raise UserError(
-            f'no weights {tag!r}{f", near: {near}" if near else ""}: `python tools/list_weights.py` lists all'
-        )
+        raise UserError(f'no weights {tag!r}{f", near: {near}" if near else ""}: `mnv4 weights` lists all')
     path = cached_path(tag)
     if not path.is_file():
         path = _download(tag, path)
@@ -79,7 +77,7 @@ def load_timm(source: str, map_location: Any = 'cpu') -> dict[str, Any]:
 
 
 def cached_path(tag: str) -> Path:
-    """Return where the file of a tag is looked up before the hub is asked: torch's cache of checkpoints."""
+    """Return the path of a tag's weights in torch's checkpoint cache, which need not exist."""
     return Path(torch.hub.get_dir()) / 'checkpoints' / f'{tag}.safetensors'
 
 

@@ -103,8 +103,8 @@ def test_category_ids_are_those_of_the_data_set(checkpoint, tmp_path, repository
     assert content['meta']['category_ids'] == [1, 2, 3, 4, 5, 6]
     content['meta']['category_ids'] = [1, 2, 3, 7, 11, 13]
     torch.save(content, tmp_path / 'gaps.pth')
-    picture = sorted((repository / 'data/mini/coco/val2017').iterdir())[0]
-    path = infer(str(picture), str(tmp_path / 'gaps.pth'), out_dir=str(tmp_path / 'out'), device='cpu')
+    image = sorted((repository / 'data/mini/coco/val2017').iterdir())[0]
+    path = infer(str(image), str(tmp_path / 'gaps.pth'), out_dir=str(tmp_path / 'out'), device='cpu')
     found = read_annotations(path)
     assert [c['id'] for c in found['categories']] == [1, 2, 3, 7, 11, 13]
     assert {a['category_id'] for a in found['annotations']} <= {1, 2, 3, 7, 11, 13}
@@ -123,14 +123,14 @@ def test_detections_are_those_of_mmdet(checkpoint, repository):
     from mnv4_mm.engine.step import use_channels_last
     from mnv4_mm.weights.checkpoint import read_checkpoint
 
-    picture = str(sorted((repository / 'data/mini/coco/val2017').iterdir())[0])
+    image = str(sorted((repository / 'data/mini/coco/val2017').iterdir())[0])
     with DefaultScope.overwrite_default_scope('mmdet'):
-        ours = inference_detector(load_model(checkpoint, device='cpu'), picture).pred_instances
+        ours = inference_detector(load_model(checkpoint, device='cpu'), image).pred_instances
     cfg = checkpoint_config(read_checkpoint(checkpoint))
     model = init_detector(cfg, checkpoint, device='cpu', palette='random')
     use_channels_last(model)  # the same order of sums
-    theirs = inference_detector(model, picture).pred_instances
-    loaded = load(checkpoint, device='cpu')(picture)
+    theirs = inference_detector(model, image).pred_instances
+    loaded = load(checkpoint, device='cpu')(image)
     assert isinstance(loaded, Detections)
     assert loaded.classes[:2] == ('disc', 'square')
     for values, expected in (
@@ -141,7 +141,7 @@ def test_detections_are_those_of_mmdet(checkpoint, repository):
         np.testing.assert_array_equal(values, expected.numpy())
     assert loaded.boxes.dtype == loaded.scores.dtype == np.float32
     assert loaded.labels.dtype == np.int64
-    assert loaded.plot().shape == cv2.imread(picture).shape
+    assert loaded.plot().shape == cv2.imread(image).shape
     assert torch.equal(ours.bboxes, theirs.bboxes)
     assert torch.equal(ours.scores, theirs.scores)
     assert torch.equal(ours.labels, theirs.labels)

@@ -59,7 +59,7 @@ def lraspp(make_checkpoint) -> Path:
 
 
 @pytest.fixture(scope='session')
-def fragile() -> tuple[nn.Module, list[np.ndarray]]:
+def sensitive_net() -> tuple[nn.Module, list[np.ndarray]]:
     """A net of three convolutions, the second of which has one channel a thousand times as large, and its inputs."""
     torch.manual_seed(0)
     # The last one has padding, which some converters turn into an operator of its own.

@@ -50,7 +50,7 @@ def test_right_files_pass(exported, call_tool, tmp_path):
         assert row['memory'] > 1
         assert row['name'] in done.stdout
     tested = evaluate_files(None, str(exported), work_dir=str(tmp_path / 'test'))['ade-mini/mIoU']
-    assert rows['PyTorch, as tools/test.py']['metric'] == pytest.approx(tested, abs=1e-12)
+    assert rows['PyTorch, as mnv4 test']['metric'] == pytest.approx(tested, abs=1e-12)
     # A letterbox of 128x160 is not the pipeline of the config: its effect is not counted as one of the conversion.
     reference_row = next(row for name, row in rows.items() if name.startswith('PyTorch, 128x160 letterbox'))
     assert judged[0]['metric'] - reference_row['metric'] == pytest.approx(judged[0]['to_pytorch'])
@@ -142,9 +142,9 @@ def test_data_without_boxes_is_one_line(tmp_path):
     """Also for a net without detections, for which there are no metrics at all."""
     cfg = resolve_data_roots(load_config('mnv4_ssdlite_coco-mini'))
     dataset = innermost_dataset(cfg.test_dataloader.dataset)
-    truth = json.loads((Path(dataset.data_root) / dataset.ann_file).read_text())
+    ground_truth = json.loads((Path(dataset.data_root) / dataset.ann_file).read_text())
     dataset.ann_file = str(tmp_path / 'empty.json')
-    Path(dataset.ann_file).write_text(json.dumps(truth | dict(annotations=[])))
+    Path(dataset.ann_file).write_text(json.dumps(ground_truth | dict(annotations=[])))
     with pytest.raises(UserError, match='no boxes to compute bbox_mAP with'):
         PredictorEvaluator(cfg)
 

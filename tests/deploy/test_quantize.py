@@ -49,8 +49,8 @@ def test_noise_is_measured_for_each_channel():
 
 
 @pytest.fixture(scope='module')
-def fragile_onnx(fragile):
-    net, batches = fragile
+def sensitive_onnx(sensitive_net):
+    net, batches = sensitive_net
     example = (torch.from_numpy(batches[0]),)
     program = torch.onnx.export(net, example, input_names=['image'], output_names=['y'], dynamo=True, verbose=False)
     return program.model_proto
@@ -60,16 +60,16 @@ def run(model, batch):
     return onnxruntime.InferenceSession(model.SerializeToString()).run(None, {'image': batch})[0]
 
 
-def test_a_sensitive_layer_is_found_and_stays_in_float(fragile, fragile_onnx):
-    batches = fragile[1]
-    found, layers, _, sensitive = quantize_onnx(fragile_onnx, batches)
+def test_a_sensitive_layer_is_found_and_stays_in_float(sensitive_net, sensitive_onnx):
+    batches = sensitive_net[1]
+    found, layers, _, sensitive = quantize_onnx(sensitive_onnx, batches)
     assert len(layers) == 3
     assert layers[0].activation_db < MIN_SQNR_DB < layers[1].activation_db
     # The sensitive layer, and the one that reads its output.
     assert [layer.in_float for layer in layers] == [True, False, True]
     (layer,) = sensitive
     assert layer.output
-    assert np.array_equal(layer.weights, fragile[0][2].weight.detach())
+    assert np.array_equal(layer.weights, sensitive_net[0][2].weight.detach())
     stored = [onnx.numpy_helper.to_array(tensor) for tensor in found.graph.initializer]
     weights = [values for values in stored if values.dtype == np.int8 and values.ndim > 1]
     assert weights
@@ -78,17 +78,17 @@ def test_a_sensitive_layer_is_found_and_stays_in_float(fragile, fragile_onnx):
     for measured in layers:
         node = next(node for node in found.graph.node if node.name == measured.layer)
         assert (makers.get(node.input[1]) == 'DequantizeLinear') == (not measured.in_float)
-    expected = run(fragile_onnx, batches[0])
+    expected = run(sensitive_onnx, batches[0])
     assert np.abs(run(found, batches[0]) - expected).max() < 0.05 * np.abs(expected).max()
 
 
-def test_a_sensitive_layer_stays_in_float_in_openvino(fragile, fragile_onnx):
+def test_a_sensitive_layer_stays_in_float_in_openvino(sensitive_net, sensitive_onnx):
     if TARGETS['openvino'].absent(convert=True):
         pytest.skip(TARGETS['openvino'].absent(convert=True))
-    batches = fragile[1]
-    _, layers, in_float, _ = quantize_onnx(fragile_onnx, batches)
+    batches = sensitive_net[1]
+    _, layers, in_float, _ = quantize_onnx(sensitive_onnx, batches)
     ov = without_telemetry('openvino')
-    given = ov.Core().read_model(fragile_onnx.SerializeToString())
+    given = ov.Core().read_model(sensitive_onnx.SerializeToString())
     model = quantize_openvino(given, batches, in_float, 'tail_')
     in_8_bits = {
         node.get_friendly_name().removesuffix('/WithoutBiases')
@@ -126,9 +126,9 @@ def test_convolutions_that_share_a_bias_print_no_errors(monkeypatch, capfd):
     assert logging.getLogger().handlers == []
 
 
-def test_nodes_behind_the_last_convolution_stay_in_float(fragile, fragile_onnx):
+def test_nodes_behind_the_last_convolution_stay_in_float(sensitive_net, sensitive_onnx):
     batches = [np.full((1, 3, 32, 32), 0.5, np.float32)]
-    found = quantize_onnx(fragile_onnx, batches).model
+    found = quantize_onnx(sensitive_onnx, batches).model
     makers = {value: node.op_type for node in found.graph.node for value in node.output}
     softmax = next(node for node in found.graph.node if node.op_type == 'Softmax')
     assert not any(node.op_type in QUANTISED for node in found.graph.node if softmax.output[0] in node.input)

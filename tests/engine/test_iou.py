@@ -41,25 +41,25 @@ def compute_metrics(metric, pairs):
 
 def run_numpy(pairs):
     """Compute intersection and union per class, directly from the definition."""
-    intersection, union, truths = (np.zeros(CLASSES, int) for _ in range(3))
+    intersection, union, ground_truths = (np.zeros(CLASSES, int) for _ in range(3))
     for predicted, ground_truth in pairs:
         counted = ground_truth != 255
         for c in range(CLASSES):
             p, t = (predicted == c) & counted, (ground_truth == c) & counted
             intersection[c] += (p & t).sum()
             union[c] += (p | t).sum()
-            truths[c] += t.sum()
-    return intersection, union, truths
+            ground_truths[c] += t.sum()
+    return intersection, union, ground_truths
 
 
 def test_metrics_equal_numpy(pairs):
     metrics = compute_metrics(ExactIoUMetric(per_class=True), pairs)
-    intersection, union, truths = run_numpy(pairs)
+    intersection, union, ground_truths = run_numpy(pairs)
     here = union > 0
     assert list(here) == [True] * 10 + [False, True]
     assert metrics['mIoU'] == pytest.approx((intersection[here] / union[here]).mean(), abs=1e-9)
-    assert metrics['mAcc'] == pytest.approx((intersection[:10] / truths[:10]).mean(), abs=1e-9)
-    assert metrics['aAcc'] == pytest.approx(intersection.sum() / truths.sum(), abs=1e-9)
+    assert metrics['mAcc'] == pytest.approx((intersection[:10] / ground_truths[:10]).mean(), abs=1e-9)
+    assert metrics['aAcc'] == pytest.approx(intersection.sum() / ground_truths.sum(), abs=1e-9)
     for c in range(CLASSES):
         if here[c]:
             assert metrics[f'c{c}_IoU'] == pytest.approx(intersection[c] / union[c], abs=1e-9)

@@ -79,9 +79,9 @@ def check_detector(tool: Tool, checkpoint: str, data: Path, folder: Path) -> dic
     assert '| disc ' in tested.stdout  # AP per class
     metrics = json.loads((folder / 'tested/metrics.json').read_text())
     # Boxes and category ids of the file that --out writes give the reported AP.
-    truth = data / 'annotations/instances_val.json'
+    ground_truth = data / 'annotations/instances_val.json'
     detections = json.loads(out.read_text())
-    assert ap50(truth, detections) == pytest.approx(metrics['shapes/bbox_mAP_50'], abs=5e-3)
+    assert ap50(ground_truth, detections) == pytest.approx(metrics['shapes/bbox_mAP_50'], abs=5e-3)
     images = len(list((data / 'val').iterdir()))
     assert len(list(shown.glob('*.jpg'))) == images
 
@@ -90,10 +90,10 @@ def check_detector(tool: Tool, checkpoint: str, data: Path, folder: Path) -> dic
     assert len(list((folder / 'inferred').glob('*.jpg'))) == images
     # Both tools predict the same: pycocotools' AP of infer.py's JSON is the AP of test.py. Images are matched by name.
     content = json.loads((folder / 'inferred/predictions.json').read_text())
-    ids = {image['file_name']: image['id'] for image in json.loads(truth.read_text())['images']}
+    ids = {image['file_name']: image['id'] for image in json.loads(ground_truth.read_text())['images']}
     names = {image['id']: image['file_name'] for image in content['images']}
     predictions = [dict(one, image_id=ids[names[one['image_id']]]) for one in content['annotations']]
-    assert ap50(truth, predictions) == pytest.approx(metrics['shapes/bbox_mAP_50'], abs=5e-3)
+    assert ap50(ground_truth, predictions) == pytest.approx(metrics['shapes/bbox_mAP_50'], abs=5e-3)
     return metrics
 
 
@@ -126,12 +126,12 @@ def check_exported(tool: Tool, checkpoint: str, metric: float) -> None:
     assert [row['verdict'] for row in rows if row['verdict']] == ['ok', 'ok']
 
 
-def ap50(truth: Path, detections: list[dict[str, Any]]) -> float:
+def ap50(ground_truth: Path, detections: list[dict[str, Any]]) -> float:
     """Return the AP at IoU 0.5 of detections in COCO's format by pycocotools."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    coco = COCO(truth)
+    coco = COCO(ground_truth)
     evaluation = COCOeval(coco, coco.loadRes(detections), 'bbox')
     evaluation.evaluate()
     evaluation.accumulate()
@@ -143,9 +143,9 @@ def miou(masks: Path, class_maps: Path) -> float:
     """Return the mean IoU by numpy over the classes in ground truth or predictions; 0 is unlabelled."""
     intersection, union = np.zeros(256), np.zeros(256)
     for path in masks.iterdir():
-        truth, predicted = (np.array(Image.open(folder / path.name)) for folder in (masks, class_maps))
+        ground_truth, predicted = (np.array(Image.open(folder / path.name)) for folder in (masks, class_maps))
         for value in range(1, 256):
-            t, p = truth == value, (predicted == value) & (truth > 0)
+            t, p = ground_truth == value, (predicted == value) & (ground_truth > 0)
             intersection[value] += (t & p).sum()
             union[value] += (t | p).sum()
     return (intersection[union > 0] / union[union > 0]).mean()

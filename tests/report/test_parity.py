@@ -55,7 +55,7 @@ def test_the_cell_of_a_file_has_its_verdict_or_its_differences():
 
 
 def test_the_metric_of_the_model_is_shown_where_no_file_runs():
-    rows = [dict(name='PyTorch, as tools/test.py', metric=0.25, megabytes=9.0, raw=None, passes=True)]
+    rows = [dict(name='PyTorch, as mnv4 test', metric=0.25, megabytes=9.0, raw=None, passes=True)]
     rows.append(dict(name='a.mlpackage', metric=None, megabytes=9.0, raw=None, passes=True))
     assert report._line('m', 'n', [TARGETS['coreml']], rows) == '| m | n | 0.250 | description |'
 

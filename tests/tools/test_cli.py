@@ -68,7 +68,7 @@ def test_absent_coco_says_where_it_was_looked_for_and_what_runs_now(run_tool, tm
     assert result.returncode == 2
     line = result.stderr.strip().splitlines()[-1]
     assert f'{tmp_path}/data/coco/annotations/instances_train2017.json' in line
-    assert 'tools/download_dataset.py coco2017' in line
+    assert 'mnv4 download coco2017' in line
     assert 'configs/mnv4_ssdlite_coco-mini.py' in line
     assert not (tmp_path / 'work_dirs').exists()
 

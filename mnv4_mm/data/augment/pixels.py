@@ -111,7 +111,8 @@ def distort_float(image: np.ndarray, colour: ColourDistortion) -> np.ndarray:
         saturation = 1 if colour.saturation is None else colour.saturation
         # OpenCV wraps hues above 360 degrees, but not negative ones.
         hue = (colour.hue or 0) % 360
-        # Contrast is a factor on the value alone, so that it does not matter whether it comes before or after.
+        # Contrast is a factor on the value alone, so that it does not matter whether it comes before or after
+        # the changes of saturation and hue.
         cv2.transform(pixels, np.array([[1, 0, 0, hue], [0, saturation, 0, 0], [0, 0, contrast, 0]]), dst=pixels)
         if saturation > 1:
             channel = cv2.extractChannel(pixels, 1)

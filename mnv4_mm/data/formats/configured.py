@@ -7,18 +7,19 @@ from typing import Any
 from mnv4_mm.data.formats.ade import MaskSplit, find_ade
 from mnv4_mm.data.formats.coco import Split, find_coco
 
-# By default_scope of a config: what recognises a data set of --data, and what to do without the benchmark's data.
+# By default_scope of a config: the function that recognises a data set given by --data, and advice for users who do not
+# have the data of the benchmark.
 FIND: dict[str, Callable[[str], Any]] = {'mmdet': find_coco, 'mmseg': find_ade}
 HINTS = {
-    'mmdet': 'fetch it with `python tools/download_dataset.py coco2017`, or try `python tools/train.py '
-    'configs/mnv4_ssdlite_coco-mini.py`, whose data is in the repository',
-    'mmseg': 'fetch it with `python tools/download_dataset.py ade20k`, or try `python tools/train.py '
-    'configs/mnv4_lraspp_ade20k-mini.py`, whose data is in the repository',
+    'mmdet': 'fetch it with `mnv4 download coco2017`, or try `mnv4 train mnv4_ssdlite_coco-mini`, whose data is in the '
+    'repository',
+    'mmseg': 'fetch it with `mnv4 download ade20k`, or try `mnv4 train mnv4_lraspp_ade20k-mini`, whose data is in the '
+    'repository',
 }
 
 
 def coco_split(dataset: Mapping[str, Any]) -> Split | None:
-    """Return the annotation file and image folder of a CocoDataset's config; None if it is of another kind."""
+    """Return annotation file and image folder of a CocoDataset's config; None if it is the config of another class."""
     if not {'ann_file', 'data_prefix'} <= dataset.keys() or 'img' not in dataset['data_prefix']:
         return None
     # Joined as mmengine's BaseDataset does.
@@ -27,7 +28,7 @@ def coco_split(dataset: Mapping[str, Any]) -> Split | None:
 
 
 def mask_split(dataset: Mapping[str, Any], suffix: str = '.jpg', mask_suffix: str = '.png') -> MaskSplit | None:
-    """Return the image and mask folders of a BaseSegDataset's config; None if it is of another kind.
+    """Return the image and mask folders of the config of a BaseSegDataset; None if the config is of another class.
 
     Args:
         dataset: Config of the data set.

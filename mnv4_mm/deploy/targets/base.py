@@ -42,7 +42,7 @@ class Target(ABC):
 
     @property
     def runtime(self) -> Runtime:
-        """The runtime of its files."""
+        """The runtime that runs the files of this target."""
         return RUNTIMES[self.name]
 
     @property

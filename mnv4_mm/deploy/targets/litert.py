@@ -52,12 +52,14 @@ class LiteRT(Target):
     def convert(
         self, graph: 'Graph', path: Path, precision: Precision, calibration: Sequence[np.ndarray] = ()
     ) -> list[Path]:
-        errors: list[LayerSensitivity] = []
-        fragile: list[SensitiveLayer] = []
+        layers: list[LayerSensitivity] = []
+        sensitive: list[SensitiveLayer] = []
         if precision == 'int8':
-            _, errors, _, fragile = to_int8(graph, calibration)
-        convert(graph.program(), path, OUTPUTS[graph.meta.kind], precision, calibration, graph.meta.to_json(), fragile)
-        return [path, *write_layers(path, errors)]
+            _, layers, _, sensitive = to_int8(graph, calibration)
+        convert(
+            graph.program(), path, OUTPUTS[graph.meta.kind], precision, calibration, graph.meta.to_json(), sensitive
+        )
+        return [path, *write_layers(path, layers)]
 
 
 def converter() -> Path:
@@ -75,7 +77,7 @@ def convert(
     precision: Precision = 'fp32',
     calibration: Sequence[np.ndarray] = (),
     description: str = '',
-    fragile: Sequence[SensitiveLayer] = (),
+    sensitive: Sequence[SensitiveLayer] = (),
 ) -> None:
     """Write a ``.tflite`` file.
 
@@ -86,7 +88,7 @@ def convert(
         precision: See ``LiteRT.precisions``.
         calibration: For int8: inputs.
         description: Text to be stored in the file.
-        fragile: For int8: layers that stay in float. If the output of one is sensitive, so do the layers
+        sensitive: For int8: layers that stay in float. If the output of one is sensitive, so do the layers
             that read it.
 
     Raises:
@@ -95,16 +97,16 @@ def convert(
     import torch
 
     with tempfile.TemporaryDirectory() as folder:
-        names = ('net.pt2', 'inputs.npz', 'fragile.npz', 'job.json')
+        names = ('net.pt2', 'inputs.npz', 'sensitive.npz', 'job.json')
         net, inputs, weights, job = (Path(folder) / name for name in names)
         torch.export.save(program, net)
         np.savez(inputs, *calibration)
         # For numpy's stubs the names could be keyword arguments of savez.
-        named: Any = {str(i): one.weights for i, one in enumerate(fragile) if one.weights is not None}
+        named: Any = {str(i): one.weights for i, one in enumerate(sensitive) if one.weights is not None}
         np.savez(weights, **named)
         files = dict(program=str(net), calibration=str(inputs), weights=str(weights), path=str(path.absolute()))
-        layers = [dict(product=one.product, output=one.output) for one in fragile]
-        options = dict(precision=precision, outputs=outputs, description=description, fragile=layers)
+        layers = [dict(product=one.product, output=one.output) for one in sensitive]
+        options = dict(precision=precision, outputs=outputs, description=description, sensitive=layers)
         job.write_text(json.dumps(files | options))
         # Isolated (-I): without PYTHONPATH, and without the folder of the script, whose onnx.py would hide the package.
         command = [str(converter()), '-I', str(SCRIPT), str(job)]

@@ -17,8 +17,8 @@ import torch
 os.environ['LITERT_TORCH_SHOW_PROGRESS'] = 'n'
 SIGNATURE = 'serving_default'  # litert-torch's name of the only signature
 INPUT = 'image'
-# Operators that return the values of their inputs, see int8.PASSING.
-PASSING = (
+# Operators that copy the values of their inputs, as sensitivity.COPYING_OPS.
+COPYING_OPS = (
     'RELU',
     'RELU6',
     'PAD',
@@ -147,7 +147,7 @@ def sensitive(content: bytes, layers: list[dict], weights: dict[str, np.ndarray]
     weighted = [operator for operator, kind in zip(graph.operators, kinds, strict=True) if kind in WEIGHTED]
     products = [one for one in weighted if all(constants[i] is None for i in one.inputs)]
     outputs: set[int] = set()  # outputs of operators that stay in float
-    unrounded: set[int] = set()  # outputs that must not be rounded
+    unrounded: set[int] = set()  # sensitive outputs: the operators that read them stay in float too
     for number, layer in enumerate(layers):
         if str(number) in weights:
             values = _relative(weights[str(number)])
@@ -162,7 +162,7 @@ def sensitive(content: bytes, layers: list[dict], weights: dict[str, np.ndarray]
     for operator, kind in zip(graph.operators, kinds, strict=True):
         if unrounded.intersection(operator.inputs):
             outputs.update(operator.outputs)
-            unrounded.update(operator.outputs if kind in PASSING else [])
+            unrounded.update(operator.outputs if kind in COPYING_OPS else [])
     return [graph.tensors[i].name.decode() for i in sorted(outputs)]
 
 
@@ -202,7 +202,7 @@ def main() -> None:
         content = half(content)
     elif job['precision'] == 'int8':
         with np.load(job['calibration'], allow_pickle=False) as batches, np.load(job['weights']) as weights:
-            in_float = [*ends(content), *sensitive(content, job['fragile'], dict(weights))]
+            in_float = [*ends(content), *sensitive(content, job['sensitive'], dict(weights))]
             content = int8(content, list(batches.values()), in_float)
     Path(job['path']).write_bytes(with_metadata(content, 'mnv4_mm', job['description']))
 

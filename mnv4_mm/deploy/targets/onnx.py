@@ -30,11 +30,11 @@ class Onnx(Target):
     def convert(
         self, graph: 'Graph', path: Path, precision: Precision, calibration: Sequence[np.ndarray] = ()
     ) -> list[Path]:
-        model, errors = to_onnx(graph, precision, calibration)
+        model, layers = to_onnx(graph, precision, calibration)
         entry = model.metadata_props.add()
         entry.key, entry.value = META_KEY, graph.meta.to_json()
         path.write_bytes(model.SerializeToString())
-        return [path, *write_layers(path, errors)]
+        return [path, *write_layers(path, layers)]
 
 
 def to_onnx(
@@ -47,9 +47,9 @@ def to_onnx(
     """
     import onnx
 
-    errors: list[LayerSensitivity] = []
+    layers: list[LayerSensitivity] = []
     if precision == 'int8':
-        model, errors = to_int8(graph, calibration)[:2]
+        model, layers = to_int8(graph, calibration)[:2]
     else:
         model = _exported(graph)
     if precision == 'fp16':
@@ -63,7 +63,7 @@ def to_onnx(
     elif graph.meta.kind == 'class_map':
         model = _append(model, class_map(graph.output_stride(), len(graph.meta.classes)), ('logits',))
     onnx.checker.check_model(model, full_check=True)
-    return model, errors
+    return model, layers
 
 
 def to_int8(graph: 'Graph', calibration: Sequence[np.ndarray]) -> QuantizedModel:

@@ -30,11 +30,11 @@ class OpenVINO(Target):
     ) -> list[Path]:
         ov = without_telemetry('openvino')
         model = ov.Core().read_model(to_onnx(graph)[0].SerializeToString())
-        errors: list[LayerSensitivity] = []
+        layers: list[LayerSensitivity] = []
         if precision == 'int8':
             quantised = to_int8(graph, calibration)
-            model, errors = quantize_openvino(model, calibration, quantised.float_nodes, TAIL), quantised.layers
+            model, layers = quantize_openvino(model, calibration, quantised.float_nodes, TAIL), quantised.layers
         model.set_rt_info(graph.meta.to_json(), META_KEY)
         # The default is weights in fp16.
         ov.save_model(model, path, compress_to_fp16=precision == 'fp16')
-        return [path, path.with_suffix('.bin'), *write_layers(path, errors)]
+        return [path, path.with_suffix('.bin'), *write_layers(path, layers)]
