@@ -39,7 +39,9 @@ def test_a_segmenter_trains_as_in_one_process_and_resumes(repository, tmp_path):
             assert a['losses'] == pytest.approx(b['losses'], rel=TOLERANCE)
 
 
-@pytest.mark.parametrize('name', ['mnv4_retinanet_coco-mini', 'mnv4_lraspp_ade20k-mini'])
+@pytest.mark.parametrize(
+    'name', ['mnv4_retinanet_coco-mini', pytest.param('mnv4_lraspp_ade20k-mini', marks=pytest.mark.long)]
+)
 def test_metrics_are_those_of_one_process(name, repository, tmp_path, learned, drawn):
     """Of 19 images each process has ten: one image is measured twice and must count once."""
     checkpoint = last_checkpoint(learned(name))

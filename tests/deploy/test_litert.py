@@ -142,6 +142,7 @@ def test_a_sensitive_layer_stays_in_float(sensitive_net, tmp_path):
     assert found['kept'][1] < 0.5 * found['all'][1]
 
 
+@pytest.mark.long  # four conversions
 @needs_converter
 def test_a_product_of_two_activations_stays_in_float(tmp_path):
     from ai_edge_litert.interpreter import Interpreter
