@@ -18,7 +18,7 @@ from mnv4_mm.deploy.difference import difference
 from mnv4_mm.deploy.export import export
 from mnv4_mm.deploy.quantize import quantize_onnx
 from mnv4_mm.deploy.sensitivity import MIN_SQNR_DB as LIMIT_DB
-from mnv4_mm.deploy.sensitivity import SensitiveLayer as Fragile
+from mnv4_mm.deploy.sensitivity import SensitiveLayer
 from mnv4_mm.deploy.targets import TARGETS
 from mnv4_mm.deploy.targets.litert import FOLDER, VARIABLE, convert, converter
 from mnv4_mm.errors import UserError
@@ -154,14 +154,14 @@ def test_a_product_of_two_activations_stays_in_float(tmp_path):
     program = torch.export.export(Products(), (torch.from_numpy(batches[0]),))
     path = tmp_path / 'net.tflite'
     for second, expected in ((False, {np.int8}), (True, {np.int8, np.float32})):
-        convert(program, path, ['y'], 'int8', batches, fragile=[Fragile(None, 1, False)] * second)
+        convert(program, path, ['y'], 'int8', batches, fragile=[SensitiveLayer(None, 1, False)] * second)
         tensors = Interpreter(str(path)).get_tensor_details()
         # The input of the second product: the output of the first.
         assert {tensor['dtype'] for tensor in tensors if tuple(tensor['shape']) == (2, 5, 5)} == expected
     with pytest.raises(UserError, match='layer 0 of those that stay in float is not in the file'):
-        convert(program, path, ['y'], 'int8', batches, fragile=[Fragile(None, 2, False)])
+        convert(program, path, ['y'], 'int8', batches, fragile=[SensitiveLayer(None, 2, False)])
     with pytest.raises(UserError, match='layer 0 of those that stay in float is not in the file'):
-        convert(program, path, ['y'], 'int8', batches, fragile=[Fragile(np.ones((2, 3), np.float32), -1, False)])
+        convert(program, path, ['y'], 'int8', batches, fragile=[SensitiveLayer(np.ones((2, 3), np.float32), -1, False)])
 
 
 @needs_converter
@@ -184,7 +184,7 @@ def test_weights_that_the_converter_scales_are_found(tmp_path):
         ['y'],
         'int8',
         batches,
-        fragile=[Fragile(net.layer.weight.detach().numpy(), -1, False)],
+        fragile=[SensitiveLayer(net.layer.weight.detach().numpy(), -1, False)],
     )
     kinds = {tuple(tensor['shape']): tensor['dtype'] for tensor in Interpreter(str(path)).get_tensor_details()}
     assert kinds[8, 1, 1, 3] == np.float32
