@@ -20,16 +20,15 @@ if TYPE_CHECKING:
 
 __all__ = ['__version__', 'compare', 'evaluate', 'export', 'infer', 'load', 'train']
 
-__getattr__, __dir__ = lazy_names(
-    __name__,
-    {
-        'train': ('mnv4_mm.apis.train', 'train'),
-        'evaluate': ('mnv4_mm.apis.evaluate', 'evaluate_files'),
-        'infer': ('mnv4_mm.apis.infer', 'infer'),
-        'export': ('mnv4_mm.deploy.export', 'export'),
-        'compare': ('mnv4_mm.deploy.compare', 'compare'),
-        'load': ('mnv4_mm.apis.load', 'load'),
-    },
-)
+# Name -> module and attribute.
+_FUNCTIONS = {
+    'train': ('mnv4_mm.apis.train', 'train'),
+    'evaluate': ('mnv4_mm.apis.evaluate', 'evaluate_files'),
+    'infer': ('mnv4_mm.apis.infer', 'infer'),
+    'export': ('mnv4_mm.deploy.export', 'export'),
+    'compare': ('mnv4_mm.deploy.compare', 'compare'),
+    'load': ('mnv4_mm.apis.load', 'load'),
+}
+__getattr__, __dir__ = lazy_names(__name__, _FUNCTIONS)
 
 register()

@@ -60,7 +60,7 @@ def check_config_data(source: Mapping[str, Any], options: ConfigOptions, loaders
         FIND[scope](options.data)
         return
     for loader in loaders:
-        dataset = source.get(loader, {}).get('dataset')
+        dataset = (source.get(loader) or {}).get('dataset')
         if not isinstance(dataset, dict) or _is_changed(loader, options.cfg_options or ()):
             continue
         split = _SPLIT[scope](innermost_dataset(dataset))

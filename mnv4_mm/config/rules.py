@@ -45,7 +45,8 @@ def check_backbone_of(cfg: Any) -> None:
     Raises:
         UserError: It is not MobileNetV4.
     """
-    if cfg.get('model', {}).get('backbone', {}).get('type') != 'MobileNetV4':
+    backbone = (cfg.get('model') or {}).get('backbone') or {}
+    if backbone.get('type') != 'MobileNetV4':
         raise UserError('--backbone needs a config whose model.backbone is of type MobileNetV4')
 
 
@@ -59,7 +60,7 @@ def check_unit(cfg: Any, unit: str) -> None:
     Raises:
         UserError: It counts in the other unit.
     """
-    counts = 'epochs' if 'max_epochs' in cfg.get('train_cfg', {}) else 'iters'
+    counts = 'epochs' if 'max_epochs' in (cfg.get('train_cfg') or {}) else 'iters'
     if unit != counts:
         raise UserError(f'--{unit} does not fit: this config counts in {counts}, use --{counts}')
 

@@ -11,14 +11,13 @@ if TYPE_CHECKING:
 
 __all__ = ['GlobalLRASPPHead', 'MobileNetV4', 'SSDLiteHead', 'SeparableConv2d', 'SeparableRetinaHead', 'TimmFeatures']
 
-__getattr__, __dir__ = lazy_names(
-    __name__,
-    {
-        'GlobalLRASPPHead': ('mnv4_mm.models.heads', 'GlobalLRASPPHead'),
-        'MobileNetV4': ('mnv4_mm.models.mobilenetv4', 'MobileNetV4'),
-        'SSDLiteHead': ('mnv4_mm.models.heads', 'SSDLiteHead'),
-        'SeparableConv2d': ('mnv4_mm.models.heads', 'SeparableConv2d'),
-        'SeparableRetinaHead': ('mnv4_mm.models.heads', 'SeparableRetinaHead'),
-        'TimmFeatures': ('mnv4_mm.models.timm_features', 'TimmFeatures'),
-    },
-)
+# Name -> module and attribute.
+_CLASSES = {
+    'GlobalLRASPPHead': ('mnv4_mm.models.heads', 'GlobalLRASPPHead'),
+    'MobileNetV4': ('mnv4_mm.models.mobilenetv4', 'MobileNetV4'),
+    'SSDLiteHead': ('mnv4_mm.models.heads', 'SSDLiteHead'),
+    'SeparableConv2d': ('mnv4_mm.models.heads', 'SeparableConv2d'),
+    'SeparableRetinaHead': ('mnv4_mm.models.heads', 'SeparableRetinaHead'),
+    'TimmFeatures': ('mnv4_mm.models.timm_features', 'TimmFeatures'),
+}
+__getattr__, __dir__ = lazy_names(__name__, _CLASSES)

@@ -62,7 +62,8 @@ def draw_text(
     x, y = left + x1, baseline + y1
     part = image[max(0, y) : max(0, y + mask.height), max(0, x) : max(0, x + mask.width)]
     opacity = np.asarray(mask, np.float32)[max(0, -y) :, max(0, -x) :, None][: len(part), : part.shape[1]] / 255
-    part[:] = np.rint(part * (1 - opacity) + np.float32(colour) * opacity)
+    ink = np.array(colour, np.float32)
+    part[:] = np.rint(part + (ink - part) * opacity)
 
 
 def _fit(text: str, scale: float) -> tuple[str, Any]:
@@ -99,7 +100,7 @@ def _font_files() -> tuple[str, ...]:
     files = []
     for name in (str(package / 'mpl-data/fonts/ttf/DejaVuSans.ttf'), *FONTS):
         try:
-            files.append(ImageFont.truetype(name).path)
+            files.append(str(ImageFont.truetype(name).path))
         except OSError:  # not installed
             continue
     return tuple(files)

@@ -118,7 +118,7 @@ LIGHT = [
     (['train', MINI, '--iters', '5'], 'this config counts in epochs, use --epochs'),
     (['train', 'mnv4_lraspp_ade20k-mini', '--epochs', '5'], 'this config counts in iters, use --iters'),
     (['train', MINI, '--cfg-options', 'train_cf.max_epochs=1'], "the config has no 'train_cf'; near: train_cfg"),
-    (['train', MINI, '--cfg-options', 'batch_size=1'], 'setting it now would do nothing'),
+    (['train', 'mnv4_rtmdet_coco', '--cfg-options', 'batch_size=1'], 'setting it now would do nothing'),
     (['train', MINI, '--epochs', '0'], '--epochs must be an integer of at least 1, got 0'),
     (['train', MINI, '--epochs', 'ten'], "invalid int value: 'ten'"),
     (['train', MINI, '--amp-dtype', 'fp8'], "invalid choice: 'fp8'"),
