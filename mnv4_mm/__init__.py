@@ -4,9 +4,9 @@
 The import is light: torch and OpenMMLab are imported when a function that needs them is first used.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mnv4_mm.lazy import lazy_names
 from mnv4_mm.registration import register
 from mnv4_mm.version import __version__
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ['__version__', 'compare', 'evaluate', 'export', 'infer', 'load', 'train']
 
-# Name -> module and attribute, imported on first use.
+# Name -> module and attribute.
 _FUNCTIONS = {
     'train': ('mnv4_mm.apis.train', 'train'),
     'evaluate': ('mnv4_mm.apis.evaluate', 'evaluate_files'),
@@ -29,17 +29,6 @@ _FUNCTIONS = {
     'compare': ('mnv4_mm.deploy.compare', 'compare'),
     'load': ('mnv4_mm.apis.load', 'load'),
 }
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _FUNCTIONS:
-        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    module, attribute = _FUNCTIONS[name]
-    return getattr(importlib.import_module(module), attribute)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
-
+__getattr__, __dir__ = lazy_names(__name__, _FUNCTIONS)
 
 register()

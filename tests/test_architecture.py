@@ -13,11 +13,13 @@ from typing import NamedTuple
 
 import pytest
 
+from mnv4_mm import registration
+
 PACKAGE = Path(__file__).parents[1] / 'mnv4_mm'
 
 # The rooms, subpackages and single modules, from the ground up. A room may import the rooms of the lines above its own.
 ROOMS: tuple[tuple[str, ...], ...] = (
-    ('errors', 'version', 'quiet'),
+    ('errors', 'version', 'quiet', 'lazy'),
     ('paths', 'images'),
     ('weights',),
     ('models', 'data', 'runtime'),
@@ -33,7 +35,11 @@ ROOMS: tuple[tuple[str, ...], ...] = (
 )
 LEVELS = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 # Modules that are imported, or run exported files, where PyTorch and OpenMMLab are not installed or not yet loaded.
-LIGHT = ('errors', 'version', 'quiet', 'paths', 'images', 'data.formats', 'runtime', 'registration', 'cli', '__init__')
+LIGHT = (
+    'errors', 'version', 'quiet', 'lazy', 'paths', 'images', 'data.formats', 'models.arch', 'weights.tags', 'runtime',
+    'config.check', 'config.index', 'config.options', 'config.rules', 'config.source', 'deploy.arguments',
+    'bench.parts', 'registration', 'cli', '__init__',
+)  # fmt: skip
 HEAVY = {'torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'timm'}
 
 
@@ -66,6 +72,11 @@ def registered_classes() -> dict[str, str]:
         for node in ast.walk(tree)
         if isinstance(node, ast.ClassDef) and any('register_module' in ast.unparse(d) for d in node.decorator_list)
     }
+
+
+def test_every_registered_class_is_imported_when_openmmlab_is():
+    modules = {f'{PACKAGE.name}.{module}' for module in registered_classes().values()}
+    assert modules == set(registration.MODULES)
 
 
 def to_module(dotted: str) -> str | None:
@@ -200,6 +211,8 @@ def test_the_checks_find_mistakes(monkeypatch):
         test_imports_run_downwards()
     assert 'images, line 2, refers to mnv4_mm.apis.train: images must not need apis' in str(failure.value)
     assert 'engine must not need report' in str(failure.value)
+    with pytest.raises(AssertionError, match=r'report\.planted'):
+        test_every_registered_class_is_imported_when_openmmlab_is()
     with pytest.raises(pytest.fail.Exception, match=r'weights\.'):
         test_modules_form_no_cycles()
     with pytest.raises(AssertionError, match=r'runtime\.session -> torch') as failure:

@@ -11,7 +11,6 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 
-import mnv4_mm.engine  # noqa: F401 (registers hooks and metrics)
 from mnv4_mm.apis.launch import join_processes
 from mnv4_mm.config.data import dataset_split, on_training_images, require_data
 from mnv4_mm.config.evaluation import evaluation_config

@@ -10,6 +10,7 @@ import numpy as np
 from mnv4_mm.apis.load import load
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import IMAGE_SUFFIXES, check_image_file, read_image, write_image
+from mnv4_mm.paths import check_output_folder
 from mnv4_mm.runtime.results import ClassMap, Detections
 from mnv4_mm.runtime.writer import WRITERS, PredictionWriter
 
@@ -59,11 +60,8 @@ def infer(
     out = Path(out_dir)
     if out.resolve() == (path if path.is_dir() else path.parent).resolve():
         raise UserError(f'--out-dir {out} is the folder of the images, which would be overwritten')
+    check_output_folder('--out-dir', out)  # made with the first result
     predictor = load(checkpoint, config=config, device=device, inference=inference)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f'--out-dir {out} cannot be made: {error.strerror}') from error
     writer = WRITERS[predictor.task](out, score_thr)
     if is_video:
         _infer_video(path, predictor, writer, out / f'{path.stem}.mp4')
@@ -104,6 +102,7 @@ def _infer_video(path: Path, predict: Predict, writer: PredictionWriter, target:
             drawn = writer.add(f'{path.name}#{number}', predict(pixels))
             if video_writer is None:  # the size of the first drawn frame is that of the video
                 size = drawn.shape[1::-1]
+                target.parent.mkdir(parents=True, exist_ok=True)
                 video_writer = cv2.VideoWriter(str(target), cv2.VideoWriter.fourcc(*'mp4v'), fps or 25, size)
             video_writer.write(_pad_or_crop(drawn, size))
     finally:

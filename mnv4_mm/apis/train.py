@@ -10,7 +10,6 @@ from mmengine.config import Config
 from mmengine.dist import barrier, is_main_process
 from mmengine.runner import Runner, find_latest_checkpoint
 
-import mnv4_mm.engine  # noqa: F401 (registers hooks and metrics)
 from mnv4_mm.apis.evaluate import evaluate
 from mnv4_mm.apis.launch import is_first_of_machine, join_processes
 from mnv4_mm.config.backbone import disagreeing_normalisation, lost_weights, pretrained_files

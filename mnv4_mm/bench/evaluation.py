@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mnv4_mm.bench.measure import Pair
-from mnv4_mm.engine import FastCocoMetric
+from mnv4_mm.engine.coco_metric import FastCocoMetric
 from mnv4_mm.engine.iou import class_areas
 
 MINI = Path(__file__).parents[2] / 'data/mini/coco/annotations/instances_train2017.json'

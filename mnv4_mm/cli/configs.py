@@ -5,7 +5,8 @@ import ast
 from pathlib import Path
 
 from mnv4_mm.cli.arguments import Parser
-from mnv4_mm.config.index import config_index, find_config
+from mnv4_mm.config.index import config_index
+from mnv4_mm.config.source import check_config_file
 from mnv4_mm.errors import UserError
 from mnv4_mm.paths import check_output_file
 
@@ -31,7 +32,7 @@ def list_configs(args: argparse.Namespace) -> None:
 
 def copy_config(args: argparse.Namespace) -> None:
     """Write a standalone copy of a config, and print its path."""
-    source = find_config(args.name)
+    source = check_config_file(args.name)
     out = args.out or Path(f'{source.stem}.py')
     if out.suffix != '.py':
         raise UserError(f'--out {out}: a config is a Python file, name one that ends in .py')

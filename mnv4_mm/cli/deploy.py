@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 
 from mnv4_mm.cli.arguments import Parser
-from mnv4_mm.config.index import find_config
 from mnv4_mm.config.options import KeyValueAction
+from mnv4_mm.config.source import check_config_file
 from mnv4_mm.errors import UserError
 from mnv4_mm.paths import check_output_folder
 
@@ -55,7 +55,7 @@ def export(args: argparse.Namespace) -> None:
     from mnv4_mm.deploy.arguments import check_export
 
     if args.config:
-        find_config(args.config)
+        check_config_file(args.config)
     checked = dict(
         out_dir=args.out_dir,
         size=args.size,
@@ -99,7 +99,7 @@ def compare(args: argparse.Namespace) -> int:
     from mnv4_mm.deploy.arguments import check_compare
 
     if args.config:
-        find_config(args.config)
+        check_config_file(args.config)
     if args.data and not Path(args.data).is_dir():
         raise UserError(f'no folder {args.data}: --data takes the folder of a data set')
     checked = dict(
@@ -174,7 +174,7 @@ def deploy(args: argparse.Namespace) -> None:
     """Check the arguments of ``deploy``, export by mmdeploy, and print the path of the file."""
     from mnv4_mm.deploy.arguments import check_mmdeploy
 
-    find_config(args.model_cfg)
+    check_config_file(args.model_cfg)
     unsupported = {name: getattr(args, name) for name in ('calib_dataset_cfg', 'quant', 'quant_image_dir', 'uri')}
     images = [args.img, *(args.test_img or [])]
     check_mmdeploy(args.deploy_cfg, args.checkpoint, images, args.work_dir, args.show, unsupported)

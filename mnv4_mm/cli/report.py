@@ -5,7 +5,9 @@ from pathlib import Path
 
 from mnv4_mm.bench.parts import PARTS, check_bench
 from mnv4_mm.cli.arguments import Parser
-from mnv4_mm.config.index import find_config
+from mnv4_mm.config.rules import check_backbone_name
+from mnv4_mm.config.source import check_config_file
+from mnv4_mm.weights.tags import tags_of
 
 
 def add_weights(parser: Parser) -> None:
@@ -16,6 +18,8 @@ def add_weights(parser: Parser) -> None:
 
 def weights(args: argparse.Namespace) -> None:
     """Print the table of published weights."""
+    tags_of(args.arch)
+
     from mnv4_mm.report.weights import weights_table
 
     print(weights_table(args.arch))
@@ -33,7 +37,9 @@ def add_complexity(parser: Parser) -> None:
 def complexity(args: argparse.Namespace) -> None:
     """Print the table of parameters and multiply-accumulates."""
     for name in args.configs:
-        find_config(name)
+        check_config_file(name)
+    if args.backbone:
+        check_backbone_name(args.backbone)
 
     from mnv4_mm.report.complexity import nets_table, table
 

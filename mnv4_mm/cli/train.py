@@ -4,12 +4,10 @@ Imports in functions: `mnv4 --help` works in the base install, which has neither
 """
 
 import argparse
-from typing import Any
 
 from mnv4_mm.cli.arguments import Parser
-from mnv4_mm.config.index import find_config
 from mnv4_mm.config.options import EvaluateOptions, TrainOptions
-from mnv4_mm.config.source import read_source
+from mnv4_mm.config.source import check_config_file
 from mnv4_mm.paths import check_checkpoint, check_class_map_folder, check_detections_file, check_output_folder
 
 
@@ -21,16 +19,16 @@ def add_train(parser: Parser) -> None:
 
 def train(args: argparse.Namespace) -> None:
     """Check the arguments of ``train``, and train."""
-    from mnv4_mm.config.check import check_config_data
+    from mnv4_mm.config.check import check_config, check_config_data
 
     options = TrainOptions.from_namespace(args)
-    path = find_config(args.config)
+    source = check_config(args.config, options)
     if options.work_dir:
         check_output_folder('--work-dir', options.work_dir)
     start = options.resume if isinstance(options.resume, str) else (options.cfg_options or {}).get('load_from')
     if start:
         check_checkpoint(start)
-    check_config_data(path, options.data, ('train_dataloader', 'val_dataloader'))
+    check_config_data(source, options, ('train_dataloader', 'val_dataloader'))
 
     from mnv4_mm.apis.train import train
 
@@ -47,15 +45,12 @@ def add_test(parser: Parser) -> None:
 
 def test(args: argparse.Namespace) -> None:
     """Check the arguments of ``test``, and evaluate."""
-    from mnv4_mm.config.check import check_config_data
+    from mnv4_mm.config.check import check_config, check_config_data
 
     options = EvaluateOptions.from_namespace(args)
     config, checkpoint = (args.config, args.checkpoint) if args.checkpoint else (None, args.config)
-    source: dict[str, Any] = {}
-    if config:
-        path = find_config(config)
-        source = read_source(path) or {}
-        check_config_data(path, options.data, ('train_dataloader' if options.on == 'train' else 'test_dataloader',))
+    source = check_config(config, options)
+    check_config_data(source, options, ('train_dataloader' if options.on == 'train' else 'test_dataloader',))
     if options.out and source.get('default_scope') == 'mmdet':
         check_detections_file(options.out)
     elif options.out and source.get('default_scope') == 'mmseg':
@@ -92,7 +87,7 @@ def infer(args: argparse.Namespace) -> None:
     from mnv4_mm.apis.infer import infer
 
     if args.config:
-        find_config(args.config)
+        check_config_file(args.config)
     # It imports torch only to load a checkpoint, after its own checks: an exported file does not need it.
 
     print(

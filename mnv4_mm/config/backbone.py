@@ -7,10 +7,9 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
-from mnv4_mm.config.index import near_names
 from mnv4_mm.config.nested import dicts, on_copy
+from mnv4_mm.config.rules import check_backbone_name, check_backbone_of
 from mnv4_mm.errors import UserError
-from mnv4_mm.models.arch import ARCHS
 from mnv4_mm.models.timm_features import has_fixed_input_size, timm_normalisation
 from mnv4_mm.tasks import task_of
 from mnv4_mm.weights.strict import pretrained_entries
@@ -35,17 +34,14 @@ def set_backbone(cfg: Config, name: str) -> Config:
     Raises:
         UserError: Unknown name, or the net does not fit the config.
     """
-    if cfg.get('model', {}).get('backbone', {}).get('type') != 'MobileNetV4':
-        raise UserError('--backbone needs a config whose model.backbone is of type MobileNetV4')
+    check_backbone_name(name)
+    check_backbone_of(cfg)
     old = _out_channels(cfg.model.backbone)
     entries = pretrained_entries(cfg.model.backbone.pop('init_cfg', None))
     pretrained = any(entry['checkpoint'].startswith('timm://') for entry in entries)
     if name.startswith('timm:'):
         _set_timm_backbone(cfg, name.removeprefix('timm:'))
     else:
-        names = [f'mnv4_{arch}' for arch in ARCHS]
-        if name not in names:
-            raise UserError(f'no backbone {name!r}{near_names(name, names)}; or timm:<name of a timm net>')
         cfg.model.backbone.arch = name.removeprefix('mnv4_')
     tag = _default_tag(name)
     if pretrained and tag:

@@ -1,10 +1,12 @@
-"""Checks of a config's data before mmengine is imported."""
+"""Checks of a config, its options and its data before mmengine is imported."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mnv4_mm.config.index import find_data
+from mnv4_mm.config.index import find_config, find_data
+from mnv4_mm.config.options import ConfigOptions
+from mnv4_mm.config.rules import check_backbone_name, check_backbone_of, check_keys, check_unit
 from mnv4_mm.config.source import read_source
 from mnv4_mm.data.formats.configured import FIND, HINTS, coco_split, innermost_dataset, mask_split
 from mnv4_mm.paths import check_data
@@ -12,28 +14,59 @@ from mnv4_mm.paths import check_data
 _SPLIT: dict[str, Any] = {'mmdet': coco_split, 'mmseg': mask_split}
 
 
-def check_config_data(path: Path, data: str | None, loaders: Sequence[str]) -> None:
-    """Check the data set of ``--data`` or, without one, that the files which a config names exist.
-
-    Configs that cannot be read without mmengine are not checked here: the check with mmengine follows in any case.
+def check_config(config: str | None, options: ConfigOptions) -> Mapping[str, Any]:
+    """Check a config, and the options that depend on it.
 
     Args:
-        path: Config file.
-        data: Folder of a user's data set.
+        config: Name or path of a config; None for the one in a checkpoint.
+        options: Options of training or evaluation.
+
+    Returns:
+        Top-level values of the config. Empty if it cannot be read without mmengine: what depends on it is checked with
+            mmengine only.
+
+    Raises:
+        UserError: The config is missing or broken, or an option is unknown or does not fit.
+    """
+    source = read_source(find_config(config)) if config else None
+    if options.backbone:
+        check_backbone_name(options.backbone)
+    if source is None:
+        return {}
+    if options.backbone:
+        check_backbone_of(source)
+    for unit in ('epochs', 'iters'):
+        if getattr(options, unit, None):  # options of training only
+            check_unit(source, unit)
+    check_keys(options.cfg_options or {}, source)
+    return source
+
+
+def check_config_data(source: Mapping[str, Any], options: ConfigOptions, loaders: Sequence[str]) -> None:
+    """Check the data set of ``--data`` or, without one, that the files which a config names exist.
+
+    Args:
+        source: Top-level values of a config; nothing is checked if they are empty.
+        options: Options of training or evaluation. The data of a loader that ``cfg_options`` change is not checked.
         loaders: Names of the data loaders whose data is needed.
 
     Raises:
         UserError: Data is missing or broken.
     """
-    source = read_source(path) or {}
     scope = source.get('default_scope')
     if scope not in FIND:
         return
-    if data:
-        FIND[scope](data)
+    if options.data:
+        FIND[scope](options.data)
         return
     for loader in loaders:
-        dataset = source.get(loader, {}).get('dataset')
-        split = _SPLIT[scope](innermost_dataset(dataset)) if isinstance(dataset, dict) else None
+        dataset = (source.get(loader) or {}).get('dataset')
+        if not isinstance(dataset, dict) or _is_changed(loader, options.cfg_options or ()):
+            continue
+        split = _SPLIT[scope](innermost_dataset(dataset))
         if split is not None:
             check_data([find_data(part) for part in split if isinstance(part, Path)], HINTS[scope])
+
+
+def _is_changed(loader: str, keys: Iterable[str]) -> bool:
+    return any(key == loader or f'{key}.'.startswith(f'{loader}.dataset.') for key in keys)

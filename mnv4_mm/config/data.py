@@ -93,7 +93,7 @@ def dataset_split(cfg: Config, loader: str) -> Any:
     Raises:
         UserError: There is no such loader, or its data set is not of the kind that the task knows.
     """
-    dataset = innermost_dataset(cfg[loader].dataset) if loader in cfg else None
+    dataset = innermost_dataset(cfg[loader].dataset) if cfg.get(loader) else None
     split = task_of(cfg).split(dataset) if dataset else None
     if split is None:
         raise UserError(

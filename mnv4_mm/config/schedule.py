@@ -2,7 +2,7 @@
 
 from mmengine.config import Config
 
-from mnv4_mm.errors import UserError
+from mnv4_mm.config.rules import check_unit
 
 
 def set_length(cfg: Config, length: int, unit: str) -> Config:
@@ -16,9 +16,7 @@ def set_length(cfg: Config, length: int, unit: str) -> Config:
     Raises:
         UserError: The config counts in the other unit.
     """
-    counts = 'epochs' if 'max_epochs' in cfg.get('train_cfg', {}) else 'iters'
-    if unit != counts:
-        raise UserError(f'--{unit} does not fit: this config counts in {counts}, use --{counts}')
+    check_unit(cfg, unit)
     key, by_epoch = f'max_{unit}', unit == 'epochs'
     before = cfg.train_cfg[key]
 

@@ -9,8 +9,25 @@ import builtins
 from pathlib import Path
 from typing import Any
 
+from mnv4_mm.config.index import find_config
+from mnv4_mm.errors import UserError
+
 _CALLS = ('dict', 'float', 'int', 'len', 'list', 'max', 'min', 'range', 'round', 'str', 'sum', 'tuple')
 _NODES_TO_REFUSE = (ast.Import, ast.ImportFrom, ast.Attribute, ast.FunctionDef, ast.ClassDef, ast.While, ast.Lambda)
+
+
+def check_config_file(name: str | Path) -> Path:
+    """Return the file of a config, checked as far as that is possible without mmengine.
+
+    Args:
+        name: Path of a file, or name of a shipped config.
+
+    Raises:
+        UserError: There is no such config, or ``read_source`` finds a mistake.
+    """
+    path = find_config(name)
+    read_source(path)
+    return path
 
 
 def read_source(path: Path) -> dict[str, Any] | None:
@@ -21,16 +38,32 @@ def read_source(path: Path) -> dict[str, Any] | None:
 
     Returns:
         Its top-level values, merged as mmengine merges them; None if that takes more than plain values, or fails.
+
+    Raises:
+        UserError: One of the files is not Python, or a base does not exist.
     """
     try:
         return _read(path)
+    except UserError:
+        raise
     # Whatever is wrong with it, mmengine reports it when it reads the file.
     except Exception:
         return None
 
 
+def unreadable(path: Path, error: Exception) -> UserError:
+    """Return the user's mistake of a config that raises an error when it is read."""
+    return UserError(f'config {path} cannot be read: {type(error).__name__}: {" ".join(str(error).split())}')
+
+
 def _read(path: Path) -> dict[str, Any]:
-    tree = ast.parse(path.read_text(encoding='utf-8'))
+    text = path.read_text(encoding='utf-8')
+    if '{{' in text:
+        raise ValueError('mmengine replaces what is in double braces')
+    try:
+        tree = ast.parse(text)
+    except SyntaxError as error:
+        raise unreadable(path, error) from error
     for node in ast.walk(tree):
         if isinstance(node, _NODES_TO_REFUSE):
             raise ValueError(f'line {node.lineno} is more than a value')
@@ -43,6 +76,10 @@ def _read(path: Path) -> dict[str, Any]:
     bases = values.pop('_base_', [])
     merged: dict[str, Any] = {}
     for base in [bases] if isinstance(bases, str) else bases:
+        if '::' in base or not base.endswith('.py'):
+            raise ValueError(f'{base} is a config of another package, or not Python')
+        if not (path.parent / base).is_file():
+            raise UserError(f'config {path} cannot be read: no file {path.parent / base}, named by its _base_')
         merged.update(_read(path.parent / base))
     return _merge(values, merged)
 

@@ -5,7 +5,8 @@ import keyword
 from pathlib import Path
 from typing import Any
 
-from mnv4_mm.config.load import READ_KEYS, load_config
+from mnv4_mm.config.load import load_config
+from mnv4_mm.config.rules import READ_KEYS
 from mnv4_mm.version import __version__
 
 WIDTH = 120  # columns

@@ -1,7 +1,23 @@
-"""Backbones and heads. Importing this package registers them."""
+"""Backbones and heads. They are imported, and registered, when they are first used (see ``registration``)."""
 
-from mnv4_mm.models.heads import GlobalLRASPPHead, SeparableConv2d, SeparableRetinaHead, SSDLiteHead
-from mnv4_mm.models.mobilenetv4 import MobileNetV4
-from mnv4_mm.models.timm_features import TimmFeatures
+from typing import TYPE_CHECKING
+
+from mnv4_mm.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from mnv4_mm.models.heads import GlobalLRASPPHead, SeparableConv2d, SeparableRetinaHead, SSDLiteHead
+    from mnv4_mm.models.mobilenetv4 import MobileNetV4
+    from mnv4_mm.models.timm_features import TimmFeatures
 
 __all__ = ['GlobalLRASPPHead', 'MobileNetV4', 'SSDLiteHead', 'SeparableConv2d', 'SeparableRetinaHead', 'TimmFeatures']
+
+# Name -> module and attribute.
+_CLASSES = {
+    'GlobalLRASPPHead': ('mnv4_mm.models.heads', 'GlobalLRASPPHead'),
+    'MobileNetV4': ('mnv4_mm.models.mobilenetv4', 'MobileNetV4'),
+    'SSDLiteHead': ('mnv4_mm.models.heads', 'SSDLiteHead'),
+    'SeparableConv2d': ('mnv4_mm.models.heads', 'SeparableConv2d'),
+    'SeparableRetinaHead': ('mnv4_mm.models.heads', 'SeparableRetinaHead'),
+    'TimmFeatures': ('mnv4_mm.models.timm_features', 'TimmFeatures'),
+}
+__getattr__, __dir__ = lazy_names(__name__, _CLASSES)

@@ -1,8 +1,7 @@
 """Table of the published weights."""
 
-from mnv4_mm.errors import UserError
 from mnv4_mm.weights.hub import is_cached
-from mnv4_mm.weights.tags import INCEPTION, TAGS
+from mnv4_mm.weights.tags import INCEPTION, tags_of
 
 
 def weights_table(arch: str | None = None) -> str:
@@ -14,13 +13,9 @@ def weights_table(arch: str | None = None) -> str:
     Raises:
         UserError: No weights of this net are published.
     """
-    rows = [(name, tag) for name, tag in TAGS.items() if arch in (None, tag.arch)]
-    if not rows:
-        raise UserError(
-            f'no weights of {arch!r}; there are weights of {", ".join(sorted({t.arch for t in TAGS.values()}))}'
-        )
+    tags = tags_of(arch)
     lines = [f'{"timm://":<52}{"net":<12}{"top-1":>7}{"pixels":>8}{"M":>7}  mean/std  cached']
-    for name, tag in rows:
+    for name, tag in tags.items():
         top1 = '-' if tag.top1 is None else f'{tag.top1:.2f}'
         norm = '0.5/0.5' if tag.normalisation == INCEPTION else 'ImageNet'
         cached = 'yes' if is_cached(name) else 'no'

@@ -6,15 +6,22 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from mnv4_mm.runtime.text import draw_text, text_size
+
 Colour = Sequence[int]  # RGB, 0 to 255
 OPACITY = 0.6  # of a class map over the image
 LINE = 22  # height of a line of the legend, in pixels
-FONT, FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.5
+FONT_SCALE = 0.5
+GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
 def palette(count: int) -> list[tuple[int, int, int]]:
-    """Return an RGB colour, 0 to 255, for each of ``count`` classes, spread over the colour wheel."""
-    colours = [colorsys.hsv_to_rgb(i / count, 0.8, 0.9) for i in range(count)]
+    """Return an RGB colour, 0 to 255, for each of ``count`` classes.
+
+    Hues are a golden section of the colour wheel apart: the colours of neighbouring classes differ clearly, and any
+    number of hues is spread evenly.
+    """
+    colours = [colorsys.hsv_to_rgb(i * GOLDEN_RATIO % 1, 0.8, 0.9) for i in range(count)]
     return [(round(255 * r), round(255 * g), round(255 * b)) for r, g, b in colours]
 
 
@@ -45,16 +52,14 @@ def draw_boxes(
         x1, y1, x2, y2 = (round(float(side)) for side in box)
         cv2.rectangle(out, (x1, y1), (x2, y2), (blue, green, red), thickness, cv2.LINE_AA)
         text = f'{classes[label] if label < len(classes) else label} {score:.2f}'
-        (text_width, text_height), below = cv2.getTextSize(text, FONT, scale, max(1, thickness // 2))
+        text_width, text_height, below = text_size(text, scale, max(1, thickness // 2))
         # Above the box, or inside it at the upper edge of the image, and never over its right edge.
         left = max(0, min(x1, width - text_width))
         top = y1 - text_height - below if y1 >= text_height + below else y1
         cv2.rectangle(out, (left, top), (left + text_width, top + text_height + below), (blue, green, red), cv2.FILLED)
         is_bright = 0.299 * red + 0.587 * green + 0.114 * blue > 140
         ink = (0, 0, 0) if is_bright else (255, 255, 255)
-        cv2.putText(
-            out, text, (left, top + text_height + below // 2), FONT, scale, ink, max(1, thickness // 2), cv2.LINE_AA
-        )
+        draw_text(out, text, left, top + text_height + below // 2, scale, ink, max(1, thickness // 2))
     return out
 
 
@@ -94,7 +99,7 @@ def with_legend(
     counts = np.bincount(labels, minlength=len(classes))[: len(classes)]
     present = [int(label) for label in np.argsort(-counts, kind='stable') if counts[label]]
     texts = [classes[label] for label in present]
-    width = 2 * LINE + max([0, *(cv2.getTextSize(text, FONT, FONT_SCALE, 1)[0][0] for text in texts)])
+    width = 2 * LINE + max([0, *(text_size(text, FONT_SCALE, 1)[0] for text in texts)])
     height = max(len(image), LINE * (len(present) + 1))
     out = np.full((height, image.shape[1] + width, 3), 255, np.uint8)
     out[: len(image), : image.shape[1]] = image
@@ -104,5 +109,5 @@ def with_legend(
         red, green, blue = (int(value) for value in palette[label])
         cv2.rectangle(out, (left, top), (left + LINE - 8, top + LINE - 8), (blue, green, red), cv2.FILLED)
         cv2.rectangle(out, (left, top), (left + LINE - 8, top + LINE - 8), (0, 0, 0), 1)
-        cv2.putText(out, text, (left + LINE, top + LINE - 9), FONT, FONT_SCALE, (0, 0, 0), 1, cv2.LINE_AA)
+        draw_text(out, text, left + LINE, top + LINE - 9, FONT_SCALE, (0, 0, 0), 1)
     return out

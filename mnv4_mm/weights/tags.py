@@ -6,6 +6,8 @@ Source: timm ``mobilenetv3.py`` (default_cfgs) and ``results/results-imagenet.cs
 
 from typing import NamedTuple
 
+from mnv4_mm.errors import UserError
+
 # mean and std of the training images per RGB channel, for pixels in 0...255.
 IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 INCEPTION = ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5))
@@ -68,3 +70,20 @@ DEFAULT_TAGS: dict[str, str] = {
     'conv_blur_m': 'mobilenetv4_conv_blur_medium.e500_r224_in1k',
     'conv_aa_l': 'mobilenetv4_conv_aa_large.e600_r384_in1k',
 }
+
+
+def tags_of(arch: str | None) -> dict[str, Tag]:
+    """Return the published weights of a net, or all.
+
+    Args:
+        arch: Name of a net; None for all nets.
+
+    Raises:
+        UserError: No weights of this net are published.
+    """
+    tags = {name: tag for name, tag in TAGS.items() if arch in (None, tag.arch)}
+    if not tags:
+        raise UserError(
+            f'no weights of {arch!r}; there are weights of {", ".join(sorted({tag.arch for tag in TAGS.values()}))}'
+        )
+    return tags

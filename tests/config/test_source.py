@@ -1,9 +1,15 @@
 """Reading configs without mmengine, and writing them into one file: both as mmengine reads them."""
 
-import pytest
+import inspect
 
+import pytest
+from mmengine.runner import Runner
+
+from mnv4_mm.config.check import check_config, check_config_data
 from mnv4_mm.config.index import CHECKOUT, CONFIGS, config_index, find_config, find_data
-from mnv4_mm.config.load import READ_KEYS, load_config
+from mnv4_mm.config.load import load_config
+from mnv4_mm.config.options import TrainOptions
+from mnv4_mm.config.rules import READ_KEYS, RUNNER_KEYS
 from mnv4_mm.config.source import read_source
 from mnv4_mm.config.standalone import standalone
 from mnv4_mm.errors import UserError
@@ -35,7 +41,6 @@ def test_a_standalone_config_has_the_same_values(name, tmp_path):
         "x = __import__('os').getcwd()",
         "x = [].append(1) or 'a'.upper()",
         'x = {{ fileDirname }}',
-        'x = (',
         'x = unknown',
     ],
 )
@@ -45,6 +50,27 @@ def test_more_than_plain_values_is_left_to_mmengine(text, tmp_path, monkeypatch)
     (tmp_path / 'config.py').write_text(text)
     assert read_source(tmp_path / 'config.py') is None
     assert {path.name for path in tmp_path.iterdir()} == {'base.py', 'config.py'}
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('x = (', r"config \S+config.py cannot be read: SyntaxError: '\(' was never closed"),
+        ("_base_ = 'gone.py'", r'config \S+config.py cannot be read: no file \S+gone.py, named by its _base_'),
+        ("_base_ = ['good.py', 'broken.py']", r'config \S+broken.py cannot be read: SyntaxError'),
+    ],
+)
+@pytest.mark.parametrize('read', [read_source, load_config])
+def test_broken_files_are_reported_with_and_without_mmengine(read, text, message, tmp_path):
+    (tmp_path / 'good.py').write_text('x = 1')
+    (tmp_path / 'broken.py').write_text('y = 1 +')
+    (tmp_path / 'config.py').write_text(text)
+    with pytest.raises(UserError, match=message):
+        read(tmp_path / 'config.py')
+
+
+def test_keys_of_the_runner_are_mmengines():
+    assert set(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'} == RUNNER_KEYS
 
 
 def test_dicts_are_merged_and_deleted_as_in_mmengine(tmp_path):
@@ -68,3 +94,15 @@ def test_configs_and_data_are_found(tmp_path, monkeypatch):
     assert find_data(relative) == CHECKOUT / relative
     mini.mkdir(parents=True)
     assert find_data(relative) == relative
+
+
+def test_data_that_an_option_replaces_is_not_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr('mnv4_mm.config.index.CHECKOUT', None)
+    source = check_config('mnv4_ssdlite_coco', TrainOptions())
+    replaced = TrainOptions(cfg_options={'train_dataloader.dataset.dataset.data_root': 'elsewhere'})
+    check_config_data(source, replaced, ['train_dataloader'])
+    other = TrainOptions(cfg_options={'train_dataloader.batch_size': 2})
+    for options, loader in ((replaced, 'val_dataloader'), (other, 'train_dataloader')):
+        with pytest.raises(UserError, match='no data: looked for'):
+            check_config_data(source, options, [loader])

@@ -19,8 +19,7 @@ from mnv4_mm.apis.evaluate import evaluate
 from mnv4_mm.bench.evaluation import synthetic_detections
 from mnv4_mm.config.data import resolve_data_roots
 from mnv4_mm.config.load import load_config
-from mnv4_mm.engine import FastCocoMetric
-from mnv4_mm.engine.coco_metric import STATISTICS
+from mnv4_mm.engine.coco_metric import STATISTICS, FastCocoMetric
 from mnv4_mm.errors import UserError
 
 EXACT = dict(abs=1e-12, rel=0)

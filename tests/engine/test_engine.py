@@ -15,7 +15,7 @@ import torch
 from end_to_end import arguments, resized
 
 from mnv4_mm.apis.train import _cap_warm_up
-from mnv4_mm.engine import Bf16OptimWrapper
+from mnv4_mm.engine.amp import Bf16OptimWrapper
 from mnv4_mm.engine.curves import plot_curves, read_scalars
 
 FEW = [

@@ -6,8 +6,7 @@ import torch
 from mmseg.evaluation import IoUMetric
 from PIL import Image
 
-from mnv4_mm.engine import ExactIoUMetric
-from mnv4_mm.engine.iou import class_areas
+from mnv4_mm.engine.iou import ExactIoUMetric, class_areas
 
 CLASSES = 12
 

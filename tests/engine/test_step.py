@@ -16,7 +16,7 @@ from mnv4_mm.config.load import load_config, merge_options
 from mnv4_mm.config.optimizer import fit_precision
 from mnv4_mm.config.options import TrainOptions
 from mnv4_mm.config.training import training_config
-from mnv4_mm.engine import SafeRunner
+from mnv4_mm.engine.runner import SafeRunner
 from mnv4_mm.engine.step import CompileHook, compile_parts, use_channels_last
 from mnv4_mm.errors import UserError
 from mnv4_mm.models import MobileNetV4, TimmFeatures

@@ -72,8 +72,6 @@ def test_levels_share_towers_but_not_norms():
 
 
 def lraspp(kind: str, **more):
-    import mnv4_mm.models  # noqa: F401 (registers)
-
     norm = dict(type='BN')
     return MODELS.build(
         dict(

@@ -12,6 +12,7 @@ from torchvision.ops import batched_nms
 
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import read_mask
+from mnv4_mm.runtime import text
 from mnv4_mm.runtime.draw import OPACITY, palette
 from mnv4_mm.runtime.meta import Selection
 from mnv4_mm.runtime.preprocess import Placement
@@ -194,3 +195,50 @@ def test_class_maps_are_written_with_values_and_colours(classes, first, mode, tm
             np.testing.assert_array_equal(np.array(image.convert('RGB')), colours[labels])
             np.testing.assert_array_equal(cv2.imread(str(path)), colours[labels][..., ::-1])
             np.testing.assert_array_equal(read_mask(path), labels.astype(int) + first)
+
+
+@pytest.mark.parametrize('name', ['Straße', 'кошка'])
+def test_names_that_are_not_ascii_are_drawn(detections, name):
+    def drawn(first, second):
+        boxes = dataclasses.replace(detections, classes=(first, second)).plot()
+        labels = np.arange(30, dtype=np.uint8).reshape(5, 6) % 2
+        legend = ClassMap(labels, (first, second), image=np.zeros((5, 6, 3), np.uint8)).plot()
+        return boxes, legend
+
+    questions = ''.join(character if character.isascii() else '?' for character in name)
+    for found, question in zip(drawn(name, 'dog'), drawn(questions, 'dog'), strict=True):
+        assert found.shape != question.shape or (found != question).any()
+    assert text._fit(name, 0.5)[0] == name
+    assert text._fit(f'{name} \U0010fffd', 0.5)[0] == f'{name} ?'  # a character of no font
+
+
+def test_text_that_is_not_ascii_is_cut_off_at_the_edges():
+    whole = np.full((80, 120, 3), 255, np.uint8)
+    text.draw_text(whole, 'Größe', 40, 45, 0.5, (0, 0, 255), 1)
+    ys, xs = np.nonzero((whole != 255).any(axis=2))
+    assert (whole[..., 2] == 255).all()  # red on white
+    width, height, below = text.text_size('Größe', 0.5, 1)
+    assert 40 <= xs.min() <= xs.max() < 40 + width
+    assert 45 - height <= ys.min() <= ys.max() < 45 + below
+    for x, y in ((50, 0), (0, 40), (60, 42), (119, 79)):
+        part = np.full((80, 120, 3), 255, np.uint8)[y:, x:]
+        text.draw_text(part, 'Größe', 40 - x, 45 - y, 0.5, (0, 0, 255), 1)
+        np.testing.assert_array_equal(part, whole[y:, x:])
+    small = np.full((43, 60, 3), 255, np.uint8)
+    text.draw_text(small, 'Größe', 40, 45, 0.5, (0, 0, 255), 1)
+    np.testing.assert_array_equal(small, whole[:43, :60])
+
+
+def test_names_have_question_marks_without_pillow(detections, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'PIL', None)
+    text._fonts.cache_clear()
+    unknown, question = (dataclasses.replace(detections, classes=(name, name)).plot() for name in ('Öl', '?l'))
+    text._fonts.cache_clear()
+    np.testing.assert_array_equal(unknown, question)
+
+
+@pytest.mark.parametrize('count', [2, 80, 150])
+def test_colours_of_neighbouring_classes_differ_clearly(count):
+    colours = np.array(palette(count))
+    assert len(set(palette(count))) == count
+    assert np.abs(np.diff(colours, axis=0)).sum(axis=1).min() > 180

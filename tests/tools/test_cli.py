@@ -110,6 +110,15 @@ LIGHT = [
     (['train', MINI, MINI], f"unexpected argument '{MINI}'"),
     (['train', 'mnv4_ssdlight'], 'near: mnv4_ssdlite_coco'),
     (['train', 'README.md'], 'expected a .py file'),
+    (['train', '{tmp}/syntax.py'], "syntax.py cannot be read: SyntaxError: '(' was never closed"),
+    (['train', '{tmp}/no_base.py'], 'no file {tmp}/gone.py, named by its _base_'),
+    (['test', '{tmp}/syntax.py', '{tmp}/file'], 'syntax.py cannot be read: SyntaxError'),
+    (['train', MINI, '--backbone', 'mnv4_conv_x'], "no backbone 'mnv4_conv_x'; near: mnv4_conv_"),
+    (['train', '{tmp}/resnet.py', '--backbone', 'mnv4_conv_s'], 'whose model.backbone is of type MobileNetV4'),
+    (['train', MINI, '--iters', '5'], 'this config counts in epochs, use --epochs'),
+    (['train', 'mnv4_lraspp_ade20k-mini', '--epochs', '5'], 'this config counts in iters, use --iters'),
+    (['train', MINI, '--cfg-options', 'train_cf.max_epochs=1'], "the config has no 'train_cf'; near: train_cfg"),
+    (['train', 'mnv4_rtmdet_coco', '--cfg-options', 'batch_size=1'], 'setting it now would do nothing'),
     (['train', MINI, '--epochs', '0'], '--epochs must be an integer of at least 1, got 0'),
     (['train', MINI, '--epochs', 'ten'], "invalid int value: 'ten'"),
     (['train', MINI, '--amp-dtype', 'fp8'], "invalid choice: 'fp8'"),
@@ -124,12 +133,17 @@ LIGHT = [
     (['train', 'mnv4_segformer_ade20k'], 'looked for {cwd}/data/ade/ADEChallengeData2016/images/training'),
     (['test', MINI, 'gone.pth'], 'no checkpoint file at gone.pth'),
     (['test', 'gone.pth'], 'no checkpoint file at gone.pth'),
+    (['test', 'gone.pth', '--backbone', 'mnv4_conv_x'], 'no backbone'),
+    (['test', MINI, '{tmp}/file', '--cfg-options', 'modl.neck=None'], "the config has no 'modl'; near: model"),
     (['test', MINI, '{tmp}/file', '--out', 'x.pkl'], 'name a .json file'),
     (['test', 'mnv4_lraspp_ade20k-mini', '{tmp}/file', '--out', '{tmp}/file'], 'name a folder'),
     (['infer', 'nothing.jpg', '{tmp}/file'], 'no image, folder or video nothing.jpg'),
     (['infer', '{tmp}', '{tmp}/file'], 'no images'),
     (['infer', '{images}', 'gone.pth'], 'no checkpoint'),
     (['infer', '{images}', '{tmp}/file', '--score-thr', '7'], 'must be in [0, 1]'),
+    (['infer', '{images}', '{tmp}/file', '--config', '{tmp}/syntax.py'], 'syntax.py cannot be read'),
+    (['infer', '{images}', '{tmp}/file', '--out-dir', '{tmp}/file/x'], 'cannot be made'),
+    (['export', '{tmp}/file', '--config', '{tmp}/no_base.py'], 'named by its _base_'),
     (['export', 'gone.pth'], 'no checkpoint file at gone.pth'),
     (['export', '{tmp}/file', '--to', 'tensorrt'], '--to tensorrt: there are onnx, openvino'),
     (['export', '{tmp}/file', '--precision', 'int4'], "invalid choice: 'int4'"),
@@ -143,7 +157,10 @@ LIGHT = [
     (['deploy', 'x.py', 'mnv4_nothing', 'gone.pth', 'x.jpg'], 'no config mnv4_nothing'),
     (['configs', 'copy', 'mnv4_nothing'], 'no config mnv4_nothing'),
     (['configs', 'copy', MINI, '--out', '{tmp}/file'], 'name one that ends in .py'),
+    (['configs', 'copy', '{tmp}/syntax.py', '--out', '{tmp}/x.py'], 'syntax.py cannot be read'),
     (['complexity', 'nothing'], 'no config nothing'),
+    (['complexity', '--backbone', 'mnv4_conv_x'], 'no backbone'),
+    (['weights', '--arch', 'conv_x'], "no weights of 'conv_x'; there are weights of conv_aa_l"),
     (['bench', '--only', 'everything'], 'no part'),
     (['bench', '--only', 'startup', '--out', '{tmp}'], 'is a folder'),
     (['draw', '{tmp}'], 'not an empty folder'),
@@ -166,6 +183,9 @@ def answers(repository, tmp_path_factory):
     """Exit code, stderr and heavy imports of each of LIGHT, called one after the other in one new interpreter."""
     tmp, cwd = tmp_path_factory.mktemp('mistakes'), tmp_path_factory.mktemp('cwd')
     (tmp / 'file').write_text('x')
+    (tmp / 'syntax.py').write_text('model = dict(')
+    (tmp / 'no_base.py').write_text("_base_ = 'gone.py'")
+    (tmp / 'resnet.py').write_text("model = dict(backbone=dict(type='ResNet'))")
     for name in ('train', 'val'):
         (tmp / 'broken' / name).mkdir(parents=True)
         (tmp / 'broken/annotations').mkdir(exist_ok=True)
@@ -178,7 +198,7 @@ def answers(repository, tmp_path_factory):
         cwd=cwd, capture_output=True, text=True, env=dict(os.environ, PYTHONPATH=str(repository)),
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert {path.name for path in tmp.iterdir()} == {'file', 'broken'}
+    assert {path.name for path in tmp.iterdir()} == {'file', 'broken', 'syntax.py', 'no_base.py', 'resnet.py'}
     assert {path.name for path in cwd.iterdir()} == {'README.md'}
     return [json.loads(line) for line in result.stdout.splitlines()], places
 
@@ -190,7 +210,7 @@ def test_a_mistake_is_reported_before_torch_is_imported(answers, number):
     assert code == 2
     assert err.startswith('error: ')
     assert err.count('\n') == 1
-    assert LIGHT[number][1].replace('{cwd}', places['cwd']) in err
+    assert LIGHT[number][1].replace('{cwd}', places['cwd']).replace('{tmp}', places['tmp']) in err
     assert heavy == []
 
 

@@ -14,7 +14,7 @@ from mmengine.logging import HistoryBuffer, MMLogger
 from torch import nn
 
 from mnv4_mm.config.checkpoint import checkpoint_config
-from mnv4_mm.engine import SafeRunner
+from mnv4_mm.engine.runner import SafeRunner
 from mnv4_mm.errors import UserError
 from mnv4_mm.weights.checkpoint import Checkpoint, read_checkpoint
 from mnv4_mm.weights.strict import load_into

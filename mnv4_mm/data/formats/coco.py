@@ -3,6 +3,7 @@
 Imports neither torch nor OpenMMLab, so that the command line can report a mistake at once.
 """
 
+import functools
 import itertools
 import json
 import mmap
@@ -92,7 +93,8 @@ def _find_split(root: Path, name: str) -> Split:
 def check_split(split: Split) -> list[dict[str, Any]]:
     """Check the JSON of a split, its ids and boxes, and that every image exists and has the size given in the JSON.
 
-    Of an annotation file larger than ``FULL_CHECK_BYTES`` only the categories are read.
+    Of an annotation file larger than ``FULL_CHECK_BYTES`` only the categories are read. Files that have not changed
+    since they were found to be valid are not read again: a command checks them first, then the function that it calls.
 
     Returns:
         The categories, ``dict(id=..., name=...)`` each, in the order of the file.
@@ -100,7 +102,26 @@ def check_split(split: Split) -> list[dict[str, Any]]:
     Raises:
         UserError: names the file and its first mistakes.
     """
-    is_large = split.annotations.stat().st_size > FULL_CHECK_BYTES
+    return [dict(id=number, name=name) for number, name in _checked_categories(split, _file_state(split))]
+
+
+def _file_state(split: Split) -> int:
+    """Return a hash of the names, sizes and modification times of the files that ``check_split`` reads."""
+    files = [split.annotations]
+    if not _is_large(split):
+        files += split.images.rglob('*')
+    states = ((path, path.lstat()) for path in files)
+    return hash(tuple((path, state.st_size, state.st_mtime_ns) for path, state in states))
+
+
+def _is_large(split: Split) -> bool:
+    return split.annotations.stat().st_size > FULL_CHECK_BYTES
+
+
+@functools.lru_cache(maxsize=8)
+def _checked_categories(split: Split, state: int) -> tuple[tuple[int, str], ...]:
+    """Check a split and return ids and names of its categories; ``state`` makes a changed split another key."""
+    is_large = _is_large(split)
     categories = _read_categories(split.annotations) if is_large else None
     content = dict(categories=categories) if categories else read_annotations(split.annotations)
     if not content['categories']:
@@ -111,7 +132,7 @@ def check_split(split: Split) -> list[dict[str, Any]]:
         if first:
             more = sum(1 for _ in mistakes)
             raise UserError(f'{split.annotations}: {"; ".join(first)}{f"; and {more} more" if more else ""}')
-    return [dict(id=category['id'], name=category['name']) for category in content['categories']]
+    return tuple((category['id'], category['name']) for category in content['categories'])
 
 
 def _read_categories(path: Path) -> list[dict[str, Any]] | None:

@@ -131,7 +131,7 @@ def sensitive(content: bytes, layers: list[dict], weights: dict[str, np.ndarray]
 
     Args:
         content: A float file.
-        layers: ``product`` and ``output`` of each layer, see ``Fragile``.
+        layers: ``product`` and ``output`` of each layer, see ``SensitiveLayer``.
         weights: Weights of layer i under the key ``str(i)``; products of two activations have none.
 
     Raises:

@@ -8,7 +8,7 @@ import pytest
 from mmdet.datasets import CocoDataset
 from PIL import Image
 
-from mnv4_mm.data.formats.coco import Split, check_split, find_coco, require_split
+from mnv4_mm.data.formats.coco import Split, check_split, find_coco, read_annotations, require_split
 from mnv4_mm.errors import UserError
 
 
@@ -135,6 +135,25 @@ def test_exif_rotation_is_applied_to_the_size(small):
     edit(small, lambda c: c.update(images=[dict(image, width=60, height=40)]))
     with pytest.raises(UserError, match='is 40x60, not 60x40'):
         find_coco(small)
+
+
+def test_a_valid_split_is_read_again_only_if_a_file_has_changed(small, monkeypatch):
+    read = []
+    monkeypatch.setattr(
+        'mnv4_mm.data.formats.coco.read_annotations', lambda path: read.append(path) or read_annotations(path)
+    )
+    layout = find_coco(small)
+    assert read == [layout.train.annotations, layout.val.annotations]
+    assert find_coco(small) == layout
+    require_split(layout.train, '')
+    assert len(read) == 2
+    Image.new('RGB', (9, 9)).save(next(layout.val.images.iterdir()))
+    for _ in range(2):  # a mistake is not forgotten
+        with pytest.raises(UserError, match='is 9x9, not'):
+            find_coco(small)
+    edit(small, lambda c: c['annotations'][0].update(category_id=999), 'train')
+    with pytest.raises(UserError, match='has category 999'):
+        require_split(layout.train, '')
 
 
 def test_large_files_are_not_checked(small, monkeypatch):

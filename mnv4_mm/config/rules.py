@@ -1,0 +1,88 @@
+"""Rules for options that depend on the config. Commands check them at once, the Python API when it applies an option.
+
+Imports nothing heavy: the config is a mapping, read by ``source`` or by mmengine.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mnv4_mm.config.index import near_names
+from mnv4_mm.errors import UserError
+from mnv4_mm.models.arch import ARCHS
+
+# Parameters of mmengine's Runner. A test compares them with the installed mmengine.
+RUNNER_KEYS = {
+    'model', 'work_dir', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'train_cfg', 'val_cfg', 'test_cfg',
+    'auto_scale_lr', 'optim_wrapper', 'param_scheduler', 'val_evaluator', 'test_evaluator', 'default_hooks',
+    'custom_hooks', 'data_preprocessor', 'load_from', 'resume', 'launcher', 'env_cfg', 'log_processor', 'log_level',
+    'visualizer', 'default_scope', 'randomness', 'experiment_name',
+}  # fmt: skip
+# Top-level keys that are used after the config file has been read. Other names of a config file (`batch_size`) are used
+# while it is read, so that setting them later has no effect.
+READ_KEYS = RUNNER_KEYS | {
+    'compile', 'custom_imports', 'find_unused_parameters', 'model_wrapper_cfg', 'sync_bn', 'channels_last',
+    'report_on_training_pictures',
+}  # fmt: skip
+
+
+def check_backbone_name(name: str) -> None:
+    """Check the name of a backbone. Names of timm nets are checked by timm, when it is imported.
+
+    Raises:
+        UserError: Unknown name; similar names are listed.
+    """
+    names = [f'mnv4_{arch}' for arch in ARCHS]
+    if not name.startswith('timm:') and name not in names:
+        raise UserError(f'no backbone {name!r}{near_names(name, names)}; or timm:<name of a timm net>')
+
+
+def check_backbone_of(cfg: Any) -> None:
+    """Check that the backbone of a config can be replaced.
+
+    Args:
+        cfg: A config, mmengine's or a dict.
+
+    Raises:
+        UserError: It is not MobileNetV4.
+    """
+    backbone = (cfg.get('model') or {}).get('backbone') or {}
+    if backbone.get('type') != 'MobileNetV4':
+        raise UserError('--backbone needs a config whose model.backbone is of type MobileNetV4')
+
+
+def check_unit(cfg: Any, unit: str) -> None:
+    """Check that a config counts the length of its training in a unit.
+
+    Args:
+        cfg: A config, mmengine's or a dict.
+        unit: ``epochs`` or ``iters``.
+
+    Raises:
+        UserError: It counts in the other unit.
+    """
+    counts = 'epochs' if 'max_epochs' in (cfg.get('train_cfg') or {}) else 'iters'
+    if unit != counts:
+        raise UserError(f'--{unit} does not fit: this config counts in {counts}, use --{counts}')
+
+
+def check_keys(cfg_options: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Check the first parts of the keys of ``--cfg-options``.
+
+    Args:
+        cfg_options: Values by key, e.g. ``{'train_cfg.max_epochs': 3}``.
+        names: Top-level names of the config.
+
+    Raises:
+        UserError: The first part of a key is unknown or has no effect.
+    """
+    names = set(names)
+    for key in cfg_options:
+        first = key.split('.')[0]
+        if first in READ_KEYS:
+            continue
+        if first in names:
+            raise UserError(
+                f'--cfg-options {key}: {first} is used while the config file is read, setting it now would do nothing; '
+                'set the value where it goes to, e.g. train_dataloader.batch_size or optim_wrapper.optimizer.lr'
+            )
+        raise UserError(f'--cfg-options {key}: the config has no {first!r}{near_names(first, READ_KEYS)}')
