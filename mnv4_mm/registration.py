@@ -2,12 +2,12 @@
 
 Importing OpenMMLab takes seconds, which ``mnv4 --help``, an argument check or an exported file do not need. So
 ``import mnv4_mm`` registers at once only if mmengine is imported already, as it is for ``custom_imports`` of a config.
-Otherwise it registers when the first import of mmengine has finished: Python does not execute ``mnv4_mm`` again for a
-later ``custom_imports``.
+Otherwise it registers when the first import of mmengine has finished, because Python does not execute ``mnv4_mm`` again
+for a later ``custom_imports``.
 """
 
 import importlib
-import importlib.util
+import logging
 import sys
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
@@ -61,7 +61,7 @@ def _is_watched(name: str) -> bool:
 class _Watcher(MetaPathFinder):
     """Registers when the outermost import of OpenMMLab has finished, and removes itself.
 
-    Modules of this package are watched too: an import of OpenMMLab may be in the middle of one of them.
+    Modules of this package are watched too, because one of them may have started the import of OpenMMLab.
     """
 
     def find_spec(
@@ -85,8 +85,15 @@ class _Watcher(MetaPathFinder):
             if self not in sys.meta_path or 'mmengine' not in sys.modules or _importing(finished=name):
                 return
             sys.meta_path.remove(self)
-            # Running exported files needs no OpenMMLab: an incomplete one must not break somebody's import of mmengine.
-            if all(importlib.util.find_spec(package) for package in OPENMMLAB):
+            try:
                 _import_modules()
+            # Whoever imports mmengine may need nothing of this package, so an OpenMMLab that is incomplete, or whose
+            # parts do not fit (mmdet asserts the version of mmcv), must not break that import.
+            except Exception as error:
+                logging.getLogger('mnv4_mm').warning(
+                    'mnv4_mm is not registered with OpenMMLab (%s: %s); `mnv4 env` lists what is missing',
+                    type(error).__name__,
+                    error,
+                )
 
         loader.exec_module = exec_module

@@ -96,15 +96,20 @@ def test_nothing_is_registered_and_nothing_fails_without_openmmlab():
     fresh(BLOCK.format(blocked=HEAVY) + 'import mnv4_mm, mnv4_mm.cli; assert mnv4_mm.__version__')
 
 
-def test_an_incomplete_openmmlab_can_be_imported():
-    code = """
-import sys, importlib.util
-find = importlib.util.find_spec
-importlib.util.find_spec = lambda name, *rest: None if name == 'mmdet' else find(name, *rest)
+@pytest.mark.parametrize('failure', ['ModuleNotFoundError("No module named mmdet")', 'AssertionError("MMCV==2.2")'])
+def test_a_broken_openmmlab_can_be_imported_and_is_reported(failure):
+    code = f"""
+import sys
+class Break:
+    def find_spec(self, name, path=None, target=None):
+        if name == 'mmdet':
+            raise {failure}
+sys.meta_path.insert(0, Break())
 import mnv4_mm, mmengine
-assert 'mnv4_mm.models' not in sys.modules
+assert not [finder for finder in sys.meta_path if 'mnv4_mm' in type(finder).__module__]
 """
-    fresh(code)
+    result = fresh(code)
+    assert f'not registered with OpenMMLab ({failure.split("(")[0]}' in result.stderr
 
 
 def test_the_runtime_needs_numpy_and_opencv_only():
