@@ -28,7 +28,7 @@ MODULES = (
 
 def register() -> None:
     """Register everything now if mmengine is imported, else as soon as it is."""
-    if 'mmengine' in sys.modules and not _importing():
+    if sys.modules.get('mmengine') and not _importing():
         _import_modules()
     elif not any(isinstance(finder, _Watcher) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Watcher())
@@ -82,7 +82,7 @@ class _Watcher(MetaPathFinder):
         def exec_module(module: ModuleType) -> None:
             execute(module)
             del loader.exec_module
-            if self not in sys.meta_path or 'mmengine' not in sys.modules or _importing(finished=name):
+            if self not in sys.meta_path or not sys.modules.get('mmengine') or _importing(finished=name):
                 return
             sys.meta_path.remove(self)
             try:
