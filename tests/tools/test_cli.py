@@ -131,6 +131,21 @@ LIGHT = [
     (['train', MINI, '--work-dir', '{tmp}/file/w'], 'cannot be made'),
     (['train', 'mnv4_ssdlite_coco'], 'looked for {cwd}/data/coco/annotations/instances_train2017.json'),
     (['train', 'mnv4_segformer_ade20k'], 'looked for {cwd}/data/ade/ADEChallengeData2016/images/training'),
+    (
+        ['train', 'mnv4_ssdlite_coco', '--cfg-options', 'train_dataloader.dataset.dataset.data_root=gone'],
+        'looked for {cwd}/gone/annotations/instances_train2017.json',
+    ),
+    # Data that --cfg-options name is there: what is missing then is the checkpoint.
+    (
+        [
+            'test',
+            'mnv4_ssdlite_coco',
+            'gone.pth',
+            '--cfg-options',
+            'test_dataloader.dataset.data_root={images}/..',
+        ],
+        'no checkpoint file at gone.pth',
+    ),
     (['test', MINI, 'gone.pth'], 'no checkpoint file at gone.pth'),
     (['test', 'gone.pth'], 'no checkpoint file at gone.pth'),
     (['test', 'gone.pth', '--backbone', 'mnv4_conv_x'], 'no backbone'),
