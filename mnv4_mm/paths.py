@@ -1,10 +1,27 @@
-"""Checks of files and folders that a user names. Nothing is created or read, and nothing heavy is imported."""
+"""Checks of files, folders and other values that a user names. Nothing is created, and nothing heavy is imported."""
 
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from mnv4_mm.errors import UserError
+
+EMPTY = 'empty (an unset variable of the shell?): give a value, or leave it out'
+
+
+def check_not_empty(**options: Any) -> None:
+    """Check that no option is an empty string, or a list with one, which would silently count as left out.
+
+    Args:
+        **options: Values by name.
+
+    Raises:
+        UserError: One is.
+    """
+    for name, value in options.items():
+        if value == '' or (isinstance(value, list | tuple) and '' in value):
+            raise UserError(f'argument --{name.replace("_", "-")}: {EMPTY}')
 
 
 def check_checkpoint(path: str | Path) -> Path:

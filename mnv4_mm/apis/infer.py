@@ -10,7 +10,7 @@ import numpy as np
 from mnv4_mm.apis.load import load
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import IMAGE_SUFFIXES, check_image_file, read_image, write_image
-from mnv4_mm.paths import check_output_folder
+from mnv4_mm.paths import check_not_empty, check_output_folder
 from mnv4_mm.runtime.results import ClassMap, Detections
 from mnv4_mm.runtime.writer import WRITERS, PredictionWriter
 
@@ -50,6 +50,9 @@ def infer(
     Raises:
         UserError: A bad argument or file. A file of a folder that is not an image is an error before the first image.
     """
+    check_not_empty(
+        source=source, checkpoint=checkpoint, config=config, out_dir=out_dir, device=device, inference=inference
+    )
     if not 0 <= score_thr <= 1:
         raise UserError(f'--score-thr must be in [0, 1], got {score_thr}')
     path = Path(source)

@@ -1,14 +1,26 @@
 """Parsing of arguments."""
 
 import argparse
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 from mnv4_mm.config.index import near_names
 from mnv4_mm.errors import UserError
+from mnv4_mm.paths import EMPTY
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, like those of every other mistake."""
+    """A parser whose errors are one line, like those of every other mistake, and that refuses empty strings."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.register('type', None, _text)
+        self.register('type', Path, _path)
+
+    def add_subparsers(self, **kwargs: Any) -> Any:
+        commands = super().add_subparsers(**kwargs)
+        commands.type = str  # the command's own parser checks the arguments that are passed on to it
+        return commands
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f'{message} (`{self.prog} --help` lists the options)')
@@ -24,3 +36,13 @@ class Parser(argparse.ArgumentParser):
         options = [name for name in self._option_string_actions if name.startswith('--') and name != '--local_rank']
         option = arguments[0].partition('=')[0]
         raise UserError(f'no option {option} of `{self.prog}`{near_names(option, options)}')
+
+
+def _text(value: str) -> str:
+    if not value:
+        raise argparse.ArgumentTypeError(EMPTY)
+    return value
+
+
+def _path(value: str) -> Path:
+    return Path(_text(value))  # Path('') is the current folder

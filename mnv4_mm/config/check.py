@@ -1,13 +1,13 @@
 """Checks of a config, its options and its data before mmengine is imported."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mnv4_mm.config.index import find_config, find_data
 from mnv4_mm.config.options import ConfigOptions
 from mnv4_mm.config.rules import check_backbone_name, check_backbone_of, check_keys, check_unit
-from mnv4_mm.config.source import read_source
+from mnv4_mm.config.source import merge_values, read_source
 from mnv4_mm.data.formats.configured import FIND, HINTS, coco_split, innermost_dataset, mask_split
 from mnv4_mm.paths import check_data
 
@@ -47,12 +47,17 @@ def check_config_data(source: Mapping[str, Any], options: ConfigOptions, loaders
 
     Args:
         source: Top-level values of a config; nothing is checked if they are empty.
-        options: Options of training or evaluation. The data of a loader that ``cfg_options`` change is not checked.
+        options: Options of training or evaluation.
         loaders: Names of the data loaders whose data is needed.
 
     Raises:
         UserError: Data is missing or broken.
     """
+    try:
+        source = merge_values(source, options.cfg_options or {})
+    # mmengine reports what does not fit when it sets the values.
+    except (KeyError, TypeError):
+        return
     scope = source.get('default_scope')
     if scope not in FIND:
         return
@@ -60,13 +65,10 @@ def check_config_data(source: Mapping[str, Any], options: ConfigOptions, loaders
         FIND[scope](options.data)
         return
     for loader in loaders:
-        dataset = (source.get(loader) or {}).get('dataset')
-        if not isinstance(dataset, dict) or _is_changed(loader, options.cfg_options or ()):
+        settings = source.get(loader)
+        dataset = settings.get('dataset') if isinstance(settings, dict) else None
+        if not isinstance(dataset, dict):
             continue
         split = _SPLIT[scope](innermost_dataset(dataset))
         if split is not None:
             check_data([find_data(part) for part in split if isinstance(part, Path)], HINTS[scope])
-
-
-def _is_changed(loader: str, keys: Iterable[str]) -> bool:
-    return any(key == loader or f'{key}.'.startswith(f'{loader}.dataset.') for key in keys)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 from mnv4_mm.errors import UserError
+from mnv4_mm.paths import check_not_empty
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
@@ -71,6 +72,7 @@ class ConfigOptions:
     )
 
     def __post_init__(self) -> None:
+        check_not_empty(**self.as_arguments())
         for option in fields(self):
             value = getattr(self, option.name)
             if value is None:

@@ -6,6 +6,7 @@ of other packages, ``_base_.`` references) is not read at all.
 
 import ast
 import builtins
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,4 +95,47 @@ def _merge(values: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
             old = merged.get(key)
             value = _merge(value, old if isinstance(old, dict) and not delete else {})
         merged[key] = value
+    return merged
+
+
+def merge_values(values: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a config with those of ``--cfg-options``, as ``mmengine.Config.merge_from_dict`` sets them.
+
+    Args:
+        values: Top-level values of a config; not changed.
+        options: Values by key, e.g. ``{'train_cfg.max_epochs': 3, 'val_evaluator.0.ann_file': 'val.json'}``.
+
+    Raises:
+        KeyError: An index exceeds the length of its list.
+        TypeError: A key goes into a value that is neither a dict nor a list.
+    """
+    tree: dict[str, Any] = {}
+    for key, value in options.items():
+        *folders, last = key.split('.')
+        place = tree
+        for part in folders:
+            place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise TypeError(f'{part} of {key} is not a dict')
+        place[last] = value
+    return _merge_options(tree, dict(values))
+
+
+def _merge_options(new: Mapping[str, Any], old: Any) -> Any:
+    merged = old.copy()
+    for key, value in new.items():
+        if isinstance(merged, list):
+            if not key.isdigit():
+                raise TypeError(f'{key} is not the index of a list')
+            if int(key) >= len(merged):
+                raise KeyError(key)
+            merged[int(key)] = _merge_options(value, merged[int(key)]) if isinstance(value, dict) else value
+        elif isinstance(value, dict) and key in merged and not value.get('_delete_'):
+            if not isinstance(merged[key], dict | list):
+                raise TypeError(f'{key} is neither a dict nor a list')
+            merged[key] = _merge_options(value, merged[key])
+        elif isinstance(value, dict):
+            merged[key] = {name: item for name, item in value.items() if name != '_delete_'}
+        else:
+            merged[key] = value
     return merged

@@ -13,7 +13,7 @@ from mnv4_mm.deploy.targets import TARGETS
 from mnv4_mm.deploy.targets.base import Target
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import IMAGE_SUFFIXES, check_image_file
-from mnv4_mm.paths import check_checkpoint, check_output_file, check_output_folder
+from mnv4_mm.paths import check_checkpoint, check_not_empty, check_output_file, check_output_folder
 from mnv4_mm.runtime.meta import OUTPUTS, Kind, Precision
 
 INSTALL_MMDEPLOY = '`make mmdeploy`, or `pip install --no-deps -r requirements/mmdeploy.txt`'
@@ -38,6 +38,7 @@ def check_compare(
     Raises:
         UserError: An argument is invalid, or a file is missing, damaged or of another checkpoint.
     """
+    check_not_empty(checkpoint=checkpoint, files=files, out=out)
     if on not in ('val', 'train'):
         raise UserError(f'--on must be val or train, got {on}')
     if not (tolerance >= 0 and int8_tolerance >= 0 and rounds >= 0):  # NaN is an error as well
@@ -71,6 +72,7 @@ def check_export(
     Raises:
         UserError: An argument is invalid, a file is missing, or a package is not installed.
     """
+    check_not_empty(checkpoint=checkpoint, out_dir=out_dir, calibration=calibration)
     targets = _targets(to)
     if precision not in get_args(Precision):
         raise UserError(f'--precision must be one of {", ".join(get_args(Precision))}, got {precision}')
@@ -104,6 +106,7 @@ def check_mmdeploy(
     Raises:
         UserError: An unsupported option is set, a file is missing, or mmdeploy is not installed.
     """
+    check_not_empty(deploy_cfg=deploy_cfg, checkpoint=checkpoint, work_dir=work_dir)
     for name, value in unsupported.items():
         if value:
             raise UserError(

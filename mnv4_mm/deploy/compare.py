@@ -18,6 +18,7 @@ from mnv4_mm.deploy.table import Row, markdown, write_json
 from mnv4_mm.deploy.targets import TARGETS
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import read_image
+from mnv4_mm.paths import check_not_empty
 from mnv4_mm.runtime import load
 from mnv4_mm.runtime.meta import Meta
 from mnv4_mm.runtime.predictor import Predictor
@@ -98,6 +99,7 @@ def compare(
         UserError: An argument is invalid, a file cannot be read or was exported from another checkpoint, or latency
             cannot be measured. In the last case the table has been printed and written.
     """
+    check_not_empty(config=config, data=data)
     path, artifacts = check_compare(
         checkpoint,
         files,

@@ -21,6 +21,7 @@ from mnv4_mm.deploy.sensitivity import LAYERS_SUFFIX
 from mnv4_mm.deploy.targets.base import Target
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import read_image
+from mnv4_mm.paths import check_not_empty
 from mnv4_mm.runtime import load
 from mnv4_mm.runtime.meta import Kind, Meta, Precision, sha256, sidecar
 from mnv4_mm.runtime.predictor import Predictor
@@ -68,6 +69,7 @@ def export(
         UserError: An argument is invalid, the checkpoint cannot be read, or a package is not installed. Nothing has
             been written then.
     """
+    check_not_empty(config=config)
     targets = check_export(
         checkpoint,
         to,

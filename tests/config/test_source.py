@@ -1,5 +1,6 @@
 """Reading configs without mmengine, and writing them into one file: both as mmengine reads them."""
 
+import copy
 import inspect
 
 import pytest
@@ -10,7 +11,7 @@ from mnv4_mm.config.index import CHECKOUT, CONFIGS, config_index, find_config, f
 from mnv4_mm.config.load import load_config
 from mnv4_mm.config.options import TrainOptions
 from mnv4_mm.config.rules import READ_KEYS, RUNNER_KEYS
-from mnv4_mm.config.source import read_source
+from mnv4_mm.config.source import merge_values, read_source
 from mnv4_mm.config.standalone import standalone
 from mnv4_mm.errors import UserError
 
@@ -96,13 +97,52 @@ def test_configs_and_data_are_found(tmp_path, monkeypatch):
     assert find_data(relative) == relative
 
 
-def test_data_that_an_option_replaces_is_not_looked_for(tmp_path, monkeypatch):
+OPTIONS = [
+    {'train_dataloader.dataset.dataset.data_root': '/elsewhere'},
+    {'val_evaluator.ann_file': 'x.json', 'train_cfg.max_epochs': 3, 'work_dir': 'w'},
+    {'test_dataloader.dataset.pipeline.0.type': 'Other', 'test_dataloader.dataset.pipeline.1': dict(type='Last')},
+    {'model.backbone': dict(_delete_=True, type='ResNet')},
+    {'model.backbone': dict(arch='conv_l'), 'model.extra.deep': [1]},
+]
+
+
+@pytest.mark.parametrize('options', OPTIONS)
+def test_options_are_set_as_in_mmengine(options):
+    source = read_source(config_index()['mnv4_ssdlite_coco'])
+    expected = load_config('mnv4_ssdlite_coco')
+    expected.merge_from_dict(copy.deepcopy(options))
+    assert merge_values(source, options) == expected.to_dict()
+    assert source == read_source(config_index()['mnv4_ssdlite_coco'])
+
+
+@pytest.mark.parametrize('options', [{'model.backbone.arch.x': 1}, {'param_scheduler.9.type': 'x'}])
+def test_options_that_do_not_fit_are_refused_as_in_mmengine(options):
+    with pytest.raises((KeyError, TypeError)):
+        load_config('mnv4_ssdlite_coco').merge_from_dict(dict(options))
+    with pytest.raises((KeyError, TypeError)):
+        merge_values(read_source(config_index()['mnv4_ssdlite_coco']), options)
+
+
+def test_data_is_looked_for_where_the_options_say(repository, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr('mnv4_mm.config.index.CHECKOUT', None)
+    loaders = ('train_dataloader', 'val_dataloader')
     source = check_config('mnv4_ssdlite_coco', TrainOptions())
-    replaced = TrainOptions(cfg_options={'train_dataloader.dataset.dataset.data_root': 'elsewhere'})
-    check_config_data(source, replaced, ['train_dataloader'])
-    other = TrainOptions(cfg_options={'train_dataloader.batch_size': 2})
-    for options, loader in ((replaced, 'val_dataloader'), (other, 'train_dataloader')):
-        with pytest.raises(UserError, match='no data: looked for'):
-            check_config_data(source, options, [loader])
+    with pytest.raises(UserError, match='no data: looked for'):
+        check_config_data(source, TrainOptions(), loaders)
+    options = {}
+    for loader, key, split in (
+        ('train_dataloader', 'dataset.dataset', 'train'),
+        ('val_dataloader', 'dataset', 'val'),
+    ):
+        options[f'{loader}.{key}.data_root'] = str(repository / 'data/mini/coco')
+        options[f'{loader}.{key}.ann_file'] = f'annotations/instances_{split}2017.json'
+    check_config_data(source, TrainOptions(cfg_options=options), loaders)
+    options['val_dataloader.dataset.data_root'] = str(tmp_path / 'gone')
+    with pytest.raises(UserError, match=f'no data: looked for {tmp_path}/gone/annotations'):
+        check_config_data(source, TrainOptions(cfg_options=options), loaders)
+
+
+@pytest.mark.parametrize('scope', ['mmdet', 'mmseg'])
+@pytest.mark.parametrize('loader', [None, dict(dataset=None), dict(dataset=dict(ann_file='x', data_prefix=None))])
+def test_a_loader_without_data_is_left_to_mmengine(scope, loader):
+    check_config_data(dict(default_scope=scope, val_dataloader=loader), TrainOptions(), ('val_dataloader',))

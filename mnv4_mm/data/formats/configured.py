@@ -20,11 +20,12 @@ HINTS = {
 
 def coco_split(dataset: Mapping[str, Any]) -> Split | None:
     """Return annotation file and image folder of a CocoDataset's config; None if it is the config of another class."""
-    if not {'ann_file', 'data_prefix'} <= dataset.keys() or 'img' not in dataset['data_prefix']:
+    file, folder = dataset.get('ann_file'), (dataset.get('data_prefix') or {}).get('img')
+    if not (isinstance(file, str) and isinstance(folder, str)):
         return None
     # Joined as mmengine's BaseDataset does.
     root = Path(dataset.get('data_root') or '')
-    return Split(root / dataset['ann_file'], root / dataset['data_prefix']['img'])
+    return Split(root / file, root / folder)
 
 
 def mask_split(dataset: Mapping[str, Any], suffix: str = '.jpg', mask_suffix: str = '.png') -> MaskSplit | None:
@@ -36,7 +37,7 @@ def mask_split(dataset: Mapping[str, Any], suffix: str = '.jpg', mask_suffix: st
         mask_suffix: Ending of the masks' names.
     """
     prefix = dataset.get('data_prefix') or {}
-    if not {'img_path', 'seg_map_path'} <= prefix.keys():
+    if not all(isinstance(prefix.get(key), str) for key in ('img_path', 'seg_map_path')):
         return None
     # Joined as mmseg's BaseSegDataset does.
     root = Path(dataset.get('data_root') or '')
