@@ -65,4 +65,4 @@ lint: env
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) $(LITERT) $(DOCS) site .cache work_dirs outputs
+	rm -rf $(VENV) $(LITERT) $(DOCS) site .cache work_dirs outputs build *.egg-info

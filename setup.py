@@ -13,12 +13,13 @@ class BuildWithConfigs(build_py):
     """Copies what the package reads from the repository, so that an installed one has it as well."""
 
     def run(self):
-        super().run()
         if self.editable_mode:  # the package is imported from the repository
+            super().run()
             return
         package = Path(self.build_lib) / 'mnv4_mm'
-        # What an earlier build has left there may have been deleted since.
-        shutil.rmtree(package / 'configs', ignore_errors=True)
+        # Files that an earlier build has left may have been deleted since, and all in this folder is packed.
+        shutil.rmtree(package, ignore_errors=True)
+        super().run()
         shutil.copytree(ROOT / 'configs', package / 'configs', ignore=shutil.ignore_patterns('__pycache__'))
         (package / 'tools').mkdir(exist_ok=True)
         shutil.copy2(ROOT / 'tools' / 'check_env.py', package / 'tools')

@@ -110,24 +110,42 @@ def check_image_file(path: str | Path) -> None:
 
 
 def read_mask(path: str | Path) -> np.ndarray:
-    """Read a segmentation mask as (H, W) uint8 values; of a palette PNG, the indices.
+    """Read a segmentation mask as mmseg does: of a palette image the indices, of a 1-bit image 0 and 1.
+
+    Args:
+        path: Image file of one channel. More than 8 bits are read if all values fit into 8 bits.
+
+    Returns:
+        (H, W) uint8.
 
     Raises:
-        UserError: It is not a readable image of one channel.
+        UserError: It is not a readable image of one channel, or has values other than the integers 0 to 255.
     """
     data = _read_bytes(path)
     values = _decode(data, cv2.IMREAD_UNCHANGED, path)
-    if values.ndim == 3:  # OpenCV returns the colours of a palette PNG
+    if values.ndim == 3 or not _is_grey_png(data):
+        # OpenCV returns the colours of a palette image, and 0 and 255 of a 1-bit image.
         from PIL import Image
 
         try:
             with Image.open(path) as image:
                 values = np.array(image)
-        except OSError:
-            raise UserError(f'{path} is {UNREADABLE}') from None
+        # What Pillow refuses and OpenCV reads: damaged parts, unusual formats, sizes.
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise UserError(f'{path} is not a readable mask: {" ".join(str(error).split())}') from None
     if values.ndim == 3:
         raise UserError(f'{path} has {values.shape[2]} channels; a mask has one')
+    if values.dtype.kind == 'f':
+        raise UserError(f'{path} has {values.dtype} values; a mask has integers')
+    if values.dtype.itemsize > 1 and not 0 <= values.min() <= values.max() <= 255:
+        extreme = values.max() if values.max() > 255 else values.min()
+        raise UserError(f'{path} has the value {extreme}; masks hold 0 to 255, of which 255 is unlabelled')
     return values.astype(np.uint8, copy=False)
+
+
+def _is_grey_png(data: np.ndarray) -> bool:
+    """True for a PNG of one channel with 8 or 16 bits, whose values OpenCV returns as they are."""
+    return data[:8].tobytes() == PNG and data[24] >= 8 and data[25] == 0
 
 
 def write_image(path: str | Path, pixels: np.ndarray) -> None:
@@ -137,14 +155,7 @@ def write_image(path: str | Path, pixels: np.ndarray) -> None:
         UserError: It cannot be written.
     """
     path = Path(path)
-    try:
-        with _silent_opencv:
-            done, data = cv2.imencode(path.suffix, pixels)
-    except cv2.error as error:
-        raise UserError(f'{path} cannot be written: {_reason(error)}') from error
-    if not done:
-        raise UserError(f'{path} cannot be written: OpenCV cannot encode {pixels.shape} {pixels.dtype}')
-    _write_bytes(path, data.tobytes())
+    _write_bytes(path, _encode(path.suffix, pixels, path))
 
 
 def write_mask(path: str | Path, values: np.ndarray, palette: Sequence[Sequence[int]]) -> None:
@@ -159,10 +170,7 @@ def write_mask(path: str | Path, values: np.ndarray, palette: Sequence[Sequence[
         UserError: It cannot be written.
     """
     is_deep = len(palette) > 256
-    done, encoded = cv2.imencode('.png', values.astype(np.uint16 if is_deep else np.uint8))
-    if not done:
-        raise UserError(f'{path} cannot be written: OpenCV cannot encode {values.shape} {values.dtype}')
-    data = encoded.tobytes()
+    data = _encode('.png', values.astype(np.uint16 if is_deep else np.uint8), path)
     if not is_deep:
         # OpenCV writes no palettes. Indices are stored as grey values are: the header and the palette are what differs.
         length = len(PNG) + 25  # signature and IHDR: length, type, 13 bytes, CRC
@@ -208,6 +216,19 @@ def _decode(data: np.ndarray, flags: int, path: str | Path) -> np.ndarray:
     if pixels is None or not pixels.size:
         raise UserError(f'{path} is {UNREADABLE}')
     return pixels
+
+
+def _encode(suffix: str, pixels: np.ndarray, path: str | Path) -> bytes:
+    if not pixels.size:
+        raise UserError(f'{path} cannot be written: its size is {"x".join(map(str, pixels.shape[1::-1]))}')
+    try:
+        with _silent_opencv:
+            done, data = cv2.imencode(suffix, pixels)
+    except cv2.error as error:
+        raise UserError(f'{path} cannot be written: {_reason(error)}') from error
+    if not done:
+        raise UserError(f'{path} cannot be written: OpenCV cannot encode {pixels.shape} {pixels.dtype}')
+    return data.tobytes()
 
 
 def _reason(error: cv2.error) -> str:

@@ -9,12 +9,13 @@ import cv2
 import numpy as np
 import pytest
 from mmcv.transforms import LoadImageFromFile
+from mmseg.datasets.transforms import LoadAnnotations
 from PIL import Image, ImageOps
 
 from mnv4_mm.apis import infer
 from mnv4_mm.data.augment.ssd import read_reduced
 from mnv4_mm.errors import UserError
-from mnv4_mm.images import check_image_file, image_size, read_image, read_mask, write_image
+from mnv4_mm.images import check_image_file, image_size, read_image, read_mask, write_image, write_mask
 from mnv4_mm.runtime.meta import Input, Meta, Resize
 from mnv4_mm.runtime.predictor import Predictor
 
@@ -246,10 +247,51 @@ def test_masks_are_read_as_values(tmp_path):
         ('grey.png', opencv('.png', values)),
         ('indexed.png', pillow(indexed, 'PNG')),
         ('indexed_4_bits.png', pillow(indexed, 'PNG', bits=4)),
+        ('grey_16_bits.png', opencv('.png', values.astype(np.uint16))),
+        ('grey_32_bits.tif', pillow(Image.fromarray(values.astype(np.int32)), 'TIFF')),
+        ('indexed.bmp', pillow(indexed, 'BMP')),
     ):
         np.testing.assert_array_equal(read_mask(write(tmp_path, name, data)), values)
     with pytest.raises(UserError, match='has 3 channels; a mask has one'):
         read_mask(write(tmp_path, 'colours.png', PNG))
+
+
+@pytest.mark.parametrize('kind', ['PNG', 'TIFF', 'BMP'])
+def test_masks_of_1_bit_are_0_and_1(kind, tmp_path):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 2, (20, 30)).astype(bool))
+    path = write(tmp_path, f'bits.{kind.lower()}', pillow(image, kind))
+    results = dict(seg_map_path=str(path), seg_fields=[], reduce_zero_label=False)
+    mask = read_mask(path)
+    assert mask.dtype == np.uint8
+    np.testing.assert_array_equal(mask, np.array(image))
+    np.testing.assert_array_equal(mask, LoadAnnotations()(results)['gt_seg_map'])
+
+
+@pytest.mark.parametrize(
+    ('name', 'values', 'message'),
+    [
+        ('deep.png', np.full((4, 5), 300, np.uint16), 'has the value 300; masks hold 0 to 255'),
+        ('deep.tif', np.full((4, 5), 1000, np.int32), 'has the value 1000'),
+        ('negative.tif', np.full((4, 5), -1, np.int32), 'has the value -1'),
+        ('float.tif', np.full((4, 5), 2.7, np.float32), 'has float32 values; a mask has integers'),
+    ],
+)
+def test_masks_with_values_that_do_not_fit_are_refused(name, values, message, tmp_path):
+    path = write(tmp_path, name, pillow(Image.fromarray(values), 'PNG' if name.endswith('png') else 'TIFF'))
+    with pytest.raises(UserError, match=message) as caught:
+        read_mask(path)
+    assert str(path) in str(caught.value)
+
+
+def test_empty_arrays_are_not_written(tmp_path):
+    for write_empty in (
+        lambda path: write_image(path, np.zeros((0, 5, 3), np.uint8)),
+        lambda path: write_mask(path, np.zeros((0, 5), np.uint8), [(0, 0, 0)]),
+        lambda path: write_mask(path, np.zeros((5, 0), np.uint8), [(0, 0, 0)] * 300),
+    ):
+        with pytest.raises(UserError, match=r'empty\.png cannot be written: its size is [05]x[05]$'):
+            write_empty(tmp_path / 'empty.png')
+    assert not list(tmp_path.iterdir())
 
 
 def test_files_that_cannot_be_written_are_one_line(tmp_path):

@@ -1,6 +1,7 @@
 """The wheel: what it carries, and that its commands work in a folder outside of the repository."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import zipfile
 from email.parser import Parser
 
 import pytest
+from packaging.requirements import Requirement
 
 from mnv4_mm.config.index import config_index
 from mnv4_mm.data.drawn import draw_dataset
@@ -27,6 +29,10 @@ def wheel(repository, tmp_path_factory):
         shutil.copytree(repository / name, source / name, ignore=shutil.ignore_patterns('__pycache__'))
     for name in ('pyproject.toml', 'setup.py', 'MANIFEST.in', 'README.md', 'LICENSE'):
         shutil.copy(repository / name, source)
+    # Left by a build of an earlier version; its module has been deleted since.
+    stale = source / 'build/lib/mnv4_mm/models/pretrained.py'
+    stale.parent.mkdir(parents=True)
+    stale.touch()
     pip('wheel', str(source), '--no-build-isolation', '--no-index', '-w', str(out))
     (path,) = out.iterdir()
     return path
@@ -70,14 +76,39 @@ def test_the_wheel_carries_configs_types_and_the_command(wheel, repository):
         assert 'mnv4 = mnv4_mm.cli:main' in file.read(f'{info}/entry_points.txt').decode()
         metadata = Parser().parsestr(file.read(f'{info}/METADATA').decode())
     assert metadata['Version'] == __version__
+    modules = {str(path.relative_to(repository)) for path in (repository / 'mnv4_mm').rglob('*.py')}
     configs = {f'mnv4_mm/{path.relative_to(repository)}' for path in (repository / 'configs').rglob('*.py')}
-    assert {'mnv4_mm/py.typed', 'mnv4_mm/tools/check_env.py', *configs} <= names
+    assert configs
+    extra = {'mnv4_mm/py.typed', 'mnv4_mm/tools/check_env.py'}
+    assert {name for name in names if name.startswith('mnv4_mm/')} == modules | configs | extra
     assert {name.split('/')[0] for name in names} == {'mnv4_mm', info}
     # Running exported files needs no PyTorch.
-    base = [line for line in metadata.get_all('Requires-Dist') if 'extra ==' not in line]
-    assert sorted(line.split('>')[0] for line in base) == ['numpy', 'opencv-python']
-    onnx = [line for line in metadata.get_all('Requires-Dist') if 'extra == "onnx"' in line]
-    assert [line.split('>')[0] for line in onnx] == ['onnxruntime']
+    requirements = [Requirement(line) for line in metadata.get_all('Requires-Dist')]
+
+    def names_of(extra):
+        return {item.name for item in requirements if f'extra == "{extra}"' in str(item.marker)}
+
+    assert {item.name for item in requirements if not item.marker} == {'numpy', 'opencv-python'}
+    assert names_of('onnx') == {'onnxruntime'}
+    # What the sessions of these runtimes import besides the runtime.
+    assert names_of('coreml') == {'coremltools', 'pillow'}
+    assert names_of('executorch') == {'executorch', 'torch'}
+
+
+def test_the_pins_are_within_the_ranges(repository):
+    project = (repository / 'pyproject.toml').read_text()
+    ranges = [Requirement(text) for text in re.findall(r'"([a-z_-]+[<>=][^"]*)"', project)]
+    pins = {}
+    for name in ('runtime', 'deploy', 'torch'):
+        for line in (repository / f'requirements/{name}.txt').read_text().splitlines():
+            if '==' in line:
+                pin = Requirement(line)
+                pins.setdefault(pin.name, []).append(next(iter(pin.specifier)).version)
+    tested = [item for item in ranges if item.name in pins]
+    assert {'onnxruntime', 'openvino', 'ncnn', 'opencv-python', 'torchao'} <= {item.name for item in tested}
+    for item in tested:
+        for pin in pins[item.name]:
+            assert item.specifier.contains(pin), (str(item), pin)
 
 
 def test_the_wheel_lists_its_configs(mnv4):
