@@ -6,7 +6,8 @@ In full length, and with the detector whose assignment is the hardest to compare
 import json
 
 import pytest
-from end_to_end import last_checkpoint
+import torch
+from end_to_end import arguments, last_checkpoint
 from processes import check_curves, lines, start, train, write_configs
 
 from mnv4_mm.apis.evaluate import evaluate_files
@@ -43,31 +44,43 @@ def test_a_segmenter_trains_as_in_one_process_and_resumes(repository, tmp_path):
     'name', ['mnv4_retinanet_coco-mini', pytest.param('mnv4_lraspp_ade20k-mini', marks=pytest.mark.long)]
 )
 def test_metrics_are_those_of_one_process(name, repository, tmp_path, learned, drawn):
-    """Of 19 images each process has ten: one image is measured twice and must count once."""
+    """Of 19 images each process has ten: one image is measured twice and must count once.
+
+    All processes have one thread and measure one image at a time: the same kernels, so the same bits.
+    """
     checkpoint = last_checkpoint(learned(name))
     detection = '_coco' in name
-    indices = {'test_dataloader.dataset.indices': 19}
-    out = [tmp_path / f'{processes}{".json" if detection else ""}' for processes in (1, 2)]
-    evaluate_files(
-        None, checkpoint, data=str(drawn), work_dir=str(tmp_path / 'one'), out=str(out[0]), cfg_options=indices
-    )  # fmt: skip
+    options = {'test_dataloader.dataset.indices': 19, 'test_dataloader.batch_size': 1}
+    folders = [tmp_path / 'one', tmp_path / 'two']
+    out = [folder.with_suffix('.json') if detection else folder / 'class_maps' for folder in folders]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        evaluate_files(
+            None, checkpoint, data=str(drawn), work_dir=str(folders[0]), out=str(out[0]),
+            show_dir=str(folders[0] / 'shown'), cfg_options=options,
+        )  # fmt: skip
+    finally:
+        torch.set_num_threads(threads)
     run = start(
-        repository, 2, 'test.py', checkpoint, '--data', drawn, '--work-dir', tmp_path / 'two', '--out', out[1],
-        '--cfg-options', 'test_dataloader.dataset.indices=19', cwd=tmp_path,
+        repository, 2, 'test.py', checkpoint, '--data', drawn, '--work-dir', folders[1], '--out', out[1],
+        '--show-dir', folders[1] / 'shown', *arguments(options), cwd=tmp_path,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
-    one, two = (json.loads((tmp_path / folder / 'metrics.json').read_text()) for folder in ('one', 'two'))
-    assert one == pytest.approx(two, rel=1e-6, abs=1e-9, nan_ok=True)
-    metric = 'shapes/bbox_mAP_50' if detection else 'shapes/mIoU'
-    assert one[metric] > 0
+    assert run.stdout.count('ground truth on the left') == 1
+    # mmdet draws in the first process only.
+    assert [len(list(folder.glob('shown/*.jpg'))) for folder in folders] == [19, 10 if detection else 19]
+    one, two = (json.loads((folder / 'metrics.json').read_text()) for folder in folders)
+    assert one == pytest.approx(two, rel=1e-12, abs=1e-12, nan_ok=True)
+    assert one['shapes/bbox_mAP_50' if detection else 'shapes/mIoU'] > 0
     if detection:
-        found = [json.loads(path.read_text()) for path in out]
-        assert [len(detections) for detections in found] == [len(found[0])] * 2
-        assert len({one['image_id'] for one in found[0]}) == 19
+        detections = [json.loads(path.read_text()) for path in out]
+        assert detections[0] == detections[1]
+        assert len({found['image_id'] for found in detections[0]}) == 19
     else:
         class_maps = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in out]
         assert len(class_maps[0]) == 19
-        assert class_maps[0].keys() == class_maps[1].keys()
+        assert class_maps[0] == class_maps[1]
 
 
 @pytest.mark.parametrize('tool', ['train.py', 'test.py'])

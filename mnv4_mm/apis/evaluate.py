@@ -48,9 +48,11 @@ def evaluate_files(
         config: Path or name of a config; the checkpoint's own if None.
         checkpoint: Checkpoint file.
         work_dir: Where to write logs; a folder beside the checkpoint if None.
-        out: See ``evaluate``.
-        show_dir: See ``evaluate``.
-        on: See ``evaluate``.
+        out: Detection: file for the detections in COCO's result format, ``[{image_id, category_id, bbox: [x, y, w,
+            h], score}]``. Segmentation: folder for class maps, indexed PNG files with the values of the data's masks.
+        show_dir: Folder for drawn images, ground truth on the left and predictions on the right.
+        on: ``val`` (the config's test set) or ``train`` (its training images; metrics are then called
+            ``trained_on/...``).
         backbone: The backbone that the checkpoint was trained with, if it is not the config's.
         data: The data set that the checkpoint was trained with, if it is not the config's.
         inference: Segmentation: ``whole`` images or windows (``slide``); the config's own mode if None.
@@ -58,7 +60,8 @@ def evaluate_files(
         launcher: mmengine's launcher: none, pytorch, slurm or mpi.
 
     Returns:
-        Metrics by name, see ``evaluate``.
+        Metrics by name, e.g. ``coco/bbox_mAP`` or ``ade20k/mIoU``, in [0, 1], without those of classes that the data
+            does not have.
 
     Raises:
         UserError: An option, the data or the checkpoint is missing, unreadable or does not fit.

@@ -11,7 +11,7 @@ from mnv4_mm.models import MobileNetV4
 
 
 def backbone_pairs(batch: int = 8, size: int = 320) -> list[Pair]:
-    """Measure forward and backward for the same feature maps, and the forward pass of the trunk up to C5.
+    """Measure forward and backward for the same feature maps, and the forward pass up to C5.
 
     timm cannot leave out the 1x1 convolution to 960 channels behind C5.
 

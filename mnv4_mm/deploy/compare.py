@@ -203,7 +203,7 @@ def _judge(
     reasons = []
     if meta.precision == 'fp32' and not row.raw.largest <= tolerances.fp:
         reasons.append(f'outputs differ by {row.raw.largest:.2g}, over {tolerances.fp:g}')
-    # The outputs of other precisions are not judged, so the metric has to prove something.
+    # The outputs of other precisions are not judged, and a reference metric of zero would accept any file.
     if meta.precision != 'fp32' and not reference.metric > 0:
         reasons.append(f'{evaluator.metric} of PyTorch is {reference.metric:g}: nothing is compared')
     if row.raw.inconclusive:

@@ -53,11 +53,13 @@ def export(
         to: Names of targets, see ``TARGETS``.
         config: Config to use instead of the one in the checkpoint.
         out_dir: Output folder; ``exported`` beside the checkpoint if left out.
-        size: See ``describe``.
-        dynamic: See ``describe``.
+        size: Height and width of the input in pixels; those of the config's test pipeline if left out.
+        dynamic: Let the file take inputs of any height and width that are multiples of 32.
         precision: ``fp32``, ``fp16`` or ``int8``.
-        kind: See ``describe``.
-        normalise: See ``describe``.
+        kind: Outputs of the file. Detection: ``nms`` (selected boxes) or ``raw`` (all boxes and their scores).
+            Segmentation: ``class_map`` (class of each pixel) or ``logits`` (of the head). If left out, ``nms`` or
+            ``class_map`` where the target has it, otherwise ``raw`` or ``logits``.
+        normalise: Let the caller normalise the input, instead of the graph.
         calibration: For int8: folder of images; the training images of the config if left out.
         log: Function that prints a line.
 

@@ -180,7 +180,7 @@ class Graph:
         """
         to = self.meta.input
         height, width = to.size or (10 * to.divisor, 12 * to.divisor)
-        count = 2 if self.meta.any_number else 1
+        count = 2 if self.meta.dynamic_batch else 1
         shape = (count, height, width, 3) if to.layout == 'NHWC' else (count, 3, height, width)
         pixels = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0))
         return pixels.to(getattr(torch, to.dtype))
@@ -210,7 +210,7 @@ class Graph:
         first = 1 if to.layout == 'NHWC' else 2
         # Multiples of the divisor, from a size at which every feature map has at least two positions a side.
         steps = {first + i: to.divisor * torch.export.Dim(name, min=2, max=256) for i, name in enumerate(('h', 'w'))}
-        if self.meta.any_number:
+        if self.meta.dynamic_batch:
             steps[0] = torch.export.Dim('images')
         return (steps,)
 

@@ -43,7 +43,7 @@ def count(model: nn.Module, size: tuple[int, int]) -> Complexity:
 
 
 def classifier(arch: str) -> nn.Module:
-    """Build the classification net of the paper and of timm: trunk, 960, global average pooling, 1280, 1000 classes."""
+    """Build the classification net of the paper and of timm: backbone, 960, average pooling, 1280, 1000 classes."""
     net = MobileNetV4(arch, out_indices=(4,))
     return nn.Sequential(
         net,
@@ -100,16 +100,17 @@ PUBLISHED = {
 
 
 def nets_table() -> str:
-    """Return a Markdown table of all nets: trunk and classifier as counted, and the values of the paper and of timm."""
+    """Return a Markdown table of all nets: counted backbone and classifier, and the values of the paper and of timm."""
     lines = [
-        '| net | at | trunk M | trunk GMACs | classifier M | classifier GMACs | paper M / G | timm M / G |',
+        '| net | image size | backbone M | backbone GMACs | classifier M | classifier GMACs '
+        '| paper M / G | timm M / G |',
         '|---|---|---|---|---|---|---|---|',
     ]
     for arch, published in PUBLISHED.items():
         size = (published.size, published.size)
-        trunk = count(MobileNetV4(arch, out_indices=(3,)), size)
+        backbone = count(MobileNetV4(arch, out_indices=(3,)), size)
         whole = count(classifier(arch), size) if ARCHS[arch].head_conv else None
-        cells = [f'mnv4_{arch}', str(published.size), f'{trunk.params / 1e6:.3f}', f'{trunk.macs / 1e9:.2f}']
+        cells = [f'mnv4_{arch}', str(published.size), f'{backbone.params / 1e6:.3f}', f'{backbone.macs / 1e9:.2f}']
         cells += [f'{whole.params / 1e6:.3f}', f'{whole.macs / 1e9:.2f}'] if whole else ['-', '-']
         for values in (published.paper, published.timm):
             cells.append(f'{values[0]} / {"-" if values[1] is None else values[1]}' if values else '-')
@@ -142,7 +143,7 @@ def _count_loaded(cfg: Config) -> Complexity:
 
 
 def table(names: list[str], backbone: str | None = None) -> str:
-    """Return Markdown tables of the trunks and of configs.
+    """Return Markdown tables of backbones and of configs.
 
     Args:
         names: Config names; all shipped ones if empty.
@@ -152,7 +153,7 @@ def table(names: list[str], backbone: str | None = None) -> str:
         UserError: A config or the backbone is unknown.
     """
     lines = [
-        '| net | C2, C3, C4, C5 | trunk, M params | GMACs at 224 | 320 | 384 | 512 |',
+        '| net | channels of C2, C3, C4, C5 | backbone, M params | GMACs at 224 | 320 | 384 | 512 |',
         '|---|---|---|---|---|---|---|',
     ]
     for arch in ('conv_s', 'conv_m', 'conv_l', 'hybrid_m', 'hybrid_l'):

@@ -34,7 +34,7 @@ class Input:
     """Input of a file.
 
     Attributes:
-        size: Height and width in pixels; None for any multiples of ``divisor``, see also ``Meta.any_number``.
+        size: Height and width in pixels; None for any multiples of ``divisor``, see also ``Meta.dynamic_batch``.
         layout: ``NHWC`` or ``NCHW``.
         dtype: ``uint8`` or ``float32``.
         channel_order: ``RGB`` or ``BGR``.
@@ -125,8 +125,8 @@ class Meta:
     files: dict[str, str] = field(default_factory=dict)
 
     @property
-    def any_number(self) -> bool:
-        """True if the batch size is free: not for outputs that belong to one image."""
+    def dynamic_batch(self) -> bool:
+        """True if the batch size is dynamic: raw outputs or logits of a dynamic export."""
         return self.input.size is None and self.kind in ('raw', 'logits')
 
     def to_json(self) -> str:

@@ -102,7 +102,7 @@ class Predictor:
         """
         to = self.meta.input
         sides = [_exactly(side) for side in to.size] if to.size else [range(to.divisor, sys.maxsize, to.divisor)] * 2
-        count = range(1, sys.maxsize) if self.meta.any_number else _exactly(1)
+        count = range(1, sys.maxsize) if self.meta.dynamic_batch else _exactly(1)
         axes = [count, _exactly(3), *sides] if to.layout == 'NCHW' else [count, *sides, _exactly(3)]
         fits = batch.ndim == 4 and all(length in axis for length, axis in zip(batch.shape, axes, strict=True))
         if not fits or batch.dtype != to.dtype:

@@ -23,7 +23,7 @@ class Detections:
         labels: (K,) int64, indices into ``classes``.
         classes: Class names.
         category_ids: The data set's id of each class; None for 1 to the number of classes.
-        image: (H, W, 3) uint8 BGR, the image they are of.
+        image: (H, W, 3) uint8 BGR, the image the model was run on.
     """
 
     boxes: np.ndarray
@@ -141,8 +141,8 @@ def class_map_type(classes: int) -> type[np.generic]:
 def select(boxes: np.ndarray, scores: np.ndarray, selection: Selection) -> Detections:
     """Apply score threshold and non-maximum suppression, class by class, as mmdet does.
 
-    mmdet takes the ``nms_pre`` best boxes of each level, this the same number over all levels: the end of a long list
-    can differ.
+    mmdet keeps the ``nms_pre`` best boxes of each level, this function ``selection.candidates`` over all levels. With
+    more than ``candidates`` boxes the lowest-scoring detections can differ.
 
     Args:
         boxes: (A, 4) as (x1, y1, x2, y2).

@@ -344,7 +344,7 @@ def test_no_detections_are_reported(tmp_path, ground_truth):
         for image in ground_truth['images']
     ]
     log = tmp_path / 'log'
-    logger = MMLogger.get_instance('nothing predictions', log_file=str(log))
+    logger = MMLogger.get_instance('no detections', log_file=str(log))
     metrics = compute_metrics(FastCocoMetric(write_json(tmp_path, ground_truth)), ground_truth, empty)
     for handler in logger.handlers:
         handler.flush()

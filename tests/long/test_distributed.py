@@ -76,7 +76,7 @@ def test_detection_metrics_are_those_of_one_process(repository, folder, detector
             '--show-dir', work_dir / 'shown', *options, cwd=folder,
         )  # fmt: skip
         assert run.returncode == 0, run.stderr
-        assert run.stdout.count('ground truth left') == 1
+        assert run.stdout.count('ground truth on the left') == 1
         # mmdet draws in the first process only.
         assert len(list((work_dir / 'shown').glob('*.jpg'))) == (17 if processes == 1 else 9)
         metrics.append(json.loads((work_dir / 'metrics.json').read_text()))

@@ -51,7 +51,8 @@ def test_maps_in_float32(arch):
     x = torch.randn(2, 3, 128, 160)
     with torch.no_grad():
         for a, b in zip(ours(x), theirs(x), strict=True):
-            assert float((a - b).abs().max() / b.abs().max()) < 1e-4
+            # Kernels may sum in another order: float32's 1.2e-7 times the root of 100 layers, with a margin of 8.
+            assert float((a - b).abs().max() / b.abs().max()) < 1e-5
 
 
 @pytest.mark.parametrize(
