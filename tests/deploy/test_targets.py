@@ -29,20 +29,19 @@ RUNNABLE = [name for name in INSTALLED if not TARGETS[name].cannot_run()]
 
 
 @pytest.fixture(scope='module')
-def exported(ssdlite, lraspp, tmp_path_factory):
-    """Return the file of a runtime for one of two nets, converted once."""
-    made = {}
+def exported(once, ssdlite, lraspp):
+    """Return the file of a runtime for one of two nets, converted once for all workers."""
 
     def path(target, net='ssdlite', **options):
-        key = (target, net, *options.items())
-        if key not in made:
-            checkpoint = dict(ssdlite=ssdlite, lraspp=lraspp)[net]
-            size = (128, 160) if net == 'lraspp' else None
-            out = tmp_path_factory.mktemp('exported')
-            made[key] = export(
-                str(checkpoint), [target], out_dir=str(out), size=size, log=lambda line: None, **options
-            )[0]
-        return made[key]
+        checkpoint = dict(ssdlite=ssdlite, lraspp=lraspp)[net]
+        size = (128, 160) if net == 'lraspp' else None
+
+        def convert(folder):
+            export(str(checkpoint), [target], out_dir=str(folder), size=size, log=lambda line: None, **options)
+
+        folder = once(' '.join(['exported', net, target, *map(str, sorted(options.items()))]), convert)
+        # The JSON files of samples and layers belong to no file of their own.
+        return next(file for json in folder.glob('*.json') if (file := json.with_suffix('')).exists())
 
     return path
 
