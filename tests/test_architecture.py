@@ -36,7 +36,8 @@ ROOMS: tuple[tuple[str, ...], ...] = (
 LEVELS = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 # Modules that are imported, or run exported files, where PyTorch and OpenMMLab are not installed or not yet loaded.
 LIGHT = (
-    'errors', 'version', 'quiet', 'lazy', 'paths', 'images', 'data.formats', 'models.arch', 'weights.tags', 'runtime',
+    'errors', 'version', 'quiet', 'lazy', 'paths', 'images', 'data.formats', 'models.arch', 'weights.tags',
+    'weights.cache', 'report.weights', 'runtime',
     'config.check', 'config.index', 'config.options', 'config.rules', 'config.source', 'deploy.arguments',
     'bench.parts', 'registration', 'cli', '__init__',
 )  # fmt: skip
