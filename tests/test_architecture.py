@@ -20,7 +20,7 @@ PACKAGE = Path(__file__).parents[1] / 'mnv4_mm'
 # The rooms, subpackages and single modules, from the ground up. A room may import the rooms of the lines above its own.
 ROOMS: tuple[tuple[str, ...], ...] = (
     ('errors', 'version', 'quiet', 'lazy'),
-    ('paths', 'images'),
+    ('paths', 'images', 'digest'),
     ('weights',),
     ('models', 'data', 'runtime'),
     ('engine',),
