@@ -1,7 +1,7 @@
 """Check an environment: versions, what works (by using it), and the command that repairs what does not.
 
-Imports nothing of the project, which may be what is broken. Exit code 1 if something needs repair. ``mnv4 env`` runs
-this script.
+Imports nothing of the project, which may be what is broken. Exit code 1 if something needs repair. Packages for
+training may be absent altogether: the environment then runs exported files. ``mnv4 env`` runs this script.
 """
 
 import importlib
@@ -19,16 +19,40 @@ from pathlib import Path
 from typing import NamedTuple
 
 PIP = f'{sys.executable} -m pip'
-INSTALL = f'{sys.executable} tools/install.py --here'
+IN_CLONE = (Path(__file__).resolve().parent.parent / 'requirements').is_dir()
+
+
+def extra(names: str, clone: str = '') -> str:
+    """Return the command that installs extras of the package.
+
+    Args:
+        names: Extras, comma-separated.
+        clone: Command to use in a clone of the repository, if it is another one.
+    """
+    if IN_CLONE:
+        return clone or f"{PIP} install -e '.[{names}]'"
+    return f"{PIP} install 'mnv4_mm[{names}]'"
+
+
+# mmcv compiles its operators against the installed torch only without build isolation.
+INSTALL = (
+    f'{sys.executable} tools/install.py --here'
+    if IN_CLONE
+    else f"{PIP} install --no-build-isolation 'mnv4_mm[train,onedl]', or `make env` in a clone of the repository"
+)
+TRAINING_INSTALL = INSTALL if IN_CLONE else f'{extra("train")}, then {INSTALL}'
 REBUILD_MMCV = (
     f'{PIP} cache remove onedl_mmcv && {PIP} uninstall -y onedl-mmcv mmcv && {INSTALL} '
     '(pip caches a wheel without knowing how it was built: without operators, or against another torch)'
 )
-ONE_OPENCV = (
-    f'{PIP} uninstall -y opencv-python-headless && {PIP} install --force-reinstall --no-deps '
-    '-c requirements/runtime.txt opencv-python'
+ONE_OPENCV = f'{PIP} uninstall -y opencv-python-headless && {PIP} install --force-reinstall --no-deps ' + (
+    '-c requirements/runtime.txt opencv-python' if IN_CLONE else "'opencv-python<5'"
 )
-PINNED_TORCH = f'{PIP} install -r requirements/torch.txt, then rebuild mmcv: {REBUILD_MMCV}'
+PINNED_TORCH = (
+    f'{PIP} install {"-r requirements/torch.txt" if IN_CLONE else "--upgrade torch torchvision"}, then rebuild mmcv: '
+    f'{REBUILD_MMCV}'
+)
+RUNTIME = f'{PIP} install -r requirements/runtime.txt'
 DISTRIBUTIONS = (
     ('torch',), ('torchvision',), ('numpy',), ('opencv-python', 'opencv-python-headless'),
     ('onedl-mmengine', 'mmengine'), ('onedl-mmcv', 'mmcv', 'mmcv-full', 'mmcv-lite'),
@@ -158,16 +182,22 @@ def use_opencv() -> None:
     cv2.imdecode(cv2.imencode('.jpg', numpy.zeros((8, 8, 3), numpy.uint8))[1], cv2.IMREAD_COLOR)
 
 
+# y = Relu(x), float32 of shape (1,), as ONNX Runtime is also installed without onnx. Made by onnx 1.23 (ir_version 8,
+# opset 17): helper.make_model(helper.make_graph([helper.make_node('Relu', ['x'], ['y'])], 'test', ...)).
+RELU = (
+    b'\x08\x08:6\n\x0c\n\x01x\x12\x01y"\x04Relu\x12\x04testZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01'
+    b'b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x11'
+)
+
+
 def use_onnxruntime() -> None:
     import numpy
     import onnxruntime
-    from onnx import TensorProto, helper
 
-    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in 'xy']
-    graph = helper.make_graph([helper.make_node('Relu', ['x'], ['y'])], 'test', values[:1], values[1:])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)], ir_version=8)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=['CPUExecutionProvider'])
-    session.run(None, {'x': numpy.ones(1, numpy.float32)})
+    session = onnxruntime.InferenceSession(RELU, providers=['CPUExecutionProvider'])
+    (result,) = session.run(None, {'x': numpy.full(1, -1, numpy.float32)})
+    if result != [0]:
+        raise RuntimeError(f'Relu(-1) is {result}')
 
 
 def use_onnx_converter() -> None:
@@ -188,11 +218,14 @@ def use_openvino() -> None:
 def use_nncf() -> None:
     sys.modules.setdefault('openvino_telemetry', None)  # type: ignore[arg-type]
     if importlib.util.find_spec('nncf') is None:
-        raise ImportError('no nncf')
+        raise ModuleNotFoundError('no nncf')
 
 
 def use_ncnn() -> None:
     importlib.import_module('ncnn').Net()
+
+
+def use_pnnx() -> None:
     importlib.import_module('pnnx')
 
 
@@ -215,7 +248,7 @@ def use_litert_converter() -> None:
     root = Path(__file__).resolve().parent.parent
     python = Path(os.environ.get('MNV4_LITERT_PYTHON') or root / '.venv-litert/bin/python')
     if not python.is_file():
-        raise ImportError(f'no {python}')
+        raise ModuleNotFoundError(f'no {python}')
     command = [str(python), '-I', '-c', 'import litert_torch, ai_edge_quantizer.quantizer']
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -232,24 +265,41 @@ USES = (
     ('mmdet', use_mmdet, INSTALL),
     ('mmseg', use_mmseg, INSTALL),
     ('pycocotools', use_pycocotools, f'{PIP} install --force-reinstall --no-deps pycocotools'),
-    ('OpenCV', use_opencv, f'{PIP} install -r requirements/runtime.txt'),
-    ('ONNX Runtime', use_onnxruntime, f'{PIP} install -r requirements/runtime.txt'),
-    ('ONNX conversion', use_onnx_converter, f"{PIP} install -e '.[export]'"),
-    ('OpenVINO', use_openvino, f"{PIP} install -e '.[openvino]'"),
-    ('NNCF (int8 for OpenVINO)', use_nncf, f"{PIP} install -e '.[export]'"),
-    ('ncnn', use_ncnn, f"{PIP} install -e '.[ncnn,export]'"),
-    ('Core ML conversion', use_coremltools, f"{PIP} install -e '.[coreml]'"),
-    ('ExecuTorch', use_executorch, f"{PIP} install -e '.[executorch]'"),
-    ('mmdeploy', use_mmdeploy, f'{PIP} install --no-deps -r requirements/mmdeploy.txt'),
-    ('LiteRT', use_litert, f"{PIP} install -e '.[litert]'"),
-    ('LiteRT conversion', use_litert_converter, 'make litert'),
-    ('mnv4_mm', use_mnv4_mm, f'{PIP} install --no-deps --no-build-isolation -e .'),
+    ('OpenCV', use_opencv, RUNTIME if IN_CLONE else f"{PIP} install --force-reinstall --no-deps 'opencv-python<5'"),
+    ('ONNX Runtime', use_onnxruntime, extra('onnx', RUNTIME)),
+    ('ONNX conversion', use_onnx_converter, extra('export')),
+    ('OpenVINO', use_openvino, extra('openvino')),
+    ('NNCF (int8 for OpenVINO)', use_nncf, extra('export')),
+    ('ncnn', use_ncnn, extra('ncnn')),
+    ('ncnn conversion', use_pnnx, extra('export')),
+    ('Core ML conversion', use_coremltools, extra('coreml')),
+    ('ExecuTorch', use_executorch, extra('executorch')),
+    (
+        'mmdeploy',
+        use_mmdeploy,
+        f'{PIP} install --no-deps {"-r requirements/mmdeploy.txt" if IN_CLONE else "mmdeploy aenum"}',
+    ),
+    ('LiteRT', use_litert, extra('litert')),
+    ('LiteRT conversion', use_litert_converter, 'make litert' if IN_CLONE else '`make litert` in a clone'),
+    (
+        'mnv4_mm',
+        use_mnv4_mm,
+        f'{PIP} install --no-deps --no-build-isolation -e .'
+        if IN_CLONE
+        else f'{PIP} install --force-reinstall --no-deps mnv4_mm',
+    ),
 )
-
+TRAINING = ('torchvision operators', 'mmcv operators', 'mmdet', 'mmseg', 'pycocotools')
+TRAINING_MODULES = ('torchvision', 'mmengine', 'mmcv', 'mmdet', 'mmseg')
 OPTIONAL = (
-    'ONNX Runtime', 'ONNX conversion', 'OpenVINO', 'NNCF (int8 for OpenVINO)', 'ncnn', 'Core ML conversion',
-    'ExecuTorch', 'mmdeploy', 'LiteRT', 'LiteRT conversion',
+    'ONNX Runtime', 'ONNX conversion', 'OpenVINO', 'NNCF (int8 for OpenVINO)', 'ncnn', 'ncnn conversion',
+    'Core ML conversion', 'ExecuTorch', 'mmdeploy', 'LiteRT', 'LiteRT conversion',
 )  # fmt: skip
+
+
+def has_training() -> bool:
+    """Return False if nothing of what training needs is installed: an installation that only runs exported files."""
+    return any(importlib.util.find_spec(name) is not None for name in TRAINING_MODULES)
 
 
 def main() -> int:
@@ -264,21 +314,27 @@ def main() -> int:
         findings.append(
             Finding(f'Python {platform.python_version()} is outside 3.10 to 3.12', 'make PYTHON=python3.11')
         )
+    is_training = has_training()
+    if not is_training:
+        print(f'  not installed: training (mnv4_mm[train] and OpenMMLab; {TRAINING_INSTALL})')
     for name, use, repair in USES:
+        if name in TRAINING and not is_training:
+            continue
         try:
             use()
             print(f'  works: {name}')
         # A broken installation can raise anything; each failure is reported with the command that repairs it.
         except Exception as error:
-            if name in OPTIONAL and isinstance(error, ImportError):
-                print(f'  not installed: {name} (only for export; {repair})')
+            if name in OPTIONAL and isinstance(error, ModuleNotFoundError):
+                print(f'  not installed: {name} (optional; {repair})')
                 continue
             print(f'  FAILS: {name}')
             reason = (str(error).strip().splitlines() or [''])[0]
             findings.append(Finding(f'{name}: {type(error).__name__}: {reason}', repair))
     for finding in findings:
         print(f'PROBLEM {finding.problem}\n  repair: {finding.repair}')
-    print('Ready.' if not findings else f'{len(findings)} to repair.')
+    ready = 'Ready.' if is_training else 'Ready to run exported files.'
+    print(f'{len(findings)} to repair.' if findings else ready)
     return 1 if findings else 0
 
 

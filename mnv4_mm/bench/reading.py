@@ -8,7 +8,9 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-MINI = Path(__file__).parents[2] / 'data/mini/coco/annotations/instances_train2017.json'
+from mnv4_mm.config.index import REPOSITORY
+
+MINI = REPOSITORY / 'data/mini/coco/annotations/instances_train2017.json'
 # As in COCO's instances_train2017.json, which has 448 MB.
 IMAGES, ANNOTATIONS = 118_287, 860_001
 

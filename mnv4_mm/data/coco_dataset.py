@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch.utils.data import get_worker_info
 
+from mnv4_mm.digest import file_digest
 from mnv4_mm.errors import UserError
 from mnv4_mm.quiet import MISSING_OPTIONAL, without_lines
 
@@ -329,10 +330,7 @@ class CachedCocoDataset(CocoDataset):
         return columns
 
     def _key(self) -> str:
-        digest = hashlib.sha256()
-        with open(self.ann_file, 'rb') as file:
-            while chunk := file.read(2**20):
-                digest.update(chunk)
+        digest = file_digest(self.ann_file)
         # The folder of the images is not part of the key: names in the columns are relative to it.
         settings = (
             FORMAT,

@@ -1,6 +1,5 @@
 """Download the public data sets, with resuming and checksums."""
 
-import hashlib
 import shutil
 import urllib.error
 import urllib.request
@@ -11,6 +10,7 @@ from typing import NamedTuple
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
+from mnv4_mm.digest import file_digest
 from mnv4_mm.errors import UserError
 
 BLOCK = 2**20
@@ -109,7 +109,7 @@ def fetch(archive: Archive, folder: Path) -> Path:
         if not _download(archive, part):
             raise UserError(f'{archive.url}: the connection was interrupted; run the same command again to resume')
         algorithm, _, digest = archive.checksum.partition(':')
-        if _digest(part, algorithm) != digest:
+        if file_digest(part, algorithm).hexdigest() != digest:
             part.unlink()
             raise UserError(f'{archive.url} has a wrong checksum and was deleted: run the same command again')
         part.rename(target)
@@ -142,14 +142,6 @@ def _download(archive: Archive, part: Path) -> bool:
         raise UserError(
             f'{archive.url}: {reason}; the downloaded part is kept, run the same command again to resume'
         ) from error
-
-
-def _digest(path: Path, algorithm: str) -> str:
-    digest = hashlib.new(algorithm, usedforsecurity=False)
-    with path.open('rb') as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def unpack(path: Path, folder: Path, archive: Archive) -> None:

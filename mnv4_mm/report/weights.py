@@ -1,6 +1,6 @@
 """Table of the published weights."""
 
-from mnv4_mm.weights.hub import is_cached
+from mnv4_mm.weights.cache import is_cached
 from mnv4_mm.weights.tags import INCEPTION, tags_of
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from mnv4_mm.digest import file_digest
 from mnv4_mm.errors import UserError
 
 FORMAT = 1
@@ -230,4 +231,4 @@ def checksum(content: dict[str, Any]) -> str:
 
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return file_digest(path).hexdigest()

@@ -1,6 +1,5 @@
 """Read checkpoint files as tensors and plain values only; objects that would run code when unpickled are refused."""
 
-import hashlib
 import os
 import pickle
 import re
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 
+from mnv4_mm.digest import file_digest
 from mnv4_mm.errors import UserError
 from mnv4_mm.paths import check_checkpoint
 
@@ -66,11 +66,7 @@ class Checkpoint:
     @cached_property
     def sha256(self) -> str:
         """SHA-256 of the file."""
-        digest = hashlib.sha256()
-        with self.path.open('rb') as file:
-            while block := file.read(2**20):
-                digest.update(block)
-        return digest.hexdigest()
+        return file_digest(self.path).hexdigest()
 
 
 def read_checkpoint(source: str | Path | Checkpoint, map_location: Any = 'cpu') -> Checkpoint:

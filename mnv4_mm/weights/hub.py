@@ -9,12 +9,12 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.runner import CheckpointLoader
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from mnv4_mm.errors import UserError
+from mnv4_mm.weights.cache import cached_path
 from mnv4_mm.weights.checkpoint import read_checkpoint, reason, tensors_only
 from mnv4_mm.weights.tags import TAGS
 
@@ -74,18 +74,6 @@ def load_timm(source: str, map_location: Any = 'cpu') -> dict[str, Any]:
     if not path.is_file():
         path = _download(tag, path)
     return load_tensors(str(path), map_location)
-
-
-def cached_path(tag: str) -> Path:
-    """Return the path of a tag's weights in torch's checkpoint cache, which need not exist."""
-    return Path(torch.hub.get_dir()) / 'checkpoints' / f'{tag}.safetensors'
-
-
-def is_cached(tag: str) -> bool:
-    """Return True if the file of a tag is on this machine, put there by hand or by the hub's client."""
-    from huggingface_hub import try_to_load_from_cache
-
-    return cached_path(tag).is_file() or isinstance(try_to_load_from_cache(f'timm/{tag}', 'model.safetensors'), str)
 
 
 def _download(tag: str, manual_path: Path) -> Path:

@@ -11,10 +11,12 @@ from mnv4_mm.data.formats.coco import Split, find_coco
 # have the data of the benchmark.
 FIND: dict[str, Callable[[str], Any]] = {'mmdet': find_coco, 'mmseg': find_ade}
 HINTS = {
-    'mmdet': 'fetch it with `mnv4 download coco2017`, or try `mnv4 train mnv4_ssdlite_coco-mini`, whose data is in the '
-    'repository',
-    'mmseg': 'fetch it with `mnv4 download ade20k`, or try `mnv4 train mnv4_lraspp_ade20k-mini`, whose data is in the '
-    'repository',
+    scope: f'fetch it with `mnv4 download {data}`, name a folder with your own by --data, or try `mnv4 train {config}` '
+    'in a clone of the repository, which has the data of -mini configs'
+    for scope, data, config in (
+        ('mmdet', 'coco2017', 'mnv4_ssdlite_coco-mini'),
+        ('mmseg', 'ade20k', 'mnv4_lraspp_ade20k-mini'),
+    )
 }
 
 

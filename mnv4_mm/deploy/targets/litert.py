@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mnv4_mm.config.index import REPOSITORY
 from mnv4_mm.deploy.sensitivity import LayerSensitivity, SensitiveLayer, write_layers
 from mnv4_mm.deploy.targets.base import Target
 from mnv4_mm.deploy.targets.onnx import to_int8
@@ -66,7 +67,7 @@ def converter() -> Path:
     """Return the python of the environment with litert-torch: ``MNV4_LITERT_PYTHON``, or that of ``.venv-litert``."""
     if python := os.environ.get(VARIABLE):
         return Path(python)
-    paths = [folder / FOLDER / 'bin' / 'python' for folder in (Path.cwd(), Path(__file__).parents[3])]
+    paths = [folder / FOLDER / 'bin' / 'python' for folder in (Path.cwd(), REPOSITORY)]
     return next((path for path in paths if path.is_file()), paths[0])
 
 

@@ -1,0 +1,27 @@
+"""Find published weights on this machine. Imports nothing heavy."""
+
+import os
+import sys
+from pathlib import Path
+
+
+def cached_path(tag: str) -> Path:
+    """Return the path of a tag's weights in torch's checkpoint cache, which need not exist."""
+    if torch := sys.modules.get('torch'):
+        folder = torch.hub.get_dir()  # torch.hub.set_dir may have changed it
+    else:
+        # As in torch.hub, without its slow import.
+        cache = os.environ.get('XDG_CACHE_HOME', '~/.cache')
+        folder = os.path.join(os.path.expanduser(os.environ.get('TORCH_HOME', os.path.join(cache, 'torch'))), 'hub')
+    return Path(folder) / 'checkpoints' / f'{tag}.safetensors'
+
+
+def is_cached(tag: str) -> bool:
+    """Return True if the file of a tag is on this machine, put there by hand or by the hub's client."""
+    if cached_path(tag).is_file():
+        return True
+    try:
+        from huggingface_hub import try_to_load_from_cache
+    except ImportError:  # an installation that only runs exported files
+        return False
+    return isinstance(try_to_load_from_cache(f'timm/{tag}', 'model.safetensors'), str)
