@@ -110,7 +110,7 @@ def test_an_image_has_the_same_result_in_every_runtime(name, exported, pytorch, 
     assert isinstance(found, Detections)
     assert len(found.scores) > 20
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
-    again = load(exported(name, kind='raw'))(read_image(photos[0]))  # all threads, a image in memory
+    again = load(exported(name, kind='raw'))(read_image(photos[0]))  # all threads, an image in memory
     np.testing.assert_allclose(again.scores, found.scores, atol=1e-4)
     height, width = read_image(photos[0]).shape[:2]
     assert found.boxes.min() >= 0
