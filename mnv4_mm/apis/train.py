@@ -29,7 +29,7 @@ def train(
     config: str,
     *,
     work_dir: str | None = None,
-    resume: bool | str = False,
+    resume: bool | str | Path = False,
     amp: bool = False,
     amp_dtype: str | None = None,
     channels_last: bool | None = None,

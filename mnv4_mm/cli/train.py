@@ -25,7 +25,7 @@ def train(args: argparse.Namespace) -> None:
     source = check_config(args.config, options)
     if options.work_dir:
         check_output_folder('--work-dir', options.work_dir)
-    start = options.resume if isinstance(options.resume, str) else (options.cfg_options or {}).get('load_from')
+    start = options.resume if not isinstance(options.resume, bool) else (options.cfg_options or {}).get('load_from')
     if start:
         check_checkpoint(start)
     check_config_data(source, options, ('train_dataloader', 'val_dataloader'))
@@ -37,7 +37,7 @@ def train(args: argparse.Namespace) -> None:
 
 def add_test(parser: Parser) -> None:
     parser.usage = '%(prog)s [CONFIG] CHECKPOINT [options]'
-    parser.add_argument('config', help='path or name of a config (default: the one in the checkpoint)')
+    parser.add_argument('config', nargs='?', help='path or name of a config (default: the one in the checkpoint)')
     parser.add_argument('checkpoint', nargs='?', help='.pth file written by `mnv4 train`')
     EvaluateOptions.add_arguments(parser)
     parser.set_defaults(call=test)
@@ -47,6 +47,8 @@ def test(args: argparse.Namespace) -> None:
     """Check the arguments of ``test``, and evaluate."""
     from mnv4_mm.config.check import check_config, check_config_data
 
+    if args.config is None:
+        args.parser.error('the following arguments are required: checkpoint')
     options = EvaluateOptions.from_namespace(args)
     config, checkpoint = (args.config, args.checkpoint) if args.checkpoint else (None, args.config)
     source = check_config(config, options)

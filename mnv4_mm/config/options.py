@@ -5,8 +5,10 @@ Imports nothing heavy: a command builds its parser and checks its arguments befo
 
 import argparse
 import ast
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, TypeVar
 
 from mnv4_mm.errors import UserError
@@ -111,7 +113,7 @@ class TrainOptions(ConfigOptions):
     """Options of training: ``mnv4_mm.apis.train.train`` takes the same keyword arguments and describes them."""
 
     work_dir: str | None = _option(None, metavar='DIR', help='where to write (default: work_dirs/<config>)')
-    resume: bool | str = _option(
+    resume: bool | str | Path = _option(
         False,
         nargs='?',
         const=True,
@@ -144,6 +146,10 @@ class TrainOptions(ConfigOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not isinstance(self.resume, bool | str | os.PathLike):
+            raise UserError(f'--resume must be a checkpoint file, True or False, got {self.resume!r}')
+        if isinstance(self.work_dir, os.PathLike):  # a config is written as text, with plain values
+            object.__setattr__(self, 'work_dir', os.fspath(self.work_dir))
         if self.epochs is not None and self.iters is not None:
             raise UserError('--epochs and --iters exclude each other: a config counts in one of them')
 

@@ -53,6 +53,7 @@ def test_parsing():
         (TrainOptions, dict(data=''), 'argument --data: empty'),
         (TrainOptions, dict(resume=''), 'argument --resume: empty'),
         (EvaluateOptions, dict(show_dir=''), 'argument --show-dir: empty'),
+        (TrainOptions, dict(resume=5), '--resume must be a checkpoint file, True or False, got 5'),
         (EvaluateOptions, dict(on='test'), '--on must be val or train'),
         (EvaluateOptions, dict(inference='both'), '--inference must be whole or slide'),
     ],
