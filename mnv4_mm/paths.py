@@ -1,4 +1,4 @@
-"""Checks of files, folders and other values that a user names. Nothing is created, and nothing heavy is imported."""
+"""Checks of files, folders and other values that a user names. Nothing heavy is imported."""
 
 import os
 from collections.abc import Iterable
@@ -60,6 +60,16 @@ def check_output_folder(flag: str, folder: str | Path) -> Path:
         raise UserError(f'{flag} {folder} cannot be made: {existing} is not a folder')
     if not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f'{flag} {folder} cannot be written: no permission for {existing}')
+    return folder
+
+
+def make_output_folder(flag: str, folder: str | Path) -> Path:
+    """Make a folder, and those above it. Arguments and errors are those of ``check_output_folder``."""
+    folder = check_output_folder(flag, folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'{flag} {folder} cannot be made: {error.strerror}') from error
     return folder
 
 

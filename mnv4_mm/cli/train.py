@@ -7,6 +7,7 @@ import argparse
 
 from mnv4_mm.cli.arguments import Parser
 from mnv4_mm.config.options import EvaluateOptions, TrainOptions
+from mnv4_mm.config.rules import check_precision
 from mnv4_mm.config.source import check_config_file
 from mnv4_mm.paths import check_checkpoint, check_class_map_folder, check_detections_file, check_output_folder
 
@@ -29,6 +30,10 @@ def train(args: argparse.Namespace) -> None:
     if start:
         check_checkpoint(start)
     check_config_data(source, options, ('train_dataloader', 'val_dataloader'))
+    if options.amp_dtype:
+        import torch  # takes seconds, but less than OpenMMLab
+
+        check_precision(options.amp_dtype, torch.cuda.is_available())
 
     from mnv4_mm.apis.train import train
 

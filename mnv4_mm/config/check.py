@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mnv4_mm.config.index import find_config, find_data
-from mnv4_mm.config.options import ConfigOptions, TrainOptions
+from mnv4_mm.config.options import ConfigOptions, TrainOptions, check_launcher
 from mnv4_mm.config.rules import (
     TRAINING_PARTS,
     check_backbone_name,
@@ -36,6 +36,7 @@ def check_config(config: str | None, options: ConfigOptions) -> Mapping[str, Any
         UserError: The config is missing or broken, or an option is unknown or does not fit.
     """
     source = read_source(find_config(config)) if config else None
+    check_launcher(options.launcher)
     if options.backbone:
         check_backbone_name(options.backbone)
     if source is None:

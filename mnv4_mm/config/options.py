@@ -14,9 +14,31 @@ from typing import Any, TypeVar
 from mnv4_mm.errors import UserError
 from mnv4_mm.paths import check_not_empty
 
-LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
+# Launcher -> the command that starts its processes, and its environment variable for the rank on a machine.
+LAUNCHERS = {
+    'pytorch': ('torchrun --nproc_per_node=N', 'LOCAL_RANK'),
+    'slurm': ('srun', 'SLURM_LOCALID'),
+    'mpi': ('mpirun', 'OMPI_COMM_WORLD_LOCAL_RANK'),
+}
 
 OptionsT = TypeVar('OptionsT', bound='ConfigOptions')
+
+
+def check_launcher(launcher: str) -> None:
+    """Check that this process was started by the command of its launcher.
+
+    Raises:
+        UserError: It was not, or the launcher is unknown.
+    """
+    if launcher == 'none':
+        return
+    if launcher not in LAUNCHERS:
+        raise UserError(f'--launcher must be one of none, {", ".join(LAUNCHERS)}, got {launcher!r}')
+    command, local_rank = LAUNCHERS[launcher]
+    if local_rank not in os.environ:
+        raise UserError(
+            f'--launcher {launcher} is for processes started by `{command} -m mnv4_mm ...`; see docs/scaling.md'
+        )
 
 
 class KeyValueAction(argparse.Action):
@@ -70,7 +92,9 @@ class ConfigOptions:
         help='replace values of the config, e.g. train_cfg.max_epochs=3',
     )
     launcher: str = _option(
-        'none', choices=LAUNCHERS, help='program that starts several processes (default: none; docs/scaling.md)'
+        'none',
+        choices=('none', *LAUNCHERS),
+        help='program that starts several processes (default: none; docs/scaling.md)',
     )
 
     def __post_init__(self) -> None:
@@ -113,7 +137,7 @@ class TrainOptions(ConfigOptions):
     """Options of training: ``mnv4_mm.apis.train.train`` takes the same keyword arguments and describes them."""
 
     work_dir: str | None = _option(None, metavar='DIR', help='where to write (default: work_dirs/<config>)')
-    resume: bool | str | Path = _option(
+    resume: bool | str | Path = _option(  # noqa: RUF009 (returns a field)
         False,
         nargs='?',
         const=True,

@@ -52,6 +52,16 @@ def check_backbone_of(cfg: Any) -> None:
         raise UserError('--backbone needs a config whose model.backbone is of type MobileNetV4')
 
 
+def check_precision(dtype: str, on_gpu: bool) -> None:
+    """Check that a device trains in a type.
+
+    Raises:
+        UserError: ``fp16`` without a GPU.
+    """
+    if dtype == 'fp16' and not on_gpu:
+        raise UserError('--amp-dtype fp16 needs a GPU; a CPU has bf16')
+
+
 def check_complete(cfg: Any, keys: Iterable[str]) -> None:
     """Check that a config is not only a part of one.
 

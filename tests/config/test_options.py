@@ -8,10 +8,8 @@ import sys
 import pytest
 
 from mnv4_mm.apis.evaluate import evaluate_files
-from mnv4_mm.apis.launch import LAUNCHERS
 from mnv4_mm.apis.train import train
-from mnv4_mm.config import options
-from mnv4_mm.config.options import EvaluateOptions, TrainOptions
+from mnv4_mm.config.options import LAUNCHERS, EvaluateOptions, TrainOptions, check_launcher
 from mnv4_mm.errors import UserError
 
 
@@ -63,8 +61,14 @@ def test_invalid_values(kind, values, message):
         kind(**values)
 
 
-def test_launchers_are_those_that_can_be_joined():
-    assert ('none', *LAUNCHERS) == options.LAUNCHERS
+@pytest.mark.parametrize('launcher', LAUNCHERS)
+def test_a_launcher_needs_its_environment(launcher, monkeypatch):
+    command, variable = LAUNCHERS[launcher]
+    monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(UserError, match=f'--launcher {launcher} is for processes started by `{command}'):
+        check_launcher(launcher)
+    monkeypatch.setenv(variable, '0')
+    check_launcher(launcher)
 
 
 def test_importing_the_options_is_light(repository):

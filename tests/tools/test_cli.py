@@ -186,6 +186,8 @@ LIGHT = [
     (['infer', '{images}', '{tmp}/file', '--out-dir', '{tmp}/o'], 'file is refused: it is no checkpoint'),
     (['export', '{tmp}/file'], 'file is refused: it is no checkpoint'),
     (['train', MINI, '--resume', '{tmp}/file'], 'file is refused: it is no checkpoint'),
+    (['train', MINI, '--launcher', 'slurm'], '--launcher slurm is for processes started by `srun'),
+    (['test', MINI, '{tmp}/file', '--launcher', 'mpi'], '--launcher mpi is for processes started by `mpirun'),
     (['test'], 'the following arguments are required: checkpoint'),
     (['compare', '{tmp}/file', '--tolerance', 'nan'], 'must not be negative, infinite or NaN, got nan'),
     (['compare', '{tmp}/file', '--int8-tolerance', 'inf'], 'must not be negative, infinite or NaN, got 0.001, inf'),
