@@ -5,6 +5,8 @@ Imports nothing heavy: a command builds its parser and checks its arguments befo
 
 import argparse
 import ast
+import contextlib
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -42,10 +44,7 @@ def check_launcher(launcher: str) -> None:
 
 
 class KeyValueAction(argparse.Action):
-    """Collect ``KEY=VALUE`` arguments in a dict. Values are Python literals, or strings if they are not.
-
-    mmengine's DictAction does the same, but importing mmengine takes seconds.
-    """
+    """Collect ``KEY=VALUE`` arguments in a dict, with values read by ``read_value``."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
         pairs = dict(getattr(namespace, self.dest) or {})
@@ -54,10 +53,58 @@ class KeyValueAction(argparse.Action):
             if not (equals and key):
                 parser.error(f'{self.option_strings[0]} takes KEY=VALUE, got {argument!r}')
             try:
-                pairs[key] = ast.literal_eval(text)
-            except (ValueError, SyntaxError):
-                pairs[key] = {'true': True, 'false': False, 'none': None}.get(text.lower(), text)
+                pairs[key] = read_value(text)
+            except ValueError as error:
+                parser.error(f'{self.option_strings[0]} {argument}: {error}')
         setattr(namespace, self.dest, pairs)
+
+
+def read_value(text: str) -> Any:
+    """Return the value that a text of ``--cfg-options`` stands for.
+
+    The rules are those of mmengine's DictAction, whose import takes seconds: ``1,2``, ``[a, b]`` and ``[(1, 2), [a]]``
+    are lists and tuples, quotes around a word are optional, ``true``, ``false``, ``None`` and numbers are what they
+    look like, and everything else is a string. Unlike there, a dict may be given as a Python literal, and spaces inside
+    a string are kept, which a path may have.
+
+    Raises:
+        ValueError: Brackets do not match.
+    """
+    text = text.strip()
+    if text.startswith('{'):
+        with contextlib.suppress(ValueError, SyntaxError):
+            return ast.literal_eval(text)
+    text = text.strip('\'"').strip()
+    is_tuple = _is_bracketed(text, '()')
+    if is_tuple or _is_bracketed(text, '[]'):
+        values = [read_value(item) for item in _split(text[1:-1])]
+        return tuple(values) if is_tuple else values
+    if ',' in text and (items := _split(text)) != [text]:
+        return [read_value(item) for item in items]
+    for number in (int, float):
+        with contextlib.suppress(ValueError):
+            return number(text)
+    return {'true': True, 'false': False}.get(text.lower(), None if text == 'None' else text)
+
+
+def _is_bracketed(text: str, brackets: str) -> bool:
+    """Return True if the first and the last character are brackets that belong together."""
+    return len(text) > 1 and text[0] + text[-1] == brackets and 0 not in _depths(text)[:-1]
+
+
+def _split(text: str) -> list[str]:
+    """Split a text at the commas outside of brackets; the last one may be followed by nothing."""
+    depths = _depths(text)
+    if depths and (depths[-1] or min(depths) < 0):
+        raise ValueError('brackets do not match')
+    commas = [i for i, (char, depth) in enumerate(zip(text, depths, strict=True)) if char == ',' and not depth]
+    items = [text[start + 1 : end] for start, end in itertools.pairwise([-1, *commas, len(text)])]
+    return items if items[-1].strip() else items[:-1]
+
+
+def _depths(text: str) -> list[int]:
+    """Return the number of open brackets after each character."""
+    return list(itertools.accumulate((char in '([{') - (char in ')]}') for char in text))
 
 
 def _option(default: Any, *, flag: str = '', minimum: int | None = None, **argument: Any) -> Any:
