@@ -1,4 +1,4 @@
-"""Checks of files, folders and other values that a user names. Nothing is created, and nothing heavy is imported."""
+"""Checks of files, folders and other values that a user names. Nothing heavy is imported."""
 
 import os
 from collections.abc import Iterable
@@ -7,6 +7,7 @@ from typing import Any
 
 from mnv4_mm.errors import UserError
 
+ZIP, PICKLE = b'PK', b'\x80'  # first bytes of what torch.save writes, now and before torch 1.6
 EMPTY = 'empty (an unset variable of the shell?): give a value, or leave it out'
 
 
@@ -25,14 +26,21 @@ def check_not_empty(**options: Any) -> None:
 
 
 def check_checkpoint(path: str | Path) -> Path:
-    """Check that a checkpoint file exists.
+    """Check that a checkpoint file exists and begins as one.
 
     Raises:
         UserError: It does not.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise UserError(f'a checkpoint is named by its path, got {path!r}')
     path = Path(path)
     if not path.is_file():
         raise UserError(f'no checkpoint file at {path}{": it is a folder" if path.is_dir() else ""}')
+    with path.open('rb') as file:
+        start = file.read(2)
+    if start != ZIP and start[:1] != PICKLE:
+        content = 'empty' if not start else 'neither a zip archive nor a pickle, which torch.save writes'
+        raise UserError(f'{path} is refused: it is no checkpoint, its content is {content}')
     return path
 
 
@@ -52,6 +60,16 @@ def check_output_folder(flag: str, folder: str | Path) -> Path:
         raise UserError(f'{flag} {folder} cannot be made: {existing} is not a folder')
     if not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f'{flag} {folder} cannot be written: no permission for {existing}')
+    return folder
+
+
+def make_output_folder(flag: str, folder: str | Path) -> Path:
+    """Make a folder, and those above it. Arguments and errors are those of ``check_output_folder``."""
+    folder = check_output_folder(flag, folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'{flag} {folder} cannot be made: {error.strerror}') from error
     return folder
 
 
@@ -98,7 +116,7 @@ def check_class_map_folder(out: str | Path) -> None:
     Raises:
         UserError: It is the name of a file, or the folder cannot be written.
     """
-    if Path(out).suffix or Path(out).is_file():
+    if Path(out).is_file() or (Path(out).suffix and not Path(out).is_dir()):
         raise UserError(f'--out {out}: class maps are written as PNG files, name a folder')
     check_output_folder('--out', out)
 

@@ -18,6 +18,7 @@ from mnv4_mm.config.options import EvaluateOptions
 from mnv4_mm.engine.overlay import quiet_painter
 from mnv4_mm.engine.runner import SafeRunner
 from mnv4_mm.errors import UserError
+from mnv4_mm.paths import make_output_folder
 from mnv4_mm.tasks import task_of
 from mnv4_mm.weights.checkpoint import Checkpoint, read_checkpoint, tensors_only
 
@@ -156,5 +157,5 @@ def _set_outputs(cfg: Config, out: str | None, show_dir: str | None, per_class: 
         raise UserError(f'--show-dir {show_dir} is a folder of the data, which would be overwritten')
     task_of(cfg).set_outputs(cfg, split, per_class, out)
     if show_dir:
-        Path(show_dir).mkdir(parents=True, exist_ok=True)
+        make_output_folder('--show-dir', show_dir)
         cfg.default_hooks.visualization.update(draw=True, test_out_dir=str(Path(show_dir).absolute()))

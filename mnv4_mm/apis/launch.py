@@ -5,14 +5,8 @@ import os
 import torch
 from mmengine.dist import is_distributed
 
+from mnv4_mm.config.options import LAUNCHERS, check_launcher
 from mnv4_mm.errors import UserError
-
-# Launcher -> the command that starts its processes, and its environment variable for the rank on a machine.
-LAUNCHERS = {
-    'pytorch': ('torchrun --nproc_per_node=N', 'LOCAL_RANK'),
-    'slurm': ('srun', 'SLURM_LOCALID'),
-    'mpi': ('mpirun', 'OMPI_COMM_WORLD_LOCAL_RANK'),
-}
 
 
 def join_processes(launcher: str) -> None:
@@ -33,14 +27,9 @@ def join_processes(launcher: str) -> None:
                 'torchrun started several processes, and each would do the whole work alone: add --launcher pytorch'
             )
         return
-    if launcher not in LAUNCHERS:
-        raise UserError(f'--launcher must be one of none, {", ".join(LAUNCHERS)}, got {launcher!r}')
-    command, local_rank = LAUNCHERS[launcher]
-    if local_rank not in os.environ:
-        raise UserError(
-            f'--launcher {launcher} is for processes started by `{command} -m mnv4_mm ...`; see docs/scaling.md'
-        )
-    os.environ['LOCAL_RANK'] = os.environ[local_rank]  # mmengine selects the GPU by it, and does not set it for mpi
+    check_launcher(launcher)
+    # mmengine selects the GPU by it, and does not set it for mpi.
+    os.environ['LOCAL_RANK'] = os.environ[LAUNCHERS[launcher][1]]
     if torch.cuda.is_available() or is_distributed():
         return
     if launcher != 'pytorch':

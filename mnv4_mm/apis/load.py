@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from mnv4_mm import runtime
 from mnv4_mm.errors import UserError
+from mnv4_mm.paths import check_checkpoint
 from mnv4_mm.runtime.meta import sidecar
 from mnv4_mm.runtime.sessions import RUNTIMES
 
@@ -51,8 +52,7 @@ def load(
         return runtime.load(path, threads)
     if threads is not None:
         raise UserError(f'threads is for exported files; {path} is a checkpoint: use torch.set_num_threads')
-    if not Path(path).is_file():
-        raise UserError(f'no checkpoint file at {path}')
+    check_checkpoint(path)
     from mnv4_mm.apis.model import TorchPredictor, load_model
 
     return TorchPredictor(load_model(str(path), config, device, inference))

@@ -1,6 +1,5 @@
 """Train a config."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from mnv4_mm.config.resume import check_no_run, initial_checkpoint
 from mnv4_mm.config.training import training_config
 from mnv4_mm.engine.runner import SafeRunner
 from mnv4_mm.errors import UserError
+from mnv4_mm.paths import make_output_folder
 from mnv4_mm.tasks import task_of
 from mnv4_mm.weights.checkpoint import Checkpoint, read_checkpoint, tensors_only
 from mnv4_mm.weights.hub import load_tensors
@@ -29,7 +29,7 @@ def train(
     config: str,
     *,
     work_dir: str | None = None,
-    resume: bool | str = False,
+    resume: bool | str | Path = False,
     amp: bool = False,
     amp_dtype: str | None = None,
     channels_last: bool | None = None,
@@ -93,7 +93,7 @@ def train(
     _check_data(cfg, launcher)
     checkpoint = _read_weights(cfg)
     check_no_run(cfg)
-    folder = _make_work_dir(cfg)
+    folder = make_output_folder('--work-dir', cfg.work_dir)
     _warn(disagreeing_normalisation(cfg), lost_weights(loaded, cfg))
     with tensors_only():
         runner = SafeRunner.from_cfg(cfg, checkpoint)
@@ -120,17 +120,6 @@ def _read_weights(cfg: Config) -> Checkpoint | None:
         load_tensors(file)
     path = initial_checkpoint(cfg)
     return read_checkpoint(path) if path else None
-
-
-def _make_work_dir(cfg: Config) -> Path:
-    folder = Path(cfg.work_dir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f'--work-dir {folder} cannot be made: {error.strerror}') from error
-    if not os.access(folder, os.W_OK):
-        raise UserError(f'--work-dir {folder} cannot be written')
-    return folder
 
 
 def _warn(*warnings: str | None) -> None:

@@ -102,14 +102,28 @@ def compare(args: argparse.Namespace) -> int:
         check_config_file(args.config)
     if args.data and not Path(args.data).is_dir():
         raise UserError(f'no folder {args.data}: --data takes the folder of a data set')
-    checked = dict(
-        on=args.on, tolerance=args.tolerance, int8_tolerance=args.int8_tolerance, rounds=args.rounds, out=args.out
+    checkpoint, artifacts = check_compare(
+        args.checkpoint,
+        args.files,
+        on=args.on,
+        tolerance=args.tolerance,
+        int8_tolerance=args.int8_tolerance,
+        rounds=args.rounds,
+        out=args.out,
     )
-    check_compare(args.checkpoint, args.files, **checked)
 
-    from mnv4_mm.deploy.compare import compare
+    from mnv4_mm.deploy.compare import Tolerances, compare_checked
 
-    rows = compare(args.checkpoint, args.files, config=args.config, data=args.data, **checked)
+    rows = compare_checked(
+        checkpoint,
+        artifacts,
+        config=args.config,
+        data=args.data,
+        on=args.on,
+        tolerances=Tolerances(args.tolerance, args.int8_tolerance),
+        rounds=args.rounds,
+        out=args.out,
+    )
     return 0 if all(row.passes for row in rows) else 1
 
 

@@ -10,7 +10,10 @@ from mnv4_mm.errors import UserError
 # Seconds after which a launcher has ended the other processes of a machine because the first has ended.
 LAUNCHER_TIMEOUT = 10
 # Packages without which the environment, not the code, is broken.
-REQUIRED = ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'numpy', 'cv2', 'rich', 'PIL', 'mnv4_mm')
+REQUIRED = (
+    'torch', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'numpy', 'cv2', 'rich', 'PIL', 'mnv4_mm', 'faster_coco_eval',
+    'prettytable', 'matplotlib', 'safetensors', 'huggingface_hub', 'timm',
+)  # fmt: skip
 
 
 def run(call: Callable[[], int | None]) -> int:

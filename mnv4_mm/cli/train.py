@@ -7,6 +7,7 @@ import argparse
 
 from mnv4_mm.cli.arguments import Parser
 from mnv4_mm.config.options import EvaluateOptions, TrainOptions
+from mnv4_mm.config.rules import check_precision
 from mnv4_mm.config.source import check_config_file
 from mnv4_mm.paths import check_checkpoint, check_class_map_folder, check_detections_file, check_output_folder
 
@@ -25,10 +26,14 @@ def train(args: argparse.Namespace) -> None:
     source = check_config(args.config, options)
     if options.work_dir:
         check_output_folder('--work-dir', options.work_dir)
-    start = options.resume if isinstance(options.resume, str) else (options.cfg_options or {}).get('load_from')
+    start = options.resume if not isinstance(options.resume, bool) else (options.cfg_options or {}).get('load_from')
     if start:
         check_checkpoint(start)
     check_config_data(source, options, ('train_dataloader', 'val_dataloader'))
+    if options.amp_dtype:
+        import torch  # takes seconds, but less than OpenMMLab
+
+        check_precision(options.amp_dtype, torch.cuda.is_available())
 
     from mnv4_mm.apis.train import train
 
@@ -37,7 +42,7 @@ def train(args: argparse.Namespace) -> None:
 
 def add_test(parser: Parser) -> None:
     parser.usage = '%(prog)s [CONFIG] CHECKPOINT [options]'
-    parser.add_argument('config', help='path or name of a config (default: the one in the checkpoint)')
+    parser.add_argument('config', nargs='?', help='path or name of a config (default: the one in the checkpoint)')
     parser.add_argument('checkpoint', nargs='?', help='.pth file written by `mnv4 train`')
     EvaluateOptions.add_arguments(parser)
     parser.set_defaults(call=test)
@@ -47,6 +52,8 @@ def test(args: argparse.Namespace) -> None:
     """Check the arguments of ``test``, and evaluate."""
     from mnv4_mm.config.check import check_config, check_config_data
 
+    if args.config is None:
+        args.parser.error('the following arguments are required: checkpoint')
     options = EvaluateOptions.from_namespace(args)
     config, checkpoint = (args.config, args.checkpoint) if args.checkpoint else (None, args.config)
     source = check_config(config, options)

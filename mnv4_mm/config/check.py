@@ -5,8 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from mnv4_mm.config.index import find_config, find_data
-from mnv4_mm.config.options import ConfigOptions
-from mnv4_mm.config.rules import check_backbone_name, check_backbone_of, check_keys, check_unit
+from mnv4_mm.config.options import ConfigOptions, TrainOptions, check_launcher
+from mnv4_mm.config.rules import (
+    TRAINING_PARTS,
+    check_backbone_name,
+    check_backbone_of,
+    check_complete,
+    check_keys,
+    check_unit,
+)
 from mnv4_mm.config.source import merge_values, read_source
 from mnv4_mm.data.formats.configured import FIND, HINTS, coco_split, innermost_dataset, mask_split
 from mnv4_mm.paths import check_data
@@ -29,12 +36,15 @@ def check_config(config: str | None, options: ConfigOptions) -> Mapping[str, Any
         UserError: The config is missing or broken, or an option is unknown or does not fit.
     """
     source = read_source(find_config(config)) if config else None
+    check_launcher(options.launcher)
     if options.backbone:
         check_backbone_name(options.backbone)
     if source is None:
         return {}
     if options.backbone:
         check_backbone_of(source)
+    if isinstance(options, TrainOptions):
+        check_complete(source, TRAINING_PARTS)
     for unit in ('epochs', 'iters'):
         if getattr(options, unit, None):  # options of training only
             check_unit(source, unit)

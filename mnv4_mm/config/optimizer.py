@@ -6,6 +6,7 @@ from mmengine.config import Config
 from mmengine.registry import OPTIMIZERS
 
 from mnv4_mm.config.nested import on_copy
+from mnv4_mm.config.rules import check_precision
 from mnv4_mm.errors import UserError
 
 
@@ -20,8 +21,7 @@ def set_precision(cfg: Config, dtype: str, on_gpu: bool) -> Config:
     Raises:
         UserError: ``fp16`` without a GPU.
     """
-    if dtype == 'fp16' and not on_gpu:
-        raise UserError('--amp-dtype fp16 needs a GPU; a CPU has bf16')
+    check_precision(dtype, on_gpu)
     for key in ('loss_scale', 'dtype', 'use_fp64'):  # of a wrapper that the config has already
         cfg.optim_wrapper.pop(key, None)
     fp16 = dict(type='AmpOptimWrapper', loss_scale='dynamic', dtype='float16')

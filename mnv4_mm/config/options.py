@@ -5,23 +5,46 @@ Imports nothing heavy: a command builds its parser and checks its arguments befo
 
 import argparse
 import ast
+import contextlib
+import itertools
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, TypeVar
 
 from mnv4_mm.errors import UserError
 from mnv4_mm.paths import check_not_empty
 
-LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
+# Launcher -> the command that starts its processes, and its environment variable for the rank on a machine.
+LAUNCHERS = {
+    'pytorch': ('torchrun --nproc_per_node=N', 'LOCAL_RANK'),
+    'slurm': ('srun', 'SLURM_LOCALID'),
+    'mpi': ('mpirun', 'OMPI_COMM_WORLD_LOCAL_RANK'),
+}
 
 OptionsT = TypeVar('OptionsT', bound='ConfigOptions')
 
 
-class KeyValueAction(argparse.Action):
-    """Collect ``KEY=VALUE`` arguments in a dict. Values are Python literals, or strings if they are not.
+def check_launcher(launcher: str) -> None:
+    """Check that this process was started by the command of its launcher.
 
-    mmengine's DictAction does the same, but importing mmengine takes seconds.
+    Raises:
+        UserError: It was not, or the launcher is unknown.
     """
+    if launcher == 'none':
+        return
+    if launcher not in LAUNCHERS:
+        raise UserError(f'--launcher must be one of none, {", ".join(LAUNCHERS)}, got {launcher!r}')
+    command, local_rank = LAUNCHERS[launcher]
+    if local_rank not in os.environ:
+        raise UserError(
+            f'--launcher {launcher} is for processes started by `{command} -m mnv4_mm ...`; see docs/scaling.md'
+        )
+
+
+class KeyValueAction(argparse.Action):
+    """Collect ``KEY=VALUE`` arguments in a dict, with values read by ``read_value``."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
         pairs = dict(getattr(namespace, self.dest) or {})
@@ -30,10 +53,58 @@ class KeyValueAction(argparse.Action):
             if not (equals and key):
                 parser.error(f'{self.option_strings[0]} takes KEY=VALUE, got {argument!r}')
             try:
-                pairs[key] = ast.literal_eval(text)
-            except (ValueError, SyntaxError):
-                pairs[key] = {'true': True, 'false': False, 'none': None}.get(text.lower(), text)
+                pairs[key] = read_value(text)
+            except ValueError as error:
+                parser.error(f'{self.option_strings[0]} {argument}: {error}')
         setattr(namespace, self.dest, pairs)
+
+
+def read_value(text: str) -> Any:
+    """Return the value that a text of ``--cfg-options`` stands for.
+
+    The rules are those of mmengine's DictAction, whose import takes seconds: ``1,2``, ``[a, b]`` and ``[(1, 2), [a]]``
+    are lists and tuples, quotes around a word are optional, ``true``, ``false``, ``None`` and numbers are what they
+    look like, and everything else is a string. Unlike there, a dict may be given as a Python literal, and spaces inside
+    a string are kept, which a path may have.
+
+    Raises:
+        ValueError: Brackets do not match.
+    """
+    text = text.strip()
+    if text.startswith('{'):
+        with contextlib.suppress(ValueError, SyntaxError):
+            return ast.literal_eval(text)
+    text = text.strip('\'"').strip()
+    is_tuple = _is_bracketed(text, '()')
+    if is_tuple or _is_bracketed(text, '[]'):
+        values = [read_value(item) for item in _split(text[1:-1])]
+        return tuple(values) if is_tuple else values
+    if ',' in text and (items := _split(text)) != [text]:
+        return [read_value(item) for item in items]
+    for number in (int, float):
+        with contextlib.suppress(ValueError):
+            return number(text)
+    return {'true': True, 'false': False}.get(text.lower(), None if text == 'None' else text)
+
+
+def _is_bracketed(text: str, brackets: str) -> bool:
+    """Return True if the first and the last character are brackets that belong together."""
+    return len(text) > 1 and text[0] + text[-1] == brackets and 0 not in _depths(text)[:-1]
+
+
+def _split(text: str) -> list[str]:
+    """Split a text at the commas outside of brackets; the last one may be followed by nothing."""
+    depths = _depths(text)
+    if depths and (depths[-1] or min(depths) < 0):
+        raise ValueError('brackets do not match')
+    commas = [i for i, (char, depth) in enumerate(zip(text, depths, strict=True)) if char == ',' and not depth]
+    items = [text[start + 1 : end] for start, end in itertools.pairwise([-1, *commas, len(text)])]
+    return items if items[-1].strip() else items[:-1]
+
+
+def _depths(text: str) -> list[int]:
+    """Return the number of open brackets after each character."""
+    return list(itertools.accumulate((char in '([{') - (char in ')]}') for char in text))
 
 
 def _option(default: Any, *, flag: str = '', minimum: int | None = None, **argument: Any) -> Any:
@@ -68,7 +139,9 @@ class ConfigOptions:
         help='replace values of the config, e.g. train_cfg.max_epochs=3',
     )
     launcher: str = _option(
-        'none', choices=LAUNCHERS, help='program that starts several processes (default: none; docs/scaling.md)'
+        'none',
+        choices=('none', *LAUNCHERS),
+        help='program that starts several processes (default: none; docs/scaling.md)',
     )
 
     def __post_init__(self) -> None:
@@ -111,7 +184,7 @@ class TrainOptions(ConfigOptions):
     """Options of training: ``mnv4_mm.apis.train.train`` takes the same keyword arguments and describes them."""
 
     work_dir: str | None = _option(None, metavar='DIR', help='where to write (default: work_dirs/<config>)')
-    resume: bool | str = _option(
+    resume: bool | str | Path = _option(  # noqa: RUF009 (returns a field)
         False,
         nargs='?',
         const=True,
@@ -144,6 +217,10 @@ class TrainOptions(ConfigOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not isinstance(self.resume, bool | str | os.PathLike):
+            raise UserError(f'--resume must be a checkpoint file, True or False, got {self.resume!r}')
+        if isinstance(self.work_dir, os.PathLike):  # a config is written as text, with plain values
+            object.__setattr__(self, 'work_dir', os.fspath(self.work_dir))
         if self.epochs is not None and self.iters is not None:
             raise UserError('--epochs and --iters exclude each other: a config counts in one of them')
 

@@ -6,6 +6,7 @@
 - ``resume`` and ``load_from`` among ``cfg_options`` win, with mmengine's meaning.
 """
 
+import os
 from collections.abc import Collection
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from mmengine.runner import find_latest_checkpoint
 from mnv4_mm.errors import UserError
 
 
-def set_resume(cfg: Config, resume: bool | str, cfg_options: Collection[str] = ()) -> Config:
+def set_resume(cfg: Config, resume: bool | str | Path, cfg_options: Collection[str] = ()) -> Config:
     """Set ``resume`` and ``load_from``.
 
     Args:
@@ -23,10 +24,11 @@ def set_resume(cfg: Config, resume: bool | str, cfg_options: Collection[str] = (
         resume: False, True, or a checkpoint file.
         cfg_options: Keys that the user has set in the config.
     """
+    start = None if isinstance(resume, bool) else os.fspath(resume)
     if 'resume' not in cfg_options:
-        cfg.resume = isinstance(resume, str) or (resume and _last_checkpoint(cfg) is not None)
-    if 'load_from' not in cfg_options and isinstance(resume, str):
-        cfg.load_from = resume
+        cfg.resume = start is not None or (resume and _last_checkpoint(cfg) is not None)
+    if 'load_from' not in cfg_options and start is not None:
+        cfg.load_from = start
     elif 'load_from' not in cfg_options and resume and cfg.resume:
         cfg.load_from = None  # mmengine takes the work directory's last checkpoint
     return cfg

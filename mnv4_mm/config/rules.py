@@ -17,6 +17,8 @@ RUNNER_KEYS = {
     'custom_hooks', 'data_preprocessor', 'load_from', 'resume', 'launcher', 'env_cfg', 'log_processor', 'log_level',
     'visualizer', 'default_scope', 'randomness', 'experiment_name',
 }  # fmt: skip
+# Keys that a config must have to be trained.
+TRAINING_PARTS = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
 # Top-level keys that are used after the config file has been read. Other names of a config file (`batch_size`) are used
 # while it is read, so that setting them later has no effect.
 READ_KEYS = RUNNER_KEYS | {
@@ -48,6 +50,33 @@ def check_backbone_of(cfg: Any) -> None:
     backbone = (cfg.get('model') or {}).get('backbone') or {}
     if backbone.get('type') != 'MobileNetV4':
         raise UserError('--backbone needs a config whose model.backbone is of type MobileNetV4')
+
+
+def check_precision(dtype: str, on_gpu: bool) -> None:
+    """Check that a device trains in a type.
+
+    Raises:
+        UserError: ``fp16`` without a GPU.
+    """
+    if dtype == 'fp16' and not on_gpu:
+        raise UserError('--amp-dtype fp16 needs a GPU; a CPU has bf16')
+
+
+def check_complete(cfg: Any, keys: Iterable[str]) -> None:
+    """Check that a config is not only a part of one.
+
+    Args:
+        cfg: A config, mmengine's or a dict.
+        keys: Top-level names that are used, whose values are dicts.
+
+    Raises:
+        UserError: One is missing.
+    """
+    if missing := [key for key in keys if not isinstance(cfg.get(key), dict)]:
+        raise UserError(
+            f'this config is not complete: it has no {", ".join(missing)}; parts (configs/_base_) and deploy configs '
+            'are not enough, `mnv4 configs` lists those that train'
+        )
 
 
 def check_unit(cfg: Any, unit: str) -> None:

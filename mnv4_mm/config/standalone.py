@@ -2,11 +2,13 @@
 
 import ast
 import keyword
+import math
 from pathlib import Path
 from typing import Any
 
 from mnv4_mm.config.load import load_config
 from mnv4_mm.config.rules import READ_KEYS
+from mnv4_mm.errors import UserError
 from mnv4_mm.version import __version__
 
 WIDTH = 120  # columns
@@ -17,28 +19,54 @@ _ORDER = (
 )  # fmt: skip
 
 
+# Besides what the Runner reads: `mnv4 complexity`, a backbone of one size and a static file of mmdeploy use it.
+KEPT = READ_KEYS | {'input_size'}
+
+
 def standalone(path: Path) -> str:
     """Return the text of a config without ``_base_``.
 
-    Values that other values were computed from (``batch_size``, ``base_lr``, ...) are left out: changing them in the
-    copy would have no effect.
+    Values that only other values were computed from (``batch_size``, ``base_lr``, ...) are left out: changing them in
+    the copy would have no effect.
 
     Args:
         path: Config file.
 
     Raises:
-        UserError: The config cannot be read.
+        UserError: The config cannot be read, or has a value that is not written as a literal.
     """
     values = load_config(path).to_dict()
     doc = ast.get_docstring(ast.parse(path.read_text(encoding='utf-8')), clean=False) or path.stem
-    lines = [f'"""{doc}"""', '', f'# A copy of {path.stem} of mnv4_mm {__version__}, with all values in one file.', '']
+    lines = [
+        f'"""{_escape(doc)}"""',
+        '',
+        f'# A copy of {path.stem} of mnv4_mm {__version__}, with all values in one file.',
+        '',
+    ]
     written: dict[str, Any] = {}
-    for name in [*(name for name in _ORDER if name in values), *sorted(values.keys() & READ_KEYS - set(_ORDER))]:
+    for name in [*(name for name in _ORDER if name in values), *sorted(values.keys() & KEPT - set(_ORDER))]:
         value = values[name]
         same = [other for other in written if name.endswith(('loader', 'evaluator')) and written[other] == value]
         lines.append(f'{name} = {same[0] if same else _format(value, len(name) + 3)}')
         written[name] = value
     return '\n'.join(lines) + '\n'
+
+
+def _escape(doc: str) -> str:
+    """Escape a docstring where it would end early or change."""
+    doc = doc.replace('\\', '\\\\')
+    return doc.replace('"', '\\"') if '"""' in doc or doc.endswith('"') else doc
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"float('{value}')"
+    text = repr(value)
+    try:
+        ast.literal_eval(text)
+    except (ValueError, SyntaxError) as error:
+        raise UserError(f'the value {text} cannot be written to a file: configs to copy have plain values') from error
+    return text
 
 
 def _format(value: Any, column: int, indent: int = 0) -> str:
@@ -51,7 +79,7 @@ def _format(value: Any, column: int, indent: int = 0) -> str:
     """
     opening, closing, items = _items(value)
     if not opening:
-        return repr(value)
+        return _literal(value)
     comma = ',' if isinstance(value, tuple) and len(value) == 1 else ''
     text = opening + ', '.join(prefix + _format(item, -(10**6)) for prefix, item in items) + comma + closing
     if column + len(text) < WIDTH:

@@ -12,7 +12,9 @@ from mnv4_mm.config.load import load_config, set_options
 from mnv4_mm.config.optimizer import set_fused, set_learning_rate_scaling, set_precision
 from mnv4_mm.config.options import TrainOptions
 from mnv4_mm.config.resume import set_resume
+from mnv4_mm.config.rules import TRAINING_PARTS, check_complete
 from mnv4_mm.config.schedule import set_length
+from mnv4_mm.errors import UserError
 from mnv4_mm.tasks import task_of
 
 
@@ -30,6 +32,7 @@ def training_config(config: str | Path | Config, options: TrainOptions, *, on_gp
         UserError: The config or an option is invalid, or they do not fit each other.
     """
     cfg = copy.deepcopy(config) if isinstance(config, Config) else load_config(config)
+    check_complete(cfg, TRAINING_PARTS)
     cfg.work_dir = options.work_dir or _default_work_dir(cfg, options)
     if options.backbone:
         set_backbone(cfg, options.backbone)
@@ -44,12 +47,14 @@ def training_config(config: str | Path | Config, options: TrainOptions, *, on_gp
     if options.channels_last is not None:
         cfg.channels_last = options.channels_last
     if options.compiled:
-        cfg.default_hooks.compile = dict(type='CompileHook')
+        cfg.merge_from_dict({'default_hooks.compile': dict(type='CompileHook')})
     if options.auto_scale_lr:
         set_learning_rate_scaling(cfg)
     set_launcher(cfg, options.launcher, on_gpu)
     cfg_options = options.cfg_options or {}
     set_options(cfg, cfg_options)
+    if not isinstance(cfg.work_dir, str):
+        raise UserError(f'work_dir must be a path, got {cfg.work_dir!r}')
     # These depend on values that cfg_options may set: the optimizer, the work directory and the data's folder.
     set_fused(cfg, options.fused)
     set_resume(cfg, options.resume, cfg_options)

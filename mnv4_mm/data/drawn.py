@@ -11,6 +11,7 @@ ADE20K's:
 """
 
 import json
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -40,19 +41,22 @@ def draw_dataset(
         train: Number of training images.
         val: Number of validation images.
         size: Width and height of the images in pixels, 64 to 4096.
-        seed: The same seed draws the same data set.
+        seed: At least 0; the same seed draws the same data set.
 
     Returns:
         ``out``.
 
     Raises:
-        UserError: a number is out of range, there are no backgrounds, or ``out`` is in use.
+        UserError: a number is out of range, there are no backgrounds, one cannot be read, or ``out`` is in use.
+            Nothing has been written then.
     """
     out = Path(out)
     if train < 1 or val < 1 or not 64 <= size <= 4096:
         raise UserError(
             f'need at least 1 image per split and a size of 64 to 4096 pixels, got {train}, {val} and {size}'
         )
+    if seed < 0:
+        raise UserError(f'--seed must not be negative, got {seed}')
     files = sorted(Path(backgrounds).glob('*.jpg'))
     if not files:
         raise UserError(f'no .jpg images in {backgrounds} to draw on')
@@ -60,9 +64,20 @@ def draw_dataset(
         raise UserError(f'{out} exists and is not an empty folder: name a new one')
     held_out = max(1, len(files) // 4) if len(files) > 1 else 0
     split_files = {'train': files[held_out:], 'val': files[:held_out] or files}
-    for number, (split, count) in enumerate((('train', train), ('val', val))):
-        _draw_split(out, split, count, split_files[split], size, np.random.default_rng([seed, number]))
-    (out / 'classes.txt').write_text('\n'.join((*SHAPES, 'background')) + '\n')
+    is_new = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(dir=out, prefix='.draw-') as temporary:
+            folder = Path(temporary)
+            for number, (split, count) in enumerate((('train', train), ('val', val))):
+                _draw_split(folder, split, count, split_files[split], size, np.random.default_rng([seed, number]))
+            (folder / 'classes.txt').write_text('\n'.join((*SHAPES, 'background')) + '\n')
+            for path in sorted(folder.iterdir()):
+                path.rename(out / path.name)
+    except BaseException:
+        if is_new and not any(out.iterdir()):
+            out.rmdir()
+        raise
     return out
 
 
@@ -128,7 +143,7 @@ def _surrounding_disc(outline: Polygon, size: int) -> np.ndarray:
 def _read_background(path: Path, size: int, rng: np.random.Generator) -> np.ndarray:
     """Return a random square crop of at least half the image's short side, (size, size, 3) uint8 BGR."""
     image = read_image(path)
-    side = int(rng.integers(min(image.shape[:2]) // 2, min(image.shape[:2]) + 1))
+    side = int(rng.integers(max(1, min(image.shape[:2]) // 2), min(image.shape[:2]) + 1))
     y, x = (int(rng.integers(length - side + 1)) for length in image.shape[:2])
     return cv2.resize(image[y : y + side, x : x + side], (size, size), interpolation=cv2.INTER_AREA)
 

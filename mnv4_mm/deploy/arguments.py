@@ -1,6 +1,7 @@
 """Checks of arguments and files that need neither torch nor OpenMMLab, for commands to call before importing either."""
 
 import importlib.util
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from mnv4_mm.deploy.artifacts import Artifact, find_artifacts
 from mnv4_mm.deploy.targets import TARGETS
 from mnv4_mm.deploy.targets.base import Target
 from mnv4_mm.errors import UserError
-from mnv4_mm.images import IMAGE_SUFFIXES, check_image_file
+from mnv4_mm.images import IMAGE_SUFFIXES, read_image
 from mnv4_mm.paths import check_checkpoint, check_not_empty, check_output_file, check_output_folder
 from mnv4_mm.runtime.meta import OUTPUTS, Kind, Precision
 
@@ -41,9 +42,9 @@ def check_compare(
     check_not_empty(checkpoint=checkpoint, files=files, out=out)
     if on not in ('val', 'train'):
         raise UserError(f'--on must be val or train, got {on}')
-    if not (tolerance >= 0 and int8_tolerance >= 0 and rounds >= 0):  # NaN is an error as well
+    if not all(math.isfinite(value) and value >= 0 for value in (tolerance, int8_tolerance, rounds)):
         raise UserError(
-            '--tolerance, --int8-tolerance and --rounds must not be negative, got '
+            '--tolerance, --int8-tolerance and --rounds must not be negative, infinite or NaN, got '
             f'{tolerance:g}, {int8_tolerance:g} and {rounds}'
         )
     if out:
@@ -85,8 +86,8 @@ def check_export(
             raise UserError(f'--precision int8 needs ONNX Runtime: {message}')
         if calibration:
             calibration_files(Path(calibration))
-    check_checkpoint(checkpoint)
     check_output_folder('--out-dir', output_folder(checkpoint, out_dir))
+    check_checkpoint(checkpoint)
     return targets
 
 
@@ -122,7 +123,7 @@ def check_mmdeploy(
         raise UserError(f'no deploy config {deploy_cfg}; there are {", ".join(map(str, shipped))}')
     check_checkpoint(checkpoint)
     for image in images:
-        check_image_file(Path(image))
+        read_image(Path(image))
     check_output_folder('--work-dir', work_dir)
 
 

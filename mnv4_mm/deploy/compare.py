@@ -100,7 +100,7 @@ def compare(
             cannot be measured. In the last case the table has been printed and written.
     """
     check_not_empty(config=config, data=data)
-    path, artifacts = check_compare(
+    checked = check_compare(
         checkpoint,
         files,
         on=on,
@@ -109,6 +109,34 @@ def compare(
         rounds=rounds,
         out=out,
     )
+    return compare_checked(
+        *checked,
+        config=config,
+        data=data,
+        on=on,
+        tolerances=Tolerances(tolerance, int8_tolerance),
+        rounds=rounds,
+        out=out,
+        log=log,
+    )
+
+
+def compare_checked(
+    path: Path,
+    artifacts: Sequence[Artifact],
+    *,
+    config: str | None,
+    data: str | None,
+    on: str,
+    tolerances: Tolerances,
+    rounds: int,
+    out: str | None,
+    log: Callable[[str], None] = print,
+) -> list[Row]:
+    """Compare exported files with PyTorch. Checkpoint and files come from ``check_compare``; the rest as ``compare``.
+
+    The command line checks before it imports this module, and the files are large: their checksums are computed once.
+    """
     loaded = read_checkpoint(path)
     model = load_model(loaded, config, device='cpu')
     model.cfg = resolve_data_roots(_test_config(model.cfg, data, on))
@@ -127,7 +155,7 @@ def compare(
                 match = _reference(model, artifact.meta, evaluator)
                 references.append(match)
                 rows.append(match.row)
-            _judge(row, artifact, match, evaluator, Tolerances(tolerance, int8_tolerance))
+            _judge(row, artifact, match, evaluator, tolerances)
             if row.metric is not None:
                 timed.append((row, artifact, match))
         rows.append(row)

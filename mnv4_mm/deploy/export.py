@@ -19,9 +19,8 @@ from mnv4_mm.deploy.graph import Graph, build_graph, reference
 from mnv4_mm.deploy.sample import write_sample
 from mnv4_mm.deploy.sensitivity import LAYERS_SUFFIX
 from mnv4_mm.deploy.targets.base import Target
-from mnv4_mm.errors import UserError
 from mnv4_mm.images import read_image
-from mnv4_mm.paths import check_not_empty
+from mnv4_mm.paths import check_not_empty, make_output_folder
 from mnv4_mm.runtime import load
 from mnv4_mm.runtime.meta import Kind, Meta, Precision, sha256, sidecar
 from mnv4_mm.runtime.predictor import Predictor
@@ -93,11 +92,7 @@ def export(
         for target in targets
     ]
     images = _calibration_images(model, calibration) if precision == 'int8' else []
-    folder = output_folder(checkpoint, out_dir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f'--out-dir {folder} cannot be made: {error.strerror}') from error
+    folder = make_output_folder('--out-dir', output_folder(checkpoint, out_dir))
     if not SAMPLE.is_file():
         log(f'no {SAMPLE}: the expected numbers for a sample image are not written (a clone has it)')
     suffix = '_dynamic' if dynamic else f'_{size[0]}x{size[1]}' if size else ''

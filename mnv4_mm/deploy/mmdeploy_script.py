@@ -26,6 +26,7 @@ from mnv4_mm.deploy.arguments import check_mmdeploy
 from mnv4_mm.engine.runner import quiet_losses
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import read_image, write_image
+from mnv4_mm.paths import make_output_folder
 from mnv4_mm.tasks import task_of
 from mnv4_mm.weights.checkpoint import tensors_only
 
@@ -77,8 +78,7 @@ def deploy(
     deploy_config, cfg = fit_size(deploy_config, load_config(model_cfg))
     images = [read_image(path) for path in images_to_draw]
     model: Any = load_model(checkpoint, model_cfg, device)
-    out_dir = Path(work_dir)
-    out_dir.mkdir(parents=True, exist_ok=True)
+    out_dir = make_output_folder('--work-dir', work_dir)
     file_name = deploy_config.onnx_config.save_file
     with _logging(log_level), tempfile.TemporaryDirectory(dir=out_dir) as temporary:
         folder = Path(temporary)

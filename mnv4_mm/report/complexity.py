@@ -11,6 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from mnv4_mm.config.backbone import fit_backbone
 from mnv4_mm.config.index import config_index
 from mnv4_mm.config.load import load_config
+from mnv4_mm.config.rules import check_complete
+from mnv4_mm.errors import UserError
 from mnv4_mm.models import MobileNetV4
 from mnv4_mm.models.arch import ARCHS
 from mnv4_mm.tasks import build_model
@@ -126,7 +128,7 @@ def count_config(name: str, backbone: str | None = None) -> Complexity:
         backbone: Backbone to use instead of that of the config.
 
     Raises:
-        UserError: The config or the backbone is unknown.
+        UserError: The config or the backbone is unknown, or the config has no ``model`` or no ``input_size``.
     """
     return _count_loaded(_load(name, backbone))
 
@@ -137,6 +139,11 @@ def _load(name: str, backbone: str | None) -> Config:
 
 
 def _count_loaded(cfg: Config) -> Complexity:
+    check_complete(cfg, ('model',))
+    if 'input_size' not in cfg:
+        raise UserError(
+            'this config has no input_size = (width, height) in pixels, the size of the image to count with'
+        )
     width, height = cfg.input_size
     cfg.model.backbone.pop('init_cfg', None)
     return count(build_model(cfg), (height, width))
@@ -152,6 +159,8 @@ def table(names: list[str], backbone: str | None = None) -> str:
     Raises:
         UserError: A config or the backbone is unknown.
     """
+    # Loaded before anything is counted, so that an unknown backbone of timm's is reported at once.
+    configs = [(name, _load(name, backbone)) for name in names or config_index()]
     lines = [
         '| net | channels of C2, C3, C4, C5 | backbone, M params | GMACs at 224 | 320 | 384 | 512 |',
         '|---|---|---|---|---|---|---|',
@@ -164,8 +173,7 @@ def table(names: list[str], backbone: str | None = None) -> str:
             f'| mnv4_{arch} | {", ".join(map(str, net.out_channels))} | {counts[0].params / 1e6:.3f} | {macs} |'
         )
     lines += ['', '| config | backbone | input | M params | GMACs |', '|---|---|---|---|---|']
-    for name in names or config_index():
-        cfg = _load(name, backbone)
+    for name, cfg in configs:
         counted = _count_loaded(cfg)
         lines.append(
             f'| {name} | {backbone or "mnv4_" + cfg.model.backbone.arch} | {cfg.input_size[0]}x{cfg.input_size[1]} '

@@ -1,5 +1,7 @@
 """Config name and options -> the config that runs."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -11,6 +13,7 @@ from mnv4_mm.config.index import config_index
 from mnv4_mm.config.load import load_config, merge_options
 from mnv4_mm.config.options import TrainOptions
 from mnv4_mm.config.resume import check_no_run, initial_checkpoint
+from mnv4_mm.config.rules import TRAINING_PARTS
 from mnv4_mm.config.training import training_config
 from mnv4_mm.data.formats.coco import find_coco
 from mnv4_mm.errors import UserError
@@ -60,7 +63,7 @@ def test_options_left_out_change_nothing():
 def test_work_dir_names_what_differs(drawn):
     cfg = merged(backbone='mnv4_conv_l', data=str(drawn))
     assert cfg.work_dir == 'work_dirs/mnv4_ssdlite_coco_mnv4_conv_l_shapes'
-    assert merged(work_dir='here').work_dir == 'here'
+    assert merged(work_dir='here').work_dir == merged(work_dir=Path('here')).work_dir == 'here'
 
 
 def write_run(folder):
@@ -79,6 +82,7 @@ def write_run(folder):
         (True, {}, True, (True, None, 'last')),
         ('x.pth', {}, False, (True, 'x.pth', 'x.pth')),
         ('x.pth', {}, True, (True, 'x.pth', 'x.pth')),
+        (Path('x.pth'), {}, True, (True, 'x.pth', 'x.pth')),
         (False, {'load_from': 'tuned.pth'}, False, (False, 'tuned.pth', 'tuned.pth')),
         (True, {'load_from': 'tuned.pth'}, False, (False, 'tuned.pth', 'tuned.pth')),
         (False, {'resume': True}, True, (True, None, 'last')),
@@ -130,7 +134,7 @@ def test_auto_scale_lr():
     assert merged().auto_scale_lr.enable is False
     assert merged(auto_scale_lr=True).auto_scale_lr == dict(enable=True, base_batch_size=192)
     with pytest.raises(UserError, match='base_batch_size'):
-        training_config(Config(dict(model={})), TrainOptions(auto_scale_lr=True))
+        training_config(Config({key: {} for key in TRAINING_PARTS}), TrainOptions(auto_scale_lr=True))
 
 
 def test_epochs_scale_the_whole_schedule():

@@ -6,12 +6,11 @@ import subprocess
 import sys
 
 import pytest
+from mmengine.config import DictAction
 
 from mnv4_mm.apis.evaluate import evaluate_files
-from mnv4_mm.apis.launch import LAUNCHERS
 from mnv4_mm.apis.train import train
-from mnv4_mm.config import options
-from mnv4_mm.config.options import EvaluateOptions, TrainOptions
+from mnv4_mm.config.options import LAUNCHERS, EvaluateOptions, TrainOptions, check_launcher, read_value
 from mnv4_mm.errors import UserError
 
 
@@ -34,11 +33,37 @@ def test_parsing():
         TrainOptions(resume=True, epochs=3, fused=False, channels_last=True, compiled=True)
     )
     assert parsed(TrainOptions, '--resume', 'x.pth').resume == 'x.pth'
-    pairs = ['a.b=1e-3', 'c=(1, 2)', 'd=True', 'e=false', 'f=none', 'g=x=y']
+    pairs = ['a.b=1e-3', 'c=(1, 2)', 'd=True', 'e=false', 'f=None', 'g=x=y']
     assert parsed(EvaluateOptions, '--cfg-options', *pairs, '--cfg-options', 'h=[]').cfg_options == {
         'a.b': 1e-3, 'c': (1, 2), 'd': True, 'e': False, 'f': None, 'g': 'x=y', 'h': [],
     }  # fmt: skip
     parsed(TrainOptions, '--local_rank', '1')  # torch.distributed.launch passes it
+
+
+TEXTS = [
+    '1', '-1', '1e-3', '.5', 'inf', '1_000', 'True', 'false', 'TRUE', 'None', 'none', 'null', '', 'a', 'a.b', '0x10',
+    "'a'", '"a"', "'3'", '1,2', 'b,c', '1,', ',', 'a,,b', '[]', '()', '[1]', '(1)', '(1,)', '[b,c]', '(b, c)',
+    "['a', 'b']", '[1, 2.5, x, true, None]', '[(1, 2), [a, b], c]', '(1,2),x', 'a,(b,c),[d]', '[[]]', '[[1,2]]',
+    '((1,2),(3,))', "'[1,2]'", '/a/b.pth', 'timm://x', 'a=b', 'f(x)', 'a(b', '[[a], [b, [c, (d,)]]]', '-inf',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize('text', TEXTS)
+def test_values_are_read_as_by_mmengine(text):
+    expected = DictAction._parse_iterable(text)
+    assert repr(read_value(text)) == repr(expected)  # repr: 1 is not True, and a tuple is not a list
+
+
+def test_values_that_mmengine_does_not_read():
+    assert read_value("{'type': 'X', 'n': [1, 2]}") == dict(type='X', n=[1, 2])
+    assert read_value("[{'a': 1, 'b': 2}, {'a': 3}]") == [dict(a=1, b=2), dict(a=3)]
+    assert read_value('/my data/x y') == '/my data/x y'
+    # Its recursion has no end, or brackets that do not belong together are removed.
+    assert read_value('[1],[2]') == [[1], [2]]
+    assert read_value('(1,2),(3,4)x') == [(1, 2), '(3,4)x']
+    for text in ('[1,2', '1,2]', '[(1, 2]', 'a),(b'):
+        with pytest.raises(ValueError, match='brackets do not match'):
+            read_value(text)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +78,7 @@ def test_parsing():
         (TrainOptions, dict(data=''), 'argument --data: empty'),
         (TrainOptions, dict(resume=''), 'argument --resume: empty'),
         (EvaluateOptions, dict(show_dir=''), 'argument --show-dir: empty'),
+        (TrainOptions, dict(resume=5), '--resume must be a checkpoint file, True or False, got 5'),
         (EvaluateOptions, dict(on='test'), '--on must be val or train'),
         (EvaluateOptions, dict(inference='both'), '--inference must be whole or slide'),
     ],
@@ -62,8 +88,14 @@ def test_invalid_values(kind, values, message):
         kind(**values)
 
 
-def test_launchers_are_those_that_can_be_joined():
-    assert ('none', *LAUNCHERS) == options.LAUNCHERS
+@pytest.mark.parametrize('launcher', LAUNCHERS)
+def test_a_launcher_needs_its_environment(launcher, monkeypatch):
+    command, variable = LAUNCHERS[launcher]
+    monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(UserError, match=f'--launcher {launcher} is for processes started by `{command}'):
+        check_launcher(launcher)
+    monkeypatch.setenv(variable, '0')
+    check_launcher(launcher)
 
 
 def test_importing_the_options_is_light(repository):

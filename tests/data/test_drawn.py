@@ -72,3 +72,23 @@ def test_used_output_and_missing_backgrounds_are_refused(tmp_path, backgrounds):
         draw_dataset(tmp_path / 'x', backgrounds)
     with pytest.raises(UserError, match=r'no \.jpg'):
         draw_dataset(tmp_path / 'y', tmp_path / 'x')
+
+
+def test_a_broken_background_leaves_nothing_behind(tmp_path, backgrounds):
+    folder, out = tmp_path / 'backgrounds', tmp_path / 'out'
+    folder.mkdir()
+    for path in sorted(backgrounds.glob('*.jpg'))[:2]:
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / 'zz_broken.jpg').write_bytes(b'no')
+    with pytest.raises(UserError, match=r'zz_broken\.jpg is not a readable image'):
+        draw_dataset(out, folder, train=8, val=2, size=64)
+    assert not out.exists()
+    (folder / 'zz_broken.jpg').unlink()
+    draw_dataset(out, folder, train=8, val=2, size=64)
+    assert {path.name for path in out.iterdir()} == {'annotations', 'classes.txt', 'images', 'train', 'val'}
+
+
+def test_a_background_of_one_pixel(tmp_path):
+    cv2.imwrite(str(tmp_path / 'dot.jpg'), np.full((1, 1, 3), 90, np.uint8))
+    root = draw_dataset(tmp_path / 'out', tmp_path, train=4, val=2, size=64)
+    assert len(list((root / 'train').iterdir())) == 4

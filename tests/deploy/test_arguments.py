@@ -29,7 +29,7 @@ META = Meta(
 @pytest.fixture
 def checkpoint(tmp_path) -> Path:
     path = tmp_path / 'net.pth'
-    path.write_bytes(b'the weights')
+    path.write_bytes(b'PK the weights')
     return path
 
 
@@ -51,11 +51,11 @@ def test_files_of_a_checkpoint_are_found(checkpoint):
     (folder / f'{first.name}.layers.json').write_text(json.dumps(dict(layers=[])))
     # A checkpoint whose name begins alike, and an earlier one of the same name.
     other = checkpoint.with_name('net_2.pth')
-    other.write_bytes(b'other weights')
+    other.write_bytes(b'PK other weights')
     export_to(folder / 'net_2_logits_fp32.onnx', other)
     old = checkpoint.parent / 'old' / 'net.pth'
     old.parent.mkdir()
-    old.write_bytes(b'old weights')
+    old.write_bytes(b'PK old weights')
     stale = export_to(folder / 'net_logits_int8.onnx', old)
 
     found, artifacts = find_artifacts(checkpoint)
@@ -80,8 +80,9 @@ def test_a_changed_file_is_refused(checkpoint):
     ('options', 'message'),
     [
         (dict(on='test'), '--on must be val or train'),
-        (dict(int8_tolerance=-1.0), 'must not be negative, got 0.001, -1 and 20'),
+        (dict(int8_tolerance=-1.0), 'must not be negative, infinite or NaN, got 0.001, -1 and 20'),
         (dict(tolerance=float('nan')), 'must not be negative'),
+        (dict(tolerance=float('inf')), 'must not be negative, infinite'),
         (dict(rounds=-1), 'must not be negative'),
         (dict(out='/no/such/folder/table.json'), 'no folder /no/such/folder'),
         (dict(out='/'), 'is a folder'),
@@ -115,6 +116,16 @@ def test_a_missing_checkpoint_is_one_line(tmp_path):
     for check in (lambda path: check_export(path, ['onnx']), check_compare):
         with pytest.raises(UserError, match='no checkpoint file at'):
             check(str(tmp_path / 'gone.pth'))
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'), [(b'', 'is empty'), (b'a text', 'is neither a zip archive nor a pickle')]
+)
+def test_a_file_that_is_no_checkpoint_is_refused_without_torch(content, message, checkpoint):
+    checkpoint.write_bytes(content)
+    for check in (lambda path: check_export(path, ['onnx']), check_compare):
+        with pytest.raises(UserError, match=f'net.pth is refused: it is no checkpoint, its content {message}'):
+            check(str(checkpoint))
 
 
 def test_a_missing_package_is_one_line(checkpoint, monkeypatch):

@@ -69,7 +69,7 @@ def test_absent_coco_says_where_it_was_looked_for_and_what_runs_now(run_tool, tm
     line = result.stderr.strip().splitlines()[-1]
     assert f'{tmp_path}/data/coco/annotations/instances_train2017.json' in line
     assert 'mnv4 download coco2017' in line
-    assert 'configs/mnv4_ssdlite_coco-mini.py' in line
+    assert 'mnv4 train mnv4_ssdlite_coco-mini' in line
     assert not (tmp_path / 'work_dirs').exists()
 
 
@@ -178,6 +178,22 @@ LIGHT = [
     (['weights', '--arch', 'conv_x'], "no weights of 'conv_x'; there are weights of conv_aa_l"),
     (['bench', '--only', 'everything'], 'no part'),
     (['bench', '--only', 'startup', '--out', '{tmp}'], 'is a folder'),
+    (['train', MINI, '--cfg-options', 'load_from=5'], 'a checkpoint is named by its path, got 5'),
+    (['train', '{configs}/_base_/models/ssdlite.py'], 'it has no train_dataloader, train_cfg, optim_wrapper'),
+    (['train', '{configs}/deploy/detection_onnxruntime_static.py'], 'it has no model, train_dataloader'),
+    (['test', MINI, '{tmp}/file'], 'it is no checkpoint, its content is neither a zip archive nor a pickle'),
+    (['test', '{tmp}/file'], 'file is refused: it is no checkpoint'),
+    (['infer', '{images}', '{tmp}/file', '--out-dir', '{tmp}/o'], 'file is refused: it is no checkpoint'),
+    (['export', '{tmp}/file'], 'file is refused: it is no checkpoint'),
+    (['train', MINI, '--resume', '{tmp}/file'], 'file is refused: it is no checkpoint'),
+    (['train', MINI, '--launcher', 'slurm'], '--launcher slurm is for processes started by `srun'),
+    (['test', MINI, '{tmp}/file', '--launcher', 'mpi'], '--launcher mpi is for processes started by `mpirun'),
+    (['test'], 'the following arguments are required: checkpoint'),
+    (['compare', '{tmp}/file', '--tolerance', 'nan'], 'must not be negative, infinite or NaN, got nan'),
+    (['compare', '{tmp}/file', '--int8-tolerance', 'inf'], 'must not be negative, infinite or NaN, got 0.001, inf'),
+    (['draw', '{tmp}/d', '--seed', '-1'], '--seed must not be negative, got -1'),
+    (['draw', '{tmp}/d', '--backgrounds', '{tmp}/broken_images'], 'broken.jpg is not a readable image'),
+    (['infer', '{images}', '{tmp}/file', '--out-dir', '{tmp}/file'], 'cannot be made'),
     (['train', ''], 'argument config: empty (an unset variable of the shell?)'),
     (['train', MINI, '--data', ''], 'argument --data: empty'),
     (['train', MINI, '--data='], 'argument --data: empty'),
@@ -217,19 +233,29 @@ def answers(repository, tmp_path_factory):
     (tmp / 'syntax.py').write_text('model = dict(')
     (tmp / 'no_base.py').write_text("_base_ = 'gone.py'")
     (tmp / 'resnet.py').write_text("model = dict(backbone=dict(type='ResNet'))")
+    (tmp / 'broken_images').mkdir()
+    (tmp / 'broken_images/broken.jpg').write_bytes(b'no')
     for name in ('train', 'val'):
         (tmp / 'broken' / name).mkdir(parents=True)
         (tmp / 'broken/annotations').mkdir(exist_ok=True)
         (tmp / f'broken/annotations/instances_{name}.json').write_text('{"images": [')
     (cwd / 'README.md').touch()
     places = dict(tmp=str(tmp), cwd=str(cwd), images=str(repository / 'data/mini/coco/val2017'))
+    places['configs'] = str(repository / 'configs')
     commands = [[argument.format(**places) for argument in arguments] for arguments, _ in LIGHT]
     result = subprocess.run(
         [sys.executable, '-c', CALL, json.dumps(commands)],
         cwd=cwd, capture_output=True, text=True, env=dict(os.environ, PYTHONPATH=str(repository)),
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert {path.name for path in tmp.iterdir()} == {'file', 'broken', 'syntax.py', 'no_base.py', 'resnet.py'}
+    assert {path.name for path in tmp.iterdir()} == {
+        'file',
+        'broken',
+        'broken_images',
+        'syntax.py',
+        'no_base.py',
+        'resnet.py',
+    }
     assert {path.name for path in cwd.iterdir()} == {'README.md'}
     return [json.loads(line) for line in result.stdout.splitlines()], places
 
