@@ -264,7 +264,7 @@ FAULTS = (
     ),
     Fault(
         'train in half precision on a CPU',
-        'mnv4_mm/config/optimizer.py',
+        'mnv4_mm/config/rules.py',
         "if dtype == 'fp16' and not on_gpu:",
         "if dtype == 'fp16' and on_gpu is None:",
         ('tests/config',),
