@@ -12,6 +12,7 @@ from mnv4_mm.apis.evaluate import evaluate_files
 from mnv4_mm.apis.train import train
 from mnv4_mm.config.options import LAUNCHERS, EvaluateOptions, TrainOptions, check_launcher, read_value
 from mnv4_mm.errors import UserError
+from mnv4_mm.paths import check_class_map_folder
 
 
 def parsed(kind, *arguments):
@@ -102,3 +103,11 @@ def test_importing_the_options_is_light(repository):
     code = "import sys, mnv4_mm.config.options; print([m for m in ('torch', 'mmengine', 'numpy') if m in sys.modules])"
     run = subprocess.run([sys.executable, '-c', code], cwd=repository, capture_output=True, text=True)
     assert run.stdout == '[]\n', run.stderr
+
+
+def test_an_existing_folder_whose_name_has_a_dot_takes_class_maps(tmp_path):
+    folder = tmp_path / 'res.v2'
+    with pytest.raises(UserError, match='name a folder'):
+        check_class_map_folder(folder)
+    folder.mkdir()
+    check_class_map_folder(folder)
