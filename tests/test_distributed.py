@@ -95,7 +95,7 @@ def test_a_mistake_is_one_line_in_two_processes(repository, tmp_path, tool):
     ('launcher', 'environment', 'message'),
     [
         ('none', dict(TORCHELASTIC_RUN_ID='x', WORLD_SIZE='2'), 'add --launcher pytorch'),
-        ('pytorch', {}, r'started by `torchrun --nproc_per_node=N tools/\.\.\.`'),
+        ('pytorch', {}, r'started by `torchrun --nproc_per_node=N -m mnv4_mm \.\.\.`'),
         ('slurm', {}, 'started by `srun'),
         ('slurm', dict(SLURM_LOCALID='0'), 'needs GPUs'),
         ('mpi', dict(OMPI_COMM_WORLD_LOCAL_RANK='0'), 'needs GPUs'),

@@ -86,6 +86,7 @@ def test_without_a_terminal_lines_are_plain_and_amp_trains(repository, tmp_path,
     assert scalars[0]['img_s'] > 0
 
 
+@pytest.mark.long  # tests/test_distributed.py trains in two processes, too
 def test_two_processes_on_a_cpu(repository, tmp_path):
     command = train_command(repository, tmp_path / 'w', '--launcher', 'pytorch')
     command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=29611', *command[1:]]

@@ -232,7 +232,7 @@ def test_missing_ade20k_is_an_error_with_advice(call_tool, tmp_path):
     )  # fmt: skip
     assert result.returncode == 2
     assert 'looked for' in result.stderr
-    assert 'tools/download_dataset.py ade20k' in result.stderr
+    assert 'mnv4 download ade20k' in result.stderr
     assert 'mnv4_lraspp_ade20k-mini' in result.stderr
 
 
