@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mnv4_mm.models import MobileNetV4
 from mnv4_mm.models.arch import ARCHS, MQA
-from mnv4_mm.models.layers import MultiQueryAttention, make_divisible, matmul_attention
+from mnv4_mm.models.layers import LayerScale, MultiQueryAttention, make_divisible, matmul_attention
 
 PUBLISHED = ['conv_s', 'conv_m', 'conv_l', 'hybrid_m', 'hybrid_l']
 # One net of each kind: plain, with attention, with either antialiasing, without the wide last convolution. The others
@@ -251,6 +251,9 @@ def test_settings_reach_every_layer():
 @pytest.mark.parametrize('arch', mark_others_long(['hybrid_m', 'hybrid_l'], KINDS))
 def test_both_forms_of_attention_agree(arch):
     net = MobileNetV4(arch, (2, 3)).double().eval()
+    for module in net.modules():
+        if isinstance(module, LayerScale):
+            torch.nn.init.ones_(module.gamma)  # its initial 1e-5 would hide what attention computes
     x = torch.randn(1, 3, 80, 112, dtype=torch.float64)
     with torch.no_grad():
         fused = net(x)
