@@ -38,13 +38,17 @@ SETTINGS = [
 
 @pytest.fixture
 def annotations(tmp_path, repository):
-    """Annotations of the small real data set with an image without boxes, crowds, non-ASCII and absolute names."""
+    """Annotations of the small real data set.
+
+    With an image without boxes, crowds, non-ASCII and absolute names, and categories that are not sorted by id.
+    """
     content = json.loads((repository / 'data/mini/coco/annotations/instances_train2017.json').read_text())
     empty = content['images'][3]['id']
     content['annotations'] = [a for a in content['annotations'] if a['image_id'] != empty]
     content['images'][0]['file_name'] = 'Straße/写真 😀.jpg'
     content['images'][1]['file_name'] = '/elsewhere/1.jpg'
     content['annotations'][0]['iscrowd'] = 1
+    content['categories'] = content['categories'][40:] + content['categories'][:40]
     assert any(type(value) is int for a in content['annotations'] for value in a['bbox'])
     path = tmp_path / 'instances.json'
     path.write_text(json.dumps(content, ensure_ascii=False), encoding='utf-8')
