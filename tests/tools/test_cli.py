@@ -40,6 +40,11 @@ MINI = 'mnv4_ssdlite_coco-mini'
         ('infer.py', ['nothing.jpg', '{tmp}/file'], 'no image, folder or video nothing.jpg'),
         ('infer.py', ['{tmp}', '{tmp}/file'], 'no images'),
         ('infer.py', ['data/mini/coco/val2017', '{tmp}/file', '--out-dir', 'data/mini/coco/val2017'], 'overwritten'),
+        (
+            'infer.py',
+            ['data/mini/coco/val2017/000000005001.jpg', '{tmp}/file', '--out-dir', 'data/mini/coco/val2017/'],
+            'overwritten',
+        ),
         ('infer.py', ['{tmp}/file', '{tmp}/file'], 'images end in'),
         ('infer.py', ['data/mini/coco/val2017', '{tmp}/file'], 'refused'),
         ('infer.py', ['data/mini/coco/val2017', '{tmp}/file', '--score-thr', '7'], 'must be in [0, 1]'),
