@@ -1,0 +1,118 @@
+"""The internal form of a data set, whatever format it was read from.
+
+Readers (``data/formats/``) return it as complete as the files are: with boxes that make no sense and images that do not
+exist, each as a finding of its own once it is checked (``data/check.py``). Imports nothing heavy.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mnv4_mm.data.findings import Finding
+
+# Names of the splits. A data set that is not split has ALL alone, and is split by data/split.py.
+TRAIN, VAL, TEST, ALL = 'train', 'val', 'test', 'all'
+
+
+@dataclass
+class Box:
+    """A labelled box as the file has it.
+
+    Attributes:
+        xywh: Left, top, width and height in pixels; may be not finite, empty or outside of the image.
+        label: Index of the class.
+        entry: Where it is in the annotation file, e.g. ``annotation 17``, ``object 3``, ``line 4``.
+        area: Area in the file, in square pixels. None if the file has none.
+        is_crowd: A group of objects, which is neither trained on nor counted as missed.
+        annotation_id: Id in the file, if the format has ids.
+    """
+
+    xywh: tuple[float, float, float, float]
+    label: int
+    entry: str
+    area: float | None = None
+    is_crowd: bool = False
+    annotation_id: int | None = None
+
+
+@dataclass
+class LabelledImage:
+    """An image with its boxes.
+
+    Attributes:
+        name: Path relative to the root of the data set, with ``/``.
+        source: Annotation file that lists it.
+        boxes: Its boxes in the order of the file.
+        size: Width and height that the annotation file states. None if it states none.
+        image_id: Id in the file. None if the format has no ids: it is then numbered by the order of names.
+    """
+
+    name: str
+    source: Path
+    boxes: list[Box] = field(default_factory=list)
+    size: tuple[int, int] | None = None
+    image_id: int | None = None
+
+
+@dataclass
+class DetectionData:
+    """A detection data set.
+
+    Attributes:
+        root: Its folder.
+        format: Name of the format for messages, e.g. ``Pascal VOC``.
+        classes: Class names in the order of labels.
+        splits: Images of each split, ordered by name.
+        category_ids: Ids in the file in the order of labels; 1, 2, ... for formats without ids.
+        findings: What the reader found.
+        notes: What the reader decided, one sentence each, e.g. ``the root category "cells" has no boxes and is left
+            out``.
+    """
+
+    root: Path
+    format: str
+    classes: tuple[str, ...]
+    splits: dict[str, list[LabelledImage]]
+    category_ids: tuple[int, ...] = ()
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class MaskedImage:
+    """An image with its mask.
+
+    Attributes:
+        name: Path of the image relative to the root of the data set, with ``/``.
+        mask: Path of the mask relative to the root.
+    """
+
+    name: str
+    mask: str
+
+
+@dataclass
+class MaskData:
+    """A segmentation data set.
+
+    Attributes:
+        root: Its folder.
+        format: Name of the format for messages, e.g. ``masks in colours``.
+        classes: Class names in the order of labels.
+        splits: Images of each split, ordered by name.
+        values: Mask value -> label; the values that are not listed in ``ignored`` either are mistakes. Empty for masks
+            in colours.
+        colours: RGB -> label, for masks in colours.
+        ignored: Mask values (or RGB colours) without a label.
+        findings: What the reader found.
+        notes: What the reader decided, one sentence each.
+    """
+
+    root: Path
+    format: str
+    classes: tuple[str, ...]
+    splits: dict[str, list[MaskedImage]]
+    values: dict[int, int] = field(default_factory=dict)
+    colours: dict[tuple[int, int, int], int] = field(default_factory=dict)
+    ignored: set[int] | set[tuple[int, int, int]] = field(default_factory=set)
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
