@@ -46,9 +46,9 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
     - The split is that of ``ImageSets/Main``: ``train.txt``, ``val.txt`` and ``test.txt``; ``trainval.txt`` only if one
       of the first two is missing. The lists of a single class, ``<class>_train.txt``, are not used. Without lists it is
       that of the folders.
-    - Pixels are counted from 1, so 1 is subtracted from all four coordinates, as mmdet's ``XMLDataset`` and supervision
-      do: a box is ``xmax - xmin`` wide. If the data set has a coordinate below 1, they are counted from 0 and nothing
-      is subtracted.
+    - Pixels are counted from 1, so 1 is subtracted from all four coordinates and a box is ``xmax - xmin`` wide, as in
+      mmdet's ``XMLDataset`` and LabelImg. (The devkit, detectron2 and supervision take it one pixel wider and taller.)
+      If the data set has a coordinate below 1, pixels are counted from 0 and nothing is subtracted.
     - Difficult objects become crowds, which are not trained on and are no mistake if they are missed, as in
       ``XMLDataset`` and VOC's metric.
     - Classes are sorted by name.
