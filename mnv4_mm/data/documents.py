@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # COCO's largest file has 448 MB. More than ten times that is no annotation file, or does not fit into memory.
 MAX_BYTES = 6 * 2**30
 MAX_YAML_BYTES = 4 * 2**20  # PyYAML reads about 100 kB per second; 10,000 class names have 200 kB
+MAX_YAML_DEPTH = 20
 BOMS = ((codecs.BOM_UTF8, 'utf-8-sig'), (codecs.BOM_UTF16_LE, 'utf-16'), (codecs.BOM_UTF16_BE, 'utf-16'))
 
 
@@ -81,6 +82,8 @@ def read_yaml(path: Path) -> Any:
     class Loader(yaml.BaseLoader):
         """Text, lists and mappings only."""
 
+        depth = 0
+
         def compose_node(self, parent: Any, index: Any) -> Any:
             event = self.peek_event()
             if isinstance(event, yaml.AliasEvent) or getattr(event, 'tag', None):
@@ -88,7 +91,12 @@ def read_yaml(path: Path) -> Any:
                 raise yaml.YAMLError(
                     f'{what} in line {event.start_mark.line + 1} is not allowed: write the value itself'
                 )
-            return super().compose_node(parent, index)
+            if self.depth == MAX_YAML_DEPTH:
+                raise yaml.YAMLError(f'it is nested more than {MAX_YAML_DEPTH} deep')
+            self.depth += 1
+            node = super().compose_node(parent, index)
+            self.depth -= 1
+            return node
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
             keys = [key.value for key, _ in node.value]
@@ -100,8 +108,6 @@ def read_yaml(path: Path) -> Any:
     data = _read_bytes(path, MAX_YAML_BYTES)
     try:
         return yaml.load(data, Loader)  # noqa: S506 (BaseLoader makes text only)
-    except RecursionError as error:
-        raise UserError(f'{path} is nested too deeply to be the YAML file of a data set') from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f'{path} is not YAML that is read here: {_one_line(error)}') from error
 

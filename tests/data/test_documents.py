@@ -100,7 +100,7 @@ BOMB = 'a: &a [x, x]\n' + ''.join(
         ('a:\n\t- b', 'is not YAML'),
         ('--- a\n--- b', 'is not YAML'),
         (b'a: \xff\xfe\x00', 'is not YAML'),
-        ('[' * 5000, 'nested too deeply|is not YAML'),
+        ('[' * 5000, 'nested more than 20 deep'),
         ('a' * (4 * 2**20 + 1), 'at most 4,194,304 are read'),
     ],
 )
