@@ -31,9 +31,59 @@ class Kind(NamedTuple):
 
 # Slug -> kind. Slugs appear in messages, reports and docs/data_checks.md.
 KINDS: dict[str, Kind] = {
+    'annotation-id-twice': Kind(Rule.FATAL, 'give each annotation of a file its own id'),
     'area-missing': Kind(Rule.HARMLESS, 'the area of a box is width times height'),
-    'unreadable-image': Kind(Rule.DROPPED, 'the image is left out'),
+    'area-zero': Kind(Rule.HARMLESS, 'the area of a box is width times height'),
+    'box-clipped': Kind(Rule.HARMLESS, 'the box is clipped to the image'),
+    'box-empty': Kind(Rule.DROPPED, 'the box is left out'),
+    'box-negative': Kind(Rule.DROPPED, 'the box is left out; boxes are [x, y, width, height]'),
+    'box-not-finite': Kind(Rule.DROPPED, 'the box is left out'),
+    'box-outside': Kind(Rule.DROPPED, 'the box is left out; boxes are [x, y, width, height] in pixels'),
+    'box-sub-pixel': Kind(Rule.DROPPED, 'the box is left out'),
+    'box-twice': Kind(Rule.HARMLESS, 'the box is used once'),
+    'box-two-classes': Kind(Rule.HARMLESS, 'both boxes are trained on; correct one if only one class is meant'),
+    'boxes-as-corners': Kind(
+        Rule.FATAL, 'they look like (x1, y1, x2, y2): write them as [x, y, width, height] in pixels'
+    ),
+    'boxes-as-shares': Kind(
+        Rule.FATAL, 'they look like shares of the image: write them as [x, y, width, height] in pixels'
+    ),
+    'category-id-twice': Kind(Rule.FATAL, 'give each category its own id'),
+    'class-name-empty': Kind(Rule.FATAL, 'give each class a name'),
+    'class-name-unusual': Kind(Rule.HARMLESS, 'it is used as it is, blanks and signs included'),
+    'class-names-alike': Kind(Rule.HARMLESS, 'they are kept apart; give them one name if one class is meant'),
     'class-twice': Kind(Rule.FATAL, 'give each class its own name'),
+    'class-without-training-boxes': Kind(Rule.HARMLESS, 'it has no training box: the model will not find it'),
+    'class-without-validation-boxes': Kind(Rule.HARMLESS, 'it has no validation box: its AP cannot be measured'),
+    'crowd-all': Kind(
+        Rule.FATAL,
+        'crowds are neither trained on nor measured: set iscrowd to 0 (CVAT writes 1 for each mask drawn by brush)',
+    ),
+    'dark-image': Kind(
+        Rule.HARMLESS, 'the model sees next to black: scale the values of 16-bit images to their full range'
+    ),
+    'image-id-twice': Kind(Rule.FATAL, 'give each image of a file its own id'),
+    'image-size': Kind(Rule.FATAL, 'the annotations belong to another version of the image'),
+    'image-size-exif': Kind(
+        Rule.FATAL,
+        'images are read as EXIF turns them: label the turned image, or remove the EXIF orientation from the file',
+    ),
+    'image-size-zero': Kind(Rule.HARMLESS, 'the size of the image file is used'),
+    'image-twice': Kind(Rule.HARMLESS, 'the boxes of its entries are joined'),
+    'missing-image': Kind(Rule.DROPPED, 'the image is left out'),
+    'near-duplicate': Kind(Rule.HARMLESS, 'the score is better than that of new images: move both to the same split'),
+    'no-classes': Kind(Rule.FATAL, 'name at least one class'),
+    'no-training-boxes': Kind(Rule.FATAL, 'there is nothing to train on'),
+    'no-training-images': Kind(Rule.FATAL, 'there is nothing to train on'),
+    'no-validation-boxes': Kind(
+        Rule.FATAL, 'there is nothing to measure AP with: label them, or move labelled images there'
+    ),
+    'no-validation-images': Kind(
+        Rule.FATAL, 'there is nothing to measure AP with: move some of the training images there'
+    ),
+    'path-outside': Kind(Rule.FATAL, 'images must be in the folder of the data set'),
+    'unreadable-image': Kind(Rule.DROPPED, 'the image is left out'),
+    'zero-box': Kind(Rule.HARMLESS, 'it is used as an image without objects'),
 }
 
 

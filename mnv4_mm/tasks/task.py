@@ -121,6 +121,19 @@ class Task(ABC, Generic[SplitT, LayoutT]):
             UserError: Names the first mistakes.
         """
 
+    def training_lines(self, split: SplitT, cfg: Config, dataset: Any) -> list[str]:
+        """Describe what is trained on, one line each.
+
+        Args:
+            split: Training split; its files have been checked.
+            cfg: The config.
+            dataset: Config of the training data set.
+
+        Raises:
+            UserError: Nothing is left to train on.
+        """
+        return []
+
     @abstractmethod
     def check_out(self, out: str) -> None:
         """Check the name of the file or folder for predictions, before anything is read.
