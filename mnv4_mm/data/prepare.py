@@ -127,7 +127,7 @@ def prepared_folder(root: Path, task: str, classes: Sequence[str] | None) -> Ite
         lock.acquire()
     except OSError as error:
         raise UserError(
-            f'{cache} cannot be written: {error.strerror or error}; checked data is kept there, XDG_CACHE_HOME names '
+            f'{cache} cannot be written: {error.strerror or error}; checked data is kept there, MNV4_CACHE names '
             'another folder'
         ) from error
     try:

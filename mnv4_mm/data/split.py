@@ -66,6 +66,8 @@ def split_images(
     groups, notes = _groups(names, np.array([hashes[name] for name in names], np.uint64))
     present = _presence(names, classes or {})
     chosen = _choose(groups, present, _sides(names, groups, previous or {}), seed)
+    if not chosen.any() or chosen.all():  # an earlier split that leaves one side empty
+        chosen = _choose(groups, present, _sides(names, groups, {}), seed)
     notes.insert(
         0,
         f'{len(names) - int(chosen.sum())} images are for training and {int(chosen.sum())} for validation, '
