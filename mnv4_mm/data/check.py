@@ -47,26 +47,25 @@ def check_detection(data: DetectionData, previous: Mapping[str, str] | None = No
     findings = [*data.findings, *_check_classes(data)]
     splits = {name: list(images) for name, images in data.splits.items() if images}
     notes = [*data.notes, *_choose_splits(splits)]
-    images_found = sum(map(len, splits.values()))
-    boxes_found = sum(len(image.boxes) for images in splits.values() for image in images)
-    for images in splits.values():
-        findings += _join_repeated(images)
-    findings += _check_ids(splits)
+    # What the reader has left out is no longer among them.
+    found = Counter(_unit(finding) for finding in data.findings if finding.rule is Rule.DROPPED)
+    found['images'] += sum(map(len, splits.values()))
+    found['boxes'] += sum(len(image.boxes) for images in splits.values() for image in images)
     decoded = decode_images(data.root, _inside(image.name for images in splits.values() for image in images))
     for name, images in splits.items():
-        splits[name], found = _check_images(data.root, images, decoded)
-        findings += found
+        splits[name], more = _check_images(data.root, images, decoded)
+        findings += more
     findings += _check_units(splits)
     for name, images in splits.items():
         if not any(finding.kind in WHOLE for finding in findings):
-            splits[name], found = _check_boxes(images)
-            findings += found
+            splits[name], more = _check_boxes(images)
+            findings += more
     hashes = {name: result.hash for name, result in decoded.items()}
     if ALL in splits:
         notes += _divide(splits, hashes, previous or {}, findings, data.root)
     else:
         findings += _find_near_duplicates(data.root, splits, hashes)
-    if not any(finding.kind in WHOLE for finding in findings):
+    if not any(finding.rule is Rule.FATAL for finding in findings):
         findings += _check_rest(data, splits)
     dropped = Counter(_unit(finding) for finding in findings if finding.rule is Rule.DROPPED)
     checked = CheckedData(
@@ -76,7 +75,7 @@ def check_detection(data: DetectionData, previous: Mapping[str, str] | None = No
         classes=data.classes,
         findings=tuple(findings),
         notes=tuple(notes),
-        counts=dict(images=Count(images_found, dropped['images']), boxes=Count(boxes_found, dropped['boxes'])),
+        counts={unit: Count(found[unit], dropped[unit]) for unit in ('images', 'boxes')},
         splits={name: statistics(splits.get(name, []), data.classes) for name in (TRAIN, VAL)},
     )
     return CheckedImages(splits, checked)
@@ -84,7 +83,7 @@ def check_detection(data: DetectionData, previous: Mapping[str, str] | None = No
 
 # Kinds that concern all boxes alike: the boxes are then not checked one by one.
 WHOLE = ('boxes-as-shares', 'boxes-as-corners')
-IMAGE_KINDS = ('unreadable-image', 'missing-image')
+IMAGE_KINDS = ('annotation-missing', 'annotation-unreadable', 'missing-image', 'unreadable-image')
 
 
 def _unit(finding: Finding) -> str:
@@ -126,65 +125,11 @@ def _choose_splits(splits: dict[str, list[LabelledImage]]) -> list[str]:
 
 
 def _check_classes(data: DetectionData) -> Iterator[Finding]:
-    present = {finding.kind for finding in data.findings}
-    if not data.classes and 'no-classes' not in present:
+    if not data.classes:
         yield Finding('no-classes', data.root, 'no class is named')
-    for name, count in Counter(data.classes).items():
-        if count > 1 and 'class-twice' not in present:
-            yield Finding('class-twice', data.root, f'the class {name!r} is listed {count} times')
-    for number, count in Counter(data.category_ids).items():
-        if count > 1 and 'category-id-twice' not in present:
-            yield Finding('category-id-twice', data.root, f'the category id {number} is listed {count} times')
-    alike: dict[str, list[str]] = {}
-    for name in dict.fromkeys(data.classes):
-        alike.setdefault(' '.join(re.split(r'[\s_-]+', name.strip().casefold())), []).append(name)
-        if not name.strip():
-            yield Finding('class-name-empty', data.root, f'a class has the name {name!r}')
-        elif name != name.strip() or not name.isprintable() or re.search(r'[<>&/\\"\']', name):
+    for name in data.classes:
+        if name.strip() and (name != name.strip() or re.search(r'[<>/\\"]', name)):
             yield Finding('class-name-unusual', data.root, f'the class name {name!r}')
-    for names in alike.values():
-        if len(names) > 1:
-            yield Finding('class-names-alike', data.root, f'the classes {", ".join(map(repr, names))}')
-
-
-def _join_repeated(images: list[LabelledImage]) -> Iterator[Finding]:
-    """Join entries of the same image, in place."""
-    entries: dict[str, LabelledImage] = {}
-    for image in images:
-        if image.name in entries:
-            first = entries[image.name]
-            entries[image.name] = replace(first, boxes=[*first.boxes, *image.boxes])
-            yield Finding('image-twice', image.source, f'{image.name} is listed more than once')
-        else:
-            entries[image.name] = image
-    images[:] = entries.values()
-
-
-def _check_ids(splits: Mapping[str, Sequence[LabelledImage]]) -> Iterator[Finding]:
-    for images in splits.values():
-        for number, same in _repeated((image.image_id, image) for image in images):
-            yield Finding(
-                'image-id-twice',
-                same[0].source,
-                f'{", ".join(image.name for image in same[:3])} have it',
-                f'image {number}',
-            )
-        boxes = ((box.annotation_id, image) for image in images for box in image.boxes)
-        for number, same in _repeated(boxes):
-            yield Finding(
-                'annotation-id-twice',
-                same[0].source,
-                f'annotation id {number} occurs {len(same)} times, in {same[0].name} and {same[1].name}',
-                f'annotation {number}',
-            )
-
-
-def _repeated(items: Iterable[tuple[int | None, LabelledImage]]) -> Iterator[tuple[int, list[LabelledImage]]]:
-    by_id: dict[int, list[LabelledImage]] = {}
-    for number, image in items:
-        if number is not None:
-            by_id.setdefault(number, []).append(image)
-    return ((number, images) for number, images in by_id.items() if len(images) > 1)
 
 
 def _inside(names: Iterable[str]) -> list[str]:
@@ -215,13 +160,8 @@ def _check_images(
             findings.append(Finding(kind, image.source if is_missing else root / image.name, problem))
             continue
         size = (result.width, result.height)
-        stated = image.size if image.size and all(image.size) else None  # VOC files often have 0x0
-        if image.size and not stated:
-            findings.append(
-                Finding('image-size-zero', image.source, f'{image.name} has the size {image.size[0]}x{image.size[1]}')
-            )
-        if stated and stated != size:
-            findings.append(_size_finding(root, image, stated, size))
+        if image.size and image.size != size:
+            findings.append(_size_finding(root, image, image.size, size))
         if result.brightest <= DARK:
             findings.append(
                 Finding('dark-image', root / image.name, f'its brightest value is {result.brightest} of 255')
@@ -369,9 +309,7 @@ def _check_box(image: LabelledImage, box: Box, found: Callable[[str, Box, str], 
     if width < 1 or height < 1:
         found('box-sub-pixel', box, f'{name} is smaller than a pixel')
         return None
-    if area is None:
-        found('area-missing', box, 'no area')
-    elif not (math.isfinite(area) and area > 0):
+    if area is not None and not (math.isfinite(area) and area > 0):
         found('area-zero', box, f'the area of {name} is {area:g}')
         area = None
     return replace(box, xywh=(x, y, width, height), area=width * height if area is None else area)

@@ -18,6 +18,7 @@ from mnv4_mm.data.checked import CheckedData
 from mnv4_mm.data.classes import class_order
 from mnv4_mm.data.coco_files import CocoLayout, Split
 from mnv4_mm.data.form import ALL, TRAIN, VAL, DetectionData, LabelledImage
+from mnv4_mm.data.formats.recognise import check_folder, recognise
 from mnv4_mm.errors import UserError
 from mnv4_mm.version import __version__
 
@@ -55,7 +56,8 @@ def examine_detection(root: str | Path, *, classes: Sequence[str] | None = None)
 
     The files of its splits may then be missing.
     """
-    layout = _examine(check_root(root), None)
+    check_folder(Path(root))
+    layout = _examine(Path(root), None)
     if classes is None or tuple(classes) == layout.classes:
         return layout
     class_order(layout.root, layout.classes, classes)
@@ -66,8 +68,6 @@ def _examine(root: Path, classes: Sequence[str] | None) -> CocoLayout:
     with prepared_folder(root, 'detection', classes) as folder:
         checked = read_checked(folder, root)
         if checked is None:
-            from mnv4_mm.data.formats.recognise import recognise
-
             data = recognise(root, 'detection')
             assert isinstance(data, DetectionData)
             checked = prepare_read(data, folder, classes)
@@ -96,19 +96,6 @@ def prepare_read(data: DetectionData, folder: Path, classes: Sequence[str] | Non
             write_whole(folder / f'instances_{name}.json', json.dumps(to_coco(data, result.splits[name], ids)))
     write_whole(folder / 'checked.json', checked.to_json())  # last: it marks the folder as complete
     return checked
-
-
-def check_root(root: str | Path) -> Path:
-    """Check that a data set is a folder that is there.
-
-    Raises:
-        UserError: It is not.
-    """
-    root = Path(root)
-    if not root.is_dir():
-        advice = 'unpack it first' if root.is_file() else 'a data set is named by its folder'
-        raise UserError(f'no folder {root}: {advice}')
-    return root
 
 
 @contextmanager
