@@ -58,8 +58,8 @@ KINDS: dict[str, Kind] = {
     'class-twice': Kind(Rule.FATAL, 'give each class its own name'),
     'class-unknown': Kind(Rule.FATAL, 'a class without training data cannot be learned: name the classes alike'),
     'class-unlisted': Kind(Rule.FATAL, 'add the class to the list of classes, or correct the number'),
-    'class-without-training-boxes': Kind(Rule.HARMLESS, 'it has no training box: the model will not find it'),
-    'class-without-validation-boxes': Kind(Rule.HARMLESS, 'it has no validation box: its AP cannot be measured'),
+    'class-without-training-boxes': Kind(Rule.HARMLESS, 'without a training box, the model will not find it'),
+    'class-without-validation-boxes': Kind(Rule.HARMLESS, 'without a validation box, AP cannot be measured'),
     'crowd-all': Kind(
         Rule.FATAL,
         'crowds are neither trained on nor measured: set iscrowd to 0 (CVAT writes 1 for each mask drawn by brush)',
