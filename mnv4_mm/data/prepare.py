@@ -51,26 +51,33 @@ def prepare_detection(
     return layout
 
 
-def examine_detection(root: str | Path, *, classes: Sequence[str] | None = None) -> CocoLayout:
+def examine_detection(
+    root: str | Path, *, classes: Sequence[str] | None = None, data: DetectionData | None = None
+) -> CocoLayout:
     """Do what ``prepare_detection`` does, but return a data set that cannot be trained on, too.
 
     The files of its splits may then be missing.
+
+    Args:
+        root: Folder of the data set.
+        classes: See ``prepare_detection``.
+        data: The data set, if it has been read already.
     """
     check_folder(Path(root))
-    layout = _examine(Path(root), None)
+    layout = _examine(Path(root), None, data)
     if classes is None or tuple(classes) == layout.classes:
         return layout
     class_order(layout.root, layout.classes, classes)
     return _examine(layout.root, classes)
 
 
-def _examine(root: Path, classes: Sequence[str] | None) -> CocoLayout:
+def _examine(root: Path, classes: Sequence[str] | None, data: DetectionData | None = None) -> CocoLayout:
     with prepared_folder(root, 'detection', classes) as folder:
         checked = read_checked(folder, root)
         if checked is None:
-            data = recognise(root, 'detection')
-            assert isinstance(data, DetectionData)
-            checked = prepare_read(data, folder, classes)
+            read = data or recognise(root, 'detection')
+            assert isinstance(read, DetectionData)
+            checked = prepare_read(read, folder, classes)
     train, val = (Split(folder / f'instances_{name}.json', root) for name in SPLITS)
     return CocoLayout(root, train, val, checked.classes, checked)
 
@@ -99,7 +106,7 @@ def prepare_read(data: DetectionData, folder: Path, classes: Sequence[str] | Non
 
 
 @contextmanager
-def prepared_folder(root: Path, task: str, classes: Sequence[str] | None) -> Iterator[Path]:
+def prepared_folder(root: Path, task: str, classes: Sequence[str] | None = None) -> Iterator[Path]:
     """Yield the folder for the prepared files of a data set in its present state. One process at a time has it.
 
     Raises:

@@ -64,6 +64,13 @@ class Detection(Task[Split, CocoLayout]):
         else:
             require_split(split, self.hint)
 
+    def folders(self, split: Split) -> set[Path]:
+        folders = super().folders(split)
+        if is_prepared(split.annotations):  # file names are relative to the root of the data set
+            content = json.loads(split.annotations.read_bytes())
+            folders |= {(split.images / image['file_name']).parent for image in content['images']}
+        return folders
+
     def training_lines(self, split: Split, cfg: Config, dataset: Any) -> list[str]:
         if split.annotations.stat().st_size > FULL_CHECK_BYTES:
             return []

@@ -13,7 +13,10 @@ from mnv4_mm.runtime.results import ClassMap, Detections
 
 
 class Split(Protocol):
-    """Images and their ground truth."""
+    """Images and their ground truth, a named tuple."""
+
+    def _asdict(self) -> dict[str, Any]:
+        """Return its parts by name."""
 
     @property
     def images(self) -> Path:
@@ -120,6 +123,10 @@ class Task(ABC, Generic[SplitT, LayoutT]):
         Raises:
             UserError: Names the first mistakes.
         """
+
+    def folders(self, split: SplitT) -> set[Path]:
+        """Return the folders that the files of a split are in, in which nothing may be written."""
+        return {part for part in split._asdict().values() if isinstance(part, Path)}
 
     def training_lines(self, split: SplitT, cfg: Config, dataset: Any) -> list[str]:
         """Describe what is trained on, one line each.
