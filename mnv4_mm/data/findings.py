@@ -34,6 +34,7 @@ KINDS: dict[str, Kind] = {
     'annotation-id-twice': Kind(Rule.FATAL, 'give each annotation its own id'),
     'annotation-missing': Kind(Rule.DROPPED, 'the image, which has no annotation file, is left out'),
     'annotation-unreadable': Kind(Rule.DROPPED, 'the image, whose annotation file cannot be read, is left out'),
+    'annotation-without-image': Kind(Rule.DROPPED, 'the labels of the image, which does not exist, are left out'),
     'area-missing': Kind(Rule.HARMLESS, 'the area of a box is width times height'),
     'area-zero': Kind(Rule.HARMLESS, 'the area of a box is width times height'),
     'box-clipped': Kind(Rule.HARMLESS, 'the box is clipped to the image'),
@@ -52,6 +53,7 @@ KINDS: dict[str, Kind] = {
         Rule.FATAL, 'they look like shares of the image: write them as [x, y, width, height] in pixels'
     ),
     'category-id-twice': Kind(Rule.FATAL, 'give each category its own id'),
+    'class-count': Kind(Rule.FATAL, 'correct the list of classes'),
     'class-name': Kind(Rule.FATAL, 'give each class a name in letters, digits or other signs that can be seen'),
     'class-name-unusual': Kind(Rule.HARMLESS, 'it is used as it is, blanks and signs included'),
     'class-similar': Kind(Rule.HARMLESS, 'they stay separate classes; write them alike if they are the same'),
