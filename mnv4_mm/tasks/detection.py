@@ -1,6 +1,6 @@
 """Detection: data sets in COCO's layout, COCO AP, boxes."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ class Detection(Task[Split, CocoLayout]):
     raw_output = 'raw'
     ground_truth_steps = ()
 
-    def find(self, root: str) -> CocoLayout:
+    def find(self, root: str, *, classes: Sequence[str] | None = None, allow_dropped: bool = False) -> CocoLayout:
         return find_coco(root)
 
     def split(self, dataset: Any) -> Split | None:
