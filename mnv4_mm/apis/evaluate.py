@@ -153,7 +153,7 @@ def _set_outputs(cfg: Config, out: str | None, show_dir: str | None, per_class: 
         UserError: The data would be overwritten.
     """
     split = dataset_split(cfg, 'test_dataloader')
-    if show_dir and Path(show_dir).resolve() in [part.resolve() for part in split if isinstance(part, Path)]:
+    if show_dir and Path(show_dir).resolve() in [path.resolve() for path in task_of(cfg).data_paths(split)]:
         raise UserError(f'--show-dir {show_dir} is a folder of the data, which would be overwritten')
     task_of(cfg).set_outputs(cfg, split, per_class, out)
     if show_dir:

@@ -86,24 +86,26 @@ def read_settings(folders: Iterable[Path]) -> MaskSettings:
     unknown = sorted(set(map(str, content)) - {'classes', 'first_class', 'ignore', 'read'})
     if unknown:
         raise UserError(f'{path} has the unknown key {unknown[0]}; {SETTINGS_HELP}')
-    first, read, ignore = content.get('first_class'), content.get('read', ''), content.get('ignore')
-    if first is not None and (not _is_integer(first) or first < 0):
+    first, read = content.get('first_class'), content.get('read', '')
+    if first is not None and _integer(first) is None:
         raise UserError(f'{path}: first_class must be a mask value, got {first!r}')
     if read not in ('', 'values', 'colours'):
         raise UserError(f'{path}: read must be values or colours, got {read!r}')
     values, colours = None, None
-    if ignore is not None:
-        entries = ignore if isinstance(ignore, list) else [ignore]
-        wrong = [entry for entry in entries if not _is_integer(entry) and not _is_colour(entry)]
-        if wrong:
-            raise UserError(f'{path}: ignore must be a list of values or of colours [R, G, B], got {wrong[0]!r}')
-        values = frozenset(entry for entry in entries if _is_integer(entry))
-        colours = frozenset(pack(entry) for entry in entries if _is_colour(entry))
+    if 'ignore' in content:
+        ignore = content['ignore']
+        entries = ignore if isinstance(ignore, list) and _colour(ignore) is None else [ignore]
+        parsed = [(_integer(entry), _colour(entry)) for entry in entries]
+        if (None, None) in parsed:
+            wrong = entries[parsed.index((None, None))]
+            raise UserError(f'{path}: ignore must be a list of values or of colours [R, G, B], got {wrong!r}')
+        values = frozenset(value for value, _ in parsed if value is not None)
+        colours = frozenset(colour for _, colour in parsed if colour is not None)
     names = content.get('classes')
     classes = None if names is None else _from_yaml_names(path, names, 'classes')
     if first is not None and classes is not None and classes.by_value is not None:
         raise UserError(f'{path}: first_class does not go with a name for each value')
-    return MaskSettings(path, classes, first, values, colours, read)
+    return MaskSettings(path, classes, _integer(first), values, colours, read)
 
 
 def find_classes(folders: Sequence[Path]) -> ClassNames | None:
@@ -155,12 +157,18 @@ def _load_yaml(path: Path) -> Any:
         raise UserError(f'{path} is not YAML: {" ".join(str(error).split())[:200]}') from error
 
 
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _integer(value: Any) -> int | None:
+    """Return an integer that is at least 0, also if it is written as text. None for anything else."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value if value >= 0 else None
+    return int(value) if isinstance(value, str) and re.fullmatch(r'\d{1,9}', value) else None
 
 
-def _is_colour(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 3 and all(_is_integer(v) and 0 <= v <= 255 for v in value)
+def _colour(value: Any) -> int | None:
+    """Return the packed colour of [R, G, B]. None for anything else."""
+    parts = [_integer(part) for part in value] if isinstance(value, list) else []
+    colour = [part for part in parts if part is not None and part <= 255]
+    return pack(colour) if len(parts) == len(colour) == 3 else None
 
 
 def _read_lines(path: Path) -> ClassNames | None:
@@ -247,8 +255,11 @@ def _read_yaml(path: Path) -> ClassNames | None:
 def _from_yaml_names(path: Path, names: Any, key: str) -> ClassNames:
     if isinstance(names, list) and names and all(isinstance(name, str | int | float) for name in names):
         return _checked(ClassNames(tuple(str(name) for name in names), path))
-    if isinstance(names, dict) and names and all(_is_integer(value) for value in names):
-        return _checked(_with_values(path, [(value, str(name)) for value, name in names.items()]))
+    if isinstance(names, dict) and names:
+        entries = [(_integer(value), str(name)) for value, name in names.items()]
+        values = [(value, name) for value, name in entries if value is not None]
+        if len(values) == len(entries):
+            return _checked(_with_values(path, values))
     raise UserError(f'{path}: {key} must be a list of class names, or a name for each mask value, got {names!r:.200}')
 
 

@@ -87,6 +87,15 @@ def find_pairs(root: Path) -> Pairs | None:
     return None
 
 
+def find_lone_masks(root: Path) -> Path | None:
+    """Return a folder of masks whose images are not there. Only names that labelling tools give to nothing else."""
+    for base in _bases(root):
+        folder = _folders(base).get('segmentationclass')
+        if folder is not None and _files(folder, MASK_SUFFIXES):
+            return folder
+    return None
+
+
 def _bases(root: Path) -> Iterator[Path]:
     """Yield the folder, and the one below it if there is only one, as in VOCdevkit/VOC2012."""
     for _ in range(3):
@@ -195,7 +204,7 @@ def _pair(root: Path, base: Path, images: list[_File], masks: list[_File]) -> Pa
     elif not listed:
         findings += [Finding('mask-missing', root / image.name, 'the image has no mask') for image in unpaired]
     if not listed:
-        findings += [Finding('image-missing', root / mask.name, 'the mask has no image') for mask in best.spare]
+        findings += [Finding('mask-without-image', root / mask.name, 'the mask has no image') for mask in best.spare]
     if best.ending:
         notes.append(f'a mask has the name of its image with {best.ending!r} at its end')
     return Pairs(base, splits, best.ending, findings, notes)
@@ -225,23 +234,23 @@ def _apply_lists(
             pairs[key] = pair
     without = {key: image.name for image in unpaired for key in _keys(image.name)}
     selected: dict[str, list[MaskedImage]] = {}
-    owner: dict[str, str] = {}
+    used: set[str] = set()
     for split, (path, names) in lists.items():
         chosen = {}
         for number, name in names:
             key = next((key for key in _keys(name) if key in pairs or key in without), None)
             entry = f'line {number}'
             if key is None:
-                findings.append(Finding('list-name', path, f'there is no image {name}', entry))
+                findings.append(Finding('missing-image', path, f'there is no image {name}', entry))
             elif key in pairs:
-                pair = pairs[key]
-                if owner.setdefault(pair.name, split) != split:
-                    findings.append(Finding('list-twice', path, f'{name} is in {owner[pair.name]} too', entry))
-                chosen[pair.name] = pair
+                chosen[pairs[key].name] = pairs[key]
             else:
-                findings.append(Finding('mask-missing', root / without[key], f'{path.name} lists it', entry))
+                findings.append(
+                    Finding('mask-missing', root / without[key], f'{path.name} lists it, and it has no mask', entry)
+                )
         selected[split] = [chosen[name] for name in sorted(chosen)]
-    left_out = len(splits[ALL]) - len(owner)
+        used |= chosen.keys()
+    left_out = len(splits[ALL]) - len(used)
     lists_read = ', '.join(str(path.relative_to(root)) for path, _ in lists.values())
     rest = f'; {left_out} other images with masks are not used' if left_out else ''
     notes.append(f'the images of each split are those in {lists_read}{rest}')

@@ -17,14 +17,16 @@ from mnv4_mm.data.formats.public_classes import (
     are_camvid,
     are_voc,
 )
-from mnv4_mm.data.mask_values import Colour, MaskValues, unpack
+from mnv4_mm.data.mask_values import MaskValues, unpack
 from mnv4_mm.errors import UserError
 
 MAX_CLASSES = 254  # canonical masks have 8 bits: 0 is unlabelled, 255 is mmseg's
 MAX_UNNAMED = 40  # more values than that are counts, shades or ids of objects
 UNLABELLED = (255, 65535)  # usual values for pixels without a label, of 8 and 16 bits
 MAX_LISTED = 12
+MIN_FOR_RARE = 4  # masks
 BLACK = 0
+MIN_BACKGROUND = 0.3  # share of unlabelled pixels from which a background is likely meant
 JPEG_ADVICE = 'JPEG does not keep the values of pixels: save the masks as PNG, from the labelling tool'
 
 
@@ -115,6 +117,10 @@ def decide(
     if _are_colours(lossless, names, settings):
         convention = _decide_colours(_count(mask.colours() for mask in lossless.values()), names, settings, lossless)
     else:
+        if names is not None:
+            # A mask with more values than classes, 0 and 255 is damaged whatever they mean, and is left out later.
+            possible = {name: mask for name, mask in lossless.items() if mask.distinct <= len(names.names) + 2}
+            lossless = possible if 2 * len(possible) > len(lossless) else lossless
         convention = _decide_values(
             source, _count(mask.counts for mask in lossless.values()), names, settings, lossless
         )
@@ -337,9 +343,7 @@ def _unnamed(found: _Occurring, ignored: set[int], masks: Mapping[str, MaskValue
         )
     binary = len(values) == 2 and values[0] == 0 and values[1] in (1, *UNLABELLED)
     if len(values) == 1:
-        raise UserError(
-            f'all labelled pixels of all masks have the value {values[0]}: there is nothing to tell apart'
-        )
+        raise UserError(f'all labelled pixels of all masks have the value {values[0]}: there is nothing to tell apart')
     classes = ('background', 'foreground') if binary else tuple(f'class_{value}' for value in values)
     convention = Convention('masks', classes, {value: label for label, value in enumerate(values)}, ignored=ignored)
     named = ', '.join(f'{value} {name}' for value, name in zip(values[:MAX_LISTED], classes, strict=False))
@@ -369,10 +373,15 @@ def _named(
     background_first = is_background(names.names[0])
     if top < count and (background_first or (has_ignored and zero)):
         return _consecutive('masks', names.names, 0, ignored)
-    if top == count and zero and background_first:
+    # The last class in next to no mask: it may be a mistake in these, and the first class be 0.
+    is_rare = (
+        not source.is_ade and found.total >= MIN_FOR_RARE and found.masks.get(count, 0) <= max(1, 0.01 * found.total)
+    )
+    if top == count and zero and (background_first or is_rare):
         raise UserError(
             f'masks have the values 0 to {count} and {where} has {count} names, of which the first is '
-            f'{names.names[0]}: is 0 the first class, or unlabelled? {_ask_first()}'
+            f'{names.names[0]}; {count} occurs in {found.masks[count]} of {found.total} masks: is 0 the first class, or '
+            f'unlabelled? {_ask_first()}'
         )
     if top == count and zero and has_ignored:
         # Unlabelled pixels have a value of their own, so 0 is what belongs to no object.
@@ -398,7 +407,7 @@ def _ask_first() -> str:
 def _from_one(names: ClassNames, found: _Occurring, ignored: set[int]) -> Convention:
     """0 is unlabelled, 1 is the first class."""
     convention = _consecutive('masks', names.names, 1, ignored | {0})
-    if 0 in found.values:
+    if found.share(0) >= MIN_BACKGROUND:
         convention.notes.append(
             f'0 is {_percent(found.share(0))} of all pixels, which are neither trained on nor measured. If it is the '
             f'background, write background into {_name(names)} as its first line'
@@ -412,11 +421,12 @@ def _one_class(names: ClassNames, found: _Occurring, ignored: set[int], values: 
     if is_background(name) or is_void(name):
         raise UserError(f'{_name(names)} has {name} alone: it must name at least one class besides')
     objects = [value for value in values if value]
-    if len(objects) > 1:
-        return _in_order(names, values, ignored, found)
     if not objects:
         raise UserError(f'no pixel of any mask is {name}: all have the value 0{_describe_ignored(ignored)}')
-    value = objects[0]
+    value = max(objects, key=lambda value: found.masks[value])
+    # Another value in few masks is a mistake in these.
+    if any(2 * found.masks[other] >= found.masks[value] for other in objects if other != value):
+        return _in_order(names, values, ignored, found)
     convention = Convention('masks', ('background', name), {0: 0, value: 1}, ignored=ignored)
     convention.notes.append(
         f'mask value {value} is {name}, 0 the class background{_describe_ignored(ignored)}; {_name(names)} has no name '
@@ -466,7 +476,3 @@ def _listed(values: list[int]) -> str:
 
 def _percent(share: float) -> str:
     return f'{100 * share:.0f} %' if share >= 0.01 else 'under 1 %'
-
-
-def colour_tuple(colour: int) -> Colour:
-    return unpack(colour)
