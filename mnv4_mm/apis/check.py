@@ -3,8 +3,10 @@
 from pathlib import Path
 
 from mnv4_mm.data.checked import CheckedData
+from mnv4_mm.data.coco_files import CocoLayout
 from mnv4_mm.data.examine import TASKS, examine
 from mnv4_mm.data.prepare import check_fixed_folder, write_fixed
+from mnv4_mm.data.prepare_masks import write_fixed as write_fixed_masks
 from mnv4_mm.errors import UserError
 
 TASK_OF_SCOPE = {'mmdet': 'detection', 'mmseg': 'segmentation'}
@@ -47,12 +49,10 @@ def check(
         checked = checked.with_notes(data_notes(config, layout))
     if fix is not None:
         checked.require_usable(allow_dropped=True)
-        if checked.task == 'detection':
+        if isinstance(layout, CocoLayout):
             write_fixed(layout, fix)
         else:
-            from mnv4_mm.data.prepare_masks import write_fixed as write_fixed_masks
-
-            write_fixed_masks(layout, fix)
+            write_fixed_masks(layout.root, fix, allow_dropped=True)
     return checked
 
 

@@ -156,7 +156,7 @@ def _set_outputs(cfg: Config, out: str | None, show_dir: str | None, per_class: 
         UserError: The data would be overwritten.
     """
     split = dataset_split(cfg, 'test_dataloader')
-    if show_dir and Path(show_dir).resolve() in {folder.resolve() for folder in task_of(cfg).folders(split)}:
+    if show_dir and Path(show_dir).resolve() in [path.resolve() for path in task_of(cfg).data_paths(split)]:
         raise UserError(f'--show-dir {show_dir} is a folder of the data, which would be overwritten')
     task_of(cfg).set_outputs(cfg, split, per_class, out)
     if show_dir:

@@ -131,6 +131,12 @@ def prepared_folder(root: Path, task: str, classes: Sequence[str] | None = None)
         lock.release()
 
 
+def is_checked(root: Path) -> bool:
+    """Return True if a folder has been checked as a detection data set in its present state."""
+    with prepared_folder(root, 'detection') as folder:
+        return (folder / 'checked.json').is_file()
+
+
 def read_checked(folder: Path, root: Path) -> CheckedData | None:
     """Read the result of an earlier check; None if there is none, or not all of its files."""
     try:

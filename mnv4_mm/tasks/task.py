@@ -1,7 +1,7 @@
 """Interface of a task: everything that differs between detection and segmentation."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
@@ -9,18 +9,19 @@ import numpy as np
 from mmengine.config import Config
 from torch import nn
 
+from mnv4_mm.images import IMAGE_SUFFIXES
 from mnv4_mm.runtime.results import ClassMap, Detections
 
 
 class Split(Protocol):
-    """Images and their ground truth, a named tuple."""
-
-    def _asdict(self) -> dict[str, Any]:
-        """Return its parts by name."""
+    """Images and their ground truth."""
 
     @property
     def images(self) -> Path:
         """Folder of the images."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """Files, folders and settings of the split."""
 
 
 class Layout(Protocol):
@@ -124,9 +125,13 @@ class Task(ABC, Generic[SplitT, LayoutT]):
             UserError: Names the first mistakes.
         """
 
-    def folders(self, split: SplitT) -> set[Path]:
-        """Return the folders that the files of a split are in, in which nothing may be written."""
-        return {part for part in split._asdict().values() if isinstance(part, Path)}
+    def data_paths(self, split: SplitT) -> list[Path]:
+        """Return the files and folders of a split, which nothing must be written to."""
+        return [part for part in split if isinstance(part, Path)]
+
+    def image_files(self, split: SplitT) -> list[Path]:
+        """Return the images of a split; none if there is no such folder."""
+        return sorted(path for path in split.images.rglob('*') if path.suffix.lower() in IMAGE_SUFFIXES)
 
     def training_lines(self, split: SplitT, cfg: Config, dataset: Any) -> list[str]:
         """Describe what is trained on, one line each.

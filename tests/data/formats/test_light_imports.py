@@ -10,11 +10,11 @@ import pytest
 from mnv4_mm.data.formats.ade20k_classes import ADE20K_CLASSES
 
 HEAVY = ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'timm', 'faster_coco_eval')
-FUNCTIONS = {'coco': ('mnv4_mm.data.prepare', 'prepare_detection'), 'ade': ('mnv4_mm.data.formats.ade', 'find_ade')}
+FUNCTIONS = dict(coco=('prepare', 'prepare_detection'), ade=('prepare_masks', 'prepare_masks'))
 # Prints what the search returned or raised, and the heavy modules it left in memory.
 SCRIPT = """
 import json, sys
-from {module} import {function}
+from mnv4_mm.data.{module} import {function}
 from mnv4_mm.errors import UserError
 try:
     result = len({function}(sys.argv[1]).classes)
