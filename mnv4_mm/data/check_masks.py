@@ -95,7 +95,7 @@ def label_table(data: MaskData) -> dict[int, int | None]:
     return {**labels, **dict.fromkeys(ignored)}
 
 
-def values_of(mask: MaskValues, data: MaskData) -> dict[int, int]:
+def values_of(mask: MaskValues, data: MaskData) -> Mapping[int, int]:
     """Return the number of pixels of each value, or of each packed colour for masks in colours."""
     return mask.colours() if data.colours else mask.counts
 
@@ -215,7 +215,7 @@ def _check_split(
     if not pairs:
         yield Finding(f'no-{purpose}-images', data.root, f'no {purpose} image is left')
         return
-    total = sum(counts[pair.name] for pair in pairs)
+    total = sum((counts[pair.name] for pair in pairs), np.zeros(len(data.classes), np.int64))
     if not np.any(total):
         yield Finding(f'no-{purpose}-labels', data.root, f'no pixel of the {len(pairs)} {purpose} masks has a label')
         return

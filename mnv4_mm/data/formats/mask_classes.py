@@ -15,8 +15,8 @@ from mnv4_mm.errors import UserError
 
 SETTINGS = 'masks.yaml'
 SETTINGS_HELP = (
-    f'{SETTINGS} in the data folder may have: classes (a list of names, or a name for each value), first_class (value of '
-    'the first name), ignore (a list of values or RGB colours without a label), read (values or colours)'
+    f'{SETTINGS} in the data folder may have: classes (a list of names, or a name for each value), first_class (value '
+    'of the first name), ignore (a list of values or RGB colours without a label), read (values or colours)'
 )
 MAX_BYTES = 2**20
 # Names of what is no class, in lower case.

@@ -10,8 +10,8 @@ from mnv4_mm.data.mask_values import decode_masks, unpack
 from mnv4_mm.errors import UserError
 
 LAYOUT = (
-    'images/ with images and masks/ with a PNG mask for each (also annotations/, labels/ or SegmentationClass/; in each '
-    'train/ and val/, or none), and classes.txt with one class name per line'
+    'images/ with images and masks/ with a PNG mask for each (also annotations/, labels/ or SegmentationClass/; in '
+    'each train/ and val/, or none), and classes.txt with one class name per line'
 )
 
 
