@@ -1,7 +1,8 @@
 """What is remembered about a user's data set between commands, in the user's cache. Imports nothing heavy.
 
-``$XDG_CACHE_HOME/mnv4_mm/data/<name of the folder>-<digest of its path>/``, ``~/.cache`` without that variable. It may
-be deleted at any time: what is missing is made again.
+``$XDG_CACHE_HOME/mnv4_mm/data/<name of the folder>-<digest of its path>/``, ``~/.cache`` without that variable;
+``MNV4_CACHE`` names another folder than ``$XDG_CACHE_HOME/mnv4_mm``. It may be deleted at any time: what is missing is
+made again.
 """
 
 import hashlib
@@ -16,10 +17,11 @@ from mnv4_mm.errors import UserError
 
 def cache_folder(root: Path) -> Path:
     """Return the cache folder of a data set, which need not exist."""
-    base = os.environ.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache')
+    cache = os.environ.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache')
+    base = os.environ.get('MNV4_CACHE') or os.path.join(cache, 'mnv4_mm')
     root = root.resolve()
     name = ''.join(char if char.isalnum() or char in '-_' else '_' for char in root.name)[:40]
-    return Path(base) / 'mnv4_mm' / 'data' / f'{name}-{hashlib.sha256(os.fsencode(root)).hexdigest()[:16]}'
+    return Path(base) / 'data' / f'{name}-{hashlib.sha256(os.fsencode(root)).hexdigest()[:16]}'
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -39,7 +41,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
     except OSError as error:
         raise UserError(
             f'{path} cannot be written: {error.strerror or error}; the checked data is kept there, '
-            'XDG_CACHE_HOME names another folder'
+            'MNV4_CACHE names another folder'
         ) from error
 
 

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,7 @@ class CheckedData:
         counts: ``images`` and ``boxes`` (or ``masks``): how many were found and how many are left out.
         splits: Statistics of ``train`` and ``val``.
         split_file: File with the names of the images of each split, if the data set was split here.
+        folder: Folder of the prepared files, in the user's cache.
     """
 
     root: Path
@@ -78,6 +79,11 @@ class CheckedData:
     counts: dict[str, Count] = field(default_factory=dict)
     splits: dict[str, SplitStatistics] = field(default_factory=dict)
     split_file: Path | None = None
+    folder: Path | None = None
+
+    def with_notes(self, notes: Iterable[str]) -> 'CheckedData':
+        """Return the same with more notes."""
+        return replace(self, notes=(*self.notes, *notes))
 
     def grouped(self) -> dict[str, list[Finding]]:
         """Return the findings by kind: fatal ones first, then dropped, then harmless ones."""
@@ -92,6 +98,18 @@ class CheckedData:
         return [
             f'{KINDS[kind].rule.value}: {describe(findings, self.root)}' for kind, findings in self.grouped().items()
         ]
+
+    def summary(self) -> list[str]:
+        """Describe the data set, what was decided and what was found, one line each."""
+        parts = [
+            f'{split.images} {name} images with {split.objects} {self.objects}' for name, split in self.splits.items()
+        ]
+        classes = f'{len(self.classes)} class{"es" if len(self.classes) != 1 else ""}'
+        return [f'{self.root}: {self.format}, {classes}, {", ".join(parts)}', *self.notes, *self.lines()]
+
+    @property
+    def objects(self) -> str:
+        return 'boxes' if self.task == 'detection' else 'labelled pixels'
 
     def refusals(self, allow_dropped: bool = False) -> list[str]:
         """Return the reasons why nothing is trained or measured; none if it is."""
@@ -125,21 +143,29 @@ class CheckedData:
             raise UserError(f'{self.root}, read as {self.format}: {"; ".join(reasons)} (`mnv4 check` lists everything)')
 
     def to_json(self) -> str:
+        """Return all but the places of data set and prepared files as JSON."""
         values = asdict(self)
-        values.update(root=str(self.root), split_file=str(self.split_file) if self.split_file else None)
-        values['findings'] = [[f.kind, str(f.file), f.problem, f.entry] for f in self.findings]
+        del values['root'], values['folder']
+        values['split_file'] = str(self.split_file) if self.split_file else None
+        values['findings'] = [[f.kind, _relative(f.file, self.root), f.problem, f.entry] for f in self.findings]
         return json.dumps(values)
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> 'CheckedData':
+    def from_json(cls, text: str | bytes, root: Path, folder: Path) -> 'CheckedData':
+        """Read what ``to_json`` returned.
+
+        Args:
+            text: The JSON.
+            root: Folder of the data set, as the user names it now.
+            folder: Folder of the prepared files.
+        """
         values: dict[str, Any] = json.loads(text)
-        values['root'] = Path(values['root'])
         values['split_file'] = Path(values['split_file']) if values['split_file'] else None
         values['classes'], values['notes'] = tuple(values['classes']), tuple(values['notes'])
-        values['findings'] = tuple(Finding(kind, Path(file), *rest) for kind, file, *rest in values['findings'])
+        values['findings'] = tuple(Finding(kind, root / file, *rest) for kind, file, *rest in values['findings'])
         values['counts'] = {name: Count(**count) for name, count in values['counts'].items()}
         values['splits'] = {name: SplitStatistics(**split) for name, split in values['splits'].items()}
-        return cls(**values)
+        return cls(root=root, folder=folder, **values)
 
 
 def describe(findings: Sequence[Finding], root: Path) -> str:

@@ -64,22 +64,47 @@ def prepare_masks(root: str | Path, *, classes: Sequence[str] | None = None, all
     Raises:
         UserError: There is no such data set, it cannot be trained on, or it has other classes.
     """
+    layout = examine_masks(root, classes=classes)
+    layout.checked.require_usable(allow_dropped)
+    return layout
+
+
+def examine_masks(
+    root: str | Path, *, classes: Sequence[str] | None = None, data: MaskData | None = None
+) -> MaskLayout:
+    """Do what ``prepare_masks`` does, but return a data set that cannot be trained on, too.
+
+    The files of its splits may then be missing.
+
+    Args:
+        root: Its folder.
+        classes: See ``prepare_masks``.
+        data: The data set, if it has been read already.
+
+    Raises:
+        UserError: There is no such data set, or it has other classes.
+    """
     root = Path(root)
     if not root.is_dir():
         require(root)
+    if classes is not None:
+        layout = examine_masks(root, data=data)
+        if tuple(classes) == layout.classes:
+            return layout
     state = folder_state(root)
     folder = cache_folder(root) / f'masks-{_key(root, state, classes)}'
     layout = _read_layout(root, folder)
     if layout is None:
-        data = require(root)
+        data = data or require(root)
         result = check_masks(data)
-        result.checked.require_usable(allow_dropped)
+        if result.checked.refusals(allow_dropped=True):
+            nothing = MaskSplit(root, folder / 'masks', names_file=folder / 'none.txt')
+            return MaskLayout(root, nothing, nothing, data.classes, result.checked)
         order = class_order(root, data.classes, classes) if classes is not None else range(len(data.classes))
         _write_prepared(folder, data, result, list(order), state)
         layout = _read_layout(root, folder)
         if layout is None:
             raise UserError(f'{folder}, which holds the prepared masks, cannot be read: remove it')
-    layout.checked.require_usable(allow_dropped)
     return layout
 
 
@@ -181,7 +206,7 @@ def _read_layout(root: Path, folder: Path) -> MaskLayout | None:
         )
         for name in (TRAIN, VAL)
     }
-    checked = CheckedData.from_json(json.dumps(content['checked']))
+    checked = CheckedData.from_json(json.dumps(content['checked']), root, folder)
     return MaskLayout(root, splits[TRAIN], splits[VAL], tuple(content['classes']), checked)
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mnv4_mm.data.form import TRAIN, VAL
 from mnv4_mm.errors import UserError
 
 VAL_SHARE = 0.2
@@ -38,7 +39,11 @@ class Division(NamedTuple):
 
 
 def split_images(
-    hashes: Mapping[str, int], classes: Mapping[str, AbstractSet[int]] | None = None, *, seed: int = 0
+    hashes: Mapping[str, int],
+    classes: Mapping[str, AbstractSet[int]] | None = None,
+    *,
+    seed: int = 0,
+    previous: Mapping[str, str] | None = None,
 ) -> Division:
     """Split images at random, with near-duplicates and the frames of a video on the same side.
 
@@ -48,6 +53,9 @@ def split_images(
         hashes: pHash by name of the image, as ``decode_images`` returns it; the names are paths with ``/``.
         classes: Labels that occur in each image, by name.
         seed: The same seed splits the same images alike.
+        previous: ``train`` or ``val`` by name, of an earlier split: images stay where they were, so that a model is not
+            measured with images that it was trained on after new ones have been added. An image for validation still
+            goes to the training images if one of its near-duplicates is there.
 
     Raises:
         UserError: There are fewer than two images.
@@ -57,7 +65,9 @@ def split_images(
         raise UserError(f'{len(names)} image cannot be split into training and validation: at least 2 are needed')
     groups, notes = _groups(names, np.array([hashes[name] for name in names], np.uint64))
     present = _presence(names, classes or {})
-    chosen = _choose(groups, present, seed)
+    chosen = _choose(groups, present, _sides(names, groups, previous or {}), seed)
+    if not chosen.any() or chosen.all():  # an earlier split that leaves one side empty
+        chosen = _choose(groups, present, _sides(names, groups, {}), seed)
     notes.insert(
         0,
         f'{len(names) - int(chosen.sum())} images are for training and {int(chosen.sum())} for validation, '
@@ -147,7 +157,7 @@ def _series_pairs(names: Sequence[str], hashes: np.ndarray) -> np.ndarray:
         if number := NUMBER.search(stem):
             series.setdefault((folder, NUMBER.sub('#', stem)), []).append((int(number[1]), i))
     signs = _signs(hashes)
-    pairs = [np.empty((0, 2), int)]
+    pairs: list[np.ndarray] = [np.empty((0, 2), int)]
     for members in series.values():
         order = np.array([i for _, i in sorted(members)])
         if len(order) < MIN_SERIES:
@@ -188,7 +198,15 @@ def _presence(names: Sequence[str], classes: Mapping[str, AbstractSet[int]]) -> 
     return present
 
 
-def _choose(groups: np.ndarray, present: np.ndarray, seed: int) -> np.ndarray:
+def _sides(names: Sequence[str], groups: np.ndarray, previous: Mapping[str, str]) -> np.ndarray:
+    """Return 1 for each group that must be for validation, 0 for each that must not, -1 for the others."""
+    sides = np.full(groups.max() + 1, -1)
+    sides[[group for name, group in zip(names, groups, strict=True) if previous.get(name) == VAL]] = 1
+    sides[[group for name, group in zip(names, groups, strict=True) if previous.get(name) == TRAIN]] = 0
+    return sides
+
+
+def _choose(groups: np.ndarray, present: np.ndarray, sides: np.ndarray, seed: int) -> np.ndarray:
     """Return a bool for each image: True for validation."""
     per_group = np.zeros((groups.max() + 1, present.shape[1]))
     np.add.at(per_group, groups, present)
@@ -198,9 +216,9 @@ def _choose(groups: np.ndarray, present: np.ndarray, seed: int) -> np.ndarray:
     best: tuple[float, np.ndarray] | None = None
     generator = np.random.default_rng(seed)
     for _ in range(CANDIDATES):
-        chosen = np.zeros(len(sizes), bool)
-        count = 0
-        for group in generator.permutation(len(sizes)):
+        chosen = sides == 1
+        count = per_group[chosen, 0].sum()
+        for group in generator.permutation(np.flatnonzero(sides == -1)):
             if count >= target:
                 break
             fits = count + sizes[group] <= 1.25 * target or not count

@@ -133,6 +133,19 @@ class Task(ABC, Generic[SplitT, LayoutT]):
         """Return the images of a split; none if there is no such folder."""
         return sorted(path for path in split.images.rglob('*') if path.suffix.lower() in IMAGE_SUFFIXES)
 
+    def training_lines(self, split: SplitT, cfg: Config, dataset: Any) -> list[str]:
+        """Describe what is trained on, one line each.
+
+        Args:
+            split: Training split; its files have been checked.
+            cfg: The config.
+            dataset: Config of the training data set.
+
+        Raises:
+            UserError: Nothing is left to train on.
+        """
+        return []
+
     @abstractmethod
     def check_out(self, out: str) -> None:
         """Check the name of the file or folder for predictions, before anything is read.

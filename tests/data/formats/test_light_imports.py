@@ -10,7 +10,7 @@ import pytest
 from mnv4_mm.data.formats.ade20k_classes import ADE20K_CLASSES
 
 HEAVY = ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'timm', 'faster_coco_eval')
-FUNCTIONS = dict(coco=('formats.coco', 'find_coco'), ade=('prepare_masks', 'prepare_masks'))
+FUNCTIONS = dict(coco=('prepare', 'prepare_detection'), ade=('prepare_masks', 'prepare_masks'))
 # Prints what the search returned or raised, and the heavy modules it left in memory.
 SCRIPT = """
 import json, sys
