@@ -63,7 +63,7 @@ def check_masks(data: MaskData, previous: Mapping[str, str] | None = None) -> Ch
     notes = list(data.notes)
     hashes = {name: result.hash for name, result in decoded.items()}
     if ALL in splits:
-        notes += _divide(splits, hashes, counts)
+        notes += _divide(splits, hashes, counts, previous or {})
     else:
         findings += _find_near_duplicates(data.root, splits, hashes)
     for name in (TRAIN, VAL):
@@ -180,7 +180,10 @@ def describe_values(data: MaskData) -> str:
 
 
 def _divide(
-    splits: dict[str, list[MaskedImage]], hashes: Mapping[str, int], counts: Mapping[str, np.ndarray]
+    splits: dict[str, list[MaskedImage]],
+    hashes: Mapping[str, int],
+    counts: Mapping[str, np.ndarray],
+    previous: Mapping[str, str],
 ) -> list[str]:
     """Split ``ALL`` in two, in place; return what was decided."""
     pairs = splits.pop(ALL)
@@ -188,7 +191,7 @@ def _divide(
         splits.update({TRAIN: pairs, VAL: []})
         return []
     labels = {pair.name: set(map(int, np.flatnonzero(counts[pair.name]))) for pair in pairs}
-    division = split_images({pair.name: hashes[pair.name] for pair in pairs}, labels)
+    division = split_images({pair.name: hashes[pair.name] for pair in pairs}, labels, previous=previous)
     is_val = set(division.val)
     splits[TRAIN] = [pair for pair in pairs if pair.name not in is_val]
     splits[VAL] = [pair for pair in pairs if pair.name in is_val]

@@ -20,7 +20,7 @@ from mnv4_mm.images import read_mask
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    monkeypatch.setenv('MNV4_CACHE', str(tmp_path / 'cache'))
 
 
 @pytest.fixture
@@ -329,7 +329,7 @@ def test_a_fixed_copy(root, tmp_path):
 
 
 def test_a_fixed_copy_is_not_written_over_anything(root, tmp_path):
-    with pytest.raises(UserError, match='which is not changed'):
+    with pytest.raises(UserError, match='which is never changed'):
         write_fixed(root, root / 'fixed')
     (tmp_path / 'full').mkdir()
     (tmp_path / 'full/a.txt').touch()

@@ -23,7 +23,7 @@ RGB = {0: (0, 0, 0), 1: (255, 0, 0), 2: (0, 0, 255)}
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    monkeypatch.setenv('MNV4_CACHE', str(tmp_path / 'cache'))
 
 
 @pytest.fixture
@@ -334,7 +334,7 @@ def test_nothing_is_done_twice(root, monkeypatch):
 def test_a_damaged_cache_is_made_again(root):
     write(root, FLAT, [0, 1], count=6)
     folder = prepare_masks(root).train.names_file.parent
-    (folder / 'prepared.json').write_text('{')
+    (folder / 'masks.json').write_text('{')
     (folder.parent / 'masks.json').write_text('[1')
     (folder.parent / 'decoded.json').write_text('')
     assert len(prepared_values(prepare_masks(root))) == 6

@@ -66,8 +66,6 @@ def require(root: str | Path) -> MaskData:
         UserError: There is none, or its masks cannot be understood.
     """
     root = Path(root)
-    if not root.is_dir():
-        raise UserError(f'no folder {root}: --data takes a folder with {LAYOUT}')
     data = read(root)
     if data is None:
         raise UserError(f'{root} has no masks beside images: --data takes a folder with {LAYOUT}')
