@@ -1,5 +1,6 @@
 """Run a trained model on images, folders and videos, from a checkpoint or an exported file."""
 
+import importlib.util
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -74,8 +75,17 @@ def infer(
     Raises:
         UserError: A bad argument or file, or none of the images can be read. Nothing has been written then.
     """
-    arguments = dict(locals())
-    return infer_files(**arguments).path
+    return infer_files(
+        source,
+        checkpoint,
+        config=config,
+        out_dir=out_dir,
+        score_thr=score_thr,
+        device=device,
+        inference=inference,
+        annotations=annotations,
+        coco=coco,
+    ).path
 
 
 def infer_files(
@@ -121,6 +131,8 @@ def infer_files(
     predictor = load(checkpoint, config=config, device=device, inference=inference)
     if predictor.task == 'segmentation' and any(Path(name).parts[0] == CLASS_MAPS.name for name in files):
         raise UserError(f'{path} has a folder {CLASS_MAPS.name}, the name of a folder of the results: name another')
+    if predictor.task == 'segmentation' and coco and importlib.util.find_spec('pycocotools') is None:
+        raise UserError('--coco of a segmenter needs pycocotools: pip install pycocotools')
     changes = dict(category_ids=ids.categories(predictor.classes)) if ids and predictor.task == 'detection' else {}
     writer = WRITERS[predictor.task](out, score_thr, coco)
     if is_video:

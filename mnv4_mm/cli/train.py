@@ -94,7 +94,7 @@ def add_infer(parser: Parser) -> None:
     parser.add_argument(
         '--coco', action='store_true', help="also write coco_results.json, a list in COCO's results format"
     )
-    parser.epilog = 'Exit code 1 if images could not be read and were left out, 2 for a mistake in an argument or a file.'
+    parser.epilog = 'Exit code 1 if images that cannot be read were left out, 2 for a mistake in an argument or a file.'
     parser.set_defaults(call=infer)
 
 

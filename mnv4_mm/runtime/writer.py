@@ -137,7 +137,7 @@ class ClassMapWriter(PredictionWriter[ClassMap]):
         return result.plot()
 
     def _path(self, image: Path) -> Path:
-        """Return ``class_maps/b/a.png`` for ``b/a.jpg``; use the whole name if it is taken, and for frames of a video."""
+        """Return ``class_maps/b/a.png`` for ``b/a.jpg``; the whole name if it is taken, and for frames of a video."""
         path = CLASS_MAPS / image.with_suffix('.png')
         if image.suffix.lower() not in IMAGE_SUFFIXES or path in self.paths:
             path = CLASS_MAPS / image.with_name(f'{image.name}.png')
