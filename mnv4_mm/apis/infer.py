@@ -133,7 +133,9 @@ def infer_files(
         raise UserError(f'{path} has a folder {CLASS_MAPS.name}, the name of a folder of the results: name another')
     if predictor.task == 'segmentation' and coco and importlib.util.find_spec('pycocotools') is None:
         raise UserError('--coco of a segmenter needs pycocotools: pip install pycocotools')
-    changes = dict(category_ids=ids.categories(predictor.classes)) if ids and predictor.task == 'detection' else {}
+    changes: dict[str, Any] = (
+        dict(category_ids=ids.categories(predictor.classes)) if ids and predictor.task == 'detection' else {}
+    )
     writer = WRITERS[predictor.task](out, score_thr, coco)
     if is_video:
         _infer_video(path, predictor, writer, out / f'{path.stem}.mp4')
