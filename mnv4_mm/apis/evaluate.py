@@ -15,7 +15,6 @@ from mnv4_mm.apis.launch import join_processes
 from mnv4_mm.config.data import dataset_split, on_training_images, require_data
 from mnv4_mm.config.evaluation import evaluation_config
 from mnv4_mm.config.options import EvaluateOptions
-from mnv4_mm.engine.overlay import quiet_painter
 from mnv4_mm.engine.runner import SafeRunner
 from mnv4_mm.errors import UserError
 from mnv4_mm.paths import make_output_folder
@@ -101,8 +100,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Evaluate a checkpoint on the test set, or on the training images.
 
-    Each of several processes predicts its share; the first computes the metrics over all and writes the files. All
-    images of segmenters are drawn, but only the first process's share of detectors' images (mmdet's painter).
+    Each of several processes predicts and draws its share; the first computes the metrics over all and writes the
+    files.
 
     Args:
         cfg: The config; its ``launcher`` is the one that started this process.
@@ -130,7 +129,7 @@ def evaluate(
     require_data(cfg, 'test_dataloader')
     _set_test_only(cfg, checkpoint, work_dir)
     _set_outputs(cfg, out, show_dir, per_class)
-    with quiet_painter(), tensors_only():
+    with tensors_only():
         measured = SafeRunner.from_cfg(cfg, checkpoint).test()
     metrics = {name: float(value) for name, value in measured.items() if not math.isnan(value)}
     if is_main_process():

@@ -37,8 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments, the command first; those of the process if None.
 
     Returns:
-        Exit code: 0; 1 if ``compare`` or ``parity`` found a file outside the tolerance, or ``env`` a problem; 2 for a
-        user's mistake; 130 for Ctrl-C.
+        Exit code: 0; 1 if ``compare`` or ``parity`` found a file outside the tolerance, ``infer`` left out images that
+        cannot be read, or ``env`` found a problem; 2 for a user's mistake; 130 for Ctrl-C.
     """
     return run(lambda: _call(argv))
 

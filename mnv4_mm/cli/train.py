@@ -86,25 +86,35 @@ def add_infer(parser: Parser) -> None:
         help="segmentation: whole images, or overlapping windows of a training crop's size (default: the config's)",
     )
     parser.add_argument('--device', help='torch device (default: the GPU if there is one)')
+    parser.add_argument(
+        '--annotations',
+        metavar='FILE.json',
+        help='COCO annotation file of these images: predictions get its ids of images and categories',
+    )
+    parser.add_argument(
+        '--coco', action='store_true', help="also write coco_results.json, a list in COCO's results format"
+    )
+    parser.epilog = 'Exit code 1 if images that cannot be read were left out, 2 for a mistake in an argument or a file.'
     parser.set_defaults(call=infer)
 
 
-def infer(args: argparse.Namespace) -> None:
-    """Check the arguments of ``infer``, run the model, and print the path of the predictions."""
-    from mnv4_mm.apis.infer import infer
+def infer(args: argparse.Namespace) -> int:
+    """Check the arguments of ``infer``, run the model, print the path of the predictions; 1 if images were left out."""
+    from mnv4_mm.apis.infer import infer_files
 
     if args.config:
         check_config_file(args.config)
     # It imports torch only to load a checkpoint, after its own checks: an exported file does not need it.
-
-    print(
-        infer(
-            args.source,
-            args.checkpoint,
-            config=args.config,
-            out_dir=args.out_dir,
-            score_thr=args.score_thr,
-            device=args.device,
-            inference=args.inference,
-        )
+    inferred = infer_files(
+        args.source,
+        args.checkpoint,
+        config=args.config,
+        out_dir=args.out_dir,
+        score_thr=args.score_thr,
+        device=args.device,
+        inference=args.inference,
+        annotations=args.annotations,
+        coco=args.coco,
     )
+    print(inferred.path)
+    return 1 if inferred.unreadable else 0

@@ -87,6 +87,7 @@ class Detection(Task[Split, CocoLayout]):
 
     def set_outputs(self, cfg: Config, split: Split, per_class: bool, out: str | None) -> None:
         cfg.test_evaluator.classwise = per_class
+        cfg.default_hooks.visualization = dict(type='BoxesHook', image_dir=str(split.images))
         if out:
             Path(out).parent.mkdir(parents=True, exist_ok=True)
             cfg.test_evaluator.outfile_prefix = str(Path(out).with_suffix(''))
