@@ -1,5 +1,6 @@
 """Train a config."""
 
+import errno
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from mnv4_mm.engine.runner import SafeRunner
 from mnv4_mm.errors import UserError
 from mnv4_mm.paths import make_output_folder
 from mnv4_mm.tasks import task_of
-from mnv4_mm.weights.checkpoint import Checkpoint, read_checkpoint, tensors_only
+from mnv4_mm.weights.checkpoint import Checkpoint, list_checkpoints, read_checkpoint, read_newest, tensors_only
 from mnv4_mm.weights.hub import load_tensors
 
 
@@ -91,8 +92,8 @@ def train(
     loaded = load_config(config)
     cfg = training_config(loaded, options, on_gpu=torch.cuda.is_available())
     _check_data(cfg, launcher)
-    checkpoint = _read_weights(cfg)
     check_no_run(cfg)
+    checkpoint = _read_weights(cfg)
     folder = make_output_folder('--work-dir', cfg.work_dir)
     _warn(disagreeing_normalisation(cfg), lost_weights(loaded, cfg))
     with tensors_only():
@@ -119,7 +120,10 @@ def _read_weights(cfg: Config) -> Checkpoint | None:
     for file in pretrained_files(cfg):
         load_tensors(file)
     path = initial_checkpoint(cfg)
-    return read_checkpoint(path) if path else None
+    if path is None:
+        return None
+    # The last checkpoint of a run may be damaged.
+    return read_checkpoint(path) if cfg.get('load_from') else read_newest(cfg.work_dir)
 
 
 def _warn(*warnings: str | None) -> None:
@@ -138,6 +142,21 @@ def _run(runner: Runner, cfg: Config) -> None:
         raise UserError(
             f'stopped; continue with the same command and --resume (checkpoints are in {cfg.work_dir})'
         ) from None
+    except ValueError as error:
+        if 'Expected more than 1 value per channel' not in str(error):
+            raise
+        raise UserError(
+            f'a batch norm of this model cannot take batches of one image ({error}): use batches of at least two '
+            'images in each process, --cfg-options train_dataloader.batch_size=2'
+        ) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        last = next(iter(list_checkpoints(cfg.work_dir)), None)
+        raise UserError(
+            f'{error.filename or cfg.work_dir} cannot be written: {error.strerror}; the last complete checkpoint is '
+            f'{last}. Free some space, and continue with the same command and --resume'
+        ) from error
     finally:
         for hook in runner.hooks:
             if hasattr(hook, 'close'):
