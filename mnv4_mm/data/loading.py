@@ -186,7 +186,7 @@ def _transforms(dataset: Any) -> Sequence[Any]:
 
 
 def _with_problems(sample: Any, problems: list[str]) -> Any:
-    data_sample = sample.get('data_samples') if isinstance(sample, dict) else None
+    data_sample: Any = sample.get('data_samples') if isinstance(sample, dict) else None
     if not hasattr(data_sample, 'set_metainfo'):
         raise UserError(problems[0])  # there is no place to report it in
     data_sample.set_metainfo({SKIPPED: tuple(problems)})

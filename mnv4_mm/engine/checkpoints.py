@@ -22,6 +22,9 @@ class SafeCheckpointHook(CheckpointHook):
     ``SafeRunner.save_checkpoint`` writes each file atomically.
     """
 
+    best_ckpt_path: str | None
+    best_ckpt_path_dict: dict[str, str | None]
+    keep_ckpt_ids: deque
     _saved_iter = -1
 
     def before_train(self, runner: Runner) -> None:
@@ -37,7 +40,7 @@ class SafeCheckpointHook(CheckpointHook):
                 runner.val_loop.run()
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        runner.message_hub.update_info('validated_iter', runner.iter)
+        runner.message_hub.update_info('last_validation', runner.iter)
         before = runner.message_hub.runtime_info.get('best_score')
         super().after_val_epoch(runner, metrics or {})
         # With a better score, mmengine has saved again.
@@ -106,7 +109,7 @@ class SafeCheckpointHook(CheckpointHook):
 def _validation_is_due(runner: Runner) -> bool:
     """Return True if a run was interrupted between a checkpoint and the end of the validation after it."""
     loop = runner.train_loop
-    if runner.val_loop is None or runner.message_hub.runtime_info.get('validated_iter') == runner.iter:
+    if runner.val_loop is None or runner.message_hub.runtime_info.get('last_validation') == runner.iter:
         return False
     by_epoch = isinstance(loop, EpochBasedTrainLoop)
     done, last = (loop.epoch, loop.max_epochs) if by_epoch else (loop.iter, loop.max_iters)

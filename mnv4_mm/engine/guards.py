@@ -172,7 +172,7 @@ class SkippedImagesHook(Hook):
 
 def non_finite(model: nn.Module) -> str | None:
     """Return the name of the first parameter or norm statistic that has an infinite value or NaN; None if none has."""
-    tensors = {name: value for name, value in model.named_parameters() if value.is_floating_point()}
+    tensors: dict[str, Tensor] = {name: value for name, value in model.named_parameters() if value.is_floating_point()}
     tensors |= {name: value for name, value in model.named_buffers() if name.endswith(('running_mean', 'running_var'))}
     if not tensors:
         return None

@@ -14,7 +14,7 @@ from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
-from mmengine.registry import RUNNERS
+from mmengine.registry import MODELS, RUNNERS
 from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 from torch import nn
@@ -27,7 +27,7 @@ from mnv4_mm.engine.step import align_optimizer_state, use_channels_last
 from mnv4_mm.errors import UserError
 from mnv4_mm.quiet import READING_ANNOTATIONS, without_lines
 from mnv4_mm.weights.checkpoint import Checkpoint, read_checkpoint, written_atomically
-from mnv4_mm.weights.strict import load_into
+from mnv4_mm.weights.strict import load_into, rows_by_class, tensor_state
 
 # Beginnings of records that go to the log file only: dumps of many screens, and mmengine's warnings about itself.
 FILE_ONLY = (
@@ -59,6 +59,7 @@ class SafeRunner(Runner):
     """
 
     _checkpoint: Checkpoint | None = None
+    _load_from: str | None
 
     @classmethod
     def from_cfg(cls, cfg: Config, checkpoint: Checkpoint | None = None) -> 'SafeRunner':
@@ -152,7 +153,10 @@ class SafeRunner(Runner):
         content.get('meta', {}).pop('config', None)
         self.call_hook('after_load_checkpoint', checkpoint=content)
         model = self.model.module if is_model_wrapper(self.model) else self.model
-        load_into(model, Checkpoint(loaded.path, content), strict or self._resume or self._train_loop is None)
+        exact = strict or self._resume or self._train_loop is None
+        if not exact:
+            self._take_over_classes(model, loaded, content)
+        load_into(model, Checkpoint(loaded.path, content), exact)
         self._has_loaded = True
         self.logger.info(f'Load checkpoint from {filename}')
         if self._resume and not {'optimizer', 'message_hub'} <= content.keys():
@@ -166,6 +170,31 @@ class SafeRunner(Runner):
                 for group in content['optimizer'].get('param_groups', [])
             ]
         return content
+
+    def _init_model_weights(self) -> None:
+        # A resumed run replaces all of them. Those of ImageNet would have to be downloaded again.
+        if not (self._resume and self._checkpoint is not None):
+            super()._init_model_weights()
+
+    def _take_over_classes(self, model: nn.Module, loaded: Checkpoint, content: dict[str, Any]) -> None:
+        """Replace a checkpoint's weights that belong to other classes than the data's, see ``rows_by_class``."""
+        new = list((getattr(self.train_dataloader.dataset, 'metainfo', None) or {}).get('classes') or ())
+        old = list((loaded.meta.get('dataset_meta') or {}).get('classes') or ())
+        if not (old and new) or old == new:
+            return
+        config = copy.deepcopy(self.cfg.model)
+        for part in _dicts(config):
+            if 'num_classes' in part:
+                part['num_classes'] += 1
+        with quiet_losses():
+            wider = MODELS.build(config).state_dict()
+        state = tensor_state(content, loaded.path)
+        content['state_dict'] = rows_by_class(state, model.state_dict(), wider, old, new)
+        lines = [('taken over by name', [name for name in new if name in old])]
+        lines += [('new, from random weights', [name for name in new if name not in old])]
+        lines += [('left out', [name for name in old if name not in new])]
+        shown = '; '.join(f'{what}: {", ".join(names)}' for what, names in lines if names)
+        self.logger.warning(f'{loaded.path} was trained on other classes. {shown}')
 
     def load_or_resume(self) -> None:
         if self._resume and self._load_from is None and self._checkpoint is not None:
@@ -202,6 +231,15 @@ def quiet_losses() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='Default ``avg_non_ignore`` is False')
         yield
+
+
+def _dicts(value: Any) -> Iterator[dict]:
+    if isinstance(value, dict):
+        yield value
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _dicts(item)
 
 
 def _belongs_on_console(record: logging.LogRecord) -> bool:

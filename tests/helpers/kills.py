@@ -134,7 +134,7 @@ def differences(one: Path, other: Path) -> list[str]:
     keys = ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers')
     parts = [{key: content[key] for key in keys if key in content} for content in (first, second)]
     return [
-        *_differences(*parts, ''),
+        *_differences(parts[0], parts[1], ''),
         *(key for key in ('epoch', 'iter', 'seed') if first['meta'][key] != second['meta'][key]),
     ]
 
