@@ -9,7 +9,13 @@ from mnv4_mm.cli.arguments import Parser
 from mnv4_mm.config.options import EvaluateOptions, TrainOptions
 from mnv4_mm.config.rules import check_precision
 from mnv4_mm.config.source import check_config_file
-from mnv4_mm.paths import check_checkpoint, check_class_map_folder, check_detections_file, check_output_folder
+from mnv4_mm.paths import (
+    check_checkpoint,
+    check_class_map_folder,
+    check_detections_file,
+    check_output_folder,
+    check_weights_file,
+)
 
 
 def add_train(parser: Parser) -> None:
@@ -29,6 +35,8 @@ def train(args: argparse.Namespace) -> None:
     start = options.resume if not isinstance(options.resume, bool) else (options.cfg_options or {}).get('load_from')
     if start:
         check_checkpoint(start)
+    if options.weights not in (None, 'timm', 'none'):
+        check_weights_file(options.weights)
     check_config_data(source, options, ('train_dataloader', 'val_dataloader'))
     if options.amp_dtype:
         import torch  # takes seconds, but less than OpenMMLab

@@ -194,6 +194,12 @@ class TrainOptions(ConfigOptions):
         metavar='CHECKPOINT',
         help="continue from the work directory's last checkpoint, or from CHECKPOINT",
     )
+    weights: str | None = _option(
+        None,
+        metavar='timm|none|FILE',
+        help="start the backbone from timm's ImageNet weights, from random weights, or from a .safetensors or .pth "
+        'file (default: as the config says; docs/training.md)',
+    )
     epochs: int | None = _option(
         None, type=int, minimum=1, metavar='N', help='train for N epochs, with the schedule in proportion'
     )
@@ -216,7 +222,11 @@ class TrainOptions(ConfigOptions):
     compiled: bool = _option(
         False, flag='--compile', action='store_true', help='torch.compile for backbone, neck and head'
     )
-    auto_scale_lr: bool = _option(False, action='store_true', help='scale the learning rate to the actual batch size')
+    auto_scale_lr: bool | None = _option(
+        None,
+        action=argparse.BooleanOptionalAction,
+        help='scale the learning rate to the actual batch size (default: with --data)',
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,6 +1,7 @@
 """The config that a training run uses."""
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 from mmengine.config import Config
@@ -14,11 +15,19 @@ from mnv4_mm.config.options import TrainOptions
 from mnv4_mm.config.resume import set_resume
 from mnv4_mm.config.rules import TRAINING_PARTS, check_complete
 from mnv4_mm.config.schedule import set_length
+from mnv4_mm.config.small_data import set_small_data
+from mnv4_mm.config.weights import set_weights
 from mnv4_mm.errors import UserError
 from mnv4_mm.tasks import task_of
 
 
-def training_config(config: str | Path | Config, options: TrainOptions, *, on_gpu: bool = False) -> Config:
+def training_config(
+    config: str | Path | Config,
+    options: TrainOptions,
+    *,
+    on_gpu: bool = False,
+    log: Callable[[str], object] = print,
+) -> Config:
     """Return the config that ``train`` runs.
 
     ``options.cfg_options`` come after all other options and win.
@@ -27,6 +36,7 @@ def training_config(config: str | Path | Config, options: TrainOptions, *, on_gp
         config: Name or path of a config, or a loaded one, which is not changed.
         options: Options of training.
         on_gpu: True if training runs on a GPU.
+        log: Takes a line about each default that depends on the user's data.
 
     Raises:
         UserError: The config or an option is invalid, or they do not fit each other.
@@ -36,9 +46,14 @@ def training_config(config: str | Path | Config, options: TrainOptions, *, on_gp
     cfg.work_dir = options.work_dir or _default_work_dir(cfg, options)
     if options.backbone:
         set_backbone(cfg, options.backbone)
+    if options.weights:
+        set_weights(cfg, options.weights)
     if options.data:
         layout = task_of(cfg).find(options.data, allow_dropped=options.allow_dropped)
         set_data(cfg, layout, options.allow_dropped)
+        set_small_data(cfg, task_of(cfg).count_images(layout.train), options, log)
+    if options.allow_dropped:
+        cfg.merge_from_dict({'default_hooks.skipped_images': dict(type='SkippedImagesHook', allowed=1.0)})
     if options.epochs:
         set_length(cfg, options.epochs, 'epochs')
     if options.iters:
