@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Parser], None]]] = {
     'compare': ('Compare exported files with PyTorch: accuracy, outputs, latency, memory.', deploy.add_compare),
     'deploy': ("Export ONNX for mmdeploy's pipelines and SDK.", deploy.add_deploy),
     'parity': ('Compare every headline model in every runtime: hours on a CPU.', deploy.add_parity),
+    'report': ('Report on a training run: a page, a model card, all numbers.', report.add_report),
     'configs': ('List the shipped configs, or copy one to edit it.', configs.add_configs),
     'weights': ('List the published ImageNet weights.', report.add_weights),
     'download': ('Download COCO or ADE20K, check and unpack it.', data.add_download),

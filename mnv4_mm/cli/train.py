@@ -4,6 +4,7 @@ Imports in functions: `mnv4 --help` works in the base install, which has neither
 """
 
 import argparse
+import shlex
 
 from mnv4_mm.cli.arguments import Parser
 from mnv4_mm.config.options import EvaluateOptions, TrainOptions
@@ -15,6 +16,7 @@ from mnv4_mm.paths import check_checkpoint, check_class_map_folder, check_detect
 def add_train(parser: Parser) -> None:
     parser.add_argument('config', help='path, or name of a shipped config such as mnv4_ssdlite_coco')
     TrainOptions.add_arguments(parser)
+    parser.add_argument('--no-report', dest='report', action='store_false', help='write no report when training ends')
     parser.set_defaults(call=train)
 
 
@@ -37,7 +39,18 @@ def train(args: argparse.Namespace) -> None:
 
     from mnv4_mm.apis.train import train
 
-    train(args.config, **options.as_arguments())
+    folder = train(args.config, **options.as_arguments())
+    if args.report:
+        from mnv4_mm.report.training import report_after_training
+
+        report_after_training(
+            folder, data=options.data, launcher=options.launcher, command=_train_command(args.config, options)
+        )
+
+
+def _train_command(config: str, options: TrainOptions) -> str:
+    """Return the command that trains with these options, for the report."""
+    return shlex.join(['mnv4', 'train', config, *options.as_command_line()])
 
 
 def add_test(parser: Parser) -> None:
