@@ -9,7 +9,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 
-from mnv4_mm.config.data import innermost_dataset
+from mnv4_mm.config.data import dataset_split, innermost_dataset
 from mnv4_mm.engine.iou import confusion_matrix
 from mnv4_mm.images import read_mask
 from mnv4_mm.report.content import Confusion, measured
@@ -58,7 +58,7 @@ class Masks:
         dataset['test_mode'] = True
         with DefaultScope.overwrite_default_scope(cfg.default_scope):
             self.dataset = DATASETS.build(dataset)
-        self.images = Path(task_of(cfg).split(innermost_dataset(cfg.test_dataloader.dataset)).images)
+        self.images = Path(dataset_split(cfg, 'test_dataloader').images)
         self.class_maps = class_maps
         self.classes: tuple[str, ...] = tuple(self.dataset.metainfo['classes'])
         self.palette = [tuple(int(value) for value in colour) for colour in self.dataset.metainfo['palette']]

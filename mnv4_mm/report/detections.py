@@ -121,28 +121,22 @@ def _best_threshold(
 ) -> tuple[float | None, list[dict[str, float | None]]]:
     """Return the score threshold with the best F1, and precision and recall of each class there."""
     total = sum(counts)
-    missed: dict[str, float | None] = {'precision': None, 'recall': 0.0}
-    nothing = [dict(missed) if count else {'precision': None, 'recall': None} for count in counts]
+    nothing: list[dict[str, float | None]] = [{'precision': None, 'recall': 0.0 if count else None} for count in counts]
     if found is None or not total:
         return None, nothing
-    rows = np.array(
-        [
-            (one['score'], 'gt_id' in one, labels[one['category_id']])
-            for one in _matches(ground_truth, found, 0.0, use_categories=True)
-        ]
-    ).reshape(-1, 3)
-    rows = rows[np.argsort(-rows[:, 0], kind='stable')]
-    correct = np.cumsum(rows[:, 1])
-    if not len(rows) or not correct[-1]:
+    matches = sorted(_matches(ground_truth, found, 0.0, use_categories=True), key=lambda one: -one['score'])
+    scores = np.array([one['score'] for one in matches])
+    is_correct = np.array(['gt_id' in one for one in matches], bool)
+    classes = np.array([labels[one['category_id']] for one in matches], int)
+    if not is_correct.any():
         return None, nothing
     # F1 = 2 correct / (detections + boxes); at the last of equal scores, where the threshold takes all of them.
-    f1 = 2 * correct / (np.arange(1, len(rows) + 1) + total)
-    is_last = np.append(rows[1:, 0] < rows[:-1, 0], True)
-    threshold = float(rows[np.argmax(np.where(is_last, f1, -1)), 0])
-    above = rows[rows[:, 0] >= threshold]
+    f1 = 2 * np.cumsum(is_correct) / (np.arange(1, len(scores) + 1) + total)
+    is_last = np.append(scores[1:] < scores[:-1], True)
+    threshold = float(scores[np.argmax(np.where(is_last, f1, -1))])
     result: list[dict[str, float | None]] = []
     for label, count in enumerate(counts):
-        hits = above[above[:, 2] == label][:, 1]
+        hits = is_correct[(classes == label) & (scores >= threshold)]
         result.append(
             {
                 'precision': float(hits.mean()) if len(hits) else None,

@@ -69,7 +69,8 @@ def draw_class_maps(results: Sequence[class_maps.ImageResult], masks: class_maps
         present = [label for label in np.unique(labels).tolist() if label < len(masks.classes)]
         return _beside(left, right), f'mean IoU {result.iou:.3f}', present
 
-    best = sorted((one for one in results if one.iou is not None), key=lambda one: (-one.iou, one.name))
+    labelled = [(one.iou, one) for one in results if one.iou is not None]
+    best = [one for _, one in sorted(labelled, key=lambda pair: (-pair[0], pair[1].name))]
     return _write(best, best[::-1], draw, folder, masks.classes, masks.palette)
 
 

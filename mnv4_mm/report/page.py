@@ -154,8 +154,8 @@ class _Axis:
         return self.start + share * (self.end - self.start)
 
     def ticks(self, integer: bool = False) -> list[tuple[float, str]]:
-        values = MaxNLocator(nbins=5, integer=integer).tick_values(self.low, self.high)
-        return [(round(self(v), 1), f'{v:g}') for v in values.tolist() if self.low <= v <= self.high]
+        values = map(float, MaxNLocator(nbins=5, integer=integer).tick_values(self.low, self.high))
+        return [(round(self(value), 1), f'{value:g}') for value in values if self.low <= value <= self.high]
 
 
 def _shaded(report: Report) -> list[tuple[str, list[tuple[int, float]]]]:
