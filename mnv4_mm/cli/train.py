@@ -5,12 +5,14 @@ Imports in functions: `mnv4 --help` works in the base install, which has neither
 
 import argparse
 import shlex
+from pathlib import Path
 
 from mnv4_mm.cli.arguments import Parser
 from mnv4_mm.config.options import EvaluateOptions, TrainOptions
 from mnv4_mm.config.rules import check_precision
 from mnv4_mm.config.source import check_config_file
 from mnv4_mm.paths import check_checkpoint, check_class_map_folder, check_detections_file, check_output_folder
+from mnv4_mm.runtime.labels import FORMS, write_labels
 
 
 def add_train(parser: Parser) -> None:
@@ -99,6 +101,11 @@ def add_infer(parser: Parser) -> None:
         help="segmentation: whole images, or overlapping windows of a training crop's size (default: the config's)",
     )
     parser.add_argument('--device', help='torch device (default: the GPU if there is one)')
+    parser.add_argument(
+        '--labels',
+        choices=tuple(FORMS),
+        help='also write the boxes from --score-thr on for a labelling tool: coco or yolo for CVAT, label-studio',
+    )
     parser.set_defaults(call=infer)
 
 
@@ -110,14 +117,18 @@ def infer(args: argparse.Namespace) -> None:
         check_config_file(args.config)
     # It imports torch only to load a checkpoint, after its own checks: an exported file does not need it.
 
-    print(
-        infer(
-            args.source,
-            args.checkpoint,
-            config=args.config,
-            out_dir=args.out_dir,
-            score_thr=args.score_thr,
-            device=args.device,
-            inference=args.inference,
-        )
+    predictions = infer(
+        args.source,
+        args.checkpoint,
+        config=args.config,
+        out_dir=args.out_dir,
+        score_thr=args.score_thr,
+        device=args.device,
+        inference=args.inference,
     )
+    print(predictions)
+    if args.labels:
+        source = Path(args.source).resolve()
+        folder = source.name if source.is_dir() else source.parent.name
+        model = Path(args.checkpoint).name
+        print(write_labels(predictions, args.labels, score_thr=args.score_thr, folder=folder, model=model))

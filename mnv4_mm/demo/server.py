@@ -147,20 +147,19 @@ class DemoServer(ThreadingHTTPServer):
                 height=size[1],
                 # Little-endian, two bytes per pixel: there may be more than 256 classes.
                 labels=base64.b64encode(labels.astype('<u2').tobytes()).decode(),
+                palette=[list(map(int, colour)) for colour in result.colours],
                 share=(np.bincount(labels.ravel(), minlength=len(result.classes)) / labels.size).tolist(),
             )
         return content
 
     def describe(self) -> dict[str, Any]:
-        """Return name, task, classes and their colours."""
-        colours = getattr(getattr(self.model, 'meta', None), 'palette', None)
-        colours = colours or getattr(getattr(self.model, 'predict', None), 'palette', None)
+        """Return name, task and classes; the colours of classes, until a class map has others; and the limit."""
         return dict(
             name=self.name,
             task=self.model.task,
             max_bytes=MAX_BYTES,
             classes=list(self.model.classes),
-            palette=[list(colour) for colour in colours or palette(len(self.model.classes))],
+            palette=palette(len(self.model.classes)),
         )
 
 

@@ -34,7 +34,7 @@ def draw_boxes(
         image: (H, W, 3) uint8 BGR.
         boxes: (K, 4) as (x1, y1, x2, y2) in pixels, best first.
         labels: (K,) indices into ``classes``.
-        scores: (K,); None for ground truth, which has none.
+        scores: (K,); None for ground truth.
         classes: Class names.
 
     Returns:
@@ -47,14 +47,12 @@ def draw_boxes(
     colours = palette(max(len(classes), int(labels.max(initial=0)) + 1))
     boxes = np.nan_to_num(boxes).clip(0, [width, height, width, height])
     # The best boxes last, on top of the others.
-    for i in range(len(boxes))[::-1]:
-        box, label = boxes[i], labels[i]
+    marks = [''] * len(boxes) if scores is None else [f' {score:.2f}' for score in scores]
+    for box, label, mark in zip(boxes[::-1], labels[::-1], marks[::-1], strict=True):
         red, green, blue = colours[label]
         x1, y1, x2, y2 = (round(float(side)) for side in box)
         cv2.rectangle(out, (x1, y1), (x2, y2), (blue, green, red), thickness, cv2.LINE_AA)
-        text = str(classes[label] if label < len(classes) else label)
-        if scores is not None:
-            text += f' {scores[i]:.2f}'
+        text = f'{classes[label] if label < len(classes) else label}{mark}'
         text_width, text_height, below = text_size(text, scale, max(1, thickness // 2))
         # Above the box, or inside it at the upper edge of the image, and never over its right edge.
         left = max(0, min(x1, width - text_width))
