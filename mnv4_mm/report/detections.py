@@ -186,7 +186,10 @@ def _confusion(
     for box_id, box in ground_truth.anns.items():
         if box_id not in matched and box['category_id'] in labels and not box.get('iscrowd'):
             matrix[labels[box['category_id']], background] += 1
-    rule = f'Boxes and detections with a score of at least {threshold:.2f} are paired from IoU {IOU} on, best first.'
+    rule = (
+        f'Boxes and detections with a score of at least {threshold:.2f} are paired from IoU {IOU} on, the best detection '
+        f'first. {BACKGROUND.capitalize()} stands for no object, or no detection.'
+    )
     return Confusion([*classes, BACKGROUND], matrix.tolist(), rule)
 
 
