@@ -187,8 +187,8 @@ def _confusion(
         if box_id not in matched and box['category_id'] in labels and not box.get('iscrowd'):
             matrix[labels[box['category_id']], background] += 1
     rule = (
-        f'Boxes and detections with a score of at least {threshold:.2f} are paired from IoU {IOU} on, the best detection '
-        f'first. {BACKGROUND.capitalize()} stands for no object, or no detection.'
+        f'Boxes and detections with a score of at least {threshold:.2f} are paired from IoU {IOU} on, the best '
+        f'detection first. {BACKGROUND.capitalize()} stands for no object, or no detection.'
     )
     return Confusion([*classes, BACKGROUND], matrix.tolist(), rule)
 

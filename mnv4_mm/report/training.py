@@ -53,7 +53,8 @@ def write_report(
     ``report_on_training_pictures``, the training images are evaluated and drawn as well.
 
     Args:
-        path: Work directory of a run, whose best checkpoint is taken, or else the last one; or a checkpoint.
+        path: Work directory of a run, whose best checkpoint is taken, or else the last one (always the last one with
+            ``report_on_training_pictures``: such a run is to learn its training images); or a checkpoint.
         data: Data set that the checkpoint was trained with, if it is not where its config says.
         out: Folder to write to; ``report`` beside the checkpoint if None.
         launcher: mmengine's launcher that started this process: none, pytorch, slurm or mpi.
@@ -65,10 +66,12 @@ def write_report(
     Raises:
         UserError: There is no checkpoint, or it or its data cannot be used.
     """
-    file = find_checkpoint(path)
-    checkpoint = read_checkpoint(file)
+    checkpoint = read_checkpoint(find_checkpoint(path))
     options = EvaluateOptions(data=data, launcher=launcher)
     cfg = evaluation_config(checkpoint, options, on_gpu=torch.cuda.is_available())
+    if cfg.get('report_on_training_pictures') and Path(path).is_dir():
+        checkpoint = read_checkpoint(find_checkpoint(path, best=False))
+    file = checkpoint.path
     folder = make_output_folder('--out', out or file.parent / 'report')
     logs = folder if out else file.parent
     task = task_of(cfg)
@@ -118,8 +121,12 @@ def report_after_training(
             print(f'warning: no report: {error}')
 
 
-def find_checkpoint(path: str | Path) -> Path:
-    """Return the best checkpoint of a work directory, or else its last one; a file is returned as it is.
+def find_checkpoint(path: str | Path, best: bool = True) -> Path:
+    """Return a checkpoint of a work directory.
+
+    Args:
+        path: Work directory; a file is returned as it is.
+        best: The best checkpoint, if there is one; the last one if False.
 
     Raises:
         UserError: There is none.
@@ -129,9 +136,8 @@ def find_checkpoint(path: str | Path) -> Path:
         raise UserError(f'no work directory or checkpoint {path}')
     if not path.is_dir():
         return path
-    best = sorted(path.glob('best_*.pth'), key=lambda file: file.stat().st_mtime)
-    if best:
-        return best[-1]
+    if best and (files := sorted(path.glob('best_*.pth'), key=lambda file: file.stat().st_mtime)):
+        return files[-1]
     last = path / 'last_checkpoint'
     name = Path(last.read_text(encoding='utf-8').strip()).name if last.is_file() else ''
     if name and (path / name).is_file():

@@ -238,6 +238,7 @@ def test_the_best_checkpoint_of_a_run_is_taken(tmp_path):
     assert find_checkpoint(tmp_path).name == 'epoch_3.pth'
     (tmp_path / 'best_bbox_mAP_epoch_2.pth').touch()
     assert find_checkpoint(tmp_path).name == 'best_bbox_mAP_epoch_2.pth'
+    assert find_checkpoint(tmp_path, best=False).name == 'epoch_3.pth'
     assert find_checkpoint(tmp_path / 'epoch_3.pth').name == 'epoch_3.pth'
 
 
