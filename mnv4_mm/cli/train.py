@@ -12,7 +12,6 @@ from mnv4_mm.config.options import EvaluateOptions, TrainOptions
 from mnv4_mm.config.rules import check_precision
 from mnv4_mm.config.source import check_config_file
 from mnv4_mm.paths import check_checkpoint, check_class_map_folder, check_detections_file, check_output_folder
-from mnv4_mm.runtime.labels import FORMS, write_labels
 
 
 def add_train(parser: Parser) -> None:
@@ -103,7 +102,7 @@ def add_infer(parser: Parser) -> None:
     parser.add_argument('--device', help='torch device (default: the GPU if there is one)')
     parser.add_argument(
         '--labels',
-        choices=tuple(FORMS),
+        choices=('coco', 'yolo', 'label-studio'),
         help='also write the boxes from --score-thr on for a labelling tool: coco or yolo for CVAT, label-studio',
     )
     parser.set_defaults(call=infer)
@@ -112,6 +111,7 @@ def add_infer(parser: Parser) -> None:
 def infer(args: argparse.Namespace) -> None:
     """Check the arguments of ``infer``, run the model, and print the path of the predictions."""
     from mnv4_mm.apis.infer import infer
+    from mnv4_mm.runtime.labels import write_labels
 
     if args.config:
         check_config_file(args.config)

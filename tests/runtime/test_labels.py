@@ -10,6 +10,7 @@ import pytest
 import yaml
 from pycocotools.coco import COCO
 
+from mnv4_mm.cli import main
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import write_mask
 from mnv4_mm.runtime.labels import FORMS, write_labels
@@ -35,6 +36,12 @@ def predictions(tmp_path):
     path = tmp_path / 'predictions.json'
     path.write_text(json.dumps(dict(images=images, annotations=annotations, categories=categories)))
     return path
+
+
+def test_the_command_offers_every_form(capsys):
+    with pytest.raises(SystemExit):
+        main(['infer', '--help'])
+    assert f'--labels {{{",".join(FORMS)}}}' in capsys.readouterr().out
 
 
 def test_coco(predictions):
