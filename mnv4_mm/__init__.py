@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from mnv4_mm.apis.train import train
     from mnv4_mm.deploy.compare import compare
     from mnv4_mm.deploy.export import export
+    from mnv4_mm.report.training import write_report
 
-__all__ = ['__version__', 'check', 'compare', 'evaluate', 'export', 'infer', 'load', 'train']
+__all__ = ['__version__', 'check', 'compare', 'evaluate', 'export', 'infer', 'load', 'train', 'write_report']
 
 # Name -> module and attribute.
 _FUNCTIONS = {
@@ -30,6 +31,7 @@ _FUNCTIONS = {
     'export': ('mnv4_mm.deploy.export', 'export'),
     'compare': ('mnv4_mm.deploy.compare', 'compare'),
     'load': ('mnv4_mm.apis.load', 'load'),
+    'write_report': ('mnv4_mm.report.training', 'write_report'),
 }
 __getattr__, __dir__ = lazy_names(__name__, _FUNCTIONS)
 

@@ -28,7 +28,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ('config',),
     ('apis',),
     ('deploy',),
-    ('report', 'bench'),
+    ('report', 'bench', 'demo'),
     ('registration',),
     ('cli',),
     ('__init__', '__main__'),
@@ -39,7 +39,7 @@ LIGHT = (
     'errors', 'version', 'quiet', 'lazy', 'paths', 'images', 'data.formats', 'models.arch', 'weights.tags',
     'weights.cache', 'report.weights', 'runtime',
     'config.check', 'config.index', 'config.options', 'config.rules', 'config.source', 'deploy.arguments',
-    'bench.parts', 'registration', 'cli', '__init__',
+    'bench.parts', 'demo', 'registration', 'cli', '__init__',
 )  # fmt: skip
 HEAVY = {'torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'timm'}
 

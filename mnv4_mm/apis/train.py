@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import barrier, is_main_process
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.dist import is_main_process
+from mmengine.runner import Runner
 
-from mnv4_mm.apis.evaluate import evaluate
 from mnv4_mm.apis.launch import is_first_of_machine, join_processes
 from mnv4_mm.config.backbone import disagreeing_normalisation, lost_weights, pretrained_files
 from mnv4_mm.config.classes import set_classes_of, set_label_order
@@ -52,8 +51,7 @@ def train(
 ) -> Path:
     """Train a config; keep the best checkpoint and plot loss and metric.
 
-    Besides the keys of mmengine's Runner, a config may have ``report_on_training_pictures``: evaluate on the training
-    images too when training ends, and draw them.
+    ``mnv4_mm.write_report`` evaluates the result and reports on it, as ``mnv4 train`` does at its end.
 
     Args:
         config: Path, or name of a shipped config.
@@ -116,8 +114,6 @@ def train(
         runner = SafeRunner.from_cfg(cfg, checkpoint)
     del checkpoint  # the runner releases it when it has loaded it
     _run(runner, cfg)
-    if cfg.get('report_on_training_pictures'):
-        _report_on_training_images(cfg, folder)
     return folder
 
 
@@ -212,25 +208,3 @@ def _cap_warm_up(runner: Runner) -> None:
         elif scheduler.get('end', 0) > limit:
             runner.logger.info(f'warm-up of {scheduler["end"]} steps shortened to a tenth of the training, {limit}')
             scheduler['end'] = limit
-
-
-def _report_on_training_images(cfg: Config, folder: Path) -> None:
-    barrier()  # the first process has written it
-    checkpoint = read_checkpoint(find_latest_checkpoint(str(folder)))
-    trained_on = evaluate(
-        cfg, checkpoint, work_dir=folder / 'trained_on', on='train', per_class=False, show_dir=str(folder / 'pictures')
-    )
-    held_out = evaluate(cfg, checkpoint, work_dir=folder / 'held_out', on='val', per_class=False)
-    if is_main_process():
-        task = task_of(cfg)
-        print(f'{task.metric} of the last checkpoint:')
-        for prefix, metrics in (('trained_on', trained_on), (cfg.test_evaluator.prefix, held_out)):
-            # mmdet measures nothing if nothing was detected.
-            name = f'{prefix}/{task.metric}'
-            value = metrics.get(name, 0.0)
-            print(f'  {name:<28}{NOT_MEASURABLE if math.isnan(value) else f"{value:.3f}"}')
-        article = 'an' if task.benchmark[0] in 'AEIOU' else 'a'
-        print(
-            'The first is measured on the training images: it shows that training works, not that the model '
-            f'generalises. Neither is {article} {task.benchmark} result.'
-        )

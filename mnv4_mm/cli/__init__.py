@@ -5,7 +5,7 @@ A command parses and checks its arguments, and only then imports what does the w
 
 from collections.abc import Callable, Sequence
 
-from mnv4_mm.cli import configs, data, deploy, env, report, train
+from mnv4_mm.cli import configs, data, demo, deploy, env, report, train
 from mnv4_mm.cli.arguments import Parser
 from mnv4_mm.cli.exit_codes import run
 from mnv4_mm.version import __version__
@@ -15,10 +15,12 @@ COMMANDS: dict[str, tuple[str, Callable[[Parser], None]]] = {
     'train': ('Train a detector or a segmenter.', train.add_train),
     'test': ('Evaluate a checkpoint: COCO AP or mIoU, and a table per class.', train.add_test),
     'infer': ('Detect or segment in images and videos.', train.add_infer),
+    'demo': ('Show predictions on a local web page.', demo.add_demo),
     'export': ('Convert a checkpoint for other runtimes.', deploy.add_export),
     'compare': ('Compare exported files with PyTorch: accuracy, outputs, latency, memory.', deploy.add_compare),
     'deploy': ("Export ONNX for mmdeploy's pipelines and SDK.", deploy.add_deploy),
     'parity': ('Compare every headline model in every runtime: hours on a CPU.', deploy.add_parity),
+    'report': ('Report on a training run: a page, a model card, all numbers.', report.add_report),
     'configs': ('List the shipped configs, or copy one to edit it.', configs.add_configs),
     'weights': ('List the published ImageNet weights.', report.add_weights),
     'download': ('Download COCO or ADE20K, check and unpack it.', data.add_download),

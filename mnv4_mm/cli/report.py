@@ -1,4 +1,4 @@
-"""Commands that print tables: weights, complexity, bench."""
+"""Commands that report: on a run as a page; weights, complexity and speed as tables."""
 
 import argparse
 from pathlib import Path
@@ -7,7 +7,42 @@ from mnv4_mm.bench.parts import PARTS, check_bench
 from mnv4_mm.cli.arguments import Parser
 from mnv4_mm.config.rules import check_backbone_name
 from mnv4_mm.config.source import check_config_file
+from mnv4_mm.errors import UserError
+from mnv4_mm.paths import check_checkpoint, check_output_folder
 from mnv4_mm.weights.tags import tags_of
+
+
+def add_report(parser: Parser) -> None:
+    parser.description = (
+        'Evaluate a trained checkpoint and write a page, a model card and all numbers: what `mnv4 train` writes at its '
+        'end, anew, e.g. after exporting.'
+    )
+    parser.add_argument('path', metavar='WORK_DIR|CHECKPOINT', help='folder of a run, or .pth file')
+    parser.add_argument('--data', metavar='DIR', help='the data set it was trained with (default: as its config says)')
+    parser.add_argument('--out', metavar='DIR', help='where to write (default: report/ beside the checkpoint)')
+    parser.set_defaults(call=report)
+
+
+def report(args: argparse.Namespace) -> None:
+    """Check the arguments of ``report``, and write the report."""
+    path = Path(args.path)
+    if path.is_dir():
+        if not any(path.glob('*.pth')):
+            raise UserError(
+                f'no checkpoint in {path}: name the work directory of a run that has saved one, or a .pth file'
+            )
+    elif not path.exists():
+        raise UserError(f'no work directory or checkpoint {path}')
+    else:
+        check_checkpoint(path)
+    if args.data and not Path(args.data).is_dir():
+        raise UserError(f'no folder {args.data}: --data takes the folder of a data set')
+    if args.out:
+        check_output_folder('--out', args.out)
+
+    from mnv4_mm.report.training import write_report
+
+    write_report(args.path, data=args.data, out=args.out)
 
 
 def add_weights(parser: Parser) -> None:

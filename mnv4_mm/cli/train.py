@@ -4,6 +4,8 @@ Imports in functions: `mnv4 --help` works in the base install, which has neither
 """
 
 import argparse
+import shlex
+from pathlib import Path
 
 from mnv4_mm.cli.arguments import Parser
 from mnv4_mm.config.options import EvaluateOptions, TrainOptions
@@ -21,6 +23,7 @@ from mnv4_mm.paths import (
 def add_train(parser: Parser) -> None:
     parser.add_argument('config', help='path, or name of a shipped config such as mnv4_ssdlite_coco')
     TrainOptions.add_arguments(parser)
+    parser.add_argument('--no-report', dest='report', action='store_false', help='write no report when training ends')
     parser.set_defaults(call=train)
 
 
@@ -45,7 +48,18 @@ def train(args: argparse.Namespace) -> None:
 
     from mnv4_mm.apis.train import train
 
-    train(args.config, **options.as_arguments())
+    folder = train(args.config, **options.as_arguments())
+    if args.report:
+        from mnv4_mm.report.training import report_after_training
+
+        report_after_training(
+            folder, data=options.data, launcher=options.launcher, command=_train_command(args.config, options)
+        )
+
+
+def _train_command(config: str, options: TrainOptions) -> str:
+    """Return the command that trains with these options, for the report."""
+    return shlex.join(['mnv4', 'train', config, *options.as_command_line()])
 
 
 def add_test(parser: Parser) -> None:
@@ -102,6 +116,11 @@ def add_infer(parser: Parser) -> None:
     parser.add_argument(
         '--coco', action='store_true', help="also write coco_results.json, a list in COCO's results format"
     )
+    parser.add_argument(
+        '--labels',
+        choices=('coco', 'yolo', 'label-studio'),
+        help='also write the boxes from --score-thr on for a labelling tool: coco or yolo for CVAT, label-studio',
+    )
     parser.epilog = 'Exit code 1 if images that cannot be read were left out, 2 for a mistake in an argument or a file.'
     parser.set_defaults(call=infer)
 
@@ -109,6 +128,7 @@ def add_infer(parser: Parser) -> None:
 def infer(args: argparse.Namespace) -> int:
     """Check the arguments of ``infer``, run the model, print the path of the predictions; 1 if images were left out."""
     from mnv4_mm.apis.infer import infer_files
+    from mnv4_mm.runtime.labels import write_labels
 
     if args.config:
         check_config_file(args.config)
@@ -125,4 +145,9 @@ def infer(args: argparse.Namespace) -> int:
         coco=args.coco,
     )
     print(inferred.path)
+    if args.labels:
+        source = Path(args.source).resolve()
+        folder = source.name if source.is_dir() else source.parent.name
+        model = Path(args.checkpoint).name
+        print(write_labels(inferred.path, args.labels, score_thr=args.score_thr, folder=folder, model=model))
     return 1 if inferred.unreadable else 0

@@ -181,6 +181,21 @@ class ConfigOptions:
         """Return the options by name, as keyword arguments of the Python API."""
         return {option.name: getattr(self, option.name) for option in fields(self)}
 
+    def as_command_line(self) -> list[str]:
+        """Return the options that differ from their defaults as arguments of a command."""
+        arguments: list[str] = []
+        for option in fields(self):
+            value, flag = getattr(self, option.name), _flag(option)
+            if value == option.default:
+                continue
+            if isinstance(value, Mapping):
+                arguments += [flag, *(f'{key}={item}' for key, item in value.items())]
+            elif isinstance(value, bool):
+                arguments.append(flag if value else flag.replace('--', '--no-', 1))
+            else:
+                arguments += [flag, str(value)]
+        return arguments
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(ConfigOptions):

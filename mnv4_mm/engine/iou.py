@@ -118,6 +118,18 @@ def class_areas(
     Raises:
         ValueError: a label of the ground truth is out of range.
     """
+    confusion = confusion_matrix(predicted, ground_truth, num_classes, ignore_index)
+    return ClassAreas(confusion.diagonal().copy(), confusion.sum(axis=0), confusion.sum(axis=1))
+
+
+def confusion_matrix(
+    predicted: torch.Tensor, ground_truth: torch.Tensor, num_classes: int, ignore_index: int = 255
+) -> np.ndarray:
+    """Count the pixels of each pair of classes in an image. Arguments and errors are those of ``class_areas``.
+
+    Returns:
+        (classes, classes) int64, a row for each class of the ground truth and a column for each prediction.
+    """
     # Ignored pixels get an index of their own, because removing them would copy both maps. int32 halves the memory
     # traffic; bincount returns int64.
     ignored = ground_truth == ignore_index
@@ -125,8 +137,7 @@ def class_areas(
     counts = torch.bincount(pairs.flatten(), minlength=num_classes**2).cpu().numpy()[: num_classes**2]
     if counts.sum() + int(ignored.sum()) != ground_truth.numel():
         raise ValueError(f'the ground truth has a label that is not below the {num_classes} classes')
-    confusion = counts.reshape(num_classes, num_classes)  # (ground truth, prediction)
-    return ClassAreas(confusion.diagonal().copy(), confusion.sum(axis=0), confusion.sum(axis=1))
+    return counts.reshape(num_classes, num_classes)
 
 
 def class_table(names: Sequence[str], iou: np.ndarray, accuracy: np.ndarray, ground_truth: np.ndarray) -> str:

@@ -1,0 +1,40 @@
+"""The command that shows predictions on a local web page."""
+
+import argparse
+import os
+import sys
+import webbrowser
+from pathlib import Path
+
+from mnv4_mm.cli.arguments import Parser
+from mnv4_mm.errors import UserError
+
+
+def add_demo(parser: Parser) -> None:
+    parser.epilog = 'The page is served on this computer only, unless --host says otherwise. Ctrl-C ends it.'
+    parser.add_argument('model', help='.pth file written by `mnv4 train`, or file written by `mnv4 export`')
+    parser.add_argument('--port', type=int, default=8550, help='port; 0 for any free one (default: 8550)')
+    parser.add_argument('--host', default='127.0.0.1', help='address to serve at (default: 127.0.0.1)')
+    parser.add_argument('--device', help='checkpoint: torch device (default: the GPU if there is one)')
+    parser.add_argument('--no-browser', dest='browser', action='store_false', help='do not open the page')
+    parser.set_defaults(call=demo)
+
+
+def demo(args: argparse.Namespace) -> None:
+    """Check the arguments of ``demo``, load the model, and serve the page until Ctrl-C."""
+    if not 0 <= args.port <= 65535:
+        raise UserError(f'--port must be in [0, 65535], got {args.port}')
+
+    from mnv4_mm.apis.load import load
+    from mnv4_mm.demo.server import DemoServer, serve
+
+    model = load(args.model, device=args.device)
+    server = DemoServer(model, Path(args.model).name, args.host, args.port)
+    if args.browser and _has_screen():
+        webbrowser.open(server.url)
+    serve(server)
+
+
+def _has_screen() -> bool:
+    """Return False on a Linux machine without a screen, where a browser for terminals would open."""
+    return sys.platform != 'linux' or any(os.environ.get(name) for name in ('DISPLAY', 'WAYLAND_DISPLAY'))

@@ -1,0 +1,278 @@
+"""The web server of the demo: Python's own, with one page and two requests that return JSON.
+
+``GET /`` is the page, ``GET /model`` the task and the classes, ``POST /predict`` takes the bytes of an image file and
+returns the predictions. No request names a file. Needs no more than the model: an exported file runs without PyTorch.
+"""
+
+import base64
+import errno
+import ipaddress
+import json
+import socket
+import socketserver
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import cv2
+import numpy as np
+
+from mnv4_mm.errors import UserError
+from mnv4_mm.images import image_size, read_image
+from mnv4_mm.runtime.draw import palette
+from mnv4_mm.runtime.results import ClassMap, Detections
+
+MAX_BYTES = 64 * 2**20  # of an uploaded file
+MAX_PIXELS = 100_000_000  # of an image: 300 MB decoded
+MAX_SHOWN = 1600  # largest side in pixels of the image that the page shows
+TIMEOUT = 30  # seconds after which an upload that stops is dropped
+IMAGE_TYPE = 'application/octet-stream'  # other pages cannot send it here without being asked for permission
+HEADERS = {
+    # The page loads nothing and is shown in no other page.
+    'Content-Security-Policy': "default-src 'none'; connect-src 'self'; img-src data:; style-src 'unsafe-inline'; "
+    "script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    'X-Content-Type-Options': 'nosniff',
+    'Referrer-Policy': 'no-referrer',
+    'Cache-Control': 'no-store',
+}
+
+
+class Model(Protocol):
+    """A model as ``apis.load.load`` returns it."""
+
+    @property
+    def task(self) -> str:
+        """``detection`` or ``segmentation``."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, in the order of labels."""
+
+    def __call__(self, image: np.ndarray) -> Detections | ClassMap:
+        """Detect or segment in (H, W, 3) uint8 BGR."""
+
+
+class DemoServer(ThreadingHTTPServer):
+    """Serves the demo of one model. One image is predicted at a time.
+
+    Args:
+        model: The model.
+        name: Its name, for the title of the page.
+        host: Address to listen at.
+        port: Port; 0 for any free one.
+
+    Raises:
+        UserError: Host or port cannot be used.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, model: Model, name: str, host: str = '127.0.0.1', port: int = 8550) -> None:
+        self.model, self.name, self.host = model, name, host
+        self.lock = threading.Lock()
+        self.address_family = socket.AF_INET6 if ':' in host else socket.AF_INET
+        self.page = files('mnv4_mm.demo').joinpath('page.html').read_bytes()
+        try:
+            super().__init__((host, port), DemoHandler)
+        except OSError as error:
+            raise UserError(_reason(error, host, port)) from None
+
+    @property
+    def url(self) -> str:
+        """Address of the page."""
+        host = '127.0.0.1' if self.host in ('0.0.0.0', '') else self.host  # noqa: S104 (compared, not bound)
+        return f'http://{f"[{host}]" if ":" in host else host}:{self.server_port}/'
+
+    @property
+    def is_local(self) -> bool:
+        """True if only this computer can reach the server."""
+        return ipaddress.ip_address(str(self.server_address[0])).is_loopback
+
+    def server_bind(self) -> None:
+        # Without HTTPServer's lookup of the name of the host, which takes seconds where no name server answers.
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = self.host, int(self.server_address[1])
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Drop a connection that the browser has closed; report other errors in one line."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, ConnectionError | TimeoutError):
+            print(f'error: a request failed: {type(error).__name__}: {error}', file=sys.stderr)
+
+    def predict(self, data: bytes) -> dict[str, Any]:
+        """Predict for an image file.
+
+        Args:
+            data: Content of the file.
+
+        Returns:
+            ``width`` and ``height`` in pixels; ``image``, the image as it was read, at most ``MAX_SHOWN`` pixels wide
+            and high, as a data URI; ``ms``, the time from the decoded image to the result; and ``detections`` or
+            ``class_map``.
+
+        Raises:
+            UserError: It is not a readable image, or too large.
+        """
+        pixels = _decode(data)
+        with self.lock:
+            start = time.perf_counter()
+            result = self.model(pixels)
+            milliseconds = (time.perf_counter() - start) * 1000
+        height, width = pixels.shape[:2]
+        factor = min(1.0, MAX_SHOWN / max(height, width))
+        size = (max(1, round(width * factor)), max(1, round(height * factor)))
+        shown = pixels if factor == 1 else cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+        content: dict[str, Any] = dict(width=width, height=height, ms=milliseconds, image=_data_uri(shown))
+        if isinstance(result, Detections):
+            content['detections'] = [
+                dict(label=label, score=score, box=box)
+                for box, score, label in zip(
+                    np.nan_to_num(result.boxes).tolist(), result.scores.tolist(), result.labels.tolist(), strict=True
+                )
+            ]
+        else:
+            labels = result.class_map
+            if factor < 1:
+                labels = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT)
+            content['class_map'] = dict(
+                width=size[0],
+                height=size[1],
+                # Little-endian, two bytes per pixel: there may be more than 256 classes.
+                labels=base64.b64encode(labels.astype('<u2').tobytes()).decode(),
+                palette=[list(map(int, colour)) for colour in result.colours],
+                share=(np.bincount(labels.ravel(), minlength=len(result.classes)) / labels.size).tolist(),
+            )
+        return content
+
+    def describe(self) -> dict[str, Any]:
+        """Return name, task and classes; the colours of classes, until a class map has others; and the limit."""
+        return dict(
+            name=self.name,
+            task=self.model.task,
+            max_bytes=MAX_BYTES,
+            classes=list(self.model.classes),
+            palette=palette(len(self.model.classes)),
+        )
+
+
+class DemoHandler(BaseHTTPRequestHandler):
+    """Answers the three requests of the page."""
+
+    server: DemoServer
+    timeout = TIMEOUT
+    server_version, sys_version = 'mnv4', ''
+
+    def do_GET(self) -> None:
+        if not self._is_allowed():
+            return
+        path = self.path.partition('?')[0]
+        if path == '/':
+            self._send(HTTPStatus.OK, self.server.page, 'text/html; charset=utf-8')
+        elif path == '/model':
+            self._send_json(HTTPStatus.OK, self.server.describe())
+        elif path == '/favicon.ico':
+            self._send(HTTPStatus.NO_CONTENT, b'', 'image/x-icon')
+        else:
+            self._refuse(HTTPStatus.NOT_FOUND, 'there is no such page')
+
+    def do_POST(self) -> None:
+        if not self._is_allowed():
+            return
+        length = self.headers.get('Content-Length', '')
+        if self.path != '/predict':
+            self._refuse(HTTPStatus.NOT_FOUND, 'there is no such page')
+        elif self.headers.get('Content-Type') != IMAGE_TYPE:
+            self._refuse(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f'an image is sent as {IMAGE_TYPE}')
+        elif not (length.isascii() and length.isdigit()):
+            self._refuse(HTTPStatus.LENGTH_REQUIRED, 'the request does not state its length')
+        elif int(length) > MAX_BYTES:
+            self._refuse(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f'the file is larger than {MAX_BYTES // 2**20} MiB, the limit here'
+            )
+        else:
+            try:
+                self._send_json(HTTPStatus.OK, self.server.predict(self.rfile.read(int(length))))
+            except UserError as error:
+                self._refuse(HTTPStatus.BAD_REQUEST, str(error))
+            # The exceptions of the runtimes have no common base class, and the page shows errors.
+            except Exception as error:
+                text = ' '.join(str(error).split())[:200]
+                self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, f'the model failed: {type(error).__name__}: {text}')
+
+    def _is_allowed(self) -> bool:
+        """Refuse requests for another host: a page of the internet whose name was made to point to this computer."""
+        host = urlsplit(f'//{self.headers.get("Host", "")}').hostname
+        if not self.server.is_local or host in ('localhost', '127.0.0.1', '::1', self.server.host):
+            return True
+        self._refuse(HTTPStatus.FORBIDDEN, f'this page is at {self.server.url}')
+        return False
+
+    def _refuse(self, status: HTTPStatus, reason: str) -> None:
+        self.close_connection = True  # what is left of the request is not read
+        self._send_json(status, dict(error=reason))
+
+    def _send_json(self, status: HTTPStatus, content: dict[str, Any]) -> None:
+        self._send(status, json.dumps(content).encode(), 'application/json')
+
+    def _send(self, status: HTTPStatus, body: bytes, kind: str) -> None:
+        self.send_response(status)
+        for name, value in {**HEADERS, 'Content-Type': kind, 'Content-Length': str(len(body))}.items():
+            self.send_header(name, value)
+        if self.close_connection:
+            self.send_header('Connection', 'close')
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (http.server's name)
+        """Print nothing: the page shows errors."""
+
+
+def serve(server: DemoServer, log: Callable[[str], None] = print) -> None:
+    """Serve until Ctrl-C."""
+    log(f'{server.name}: {server.url} (Ctrl-C ends)')
+    if not server.is_local:
+        log('warning: everyone who can reach this computer can use it; --host 127.0.0.1 keeps it to this computer')
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        log('')  # behind the ^C of the terminal
+    finally:
+        server.server_close()
+
+
+def _decode(data: bytes) -> np.ndarray:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / 'image'
+        path.write_bytes(data)
+        try:
+            width, height = image_size(path)
+            if width * height > MAX_PIXELS:
+                raise UserError(f'the image has {width}x{height} pixels; the limit here is {MAX_PIXELS}')
+            return read_image(path)
+        except UserError as error:
+            raise UserError(str(error).replace(str(path), 'the file')) from None
+
+
+def _data_uri(pixels: np.ndarray) -> str:
+    data = cv2.imencode('.jpg', pixels, [cv2.IMWRITE_JPEG_QUALITY, 90])[1]
+    return f'data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode()}'
+
+
+def _reason(error: OSError, host: str, port: int) -> str:
+    if isinstance(error, socket.gaierror):
+        return f'--host {host}: there is no such address'
+    if error.errno == errno.EADDRINUSE:
+        return f'--port {port} of {host} is taken: name another one, or 0 for any that is free'
+    if error.errno == errno.EACCES:
+        return f'--port {port} is reserved for the system: name one from 1024 on'
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f'--host {host} is no address of this computer'
+    return f'--host {host} --port {port} cannot be used: {error.strerror}'

@@ -1,0 +1,245 @@
+"""Content of the report on a training run: plain data, which becomes ``report.json``, the page and the model card.
+
+A value that could not be measured is None, which the page and the card show as the word ``not measurable``.
+"""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+Points = list[tuple[float, float]]
+
+
+@dataclass
+class Model:
+    """The checkpoint that was evaluated.
+
+    Attributes:
+        checkpoint: Its file name.
+        sha256: SHA-256 of the file.
+        megabytes: Size of the file, which also holds the state of the optimizer.
+        parameters: Number of weights of the model.
+        step: Training step at which it was saved, e.g. ``epoch 12`` or ``iteration 4000``.
+        is_best: True if it was selected by its score on the evaluated images.
+        config: Name of its config.
+        head: Type of the head.
+        backbone: Type and net of the backbone.
+        input_size: Height and width of the test input in pixels; None if it depends on the image.
+    """
+
+    checkpoint: str
+    sha256: str
+    megabytes: float
+    parameters: int
+    step: str
+    is_best: bool
+    config: str
+    head: str
+    backbone: str
+    input_size: tuple[int, int] | None = None
+
+
+@dataclass
+class ClassResult:
+    """Results of a class.
+
+    Attributes:
+        name: Its name.
+        train: Boxes or pixels of the training images; None if they were not counted.
+        val: Boxes or pixels of the evaluated images.
+        scores: Metrics in [0, 1] by name, the main one (AP or IoU) first. None if not measurable.
+    """
+
+    name: str
+    train: int | None
+    val: int
+    scores: dict[str, float | None]
+
+
+@dataclass
+class Confusion:
+    """Confusion matrix.
+
+    Attributes:
+        names: Class names, for detection followed by ``background``.
+        counts: Rows are the ground truth and columns the predictions: boxes, or pixels.
+        rule: How they were counted.
+    """
+
+    names: list[str]
+    counts: list[list[int]]
+    rule: str
+
+    def mistakes(self, limit: int = 10) -> list[tuple[str, str, int]]:
+        """Return the most frequent mistakes as (ground truth, prediction, count)."""
+        cells = [
+            (self.names[i], self.names[j], count)
+            for i, row in enumerate(self.counts)
+            for j, count in enumerate(row)
+            if i != j and count
+        ]
+        return sorted(cells, key=lambda cell: -cell[2])[:limit]
+
+
+@dataclass
+class Example:
+    """An evaluated image, drawn with the ground truth on the left and the predictions on the right.
+
+    Attributes:
+        kind: ``best`` or ``worst``.
+        name: Path of the image relative to the folder of the images.
+        result: Its result in words.
+        image: Path of the drawing relative to the folder of the report.
+        legend: Name and RGB of the classes that are drawn.
+    """
+
+    kind: str
+    name: str
+    result: str
+    image: str
+    legend: list[tuple[str, tuple[int, int, int]]] = field(default_factory=list)
+
+
+@dataclass
+class SplitSummary:
+    """A split of the data.
+
+    Attributes:
+        name: ``training`` or ``validation``.
+        images: Number of images.
+        objects: Number of boxes, without groups (crowds); None for segmentation.
+        empty: Number of images without boxes; None for segmentation.
+        sizes: Boxes by COCO's sizes in pixels of the image: small (area below 32^2), medium, large (from 96^2).
+    """
+
+    name: str
+    images: int
+    objects: int | None = None
+    empty: int | None = None
+    sizes: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class FindingGroup:
+    """Findings of one kind from the check of the data.
+
+    Attributes:
+        rule: ``harmless``, ``dropped`` or ``fatal``.
+        kind: Name of the kind.
+        count: Number of findings.
+        remedy: What was done.
+        first: The first of them.
+    """
+
+    rule: str
+    kind: str
+    count: int
+    remedy: str
+    first: str
+
+
+@dataclass
+class DataSummary:
+    """The data of the run.
+
+    Attributes:
+        folder: Folder of the data set.
+        format: Name of the format; empty if the config names the files itself.
+        splits: The splits.
+        notes: What reading the data decided, one sentence each.
+        findings: Findings of the check. None if the data was not checked for this report.
+    """
+
+    folder: str
+    format: str
+    splits: list[SplitSummary]
+    notes: list[str] = field(default_factory=list)
+    findings: list[FindingGroup] | None = None
+
+
+@dataclass
+class Export:
+    """An exported file.
+
+    Attributes:
+        file: Its name.
+        target: Name of the runtime.
+        precision: ``fp32``, ``fp16`` or ``int8``.
+        input_size: Height and width; None if dynamic.
+        megabytes: Size of all files of the export.
+        metric: AP or mIoU; None if it was not compared.
+        to_pytorch: Difference of the metric to PyTorch.
+        latency: Median latency in milliseconds with one thread and with all threads.
+        verdict: Verdict of the comparison.
+    """
+
+    file: str
+    target: str
+    precision: str
+    input_size: tuple[int, int] | None
+    megabytes: float
+    metric: float | None = None
+    to_pytorch: float | None = None
+    latency: tuple[float, float] | None = None
+    verdict: str = ''
+
+
+@dataclass
+class Report:
+    """Report on a training run.
+
+    Attributes:
+        title: Name of the run.
+        task: ``detection`` or ``segmentation``.
+        created: Date and time, UTC.
+        model: The checkpoint.
+        metric: Name of the main metric, ``bbox_mAP`` or ``mIoU``.
+        value: Its value on the validation images.
+        trained_on: Its value on the training images; None if it was not measured.
+        metrics: All metrics on the validation images by name.
+        losses: Training losses by name: (step, value).
+        validation: Metrics during training by name: (epoch or step, value).
+        unit: Unit of the horizontal axis of ``validation``: ``epoch`` or ``iteration``.
+        classes: Results per class.
+        precision_recall: Detection: precision by recall at IoU 0.5, by class name.
+        threshold: Detection: score threshold with the best F1 at IoU 0.5 over all boxes.
+        confusion: Confusion matrix.
+        examples: Best and worst images.
+        data: The data.
+        exports: Exported files.
+        versions: Versions by package.
+        commands: (purpose, command).
+        notes: What a reader of the numbers should know, one sentence each.
+    """
+
+    title: str
+    task: str
+    created: str
+    model: Model
+    metric: str
+    value: float | None
+    trained_on: float | None
+    metrics: dict[str, float | None]
+    losses: dict[str, Points]
+    validation: dict[str, Points]
+    unit: str
+    classes: list[ClassResult]
+    precision_recall: dict[str, Points]
+    threshold: float | None
+    confusion: Confusion
+    examples: list[Example]
+    data: DataSummary
+    exports: list[Export]
+    versions: dict[str, str]
+    commands: list[tuple[str, str]]
+    notes: list[str] = field(default_factory=list)
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False, ensure_ascii=False)
+
+
+def measured(value: Any) -> float | None:
+    """Return a metric as a number; None for NaN, and for -1, with which COCO marks missing ground truth."""
+    return float(value) if math.isfinite(value) and value >= 0 else None

@@ -1,0 +1,384 @@
+"""Report on a training run: evaluates its checkpoint and writes a page, a model card and the numbers as JSON."""
+
+import datetime
+import importlib
+import json
+import math
+import platform
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.dist import barrier, is_main_process
+
+from mnv4_mm.apis.evaluate import evaluate
+from mnv4_mm.config.data import dataset_split
+from mnv4_mm.config.evaluation import evaluation_config
+from mnv4_mm.config.options import EvaluateOptions
+from mnv4_mm.deploy.artifacts import exported_files
+from mnv4_mm.engine.curves import METRICS, read_scalars
+from mnv4_mm.errors import UserError
+from mnv4_mm.paths import make_output_folder
+from mnv4_mm.report import class_maps, detections
+from mnv4_mm.report.content import ClassResult, Confusion, Export, Model, Points, Report, measured
+from mnv4_mm.report.data import summarise
+from mnv4_mm.report.examples import draw_class_maps, draw_detections
+from mnv4_mm.report.page import write_card, write_page
+from mnv4_mm.runtime.meta import read_meta, sha256
+from mnv4_mm.tasks import task_of
+from mnv4_mm.version import __version__
+from mnv4_mm.weights.checkpoint import Checkpoint, read_checkpoint
+
+PACKAGES = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'timm', 'numpy', 'cv2', 'faster_coco_eval')
+COMPARED = 'compared.json'  # the table of `mnv4 compare`, in the work directory or in exported/
+NOT_MEASURABLE = 'not measurable'
+
+
+def write_report(
+    path: str | Path,
+    *,
+    data: str | None = None,
+    out: str | Path | None = None,
+    launcher: str = 'none',
+    command: str | None = None,
+) -> Path:
+    """Evaluate a trained checkpoint and report on it.
+
+    Writes ``index.html``, which needs no other file, the model card ``README.md`` with its ``images/``, and
+    ``report.json`` with all numbers. Logs and predictions go to ``held_out/``. If the config has
+    ``report_on_training_pictures``, the training images are evaluated and drawn as well.
+
+    Args:
+        path: Work directory of a run, whose best checkpoint is taken, or else the last one (always the last one with
+            ``report_on_training_pictures``: such a run is to learn its training images); or a checkpoint.
+        data: Data set that the checkpoint was trained with, if it is not where its config says.
+        out: Folder to write to; ``report`` beside the checkpoint if None.
+        launcher: mmengine's launcher that started this process: none, pytorch, slurm or mpi.
+        command: The command that trained, for the reader.
+
+    Returns:
+        The path of ``index.html``.
+
+    Raises:
+        UserError: There is no checkpoint, or it or its data cannot be used.
+    """
+    checkpoint = read_checkpoint(find_checkpoint(path))
+    options = EvaluateOptions(data=data, launcher=launcher)
+    cfg = evaluation_config(checkpoint, options, on_gpu=torch.cuda.is_available())
+    if cfg.get('report_on_training_pictures') and Path(path).is_dir():
+        checkpoint = read_checkpoint(find_checkpoint(path, best=False))
+    file = checkpoint.path
+    folder = make_output_folder('--out', out or file.parent / 'report')
+    logs = folder if out else file.parent
+    task = task_of(cfg)
+    predictions = logs / 'held_out' / ('detections.json' if task.name == 'detection' else 'class_maps')
+    metrics = evaluate(cfg, checkpoint, work_dir=logs / 'held_out', on='val', out=str(predictions))
+    trained_on: Mapping[str, float] = {}
+    if cfg.get('report_on_training_pictures'):
+        trained_on = evaluate(
+            cfg,
+            checkpoint,
+            work_dir=logs / 'trained_on',
+            on='train',
+            per_class=False,
+            show_dir=str(logs / 'pictures'),
+        )
+    page = folder / 'index.html'
+    if is_main_process():
+        content = _gather(cfg, checkpoint, metrics, trained_on, predictions, folder, data, command)
+        (folder / 'report.json').write_text(content.to_json(), encoding='utf-8')
+        write_page(content, page)
+        write_card(content, folder / 'README.md')
+        _print_summary(content, cfg.test_evaluator.get('prefix') or 'validation', task.benchmark, bool(trained_on))
+        print(f'report: {page}')
+    return page
+
+
+def report_after_training(
+    folder: Path, *, data: str | None = None, launcher: str = 'none', command: str | None = None
+) -> None:
+    """Report on a run that has just ended, if it trained on a user's data or its config has ``report = True``.
+
+    A run whose report cannot be made is a run nevertheless: the reason is printed.
+
+    Args:
+        folder: Work directory of the run.
+        data: The user's data set.
+        launcher: See ``write_report``.
+        command: See ``write_report``.
+    """
+    barrier()  # the first process writes the checkpoint
+    try:
+        cfg = evaluation_config(read_checkpoint(find_checkpoint(folder)), EvaluateOptions())
+        if cfg.get('report', bool(data) or bool(cfg.get('report_on_training_pictures'))):
+            write_report(folder, data=data, launcher=launcher, command=command)
+    except UserError as error:
+        if is_main_process():
+            print(f'warning: no report: {error}')
+
+
+def find_checkpoint(path: str | Path, best: bool = True) -> Path:
+    """Return a checkpoint of a work directory.
+
+    Args:
+        path: Work directory; a file is returned as it is.
+        best: The best checkpoint, if there is one; the last one if False.
+
+    Raises:
+        UserError: There is none.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f'no work directory or checkpoint {path}')
+    if not path.is_dir():
+        return path
+    if best and (files := sorted(path.glob('best_*.pth'), key=lambda file: file.stat().st_mtime)):
+        return files[-1]
+    last = path / 'last_checkpoint'
+    name = Path(last.read_text(encoding='utf-8').strip()).name if last.is_file() else ''
+    if name and (path / name).is_file():
+        return path / name
+    raise UserError(f'no checkpoint in {path}: name the work directory of a run that has saved one, or a .pth file')
+
+
+def _gather(
+    cfg: Config,
+    checkpoint: Checkpoint,
+    metrics: Mapping[str, float],
+    trained_on: Mapping[str, float],
+    predictions: Path,
+    folder: Path,
+    data: str | None,
+    command: str | None,
+) -> Report:
+    task, file = task_of(cfg), checkpoint.path
+    earlier = _earlier(folder)
+    command = command or earlier.get('command')
+    root = data or earlier.get('data')
+    checked = getattr(task.find(root), 'checked', None) if root and Path(root).is_dir() else None
+    summary, counts = summarise(cfg, root or dataset_split(cfg, 'test_dataloader').images, checked)
+    train_counts = counts.get('training')
+    curves: dict[str, Points] = {}
+    threshold = None
+    analysis: detections.Analysis | class_maps.Analysis
+    if task.name == 'detection':
+        split = dataset_split(cfg, 'test_dataloader')
+        classes = tuple(checkpoint.meta['dataset_meta']['classes'])
+        found = json.loads(predictions.read_text())
+        analysis = boxes = detections.analyse(split.annotations, found, classes)
+        curves, threshold = boxes.precision_recall, boxes.threshold
+        examples = draw_detections(boxes.images, split.images, classes, folder)
+    else:
+        masks = class_maps.Masks(cfg, predictions)
+        classes = masks.classes
+        analysis = class_maps.analyse(masks)
+        examples = draw_class_maps(analysis.images, masks, folder)
+    # The evaluator's prefix is left out, and so are metrics of classes, which have a table of their own.
+    names = {name: name.partition('/')[2] for name in metrics}
+    values = {names[name]: measured(value) for name, value in metrics.items() if names[name].startswith(METRICS)}
+    # Nothing is measured if nothing was detected: 0 where there is something to detect.
+    value = values.get(task.metric, None if values or not any(analysis.counts) else 0.0)
+    losses, validation = read_scalars(file.parent)
+    model = _model(cfg, checkpoint)
+    return Report(
+        title=file.parent.resolve().name,
+        task=task.name,
+        created=datetime.datetime.now(datetime.timezone.utc).strftime('%Y-%m-%d %H:%M UTC'),
+        model=model,
+        metric=task.metric,
+        value=value,
+        trained_on=_main_metric(trained_on, task.metric),
+        metrics=values,
+        losses=_points(losses),
+        validation={name.partition('/')[2]: points for name, points in _points(validation).items()},
+        unit='epoch' if cfg.train_cfg.get('type') == 'EpochBasedTrainLoop' else 'iteration',
+        classes=[
+            ClassResult(name, train_counts[i] if train_counts else None, analysis.counts[i], analysis.scores[i])
+            for i, name in enumerate(classes)
+        ],
+        precision_recall=curves,
+        threshold=threshold,
+        confusion=analysis.confusion,
+        examples=examples,
+        data=summary,
+        exports=_exports(file, model.sha256),
+        versions=_versions(),
+        commands=_commands(file, command, data, threshold),
+        notes=_notes(model, task.benchmark, value, bool(trained_on), analysis.confusion),
+    )
+
+
+def _model(cfg: Config, checkpoint: Checkpoint) -> Model:
+    meta, file = checkpoint.meta, checkpoint.path
+    backbone, head = cfg.model.backbone, cfg.model.get('bbox_head') or cfg.model.get('decode_head') or {}
+    names = [backbone.get(key) for key in ('type', 'arch', 'name', 'depth') if backbone.get(key) is not None]
+    experiment = re.sub(r'_\d{8}_\d{6}$', '', str(meta.get('experiment_name', '')))
+    by_epoch = cfg.train_cfg.get('type') == 'EpochBasedTrainLoop'
+    weights = checkpoint.content.get('state_dict', {})
+    return Model(
+        checkpoint=file.name,
+        sha256=sha256(file),
+        megabytes=file.stat().st_size / 1e6,
+        parameters=sum(
+            tensor.numel()
+            for name, tensor in weights.items()
+            if tensor.is_floating_point() and not name.endswith(('running_mean', 'running_var'))
+        ),
+        step=f'epoch {meta.get("epoch")}' if by_epoch else f'iteration {meta.get("iter")}',
+        is_best=file.name.startswith('best_'),
+        config=experiment,
+        head=str(head.get('type', '')),
+        backbone=' '.join(map(str, names)),
+        input_size=_input_size(cfg),
+    )
+
+
+def _input_size(cfg: Config) -> tuple[int, int] | None:
+    for step in cfg.test_dataloader.dataset.get('pipeline', ()):
+        if step.get('type') == 'Resize' and not step.get('keep_ratio') and isinstance(step.get('scale'), list | tuple):
+            width, height = step['scale']
+            return int(height), int(width)
+    return None
+
+
+def _main_metric(metrics: Mapping[str, float], name: str) -> float | None:
+    value = next((value for key, value in metrics.items() if key.partition('/')[2] == name), math.nan)
+    return measured(value)
+
+
+def _points(curves: Mapping[str, Mapping[int, float]]) -> dict[str, Points]:
+    """Sort the points of each curve, and drop values that are not finite."""
+    return {
+        name: [(float(x), float(y)) for x, y in sorted(points.items()) if math.isfinite(y)]
+        for name, points in sorted(curves.items())
+    }
+
+
+def _exports(checkpoint: Path, checksum: str) -> list[Export]:
+    try:
+        files = exported_files(checkpoint, checksum)
+    except UserError:
+        return []  # nothing was exported
+    rows = _compared(checkpoint.parent)
+    exports = []
+    for file in files:
+        try:
+            meta = read_meta(file)
+        except UserError as error:
+            exports.append(Export(file.name, '', '', None, file.stat().st_size / 1e6, verdict=str(error)))
+            continue
+        row = rows.get(file.name, {})
+        speed = row.get('speed')
+        exports.append(
+            Export(
+                file=file.name,
+                target=meta.target,
+                precision=meta.precision,
+                input_size=meta.input.size,
+                megabytes=sum((file.parent / name).stat().st_size for name in meta.files) / 1e6,
+                metric=row.get('metric'),
+                to_pytorch=row.get('to_pytorch'),
+                latency=(_p50(speed[0]), _p50(speed[1])) if speed else None,
+                verdict=row.get('verdict', ''),
+            )
+        )
+    return exports
+
+
+def _p50(speed: Any) -> float:
+    """Return the median of a ``Speed``, which JSON has as a list."""
+    return float(speed['p50'] if isinstance(speed, dict) else speed[0])
+
+
+def _compared(work_dir: Path) -> dict[str, dict[str, Any]]:
+    """Return the rows of the table of ``mnv4 compare`` by file, if it was written."""
+    for path in (work_dir / COMPARED, work_dir / 'exported' / COMPARED):
+        if path.is_file():
+            rows = json.loads(path.read_text())['rows']
+            exported = work_dir / 'exported'
+            # A table that is older than the file is of another one.
+            return {
+                row['name']: row
+                for row in rows
+                if (exported / row['name']).exists()
+                and (exported / row['name']).stat().st_mtime <= path.stat().st_mtime
+            }
+    return {}
+
+
+def _versions() -> dict[str, str]:
+    versions = {'mnv4_mm': __version__, 'Python': platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = str(importlib.import_module(name).__version__)
+        except ImportError:  # timm is an extra
+            continue
+    gpu = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
+    versions['machine'] = ', '.join([platform.system(), platform.machine(), *gpu])
+    return versions
+
+
+def _commands(file: Path, command: str | None, data: str | None, threshold: float | None) -> list[tuple[str, str]]:
+    given = ['--data', data] if data else []
+    configs = sorted(file.parent.glob('*.py'))
+    if command is None and configs:
+        command = shlex.join(['mnv4', 'train', str(configs[0]), '--work-dir', 'NEW_FOLDER'])
+    score = ['--score-thr', f'{threshold:.2f}'] if threshold is not None else []
+    table = str(file.parent / 'exported' / COMPARED)
+    commands = [
+        ('Train', command or ''),
+        ('Evaluate', shlex.join(['mnv4', 'test', str(file), *given])),
+        ('Predict', shlex.join(['mnv4', 'infer', 'IMAGES', str(file), *score])),
+        ('Try in the browser', shlex.join(['mnv4', 'demo', str(file)])),
+        ('Export', shlex.join(['mnv4', 'export', str(file), '--to', 'onnx'])),
+        ('Compare the exported files', shlex.join(['mnv4', 'compare', str(file), *given, '--out', table])),
+        ('Make this report again', shlex.join(['mnv4', 'report', str(file), *given])),
+    ]
+    return [(purpose, line) for purpose, line in commands if line]
+
+
+def _earlier(folder: Path) -> dict[str, Any]:
+    """Return training command and checked data set of an earlier report in the same folder."""
+    path = folder / 'report.json'
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding='utf-8'))
+        checked = content['data']['findings'] is not None
+        return dict(command=dict(content['commands']).get('Train'), data=content['data']['folder'] if checked else None)
+    except (ValueError, KeyError, TypeError):
+        return {}  # of another version, or not ours
+
+
+def _notes(model: Model, benchmark: str, value: float | None, has_trained_on: bool, confusion: Confusion) -> list[str]:
+    notes = []
+    if value is None:
+        notes.append('The validation images have no ground truth to measure with.')
+    if model.is_best and value is not None:
+        notes.append(
+            'The checkpoint was selected by its score on the validation images, so that its score there is a little '
+            'optimistic. Images that took no part in the selection give an independent one.'
+        )
+    if has_trained_on:
+        notes.append('The score on the training images shows that training works, not that the model generalises.')
+    return notes
+
+
+def _print_summary(content: Report, prefix: str, benchmark: str, has_trained_on: bool) -> None:
+    print(f'{content.metric} of {content.model.checkpoint}:')
+    rows = [(prefix, content.value)]
+    if has_trained_on:
+        rows.insert(0, ('trained_on', content.trained_on))
+    for name, value in rows:
+        text = NOT_MEASURABLE if value is None else f'{value:.3f}'
+        print(f'  {f"{name}/{content.metric}":<28}{text}')
+    if has_trained_on:
+        article = 'an' if benchmark[0] in 'AEIOU' else 'a'
+        print(
+            'The first is measured on the training images: it shows that training works, not that the model '
+            f'generalises. Neither is {article} {benchmark} result.'
+        )
