@@ -53,7 +53,7 @@ def read_header(data: np.ndarray) -> Header | None:
     Args:
         data: Content of the file, (N,) uint8.
     """
-    view = memoryview(data)
+    view = memoryview(data.data)
     start = bytes(view[:16])
     try:
         if start.startswith(JPEG):
@@ -65,7 +65,8 @@ def read_header(data: np.ndarray) -> Header | None:
         if start[4:8] == b'ftyp':
             return _avif(view)
         if start[:4] == b'GIF8':
-            return Header('GIF', *struct.unpack_from('<HH', view, 6), 3)
+            width, height = struct.unpack_from('<HH', view, 6)
+            return Header('GIF', width, height, 3)
         if start[:2] == b'BM':
             return _bmp(view)
         if start[:4] in (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+'):
@@ -220,7 +221,7 @@ def _orientation(tags: dict[int, int]) -> int:
 
 def _tiff_tags(view: memoryview) -> dict[int, int]:
     """Return the first value of each integer tag in the first directory of a TIFF, a BigTIFF or an EXIF block."""
-    order = {b'II': '<', b'MM': '>'}.get(bytes(view[:2]))
+    order = {b'II': '<', b'MM': '>'}.get(bytes(view[:2]), '')
     magic = struct.unpack_from(f'{order}H', view, 2)[0] if order else 0
     if magic not in (42, 43):
         return {}

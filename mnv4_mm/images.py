@@ -36,7 +36,7 @@ import stat
 import struct
 import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,7 +57,7 @@ HEIC = (b'ftypheic', b'ftypheix', b'ftyphevc', b'ftypmif1', b'ftypmsf1')  # of p
 MAX_PIXELS, MAX_SIDE = 2**28, 2**20  # OpenCV would decode 2**30 pixels, into 3 GB
 MAX_BYTES = 2**31  # nothing of MAX_PIXELS pixels needs more
 # Orientation -> the turn that undoes it.
-TURNS = {
+TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: lambda pixels: cv2.flip(pixels, 1),
     3: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_180),
     4: lambda pixels: cv2.flip(pixels, 0),
