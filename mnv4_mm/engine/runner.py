@@ -13,12 +13,13 @@ from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
-from mmengine.registry import RUNNERS
+from mmengine.registry import RUNNERS, DefaultScope
 from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 from torch import nn
 from torch.utils.data import DataLoader
 
+from mnv4_mm.data.augment.load import with_one_reader
 from mnv4_mm.engine.step import align_optimizer_state, use_channels_last
 from mnv4_mm.errors import UserError
 from mnv4_mm.quiet import READING_ANNOTATIONS, without_lines
@@ -76,9 +77,11 @@ class SafeRunner(Runner):
         return built
 
     @staticmethod
-    def build_dataloader(*args, **kwargs) -> DataLoader:
+    def build_dataloader(dataloader: Any, *args, **kwargs) -> DataLoader:
+        current = DefaultScope.get_current_instance()
+        dataloader = with_one_reader(dataloader, current and current.scope_name)
         with without_lines(READING_ANNOTATIONS):
-            return Runner.build_dataloader(*args, **kwargs)
+            return Runner.build_dataloader(dataloader, *args, **kwargs)
 
     def build_evaluator(self, evaluator: Any) -> Evaluator:
         with without_lines(READING_ANNOTATIONS):

@@ -32,7 +32,7 @@ class Segmentation(Task[MaskSplit, AdeLayout]):
     benchmark = 'ADE20K'
     hint = HINTS['mmseg']
     raw_output = 'logits'
-    ground_truth_steps = (dict(type='LoadAnnotations'),)
+    ground_truth_steps = (dict(type='LoadMask'),)
 
     def find(self, root: str) -> AdeLayout:
         return find_ade(root)
