@@ -1,7 +1,6 @@
 """Train a config."""
 
 import errno
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,9 @@ from mnv4_mm.config.options import TrainOptions
 from mnv4_mm.config.resume import check_no_run, initial_checkpoint
 from mnv4_mm.config.training import training_config
 from mnv4_mm.config.weights import published_tags
-from mnv4_mm.engine.measured import NOT_MEASURABLE
 from mnv4_mm.engine.runner import SafeRunner
 from mnv4_mm.errors import UserError
 from mnv4_mm.paths import make_output_folder
-from mnv4_mm.tasks import task_of
 from mnv4_mm.weights.checkpoint import Checkpoint, list_checkpoints, read_checkpoint, read_newest, tensors_only
 from mnv4_mm.weights.hub import fetch_timm, load_tensors
 

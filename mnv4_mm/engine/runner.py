@@ -14,12 +14,13 @@ from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
-from mmengine.registry import MODELS, RUNNERS
+from mmengine.registry import MODELS, RUNNERS, DefaultScope
 from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 from torch import nn
 from torch.utils.data import DataLoader
 
+from mnv4_mm.data.augment.load import with_one_reader
 from mnv4_mm.data.loading import innermost
 from mnv4_mm.engine.loaders import prepare_loader
 from mnv4_mm.engine.measured import MeasuredEvaluator
@@ -107,6 +108,8 @@ class SafeRunner(Runner):
         Raises:
             UserError: No image is left.
         """
+        current = DefaultScope.get_current_instance()
+        dataloader = with_one_reader(dataloader, current and current.scope_name)
         with without_lines(READING_ANNOTATIONS):
             if isinstance(dataloader, dict):
                 dataloader = prepare_loader(dataloader, None if diff_rank_seed else seed)

@@ -33,7 +33,7 @@ class Segmentation(Task[MaskSplit, MaskLayout]):
     benchmark = 'ADE20K'
     hint = HINTS['mmseg']
     raw_output = 'logits'
-    ground_truth_steps = (dict(type='LoadAnnotations'),)
+    ground_truth_steps = (dict(type='LoadMask'),)
 
     def find(self, root: str, *, classes: Sequence[str] | None = None, allow_dropped: bool = False) -> MaskLayout:
         return prepare_masks(root, classes=classes, allow_dropped=allow_dropped)
