@@ -1,6 +1,6 @@
 """Train a config."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 
 from mnv4_mm.apis.evaluate import evaluate
 from mnv4_mm.apis.launch import is_first_of_machine, join_processes
+from mnv4_mm.config.anchors import fit_anchors as fit_anchors_of
 from mnv4_mm.config.backbone import disagreeing_normalisation, lost_weights, pretrained_files
 from mnv4_mm.config.data import require_data
 from mnv4_mm.config.load import load_config
@@ -42,6 +43,9 @@ def train(
     auto_scale_lr: bool = False,
     epochs: int | None = None,
     iters: int | None = None,
+    size: Sequence[int] | None = None,
+    levels: int | None = None,
+    fit_anchors: bool = False,
 ) -> Path:
     """Train a config; keep the best checkpoint and plot loss and metric.
 
@@ -64,6 +68,9 @@ def train(
         auto_scale_lr: Scale the learning rate to the actual batch size.
         epochs: Train for this number of epochs, with the schedule in proportion.
         iters: Train for this number of iterations; for configs that count in iterations.
+        size: Detection: input size, (height, width) or (side,), in multiples of 32.
+        levels: SSDLite: output stride of its finest level, 16 or 8.
+        fit_anchors: Detection: fit the anchors to the boxes of the training images.
 
     Returns:
         The work directory.
@@ -86,11 +93,18 @@ def train(
         auto_scale_lr=auto_scale_lr,
         epochs=epochs,
         iters=iters,
+        size=size,
+        levels=levels,
+        fit_anchors=fit_anchors,
     )
     join_processes(launcher)
     loaded = load_config(config)
     cfg = training_config(loaded, options, on_gpu=torch.cuda.is_available())
     _check_data(cfg, launcher)
+    if fit_anchors:
+        fitted = fit_anchors_of(cfg)
+        if is_main_process():
+            print(fitted)
     checkpoint = _read_weights(cfg)
     check_no_run(cfg)
     folder = make_output_folder('--work-dir', cfg.work_dir)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from mnv4_mm.config.anchors import set_levels, set_size
 from mnv4_mm.config.backbone import set_backbone
 from mnv4_mm.config.data import set_data, set_data_roots
 from mnv4_mm.config.launcher import set_launcher
@@ -21,7 +22,8 @@ from mnv4_mm.tasks import task_of
 def training_config(config: str | Path | Config, options: TrainOptions, *, on_gpu: bool = False) -> Config:
     """Return the config that ``train`` runs.
 
-    ``options.cfg_options`` come after all other options and win.
+    ``options.cfg_options`` come after all other options and win. ``options.fit_anchors`` is not applied: it needs data
+    that has been checked (``train`` calls ``fit_anchors``).
 
     Args:
         config: Name or path of a config, or a loaded one, which is not changed.
@@ -38,6 +40,10 @@ def training_config(config: str | Path | Config, options: TrainOptions, *, on_gp
         set_backbone(cfg, options.backbone)
     if options.data:
         set_data(cfg, task_of(cfg).find(options.data))
+    if options.levels:
+        set_levels(cfg, options.levels)
+    if options.size:
+        set_size(cfg, options.size)
     if options.epochs:
         set_length(cfg, options.epochs, 'epochs')
     if options.iters:
