@@ -31,9 +31,33 @@ class Kind(NamedTuple):
 
 # Slug -> kind. Slugs appear in messages, reports and docs/data_checks.md.
 KINDS: dict[str, Kind] = {
+    'annotation-id-twice': Kind(Rule.FATAL, 'give each annotation its own id'),
+    'annotation-missing': Kind(Rule.DROPPED, 'the image, which has no annotation file, is left out'),
+    'annotation-unreadable': Kind(Rule.DROPPED, 'the image, whose annotation file cannot be read, is left out'),
     'area-missing': Kind(Rule.HARMLESS, 'the area of a box is width times height'),
-    'unreadable-image': Kind(Rule.DROPPED, 'the image is left out'),
+    'box-invalid': Kind(Rule.DROPPED, 'the box is left out'),
+    'category-id-twice': Kind(Rule.FATAL, 'give each category its own id'),
+    'class-name': Kind(Rule.FATAL, 'give each class a name in letters, digits or other signs that can be seen'),
+    'class-similar': Kind(Rule.HARMLESS, 'they stay separate classes; write them alike if they are the same'),
     'class-twice': Kind(Rule.FATAL, 'give each class its own name'),
+    'class-unknown': Kind(Rule.FATAL, 'a class without training data cannot be learned: name the classes alike'),
+    'class-unlisted': Kind(Rule.FATAL, 'add the class to the list of classes, or correct the number'),
+    'entry-invalid': Kind(Rule.FATAL, 'correct or remove the entry'),
+    'image-id-twice': Kind(Rule.FATAL, 'give each image its own id'),
+    'image-in-two-splits': Kind(Rule.FATAL, 'list each image in one split: its score would be that of training'),
+    'image-twice': Kind(Rule.FATAL, 'list each image once, with all of its boxes'),
+    'image-unlisted': Kind(Rule.DROPPED, 'the box, which belongs to no image, is left out'),
+    'listed-twice': Kind(Rule.HARMLESS, 'the image counts once'),
+    'name-differs': Kind(Rule.HARMLESS, 'the image with the name of the annotation file is used'),
+    'path-outside': Kind(Rule.FATAL, 'write paths relative to the data set, e.g. images/0001.jpg'),
+    'path-separator': Kind(Rule.HARMLESS, 'they were read as slashes'),
+    'path-spelling': Kind(
+        Rule.HARMLESS, 'the file whose name differs in upper and lower case, or in how accents are coded, is used'
+    ),
+    'shares-expected': Kind(Rule.FATAL, 'divide x and width by the width of the image, y and height by its height'),
+    'size-invalid': Kind(Rule.HARMLESS, 'the size of the image file is used'),
+    'split-missing': Kind(Rule.FATAL, 'correct the path, which is relative to the file or to the path that it names'),
+    'unreadable-image': Kind(Rule.DROPPED, 'the image is left out'),
 }
 
 
