@@ -7,7 +7,7 @@ from mmengine.config import Config
 
 from mnv4_mm.config.anchors import set_levels, set_size
 from mnv4_mm.config.backbone import set_backbone
-from mnv4_mm.config.data import set_data, set_data_roots
+from mnv4_mm.config.data import restore_data, set_data, set_data_roots
 from mnv4_mm.config.launcher import set_launcher
 from mnv4_mm.config.load import load_config, set_options
 from mnv4_mm.config.optimizer import set_fused, set_learning_rate_scaling, set_precision
@@ -39,7 +39,10 @@ def training_config(config: str | Path | Config, options: TrainOptions, *, on_gp
     if options.backbone:
         set_backbone(cfg, options.backbone)
     if options.data:
-        set_data(cfg, task_of(cfg).find(options.data))
+        layout = task_of(cfg).find(options.data, allow_dropped=options.allow_dropped)
+        set_data(cfg, layout, options.allow_dropped)
+    else:
+        restore_data(cfg)
     if options.levels:
         set_levels(cfg, options.levels)
     if options.size:

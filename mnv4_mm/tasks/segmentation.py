@@ -1,7 +1,7 @@
 """Segmentation: data sets in ADE20K's layout, mIoU, class maps."""
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ class Segmentation(Task[MaskSplit, AdeLayout]):
     raw_output = 'logits'
     ground_truth_steps = (dict(type='LoadAnnotations'),)
 
-    def find(self, root: str) -> AdeLayout:
+    def find(self, root: str, *, classes: Sequence[str] | None = None, allow_dropped: bool = False) -> AdeLayout:
         return find_ade(root)
 
     def split(self, dataset: Any) -> MaskSplit | None:

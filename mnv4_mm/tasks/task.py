@@ -73,11 +73,16 @@ class Task(ABC, Generic[SplitT, LayoutT]):
     ground_truth_steps: Sequence[dict[str, Any]]
 
     @abstractmethod
-    def find(self, root: str) -> LayoutT:
-        """Recognise and check the data set of ``--data``.
+    def find(self, root: str, *, classes: Sequence[str] | None = None, allow_dropped: bool = False) -> LayoutT:
+        """Recognise, check and prepare the data set of ``--data``.
+
+        Args:
+            root: Its folder.
+            classes: Order of the classes, that of a checkpoint; the data set's own if None.
+            allow_dropped: Accept that more than 1 % of the images or boxes are left out.
 
         Raises:
-            UserError: Something is missing or invalid.
+            UserError: Something is missing or invalid, or the data set has other classes.
         """
 
     @abstractmethod
@@ -115,6 +120,19 @@ class Task(ABC, Generic[SplitT, LayoutT]):
         Raises:
             UserError: Names the first mistakes.
         """
+
+    def training_lines(self, split: SplitT, cfg: Config, dataset: Any) -> list[str]:
+        """Describe what is trained on, one line each.
+
+        Args:
+            split: Training split; its files have been checked.
+            cfg: The config.
+            dataset: Config of the training data set.
+
+        Raises:
+            UserError: Nothing is left to train on.
+        """
+        return []
 
     @abstractmethod
     def check_out(self, out: str) -> None:

@@ -11,7 +11,7 @@ from mnv4_mm.apis.infer import infer
 from mnv4_mm.apis.load import load
 from mnv4_mm.apis.model import load_model
 from mnv4_mm.apis.train import train
-from mnv4_mm.data.formats.coco import read_annotations
+from mnv4_mm.data.coco_files import read_annotations
 from mnv4_mm.errors import UserError
 from mnv4_mm.runtime import Detections
 

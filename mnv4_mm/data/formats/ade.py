@@ -60,7 +60,7 @@ class AdeLayout(NamedTuple):
     classes: tuple[str, ...]
 
 
-def find_ade(root: str | Path) -> AdeLayout:
+def find_ade(root: str | Path, *, classes: object = None, allow_dropped: bool = False) -> AdeLayout:
     """Recognise a data set in ADE20K's layout.
 
     Class names are read from ``classes.txt``. A folder with ADE20K's own ``objectInfo150.txt`` instead has ADE20K's

@@ -1,4 +1,4 @@
-"""Recognise and check a detection data set in COCO's layout before anything is trained on it.
+"""Annotation files in COCO's format that a config names itself: a check of their entries, without decoding images.
 
 Imports neither torch nor OpenMMLab, so that the command line can report a mistake at once.
 """
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mnv4_mm.data.checked import CheckedData
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import image_size
 from mnv4_mm.paths import check_data
@@ -20,8 +21,6 @@ from mnv4_mm.paths import check_data
 # categories are read. COCO's own training annotations have 448 MB.
 FULL_CHECK_BYTES = 64 * 2**20
 CATEGORIES_BYTES = 2**20  # more than any list of categories
-LAYOUT = 'annotations/instances_train*.json with images in train*/, and annotations/instances_val*.json with val*/'
-
 
 # Keys that mmdet reads of each entry, and the types that it accepts.
 NUMBER = (int, float)
@@ -45,49 +44,21 @@ class Split(NamedTuple):
 
 
 class CocoLayout(NamedTuple):
-    """A data set in COCO's layout.
+    """A data set as files in COCO's format.
 
     Attributes:
         root: Its folder.
         train: Training split.
         val: Validation split.
-        classes: Category names in the order of the file, which is also mmdet's order of labels.
+        classes: Category names in the order of the files, which is also mmdet's order of labels.
+        checked: Result of the check.
     """
 
     root: Path
     train: Split
     val: Split
     classes: tuple[str, ...]
-
-
-def find_coco(root: str | Path) -> CocoLayout:
-    """Recognise and check a data set in COCO's layout.
-
-    Raises:
-        UserError: a file or folder is missing, or ``check_split`` finds a mistake.
-    """
-    root = Path(root)
-    if not root.is_dir():
-        raise UserError(f'no folder {root}: --data takes a folder with {LAYOUT}')
-    train, val = _find_split(root, 'train'), _find_split(root, 'val')
-    categories = check_split(train)
-    if check_split(val) != categories:
-        raise UserError(f'{train.annotations} and {val.annotations} must list the same categories in the same order')
-    return CocoLayout(root, train, val, tuple(category['name'] for category in categories))
-
-
-def _find_split(root: Path, name: str) -> Split:
-    files = sorted((root / 'annotations').glob(f'instances_{name}*.json'))
-    if len(files) != 1:
-        raise UserError(
-            f'{len(files)} files {root}/annotations/instances_{name}*.json, expected one: the layout is {LAYOUT}'
-        )
-    split = files[0].stem.removeprefix('instances_')
-    folders = [root / split, root / 'images' / split, root / name, root / 'images' / name, root / 'images']
-    for folder in folders:
-        if folder.is_dir():
-            return Split(files[0], folder)
-    raise UserError(f'no images for {files[0]}: looked for {", ".join(map(str, folders))}')
+    checked: CheckedData
 
 
 def check_split(split: Split) -> list[dict[str, Any]]:
