@@ -223,24 +223,26 @@ Space = tuple[Callable[[np.ndarray], dict[str, Any]], np.ndarray, list[tuple[flo
 def _ssd_space(old: Mapping[str, Any], limit: float) -> Space:
     """Return what maps parameters to an SSD generator, the parameters of the old one, and their bounds.
 
-    Parameters are logarithms: the size of the finest level, the step from each size to the next (the last one is that
-    to the last maximum), then the ratios that all levels share. No anchor is larger than ``limit``, in pixels.
+    Parameters are logarithms: the minimum size of the finest level, the step from each minimum to the next, the step
+    from the minimum to the maximum of each level, and the ratios that all levels share. No size exceeds ``limit``, in
+    pixels.
     """
     levels, counts = len(old['strides']), [len(level) for level in old['ratios']]
 
     def build(values: np.ndarray) -> dict[str, Any]:
-        sizes = [round(float(size), 1) for size in np.exp(np.cumsum(values[: levels + 1])).clip(max=limit)]
-        ratios = [round(float(ratio), 2) for ratio in np.sort(np.exp(values[levels + 1 :]))]
+        low = np.exp(np.cumsum(values[:levels])).clip(max=limit)
+        high = (low * np.exp(values[levels : 2 * levels])).clip(max=limit)
+        ratios = [round(float(ratio), 2) for ratio in np.sort(np.exp(values[2 * levels :]))]
         return {
             **old,
-            'min_sizes': sizes[:-1],
-            'max_sizes': sizes[1:],
+            'min_sizes': [round(float(size), 1) for size in low],
+            'max_sizes': [round(float(size), 1) for size in high],
             'ratios': [ratios[:count] for count in counts],
         }
 
-    sizes = np.array([*old['min_sizes'], old['max_sizes'][-1]])
-    start = [sizes[0], *(sizes[1:] / sizes[:-1]), *max(old['ratios'], key=len)]
-    bounds = [(4.0, limit)] + [(1.15, 4.0)] * levels + [(1.1, 5.0)] * max(counts)
+    low, high = np.array(old['min_sizes']), np.array(old['max_sizes'])
+    start = [low[0], *(low[1:] / low[:-1]), *(high / low), *max(old['ratios'], key=len)]
+    bounds = [(4.0, limit)] + [(1.1, 4.0)] * (2 * levels - 1) + [(1.1, 5.0)] * max(counts)
     return build, np.log(start), _log(bounds)
 
 
