@@ -39,6 +39,7 @@ def evaluate_files(
     on: str = 'val',
     backbone: str | None = None,
     data: str | None = None,
+    allow_dropped: bool = False,
     inference: str | None = None,
     cfg_options: Mapping[str, Any] | None = None,
     launcher: str = 'none',
@@ -56,6 +57,7 @@ def evaluate_files(
             ``trained_on/...``).
         backbone: The backbone that the checkpoint was trained with, if it is not the config's.
         data: The data set that the checkpoint was trained with, if it is not the config's.
+        allow_dropped: Leave out images and boxes of ``data`` that are broken, even if they are more than 1 %.
         inference: Segmentation: ``whole`` images or windows (``slide``); the config's own mode if None.
         cfg_options: Values that replace the config's.
         launcher: mmengine's launcher: none, pytorch, slurm or mpi.
@@ -74,6 +76,7 @@ def evaluate_files(
         on=on,
         backbone=backbone,
         data=data,
+        allow_dropped=allow_dropped,
         inference=inference,
         cfg_options=cfg_options,
         launcher=launcher,
@@ -153,7 +156,7 @@ def _set_outputs(cfg: Config, out: str | None, show_dir: str | None, per_class: 
         UserError: The data would be overwritten.
     """
     split = dataset_split(cfg, 'test_dataloader')
-    if show_dir and Path(show_dir).resolve() in [part.resolve() for part in split if isinstance(part, Path)]:
+    if show_dir and Path(show_dir).resolve() in [path.resolve() for path in task_of(cfg).data_paths(split)]:
         raise UserError(f'--show-dir {show_dir} is a folder of the data, which would be overwritten')
     task_of(cfg).set_outputs(cfg, split, per_class, out)
     if show_dir:

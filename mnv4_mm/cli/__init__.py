@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Parser], None]]] = {
     'configs': ('List the shipped configs, or copy one to edit it.', configs.add_configs),
     'weights': ('List the published ImageNet weights.', report.add_weights),
     'download': ('Download COCO or ADE20K, check and unpack it.', data.add_download),
+    'check': ('Check a data set: what it holds, what is wrong with it, what is left out.', data.add_check),
     'draw': ('Draw a data set of coloured shapes, whose held-out AP and mIoU mean something.', data.add_draw),
     'complexity': ('Count parameters and multiply-accumulates, as Markdown tables.', report.add_complexity),
     'bench': ('Measure speed as ratios to other implementations.', report.add_bench),

@@ -6,6 +6,7 @@ from typing import Any
 from mmengine.config import Config
 
 from mnv4_mm.config.index import find_data
+from mnv4_mm.config.load import load_config
 from mnv4_mm.config.nested import dicts, on_copy
 from mnv4_mm.data.formats.configured import innermost_dataset
 from mnv4_mm.errors import UserError
@@ -62,6 +63,21 @@ def restore_data(cfg: Config) -> Config:
     except UserError as error:
         raise UserError(f'the data set of this config: {error}; --data names it elsewhere') from error
     return set_data(cfg, layout, own.get('allow_dropped', False))
+
+
+def data_notes(config: str, layout: Layout) -> list[str]:
+    """Describe what a config would train on, one line each.
+
+    Args:
+        config: Path or name of a config.
+        layout: The data set, as recognised by the ``find`` of the config's task.
+
+    Raises:
+        UserError: Nothing is left to train on, or the config cannot be read.
+    """
+    cfg = set_data(load_config(config), layout)
+    dataset = innermost_dataset(cfg.train_dataloader.dataset)
+    return task_of(cfg).training_lines(layout.train, cfg, dataset)
 
 
 def data_lines(cfg: Config) -> list[str]:

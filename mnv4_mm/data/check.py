@@ -363,6 +363,7 @@ def _check_rest(data: DetectionData, splits: Mapping[str, Sequence[LabelledImage
         elif not boxes:
             yield Finding(f'no-{purpose}-boxes', source, f'none of the {len(images)} {purpose} images has a box')
         else:
-            for label, name_of_class in enumerate(data.classes):
-                if not present[label]:
-                    yield Finding(f'class-without-{purpose}-boxes', source, f'the class {name_of_class!r}')
+            absent = [repr(name) for label, name in enumerate(data.classes) if not present[label]]
+            if absent:
+                plural = 'es' if len(absent) > 1 else ''
+                yield Finding(f'class-without-{purpose}-boxes', source, f'the class{plural} {", ".join(absent)}')

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,10 @@ class CheckedData:
     splits: dict[str, SplitStatistics] = field(default_factory=dict)
     split_file: Path | None = None
     folder: Path | None = None
+
+    def with_notes(self, notes: Iterable[str]) -> 'CheckedData':
+        """Return the same with more notes."""
+        return replace(self, notes=(*self.notes, *notes))
 
     def grouped(self) -> dict[str, list[Finding]]:
         """Return the findings by kind: fatal ones first, then dropped, then harmless ones."""

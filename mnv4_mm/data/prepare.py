@@ -51,26 +51,33 @@ def prepare_detection(
     return layout
 
 
-def examine_detection(root: str | Path, *, classes: Sequence[str] | None = None) -> CocoLayout:
+def examine_detection(
+    root: str | Path, *, classes: Sequence[str] | None = None, data: DetectionData | None = None
+) -> CocoLayout:
     """Do what ``prepare_detection`` does, but return a data set that cannot be trained on, too.
 
     The files of its splits may then be missing.
+
+    Args:
+        root: Folder of the data set.
+        classes: See ``prepare_detection``.
+        data: The data set, if it has been read already.
     """
     check_folder(Path(root))
-    layout = _examine(Path(root), None)
+    layout = _examine(Path(root), None, data)
     if classes is None or tuple(classes) == layout.classes:
         return layout
     class_order(layout.root, layout.classes, classes)
     return _examine(layout.root, classes)
 
 
-def _examine(root: Path, classes: Sequence[str] | None) -> CocoLayout:
+def _examine(root: Path, classes: Sequence[str] | None, data: DetectionData | None = None) -> CocoLayout:
     with prepared_folder(root, 'detection', classes) as folder:
         checked = read_checked(folder, root)
         if checked is None:
-            data = recognise(root, 'detection')
-            assert isinstance(data, DetectionData)
-            checked = prepare_read(data, folder, classes)
+            read = data or recognise(root, 'detection')
+            assert isinstance(read, DetectionData)
+            checked = prepare_read(read, folder, classes)
     train, val = (Split(folder / f'instances_{name}.json', root) for name in SPLITS)
     return CocoLayout(root, train, val, checked.classes, checked)
 
@@ -90,6 +97,7 @@ def prepare_read(data: DetectionData, folder: Path, classes: Sequence[str] | Non
     checked = replace(result.checked, folder=folder)
     if ALL in data.splits or VAL not in data.splits:
         checked = replace(checked, split_file=write_split(split_file, result.splits))
+        checked = checked.with_notes([f'the split is written to {split_file}'])
     if not checked.refusals(allow_dropped=True):
         ids = _image_ids(result.splits)
         for name in SPLITS:
@@ -99,7 +107,7 @@ def prepare_read(data: DetectionData, folder: Path, classes: Sequence[str] | Non
 
 
 @contextmanager
-def prepared_folder(root: Path, task: str, classes: Sequence[str] | None) -> Iterator[Path]:
+def prepared_folder(root: Path, task: str, classes: Sequence[str] | None = None) -> Iterator[Path]:
     """Yield the folder for the prepared files of a data set in its present state. One process at a time has it.
 
     Raises:
@@ -124,12 +132,20 @@ def prepared_folder(root: Path, task: str, classes: Sequence[str] | None) -> Ite
         lock.release()
 
 
+def is_checked(root: Path) -> bool:
+    """Return True if a folder has been checked as a detection data set in its present state."""
+    with prepared_folder(root, 'detection') as folder:
+        return (folder / 'checked.json').is_file()
+
+
 def read_checked(folder: Path, root: Path) -> CheckedData | None:
     """Read the result of an earlier check; None if there is none, or not all of its files."""
     try:
-        return CheckedData.from_json((folder / 'checked.json').read_bytes(), root, folder)
+        checked = CheckedData.from_json((folder / 'checked.json').read_bytes(), root, folder)
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    is_whole = all((folder / f'instances_{name}.json').is_file() for name in SPLITS)
+    return checked if is_whole or checked.refusals(allow_dropped=True) else None
 
 
 def is_prepared(path: Path) -> bool:

@@ -19,12 +19,14 @@ from mnv4_mm.deploy.graph import Graph, build_graph, reference
 from mnv4_mm.deploy.sample import write_sample
 from mnv4_mm.deploy.sensitivity import LAYERS_SUFFIX
 from mnv4_mm.deploy.targets.base import Target
+from mnv4_mm.errors import UserError
 from mnv4_mm.images import read_image
 from mnv4_mm.paths import check_not_empty, make_output_folder
 from mnv4_mm.runtime import load
 from mnv4_mm.runtime.meta import Kind, Meta, Precision, sha256, sidecar
 from mnv4_mm.runtime.predictor import Predictor
 from mnv4_mm.runtime.preprocess import prepare
+from mnv4_mm.tasks import task_of
 from mnv4_mm.weights.checkpoint import read_checkpoint
 
 MAX_CALIBRATION_IMAGES = 64
@@ -151,5 +153,11 @@ def write(
 
 def _calibration_images(model: Any, folder: str | None) -> list[Path]:
     """Return image files for calibration, spread evenly over a folder or over the training images of the config."""
-    files = calibration_files(Path(folder) if folder else dataset_split(model.cfg, 'train_dataloader').images)
+    if folder:
+        files = calibration_files(Path(folder))
+    else:
+        split = dataset_split(model.cfg, 'train_dataloader')
+        files = task_of(model.cfg).image_files(split)
+        if not files:
+            raise UserError(f'no images for calibration in {split.images}: name a folder of images by --calibration')
     return [files[i] for i in np.linspace(0, len(files) - 1, min(MAX_CALIBRATION_IMAGES, len(files))).astype(int)]

@@ -64,6 +64,16 @@ class Detection(Task[Split, CocoLayout]):
         else:
             require_split(split, self.hint)
 
+    def data_paths(self, split: Split) -> list[Path]:
+        return [*split, *dict.fromkeys(path.parent for path in self.image_files(split))]
+
+    def image_files(self, split: Split) -> list[Path]:
+        if not is_prepared(split.annotations):
+            return super().image_files(split)
+        # Names are relative to the root of the data set, which holds the other split, too.
+        content = json.loads(split.annotations.read_bytes())
+        return [split.images / image['file_name'] for image in content['images']]
+
     def training_lines(self, split: Split, cfg: Config, dataset: Any) -> list[str]:
         if split.annotations.stat().st_size > FULL_CHECK_BYTES:
             return []

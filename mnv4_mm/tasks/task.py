@@ -1,7 +1,7 @@
 """Interface of a task: everything that differs between detection and segmentation."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
@@ -9,6 +9,7 @@ import numpy as np
 from mmengine.config import Config
 from torch import nn
 
+from mnv4_mm.images import IMAGE_SUFFIXES
 from mnv4_mm.runtime.results import ClassMap, Detections
 
 
@@ -18,6 +19,9 @@ class Split(Protocol):
     @property
     def images(self) -> Path:
         """Folder of the images."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """Files, folders and settings of the split."""
 
 
 class Layout(Protocol):
@@ -120,6 +124,14 @@ class Task(ABC, Generic[SplitT, LayoutT]):
         Raises:
             UserError: Names the first mistakes.
         """
+
+    def data_paths(self, split: SplitT) -> list[Path]:
+        """Return the files and folders of a split, which nothing must be written to."""
+        return [part for part in split if isinstance(part, Path)]
+
+    def image_files(self, split: SplitT) -> list[Path]:
+        """Return the images of a split; none if there is no such folder."""
+        return sorted(path for path in split.images.rglob('*') if path.suffix.lower() in IMAGE_SUFFIXES)
 
     def training_lines(self, split: SplitT, cfg: Config, dataset: Any) -> list[str]:
         """Describe what is trained on, one line each.

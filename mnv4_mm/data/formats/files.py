@@ -126,12 +126,14 @@ def split_of(name: str) -> str | None:
     return None
 
 
-def complete_splits(splits: dict[str, list]) -> dict[str, list]:
-    """Return splits without empty ones; a single split that is not for training alone is the whole data set."""
+def complete_splits(splits: dict[str, list[LabelledImage]]) -> dict[str, list[LabelledImage]]:
+    """Leave out empty splits, and call the training images ALL if there are none for validation: they are split."""
     splits = {split: images for split, images in splits.items() if images}
-    if len(splits) == 1 and TRAIN not in splits:
+    if len(splits) == 1:
         return {ALL: next(iter(splits.values()))}
-    return {split: splits[split] for split in (TRAIN, VAL, TEST, ALL) if split in splits}
+    if VAL not in splits and ALL not in splits and TRAIN in splits:
+        splits[ALL] = splits.pop(TRAIN)
+    return {split: splits[split] for split in (TRAIN, VAL, ALL, TEST) if split in splits}
 
 
 def join(folder: str, name: str) -> str | None:
@@ -183,9 +185,9 @@ def locate(
     windows = [name for name, new in straight.items() if new != name]
     inside: list[str] = []
     base = posixpath.dirname(source)
-    bases = [base, *preferred, '']
+    bases = [folder for folder in (base, *preferred, '') if files.has_folder(folder)]
     for name, new in straight.items():
-        if '\0' in name or not new.strip('/. '):
+        if not _is_encodable(name) or not new.strip('/. '):
             located.findings.append(Finding('entry-invalid', path, f'{name!r} is not a file name', names[name]))
         elif all(join(folder, new) is None for folder in bases):
             located.findings.append(
@@ -220,6 +222,13 @@ def locate(
     if moved:
         located.notes.append(f'{source}: {_count(moved, "found in other folders by their names")}')
     return located
+
+
+def _is_encodable(name: str) -> bool:
+    try:
+        return b'\0' not in os.fsencode(name)
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
 
 
 def _count(names: list[str], what: str) -> str:

@@ -6,14 +6,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
-from mnv4_mm.data.form import DetectionData, MaskData
-from mnv4_mm.data.formats import coco_json, voc
+from mnv4_mm.data.findings import Finding
+from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, DetectionData, MaskData
+from mnv4_mm.data.formats import coco_json, cvat, labelme, voc, yolo
 from mnv4_mm.data.formats.files import Files, first
 from mnv4_mm.errors import UserError
 
 Task = Literal['detection', 'segmentation']
 # In the order in which they are tried. Some tools write several of them into one folder.
-DETECTION: tuple[ModuleType, ...] = (coco_json, voc)
+DETECTION: tuple[ModuleType, ...] = (coco_json, yolo, cvat, labelme, voc)
 BOXES = (
     'COCO JSON (annotations/*.json, or a JSON file beside the images), YOLO (data.yaml, or images/ and labels/ with a '
     'txt file per image), CVAT for images 1.1 (annotations.xml), LabelMe (a JSON file per image), Pascal VOC (an XML '
@@ -63,16 +64,41 @@ def check_folder(root: Path) -> None:
 
 def _read_boxes(root: Path) -> DetectionData | None:
     files = Files(root)
-    readers = [reader for reader in DETECTION if reader.find(files)]
-    for i, reader in enumerate(readers):
+    for i, reader in enumerate(DETECTION):
         read: Callable[[Path, Files], DetectionData | None] = reader.read
         data = read(root, files)
-        if data is not None:
-            others = [other.NAME for other in readers[i + 1 :]]
-            if others:
-                data.notes.append(f'the folder has files of {first(others)} too, which are not used')
-            return data
+        if data is None:
+            continue
+        others = [other.NAME for other in DETECTION[i + 1 :] if _is_found(other, files)]
+        if others:
+            data.notes.append(f'the folder has files of {first(others)} too, which are not used')
+        _separate(data)
+        return data
     return None
+
+
+def _is_found(reader: ModuleType, files: Files) -> bool:
+    try:
+        return bool(reader.find(files))
+    except UserError:  # not its turn
+        return True
+
+
+def _separate(data: DetectionData) -> None:
+    """Find images that are in the training split and in another one too."""
+    if TRAIN not in data.splits:
+        return
+    training = {image.name: image for image in data.splits[TRAIN]}
+    if VAL in data.splits and training.keys() == {image.name for image in data.splits[VAL]}:
+        data.notes.append('the same images are for training and validation: they are split anew')
+        del data.splits[VAL]
+        data.splits[ALL] = data.splits.pop(TRAIN)
+        return
+    for split in (VAL, TEST):
+        for image in data.splits.get(split, []):
+            if image.name in training:
+                problem = f'{image.name!r} is for {split}, and for training in {training[image.name].source}'
+                data.findings.append(Finding('image-in-two-splits', image.source, problem))
 
 
 def _read_masks(root: Path) -> MaskData | None:

@@ -1,10 +1,10 @@
-"""A segmentation data set is recognised, and mistakes in its pairs are reported with their files."""
+"""Images and masks that a config names are checked, and mistakes are reported with their files."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from mnv4_mm.data.formats.ade import MaskSplit, check_pairs, find_ade
+from mnv4_mm.data.mask_split import MaskSplit, check_pairs
 from mnv4_mm.errors import UserError
 
 
@@ -17,41 +17,26 @@ def root(tmp_path):
         for i in range(count):
             Image.new('RGB', (12, 10)).save(tmp_path / f'images/{split}/{i}.jpg')
             Image.fromarray(np.full((10, 12), i % 3, np.uint8)).save(tmp_path / f'annotations/{split}/{i}.png')
-    (tmp_path / 'classes.txt').write_text('cat\ndog\n')
     return tmp_path
 
 
+def split_of(root, name='training', suffix='.jpg'):
+    return MaskSplit(root / 'images' / name, root / 'annotations' / name, suffix)
+
+
 def check(root):
-    layout = find_ade(root)
-    for split in (layout.train, layout.val):
-        check_pairs(split, len(layout.classes), reduce_zero_label=True)
+    for name in ('training', 'validation'):
+        check_pairs(split_of(root, name), 2, reduce_zero_label=True)
 
 
 def test_a_valid_data_set(root):
-    layout = find_ade(root)
-    assert layout.classes == ('cat', 'dog')
-    assert layout.train == MaskSplit(root / 'images/training', root / 'annotations/training')
-    check(root)
-    (root / 'images/training').rename(root / 'images/train')
-    (root / 'annotations/training').rename(root / 'annotations/train')
     check(root)
 
 
 def test_the_small_real_and_the_drawn_data_set_are_valid(repository, drawn):
-    for path, classes, count in ((repository / 'data/mini/ade', 150, 26), (drawn, 7, 128)):
-        layout = find_ade(path)
-        assert len(layout.classes) == classes
-        assert len(list(layout.train.masks.iterdir())) == count
-        check(path)
-
-
-def test_ade20ks_own_folder_has_its_classes(root):
-    (root / 'classes.txt').unlink()
-    with pytest.raises(UserError, match=r'no .*classes.txt'):
-        find_ade(root)
-    (root / 'objectInfo150.txt').touch()
-    classes = find_ade(root).classes
-    assert (len(classes), classes[0], classes[-1]) == (150, 'wall', 'flag')
+    for path, classes in ((repository / 'data/mini/ade', 150), (drawn, 7)):
+        for name in ('training', 'validation'):
+            check_pairs(split_of(path, name), classes, reduce_zero_label=True)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +50,7 @@ def test_invalid_mask_values_are_reported(root, values, message):
 
 
 def test_all_150_classes_and_no_more(root):
-    split = find_ade(root).train
+    split = split_of(root)
     Image.fromarray(np.full((10, 12), 150, np.uint8)).save(root / 'annotations/training/0.png')
     check_pairs(split, 150, reduce_zero_label=True)
     Image.fromarray(np.full((10, 12), 151, np.uint8)).save(root / 'annotations/training/0.png')
@@ -74,7 +59,7 @@ def test_all_150_classes_and_no_more(root):
 
 
 def test_without_reduce_zero_label_255_is_unlabelled(root):
-    split = find_ade(root).train
+    split = split_of(root)
     Image.fromarray(np.full((10, 12), 255, np.uint8)).save(root / 'annotations/training/0.png')
     check_pairs(split, 3, reduce_zero_label=False)
     with pytest.raises(UserError, match=r'2\.png has the value 2: 0 to 1 are the classes, 255 is unlabelled'):
@@ -112,12 +97,6 @@ def break_image(root):
         (break_depth, r'1\.png has I;16 pixels'),
         (break_mask, r'1\.png is not a readable mask'),
         (break_image, r'1\.jpg is not a readable image'),
-        (lambda root: (root / 'classes.txt').write_text('cat\n'), 'at least 2 classes'),
-        (lambda root: (root / 'classes.txt').write_text('cat\ncat\n'), 'duplicates'),
-        (lambda root: (root / 'classes.txt').write_bytes(b'\xff\xfe\n'), 'not UTF-8'),
-        (lambda root: (root / 'classes.txt').write_text('\n'.join(map(str, range(255)))), 'can hold 254'),
-        (lambda root: Image.new('RGB', (12, 10)).save(root / 'images/training/9.png'), 'images with 2 suffixes'),
-        (lambda root: (root / 'images/validation').rename(root / 'images/test'), r'no .*images/validation'),
     ],
 )
 def test_mistakes_are_reported(root, broken, message):
@@ -127,8 +106,8 @@ def test_mistakes_are_reported(root, broken, message):
 
 
 def test_no_folder(tmp_path):
-    with pytest.raises(UserError, match='no folder'):
-        find_ade(tmp_path / 'none')
+    with pytest.raises(UserError, match='no data: looked for .*; fetch it'):
+        check_pairs(split_of(tmp_path / 'none'), 2, True, hint='fetch it')
 
 
 def test_masks_with_a_palette_are_read_as_indices(root):
@@ -154,15 +133,36 @@ def test_many_mistakes_are_counted(root):
     (root / 'images/training/2.jpg').unlink()
     (root / 'images/training/0.jpg').unlink()
     with pytest.raises(UserError, match='no image'):
-        check_pairs(MaskSplit(root / 'images/training', root / 'annotations/training'), 2, True)
+        check_pairs(split_of(root), 2, True)
 
 
 def test_a_names_file_selects_pairs(root):
     listed = root / 'list.txt'
     listed.write_text('0\n2\n')
     (root / 'annotations/training/1.png').unlink()  # not in the list, so not an error
-    split = find_ade(root).train._replace(names_file=listed)
+    split = split_of(root)._replace(names_file=listed)
     check_pairs(split, 2, reduce_zero_label=True)
     listed.write_text('0\n7\n')
     with pytest.raises(UserError, match=r'no image .*7\.jpg'):
         check_pairs(split, 2, reduce_zero_label=True)
+
+
+def test_names_with_suffixes_select_images_of_several_kinds(root):
+    """The form in which a user's data is prepared."""
+    Image.new('RGB', (12, 10)).save(root / 'images/training/1.png')
+    listed = root / 'list.txt'
+    listed.write_text('0.jpg\n1.png\n')
+    masks = root / 'masks'
+    masks.mkdir()
+    for name, source in (('0.jpg', '0'), ('1.png', '1')):
+        (masks / f'{name}.png').symlink_to(root / f'annotations/training/{source}.png')
+    split = MaskSplit(root / 'images/training', masks, image_suffix='', names_file=listed)
+    assert split.image_files() == [root / 'images/training/0.jpg', root / 'images/training/1.png']
+    check_pairs(split, 2, reduce_zero_label=True)
+    (masks / '1.png.png').unlink()
+    with pytest.raises(UserError, match=r'no mask for the image .*1\.png'):
+        check_pairs(split, 2, reduce_zero_label=True)
+
+
+def test_the_images_of_a_folder(root):
+    assert split_of(root).image_files() == [root / f'images/training/{i}.jpg' for i in range(3)]

@@ -1,4 +1,4 @@
-"""Recognise and check a segmentation data set in ADE20K's layout before anything is trained on it.
+"""Images and masks as a config names them, and the light check of those that no data check has been run on.
 
 Imports neither torch nor OpenMMLab, so that the command line can report a mistake at once.
 """
@@ -13,15 +13,10 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from rich.progress import track
 
-from mnv4_mm.data.formats.ade20k_classes import ADE20K_CLASSES
 from mnv4_mm.errors import UserError
-from mnv4_mm.images import IMAGE_SUFFIXES, image_size
+from mnv4_mm.images import image_size
 from mnv4_mm.paths import check_data
 
-LAYOUT = (
-    'images/training with images, annotations/training with a PNG mask of the same name for each (0 is unlabelled, '
-    '1, 2, ... are the classes), the same in validation, and classes.txt with one class name per line'
-)
 IGNORE_INDEX = 255  # mmseg's default
 MIN_PAIRS_FOR_PROGRESS = 500  # fewer are checked in about a second
 
@@ -32,7 +27,7 @@ class MaskSplit(NamedTuple):
     Attributes:
         images: Folder of the images.
         masks: Folder of the masks.
-        image_suffix: End of the images' file names.
+        image_suffix: End of the images' file names; empty if the names in ``names_file`` have theirs.
         mask_suffix: End of the masks' file names.
         names_file: Text file with the names to use, one per line, without suffix. None uses the whole folder.
     """
@@ -43,76 +38,18 @@ class MaskSplit(NamedTuple):
     mask_suffix: str = '.png'
     names_file: Path | None = None
 
-
-class AdeLayout(NamedTuple):
-    """A data set in ADE20K's layout.
-
-    Attributes:
-        root: Its folder.
-        train: Training split.
-        val: Validation split.
-        classes: Class names; the first one belongs to mask value 1.
-    """
-
-    root: Path
-    train: MaskSplit
-    val: MaskSplit
-    classes: tuple[str, ...]
-
-
-def find_ade(root: str | Path, *, classes: object = None, allow_dropped: bool = False) -> AdeLayout:
-    """Recognise a data set in ADE20K's layout.
-
-    Class names are read from ``classes.txt``. A folder with ADE20K's own ``objectInfo150.txt`` instead has ADE20K's
-    classes. Pairs of images and masks are checked by ``check_pairs``, when they are used.
-
-    Raises:
-        UserError: a file or folder is missing or ambiguous.
-    """
-    root = Path(root)
-    if not root.is_dir():
-        raise UserError(f'no folder {root}: --data takes a folder with {LAYOUT}')
-    train, val = _find_split(root, 'training', 'train'), _find_split(root, 'validation', 'val')
-    return AdeLayout(root, train, val, _find_classes(root))
-
-
-def _find_split(root: Path, *names: str) -> MaskSplit:
-    for name in names:
-        images, masks = root / 'images' / name, root / 'annotations' / name
-        if images.is_dir() and masks.is_dir():
-            break
-    else:
-        raise UserError(f'no {root}/images/{names[0]} with {root}/annotations/{names[0]}: the layout is {LAYOUT}')
-    suffixes = sorted({path.suffix for path in images.rglob('*') if path.suffix.lower() in IMAGE_SUFFIXES})
-    if not suffixes:
-        raise UserError(f'no images in {images}: expected files with one of the suffixes {", ".join(IMAGE_SUFFIXES)}')
-    if len(suffixes) > 1:
-        raise UserError(
-            f'{images} has images with {len(suffixes)} suffixes ({", ".join(suffixes)}): all images of a split must '
-            'have the same one, in upper and lower case too'
+    def image_files(self) -> list[Path]:
+        """Return the paths of the images, in the order of the list or of their names."""
+        if self.names_file:
+            return [self.images / f'{name}{self.image_suffix}' for name in read_names(self.names_file)]
+        return sorted(
+            self.images / f'{name}{self.image_suffix}' for name in _list_names(self.images, self.image_suffix)
         )
-    return MaskSplit(images, masks, suffixes[0])
 
 
-def _find_classes(root: Path) -> tuple[str, ...]:
-    path = root / 'classes.txt'
-    if not path.is_file():
-        if (root / 'objectInfo150.txt').is_file():
-            return ADE20K_CLASSES
-        raise UserError(f'no {path}: it lists the class names, one per line, the first one for mask value 1')
-    try:
-        names = [line.strip() for line in path.read_text(encoding='utf-8-sig').splitlines()]
-    except UnicodeDecodeError as error:
-        raise UserError(f'{path} is not UTF-8 text: {error}') from error
-    while names and not names[-1]:
-        names.pop()
-    if len(names) < 2 or '' in names or len(set(names)) < len(names):
-        raise UserError(
-            f'{path} must list at least 2 classes, one name per line, without empty lines or duplicates; got {names}'
-        )
-    if len(names) >= IGNORE_INDEX:
-        raise UserError(f'{path} lists {len(names)} classes; 8-bit masks can hold {IGNORE_INDEX - 1}')
-    return tuple(names)
+def read_names(path: Path) -> list[str]:
+    """Read a list of names, one per line, as mmseg does."""
+    return [line.strip() for line in path.read_text(encoding='utf-8').splitlines() if line.strip()]
 
 
 def check_pairs(split: MaskSplit, num_classes: int, reduce_zero_label: bool, hint: str = '') -> None:
@@ -131,15 +68,15 @@ def check_pairs(split: MaskSplit, num_classes: int, reduce_zero_label: bool, hin
         UserError: names the first mistakes with their files.
     """
     check_data((split.images, split.masks, *([split.names_file] if split.names_file else [])), hint)
-    images = _list_names(split.images, split.image_suffix)
-    masks = _list_names(split.masks, split.mask_suffix)
     if split.names_file:
         # The list selects from the folders: files that it does not name are no mistake.
-        listed = {line.strip() for line in split.names_file.read_text().splitlines() if line.strip()}
-        masks &= listed
-        missing = [f'no image {split.images / (n + split.image_suffix)}' for n in sorted(listed - images)]
-        images &= listed
+        images = masks = set(read_names(split.names_file))
+        images = {name for name in images if (split.images / f'{name}{split.image_suffix}').is_file()}
+        missing = [f'no image {split.images / (n + split.image_suffix)}' for n in sorted(masks - images)]
+        masks = {name for name in masks if (split.masks / f'{name}{split.mask_suffix}').is_file()}
     else:
+        images = _list_names(split.images, split.image_suffix)
+        masks = _list_names(split.masks, split.mask_suffix)
         missing = [f'no image for the mask {split.masks / (n + split.mask_suffix)}' for n in sorted(masks - images)]
     missing += [f'no mask for the image {split.images / (n + split.image_suffix)}' for n in sorted(images - masks)]
     if not images and not missing:
@@ -165,7 +102,7 @@ def check_pairs(split: MaskSplit, num_classes: int, reduce_zero_label: bool, hin
 def _list_names(folder: Path, suffix: str) -> set[str]:
     """List file names without suffix, relative to the folder, as mmseg does: hidden files are left out."""
     paths = (path.relative_to(folder).as_posix() for path in folder.rglob(f'*{suffix}'))
-    return {path[: -len(suffix)] for path in paths if not path.split('/')[-1].startswith('.')}
+    return {path.removesuffix(suffix) for path in paths if not path.split('/')[-1].startswith('.')}
 
 
 def _show_progress(results: Iterable[str | None], count: int) -> Iterator[str | None]:
