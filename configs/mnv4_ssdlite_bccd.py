@@ -2,7 +2,7 @@
 
     python tools/train.py configs/mnv4_ssdlite_bccd.py
 
-Platelets are 20 pixels wide at 320x240, less than half the smallest anchor of mnv4_ssdlite_coco. The additional level
+Platelets are 20 pixels wide at 320x256, less than half the smallest anchor of mnv4_ssdlite_coco. The additional level
 and anchors for these boxes are what `--levels 8 --fit-anchors` set for data of your own.
 Cost: 6 epochs x 4 x 205 images = 612 steps of 8.
 """
@@ -22,7 +22,7 @@ model = dict(
         in_channels=channels,
         num_classes=3,
         anchor_generator=dict(
-            strides=[8, 16, (32, 30), (64, 60)],  # 320x240 by maps of 40x30, 20x15, 10x8 and 5x4
+            strides=[8, 16, 32, 64],
             ratios=[[1.3], [1.3], [1.3], [1.3]],
             min_sizes=[18, 46, 80, 120],  # pixels: platelets on the first level, red cells on the second
             max_sizes=[30, 68, 120, 180],

@@ -2,12 +2,11 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from mmdet.registry import TASK_UTILS
 from mmengine.config import Config
 from mmengine.registry import MODELS
 from scipy.optimize import differential_evolution
@@ -188,22 +187,49 @@ def best_iou(boxes: Boxes, generator: Mapping[str, Any]) -> np.ndarray:
         boxes: The boxes. The anchors are taken as going on beyond the border of the image.
         generator: Config of an anchor generator.
     """
-    built = TASK_UTILS.build(dict(generator))
+    area, box = boxes.sizes.prod(1)[:, None], boxes.sizes[:, None]
     best = np.zeros(len(boxes.sizes))
-    area = boxes.sizes.prod(1)[:, None]
-    for stride, anchors in zip(built.strides, built.base_anchors, strict=True):
-        corners = anchors.numpy().astype(np.float64)
-        size = corners[:, 2:] - corners[:, :2]  # (A, 2)
-        centre = (corners[:, 2:] + corners[:, :2]) / 2
+    for step, centre, sizes in levels_of(generator):
         # Distance from the centre of a box to the nearest anchor's: anchors repeat at each stride.
-        step = np.array(stride, dtype=np.float64)
-        distance = boxes.centres[:, None] - centre
-        distance = np.abs(distance - np.round(distance / step) * step)  # (N, A, 2)
-        box = boxes.sizes[:, None]
-        sides = np.minimum(np.minimum(box, size), (box + size) / 2 - distance).clip(0)
-        overlap = sides.prod(-1)
-        best = np.maximum(best, (overlap / (area + size.prod(1) - overlap)).max(1))
+        distance = boxes.centres - centre
+        distance = np.abs(distance - np.round(distance / step) * step)[:, None]  # (N, 1, 2)
+        overlap = np.minimum(np.minimum(box, sizes), (box + sizes) / 2 - distance).clip(0).prod(-1)  # (N, A)
+        best = np.maximum(best, (overlap / (area + sizes.prod(1) - overlap)).max(1))
     return best
+
+
+def levels_of(generator: Mapping[str, Any]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Compute the anchors of each level as mmdet's SSDAnchorGenerator and AnchorGenerator do.
+
+    Args:
+        generator: Config of a generator.
+
+    Yields:
+        For each level, in pixels: stride (2,), centre of the first anchors (2,), widths and heights (A, 2).
+    """
+    is_ssd = generator['type'] == 'SSDAnchorGenerator'
+    for i, stride in enumerate(generator['strides']):
+        step = np.broadcast_to(np.array(stride, dtype=np.float64), 2)
+        if is_ssd:
+            low, high = generator['min_sizes'][i], generator['max_sizes'][i]
+            root = np.sqrt([ratio for pair in generator['ratios'][i] for ratio in (1 / pair, pair)])
+            sides = np.array([1, math.sqrt(high / low), *(1 / root)]) * low
+            others = np.array([1, math.sqrt(high / low), *root]) * low
+            yield step, step / 2, np.stack([sides, others], 1)
+        else:
+            base = (generator.get('base_sizes') or [min(step)] * (i + 1))[i]
+            root = np.sqrt(generator['ratios'])[:, None]
+            sides = base * np.array(_scales(generator))
+            sizes = np.stack([(sides / root).ravel(), (sides * root).ravel()], 1)
+            yield step, np.full(2, generator.get('center_offset', 0.0) * base), sizes
+
+
+def _scales(generator: Mapping[str, Any]) -> list[float]:
+    """Return the scales of a plain AnchorGenerator."""
+    if generator.get('scales'):
+        return list(generator['scales'])
+    count = generator['scales_per_octave']
+    return [generator['octave_base_scale'] * 2 ** (i / count) for i in range(count)]
 
 
 def _ssd_strides(cfg: Config) -> list[Any]:
@@ -249,9 +275,7 @@ def _ssd_space(old: Mapping[str, Any], limit: float) -> Space:
 def _retina_space(old: Mapping[str, Any]) -> Space:
     """Return what maps parameters to a generator with the same scales and ratios on each level, as ``_ssd_space``."""
     kept = {key: value for key, value in old.items() if key not in ('octave_base_scale', 'scales_per_octave')}
-    scales = old.get('scales') or [
-        old['octave_base_scale'] * 2 ** (i / old['scales_per_octave']) for i in range(old['scales_per_octave'])
-    ]
+    scales = _scales(old)
 
     def build(values: np.ndarray) -> dict[str, Any]:
         numbers = [round(float(value), 3) for value in np.exp(values)]

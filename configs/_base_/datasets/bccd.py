@@ -5,12 +5,12 @@ The 205 images of its train.txt are trained on, the 87 of its val.txt are held o
 
 own_data = dict(root='data/mini/bccd')  # recognised, checked and prepared as the data set of `--data`
 metainfo = dict(classes=('RBC', 'WBC', 'Platelets'))  # red cells, white cells, platelets
-input_size = (320, 240)  # width, height; the images have 640x480
+input_size = (320, 256)  # width, height, for images of 640x480; exported files take multiples of 32
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='RandomResize', scale=input_size, ratio_range=(0.8, 1.25), keep_ratio=True),
+    dict(type='RandomResize', scale=input_size, ratio_range=(0.8, 1.25), keep_ratio=False),
     dict(type='RandomCrop', crop_size=input_size),
     # A cell has no upper side.
     dict(type='RandomFlip', prob=0.75, direction=['horizontal', 'vertical', 'diagonal']),
