@@ -1,7 +1,7 @@
 """Train a config."""
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
 from mnv4_mm.apis.launch import is_first_of_machine, join_processes
+from mnv4_mm.config.anchors import fit_anchors as fit_anchors_of
 from mnv4_mm.config.backbone import disagreeing_normalisation, lost_weights, pretrained_files
 from mnv4_mm.config.classes import set_classes_of, set_label_order
 from mnv4_mm.config.data import data_lines, require_data
@@ -45,6 +46,9 @@ def train(
     weights: str | None = None,
     epochs: int | None = None,
     iters: int | None = None,
+    size: Sequence[int] | None = None,
+    levels: int | None = None,
+    fit_anchors: bool = False,
 ) -> Path:
     """Train a config; keep the best checkpoint and plot loss and metric.
 
@@ -69,6 +73,9 @@ def train(
             the config says if None.
         epochs: Train for this number of epochs, with the schedule in proportion.
         iters: Train for this number of iterations; for configs that count in iterations.
+        size: Detection: input size, (height, width) or (side,), in multiples of 32.
+        levels: SSDLite: output stride of its finest level, 16 or 8.
+        fit_anchors: Detection: fit the anchors to the boxes of the training images.
 
     Returns:
         The work directory.
@@ -93,11 +100,18 @@ def train(
         weights=weights,
         epochs=epochs,
         iters=iters,
+        size=size,
+        levels=levels,
+        fit_anchors=fit_anchors,
     )
     join_processes(launcher)
     loaded = load_config(config)
     cfg = training_config(loaded, options, on_gpu=torch.cuda.is_available(), log=_say)
     _check_data(cfg, launcher)
+    if fit_anchors:
+        fitted = fit_anchors_of(cfg)
+        if is_main_process():
+            print(fitted)
     if is_main_process():
         print('\n'.join(data_lines(cfg)))
     check_no_run(cfg)

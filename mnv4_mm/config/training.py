@@ -6,8 +6,9 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from mnv4_mm.config.anchors import set_levels, set_size
 from mnv4_mm.config.backbone import set_backbone
-from mnv4_mm.config.data import set_data, set_data_roots
+from mnv4_mm.config.data import restore_data, set_data, set_data_roots
 from mnv4_mm.config.launcher import set_launcher
 from mnv4_mm.config.load import load_config, set_options
 from mnv4_mm.config.optimizer import set_fused, set_learning_rate_scaling, set_precision
@@ -30,7 +31,8 @@ def training_config(
 ) -> Config:
     """Return the config that ``train`` runs.
 
-    ``options.cfg_options`` come after all other options and win.
+    ``options.cfg_options`` come after all other options and win. ``options.fit_anchors`` is not applied: it needs data
+    that has been checked (``train`` calls ``fit_anchors``).
 
     Args:
         config: Name or path of a config, or a loaded one, which is not changed.
@@ -52,8 +54,14 @@ def training_config(
         layout = task_of(cfg).find(options.data, allow_dropped=options.allow_dropped)
         set_data(cfg, layout, options.allow_dropped)
         set_small_data(cfg, task_of(cfg).count_images(layout.train), options, log)
+    else:
+        restore_data(cfg)
     if options.allow_dropped:
         cfg.merge_from_dict({'default_hooks.skipped_images': dict(type='SkippedImagesHook', allowed=1.0)})
+    if options.levels:
+        set_levels(cfg, options.levels)
+    if options.size:
+        set_size(cfg, options.size)
     if options.epochs:
         set_length(cfg, options.epochs, 'epochs')
     if options.iters:

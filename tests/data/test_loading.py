@@ -69,7 +69,7 @@ def test_an_infinite_sampler_goes_on_where_it_was(has_skip):
 
 
 def test_a_position_is_an_index_and_keeps_its_seed():
-    position = pickle.loads(pickle.dumps(Position(4, (7, 0, 1, 2))))  # noqa: S301
+    position = pickle.loads(pickle.dumps(Position(4, (7, 0, 1, 2))))
     assert position == 4
     assert [10, 11, 12, 13, 14][position] == 14
     assert position.key == (7, 0, 1, 2)
@@ -108,6 +108,6 @@ def test_what_is_not_defined_is_that_of_the_data_set():
     assert dataset.broken == (4,)
     dataset.pipeline = 'new'
     assert dataset.dataset.pipeline == 'new'
-    assert pickle.loads(pickle.dumps(dataset)).broken == (4,)  # noqa: S301 (to spawned workers)
+    assert pickle.loads(pickle.dumps(dataset)).broken == (4,)
     with pytest.raises(AttributeError):
         _ = dataset.nothing

@@ -319,9 +319,10 @@ def test_a_file_is_there_completely_or_not_at_all(tmp_path):
         part.write_bytes(b'half')
         raise KeyboardInterrupt
     assert not path.exists()
-    with pytest.raises(UserError, match='No space left on device; no checkpoint has been written yet'), (
-        written_atomically(path)
-    ) as part:  # noqa: PT012
+    with (
+        pytest.raises(UserError, match='No space left on device; no checkpoint has been written yet'),
+        written_atomically(path) as part,
+    ):
         part.write_bytes(b'half')
         raise OSError(errno.ENOSPC, 'No space left on device')
     assert not part.exists()
