@@ -88,9 +88,9 @@ def examine_masks(
     if not root.is_dir():
         require(root)
     if classes is not None:
-        layout = examine_masks(root, data=data)
-        if tuple(classes) == layout.classes:
-            return layout
+        own_order = examine_masks(root, data=data)
+        if tuple(classes) == own_order.classes:
+            return own_order
     state = folder_state(root)
     folder = cache_folder(root) / f'masks-{_key(root, state, classes)}'
     layout = _read_layout(root, folder)
