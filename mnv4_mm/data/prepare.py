@@ -97,6 +97,7 @@ def prepare_read(data: DetectionData, folder: Path, classes: Sequence[str] | Non
     checked = replace(result.checked, folder=folder)
     if ALL in data.splits or VAL not in data.splits:
         checked = replace(checked, split_file=write_split(split_file, result.splits))
+        checked = checked.with_notes([f'the split is written to {split_file}'])
     if not checked.refusals(allow_dropped=True):
         ids = _image_ids(result.splits)
         for name in SPLITS:
@@ -140,9 +141,11 @@ def is_checked(root: Path) -> bool:
 def read_checked(folder: Path, root: Path) -> CheckedData | None:
     """Read the result of an earlier check; None if there is none, or not all of its files."""
     try:
-        return CheckedData.from_json((folder / 'checked.json').read_bytes(), root, folder)
+        checked = CheckedData.from_json((folder / 'checked.json').read_bytes(), root, folder)
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    is_whole = all((folder / f'instances_{name}.json').is_file() for name in SPLITS)
+    return checked if is_whole or checked.refusals(allow_dropped=True) else None
 
 
 def is_prepared(path: Path) -> bool:

@@ -65,7 +65,7 @@ def count_trained(
     for annotation in content['annotations']:
         by_image.setdefault(annotation['image_id'], []).append(annotation)
     too_small, unlabelled = f'images smaller than {min_size} pixels', 'images without boxes'
-    reasons = dict.fromkeys((too_small, unlabelled, 'boxes of small images'), 0)
+    reasons = dict.fromkeys((too_small, unlabelled, 'boxes of small images', 'boxes of other classes'), 0)
     images = boxes = 0
     for number, size in sizes.items():
         annotations = by_image.get(number, [])
@@ -76,6 +76,7 @@ def count_trained(
             continue
         if filter_cfg.get('filter_empty_gt') and not any(item['category_id'] in category_ids for item in annotations):
             reasons[unlabelled] += 1
+            reasons['boxes of other classes'] += len(annotations)
             continue
         images += 1
         for annotation in annotations:

@@ -185,7 +185,7 @@ def locate(
     windows = [name for name, new in straight.items() if new != name]
     inside: list[str] = []
     base = posixpath.dirname(source)
-    bases = [base, *preferred, '']
+    bases = [folder for folder in (base, *preferred, '') if files.has_folder(folder)]
     for name, new in straight.items():
         if not _is_encodable(name) or not new.strip('/. '):
             located.findings.append(Finding('entry-invalid', path, f'{name!r} is not a file name', names[name]))
