@@ -63,7 +63,7 @@ def check_masks(data: MaskData, previous: Mapping[str, str] | None = None) -> Ch
     notes = list(data.notes)
     hashes = {name: result.hash for name, result in decoded.items()}
     if ALL in splits:
-        notes += _divide(splits, hashes, counts)
+        notes += _divide(splits, hashes, counts, previous or {})
     else:
         findings += _find_near_duplicates(data.root, splits, hashes)
     for name in (TRAIN, VAL):
@@ -95,7 +95,7 @@ def label_table(data: MaskData) -> dict[int, int | None]:
     return {**labels, **dict.fromkeys(ignored)}
 
 
-def values_of(mask: MaskValues, data: MaskData) -> dict[int, int]:
+def values_of(mask: MaskValues, data: MaskData) -> Mapping[int, int]:
     """Return the number of pixels of each value, or of each packed colour for masks in colours."""
     return mask.colours() if data.colours else mask.counts
 
@@ -180,7 +180,10 @@ def describe_values(data: MaskData) -> str:
 
 
 def _divide(
-    splits: dict[str, list[MaskedImage]], hashes: Mapping[str, int], counts: Mapping[str, np.ndarray]
+    splits: dict[str, list[MaskedImage]],
+    hashes: Mapping[str, int],
+    counts: Mapping[str, np.ndarray],
+    previous: Mapping[str, str],
 ) -> list[str]:
     """Split ``ALL`` in two, in place; return what was decided."""
     pairs = splits.pop(ALL)
@@ -188,7 +191,7 @@ def _divide(
         splits.update({TRAIN: pairs, VAL: []})
         return []
     labels = {pair.name: set(map(int, np.flatnonzero(counts[pair.name]))) for pair in pairs}
-    division = split_images({pair.name: hashes[pair.name] for pair in pairs}, labels)
+    division = split_images({pair.name: hashes[pair.name] for pair in pairs}, labels, previous=previous)
     is_val = set(division.val)
     splits[TRAIN] = [pair for pair in pairs if pair.name not in is_val]
     splits[VAL] = [pair for pair in pairs if pair.name in is_val]
@@ -215,7 +218,7 @@ def _check_split(
     if not pairs:
         yield Finding(f'no-{purpose}-images', data.root, f'no {purpose} image is left')
         return
-    total = sum(counts[pair.name] for pair in pairs)
+    total = sum((counts[pair.name] for pair in pairs), np.zeros(len(data.classes), np.int64))
     if not np.any(total):
         yield Finding(f'no-{purpose}-labels', data.root, f'no pixel of the {len(pairs)} {purpose} masks has a label')
         return

@@ -7,9 +7,10 @@ heavy.
 import json
 import struct
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import cv2
@@ -45,14 +46,14 @@ class MaskValues(NamedTuple):
     width: int
     height: int
     problem: str = ''
-    counts: dict[int, int] = {}
+    counts: Mapping[int, int] = MappingProxyType({})
     is_coloured: bool = False
-    palette: dict[int, int] = {}
+    palette: Mapping[int, int] = MappingProxyType({})
     is_plain: bool = False
     is_jpeg: bool = False
     distinct: int = 0
 
-    def colours(self) -> dict[int, int]:
+    def colours(self) -> Mapping[int, int]:
         """Return the number of pixels of each packed colour; grey values are colours with equal parts."""
         if self.is_coloured:
             return self.counts
@@ -132,7 +133,8 @@ def decode_masks(root: Path, names: Iterable[str]) -> dict[str, MaskValues]:
             results.update(_decode_all(root, pending))
         finally:  # an interrupted check continues where it was
             entries = {name: [*state, *results[name]] for name, state in states.items() if state and name in results}
-            write_whole(path, json.dumps(dict(version=_version(), masks={**remembered, **entries})))
+            content = dict(version=_version(), masks={**remembered, **entries})
+            write_whole(path, json.dumps(content, default=dict))
     return {name: results[name] for name in names}
 
 
@@ -191,11 +193,15 @@ def count_values(path: Path) -> MaskValues:
         return MaskValues(0, 0, str(error).replace(f'{path} is ', 'it is ').replace(f'{path} ', 'it '))
     height, width = mask.values.shape
     if mask.values.dtype == np.uint8:
-        counted = cv2.calcHist([mask.values], [0], None, [256], [0, 256]).ravel()  # without Python's lock
-        if mask.values.size >= 2**24:  # float32 counts no further
-            counted = np.bincount(mask.values.ravel(), minlength=256)
-        keys = np.flatnonzero(counted)
-        counts = counted[keys]
+        # OpenCV counts without Python's lock, in float32, which counts no further than 2**24.
+        is_small = mask.values.size < 2**24
+        every: np.ndarray = (
+            cv2.calcHist([mask.values], [0], None, [256], [0, 256]).ravel()
+            if is_small
+            else np.bincount(mask.values.ravel(), minlength=256)
+        )
+        keys = np.flatnonzero(every)
+        counts = every[keys]
     else:
         keys, counts = np.unique(mask.values, return_counts=True)
     distinct = len(keys)

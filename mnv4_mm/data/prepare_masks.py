@@ -7,11 +7,13 @@ others are converted into the user's cache. The images stay where they are, and 
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -22,17 +24,18 @@ from mnv4_mm.data.cache import cache_folder, folder_state, write_whole
 from mnv4_mm.data.check_masks import CheckedMasks, check_masks, label_table
 from mnv4_mm.data.checked import CheckedData
 from mnv4_mm.data.classes import class_order
-from mnv4_mm.data.form import TRAIN, VAL, MaskData, MaskedImage
+from mnv4_mm.data.form import ALL, TRAIN, VAL, MaskData, MaskedImage
 from mnv4_mm.data.formats.masks import require
-from mnv4_mm.data.mask_split import MaskSplit
+from mnv4_mm.data.formats.recognise import check_folder
+from mnv4_mm.data.mask_split import MaskSplit, read_names
 from mnv4_mm.data.mask_values import MaskValues, decode_masks, read_values
+from mnv4_mm.data.prepare import check_fixed_folder, prepared_folder, read_checked, read_split, write_split
 from mnv4_mm.errors import UserError
-from mnv4_mm.version import __version__
 
-FORMAT = 1
 MIN_MASKS_FOR_PROGRESS = 500
 MAX_VALUE = 2**16
-FOLDERS = {TRAIN: 'training', VAL: 'validation'}  # of a cleaned copy
+INDEX = 'masks.json'  # of a prepared folder
+ItemT = TypeVar('ItemT')
 
 
 class MaskLayout(NamedTuple):
@@ -85,24 +88,27 @@ def examine_masks(
         UserError: There is no such data set, or it has other classes.
     """
     root = Path(root)
-    if not root.is_dir():
-        require(root)
-    if classes is not None:
-        own_order = examine_masks(root, data=data)
-        if tuple(classes) == own_order.classes:
-            return own_order
-    state = folder_state(root)
-    folder = cache_folder(root) / f'masks-{_key(root, state, classes)}'
-    layout = _read_layout(root, folder)
-    if layout is None:
-        data = data or require(root)
-        result = check_masks(data)
-        if result.checked.refusals(allow_dropped=True):
-            nothing = MaskSplit(root, folder / 'masks', names_file=folder / 'none.txt')
-            return MaskLayout(root, nothing, nothing, data.classes, result.checked)
-        order = class_order(root, data.classes, classes) if classes is not None else range(len(data.classes))
-        _write_prepared(folder, data, result, list(order), state)
+    check_folder(root)
+    layout = _examine(root, None, data)
+    if classes is None or tuple(classes) == layout.classes:
+        return layout
+    class_order(root, layout.classes, classes)
+    return _examine(root, tuple(classes), data)
+
+
+def _examine(root: Path, classes: tuple[str, ...] | None, data: MaskData | None) -> MaskLayout:
+    with prepared_folder(root, 'segmentation', classes) as folder:
         layout = _read_layout(root, folder)
+        if layout is None:
+            data = data or require(root)
+            split_file = cache_folder(root) / 'split-segmentation.json'
+            result = check_masks(data, read_split(split_file))
+            if ALL in data.splits:
+                written = write_split(split_file, result.splits)
+                result.checked = replace(result.checked, split_file=written)
+            order = class_order(root, data.classes, classes) if classes else range(len(data.classes))
+            _write_prepared(folder, data, result, list(order))
+            layout = _read_layout(root, folder)
         if layout is None:
             raise UserError(f'{folder}, which holds the prepared masks, cannot be read: remove it')
     return layout
@@ -110,13 +116,13 @@ def examine_masks(
 
 def is_unchanged(split: MaskSplit) -> bool:
     """True for a prepared split whose data set has not changed since it was checked."""
-    content = _read_json(split.names_file.parent / 'prepared.json') if split.names_file else None
+    content = _read_json(split.names_file.parent / INDEX) if split.names_file else None
     return content is not None and folder_state(Path(content['root'])) == content['state']
 
 
 def original_folders(split: MaskSplit) -> list[Path]:
     """Return the folders of the user's own images and masks: what must not be written to."""
-    content = _read_json(split.names_file.parent / 'prepared.json') if split.names_file else None
+    content = _read_json(split.names_file.parent / INDEX) if split.names_file else None
     return [split.images, split.masks, *map(Path, content['folders'] if content else ())]
 
 
@@ -124,8 +130,7 @@ def write_fixed(root: str | Path, out: str | Path, *, allow_dropped: bool = Fals
     """Write a cleaned copy of a segmentation data set in ADE20K's layout.
 
     ``images/{training,validation}``, ``annotations/{training,validation}`` and ``classes.txt``. Images are copied byte
-    for byte, masks are written with the canonical values. What cannot be used is left out. The files are in folders of
-    the same names as in the original below these.
+    for byte, masks have the canonical values. What cannot be used is left out. Names are the user's, with folders.
 
     Args:
         root: Folder of the data set.
@@ -138,51 +143,29 @@ def write_fixed(root: str | Path, out: str | Path, *, allow_dropped: bool = Fals
     Raises:
         UserError: The data cannot be used, or ``out`` not be written.
     """
-    root, out = Path(root), Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f'{out} exists and is not an empty folder: name a new one')
-    if out.resolve().is_relative_to(root.resolve()):
-        raise UserError(f'{out} is in the data folder {root}, which is not changed: name a folder outside of it')
-    data = require(root)
-    result = check_masks(data)
-    result.checked.require_usable(allow_dropped)
-    labels = _lookup(data, range(len(data.classes)))
-    folder = _temporary(out)
+    out = check_fixed_folder(Path(root), out)
+    layout = prepare_masks(root, allow_dropped=allow_dropped)
     try:
-        for split, pairs in result.splits.items():
-            base = _common([pair.name for pair in pairs])
-            taken: dict[str, str] = {}
+        for split, name in ((layout.train, 'training'), (layout.val, 'validation')):
+            assert split.names_file is not None
+            names = read_names(split.names_file)
+            stems = Counter(os.path.splitext(image)[0] for image in names)
 
-            def copy(pair: MaskedImage, split: str = split, base: str = base, taken: dict[str, str] = taken) -> None:
-                name = taken[pair.name]
-                image = folder / 'images' / FOLDERS[split] / f'{name}{Path(pair.name).suffix}'
-                image.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(data.root / pair.name, image)
-                _convert(data, pair.mask, labels, folder / 'annotations' / FOLDERS[split] / f'{name}.png')
+            def copy(image: str, split: MaskSplit = split, name: str = name, stems: Counter[str] = stems) -> None:
+                stem, suffix = os.path.splitext(image)
+                if stems[stem] > 1:  # a.jpg and a.png are different images
+                    stem = f'{stem}_{suffix[1:]}'
+                target = out / 'images' / name / f'{stem}{suffix}'
+                mask = out / 'annotations' / name / f'{stem}.png'
+                for path, source in ((target, split.images / image), (mask, split.masks / f'{image}.png')):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(source, path)
 
-            for pair in pairs:
-                stem = os.path.splitext(pair.name)[0][len(base) :]
-                # a.jpg and a.png are different images: the second keeps its suffix in its name.
-                name = stem if stem not in taken.values() else pair.name[len(base) :].replace('.', '_')
-                taken[pair.name] = name
-            _for_each(copy, pairs, 'copying')
-        (folder / 'classes.txt').write_text(''.join(f'{name}\n' for name in data.classes), encoding='utf-8')
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if out.exists():
-            out.rmdir()
-        folder.rename(out)
+            _for_each(copy, names, 'copying')
+        write_whole(out / 'classes.txt', ''.join(f'{name}\n' for name in layout.classes))
     except OSError as error:
-        raise UserError(f'{out} cannot be written: {error.strerror or error}') from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        raise UserError(f'--fix {out} cannot be written: {error.strerror or error}') from error
     return out
-
-
-def _key(root: Path, state: str, classes: Sequence[str] | None) -> str:
-    from hashlib import sha256
-
-    content = [FORMAT, __version__, state, list(classes) if classes is not None else None]
-    return sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 def _read_json(path: Path) -> dict | None:
@@ -194,8 +177,8 @@ def _read_json(path: Path) -> dict | None:
 
 def _read_layout(root: Path, folder: Path) -> MaskLayout | None:
     """Return what was prepared in a folder. None if it is missing or damaged."""
-    content = _read_json(folder / 'prepared.json')
-    if content is None:
+    content, checked = _read_json(folder / INDEX), read_checked(folder, root)
+    if content is None or checked is None:
         return None
     splits = {
         name: MaskSplit(
@@ -206,64 +189,55 @@ def _read_layout(root: Path, folder: Path) -> MaskLayout | None:
         )
         for name in (TRAIN, VAL)
     }
-    checked = CheckedData.from_json(json.dumps(content['checked']), root, folder)
     return MaskLayout(root, splits[TRAIN], splits[VAL], tuple(content['classes']), checked)
 
 
-def _write_prepared(folder: Path, data: MaskData, result: CheckedMasks, order: Sequence[int], state: str) -> None:
+def _write_prepared(folder: Path, data: MaskData, result: CheckedMasks, order: Sequence[int]) -> None:
     """Write lists of names, masks and the result of the check; the folder is there as a whole or not at all."""
     labels = _lookup(data, order)
-    classes = [data.classes[label] for label in order]
-    masks = decode_masks(data.root, [pair.mask for pairs in result.splits.values() for pair in pairs])
+    splits = {} if result.checked.refusals(allow_dropped=True) else result.splits
+    masks = decode_masks(data.root, [pair.mask for pairs in splits.values() for pair in pairs])
+    paths = {data.root / name for pairs in splits.values() for pair in pairs for name in (pair.name, pair.mask)}
+    bases = {split: _common([pair.name for pair in splits.get(split, [])]) for split in (TRAIN, VAL)}
     content = dict(
         root=os.path.abspath(data.root),
-        state=state,
-        classes=classes,
-        bases={split: _common([pair.name for pair in pairs]) for split, pairs in result.splits.items()},
-        folders=sorted(
-            {
-                os.path.dirname(os.path.abspath(data.root / name))
-                for pairs in result.splits.values()
-                for pair in pairs
-                for name in (pair.name, pair.mask)
-            }
-        ),
-        checked=json.loads(result.checked.to_json()),
+        state=folder_state(data.root),
+        classes=[data.classes[label] for label in order],
+        bases=bases,
+        folders=sorted({os.path.dirname(os.path.abspath(path)) for path in paths}),
     )
-    temporary = _temporary(folder)
     try:
-        for split, pairs in result.splits.items():
-            base = content['bases'][split]
-            names = [pair.name[len(base) :] for pair in pairs]
+        temporary = Path(mkdtemp(prefix=f'.{folder.name}-', dir=folder.parent))
+    except OSError as error:
+        raise _not_written(folder, error) from error
+
+    def place(pair: MaskedImage) -> None:
+        target = temporary / 'masks' / f'{pair.name}.png'
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if _is_canonical(data, masks[pair.mask], labels) and _link(data.root / pair.mask, target):
+            return
+        _convert(data, pair.mask, labels, target)
+
+    try:
+        for split, pairs in splits.items():
+            names = [pair.name[len(bases[split]) :] for pair in pairs]
             (temporary / f'{split}.txt').write_text(''.join(f'{name}\n' for name in names), encoding='utf-8')
-
-            def place(pair: MaskedImage) -> None:
-                target = temporary / 'masks' / f'{pair.name}.png'
-                if _is_canonical(data, masks[pair.mask], labels) and _link(data.root / pair.mask, target):
-                    return
-                _convert(data, pair.mask, labels, target)
-
             _for_each(place, pairs, 'preparing masks')
-        write_whole(temporary / 'prepared.json', json.dumps(content))
-        if folder.exists():  # damaged, or another process was faster
-            shutil.rmtree(folder, ignore_errors=True)
+        (temporary / INDEX).write_text(json.dumps(content))
+        (temporary / 'checked.json').write_text(result.checked.to_json())
+        shutil.rmtree(folder, ignore_errors=True)  # a damaged one
         temporary.rename(folder)
     except OSError as error:
-        if _read_json(folder / 'prepared.json') is None:
-            raise UserError(
-                f'{folder} cannot be written: {error.strerror or error}; XDG_CACHE_HOME names another folder'
-            ) from error
+        raise _not_written(folder, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _temporary(folder: Path) -> Path:
-    """Make a folder beside the one that it is to become."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        return Path(mkdtemp(prefix=f'.{folder.name}-', dir=folder.parent))
-    except OSError as error:
-        raise UserError(f'{folder} cannot be written: {error.strerror or error}') from error
+def _not_written(folder: Path, error: OSError) -> UserError:
+    return UserError(
+        f'{folder} cannot be written: {error.strerror or error}; prepared masks are kept there, MNV4_CACHE names '
+        'another folder'
+    )
 
 
 def _common(names: Sequence[str]) -> str:
@@ -284,7 +258,6 @@ def _is_canonical(data: MaskData, mask: MaskValues, labels: dict[int, int]) -> b
 
 def _link(source: Path, target: Path) -> bool:
     """Link to a file; False where the system makes no links."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     try:
         target.symlink_to(os.path.abspath(source))
     except (OSError, NotImplementedError):
@@ -303,18 +276,17 @@ def _convert(data: MaskData, name: str, labels: dict[int, int], target: Path) ->
         table = np.zeros(MAX_VALUE, np.uint8)
         table[list(labels)] = list(labels.values())
         canonical = table[values]
-    target.parent.mkdir(parents=True, exist_ok=True)
     done, png = cv2.imencode('.png', canonical)
     if not done:
         raise UserError(f'{target} cannot be written: OpenCV cannot encode {canonical.shape}')
     target.write_bytes(png.tobytes())
 
 
-def _for_each(function: Callable[[MaskedImage], None], pairs: Sequence[MaskedImage], title: str) -> None:
+def _for_each(function: Callable[[ItemT], None], items: Sequence[ItemT], title: str) -> None:
     def steps() -> Iterator[None]:
         with ThreadPoolExecutor() as pool:
-            yield from pool.map(function, pairs)
+            yield from pool.map(function, items)
 
-    hidden = len(pairs) < MIN_MASKS_FOR_PROGRESS
-    for _ in track(steps(), title, total=len(pairs), console=Console(stderr=True), disable=hidden):
+    hidden = len(items) < MIN_MASKS_FOR_PROGRESS
+    for _ in track(steps(), title, total=len(items), console=Console(stderr=True), disable=hidden):
         pass

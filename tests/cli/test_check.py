@@ -64,7 +64,10 @@ def test_what_is_broken_is_named_and_may_be_left_out(root, capsys, tmp_path):
     break_box(root, 3)
     assert main(['check', str(root)]) == 2
     output = capsys.readouterr()
-    assert 'dropped: 3 times box-empty: the box is left out (first: annotations/instances_train.json, annotation' in output.out
+    assert (
+        'dropped: 3 times box-empty: the box is left out (first: annotations/instances_train.json, annotation'
+        in output.out
+    )
     assert output.err.count('\n') == 1
     assert 'would be left out, more than 1 %' in output.err
     assert main(['check', str(root), '--allow-dropped']) == 0

@@ -20,7 +20,7 @@ from mnv4_mm.images import read_mask
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    monkeypatch.setenv('MNV4_CACHE', str(tmp_path / 'cache'))
 
 
 @pytest.fixture
@@ -59,7 +59,8 @@ DROPPED = {
     'empty': (lambda root: (root / 'masks/0.png').write_bytes(b''), r'masks/0\.png: it is empty'),
     'float': (save_noise, r'masks/0\.tif: it has F pixels; a mask has integers'),
     'mask-size': (
-        lambda root: save_mask(root / 'masks/0.png', pattern([0, 1]).T), r'masks/0\.png: it is 10x12, its image .* 12x10'
+        lambda root: save_mask(root / 'masks/0.png', pattern([0, 1]).T),
+        r'masks/0\.png: it is 10x12, its image .* 12x10',
     ),
     'mask-size-exif': (turn, r'it is 12x10, its image images/0\.jpg 10x12 as its EXIF orientation 6 turns it'),
     'mask-value': (
@@ -120,9 +121,7 @@ def test_colours_of_no_class(tmp_path):
     files = {'labelmap.txt': 'rest:0,0,0::\ncat:255,0,0::\n'}
     root = write(tmp_path / 'data', FLAT, [0, 1], mode='RGB', colours=colours, files=files, count=6)
     save_mask(root / 'masks/0.png', pattern([0, 1, 2]), 'RGB', colours)
-    with pytest.raises(
-        UserError, match=r'masks/0\.png: 40 pixels have colours of no class: \(0, 0, 255\).*labelmap\.txt'
-    ):
+    with pytest.raises(UserError, match=r'0\.png: 40 pixels have colours of no class: \(0, 0, 255\).*labelmap\.txt'):
         prepare_masks(root)
 
 
@@ -215,10 +214,10 @@ def test_the_same_image_in_both_splits(tmp_path):
 
 # Where values and names do not tell what is meant, the user is asked.
 AMBIGUOUS = {
-    'last class never occurs': (ADE, [0, 1], 'cat\ndog\n', r'have the values 0, 1 and classes\.txt has 2 names: is the first'),
-    'neither 0 nor the last': (SPLIT, [1, 2], 'a\nb\nc\n', r'is the first name value 0 or value 1\? Write `first_class: 0`'),
+    'last class never occurs': (ADE, [0, 1], 'cat\ndog\n', r'the values 0, 1 and classes\.txt has 2 names: is the'),
+    'neither 0 nor the last': (SPLIT, [1, 2], 'a\nb\nc\n', r'the first name value 0 or value 1\? Write `first_class:'),
     'background and one more': (SPLIT, [0, 1, 2], 'background\ncat\n', r'of which the first is background'),
-    'too many values': (SPLIT, [0, 1, 2, 3, 4, 5, 6], 'a\nb\n', r'values 0 to 6, classes\.txt has 2 names: values without'),
+    'too many values': (SPLIT, list(range(7)), 'a\nb\n', r'values 0 to 6, classes\.txt has 2 names: values without'),
     'only background': (SPLIT, [0, 1], 'background\n', r'classes\.txt has background alone'),
     'nothing of the class': (SPLIT, [0], 'cat\n', r'no pixel of any mask is cat: all have the value 0'),
     'empty': (SPLIT, [0, 1], '\n', r'classes\.txt is empty'),
@@ -330,7 +329,7 @@ def test_a_fixed_copy(root, tmp_path):
 
 
 def test_a_fixed_copy_is_not_written_over_anything(root, tmp_path):
-    with pytest.raises(UserError, match='which is not changed'):
+    with pytest.raises(UserError, match='which is never changed'):
         write_fixed(root, root / 'fixed')
     (tmp_path / 'full').mkdir()
     (tmp_path / 'full/a.txt').touch()

@@ -106,7 +106,7 @@ def test_mistakes_are_reported(root, broken, message):
 
 
 def test_no_folder(tmp_path):
-    with pytest.raises(UserError, match='no data: looked for .*; fetch it'):
+    with pytest.raises(UserError, match=r'no data: looked for .*; fetch it'):
         check_pairs(split_of(tmp_path / 'none'), 2, True, hint='fetch it')
 
 

@@ -1,22 +1,20 @@
 """Class names of segmentation data, and what the files that hold them say about mask values and colours."""
 
 import csv
-import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
+from mnv4_mm.data.documents import read_json, read_text, read_yaml
 from mnv4_mm.data.formats.ade20k_classes import ADE20K_CLASSES
 from mnv4_mm.data.mask_values import Colour, pack
 from mnv4_mm.errors import UserError
 
 SETTINGS = 'masks.yaml'
 SETTINGS_HELP = (
-    f'{SETTINGS} in the data folder may have: classes (a list of names, or a name for each value), first_class (value of '
-    'the first name), ignore (a list of values or RGB colours without a label), read (values or colours)'
+    f'{SETTINGS} in the data folder may have: classes (a list of names, or a name for each value), first_class (value '
+    'of the first name), ignore (a list of values or RGB colours without a label), read (values or colours)'
 )
 MAX_BYTES = 2**20
 # Names of what is no class, in lower case.
@@ -80,7 +78,7 @@ def read_settings(folders: Iterable[Path]) -> MaskSettings:
     path = next((folder / SETTINGS for folder in folders if (folder / SETTINGS).is_file()), None)
     if path is None:
         return MaskSettings()
-    content = _load_yaml(path)
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise UserError(f'{path} must be a mapping; {SETTINGS_HELP}')
     unknown = sorted(set(map(str, content)) - {'classes', 'first_class', 'ignore', 'read'})
@@ -138,23 +136,7 @@ def _checked(classes: ClassNames) -> ClassNames:
 def _read_text(path: Path) -> str:
     if path.stat().st_size > MAX_BYTES:
         raise UserError(f'{path} has {path.stat().st_size} bytes: too many for a list of classes')
-    data = path.read_bytes()
-    encoding = 'utf-16' if data[:2] in (b'\xff\xfe', b'\xfe\xff') else 'utf-8-sig'
-    try:
-        return data.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise UserError(f'{path} is not UTF-8 text: {error}') from error
-
-
-def _load_yaml(path: Path) -> Any:
-    text = _read_text(path)
-    if re.search(r'(^|[\s\[{,:-])[&*][^\s,\]}]', text):
-        # Nested aliases grow without bounds.
-        raise UserError(f'{path} has YAML anchors or aliases, which are not read')
-    try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise UserError(f'{path} is not YAML: {" ".join(str(error).split())[:200]}') from error
+    return read_text(path)
 
 
 def _integer(value: Any) -> int | None:
@@ -246,14 +228,14 @@ def _read_csv(path: Path) -> ClassNames | None:
 
 def _read_yaml(path: Path) -> ClassNames | None:
     """Read ``names`` of a data.yaml as YOLO has it. None if it has none."""
-    content = _load_yaml(path)
+    content = read_yaml(path)
     if not isinstance(content, dict) or 'names' not in content:
         return None
     return _from_yaml_names(path, content['names'], 'names')
 
 
 def _from_yaml_names(path: Path, names: Any, key: str) -> ClassNames:
-    if isinstance(names, list) and names and all(isinstance(name, str | int | float) for name in names):
+    if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
         return _checked(ClassNames(tuple(str(name) for name in names), path))
     if isinstance(names, dict) and names:
         entries = [(_integer(value), str(name)) for value, name in names.items()]
@@ -265,10 +247,7 @@ def _from_yaml_names(path: Path, names: Any, key: str) -> ClassNames:
 
 def _read_json(path: Path) -> ClassNames | None:
     """Read a list of names, or a name for each value. None if it is something else."""
-    try:
-        content = json.loads(_read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f'{path} is not JSON: {error}') from error
+    content = read_json(path)
     if isinstance(content, list) and content and all(isinstance(name, str) for name in content):
         return ClassNames(tuple(content), path)
     if isinstance(content, dict) and content and all(re.fullmatch(r'\d+', key) for key in content):

@@ -1,5 +1,6 @@
 """Find images and their masks in a folder, by the names of folders and files."""
 
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -230,15 +231,15 @@ def _apply_lists(
         return splits, False
     pairs: dict[str, MaskedImage] = {}
     for pair in splits[ALL]:
-        for key in _keys(pair.name):
-            pairs[key] = pair
-    without = {key: image.name for image in unpaired for key in _keys(image.name)}
+        for form in _keys(pair.name):
+            pairs[form] = pair
+    without = {form: image.name for image in unpaired for form in _keys(image.name)}
     selected: dict[str, list[MaskedImage]] = {}
     used: set[str] = set()
     for split, (path, names) in lists.items():
         chosen = {}
         for number, name in names:
-            key = next((key for key in _keys(name) if key in pairs or key in without), None)
+            key = next((form for form in _keys(name) if form in pairs or form in without), None)
             entry = f'line {number}'
             if key is None:
                 findings.append(Finding('missing-image', path, f'there is no image {name}', entry))
@@ -418,7 +419,7 @@ def _have_one_channel(root: Path, files: Iterable[_File], count: int = 20) -> bo
     """True if the first files are images of one channel, which photographs next to others seldom are."""
     from PIL import Image
 
-    for file, _ in zip(files, range(count)):
+    for file in itertools.islice(files, count):
         try:
             with Image.open(root / file.name) as image:
                 if image.mode not in ('1', 'L', 'P', 'I', 'I;16'):

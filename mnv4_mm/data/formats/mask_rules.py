@@ -136,7 +136,7 @@ def decide(
     return convention
 
 
-def _count(masks: Iterable[dict[int, int]]) -> _Occurring:
+def _count(masks: Iterable[Mapping[int, int]]) -> _Occurring:
     in_masks: dict[int, int] = {}
     pixels: dict[int, int] = {}
     total = distinct = 0
@@ -280,12 +280,12 @@ def _public(
     return None
 
 
-def _consecutive(format: str, classes: tuple[str, ...], first: int, ignored: set[int]) -> Convention:
+def _consecutive(name: str, classes: tuple[str, ...], first: int, ignored: set[int]) -> Convention:
     """Values from ``first`` are the classes. Names such as void are no classes, and their values have no label."""
-    convention = Convention(format, tuple(name for name in classes if not is_void(name)))
+    convention = Convention(name, tuple(part for part in classes if not is_void(part)))
     label = 0
-    for value, name in enumerate(classes, first):
-        if is_void(name) or value in ignored:
+    for value, part in enumerate(classes, first):
+        if is_void(part) or value in ignored:
             ignored = ignored | {value}
         else:
             convention.values[value] = label
@@ -380,8 +380,8 @@ def _named(
     if top == count and zero and (background_first or is_rare):
         raise UserError(
             f'masks have the values 0 to {count} and {where} has {count} names, of which the first is '
-            f'{names.names[0]}; {count} occurs in {found.masks[count]} of {found.total} masks: is 0 the first class, or '
-            f'unlabelled? {_ask_first()}'
+            f'{names.names[0]}; {count} occurs in {found.masks[count]} of {found.total} masks: is 0 the first class, '
+            f'or unlabelled? {_ask_first()}'
         )
     if top == count and zero and has_ignored:
         # Unlabelled pixels have a value of their own, so 0 is what belongs to no object.
@@ -395,8 +395,8 @@ def _named(
     if not source.is_ade and zero:
         return _consecutive('masks', names.names, 0, ignored)
     raise UserError(
-        f'masks have the values {_listed(regular)} and {where} has {count} names: is the first name value 0 or value 1? '
-        f'{_ask_first()}'
+        f'masks have the values {_listed(regular)} and {where} has {count} names: is the first name value 0 or '
+        f'value 1? {_ask_first()}'
     )
 
 

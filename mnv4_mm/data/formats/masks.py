@@ -10,8 +10,8 @@ from mnv4_mm.data.mask_values import decode_masks, unpack
 from mnv4_mm.errors import UserError
 
 LAYOUT = (
-    'images/ with images and masks/ with a PNG mask for each (also annotations/, labels/ or SegmentationClass/; in each '
-    'train/ and val/, or none), and classes.txt with one class name per line'
+    'images/ with images and masks/ with a PNG mask for each (also annotations/, labels/ or SegmentationClass/; in '
+    'each train/ and val/, or none), and classes.txt with one class name per line'
 )
 
 
@@ -66,8 +66,6 @@ def require(root: str | Path) -> MaskData:
         UserError: There is none, or its masks cannot be understood.
     """
     root = Path(root)
-    if not root.is_dir():
-        raise UserError(f'no folder {root}: --data takes a folder with {LAYOUT}')
     data = read(root)
     if data is None:
         raise UserError(f'{root} has no masks beside images: --data takes a folder with {LAYOUT}')
