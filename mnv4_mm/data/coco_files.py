@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mnv4_mm.data.checked import CheckedData
+from mnv4_mm.data.documents import read_json
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import image_size
 from mnv4_mm.paths import check_data
@@ -131,12 +132,7 @@ def read_annotations(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is not JSON, or not in COCO's format.
     """
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(f'{path} is not JSON: {error}') from error
-    except OSError as error:
-        raise UserError(f'{path} cannot be read: {error.strerror}') from error
+    content = read_json(path)
     keys = ('images', 'annotations', 'categories')
     if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in keys):
         raise UserError(f'{path} is not a COCO annotation file: it needs the lists {", ".join(keys)}')

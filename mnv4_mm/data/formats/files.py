@@ -127,12 +127,10 @@ def split_of(name: str) -> str | None:
 
 
 def complete_splits(splits: dict[str, list[LabelledImage]]) -> dict[str, list[LabelledImage]]:
-    """Leave out empty splits, and call the training images ALL if there are none for validation: they are split."""
+    """Leave out empty splits; a single one that is not for training alone is the whole data set."""
     splits = {split: images for split, images in splits.items() if images}
-    if len(splits) == 1:
+    if len(splits) == 1 and TRAIN not in splits:
         return {ALL: next(iter(splits.values()))}
-    if VAL not in splits and ALL not in splits and TRAIN in splits:
-        splits[ALL] = splits.pop(TRAIN)
     return {split: splits[split] for split in (TRAIN, VAL, ALL, TEST) if split in splits}
 
 
@@ -185,7 +183,7 @@ def locate(
     windows = [name for name, new in straight.items() if new != name]
     inside: list[str] = []
     base = posixpath.dirname(source)
-    bases = [folder for folder in (base, *preferred, '') if files.has_folder(folder)]
+    bases = [folder for folder in (*preferred, base, '') if files.has_folder(folder)]
     for name, new in straight.items():
         if not _is_encodable(name) or not new.strip('/. '):
             located.findings.append(Finding('entry-invalid', path, f'{name!r} is not a file name', names[name]))
@@ -232,15 +230,14 @@ def _is_encodable(name: str) -> bool:
 
 
 def _count(names: list[str], what: str) -> str:
-    return f'{len(names)} image{"s" * (len(names) > 1)} {what}, the first one {names[0]!r}'
+    return f'{amount(len(names), "image")} {what}, the first one {names[0]!r}'
 
 
 def _choose_folder(files: Files, names: list[str], bases: Sequence[str], split: str | None) -> tuple[str, int]:
     """Return the folder in which most of the names exist, and how many leading folders they lose."""
     sample = names[:: max(1, len(names) // SAMPLE)]
     depth = max((name.count('/') for name in sample), default=0)
-    folders = list(dict.fromkeys([*bases[1:-1], bases[0], '', *files.image_folders]))
-    folders = [folder for folder in folders if files.has_folder(folder)] or ['']
+    folders = list(dict.fromkeys([*bases, *files.image_folders]))
     folders = [folder for folder in folders if split is None or split_of(folder) in (None, split)] or folders
     best, chosen = 0, (folders[0], 0)
     for stripped in range(min(depth, MAX_STRIPPED) + 1):
@@ -308,6 +305,11 @@ def beginning(path: Path, count: int = 2**16) -> bytes:
     if data[:2] in (b'\xff\xfe', b'\xfe\xff') or data[:4].count(0) == 2:
         data = data.replace(b'\0', b'')
     return data.lstrip(b'\xff\xfe\xef\xbb\xbf \t\r\n')
+
+
+def amount(count: int, noun: str) -> str:
+    """Return a count with its noun: ``1 image``, ``2 images``."""
+    return f'{count:,} {noun}{"" if count == 1 else "es" if noun.endswith("x") else "s"}'
 
 
 def first(values: Iterable[str], count: int = 3) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
+from mnv4_mm.data.documents import collector_paused
 from mnv4_mm.data.findings import Finding
 from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, DetectionData, MaskData
 from mnv4_mm.data.formats import coco_json, cvat, labelme, voc, yolo
@@ -38,7 +39,8 @@ def recognise(root: str | Path, task: Task | None = None) -> DetectionData | Mas
     check_folder(root)
     data: DetectionData | MaskData | None = None
     if task != 'segmentation':
-        data = _read_boxes(root)
+        with collector_paused():
+            data = _read_boxes(root)
     if data is None and task != 'detection':
         data = _read_masks(root)
     if data is not None:

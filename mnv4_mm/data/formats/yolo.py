@@ -16,7 +16,17 @@ from mnv4_mm.data.documents import read_text, read_yaml
 from mnv4_mm.data.findings import Finding
 from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, Box, DetectionData, LabelledImage
 from mnv4_mm.data.formats.classes import check_names
-from mnv4_mm.data.formats.files import DRIVE, Files, complete_splits, first, join, locate, split_by_folder, split_of
+from mnv4_mm.data.formats.files import (
+    DRIVE,
+    Files,
+    amount,
+    complete_splits,
+    first,
+    join,
+    locate,
+    split_by_folder,
+    split_of,
+)
 from mnv4_mm.data.formats.geometry import Xywh
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import IMAGE_SUFFIXES, image_size
@@ -31,7 +41,7 @@ IMAGE_FOLDERS = ('images', 'JPEGImages')
 MAIN = ('data.yaml', 'data.yml')
 MAX_SHARE = 2  # a larger number is one of pixels
 FRACTION = re.compile(r'\.(\d*)')
-DIGITS = 6  # that most tools write
+DIGITS, MIN_DIGITS = 6, 4  # decimals that most tools write, and the fewest that are believed to be all
 MAX_CLASSES = 10_000  # for numbers without names
 
 
@@ -130,13 +140,14 @@ def _descriptions(files: Files) -> Iterator[tuple[str, Mapping[str, Any]]]:
             if posixpath.basename(name) in MAIN:
                 raise
             continue
-        if isinstance(content, Mapping) and 'names' in content and any(key in content for key in ('train', 'val')):
+        if not isinstance(content, Mapping):
+            continue
+        # supervision writes the names alone.
+        has_images, is_main = any(key in content for key in ('train', 'val')), posixpath.basename(name) in MAIN
+        if 'names' in content and (has_images or is_main):
             yield name, content
-        elif posixpath.basename(name) in MAIN:
-            raise UserError(
-                f'{files.root / name} does not describe a data set: it needs names (of the classes), train and val '
-                '(folders of images)'
-            )
+        elif has_images and is_main:
+            raise UserError(f'{files.root / name} has no names: it should list the names of the classes')
     for name in files.with_suffix('.data'):
         if name.count('/') > 1:
             continue
@@ -231,7 +242,7 @@ def _names(
 
 def _images(files: Files, description: Description, data: DetectionData) -> dict[str, list[str]]:
     """Return the names of the images of each split, sorted."""
-    if not description.name:
+    if all(description.content.get(key) in (None, '') for words in SPLITS.values() for key in words):
         return _images_by_folder(files, data)
     content, path = description.content, files.root / description.name
     folder = posixpath.dirname(description.name)
@@ -465,7 +476,7 @@ class _RowReader:
             raise _RowError('box-invalid', f'{" ".join(row)[:80]!r} has points that are not finite')
         if any(abs(share) > MAX_SHARE for share in shares):  # not NaN, which the check names
             raise _RowError('shares-expected', f'{" ".join(row[:5])}: coordinates are shares of the image, 0 to 1')
-        digits = max(_digits(value) for value in row[1:])
+        digits = _digits(row[1:])
         self.scores += count == 6
         if is_box:
             return self.order[label], _box(values[1:5], size, digits)
@@ -474,9 +485,9 @@ class _RowReader:
 
     def add_notes(self) -> None:
         if self.outlines:
-            self.data.notes.append(f'{self.outlines} polygons become the boxes around them')
+            self.data.notes.append(f'{amount(self.outlines, "outline")}: the box around each is used')
         if self.scores:
-            self.data.notes.append(f'{self.scores} lines have a sixth number, a score, which is not used')
+            self.data.notes.append(f'{amount(self.scores, "line")} with a sixth number, a score, which is not used')
 
 
 class _RowError(Exception):
@@ -485,11 +496,15 @@ class _RowError(Exception):
         self.kind = kind
 
 
-def _digits(text: str) -> int:
-    """Return the number of decimals of a number; at least those that most tools write."""
-    match = FRACTION.search(text)
-    is_plain = 'e' not in text and 'E' not in text
-    return max(DIGITS, len(match[1]) if match else 0) if is_plain else 17
+def _digits(texts: list[str]) -> int:
+    """Return the number of decimals that numbers were rounded to, or a larger one."""
+    counts = []
+    for text in texts:
+        match = FRACTION.search(text)
+        counts.append(17 if 'e' in text.lower() else len(match[1]) if match else 0)
+    # Numbers of the same length were written by a tool that keeps the zeros at their ends, e.g. 5 by supervision.
+    is_fixed = len(set(counts)) == 1 and counts[0] >= MIN_DIGITS
+    return counts[0] if is_fixed else max(DIGITS, *counts)
 
 
 def _box(shares: list[float], size: tuple[int, int], digits: int) -> Xywh:
@@ -534,7 +549,8 @@ def _note_missing(files: Files, images: list[str], labels: dict[str, str], data:
     bare = [name for name in images if name not in labels]
     if bare:
         data.notes.append(
-            f'{len(bare)} of {len(images)} images have no label file and count as images without objects: {first(bare)}'
+            f'{len(bare)} of {amount(len(images), "image")} without a label file, taken as images without objects: '
+            f'{first(bare)}'
         )
     used = set(labels.values())
     folders = {posixpath.dirname(label) for label in used}
