@@ -58,9 +58,9 @@ def set_classes_of(cfg: Config, checkpoint: Checkpoint, *, fine_tuning: bool = F
             matched = True
         elif not fine_tuning:
             raise UserError(
-                f'{checkpoint.path} and the data have other classes: the checkpoint has {_listed(trained_on, classes)}, '
-                f'the data has {_listed(classes, trained_on)}. A checkpoint is tested and resumed with the classes it was '
-                f'trained on; {FINE_TUNE.format(path=checkpoint.path)}'
+                f'{checkpoint.path} was trained on other classes than the data has: {_listed(trained_on, classes)} '
+                f'there, {_listed(classes, trained_on)} here. It is tested and resumed with its own classes only; '
+                f'{FINE_TUNE.format(path=checkpoint.path)}'
             )
     return f'the data list the classes in another order than {checkpoint.path}: matched by name' if matched else None
 

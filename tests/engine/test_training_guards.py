@@ -306,14 +306,15 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
 
 def test_a_file_is_there_completely_or_not_at_all(tmp_path):
     path = tmp_path / 'iter_4.pth'
-    with pytest.raises(KeyboardInterrupt), written_atomically(path) as part:  # noqa: PT012
-        part.write_bytes(b'half')
-        raise KeyboardInterrupt
+
+    def write(error: BaseException) -> None:
+        with written_atomically(path) as part:
+            part.write_bytes(b'half')
+            raise error
+
+    with pytest.raises(KeyboardInterrupt):
+        write(KeyboardInterrupt())
     assert not path.exists()
-    with (
-        pytest.raises(UserError, match='No space left on device; no checkpoint has been written yet'),
-        written_atomically(path) as part,
-    ):
-        part.write_bytes(b'half')
-        raise OSError(errno.ENOSPC, 'No space left on device')
-    assert not part.exists()
+    with pytest.raises(UserError, match='No space left on device; no checkpoint has been written yet'):
+        write(OSError(errno.ENOSPC, 'No space left on device'))
+    assert not path.exists()
