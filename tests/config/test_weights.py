@@ -1,6 +1,7 @@
 """``--weights``, and the defaults for small data sets."""
 
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,10 +9,11 @@ from mmengine.config import Config
 
 from mnv4_mm.config.load import load_config
 from mnv4_mm.config.options import TrainOptions
-from mnv4_mm.config.small_data import set_small_data
+from mnv4_mm.config.small_data import set_small_data, set_started_backbone
 from mnv4_mm.config.weights import default_tag, fit_weights, is_pretrained, published_tags
 from mnv4_mm.errors import UserError
 from mnv4_mm.weights import hub
+from mnv4_mm.weights.checkpoint import Checkpoint
 
 TAG = 'mobilenetv4_conv_small.e2400_r224_in1k'
 
@@ -99,6 +101,19 @@ def test_a_small_data_set_with_weights(monkeypatch):
     assert published_tags(cfg) == [TAG]
     assert cfg.train_cfg.max_epochs == 120
     assert 'norm_eval' not in cfg.model.backbone
+
+
+def test_a_resumed_run_keeps_its_weights_and_norms(monkeypatch):
+    """There was a network when it was started, and there is none now."""
+    with monkeypatch.context() as patch:
+        patch.setattr('mnv4_mm.config.small_data.fetch_timm', lambda tag: None)
+        started, _ = small(load_config('mnv4_ssdlite_coco'), 292)
+    lines: list[str] = []
+    options = TrainOptions(data='x', resume=True)
+    cfg = set_small_data(load_config('mnv4_ssdlite_coco'), 292, options, lines.append, resumes=True)
+    assert not any('weights' in line for line in lines)
+    set_started_backbone(cfg, Checkpoint(Path('x.pth'), dict(meta=dict(cfg=started.pretty_text))), options)
+    assert cfg.to_dict() == started.to_dict()
 
 
 @pytest.mark.parametrize(

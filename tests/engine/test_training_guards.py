@@ -33,7 +33,7 @@ DETECTOR, SEGMENTER = 'mnv4_ssdlite_coco-mini', 'mnv4_lraspp_ade20k-mini'
 NO_WORKERS = {f'{split}_dataloader.num_workers': 0 for split in ('train', 'val', 'test')}
 SMALL = {
     **NO_WORKERS,  # the configs keep persistent_workers
-    **resized(320),
+    **resized(160),
     'report_on_training_pictures': False,
     'train_dataloader.dataset.times': 1,
 }
