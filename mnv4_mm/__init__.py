@@ -11,6 +11,7 @@ from mnv4_mm.registration import register
 from mnv4_mm.version import __version__
 
 if TYPE_CHECKING:
+    from mnv4_mm.apis.check import check
     from mnv4_mm.apis.evaluate import evaluate_files as evaluate
     from mnv4_mm.apis.infer import infer
     from mnv4_mm.apis.load import load
@@ -19,10 +20,11 @@ if TYPE_CHECKING:
     from mnv4_mm.deploy.export import export
     from mnv4_mm.report.training import write_report
 
-__all__ = ['__version__', 'compare', 'evaluate', 'export', 'infer', 'load', 'train', 'write_report']
+__all__ = ['__version__', 'check', 'compare', 'evaluate', 'export', 'infer', 'load', 'train', 'write_report']
 
 # Name -> module and attribute.
 _FUNCTIONS = {
+    'check': ('mnv4_mm.apis.check', 'check'),
     'train': ('mnv4_mm.apis.train', 'train'),
     'evaluate': ('mnv4_mm.apis.evaluate', 'evaluate_files'),
     'infer': ('mnv4_mm.apis.infer', 'infer'),

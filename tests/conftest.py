@@ -35,6 +35,14 @@ Tool = Callable[..., 'subprocess.CompletedProcess[str]']
 Once = Callable[[str, Callable[[Path], object]], Path]
 
 
+@pytest.fixture(scope='session', autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep checked data of the tests, also of processes that they start, out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('MNV4_CACHE', str(tmp_path_factory.mktemp('cache')))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """Seed every generator before each test, so that a test draws the same numbers alone and among others."""

@@ -15,7 +15,6 @@ from mnv4_mm.apis.launch import join_processes
 from mnv4_mm.config.data import dataset_split, on_training_images, require_data
 from mnv4_mm.config.evaluation import evaluation_config
 from mnv4_mm.config.options import EvaluateOptions
-from mnv4_mm.engine.overlay import quiet_painter
 from mnv4_mm.engine.runner import SafeRunner
 from mnv4_mm.errors import UserError
 from mnv4_mm.paths import make_output_folder
@@ -39,6 +38,7 @@ def evaluate_files(
     on: str = 'val',
     backbone: str | None = None,
     data: str | None = None,
+    allow_dropped: bool = False,
     inference: str | None = None,
     cfg_options: Mapping[str, Any] | None = None,
     launcher: str = 'none',
@@ -56,6 +56,7 @@ def evaluate_files(
             ``trained_on/...``).
         backbone: The backbone that the checkpoint was trained with, if it is not the config's.
         data: The data set that the checkpoint was trained with, if it is not the config's.
+        allow_dropped: Leave out images and boxes of ``data`` that are broken, even if they are more than 1 %.
         inference: Segmentation: ``whole`` images or windows (``slide``); the config's own mode if None.
         cfg_options: Values that replace the config's.
         launcher: mmengine's launcher: none, pytorch, slurm or mpi.
@@ -74,6 +75,7 @@ def evaluate_files(
         on=on,
         backbone=backbone,
         data=data,
+        allow_dropped=allow_dropped,
         inference=inference,
         cfg_options=cfg_options,
         launcher=launcher,
@@ -98,8 +100,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Evaluate a checkpoint on the test set, or on the training images.
 
-    Each of several processes predicts its share; the first computes the metrics over all and writes the files. All
-    images of segmenters are drawn, but only the first process's share of detectors' images (mmdet's painter).
+    Each of several processes predicts and draws its share; the first computes the metrics over all and writes the
+    files.
 
     Args:
         cfg: The config; its ``launcher`` is the one that started this process.
@@ -127,7 +129,7 @@ def evaluate(
     require_data(cfg, 'test_dataloader')
     _set_test_only(cfg, checkpoint, work_dir)
     _set_outputs(cfg, out, show_dir, per_class)
-    with quiet_painter(), tensors_only():
+    with tensors_only():
         measured = SafeRunner.from_cfg(cfg, checkpoint).test()
     metrics = {name: float(value) for name, value in measured.items() if not math.isnan(value)}
     if is_main_process():
@@ -153,7 +155,7 @@ def _set_outputs(cfg: Config, out: str | None, show_dir: str | None, per_class: 
         UserError: The data would be overwritten.
     """
     split = dataset_split(cfg, 'test_dataloader')
-    if show_dir and Path(show_dir).resolve() in [part.resolve() for part in split if isinstance(part, Path)]:
+    if show_dir and Path(show_dir).resolve() in [path.resolve() for path in task_of(cfg).data_paths(split)]:
         raise UserError(f'--show-dir {show_dir} is a folder of the data, which would be overwritten')
     task_of(cfg).set_outputs(cfg, split, per_class, out)
     if show_dir:

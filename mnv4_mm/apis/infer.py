@@ -1,8 +1,11 @@
 """Run a trained model on images, folders and videos, from a checkpoint or an exported file."""
 
+import importlib.util
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -12,11 +15,26 @@ from mnv4_mm.errors import UserError
 from mnv4_mm.images import IMAGE_SUFFIXES, check_image_file, read_image, write_image
 from mnv4_mm.paths import check_not_empty, check_output_folder
 from mnv4_mm.runtime.results import ClassMap, Detections
-from mnv4_mm.runtime.writer import WRITERS, PredictionWriter
+from mnv4_mm.runtime.writer import CLASS_MAPS, WRITERS, PredictionWriter
+
+if TYPE_CHECKING:
+    from mnv4_mm.apis.data_ids import DataIds
 
 VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm')
 T = TypeVar('T')
 Predict = Callable[[np.ndarray], Detections | ClassMap]
+
+
+class Inferred(NamedTuple):
+    """Outcome of a run over images.
+
+    Attributes:
+        path: ``predictions.json``.
+        unreadable: Names of the images that could not be read, of which there are no predictions.
+    """
+
+    path: Path
+    unreadable: list[str]
 
 
 def infer(
@@ -28,11 +46,15 @@ def infer(
     score_thr: float = 0.3,
     device: str | None = None,
     inference: str | None = None,
+    annotations: str | None = None,
+    coco: bool = False,
 ) -> Path:
-    """Detect or segment in an image, all images of a folder, or all frames of a video.
+    """Detect or segment in an image, all images of a folder and its subfolders, or all frames of a video.
 
     Write the images with the predictions drawn (a video for a video), and ``predictions.json``, whose content
-    ``runtime.writer`` describes; for segmentation also class maps.
+    ``runtime.writer`` describes; for segmentation also class maps. Hidden files and folders, whose names begin with a
+    dot, are passed over. An image that cannot be read does not stop a folder: it is named on stderr and under
+    ``unreadable`` in ``predictions.json``.
 
     Args:
         source: Image, folder or video file.
@@ -43,57 +65,143 @@ def infer(
         score_thr: Detection: boxes with lower scores are not drawn.
         device: Checkpoint: torch device; a GPU if there is one by default.
         inference: Checkpoint of a segmenter: ``whole`` images or ``slide`` for windows; as in the config by default.
+        annotations: COCO annotation file of the images. Predictions get its ids of images, by file name, and of
+            categories, by class name. Otherwise images are numbered from 1.
+        coco: Also write ``coco_results.json``, the list that ``loadRes`` of pycocotools takes.
 
     Returns:
         The path of ``predictions.json``.
 
     Raises:
-        UserError: A bad argument or file. A file of a folder that is not an image is an error before the first image.
+        UserError: A bad argument or file, or none of the images can be read. Nothing has been written then.
     """
+    return infer_files(
+        source,
+        checkpoint,
+        config=config,
+        out_dir=out_dir,
+        score_thr=score_thr,
+        device=device,
+        inference=inference,
+        annotations=annotations,
+        coco=coco,
+    ).path
+
+
+def infer_files(
+    source: str,
+    checkpoint: str,
+    *,
+    config: str | None,
+    out_dir: str,
+    score_thr: float,
+    device: str | None,
+    inference: str | None,
+    annotations: str | None,
+    coco: bool,
+) -> Inferred:
+    """Do the work of ``infer``, which describes the arguments."""
     check_not_empty(
-        source=source, checkpoint=checkpoint, config=config, out_dir=out_dir, device=device, inference=inference
+        source=source,
+        checkpoint=checkpoint,
+        config=config,
+        out_dir=out_dir,
+        device=device,
+        inference=inference,
+        annotations=annotations,
     )
     if not 0 <= score_thr <= 1:
         raise UserError(f'--score-thr must be in [0, 1], got {score_thr}')
-    path = Path(source)
+    path, out = Path(source), Path(out_dir)
     is_video = path.suffix.lower() in VIDEO_SUFFIXES and not path.is_dir()
-    files = [] if is_video else _image_files(path)
     if is_video and not path.is_file():
         raise UserError(f'no video {path}')
-    out = Path(out_dir)
+    if is_video and annotations:
+        raise UserError(f'--annotations {annotations} is for images; {path} is a video')
+    files = {} if is_video else _image_files(path, out)
     if out.resolve() == (path if path.is_dir() else path.parent).resolve():
         raise UserError(f'--out-dir {out} is the folder of the images, which would be overwritten')
     check_output_folder('--out-dir', out)  # made with the first result
+    sources = {file.resolve() for file in files.values()}
+    for name in files:
+        if (out / name).resolve() in sources:
+            raise UserError(f'--out-dir {out}: {out / name} is one of the images, which would be overwritten')
+    ids = _data_ids(annotations)
+    indices = ids.indices(list(files.values())) if ids else [0] * len(files)
     predictor = load(checkpoint, config=config, device=device, inference=inference)
-    writer = WRITERS[predictor.task](out, score_thr)
+    if predictor.task == 'segmentation' and any(Path(name).parts[0] == CLASS_MAPS.name for name in files):
+        raise UserError(f'{path} has a folder {CLASS_MAPS.name}, the name of a folder of the results: name another')
+    if predictor.task == 'segmentation' and coco and importlib.util.find_spec('pycocotools') is None:
+        raise UserError('--coco of a segmenter needs pycocotools: pip install pycocotools')
+    changes: dict[str, Any] = (
+        dict(category_ids=ids.categories(predictor.classes)) if ids and predictor.task == 'detection' else {}
+    )
+    writer = WRITERS[predictor.task](out, score_thr, coco)
     if is_video:
         _infer_video(path, predictor, writer, out / f'{path.stem}.mp4')
-        return writer.save()
-    for file in _track(files, len(files) if len(files) > 1 else None):
-        try:
-            image = read_image(file)
-        except UserError as error:
-            if writer.images:
-                raise UserError(f'{error}; the results of the images before it are in {writer.save()}') from error
-            raise
-        write_image(out / file.name, writer.add(file.name, predictor(image)))
-    return writer.save()
+        return Inferred(writer.save(), [])
+    items = list(zip(files.items(), indices, strict=True))
+    try:
+        for (name, file), index in _track(items, len(items) if len(items) > 1 else None):
+            try:
+                image = read_image(file)
+            except UserError as error:
+                writer.add_unreadable(name, str(error))
+                continue
+            height, width = image.shape[:2]
+            image_id = ids.image_id(index, width, height) if ids else None
+            result: Any = replace(predictor(image), **changes)
+            write_image(out / name, writer.add(name, result, image_id))
+    except BaseException:  # also Ctrl-C: the predictions so far are kept
+        if writer.images:
+            print(f'the predictions before the error are in {writer.save()}', file=sys.stderr)
+        raise
+    reasons = [entry['reason'] for entry in writer.unreadable]
+    if not writer.images:
+        others = f'; none of the other {len(reasons) - 1} images can be read either' if len(reasons) > 1 else ''
+        raise UserError(reasons[0] + others)
+    saved = writer.save()
+    for reason in reasons:
+        print(f'left out: {reason}', file=sys.stderr)
+    if reasons:
+        print(f'{len(reasons)} of {len(files)} images could not be read and have no predictions', file=sys.stderr)
+    return Inferred(saved, [entry['file_name'] for entry in writer.unreadable])
 
 
-def _image_files(path: Path) -> list[Path]:
+def _data_ids(annotations: str | None) -> 'DataIds | None':
+    if annotations is None:
+        return None
+    from mnv4_mm.apis.data_ids import DataIds
+
+    return DataIds(annotations)
+
+
+def _image_files(path: Path, out: Path) -> dict[str, Path]:
+    """Return the image files of a folder and its subfolders, or the one image, by their names relative to the folder.
+
+    Args:
+        path: Folder or image.
+        out: Folder of the results, which is passed over.
+    """
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+        names = [file.relative_to(path) for file in path.rglob('*') if file.suffix.lower() in IMAGE_SUFFIXES]
+        inside = out.resolve().relative_to(path.resolve()).parts if out.resolve().is_relative_to(path.resolve()) else ()
+        files = {
+            name.as_posix(): path / name
+            for name in sorted(names)
+            if not any(part.startswith('.') for part in name.parts)
+            and not (inside and name.parts[: len(inside)] == inside)
+            and not (path / name).is_dir()
+        }
         if not files:
             raise UserError(f'no images ({", ".join(IMAGE_SUFFIXES)}) in {path}')
-        for file in files:
-            check_image_file(file)
         return files
     if not path.is_file():
         raise UserError(f'no image, folder or video {path}')
     if path.suffix.lower() not in IMAGE_SUFFIXES:
         raise UserError(f'{path}: images end in {", ".join(IMAGE_SUFFIXES)}, videos in {", ".join(VIDEO_SUFFIXES)}')
     check_image_file(path)
-    return [path]
+    return {path.name: path}
 
 
 def _infer_video(path: Path, predict: Predict, writer: PredictionWriter, target: Path) -> None:

@@ -13,8 +13,7 @@ from mnv4_mm.config.load import load_config
 from mnv4_mm.engine.runner import quiet_losses
 from mnv4_mm.engine.step import use_channels_last
 from mnv4_mm.errors import UserError
-from mnv4_mm.images import read_image
-from mnv4_mm.runtime.preprocess import check_image
+from mnv4_mm.runtime.predictor import ImagePredictor
 from mnv4_mm.runtime.results import ClassMap, Detections
 from mnv4_mm.tasks import build_model, task_of
 from mnv4_mm.weights.checkpoint import Checkpoint, read_checkpoint, tensors_only
@@ -63,33 +62,19 @@ def load_model(
     return model.eval()
 
 
-class TorchPredictor:
+class TorchPredictor(ImagePredictor):
     """A PyTorch model with the preprocessing of its config; its results are those of ``runtime.Predictor``.
 
     Args:
         model: A model as ``load_model`` returns.
-
-    Attributes:
-        task: ``detection`` or ``segmentation``.
-        classes: Class names, in the order of labels.
-        predict: (H, W, 3) uint8 BGR -> results.
     """
 
     def __init__(self, model: Any) -> None:
+        task = task_of(model.cfg)
         self.model = model
-        self.predict = task_of(model.cfg).predictor(model)
-        self.task = task_of(model.cfg).name
-        self.classes = self.predict.classes
+        self.task = task.name
+        self._predictor = task.predictor(model)
+        self.classes = self._predictor.classes
 
-    def __call__(self, image: np.ndarray | str | Path) -> Detections | ClassMap:
-        """Detect or segment.
-
-        Args:
-            image: (H, W, 3) uint8 BGR, as OpenCV reads, of any size; or an image file.
-
-        Raises:
-            UserError: It is no such array, or not a readable image.
-        """
-        pixels = image if isinstance(image, np.ndarray) else read_image(image)
-        check_image(pixels)
-        return self.predict(pixels)
+    def predict(self, pixels: np.ndarray) -> Detections | ClassMap:
+        return self._predictor(pixels)

@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 
 from mnv4_mm.apis.launch import is_first_of_machine, join_processes
 from mnv4_mm.config.backbone import disagreeing_normalisation, lost_weights, pretrained_files
-from mnv4_mm.config.data import require_data
+from mnv4_mm.config.data import data_lines, require_data
 from mnv4_mm.config.load import load_config
 from mnv4_mm.config.options import TrainOptions
 from mnv4_mm.config.resume import check_no_run, initial_checkpoint
@@ -35,6 +35,7 @@ def train(
     compiled: bool = False,
     backbone: str | None = None,
     data: str | None = None,
+    allow_dropped: bool = False,
     cfg_options: Mapping[str, Any] | None = None,
     launcher: str = 'none',
     auto_scale_lr: bool = False,
@@ -55,7 +56,8 @@ def train(
         fused: Update all parameters in one kernel; if None, where the optimizer supports it.
         compiled: Compile backbone, neck and head with ``torch.compile``.
         backbone: Use another backbone, e.g. ``mnv4_conv_l``.
-        data: Folder of a data set in COCO's layout or, for segmentation, in ADE20K's.
+        data: Folder of a data set with boxes or, for segmentation, masks, in any format that ``mnv4_mm.check`` knows.
+        allow_dropped: Leave out images and boxes of ``data`` that are broken, even if they are more than 1 %.
         cfg_options: Values that replace the config's.
         launcher: mmengine's launcher: none, pytorch, slurm or mpi.
         auto_scale_lr: Scale the learning rate to the actual batch size.
@@ -78,6 +80,7 @@ def train(
         compiled=compiled,
         backbone=backbone,
         data=data,
+        allow_dropped=allow_dropped,
         cfg_options=cfg_options,
         launcher=launcher,
         auto_scale_lr=auto_scale_lr,
@@ -88,6 +91,8 @@ def train(
     loaded = load_config(config)
     cfg = training_config(loaded, options, on_gpu=torch.cuda.is_available())
     _check_data(cfg, launcher)
+    if is_main_process():
+        print('\n'.join(data_lines(cfg)))
     checkpoint = _read_weights(cfg)
     check_no_run(cfg)
     folder = make_output_folder('--work-dir', cfg.work_dir)

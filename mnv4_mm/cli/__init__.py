@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Parser], None]]] = {
     'configs': ('List the shipped configs, or copy one to edit it.', configs.add_configs),
     'weights': ('List the published ImageNet weights.', report.add_weights),
     'download': ('Download COCO or ADE20K, check and unpack it.', data.add_download),
+    'check': ('Check a data set: what it holds, what is wrong with it, what is left out.', data.add_check),
     'draw': ('Draw a data set of coloured shapes, whose held-out AP and mIoU mean something.', data.add_draw),
     'complexity': ('Count parameters and multiply-accumulates, as Markdown tables.', report.add_complexity),
     'bench': ('Measure speed as ratios to other implementations.', report.add_bench),
@@ -38,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments, the command first; those of the process if None.
 
     Returns:
-        Exit code: 0; 1 if ``compare`` or ``parity`` found a file outside the tolerance, or ``env`` a problem; 2 for a
-        user's mistake; 130 for Ctrl-C.
+        Exit code: 0; 1 if ``compare`` or ``parity`` found a file outside the tolerance, ``infer`` left out images that
+        cannot be read, or ``env`` found a problem; 2 for a user's mistake; 130 for Ctrl-C.
     """
     return run(lambda: _call(argv))
 

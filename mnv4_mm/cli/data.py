@@ -1,11 +1,17 @@
-"""Commands that make data sets: download, draw."""
+"""Commands for data sets: check, download, draw."""
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mnv4_mm.cli.arguments import Parser
 from mnv4_mm.config.index import CHECKOUT
+from mnv4_mm.config.source import check_config_file
 from mnv4_mm.errors import UserError
+from mnv4_mm.paths import check_output_file, check_output_folder
+
+if TYPE_CHECKING:
+    from mnv4_mm.data.checked import CheckedData
 
 BACKGROUNDS = CHECKOUT / 'data/mini/coco/train2017' if CHECKOUT else None
 
@@ -24,6 +30,69 @@ def download(args: argparse.Namespace) -> None:
     from mnv4_mm.data.download import download_dataset
 
     print(download_dataset(args.name, args.root))
+
+
+def add_check(parser: Parser) -> None:
+    parser.epilog = 'Exit code 0: it can be trained on; 2: it cannot. The data set is never changed.'
+    parser.add_argument('path', type=Path, help='folder of the data set')
+    parser.add_argument(
+        '--task', choices=('detection', 'segmentation'), help='what it is for (default: by what is in the folder)'
+    )
+    parser.add_argument('--config', metavar='NAME', help='say what this config would train on')
+    parser.add_argument(
+        '--allow-dropped', action='store_true', help='leave out what is broken, even if it is more than 1 %%'
+    )
+    parser.add_argument(
+        '--fix', type=Path, metavar='OUT', help='write a cleaned copy to this new folder: COCO JSON, or masks'
+    )
+    parser.add_argument('--report', type=Path, metavar='FILE.html', help='write findings and statistics as a web page')
+    parser.set_defaults(call=check)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Check a data set, and print what it holds and what is wrong with it."""
+    if args.config:
+        check_config_file(args.config)
+    if args.fix:
+        from mnv4_mm.data.prepare import check_fixed_folder
+
+        check_output_folder('--fix', check_fixed_folder(args.path, args.fix))
+    if args.report:
+        if args.report.resolve().is_relative_to(args.path.resolve()):
+            raise UserError(f'--report {args.report} is inside of {args.path}, which is never changed')
+        if args.report.suffix.lower() not in ('.html', '.htm'):
+            raise UserError(f'--report {args.report}: a web page is written, name a .html file')
+        check_output_file('--report', args.report)
+
+    from mnv4_mm.apis.check import check
+
+    checked = check(args.path, task=args.task, config=args.config)
+    _print_checked(checked)
+    if args.report:
+        from mnv4_mm.data.cache import write_whole
+        from mnv4_mm.report.data_sheet import data_sheet
+
+        write_whole(args.report, data_sheet(checked, args.allow_dropped))
+        print(f'report: {args.report}')
+    if args.fix:
+        check(args.path, task=checked.task, fix=args.fix)
+        print(f'cleaned copy: {args.fix}')
+    else:
+        checked.require_usable(args.allow_dropped)
+
+
+def _print_checked(checked: 'CheckedData') -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    for line in checked.summary():
+        console.print(line)
+    table = Table('class', *checked.splits, title=f'{checked.objects} of each class', title_justify='left')
+    for name in checked.classes:
+        table.add_row(Text(name), *(str(split.histogram[name]) for split in checked.splits.values()))
+    console.print(table)
 
 
 def add_draw(parser: Parser) -> None:

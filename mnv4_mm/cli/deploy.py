@@ -11,7 +11,10 @@ from mnv4_mm.paths import check_output_folder
 
 
 def add_export(parser: Parser) -> None:
-    parser.epilog = 'A JSON file beside each exported file describes its input and outputs.'
+    parser.epilog = (
+        'A JSON file beside each exported file describes its input and outputs. Exit code 2 if a file differs from '
+        'PyTorch by more than its precision explains: it is not written then.'
+    )
     parser.add_argument('checkpoint', help='.pth file written by `mnv4 train`; carries its config')
     parser.add_argument(
         '--to',
@@ -32,8 +35,11 @@ def add_export(parser: Parser) -> None:
     )
     parser.add_argument('--precision', choices=('fp32', 'fp16', 'int8'), default='fp32', help='(default: fp32)')
     parser.add_argument(
-        '--calibration', metavar='DIR', help='for int8: folder of images (default: the training images)'
+        '--calibration',
+        metavar='DIR',
+        help='folder of images, for int8 and for the comparison with PyTorch (default: the training images)',
     )
+    parser.add_argument('--unchecked', action='store_true', help='also write files that differ from PyTorch')
     kinds = parser.add_mutually_exclusive_group()
     for kind, text in (
         ('nms', 'detection: the best boxes, after non-maximum suppression'),
@@ -68,7 +74,7 @@ def export(args: argparse.Namespace) -> None:
 
     from mnv4_mm.deploy.export import export
 
-    export(args.checkpoint, args.to, config=args.config, normalise=args.normalise, **checked)
+    export(args.checkpoint, args.to, config=args.config, normalise=args.normalise, unchecked=args.unchecked, **checked)
 
 
 def add_compare(parser: Parser) -> None:

@@ -44,9 +44,7 @@ def train(args: argparse.Namespace) -> None:
     if args.report:
         from mnv4_mm.report.training import report_after_training
 
-        report_after_training(
-            folder, data=options.data, launcher=options.launcher, command=_train_command(args.config, options)
-        )
+        report_after_training(folder, launcher=options.launcher, command=_train_command(args.config, options))
 
 
 def _train_command(config: str, options: TrainOptions) -> str:
@@ -105,19 +103,27 @@ def add_infer(parser: Parser) -> None:
         choices=('coco', 'yolo', 'label-studio'),
         help='also write the boxes from --score-thr on for a labelling tool: coco or yolo for CVAT, label-studio',
     )
+    parser.add_argument(
+        '--annotations',
+        metavar='FILE.json',
+        help='COCO annotation file of these images: predictions get its ids of images and categories',
+    )
+    parser.add_argument(
+        '--coco', action='store_true', help="also write coco_results.json, a list in COCO's results format"
+    )
+    parser.epilog = 'Exit code 1 if images that cannot be read were left out, 2 for a mistake in an argument or a file.'
     parser.set_defaults(call=infer)
 
 
-def infer(args: argparse.Namespace) -> None:
-    """Check the arguments of ``infer``, run the model, and print the path of the predictions."""
-    from mnv4_mm.apis.infer import infer
+def infer(args: argparse.Namespace) -> int:
+    """Check the arguments of ``infer``, run the model, print the path of the predictions; 1 if images were left out."""
+    from mnv4_mm.apis.infer import infer_files
     from mnv4_mm.runtime.labels import write_labels
 
     if args.config:
         check_config_file(args.config)
     # It imports torch only to load a checkpoint, after its own checks: an exported file does not need it.
-
-    predictions = infer(
+    inferred = infer_files(
         args.source,
         args.checkpoint,
         config=args.config,
@@ -125,10 +131,13 @@ def infer(args: argparse.Namespace) -> None:
         score_thr=args.score_thr,
         device=args.device,
         inference=args.inference,
+        annotations=args.annotations,
+        coco=args.coco,
     )
-    print(predictions)
+    print(inferred.path)
     if args.labels:
         source = Path(args.source).resolve()
         folder = source.name if source.is_dir() else source.parent.name
         model = Path(args.checkpoint).name
-        print(write_labels(predictions, args.labels, score_thr=args.score_thr, folder=folder, model=model))
+        print(write_labels(inferred.path, args.labels, score_thr=args.score_thr, folder=folder, model=model))
+    return 1 if inferred.unreadable else 0

@@ -72,7 +72,7 @@ def check_config_data(source: Mapping[str, Any], options: ConfigOptions, loaders
     if scope not in FIND:
         return
     if options.data:
-        FIND[scope](options.data)
+        FIND[scope](options.data, allow_dropped=options.allow_dropped)
         return
     for loader in loaders:
         settings = source.get(loader)

@@ -6,6 +6,7 @@ from typing import Any
 from mmengine.config import Config
 
 from mnv4_mm.config.index import find_data
+from mnv4_mm.config.load import load_config
 from mnv4_mm.config.nested import dicts, on_copy
 from mnv4_mm.data.formats.configured import innermost_dataset
 from mnv4_mm.errors import UserError
@@ -16,12 +17,13 @@ LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 EVALUATORS = ('val_evaluator', 'test_evaluator')
 
 
-def set_data(cfg: Config, layout: Layout) -> Config:
+def set_data(cfg: Config, layout: Layout, allow_dropped: bool = False) -> Config:
     """Use a user's data set: in the data loaders, the evaluators and, for the number of classes, the heads.
 
     Args:
         cfg: A config.
         layout: The data set, as recognised by the ``find`` of the config's task.
+        allow_dropped: What ``find`` was called with. The config remembers it, with the folder of the data set.
     """
     task = task_of(cfg)
     splits = dict(train_dataloader=layout.train, val_dataloader=layout.val, test_dataloader=layout.val)
@@ -37,7 +39,60 @@ def set_data(cfg: Config, layout: Layout) -> Config:
     for part in dicts(cfg.model):
         if 'num_classes' in part:
             part['num_classes'] = len(layout.classes)
+    cfg.own_data = dict(root=str(layout.root.resolve()), allow_dropped=allow_dropped)
     return cfg
+
+
+def restore_data(cfg: Config) -> Config:
+    """Recognise and check the data set of ``--data`` again, which a checkpoint's config names.
+
+    It may have changed since training, and the cache folder with the prepared files may be gone.
+
+    Raises:
+        UserError: The data set is not there any more, or cannot be used.
+    """
+    own = cfg.get('own_data')
+    if not own:
+        return cfg
+    dataset = innermost_dataset(cfg.test_dataloader.dataset)
+    try:
+        layout = task_of(cfg).find(own.root, classes=dataset.metainfo.classes, allow_dropped=own.allow_dropped)
+    except UserError as error:
+        raise UserError(
+            f'the data set that the checkpoint was trained on: {error}; --data names it elsewhere'
+        ) from error
+    return set_data(cfg, layout, own.allow_dropped)
+
+
+def data_notes(config: str, layout: Layout) -> list[str]:
+    """Describe what a config would train on, one line each.
+
+    Args:
+        config: Path or name of a config.
+        layout: The data set, as recognised by the ``find`` of the config's task.
+
+    Raises:
+        UserError: Nothing is left to train on, or the config cannot be read.
+    """
+    cfg = set_data(load_config(config), layout)
+    dataset = innermost_dataset(cfg.train_dataloader.dataset)
+    return task_of(cfg).training_lines(layout.train, cfg, dataset)
+
+
+def data_lines(cfg: Config) -> list[str]:
+    """Describe the data of a training run, one line each: what was found in it, and what is trained on.
+
+    Raises:
+        UserError: Nothing is left to train on.
+    """
+    task = task_of(cfg)
+    dataset = innermost_dataset(cfg.train_dataloader.dataset)
+    own = cfg.get('own_data')
+    checked = (
+        task.find(own.root, classes=dataset.metainfo.classes, allow_dropped=own.allow_dropped).checked if own else None
+    )
+    split = dataset_split(cfg, 'train_dataloader')
+    return [*(checked.summary() if checked else []), *task.training_lines(split, cfg, dataset)]
 
 
 def set_inference(cfg: Config, mode: str) -> Config:

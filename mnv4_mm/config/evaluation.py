@@ -6,7 +6,7 @@ from mmengine.config import Config
 
 from mnv4_mm.config.backbone import set_backbone
 from mnv4_mm.config.checkpoint import checkpoint_config
-from mnv4_mm.config.data import set_data, set_data_roots, set_inference
+from mnv4_mm.config.data import restore_data, set_data, set_data_roots, set_inference
 from mnv4_mm.config.launcher import set_launcher
 from mnv4_mm.config.load import load_config, set_options
 from mnv4_mm.config.options import EvaluateOptions
@@ -29,7 +29,9 @@ def evaluation_config(source: str | Path | Checkpoint, options: EvaluateOptions,
     if options.backbone:
         set_backbone(cfg, options.backbone)
     if options.data:
-        set_data(cfg, task_of(cfg).find(options.data))
+        set_data(cfg, task_of(cfg).find(options.data, allow_dropped=options.allow_dropped), options.allow_dropped)
+    else:
+        restore_data(cfg)
     if options.inference:
         set_inference(cfg, options.inference)
     set_launcher(cfg, options.launcher, on_gpu)

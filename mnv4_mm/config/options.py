@@ -129,7 +129,10 @@ class ConfigOptions:
 
     backbone: str | None = _option(None, metavar='NAME', help='use another backbone, e.g. mnv4_conv_l')
     data: str | None = _option(
-        None, metavar='DIR', help='your data set: COCO layout, or images and masks (docs/own_data.md)'
+        None, metavar='DIR', help='your data set: boxes in any common format, or images and masks (docs/own_data.md)'
+    )
+    allow_dropped: bool = _option(
+        False, action='store_true', help='leave out what is broken in --data, even if it is more than 1 %%'
     )
     cfg_options: Mapping[str, Any] | None = _option(
         None,

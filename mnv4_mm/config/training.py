@@ -37,7 +37,8 @@ def training_config(config: str | Path | Config, options: TrainOptions, *, on_gp
     if options.backbone:
         set_backbone(cfg, options.backbone)
     if options.data:
-        set_data(cfg, task_of(cfg).find(options.data))
+        layout = task_of(cfg).find(options.data, allow_dropped=options.allow_dropped)
+        set_data(cfg, layout, options.allow_dropped)
     if options.epochs:
         set_length(cfg, options.epochs, 'epochs')
     if options.iters:

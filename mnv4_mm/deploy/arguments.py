@@ -80,12 +80,11 @@ def check_export(
     for target in targets:
         check_options(target, kind=kind, precision=precision, size=size, dynamic=dynamic)
     _check_installed(targets)
-    if precision == 'int8':
-        # Sensitive layers are measured with ONNX Runtime, whatever the target.
-        if message := TARGETS['onnx'].absent(convert=True):
-            raise UserError(f'--precision int8 needs ONNX Runtime: {message}')
-        if calibration:
-            calibration_files(Path(calibration))
+    # Sensitive layers are measured with ONNX Runtime, whatever the target.
+    if precision == 'int8' and (message := TARGETS['onnx'].absent(convert=True)):
+        raise UserError(f'--precision int8 needs ONNX Runtime: {message}')
+    if calibration:
+        calibration_files(Path(calibration))
     check_output_folder('--out-dir', output_folder(checkpoint, out_dir))
     check_checkpoint(checkpoint)
     return targets
@@ -186,12 +185,14 @@ def output_folder(checkpoint: str | Path, out_dir: str | Path | None) -> Path:
 
 
 def calibration_files(folder: Path) -> list[Path]:
-    """Return all image files in a folder and its subfolders, sorted.
+    """Return all image files in a folder and its subfolders, sorted, without hidden ones (macOS: ``._a.jpg``).
 
     Raises:
         UserError: There are none.
     """
-    files = sorted(file for file in folder.rglob('*') if file.suffix.lower() in IMAGE_SUFFIXES)
+    files = sorted(
+        file for file in folder.rglob('*') if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith('.')
+    )
     if not files:
         raise UserError(f'no images for calibration in {folder}: name a folder of images by --calibration')
     return files

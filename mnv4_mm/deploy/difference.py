@@ -90,21 +90,45 @@ def detection_difference(expected: Detections, actual: Detections, selection: Se
         selection: Settings by which both were selected.
         size: Longer side of the input in pixels.
     """
+    largest, unmatched = match_detections(expected, actual, selection, size)
+    share = unmatched / max(1, len(expected.scores))
+    return max(largest, share if share > MAX_UNMATCHED else 0.0)
+
+
+def match_detections(
+    expected: Detections,
+    actual: Detections,
+    selection: Selection,
+    size: int,
+    tolerance: float = MATCH_TOLERANCE,
+    margin: float = 1e-3,
+) -> tuple[float, int]:
+    """Match two lists of detections, see ``detection_difference``.
+
+    Args:
+        expected: Detections of PyTorch.
+        actual: Detections of the exported file.
+        selection: Settings by which both were selected.
+        size: Longer side of the input in pixels.
+        tolerance: Two detections match if their scores and boxes (relative to ``size``) differ by at most this.
+        margin: A detection whose score is within this of the lowest one that fits may be in one list only.
+
+    Returns:
+        The largest difference of two that match, and the number of detections without a match, in both lists.
+    """
     differences, unmatched = [0.0], 0
     free = np.ones(len(expected.scores), bool)
-    # A detection whose score is within noise of the lowest one that fits may be in one list only.
     is_full = selection.max_per_img <= len(expected.scores)
-    certain_score = (expected.scores.min() if is_full else selection.score_thr) + 1e-3
+    certain_score = (expected.scores.min() if is_full else selection.score_thr) + margin
     for box, score, label in zip(actual.boxes, actual.scores, actual.labels, strict=True):
         candidates = np.flatnonzero(free & (expected.labels == label))
         if len(candidates):
             box_difference = np.abs(expected.boxes[candidates] - box).max(axis=1) / size
             distance = np.maximum(box_difference, np.abs(expected.scores[candidates] - score))
-            if distance.min() <= MATCH_TOLERANCE:
+            if distance.min() <= tolerance:
                 differences.append(float(distance.min()))
                 free[candidates[distance.argmin()]] = False
                 continue
         unmatched += bool(score > certain_score)
     unmatched += int((free & (expected.scores > certain_score)).sum())
-    share = unmatched / max(1, len(expected.scores))
-    return max(*differences, share if share > MAX_UNMATCHED else 0.0)
+    return max(differences), unmatched

@@ -19,12 +19,15 @@ from mnv4_mm.deploy.graph import Graph, build_graph, reference
 from mnv4_mm.deploy.sample import write_sample
 from mnv4_mm.deploy.sensitivity import LAYERS_SUFFIX
 from mnv4_mm.deploy.targets.base import Target
+from mnv4_mm.deploy.verify import MAX_IMAGES, MismatchError, Verification, check_file, verify
+from mnv4_mm.errors import UserError
 from mnv4_mm.images import read_image
 from mnv4_mm.paths import check_not_empty, make_output_folder
 from mnv4_mm.runtime import load
 from mnv4_mm.runtime.meta import Kind, Meta, Precision, sha256, sidecar
 from mnv4_mm.runtime.predictor import Predictor
 from mnv4_mm.runtime.preprocess import prepare
+from mnv4_mm.tasks import task_of
 from mnv4_mm.weights.checkpoint import read_checkpoint
 
 MAX_CALIBRATION_IMAGES = 64
@@ -43,9 +46,13 @@ def export(
     kind: Kind | None = None,
     normalise: bool = False,
     calibration: str | None = None,
+    unchecked: bool = False,
     log: Callable[[str], None] = print,
 ) -> list[Path]:
-    """Convert a checkpoint to one or more runtimes.
+    """Convert a checkpoint to one or more runtimes, and compare each file with PyTorch.
+
+    A file that differs from PyTorch by more than its precision explains (``verify.LIMITS``) is not written; the other
+    targets are converted nevertheless.
 
     Args:
         checkpoint: Checkpoint file written by ``mnv4 train``.
@@ -59,7 +66,9 @@ def export(
             Segmentation: ``class_map`` (class of each pixel) or ``logits`` (of the head). If left out, ``nms`` or
             ``class_map`` where the target has it, otherwise ``raw`` or ``logits``.
         normalise: Let the caller normalise the input, instead of the graph.
-        calibration: For int8: folder of images; the training images of the config if left out.
+        calibration: Folder of images, for int8 and for the comparison. If left out, the training images of the config;
+            for the comparison also those of ``data/mini`` if there are none.
+        unchecked: Also write files that differ from PyTorch.
         log: Function that prints a line.
 
     Returns:
@@ -68,7 +77,7 @@ def export(
 
     Raises:
         UserError: An argument is invalid, the checkpoint cannot be read, or a package is not installed. Nothing has
-            been written then.
+            been written then. Or files differ from PyTorch; these have not been written.
     """
     check_not_empty(config=config)
     targets = check_export(
@@ -92,20 +101,40 @@ def export(
         for target in targets
     ]
     images = _calibration_images(model, calibration) if precision == 'int8' else []
+    compared = _spread(images or _images_to_compare(model, calibration), MAX_IMAGES)
     folder = make_output_folder('--out-dir', output_folder(checkpoint, out_dir))
     if not SAMPLE.is_file():
         log(f'no {SAMPLE}: the expected numbers for a sample image are not written (a clone has it)')
     suffix = '_dynamic' if dynamic else f'_{size[0]}x{size[1]}' if size else ''
     suffix += '_normalised' if normalise else ''
-    paths = []
+    paths, refused = [], []
     for target, meta in zip(targets, metas, strict=True):
-        graph = build_graph(model, meta)
-        batches = [prepare(read_image(image), meta.input, meta.resize)[0] for image in images]
         path = folder / f'{loaded.path.stem}_{meta.kind}_{precision}{suffix}{target.suffix}'
-        written = write(graph, target, path, batches, reference(model, meta) if SAMPLE.is_file() else None)
-        log(f'{path} {Artifact(path, written).megabytes:.1f} MB')
+        try:
+            graph = build_graph(model, meta)
+            calibrated, inputs = (
+                [prepare(read_image(image), meta.input, meta.resize)[0] for image in files]
+                for files in (images, compared)
+            )
+            written, result = write(graph, target, path, calibrated, reference(model, meta), inputs, unchecked)
+        except MismatchError as error:
+            refused.append(f'{path.name} is not written: {error}')
+            continue
+        log(f'{path} {Artifact(path, written).megabytes:.1f} MB; {_text(result, len(inputs))}')
         paths.append(path)
+    if refused:
+        raise UserError('; '.join(refused) + ' (--unchecked writes it nevertheless)')
     return paths
+
+
+def _text(result: Verification | None, count: int) -> str:
+    if result is None:
+        return 'not compared with PyTorch: ' + (
+            'it cannot run here' if count else 'no images, name some by --calibration'
+        )
+    if result.inconclusive:
+        return f'not compared with PyTorch: {result.inconclusive}'
+    return f'compared with PyTorch on {count} images: {result}'
 
 
 def write(
@@ -114,7 +143,9 @@ def write(
     path: Path,
     calibration: Sequence[np.ndarray] = (),
     pytorch: Predictor | None = None,
-) -> Meta:
+    inputs: Sequence[np.ndarray] = (),
+    unchecked: bool = False,
+) -> tuple[Meta, Verification | None]:
     """Convert a graph and write the file and its metadata: whole, or not at all.
 
     Args:
@@ -122,11 +153,16 @@ def write(
         target: The target.
         path: The file to write.
         calibration: See ``Target.convert``.
-        pytorch: The PyTorch model. If given, the numbers for the sample image are written as well: those of the file,
-            or of PyTorch if the file cannot run on this machine.
+        pytorch: The PyTorch model. If given, the file is compared with it, and the numbers for the sample image are
+            written as well: those of PyTorch and, if it can run on this machine, of the file.
+        inputs: Batches of real images to compare with.
+        unchecked: Also write a file that differs from PyTorch.
 
     Returns:
-        The metadata, with the checksums of all files.
+        The metadata, with the checksums of all files, and the comparison.
+
+    Raises:
+        MismatchError: The file differs from PyTorch by more than its precision explains.
     """
     # A temporary folder in the output folder: renaming is atomic only within a file system.
     with tempfile.TemporaryDirectory(dir=path.parent, prefix='.export-') as folder:
@@ -137,19 +173,48 @@ def write(
         files = [file for file in files if file.is_file() and not file.name.endswith(LAYERS_SUFFIX)]
         meta = dataclasses.replace(graph.meta, files={str(file.relative_to(folder)): sha256(file) for file in files})
         sidecar(temporary).write_text(meta.to_json())
+        result = None
         if pytorch:
             can_run = not target.absent() and not target.cannot_run()
-            outputs.append(write_sample(load(temporary) if can_run else pytorch, SAMPLE, temporary))
+            predictor = load(temporary) if can_run else None
+            if unchecked:
+                result = verify(pytorch, predictor, inputs) if predictor and inputs else None
+            else:
+                result = check_file(graph, pytorch, predictor, inputs)
+            if SAMPLE.is_file():
+                outputs += write_sample(predictor, pytorch, SAMPLE, temporary)
+            del predictor  # Windows does not move files that are open
         # The metadata last: a file without it, or with metadata that does not match, is not loaded.
         for output in (*outputs, sidecar(temporary)):
             destination = path.parent / output.name
             if destination.is_dir():
                 shutil.rmtree(destination)
             output.replace(destination)
-    return meta
+    return meta, result
 
 
 def _calibration_images(model: Any, folder: str | None) -> list[Path]:
     """Return image files for calibration, spread evenly over a folder or over the training images of the config."""
-    files = calibration_files(Path(folder) if folder else dataset_split(model.cfg, 'train_dataloader').images)
-    return [files[i] for i in np.linspace(0, len(files) - 1, min(MAX_CALIBRATION_IMAGES, len(files))).astype(int)]
+    if folder:
+        files = calibration_files(Path(folder))
+    else:
+        split = dataset_split(model.cfg, 'train_dataloader')
+        files = task_of(model.cfg).image_files(split)
+        if not files:
+            raise UserError(f'no images for calibration in {split.images}: name a folder of images by --calibration')
+    return _spread(files, MAX_CALIBRATION_IMAGES)
+
+
+def _images_to_compare(model: Any, folder: str | None) -> list[Path]:
+    """Return the images for calibration or, if there are none, those of ``data/mini``; none outside of a clone."""
+    try:
+        return _calibration_images(model, folder)
+    except UserError:
+        if folder:
+            raise
+        return sorted(SAMPLE.parent.glob('*.jpg'))
+
+
+def _spread(files: Sequence[Path], count: int) -> list[Path]:
+    """Return at most so many files, spread evenly."""
+    return [files[i] for i in np.linspace(0, len(files) - 1, min(count, len(files))).astype(int)]

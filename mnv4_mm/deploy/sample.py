@@ -1,44 +1,61 @@
 """Expected values for a sample image, to test code that runs an exported file on a device."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mnv4_mm.images import read_image
-from mnv4_mm.runtime.meta import OUTPUTS, sha256
+from mnv4_mm.deploy.verify import outputs_as
+from mnv4_mm.images import read_image, write_image
+from mnv4_mm.runtime.meta import OUTPUTS, Precision, sha256
 from mnv4_mm.runtime.predictor import Predictor
 from mnv4_mm.runtime.preprocess import prepare
 from mnv4_mm.runtime.results import Detections
 
 COUNT = 5  # values of each kind
+# Largest differences to the numbers of the file. With the given input: of its arithmetic on another CPU. With the
+# client's own decoding and resizing: pixels differ by one or two units then, and scores by 0.02.
+GIVEN_INPUT: dict[Precision, float] = {'fp32': 0.001, 'fp16': 0.01, 'int8': 0.05}
+OWN_INPUT = dict(input_mean=0.5, scores=0.05, boxes=0.02, share=0.02)
 
 
-def sample(predictor: Predictor, path: Path) -> dict[str, Any]:
+def sample(predictor: Predictor | None, pytorch: Predictor, path: Path) -> dict[str, Any]:
     """Return input, raw outputs and results for an image, as numbers to compare with.
 
     Args:
-        predictor: The exported file, or PyTorch with its input and ``raw`` or ``logits`` outputs.
+        predictor: The exported file; None if it cannot run on this machine.
+        pytorch: PyTorch with its input and ``raw`` or ``logits`` outputs, see ``graph.reference``.
         path: The image.
 
     Returns:
-        ``of``: the runtime that computed the numbers, or ``pytorch``; ``input`` and ``outputs``: shape, mean, and the
-        values at the middle of each axis but the last; ``results``: the first boxes, scores and labels, or the share
-        of each class in the class map.
+        ``of``: the runtime that computed the numbers, or ``pytorch``; ``input`` and ``outputs``: shape, mean and
+        ``middle``, the first values at the middle of each axis but the last (of a one-dimensional output its first
+        values); ``results``: the first boxes, scores and labels, or the share of each class in the class map;
+        ``pytorch``: ``outputs`` and ``results`` of PyTorch; ``tolerance``: largest differences that pass, of scores and
+        shares absolutely, of boxes relative to the longer side of the input or image.
     """
-    meta = predictor.meta
+    running = predictor or pytorch
+    meta = running.meta
     batch, placement = prepare(read_image(path), meta.input, meta.resize)
-    outputs = dict(zip(OUTPUTS[meta.kind], predictor.run(batch), strict=True))
+    names = OUTPUTS[meta.kind]
+    given = GIVEN_INPUT[meta.precision]
     return dict(
         of=meta.target,
         image=path.name,
         sha256=sha256(path),
         placed=placement.placed,
         input=_digest(batch),
-        outputs={name: _digest(value) for name, value in outputs.items()},
-        results=_results(predictor, path),
+        outputs=_digests(names, running.run(batch)),
+        results=_results(running, path),
+        pytorch=dict(outputs=_digests(names, outputs_as(meta.kind, pytorch, batch)), results=_results(pytorch, path)),
+        tolerance=dict(given_input=dict(scores=given, boxes=given, share=given), own_input=OWN_INPUT),
     )
+
+
+def _digests(names: tuple[str, ...], values: list[np.ndarray]) -> dict[str, Any]:
+    return {name: _digest(value) for name, value in zip(names, values, strict=True)}
 
 
 def _digest(value: np.ndarray) -> dict[str, Any]:
@@ -57,8 +74,20 @@ def _results(predictor: Predictor, path: Path) -> dict[str, Any]:
     return dict(labels=labels[order].tolist(), share=(counts[order] / result.class_map.size).tolist())
 
 
-def write_sample(predictor: Predictor, image: Path, path: Path) -> Path:
-    """Write ``<file>.sample.json`` beside an exported file and return its path."""
-    out = path.with_name(f'{path.name}.sample.json')
-    out.write_text(json.dumps(sample(predictor, image), indent=1))
-    return out
+def write_sample(predictor: Predictor | None, pytorch: Predictor, image: Path, path: Path) -> list[Path]:
+    """Write ``<file>.sample.json``, and ``<file>.sample.png``, the pixels of its input, beside an exported file.
+
+    The PNG has the size of the input, before normalisation. Clients that begin with it leave out decoding and resizing,
+    in which they may differ.
+
+    Returns:
+        The paths of both.
+    """
+    out, png = (path.with_name(f'{path.name}.sample.{suffix}') for suffix in ('json', 'png'))
+    content = sample(predictor, pytorch, image)
+    to = dataclasses.replace(pytorch.meta.input, normalise=False, layout='NHWC', dtype='uint8')
+    pixels = prepare(read_image(image), to, pytorch.meta.resize)[0][0]
+    write_image(png, pixels[..., ::-1] if to.channel_order == 'RGB' else pixels)
+    content['input'].update(file=png.name, sha256=sha256(png))
+    out.write_text(json.dumps(content, indent=1))
+    return [out, png]

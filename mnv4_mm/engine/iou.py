@@ -13,6 +13,7 @@ from mmengine.registry import METRICS
 from prettytable import PrettyTable
 
 from mnv4_mm.engine.overlay import write_class_map
+from mnv4_mm.images import IMAGE_SUFFIXES
 
 
 class ClassAreas(NamedTuple):
@@ -74,7 +75,7 @@ class ExactIoUMetric(BaseMetric):
             ground_truth = sample['gt_sem_seg']['data'].squeeze(0).to(predicted.device)
             self.results.append(class_areas(predicted, ground_truth, count, self.ignore_index))
             if self.out_dir is not None:
-                name = Path(sample['img_path']).relative_to(self.image_dir).with_suffix('.png')
+                name = class_map_name(Path(sample['img_path'])).relative_to(self.image_dir)
                 first = int(bool(sample.get('reduce_zero_label')))
                 write_class_map(Path(self.out_dir) / name, predicted, self.dataset_meta['palette'], first)
 
@@ -95,6 +96,12 @@ class ExactIoUMetric(BaseMetric):
             MMLogger.get_current_instance().info('IoU per class:\n' + class_table(names, iou, accuracy, ground_truth))
             metrics |= {f'{name}_IoU': float(v) for name, v in zip(names, iou, strict=True) if not np.isnan(v)}
         return metrics
+
+
+def class_map_name(image: Path) -> Path:
+    """Return ``a.png`` for ``a.jpg``; ``a.jpg.png`` if another image beside it differs in the suffix only."""
+    others = {image.with_suffix(suffix) for suffix in IMAGE_SUFFIXES} - {image}
+    return image.with_name(f'{image.name}.png') if any(map(Path.exists, others)) else image.with_suffix('.png')
 
 
 def class_areas(

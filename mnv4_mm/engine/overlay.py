@@ -1,8 +1,7 @@
-"""Hook that draws the images of a segmenter's test, and class maps of tensors as files."""
+"""Hooks that draw the images of a test, and class maps of tensors as files."""
 
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,12 @@ from mmengine.runner import Runner
 
 from mnv4_mm.images import read_image, write_image
 from mnv4_mm.runtime import writer
-from mnv4_mm.runtime.draw import overlay, with_legend
+from mnv4_mm.runtime.draw import draw_boxes, overlay, with_legend
 from mnv4_mm.runtime.results import ClassMap, class_map_type
 
 
-@HOOKS.register_module()
-class OverlayHook(Hook):
-    """Draw the images of a test: ground truth on the left, prediction on the right, and a legend of their classes.
-
-    mmseg's hook and visualizer write the class names onto the class map, warn at every run that does not draw, and
-    write all images into one folder.
+class DrawingHook(Hook):
+    """Draw the images of a test: ground truth on the left, prediction on the right. Each process draws its images.
 
     Args:
         draw: Draw at all.
@@ -42,15 +37,65 @@ class OverlayHook(Hook):
         if not self.draw:
             return
         meta = runner.test_loop.dataloader.dataset.metainfo
-        classes, palette = meta['classes'], meta['palette']
         for sample in outputs or ():
             path = Path(sample.img_path)
-            image = read_image(path)
-            parts = (sample.gt_sem_seg, sample.pred_sem_seg)
-            class_maps = [to_class_map(part.data, len(classes)) for part in parts]
-            halves = np.hstack([overlay(image, class_map, palette) for class_map in class_maps])
-            target = self.out_dir / path.relative_to(self.image_dir)
-            write_image(target, with_legend(halves, class_maps, classes, palette))
+            write_image(self.out_dir / path.relative_to(self.image_dir), self.drawn(read_image(path), sample, meta))
+
+    @abstractmethod
+    def drawn(self, image: np.ndarray, sample: Any, meta: dict[str, Any]) -> np.ndarray:
+        """Draw an image.
+
+        Args:
+            image: (H, W, 3) uint8 BGR.
+            sample: Its sample, with ground truth and prediction.
+            meta: Metadata of the data set.
+
+        Returns:
+            (H', W', 3) uint8 BGR.
+        """
+
+
+@HOOKS.register_module()
+class OverlayHook(DrawingHook):
+    """Draw class maps, and a legend of the classes that occur.
+
+    mmseg's hook and visualizer write the class names onto the class map, warn at every run that does not draw, and
+    write all images into one folder.
+    """
+
+    def drawn(self, image: np.ndarray, sample: Any, meta: dict[str, Any]) -> np.ndarray:
+        classes, palette = meta['classes'], meta['palette']
+        parts = (sample.gt_sem_seg, sample.pred_sem_seg)
+        class_maps = [to_class_map(part.data, len(classes)) for part in parts]
+        halves = np.hstack([overlay(image, class_map, palette) for class_map in class_maps])
+        return with_legend(halves, class_maps, classes, palette)
+
+
+@HOOKS.register_module()
+class BoxesHook(DrawingHook):
+    """Draw boxes with the names of their classes, and the scores of predictions of at least 0.3.
+
+    mmdet's hook writes all images into one folder, where images of the same name overwrite each other, and its
+    visualizer draws with matplotlib, which takes ``$`` in class names for a formula (matplotlib/matplotlib#20266).
+    """
+
+    score_thr = 0.3
+
+    def drawn(self, image: np.ndarray, sample: Any, meta: dict[str, Any]) -> np.ndarray:
+        truth, found = sample.gt_instances, sample.pred_instances
+        found = found[found.scores >= self.score_thr]
+        left = image
+        if 'bboxes' in truth:  # not if the pipeline loads no annotations
+            boxes = getattr(truth.bboxes, 'tensor', truth.bboxes)  # mmdet's box type, or a tensor
+            left = draw_boxes(image, boxes.cpu().numpy(), truth.labels.cpu().numpy(), None, meta['classes'])
+        right = draw_boxes(
+            image,
+            found.bboxes.cpu().numpy(),
+            found.labels.cpu().numpy(),
+            found.scores.cpu().numpy(),
+            meta['classes'],
+        )
+        return np.hstack([left, right])
 
 
 def to_class_map(data: torch.Tensor, classes: int) -> np.ndarray:
@@ -69,11 +114,3 @@ def write_class_map(path: Path, predicted: torch.Tensor, palette: Sequence[Seque
     """
     labels = to_class_map(predicted[None], len(palette))
     writer.write_class_map(path, ClassMap(labels, palette=palette, first_value=first))
-
-
-@contextmanager
-def quiet_painter() -> Iterator[None]:
-    """Silence mmengine's visualizer about boxes and labels beyond the edge, which COCO's ground truth has."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', message=r'Warning: The \w+ is out of bounds')
-        yield

@@ -1,15 +1,15 @@
 """Predictor: an image in, detections or a class map out, whatever the runtime."""
 
 import sys
+from abc import ABC, abstractmethod
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from mnv4_mm.errors import UserError
-from mnv4_mm.images import read_image
 from mnv4_mm.runtime.meta import Meta, read_meta, sidecar
-from mnv4_mm.runtime.preprocess import check_image, prepare
+from mnv4_mm.runtime.preprocess import prepare, to_pixels
 from mnv4_mm.runtime.results import ClassMap, Detections, boxes_to_image, class_map, map_to_image, select
 from mnv4_mm.runtime.sessions import RUNTIMES, Session
 
@@ -35,23 +35,16 @@ def load(path: str | Path, threads: int | None = None) -> 'Predictor':
     return Predictor(meta, runtime.session(path, meta, threads))
 
 
-class Predictor:
-    """A model with its preprocessing and the selection of its results.
-
-    Args:
-        meta: Description of the model.
-        session: Runs it.
+class ImagePredictor(ABC):
+    """A model that takes images, whatever runs it: PyTorch (``apis.model.TorchPredictor``) or a runtime.
 
     Attributes:
         task: ``detection`` or ``segmentation``.
         classes: Class names, in the order of labels.
     """
 
-    def __init__(self, meta: Meta, session: Session) -> None:
-        self.meta = meta
-        self.session = session
-        self.task = meta.task
-        self.classes = meta.classes
+    task: str
+    classes: tuple[str, ...]
 
     def __call__(self, image: np.ndarray | str | Path) -> Detections | ClassMap:
         """Detect or segment.
@@ -62,8 +55,28 @@ class Predictor:
         Raises:
             UserError: It is no such array, or not a readable image.
         """
-        pixels = image if isinstance(image, np.ndarray) else read_image(image)
-        check_image(pixels)
+        return self.predict(to_pixels(image))
+
+    @abstractmethod
+    def predict(self, pixels: np.ndarray) -> Detections | ClassMap:
+        """Detect or segment in (H, W, 3) uint8 BGR."""
+
+
+class Predictor(ImagePredictor):
+    """A model with its preprocessing and the selection of its results.
+
+    Args:
+        meta: Description of the model.
+        session: Runs it.
+    """
+
+    def __init__(self, meta: Meta, session: Session) -> None:
+        self.meta = meta
+        self.session = session
+        self.task = meta.task
+        self.classes = meta.classes
+
+    def predict(self, pixels: np.ndarray) -> Detections | ClassMap:
         meta = self.meta
         batch, placement = prepare(pixels, meta.input, meta.resize)
         outputs = self.run(batch)

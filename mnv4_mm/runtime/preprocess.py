@@ -1,11 +1,13 @@
 """Preprocessing: an image -> the input of an exported file."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from mnv4_mm.errors import UserError
+from mnv4_mm.images import read_image
 from mnv4_mm.runtime.meta import Input, Resize
 
 
@@ -21,6 +23,23 @@ class Placement(NamedTuple):
     placed: tuple[int, int]
 
 
+def to_pixels(image: np.ndarray | str | Path) -> np.ndarray:
+    """Read an image file, or check an image in memory. PyTorch and exported files get their images from here.
+
+    Args:
+        image: (H, W, 3) uint8 BGR, as OpenCV reads, of any size; or an image file.
+
+    Returns:
+        (H, W, 3) uint8 BGR.
+
+    Raises:
+        UserError: It is no such array, or not a readable image.
+    """
+    pixels = image if isinstance(image, np.ndarray) else read_image(image)
+    check_image(pixels)
+    return pixels
+
+
 def check_image(image: np.ndarray) -> None:
     """Check that an array is (H, W, 3) uint8.
 
@@ -28,7 +47,10 @@ def check_image(image: np.ndarray) -> None:
         UserError: It is not.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise UserError(f'an image must be (H, W, 3) uint8 BGR and not empty, got {image.shape} {image.dtype}')
+        raise UserError(
+            f'an image must be (H, W, 3) uint8 BGR and not empty, got {image.shape} {image.dtype}; mnv4_mm.images.'
+            'read_image reads files with alpha, one channel or 16 bits as such'
+        )
 
 
 def prepare(image: np.ndarray, to: Input, resize: Resize) -> tuple[np.ndarray, Placement]:

@@ -1,8 +1,13 @@
-"""Text on images: ASCII by OpenCV, whose fonts have nothing else; other text by Pillow, if it is installed."""
+r"""Text on images: ASCII by OpenCV, whose fonts have nothing else; other text by Pillow, if it is installed.
+
+What no installed font has is drawn as its code point (``\u732b``), which tells two names apart; question marks do not.
+Without Pillow, letters lose their accents first.
+"""
 
 import functools
 import importlib.util
 import math
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +43,7 @@ def text_size(text: str, scale: float, thickness: int) -> tuple[int, int, int]:
 def draw_text(
     image: np.ndarray, text: str, left: int, baseline: int, scale: float, colour: tuple[int, int, int], thickness: int
 ) -> None:
-    """Draw a line of text in place. Characters that no font has are drawn as question marks.
+    """Draw a line of text in place.
 
     Args:
         image: (H, W, 3) uint8 BGR.
@@ -68,15 +73,25 @@ def draw_text(
 
 def _fit(text: str, scale: float) -> tuple[str, Any]:
     """Return the text as it can be drawn, and the Pillow font to draw it with; None for OpenCV's."""
+    text = ''.join(character if character.isprintable() else _escaped(character) for character in text)
     if text.isascii():
         return text, None
     size = max(1, round(EM * scale))
     fonts = _fonts(size)
     if not fonts:
-        return text.encode('ascii', 'replace').decode(), None
+        plain = unicodedata.normalize('NFKD', text)
+        plain = ''.join(character for character in plain if not unicodedata.combining(character))
+        return _escaped(plain), None
     # The first of those that have the most characters of the text.
     font = max(fonts, key=lambda font: sum(_has(font, character) for character in text))
-    return ''.join(character if _has(font, character) else '?' for character in text), font
+    return ''.join(character if _has(font, character) else _escaped(character) for character in text), font
+
+
+def _escaped(text: str) -> str:
+    r"""Return a text with characters other than printable ASCII as escapes, such as ``\n`` and ``\u732b``."""
+    return ''.join(
+        character if ' ' <= character <= '~' else character.encode('unicode_escape').decode() for character in text
+    )
 
 
 @functools.lru_cache(maxsize=16)

@@ -1,15 +1,18 @@
-"""Files with the predictions for a set of images: ``predictions.json``, and class maps."""
+"""Files with the predictions for a set of images: ``predictions.json``, ``coco_results.json`` and class maps."""
 
 import json
+import os
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from mnv4_mm.errors import UserError
 from mnv4_mm.images import IMAGE_SUFFIXES, write_mask
 from mnv4_mm.runtime.results import ClassMap, Detections
 
+CLASS_MAPS = Path('class_maps')
 ResultT = TypeVar('ResultT', Detections, ClassMap)
 
 
@@ -19,34 +22,68 @@ class PredictionWriter(ABC, Generic[ResultT]):
     Args:
         out_dir: Folder to write to.
         score_thr: Boxes with lower scores are not drawn. They are written nevertheless.
+        coco: Also write ``coco_results.json``: the predictions in COCO's results format, a list, as ``loadRes`` of
+            pycocotools takes it.
     """
 
-    def __init__(self, out_dir: Path, score_thr: float = 0.3) -> None:
+    def __init__(self, out_dir: Path, score_thr: float = 0.3, coco: bool = False) -> None:
         self.out_dir = out_dir
         self.score_thr = score_thr
         self.images: list[dict[str, Any]] = []
+        self.unreadable: list[dict[str, str]] = []
+        self.results: list[dict[str, Any]] | None = [] if coco else None
 
-    @abstractmethod
-    def add(self, name: str, result: ResultT) -> np.ndarray:
+    def add(self, name: str, result: ResultT, image_id: int | None = None) -> np.ndarray:
         """Add the predictions for an image.
 
         Args:
             name: File name of the image, or of a frame of a video.
             result: The predictions, with their image.
+            image_id: Id of the image; numbers from 1 if left out.
 
         Returns:
             The image with the predictions drawn, (H', W', 3) uint8 BGR.
         """
+        image_id = len(self.images) + 1 if image_id is None else image_id
+        if self.results is not None:
+            self.results += result.to_coco(image_id)
+        return self._add(name, result, image_id)
+
+    def add_unreadable(self, name: str, reason: str) -> None:
+        """Add an image that cannot be read, and the reason."""
+        self.unreadable.append(dict(file_name=name, reason=reason))
+
+    @abstractmethod
+    def _add(self, name: str, result: ResultT, image_id: int) -> np.ndarray:
+        """Add the predictions for an image to ``content``, and draw them; see ``add``."""
 
     @abstractmethod
     def content(self) -> dict[str, Any]:
-        """Return the content of ``predictions.json``."""
+        """Return the content of ``predictions.json``, without the images that cannot be read."""
 
     def save(self) -> Path:
-        """Write ``predictions.json`` and return its path."""
+        """Write ``predictions.json`` and, if asked for, ``coco_results.json``; return the path of the first.
+
+        Raises:
+            UserError: They cannot be written.
+        """
+        if self.results is not None:
+            _write_json(self.out_dir / 'coco_results.json', self.results)
         path = self.out_dir / 'predictions.json'
-        path.write_text(json.dumps(self.content()))
+        _write_json(path, self.content() | (dict(unreadable=self.unreadable) if self.unreadable else {}))
         return path
+
+
+def _write_json(path: Path, content: Any) -> None:
+    """Write a JSON file: whole, or not at all."""
+    temporary = path.with_name(f'.{path.name}.part')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(content))
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f'{path} cannot be written: {error.strerror or error}') from error
 
 
 class DetectionWriter(PredictionWriter[Detections]):
@@ -55,15 +92,14 @@ class DetectionWriter(PredictionWriter[Detections]):
     Boxes are [x, y, width, height] in pixels of the image. All detections are written, not only those drawn.
     """
 
-    def __init__(self, out_dir: Path, score_thr: float = 0.3) -> None:
-        super().__init__(out_dir, score_thr)
+    def __init__(self, out_dir: Path, score_thr: float = 0.3, coco: bool = False) -> None:
+        super().__init__(out_dir, score_thr, coco)
         self.annotations: list[dict[str, Any]] = []
         self.categories: list[dict[str, Any]] = []
 
-    def add(self, name: str, result: Detections) -> np.ndarray:
+    def _add(self, name: str, result: Detections, image_id: int) -> np.ndarray:
         drawn = result.plot(score_thr=self.score_thr)
         height, width = drawn.shape[:2]
-        image_id = len(self.images) + 1
         self.images.append(dict(id=image_id, file_name=name, width=width, height=height))
         for row in result.to_coco(image_id):
             _, _, box_width, box_height = row['bbox']
@@ -84,27 +120,27 @@ class ClassMapWriter(PredictionWriter[ClassMap]):
     for each image its class map and the share of its pixels that each class has.
     """
 
-    def __init__(self, out_dir: Path, score_thr: float = 0.3) -> None:
-        super().__init__(out_dir, score_thr)
+    def __init__(self, out_dir: Path, score_thr: float = 0.3, coco: bool = False) -> None:
+        super().__init__(out_dir, score_thr, coco)
         self.values: dict[str, int] = {}
         self.paths: set[Path] = set()
 
-    def add(self, name: str, result: ClassMap) -> np.ndarray:
+    def _add(self, name: str, result: ClassMap, image_id: int) -> np.ndarray:
         path = self._path(Path(name))
         write_class_map(self.out_dir / path, result)
         labels = result.class_map
         counts = np.bincount(labels.ravel(), minlength=len(result.classes))
         order = [i for i in np.argsort(-counts, kind='stable') if counts[i]]
         share = {result.classes[i]: float(counts[i] / labels.size) for i in order}
-        self.images.append(dict(file_name=name, class_map=path.as_posix(), share=share))
+        self.images.append(dict(id=image_id, file_name=name, class_map=path.as_posix(), share=share))
         self.values = {name: value for value, name in enumerate(result.classes, result.first_value)}
         return result.plot()
 
     def _path(self, image: Path) -> Path:
-        """Return ``class_maps/a.png`` for ``a.jpg``; if it is taken, and for frames of a video, use the whole name."""
-        path = Path('class_maps') / image.with_suffix('.png').name
+        """Return ``class_maps/b/a.png`` for ``b/a.jpg``; the whole name if it is taken, and for frames of a video."""
+        path = CLASS_MAPS / image.with_suffix('.png')
         if image.suffix.lower() not in IMAGE_SUFFIXES or path in self.paths:
-            path = Path('class_maps') / f'{image.name}.png'
+            path = CLASS_MAPS / image.with_name(f'{image.name}.png')
         self.paths.add(path)
         return path
 

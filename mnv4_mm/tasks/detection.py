@@ -1,6 +1,7 @@
 """Detection: data sets in COCO's layout, COCO AP, boxes."""
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,14 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from mnv4_mm.data.formats.coco import CocoLayout, Split, find_coco, require_split
+from mnv4_mm.data.coco_files import FULL_CHECK_BYTES, CocoLayout, Split, require_split
 from mnv4_mm.data.formats.configured import HINTS, coco_split
+from mnv4_mm.data.prepare import is_prepared, prepare_detection
+from mnv4_mm.data.trained import count_trained
 from mnv4_mm.errors import UserError
-from mnv4_mm.paths import check_detections_file
+from mnv4_mm.paths import check_data, check_detections_file
 from mnv4_mm.runtime.draw import palette
+from mnv4_mm.tasks.box_sizes import small_box_lines
 from mnv4_mm.tasks.predictors import Detector
 from mnv4_mm.tasks.task import Predictor, Task
 
@@ -27,8 +31,8 @@ class Detection(Task[Split, CocoLayout]):
     raw_output = 'raw'
     ground_truth_steps = ()
 
-    def find(self, root: str) -> CocoLayout:
-        return find_coco(root)
+    def find(self, root: str, *, classes: Sequence[str] | None = None, allow_dropped: bool = False) -> CocoLayout:
+        return prepare_detection(root, classes=classes, allow_dropped=allow_dropped)
 
     def split(self, dataset: Any) -> Split | None:
         return coco_split(dataset)
@@ -55,13 +59,35 @@ class Detection(Task[Split, CocoLayout]):
         """Nothing to do: the pipelines resize every image to the config's one size."""
 
     def check(self, split: Split, cfg: Config, dataset: Any) -> None:
-        require_split(split, self.hint)
+        if is_prepared(split.annotations):
+            check_data(split, 'prepared files are in the cache folder: name the data set by --data')
+        else:
+            require_split(split, self.hint)
+
+    def data_paths(self, split: Split) -> list[Path]:
+        return [*split, *dict.fromkeys(path.parent for path in self.image_files(split))]
+
+    def image_files(self, split: Split) -> list[Path]:
+        if not is_prepared(split.annotations):
+            return super().image_files(split)
+        # Names are relative to the root of the data set, which holds the other split, too.
+        content = json.loads(split.annotations.read_bytes())
+        return [split.images / image['file_name'] for image in content['images']]
+
+    def training_lines(self, split: Split, cfg: Config, dataset: Any) -> list[str]:
+        if split.annotations.stat().st_size > FULL_CHECK_BYTES:
+            return []
+        content = json.loads(split.annotations.read_bytes())
+        trained = count_trained(content, dataset.get('filter_cfg'), (dataset.get('metainfo') or {}).get('classes'))
+        trained.require_some(split.annotations)
+        return [str(trained), *small_box_lines(content, cfg)]
 
     def check_out(self, out: str) -> None:
         check_detections_file(out)
 
     def set_outputs(self, cfg: Config, split: Split, per_class: bool, out: str | None) -> None:
         cfg.test_evaluator.classwise = per_class
+        cfg.default_hooks.visualization = dict(type='BoxesHook', image_dir=str(split.images))
         if out:
             Path(out).parent.mkdir(parents=True, exist_ok=True)
             cfg.test_evaluator.outfile_prefix = str(Path(out).with_suffix(''))

@@ -1,7 +1,7 @@
-"""Segmentation: data sets in ADE20K's layout, mIoU, class maps."""
+"""Segmentation: images and masks, mIoU, class maps."""
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ from mmengine.config import Config
 from mmseg.registry import DATASETS
 from torch import nn
 
-from mnv4_mm.data.formats.ade import AdeLayout, MaskSplit, check_pairs, find_ade
 from mnv4_mm.data.formats.configured import HINTS, mask_split
+from mnv4_mm.data.mask_split import MaskSplit, check_pairs
+from mnv4_mm.data.prepare_masks import MaskLayout, is_unchanged, original_folders, prepare_masks
 from mnv4_mm.errors import UserError
 from mnv4_mm.paths import check_class_map_folder
 from mnv4_mm.quiet import MISSING_OPTIONAL, without_lines
@@ -24,8 +25,8 @@ with without_lines(MISSING_OPTIONAL):
     from mmseg.datasets import ADE20KDataset
 
 
-class Segmentation(Task[MaskSplit, AdeLayout]):
-    """Semantic segmentation: data sets in ADE20K's layout, mIoU."""
+class Segmentation(Task[MaskSplit, MaskLayout]):
+    """Semantic segmentation: images and masks, mIoU."""
 
     name = 'segmentation'
     metric = 'mIoU'
@@ -34,8 +35,8 @@ class Segmentation(Task[MaskSplit, AdeLayout]):
     raw_output = 'logits'
     ground_truth_steps = (dict(type='LoadAnnotations'),)
 
-    def find(self, root: str) -> AdeLayout:
-        return find_ade(root)
+    def find(self, root: str, *, classes: Sequence[str] | None = None, allow_dropped: bool = False) -> MaskLayout:
+        return prepare_masks(root, classes=classes, allow_dropped=allow_dropped)
 
     def split(self, dataset: Any) -> MaskSplit | None:
         if mask_split(dataset) is None:
@@ -48,7 +49,7 @@ class Segmentation(Task[MaskSplit, AdeLayout]):
         dataset.img_suffix, dataset.seg_map_suffix = split.image_suffix, split.mask_suffix
         dataset.ann_file = str(split.names_file or '')
 
-    def set_classes(self, dataset: Any, layout: AdeLayout) -> None:
+    def set_classes(self, dataset: Any, layout: MaskLayout) -> None:
         # mmseg's ADE20KDataset takes no classes but its own.
         dataset.type = 'BaseSegDataset'
         dataset.reduce_zero_label = True
@@ -77,8 +78,16 @@ class Segmentation(Task[MaskSplit, AdeLayout]):
         cfg.model.data_preprocessor.test_cfg = dict(size=size)  # no window is smaller
 
     def check(self, split: MaskSplit, cfg: Config, dataset: Any) -> None:
+        if is_unchanged(split):
+            return
         reduced = bool(_setting(dataset, 'reduce_zero_label', False))
         check_pairs(split, cfg.model.decode_head.num_classes, reduced, self.hint)
+
+    def data_paths(self, split: MaskSplit) -> list[Path]:
+        return original_folders(split)
+
+    def image_files(self, split: MaskSplit) -> list[Path]:
+        return split.image_files()
 
     def check_out(self, out: str) -> None:
         check_class_map_folder(out)
@@ -90,7 +99,7 @@ class Segmentation(Task[MaskSplit, AdeLayout]):
         cfg.test_evaluator.per_class = per_class
         cfg.default_hooks.visualization = dict(type='OverlayHook', image_dir=str(split.images))
         if out:
-            if Path(out).resolve() in (split.masks.resolve(), split.images.resolve()):
+            if Path(out).resolve() in [folder.resolve() for folder in self.data_paths(split)]:
                 raise UserError(f'--out {out} is a folder of the data, which would be overwritten')
             Path(out).mkdir(parents=True, exist_ok=True)
             cfg.test_evaluator.update(out_dir=out, image_dir=str(split.images))

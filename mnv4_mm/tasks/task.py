@@ -1,7 +1,7 @@
 """Interface of a task: everything that differs between detection and segmentation."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
@@ -9,6 +9,7 @@ import numpy as np
 from mmengine.config import Config
 from torch import nn
 
+from mnv4_mm.images import IMAGE_SUFFIXES
 from mnv4_mm.runtime.results import ClassMap, Detections
 
 
@@ -18,6 +19,9 @@ class Split(Protocol):
     @property
     def images(self) -> Path:
         """Folder of the images."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """Files, folders and settings of the split."""
 
 
 class Layout(Protocol):
@@ -73,11 +77,16 @@ class Task(ABC, Generic[SplitT, LayoutT]):
     ground_truth_steps: Sequence[dict[str, Any]]
 
     @abstractmethod
-    def find(self, root: str) -> LayoutT:
-        """Recognise and check the data set of ``--data``.
+    def find(self, root: str, *, classes: Sequence[str] | None = None, allow_dropped: bool = False) -> LayoutT:
+        """Recognise, check and prepare the data set of ``--data``.
+
+        Args:
+            root: Its folder.
+            classes: Order of the classes, that of a checkpoint; the data set's own if None.
+            allow_dropped: Accept that more than 1 % of the images or boxes are left out.
 
         Raises:
-            UserError: Something is missing or invalid.
+            UserError: Something is missing or invalid, or the data set has other classes.
         """
 
     @abstractmethod
@@ -115,6 +124,27 @@ class Task(ABC, Generic[SplitT, LayoutT]):
         Raises:
             UserError: Names the first mistakes.
         """
+
+    def data_paths(self, split: SplitT) -> list[Path]:
+        """Return the files and folders of a split, which nothing must be written to."""
+        return [part for part in split if isinstance(part, Path)]
+
+    def image_files(self, split: SplitT) -> list[Path]:
+        """Return the images of a split; none if there is no such folder."""
+        return sorted(path for path in split.images.rglob('*') if path.suffix.lower() in IMAGE_SUFFIXES)
+
+    def training_lines(self, split: SplitT, cfg: Config, dataset: Any) -> list[str]:
+        """Describe what is trained on, one line each.
+
+        Args:
+            split: Training split; its files have been checked.
+            cfg: The config.
+            dataset: Config of the training data set.
+
+        Raises:
+            UserError: Nothing is left to train on.
+        """
+        return []
 
     @abstractmethod
     def check_out(self, out: str) -> None:

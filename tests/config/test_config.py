@@ -15,7 +15,7 @@ from mnv4_mm.config.options import TrainOptions
 from mnv4_mm.config.resume import check_no_run, initial_checkpoint
 from mnv4_mm.config.rules import TRAINING_PARTS
 from mnv4_mm.config.training import training_config
-from mnv4_mm.data.formats.coco import find_coco
+from mnv4_mm.data.prepare import prepare_detection
 from mnv4_mm.errors import UserError
 from mnv4_mm.models.arch import ARCHS
 from mnv4_mm.tasks import build_model
@@ -249,7 +249,7 @@ def test_a_wrong_backbone_lists_near_ones():
 
 @pytest.mark.parametrize('name', DETECTORS)
 def test_own_data_reaches_loaders_evaluators_and_heads(name, drawn):
-    cfg = fit_data(load_config(name), find_coco(drawn))
+    cfg = fit_data(load_config(name), prepare_detection(drawn))
     for loader, split in (('train_dataloader', 'train'), ('val_dataloader', 'val'), ('test_dataloader', 'val')):
         assert dataset_split(cfg, loader) == (drawn / f'annotations/instances_{split}.json', drawn / split)
         assert innermost_dataset(cfg[loader].dataset).metainfo['classes'][0] == 'disc'

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mnv4_mm.data.drawn import BACKGROUND, SHAPES, draw_dataset
-from mnv4_mm.data.formats.coco import find_coco
+from mnv4_mm.data.prepare import prepare_detection
 from mnv4_mm.errors import UserError
 
 
@@ -22,7 +22,7 @@ def root(tmp_path_factory, backgrounds):
 
 
 def test_it_is_a_valid_coco_data_set(root):
-    layout = find_coco(root)
+    layout = prepare_detection(root)
     assert layout.classes == SHAPES
     content = json.loads(layout.train.annotations.read_text())
     assert len(content['images']) == 40

@@ -1,7 +1,15 @@
 """Overlays show the colours of the classes, and the legend names the classes that occur."""
 
-import numpy as np
+from types import SimpleNamespace
 
+import cv2
+import numpy as np
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData
+
+from mnv4_mm.engine.overlay import BoxesHook
+from mnv4_mm.images import write_image
 from mnv4_mm.runtime.draw import LINE, OPACITY, overlay, with_legend
 
 PALETTE = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
@@ -36,3 +44,28 @@ def test_a_long_legend_makes_the_image_higher():
     values = np.arange(60, dtype=np.uint8)[None]
     drawn = with_legend(np.zeros((10, 10, 3), np.uint8), [values], [f'class {i}' for i in range(60)], [(0, 0, 0)] * 60)
     assert drawn.shape[0] >= 60 * LINE
+
+
+def test_boxes_are_drawn_with_any_class_name_and_names_in_subfolders_are_kept(tmp_path):
+    """Classes $$ are no formula, and cam0/0000.jpg and cam1/0000.jpg are two files."""
+    hook = BoxesHook(draw=True, test_out_dir=str(tmp_path / 'shown'), image_dir=str(tmp_path / 'images'))
+    dataset = SimpleNamespace(metainfo=dict(classes=('$', '$$', 'кот')))
+    runner = SimpleNamespace(test_loop=SimpleNamespace(dataloader=SimpleNamespace(dataset=dataset)))
+    samples = []
+    for name in ('cam0/0000.png', 'cam1/0000.png'):
+        write_image(tmp_path / 'images' / name, np.zeros((60, 80, 3), np.uint8))
+        boxes = torch.tensor([[10.0, 20.0, 50.0, 50.0], [5.0, 5.0, 9.0, 9.0]])
+        truth = InstanceData(bboxes=boxes[:1], labels=torch.tensor([1]))
+        found = InstanceData(bboxes=boxes, labels=torch.tensor([2, 0]), scores=torch.tensor([0.9, 0.1]))
+        path = str(tmp_path / 'images' / name)
+        samples.append(DetDataSample(gt_instances=truth, pred_instances=found, metainfo=dict(img_path=path)))
+    hook.after_test_iter(runner, 0, outputs=samples)
+    for name in ('cam0/0000.png', 'cam1/0000.png'):
+        drawn = cv2.imread(str(tmp_path / 'shown' / name))
+        assert drawn.shape == (60, 160, 3)
+        for half in (drawn[:, :80], drawn[:, 80:]):
+            assert half[35, 10].any()  # the left edge of the box
+            assert not half[35, 30].any()
+            assert not half[:9, :10].any()  # a box below the threshold
+    hook = BoxesHook()
+    hook.after_test_iter(runner, 0, outputs=samples)  # draws nothing, or it would fail

@@ -77,8 +77,7 @@ def test_detection_metrics_are_those_of_one_process(repository, folder, detector
         )  # fmt: skip
         assert run.returncode == 0, run.stderr
         assert run.stdout.count('ground truth on the left') == 1
-        # mmdet draws in the first process only.
-        assert len(list((work_dir / 'shown').glob('*.jpg'))) == (17 if processes == 1 else 9)
+        assert len(list((work_dir / 'shown').glob('*.jpg'))) == 17
         metrics.append(json.loads((work_dir / 'metrics.json').read_text()))
         detections.append(json.loads(out.read_text()))
     assert detections[0] == detections[1]

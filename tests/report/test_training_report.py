@@ -13,7 +13,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mnv4_mm.cli import main
-from mnv4_mm.data.findings import Finding
+from mnv4_mm.data.checked import CheckedData
+from mnv4_mm.data.findings import KINDS, Finding
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import write_image
 from mnv4_mm.report import class_maps, detections
@@ -123,6 +124,10 @@ def test_confusion_of_class_maps(tmp_path):
     assert [image.iou for image in analysis.images] == [0.5, None]
 
 
+def checked(*findings):
+    return CheckedData(Path('/data'), 'detection', 'COCO', CLASSES, findings)
+
+
 def evil_report(folder):
     """A report in which every text that a user can choose has HTML and Markdown in it."""
     write_image(folder / 'images/best_1.jpg', np.zeros((8, 8, 3), np.uint8))
@@ -149,7 +154,8 @@ def evil_report(folder):
             EVIL,
             [SplitSummary('validation', 2, 3, 0, dict(small=1, medium=2, large=0))],
             [EVIL],
-            group_findings([Finding('unreadable-image', Path(EVIL), EVIL)]),
+            dict(images=(1, 200)),
+            group_findings(checked(Finding('unreadable-image', Path(EVIL), EVIL))),
         ),
         exports=[Export(EVIL, 'onnx', 'fp32', None, 2.5, 0.5, 0.0, (1.0, 0.5), EVIL)],
         versions={'torch': EVIL},
@@ -222,12 +228,13 @@ def test_a_chart_keeps_its_points():
 
 
 def test_findings_are_grouped_by_rule():
-    findings = [Finding('area-missing', Path('a.json'), 'no area', f'annotation {i}') for i in range(3)]
-    findings.insert(1, Finding('unreadable-image', Path('b.jpg'), 'is truncated'))
-    dropped, harmless = group_findings(findings)
+    findings = [Finding('area-missing', Path('/data/a.json'), 'no area', f'annotation {i}') for i in range(3)]
+    findings.insert(1, Finding('unreadable-image', Path('/elsewhere/b.jpg'), 'is truncated'))
+    dropped, harmless = group_findings(checked(*findings))
     assert (dropped.rule, dropped.kind, dropped.count) == ('dropped', 'unreadable-image', 1)
+    assert dropped.first == '/elsewhere/b.jpg: is truncated'
     assert (harmless.rule, harmless.count, harmless.first) == ('harmless', 3, 'a.json, annotation 0: no area')
-    assert harmless.remedy == 'the area of a box is width times height'
+    assert harmless.remedy == KINDS['area-missing'].remedy
 
 
 def test_the_best_checkpoint_of_a_run_is_taken(tmp_path):

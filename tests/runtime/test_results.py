@@ -209,7 +209,7 @@ def test_names_that_are_not_ascii_are_drawn(detections, name):
     for found, question in zip(drawn(name, 'dog'), drawn(questions, 'dog'), strict=True):
         assert found.shape != question.shape or (found != question).any()
     assert text._fit(name, 0.5)[0] == name
-    assert text._fit(f'{name} \U0010fffd', 0.5)[0] == f'{name} ?'  # a character of no font
+    assert text._fit(f'{name} \U0010fffd', 0.5)[0] == f'{name} \\U0010fffd'  # a character of no font
 
 
 def test_text_that_is_not_ascii_is_cut_off_at_the_edges():
@@ -229,12 +229,34 @@ def test_text_that_is_not_ascii_is_cut_off_at_the_edges():
     np.testing.assert_array_equal(small, whole[:43, :60])
 
 
-def test_names_have_question_marks_without_pillow(detections, monkeypatch):
+@pytest.mark.parametrize(
+    ('name', 'shown'),
+    [('Öl', 'Ol'), ('кот', '\\u043a\\u043e\\u0442'), ('猫2', '\\u732b2'), ('a\nb\0', 'a\\nb\\x00'), ('$$ \\', '$$ \\')],
+)
+def test_names_are_told_apart_without_pillow(detections, monkeypatch, name, shown):
     monkeypatch.setitem(sys.modules, 'PIL', None)
     text._fonts.cache_clear()
-    unknown, question = (dataclasses.replace(detections, classes=(name, name)).plot() for name in ('Öl', '?l'))
+    drawn, expected = (dataclasses.replace(detections, classes=(one, one)).plot() for one in (name, shown))
     text._fonts.cache_clear()
-    np.testing.assert_array_equal(unknown, question)
+    np.testing.assert_array_equal(drawn, expected)
+
+
+@pytest.mark.parametrize(
+    'name', ['$', '$$', '$$$', '$x^{2', '%s {0}', 'a\nb', '', ' ', '<b>&amp;', '猫', 'कुत्ता', '🐈', '\ud800']
+)
+def test_class_names_with_any_character_are_drawn(name):
+    """Price ranges ($$) are no formula, and other scripts are no question marks."""
+    image = np.zeros((60, 200, 3), np.uint8)
+    boxes = np.array([[20, 20, 60, 40]], np.float32)
+    found = Detections(boxes, np.ones(1, np.float32), np.zeros(1, np.int64), (name,), image=image)
+    labels = np.zeros((60, 200), np.uint8)
+    assert (found.plot() != image).any()
+    assert ClassMap(labels, (name,), image=image).plot().shape[0] == 60
+    shown = text._fit(name, 0.5)[0]
+    assert '?' not in shown
+    assert shown.isprintable()
+    if name.isprintable() and name.isascii():
+        assert shown == name
 
 
 @pytest.mark.parametrize('count', [2, 80, 150])

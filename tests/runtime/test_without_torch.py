@@ -149,7 +149,7 @@ def test_infer_writes_predictions_and_drawn_images(folder, output):
     maps = json.loads((folder / 'maps/predictions.json').read_text())
     assert maps['values'] == dict(cat=1, dog=2, cow=3)
     assert maps['images'][0] == dict(
-        file_name='street.png', class_map='class_maps/street.png', share=dict(cat=0.5, cow=0.5)
+        id=1, file_name='street.png', class_map='class_maps/street.png', share=dict(cat=0.5, cow=0.5)
     )
     from PIL import Image
 
@@ -174,17 +174,3 @@ def test_arguments_of_checkpoints_do_not_fit_exported_files(folder, tmp_path):
         load(tmp_path / 'gone.onnx')
     with pytest.raises(UserError, match='threads is for exported files'):
         load(tmp_path / 'gone.pth', threads=1)
-
-
-def test_a_truncated_image_loses_nothing(folder, tmp_path):
-    from mnv4_mm.apis.infer import infer
-    from mnv4_mm.errors import UserError
-
-    images = tmp_path / 'images'
-    images.mkdir()
-    data = (folder / 'images/white.jpg').read_bytes()
-    (images / 'a.jpg').write_bytes(data)
-    (images / 'b.jpg').write_bytes(data[:-50])
-    with pytest.raises(UserError, match=r'b\.jpg is not a readable image.*images before it are in .*predictions\.json'):
-        infer(str(images), str(folder / 'detector.onnx'), out_dir=str(tmp_path / 'out'))
-    assert len(json.loads((tmp_path / 'out/predictions.json').read_text())['images']) == 1

@@ -21,7 +21,7 @@ from mnv4_mm.config.data import LOADERS, dataset_split, fit_data, fit_inference,
 from mnv4_mm.config.load import load_config
 from mnv4_mm.config.options import TrainOptions
 from mnv4_mm.config.training import training_config
-from mnv4_mm.data.formats.ade import find_ade
+from mnv4_mm.data.prepare_masks import prepare_masks
 from mnv4_mm.errors import UserError
 from mnv4_mm.tasks import task_of
 
@@ -41,12 +41,14 @@ def checkpoint(tmp_path_factory, drawn):
 
 @pytest.mark.parametrize('name', HEADLINE)
 def test_own_data_reaches_loaders_evaluators_and_heads(name, drawn):
-    cfg = fit_data(load_config(name), find_ade(drawn))
+    cfg = fit_data(load_config(name), prepare_masks(drawn))
     for loader, side in (('train_dataloader', 'training'), ('val_dataloader', 'validation')):
         split = dataset_split(cfg, loader)
-        assert (split.images, split.masks) == (drawn / 'images' / side, drawn / 'annotations' / side)
+        assert split.images == drawn / 'images' / side
+        first = split.image_files()[0]
+        assert (split.masks / f'{first.name}.png').resolve() == drawn / f'annotations/{side}/{first.stem}.png'
         dataset = innermost_dataset(cfg[loader].dataset)
-        assert dataset.metainfo['classes'] == find_ade(drawn).classes
+        assert dataset.metainfo['classes'] == prepare_masks(drawn).classes
         assert (dataset.type, dataset.reduce_zero_label) == ('BaseSegDataset', True)
     heads = [cfg.model.decode_head, *([cfg.model.auxiliary_head] if 'auxiliary_head' in cfg.model else [])]
     assert [head.num_classes for head in heads] == [7] * len(heads)
@@ -57,7 +59,7 @@ def test_ade20ks_own_classes_keep_their_colours(tmp_path, repository):
     shutil.copytree(repository / 'data/mini/ade', tmp_path / 'ade')
     (tmp_path / 'ade/classes.txt').unlink()
     (tmp_path / 'ade/objectInfo150.txt').touch()
-    cfg = fit_data(load_config(NAME), find_ade(tmp_path / 'ade'))
+    cfg = fit_data(load_config(NAME), prepare_masks(tmp_path / 'ade'))
     assert cfg.model.decode_head.num_classes == 150
     assert list(cfg.train_dataloader.dataset.metainfo.palette[0]) == [120, 120, 120]  # mmseg's wall
 
@@ -216,12 +218,14 @@ def test_class_maps_are_mmsegs(checkpoint, repository):
 
 def test_masks_are_checked_before_training(tmp_path, drawn, call_tool):
     shutil.copytree(drawn, tmp_path / 'shapes')
-    mask = tmp_path / 'shapes/annotations/training/000123.png'
-    Image.fromarray(np.full((320, 320), 8, np.uint8)).save(mask)
+    for name in ('000122', '000123'):
+        mask = tmp_path / f'shapes/annotations/training/{name}.png'
+        Image.fromarray(np.full((320, 320), 8, np.uint8)).save(mask)
     result = call_tool('train.py', NAME, '--data', tmp_path / 'shapes', '--work-dir', tmp_path / 'w')
     assert result.returncode == 2
     assert result.stderr.count('\n') == 1
-    assert f'error: {mask} has the value 8: 0 is unlabelled, 1 to 7 are the classes' in result.stderr
+    assert 'annotations/training/000122.png: 102400 pixels have the value 8' in result.stderr
+    assert '1 to 7 are the classes, 0 is unlabelled' in result.stderr
     assert not (tmp_path / 'w').exists()
 
 

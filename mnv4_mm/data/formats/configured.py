@@ -4,12 +4,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mnv4_mm.data.formats.ade import MaskSplit, find_ade
-from mnv4_mm.data.formats.coco import Split, find_coco
+from mnv4_mm.data.coco_files import Split
+from mnv4_mm.data.mask_split import MaskSplit
+from mnv4_mm.data.prepare import prepare_detection
+from mnv4_mm.data.prepare_masks import prepare_masks
 
 # By default_scope of a config: the function that recognises a data set given by --data, and advice for users who do not
 # have the data of the benchmark.
-FIND: dict[str, Callable[[str], Any]] = {'mmdet': find_coco, 'mmseg': find_ade}
+FIND: dict[str, Callable[..., Any]] = {'mmdet': prepare_detection, 'mmseg': prepare_masks}
 HINTS = {
     scope: f'fetch it with `mnv4 download {data}`, name a folder with your own by --data, or try `mnv4 train {config}` '
     'in a clone of the repository, which has the data of -mini configs'

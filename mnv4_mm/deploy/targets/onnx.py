@@ -90,11 +90,17 @@ def _exported(graph: 'Graph') -> Any:
 
 def _append(model: Any, tail: str, values: Sequence[str]) -> Any:
     """Append a graph in ONNX's text form to a model; ``values`` are the outputs of the model that it takes."""
+    import onnx
     from onnx import compose, parser
 
     text = f'<ir_version: {model.ir_version}, opset_import: ["" : {OPSET}]>\n{tail}'
     behind = compose.add_prefix(parser.parse_model(text), TAIL, rename_inputs=False, rename_outputs=False)
-    return compose.merge_models(model, behind, io_map=[(f'raw_{name}', f'all_{name}') for name in values])
+    merged = compose.merge_models(model, behind, io_map=[(f'raw_{name}', f'all_{name}') for name in values])
+    # merge_models lists the operator sets of both models, which other readers than ONNX Runtime may refuse.
+    versions = {entry.domain: entry.version for entry in merged.opset_import}
+    del merged.opset_import[:]
+    merged.opset_import.extend(onnx.helper.make_opsetid(domain, version) for domain, version in versions.items())
+    return merged
 
 
 def selection(limits: Selection) -> str:

@@ -10,10 +10,11 @@ import pytest
 from mnv4_mm.data.formats.ade20k_classes import ADE20K_CLASSES
 
 HEAVY = ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'timm', 'faster_coco_eval')
+FUNCTIONS = dict(coco=('prepare', 'prepare_detection'), ade=('prepare_masks', 'prepare_masks'))
 # Prints what the search returned or raised, and the heavy modules it left in memory.
 SCRIPT = """
 import json, sys
-from mnv4_mm.data.formats.{module} import {function}
+from mnv4_mm.data.{module} import {function}
 from mnv4_mm.errors import UserError
 try:
     result = len({function}(sys.argv[1]).classes)
@@ -24,7 +25,8 @@ print(json.dumps([result, sorted({{name.partition('.')[0] for name in sys.module
 
 
 def find_in_fresh_process(kind: str, root: Path) -> tuple[int | str, list[str]]:
-    script = SCRIPT.format(module=kind, function=f'find_{kind}', heavy=HEAVY)
+    module, function = FUNCTIONS[kind]
+    script = SCRIPT.format(module=module, function=function, heavy=HEAVY)
     output = subprocess.run([sys.executable, '-c', script, root], capture_output=True, text=True, check=True).stdout
     result, heavy = json.loads(output.splitlines()[-1])
     return result, heavy

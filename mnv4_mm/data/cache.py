@@ -1,0 +1,81 @@
+"""What is remembered about a user's data set between commands, in the user's cache. Imports nothing heavy.
+
+``$XDG_CACHE_HOME/mnv4_mm/data/<name of the folder>-<digest of its path>/``, ``~/.cache`` without that variable;
+``MNV4_CACHE`` names another folder than ``$XDG_CACHE_HOME/mnv4_mm``. It may be deleted at any time: what is missing is
+made again.
+"""
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+from mnv4_mm.errors import UserError
+
+
+def cache_folder(root: Path) -> Path:
+    """Return the cache folder of a data set, which need not exist."""
+    cache = os.environ.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache')
+    base = os.environ.get('MNV4_CACHE') or os.path.join(cache, 'mnv4_mm')
+    root = root.resolve()
+    name = ''.join(char if char.isalnum() or char in '-_' else '_' for char in root.name)[:40]
+    return Path(base) / 'data' / f'{name}-{hashlib.sha256(os.fsencode(root)).hexdigest()[:16]}'
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file so that it is never seen in part, also by other processes. Missing folders are made.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    part = path.with_name(f'.{uuid4().hex}.{path.name}')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            part.write_bytes(content.encode() if isinstance(content, str) else content)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            f'{path} cannot be written: {error.strerror or error}; the checked data is kept there, '
+            'MNV4_CACHE names another folder'
+        ) from error
+
+
+def folder_state(root: Path) -> str:
+    """Return a digest of the names, sizes and modification times of all files in a folder and below.
+
+    Hidden folders are passed over. Links are followed, each folder once.
+    """
+    digest = hashlib.sha256()
+    for name, size, modified in sorted(_files(root)):
+        digest.update(f'{name}\0{size}\0{modified}\0'.encode(errors='surrogateescape'))
+    return digest.hexdigest()
+
+
+def _files(root: Path) -> Iterator[tuple[str, int, int]]:
+    pending, visited = [('', root)], set()
+    while pending:
+        prefix, folder = pending.pop()
+        try:
+            place = folder.stat()
+            entries = list(os.scandir(folder))
+        except OSError:  # removed meanwhile, or not permitted: whoever needs a file of it reports that
+            continue
+        if (place.st_dev, place.st_ino) in visited:
+            continue
+        visited.add((place.st_dev, place.st_ino))
+        for entry in entries:
+            try:
+                state = entry.stat()
+            except OSError:  # a link that leads nowhere
+                yield prefix + entry.name, -1, -1
+                continue
+            if stat.S_ISDIR(state.st_mode):
+                if not entry.name.startswith('.'):
+                    pending.append((f'{prefix}{entry.name}/', Path(entry.path)))
+            else:
+                yield prefix + entry.name, state.st_size, state.st_mtime_ns

@@ -1,0 +1,369 @@
+"""Check the images and boxes of a detection data set, and correct or leave out what can be.
+
+The rule of each kind of finding is in ``findings.KINDS``.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from mnv4_mm.data.checked import CheckedData, Count, SplitStatistics, count_sizes
+from mnv4_mm.data.decode import MISSING, Decoded, decode_images
+from mnv4_mm.data.findings import Finding, Rule
+from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, Box, DetectionData, LabelledImage
+from mnv4_mm.data.split import near_duplicates, split_images
+
+# Boxes that reach further out of their image are not clipped but left out: pixels, and share of the image's side.
+CLIPPED_PIXELS, CLIPPED_SHARE = 3, 0.01
+ROUNDING = 0.01  # pixels by which a box may be outside due to rounding
+DARK = 31  # of 255; a 12-bit sensor in 16 bits has 15
+MIN_CORNERS = 5  # boxes from which (x1, y1, x2, y2) is told from (x, y, width, height)
+OUTSIDE_SHARE = 0.2
+
+
+@dataclass
+class CheckedImages:
+    """Images and boxes that are left, by split, and the result of the check."""
+
+    splits: dict[str, list[LabelledImage]]
+    checked: CheckedData
+
+
+def check_detection(data: DetectionData, previous: Mapping[str, str] | None = None) -> CheckedImages:
+    """Check a detection data set; split it if it is not split.
+
+    Every image is decoded. Boxes are clipped to their image, and sizes are set to those of the decoded images.
+
+    Args:
+        data: The data set as read; not changed.
+        previous: Split of each image in an earlier check, by name: an image stays where it was.
+
+    Returns:
+        What is left, also if it cannot be trained on: ``checked.refusals`` says so.
+    """
+    findings = [*data.findings, *_check_classes(data)]
+    splits = {name: list(images) for name, images in data.splits.items() if images}
+    notes = [*data.notes, *_choose_splits(splits)]
+    # What the reader has left out is no longer among them.
+    found = Counter(_unit(finding) for finding in data.findings if finding.rule is Rule.DROPPED)
+    found['images'] += sum(map(len, splits.values()))
+    found['boxes'] += sum(len(image.boxes) for images in splits.values() for image in images)
+    decoded = decode_images(data.root, _inside(image.name for images in splits.values() for image in images))
+    for name, images in splits.items():
+        splits[name], more = _check_images(data.root, images, decoded)
+        findings += more
+    findings += _check_units(splits)
+    for name, images in splits.items():
+        if not any(finding.kind in WHOLE for finding in findings):
+            splits[name], more = _check_boxes(images)
+            findings += more
+    hashes = {name: result.hash for name, result in decoded.items()}
+    if ALL in splits:
+        notes += _divide(splits, hashes, previous or {}, findings, data.root)
+    else:
+        findings += _find_near_duplicates(data.root, splits, hashes)
+    if not any(finding.rule is Rule.FATAL for finding in findings):
+        findings += _check_rest(data, splits)
+    dropped = Counter(_unit(finding) for finding in findings if finding.rule is Rule.DROPPED)
+    checked = CheckedData(
+        root=data.root,
+        task='detection',
+        format=data.format,
+        classes=data.classes,
+        findings=tuple(findings),
+        notes=tuple(notes),
+        counts={unit: Count(found[unit], dropped[unit]) for unit in ('images', 'boxes')},
+        splits={name: statistics(splits.get(name, []), data.classes) for name in (TRAIN, VAL)},
+    )
+    return CheckedImages(splits, checked)
+
+
+# Kinds that concern all boxes alike: the boxes are then not checked one by one.
+WHOLE = ('boxes-as-shares', 'boxes-as-corners')
+IMAGE_KINDS = ('annotation-missing', 'annotation-unreadable', 'missing-image', 'unreadable-image')
+
+
+def _unit(finding: Finding) -> str:
+    return 'images' if finding.kind in IMAGE_KINDS else 'boxes'
+
+
+def statistics(images: Sequence[LabelledImage], classes: Sequence[str]) -> SplitStatistics:
+    """Return the statistics of checked images."""
+    boxes = [box for image in images for box in image.boxes if not box.is_crowd]
+    sides: dict[str, list[float]] = {name: [] for name in classes}
+    for box in boxes:
+        sides[classes[box.label]].append(round(math.sqrt(box.xywh[2] * box.xywh[3]), 1))
+    return SplitStatistics(
+        images=len(images),
+        objects=len(boxes),
+        empty_images=sum(not image.boxes for image in images),
+        histogram={name: len(values) for name, values in sides.items()},
+        image_sizes=count_sizes(image.size for image in images if image.size),
+        box_sides={name: sorted(values) for name, values in sides.items()},
+        crowds=sum(box.is_crowd for image in images for box in image.boxes),
+    )
+
+
+def _choose_splits(splits: dict[str, list[LabelledImage]]) -> list[str]:
+    """Reduce the splits to ``TRAIN`` and ``VAL``, or to ``ALL``; return what was decided."""
+    notes = []
+    if TRAIN in splits and VAL not in splits:
+        if TEST in splits:
+            splits[VAL] = splits.pop(TEST)
+            notes.append('there are no validation images: the test images are used')
+        else:
+            splits[ALL] = splits.pop(TRAIN)
+            notes.append('there are no validation images: some of the training images are used')
+    if TEST in splits:
+        notes.append(f'the {len(splits.pop(TEST))} test images are not used')
+    if ALL in splits and TRAIN in splits:
+        notes.append(f'{len(splits.pop(ALL))} images of no split are not used')
+    return notes
+
+
+def _check_classes(data: DetectionData) -> Iterator[Finding]:
+    if not data.classes:
+        yield Finding('no-classes', data.root, 'no class is named')
+    for name in data.classes:
+        if name.strip() and (name != name.strip() or re.search(r'[<>/\\"]', name)):
+            yield Finding('class-name-unusual', data.root, f'the class name {name!r}')
+
+
+def _inside(names: Iterable[str]) -> list[str]:
+    return [name for name in names if is_inside(name)]
+
+
+def is_inside(name: str) -> bool:
+    """Return True if a path relative to the root of a data set does not leave it, in the notation of any system."""
+    paths = (PurePosixPath(name), PureWindowsPath(name))
+    return not any(path.is_absolute() or path.drive or '..' in path.parts for path in paths)
+
+
+def _check_images(
+    root: Path, images: Sequence[LabelledImage], decoded: Mapping[str, Decoded]
+) -> tuple[list[LabelledImage], list[Finding]]:
+    """Return the images that can be used, with the sizes of the decoded ones."""
+    kept, findings = [], []
+    for image in images:
+        if not is_inside(image.name):
+            findings.append(Finding('path-outside', image.source, f'the image {image.name} is outside of {root}'))
+            continue
+        result = decoded[image.name]
+        if result.problem:
+            is_missing = result.problem == MISSING
+            kind, problem = (
+                ('missing-image', f'no image {image.name}') if is_missing else ('unreadable-image', result.problem)
+            )
+            findings.append(Finding(kind, image.source if is_missing else root / image.name, problem))
+            continue
+        size = (result.width, result.height)
+        if image.size and image.size != size:
+            findings.append(_size_finding(root, image, image.size, size))
+        if result.brightest <= DARK:
+            findings.append(
+                Finding('dark-image', root / image.name, f'its brightest value is {result.brightest} of 255')
+            )
+        kept.append(replace(image, size=size))
+    return kept, findings
+
+
+def _size_finding(root: Path, image: LabelledImage, stated: tuple[int, int], size: tuple[int, int]) -> Finding:
+    problem = f'{image.name} is {size[0]}x{size[1]}, not {stated[0]}x{stated[1]}'
+    orientation = _orientation(root / image.name)
+    if orientation > 1:
+        problem += f': its EXIF orientation {orientation} turns it'
+    return Finding(
+        'image-size-exif' if orientation > 4 and stated == size[::-1] else 'image-size', image.source, problem
+    )
+
+
+def _orientation(path: Path) -> int:
+    """Return the EXIF orientation of an image, 1 if it has none: from 5 on, width and height are swapped."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as file:
+            return int(file.getexif().get(0x0112, 1))
+    # What Pillow raises for damaged EXIF blocks and for what it does not read.
+    except (OSError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError):
+        return 1
+
+
+def _check_units(splits: Mapping[str, Sequence[LabelledImage]]) -> Iterator[Finding]:
+    """Find boxes that are not (x, y, width, height) in pixels, all of them alike."""
+    boxes = [
+        (image, box)
+        for images in splits.values()
+        for image in images
+        for box in image.boxes
+        if all(map(math.isfinite, box.xywh)) and min(box.xywh[2:]) > 0
+    ]
+    if not boxes:
+        return
+    shares = [pair for pair in boxes if _is_share(pair[1])]
+    if 2 * len(shares) > len(boxes):
+        image, box = shares[0]
+        problem = f'{len(shares)} of {len(boxes)} boxes are within one pixel, such as {_text(box)}'
+        yield Finding('boxes-as-shares', image.source, problem, box.entry)
+        return
+    outside = [(image, box) for image, box in boxes if max(_excess(image, box)) > CLIPPED_PIXELS]
+    corners = all(_may_be_corners(image, box) for image, box in boxes)
+    if corners and len(boxes) >= MIN_CORNERS and len(outside) > OUTSIDE_SHARE * len(boxes):
+        image, box = outside[0]
+        problem = f'{len(outside)} of {len(boxes)} boxes leave their image, such as {_text(box)}'
+        yield Finding('boxes-as-corners', image.source, problem, box.entry)
+
+
+def _is_share(box: Box) -> bool:
+    x, y, width, height = box.xywh
+    return min(x, y) >= -0.5 and max(x + width, y + height) <= 1 + 1e-3
+
+
+def _may_be_corners(image: LabelledImage, box: Box) -> bool:
+    x, y, right, bottom = box.xywh
+    width, height = image.size or (0, 0)
+    return x < right <= width + 1 and y < bottom <= height + 1
+
+
+def _excess(image: LabelledImage, box: Box) -> tuple[float, float, float, float]:
+    """Return by how many pixels a box leaves its image on the left, at the top, on the right and at the bottom."""
+    x, y, width, height = box.xywh
+    image_width, image_height = image.size or (0, 0)
+    return -x, -y, x + width - image_width, y + height - image_height
+
+
+def _text(box: Box) -> str:
+    return f'[{", ".join(f"{value:g}" for value in box.xywh)}]'
+
+
+def _check_boxes(images: Sequence[LabelledImage]) -> tuple[list[LabelledImage], list[Finding]]:
+    """Return images with the boxes that are left of them, clipped."""
+    kept, findings = [], []
+    for image in images:
+
+        def found(kind: str, box: Box, problem: str, image: LabelledImage = image) -> None:
+            findings.append(Finding(kind, image.source, problem, box.entry))
+
+        if image.boxes and not any(any(box.xywh) for box in image.boxes):
+            found('zero-box', image.boxes[0], f'{image.name} has the box [0, 0, 0, 0] alone')
+            kept.append(replace(image, boxes=[]))
+            continue
+        boxes = []
+        labels: dict[tuple[float, ...], set[int]] = {}
+        for box in image.boxes:
+            checked = _check_box(image, box, found)
+            if checked is None:
+                continue
+            same = labels.setdefault(checked.xywh, set())
+            if checked.label in same:
+                found('box-twice', box, f'the box {_text(box)} of {image.name} is a repetition')
+                continue
+            if same:
+                found('box-two-classes', box, f'the box {_text(box)} of {image.name} has another class, too')
+            same.add(checked.label)
+            boxes.append(checked)
+        kept.append(replace(image, boxes=boxes))
+    return kept, findings
+
+
+def _check_box(image: LabelledImage, box: Box, found: Callable[[str, Box, str], None]) -> Box | None:
+    """Return the box clipped to its image; None if it is left out."""
+    name = f'the box {_text(box)} of {image.name}'
+    x, y, width, height = box.xywh
+    image_width, image_height = image.size or (0, 0)
+    if not all(map(math.isfinite, box.xywh)):
+        found('box-not-finite', box, f'{name} is not finite')
+        return None
+    if width < 0 or height < 0:
+        found('box-negative', box, f'{name} has a negative size')
+        return None
+    if not width or not height:
+        found('box-empty', box, f'{name} has no area')
+        return None
+    excess = _excess(image, box)
+    sides = (image_width, image_height, image_width, image_height)
+    if any(value > max(CLIPPED_PIXELS, CLIPPED_SHARE * side) for value, side in zip(excess, sides, strict=True)):
+        found(
+            'box-outside',
+            box,
+            f'{name} reaches {max(excess):g} pixels outside of its {image_width}x{image_height} image',
+        )
+        return None
+    area = box.area
+    if max(excess) > ROUNDING:
+        left, top = max(x, 0.0), max(y, 0.0)
+        right, bottom = min(x + width, float(image_width)), min(y + height, float(image_height))
+        if right - left < 1 or bottom - top < 1:
+            found('box-outside', box, f'{name} is outside of its {image_width}x{image_height} image')
+            return None
+        found(
+            'box-clipped',
+            box,
+            f'{name} reaches {max(excess):.2g} pixels outside of its {image_width}x{image_height} image',
+        )
+        area = min(area, (right - left) * (bottom - top)) if area is not None else None
+        x, y, width, height = left, top, right - left, bottom - top
+    if width < 1 or height < 1:
+        found('box-sub-pixel', box, f'{name} is smaller than a pixel')
+        return None
+    if area is not None and not (math.isfinite(area) and area > 0):
+        found('area-zero', box, f'the area of {name} is {area:g}')
+        area = None
+    return replace(box, xywh=(x, y, width, height), area=width * height if area is None else area)
+
+
+def _divide(
+    splits: dict[str, list[LabelledImage]],
+    hashes: Mapping[str, int],
+    previous: Mapping[str, str],
+    findings: list[Finding],
+    root: Path,
+) -> list[str]:
+    """Split ``ALL`` in two, in place; return what was decided."""
+    images = splits.pop(ALL)
+    if len(images) < 2:
+        splits.update({TRAIN: images, VAL: []})
+        return []
+    labels = {image.name: {box.label for box in image.boxes if not box.is_crowd} for image in images}
+    division = split_images({image.name: hashes[image.name] for image in images}, labels, previous=previous)
+    is_val = set(division.val)
+    splits[TRAIN] = [image for image in images if image.name not in is_val]
+    splits[VAL] = [image for image in images if image.name in is_val]
+    return division.notes
+
+
+def _find_near_duplicates(
+    root: Path, splits: Mapping[str, Sequence[LabelledImage]], hashes: Mapping[str, int]
+) -> Iterator[Finding]:
+    train, val = ({image.name: hashes[image.name] for image in splits.get(name, ())} for name in (TRAIN, VAL))
+    for first, second in near_duplicates(train, val):
+        problem = (
+            'it is a training image, too'
+            if first == second
+            else f'it is a near-duplicate of the training image {first}'
+        )
+        yield Finding('near-duplicate', root / second, problem)
+
+
+def _check_rest(data: DetectionData, splits: Mapping[str, Sequence[LabelledImage]]) -> Iterator[Finding]:
+    """Check that something is left to train on and to validate on."""
+    for name, purpose in ((TRAIN, 'training'), (VAL, 'validation')):
+        images = splits.get(name, ())
+        boxes = [box for image in images for box in image.boxes]
+        source = images[0].source if images else data.root
+        if not images:
+            yield Finding(f'no-{purpose}-images', source, f'no {purpose} image is left')
+            continue
+        present = Counter(box.label for box in boxes if not box.is_crowd)
+        if boxes and not present:
+            yield Finding('crowd-all', source, f'all {len(boxes)} {purpose} boxes are crowds')
+        elif not boxes:
+            yield Finding(f'no-{purpose}-boxes', source, f'none of the {len(images)} {purpose} images has a box')
+        else:
+            absent = [repr(name) for label, name in enumerate(data.classes) if not present[label]]
+            if absent:
+                plural = 'es' if len(absent) > 1 else ''
+                yield Finding(f'class-without-{purpose}-boxes', source, f'the class{plural} {", ".join(absent)}')

@@ -1,0 +1,247 @@
+"""Check the images and masks of a segmentation data set, and leave out what cannot be used.
+
+The rule of each kind of finding is in ``findings.KINDS``.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mnv4_mm.data.checked import CheckedData, Count, SplitStatistics, count_sizes
+from mnv4_mm.data.decode import Decoded, decode_images
+from mnv4_mm.data.findings import Finding
+from mnv4_mm.data.form import ALL, TRAIN, VAL, MaskData, MaskedImage
+from mnv4_mm.data.mask_values import MaskValues, decode_masks, pack, unpack
+from mnv4_mm.data.split import near_duplicates, split_images
+
+MAX_LISTED = 5
+# Of these the image, or the mask without an image, is not among the pairs.
+WITHOUT_PAIR = ('mask-missing', 'mask-shared', 'missing-image')
+
+
+@dataclass
+class CheckedMasks:
+    """Pairs that are left, by split, and the result of the check."""
+
+    splits: dict[str, list[MaskedImage]]
+    checked: CheckedData
+
+
+def check_masks(data: MaskData, previous: Mapping[str, str] | None = None) -> CheckedMasks:
+    """Check a segmentation data set; split it if it is not split.
+
+    Args:
+        data: The data set as read.
+        previous: Split of each image in an earlier check, by name: an image stays where it was.
+
+    Returns:
+        What is left, also if it cannot be trained on: ``checked.refusals`` says so.
+    """
+    pairs = [pair for part in data.splits.values() for pair in part]
+    decoded = decode_images(data.root, [pair.name for pair in pairs])
+    masks = decode_masks(data.root, [pair.mask for pair in pairs])
+    labels = label_table(data)
+    findings = list(data.findings)
+    splits: dict[str, list[MaskedImage]] = {}
+    for name, part in data.splits.items():
+        splits[name] = []
+        for pair in part:
+            finding = _check_pair(data, pair, decoded[pair.name], masks[pair.mask], labels)
+            if finding is None:
+                splits[name].append(pair)
+            else:
+                findings.append(finding)
+    kept = sum(map(len, splits.values()))
+    counts = {
+        name: count_labels(masks[pair.mask], labels, data)
+        for part in splits.values()
+        for pair in part
+        for name in [pair.name]
+    }
+    notes = list(data.notes)
+    hashes = {name: result.hash for name, result in decoded.items()}
+    if ALL in splits:
+        notes += _divide(splits, hashes, counts, previous or {})
+    else:
+        findings += _find_near_duplicates(data.root, splits, hashes)
+    for name in (TRAIN, VAL):
+        findings += _check_split(data, name, splits.get(name, []), counts)
+    lost = sum(finding.kind in WITHOUT_PAIR for finding in data.findings)
+    spare = sum(finding.kind == 'mask-without-image' for finding in data.findings)
+    found = len(pairs)
+    checked = CheckedData(
+        root=data.root,
+        task='segmentation',
+        format=data.format,
+        classes=data.classes,
+        findings=tuple(findings),
+        notes=tuple(notes),
+        counts=dict(images=Count(found + lost, found + lost - kept), masks=Count(found + spare, found + spare - kept)),
+        splits={name: _statistics(data, splits.get(name, []), decoded, counts) for name in (TRAIN, VAL)},
+    )
+    return CheckedMasks({name: splits.get(name, []) for name in (TRAIN, VAL)}, checked)
+
+
+def label_table(data: MaskData) -> dict[int, int | None]:
+    """Return the label of each value, or packed colour, of a data set's masks; None for those without a label."""
+    if data.colours:
+        ignored = {pack(colour) for colour in data.ignored if isinstance(colour, tuple)}
+        labels = {pack(colour): label for colour, label in data.colours.items()}
+    else:
+        ignored = {value for value in data.ignored if isinstance(value, int)}
+        labels = dict(data.values)
+    return {**labels, **dict.fromkeys(ignored)}
+
+
+def values_of(mask: MaskValues, data: MaskData) -> Mapping[int, int]:
+    """Return the number of pixels of each value, or of each packed colour for masks in colours."""
+    return mask.colours() if data.colours else mask.counts
+
+
+def count_labels(mask: MaskValues, labels: Mapping[int, int | None], data: MaskData) -> np.ndarray:
+    """Return the number of pixels of each class, (classes,) int64."""
+    counts = np.zeros(len(data.classes), np.int64)
+    for value, count in values_of(mask, data).items():
+        label = labels[value]
+        if label is not None:
+            counts[label] += count
+    return counts
+
+
+def _check_pair(
+    data: MaskData, pair: MaskedImage, image: Decoded, mask: MaskValues, labels: Mapping[int, int | None]
+) -> Finding | None:
+    """Return why a pair is left out; None if it is used."""
+    image_path, mask_path = data.root / pair.name, data.root / pair.mask
+    if pair.name != pair.name.strip() or not pair.name.isprintable():
+        return Finding(
+            'file-name', image_path, f'the name {pair.name!r} begins or ends with a blank or has a control character'
+        )
+    if image.problem:
+        return Finding('unreadable-image', image_path, image.problem)
+    if mask.problem:
+        return Finding('unreadable-mask', mask_path, mask.problem)
+    if mask.is_jpeg:
+        return Finding('mask-jpeg', mask_path, f'it is a JPEG file with {mask.distinct} values')
+    if (mask.width, mask.height) != (image.width, image.height):
+        return _size_finding(data.root, pair, image, mask)
+    return _value_finding(data, mask_path, mask, labels)
+
+
+def _size_finding(root: Path, pair: MaskedImage, image: Decoded, mask: MaskValues) -> Finding:
+    problem = f'it is {mask.width}x{mask.height}, its image {pair.name} {image.width}x{image.height}'
+    if (mask.height, mask.width) == (image.width, image.height):
+        orientation = exif_orientation(root / pair.name)
+        if orientation > 4:
+            return Finding(
+                'mask-size-exif', root / pair.mask, f'{problem} as its EXIF orientation {orientation} turns it'
+            )
+    return Finding('mask-size', root / pair.mask, problem)
+
+
+def exif_orientation(path: Path) -> int:
+    """Return the EXIF orientation of an image, 1 if it has none: from 5 on, width and height are exchanged."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as file:
+            return int(file.getexif().get(0x0112, 1))
+    # What Pillow raises for damaged EXIF blocks and for what it does not read.
+    except (OSError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError):
+        return 1
+
+
+def _value_finding(data: MaskData, path: Path, mask: MaskValues, labels: Mapping[int, int | None]) -> Finding | None:
+    counts = values_of(mask, data)
+    unknown = [value for value in counts if value not in labels]
+    if not unknown and mask.distinct <= len(mask.counts):
+        return None
+    pixels = sum(counts[value] for value in unknown)
+    shown = [str(unpack(value) if data.colours else value) for value in sorted(unknown)[:MAX_LISTED]]
+    listed = ', '.join(shown) + (f' and {len(unknown) - len(shown)} more' if len(unknown) > len(shown) else '')
+    if data.colours:
+        return Finding('mask-colour', path, f'{pixels} pixels have colours of no class: {listed}')
+    return Finding('mask-value', path, f'{pixels} pixels have the value {listed}: {describe_values(data)}')
+
+
+def describe_values(data: MaskData) -> str:
+    """Describe the mask values of a data set, for messages."""
+    values = sorted(data.values)
+    is_run = values == list(range(values[0], values[-1] + 1)) if values else False
+    classes = f'{values[0]} to {values[-1]}' if is_run else ', '.join(map(str, values[:20]))
+    ignored = sorted(value for value in data.ignored if isinstance(value, int))[:MAX_LISTED]
+    if not ignored:
+        return f'{classes} are the classes'
+    return (
+        f'{classes} are the classes, {", ".join(map(str, ignored))} {"is" if len(ignored) == 1 else "are"} unlabelled'
+    )
+
+
+def _divide(
+    splits: dict[str, list[MaskedImage]],
+    hashes: Mapping[str, int],
+    counts: Mapping[str, np.ndarray],
+    previous: Mapping[str, str],
+) -> list[str]:
+    """Split ``ALL`` in two, in place; return what was decided."""
+    pairs = splits.pop(ALL)
+    if len(pairs) < 2:
+        splits.update({TRAIN: pairs, VAL: []})
+        return []
+    labels = {pair.name: set(map(int, np.flatnonzero(counts[pair.name]))) for pair in pairs}
+    division = split_images({pair.name: hashes[pair.name] for pair in pairs}, labels, previous=previous)
+    is_val = set(division.val)
+    splits[TRAIN] = [pair for pair in pairs if pair.name not in is_val]
+    splits[VAL] = [pair for pair in pairs if pair.name in is_val]
+    return division.notes
+
+
+def _find_near_duplicates(
+    root: Path, splits: Mapping[str, Sequence[MaskedImage]], hashes: Mapping[str, int]
+) -> Iterator[Finding]:
+    train, val = ({pair.name: hashes[pair.name] for pair in splits.get(name, ())} for name in (TRAIN, VAL))
+    for first, second in near_duplicates(train, val):
+        problem = (
+            'it is a training image, too'
+            if first == second
+            else f'it is a near-duplicate of the training image {first}'
+        )
+        yield Finding('near-duplicate', root / second, problem)
+
+
+def _check_split(
+    data: MaskData, split: str, pairs: Sequence[MaskedImage], counts: Mapping[str, np.ndarray]
+) -> Iterator[Finding]:
+    purpose = 'training' if split == TRAIN else 'validation'
+    if not pairs:
+        yield Finding(f'no-{purpose}-images', data.root, f'no {purpose} image is left')
+        return
+    total = sum((counts[pair.name] for pair in pairs), np.zeros(len(data.classes), np.int64))
+    if not np.any(total):
+        yield Finding(f'no-{purpose}-labels', data.root, f'no pixel of the {len(pairs)} {purpose} masks has a label')
+        return
+    for pair in pairs:
+        if not counts[pair.name].any():
+            yield Finding('mask-unlabelled', data.root / pair.mask, 'no pixel has a label')
+    absent = [name for name, count in zip(data.classes, total, strict=True) if not count]
+    if absent:
+        shown = ', '.join(absent[:MAX_LISTED]) + (
+            f' and {len(absent) - MAX_LISTED} more' if absent[MAX_LISTED:] else ''
+        )
+        problem = f'no {purpose} pixel is {shown} ({len(absent)} of {len(data.classes)} classes)'
+        yield Finding(f'class-without-{purpose}-pixels', data.root, problem)
+
+
+def _statistics(
+    data: MaskData, pairs: Sequence[MaskedImage], decoded: Mapping[str, Decoded], counts: Mapping[str, np.ndarray]
+) -> SplitStatistics:
+    total = sum((counts[pair.name] for pair in pairs), np.zeros(len(data.classes), np.int64))
+    return SplitStatistics(
+        images=len(pairs),
+        objects=int(total.sum()),
+        empty_images=sum(not counts[pair.name].any() for pair in pairs),
+        histogram={name: int(count) for name, count in zip(data.classes, total, strict=True)},
+        image_sizes=count_sizes((decoded[pair.name].width, decoded[pair.name].height) for pair in pairs),
+    )

@@ -1,0 +1,191 @@
+"""The result of checking a user's data set: findings, statistics, and whether it can be trained on."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from mnv4_mm.data.findings import KINDS, Finding, Rule
+from mnv4_mm.errors import UserError
+
+MAX_DROPPED = 0.01  # share of the images, and of the boxes
+
+
+@dataclass(frozen=True)
+class Count:
+    """Number of images or boxes.
+
+    Attributes:
+        found: In the data set.
+        dropped: Of these, left out because of a finding.
+    """
+
+    found: int
+    dropped: int = 0
+
+    @property
+    def is_too_many(self) -> bool:
+        return self.dropped > MAX_DROPPED * self.found
+
+
+@dataclass(frozen=True)
+class SplitStatistics:
+    """What a split holds after the check.
+
+    Attributes:
+        images: Number of images.
+        objects: Number of boxes without crowds, or of labelled pixels.
+        empty_images: Number of images without boxes or without a labelled pixel.
+        histogram: Number of objects by class, also of classes with none.
+        image_sizes: Number of images by size, ``<width>x<height>``.
+        box_sides: Square root of the area of each box in pixels, sorted, by class; empty for segmentation.
+        crowds: Number of crowd boxes.
+    """
+
+    images: int
+    objects: int
+    empty_images: int
+    histogram: dict[str, int]
+    image_sizes: dict[str, int]
+    box_sides: dict[str, list[float]] = field(default_factory=dict)
+    crowds: int = 0
+
+
+@dataclass(frozen=True)
+class CheckedData:
+    """A data set as checked.
+
+    Attributes:
+        root: Its folder.
+        task: ``detection`` or ``segmentation``.
+        format: Name of the format, e.g. ``Pascal VOC``.
+        classes: Class names in the order of labels.
+        findings: All findings, in the order of their kinds.
+        notes: What was decided, one sentence each.
+        counts: ``images`` and ``boxes`` (or ``masks``): how many were found and how many are left out.
+        splits: Statistics of ``train`` and ``val``.
+        split_file: File with the names of the images of each split, if the data set was split here.
+        folder: Folder of the prepared files, in the user's cache.
+    """
+
+    root: Path
+    task: str
+    format: str
+    classes: tuple[str, ...]
+    findings: tuple[Finding, ...] = ()
+    notes: tuple[str, ...] = ()
+    counts: dict[str, Count] = field(default_factory=dict)
+    splits: dict[str, SplitStatistics] = field(default_factory=dict)
+    split_file: Path | None = None
+    folder: Path | None = None
+
+    def with_notes(self, notes: Iterable[str]) -> 'CheckedData':
+        """Return the same with more notes."""
+        return replace(self, notes=(*self.notes, *notes))
+
+    def grouped(self) -> dict[str, list[Finding]]:
+        """Return the findings by kind: fatal ones first, then dropped, then harmless ones."""
+        order = [Rule.FATAL, Rule.DROPPED, Rule.HARMLESS]
+        kinds = sorted(
+            {finding.kind for finding in self.findings}, key=lambda kind: (order.index(KINDS[kind].rule), kind)
+        )
+        return {kind: [finding for finding in self.findings if finding.kind == kind] for kind in kinds}
+
+    def lines(self) -> list[str]:
+        """Describe the findings, one line for each kind."""
+        return [
+            f'{KINDS[kind].rule.value}: {describe(findings, self.root)}' for kind, findings in self.grouped().items()
+        ]
+
+    def summary(self) -> list[str]:
+        """Describe the data set, what was decided and what was found, one line each."""
+        parts = [
+            f'{split.images} {name} images with {split.objects} {self.objects}' for name, split in self.splits.items()
+        ]
+        classes = f'{len(self.classes)} class{"es" if len(self.classes) != 1 else ""}'
+        return [f'{self.root}: {self.format}, {classes}, {", ".join(parts)}', *self.notes, *self.lines()]
+
+    @property
+    def objects(self) -> str:
+        return 'boxes' if self.task == 'detection' else 'labelled pixels'
+
+    def refusals(self, allow_dropped: bool = False) -> list[str]:
+        """Return the reasons why nothing is trained or measured; none if it is."""
+        groups = self.grouped()
+        reasons = [describe(findings, self.root) for kind, findings in groups.items() if KINDS[kind].rule is Rule.FATAL]
+        excess = {name: count for name, count in self.counts.items() if count.is_too_many}
+        if excess and not allow_dropped:
+            dropped = [
+                describe(findings, self.root) for kind, findings in groups.items() if KINDS[kind].rule is Rule.DROPPED
+            ]
+            numbers = ' and '.join(
+                f'{count.dropped} of {count.found} {name} ({100 * count.dropped / count.found:.3g} %)'
+                for name, count in excess.items()
+            )
+            reasons.append(
+                f'{numbers} would be left out, more than {100 * MAX_DROPPED:g} %: {"; ".join(dropped)}; correct '
+                'them, or leave them out by --allow-dropped'
+            )
+        return reasons
+
+    def require_usable(self, allow_dropped: bool = False) -> None:
+        """Check that the data can be trained on and measured with.
+
+        Args:
+            allow_dropped: Accept that more than 1 % of the images or boxes are left out.
+
+        Raises:
+            UserError: It cannot; the reasons are named.
+        """
+        if reasons := self.refusals(allow_dropped):
+            raise UserError(f'{self.root}, read as {self.format}: {"; ".join(reasons)} (`mnv4 check` lists everything)')
+
+    def to_json(self) -> str:
+        """Return all but the places of data set and prepared files as JSON."""
+        values = asdict(self)
+        del values['root'], values['folder']
+        values['split_file'] = str(self.split_file) if self.split_file else None
+        values['findings'] = [[f.kind, _relative(f.file, self.root), f.problem, f.entry] for f in self.findings]
+        return json.dumps(values)
+
+    @classmethod
+    def from_json(cls, text: str | bytes, root: Path, folder: Path) -> 'CheckedData':
+        """Read what ``to_json`` returned.
+
+        Args:
+            text: The JSON.
+            root: Folder of the data set, as the user names it now.
+            folder: Folder of the prepared files.
+        """
+        values: dict[str, Any] = json.loads(text)
+        values['split_file'] = Path(values['split_file']) if values['split_file'] else None
+        values['classes'], values['notes'] = tuple(values['classes']), tuple(values['notes'])
+        values['findings'] = tuple(Finding(kind, root / file, *rest) for kind, file, *rest in values['findings'])
+        values['counts'] = {name: Count(**count) for name, count in values['counts'].items()}
+        values['splits'] = {name: SplitStatistics(**split) for name, split in values['splits'].items()}
+        return cls(root=root, folder=folder, **values)
+
+
+def describe(findings: Sequence[Finding], root: Path) -> str:
+    """Describe the findings of one kind in one line, with the first one in full.
+
+    Args:
+        findings: At least one.
+        root: Folder of the data set; files are named relative to it.
+    """
+    first, remedy = findings[0], KINDS[findings[0].kind].remedy
+    place = ', '.join(filter(None, [_relative(first.file, root), first.entry]))
+    if len(findings) == 1:
+        return f'{place}: {first.problem}: {remedy}'
+    return f'{len(findings)} times {first.kind}: {remedy} (first: {place}: {first.problem})'
+
+
+def _relative(path: Path, root: Path) -> str:
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+
+
+def count_sizes(sizes: Iterable[tuple[int, int]]) -> dict[str, int]:
+    """Return the number of images by size, the most frequent first."""
+    return {f'{width}x{height}': count for (width, height), count in Counter(sizes).most_common()}

@@ -1,0 +1,33 @@
+"""Match the classes of a data set with those of a checkpoint, by name."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mnv4_mm.errors import UserError
+
+
+def class_order(root: Path, found: Sequence[str], required: Sequence[str]) -> list[int]:
+    """Return the index in a data set's classes of each class of a checkpoint.
+
+    Args:
+        root: Folder of the data set, for the message.
+        found: Class names of the data set in the order of labels.
+        required: Class names of the checkpoint in the order of labels.
+
+    Raises:
+        UserError: The names are not the same.
+    """
+    if sorted(found) == sorted(required):
+        return [list(found).index(name) for name in required]
+    differences = [
+        f'only {owner} has {", ".join(map(repr, names[:5]))}{f" and {len(names) - 5} more" if names[5:] else ""}'
+        for owner, names in (
+            ('the data set', [name for name in found if name not in required]),
+            ('the checkpoint', [name for name in required if name not in found]),
+        )
+        if names
+    ]
+    raise UserError(
+        f'{root} has {len(found)} classes and the checkpoint {len(required)}, which are not the same: '
+        f'{"; ".join(differences)}. They are matched by name: name the data set that the checkpoint was trained on'
+    )

@@ -1,0 +1,34 @@
+"""Recognise and check a data set of either task."""
+
+from pathlib import Path
+
+from mnv4_mm.data.coco_files import CocoLayout
+from mnv4_mm.data.form import DetectionData
+from mnv4_mm.data.formats.recognise import check_folder, recognise
+from mnv4_mm.data.prepare import examine_detection, is_checked
+from mnv4_mm.data.prepare_masks import MaskLayout, examine_masks
+
+TASKS = ('detection', 'segmentation')
+
+
+def examine(root: str | Path, task: str | None = None) -> CocoLayout | MaskLayout:
+    """Recognise, check and prepare a data set, also one that cannot be trained on.
+
+    Args:
+        root: Its folder.
+        task: ``detection`` or ``segmentation``; by what is in the folder if None.
+
+    Returns:
+        The data set. Its ``checked`` says whether it can be trained on; if not, the files of its splits may be missing.
+
+    Raises:
+        UserError: It is not recognised.
+    """
+    root = Path(root)
+    check_folder(root)
+    if task == 'detection' or (task is None and is_checked(root)):
+        return examine_detection(root)
+    if task == 'segmentation':
+        return examine_masks(root)
+    data = recognise(root)
+    return examine_detection(root, data=data) if isinstance(data, DetectionData) else examine_masks(root, data=data)

@@ -1,0 +1,438 @@
+"""Read COCO JSON: COCO's own layout, those of Roboflow, Label Studio and CVAT, and similar ones.
+
+Entries without a usable id, name or box become findings, so that one wrong entry of a hundred thousand can be named and
+nothing ends in a KeyError.
+"""
+
+import math
+import posixpath
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mnv4_mm.data.documents import read_json
+from mnv4_mm.data.findings import Finding
+from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, Box, DetectionData, LabelledImage
+from mnv4_mm.data.formats.classes import check_names
+from mnv4_mm.data.formats.files import Files, beginning, complete_splits, first, locate, split_by_folder, split_of
+from mnv4_mm.errors import UserError
+
+NAME = 'COCO JSON'
+LISTS = ('images', 'annotations', 'categories')
+KEYS = [f'"{key}"'.encode() for key in LISTS]
+# Files that COCO's annotations/ has beside those with boxes.
+WITHOUT_BOXES = ('captions', 'keypoints', 'panoptic', 'stuff', 'image_info', 'deleted')
+FOLDERS = {
+    TRAIN: ('train', 'training'),
+    VAL: ('val', 'valid', 'validation'),
+    TEST: ('test', 'testing'),
+    ALL: (),
+}
+NUMBER = (int, float)
+MAX_ID = 2**63  # numpy and PyTorch hold ids as 64-bit integers
+Id = int | str
+
+
+class Category(NamedTuple):
+    """A category of an annotation file."""
+
+    id: Id
+    name: str
+    parent: str
+
+
+class AnnotationFile(NamedTuple):
+    """An annotation file of a split.
+
+    Attributes:
+        name: Path relative to the root.
+        path: Its path.
+        content: ``images``, ``annotations`` and ``categories``, a list each.
+        categories: Valid categories in the order of the file.
+        used: Category ids of its annotations with their counts.
+    """
+
+    name: str
+    path: Path
+    content: dict[str, list]
+    categories: list[Category]
+    used: Counter
+
+
+def find(files: Files) -> list[str]:
+    """Return the annotation files of a folder, relative to it."""
+    stems = files.images_by_stem
+    found = []
+    for name in files.with_suffix('.json'):
+        base = posixpath.basename(name)
+        if posixpath.splitext(base)[0] in stems:  # of one image: LabelMe
+            continue
+        path = files.root / name
+        start = beginning(path)
+        is_coco = start.startswith(b'{') and any(key in start for key in KEYS) and b'"imagePath"' not in start
+        if is_coco or base.startswith('instances') or base.endswith('.coco.json'):
+            found.append(name)
+    return found
+
+
+def read(root: Path, files: Files | None = None) -> DetectionData | None:
+    """Read a data set with COCO JSON files.
+
+    A file belongs to the split that its name or folder names. Images are looked up in the folder in which most of the
+    ``file_name`` entries exist. The files are joined by the names of their categories.
+
+    Returns:
+        None if there is no such file.
+
+    Raises:
+        UserError: A file is not JSON or not in COCO's format, or it is unclear which file belongs to a split.
+    """
+    files = files or Files(root)
+    names = find(files)
+    if not names:
+        return None
+    data = DetectionData(root, NAME, (), {})
+    sources = {split: _open(files, name, data) for split, name in _choose(names, data).items()}
+    labels = _join_categories(sources, data)
+    splits = {split: _read_images(files, split, source, labels[split], data) for split, source in sources.items()}
+    data.splits = split_by_folder(complete_splits(splits), data.notes)
+    return data
+
+
+def _choose(names: list[str], data: DetectionData) -> dict[str, str]:
+    """Return the annotation file of each split."""
+    kept = [name for name in names if posixpath.basename(name).startswith('instances')] or [
+        name for name in names if not any(word in posixpath.basename(name) for word in WITHOUT_BOXES)
+    ]
+    kept = kept or names
+    groups: dict[str, list[str]] = {}
+    for name in kept:
+        groups.setdefault(split_of(name) or ALL, []).append(name)
+    for split, group in groups.items():
+        if len(group) > 1:
+            raise UserError(
+                f'{data.root} has {len(group)} COCO JSON files {"" if split == ALL else f"for the split {split} "}'
+                f'({first(group)}): leave one in the folder, or put the name of its split (train, val, test) into each'
+            )
+    chosen = {split: group[0] for split, group in groups.items()}
+    if ALL in chosen and TRAIN in chosen:
+        kept.remove(chosen.pop(ALL))
+    if ALL in chosen and VAL in chosen:
+        chosen[TRAIN] = chosen.pop(ALL)
+        data.notes.append(f'{chosen[TRAIN]} names no split and is taken for training')
+    others = [name for name in names if name not in kept]
+    if others:
+        data.notes.append(f'not used: {first(others)}')
+    return {split: chosen[split] for split in (TRAIN, VAL, TEST, ALL) if split in chosen}
+
+
+def _open(files: Files, name: str, data: DetectionData) -> AnnotationFile:
+    path = files.root / name
+    content = read_json(path)
+    missing = [key for key in LISTS if not isinstance(content, dict) or not isinstance(content.get(key), list)]
+    if missing:
+        raise UserError(
+            f'{path} is not a COCO annotation file: it needs the lists {", ".join(LISTS)}, and has no {first(missing)}'
+        )
+    categories = []
+    for i, entry in enumerate(content['categories']):
+        number = _id(entry, 'id')
+        category = entry.get('name') if isinstance(entry, dict) else None
+        if isinstance(category, NUMBER) and not isinstance(category, bool):
+            category = str(category)
+        if number is None or not isinstance(category, str):
+            problem = f'{_show(entry)} needs an id (a whole number or text) and a name (text)'
+            data.findings.append(Finding('entry-invalid', path, problem, f'entry {i} of categories'))
+            continue
+        parent = entry.get('supercategory')
+        categories.append(Category(number, category, parent if isinstance(parent, str) else ''))
+    used = Counter(_id(entry, 'category_id') for entry in content['annotations'])
+    return AnnotationFile(name, path, content, categories, used)
+
+
+def _join_categories(sources: dict[str, AnnotationFile], data: DetectionData) -> dict[str, dict[Id, int]]:
+    """Set classes and category ids of the data set.
+
+    Returns:
+        For each split the label by category id.
+    """
+    surplus = _surplus(list(sources.values()), data)
+    kept = {
+        split: [category for category in source.categories if (category.id, category.name) not in surplus]
+        for split, source in sources.items()
+    }
+    main = next(iter(sources))  # training, or all
+    classes: list[str] = []
+    ids: list[Id] = []
+    for split, categories in kept.items():
+        path = sources[split].path
+        seen: dict[Id, str] = {}
+        for category in categories:
+            if category.id in seen:
+                problem = f'the categories {seen[category.id]!r} and {category.name!r} have the same id'
+                data.findings.append(Finding('category-id-twice', path, problem, f'category {category.id}'))
+            seen[category.id] = category.name
+        data.findings += check_names([category.name for category in categories], path)
+        if split == main:
+            classes, ids = [c.name for c in categories], [c.id for c in categories]
+            continue
+        for category in categories:
+            if category.name in classes:
+                continue
+            count = sources[split].used[category.id]
+            if count and split == VAL:
+                problem = f'{category.name!r} has {count} boxes here and is no category of {sources[main].name}'
+                data.findings.append(Finding('class-unknown', path, problem, f'category {category.id}'))
+            else:
+                data.notes.append(f'{category.name!r} is a category of {sources[split].name} only')
+            classes.append(category.name)
+            ids.append(category.id)
+        pairs = [(c.id, c.name) for c in categories]
+        if pairs != [(c.id, c.name) for c in kept[main]]:
+            data.notes.append(
+                f'the categories of {sources[split].name} and {sources[main].name} differ in ids, order or number: '
+                'they are matched by name'
+            )
+    data.classes = tuple(classes)
+    usable = [i for i in ids if isinstance(i, int) and abs(i) < MAX_ID]
+    if len(set(usable)) == len(ids):
+        data.category_ids = tuple(usable)
+    else:
+        data.category_ids = tuple(range(1, len(ids) + 1))
+        data.notes.append('categories are numbered anew, 1, 2, ..., since their ids are not unique 64-bit integers')
+    positions = {name: label for label, name in reversed(list(enumerate(classes)))}
+    return {split: {c.id: positions[c.name] for c in categories} for split, categories in kept.items()}
+
+
+def _surplus(sources: Sequence[AnnotationFile], data: DetectionData) -> set[tuple[Id, str]]:
+    """Return ids and names of root categories without boxes, and of unused categories named as their root.
+
+    Roboflow writes the name of the project as a category that has all others below it and no boxes
+    (open-mmlab/mmdetection#11391, roboflow/rf-detr#1303).
+    """
+    used = {(c.id, c.name) for source in sources for c in source.categories if source.used[c.id]}
+    surplus = set()
+    for source in sources:
+        parents = {category.parent for category in source.categories}
+        for category in source.categories:
+            key = (category.id, category.name)
+            is_root = category.parent in ('', 'none') and category.name in parents
+            is_twin = any(
+                other.id != category.id and other.name == category.name and (other.id, other.name) in used
+                for other in source.categories
+            )
+            if key not in used and key not in surplus and (is_root or (is_twin and category.parent == category.name)):
+                surplus.add(key)
+                data.notes.append(
+                    f'the {"root " if is_root else ""}category {category.name!r} (id {category.id}) has no boxes and '
+                    'is left out'
+                )
+    return surplus
+
+
+def _read_images(
+    files: Files, split: str, source: AnnotationFile, labels: dict[Id, int], data: DetectionData
+) -> list[LabelledImage]:
+    path = source.path
+    entries: dict[str, dict[str, Any]] = {}
+    where: dict[str, str] = {}
+    for i, entry in enumerate(source.content['images']):
+        number = _id(entry, 'id')
+        name = entry.get('file_name') if isinstance(entry, dict) else None
+        position = f'entry {i} of images' if number is None else f'image {number}'
+        if number is None or not isinstance(name, str):
+            problem = f'{_show(entry)} needs an id (a whole number or text) and a file_name (text)'
+            data.findings.append(Finding('entry-invalid', path, problem, position))
+        elif name in entries:
+            problem = f'{name!r} is listed as image {entries[name]["id"]} too'
+            data.findings.append(Finding('image-twice', path, problem, position))
+        else:
+            entries[name], where[name] = entry, position
+    located = locate(files, source.name, where, _preferred(source.name, split), None if split == ALL else split)
+    data.findings += located.findings
+    data.notes += located.notes
+    images: dict[Id, LabelledImage] = {}
+    targets: dict[str, str] = {}
+    invalid_sizes = []
+    for name, target in located.names.items():
+        entry, number = entries[name], _id(entries[name], 'id')
+        assert number is not None
+        if number in images:
+            problem = f'{name!r} and {images[number].name!r} have the same id'
+            data.findings.append(Finding('image-id-twice', path, problem, where[name]))
+            continue
+        if target in targets:
+            problem = f'{name!r} and {targets[target]!r} are the same file'
+            data.findings.append(Finding('image-twice', path, problem, where[name]))
+            continue
+        targets[target] = name
+        size = entry.get('width'), entry.get('height')
+        whole = [side for side in map(_side, size) if side]
+        if len(whole) < 2 and size != (None, None):
+            invalid_sizes.append(where[name])
+        images[number] = LabelledImage(target, path, size=(whole[0], whole[1]) if len(whole) == 2 else None)
+        images[number].image_id = number if isinstance(number, int) else None
+    if invalid_sizes:
+        problem = f'{len(invalid_sizes)} images have no whole numbers as width and height'
+        data.findings.append(Finding('size-invalid', path, problem, invalid_sizes[0]))
+    if not all(isinstance(number, int) and abs(number) < MAX_ID for number in images):
+        text = next(number for number in images if not isinstance(number, int) or abs(number) >= MAX_ID)
+        data.notes.append(
+            f'{source.name}: images are numbered anew by name, since not all ids are 64-bit integers (first: {text!r})'
+        )
+        for image in images.values():
+            image.image_id = None
+    # Annotations of images that a finding has been made of already are no findings of their own.
+    named = {_id(entry, 'id') for entry in source.content['images']}
+    _read_boxes(source, images, named - set(images), labels, data)
+    return sorted(images.values(), key=lambda image: image.name)
+
+
+def _preferred(name: str, split: str) -> list[str]:
+    """Return folders in which the images of an annotation file are looked up first."""
+    folder = posixpath.dirname(name)
+    stem = posixpath.splitext(posixpath.basename(name))[0].removeprefix('instances_')
+    above = posixpath.dirname(folder)
+    ends = [stem, f'images/{stem}', *(p + n for n in FOLDERS[split] for p in ('', 'images/')), 'images']
+    return [posixpath.join(base, end) for base in dict.fromkeys((above, folder)) for end in ends]
+
+
+def _read_boxes(
+    source: AnnotationFile,
+    images: dict[Id, LabelledImage],
+    rejected: set[Id | None],
+    labels: dict[Id, int],
+    data: DetectionData,
+) -> None:
+    path = source.path
+    positions: dict[Id, int] = {}
+    areas: list[tuple[str, Any]] = []
+    outlines: list[str] = []
+    crowds: list[str] = []
+    texts = 0
+    for i, entry in enumerate(source.content['annotations']):
+        number = _id(entry, 'id')
+        position = f'entry {i} of annotations' if number is None else f'annotation {number}'
+        if not isinstance(entry, dict):
+            data.findings.append(Finding('entry-invalid', path, f'{_show(entry)} is no object', position))
+            continue
+        if number is not None and number in positions:
+            problem = f'its id is that of entry {positions[number]} of annotations too (this one is entry {i})'
+            data.findings.append(Finding('annotation-id-twice', path, problem, position))
+            continue
+        if number is not None:
+            positions[number] = i
+        elif 'id' in entry:
+            problem = f'the id {_show(entry["id"])} is neither a whole number nor text'
+            data.findings.append(Finding('entry-invalid', path, problem, position))
+            continue
+        image_id, category_id = _id(entry, 'image_id'), _id(entry, 'category_id')
+        image = images.get(image_id) if image_id is not None else None
+        if image is None:
+            if image_id is None or image_id not in rejected:
+                problem = f'image_id {_show(entry.get("image_id"))} is not listed in images'
+                data.findings.append(Finding('image-unlisted', path, problem, position))
+            continue
+        if category_id is None or category_id not in labels:
+            problem = f'category_id {_show(entry.get("category_id"))} is not listed in categories'
+            data.findings.append(Finding('class-unlisted', path, problem, position))
+            continue
+        numbers = entry.get('bbox')
+        if numbers is None and (outline := _outline(entry.get('segmentation'))):
+            numbers = outline
+            outlines.append(position)
+        if not (isinstance(numbers, list) and len(numbers) == 4 and all(_is_number(v) for v in numbers)):
+            problem = f'the box {_show(entry.get("bbox"))} is not [x, y, width, height]'
+            data.findings.append(Finding('box-invalid', path, problem, position))
+            continue
+        area = entry.get('area')
+        if not _is_number(area):
+            areas.append((position, area))
+            area = None
+        crowd = entry.get('iscrowd', 0)
+        if crowd not in (0, 1, None):
+            problem = f'iscrowd is {_show(crowd)}, not 0 or 1'
+            data.findings.append(Finding('box-invalid', path, problem, position))
+            continue
+        if entry.get('ignore') in (1, True):
+            crowds.append(position)
+            crowd = 1
+        is_id = isinstance(number, int) and abs(number) < MAX_ID
+        if number is not None and not is_id:
+            texts += 1
+        x, y, width, height = (_float(v) for v in numbers)
+        image.boxes.append(
+            Box(
+                (x, y, width, height),
+                labels[category_id],
+                position,
+                area=None if area is None else _float(area),
+                is_crowd=bool(crowd),
+                annotation_id=number if isinstance(number, int) and is_id else None,
+            )
+        )
+    unusable = [position for position, area in areas if area is not None]
+    count = len(source.content['annotations'])
+    if areas:
+        problem = f'{len(areas)} of {count} annotations have no area'
+        problem += f', {len(unusable)} of them one that is not a number' if unusable else ''
+        data.findings.append(Finding('area-missing', path, problem, areas[0][0]))
+    if outlines:
+        data.notes.append(
+            f'{source.name}: {len(outlines)} annotations without bbox get the box around their outline '
+            f'(first: {outlines[0]})'
+        )
+    if crowds:
+        data.notes.append(
+            f'{source.name}: {len(crowds)} annotations with ignore=1 count as crowds: not trained on, and no '
+            f'mistake if they are missed (first: {crowds[0]})'
+        )
+    if texts:
+        data.notes.append(
+            f'{source.name}: {texts} annotation ids are no 64-bit integers: annotations are numbered anew'
+        )
+
+
+def _id(entry: Any, key: str) -> Id | None:
+    """Return an id, as an integer if it is a whole number. None if there is none, or one of another type."""
+    value = entry.get(key) if isinstance(entry, dict) else None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, int | str) and not isinstance(value, bool) else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, NUMBER) and not isinstance(value, bool)
+
+
+def _side(value: Any) -> int | None:
+    """Return the width or height of an image if it is a positive whole number."""
+    return int(value) if _is_number(value) and 0 < value < math.inf and value == int(value) else None
+
+
+def _float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # an integer with hundreds of digits
+        return math.inf
+
+
+def _outline(segmentation: Any) -> list[float] | None:
+    """Return the box around polygons, ``[x, y, width, height]``; None if there are none."""
+    if not isinstance(segmentation, list) or not segmentation:
+        return None
+    parts = segmentation if isinstance(segmentation[0], list) else [segmentation]
+    if not all(isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0 for part in parts):
+        return None
+    values = [value for part in parts for value in part]
+    if not all(_is_number(value) for value in values):
+        return None
+    xs, ys = values[::2], values[1::2]
+    return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+
+
+def _show(value: Any) -> str:
+    """Return a value as Python writes it, shortened."""
+    text = repr(value) if not isinstance(value, dict) else str({key: value[key] for key in list(value)[:4]})
+    return text if len(text) <= 80 else f'{text[:77]}...'

@@ -1,0 +1,70 @@
+"""Boxes from the coordinates that formats write, without rounding where the format does not round."""
+
+import math
+from collections.abc import Sequence
+from decimal import Decimal, InvalidOperation
+
+Number = str | float | int
+Xywh = tuple[float, float, float, float]
+
+
+def box_of_edges(left: Number, top: Number, right: Number, bottom: Number, offset: int = 0) -> Xywh:
+    """Return ``(x, y, width, height)`` of a box that is given by its edges.
+
+    Width and height are computed in decimals: 30.3 - 10.1 is 20.2, not 20.200000000000003, so that a box is the same
+    whether a file holds its edges or its size.
+
+    Args:
+        left: Smallest x, as a number or as text.
+        top: Smallest y.
+        right: Largest x.
+        bottom: Largest y.
+        offset: Coordinate of the first pixel, which is subtracted from the edges.
+
+    Raises:
+        ValueError: An edge is no number.
+    """
+    x1, y1, x2, y2 = (_decimal(value) for value in (left, top, right, bottom))
+    if not all(value.is_finite() for value in (x1, y1, x2, y2)):
+        return float(x1), float(y1), float(x2) - float(x1), float(y2) - float(y1)
+    return float(x1 - offset), float(y1 - offset), float(x2 - x1), float(y2 - y1)
+
+
+def _decimal(value: Number) -> Decimal:
+    if isinstance(value, bool):
+        raise ValueError(f'{value!r} is no number')
+    try:
+        number = Decimal(repr(value) if isinstance(value, float) else value)
+    except (InvalidOperation, TypeError) as error:
+        raise ValueError(f'{value!r} is no number') from error
+    # Decimal computes with any exponent; a float does not hold it.
+    return number if number.is_nan() or abs(number) < Decimal('1e300') else Decimal('inf')
+
+
+def box_around(points: Sequence[Sequence[Number]]) -> Xywh:
+    """Return ``(x, y, width, height)`` around points.
+
+    Raises:
+        ValueError: There are no points, or a coordinate is no finite number.
+    """
+    if not points:
+        raise ValueError('no points')
+    xs, ys = ([_decimal(point[axis]) for point in points] for axis in (0, 1))
+    if not all(value.is_finite() for value in (*xs, *ys)):
+        raise ValueError('a coordinate is not finite')
+    return float(min(xs)), float(min(ys)), float(max(xs) - min(xs)), float(max(ys) - min(ys))
+
+
+def box_around_rotated(x: float, y: float, width: float, height: float, degrees: float) -> Xywh:
+    """Return ``(x, y, width, height)`` around a rectangle that is rotated about its centre.
+
+    Args:
+        x: Left edge before the rotation.
+        y: Top edge before the rotation.
+        width: Width before the rotation.
+        height: Height before the rotation.
+        degrees: Angle.
+    """
+    cos, sin = abs(math.cos(math.radians(degrees))), abs(math.sin(math.radians(degrees)))
+    new_width, new_height = width * cos + height * sin, width * sin + height * cos
+    return x + (width - new_width) / 2, y + (height - new_height) / 2, new_width, new_height

@@ -1,0 +1,233 @@
+"""Read LabelMe, also as X-AnyLabeling and AnyLabeling write it: one JSON file per image."""
+
+import math
+import posixpath
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mnv4_mm.data.documents import read_json, read_text
+from mnv4_mm.data.findings import Finding
+from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, Box, DetectionData, LabelledImage
+from mnv4_mm.data.formats.classes import check_names
+from mnv4_mm.data.formats.files import (
+    Files,
+    beginning,
+    complete_splits,
+    first,
+    join,
+    match_by_stem,
+    split_by_folder,
+    split_of,
+)
+from mnv4_mm.data.formats.geometry import Xywh, box_around
+from mnv4_mm.errors import UserError
+
+NAME = 'LabelMe JSON'
+SNIFFED = 5  # JSON files named as an image that are opened to see whether they are LabelMe's
+MARKS = (b'"shapes"', b'"imagePath"')
+# Kinds of shapes whose points span their box. LabelMe's masks have the corners of their box as points.
+SPANNED = ('rectangle', 'polygon', 'mask', 'rotation', 'quadrilateral', '')
+NOT_CLASSES = ('_background_', '__ignore__')  # of LabelMe's own list of labels
+
+
+def find(files: Files) -> list[str]:
+    """Return the annotation files of a folder, relative to it."""
+    names = files.with_suffix('.json')
+    twins = [name for name in names if posixpath.splitext(posixpath.basename(name))[0] in files.images_by_stem]
+    others = [name for name in names if name not in set(twins)]
+    sample = twins[:: max(1, len(twins) // SNIFFED)]
+    found = twins if any(_is_labelme(files.root / name) for name in sample) else []
+    return sorted([*found, *(name for name in others if _is_labelme(files.root / name))])
+
+
+def _is_labelme(path: Path) -> bool:
+    start = beginning(path)
+    return start.startswith(b'{') and any(mark in start for mark in MARKS)
+
+
+def read(root: Path, files: Files | None = None) -> DetectionData | None:
+    """Read a data set in LabelMe's format.
+
+    - The image of a file is that of its ``imagePath``, else the one with its name.
+    - Polygons, circles, masks and rotated rectangles become the boxes around them. Points and lines are left out.
+    - Shapes of one class with the same ``group_id`` are parts of one object, as in LabelMe's own export to COCO.
+    - The split is that of the folders; classes are those of ``labels.txt`` if there is one, else sorted by name.
+
+    Returns:
+        None if there are no such files.
+    """
+    files = files or Files(root)
+    names = find(files)
+    if not names:
+        return None
+    data = DetectionData(root, NAME, (), {})
+    contents: dict[str, dict[str, Any]] = {}
+    for name in names:
+        try:
+            content = read_json(root / name)
+        except UserError as error:
+            problem = str(error).removeprefix(f'{root / name} ')
+            data.findings.append(Finding('annotation-unreadable', root / name, problem))
+            continue
+        if isinstance(content, dict) and isinstance(content.get('shapes'), list):
+            contents[name] = content
+            content.pop('imageData', None)  # the image itself, in base64
+        else:
+            data.findings.append(Finding('annotation-unreadable', root / name, 'it has no list of shapes'))
+    labels = _labels(files, contents, data)
+    reader = _ShapeReader(labels, data)
+    sources: dict[str, str] = {}
+    splits: dict[str, list[LabelledImage]] = {}
+    folders = {name: split_of(posixpath.dirname(name)) for name in contents}
+    is_split = None not in folders.values() and {TRAIN, VAL} <= set(folders.values())
+    for name, content in contents.items():
+        split = (is_split and folders[name]) or ALL
+        image = _read_image(files, name, content, split, data)
+        if image is None:
+            continue
+        if image.name in sources:
+            problem = f'it is for the image {image.name}, as {sources[image.name]} is'
+            data.findings.append(Finding('image-twice', root / name, problem))
+            continue
+        sources[image.name] = name
+        image.boxes = list(reader.read(root / name, content['shapes']))
+        splits.setdefault(split, []).append(image)
+    reader.add_notes()
+    bare = [name for name in files.images if name not in sources]
+    if bare:
+        data.notes.append(f'{len(bare)} images have no annotation file and are not used: {first(bare)}')
+    for images in splits.values():
+        images.sort(key=lambda image: image.name)
+    splits = {split: splits[split] for split in (TRAIN, VAL, TEST, ALL) if split in splits}
+    data.splits = split_by_folder(complete_splits(splits), data.notes)
+    return data
+
+
+def _labels(files: Files, contents: dict[str, dict[str, Any]], data: DetectionData) -> dict[str, int]:
+    """Set the classes of the data set and return the label by class name."""
+    present = {
+        shape['label']
+        for content in contents.values()
+        for shape in content['shapes']
+        if isinstance(shape, dict) and isinstance(shape.get('label'), str)
+    }
+    classes = sorted(present - set(NOT_CLASSES))
+    source = data.root
+    if 'labels.txt' in files.known:
+        source = data.root / 'labels.txt'
+        listed = [line.strip() for line in read_text(source).splitlines()]
+        listed = [line for line in listed if line and line not in NOT_CLASSES]
+        missing = [name for name in classes if name not in listed]
+        if missing:
+            data.notes.append(f'labels.txt does not list {first(missing)}')
+        classes = [*listed, *missing]
+    data.classes = tuple(classes)
+    data.category_ids = tuple(range(1, len(classes) + 1))
+    data.findings += check_names(classes, source)
+    return {name: label for label, name in reversed(list(enumerate(classes)))}
+
+
+def _read_image(
+    files: Files, name: str, content: dict[str, Any], split: str, data: DetectionData
+) -> LabelledImage | None:
+    """Return the image of an annotation file, without boxes. None if its path leaves the root."""
+    path, folder = files.root / name, posixpath.dirname(name)
+    listed = content.get('imagePath')
+    target = None
+    if isinstance(listed, str) and listed.strip():
+        straight = listed.replace('\\', '/')
+        target = join(folder, straight)
+        if target is None or '\0' in listed:
+            data.findings.append(Finding('path-outside', path, f'{listed!r} leaves the folder', 'imagePath'))
+            return None
+        if straight != listed:
+            data.findings.append(Finding('path-separator', path, f'imagePath is {listed!r}', 'imagePath'))
+    if target not in files.known:
+        by_name = match_by_stem(files, name, None if split == ALL else split)
+        if by_name and target and posixpath.basename(target) != posixpath.basename(by_name):
+            problem = f'there is no {listed!r}; {by_name} has the name of the file'
+            data.findings.append(Finding('name-differs', path, problem, 'imagePath'))
+        target = by_name or target or f'{posixpath.splitext(name)[0]}.jpg'
+    sides = content.get('imageWidth'), content.get('imageHeight')
+    is_size = all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides)
+    return LabelledImage(str(target), path, size=(sides[0], sides[1]) if is_size else None)  # type: ignore[arg-type]
+
+
+class _ShapeReader:
+    """Reads the shapes of an image.
+
+    Args:
+        labels: Label by class name.
+        data: Data set that findings are added to.
+    """
+
+    def __init__(self, labels: dict[str, int], data: DetectionData) -> None:
+        self.labels = labels
+        self.data = data
+        self.around = self.joined = 0
+        self.left_out: dict[str, int] = {}
+
+    def read(self, path: Path, shapes: list[Any]) -> Iterator[Box]:
+        groups: dict[Any, list[tuple[str, str, list]]] = {}
+        for number, shape in enumerate(shapes, 1):
+            entry = f'shape {number}'
+            try:
+                name, kind, points = _parse(shape)
+            except ValueError as error:
+                self.data.findings.append(Finding('box-invalid', path, str(error), entry))
+                continue
+            if name in NOT_CLASSES:
+                kind = name
+            if kind == 'circle':
+                points = _circle(points)
+            if kind not in SPANNED and kind != 'circle':
+                self.left_out[kind] = self.left_out.get(kind, 0) + 1
+                continue
+            group = shape.get('group_id')
+            key = (name, group) if isinstance(group, int | str) else entry
+            groups.setdefault(key, []).append((name, entry, points))
+            self.around += kind != 'rectangle'
+        for parts in groups.values():
+            name, entry, _ = parts[0]
+            self.joined += len(parts) - 1
+            xywh: Xywh = box_around([point for _, _, points in parts for point in points])
+            yield Box(xywh, self.labels[name], entry)
+
+    def add_notes(self) -> None:
+        if self.around:
+            self.data.notes.append(f'{self.around} polygons, circles and other shapes become the boxes around them')
+        if self.joined:
+            self.data.notes.append(f'{self.joined} shapes are joined with others of their class and group_id')
+        for kind, count in self.left_out.items():
+            self.data.notes.append(f'{count} shapes of the kind {kind} are left out')
+
+
+def _parse(shape: Any) -> tuple[str, str, list[list[float]]]:
+    """Return label, kind and points of a shape.
+
+    Raises:
+        ValueError: It has no label, or its points are not pairs of finite numbers.
+    """
+    if not isinstance(shape, dict) or not isinstance(shape.get('label'), str):
+        raise ValueError('the shape has no label')
+    points, kind = shape.get('points'), shape.get('shape_type') or ''
+    is_pairs = isinstance(points, list) and all(isinstance(point, list) and len(point) == 2 for point in points)
+    if not (is_pairs and points):
+        raise ValueError(f'points are {points!r:.80}, not [[x, y], [x, y], ...]')
+    values = [value for point in points for value in point]
+    # Compared, not math.isfinite: an integer can be too large for a float.
+    if not all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < 1e300 for v in values):
+        raise ValueError(f'points are {points!r:.80}, not finite numbers')
+    if kind == 'rectangle' and len(points) < 2:
+        raise ValueError('a rectangle needs two points')
+    if kind == 'circle' and len(points) != 2:
+        raise ValueError('a circle needs its centre and a point on it')
+    return shape['label'], str(kind), points
+
+
+def _circle(points: list[list[float]]) -> list[list[float]]:
+    """Return two corners of the box around a circle of which the centre and a point are given."""
+    (x, y), edge = points[0], points[1]
+    radius = math.dist((x, y), edge)
+    return [[x - radius, y - radius], [x + radius, y + radius]]

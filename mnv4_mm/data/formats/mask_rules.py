@@ -1,0 +1,478 @@
+"""Decide which mask value or colour is which class, from class names and from the values that occur in all masks.
+
+The rules are those of docs/own_masks.md. Where they do not decide, the user is asked for ``masks.yaml``.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from mnv4_mm.data.formats.mask_classes import SETTINGS, ClassNames, MaskSettings, is_background, is_void
+from mnv4_mm.data.formats.public_classes import (
+    CAMVID_CLASSES,
+    CITYSCAPES_CLASSES,
+    CITYSCAPES_IDS,
+    CITYSCAPES_UNUSED_IDS,
+    VOC_CLASSES,
+    are_camvid,
+    are_voc,
+)
+from mnv4_mm.data.mask_values import MaskValues, unpack
+from mnv4_mm.errors import UserError
+
+MAX_CLASSES = 254  # canonical masks have 8 bits: 0 is unlabelled, 255 is mmseg's
+MAX_UNNAMED = 40  # more values than that are counts, shades or ids of objects
+UNLABELLED = (255, 65535)  # usual values for pixels without a label, of 8 and 16 bits
+MAX_LISTED = 12
+MIN_FOR_RARE = 4  # masks
+BLACK = 0
+MIN_BACKGROUND = 0.3  # share of unlabelled pixels from which a background is likely meant
+JPEG_ADVICE = 'JPEG does not keep the values of pixels: save the masks as PNG, from the labelling tool'
+
+
+class MaskSource(NamedTuple):
+    """What masks are called and where they are.
+
+    Attributes:
+        stems: Names of the images without folder and suffix.
+        ending: What mask names have at their end and image names do not.
+        is_ade: Folders are those of ADE20K's layout, in which 0 is unlabelled.
+        is_voc: Folders are those of Pascal VOC.
+    """
+
+    stems: tuple[str, ...]
+    ending: str = ''
+    is_ade: bool = False
+    is_voc: bool = False
+
+
+@dataclass
+class Convention:
+    """What the values of masks mean.
+
+    Attributes:
+        format: Name for messages.
+        classes: Class names in the order of labels.
+        values: Mask value -> label. Empty for masks in colours.
+        colours: Packed colour -> label. Empty for masks of values.
+        ignored: Values or packed colours without a label.
+        notes: What was decided, one sentence each.
+    """
+
+    format: str
+    classes: tuple[str, ...]
+    values: dict[int, int] = field(default_factory=dict)
+    colours: dict[int, int] = field(default_factory=dict)
+    ignored: set[int] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
+
+
+class _Occurring(NamedTuple):
+    """Values or colours of all masks.
+
+    Attributes:
+        masks: Number of masks that each occurs in.
+        pixels: Number of pixels of each.
+        total: Number of masks.
+        distinct: The most values that one mask has.
+    """
+
+    masks: dict[int, int]
+    pixels: dict[int, int]
+    total: int
+    distinct: int
+
+    @property
+    def values(self) -> set[int]:
+        return set(self.masks)
+
+    def share(self, value: int) -> float:
+        return self.pixels.get(value, 0) / max(1, sum(self.pixels.values()))
+
+
+def decide(
+    source: MaskSource, names: ClassNames | None, settings: MaskSettings, masks: Mapping[str, MaskValues]
+) -> Convention:
+    """Decide what mask values mean.
+
+    Args:
+        source: Names of files and folders.
+        names: Class names, if a file has them.
+        settings: The user's decisions.
+        masks: Decoded masks by name.
+
+    Raises:
+        UserError: The values do not tell, or cannot be classes.
+    """
+    readable = {name: mask for name, mask in masks.items() if not mask.problem}
+    if not readable:
+        first = next(iter(masks), None)
+        raise UserError(f'no mask can be read; {first}: {masks[first].problem}' if first else 'there are no masks')
+    lossless = {name: mask for name, mask in readable.items() if not mask.is_jpeg}
+    if 2 * len(lossless) < len(readable):
+        first = next(name for name, mask in readable.items() if mask.is_jpeg)
+        raise UserError(f'{len(readable) - len(lossless)} masks are JPEG files, the first is {first}. {JPEG_ADVICE}')
+    if settings.classes is not None:
+        names = settings.classes
+    if _are_colours(lossless, names, settings):
+        convention = _decide_colours(_count(mask.colours() for mask in lossless.values()), names, settings, lossless)
+    else:
+        if names is not None:
+            # A mask with more values than classes, 0 and 255 is damaged whatever they mean, and is left out later.
+            possible = {name: mask for name, mask in lossless.items() if mask.distinct <= len(names.names) + 2}
+            lossless = possible if 2 * len(possible) > len(lossless) else lossless
+        convention = _decide_values(
+            source, _count(mask.counts for mask in lossless.values()), names, settings, lossless
+        )
+    if len(convention.classes) < 2:
+        raise UserError(
+            f'there is one class, {convention.classes}: write a name for the rest of the image too, '
+            f'e.g. background, into {names.source if names and names.source else "classes.txt"}'
+        )
+    if len(convention.classes) > MAX_CLASSES:
+        raise UserError(f'there are {len(convention.classes)} classes; 8-bit masks can hold {MAX_CLASSES}')
+    if settings.path:
+        convention.notes.append(f'{settings.path.name} was heeded')
+    return convention
+
+
+def _count(masks: Iterable[Mapping[int, int]]) -> _Occurring:
+    in_masks: dict[int, int] = {}
+    pixels: dict[int, int] = {}
+    total = distinct = 0
+    for counts in masks:
+        total += 1
+        distinct = max(distinct, len(counts))
+        for value, count in counts.items():
+            in_masks[value] = in_masks.get(value, 0) + 1
+            pixels[value] = pixels.get(value, 0) + count
+    return _Occurring(dict(sorted(in_masks.items())), pixels, total, distinct)
+
+
+def _are_colours(masks: Mapping[str, MaskValues], names: ClassNames | None, settings: MaskSettings) -> bool:
+    """True if masks must be read as colours: any has colours, or palettes and the file of classes go by colour."""
+    if settings.read:
+        return settings.read == 'colours'
+    if any(mask.is_coloured for mask in masks.values()):
+        return True
+    if names is not None and names.by_colour is not None:
+        known = {*names.by_colour, BLACK, *(settings.ignored_colours or ())}
+        occurring = set().union(*(mask.colours() for mask in masks.values()))
+        # Greys of 0, 1, 2, ... are indices; where they are colours, the file of classes has them.
+        if occurring <= known and occurring != {BLACK}:
+            return True
+    first: dict[int, tuple[int, str]] = {}
+    for name, mask in masks.items():
+        for value, colour in mask.palette.items():
+            known_colour, known_name = first.setdefault(value, (colour, name))
+            if known_colour != colour:
+                if names is not None and names.by_colour is not None:
+                    return True
+                raise UserError(
+                    f'palettes differ: the index {value} is {unpack(known_colour)} in {known_name} and '
+                    f'{unpack(colour)} in {name}. If colours are the classes, write a line name:red,green,blue:: for '
+                    f'each into labelmap.txt; if indices are, write `read: values` into {SETTINGS}'
+                )
+    return False
+
+
+def _decide_colours(
+    found: _Occurring, names: ClassNames | None, settings: MaskSettings, masks: Mapping[str, MaskValues]
+) -> Convention:
+    if names is None or names.by_colour is None:
+        raise UserError(_ask_for_colours(found, names, masks))
+    convention = Convention('masks in colours', ())
+    classes: list[str] = []
+    for colour, name in names.by_colour.items():
+        if is_void(name) or colour in (settings.ignored_colours or ()):
+            convention.ignored.add(colour)
+            continue
+        if name not in classes:
+            classes.append(name)
+        convention.colours[colour] = classes.index(name)
+    convention.ignored |= set(settings.ignored_colours or ())
+    if BLACK not in names.by_colour and BLACK in found.values and BLACK not in convention.ignored:
+        if len(classes) == 1:
+            classes.insert(0, 'background')
+            convention.colours = {colour: label + 1 for colour, label in convention.colours.items()} | {BLACK: 0}
+            convention.notes.append('black is not a class of its own: it is the class background')
+        else:
+            convention.ignored.add(BLACK)
+            convention.notes.append(
+                f'black is unlabelled ({_percent(found.share(BLACK))} of all pixels): neither trained on nor measured. '
+                f'If it is the background, write background:0,0,0:: into {names.source}'
+            )
+    convention.classes = tuple(classes)
+    convention.notes.insert(0, f'{len(convention.colours)} colours of {_name(names)} are the classes')
+    return convention
+
+
+def _ask_for_colours(found: _Occurring, names: ClassNames | None, masks: Mapping[str, MaskValues]) -> str:
+    name, mask = next(((n, m) for n, m in masks.items() if m.is_coloured), next(iter(masks.items())))
+    if mask.distinct > 256:
+        return (
+            f'{name} has {mask.distinct} colours: it is a photograph, or a mask that was compressed or smoothed. '
+            'A mask has one value or colour for each class'
+        )
+    common = sorted(found.pixels, key=lambda colour: -found.pixels[colour])[:MAX_LISTED]
+    lines = ', '.join('name:{},{},{}::'.format(*unpack(colour)) for colour in common)
+    more = f' and {len(found.pixels) - len(common)} more' if len(found.pixels) > len(common) else ''
+    has_names = f'; {names.source} has names without colours' if names and names.source else ''
+    return (
+        f'masks are in colours, the first is {name}, and no file says which colour is which class{has_names}: write '
+        f'labelmap.txt with a line for each, or save masks with one channel. The colours are {lines}{more}'
+    )
+
+
+def _decide_values(
+    source: MaskSource,
+    found: _Occurring,
+    names: ClassNames | None,
+    settings: MaskSettings,
+    masks: Mapping[str, MaskValues],
+) -> Convention:
+    known = _public(source, found, names, settings)
+    if known is not None:
+        return known
+    ignored = set(settings.ignored) if settings.ignored is not None else _unlabelled(found.values, names)
+    values = sorted(found.values - ignored)
+    if not values:
+        return Convention('masks', names.names if names else ('background', 'foreground'), {0: 0}, ignored=ignored)
+    if names is not None and names.by_value is not None:
+        return _explicit(names, ignored)
+    if settings.first_class is not None:
+        return _counted(source, found, names, ignored, settings.first_class)
+    if names is None:
+        return _unnamed(found, ignored, masks)
+    return _named(source, found, names, ignored, values)
+
+
+def _unlabelled(values: set[int], names: ClassNames | None) -> set[int]:
+    """Return the usual value for unlabelled pixels, if it occurs. 0 and 255 alone are a binary mask."""
+    if names is not None and names.by_value is not None:
+        return {value for value in UNLABELLED if value in values and value not in names.by_value}
+    top = max(values)
+    if top not in UNLABELLED or values <= {0, top}:
+        return set()
+    return {top}
+
+
+def _public(
+    source: MaskSource, found: _Occurring, names: ClassNames | None, settings: MaskSettings
+) -> Convention | None:
+    """Return the convention of a public data set whose names of files and values these are."""
+    if settings.path is not None or (names is not None and names.source is not None):
+        return None
+    values = found.values
+    ending = source.ending.lower()
+    if ending.endswith('labeltrainids') and values <= {*range(19), 255}:
+        return _consecutive('Cityscapes, labelTrainIds', CITYSCAPES_CLASSES, 0, {255})
+    if ending.endswith('labelids') and values <= set(range(34)):
+        convention = Convention('Cityscapes, labelIds', CITYSCAPES_CLASSES)
+        convention.values = {value: label for label, value in enumerate(CITYSCAPES_IDS)}
+        convention.ignored = set(CITYSCAPES_UNUSED_IDS)
+        convention.notes.append('the 19 classes that Cityscapes evaluates are trained on; its other ids are unlabelled')
+        return convention
+    if are_camvid(source.stems) and values <= set(range(12)):
+        return _consecutive('CamVid with 11 classes', CAMVID_CLASSES, 0, {11})
+    if source.is_voc and are_voc(source.stems) and values <= {*range(21), 255}:
+        return _consecutive('Pascal VOC', VOC_CLASSES, 0, {255})
+    return None
+
+
+def _consecutive(name: str, classes: tuple[str, ...], first: int, ignored: set[int]) -> Convention:
+    """Values from ``first`` are the classes. Names such as void are no classes, and their values have no label."""
+    convention = Convention(name, tuple(part for part in classes if not is_void(part)))
+    label = 0
+    for value, part in enumerate(classes, first):
+        if is_void(part) or value in ignored:
+            ignored = ignored | {value}
+        else:
+            convention.values[value] = label
+            label += 1
+    convention.ignored = set(ignored)
+    last = first + len(classes) - 1
+    convention.notes.append(f'mask values {first} to {last} are classes{_describe_ignored(ignored)}')
+    return convention
+
+
+def _describe_ignored(ignored: set[int]) -> str:
+    if not ignored:
+        return ''
+    listed = ', '.join(str(value) for value in sorted(ignored)[:MAX_LISTED])
+    return f', {listed} is unlabelled' if len(ignored) == 1 else f', {listed} are unlabelled'
+
+
+def _explicit(names: ClassNames, ignored: set[int]) -> Convention:
+    """Return the convention of a file that names each value."""
+    assert names.by_value is not None
+    convention = Convention('masks', ())
+    classes: list[str] = []
+    for value, name in names.by_value.items():
+        if is_void(name) or value in ignored:
+            ignored = ignored | {value}
+            continue
+        if name not in classes:
+            classes.append(name)
+        convention.values[value] = classes.index(name)
+    convention.classes, convention.ignored = tuple(classes), set(ignored)
+    listed = ', '.join(f'{value} {name}' for value, name in list(names.by_value.items())[:MAX_LISTED])
+    more = f' and {len(names.by_value) - MAX_LISTED} more' if len(names.by_value) > MAX_LISTED else ''
+    convention.notes.append(f'mask values are those of {_name(names)}: {listed}{more}{_describe_ignored(ignored)}')
+    return convention
+
+
+def _counted(
+    source: MaskSource, found: _Occurring, names: ClassNames | None, ignored: set[int], first: int
+) -> Convention:
+    """Return the convention of a user who states the value of the first class."""
+    below = {value for value in found.values if value < first}
+    classes = names.names if names else tuple(f'class_{v}' for v in range(first, max(found.values - ignored) + 1))
+    return _consecutive('masks', classes, first, ignored | below)
+
+
+def _unnamed(found: _Occurring, ignored: set[int], masks: Mapping[str, MaskValues]) -> Convention:
+    """Name classes by their values: each value that occurs is a class."""
+    values = sorted(found.values - ignored)
+    if len(values) > MAX_UNNAMED:
+        name = max(masks, key=lambda name: masks[name].distinct)
+        raise UserError(
+            f'masks have {len(values)} values ({_listed(values)}), the most in {name}, and no classes.txt: that is too '
+            'many for classes without names. Masks that were compressed, smoothed or resized have values in between, '
+            'masks of instances a value for each object; write the names into classes.txt if they are classes'
+        )
+    binary = len(values) == 2 and values[0] == 0 and values[1] in (1, *UNLABELLED)
+    if len(values) == 1:
+        raise UserError(f'all labelled pixels of all masks have the value {values[0]}: there is nothing to tell apart')
+    classes = ('background', 'foreground') if binary else tuple(f'class_{value}' for value in values)
+    convention = Convention('masks', classes, {value: label for label, value in enumerate(values)}, ignored=ignored)
+    named = ', '.join(f'{value} {name}' for value, name in zip(values[:MAX_LISTED], classes, strict=False))
+    convention.notes.append(
+        f'there is no file with class names, so classes are named by the mask values: {named}'
+        f'{", ..." if len(values) > MAX_LISTED else ""}{_describe_ignored(ignored)}; '
+        'write names into classes.txt, one a line, in the order of values'
+    )
+    return convention
+
+
+def _named(
+    source: MaskSource, found: _Occurring, names: ClassNames, ignored: set[int], values: list[int]
+) -> Convention:
+    """Decide by the number of names."""
+    count = len(names.names)
+    where = _name(names)
+    if count == 1:
+        return _one_class(names, found, ignored, values)
+    # A value beyond the classes in few masks is a mistake in these.
+    regular = [value for value in values if value <= count]
+    strays = [value for value in values if value > count]
+    if strays and 2 * max(found.masks[value] for value in strays) >= found.total:
+        return _in_order(names, values, ignored, found)
+    top = max(regular, default=0)
+    zero, has_ignored = 0 in regular, bool(ignored)
+    background_first = is_background(names.names[0])
+    if top < count and (background_first or (has_ignored and zero)):
+        return _consecutive('masks', names.names, 0, ignored)
+    # The last class in next to no mask: it may be a mistake in these, and the first class be 0.
+    is_rare = (
+        not source.is_ade and found.total >= MIN_FOR_RARE and found.masks.get(count, 0) <= max(1, 0.01 * found.total)
+    )
+    if top == count and zero and (background_first or is_rare):
+        raise UserError(
+            f'masks have the values 0 to {count} and {where} has {count} names, of which the first is '
+            f'{names.names[0]}; {count} occurs in {found.masks[count]} of {found.total} masks: is 0 the first class, '
+            f'or unlabelled? {_ask_first()}'
+        )
+    if top == count and zero and has_ignored:
+        # Unlabelled pixels have a value of their own, so 0 is what belongs to no object.
+        convention = _consecutive('masks', ('background', *names.names), 0, ignored)
+        convention.notes.append(f'{where} has no name for the value 0: it is the class background')
+        return convention
+    if top == count:
+        return _from_one(names, found, ignored)
+    if source.is_ade and regular != list(range(count)):
+        return _from_one(names, found, ignored)
+    if not source.is_ade and zero:
+        return _consecutive('masks', names.names, 0, ignored)
+    raise UserError(
+        f'masks have the values {_listed(regular)} and {where} has {count} names: is the first name value 0 or '
+        f'value 1? {_ask_first()}'
+    )
+
+
+def _ask_first() -> str:
+    return f'Write `first_class: 0` or `first_class: 1` into {SETTINGS} in the data folder'
+
+
+def _from_one(names: ClassNames, found: _Occurring, ignored: set[int]) -> Convention:
+    """0 is unlabelled, 1 is the first class."""
+    convention = _consecutive('masks', names.names, 1, ignored | {0})
+    if found.share(0) >= MIN_BACKGROUND:
+        convention.notes.append(
+            f'0 is {_percent(found.share(0))} of all pixels, which are neither trained on nor measured. If it is the '
+            f'background, write background into {_name(names)} as its first line'
+        )
+    return convention
+
+
+def _one_class(names: ClassNames, found: _Occurring, ignored: set[int], values: list[int]) -> Convention:
+    """One name: its pixels have one value, the rest of the image, background, another."""
+    name = names.names[0]
+    if is_background(name) or is_void(name):
+        raise UserError(f'{_name(names)} has {name} alone: it must name at least one class besides')
+    objects = [value for value in values if value]
+    if not objects:
+        raise UserError(f'no pixel of any mask is {name}: all have the value 0{_describe_ignored(ignored)}')
+    value = max(objects, key=lambda value: found.masks[value])
+    # Another value in few masks is a mistake in these.
+    if any(2 * found.masks[other] >= found.masks[value] for other in objects if other != value):
+        return _in_order(names, values, ignored, found)
+    convention = Convention('masks', ('background', name), {0: 0, value: 1}, ignored=ignored)
+    convention.notes.append(
+        f'mask value {value} is {name}, 0 the class background{_describe_ignored(ignored)}; {_name(names)} has no name '
+        'for what is not the object'
+    )
+    return convention
+
+
+def _in_order(names: ClassNames, values: list[int], ignored: set[int], found: _Occurring) -> Convention:
+    """Values are not consecutive: if there are as many as names, they are assigned in their order."""
+    count = len(names.names)
+    if len(values) != count:
+        spread = found.distinct > 2 * count + 2
+        advice = (
+            'Masks that were compressed, smoothed or resized have values in between: save them as PNG, resize them '
+            'by nearest neighbour'
+            if spread
+            else f'Write a name for each value: `classes: {{{values[0]}: name, ...}}` in {SETTINGS}'
+        )
+        raise UserError(
+            f'masks have the values {_listed(values)}, {_name(names)} has {count} '
+            f'{"name" if count == 1 else "names"}: values without a class. {advice}'
+        )
+    convention = Convention('masks', (), ignored=set(ignored))
+    kept = [(value, name) for value, name in zip(values, names.names, strict=True) if not is_void(name)]
+    convention.ignored |= set(values) - {value for value, _ in kept}
+    convention.classes = tuple(name for _, name in kept)
+    convention.values = {value: label for label, (value, _) in enumerate(kept)}
+    assigned = ', '.join(f'{value} {name}' for value, name in kept[:MAX_LISTED])
+    convention.notes.append(
+        f'mask values are not consecutive; the names of {_name(names)} belong to them in their order: {assigned}'
+        f'{", ..." if len(kept) > MAX_LISTED else ""}{_describe_ignored(convention.ignored)}'
+    )
+    return convention
+
+
+def _name(names: ClassNames) -> str:
+    return names.source.name if names.source else "the public data set's list"
+
+
+def _listed(values: list[int]) -> str:
+    if len(values) > 3 and values == list(range(values[0], values[-1] + 1)):
+        return f'{values[0]} to {values[-1]}'
+    more = f', ... (up to {values[-1]})' if len(values) > MAX_LISTED else ''
+    return ', '.join(map(str, values[:MAX_LISTED])) + more
+
+
+def _percent(share: float) -> str:
+    return f'{100 * share:.0f} %' if share >= 0.01 else 'under 1 %'

@@ -1,0 +1,109 @@
+"""Read a segmentation data set: images and masks in any of the layouts and conventions of docs/own_masks.md."""
+
+from pathlib import Path
+
+from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, MaskData, MaskedImage
+from mnv4_mm.data.formats.mask_classes import find_classes, read_settings
+from mnv4_mm.data.formats.mask_pairs import Pairs, find_lone_masks, find_pairs
+from mnv4_mm.data.formats.mask_rules import MaskSource, decide
+from mnv4_mm.data.mask_values import decode_masks, unpack
+from mnv4_mm.errors import UserError
+
+LAYOUT = (
+    'images/ with images and masks/ with a PNG mask for each (also annotations/, labels/ or SegmentationClass/; in '
+    'each train/ and val/, or none), and classes.txt with one class name per line'
+)
+
+
+def read(root: Path) -> MaskData | None:
+    """Read a segmentation data set. None if there are no masks.
+
+    All masks are decoded, since their values tell which convention they follow.
+
+    Raises:
+        UserError: It is one, but its masks cannot be understood.
+    """
+    pairs = find_pairs(root)
+    if pairs is None:
+        folder = find_lone_masks(root)
+        if folder is not None:
+            raise UserError(
+                f'{folder} has masks but no images beside it: put the images into {folder.parent / "images"} '
+                '(CVAT: export with "Save images")'
+            )
+        return None
+    notes = list(pairs.notes)
+    splits = _choose_splits(pairs.splits, notes)
+    masks = decode_masks(root, [image.mask for images in splits.values() for image in images])
+    folders = _class_folders(root, pairs, splits)
+    names, settings = find_classes(folders), read_settings(folders)
+    source = MaskSource(
+        stems=tuple(Path(image.name).stem for images in splits.values() for image in images),
+        ending=pairs.ending,
+        is_ade=_is_ade(root, splits),
+        is_voc=any('segmentationclass' in image.mask.lower() for images in splits.values() for image in images),
+    )
+    convention = decide(source, names, settings, masks)
+    if names is not None and names.source is not None:
+        notes.append(f'class names are those of {names.source.relative_to(root)}')
+    return MaskData(
+        root=root,
+        format=convention.format,
+        classes=convention.classes,
+        splits=splits,
+        values=convention.values,
+        colours={unpack(colour): label for colour, label in convention.colours.items()},
+        ignored={unpack(value) for value in convention.ignored} if convention.colours else convention.ignored,
+        findings=pairs.findings,
+        notes=notes + convention.notes,
+    )
+
+
+def require(root: str | Path) -> MaskData:
+    """Read a segmentation data set.
+
+    Raises:
+        UserError: There is none, or its masks cannot be understood.
+    """
+    root = Path(root)
+    data = read(root)
+    if data is None:
+        raise UserError(f'{root} has no masks beside images: --data takes a folder with {LAYOUT}')
+    return data
+
+
+def _choose_splits(splits: dict[str, list[MaskedImage]], notes: list[str]) -> dict[str, list[MaskedImage]]:
+    """Reduce the splits to ``TRAIN`` and ``VAL``, or to ``ALL``."""
+    splits = {name: images for name, images in splits.items() if images}
+    if TRAIN in splits and VAL not in splits and TEST in splits:
+        splits[VAL] = splits.pop(TEST)
+        notes.append('there are no validation images: the test images are used')
+    if TRAIN in splits and VAL in splits:
+        kept = {TRAIN: splits.pop(TRAIN), VAL: splits.pop(VAL)}
+        notes += [
+            f'the {len(images)} {f"{name} images" if name == TEST else "images of no split"} are not used'
+            for name, images in splits.items()
+        ]
+        return kept
+    if set(splits) - {ALL}:
+        notes.append(f'the images of {" and ".join(sorted(splits))} are split into training and validation images')
+    images = [image for part in splits.values() for image in part]
+    return {ALL: sorted(images, key=lambda image: image.name)}
+
+
+def _is_ade(root: Path, splits: dict[str, list[MaskedImage]]) -> bool:
+    """True for images/training with annotations/training, or train."""
+    first = next(iter(splits.get(TRAIN, [])), None)
+    if first is None:
+        return False
+    image, mask = (Path(part.lower()).parts[-3:-1] for part in (first.name, first.mask))
+    return image[:1] == ('images',) and mask[:1] == ('annotations',) and image[1:] == mask[1:]
+
+
+def _class_folders(root: Path, pairs: Pairs, splits: dict[str, list[MaskedImage]]) -> list[Path]:
+    """Return the folders in which class names may be: the root, and all folders above a mask."""
+    folders = [root, pairs.folder]
+    for images in splits.values():
+        for image in images[:1]:
+            folders += [root / parent for parent in reversed(Path(image.mask).parents)]
+    return list(dict.fromkeys(folders))

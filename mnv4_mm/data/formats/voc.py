@@ -1,0 +1,253 @@
+"""Read Pascal VOC, also as LabelImg, Roboflow and CVAT write it: one XML file per image, with or without lists."""
+
+import math
+import posixpath
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mnv4_mm.data.documents import read_text, read_xml
+from mnv4_mm.data.findings import Finding
+from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, Box, DetectionData, LabelledImage
+from mnv4_mm.data.formats.classes import check_names
+from mnv4_mm.data.formats.files import (
+    Files,
+    beginning,
+    complete_splits,
+    first,
+    join,
+    match_by_stem,
+    split_by_folder,
+    split_of,
+)
+from mnv4_mm.data.formats.geometry import box_around_rotated, box_of_edges
+from mnv4_mm.errors import UserError
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
+NAME = 'Pascal VOC'
+SNIFFED = 5  # XML files that are opened to see which format they have
+LISTS = {'train.txt': TRAIN, 'val.txt': VAL, 'test.txt': TEST, 'trainval.txt': ALL}
+EDGES = ('xmin', 'ymin', 'xmax', 'ymax')
+
+
+def find(files: Files) -> list[str]:
+    """Return the annotation files of a folder, relative to it; none if they are not Pascal VOC's."""
+    names = files.with_suffix('.xml')
+    sample = names[:: max(1, len(names) // SNIFFED)]
+    starts = [beginning(files.root / name, 2**12) for name in sample]
+    return names if any(b'<annotation>' in start or b'<annotation ' in start for start in starts) else []
+
+
+def read(root: Path, files: Files | None = None) -> DetectionData | None:
+    """Read a data set in Pascal VOC's format.
+
+    - The split is that of ``ImageSets/Main``: ``train.txt``, ``val.txt`` and ``test.txt``; ``trainval.txt`` only if one
+      of the first two is missing. The lists of a single class, ``<class>_train.txt``, are not used. Without lists it is
+      that of the folders.
+    - Pixels are counted from 1, so 1 is subtracted from all four coordinates and a box is ``xmax - xmin`` wide, as in
+      mmdet's ``XMLDataset`` and LabelImg. (The devkit, detectron2 and supervision take it one pixel wider and taller.)
+      If the data set has a coordinate below 1, pixels are counted from 0 and nothing is subtracted.
+    - Difficult objects become crowds, which are not trained on and are no mistake if they are missed, as in
+      ``XMLDataset`` and VOC's metric.
+    - Classes are sorted by name.
+
+    Returns:
+        None if there are no such files.
+
+    Raises:
+        UserError: A list of a split cannot be read.
+    """
+    files = files or Files(root)
+    names = find(files)
+    if not names:
+        return None
+    data = DetectionData(root, NAME, (), {})
+    trees = dict(_parse(files, names, data))
+    offset = 0 if any(_is_from_zero(tree) for tree in trees.values()) else 1
+    if not offset:
+        data.notes.append('coordinates are counted from 0, since some are below 1: they are used as they are')
+    classes = sorted({name for tree in trees.values() for obj in tree.findall('object') if (name := _name(obj))})
+    data.classes = tuple(classes)
+    data.category_ids = tuple(range(1, len(classes) + 1))
+    data.findings += check_names(classes, root)
+    labels = {name: label for label, name in enumerate(classes)}
+    assigned, lists = _assign(files, names, data)
+    images: dict[str, LabelledImage] = {}
+    sources: dict[str, str] = {}
+    for name, tree in trees.items():
+        image = _read_image(files, name, tree, assigned.get(name, ALL), data)
+        if image is None:
+            continue
+        if image.name in sources:
+            problem = f'it is for the image {image.name}, as {sources[image.name]} is'
+            data.findings.append(Finding('image-twice', files.root / name, problem))
+            continue
+        sources[image.name] = name
+        image.boxes = list(_read_boxes(files.root / name, tree, labels, offset, data))
+        images[name] = image
+    difficult = sum(box.is_crowd for image in images.values() for box in image.boxes)
+    if difficult:
+        data.notes.append(f'{difficult} objects are difficult: not trained on, and no mistake if they are missed')
+    splits: dict[str, list[LabelledImage]] = {split: [] for split in (TRAIN, VAL, TEST, ALL)}
+    for name, image in images.items():
+        if not lists or name in assigned:
+            splits[assigned.get(name, ALL)].append(image)
+    left_out = [name for name in images if lists and name not in assigned]
+    if left_out:
+        data.notes.append(f'{len(left_out)} annotation files are in no list of ImageSets/Main: {first(left_out)}')
+    used = set(sources)
+    bare = [name for name in files.images if name not in used and not _is_mask(name)]
+    if bare:
+        data.notes.append(f'{len(bare)} images have no annotation file and are not used: {first(bare)}')
+    for group in splits.values():
+        group.sort(key=lambda image: image.name)
+    splits = complete_splits(splits)
+    data.splits = splits if lists else split_by_folder(splits, data.notes)
+    return data
+
+
+def _parse(files: Files, names: list[str], data: DetectionData) -> Iterator[tuple[str, 'Element']]:
+    for name in names:
+        path = files.root / name
+        try:
+            tree = read_xml(path)
+        except UserError as error:
+            data.findings.append(Finding('annotation-unreadable', path, str(error).removeprefix(f'{path} ')))
+            continue
+        if tree.tag == 'annotation':
+            yield name, tree
+        else:
+            data.notes.append(f'{name} is not used: it is no file of Pascal VOC, but has <{tree.tag[:40]}>')
+
+
+def _is_mask(name: str) -> bool:
+    return any(part.startswith('Segmentation') for part in name.split('/')[:-1])
+
+
+def _is_from_zero(tree: 'Element') -> bool:
+    for obj in tree.findall('object'):
+        for edge in ('xmin', 'ymin'):
+            try:
+                if 0 <= float(obj.findtext(f'bndbox/{edge}', '')) < 1:
+                    return True
+            except ValueError:
+                continue  # becomes a finding
+    return False
+
+
+def _name(obj: 'Element') -> str:
+    return ' '.join(obj.findtext('name', '').split())
+
+
+def _assign(files: Files, names: list[str], data: DetectionData) -> tuple[dict[str, str], bool]:
+    """Return the split of each listed annotation file, and whether there are lists."""
+    paths: dict[str, list[str]] = {}
+    for name in files.names:
+        folder, base = posixpath.split(name)
+        if base in LISTS and folder.endswith('ImageSets/Main'):
+            paths.setdefault(posixpath.dirname(posixpath.dirname(folder)), []).append(name)
+    if not paths:
+        # The folder of the file itself, e.g. Roboflow's train/ and valid/.
+        splits = {name: split_of(posixpath.dirname(name)) for name in names}
+        if None in splits.values() or not {TRAIN, VAL} <= set(splits.values()):
+            return {}, False
+        return {name: split for name, split in splits.items() if split}, False
+    by_stem: dict[tuple[str, str], str] = {}
+    for name in names:
+        for base in paths:
+            prefix = base + '/' if base else ''
+            if name.startswith(prefix):
+                inner = posixpath.splitext(name[len(prefix) :])[0]
+                by_stem[base, inner.split('/', 1)[-1]] = name
+    assigned: dict[str, str] = {}
+    for base, lists in paths.items():
+        wanted = {posixpath.basename(name): name for name in lists}
+        if {'train.txt', 'val.txt'} <= wanted.keys():
+            wanted.pop('trainval.txt', None)
+        elif 'trainval.txt' in wanted:
+            # Half of a split says less than the whole of both.
+            wanted = {base: name for base, name in wanted.items() if LISTS[base] in (ALL, TEST)}
+        for name in wanted.values():
+            split = LISTS[posixpath.basename(name)]
+            for number, line in enumerate(read_text(files.root / name).splitlines(), 1):
+                stem = _listed_stem(line, base, by_stem)
+                if not stem:
+                    continue
+                entry, path = f'line {number}', files.root / name
+                source = by_stem.get((base, stem))
+                if join(base, stem) is None or join('', stem) is None:
+                    data.findings.append(Finding('path-outside', path, f'{stem!r} leaves the folder', entry))
+                elif source is None:
+                    data.findings.append(
+                        Finding('annotation-missing', path, f'there is no annotation file {stem}.xml', entry)
+                    )
+                elif assigned.get(source) == split:
+                    data.findings.append(Finding('listed-twice', path, f'{stem!r} is listed before', entry))
+                elif source in assigned:
+                    problem = f'{stem!r} is listed for {assigned[source]} and {split}'
+                    data.findings.append(Finding('image-in-two-splits', path, problem, entry))
+                else:
+                    assigned[source] = split
+    return assigned, True
+
+
+def _listed_stem(line: str, base: str, by_stem: dict[tuple[str, str], str]) -> str:
+    """Return the name in a line of a list, which may be quoted, have a suffix, or be followed by -1, 0 or 1."""
+    stem = line.strip().strip('"').replace('\\', '/')
+    shorter = stem.rsplit(maxsplit=1)[0].strip('"') if ' ' in stem else stem
+    for candidate in (stem, shorter, posixpath.splitext(stem)[0]):
+        if (base, candidate) in by_stem:
+            return candidate
+    return stem
+
+
+def _read_image(files: Files, name: str, tree: 'Element', split: str, data: DetectionData) -> LabelledImage | None:
+    """Return the image of an annotation file, without boxes. None if its path leaves the root."""
+    path = files.root / name
+    listed = tree.findtext('filename', '').strip()
+    straight = listed.replace('\\', '/')
+    stem = posixpath.splitext(posixpath.basename(name))[0]
+    if straight and join(posixpath.dirname(name), straight) is None:
+        data.findings.append(Finding('path-outside', path, f'{listed!r} leaves the folder', 'filename'))
+        return None
+    image = match_by_stem(files, name, None if split == ALL else split)
+    if image is None and straight:
+        # Some tools number the XML files and keep the name of the image inside.
+        image = match_by_stem(files, name, None if split == ALL else split, stem=posixpath.splitext(straight)[0])
+    elif image and straight and posixpath.splitext(posixpath.basename(straight))[0] != stem:
+        problem = f'the file is for {stem!r} by its name, and for {listed!r} by its content'
+        data.findings.append(Finding('name-differs', path, problem, 'filename'))
+    folder = posixpath.dirname(name)
+    twin = posixpath.join(posixpath.dirname(folder), 'JPEGImages')
+    folder = twin if files.has_folder(twin) else folder
+    image = image or posixpath.join(folder, posixpath.basename(straight) or f'{stem}.jpg')
+    size = [tree.findtext(f'size/{side}', '').strip() for side in ('width', 'height')]
+    # LabelImg writes 0 x 0 if it has not seen the image.
+    is_size = all(side.isdecimal() and int(side) > 0 for side in size)
+    return LabelledImage(image, path, size=(int(size[0]), int(size[1])) if is_size else None)
+
+
+def _read_boxes(path: Path, tree: 'Element', labels: dict[str, int], offset: int, data: DetectionData) -> Iterator[Box]:
+    for number, obj in enumerate(tree.findall('object'), 1):
+        entry, name = f'object {number}', _name(obj)
+        if not name:
+            data.findings.append(Finding('class-unlisted', path, 'it has no name', entry))
+            continue
+        box = obj.find('bndbox')
+        rotated = obj.find('robndbox')
+        try:
+            if box is None and rotated is not None:  # of roLabelImg
+                cx, cy, w, h, angle = (float(rotated.findtext(key, '')) for key in ('cx', 'cy', 'w', 'h', 'angle'))
+                xywh = box_around_rotated(cx - w / 2 - offset, cy - h / 2 - offset, w, h, math.degrees(angle))
+            else:
+                texts = [box.findtext(edge, '') if box is not None else '' for edge in EDGES]
+                left, top, right, bottom = (text.strip() for text in texts)
+                xywh = box_of_edges(left, top, right, bottom, offset)
+        except ValueError:
+            shown = {edge: box.findtext(edge) for edge in EDGES} if box is not None else 'no bndbox'
+            data.findings.append(Finding('box-invalid', path, f'{shown} is not a box of four numbers', entry))
+            continue
+        is_difficult = obj.findtext('difficult', '0').strip() in ('1', 'true', 'True')
+        yield Box(xywh, labels[name], entry, is_crowd=is_difficult)

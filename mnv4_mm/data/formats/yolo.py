@@ -1,0 +1,551 @@
+"""Read YOLO: a txt file of shares per image, with a yaml file, darknet's ``.data`` file, or neither.
+
+The layouts are those of Ultralytics, Roboflow, CVAT, Label Studio and darknet.
+"""
+
+import math
+import os
+import posixpath
+import re
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mnv4_mm.data.documents import read_text, read_yaml
+from mnv4_mm.data.findings import Finding
+from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, Box, DetectionData, LabelledImage
+from mnv4_mm.data.formats.classes import check_names
+from mnv4_mm.data.formats.files import DRIVE, Files, complete_splits, first, join, locate, split_by_folder, split_of
+from mnv4_mm.data.formats.geometry import Xywh
+from mnv4_mm.errors import UserError
+from mnv4_mm.images import IMAGE_SUFFIXES, image_size
+
+NAME = 'YOLO'
+SPLITS = {TRAIN: ('train',), VAL: ('val', 'valid', 'validation'), TEST: ('test',)}
+# Files with class names, in the order of preference.
+NAME_FILES = ('obj.names', 'classes.txt', 'labels.txt', 'names.txt', 'predefined_classes.txt')
+# Text files that are no labels of an image.
+OTHER_TEXTS = (*NAME_FILES, 'train.txt', 'val.txt', 'valid.txt', 'test.txt', 'readme.txt', 'requirements.txt')
+IMAGE_FOLDERS = ('images', 'JPEGImages')
+MAIN = ('data.yaml', 'data.yml')
+MAX_SHARE = 2  # a larger number is one of pixels
+FRACTION = re.compile(r'\.(\d*)')
+DIGITS, MIN_DIGITS = 6, 4  # decimals that most tools write, and the fewest that are believed to be all
+MAX_CLASSES = 10_000  # for numbers without names
+
+
+class Description(NamedTuple):
+    """What the yaml or ``.data`` file says.
+
+    Attributes:
+        name: Path of the file relative to the root. Empty if there is none.
+        content: Its keys.
+        names: Class names by number. None if the file has none.
+    """
+
+    name: str = ''
+    content: Mapping[str, Any] = {}
+    names: dict[int, str] | None = None
+
+
+def find(files: Files) -> list[str]:
+    """Return the files that make a folder a YOLO data set: a description, or label files of images."""
+    found = [name for name, _ in _descriptions(files)]
+    if found:
+        return found
+    for image in files.images:
+        label = _label_of(files, image)
+        if label and _has_labels(files.root / label):
+            return [label]
+    return []
+
+
+def read(root: Path, files: Files | None = None) -> DetectionData | None:
+    """Read a data set in YOLO's format.
+
+    - The yaml file names the classes and, for each split, a folder of images, a list of images, or several of them.
+      Paths are relative to its ``path`` or to the file itself. Without such a file, splits are those of the folders,
+      and classes those of ``classes.txt``; without that too, the numbers are the names.
+    - The labels of ``images/a.jpg`` are in ``labels/a.txt`` or beside the image. An image without a label file has no
+      objects.
+    - Shares become pixels by the size of the image file. The digits of a share stand for an interval, and within that
+      the coordinate with the fewest decimals in pixels is taken: 0.051563 of 640 pixels is 33, not 33.00032. Boxes that
+      were written from pixels with up to two decimals are therefore the same in all formats, in images of up to 3,000
+      pixels.
+    - Polygons and rotated boxes become the boxes around them. Of poses the box is taken.
+
+    Returns:
+        None if there are no such files.
+
+    Raises:
+        UserError: The yaml file is not valid, or there are several.
+    """
+    files = files or Files(root)
+    if not find(files):
+        return None
+    data = DetectionData(root, NAME, (), {})
+    description = _describe(files, data)
+    splits = _images(files, description, data)
+    images = [name for names in splits.values() for name in names]
+    labels = {name: label for name in images if (label := _label_of(files, name))}
+    rows: dict[str, list[list[str]]] = {}
+    for name, label in labels.items():
+        try:
+            rows[name] = _rows(root / label)
+        except UserError as error:
+            problem = str(error).removeprefix(f'{root / label} ')
+            data.findings.append(Finding('annotation-unreadable', root / label, problem))
+    names = description.names if description.names is not None else _names(files, description, rows, data)
+    numbers = sorted(names)
+    data.classes = tuple(names[number] for number in numbers)
+    data.category_ids = tuple(range(1, len(numbers) + 1))
+    data.findings += check_names(data.classes, root / description.name)
+    order = {number: label for label, number in enumerate(numbers)}
+    sizes = _sizes(files, [name for name, group in rows.items() if group])
+    reader = _RowReader(order, _pose_columns(description, root), data)
+    for split, group in splits.items():
+        data.splits[split] = []
+        for name in group:
+            if name in labels and name not in rows:
+                continue
+            image = LabelledImage(name, root / labels.get(name, description.name or name))
+            if name in sizes:
+                image.boxes = list(reader.read(root / labels[name], rows[name], sizes[name]))
+            data.splits[split].append(image)
+    reader.add_notes()
+    _note_missing(files, images, labels, data)
+    data.splits = split_by_folder(complete_splits(data.splits), data.notes)
+    return data
+
+
+def _descriptions(files: Files) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the yaml and ``.data`` files that describe a data set."""
+    for name in files.with_suffix('.yaml', '.yml'):
+        if name.count('/') > 1:
+            continue
+        try:
+            content = read_yaml(files.root / name)
+        except UserError:
+            if posixpath.basename(name) in MAIN:
+                raise
+            continue
+        if not isinstance(content, Mapping):
+            continue
+        # supervision writes the names alone.
+        has_images, is_main = any(key in content for key in ('train', 'val')), posixpath.basename(name) in MAIN
+        if 'names' in content and (has_images or is_main):
+            yield name, content
+        elif has_images and is_main:
+            raise UserError(f'{files.root / name} has no names: it should list the names of the classes')
+    for name in files.with_suffix('.data'):
+        if name.count('/') > 1:
+            continue
+        lines = [line.partition('=') for line in read_text(files.root / name).splitlines() if '=' in line]
+        content = {key.strip(): value.strip() for key, _, value in lines}
+        if 'names' in content and ('train' in content or 'valid' in content):
+            yield name, content
+
+
+def _describe(files: Files, data: DetectionData) -> Description:
+    found = dict(_descriptions(files))
+    preferred = [name for name in found if posixpath.basename(name) in MAIN]
+    names = preferred if len(preferred) == 1 else list(found)
+    if not names:
+        return Description()
+    if len(names) > 1:
+        raise UserError(
+            f'{files.root} has {len(names)} files that describe it ({first(names)}): leave one in the folder'
+        )
+    if len(found) > 1:
+        data.notes.append(
+            f'{names[0]} describes the data; not used: {first([name for name in found if name != names[0]])}'
+        )
+    name, content = names[0], found[names[0]]
+    path = files.root / name
+    if name.endswith('.data'):
+        target = _inside(files, posixpath.dirname(name), content['names'])
+        if target is None:
+            raise UserError(f'{path}: names = {content["names"]}, a file that is not in {files.root}')
+        return Description(name, content, _listed_names(files.root / target))
+    return Description(name, content, _names_of(content, path, data))
+
+
+def _names_of(content: Mapping[str, Any], path: Path, data: DetectionData) -> dict[int, str]:
+    names = content['names']
+    if isinstance(names, str) and names.strip().startswith('['):
+        names = [name.strip(' \'"') for name in names.strip(' []').split(',')]
+    if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
+        result = dict(enumerate(names))
+    elif isinstance(names, Mapping) and names and all(isinstance(name, str) for name in names.values()):
+        if not all(isinstance(key, str) and key.isdecimal() for key in names):
+            wrong = next(key for key in names if not (isinstance(key, str) and key.isdecimal()))
+            raise UserError(f'{path}: names has the key {wrong!r}; keys are the numbers of the classes, 0, 1, ...')
+        result = {int(key): name for key, name in names.items()}
+        if len(result) < len(names):
+            raise UserError(f'{path}: names has a number twice')
+    else:
+        raise UserError(
+            f'{path}: names should be a list of class names or a mapping of numbers to them, got {names!r:.80}'
+        )
+    count = content.get('nc', '')
+    if isinstance(count, str) and count.strip().isdecimal() and int(count) != len(result):
+        problem = f'nc is {count}, and names has {len(result)} classes'
+        data.findings.append(Finding('class-count', path, problem, 'nc'))
+    return result
+
+
+def _listed_names(path: Path) -> dict[int, str]:
+    lines = [line.strip() for line in read_text(path).splitlines()]
+    while lines and not lines[-1]:
+        lines.pop()
+    return dict(enumerate(lines))
+
+
+def _names(
+    files: Files, description: Description, rows: dict[str, list[list[str]]], data: DetectionData
+) -> dict[int, str]:
+    """Return the class names of a data set without a description."""
+    found = [name for base in NAME_FILES for name in files.names if posixpath.basename(name).lower() == base]
+    lists = {name: _listed_names(files.root / name) for name in found}
+    if lists:
+        chosen = found[0]
+        others = [name for name in found if lists[name] != lists[chosen]]
+        if others:
+            problem = (
+                f'the classes are {first(lists[chosen].values())}; in {others[0]}: {first(lists[others[0]].values())}'
+            )
+            data.findings.append(Finding('class-count', files.root / chosen, problem))
+        data.notes.append(f'class names are those of {chosen}')
+        return lists[chosen]
+    numbers = {number for group in rows.values() for row in group if (number := _class_number(row[0])) is not None}
+    count = max(numbers, default=-1) + 1
+    if count > MAX_CLASSES:
+        raise UserError(
+            f'{files.root} has no file with class names, and labels with the class {count - 1}: add data.yaml'
+        )
+    data.notes.append(
+        'no file names the classes (data.yaml with names, or classes.txt): they are named by their numbers'
+    )
+    return {number: str(number) for number in range(count)}
+
+
+def _images(files: Files, description: Description, data: DetectionData) -> dict[str, list[str]]:
+    """Return the names of the images of each split, sorted."""
+    if all(description.content.get(key) in (None, '') for words in SPLITS.values() for key in words):
+        return _images_by_folder(files, data)
+    content, path = description.content, files.root / description.name
+    folder = posixpath.dirname(description.name)
+    start = content.get('path') or ''
+    base = join(folder, start.replace('\\', '/')) if isinstance(start, str) else None
+    if base is None or not files.has_folder('' if base == '.' else base):
+        base = folder
+        if start not in ('', '.'):
+            data.notes.append(
+                f'{description.name}: path {start!r} is not below {files.root} and not used; folders are relative to '
+                'the file'
+            )
+    result: dict[str, list[str]] = {}
+    for split, keys in SPLITS.items():
+        values = [content[key] for key in keys if content.get(key) not in (None, '')]
+        listed = [item for value in values for item in (value if isinstance(value, list) else [value])]
+        names: dict[str, None] = {}
+        for item in listed:
+            if not isinstance(item, str):
+                raise UserError(f'{path}: {keys[0]} should be a path or a list of paths, got {item!r:.80}')
+            target = _resolve(files, folder, base, item, start if isinstance(start, str) else '')
+            if target is None:
+                is_outside = all(join(f, item.replace('\\', '/')) is None for f in (base, folder))
+                kind = 'path-outside' if is_outside else 'split-missing'
+                problem = f'{item!r} {"leaves the folder" if is_outside else "does not exist"}'
+                if split == TEST:
+                    data.notes.append(f'{description.name}: test {problem} and is not used')
+                else:
+                    data.findings.append(Finding(kind, path, problem, keys[0]))
+                continue
+            straight = item.replace('\\', '/')
+            if target not in (posixpath.normpath(posixpath.join(f, straight)) for f in (base, folder)):
+                data.notes.append(f'{description.name}: {keys[0]} {item!r} is read as {target!r}')
+            names.update(dict.fromkeys(_expand(files, target, split, data)))
+        if names:
+            result[split] = sorted(names)
+    if not result:
+        raise UserError(f'{path} names no images: train and val should be folders of images, or lists of them')
+    return result
+
+
+def _resolve(files: Files, folder: str, base: str, item: str, start: str) -> str | None:
+    """Return the folder or list that an entry of the yaml file means, relative to the root. None if there is none.
+
+    Roboflow writes ``../train/images`` for a folder beside the file, which Ultralytics reads as if ``../`` were not
+    there. An absolute path, of the machine that the file was made on, is searched by its end of at least two folders.
+    """
+    name = item.strip().replace('\\', '/')
+    candidates = [join(base, name), join(folder, name)]
+    straight = re.sub(r'^(\.\./)+', '', name)
+    if straight != name:
+        candidates += [join(base, straight), join(folder, straight)]
+    if name.startswith('/') or DRIVE.match(name):
+        begin = start.replace('\\', '/').rstrip('/') + '/'
+        if len(begin) > 1 and name.startswith(begin):
+            candidates.append(join(folder, name[len(begin) :]))
+        parts = [part for part in name.split('/') if part not in ('', '.', '..')]
+        candidates += [join(folder, '/'.join(parts[i:])) for i in range(1, len(parts) - 1)]
+    for candidate in candidates:
+        if candidate is None:
+            continue
+        candidate = '' if candidate == '.' else candidate
+        if files.has_folder(candidate) or candidate in files.known:
+            return candidate
+    # darknet names files relative to the folder that it is started in.
+    parts = name.split('/')
+    for i in range(1, len(parts)):
+        candidate = posixpath.join(folder, '/'.join(parts[i:]))
+        if join(base, name) is not None and (candidate in files.known):
+            return candidate
+    return None
+
+
+def _inside(files: Files, folder: str, name: str) -> str | None:
+    return _resolve(files, folder, folder, name, '')
+
+
+def _expand(files: Files, target: str, split: str, data: DetectionData) -> Iterator[str]:
+    """Yield the images of a folder, a list, or the image itself."""
+    if target not in files.known:
+        prefix = target + '/' if target else ''
+        yield from (name for name in files.images if name.startswith(prefix))
+        return
+    if target.lower().endswith(IMAGE_SUFFIXES):
+        yield target
+        return
+    entries: dict[str, str] = {}
+    for number, line in enumerate(read_text(files.root / target).splitlines(), 1):
+        name = line.strip()
+        if not name:
+            continue
+        if name in entries:
+            data.findings.append(Finding('listed-twice', files.root / target, f'{name!r}', f'line {number}'))
+        entries.setdefault(name, f'line {number}')
+    located = locate(files, target, entries, split=split)
+    data.findings += located.findings
+    data.notes += located.notes
+    yield from located.names.values()
+
+
+def _images_by_folder(files: Files, data: DetectionData) -> dict[str, list[str]]:
+    """Return the images of a data set without a description. Those of masks and other outputs are left out."""
+    images = [name for name in files.images if 'labels' not in name.split('/')[:-1]]
+    labelled = [name for name in images if _label_of(files, name)]
+    # Images without objects may have no label file, but are in a folder of images that have one.
+    folders = {posixpath.dirname(name) for name in labelled}
+    images = [name for name in images if posixpath.dirname(name) in folders]
+    lists = {
+        split: [name for name in files.with_suffix('.txt') if posixpath.basename(name).lower() == f'{word}.txt']
+        for split, words in SPLITS.items()
+        for word in words
+    }
+    chosen = {split: names[0] for split, names in lists.items() if len(names) == 1}
+    if {TRAIN, VAL} <= chosen.keys():
+        return {split: sorted(set(_expand(files, name, split, data))) for split, name in chosen.items()}
+    splits: dict[str, list[str]] = {}
+    for name in images:
+        splits.setdefault(split_of(posixpath.dirname(name)) or ALL, []).append(name)
+    return {ALL: sorted(images)} if ALL in splits else splits
+
+
+def _label_of(files: Files, image: str) -> str | None:
+    """Return the label file of an image, relative to the root. None if there is none."""
+    stem = posixpath.splitext(image)[0]
+    parts = stem.split('/')
+    for i in range(len(parts) - 2, -1, -1):
+        if parts[i] in IMAGE_FOLDERS:
+            twin = '/'.join([*parts[:i], 'labels', *parts[i + 1 :]]) + '.txt'
+            if twin in files.known:
+                return twin
+    beside = stem + '.txt'
+    if posixpath.basename(beside).lower() in OTHER_TEXTS or beside not in files.known:
+        return None
+    return beside
+
+
+def _has_labels(path: Path) -> bool:
+    """Return whether a text file begins with a row of numbers. False for an empty one."""
+    try:
+        rows = _rows(path)
+    except UserError:
+        return False
+    try:
+        return bool(rows) and len([float(value) for value in rows[0]]) >= 5
+    except ValueError:
+        return False
+
+
+def _rows(path: Path) -> list[list[str]]:
+    return [line.split() for line in read_text(path).splitlines()]
+
+
+def _class_number(text: str) -> int | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return int(number) if number.is_integer() and 0 <= number < 2**31 else None
+
+
+def _sizes(files: Files, names: list[str]) -> dict[str, tuple[int, int]]:
+    """Return width and height of images; those that cannot be read are missing, and are found by the check."""
+
+    def size(name: str) -> tuple[int, int] | None:
+        try:
+            return image_size(files.root / name)
+        except UserError:
+            return None
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return {name: found for name, found in zip(names, pool.map(size, names), strict=True) if found}
+
+
+def _pose_columns(description: Description, root: Path) -> int | None:
+    """Return the number of columns of a pose; None if the data has none."""
+    shape = description.content.get('kpt_shape')
+    if shape is None:
+        return None
+    if not (isinstance(shape, list) and len(shape) == 2 and all(isinstance(v, str) and v.isdecimal() for v in shape)):
+        raise UserError(f'{root / description.name}: kpt_shape should be [points, 2 or 3], got {shape!r:.80}')
+    return 5 + int(shape[0]) * int(shape[1])
+
+
+class _RowReader:
+    """Reads the rows of label files.
+
+    Args:
+        order: Label by class number.
+        pose_columns: Number of columns of a pose, if the data has poses.
+        data: Data set that findings are added to.
+    """
+
+    def __init__(self, order: dict[int, int], pose_columns: int | None, data: DetectionData) -> None:
+        self.order = order
+        self.pose_columns = pose_columns
+        self.data = data
+        self.outlines = 0
+        self.scores = 0
+
+    def read(self, path: Path, rows: list[list[str]], size: tuple[int, int]) -> Iterator[Box]:
+        for number, row in enumerate(rows, 1):
+            if not row:
+                continue
+            entry = f'line {number}'
+            try:
+                label, xywh = self._read_row(row, size)
+            except _RowError as error:
+                self.data.findings.append(Finding(error.kind, path, str(error), entry))
+                continue
+            yield Box(xywh, label, entry)
+
+    def _read_row(self, row: list[str], size: tuple[int, int]) -> tuple[int, Xywh]:
+        count = len(row)
+        try:
+            values = [float(value) for value in row]
+        except ValueError as error:
+            shown = ' '.join(row)
+            raise _RowError('box-invalid', f'{shown[:80]!r} is not a class and four or more numbers') from error
+        label = _class_number(row[0])
+        is_polygon = count >= 7 and count % 2 == 1
+        if label is None or not (count in (5, 6) or is_polygon or count == self.pose_columns):
+            shown = ' '.join(row)
+            raise _RowError('box-invalid', f'{shown[:80]!r} is neither "class x y width height" nor a class and points')
+        if label not in self.order:
+            raise _RowError(
+                'class-unlisted', f'class {label}; the classes are {first(map(str, sorted(self.order)), 5)}'
+            )
+        is_box = count in (5, 6) or count == self.pose_columns
+        shares = values[1:5] if is_box else values[1:]
+        if not is_box and not all(map(math.isfinite, shares)):
+            raise _RowError('box-invalid', f'{" ".join(row)[:80]!r} has points that are not finite')
+        if any(abs(share) > MAX_SHARE for share in shares):  # not NaN, which the check names
+            raise _RowError('shares-expected', f'{" ".join(row[:5])}: coordinates are shares of the image, 0 to 1')
+        digits = _digits(row[1:])
+        self.scores += count == 6
+        if is_box:
+            return self.order[label], _box(values[1:5], size, digits)
+        self.outlines += 1
+        return self.order[label], _box_around(shares, size, digits)
+
+    def add_notes(self) -> None:
+        if self.outlines:
+            self.data.notes.append(f'{self.outlines} polygons become the boxes around them')
+        if self.scores:
+            self.data.notes.append(f'{self.scores} lines have a sixth number, a score, which is not used')
+
+
+class _RowError(Exception):
+    def __init__(self, kind: str, problem: str) -> None:
+        super().__init__(problem)
+        self.kind = kind
+
+
+def _digits(texts: list[str]) -> int:
+    """Return the number of decimals that numbers were rounded to, or a larger one."""
+    counts = []
+    for text in texts:
+        match = FRACTION.search(text)
+        counts.append(17 if 'e' in text.lower() else len(match[1]) if match else 0)
+    # Numbers of the same length were written by a tool that keeps the zeros at their ends, e.g. 5 by supervision.
+    is_fixed = len(set(counts)) == 1 and counts[0] >= MIN_DIGITS
+    return counts[0] if is_fixed else max(DIGITS, *counts)
+
+
+def _box(shares: list[float], size: tuple[int, int], digits: int) -> Xywh:
+    """Return ``(x, y, width, height)`` in pixels of centre and size in shares."""
+    (cx, cy, w, h), (width, height) = shares, size
+    unit = 10.0**-digits
+    return (
+        _shortest((cx - w / 2) * width, 0.75 * unit * width),
+        _shortest((cy - h / 2) * height, 0.75 * unit * height),
+        _shortest(w * width, 0.5 * unit * width),
+        _shortest(h * height, 0.5 * unit * height),
+    )
+
+
+def _box_around(shares: list[float], size: tuple[int, int], digits: int) -> Xywh:
+    """Return ``(x, y, width, height)`` in pixels around points in shares."""
+    unit = 10.0**-digits
+    result = []
+    for axis, side in enumerate(size):
+        values = shares[axis::2]
+        result.append(
+            (
+                _shortest(min(values) * side, 0.5 * unit * side),
+                _shortest((max(values) - min(values)) * side, unit * side),
+            )
+        )
+    return result[0][0], result[1][0], result[0][1], result[1][1]
+
+
+def _shortest(value: float, error: float) -> float:
+    """Return the number with the fewest decimals that is not farther from a value than its error."""
+    error = max(1.0001 * error, 1e-12 * abs(value))  # a share may lie in the middle between two numbers of its digits
+    for decimals in range(4):
+        rounded = round(value, decimals)
+        if abs(rounded - value) <= error:
+            return rounded + 0.0  # no -0.0
+    return value
+
+
+def _note_missing(files: Files, images: list[str], labels: dict[str, str], data: DetectionData) -> None:
+    """Note images without label files, and make label files without images findings."""
+    bare = [name for name in images if name not in labels]
+    if bare:
+        data.notes.append(
+            f'{len(bare)} of {len(images)} images have no label file and count as images without objects: {first(bare)}'
+        )
+    used = set(labels.values())
+    folders = {posixpath.dirname(label) for label in used}
+    for name in files.with_suffix('.txt'):
+        is_label = posixpath.dirname(name) in folders and posixpath.basename(name).lower() not in OTHER_TEXTS
+        if is_label and name not in used and _has_labels(files.root / name):
+            data.findings.append(
+                Finding('annotation-without-image', files.root / name, 'there is no image of its name')
+            )

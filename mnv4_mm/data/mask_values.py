@@ -1,0 +1,278 @@
+"""The values of a data set's masks, of which each is decoded once and remembered.
+
+Which value is which class is decided from the values of all masks (``data/formats/mask_rules.py``). Imports nothing
+heavy.
+"""
+
+import json
+import struct
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from mnv4_mm.data.cache import cache_folder, write_whole
+from mnv4_mm.errors import UserError
+from mnv4_mm.images import read_mask
+from mnv4_mm.version import __version__
+
+FORMAT = 1
+MIN_MASKS_FOR_PROGRESS = 500  # fewer take about a second
+MAX_COUNTED = 1024  # more values or colours than that are no classes, and are not remembered
+Colour = tuple[int, int, int]
+
+
+class MaskValues(NamedTuple):
+    """Result of decoding a mask.
+
+    Attributes:
+        width: In pixels; 0 if the mask cannot be read.
+        height: In pixels.
+        problem: Why it cannot be read; empty if it can.
+        counts: Number of pixels of each value: a grey value, an index of a palette, or a colour as ``pack`` returns it.
+        is_coloured: The values are colours.
+        palette: Packed colour of each value that occurs, if the mask has a palette.
+        is_plain: The file has 8 bits and one channel, so that mmseg reads the values as they are.
+        is_jpeg: It is a JPEG file, which does not keep values.
+        distinct: Number of values, also of those that are not in ``counts``.
+    """
+
+    width: int
+    height: int
+    problem: str = ''
+    counts: Mapping[int, int] = MappingProxyType({})
+    is_coloured: bool = False
+    palette: Mapping[int, int] = MappingProxyType({})
+    is_plain: bool = False
+    is_jpeg: bool = False
+    distinct: int = 0
+
+    def colours(self) -> Mapping[int, int]:
+        """Return the number of pixels of each packed colour; grey values are colours with equal parts."""
+        if self.is_coloured:
+            return self.counts
+        result: dict[int, int] = {}
+        for value, count in self.counts.items():
+            colour = self.palette.get(value, pack((value, value, value)))
+            result[colour] = result.get(colour, 0) + count
+        return result
+
+
+class DecodedMask(NamedTuple):
+    """Pixels of a mask.
+
+    Attributes:
+        values: (H, W) integers: grey values, indices of a palette, or packed colours.
+        is_coloured: The values are colours.
+        palette: (256,) packed colours of a mask with a palette. None if it has none.
+        is_plain: The file has 8 bits and one channel.
+        is_jpeg: It is a JPEG file.
+    """
+
+    values: np.ndarray
+    is_coloured: bool = False
+    palette: np.ndarray | None = None
+    is_plain: bool = False
+    is_jpeg: bool = False
+
+    def as_colours(self) -> np.ndarray:
+        """Return (H, W) packed colours."""
+        if self.is_coloured:
+            return self.values
+        if self.palette is not None:
+            return self.palette[self.values]
+        return self.values.astype(np.int64) * 0x010101
+
+
+def pack(colour: Sequence[int]) -> int:
+    """Return RGB as one integer."""
+    red, green, blue = (int(part) for part in colour)
+    return red << 16 | green << 8 | blue
+
+
+def unpack(colour: int) -> Colour:
+    """Return RGB of a packed colour."""
+    return colour >> 16, colour >> 8 & 255, colour & 255
+
+
+def decode_masks(root: Path, names: Iterable[str]) -> dict[str, MaskValues]:
+    """Decode the masks that have changed since they were last decoded.
+
+    Args:
+        root: Folder of the data set.
+        names: Paths of the masks relative to it.
+
+    Returns:
+        Result by name. A mask that cannot be read is one of the results, not an error.
+
+    Raises:
+        UserError: The cache cannot be written.
+    """
+    names = list(dict.fromkeys(names))
+    path = cache_folder(root) / 'masks.json'
+    remembered = _read(path)
+    states = {name: _state(root / name) for name in names}
+    results: dict[str, MaskValues] = {}
+    pending: list[str] = []
+    for name, state in states.items():
+        entry = remembered.get(name)
+        if state is None:
+            results[name] = MaskValues(0, 0, 'there is no such file')
+        elif entry and entry[:2] == list(state):
+            results[name] = _from_json(entry[2:])
+        else:
+            pending.append(name)
+    if pending:
+        try:
+            results.update(_decode_all(root, pending))
+        finally:  # an interrupted check continues where it was
+            entries = {name: [*state, *results[name]] for name, state in states.items() if state and name in results}
+            content = dict(version=_version(), masks={**remembered, **entries})
+            write_whole(path, json.dumps(content, default=dict))
+    return {name: results[name] for name in names}
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    try:
+        state = path.stat()
+    except (OSError, ValueError):  # ValueError: a zero byte in the name
+        return None
+    return (state.st_size, state.st_mtime_ns) if path.is_file() else None
+
+
+def _version() -> list:
+    return [FORMAT, __version__, Image.__version__]
+
+
+def _read(path: Path) -> dict[str, list]:
+    """Read what earlier calls remembered; nothing if it is missing, damaged or of another version."""
+    try:
+        content = json.loads(path.read_bytes())
+        return content['masks'] if content['version'] == _version() else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _from_json(entry: list) -> MaskValues:
+    values = MaskValues(*entry)
+    counts, palette = ({int(key): value for key, value in part.items()} for part in (values.counts, values.palette))
+    return values._replace(counts=counts, palette=palette)
+
+
+def _decode_all(root: Path, names: Sequence[str]) -> Iterator[tuple[str, MaskValues]]:
+    from rich.console import Console
+    from rich.progress import track
+
+    pool = ThreadPoolExecutor()
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', Image.DecompressionBombWarning)
+        try:
+            results = zip(names, pool.map(lambda name: count_values(root / name), names), strict=True)
+            yield from track(
+                results,
+                'reading masks',
+                total=len(names),
+                console=Console(stderr=True),
+                disable=len(names) < MIN_MASKS_FOR_PROGRESS,
+            )
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def count_values(path: Path) -> MaskValues:
+    """Decode a mask and count its values."""
+    try:
+        mask = read_values(path)
+    except UserError as error:
+        return MaskValues(0, 0, str(error).replace(f'{path} is ', 'it is ').replace(f'{path} ', 'it '))
+    height, width = mask.values.shape
+    if mask.values.dtype == np.uint8:
+        # OpenCV counts without Python's lock, in float32, which counts no further than 2**24.
+        is_small = mask.values.size < 2**24
+        every: np.ndarray = (
+            cv2.calcHist([mask.values], [0], None, [256], [0, 256]).ravel()
+            if is_small
+            else np.bincount(mask.values.ravel(), minlength=256)
+        )
+        keys = np.flatnonzero(every)
+        counts = every[keys]
+    else:
+        keys, counts = np.unique(mask.values, return_counts=True)
+    distinct = len(keys)
+    if distinct > MAX_COUNTED:
+        order = np.argsort(-counts, kind='stable')[:MAX_COUNTED]
+        keys, counts = keys[order], counts[order]
+    palette = {} if mask.palette is None else {int(key): int(mask.palette[key]) for key in keys}
+    return MaskValues(
+        width,
+        height,
+        '',
+        {int(key): int(count) for key, count in zip(keys, counts, strict=True)},
+        mask.is_coloured,
+        palette,
+        mask.is_plain,
+        mask.is_jpeg,
+        distinct,
+    )
+
+
+def read_values(path: str | Path) -> DecodedMask:
+    """Read a mask of 1 to 16 bits, with a palette or in colours.
+
+    Of greys with 1, 2 or 4 bits, the values are those stored in the file: Pillow returns them spread over 0 to 255.
+    Three equal channels are grey. Alpha is dropped.
+
+    Raises:
+        UserError: It is not a readable image, or has values that are no integers.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return _decoded(image, _stored_bits(path))
+    except UserError:
+        raise
+    # What Pillow refuses, OpenCV may read: damaged parts that are not pixels, long texts, sizes.
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError):
+        return DecodedMask(read_mask(path))
+
+
+def _stored_bits(path: str | Path) -> int:
+    """Return the bits of a grey PNG, 8 for other files."""
+    with open(path, 'rb') as file:
+        start = file.read(26)
+    return start[24] if start[:4] == b'\x89PNG' and len(start) == 26 and start[25] == 0 else 8
+
+
+def _decoded(image: Image.Image, bits: int) -> DecodedMask:
+    is_jpeg = image.format in ('JPEG', 'MPO')
+    if image.mode in ('F', 'CMYK', 'YCbCr', 'LAB', 'HSV'):
+        if not is_jpeg:
+            raise UserError(f'{image.filename} has {image.mode} pixels; a mask has integers or RGB colours')  # type: ignore[attr-defined]
+        image = image.convert('RGB')
+    if image.mode == 'P':
+        values = np.asarray(image)
+        raw = image.getpalette('RGB') or []
+        palette = np.zeros((256, 3), np.int64)
+        palette[: len(raw) // 3] = np.array(raw, np.int64).reshape(-1, 3)
+        return DecodedMask(values, palette=palette @ [1 << 16, 1 << 8, 1], is_plain=True)
+    if image.mode in ('RGB', 'RGBA', 'RGBX', 'RGBa', 'PA', 'La'):
+        pixels = np.asarray(image if image.mode == 'RGB' else image.convert('RGB'))
+        red, green, blue = (pixels[..., i] for i in range(3))
+        if np.array_equal(red, green) and np.array_equal(green, blue):
+            return DecodedMask(np.ascontiguousarray(red), is_jpeg=is_jpeg)
+        packed = red.astype(np.int32) << 16 | green.astype(np.int32) << 8 | blue
+        return DecodedMask(packed, is_coloured=True, is_jpeg=is_jpeg)
+    if image.mode == 'LA':
+        return DecodedMask(np.asarray(image)[..., 0].copy(), is_jpeg=is_jpeg)
+    values = np.asarray(image)
+    if image.mode == '1':
+        return DecodedMask(values.astype(np.uint8))
+    if bits in (2, 4):
+        return DecodedMask(values // (255 // (2**bits - 1)))
+    return DecodedMask(values, is_plain=image.mode == 'L' and not is_jpeg, is_jpeg=is_jpeg)

@@ -1,0 +1,263 @@
+"""Recognise, check and prepare a detection data set: cleaned COCO files for each split, in the user's cache.
+
+The originals are never changed. Files are made again when any file of the data set changes.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mnv4_mm.data.cache import cache_folder, folder_state, write_whole
+from mnv4_mm.data.check import check_detection
+from mnv4_mm.data.checked import CheckedData
+from mnv4_mm.data.classes import class_order
+from mnv4_mm.data.coco_files import CocoLayout, Split
+from mnv4_mm.data.form import ALL, TRAIN, VAL, DetectionData, LabelledImage
+from mnv4_mm.data.formats.recognise import check_folder, recognise
+from mnv4_mm.errors import UserError
+from mnv4_mm.version import __version__
+
+FORMAT = 1
+SPLITS = (TRAIN, VAL)
+
+
+def prepare_detection(
+    root: str | Path, *, classes: Sequence[str] | None = None, allow_dropped: bool = False
+) -> CocoLayout:
+    """Recognise, check and prepare a detection data set.
+
+    A second call on unchanged data reads the result of the first one.
+
+    Args:
+        root: Folder of the data set.
+        classes: Order of the classes, that of a checkpoint; the data set's own if None.
+        allow_dropped: Accept that more than 1 % of the images or boxes are left out.
+
+    Returns:
+        The data set. Its annotation files are in the user's cache; their file names are relative to ``root``, and ids
+            of images and categories those of the data set.
+
+    Raises:
+        UserError: It is not recognised, has other classes, or cannot be trained on.
+    """
+    layout = examine_detection(root, classes=classes)
+    assert layout.checked is not None
+    layout.checked.require_usable(allow_dropped)
+    return layout
+
+
+def examine_detection(
+    root: str | Path, *, classes: Sequence[str] | None = None, data: DetectionData | None = None
+) -> CocoLayout:
+    """Do what ``prepare_detection`` does, but return a data set that cannot be trained on, too.
+
+    The files of its splits may then be missing.
+
+    Args:
+        root: Folder of the data set.
+        classes: See ``prepare_detection``.
+        data: The data set, if it has been read already.
+    """
+    check_folder(Path(root))
+    layout = _examine(Path(root), None, data)
+    if classes is None or tuple(classes) == layout.classes:
+        return layout
+    class_order(layout.root, layout.classes, classes)
+    return _examine(layout.root, classes)
+
+
+def _examine(root: Path, classes: Sequence[str] | None, data: DetectionData | None = None) -> CocoLayout:
+    with prepared_folder(root, 'detection', classes) as folder:
+        checked = read_checked(folder, root)
+        if checked is None:
+            read = data or recognise(root, 'detection')
+            assert isinstance(read, DetectionData)
+            checked = prepare_read(read, folder, classes)
+    train, val = (Split(folder / f'instances_{name}.json', root) for name in SPLITS)
+    return CocoLayout(root, train, val, checked.classes, checked)
+
+
+def prepare_read(data: DetectionData, folder: Path, classes: Sequence[str] | None = None) -> CheckedData:
+    """Check a data set as read, and write the files of its splits to a folder.
+
+    Args:
+        data: The data set.
+        folder: Where to write.
+        classes: See ``prepare_detection``.
+    """
+    if classes:
+        data = reorder(data, classes)
+    split_file = cache_folder(data.root) / 'split-detection.json'
+    result = check_detection(data, read_split(split_file))
+    checked = replace(result.checked, folder=folder)
+    if ALL in data.splits or VAL not in data.splits:
+        checked = replace(checked, split_file=write_split(split_file, result.splits))
+        checked = checked.with_notes([f'the split is written to {split_file}'])
+    if not checked.refusals(allow_dropped=True):
+        ids = _image_ids(result.splits)
+        for name in SPLITS:
+            write_whole(folder / f'instances_{name}.json', json.dumps(to_coco(data, result.splits[name], ids)))
+    write_whole(folder / 'checked.json', checked.to_json())  # last: it marks the folder as complete
+    return checked
+
+
+@contextmanager
+def prepared_folder(root: Path, task: str, classes: Sequence[str] | None = None) -> Iterator[Path]:
+    """Yield the folder for the prepared files of a data set in its present state. One process at a time has it.
+
+    Raises:
+        UserError: The cache cannot be written.
+    """
+    from filelock import FileLock
+
+    cache = cache_folder(root)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(cache / 'lock')
+        lock.acquire()
+    except OSError as error:
+        raise UserError(
+            f'{cache} cannot be written: {error.strerror or error}; checked data is kept there, MNV4_CACHE names '
+            'another folder'
+        ) from error
+    try:
+        key = json.dumps([FORMAT, __version__, task, folder_state(root), list(classes or [])])
+        yield cache / f'{task}-{hashlib.sha256(key.encode()).hexdigest()[:16]}'
+    finally:
+        lock.release()
+
+
+def is_checked(root: Path) -> bool:
+    """Return True if a folder has been checked as a detection data set in its present state."""
+    with prepared_folder(root, 'detection') as folder:
+        return (folder / 'checked.json').is_file()
+
+
+def read_checked(folder: Path, root: Path) -> CheckedData | None:
+    """Read the result of an earlier check; None if there is none, or not all of its files."""
+    try:
+        checked = CheckedData.from_json((folder / 'checked.json').read_bytes(), root, folder)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    is_whole = all((folder / f'instances_{name}.json').is_file() for name in SPLITS)
+    return checked if is_whole or checked.refusals(allow_dropped=True) else None
+
+
+def is_prepared(path: Path) -> bool:
+    """Return True for a file that ``prepare_detection`` has written: it has been checked."""
+    return (path.parent / 'checked.json').is_file()
+
+
+def read_split(path: Path) -> dict[str, str]:
+    """Read the split of an earlier check, by name of the image; empty if there is none."""
+    try:
+        content = json.loads(path.read_bytes())
+        return {name: split for split in SPLITS for name in content[split]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def write_split(path: Path, splits: Mapping[str, Sequence[Any]]) -> Path:
+    """Write the names of the images of each split, and return the path."""
+    write_whole(path, json.dumps({name: [image.name for image in splits.get(name, ())] for name in SPLITS}, indent=1))
+    return path
+
+
+def reorder(data: DetectionData, classes: Sequence[str]) -> DetectionData:
+    """Return a data set with its classes in another order.
+
+    Raises:
+        UserError: It has other classes.
+    """
+    order = class_order(data.root, data.classes, classes)
+    labels = {old: new for new, old in enumerate(order)}
+    ids = data.category_ids or tuple(range(1, len(order) + 1))
+    splits = {
+        name: [replace(image, boxes=[replace(box, label=labels[box.label]) for box in image.boxes]) for image in images]
+        for name, images in data.splits.items()
+    }
+    return replace(data, classes=tuple(classes), category_ids=tuple(ids[old] for old in order), splits=splits)
+
+
+def _image_ids(splits: Mapping[str, Sequence[LabelledImage]]) -> dict[str, int]:
+    """Number the images of a format without ids by the order of their names."""
+    names = {image.name for images in splits.values() for image in images}
+    return {name: number for number, name in enumerate(sorted(names), 1)}
+
+
+def to_coco(data: DetectionData, images: Sequence[LabelledImage], ids: Mapping[str, int]) -> dict[str, Any]:
+    """Return checked images in COCO's form.
+
+    Annotations are numbered from 1: the evaluation of pycocotools takes an id 0 for a missing match
+    (cocodataset/cocoapi#507).
+
+    Args:
+        data: The data set, for its categories.
+        images: Checked images of a split.
+        ids: Id by name, for images without.
+    """
+    category_ids = data.category_ids or range(1, len(data.classes) + 1)
+    numbers = [image.image_id if image.image_id is not None else ids[image.name] for image in images]
+    annotations = [
+        dict(
+            image_id=number,
+            category_id=category_ids[box.label],
+            bbox=list(box.xywh),
+            area=box.area,
+            iscrowd=int(box.is_crowd),
+        )
+        for number, image in zip(numbers, images, strict=True)
+        for box in image.boxes
+    ]
+    return dict(
+        images=[
+            dict(id=number, file_name=image.name, width=image.size[0], height=image.size[1])
+            for number, image in zip(numbers, images, strict=True)
+            if image.size
+        ],
+        annotations=[dict(id=number, **annotation) for number, annotation in enumerate(annotations, 1)],
+        categories=[dict(id=number, name=name) for number, name in zip(category_ids, data.classes, strict=True)],
+    )
+
+
+def write_fixed(layout: CocoLayout, out: str | Path) -> Path:
+    """Write a cleaned copy of a prepared data set: annotations/instances_{train,val}.json and images/.
+
+    Args:
+        layout: The data set, as ``prepare_detection`` returns it.
+        out: Folder to make; it may exist if it is empty.
+
+    Raises:
+        UserError: The folder has files already, is inside of the data set, or cannot be written.
+    """
+    out = check_fixed_folder(layout.root, out)
+    try:
+        for split in (layout.train, layout.val):
+            content = json.loads(split.annotations.read_bytes())
+            for image in content['images']:
+                target = out / 'images' / image['file_name']
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(layout.root / image['file_name'], target)
+            write_whole(out / 'annotations' / split.annotations.name, json.dumps(content))
+    except OSError as error:
+        raise UserError(f'--fix {out} cannot be written: {error.strerror or error}') from error
+    return out
+
+
+def check_fixed_folder(root: Path, out: str | Path) -> Path:
+    """Check the folder for a cleaned copy.
+
+    Raises:
+        UserError: It has files already, or is the data set's own or inside of it.
+    """
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f'--fix {out} exists and is not an empty folder: name a new one')
+    if out.resolve().is_relative_to(root.resolve()):
+        raise UserError(f'--fix {out} is inside of {root}, which is never changed: name a folder elsewhere')
+    return out

@@ -1,0 +1,237 @@
+"""Split a data set into training and validation images; find near-duplicates.
+
+Images that show the same must not be on both sides: the score would be that of images which the model was trained on.
+"""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import NamedTuple
+
+import numpy as np
+
+from mnv4_mm.data.form import TRAIN, VAL
+from mnv4_mm.errors import UserError
+
+VAL_SHARE = 0.2
+# Bits of 64 in which two pHashes may differ. Of unrelated images they differ in 30 on average and hardly ever in fewer
+# than 14 (BCCD, COCO), of a frame and the next in CamVid's videos, which are a second apart, in 14.
+NEAR_BITS, SERIES_BITS = 8, 20
+MIN_SERIES = 4  # frames
+CANDIDATES = 64  # random splits, of which the one with the most even classes is taken
+NUMBER = re.compile(r'(\d+)(?=\D*$)')
+ROWS = 1024  # of a block of the table of distances: 8 MB for each 1,000 images
+
+
+class Division(NamedTuple):
+    """A data set split in two.
+
+    Attributes:
+        train: Names of the training images, in their original order.
+        val: Names of the validation images.
+        notes: What was decided, one sentence each.
+    """
+
+    train: list[str]
+    val: list[str]
+    notes: list[str]
+
+
+def split_images(
+    hashes: Mapping[str, int],
+    classes: Mapping[str, AbstractSet[int]] | None = None,
+    *,
+    seed: int = 0,
+    previous: Mapping[str, str] | None = None,
+) -> Division:
+    """Split images at random, with near-duplicates and the frames of a video on the same side.
+
+    A fifth is for validation. Of several random splits the one is taken in which each class is divided best.
+
+    Args:
+        hashes: pHash by name of the image, as ``decode_images`` returns it; the names are paths with ``/``.
+        classes: Labels that occur in each image, by name.
+        seed: The same seed splits the same images alike.
+        previous: ``train`` or ``val`` by name, of an earlier split: images stay where they were, so that a model is not
+            measured with images that it was trained on after new ones have been added. An image for validation still
+            goes to the training images if one of its near-duplicates is there.
+
+    Raises:
+        UserError: There are fewer than two images.
+    """
+    names = list(hashes)
+    if len(names) < 2:
+        raise UserError(f'{len(names)} image cannot be split into training and validation: at least 2 are needed')
+    groups, notes = _groups(names, np.array([hashes[name] for name in names], np.uint64))
+    present = _presence(names, classes or {})
+    chosen = _choose(groups, present, _sides(names, groups, previous or {}), seed)
+    if not chosen.any() or chosen.all():  # an earlier split that leaves one side empty
+        chosen = _choose(groups, present, _sides(names, groups, {}), seed)
+    notes.insert(
+        0,
+        f'{len(names) - int(chosen.sum())} images are for training and {int(chosen.sum())} for validation, '
+        f'drawn with seed {seed}',
+    )
+    return Division(
+        [name for name, is_val in zip(names, chosen, strict=True) if not is_val],
+        [name for name, is_val in zip(names, chosen, strict=True) if is_val],
+        notes,
+    )
+
+
+def near_duplicates(first: Mapping[str, int], second: Mapping[str, int]) -> list[tuple[str, str]]:
+    """Return the images of the second set with a near-duplicate in the first one, and the nearest one there.
+
+    Args:
+        first: pHash by name.
+        second: pHash by name.
+
+    Returns:
+        Pairs of (first, second), in the order of the second.
+    """
+    if not first:
+        return []
+    names, others = list(first), list(second)
+    table = _signs(list(first.values()))
+    pairs = []
+    for start in range(0, len(others), ROWS):
+        distances = _distances(_signs(list(second.values())[start : start + ROWS]), table)
+        nearest = distances.argmin(1)
+        for row in np.flatnonzero(distances.min(1) <= NEAR_BITS):
+            pairs.append((names[nearest[row]], others[start + row]))
+    return pairs
+
+
+def _signs(hashes: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Return (N, 64) float32: 1 for each bit that is set, -1 for each other."""
+    octets = np.array(hashes, '>u8').view(np.uint8).reshape(-1, 8)
+    return np.unpackbits(octets, axis=1).astype(np.float32) * 2 - 1
+
+
+def _distances(signs: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return the numbers of different bits, (N, M): numpy 1 cannot count bits, but multiply matrices."""
+    return (64 - signs @ others.T) / 2
+
+
+def _groups(names: Sequence[str], hashes: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Return the number of the group of each image, and what is to be said about groups."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    near, frames = _near_pairs(hashes), _series_pairs(names, hashes)
+    rows, columns = np.concatenate([near, frames]).T
+    links = coo_array((np.ones(len(rows)), (rows, columns)), shape=(len(names), len(names)))
+    groups = connected_components(links, directed=False)[1]
+    notes = []
+    if len(near):
+        notes.append(f'near-duplicates stay on one side: {len(np.unique(near))} images')
+    if len(frames):
+        notes.append(f'frames of a video stay on one side: {len(np.unique(frames))} images')
+    return _cut(names, groups, notes), notes
+
+
+def _near_pairs(hashes: np.ndarray) -> np.ndarray:
+    """Return pairs of images, (N, 2), that link each image with its near-duplicates."""
+    values, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
+    same = np.stack([first[inverse], np.arange(len(hashes))], 1)
+    pairs = [same[same[:, 0] != same[:, 1]]]
+    signs = _signs(values)
+    for start in range(0, len(values), ROWS):
+        rows, columns = np.nonzero(_distances(signs[start : start + ROWS], signs) <= NEAR_BITS)
+        is_above = rows + start < columns
+        pairs.append(np.stack([first[rows[is_above] + start], first[columns[is_above]]], 1))
+    return np.concatenate(pairs)
+
+
+def _series_pairs(names: Sequence[str], hashes: np.ndarray) -> np.ndarray:
+    """Return pairs of images, (N, 2), that link the successive frames of videos.
+
+    Names that differ in a number are not enough: ``0001.jpg``, ``0002.jpg``, ... may be unrelated photographs, and what
+    is before the number may be a class. In a video, half of the images are like the one before, too.
+    """
+    series: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    for i, name in enumerate(names):
+        folder, _, file = name.rpartition('/')
+        stem = os.path.splitext(file)[0]
+        if number := NUMBER.search(stem):
+            series.setdefault((folder, NUMBER.sub('#', stem)), []).append((int(number[1]), i))
+    signs = _signs(hashes)
+    pairs: list[np.ndarray] = [np.empty((0, 2), int)]
+    for members in series.values():
+        order = np.array([i for _, i in sorted(members)])
+        if len(order) < MIN_SERIES:
+            continue
+        steps = (64 - (signs[order[1:]] * signs[order[:-1]]).sum(1)) / 2
+        if np.median(steps) <= SERIES_BITS:
+            pairs.append(np.stack([order[:-1], order[1:]], 1))
+    return np.concatenate(pairs)
+
+
+def _cut(names: Sequence[str], groups: np.ndarray, notes: list[str]) -> np.ndarray:
+    """Cut groups that are too large for either side into runs of successive names."""
+    groups = groups.copy()
+    limit = max(1, int(len(names) * VAL_SHARE))
+    sizes = np.bincount(groups)
+    for group in np.flatnonzero((sizes > 2 * limit) | (sizes == len(names))):
+        members = sorted(np.flatnonzero(groups == group), key=lambda i: _natural(names[i]))
+        notes.append(
+            f'{len(members)} of {len(names)} images are alike or of one video (first: {names[members[0]]}): they are '
+            'cut into runs of successive images, and the validation score is better than that of new images would be'
+        )
+        for start in range(limit, len(members), limit):
+            groups[members[start : start + limit]] = groups.max() + 1
+    return np.unique(groups, return_inverse=True)[1]
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(part), '') if part.isdigit() else (-1, part) for part in re.split(r'(\d+)', name)]
+
+
+def _presence(names: Sequence[str], classes: Mapping[str, AbstractSet[int]]) -> np.ndarray:
+    """Return (images, classes) of 0 and 1; the first column is 1 for each image."""
+    count = max((label for labels in classes.values() for label in labels), default=-1) + 1
+    present = np.zeros((len(names), count + 1))
+    present[:, 0] = 1
+    for row, name in zip(present, names, strict=True):
+        row[[label + 1 for label in classes.get(name, ())]] = 1
+    return present
+
+
+def _sides(names: Sequence[str], groups: np.ndarray, previous: Mapping[str, str]) -> np.ndarray:
+    """Return 1 for each group that must be for validation, 0 for each that must not, -1 for the others."""
+    sides = np.full(groups.max() + 1, -1)
+    sides[[group for name, group in zip(names, groups, strict=True) if previous.get(name) == VAL]] = 1
+    sides[[group for name, group in zip(names, groups, strict=True) if previous.get(name) == TRAIN]] = 0
+    return sides
+
+
+def _choose(groups: np.ndarray, present: np.ndarray, sides: np.ndarray, seed: int) -> np.ndarray:
+    """Return a bool for each image: True for validation."""
+    per_group = np.zeros((groups.max() + 1, present.shape[1]))
+    np.add.at(per_group, groups, present)
+    total = per_group.sum(0)
+    sizes = per_group[:, 0].tolist()
+    target = max(1, round(len(groups) * VAL_SHARE))
+    best: tuple[float, np.ndarray] | None = None
+    generator = np.random.default_rng(seed)
+    for _ in range(CANDIDATES):
+        chosen = sides == 1
+        count = per_group[chosen, 0].sum()
+        for group in generator.permutation(np.flatnonzero(sides == -1)):
+            if count >= target:
+                break
+            fits = count + sizes[group] <= 1.25 * target or not count
+            if fits and count + sizes[group] < len(groups):
+                chosen[group] = True
+                count += sizes[group]
+        val = per_group[chosen].sum(0)
+        # Each class is divided as the images are; one that is missing on a side counts most.
+        occurs = total > 0
+        error = np.abs(val - VAL_SHARE * total)[occurs] / total[occurs]
+        missing = (total > 1) & ((val == 0) | (val == total))
+        score = float(error.mean() + missing.sum() + (val == total)[occurs].sum() + error[0])
+        if best is None or score < best[0]:
+            best = score, chosen
+    assert best is not None
+    return best[1][groups]

@@ -1,0 +1,197 @@
+"""Comparison of a file with PyTorch while it is exported: a file that differs beyond its precision is not written.
+
+The numbers of ``LIMITS`` separate rounding from errors of a conversion; ``mnv4 compare`` judges the loss of accuracy.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from mnv4_mm.deploy.difference import match_detections
+from mnv4_mm.deploy.graph import Graph
+from mnv4_mm.errors import UserError
+from mnv4_mm.runtime.meta import Kind, Precision
+from mnv4_mm.runtime.predictor import Predictor
+from mnv4_mm.runtime.results import Detections, class_map, select
+
+MAX_IMAGES = 4
+HALF_MAX = 65504  # the largest number of fp16
+
+
+class MismatchError(UserError):
+    """A file differs from PyTorch by more than its precision explains, or its precision cannot hold the weights."""
+
+
+class Limits(NamedTuple):
+    """Largest differences to PyTorch, over all images.
+
+    Attributes:
+        outputs: Raw outputs and logits: root mean square of the difference, relative to the standard deviation.
+        pixels: Class maps: share of pixels that differ.
+        match: Detections match if their scores, and their boxes relative to the size of the input, differ by less.
+        unmatched: Detections: share of those without a match.
+    """
+
+    outputs: float
+    pixels: float
+    match: float
+    unmatched: float
+
+
+LIMITS: dict[Precision, Limits] = {
+    'fp32': Limits(outputs=0.001, pixels=0.01, match=0.01, unmatched=0.02),
+    'fp16': Limits(outputs=0.1, pixels=0.05, match=0.05, unmatched=0.1),
+    'int8': Limits(outputs=0.7, pixels=0.4, match=0.25, unmatched=0.5),
+}
+
+
+class Verification(NamedTuple):
+    """Result of a comparison.
+
+    Attributes:
+        difference: The largest difference that counts; see ``Limits``.
+        limit: Its limit.
+        measure: What differs, in words.
+        inconclusive: Reason why the comparison proves nothing; empty if it is conclusive.
+    """
+
+    difference: float
+    limit: float
+    measure: str
+    inconclusive: str = ''
+
+    @property
+    def passes(self) -> bool:
+        """False for a difference over the limit, or NaN."""
+        return self.difference <= self.limit
+
+    def __str__(self) -> str:
+        return f'{self.measure} {self.difference:.2g}, limit {self.limit:g}'
+
+
+def verify(pytorch: Predictor, predictor: Predictor, inputs: Sequence[np.ndarray]) -> Verification:
+    """Run PyTorch and a file on the same inputs and compare.
+
+    Args:
+        pytorch: PyTorch with raw boxes and scores, or logits, see ``graph.reference``.
+        predictor: The file.
+        inputs: Batches of real images.
+
+    Raises:
+        UserError: PyTorch's outputs are not finite.
+    """
+    limits = LIMITS[predictor.meta.precision]
+    pairs = []
+    for batch in inputs:
+        expected = pytorch.run(batch)
+        if not all(np.isfinite(value).all() for value in expected):
+            raise UserError('the outputs of PyTorch are not finite: the checkpoint is of a training that has diverged')
+        pairs.append((batch, expected, predictor.run(batch)))
+    if predictor.meta.kind == 'nms':
+        return _compare_detections(predictor, pairs, limits)
+    if predictor.meta.kind == 'class_map':
+        return _compare_class_maps(predictor, pairs, limits)
+    worst = 0.0
+    for _, expected, actual in pairs:
+        for a, b in zip(expected, actual, strict=True):
+            if a.shape != b.shape:
+                raise UserError(f'outputs of shape {b.shape}, PyTorch has {a.shape}')
+            error = np.sqrt(np.mean(np.square(a - b, dtype=np.float64)))
+            scale = max(float(a.std(dtype=np.float64)), 1e-3 * float(np.abs(a).max()), 1e-12)
+            worst = float(np.maximum(worst, error / scale))  # keeps NaN
+    return Verification(worst, limits.outputs, 'error of the outputs relative to their standard deviation')
+
+
+Pairs = Sequence[tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]]
+
+
+def _compare_detections(predictor: Predictor, pairs: Pairs, limits: Limits) -> Verification:
+    selection = predictor.meta.selection
+    assert selection is not None
+    unmatched, count, differ = 0, 0, False
+    for batch, expected, actual in pairs:
+        detections = select(expected[0][0], expected[1][0], selection)
+        found = Detections(actual[0], actual[1], actual[2])
+        _, missed = match_detections(
+            detections, found, selection, max(batch.shape[1:]), tolerance=limits.match, margin=limits.match
+        )
+        unmatched += missed
+        count += max(len(detections), len(found))
+        differ |= len(np.unique(detections.scores)) > 1
+    reason = '' if differ else 'PyTorch has no detections in these images, or all have one score'
+    return Verification(unmatched / max(1, count), limits.unmatched, 'share of unmatched detections', reason)
+
+
+def _compare_class_maps(predictor: Predictor, pairs: Pairs, limits: Limits) -> Verification:
+    shares, classes = [], set()
+    for batch, expected, actual in pairs:
+        height, width = batch.shape[1:3] if predictor.meta.input.layout == 'NHWC' else batch.shape[2:]
+        labels = class_map(expected[0][0], (height, width))
+        classes.update(np.unique(labels).tolist())
+        shares.append(float((labels != actual[0][0]).mean()))
+    reason = '' if len(classes) > 1 else 'PyTorch has one class everywhere in these images'
+    return Verification(float(np.mean(shares)), limits.pixels, 'share of pixels that differ', reason)
+
+
+def outputs_as(kind: Kind, pytorch: Predictor, batch: np.ndarray) -> list[np.ndarray]:
+    """Return the outputs of PyTorch for a batch of one, as a file of this kind has them."""
+    values = pytorch.run(batch)
+    if kind == 'nms':
+        assert pytorch.meta.selection is not None
+        selected = select(values[0][0], values[1][0], pytorch.meta.selection)
+        return [selected.boxes, selected.scores, selected.labels]
+    if kind == 'class_map':
+        height, width = batch.shape[1:3] if pytorch.meta.input.layout == 'NHWC' else batch.shape[2:]
+        return [class_map(values[0][0], (height, width))[None]]
+    return values
+
+
+def beyond_half(graph: Graph) -> dict[str, float]:
+    """Return the layers with weights that fp16 cannot hold, norms folded into them, and the largest weight of each."""
+    layers: dict[str, float] = {}
+    for name, tensor in graph.program().state_dict.items():
+        if tensor.is_floating_point() and tensor.numel():
+            largest = float(tensor.abs().max())
+            if not largest <= HALF_MAX:
+                layer = re.sub(r'_folded(_bias)?_\d+$', '', name)
+                layers[layer] = max(largest, layers.get(layer, 0.0))
+    return dict(sorted(layers.items(), key=lambda item: -item[1]))
+
+
+def check_file(
+    graph: Graph, pytorch: Predictor, predictor: Predictor | None, inputs: Sequence[np.ndarray]
+) -> Verification | None:
+    """Compare a file with PyTorch and refuse it if it differs beyond its precision.
+
+    Args:
+        graph: The graph it was converted from.
+        pytorch: PyTorch, see ``verify``.
+        predictor: The file; None if it cannot run on this machine.
+        inputs: Batches of real images; none if there are no images.
+
+    Returns:
+        The comparison; None if there was none.
+
+    Raises:
+        MismatchError: It differs. For fp16 the layers whose weights do not fit are named. A file of fp16 that cannot be
+            compared is refused if there are such layers.
+    """
+    result = verify(pytorch, predictor, inputs) if predictor and inputs else None
+    is_verified = result is not None and not result.inconclusive
+    is_half = graph.meta.precision == 'fp16'
+    if is_verified and result is not None and result.passes:
+        return result
+    layers = beyond_half(graph) if is_half else {}
+    named = ', '.join(f'{name} ({largest:.3g})' for name, largest in list(layers.items())[:3])
+    more = f' and {len(layers) - 3} more' if len(layers) > 3 else ''
+    reason = f'fp16 holds numbers up to {HALF_MAX}, and weights of these layers are larger: {named}{more}'
+    if result is not None and not result.passes:
+        raise MismatchError(
+            f'it differs from PyTorch by more than {graph.meta.precision} explains ({result})'
+            + (f'; {reason}' if layers else '')
+        )
+    if layers:
+        raise MismatchError(reason)
+    return result

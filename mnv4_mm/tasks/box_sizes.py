@@ -1,0 +1,72 @@
+"""Compare the sizes of boxes with what the detector of a config can find."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mmdet.registry import TASK_UTILS
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+
+SMALL = 0.5  # of the smallest anchor's side: the IoU of box and anchor is at most a quarter
+MIN_SHARE = 0.2  # of the boxes of a class
+
+
+def smallest_anchor(cfg: Config) -> float | None:
+    """Return the side of the smallest anchor of a config, sqrt(width * height) in pixels; None without anchors."""
+    head = cfg.model.get('bbox_head') or {}
+    settings = head.get('anchor_generator')
+    if not isinstance(settings, Mapping):
+        return None
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        generator = TASK_UTILS.build(settings)
+    anchors = getattr(generator, 'base_anchors', None)  # points have none
+    if not anchors:
+        return None
+    return min(math.sqrt((x2 - x1) * (y2 - y1)) for level in anchors for x1, y1, x2, y2 in level.tolist())
+
+
+def input_scale(cfg: Config) -> tuple[tuple[int, int], bool] | None:
+    """Return the size that the test pipeline resizes images to, (width, height), and whether it keeps their shape."""
+    for step in cfg.test_dataloader.dataset.get('pipeline') or []:
+        if step.get('type') == 'Resize' and isinstance(step.get('scale'), list | tuple):
+            return tuple(step['scale']), bool(step.get('keep_ratio'))
+    return None
+
+
+def small_box_lines(content: Mapping[str, Any], cfg: Config) -> Iterator[str]:
+    """Name the classes of which many boxes are too small for the anchors of a config.
+
+    Args:
+        content: Training annotations in COCO's form.
+        cfg: The config.
+
+    Yields:
+        A line for each class.
+    """
+    anchor, scale = smallest_anchor(cfg), input_scale(cfg)
+    if anchor is None or scale is None:
+        return
+    (width, height), keeps_shape = scale
+    factors = {}
+    for image in content['images']:
+        x, y = width / image['width'], height / image['height']
+        if keeps_shape:  # the longer side fits the longer one, the shorter one the shorter one
+            sides = sorted((image['width'], image['height']))
+            x = y = min(max(width, height) / sides[1], min(width, height) / sides[0])
+        factors[image['id']] = math.sqrt(x * y)
+    names = {category['id']: category['name'] for category in content['categories']}
+    total, small = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
+    for annotation in content['annotations']:
+        side = math.sqrt(annotation['bbox'][2] * annotation['bbox'][3]) * factors[annotation['image_id']]
+        total[annotation['category_id']] += 1
+        small[annotation['category_id']] += side < SMALL * anchor
+    for number, name in names.items():
+        if small[number] > MIN_SHARE * total[number]:
+            yield (
+                f'{100 * small[number] / total[number]:.0f} % of the boxes of {name!r} are smaller than half the '
+                f'smallest anchor ({anchor:.0f} pixels) at {width}x{height}, and will hardly be found: {ADVICE}'
+            )
+
+
+ADVICE = 'train a config with smaller anchors or a larger input, or one without anchors (mnv4_rtmdet_coco)'

@@ -1,0 +1,66 @@
+"""A data set that is written in each format is read back with the same classes, images and boxes, in the same order."""
+
+import posixpath
+
+import pytest
+from write_formats import WRITERS, write_yolo
+
+from mnv4_mm.data.formats.recognise import recognise
+
+
+def content(data):
+    """Classes, and per split and image the boxes exactly, without what only some formats can hold."""
+    return data.classes, {
+        split: [(posixpath.basename(image.name), [(box.xywh, box.label) for box in image.boxes]) for image in images]
+        for split, images in data.splits.items()
+    }
+
+
+@pytest.fixture(scope='module')
+def bccd(repository):
+    return recognise(repository / 'data/mini/bccd', 'detection')
+
+
+def test_bccd_is_read_as_cloned(bccd):
+    assert bccd.format == 'Pascal VOC'
+    assert bccd.classes == ('Platelets', 'RBC', 'WBC')
+    assert {split: len(images) for split, images in bccd.splits.items()} == dict(train=205, val=87, test=72)
+    boxes = [box for images in bccd.splits.values() for image in images for box in image.boxes]
+    assert [sum(box.label == label for box in boxes) for label in range(3)] == [361, 4155, 372]
+    assert (bccd.findings, bccd.notes) == ([], [])
+
+
+@pytest.mark.parametrize('name', WRITERS)
+def test_bccd_in_each_format_has_the_same_boxes(bccd, name, tmp_path):
+    WRITERS[name](bccd, tmp_path)
+    data = recognise(tmp_path, 'detection')
+    assert data.format == name
+    assert content(data) == content(bccd)
+    assert (data.findings, data.notes) == ([], [])
+
+
+@pytest.mark.parametrize('name', WRITERS)
+def test_coordinates_with_decimals_in_each_format_are_the_same(repository, name, tmp_path):
+    coco = recognise(repository / 'data/mini/coco', 'detection')
+    # VOC and LabelMe have no list of classes: they are those of the boxes, sorted.
+    present = sorted(
+        {coco.classes[box.label] for group in coco.splits.values() for image in group for box in image.boxes}
+    )
+    for image in (image for group in coco.splits.values() for image in group):
+        for box in image.boxes:
+            box.label = present.index(coco.classes[box.label])
+    coco.classes, coco.category_ids = tuple(present), tuple(range(1, len(present) + 1))
+    WRITERS[name](coco, tmp_path)
+    data = recognise(tmp_path, 'detection')
+    assert content(data) == content(coco)
+    crowds = [[box.is_crowd for image in group for box in image.boxes] for group in data.splits.values()]
+    expected = [[box.is_crowd for image in group for box in image.boxes] for group in coco.splits.values()]
+    assert any(any(group) for group in expected)
+    if name in ('COCO JSON', 'Pascal VOC', 'CVAT XML'):
+        assert crowds == expected
+
+
+@pytest.mark.parametrize('digits', [6, 7, 9, 16])
+def test_yolo_of_any_number_of_digits_has_the_same_boxes(bccd, digits, tmp_path):
+    write_yolo(bccd, tmp_path, digits)
+    assert content(recognise(tmp_path, 'detection')) == content(bccd)

@@ -1,0 +1,336 @@
+"""Images and boxes of a detection data set are checked: each kind of finding, and the rule for it."""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from mnv4_mm.data.check import CheckedImages, check_detection, is_inside
+from mnv4_mm.data.findings import KINDS, Finding, Rule
+from mnv4_mm.data.form import ALL, TRAIN, VAL, Box, DetectionData, LabelledImage
+
+WIDTH, HEIGHT = 64, 48
+
+
+def make_image(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
+    cv2.imwrite(str(path), cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> DetectionData:
+    """Six training and two validation images with two boxes each."""
+    splits = {}
+    for split, count in ((TRAIN, 6), (VAL, 2)):
+        images = []
+        for i in range(count):
+            name = f'{split}/{i}.png'
+            make_image(tmp_path / name, seed=len(split) * 10 + i)
+            number = len(images) * 2 + 1
+            boxes = [
+                Box((4.0 + i, 5, 20, 10), 0, f'annotation {number}', 200, annotation_id=number),
+                Box((30, 6.0 + i, 8, 30), 1, f'annotation {number + 1}', 240, annotation_id=number + 1),
+            ]
+            images.append(LabelledImage(name, tmp_path / f'{split}.json', boxes, (WIDTH, HEIGHT), i))
+        splits[split] = images
+    return DetectionData(tmp_path, 'COCO JSON', ('cat', 'dog'), splits, (1, 2))
+
+
+def kinds(result: CheckedImages) -> dict[str, int]:
+    return dict(Counter(finding.kind for finding in result.checked.findings))
+
+
+def refusal(result: CheckedImages) -> str:
+    return '; '.join(result.checked.refusals())
+
+
+def test_valid_data_has_no_findings_and_stays_as_it_is(data):
+    result = check_detection(data)
+    assert result.checked.findings == ()
+    assert result.splits == data.splits
+    train = result.checked.splits[TRAIN]
+    assert (train.images, train.objects, train.histogram) == (6, 12, {'cat': 6, 'dog': 6})
+    assert train.image_sizes == {'64x48': 6}
+    assert train.box_sides == {'cat': [14.1] * 6, 'dog': [15.5] * 6}
+
+
+# Change of the first box of the first training image -> kind, and the box that is left; None if none is.
+BOXES = {
+    'nan': ((math.nan, 1, 2, 3), 'box-not-finite', None),
+    'infinite': ((1, 1, math.inf, 3), 'box-not-finite', None),
+    'no-width': ((1, 1, 0, 3), 'box-empty', None),
+    'zero-among-others': ((0, 0, 0, 0), 'box-empty', None),
+    'negative': ((1, 1, -5, 3), 'box-negative', None),
+    'sub-pixel': ((1, 1, 0.9, 3), 'box-sub-pixel', None),
+    'two-pixels-outside': ((-2, 5, 20, 45), 'box-clipped', (0, 5, 18, 43)),
+    'rounding': ((-0.001, 5, 20, 40), None, (-0.001, 5, 20, 40)),
+    'far-outside': ((1, 1, 100, 10), 'box-outside', None),
+    'beyond-the-image': ((70, 1, 10, 10), 'box-outside', None),
+    'beyond-the-image-by-little': ((64, 1, 2, 10), 'box-outside', None),
+}
+
+
+@pytest.mark.parametrize('case', BOXES)
+def test_boxes(data, case):
+    xywh, kind, left = BOXES[case]
+    image = data.splits[TRAIN][0]
+    image.boxes[0] = replace(image.boxes[0], xywh=xywh)
+    result = check_detection(data)
+    assert kinds(result) == ({kind: 1} if kind else {})
+    assert [box.xywh for box in result.splits[TRAIN][0].boxes] == [*([left] if left else []), (30, 6, 8, 30)]
+    if left is None:
+        assert KINDS[kind].rule is Rule.DROPPED
+        assert '1 of 16 boxes (6.25 %) would be left out, more than 1 %' in refusal(result)
+        assert 'annotation 1' in refusal(result)
+        assert '--allow-dropped' in refusal(result)
+        assert result.checked.refusals(allow_dropped=True) == []
+    else:
+        assert refusal(result) == ''
+
+
+def test_one_percent_may_be_dropped(data):
+    image = data.splits[TRAIN][0]
+    image.boxes += [Box((i % 30, 1 + i // 30, 20, 20), 0, f'annotation {100 + i}', 400) for i in range(184)]
+    image.boxes[0] = replace(image.boxes[0], xywh=(1, 1, 0, 3))
+    image.boxes[2] = replace(image.boxes[2], xywh=(1, 1, 0, 3))
+    assert refusal(check_detection(data)) == ''
+    image.boxes[3] = replace(image.boxes[3], xywh=(1, 1, 0, 3))
+    assert '3 of 200 boxes (1.5 %)' in refusal(check_detection(data))
+
+
+@pytest.mark.parametrize(('area', 'kind'), [(0, 'area-zero'), (-1, 'area-zero'), (math.nan, 'area-zero'), (None, None)])
+def test_an_area_that_is_missing_or_0_is_width_times_height(data, area, kind):
+    image = data.splits[TRAIN][0]
+    image.boxes[0] = replace(image.boxes[0], area=area)
+    result = check_detection(data)
+    assert kinds(result) == ({kind: 1} if kind else {})
+    assert result.splits[TRAIN][0].boxes[0].area == 200
+    assert refusal(result) == ''
+
+
+def test_the_area_of_a_shape_is_kept(data):
+    image = data.splits[TRAIN][0]
+    image.boxes[0] = replace(image.boxes[0], area=77)
+    assert check_detection(data).splits[TRAIN][0].boxes[0].area == 77
+
+
+def every_box(data: DetectionData, change: Callable[[Box], Box], splits=(TRAIN, VAL)) -> None:
+    for split in splits:
+        for image in data.splits[split]:
+            image.boxes[:] = [change(box) for box in image.boxes]
+
+
+def test_boxes_as_shares_are_refused(data):
+    every_box(data, lambda box: replace(box, xywh=tuple(v / s for v, s in zip(box.xywh, (64, 48) * 2, strict=True))))
+    result = check_detection(data)
+    assert kinds(result) == {'boxes-as-shares': 1}
+    assert '16 of 16 boxes are within one pixel' in refusal(result)
+    assert result.checked.refusals(allow_dropped=True)
+
+
+def test_boxes_as_corners_are_refused(data):
+    def corners(box: Box) -> Box:
+        x, y, w, h = box.xywh
+        return replace(box, xywh=(x + 20, y + 2, x + 20 + w, y + 2 + h))
+
+    every_box(data, corners)
+    result = check_detection(data)
+    assert kinds(result) == {'boxes-as-corners': 1}
+    assert 'look like (x1, y1, x2, y2)' in refusal(result)
+
+
+@pytest.mark.parametrize('splits', [(TRAIN,), (VAL,), (TRAIN, VAL)])
+def test_a_split_of_crowds_is_refused(data, splits):
+    every_box(data, lambda box: replace(box, is_crowd=True), splits)
+    result = check_detection(data)
+    assert kinds(result) == {'crowd-all': len(splits)}
+    assert 'set iscrowd to 0' in refusal(result)
+    assert result.checked.refusals(allow_dropped=True)
+
+
+def test_an_image_with_the_zero_box_alone_has_no_objects(data):
+    image = data.splits[VAL][0]
+    image.boxes[:] = [replace(image.boxes[0], xywh=(0, 0, 0, 0))]
+    result = check_detection(data)
+    assert kinds(result) == {'zero-box': 1}
+    assert result.splits[VAL][0].boxes == []
+    assert refusal(result) == ''
+
+
+@pytest.mark.parametrize(('split', 'purpose'), [(TRAIN, 'training'), (VAL, 'validation')])
+def test_a_split_without_boxes_or_images_is_refused(data, split, purpose):
+    for image in data.splits[split]:
+        image.boxes.clear()
+    result = check_detection(data)
+    assert kinds(result) == {f'no-{purpose}-boxes': 1}
+    assert result.checked.refusals(allow_dropped=True)
+    for image in data.splits[split]:
+        (data.root / image.name).write_bytes(b'')
+    result = check_detection(data)
+    assert kinds(result) == {f'no-{purpose}-images': 1, 'unreadable-image': len(data.splits[split])}
+    assert f'no {purpose} image is left' in '; '.join(result.checked.refusals(allow_dropped=True))
+
+
+def test_classes_without_boxes_are_named(data):
+    data = replace(data, classes=('cat', 'dog', 'cow'), category_ids=(1, 2, 3))
+    for image in data.splits[VAL]:
+        image.boxes.pop()
+    result = check_detection(data)
+    assert kinds(result) == {'class-without-training-boxes': 1, 'class-without-validation-boxes': 1}
+    assert refusal(result) == ''
+    assert [finding.problem for finding in result.checked.findings] == ["the class 'cow'", "the classes 'dog', 'cow'"]
+
+
+@pytest.mark.parametrize('name', [' dog', 'dog ', '<b>', 'a/b'])
+def test_unusual_class_names_are_named(data, name):
+    result = check_detection(replace(data, classes=('cat', name)))
+    assert kinds(result) == {'class-name-unusual': 1}
+    assert repr(name) in result.checked.lines()[0]
+    assert refusal(result) == ''
+
+
+def test_there_must_be_a_class(data):
+    data = replace(data, classes=(), category_ids=())
+    for images in data.splits.values():
+        for image in images:
+            image.boxes.clear()
+    assert kinds(check_detection(data)) == {'no-classes': 1}
+
+
+def test_what_the_reader_has_left_out_counts(data):
+    data.findings.append(Finding('annotation-unreadable', data.root / 'a.xml', 'no XML'))
+    data.findings.append(Finding('box-invalid', data.root / 'b.xml', 'no box', 'object 1'))
+    assert '1 of 9 images (11.1 %) and 1 of 17 boxes (5.88 %)' in refusal(check_detection(data))
+
+
+def test_repeated_boxes_are_used_once(data):
+    image = data.splits[TRAIN][0]
+    image.boxes += [replace(image.boxes[0], annotation_id=50), replace(image.boxes[1], label=0, annotation_id=51)]
+    result = check_detection(data)
+    assert kinds(result) == {'box-twice': 1, 'box-two-classes': 1}
+    assert [box.annotation_id for box in result.splits[TRAIN][0].boxes] == [1, 2, 51]
+
+
+def cut(path: Path) -> None:
+    """Keep the first third of a JPEG, which has its whole header."""
+    cv2.imwrite(str(path.with_suffix('.jpg')), cv2.resize(cv2.imread(str(path)), (WIDTH, HEIGHT)))
+    content = path.with_suffix('.jpg').read_bytes()
+    path.with_suffix('.jpg').unlink()
+    path.write_bytes(content[: len(content) // 3])
+
+
+@pytest.mark.parametrize(
+    ('break_it', 'kind'),
+    [
+        (cut, 'unreadable-image'),
+        (lambda path: path.write_bytes(b'not an image'), 'unreadable-image'),
+        (lambda path: path.write_bytes(b''), 'unreadable-image'),
+        (lambda path: (path.unlink(), path.mkdir()), 'unreadable-image'),
+        (lambda path: Image.fromarray(np.zeros((48, 64), np.float32)).save(path, 'TIFF'), 'unreadable-image'),
+        (lambda path: path.unlink(), 'missing-image'),
+    ],
+)
+def test_images_that_cannot_be_read_are_left_out(data, break_it, kind):
+    break_it(data.root / 'train/3.png')
+    result = check_detection(data)
+    assert kinds(result) == {kind: 1}
+    assert [image.name for image in result.splits[TRAIN]] == [f'train/{i}.png' for i in (0, 1, 2, 4, 5)]
+    assert '1 of 8 images (12.5 %) would be left out' in refusal(result)
+    assert 'train/3.png' in refusal(result)
+    assert result.checked.refusals(allow_dropped=True) == []
+
+
+def test_the_stated_size_must_be_that_of_the_image(data):
+    data.splits[TRAIN][0] = replace(data.splits[TRAIN][0], size=(128, 96))
+    assert 'train/0.png is 64x48, not 128x96' in refusal(check_detection(data))
+    data.splits[TRAIN][0] = replace(data.splits[TRAIN][0], size=None)  # YOLO has none
+    result = check_detection(data)
+    assert result.checked.findings == ()
+    assert result.splits[TRAIN][0].size == (WIDTH, HEIGHT)
+
+
+def test_exif_is_named_as_the_reason_of_a_swapped_size(data):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    name = 'train/turned.jpg'
+    with Image.open(data.root / 'train/0.png') as image:
+        image.transpose(Image.Transpose.ROTATE_90).save(data.root / name, exif=exif)  # stored 48x64, shown 64x48
+    data.splits[TRAIN][0] = replace(data.splits[TRAIN][0], name=name)
+    assert check_detection(data).checked.findings == ()
+    data.splits[TRAIN][0] = replace(data.splits[TRAIN][0], size=(HEIGHT, WIDTH))
+    result = check_detection(data)
+    assert kinds(result) == {'image-size-exif': 1}
+    assert 'turned.jpg is 64x48, not 48x64: its EXIF orientation 6 turns it' in refusal(result)
+
+
+def test_16_bit_images_of_a_12_bit_sensor_are_named(data):
+    values = np.random.default_rng(0).integers(0, 4096, (HEIGHT, WIDTH)).astype(np.uint16)
+    cv2.imwrite(str(data.root / 'train/0.png'), values)
+    result = check_detection(data)
+    assert kinds(result) == {'dark-image': 1}
+    assert 'its brightest value is 15 of 255' in '\n'.join(result.checked.lines())
+    assert refusal(result) == ''
+
+
+@pytest.mark.parametrize(
+    'name', ['../x.png', '/etc/x.png', 'a/../../x.png', r'..\..\x.png', r'C:\x.png', 'C:x.png', r'\\host\x']
+)
+def test_an_image_outside_of_the_folder_is_refused(data, name):
+    make_image(data.root.parent / 'x.png', 1)
+    assert not is_inside(name)
+    data.splits[TRAIN][0] = replace(data.splits[TRAIN][0], name=name)
+    result = check_detection(data)
+    assert kinds(result) == {'path-outside': 1}
+    assert f'the image {name} is outside of' in refusal(result)
+    assert result.checked.refusals(allow_dropped=True)
+
+
+def test_near_duplicates_of_the_splits_are_named(data):
+    pixels = cv2.imread(str(data.root / 'train/2.png'))
+    cv2.imwrite(str(data.root / 'val/1.png'), np.clip(pixels.astype(int) + 6, 0, 255).astype(np.uint8))
+    result = check_detection(data)
+    assert kinds(result) == {'near-duplicate': 1}
+    assert 'val/1.png: it is a near-duplicate of the training image train/2.png' in '\n'.join(result.checked.lines())
+    assert refusal(result) == ''
+
+
+def test_data_without_a_split_is_split_and_stays_so_when_images_are_added(data):
+    images = [*data.splits[TRAIN], *data.splits[VAL]]
+    whole = replace(data, splits={ALL: [replace(image, image_id=i) for i, image in enumerate(images)]})
+    result = check_detection(whole)
+    assert {name: len(images) for name, images in result.splits.items()} == {TRAIN: 6, VAL: 2}
+    assert result.checked.notes[0].startswith('6 images are for training and 2 for validation')
+    previous = {image.name: split for split, images in result.splits.items() for image in images}
+    for i in range(7):
+        make_image(data.root / f'new/{i}.png', 900 + i)
+        whole.splits[ALL].append(replace(images[0], name=f'new/{i}.png', image_id=100 + i, boxes=[]))
+    again = check_detection(whole, previous)
+    now = {image.name: split for split, images in again.splits.items() for image in images}
+    assert {name: now[name] for name in previous} == previous
+    assert len(again.splits[VAL]) == 3
+
+
+@pytest.mark.parametrize(
+    ('given', 'expected', 'note'),
+    [
+        ({TRAIN: TRAIN, 'test': VAL}, (6, 2), 'the test images are used'),
+        ({TRAIN: TRAIN}, (5, 1), 'some of the training images are used'),
+        ({TRAIN: TRAIN, VAL: VAL, 'test': VAL}, (6, 2), 'the 2 test images are not used'),
+    ],
+)
+def test_other_splits(data, given, expected, note):
+    result = check_detection(replace(data, splits={name: data.splits[source] for name, source in given.items()}))
+    assert (len(result.splits[TRAIN]), len(result.splits[VAL])) == expected
+    assert note in '\n'.join(result.checked.notes)
+    assert refusal(result) == ''
+
+
+def test_validation_images_alone_are_refused(data):
+    assert 'no training image is left' in refusal(check_detection(replace(data, splits={VAL: data.splits[VAL]})))

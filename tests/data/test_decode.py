@@ -1,0 +1,127 @@
+"""Every image is decoded once, and again only if it has changed."""
+
+import os
+
+import cv2
+import numpy as np
+import pytest
+
+from mnv4_mm.data import decode as module
+from mnv4_mm.data.cache import cache_folder, folder_state
+from mnv4_mm.data.decode import MISSING, Decoded, decode_images
+from mnv4_mm.errors import UserError
+
+
+@pytest.fixture
+def root(tmp_path):
+    folder = tmp_path / 'mine'
+    folder.mkdir()
+    for i in range(3):
+        coarse = np.random.default_rng(i).integers(0, 200, (6, 8, 3), np.uint8)
+        cv2.imwrite(str(folder / f'{i}.png'), cv2.resize(coarse, (80, 60)))
+    return folder
+
+
+@pytest.fixture
+def count(monkeypatch):
+    decoded = []
+    real = module.decode
+    monkeypatch.setattr(module, 'decode', lambda path: decoded.append(path.name) or real(path))
+    return decoded
+
+
+def test_results(root):
+    (root / 'cut.jpg').write_bytes(cv2.imencode('.jpg', np.zeros((60, 80, 3), np.uint8))[1].tobytes()[:300])
+    (root / 'folder.png').mkdir()
+    results = decode_images(root, ['0.png', 'cut.jpg', 'folder.png', 'gone.png', 'a\0b.png'])
+    assert results['0.png'][:3] == (80, 60, '')
+    assert results['0.png'].brightest == cv2.imread(str(root / '0.png')).max()
+    assert results['cut.jpg'].problem.startswith('it is not a readable image')
+    assert results['folder.png'].problem == 'it is not a file'
+    assert results['gone.png'] == Decoded(0, 0, MISSING)
+    assert results['a\0b.png'].problem
+
+
+def test_a_pipe_is_not_waited_for(root):
+    os.mkfifo(root / 'pipe.png')
+    assert decode_images(root, ['pipe.png'])['pipe.png'].problem == 'it is not a file'
+
+
+def test_images_are_decoded_again_only_if_they_have_changed(root, count):
+    names = [f'{i}.png' for i in range(3)]
+    first = decode_images(root, names)
+    assert sorted(count) == names
+    assert decode_images(root, names) == first
+    assert len(count) == 3
+    cv2.imwrite(str(root / '1.png'), np.full((10, 20, 3), 9, np.uint8))
+    assert decode_images(root, names)['1.png'][:4] == (20, 10, '', 9)
+    assert count[3:] == ['1.png']
+    (cache_folder(root) / 'decoded.json').write_text('{"version": ')
+    assert decode_images(root, names)['1.png'][:2] == (20, 10)
+    assert len(count) == 7
+
+
+def test_an_interrupted_check_continues(root, monkeypatch, count):
+    real = module.decode
+
+    def stop(path):
+        if path.name == '2.png':
+            raise KeyboardInterrupt
+        return real(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, 'decode', stop)
+        patch.setattr(module, '_cores', lambda: 1)
+        with pytest.raises(KeyboardInterrupt):
+            decode_images(root, ['0.png', '1.png', '2.png'])
+    count.clear()
+    decode_images(root, ['0.png', '1.png', '2.png'])
+    assert count == ['2.png']
+
+
+def test_the_hash_withstands_another_size_and_compression(root, tmp_path):
+    pixels = cv2.imread(str(root / '0.png'))
+    cv2.imwrite(str(root / 'smaller.jpg'), cv2.resize(pixels, (61, 45), interpolation=cv2.INTER_AREA))
+    results = decode_images(root, ['0.png', '1.png', 'smaller.jpg'])
+    assert (results['0.png'].hash ^ results['smaller.jpg'].hash).bit_count() <= 4
+    assert (results['0.png'].hash ^ results['1.png'].hash).bit_count() >= 14
+
+
+def test_a_cache_that_cannot_be_written_is_named(root, monkeypatch, tmp_path):
+    (tmp_path / 'file').write_text('')
+    monkeypatch.setenv('MNV4_CACHE', str(tmp_path / 'file'))
+    with pytest.raises(UserError, match=r'cannot be written: Not a directory; .* MNV4_CACHE names another folder'):
+        decode_images(root, ['0.png'])
+
+
+def test_the_cache_is_the_users(monkeypatch, tmp_path):
+    monkeypatch.delenv('MNV4_CACHE')
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    assert cache_folder(tmp_path / 'a b').parent == tmp_path / 'cache/mnv4_mm/data'
+    assert cache_folder(tmp_path / 'a b') != cache_folder(tmp_path / 'a_b')
+
+
+def test_the_state_of_a_folder_changes_with_its_files(root):
+    states = {folder_state(root)}
+
+    def changed():
+        states.add(folder_state(root))
+        return len(states)
+
+    assert changed() == 1
+    (root / '.hidden').mkdir()
+    (root / '.hidden/x').write_text('x')
+    assert changed() == 1
+    (root / 'sub').mkdir()
+    (root / 'sub/x').write_text('x')
+    assert changed() == 2
+    (root / 'sub/x').write_text('xy')
+    assert changed() == 3
+    os.utime(root / 'sub/x', ns=(1, 1))
+    assert changed() == 4
+    (root / 'sub/x').rename(root / 'sub/y')
+    assert changed() == 5
+    (root / 'sub/loop').symlink_to(root, target_is_directory=True)
+    assert changed() == 5
+    (root / 'sub/nowhere').symlink_to(root / 'gone')
+    assert changed() == 6

@@ -1,0 +1,168 @@
+"""Images and masks that a config names are checked, and mistakes are reported with their files."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mnv4_mm.data.mask_split import MaskSplit, check_pairs
+from mnv4_mm.errors import UserError
+
+
+@pytest.fixture
+def root(tmp_path):
+    """3 training pairs and 1 validation pair of 2 classes, 12 x 10 pixels (width x height)."""
+    for split, count in (('training', 3), ('validation', 1)):
+        for kind in ('images', 'annotations'):
+            (tmp_path / kind / split).mkdir(parents=True)
+        for i in range(count):
+            Image.new('RGB', (12, 10)).save(tmp_path / f'images/{split}/{i}.jpg')
+            Image.fromarray(np.full((10, 12), i % 3, np.uint8)).save(tmp_path / f'annotations/{split}/{i}.png')
+    return tmp_path
+
+
+def split_of(root, name='training', suffix='.jpg'):
+    return MaskSplit(root / 'images' / name, root / 'annotations' / name, suffix)
+
+
+def check(root):
+    for name in ('training', 'validation'):
+        check_pairs(split_of(root, name), 2, reduce_zero_label=True)
+
+
+def test_a_valid_data_set(root):
+    check(root)
+
+
+def test_the_small_real_and_the_drawn_data_set_are_valid(repository, drawn):
+    for path, classes in ((repository / 'data/mini/ade', 150), (drawn, 7)):
+        for name in ('training', 'validation'):
+            check_pairs(split_of(path, name), classes, reduce_zero_label=True)
+
+
+@pytest.mark.parametrize(
+    ('values', 'message'),
+    [(3, r'0\.png has the value 3: 0 is unlabelled, 1 to 2 are the classes'), (255, 'has the value 255')],
+)
+def test_invalid_mask_values_are_reported(root, values, message):
+    Image.fromarray(np.full((10, 12), values, np.uint8)).save(root / 'annotations/training/0.png')
+    with pytest.raises(UserError, match=message):
+        check(root)
+
+
+def test_all_150_classes_and_no_more(root):
+    split = split_of(root)
+    Image.fromarray(np.full((10, 12), 150, np.uint8)).save(root / 'annotations/training/0.png')
+    check_pairs(split, 150, reduce_zero_label=True)
+    Image.fromarray(np.full((10, 12), 151, np.uint8)).save(root / 'annotations/training/0.png')
+    with pytest.raises(UserError, match=r'0\.png has the value 151: 0 is unlabelled, 1 to 150'):
+        check_pairs(split, 150, reduce_zero_label=True)
+
+
+def test_without_reduce_zero_label_255_is_unlabelled(root):
+    split = split_of(root)
+    Image.fromarray(np.full((10, 12), 255, np.uint8)).save(root / 'annotations/training/0.png')
+    check_pairs(split, 3, reduce_zero_label=False)
+    with pytest.raises(UserError, match=r'2\.png has the value 2: 0 to 1 are the classes, 255 is unlabelled'):
+        check_pairs(split, 2, reduce_zero_label=False)
+
+
+def break_size(root):
+    Image.new('L', (10, 12)).save(root / 'annotations/training/1.png')
+
+
+def break_colour(root):
+    Image.new('RGB', (12, 10)).save(root / 'annotations/training/1.png')
+
+
+def break_depth(root):
+    Image.fromarray(np.zeros((10, 12), np.uint16)).save(root / 'annotations/training/1.png')
+
+
+def break_mask(root):
+    path = root / 'annotations/training/1.png'
+    path.write_bytes(path.read_bytes()[:45])
+
+
+def break_image(root):
+    (root / 'images/training/1.jpg').write_bytes(b'no')
+
+
+@pytest.mark.parametrize(
+    ('broken', 'message'),
+    [
+        (lambda root: (root / 'annotations/training/1.png').unlink(), r'no mask for the image .*training/1\.jpg'),
+        (lambda root: (root / 'images/training/1.jpg').unlink(), r'no image for the mask .*training/1\.png'),
+        (break_size, r'training/1\.png is 10x12, its image .*1\.jpg 12x10'),
+        (break_colour, r'1\.png has RGB pixels'),
+        (break_depth, r'1\.png has I;16 pixels'),
+        (break_mask, r'1\.png is not a readable mask'),
+        (break_image, r'1\.jpg is not a readable image'),
+    ],
+)
+def test_mistakes_are_reported(root, broken, message):
+    broken(root)
+    with pytest.raises(UserError, match=message):
+        check(root)
+
+
+def test_no_folder(tmp_path):
+    with pytest.raises(UserError, match=r'no data: looked for .*; fetch it'):
+        check_pairs(split_of(tmp_path / 'none'), 2, True, hint='fetch it')
+
+
+def test_masks_with_a_palette_are_read_as_indices(root):
+    image = Image.frombytes('P', (12, 10), bytes([2]) * 120)
+    image.putpalette([0, 0, 0, 9, 9, 9, 200, 0, 0])
+    image.save(root / 'annotations/training/0.png')
+    check(root)
+
+
+def test_exif_rotation_is_applied_to_the_size(root):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotated by 90 degrees
+    Image.new('RGB', (10, 12)).save(root / 'images/training/0.jpg', exif=exif)
+    check(root)
+
+
+def test_many_mistakes_are_counted(root):
+    for i in range(3):
+        Image.fromarray(np.full((10, 12), 7, np.uint8)).save(root / f'annotations/training/{i}.png')
+    (root / 'images/training/1.jpg').unlink()
+    with pytest.raises(UserError, match=r'no image for the mask .*0\.png has .*2\.png has'):
+        check(root)
+    (root / 'images/training/2.jpg').unlink()
+    (root / 'images/training/0.jpg').unlink()
+    with pytest.raises(UserError, match='no image'):
+        check_pairs(split_of(root), 2, True)
+
+
+def test_a_names_file_selects_pairs(root):
+    listed = root / 'list.txt'
+    listed.write_text('0\n2\n')
+    (root / 'annotations/training/1.png').unlink()  # not in the list, so not an error
+    split = split_of(root)._replace(names_file=listed)
+    check_pairs(split, 2, reduce_zero_label=True)
+    listed.write_text('0\n7\n')
+    with pytest.raises(UserError, match=r'no image .*7\.jpg'):
+        check_pairs(split, 2, reduce_zero_label=True)
+
+
+def test_names_with_suffixes_select_images_of_several_kinds(root):
+    """The form in which a user's data is prepared."""
+    Image.new('RGB', (12, 10)).save(root / 'images/training/1.png')
+    listed = root / 'list.txt'
+    listed.write_text('0.jpg\n1.png\n')
+    masks = root / 'masks'
+    masks.mkdir()
+    for name, source in (('0.jpg', '0'), ('1.png', '1')):
+        (masks / f'{name}.png').symlink_to(root / f'annotations/training/{source}.png')
+    split = MaskSplit(root / 'images/training', masks, image_suffix='', names_file=listed)
+    assert split.image_files() == [root / 'images/training/0.jpg', root / 'images/training/1.png']
+    check_pairs(split, 2, reduce_zero_label=True)
+    (masks / '1.png.png').unlink()
+    with pytest.raises(UserError, match=r'no mask for the image .*1\.png'):
+        check_pairs(split, 2, reduce_zero_label=True)
+
+
+def test_the_images_of_a_folder(root):
+    assert split_of(root).image_files() == [root / f'images/training/{i}.jpg' for i in range(3)]
