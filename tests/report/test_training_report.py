@@ -105,6 +105,16 @@ def test_no_correct_detection(ground_truth, found):
     assert [row[-1] for row in analysis.confusion.counts] == [3, 1, 0, 0]
 
 
+def test_nothing_can_be_measured_without_boxes(ground_truth):
+    content = json.loads(ground_truth.read_text())
+    ground_truth.write_text(json.dumps(content | dict(annotations=[])))
+    for found in ([], FOUND):
+        analysis = detections.analyse(ground_truth, found, CLASSES)
+        assert analysis.threshold is None
+        assert analysis.precision_recall == {}
+        assert all(value is None for scores in analysis.scores for value in scores.values())
+
+
 def test_confusion_of_class_maps(tmp_path):
     truth = [np.array([[0, 0, 1, 255]], np.uint8), np.array([[255, 255, 255, 255]], np.uint8)]
     predicted = [np.array([[0, 1, 1, 0]], np.uint8), np.zeros((1, 4), np.uint8)]
@@ -356,19 +366,3 @@ def test_report_on_a_segmenter(learned, few, tmp_path):
     assert {example['kind'] for example in content['examples']} == {'best'}  # of four images all are shown as best
     assert 'a class map has none' in (tmp_path / 'out/index.html').read_text(encoding='utf-8')
     assert not (folder / 'report').exists()
-
-
-def test_checkpoint_without_boxes_to_measure(detector, few, tmp_path):
-    """Validation images without boxes: the word, in JSON null, and no image is called best."""
-    data = tmp_path / 'shapes'
-    shutil.copytree(few, data)
-    path = data / 'annotations/instances_val.json'
-    path.write_text(json.dumps(json.loads(path.read_text()) | dict(annotations=[])))
-    options = dict(data=str(data), out=tmp_path / 'out')
-    write_report(find_checkpoint(detector), **options)
-    content = json.loads((tmp_path / 'out/report.json').read_text(encoding='utf-8'))
-    assert content['value'] is None
-    assert all(value is None for row in content['classes'] for value in row['scores'].values())
-    assert not [example for example in content['examples'] if example['kind'] == 'best']
-    assert 'no ground truth to measure' in content['notes'][0]
-    assert 'not measurable' in (tmp_path / 'out/index.html').read_text(encoding='utf-8')
