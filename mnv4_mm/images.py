@@ -1,55 +1,92 @@
 """The one reader and writer of image files: for training, data checks, inference and exported files.
 
-Importing it needs numpy and OpenCV. Pillow is imported for two things that OpenCV does not offer: the size of an image
-without decoding it, and the indices of a palette PNG. Neither is needed to run an exported file.
+Importing it needs numpy and OpenCV. Pillow is imported for one thing that OpenCV does not offer, the indices of a
+palette PNG, which running an exported file does not need.
 
 The content of a file decides about its format, not its suffix:
 
 ==========================  ==========================================================================================
 file                        ``read_image``
 ==========================  ==========================================================================================
-EXIF orientation            applied for JPEG, PNG and TIFF; OpenCV does not read it from WebP
+orientation                 applied: EXIF of JPEG, PNG, WebP and TIFF, rotation and reflection of AVIF; damaged EXIF,
+                            or EXIF that is something else, is passed over
 alpha (also grey + alpha)   dropped; of TIFF, libtiff blends it with black
-16 bits                     scaled to 8 bits, as OpenCV does: the high byte of PNG, rounded for TIFF with colours
+16 bits                     scaled to 8 bits, as OpenCV does: the high byte of PNG, rounded for TIFF with colours. The
+                            full range counts: a sensor of 12 bits in a file of 16 is next to black, which
+                            ``image_facts`` tells the data check
 float, 32 bits              an error
 grey, palette, 1 bit        the colours they stand for
 CMYK JPEG                   converted to BGR
 animated, several pages     the first frame
+text, colour profile        not read
 truncated, empty, no image  an error
 zero width or height        an error
-over 2**30 pixels           an error; so is a side over 2**20 pixels, and an image that memory does not suffice for
+over 2**28 pixels           an error before memory is allocated; so is a side over 2**20 pixels
+over 2**31 bytes            an error; so is a path that is not a file, and an image that memory does not suffice for
 non-ASCII or long path      read; an error if the operating system refuses it
 ==========================  ==========================================================================================
 
-mmcv's ``LoadImageFromFile``, which the test pipelines of configs use, returns the same pixels for every file read here.
+mmcv's ``LoadImageFromFile`` returns the same pixels for every file read here, except that it does not turn WebP and
+AVIF. The transform ``LoadImage`` takes its place in the pipelines of configs.
 """
 
-import contextlib
+import mmap
+import os
+import stat
 import struct
 import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from mnv4_mm.errors import UserError
+from mnv4_mm.image_headers import PNG, Header, read_header
 
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.avif', '.tif', '.tiff')
 REDUCED = {
     1: cv2.IMREAD_COLOR,
     2: cv2.IMREAD_REDUCED_COLOR_2,
     4: cv2.IMREAD_REDUCED_COLOR_4,
     8: cv2.IMREAD_REDUCED_COLOR_8,
 }
-UNREADABLE = 'not a readable image: truncated, damaged or of an unknown format'
-MAX_PIXELS, MAX_SIDE = 2**30, 2**20  # OpenCV's defaults
-JPEG, PNG = b'\xff\xd8\xff', b'\x89PNG\r\n\x1a\n'
-# Formats whose channels have 8 bits, or 16 as PNG may: all that is not among them can hold floats.
-INTEGERS = (JPEG, PNG, b'RIFF', b'BM', b'GIF8')
-# EXIF: the tag, the orientations that swap width and height, and the formats of which OpenCV reads it.
-ORIENTATION, TRANSPOSED, ORIENTED = 0x0112, (5, 6, 7, 8), ('JPEG', 'MPO', 'PNG', 'TIFF')
+HEIC = (b'ftypheic', b'ftypheix', b'ftyphevc', b'ftypmif1', b'ftypmsf1')  # of phones, whatever the suffix
+MAX_PIXELS, MAX_SIDE = 2**28, 2**20  # OpenCV would decode 2**30 pixels, into 3 GB
+MAX_BYTES = 2**31  # nothing of MAX_PIXELS pixels needs more
+# Orientation -> the turn that undoes it.
+TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda pixels: cv2.flip(pixels, 1),
+    3: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_180),
+    4: lambda pixels: cv2.flip(pixels, 0),
+    5: cv2.transpose,
+    6: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_90_CLOCKWISE),
+    7: lambda pixels: cv2.flip(cv2.transpose(pixels), -1),
+    8: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_90_COUNTERCLOCKWISE),
+}
+
+
+class ImageFacts(NamedTuple):
+    """Facts about an image file that a check of a data set needs.
+
+    Attributes:
+        width: Width in pixels, as ``read_image`` returns the image.
+        height: Height in pixels, as ``read_image`` returns the image.
+        channels: Stored channels: 1 for grey, 2 for grey and alpha, 3 for colours, 4 for colours and alpha, or CMYK;
+            None for formats whose header is not read.
+        bits: Bits of a channel, 8 or 16.
+        max_value: Brightest value: of all channels of the file's ``bits``, without alpha.
+        orientation: Orientation as EXIF numbers it, 1 to 8; 1 for an image that is stored as it is shown.
+    """
+
+    width: int
+    height: int
+    channels: int | None
+    bits: int
+    max_value: int
+    orientation: int
 
 
 def read_image(path: str | Path, reduction: int = 1) -> np.ndarray:
@@ -66,47 +103,63 @@ def read_image(path: str | Path, reduction: int = 1) -> np.ndarray:
         UserError: There is no such file, or it is not a readable image.
     """
     data = _read_bytes(path)
-    start = data[:8].tobytes()
-    if start == PNG:
-        _check_png_size(data, path)  # libpng would print lines of its own
-    if not start.startswith(INTEGERS):
-        values = _decode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH, path)
-        if values.dtype not in (np.uint8, np.uint16):
-            raise UserError(f'{path} has {values.dtype} values; images of 8 or 16 bits are read')
-    if reduction == 1 or start.startswith(JPEG):
-        return _decode(data, REDUCED[reduction], path)
-    pixels = _decode(data, cv2.IMREAD_COLOR, path)
+    header = _checked_header(data, path)
+    if header is None or header.format == 'TIFF':  # other formats have no floats
+        _decode_deep(data, header, path)
+    return _decode_image(data, header, path, reduction)
+
+
+def image_facts(path: str | Path) -> ImageFacts:
+    """Decode an image file as ``read_image`` does, and return the facts about it.
+
+    Raises:
+        UserError: There is no such file, or it is not a readable image.
+    """
+    data = _read_bytes(path)
+    header = _checked_header(data, path)
+    is_integer = header is not None and header.format != 'TIFF' and header.bits == 8
+    deep = None if is_integer else _decode_deep(data, header, path)
+    pixels = _decode_image(data, header, path)
+    values = pixels if deep is None else deep
     height, width = pixels.shape[:2]
-    return cv2.resize(pixels, (-(-width // reduction), -(-height // reduction)), interpolation=cv2.INTER_AREA)
+    return ImageFacts(
+        width=width,
+        height=height,
+        channels=header.channels if header else None,
+        bits=8 * values.itemsize,
+        max_value=int(values.max()),
+        orientation=header.orientation if header else 1,
+    )
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
     """Return width and height in pixels of an image as ``read_image`` returns it, read from its header.
 
-    Truncated files are not noticed. Without Pillow, or where Pillow cannot read the header, the image is decoded.
+    Truncated files are not noticed. Where the header cannot be read, the image is decoded.
 
     Raises:
         UserError: There is no such file, or it is not a readable image.
     """
-    size = _header_size(path)
-    if size is None:
+    data = _read_bytes(path, mapped=True)
+    header = _checked_header(data, path)
+    if header is None:
         height, width = read_image(path).shape[:2]
         return width, height
-    _check_size(*size, path)
-    return size
+    return _shown_size(header)
 
 
 def check_image_file(path: str | Path) -> None:
-    """Check that a file exists, is not empty and begins as a known image format does, without decoding it.
+    """Check that a file exists, begins as a known image format does and is within the limits, without decoding it.
 
     Raises:
         UserError: It does not.
     """
-    _read_bytes(path, count=1)
+    data = _read_bytes(path, mapped=True)
+    _checked_header(data, path)
     with _silent_opencv:
         is_image = cv2.haveImageReader(str(path))
     if not is_image:
-        raise UserError(f'{path} is {UNREADABLE}')
+        raise _unreadable(data, path)
 
 
 def read_mask(path: str | Path) -> np.ndarray:
@@ -122,7 +175,8 @@ def read_mask(path: str | Path) -> np.ndarray:
         UserError: It is not a readable image of one channel, or has values other than the integers 0 to 255.
     """
     data = _read_bytes(path)
-    values = _decode(data, cv2.IMREAD_UNCHANGED, path)
+    header = _checked_header(data, path)
+    values = _decode(_pixel_data(data, header), cv2.IMREAD_UNCHANGED, path)
     if values.ndim == 3 or not _is_grey_png(data):
         # OpenCV returns the colours of a palette image, and 0 and 255 of a 1-bit image.
         from PIL import Image
@@ -185,18 +239,32 @@ def _png_chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack('>I', len(content)) + kind + content + struct.pack('>I', zlib.crc32(kind + content))
 
 
-def _read_bytes(path: str | Path, count: int = -1) -> np.ndarray:
+def _read_bytes(path: str | Path, mapped: bool = False) -> np.ndarray:
+    """Return the content of a file, (N,) uint8; ``mapped``: parts are read from the disk when they are accessed."""
     try:
-        data = np.fromfile(path, np.uint8, count)
+        with open(path, 'rb') as file:
+            status = os.fstat(file.fileno())
+            _check_file(status, path)
+            if mapped:
+                return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+            return np.fromfile(file, np.uint8)
     except FileNotFoundError:
         raise UserError(f'no image {path}') from None
     except OSError as error:
         raise UserError(f'{path} cannot be read: {error.strerror or error}') from error
+    except UserError:
+        raise
     except ValueError as error:  # a zero byte in the path
         raise UserError(f'{path!r} cannot be read: {error}') from error
-    if not data.size:
+
+
+def _check_file(status: os.stat_result, path: str | Path) -> None:
+    if not stat.S_ISREG(status.st_mode):  # /dev/zero does not end
+        raise UserError(f'{path} cannot be read: it is not a file')
+    if not status.st_size:
         raise UserError(f'{path} is empty')
-    return data
+    if status.st_size > MAX_BYTES:
+        raise UserError(f'{path} is refused: it has {status.st_size} bytes, images at most {MAX_BYTES}')
 
 
 def _write_bytes(path: Path, data: bytes) -> None:
@@ -207,6 +275,12 @@ def _write_bytes(path: Path, data: bytes) -> None:
         raise UserError(f'{path} cannot be written: {error.strerror or error}') from error
 
 
+def _unreadable(data: np.ndarray, path: str | Path) -> UserError:
+    if data[4:12].tobytes() in HEIC:
+        return UserError(f'{path} is not a readable image: HEIC is not read, convert it to JPEG')
+    return UserError(f'{path} is not a readable image: truncated, damaged or of an unknown format')
+
+
 def _decode(data: np.ndarray, flags: int, path: str | Path) -> np.ndarray:
     try:
         with _silent_opencv:
@@ -214,7 +288,7 @@ def _decode(data: np.ndarray, flags: int, path: str | Path) -> np.ndarray:
     except cv2.error as error:
         raise UserError(f'{path} is not a readable image: {_reason(error)}') from error
     if pixels is None or not pixels.size:
-        raise UserError(f'{path} is {UNREADABLE}')
+        raise _unreadable(data, path)
     return pixels
 
 
@@ -233,41 +307,72 @@ def _encode(suffix: str, pixels: np.ndarray, path: str | Path) -> bytes:
 
 def _reason(error: cv2.error) -> str:
     if 'CV_IO_MAX_IMAGE' in str(error):
-        return f'over {MAX_PIXELS} pixels, or over {MAX_SIDE} along one side'
+        return 'its size is over the limits of OpenCV'
     return ' '.join(str(getattr(error, 'err', error)).split())
 
 
-def _check_size(width: int, height: int, path: str | Path) -> None:
+def _checked_header(data: np.ndarray, path: str | Path) -> Header | None:
+    """Return the header of an image whose size is within the limits."""
+    header = read_header(data)
+    if header is None:
+        if data[:8].tobytes() == PNG:
+            raise _unreadable(data, path)
+        return None
+    _, width, height, *_ = header
     if not width or not height:
         raise UserError(f'{path} is not a readable image: its size is {width}x{height}')
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
         raise UserError(
             f'{path} is not a readable image: {width}x{height} is over {MAX_PIXELS} pixels, or over {MAX_SIDE} along '
-            'one side'
+            'one side; cut it into tiles'
         )
+    return header
 
 
-def _check_png_size(data: np.ndarray, path: str | Path) -> None:
-    if data.size >= 24:
-        width, height = struct.unpack('>II', data[16:24].tobytes())
-        _check_size(width, height, path)
+def _shown_size(header: Header) -> tuple[int, int]:
+    """Return width and height of an image when it is turned by its orientation."""
+    return (header.height, header.width) if header.orientation >= 5 else (header.width, header.height)
 
 
-def _header_size(path: str | Path) -> tuple[int, int] | None:
-    """Width and height by Pillow; None if it cannot tell."""
-    try:
-        from PIL import Image
-        from PIL.TiffImagePlugin import TiffImageFile
-    except ImportError:
-        return None
-    # Pillow's limit is lower than OpenCV's, and read_image has the messages for what it cannot read.
-    ignored = (Image.DecompressionBombError, Image.DecompressionBombWarning, OSError, ValueError)
-    with contextlib.suppress(*ignored), Image.open(path) as image:
-        # Of a TIFF the size in the file: newer versions of Pillow turn ``size`` by its orientation.
-        width, height = (image.tag_v2[256], image.tag_v2[257]) if isinstance(image, TiffImageFile) else image.size
-        is_transposed = image.format in ORIENTED and image.getexif().get(ORIENTATION) in TRANSPOSED
-        return (height, width) if is_transposed else (width, height)
-    return None
+def _decode_deep(data: np.ndarray, header: Header | None, path: str | Path) -> np.ndarray:
+    """Decode values of 8 or 16 bits, (H, W, 3), without scaling them.
+
+    Raises:
+        UserError: They have more bits, or are floats.
+    """
+    values = _decode(_pixel_data(data, header), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH, path)
+    if values.dtype not in (np.uint8, np.uint16):
+        raise UserError(f'{path} has {values.dtype} values; images of 8 or 16 bits are read')
+    return values
+
+
+def _pixel_data(data: np.ndarray, header: Header | None) -> np.ndarray:
+    """Return the parts of a file that its pixels need."""
+    if header is None or not header.parts or sum(end - start for start, end in header.parts) == data.size:
+        return data
+    return np.concatenate([data[start:end] for start, end in header.parts])
+
+
+def _decode_image(data: np.ndarray, header: Header | None, path: str | Path, reduction: int = 1) -> np.ndarray:
+    is_jpeg = header is not None and header.format == 'JPEG'
+    # Of other formats OpenCV decodes all pixels too, and leaves most of them out.
+    flags = REDUCED[reduction if is_jpeg else 1]
+    if header is None or header.format == 'TIFF':  # OpenCV turns TIFF whatever the flags
+        pixels = _decode(data, flags, path)
+    else:
+        pixels = _decode(_pixel_data(data, header), flags | cv2.IMREAD_IGNORE_ORIENTATION, path)
+        if header.orientation in TURNS:
+            pixels = TURNS[header.orientation](pixels)
+    height, width = pixels.shape[:2]
+    if header is not None:
+        expected = tuple(-(-side // reduction) if is_jpeg else side for side in _shown_size(header))
+        if (width, height) != expected:
+            raise UserError(
+                f'{path} is damaged: its header says {"x".join(map(str, expected))} pixels, it has {width}x{height}'
+            )
+    if reduction == 1 or is_jpeg:
+        return pixels
+    return cv2.resize(pixels, (-(-width // reduction), -(-height // reduction)), interpolation=cv2.INTER_AREA)
 
 
 # OpenCV 4.14 has moved it. Both return the previous level.

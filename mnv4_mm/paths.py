@@ -8,6 +8,7 @@ from typing import Any
 from mnv4_mm.errors import UserError
 
 ZIP, PICKLE = b'PK', b'\x80'  # first bytes of what torch.save writes, now and before torch 1.6
+WEIGHTS_SUFFIXES = ('.safetensors', '.pth', '.pt', '.bin')
 EMPTY = 'empty (an unset variable of the shell?): give a value, or leave it out'
 
 
@@ -41,6 +42,20 @@ def check_checkpoint(path: str | Path) -> Path:
     if start != ZIP and start[:1] != PICKLE:
         content = 'empty' if not start else 'neither a zip archive nor a pickle, which torch.save writes'
         raise UserError(f'{path} is refused: it is no checkpoint, its content is {content}')
+    return path
+
+
+def check_weights_file(path: str | Path) -> Path:
+    """Check that a file of weights exists, and that its name is of a kind that is read.
+
+    Raises:
+        UserError: It does not, or is not.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f'--weights {path}: no such file; it takes timm, none, or a .safetensors or .pth file')
+    if path.suffix not in WEIGHTS_SUFFIXES:
+        raise UserError(f'--weights {path}: expected a file that ends in {", ".join(WEIGHTS_SUFFIXES)}')
     return path
 
 

@@ -2,6 +2,9 @@
 
 import importlib.util
 import os
+
+os.environ['HF_HUB_OFFLINE'] = '1'  # before huggingface_hub is imported: tests do not depend on a network
+
 import random
 import subprocess
 import sys

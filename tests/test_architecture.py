@@ -20,7 +20,8 @@ PACKAGE = Path(__file__).parents[1] / 'mnv4_mm'
 # The rooms, subpackages and single modules, from the ground up. A room may import the rooms of the lines above its own.
 ROOMS: tuple[tuple[str, ...], ...] = (
     ('errors', 'version', 'quiet', 'lazy'),
-    ('paths', 'images', 'digest'),
+    ('paths', 'image_headers', 'digest'),
+    ('images',),
     ('weights',),
     ('models', 'data', 'runtime'),
     ('engine',),
@@ -36,8 +37,8 @@ ROOMS: tuple[tuple[str, ...], ...] = (
 LEVELS = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 # Modules that are imported, or run exported files, where PyTorch and OpenMMLab are not installed or not yet loaded.
 LIGHT = (
-    'errors', 'version', 'quiet', 'lazy', 'paths', 'images', 'data.formats', 'models.arch', 'weights.tags',
-    'weights.cache', 'report.weights', 'runtime',
+    'errors', 'version', 'quiet', 'lazy', 'paths', 'image_headers', 'images', 'data.formats', 'models.arch',
+    'weights.tags', 'weights.cache', 'report.weights', 'runtime',
     'config.check', 'config.index', 'config.options', 'config.rules', 'config.source', 'deploy.arguments',
     'bench.parts', 'demo', 'registration', 'cli', '__init__',
 )  # fmt: skip

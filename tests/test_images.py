@@ -15,7 +15,17 @@ from PIL import Image, ImageOps
 from mnv4_mm.apis import infer
 from mnv4_mm.data.augment.ssd import read_reduced
 from mnv4_mm.errors import UserError
-from mnv4_mm.images import check_image_file, image_size, read_image, read_mask, write_image, write_mask
+from mnv4_mm.images import (
+    MAX_BYTES,
+    ImageFacts,
+    check_image_file,
+    image_facts,
+    image_size,
+    read_image,
+    read_mask,
+    write_image,
+    write_mask,
+)
 from mnv4_mm.runtime.meta import Input, Meta, Resize
 from mnv4_mm.runtime.predictor import Predictor
 
@@ -42,16 +52,38 @@ def exif(orientation):
     return tags
 
 
+def png_chunk(kind, content):
+    return struct.pack('>I', len(content)) + kind + content + struct.pack('>I', zlib.crc32(kind + content))
+
+
 def png_header(width, height):
     """A PNG whose header claims a size, and that has next to no content."""
-
-    def chunk(kind, content):
-        return struct.pack('>I', len(content)) + kind + content + struct.pack('>I', zlib.crc32(kind + content))
-
     header = struct.pack('>IIBBBBB', width, height, 8, 0, 0, 0, 0)
-    return (
-        b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + chunk(b'IDAT', zlib.compress(bytes(99))) + chunk(b'IEND', b'')
-    )
+    content = png_chunk(b'IHDR', header) + png_chunk(b'IDAT', zlib.compress(bytes(99))) + png_chunk(b'IEND', b'')
+    return b'\x89PNG\r\n\x1a\n' + content
+
+
+def with_chunks(png, *chunks, late=False):
+    """Insert chunks after the header of a PNG, or after its pixels."""
+    place = len(png) - 12 if late else 33
+    return png[:place] + b''.join(png_chunk(*chunk) for chunk in chunks) + png[place:]
+
+
+def damaged(data, part, count):
+    """Overwrite bytes after the first occurrence of a part."""
+    start = data.index(part) + len(part) + 2
+    return data[:start] + count * b'\xff' + data[start + count :]
+
+
+def with_size(data, size):
+    """Make the header of a JPEG claim a size."""
+    position = data.index(b'\xff\xc0') + 5
+    return data[:position] + struct.pack('>HH', *size[::-1]) + data[position + 4 :]
+
+
+def with_exif(content):
+    """A JPEG whose EXIF block has a content."""
+    return JPEG[:2] + b'\xff\xe1' + struct.pack('>H', len(content) + 8) + b'Exif\0\0' + content + JPEG[2:]
 
 
 def with_alpha():
@@ -64,10 +96,15 @@ def first_frames(kind):
     return pillow(RGB, kind, save_all=True, append_images=[ImageOps.flip(RGB)], **LOSSLESS.get(kind, {}))
 
 
-LOSSLESS = dict(WEBP=dict(lossless=True, exact=True))
+LOSSLESS = dict(WEBP=dict(lossless=True, exact=True), AVIF=dict(quality=100, subsampling='4:4:4'))
 COLOURS = RGB.convert('P', palette=Image.Palette.ADAPTIVE, colors=200)
 FEW_COLOURS = RGB.convert('P', palette=Image.Palette.ADAPTIVE, colors=10)
 JPEG, PNG = pillow(RGB, 'JPEG'), pillow(RGB, 'PNG')
+# Decompressed it is 100 MB: Pillow refuses more than 64 MB of text.
+TEXT = zlib.compress(bytes(100_000_000), 9)
+# Orientation as LONG, as some writers have it, and as BYTE, which is not read.
+LONG = b'II*\0\x08\0\0\0' + struct.pack('<HHHIII', 1, 0x0112, 4, 1, 6, 0)
+BYTE = b'MM\0*\0\0\0\x08' + struct.pack('>HHHI4sI', 1, 0x0112, 1, 1, b'\6\0\0\0', 0)
 
 # Name of the file -> its bytes, and how Pillow reads it where both should agree.
 READABLE = {
@@ -79,6 +116,7 @@ READABLE = {
     'plain.webp': pillow(RGB, 'WEBP', **LOSSLESS['WEBP']),
     **{f'exif_{i}.jpg': pillow(RGB, 'JPEG', exif=exif(i)) for i in range(1, 9)},
     'exif.png': pillow(RGB, 'PNG', exif=exif(6)),
+    'exif_late.png': with_chunks(PNG, (b'eXIf', exif(6).tobytes()[6:]), late=True),
     'exif.tiff': pillow(RGB, 'TIFF', exif=exif(6)),
     'alpha.png': pillow(with_alpha(), 'PNG'),
     'alpha.webp': pillow(with_alpha(), 'WEBP', **LOSSLESS['WEBP']),
@@ -97,12 +135,13 @@ READABLE = {
     'a_png.jpg': PNG,
     'a_tiff_turned.jpg': pillow(RGB, 'TIFF', exif=exif(6)),
     'trailer.jpg': JPEG + bytes(1000),
+    'two_views.jpg': pillow(RGB, 'MPO', save_all=True, append_images=[ImageOps.flip(RGB)], exif=exif(6)),
+    'text.png': with_chunks(PNG, (b'tEXt', b'Software\0' + bytes(999)), (b'pHYs', bytes(9))),
     'Grüße 図.jpg': JPEG,
     'long' + 240 * 'g' + '.jpg': JPEG,
 }
 # Pillow does not turn, blend or convert these as OpenCV does; mmcv does.
 ONLY_MMCV = {
-    'exif.webp': pillow(RGB, 'WEBP', exif=exif(6), **LOSSLESS['WEBP']),
     'alpha.tif': pillow(with_alpha(), 'TIFF'),
     'deep.png': opencv('.png', DEEP),
     'deep_grey.png': opencv('.png', DEEP[..., 0]),
@@ -110,12 +149,46 @@ ONLY_MMCV = {
     'deep.tif': opencv('.tif', DEEP),
     'deep_grey.tif': opencv('.tif', DEEP[..., 0]),
 }
+# mmcv does not turn these; Pillow does.
+ONLY_PILLOW = {
+    **{f'exif_{i}.webp': pillow(RGB, 'WEBP', exif=exif(i), **LOSSLESS['WEBP']) for i in range(2, 9)},
+    **{f'exif_{i}.avif': pillow(RGB, 'AVIF', exif=exif(i), **LOSSLESS['AVIF']) for i in range(1, 9)},
+    'exif_lossy.webp': pillow(RGB, 'WEBP', exif=exif(6)),
+    'alpha_turned.avif': pillow(with_alpha(), 'AVIF', exif=exif(7), **LOSSLESS['AVIF']),
+    'long.jpg': with_exif(LONG),
+    'byte.jpg': with_exif(BYTE),
+}
+# Pillow raises an error for these, does not turn them, or turns them twice (some TIFF).
+ONLY_OURS = {
+    'junk_exif.jpg': (with_exif(b'junk, not TIFF'), 1),
+    'cut_exif.jpg': (with_exif(b'II*\0\xff\xff\xff\xff'), 1),
+    'no_exif.jpg': (with_exif(b''), 1),
+    'orientation_9.jpg': (with_exif(LONG.replace(b'\6', b'\x09')), 1),
+    'zipped_text.png': (with_chunks(PNG, (b'zTXt', b'Comment\0\0' + TEXT)), 1),
+    'long_text.png': (with_chunks(PNG, (b'iTXt', b'Comment\0\1\0\0\0' + TEXT)), 1),
+    'profile.png': (with_chunks(PNG, (b'iCCP', b'profile\0\0' + TEXT)), 1),
+    'texts.png': (with_chunks(PNG, *[(b'tEXt', b'Comment\0a')] * 3000, (b'eXIf', exif(6).tobytes()[6:])), 6),
+    'grey_turned.tif': (pillow(RGB.convert('L').convert('RGB'), 'TIFF', exif=exif(7)), 7),
+    'palette_turned.tif': (pillow(RGB.convert('P'), 'TIFF', exif=exif(8)), 8),
+}
 LARGE_JPEG = pillow(RGB.resize((800, 600)), 'JPEG', quality=95)
 UNREADABLE = {
     'empty.jpg': (b'', 'is empty'),
     'text.png': (b'not an image', 'is not a readable image'),
     'float.tif': (opencv('.tif', PIXELS.astype(np.float32) / 255), 'has float32 values; images of 8 or 16 bits'),
-    'bomb.png': (png_header(40000, 40000), '40000x40000 is over 1073741824 pixels'),
+    'bomb.png': (png_header(40000, 40000), '40000x40000 is over 268435456 pixels'),
+    'bomb.jpg': (with_size(JPEG, (60000, 60000)), '60000x60000 is over 268435456 pixels'),
+    'bomb_gif.png': (b'GIF89a' + struct.pack('<HH', 65535, 65535) + bytes(99), '65535x65535 is over'),
+    'bomb.bmp': (b'BM' + bytes(12) + struct.pack('<Iii', 40, 100_000, -100_000) + bytes(99), '100000x100000 is over'),
+    'bomb.webp': (b'RIFF\x20\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0' + b'\xff' * 6 + bytes(9), '16777216x16777216 is over'),
+    'bomb.tif': (
+        b'II*\0\x08\0\0\0' + struct.pack('<HHHIIHHII', 2, 256, 4, 1, 50000, 257, 4, 1, 50000),
+        '50000x50000 is over',
+    ),
+    # OpenCV 4.12 crashes (opencv/opencv#27744), and allocates 2 GB for a chunk.
+    'damaged_animation.png': (damaged(first_frames('PNG'), b'IDAT', 40), 'is not a readable image'),
+    'long_chunk.png': (with_chunks(PNG, (b'PLTE', bytes(9))).replace(b'\0\0\0\x09PLTE', b'\x7f\0\0\0PLTE'), 'is not a'),
+    'phone.jpg': (b'\0\0\0\x18ftypheic' + bytes(99), 'HEIC is not read, convert it to JPEG'),
     'wide.png': (png_header(2_000_000, 2), '2000000x2 is over'),
     'zero.png': (png_header(0, 5), 'its size is 0x5'),
     'half.jpg': (LARGE_JPEG[: len(LARGE_JPEG) // 2], 'truncated'),
@@ -172,22 +245,75 @@ def write(folder, name, data):
     return path
 
 
+def by_pillow(path):
+    with Image.open(path) as image:
+        return np.array(ImageOps.exif_transpose(image).convert('RGB'))[..., ::-1]
+
+
+def check_readers(path, readers, expected, atol=0):
+    for read in readers.values():
+        np.testing.assert_allclose(read(path), expected, rtol=0, atol=atol)
+    facts = image_facts(path)
+    assert image_size(path) == expected.shape[1::-1] == (facts.width, facts.height)
+    check_image_file(path)
+
+
 @pytest.mark.parametrize('name', [*READABLE, *ONLY_MMCV])
 def test_all_readers_return_the_same_pixels(name, readers, tmp_path):
     path = write(tmp_path, name, READABLE.get(name) or ONLY_MMCV[name])
     expected = LoadImageFromFile()(dict(img_path=str(path)))['img']
-    for read in readers.values():
-        np.testing.assert_array_equal(read(path), expected)
-    assert image_size(path) == expected.shape[1::-1]
-    check_image_file(path)
+    check_readers(path, readers, expected)
     if name in READABLE:
-        with Image.open(path) as image:
-            pillows = np.array(ImageOps.exif_transpose(image).convert('RGB'))[..., ::-1]
-        np.testing.assert_allclose(expected, pillows, rtol=0, atol=1 if name == 'cmyk.jpg' else 0)
+        np.testing.assert_allclose(expected, by_pillow(path), rtol=0, atol=1 if name == 'cmyk.jpg' else 0)
     elif name.startswith('deep'):
         scaled = DEEP // 256 if name.endswith('.png') else np.round(DEEP / 257)
         scaled = np.repeat(scaled[..., :1], 3, axis=2) if 'grey' in name else scaled
         np.testing.assert_allclose(expected, scaled, rtol=0, atol=1 if name == 'deep_grey.tif' else 0)
+
+
+@pytest.mark.parametrize('name', ONLY_PILLOW)
+def test_orientation_is_applied_whatever_the_format(name, readers, tmp_path):
+    path = write(tmp_path, name, ONLY_PILLOW[name])
+    check_readers(path, readers, by_pillow(path), atol=2 if name == 'exif_lossy.webp' else 0)
+
+
+@pytest.mark.parametrize('name', ONLY_OURS)
+def test_damaged_metadata_does_not_matter(name, readers, tmp_path, capfd):
+    data, orientation = ONLY_OURS[name]
+    path = write(tmp_path, name, data)
+    with Image.open(write(tmp_path, 'plain', PNG if name.endswith('png') else JPEG)) as image:
+        stored = image.convert('RGB')
+    if name.endswith('tif'):
+        stored = (RGB.convert('P') if 'palette' in name else RGB.convert('L')).convert('RGB')
+    stored.getexif()[0x0112] = orientation
+    capfd.readouterr()
+    check_readers(path, readers, np.array(ImageOps.exif_transpose(stored))[..., ::-1])
+    assert capfd.readouterr().err == ''  # libpng has warnings of its own
+
+
+def test_facts_about_an_image(tmp_path):
+    sensor = (DEEP >> 4)[..., 0]  # 12 bits
+    for name, data, channels, bits, max_value, orientation in (
+        ('grey.jpg', pillow(RGB.convert('L'), 'JPEG', exif=exif(6)), 1, 8, None, 6),
+        ('colours.jpg', JPEG, 3, 8, None, 1),
+        ('print.jpg', READABLE['cmyk.jpg'], 4, 8, None, 1),
+        ('thermal.png', opencv('.png', sensor), 1, 16, int(sensor.max()), 1),
+        ('thermal.tif', opencv('.tif', sensor), 1, 16, int(sensor.max()), 1),
+        ('alpha.png', READABLE['alpha.png'], 4, 8, int(PIXELS.max()), 1),
+        ('grey_alpha.png', READABLE['grey_alpha.png'], 2, 8, None, 1),
+        ('deep.png', ONLY_MMCV['deep.png'], 3, 16, int(DEEP.max()), 1),
+        ('alpha.webp', READABLE['alpha.webp'], 4, 8, int(PIXELS.max()), 1),
+        ('turned.avif', ONLY_PILLOW['exif_5.avif'], 3, 8, None, 5),
+        ('other.jpg', opencv('.ppm', PIXELS), None, 8, int(PIXELS.max()), 1),
+    ):
+        path = write(tmp_path, name, data)
+        facts = image_facts(path)
+        pixels = read_image(path)
+        if max_value is None:
+            max_value = int(pixels.max())
+        height, width = pixels.shape[:2]
+        assert facts == ImageFacts(width, height, channels, bits, max_value, orientation), name
+    assert read_image(tmp_path / 'thermal.png').max() < 16
 
 
 @pytest.mark.parametrize('name', UNREADABLE)
@@ -208,30 +334,49 @@ def test_all_readers_raise_the_same_line(name, readers, tmp_path):
 
 
 def test_paths_that_cannot_be_read_are_one_line(readers, tmp_path):
+    same = ('read_image', 'Predictor', 'training')  # infer takes a folder
     for path, message in (
         (tmp_path / 'gone.jpg', 'no image'),
         (tmp_path, 'Is a directory'),
         (tmp_path / ('x' * 300 + '.jpg'), 'File name too long'),
         ('nul\0.jpg', 'cannot be read'),
     ):
-        for read in (read_image, image_size, read_mask, check_image_file, readers['Predictor'], readers['training']):
+        for read in (image_size, image_facts, read_mask, check_image_file, *(readers[name] for name in same)):
             with pytest.raises(UserError, match=message) as caught:
                 read(path)
             assert '\n' not in str(caught.value)
 
 
-def test_sizes_of_images_larger_than_pillows_limit_are_read(tmp_path):
+def test_images_larger_than_pillows_limit_are_read(tmp_path):
     path = tmp_path / 'large.png'
-    write_image(path, np.zeros((14000, 14000, 3), np.uint8))
+    bits = Image.new('1', (14000, 13000), 1)
+    path.write_bytes(pillow(bits, 'PNG'))
+    assert path.stat().st_size < 50_000
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        assert image_size(path) == (14000, 14000)
+        assert image_size(path) == (14000, 13000)
+        pixels = read_image(path)
+    assert pixels.shape == (13000, 14000, 3)
+    assert pixels.min() == 255
+
+
+def test_paths_that_are_no_files_or_too_large_are_refused_at_once(tmp_path):
+    sparse = tmp_path / 'sparse.jpg'
+    with sparse.open('wb') as file:
+        file.write(JPEG)
+        file.truncate(MAX_BYTES + 1)
+    for path, message in (('/dev/zero', 'it is not a file'), (sparse, f'{MAX_BYTES + 1} bytes, images at most')):
+        for read in (read_image, image_size, image_facts, read_mask, check_image_file):
+            with pytest.raises(UserError, match=message):
+                read(path)
 
 
 @pytest.mark.parametrize('reduction', [2, 4, 8])
-@pytest.mark.parametrize('name', ['plain.jpg', 'exif_6.jpg', 'exif.tiff', 'a_tiff_turned.jpg', 'grey.png'])
+@pytest.mark.parametrize(
+    'name', ['plain.jpg', 'exif_6.jpg', 'exif.tiff', 'a_tiff_turned.jpg', 'grey.png', 'exif_6.webp']
+)
 def test_reduced_images_have_their_sides_divided_and_rounded_up(name, reduction, tmp_path):
-    path = write(tmp_path, name, READABLE[name])
+    path = write(tmp_path, name, READABLE.get(name) or ONLY_PILLOW[name])
     whole, reduced = read_image(path), read_image(path, reduction)
     height, width = whole.shape[:2]
     assert reduced.shape == (-(-height // reduction), -(-width // reduction), 3)

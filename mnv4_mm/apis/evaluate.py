@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 
 from mnv4_mm.apis.launch import join_processes
+from mnv4_mm.config.classes import set_classes_of, set_label_order
 from mnv4_mm.config.data import dataset_split, on_training_images, require_data
 from mnv4_mm.config.evaluation import evaluation_config
 from mnv4_mm.config.options import EvaluateOptions
@@ -63,7 +64,7 @@ def evaluate_files(
 
     Returns:
         Metrics by name, e.g. ``coco/bbox_mAP`` or ``ade20k/mIoU``, in [0, 1], without those of classes that the data
-            does not have.
+            does not have. NaN for ``bbox_mAP`` or ``mIoU`` if there is no ground truth to measure it with.
 
     Raises:
         UserError: An option, the data or the checkpoint is missing, unreadable or does not fit.
@@ -116,7 +117,7 @@ def evaluate(
 
     Returns:
         Metrics by name, e.g. ``coco/bbox_mAP`` or ``ade20k/mIoU``, in [0, 1], without those of classes that the data
-            does not have.
+            does not have. NaN for ``bbox_mAP`` or ``mIoU`` if there is no ground truth to measure it with.
 
     Raises:
         UserError: Data or checkpoint are missing, unreadable or do not fit.
@@ -128,16 +129,24 @@ def evaluate(
     cfg = on_training_images(cfg) if on == 'train' else copy.deepcopy(cfg)
     require_data(cfg, 'test_dataloader')
     _set_test_only(cfg, checkpoint, work_dir)
+    set_label_order(cfg)
+    matched = set_classes_of(cfg, checkpoint)
+    if matched and is_main_process():
+        print(matched)
     _set_outputs(cfg, out, show_dir, per_class)
     with tensors_only():
-        measured = SafeRunner.from_cfg(cfg, checkpoint).test()
+        runner = SafeRunner.from_cfg(cfg, checkpoint)
+        measured = runner.test()
     metrics = {name: float(value) for name, value in measured.items() if not math.isnan(value)}
+    unmeasured = getattr(runner.test_evaluator, 'unmeasured', ())
+    metrics |= {name: math.nan for name in unmeasured if name.endswith(f'/{task.metric}')}
     if is_main_process():
         if out:
             task.finish_outputs(out)
         if show_dir:
             print(f'images, ground truth on the left and predictions on the right: {show_dir}')
-        (Path(work_dir) / 'metrics.json').write_text(json.dumps(metrics, indent=1))
+        written = {name: None if math.isnan(value) else value for name, value in metrics.items()}
+        (Path(work_dir) / 'metrics.json').write_text(json.dumps(written, indent=1))
     return metrics
 
 

@@ -1,6 +1,7 @@
 """Train a config."""
 
-from collections.abc import Mapping
+import errno
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,20 @@ from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
 from mnv4_mm.apis.launch import is_first_of_machine, join_processes
+from mnv4_mm.config.anchors import fit_anchors as fit_anchors_of
 from mnv4_mm.config.backbone import disagreeing_normalisation, lost_weights, pretrained_files
+from mnv4_mm.config.classes import set_classes_of, set_label_order
 from mnv4_mm.config.data import data_lines, require_data
 from mnv4_mm.config.load import load_config
 from mnv4_mm.config.options import TrainOptions
 from mnv4_mm.config.resume import check_no_run, initial_checkpoint
 from mnv4_mm.config.training import training_config
+from mnv4_mm.config.weights import published_tags
 from mnv4_mm.engine.runner import SafeRunner
 from mnv4_mm.errors import UserError
 from mnv4_mm.paths import make_output_folder
-from mnv4_mm.weights.checkpoint import Checkpoint, read_checkpoint, tensors_only
-from mnv4_mm.weights.hub import load_tensors
+from mnv4_mm.weights.checkpoint import Checkpoint, list_checkpoints, read_checkpoint, read_newest, tensors_only
+from mnv4_mm.weights.hub import fetch_timm, load_tensors
 
 
 def train(
@@ -38,9 +42,13 @@ def train(
     allow_dropped: bool = False,
     cfg_options: Mapping[str, Any] | None = None,
     launcher: str = 'none',
-    auto_scale_lr: bool = False,
+    auto_scale_lr: bool | None = None,
+    weights: str | None = None,
     epochs: int | None = None,
     iters: int | None = None,
+    size: Sequence[int] | None = None,
+    levels: int | None = None,
+    fit_anchors: bool = False,
 ) -> Path:
     """Train a config; keep the best checkpoint and plot loss and metric.
 
@@ -60,9 +68,14 @@ def train(
         allow_dropped: Leave out images and boxes of ``data`` that are broken, even if they are more than 1 %.
         cfg_options: Values that replace the config's.
         launcher: mmengine's launcher: none, pytorch, slurm or mpi.
-        auto_scale_lr: Scale the learning rate to the actual batch size.
+        auto_scale_lr: Scale the learning rate to the actual batch size; with ``data`` only if None.
+        weights: Start the backbone from ``timm``'s ImageNet weights, from random ones (``none``), or from a file; as
+            the config says if None.
         epochs: Train for this number of epochs, with the schedule in proportion.
         iters: Train for this number of iterations; for configs that count in iterations.
+        size: Detection: input size, (height, width) or (side,), in multiples of 32.
+        levels: SSDLite: output stride of its finest level, 16 or 8.
+        fit_anchors: Detection: fit the anchors to the boxes of the training images.
 
     Returns:
         The work directory.
@@ -84,17 +97,28 @@ def train(
         cfg_options=cfg_options,
         launcher=launcher,
         auto_scale_lr=auto_scale_lr,
+        weights=weights,
         epochs=epochs,
         iters=iters,
+        size=size,
+        levels=levels,
+        fit_anchors=fit_anchors,
     )
     join_processes(launcher)
     loaded = load_config(config)
-    cfg = training_config(loaded, options, on_gpu=torch.cuda.is_available())
+    cfg = training_config(loaded, options, on_gpu=torch.cuda.is_available(), log=_say)
     _check_data(cfg, launcher)
+    if fit_anchors:
+        fitted = fit_anchors_of(cfg)
+        if is_main_process():
+            print(fitted)
     if is_main_process():
         print('\n'.join(data_lines(cfg)))
-    checkpoint = _read_weights(cfg)
     check_no_run(cfg)
+    checkpoint = _read_weights(cfg)
+    set_label_order(cfg)
+    if checkpoint is not None:
+        _say(set_classes_of(cfg, checkpoint, fine_tuning=not cfg.resume))
     folder = make_output_folder('--work-dir', cfg.work_dir)
     _warn(disagreeing_normalisation(cfg), lost_weights(loaded, cfg))
     with tensors_only():
@@ -118,8 +142,20 @@ def _read_weights(cfg: Config) -> Checkpoint | None:
     """
     for file in pretrained_files(cfg):
         load_tensors(file)
+    if not cfg.resume:
+        for tag in published_tags(cfg):
+            fetch_timm(tag)
     path = initial_checkpoint(cfg)
-    return read_checkpoint(path) if path else None
+    if path is None:
+        return None
+    # The last checkpoint of a run may be damaged.
+    return read_checkpoint(path) if cfg.get('load_from') else read_newest(cfg.work_dir)
+
+
+def _say(*lines: str | None) -> None:
+    for line in lines:
+        if line and is_main_process():
+            print(line)
 
 
 def _warn(*warnings: str | None) -> None:
@@ -138,6 +174,21 @@ def _run(runner: Runner, cfg: Config) -> None:
         raise UserError(
             f'stopped; continue with the same command and --resume (checkpoints are in {cfg.work_dir})'
         ) from None
+    except ValueError as error:
+        if 'Expected more than 1 value per channel' not in str(error):
+            raise
+        raise UserError(
+            f'a batch norm of this model cannot take batches of one image ({error}): use batches of at least two '
+            'images in each process, --cfg-options train_dataloader.batch_size=2'
+        ) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        last = next(iter(list_checkpoints(cfg.work_dir)), None)
+        raise UserError(
+            f'{error.filename or cfg.work_dir} cannot be written: {error.strerror}; the last complete checkpoint is '
+            f'{last}. Free some space, and continue with the same command and --resume'
+        ) from error
     finally:
         for hook in runner.hooks:
             if hasattr(hook, 'close'):
@@ -157,11 +208,14 @@ def _warn_about_learning_rate(runner: Runner, cfg: Config) -> None:
 
 def _cap_warm_up(runner: Runner) -> None:
     """Limit warm-ups, which are counted in steps for COCO, to a tenth of the training on a small data set."""
-    limit = max(1, runner.train_loop.max_iters // 10)
-    for scheduler in runner.param_schedulers or []:
+    limit = runner.train_loop.max_iters // 10
+    for scheduler in list(runner.param_schedulers or []):
         warms_up = isinstance(scheduler, dict) and scheduler['type'] in ('LinearLR', 'ConstantLR')
         if not warms_up or scheduler.get('by_epoch', True) or scheduler.get('begin', 0):
             continue
-        if scheduler.get('end', 0) > limit:
+        if limit < 2:
+            # mmengine's warm-up of one step never reaches the full rate: the whole training would have a tiny one.
+            runner.param_schedulers.remove(scheduler)
+        elif scheduler.get('end', 0) > limit:
             runner.logger.info(f'warm-up of {scheduler["end"]} steps shortened to a tenth of the training, {limit}')
             scheduler['end'] = limit

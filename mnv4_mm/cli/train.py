@@ -11,7 +11,13 @@ from mnv4_mm.cli.arguments import Parser
 from mnv4_mm.config.options import EvaluateOptions, TrainOptions
 from mnv4_mm.config.rules import check_precision
 from mnv4_mm.config.source import check_config_file
-from mnv4_mm.paths import check_checkpoint, check_class_map_folder, check_detections_file, check_output_folder
+from mnv4_mm.paths import (
+    check_checkpoint,
+    check_class_map_folder,
+    check_detections_file,
+    check_output_folder,
+    check_weights_file,
+)
 
 
 def add_train(parser: Parser) -> None:
@@ -32,6 +38,8 @@ def train(args: argparse.Namespace) -> None:
     start = options.resume if not isinstance(options.resume, bool) else (options.cfg_options or {}).get('load_from')
     if start:
         check_checkpoint(start)
+    if options.weights not in (None, 'timm', 'none'):
+        check_weights_file(options.weights)
     check_config_data(source, options, ('train_dataloader', 'val_dataloader'))
     if options.amp_dtype:
         import torch  # takes seconds, but less than OpenMMLab
@@ -99,17 +107,17 @@ def add_infer(parser: Parser) -> None:
     )
     parser.add_argument('--device', help='torch device (default: the GPU if there is one)')
     parser.add_argument(
-        '--labels',
-        choices=('coco', 'yolo', 'label-studio'),
-        help='also write the boxes from --score-thr on for a labelling tool: coco or yolo for CVAT, label-studio',
-    )
-    parser.add_argument(
         '--annotations',
         metavar='FILE.json',
         help='COCO annotation file of these images: predictions get its ids of images and categories',
     )
     parser.add_argument(
         '--coco', action='store_true', help="also write coco_results.json, a list in COCO's results format"
+    )
+    parser.add_argument(
+        '--labels',
+        choices=('coco', 'yolo', 'label-studio'),
+        help='also write the boxes from --score-thr on for a labelling tool: coco or yolo for CVAT, label-studio',
     )
     parser.epilog = 'Exit code 1 if images that cannot be read were left out, 2 for a mistake in an argument or a file.'
     parser.set_defaults(call=infer)

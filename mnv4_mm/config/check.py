@@ -11,7 +11,10 @@ from mnv4_mm.config.rules import (
     check_backbone_name,
     check_backbone_of,
     check_complete,
+    check_fittable,
     check_keys,
+    check_levels,
+    check_sizable,
     check_unit,
 )
 from mnv4_mm.config.source import merge_values, read_source
@@ -45,6 +48,12 @@ def check_config(config: str | None, options: ConfigOptions) -> Mapping[str, Any
         check_backbone_of(source)
     if isinstance(options, TrainOptions):
         check_complete(source, TRAINING_PARTS)
+        if options.levels:
+            check_levels(source, options.levels)
+        if options.size:
+            check_sizable(source)
+        if options.fit_anchors:
+            check_fittable(source)
     for unit in ('epochs', 'iters'):
         if getattr(options, unit, None):  # options of training only
             check_unit(source, unit)
@@ -73,6 +82,9 @@ def check_config_data(source: Mapping[str, Any], options: ConfigOptions, loaders
         return
     if options.data:
         FIND[scope](options.data, allow_dropped=options.allow_dropped)
+        return
+    if source.get('own_data'):
+        FIND[scope](str(find_data(Path(source['own_data']['root']))), allow_dropped=options.allow_dropped)
         return
     for loader in loaders:
         settings = source.get(loader)

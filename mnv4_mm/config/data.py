@@ -44,24 +44,25 @@ def set_data(cfg: Config, layout: Layout, allow_dropped: bool = False) -> Config
 
 
 def restore_data(cfg: Config) -> Config:
-    """Recognise and check the data set of ``--data`` again, which a checkpoint's config names.
+    """Recognise and check the data set that a config names by ``own_data``, and use it.
 
-    It may have changed since training, and the cache folder with the prepared files may be gone.
+    A checkpoint's config names the one of ``--data``: it may have changed since training, and the cache folder with the
+    prepared files may be gone. A shipped config names one of the repository.
 
     Raises:
-        UserError: The data set is not there any more, or cannot be used.
+        UserError: The data set is not there (any more), or cannot be used.
     """
     own = cfg.get('own_data')
     if not own:
         return cfg
-    dataset = innermost_dataset(cfg.test_dataloader.dataset)
+    classes = innermost_dataset(cfg.test_dataloader.dataset).metainfo.classes
     try:
-        layout = task_of(cfg).find(own.root, classes=dataset.metainfo.classes, allow_dropped=own.allow_dropped)
+        layout = task_of(cfg).find(
+            str(find_data(Path(own.root))), classes=classes, allow_dropped=own.get('allow_dropped', False)
+        )
     except UserError as error:
-        raise UserError(
-            f'the data set that the checkpoint was trained on: {error}; --data names it elsewhere'
-        ) from error
-    return set_data(cfg, layout, own.allow_dropped)
+        raise UserError(f'the data set of this config: {error}; --data names it elsewhere') from error
+    return set_data(cfg, layout, own.get('allow_dropped', False))
 
 
 def data_notes(config: str, layout: Layout) -> list[str]:

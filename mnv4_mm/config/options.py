@@ -43,6 +43,21 @@ def check_launcher(launcher: str) -> None:
         )
 
 
+def check_input_size(size: Sequence[int]) -> None:
+    """Check the value of ``--size``: one or two multiples of 32.
+
+    Raises:
+        UserError: It is not.
+    """
+    sides = list(size) if isinstance(size, list | tuple) else [size]
+    valid = all(isinstance(side, int) and not isinstance(side, bool) and side > 0 and side % 32 == 0 for side in sides)
+    if not valid or len(sides) not in (1, 2) or not isinstance(size, list | tuple):
+        raise UserError(
+            f'--size takes one or two multiples of 32 (height and width), e.g. --size 640, got '
+            f'{" ".join(map(str, sides))}'
+        )
+
+
 class KeyValueAction(argparse.Action):
     """Collect ``KEY=VALUE`` arguments in a dict, with values read by ``read_value``."""
 
@@ -209,6 +224,12 @@ class TrainOptions(ConfigOptions):
         metavar='CHECKPOINT',
         help="continue from the work directory's last checkpoint, or from CHECKPOINT",
     )
+    weights: str | None = _option(
+        None,
+        metavar='timm|none|FILE',
+        help="start the backbone from timm's ImageNet weights, from random weights, or from a .safetensors or .pth "
+        'file (default: as the config says; docs/training.md)',
+    )
     epochs: int | None = _option(
         None, type=int, minimum=1, metavar='N', help='train for N epochs, with the schedule in proportion'
     )
@@ -231,10 +252,33 @@ class TrainOptions(ConfigOptions):
     compiled: bool = _option(
         False, flag='--compile', action='store_true', help='torch.compile for backbone, neck and head'
     )
-    auto_scale_lr: bool = _option(False, action='store_true', help='scale the learning rate to the actual batch size')
+    auto_scale_lr: bool | None = _option(
+        None,
+        action=argparse.BooleanOptionalAction,
+        help='scale the learning rate to the actual batch size (default: with --data)',
+    )
+    size: Sequence[int] | None = _option(
+        None,
+        type=int,
+        nargs='+',
+        metavar='N',
+        help='detection: height and width of the input, or one number for both; multiples of 32',
+    )
+    levels: int | None = _option(
+        None,
+        type=int,
+        choices=(8, 16),
+        help='SSDLite: output stride of its finest level; 8 adds a level for objects smaller than 48 pixels',
+    )
+    fit_anchors: bool = _option(
+        False, action='store_true', help='detection: fit the anchors to the boxes of the training images'
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.size is not None:
+            check_input_size(self.size)
+            object.__setattr__(self, 'size', tuple(self.size))
         if not isinstance(self.resume, bool | str | os.PathLike):
             raise UserError(f'--resume must be a checkpoint file, True or False, got {self.resume!r}')
         if isinstance(self.work_dir, os.PathLike):  # a config is written as text, with plain values

@@ -11,9 +11,9 @@ from collections.abc import Collection
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.runner import find_latest_checkpoint
 
 from mnv4_mm.errors import UserError
+from mnv4_mm.weights.checkpoint import list_checkpoints
 
 
 def set_resume(cfg: Config, resume: bool | str | Path, cfg_options: Collection[str] = ()) -> Config:
@@ -53,5 +53,4 @@ def check_no_run(cfg: Config) -> None:
 
 
 def _last_checkpoint(cfg: Config) -> str | None:
-    folder = Path(cfg.work_dir)
-    return find_latest_checkpoint(str(folder)) if (folder / 'last_checkpoint').is_file() else None
+    return next(map(str, list_checkpoints(cfg.work_dir)), None)

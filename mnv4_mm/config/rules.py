@@ -94,6 +94,58 @@ def check_unit(cfg: Any, unit: str) -> None:
         raise UserError(f'--{unit} does not fit: this config counts in {counts}, use --{counts}')
 
 
+def check_sizable(cfg: Any) -> None:
+    """Check that ``--size`` fits a config.
+
+    Args:
+        cfg: A config, mmengine's or a dict.
+
+    Raises:
+        UserError: The config is no detector's, or does not name its input size.
+    """
+    if cfg.get('default_scope') != 'mmdet':
+        raise UserError('--size is for detectors; a segmenter is trained on crops, whose size is set in its config')
+    if 'input_size' not in cfg:
+        raise UserError('--size needs a config with input_size = (width, height), as the shipped ones have')
+
+
+def check_levels(cfg: Any, stride: int) -> None:
+    """Check that ``--levels`` fits a config.
+
+    Args:
+        cfg: A config, mmengine's or a dict.
+        stride: Output stride of the finest level.
+
+    Raises:
+        UserError: The config is not SSDLite's, or has a finer level.
+    """
+    neck, backbone = ((cfg.get('model') or {}).get(part) or {} for part in ('neck', 'backbone'))
+    if neck.get('type') != 'SSDNeck' or backbone.get('type') not in ('MobileNetV4', 'TimmFeatures'):
+        raise UserError('--levels is for SSDLite; RetinaNet and RTMDet have a level of stride 8 as they are')
+    finest = 4 * 2 ** min(backbone['out_indices'])  # strides are 4, 8, 16 and 32 for indices 0 to 3, and 32 for 4
+    if (finest, stride) not in ((16, 8), (stride, stride)):
+        raise UserError(f'--levels {stride} does not fit: the finest level of this config has stride {finest}')
+
+
+def check_fittable(cfg: Any) -> None:
+    """Check that ``--fit-anchors`` fits a config.
+
+    Args:
+        cfg: A config, mmengine's or a dict.
+
+    Raises:
+        UserError: The model has no anchors whose sizes can be fitted.
+    """
+    head = (cfg.get('model') or {}).get('bbox_head')
+    generator = (head.get('anchor_generator') if isinstance(head, dict) else None) or {}
+    kind = generator.get('type')
+    if kind != 'AnchorGenerator' and not (kind == 'SSDAnchorGenerator' and generator.get('min_sizes')):
+        raise UserError(
+            f'--fit-anchors is for SSDLite and RetinaNet; this config has {kind or "no anchors"}, which has no sizes '
+            'to fit'
+        )
+
+
 def check_keys(cfg_options: Mapping[str, Any], names: Iterable[str]) -> None:
     """Check the first parts of the keys of ``--cfg-options``.
 

@@ -1,12 +1,14 @@
 """The config that a training run uses."""
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 from mmengine.config import Config
 
+from mnv4_mm.config.anchors import set_levels, set_size
 from mnv4_mm.config.backbone import set_backbone
-from mnv4_mm.config.data import set_data, set_data_roots
+from mnv4_mm.config.data import restore_data, set_data, set_data_roots
 from mnv4_mm.config.launcher import set_launcher
 from mnv4_mm.config.load import load_config, set_options
 from mnv4_mm.config.optimizer import set_fused, set_learning_rate_scaling, set_precision
@@ -14,19 +16,29 @@ from mnv4_mm.config.options import TrainOptions
 from mnv4_mm.config.resume import set_resume
 from mnv4_mm.config.rules import TRAINING_PARTS, check_complete
 from mnv4_mm.config.schedule import set_length
+from mnv4_mm.config.small_data import set_small_data
+from mnv4_mm.config.weights import set_weights
 from mnv4_mm.errors import UserError
 from mnv4_mm.tasks import task_of
 
 
-def training_config(config: str | Path | Config, options: TrainOptions, *, on_gpu: bool = False) -> Config:
+def training_config(
+    config: str | Path | Config,
+    options: TrainOptions,
+    *,
+    on_gpu: bool = False,
+    log: Callable[[str], object] = print,
+) -> Config:
     """Return the config that ``train`` runs.
 
-    ``options.cfg_options`` come after all other options and win.
+    ``options.cfg_options`` come after all other options and win. ``options.fit_anchors`` is not applied: it needs data
+    that has been checked (``train`` calls ``fit_anchors``).
 
     Args:
         config: Name or path of a config, or a loaded one, which is not changed.
         options: Options of training.
         on_gpu: True if training runs on a GPU.
+        log: Takes a line about each default that depends on the user's data.
 
     Raises:
         UserError: The config or an option is invalid, or they do not fit each other.
@@ -36,9 +48,20 @@ def training_config(config: str | Path | Config, options: TrainOptions, *, on_gp
     cfg.work_dir = options.work_dir or _default_work_dir(cfg, options)
     if options.backbone:
         set_backbone(cfg, options.backbone)
+    if options.weights:
+        set_weights(cfg, options.weights)
     if options.data:
         layout = task_of(cfg).find(options.data, allow_dropped=options.allow_dropped)
         set_data(cfg, layout, options.allow_dropped)
+        set_small_data(cfg, task_of(cfg).count_images(layout.train), options, log)
+    else:
+        restore_data(cfg)
+    if options.allow_dropped:
+        cfg.merge_from_dict({'default_hooks.skipped_images': dict(type='SkippedImagesHook', allowed=1.0)})
+    if options.levels:
+        set_levels(cfg, options.levels)
+    if options.size:
+        set_size(cfg, options.size)
     if options.epochs:
         set_length(cfg, options.epochs, 'epochs')
     if options.iters:

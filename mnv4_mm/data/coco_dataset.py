@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import os.path as osp
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -356,3 +356,37 @@ class CachedCocoDataset(CocoDataset):
         finally:
             self.data_prefix, self.data_list = prefix, []
             self.__dict__.pop('cat_img_map', None)
+
+
+def order_by_name(ids: Sequence[int], categories: Mapping[int, dict[str, Any]], names: Sequence[str]) -> list[int]:
+    """Sort category ids by the place of their names.
+
+    Args:
+        ids: Category ids.
+        categories: Categories of a COCO file by id.
+        names: Class names in the order of labels.
+    """
+    places = {name: place for place, name in enumerate(names)}
+    return sorted(ids, key=lambda number: places[categories[number]['name']])
+
+
+class _NamedCoco(CocoDataset.COCOAPI):
+    """mmdet's interface to pycocotools, with category ids in the order of the names that are asked for."""
+
+    def get_cat_ids(
+        self, cat_names: Sequence[str] = (), sup_names: Sequence[str] = (), cat_ids: Sequence[int] = ()
+    ) -> list[int]:
+        ids = super().get_cat_ids(cat_names, sup_names, cat_ids)
+        return order_by_name(ids, self.cats, cat_names) if cat_names else ids
+
+
+@DATASETS.register_module()
+class NamedCocoDataset(CachedCocoDataset):
+    """``CachedCocoDataset`` whose labels are in the order of the class names.
+
+    mmdet's are in the order of the categories in the JSON whatever ``metainfo`` is, so that a checkpoint trained on
+    another file with the same categories would be measured with its classes exchanged (open-mmlab/mmdetection#2916).
+    The metric needs ``named_labels=True``.
+    """
+
+    COCOAPI = _NamedCoco

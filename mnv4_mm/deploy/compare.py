@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 
 from mnv4_mm.apis.model import load_model
+from mnv4_mm.config.classes import set_classes_of, set_label_order
 from mnv4_mm.config.data import fit_data, on_training_images, require_data, resolve_data_roots
 from mnv4_mm.deploy.arguments import check_compare
 from mnv4_mm.deploy.artifacts import Artifact
@@ -141,6 +142,9 @@ def compare_checked(
     model = load_model(loaded, config, device='cpu')
     model.cfg = resolve_data_roots(_test_config(model.cfg, data, on))
     require_data(model.cfg, 'test_dataloader')
+    set_label_order(model.cfg)
+    if matched := set_classes_of(model.cfg, loaded):
+        log(matched)
     evaluator = PredictorEvaluator(model.cfg)
 
     baseline = baseline_score(model.cfg, loaded)

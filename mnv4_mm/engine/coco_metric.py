@@ -13,6 +13,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import METRICS
 from prettytable import PrettyTable
 
+from mnv4_mm.data.coco_dataset import order_by_name
 from mnv4_mm.errors import UserError
 from mnv4_mm.quiet import MISSING_OPTIONAL, without_lines
 
@@ -67,6 +68,8 @@ class FastCocoMetric(CocoMetric):
     Args:
         ann_file: Ground truth in COCO's format. Default: the annotations of the data set.
         sort_categories: Sort the categories of ``ann_file`` by id.
+        named_labels: Labels are in the order of the class names, as those of ``NamedCocoDataset`` are. mmdet's are in
+            the order of the categories in ``ann_file``.
         **kwargs: See mmdet's ``CocoMetric``. ``use_mp_eval`` has no effect.
 
     Raises:
@@ -77,8 +80,11 @@ class FastCocoMetric(CocoMetric):
     cat_ids: list[int] | None
     img_ids: list[int] | None
 
-    def __init__(self, ann_file: str | None = None, sort_categories: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self, ann_file: str | None = None, sort_categories: bool = False, named_labels: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
+        self.named_labels = named_labels
         self.iou_thrs = np.array(self.iou_thrs, dtype=float, ndmin=1)
         unknown = sorted(set(self.metric_items or ()) - STATISTICS.keys())
         if unknown:
@@ -106,6 +112,8 @@ class FastCocoMetric(CocoMetric):
                 self._coco_api = COCO(self.gt_to_coco_json(ground_truths, self.outfile_prefix or f'{folder}/results'))
             if self.cat_ids is None:
                 self.cat_ids = self._coco_api.get_cat_ids(cat_names=self.dataset_meta['classes'])
+                if self.named_labels:
+                    self.cat_ids = order_by_name(self.cat_ids, self._coco_api.cats, self.dataset_meta['classes'])
             if self.img_ids is None:
                 self.img_ids = self._coco_api.get_img_ids()
             if self.outfile_prefix is not None:
@@ -174,7 +182,8 @@ class FastCocoMetric(CocoMetric):
         # Not summarize(), which computes mAP with the last of maxDets, whereas pycocotools uses 100 detections.
         values = {name: _mean(_select(evaluation, statistic), -1) for name, statistic in STATISTICS.items()}
         logger = MMLogger.get_current_instance()
-        logger.info(f'{metric}: ' + ', '.join(f'{name} {value:.4f}' for name, value in values.items()))
+        shown = (f'{name} {f"{value:.4f}" if value != -1 else "not measurable"}' for name, value in values.items())
+        logger.info(f'{metric}: ' + ', '.join(shown))
         if metric == 'proposal':
             return {name: values[name] for name in self.metric_items or RECALLS}
         metrics: dict[str, float] = {}

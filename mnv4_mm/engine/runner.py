@@ -9,21 +9,26 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.dist import master_only
 from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
-from mmengine.registry import RUNNERS
+from mmengine.registry import MODELS, RUNNERS, DefaultScope
 from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 from torch import nn
 from torch.utils.data import DataLoader
 
+from mnv4_mm.data.augment.load import with_one_reader
+from mnv4_mm.data.loading import innermost
+from mnv4_mm.engine.loaders import prepare_loader
+from mnv4_mm.engine.measured import MeasuredEvaluator
 from mnv4_mm.engine.step import align_optimizer_state, use_channels_last
 from mnv4_mm.errors import UserError
 from mnv4_mm.quiet import READING_ANNOTATIONS, without_lines
-from mnv4_mm.weights.checkpoint import Checkpoint, read_checkpoint
-from mnv4_mm.weights.strict import load_into
+from mnv4_mm.weights.checkpoint import Checkpoint, read_checkpoint, written_atomically
+from mnv4_mm.weights.strict import load_into, rows_by_class, tensor_state
 
 # Beginnings of records that go to the log file only: dumps of many screens, and mmengine's warnings about itself.
 FILE_ONLY = (
@@ -38,6 +43,14 @@ FILE_ONLY = (
 )
 
 
+# Hooks of every training run, whatever its config; a config may change them in its default_hooks.
+GUARDS = dict(
+    step_seed=dict(type='StepSeedHook'),
+    loss_guard=dict(type='LossGuardHook'),
+    skipped_images=dict(type='SkippedImagesHook'),
+)
+
+
 @RUNNERS.register_module()
 class SafeRunner(Runner):
     """Runner that reads checkpoints for ``resume``, ``load_from`` and tests as tensors only.
@@ -47,6 +60,7 @@ class SafeRunner(Runner):
     """
 
     _checkpoint: Checkpoint | None = None
+    _load_from: str | None
 
     @classmethod
     def from_cfg(cls, cfg: Config, checkpoint: Checkpoint | None = None) -> 'SafeRunner':
@@ -57,6 +71,11 @@ class SafeRunner(Runner):
             checkpoint: The checkpoint that the run will load or resume, if it has been read already. It is released
                 once it has been loaded.
         """
+        seed = checkpoint.meta.get('seed') if checkpoint is not None and cfg.get('resume') else None
+        if seed is not None and (cfg.get('randomness') or {}).get('seed') is None:
+            # mmengine sets it only after it has built the sampler, whose order would be another one.
+            cfg = copy.deepcopy(cfg)
+            cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}
         runner = super().from_cfg(cfg)
         runner._checkpoint = checkpoint
         return runner
@@ -75,14 +94,31 @@ class SafeRunner(Runner):
             use_channels_last(built)
         return built
 
+    def register_default_hooks(self, hooks: dict[str, Any] | None = None) -> None:
+        hooks = dict(hooks or {})
+        checkpoint = hooks.get('checkpoint', dict(type='CheckpointHook', interval=1))
+        if isinstance(checkpoint, dict) and checkpoint['type'] == 'CheckpointHook':
+            hooks['checkpoint'] = {**checkpoint, 'type': 'SafeCheckpointHook'}
+        super().register_default_hooks({**GUARDS, **hooks})
+
     @staticmethod
-    def build_dataloader(*args, **kwargs) -> DataLoader:
+    def build_dataloader(dataloader: Any, seed: int | None = None, diff_rank_seed: bool = False) -> DataLoader:
+        """Build a data loader whose settings fit its data, with reproducible augmentation (see ``data.loading``).
+
+        Raises:
+            UserError: No image is left.
+        """
+        current = DefaultScope.get_current_instance()
+        dataloader = with_one_reader(dataloader, current and current.scope_name)
         with without_lines(READING_ANNOTATIONS):
-            return Runner.build_dataloader(*args, **kwargs)
+            if isinstance(dataloader, dict):
+                dataloader = prepare_loader(dataloader, None if diff_rank_seed else seed)
+            return Runner.build_dataloader(dataloader, seed, diff_rank_seed)
 
     def build_evaluator(self, evaluator: Any) -> Evaluator:
         with without_lines(READING_ANNOTATIONS):
-            return super().build_evaluator(evaluator)
+            built = super().build_evaluator(evaluator)
+        return MeasuredEvaluator(built.metrics) if type(built) is Evaluator else built
 
     def build_visualizer(self, visualizer: Any = None) -> Visualizer:
         # mmengine reuses the first visualiser of a process, and its files, for a second Runner with the same name.
@@ -120,7 +156,10 @@ class SafeRunner(Runner):
         content.get('meta', {}).pop('config', None)
         self.call_hook('after_load_checkpoint', checkpoint=content)
         model = self.model.module if is_model_wrapper(self.model) else self.model
-        load_into(model, Checkpoint(loaded.path, content), strict or self._resume or self._train_loop is None)
+        exact = strict or self._resume or self._train_loop is None
+        if not exact:
+            self._take_over_classes(model, loaded, content)
+        load_into(model, Checkpoint(loaded.path, content), exact)
         self._has_loaded = True
         self.logger.info(f'Load checkpoint from {filename}')
         if self._resume and not {'optimizer', 'message_hub'} <= content.keys():
@@ -135,18 +174,58 @@ class SafeRunner(Runner):
             ]
         return content
 
+    def _init_model_weights(self) -> None:
+        # A resumed run replaces all of them. Those of ImageNet would have to be downloaded again.
+        if not (self._resume and self._checkpoint is not None):
+            super()._init_model_weights()
+
+    def _take_over_classes(self, model: nn.Module, loaded: Checkpoint, content: dict[str, Any]) -> None:
+        """Replace a checkpoint's weights that belong to other classes than the data's, see ``rows_by_class``."""
+        new = list((getattr(self.train_dataloader.dataset, 'metainfo', None) or {}).get('classes') or ())
+        old = list((loaded.meta.get('dataset_meta') or {}).get('classes') or ())
+        if not (old and new) or old == new:
+            return
+        config = copy.deepcopy(self.cfg.model)
+        for part in _dicts(config):
+            if 'num_classes' in part:
+                part['num_classes'] += 1
+        with quiet_losses():
+            wider = MODELS.build(config).state_dict()
+        state = tensor_state(content, loaded.path)
+        content['state_dict'] = rows_by_class(state, model.state_dict(), wider, old, new)
+        lines = [('taken over by name', [name for name in new if name in old])]
+        lines += [('new, from random weights', [name for name in new if name not in old])]
+        lines += [('left out', [name for name in old if name not in new])]
+        shown = '; '.join(f'{what}: {", ".join(names)}' for what, names in lines if names)
+        self.logger.warning(f'{loaded.path} was trained on other classes. {shown}')
+
+    def load_or_resume(self) -> None:
+        if self._resume and self._load_from is None and self._checkpoint is not None:
+            # mmengine would take the file that last_checkpoint names, which may be damaged.
+            self._load_from = str(self._checkpoint.path)
+        super().load_or_resume()
+
     def resume(self, *args: Any, **kwargs: Any) -> None:
         super().resume(*args, **kwargs)
         if isinstance(self.optim_wrapper, OptimWrapper):
             align_optimizer_state(self.optim_wrapper.optimizer)
 
-    def save_checkpoint(self, *args, meta: dict | None = None, **kwargs) -> None:
-        """Save as mmengine does, with the data's category ids in the order of labels, for the JSON of ``infer``."""
-        dataset = self.train_dataloader.dataset
-        while hasattr(dataset, 'dataset'):
-            dataset = dataset.dataset
+    @master_only
+    def save_checkpoint(self, out_dir: str, filename: str, *args, meta: dict | None = None, **kwargs) -> None:
+        """Save as mmengine does, but atomically, and with the data's category ids for the JSON of ``infer``.
+
+        Raises:
+            UserError: The disk is full, or the file cannot be written.
+        """
+        dataset = innermost(self.train_dataloader.dataset)
+        # In the order of labels.
         more = dict(category_ids=list(dataset.cat_ids)) if hasattr(dataset, 'cat_ids') else {}
-        super().save_checkpoint(*args, meta={**(meta or {}), **more}, **kwargs)
+        meta = {**(meta or {}), **more}
+        if '://' in out_dir:  # a storage service
+            super().save_checkpoint(out_dir, filename, *args, meta=meta, **kwargs)
+            return
+        with written_atomically(Path(out_dir) / filename) as part:
+            super().save_checkpoint(out_dir, part.name, *args, meta=meta, **kwargs)
 
 
 @contextmanager
@@ -155,6 +234,15 @@ def quiet_losses() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='Default ``avg_non_ignore`` is False')
         yield
+
+
+def _dicts(value: Any) -> Iterator[dict]:
+    if isinstance(value, dict):
+        yield value
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _dicts(item)
 
 
 def _belongs_on_console(record: logging.LogRecord) -> bool:

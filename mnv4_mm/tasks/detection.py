@@ -9,7 +9,7 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from mnv4_mm.data.coco_files import FULL_CHECK_BYTES, CocoLayout, Split, require_split
+from mnv4_mm.data.coco_files import FULL_CHECK_BYTES, CocoLayout, Split, check_split, require_split
 from mnv4_mm.data.formats.configured import HINTS, coco_split
 from mnv4_mm.data.prepare import is_prepared, prepare_detection
 from mnv4_mm.data.trained import count_trained
@@ -19,6 +19,9 @@ from mnv4_mm.runtime.draw import palette
 from mnv4_mm.tasks.box_sizes import small_box_lines
 from mnv4_mm.tasks.predictors import Detector
 from mnv4_mm.tasks.task import Predictor, Task
+
+# Data sets whose labels can follow any order of classes.
+COCO_TYPES = ('CocoDataset', 'mmdet.CocoDataset', 'CachedCocoDataset', 'NamedCocoDataset')
 
 
 class Detection(Task[Split, CocoLayout]):
@@ -44,6 +47,37 @@ class Detection(Task[Split, CocoLayout]):
 
     def set_classes(self, dataset: Any, layout: CocoLayout) -> None:
         dataset.metainfo = dict(classes=layout.classes, palette=palette(len(layout.classes)))
+
+    def count_images(self, split: Split) -> int:
+        return len(json.loads(split.annotations.read_bytes())['images'])
+
+    def check_label_order(self, cfg: Config, dataset: Any) -> None:
+        split = coco_split(dataset)
+        classes = (dataset.get('metainfo') or {}).get('classes')
+        if split is None or not classes or dataset.get('type') not in COCO_TYPES or not split.annotations.is_file():
+            return
+        names = [category['name'] for category in check_split(split)]
+        missing = [name for name in classes if name not in names]
+        if missing:
+            raise UserError(
+                f'{split.annotations} has no category {", ".join(missing)}, which the config names as a class; it has '
+                f'{", ".join(names)}: the labels of the other classes would be wrong'
+            )
+        if [name for name in names if name in classes] != list(classes):
+            self.set_class_order(cfg, dataset, classes, classes)
+
+    def set_class_order(self, cfg: Config, dataset: Any, old: Sequence[str], new: Sequence[str]) -> None:
+        if dataset.get('type') not in COCO_TYPES:
+            raise UserError(
+                f'a {dataset.get("type")} cannot be brought into another order of classes: the data have '
+                f'{", ".join(old)}, the checkpoint {", ".join(new)}; use a CocoDataset or --data'
+            )
+        dataset.type = 'NamedCocoDataset'
+        dataset.metainfo = dict(classes=tuple(new), palette=palette(len(new)))
+        for name in ('val_evaluator', 'test_evaluator'):
+            if cfg.get(name):
+                cfg[name].type = 'FastCocoMetric'
+                cfg[name].named_labels = True
 
     def set_ground_truth(self, evaluator: Any, split: Split) -> None:
         if 'ann_file' not in evaluator:

@@ -33,7 +33,7 @@ class Segmentation(Task[MaskSplit, MaskLayout]):
     benchmark = 'ADE20K'
     hint = HINTS['mmseg']
     raw_output = 'logits'
-    ground_truth_steps = (dict(type='LoadAnnotations'),)
+    ground_truth_steps = (dict(type='LoadMask'),)
 
     def find(self, root: str, *, classes: Sequence[str] | None = None, allow_dropped: bool = False) -> MaskLayout:
         return prepare_masks(root, classes=classes, allow_dropped=allow_dropped)
@@ -57,6 +57,27 @@ class Segmentation(Task[MaskSplit, MaskLayout]):
         is_ade = tuple(layout.classes) == tuple(published['classes'])
         colours = published['palette'] if is_ade else palette(len(layout.classes))
         dataset.metainfo = dict(classes=layout.classes, palette=colours)
+
+    def count_images(self, split: MaskSplit) -> int:
+        if split.names_file:
+            return len(split.names_file.read_text(encoding='utf-8').split('\n')) - 1
+        return sum(1 for path in split.images.rglob('*') if path.name.endswith(split.image_suffix))
+
+    def check_label_order(self, cfg: Config, dataset: Any) -> None:
+        """Nothing to do: mmseg's labels follow the class names."""
+
+    def set_class_order(self, cfg: Config, dataset: Any, old: Sequence[str], new: Sequence[str]) -> None:
+        published = getattr(DATASETS.get(dataset.type), 'METAINFO', {}).get('classes')
+        if published is None and dataset.type == 'BaseSegDataset':
+            dataset.type = 'RelabelledSegDataset'
+            dataset.file_classes = tuple(old)
+        elif dataset.type != 'RelabelledSegDataset' and not set(new) <= set(published or ()):
+            raise UserError(
+                f'a {dataset.type} cannot be brought into another order of classes: the data have {", ".join(old)}, '
+                f'the checkpoint {", ".join(new)}; use a BaseSegDataset or --data'
+            )
+        colours = dict(zip(old, (dataset.get('metainfo') or {}).get('palette') or palette(len(old)), strict=False))
+        dataset.metainfo = dict(classes=tuple(new), palette=[colours[name] for name in new])
 
     def set_ground_truth(self, evaluator: Any, split: MaskSplit) -> None:
         """Nothing to do: the data loader provides it."""

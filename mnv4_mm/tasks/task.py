@@ -102,6 +102,32 @@ class Task(ABC, Generic[SplitT, LayoutT]):
         """Set the classes of a user's data in a data set's config."""
 
     @abstractmethod
+    def count_images(self, split: SplitT) -> int:
+        """Return the number of images of a split."""
+
+    @abstractmethod
+    def check_label_order(self, cfg: Config, dataset: Any) -> None:
+        """Make sure that the labels of a data set's config follow its class names.
+
+        Raises:
+            UserError: The ground truth has no entry for a class.
+        """
+
+    @abstractmethod
+    def set_class_order(self, cfg: Config, dataset: Any, old: Sequence[str], new: Sequence[str]) -> None:
+        """Change the order of the classes in a data set's config, and of its labels with it.
+
+        Args:
+            cfg: The config that the data set is part of.
+            dataset: Config of the data set.
+            old: Class names in the order of labels.
+            new: The same names in the order to use.
+
+        Raises:
+            UserError: A data set of this class cannot be reordered.
+        """
+
+    @abstractmethod
     def set_ground_truth(self, evaluator: Any, split: SplitT) -> None:
         """Set the ground truth of a split in an evaluator's config, if the evaluator reads it from a file."""
 

@@ -1,9 +1,10 @@
 """Read checkpoint files as tensors and plain values only; objects that would run code when unpickled are refused."""
 
+import io
 import os
 import pickle
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +29,11 @@ def _history_statistic(owner: Any, name: str) -> Any:
         raise pickle.UnpicklingError(f"getattr({owner!r}, {name!r}) is not one of HistoryBuffer's statistics")
     return getattr(HistoryBuffer, name)
 
+
+# Checkpoints that CheckpointHook writes during a run; those of best scores hold weights only.
+_RESUMABLE = re.compile(r'(?:epoch|iter)_(\d+)\.pth')
+# Names of files that are being written: ``.<name>.<process id>.part``.
+PART_SUFFIX = '.part'
 
 _array, _scalar = np.zeros(0).__reduce__()[0], np.float64(0).__reduce__()[0]
 # Types that mmengine's Runner writes besides tensors and plain containers. mmengine's own loader falls back to
@@ -96,6 +102,116 @@ def read_checkpoint(source: str | Path | Checkpoint, map_location: Any = 'cpu') 
     if not isinstance(content, dict) or not isinstance(content.get('meta', {}), dict):
         raise UserError(f'{path} is not a checkpoint: it is not a dict, or its meta is not')
     return Checkpoint(path, content)
+
+
+def list_checkpoints(folder: str | Path) -> list[Path]:
+    """Return the checkpoints of a run that can be resumed, the newest first; they may be damaged.
+
+    The file named by ``last_checkpoint`` comes first, unless a run was killed after it had written a later one and
+    before it had written that name.
+    """
+    folder = Path(folder)
+    steps = {path: int(match[1]) for path in folder.glob('*.pth') if (match := _RESUMABLE.fullmatch(path.name))}
+    files = sorted(steps, key=lambda path: steps[path], reverse=True)
+    pointer = folder / 'last_checkpoint'
+    text = pointer.read_text(encoding='utf-8', errors='replace').strip() if pointer.is_file() else ''
+    last = Path(text)
+    if not last.is_file():
+        last = folder / last.name  # the folder may have been moved
+    if not (text and last.is_file()):
+        return files
+    found = _RESUMABLE.fullmatch(last.name)
+    later = [
+        path
+        for path in files
+        if found and steps[path] > int(found[1]) and path.stat().st_mtime_ns >= last.stat().st_mtime_ns
+    ]
+    others = [path for path in files if path not in later and path.resolve() != last.resolve()]
+    return [*later, last, *others]
+
+
+def read_newest(folder: str | Path, log: Callable[[str], object] = print) -> Checkpoint | None:
+    """Read the newest checkpoint of a run that is complete.
+
+    Args:
+        folder: Work directory of the run.
+        log: Takes a line about each damaged file that is passed over.
+
+    Returns:
+        None if the run has not written a checkpoint.
+
+    Raises:
+        UserError: All checkpoints are damaged.
+    """
+    problems = []
+    for path in list_checkpoints(folder):
+        try:
+            checkpoint = read_checkpoint(path)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        for problem in problems:
+            log(f'warning: passed over: {problem}')
+        if problems:
+            log(f'warning: the run continues from {path}')
+        return checkpoint
+    if problems:
+        raise UserError(f'no checkpoint in {folder} is complete: {"; ".join(problems)}')
+    return None
+
+
+def write_checkpoint(content: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint atomically.
+
+    Raises:
+        UserError: The disk is full, or the file cannot be written.
+    """
+    buffer = io.BytesIO()  # torch reports a full disk as a RuntimeError if it writes the file itself
+    torch.save(content, buffer)
+    with written_atomically(path) as part:
+        part.write_bytes(buffer.getbuffer())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically.
+
+    Raises:
+        UserError: The disk is full, or the file cannot be written.
+    """
+    with written_atomically(path) as part:
+        part.write_text(text, encoding='utf-8')
+
+
+@contextmanager
+def written_atomically(path: Path) -> Iterator[Path]:
+    """Provide a temporary path beside a file, and rename it to the file when it is completely on the disk.
+
+    Raises:
+        UserError: The disk is full, or the file cannot be written. An older file of that name is left as it is.
+    """
+    part = path.with_name(f'.{path.name}.{os.getpid()}{PART_SUFFIX}')
+    try:
+        yield part
+        _sync(part)
+        part.replace(path)
+        _sync(path.parent)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        last = next(iter(list_checkpoints(path.parent)), None)
+        kept = f'the last complete checkpoint is {last}' if last else 'no checkpoint has been written yet'
+        raise UserError(
+            f'{path} cannot be written: {error.strerror or error}; {kept}. Free some space, and continue with the same '
+            'command and --resume'
+        ) from error
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -18,6 +18,8 @@ from mnv4_mm.weights.cache import cached_path
 from mnv4_mm.weights.checkpoint import read_checkpoint, reason, tensors_only
 from mnv4_mm.weights.tags import TAGS
 
+HUB_TIMEOUT = 5.0  # seconds until the hub must answer
+
 
 def read_weights(source: str, map_location: Any = 'cpu') -> dict[str, Any]:
     """Read weights as tensors only.
@@ -70,21 +72,35 @@ def load_timm(source: str, map_location: Any = 'cpu') -> dict[str, Any]:
     if tag not in TAGS:
         near = difflib.get_close_matches(tag, TAGS, n=3, cutoff=0.5)
         raise UserError(f'no weights {tag!r}{f", near: {near}" if near else ""}: `mnv4 weights` lists all')
+    return load_tensors(str(fetch_timm(tag)), map_location)
+
+
+def fetch_timm(tag: str) -> Path:
+    """Return the file of a tag's weights, downloaded with one attempt if it is not on this machine.
+
+    Raises:
+        UserError: It cannot be downloaded.
+    """
     path = cached_path(tag)
-    if not path.is_file():
-        path = _download(tag, path)
-    return load_tensors(str(path), map_location)
+    return path if path.is_file() else _download(tag, path)
 
 
 def _download(tag: str, manual_path: Path) -> Path:
     # Imported here because it is slow, and a cached file does not need it.
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 
+    repository, name = f'timm/{tag}', 'model.safetensors'
+    found = try_to_load_from_cache(repository, name)
+    if isinstance(found, str):
+        return Path(found)
     try:
-        return Path(hf_hub_download(f'timm/{tag}', 'model.safetensors'))
+        # hf_hub_download alone tries six times, which takes 24 seconds without a network.
+        get_hf_file_metadata(hf_hub_url(repository, name), timeout=HUB_TIMEOUT)
+        return Path(hf_hub_download(repository, name))
     # The hub's client raises its own errors, httpx's, or OSError, depending on what is missing.
     except Exception as error:
         raise UserError(
             f'{tag} cannot be downloaded ({type(error).__name__}): fetch '
-            f'https://huggingface.co/timm/{tag}/resolve/main/model.safetensors and put it at {manual_path}'
+            f'https://huggingface.co/timm/{tag}/resolve/main/model.safetensors and put it at {manual_path}, or start '
+            'from random weights with --weights none'
         ) from error

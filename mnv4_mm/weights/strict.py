@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,50 @@ def load_into(model: nn.Module, checkpoint: Checkpoint, strict: bool = True) -> 
         print_log(f'{checkpoint.path} is loaded in part: {problems}', logger='current', level=logging.WARNING)
     fitting = {key: value for key, value in state.items() if key in expected and value.shape == expected[key].shape}
     model.load_state_dict(fitting, strict=False)
+
+
+def rows_by_class(
+    state: Mapping[str, Tensor],
+    model: Mapping[str, Tensor],
+    wider: Mapping[str, Tensor],
+    old: Sequence[str],
+    new: Sequence[str],
+) -> dict[str, Tensor]:
+    """Fit the weights of a checkpoint to a model of other classes: rows of the same class are taken over by name.
+
+    A tensor belongs to classes if its number of rows depends on their number. Its rows are then, as in all heads of
+    mmdet and mmseg, those of the classes (and of the background, if there is one) for each anchor in turn.
+
+    Args:
+        state: Weights of the checkpoint by name.
+        model: Weights of the model, whose values rows of other classes keep.
+        wider: Weights of the same model with one class more; only their shapes are used.
+        old: Classes of the checkpoint in the order of labels.
+        new: Classes of the model in the order of labels.
+
+    Returns:
+        The weights, without those that belong to classes and do not fit.
+    """
+    kept = [(new.index(name), old.index(name)) for name in new if name in old]
+    targets, sources = [target for target, _ in kept], [source for _, source in kept]
+    fitted = dict(state)
+    for key, value in state.items():
+        if key not in model or model[key].shape == wider[key].shape:
+            continue
+        rows = len(model[key])
+        anchors = len(wider[key]) - rows
+        tail = model[key].shape[1:]
+        others = rows // anchors - len(new) if anchors else -1  # 1 if there is a row for the background
+        is_known = anchors and rows == anchors * (len(new) + others) and others >= 0
+        if not (is_known and value.shape == (anchors * (len(old) + others), *tail)):
+            del fitted[key]
+            continue
+        result = model[key].detach().clone().reshape(anchors, -1, *tail)
+        source = value.to(result).reshape(anchors, -1, *tail)
+        result[:, targets] = source[:, sources]
+        result[:, len(new) :] = source[:, len(old) :]
+        fitted[key] = result.reshape(model[key].shape)
+    return fitted
 
 
 def tensor_state(content: Any, source: str | Path) -> dict[str, Tensor]:

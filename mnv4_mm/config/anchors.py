@@ -1,0 +1,338 @@
+"""Anchors and input size of a detector: another size, a level for small objects, anchors fitted to a data set."""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from scipy.optimize import differential_evolution
+
+from mnv4_mm.config.data import LOADERS, dataset_split
+from mnv4_mm.config.nested import dicts
+from mnv4_mm.config.rules import check_fittable, check_levels, check_sizable
+from mnv4_mm.data.formats.configured import innermost_dataset
+from mnv4_mm.errors import UserError
+
+# Keys of transforms whose values are sizes, (width, height) in mmdet.
+SIZES = ('scale', 'img_scale', 'size', 'crop_size')
+SAMPLE = 600  # boxes that anchors are fitted to, the same number of each class; the report counts all boxes
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Boxes of the training images, in pixels of the model's input.
+
+    Attributes:
+        centres: (N, 2), x and y.
+        sizes: (N, 2), width and height.
+        classes: Index of the class of each box, (N,).
+        names: Names of the classes.
+        input_size: Width and height of the input.
+    """
+
+    centres: np.ndarray
+    sizes: np.ndarray
+    classes: np.ndarray
+    names: tuple[str, ...]
+    input_size: tuple[int, int]
+
+    def take(self, index: np.ndarray) -> 'Boxes':
+        """Return the boxes with these indices."""
+        return Boxes(self.centres[index], self.sizes[index], self.classes[index], self.names, self.input_size)
+
+
+def set_size(cfg: Config, size: Sequence[int]) -> Config:
+    """Set the input size of a detector in all its pipelines, and scale the anchors of SSD in proportion.
+
+    Sizes of a pipeline that differ from the input size, such as those of a mosaic, are scaled in proportion.
+
+    Args:
+        cfg: Config of a detector.
+        size: Height and width, multiples of 32; or one number for both.
+
+    Raises:
+        UserError: The config is no detector's, or does not say its input size.
+    """
+    height, width = size if len(size) == 2 else (size[0], size[0])
+    check_sizable(cfg)
+    old_width, old_height = cfg.input_size
+    factors = (width / old_width, height / old_height)
+    pipelines = [innermost_dataset(cfg[name].dataset).get('pipeline', []) for name in LOADERS if cfg.get(name)]
+    pipelines += [cfg.get(name, []) for name in ('train_pipeline', 'test_pipeline', 'custom_hooks')]
+    # By identity: loaders may share a pipeline.
+    for transform in {id(part): part for part in dicts(pipelines)}.values():
+        for key in SIZES:
+            value = transform.get(key)
+            if isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(side, int) for side in value):
+                transform[key] = type(value)(round(side * factor) for side, factor in zip(value, factors, strict=True))
+    cfg.input_size = (width, height)
+    if 'img_size' in cfg.model.backbone:
+        cfg.model.backbone.img_size = (height, width)
+    generator = cfg.model.get('bbox_head', {}).get('anchor_generator', {})
+    if generator.get('type') == 'SSDAnchorGenerator' and factors != (1, 1):
+        for key in ('min_sizes', 'max_sizes'):
+            generator[key] = [round(side * math.sqrt(factors[0] * factors[1]), 1) for side in generator[key]]
+        generator.strides = _ssd_strides(cfg)
+    return cfg
+
+
+def set_levels(cfg: Config, stride: int) -> Config:
+    """Let SSDLite detect on feature maps from an output stride on: 8 adds a level for small objects.
+
+    Args:
+        cfg: Config of SSDLite on MobileNetV4.
+        stride: 16 (as in the shipped config) or 8. The anchors of the new level have half the size of those of the
+            next one.
+
+    Raises:
+        UserError: The config is not SSDLite's.
+    """
+    check_levels(cfg, stride)
+    neck, head, backbone = cfg.model.neck, cfg.model.bbox_head, cfg.model.backbone
+    if 4 * 2 ** min(backbone.out_indices) == stride:
+        return cfg
+    backbone.out_indices = (1, *backbone.out_indices)
+    channels = MODELS.build({key: value for key, value in backbone.items() if key != 'init_cfg'}).out_channels[0]
+    for part, key in ((neck, 'in_channels'), (neck, 'out_channels'), (head, 'in_channels')):
+        part[key] = (channels, *part[key])
+    generator = head.anchor_generator
+    first = generator.min_sizes[0]
+    generator.min_sizes = [round(first / 2, 1), *generator.min_sizes]
+    generator.max_sizes = [first, *generator.max_sizes]
+    generator.ratios = [generator.ratios[0], *generator.ratios]
+    generator.strides = [stride, *generator.strides]
+    return cfg
+
+
+def fit_anchors(cfg: Config) -> str:
+    """Fit the anchors of a detector to the boxes of its training images.
+
+    The mean IoU of a box with its best anchor is maximised by differential evolution, as mmdet's optimize_anchors.py
+    does. Here each class counts the same, and an anchor is where the head has it: on the grid of its level. The number
+    of anchors stays as it is. The result is the same on each call (fixed seed).
+
+    Args:
+        cfg: Config of a detector with anchors; its anchor generator is replaced by one with plain numbers.
+
+    Returns:
+        Description of the result: mean IoU of each class before and after.
+
+    Raises:
+        UserError: The detector has no anchors that can be fitted, or there are no boxes.
+    """
+    check_fittable(cfg)
+    head = cfg.model.bbox_head
+    old = head.anchor_generator
+    if old.type == 'SSDAnchorGenerator':
+        build, start, bounds = _ssd_space(old, max(_test_resize(cfg)['scale']))
+    else:
+        build, start, bounds = _retina_space(old)
+    boxes = training_boxes(cfg)
+    sample = _sample(boxes)
+
+    def loss(values: np.ndarray) -> float:
+        return -_mean_over_classes(best_iou(sample, build(values)), sample)
+
+    result = differential_evolution(
+        loss, bounds, x0=np.clip(start, *np.transpose(bounds)), seed=SEED, popsize=8, maxiter=60, tol=1e-3, polish=False
+    )
+    new = build(result.x)
+    before, after = (best_iou(boxes, generator) for generator in (old, new))
+    if _mean_over_classes(after, boxes) <= _mean_over_classes(before, boxes):
+        new, after = old, before
+    head['anchor_generator'] = new
+    return _report(boxes, before, after, new)
+
+
+def training_boxes(cfg: Config) -> Boxes:
+    """Return the boxes of a detector's training images, resized as the test pipeline resizes an image.
+
+    Crowds and boxes without area are left out.
+
+    Raises:
+        UserError: There are none, or the test pipeline has no ``Resize``.
+    """
+    dataset = innermost_dataset(cfg.train_dataloader.dataset)
+    content = json.loads(dataset_split(cfg, 'train_dataloader').annotations.read_text(encoding='utf-8'))
+    names = [category['name'] for category in content['categories']]
+    classes = list((dataset.get('metainfo') or {}).get('classes') or names)
+    index = {
+        category['id']: classes.index(category['name'])
+        for category in content['categories']
+        if category['name'] in classes
+    }
+    factors = _resize_factors(cfg, {image['id']: (image['width'], image['height']) for image in content['images']})
+    rows = [
+        (*entry['bbox'], *factors[entry['image_id']], index[entry['category_id']])
+        for entry in content['annotations']
+        if not entry.get('iscrowd') and entry['category_id'] in index and min(entry['bbox'][2:]) > 0
+    ]
+    if not rows:
+        raise UserError('--fit-anchors: the training images have no boxes')
+    table = np.array(rows, dtype=np.float64)
+    sizes = table[:, 2:4] * table[:, 4:6]
+    centres = table[:, :2] * table[:, 4:6] + sizes / 2
+    return Boxes(centres, sizes, table[:, 6].astype(int), tuple(classes), tuple(_test_resize(cfg)['scale']))
+
+
+def best_iou(boxes: Boxes, generator: Mapping[str, Any]) -> np.ndarray:
+    """Return the IoU of each box with the best of the anchors of all levels, (N,).
+
+    Args:
+        boxes: The boxes. The anchors are taken as going on beyond the border of the image.
+        generator: Config of an anchor generator.
+    """
+    area, box = boxes.sizes.prod(1)[:, None], boxes.sizes[:, None]
+    best = np.zeros(len(boxes.sizes))
+    for step, centre, sizes in levels_of(generator):
+        # Distance from the centre of a box to the nearest anchor's: anchors repeat at each stride.
+        distance = boxes.centres - centre
+        distance = np.abs(distance - np.round(distance / step) * step)[:, None]  # (N, 1, 2)
+        overlap = np.minimum(np.minimum(box, sizes), (box + sizes) / 2 - distance).clip(0).prod(-1)  # (N, A)
+        best = np.maximum(best, (overlap / (area + sizes.prod(1) - overlap)).max(1))
+    return best
+
+
+def levels_of(generator: Mapping[str, Any]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Compute the anchors of each level as mmdet's SSDAnchorGenerator and AnchorGenerator do.
+
+    Args:
+        generator: Config of a generator.
+
+    Yields:
+        For each level, in pixels: stride (2,), centre of the first anchors (2,), widths and heights (A, 2).
+    """
+    is_ssd = generator['type'] == 'SSDAnchorGenerator'
+    for i, stride in enumerate(generator['strides']):
+        step = np.broadcast_to(np.array(stride, dtype=np.float64), 2)
+        if is_ssd:
+            low, high = generator['min_sizes'][i], generator['max_sizes'][i]
+            root = np.sqrt([ratio for pair in generator['ratios'][i] for ratio in (1 / pair, pair)])
+            sides = np.array([1, math.sqrt(high / low), *(1 / root)]) * low
+            others = np.array([1, math.sqrt(high / low), *root]) * low
+            yield step, step / 2, np.stack([sides, others], 1)
+        else:
+            base = (generator.get('base_sizes') or [min(step)] * (i + 1))[i]
+            root = np.sqrt(generator['ratios'])[:, None]
+            sides = base * np.array(_scales(generator))
+            sizes = np.stack([(sides / root).ravel(), (sides * root).ravel()], 1)
+            yield step, np.full(2, generator.get('center_offset', 0.0) * base), sizes
+
+
+def _scales(generator: Mapping[str, Any]) -> list[float]:
+    """Return the scales of a plain AnchorGenerator."""
+    if generator.get('scales'):
+        return list(generator['scales'])
+    count = generator['scales_per_octave']
+    return [generator['octave_base_scale'] * 2 ** (i / count) for i in range(count)]
+
+
+def _ssd_strides(cfg: Config) -> list[Any]:
+    """Return the distance of two anchors on each level of SSD, in pixels: input size by size of the feature map."""
+    neck, backbone = cfg.model.neck, cfg.model.backbone
+    sides = np.array(cfg.input_size)
+    maps = [-(-sides // (4 * 2 ** min(index, 3))) for index in backbone.out_indices]
+    for step, padding in zip(neck.level_strides, neck.level_paddings, strict=True):
+        maps.append((maps[-1] + 2 * padding - 3) // step + 1)
+    steps = [tuple(round(float(side), 1) for side in sides / cells) for cells in maps]
+    return [step if step[0] != step[1] else step[0] for step in steps]
+
+
+Space = tuple[Callable[[np.ndarray], dict[str, Any]], np.ndarray, list[tuple[float, float]]]
+
+
+def _ssd_space(old: Mapping[str, Any], limit: float) -> Space:
+    """Return what maps parameters to an SSD generator, the parameters of the old one, and their bounds.
+
+    Parameters are logarithms: the minimum size of the finest level, the step from each minimum to the next, the step
+    from the minimum to the maximum of each level, and the ratios that all levels share. No size exceeds ``limit``, in
+    pixels.
+    """
+    levels, counts = len(old['strides']), [len(level) for level in old['ratios']]
+
+    def build(values: np.ndarray) -> dict[str, Any]:
+        low = np.exp(np.cumsum(values[:levels])).clip(max=limit)
+        high = (low * np.exp(values[levels : 2 * levels])).clip(max=limit)
+        ratios = [round(float(ratio), 2) for ratio in np.sort(np.exp(values[2 * levels :]))]
+        return {
+            **old,
+            'min_sizes': [round(float(size), 1) for size in low],
+            'max_sizes': [round(float(size), 1) for size in high],
+            'ratios': [ratios[:count] for count in counts],
+        }
+
+    low, high = np.array(old['min_sizes']), np.array(old['max_sizes'])
+    start = [low[0], *(low[1:] / low[:-1]), *(high / low), *max(old['ratios'], key=len)]
+    bounds = [(4.0, limit)] + [(1.1, 4.0)] * (2 * levels - 1) + [(1.1, 5.0)] * max(counts)
+    return build, np.log(start), _log(bounds)
+
+
+def _retina_space(old: Mapping[str, Any]) -> Space:
+    """Return what maps parameters to a generator with the same scales and ratios on each level, as ``_ssd_space``."""
+    kept = {key: value for key, value in old.items() if key not in ('octave_base_scale', 'scales_per_octave')}
+    scales = _scales(old)
+
+    def build(values: np.ndarray) -> dict[str, Any]:
+        numbers = [round(float(value), 3) for value in np.exp(values)]
+        return {**kept, 'scales': sorted(numbers[: len(scales)]), 'ratios': sorted(numbers[len(scales) :])}
+
+    bounds = [(0.5, 16.0)] * len(scales) + [(0.1, 10.0)] * len(old['ratios'])
+    return build, np.log([*scales, *old['ratios']]), _log(bounds)
+
+
+def _log(bounds: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    return [(math.log(low), math.log(high)) for low, high in bounds]
+
+
+def _sample(boxes: Boxes) -> Boxes:
+    """Return at most ``SAMPLE`` boxes, the same number of each class as far as it has them."""
+    rng = np.random.default_rng(SEED)
+    groups = [np.flatnonzero(boxes.classes == label) for label in np.unique(boxes.classes)]
+    share = max(1, SAMPLE // len(groups))
+    return boxes.take(np.concatenate([rng.permutation(group)[:share] for group in groups]))
+
+
+def _mean_over_classes(iou: np.ndarray, boxes: Boxes) -> float:
+    return float(np.mean([iou[boxes.classes == label].mean() for label in np.unique(boxes.classes)]))
+
+
+def _test_resize(cfg: Config) -> Mapping[str, Any]:
+    for transform in dicts(innermost_dataset(cfg.test_dataloader.dataset).pipeline):
+        if transform.get('type') in ('Resize', 'mmdet.Resize') and transform.get('scale'):
+            return transform
+    raise UserError('--fit-anchors: the test pipeline of this config has no Resize with a scale')
+
+
+def _resize_factors(cfg: Config, images: Mapping[Any, tuple[int, int]]) -> dict[Any, tuple[float, float]]:
+    """Return the factors of width and height of each image by its id."""
+    resize = _test_resize(cfg)
+    width, height = resize['scale']
+    factors = {}
+    for key, (w, h) in images.items():
+        if resize.get('keep_ratio'):
+            # As mmcv.rescale_size: the longer side fits the longer one of the scale, the shorter side the shorter one.
+            factor = min(max(width, height) / max(w, h), min(width, height) / min(w, h))
+            factors[key] = (factor, factor)
+        else:
+            factors[key] = (width / w, height / h)
+    return factors
+
+
+def _report(boxes: Boxes, before: np.ndarray, after: np.ndarray, generator: Mapping[str, Any]) -> str:
+    width, height = boxes.input_size
+    lines = [
+        f'anchors fitted to {len(boxes.sizes)} boxes of the training images at {width}x{height}; '
+        'mean IoU of a box with its best anchor:'
+    ]
+    if after is before:
+        lines = ['the anchors of the config fit the training boxes already and stay; mean IoU with the best anchor:']
+    for label in np.unique(boxes.classes):
+        mine = boxes.classes == label
+        lines.append(f'  {boxes.names[label]:<20}{before[mine].mean():.3f} -> {after[mine].mean():.3f}')
+    numbers = {key: generator[key] for key in ('min_sizes', 'max_sizes', 'scales', 'ratios') if key in generator}
+    return '\n'.join([*lines, '  ' + ', '.join(f'{key}={value}' for key, value in numbers.items())])

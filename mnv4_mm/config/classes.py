@@ -1,0 +1,91 @@
+"""Join a checkpoint and data by class names: labels follow the order of the checkpoint's classes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import DATASETS, DefaultScope
+
+from mnv4_mm.config.data import LOADERS
+from mnv4_mm.data.formats.configured import innermost_dataset
+from mnv4_mm.errors import UserError
+from mnv4_mm.tasks import task_of
+from mnv4_mm.weights.checkpoint import Checkpoint
+
+FINE_TUNE = '--cfg-options load_from={path} starts from its weights, for other classes too'
+
+
+def set_label_order(cfg: Config) -> Config:
+    """Make the labels of each data set follow its class names, which mmdet's do not if the JSON has another order.
+
+    Raises:
+        UserError: An annotation file has no category of a class.
+    """
+    task = task_of(cfg)
+    for loader in LOADERS:
+        if cfg.get(loader):
+            task.check_label_order(cfg, innermost_dataset(cfg[loader].dataset))
+    return cfg
+
+
+def set_classes_of(cfg: Config, checkpoint: Checkpoint, *, fine_tuning: bool = False) -> str | None:
+    """Bring the labels of the data into the order of a checkpoint's classes.
+
+    Args:
+        cfg: Config with the data sets of a run.
+        checkpoint: Checkpoint that the run evaluates, resumes or starts from.
+        fine_tuning: Allow other classes; the data are not changed then.
+
+    Returns:
+        A line about what was matched; None if there was nothing to do.
+
+    Raises:
+        UserError: The data have other classes than the checkpoint.
+    """
+    trained_on = checkpoint_classes(checkpoint)
+    if trained_on is None:
+        return None
+    matched = False
+    for loader in LOADERS:
+        if not cfg.get(loader):
+            continue
+        dataset = innermost_dataset(cfg[loader].dataset)
+        classes = dataset_classes(cfg, dataset)
+        if classes is None or classes == trained_on:
+            continue
+        if set(classes) == set(trained_on) and len(classes) == len(trained_on):
+            task_of(cfg).set_class_order(cfg, dataset, classes, trained_on)
+            matched = True
+        elif not fine_tuning:
+            raise UserError(
+                f'{checkpoint.path} and the data have other classes: the checkpoint {_listed(trained_on, classes)}, '
+                f'the data {_listed(classes, trained_on)}. A checkpoint is tested and resumed with the classes it was '
+                f'trained on; {FINE_TUNE.format(path=checkpoint.path)}'
+            )
+    return f'the data list the classes in another order than {checkpoint.path}: matched by name' if matched else None
+
+
+def checkpoint_classes(checkpoint: Checkpoint) -> tuple[str, ...] | None:
+    """Return the classes that a checkpoint was trained on, in the order of labels; None if it does not name them."""
+    meta = checkpoint.meta.get('dataset_meta')
+    if not isinstance(meta, dict):
+        return None
+    classes = meta.get('classes', meta.get('CLASSES'))  # in capitals: written by mmdet 2 and converted
+    return tuple(map(str, classes)) if isinstance(classes, list | tuple) else None
+
+
+def dataset_classes(cfg: Config, dataset: Any) -> tuple[str, ...] | None:
+    """Return the classes of a data set's config in the order of labels; None if it does not name them."""
+    classes = (dataset.get('metainfo') or {}).get('classes')
+    if classes is None:
+        with DefaultScope.overwrite_default_scope(cfg.default_scope):
+            kind = DATASETS.get(dataset.type) if isinstance(dataset.type, str) else dataset.type
+        classes = getattr(kind, 'METAINFO', {}).get('classes')
+    return tuple(classes) if isinstance(classes, list | tuple) else None
+
+
+def _listed(classes: Sequence[str], others: Sequence[str]) -> str:
+    """Name the classes, those that the others lack first."""
+    ordered = [*(name for name in classes if name not in others), *(name for name in classes if name in others)]
+    more = f', ... ({len(ordered)} in all)' if len(ordered) > 8 else ''
+    return f'has {", ".join(ordered[:8])}{more}'

@@ -1,0 +1,96 @@
+"""Defaults for data sets that are much smaller than COCO or ADE20K. docs/training.md describes them."""
+
+from collections.abc import Callable
+
+from mmengine.config import Config
+
+from mnv4_mm.config.optimizer import set_learning_rate_scaling
+from mnv4_mm.config.options import TrainOptions
+from mnv4_mm.config.schedule import set_length
+from mnv4_mm.config.weights import default_tag, is_pretrained, published_tags, set_weights
+from mnv4_mm.errors import UserError
+from mnv4_mm.weights.hub import fetch_timm
+
+# Data sets with more training images keep the schedule and the norms of the config.
+SMALL = 10_000
+# Training images that a run sees, repetitions included, and the smallest number of passes over the data.
+SAMPLES, PASSES = 30_000, 12
+# With fewer images, norms keep the statistics of pretrained weights.
+FEW = 1_000
+
+
+def set_small_data(cfg: Config, images: int, options: TrainOptions, log: Callable[[str], object]) -> Config:
+    """Adjust weights, norms, length and learning rate of a config to a user's data set.
+
+    Whatever an option or ``--cfg-options`` sets is left alone.
+
+    Args:
+        cfg: A config with the user's data.
+        images: Number of training images.
+        options: Options of training.
+        log: Takes one line about each choice.
+    """
+    set_by_user = tuple(options.cfg_options or {})
+    _set_weights(cfg, options, set_by_user, log)
+    if images <= SMALL:
+        _freeze_norms(cfg, images, set_by_user, log)
+        _set_length(cfg, images, options, set_by_user, log)
+    rate_is_set = any(key.startswith(('optim_wrapper', 'auto_scale_lr')) for key in set_by_user)
+    base = cfg.get('auto_scale_lr', {}).get('base_batch_size')
+    if options.auto_scale_lr is None and base and not rate_is_set:
+        set_learning_rate_scaling(cfg)
+        size = (options.cfg_options or {}).get('train_dataloader.batch_size', cfg.train_dataloader.get('batch_size', 1))
+        if size != base:
+            log(
+                f'learning rate: made for {base} images a step, scaled to {size} in each process (--no-auto-scale-lr '
+                'keeps it)'
+            )
+    return cfg
+
+
+def _set_weights(cfg: Config, options: TrainOptions, set_by_user: tuple[str, ...], log: Callable) -> None:
+    """Start from ImageNet weights if they are on this machine or can be downloaded."""
+    if options.weights or options.resume or any(key.startswith(('model.backbone', 'load_from')) for key in set_by_user):
+        return
+    if cfg.get('load_from') or cfg.model.backbone.get('type') != 'MobileNetV4':
+        return
+    if is_pretrained(cfg) and not published_tags(cfg):
+        return  # a file
+    tag = next(iter(published_tags(cfg)), None) or default_tag(cfg)
+    if tag is None:
+        log('weights: random ones, since none of this backbone are published')
+        return
+    try:
+        fetch_timm(tag)
+    except UserError as error:
+        set_weights(cfg, 'none')
+        log(f'warning: the backbone starts from random weights, which needs far more images: {error}')
+        return
+    if not is_pretrained(cfg):
+        set_weights(cfg, 'timm')
+    log(f'weights: {tag} of timm (--weights none starts from random ones)')
+
+
+def _freeze_norms(cfg: Config, images: int, set_by_user: tuple[str, ...], log: Callable) -> None:
+    backbone = cfg.model.backbone
+    if backbone.get('type') != 'MobileNetV4' or not is_pretrained(cfg) or images > FEW:
+        return
+    if 'norm_eval' in backbone or any(key.startswith('model.backbone') for key in set_by_user):
+        return
+    backbone.norm_eval = True
+    log('norms of the backbone: statistics of its weights are kept (--cfg-options model.backbone.norm_eval=False)')
+
+
+def _set_length(cfg: Config, images: int, options: TrainOptions, set_by_user: tuple[str, ...], log: Callable) -> None:
+    if options.epochs or options.iters or any(key.startswith(('train_cfg', 'param_sched')) for key in set_by_user):
+        return
+    samples = max(SAMPLES, PASSES * images)
+    unit = 'epochs' if 'max_epochs' in cfg.train_cfg else 'iters'
+    repeated = cfg.train_dataloader.dataset.get('times', 1)
+    batch = (options.cfg_options or {}).get('train_dataloader.batch_size', cfg.train_dataloader.get('batch_size', 1))
+    step = images * repeated if unit == 'epochs' else batch
+    length = min(cfg.train_cfg[f'max_{unit}'], max(1, round(samples / step)))
+    if length != cfg.train_cfg[f'max_{unit}']:
+        set_length(cfg, length, unit)
+        each = f' of {step} images' if unit == 'epochs' else f' of {batch} images'
+        log(f'length: {length} {unit}{each}, for {images} training images (--{unit} N sets another one)')

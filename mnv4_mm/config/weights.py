@@ -1,0 +1,83 @@
+"""Weights that the backbone of a config starts from."""
+
+from pathlib import Path
+
+from mmengine.config import Config
+
+from mnv4_mm.config.nested import dicts, on_copy
+from mnv4_mm.errors import UserError
+from mnv4_mm.paths import check_weights_file
+from mnv4_mm.weights.hub import read_weights
+from mnv4_mm.weights.strict import pretrained_entries, tensor_state
+from mnv4_mm.weights.tags import DEFAULT_TAGS
+
+
+def set_weights(cfg: Config, weights: str) -> Config:
+    """Set what the backbone starts from.
+
+    Args:
+        cfg: A config.
+        weights: ``timm`` for the default ImageNet weights of the backbone, ``none`` for random weights, or a file:
+            weights of the backbone, or of a whole model whose backbone is used.
+
+    Raises:
+        UserError: timm has no weights of this backbone, or the file cannot be read.
+    """
+    backbone = cfg.model.backbone
+    others = [entry for entry in _entries(backbone.get('init_cfg')) if entry.get('type') != 'Pretrained']
+    backbone.pop('init_cfg', None)
+    if weights == 'none':
+        source = None
+        # Statistics of random weights are those of no image.
+        for key, value in (('norm_eval', False), ('frozen_stages', -1)):
+            if key in backbone:
+                backbone[key] = value
+    elif weights == 'timm':
+        tag = default_tag(cfg)
+        if tag is None:
+            raise UserError(
+                '--weights timm: no weights of this backbone are published; --weights none starts from random ones'
+            )
+        source = dict(type='Pretrained', checkpoint=f'timm://{tag}')
+    else:
+        if backbone.type != 'MobileNetV4':
+            raise UserError(f'--weights FILE needs a backbone of type MobileNetV4, this config has {backbone.type}')
+        source = dict(type='Pretrained', checkpoint=str(check_weights_file(weights)))
+        if any(name.startswith('backbone.') for name in tensor_state(read_weights(weights), weights)):
+            source['prefix'] = 'backbone.'
+    if source or others:
+        backbone.init_cfg = [*others, source] if others and source else (source or others)
+    return cfg
+
+
+fit_weights = on_copy(set_weights)
+
+
+def default_tag(cfg: Config) -> str | None:
+    """Return the tag of timm's default weights for the backbone of a config; None if there are none."""
+    backbone = cfg.model.get('backbone') or {}
+    if backbone.get('type') == 'TimmFeatures':
+        return backbone.get('name')
+    return DEFAULT_TAGS.get(backbone.get('arch', '')) if backbone.get('type') == 'MobileNetV4' else None
+
+
+def is_pretrained(cfg: Config) -> bool:
+    """Return True if the backbone of a config starts from trained weights."""
+    return bool(pretrained_entries((cfg.model.get('backbone') or {}).get('init_cfg')))
+
+
+def published_tags(cfg: Config) -> list[str]:
+    """Return the tags of timm's MobileNetV4 weights that parts of a model start from."""
+    sources = [part.get('checkpoint', '') for part in dicts(cfg.model) if part.get('type') == 'Pretrained']
+    tags = [source.removeprefix('timm://') for source in sources if source.startswith('timm://')]
+    return [tag for tag in tags if not _is_timm_net(cfg, tag)]
+
+
+def _is_timm_net(cfg: Config, tag: str) -> bool:
+    """Return True if timm itself loads the weights, for a backbone ``timm:<name>``."""
+    backbone = cfg.model.get('backbone') or {}
+    return backbone.get('type') == 'TimmFeatures' and Path(tag).name == Path(str(backbone.get('name'))).name
+
+
+def _entries(init_cfg: object) -> list[dict]:
+    return [init_cfg] if isinstance(init_cfg, dict) else list(init_cfg or [])  # type: ignore[call-overload]

@@ -1,0 +1,117 @@
+"""Checkpoints of a run: written before old ones are removed, and never of a value that was not measured."""
+
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import is_main_process
+from mmengine.hooks import CheckpointHook
+from mmengine.registry import HOOKS
+from mmengine.runner import EpochBasedTrainLoop, Runner
+
+from mnv4_mm.weights.checkpoint import PART_SUFFIX, write_text
+
+
+@HOOKS.register_module()
+class SafeCheckpointHook(CheckpointHook):
+    """mmengine's ``CheckpointHook``, which a kill or a full disk at any moment leaves with a complete checkpoint.
+
+    mmengine removes old checkpoints and the previous best one before it writes the new one, and does not repeat a
+    validation that was interrupted, so that a resumed run may have another best checkpoint. Here old files are removed
+    last, each validation is recorded in the last checkpoint, and one that is missing is done when the run resumes.
+    ``SafeRunner.save_checkpoint`` writes each file atomically.
+    """
+
+    best_ckpt_path: str | None
+    best_ckpt_path_dict: dict[str, str | None]
+    keep_ckpt_ids: deque
+    _saved_iter = -1
+
+    def before_train(self, runner: Runner) -> None:
+        super().before_train(runner)
+        if is_main_process():
+            for file in Path(runner.work_dir).glob(f'.*{PART_SUFFIX}'):
+                file.unlink()  # of a run that was killed while it wrote
+        if runner._resume:
+            self._saved_iter = runner.iter
+            self.last_ckpt = runner.message_hub.runtime_info.get('last_ckpt')
+            if _validation_is_due(runner):
+                runner.logger.info('the last validation of the resumed run had not ended: it is done now')
+                runner.val_loop.run()
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        runner.message_hub.update_info('last_validation', runner.iter)
+        before = runner.message_hub.runtime_info.get('best_score')
+        super().after_val_epoch(runner, metrics or {})
+        # With a better score, mmengine has saved again.
+        if self._saved_iter == runner.iter and runner.message_hub.runtime_info.get('best_score') == before:
+            step = runner.epoch if self.by_epoch else runner.iter
+            self._save_checkpoint_with_step(runner, step, dict(epoch=runner.epoch, iter=runner.iter))
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, float]) -> None:
+        if not self.save_best:
+            return
+        if 'auto' not in self.key_indicators and not set(self.key_indicators) <= metrics.keys():
+            return  # not measurable, which SafeRunner's evaluator has reported
+        several = len(self.key_indicators) > 1
+        previous = dict(self.best_ckpt_path_dict) if several else {'': self.best_ckpt_path}
+        if several:
+            self.best_ckpt_path_dict = dict.fromkeys(previous)
+        else:
+            self.best_ckpt_path = None  # mmengine would remove it first
+        super()._save_best_checkpoint(runner, metrics)
+        for key, path in previous.items():
+            new = self.best_ckpt_path_dict[key] if several else self.best_ckpt_path
+            if new is None and several:
+                self.best_ckpt_path_dict[key] = path
+            elif new is None:
+                self.best_ckpt_path = path
+            elif path and path != new:
+                self._remove(path)
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
+        outdated: list[int] = []
+        if self.max_keep_ckpts > 0:
+            steps = [*(kept for kept in self.keep_ckpt_ids if kept != step), step]
+            outdated = steps[: -self.max_keep_ckpts]
+            self.keep_ckpt_ids = deque(steps[-self.max_keep_ckpts :], self.max_keep_ckpts)
+            runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
+        name = self.filename_tmpl.format(step)
+        self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
+        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        self._saved_iter = meta['iter']
+        runner.save_checkpoint(
+            self.out_dir,
+            name,
+            self.file_client_args,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
+        if not is_main_process():
+            return
+        write_text(Path(runner.work_dir) / 'last_checkpoint', str(self.last_ckpt))
+        for old in outdated:
+            self._remove(self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(old)))
+
+    def _remove(self, path: str) -> None:
+        if not is_main_process():
+            return
+        if self.file_backend.isfile(path):
+            self.file_backend.remove(path)
+        elif self.file_backend.isdir(path):  # deepspeed's checkpoints are folders
+            self.file_backend.rmtree(path)
+
+
+def _validation_is_due(runner: Runner) -> bool:
+    """Return True if a run was interrupted between a checkpoint and the end of the validation after it."""
+    loop = runner.train_loop
+    if runner.val_loop is None or runner.message_hub.runtime_info.get('last_validation') == runner.iter:
+        return False
+    by_epoch = isinstance(loop, EpochBasedTrainLoop)
+    done, last = (loop.epoch, loop.max_epochs) if by_epoch else (loop.iter, loop.max_iters)
+    loop._decide_current_val_interval()
+    return done >= loop.val_begin and (done % loop.val_interval == 0 or done == last)

@@ -1,0 +1,191 @@
+"""Hooks that keep a training run from going wrong unnoticed, and that make it reproducible."""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import all_gather_object, get_rank, is_main_process
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from mnv4_mm.data.loading import SKIPPED, innermost, set_seeds
+from mnv4_mm.errors import UserError
+from mnv4_mm.weights.checkpoint import write_checkpoint
+
+# Distinguishes the seeds of steps from those of images, see data.loading.
+STEP_STREAM = 2**31
+
+
+@HOOKS.register_module()
+class StepSeedHook(Hook):
+    """Seed each training step by its number, so that dropout does not depend on where a run was resumed."""
+
+    priority = 'VERY_HIGH'
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        set_seeds(runner.seed, get_rank(), STEP_STREAM, runner.iter)
+
+
+@HOOKS.register_module()
+class LossGuardHook(Hook):
+    """Stop a run at the first loss or weight that is not finite, before it reaches the weights or a checkpoint.
+
+    ``non_finite.json`` then has the step and the images of the batch, and ``last_good.pth`` weights that still gave
+    finite losses. Infinite gradients of float16 are not an error: the loss scaler skips such steps.
+
+    Args:
+        interval: Number of steps between two copies of the weights, which are kept in memory.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def __init__(self, interval: int = 50) -> None:
+        self.interval = interval
+        self._good: tuple[int, dict[str, Tensor]] | None = None
+        self._batch: Any = None
+        self._runner: Runner | None = None
+        self._handle: Any = None
+
+    def before_train(self, runner: Runner) -> None:
+        self._runner = runner
+        # Before the backward pass. Hooks of mmengine see the loss after the optimizer has used it.
+        self._handle = _unwrapped(runner).register_forward_hook(self._check_losses)
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        self._batch = data_batch
+        if self._good is None or runner.iter % self.interval == 0:
+            model = _unwrapped(runner)
+            if not (broken := non_finite(model)):
+                state = {name: value.detach().to('cpu', copy=True) for name, value in model.state_dict().items()}
+                self._good = runner.iter, state
+            else:
+                self._stop(runner, f'{broken} is not finite')
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        # The gradient of a finite loss may be infinite.
+        if self._handle is not None and (broken := non_finite(_unwrapped(runner))):
+            self._stop(runner, f'{broken} is not finite')
+
+    def after_train(self, runner: Runner) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the model and the copy of its weights. Calling it twice is safe."""
+        if self._handle is not None:
+            self._handle.remove()
+        self._handle = self._good = self._batch = self._runner = None
+
+    def _check_losses(self, model: nn.Module, args: Any, losses: Any) -> None:
+        if not (model.training and isinstance(losses, dict) and self._runner is not None):
+            return
+        values = {name: value for name, value in _flatten(losses) if 'loss' in name}
+        if values and not torch.stack([value.detach().float().mean() for value in values.values()]).isfinite().all():
+            found = {name: float(value.detach().float().mean()) for name, value in values.items()}
+            name, value = next((name, value) for name, value in found.items() if not math.isfinite(value))
+            self._stop(self._runner, f'{name} is {value}', found)
+
+    def _stop(self, runner: Runner, problem: str, losses: dict[str, float] | None = None) -> None:
+        step, work_dir = runner.iter + 1, Path(runner.work_dir)
+        rates = sorted({group['lr'] for group in runner.optim_wrapper.optimizer.param_groups})
+        samples = self._batch.get('data_samples', ()) if isinstance(self._batch, dict) else ()
+        images = [
+            dict(id=getattr(sample, 'img_id', None), path=getattr(sample, 'img_path', None)) for sample in samples
+        ]
+        record = work_dir / ('non_finite.json' if is_main_process() else f'non_finite_rank{get_rank()}.json')
+        content = dict(
+            problem=problem, step=step, epoch=runner.epoch + 1, learning_rates=rates, images=images,
+            losses={name: value if math.isfinite(value) else str(value) for name, value in (losses or {}).items()},
+        )  # fmt: skip
+        record.write_text(json.dumps(content, indent=1), encoding='utf-8')
+        kept = ''
+        if self._good is not None:
+            good_step, state = self._good
+            meta = dict(
+                epoch=runner.epoch,
+                iter=good_step,
+                cfg=runner.cfg.pretty_text,
+                dataset_meta=getattr(runner.train_dataloader.dataset, 'metainfo', None),
+            )
+            write_checkpoint(dict(meta=meta, state_dict=state), work_dir / 'last_good.pth')
+            kept = f'; {work_dir / "last_good.pth"} has the weights before step {good_step + 1}, the last good ones'
+        self.close()
+        names = [str(image['path']) for image in images if image['path']]
+        shown = f' ({", ".join(names[:2])}{", ..." if names[2:] else ""})' if names else ''
+        raise UserError(
+            f'{problem} at step {step} (epoch {runner.epoch + 1}, learning rate {rates[-1]:.2g}): the run is stopped '
+            f'and this state is not saved{kept}. Try a lower learning rate (--auto-scale-lr, or --cfg-options '
+            f'optim_wrapper.optimizer.lr={rates[-1] / 10:.2g}), optim_wrapper.clip_grad.max_norm=10, or no --amp; and '
+            f'look at the images of the batch{shown}, listed in {record}'
+        )
+
+
+@HOOKS.register_module()
+class SkippedImagesHook(Hook):
+    """Count the images that ``RobustDataset`` could not read, name them at the end, and stop if there are too many.
+
+    The count is part of the checkpoints, so that it survives a resume.
+
+    Args:
+        allowed: Largest share of the training images that may be skipped.
+    """
+
+    priority = 'NORMAL'
+    KEY = 'skipped_images'
+
+    def __init__(self, allowed: float = 0.01) -> None:
+        self.allowed = allowed
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        samples = data_batch.get('data_samples', ()) if isinstance(data_batch, dict) else ()
+        problems = [problem for sample in samples for problem in sample.metainfo.get(SKIPPED, ())]
+        known = self._known(runner)
+        new = sorted(set(problems) - set(known))
+        if not new:
+            return
+        for problem in new:
+            runner.logger.warning(f'skipped: {problem}')
+        known = [*known, *new]
+        runner.message_hub.update_info(self.KEY, known)
+        total = len(innermost(runner.train_dataloader.dataset))
+        if len(known) > self.allowed * total:
+            raise UserError(
+                f'{len(known)} of {total} training images cannot be read any more, more than {self.allowed:.0%} '
+                f'(first: {known[0]}): restore them and continue with --resume, or allow it with --allow-dropped'
+            )
+
+    def after_train(self, runner: Runner) -> None:
+        known = sorted({problem for part in all_gather_object(self._known(runner)) for problem in part})
+        if known:
+            total = len(innermost(runner.train_dataloader.dataset))
+            names = ''.join(f'\n  {problem}' for problem in known)
+            runner.logger.warning(f'{len(known)} of {total} training images could not be read and were skipped:{names}')
+
+    def _known(self, runner: Runner) -> list[str]:
+        return list(runner.message_hub.runtime_info.get(self.KEY, ()))
+
+
+def non_finite(model: nn.Module) -> str | None:
+    """Return the name of the first parameter or norm statistic that has an infinite value or NaN; None if none has."""
+    tensors: dict[str, Tensor] = {name: value for name, value in model.named_parameters() if value.is_floating_point()}
+    tensors |= {name: value for name, value in model.named_buffers() if name.endswith(('running_mean', 'running_var'))}
+    if not tensors:
+        return None
+    flags = torch.stack([value.detach().isfinite().all() for value in tensors.values()])
+    return None if flags.all() else list(tensors)[int((~flags).nonzero()[0])]
+
+
+def _flatten(losses: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    for name, value in losses.items():
+        for part in value if isinstance(value, Sequence) else [value]:
+            if isinstance(part, Tensor):
+                yield name, part
+
+
+def _unwrapped(runner: Runner) -> nn.Module:
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model

@@ -1,0 +1,91 @@
+"""Settings of a data loader that fit its data."""
+
+import copy
+from typing import Any
+
+from mmengine.dataset import InfiniteSampler
+from mmengine.logging import print_log
+from mmengine.registry import DATA_SAMPLERS, DATASETS
+
+from mnv4_mm.data.loading import RobustDataset, innermost, seeded
+from mnv4_mm.errors import UserError
+
+
+def prepare_loader(loader: dict[str, Any], seed: int | None) -> dict[str, Any]:
+    """Build the data set and the sampler of a data loader, and adjust its settings to the number of images.
+
+    Each change is a line of the log.
+
+    Args:
+        loader: Config of a data loader; not changed.
+        seed: Seed of the run.
+
+    Returns:
+        The config with the data set and the sampler built.
+
+    Raises:
+        UserError: No image is left.
+    """
+    loader = copy.deepcopy(loader)
+    if isinstance(loader.get('dataset'), dict):
+        loader['dataset'] = RobustDataset(_build_dataset(loader['dataset']))
+    dataset = loader.get('dataset')
+    is_training = not getattr(innermost(dataset), 'test_mode', False)
+    name = 'train_dataloader' if is_training else 'data loader'
+    if not loader.get('num_workers'):
+        for key in ('persistent_workers', 'prefetch_factor'):
+            if loader.pop(key, None):
+                _log(f'{name}: num_workers=0, {key} has no effect')
+    if not (isinstance(dataset, RobustDataset) and isinstance(loader.get('sampler'), dict)):
+        return loader
+    if is_training and 'num_batch_per_epoch' not in loader:
+        sampler = DATA_SAMPLERS.build(loader['sampler'], default_args=dict(dataset=dataset, seed=seed))
+        _fit_batches(loader, name, len(sampler), isinstance(sampler, InfiniteSampler))
+        loader['sampler'] = sampler if seed is None else seeded(sampler, seed)
+    return loader
+
+
+def _build_dataset(config: dict[str, Any]) -> Any:
+    try:
+        dataset = DATASETS.build(config)
+        if hasattr(dataset, 'full_init'):
+            dataset.full_init()
+        is_empty = not len(dataset)
+    except ValueError as error:
+        # mmengine serializes an empty list of images.
+        if 'need at least one array to concatenate' not in str(error):
+            raise
+        is_empty = True
+    if is_empty:
+        inner = config
+        while isinstance(inner.get('dataset'), dict):
+            inner = inner['dataset']
+        raise UserError(
+            f'{inner.get("ann_file") or inner.get("data_prefix")}: no image is left to train on or to measure with; '
+            f'check the classes and filter_cfg={inner.get("filter_cfg")} of the data set'
+        )
+    return dataset
+
+
+def _fit_batches(loader: dict[str, Any], name: str, samples: int, is_infinite: bool) -> None:
+    """Adjust how the samples of an epoch, in one process, are divided into batches."""
+    size = loader.get('batch_size', 1)
+    if size > samples:
+        effect = 'a step has images more than once' if is_infinite else f'a step has {samples}'
+        _log(f'{name}: batch_size={size} is larger than the {samples} images of an epoch: {effect}')
+    if is_infinite:
+        return
+    batches = loader['batch_sampler'] if isinstance(loader.get('batch_sampler'), dict) else loader
+    if size > samples and batches.get('drop_last'):
+        batches['drop_last'] = False
+        _log(f'{name}: drop_last would leave no image, and is switched off')
+    elif samples > size > 1 and samples % size == 1 and not batches.get('drop_last'):
+        batches['drop_last'] = True
+        _log(
+            f'{name}: the last of {samples} images would be a batch of one, which batch norm cannot take: each epoch '
+            'leaves out one image, another one each time'
+        )
+
+
+def _log(text: str) -> None:
+    print_log(text, logger='current')

@@ -1,0 +1,37 @@
+"""Metrics that cannot be measured are left out, instead of being reported as -1 or NaN."""
+
+import math
+from typing import Any
+
+from mmengine.evaluator import Evaluator
+from mmengine.logging import MMLogger
+from mmengine.registry import EVALUATOR
+
+NOT_MEASURABLE = 'not measurable'
+
+
+@EVALUATOR.register_module()
+class MeasuredEvaluator(Evaluator):
+    """mmengine's ``Evaluator`` without the values for which there is no ground truth.
+
+    Attributes:
+        unmeasured: Names of the metrics that the last evaluation left out.
+    """
+
+    unmeasured: tuple[str, ...] = ()
+
+    def evaluate(self, size: int) -> dict[str, Any]:
+        """Return the metrics that could be measured. A line of the log names the main one if it could not."""
+        metrics = super().evaluate(size)
+        self.unmeasured = tuple(name for name, value in metrics.items() if not is_measured(value))
+        # Others, such as the AP of small objects, are often absent.
+        if self.unmeasured and self.unmeasured[0] == next(iter(metrics)):
+            MMLogger.get_current_instance().warning(
+                f'{self.unmeasured[0]}: {NOT_MEASURABLE}: these images have no ground truth for it'
+            )
+        return {name: value for name, value in metrics.items() if name not in self.unmeasured}
+
+
+def is_measured(value: Any) -> bool:
+    """Return False for NaN, and for the -1 with which pycocotools marks missing ground truth."""
+    return not (isinstance(value, int | float) and (math.isnan(value) or value == -1))

@@ -1,0 +1,336 @@
+"""What stops a run, what only leaves a line, and what never happens without one."""
+
+import errno
+import json
+import math
+import resource
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from end_to_end import arguments, draw_few, resized
+from mmengine.evaluator import BaseMetric, Evaluator
+from mmengine.logging import MMLogger
+from mmengine.runner import Runner
+from torch import nn
+
+from mnv4_mm.engine.guards import SkippedImagesHook, non_finite
+from mnv4_mm.engine.measured import MeasuredEvaluator, is_measured
+from mnv4_mm.errors import UserError
+from mnv4_mm.weights.checkpoint import (
+    list_checkpoints,
+    read_checkpoint,
+    read_newest,
+    write_checkpoint,
+    written_atomically,
+)
+
+BACKGROUNDS = Path(__file__).parents[2] / 'data/mini/coco/train2017'
+DETECTOR, SEGMENTER = 'mnv4_ssdlite_coco-mini', 'mnv4_lraspp_ade20k-mini'
+NO_WORKERS = {f'{split}_dataloader.num_workers': 0 for split in ('train', 'val', 'test')}
+SMALL = {
+    **NO_WORKERS,  # the configs keep persistent_workers
+    **resized(320),
+    'report_on_training_pictures': False,
+    'train_dataloader.dataset.times': 1,
+}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Eight images with drawn shapes, the same for training and validation; one's own copy, to be spoiled."""
+    return draw_few(tmp_path / 'shapes', BACKGROUNDS, count=8, size=160)
+
+
+@pytest.fixture
+def train(call_tool: Any, data: Path, tmp_path: Path) -> Callable[..., Any]:
+    """Train on ``data`` into ``tmp_path / 'w'``."""
+
+    def run(config: str = DETECTOR, *more: object, **options: object) -> Any:
+        length = ['--epochs', 1] if config == DETECTOR else ['--iters', 2]
+        chosen = {**(SMALL if config == DETECTOR else NO_WORKERS), 'report_on_training_pictures': False}
+        chosen |= {key.replace('__', '.'): value for key, value in options.items()}
+        return call_tool(
+            'train.py', config, '--data', data, '--work-dir', tmp_path / 'w', '--weights', 'none', *length, *more,
+            *arguments(chosen),
+        )  # fmt: skip
+
+    return run
+
+
+def refused(run: Any, *parts: str) -> None:
+    """Check that a command ended with one line of advice."""
+    assert run.returncode == 2, run.stdout + run.stderr
+    last = run.stderr.strip().splitlines()[-1]
+    assert last.startswith('error: ')
+    assert 'Traceback' not in run.stderr
+    for part in parts:
+        assert part in last
+
+
+@pytest.mark.parametrize(
+    ('batch', 'code', 'message'),
+    [
+        (7, 0, 'the last of 8 images would be a batch of one'),
+        (20, 0, 'batch_size=20 is larger than the 8 images of an epoch: a step has 8'),
+        (1, 2, 'use batches of at least two images in each process'),
+    ],
+    ids=['last-batch-of-one', 'batch-larger-than-data', 'batch-of-one'],
+)
+def test_batches_fit_the_data(train, tmp_path, batch, code, message):
+    run = train(train_dataloader__batch_size=batch)
+    if code:
+        refused(run, message)
+        assert not list((tmp_path / 'w').glob('*.pth'))
+        return
+    assert run.returncode == 0, run.stderr
+    assert message in run.stdout
+    assert 'num_workers=0, persistent_workers has no effect' in run.stdout  # no-workers
+    assert torch.load(tmp_path / 'w/epoch_1.pth', weights_only=False)['meta']['iter'] == 1
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(train, tmp_path):
+    """loss-nan: nothing is offered as a result."""
+    run = train(optim_wrapper__optimizer__lr=1e12, optim_wrapper__clip_grad=None, train_dataloader__batch_size=2)
+    refused(run, 'is stopped and this state is not saved', '--auto-scale-lr', 'last_good.pth')
+    work_dir = tmp_path / 'w'
+    assert [path.name for path in work_dir.glob('*.pth')] == ['last_good.pth']
+    assert not (work_dir / 'curves.png').exists()
+    record = json.loads((work_dir / 'non_finite.json').read_text())
+    assert 1 < record['step'] <= 4
+    assert len(record['images']) == 2
+    assert all(Path(image['path']).is_file() and image['id'] is not None for image in record['images'])
+    good = read_checkpoint(work_dir / 'last_good.pth')
+    assert all(value.isfinite().all() for value in good.content['state_dict'].values())
+    assert len(good.meta['dataset_meta']['classes']) == 6
+
+
+def test_weights_that_are_not_finite_are_found():
+    net = nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1))
+    assert non_finite(net) is None
+    net[1].running_var.fill_(math.inf)
+    assert non_finite(net) == '1.running_var'
+    net[0].weight.data.fill_(math.nan)
+    assert non_finite(net) == '0.weight'
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
+
+
+SPOIL = """
+import sys, pathlib
+from mnv4_mm.data.loading import RobustDataset
+from mnv4_mm.errors import UserError
+"""
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+@pytest.mark.parametrize('allowed', [0.01, 0.5])
+def test_an_image_that_becomes_unreadable_is_skipped(data, tmp_path, workers, allowed, monkeypatch):
+    """train-truncated-jpeg, after the check: in a segmenter, with and without workers."""
+    from mnv4_mm.apis.train import train as train_config
+    from mnv4_mm.engine.runner import SafeRunner
+
+    victim = sorted((data / 'images/training').iterdir())[3]
+    before = SafeRunner.train
+
+    def spoil(self: Any) -> Any:  # the check is over
+        cut(victim)
+        return before(self)
+
+    monkeypatch.setattr(SafeRunner, 'train', spoil)
+    options: dict[str, Any] = {
+        **NO_WORKERS,
+        'train_dataloader.num_workers': workers,
+        'report_on_training_pictures': False,
+        'train_dataloader.dataset.pipeline': [
+            dict(
+                type='SegAugmentation', scale=(640, 160), ratio_range=(0.5, 2.0), crop_size=(160, 160),
+                cat_max_ratio=0.75, flip_prob=0.5,
+            ),
+            dict(type='PackSegInputs'),
+        ],
+        'default_hooks.skipped_images': dict(type='SkippedImagesHook', allowed=allowed),
+    }  # fmt: skip
+    work_dir = tmp_path / 'w'
+
+    def run() -> Path:
+        return train_config(
+            SEGMENTER, data=str(data), work_dir=str(work_dir), iters=4, weights='none', cfg_options=options
+        )
+
+    if allowed == 0.01:
+        with pytest.raises(UserError, match=r'1 of 8 training images cannot be read any more, more than 1%') as error:
+            run()
+        assert victim.name in str(error.value)
+        assert '--allow-dropped' in str(error.value)
+        return
+    run()
+    log = next(work_dir.glob('*/*.log')).read_text()
+    assert '1 of 8 training images could not be read and were skipped:' in log.splitlines()[-3] + log
+    assert victim.name in log
+    known = torch.load(work_dir / 'iter_4.pth', weights_only=False)['message_hub']['runtime_info']
+    assert [victim.name in problem for problem in known[SkippedImagesHook.KEY]] == [True]
+
+
+class Fixed(BaseMetric):
+    """Metric with given values."""
+
+    def __init__(self, values: dict[str, float]) -> None:
+        super().__init__(prefix='x')
+        self.values = values
+
+    def process(self, data_batch: Any, data_samples: Any) -> None:
+        self.results.append(0)
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        return self.values
+
+
+@pytest.mark.parametrize(
+    ('values', 'left', 'is_reported'),
+    [
+        (dict(bbox_mAP=-1.0, bbox_mAP_50=-1.0), {}, True),
+        (dict(mIoU=math.nan, aAcc=0.5), {'x/aAcc': 0.5}, True),
+        (dict(bbox_mAP=0.0, bbox_mAP_s=-1.0), {'x/bbox_mAP': 0.0}, False),
+    ],
+)
+def test_what_cannot_be_measured_is_left_out(values, left, is_reported, monkeypatch):
+    lines: list[str] = []
+    monkeypatch.setattr(MMLogger.get_current_instance(), 'warning', lines.append)
+    evaluator = MeasuredEvaluator([Fixed(values)])
+    evaluator.metrics[0].results = [0]
+    assert evaluator.evaluate(1) == left
+    assert len(lines) == is_reported
+    assert all('not measurable' in line for line in lines)
+    assert set(evaluator.unmeasured) == {f'x/{name}' for name in values} - left.keys()
+
+
+def test_a_string_is_measured():
+    assert is_measured('text')
+    assert is_measured(-0.5)
+
+
+def test_validation_without_ground_truth_is_a_word(train, call_tool, data, tmp_path):
+    """masks-unlabelled-val: no number, and no best checkpoint, in training and in a test."""
+    for mask in (data / 'annotations/validation').iterdir():
+        cv2.imwrite(str(mask), np.zeros((160, 160), np.uint8))
+    run = train(SEGMENTER)
+    if run.returncode == 2:
+        refused(run, 'label')  # the check of the data refuses it
+        pytest.skip('the check of the data refuses a validation set without labels')
+    assert run.returncode == 0, run.stderr
+    assert 'shapes/mIoU: not measurable' in run.stdout
+    assert 'nan' not in run.stdout
+    assert not list((tmp_path / 'w').glob('best_*'))
+    tested = call_tool('test.py', tmp_path / 'w/iter_2.pth', '--work-dir', tmp_path / 't')
+    assert tested.returncode == 0, tested.stderr
+    assert json.loads((tmp_path / 't/metrics.json').read_text()) == {'shapes/mIoU': None}
+
+
+def test_boxes_that_cannot_be_measured_are_a_word(train, data, tmp_path):
+    """val-without-boxes."""
+    file = data / 'annotations/instances_val.json'
+    file.write_text(json.dumps(dict(json.loads(file.read_text()), annotations=[])))
+    run = train()
+    if run.returncode == 2:
+        refused(run, 'box')
+        pytest.skip('the check of the data refuses a validation set without boxes')
+    assert run.returncode == 0, run.stderr
+    assert '-1.0' not in run.stdout
+    assert 'best' not in run.stdout
+    assert not list((tmp_path / 'w').glob('best_*'))
+    assert 'mAP not measurable' in run.stdout
+
+
+# ---- checkpoints ----
+
+
+def small(step: int) -> dict[str, Any]:
+    return dict(meta=dict(iter=step), state_dict=dict(a=torch.full((1000,), float(step))))
+
+
+@pytest.mark.parametrize(
+    ('damage', 'expected'),
+    [
+        ([], 'epoch_3.pth'),
+        (['epoch_3.pth'], 'epoch_2.pth'),
+        (['epoch_3.pth', 'epoch_2.pth'], 'epoch_1.pth'),
+        (['last_checkpoint'], 'epoch_3.pth'),
+    ],
+    ids=str,
+)
+def test_the_newest_whole_checkpoint_is_resumed(tmp_path, damage, expected):
+    for step in (1, 2, 3):
+        write_checkpoint(small(step), tmp_path / f'epoch_{step}.pth')
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_3.pth'))
+    write_checkpoint(small(9), tmp_path / 'best_x_epoch_9.pth')  # weights only: never resumed
+    for name in damage:
+        cut(tmp_path / name)
+    lines: list[str] = []
+    found = read_newest(tmp_path, lines.append)
+    assert found is not None
+    assert found.path.name == expected
+    broken = [name for name in damage if name.startswith('epoch')]
+    assert all(any(name in line for line in lines) for name in broken)
+    assert bool(lines) == bool(broken)
+
+
+def test_a_run_goes_on_where_the_kill_left_it(tmp_path):
+    """Killed after epoch_3.pth was renamed and before last_checkpoint was; and a stale later epoch of another run."""
+    for step in (9, 2, 3):
+        write_checkpoint(small(step), tmp_path / f'epoch_{step}.pth')
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_2.pth'))
+    assert [path.name for path in list_checkpoints(tmp_path)][:2] == ['epoch_3.pth', 'epoch_2.pth']
+    moved = tmp_path.rename(tmp_path.with_name(f'{tmp_path.name}_moved'))
+    assert list_checkpoints(moved)[0] == moved / 'epoch_3.pth'
+
+
+def test_no_checkpoint_is_whole(tmp_path):
+    assert read_newest(tmp_path) is None
+    (tmp_path / 'iter_5.pth').write_bytes(b'PK')
+    with pytest.raises(UserError, match=r'no checkpoint in .* is complete: .*iter_5\.pth'):
+        read_newest(tmp_path)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
+    """A limit on the size of files stands in for a full disk; tests/long/test_kills.py fills a real one."""
+    path = tmp_path / 'epoch_1.pth'
+    write_checkpoint(small(1), path)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
+    try:
+        with pytest.raises(UserError, match=r'cannot be written: File too large; the last complete checkpoint is .*1'):
+            write_checkpoint(small(2), path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert [file.name for file in tmp_path.iterdir()] == ['epoch_1.pth']
+    assert read_checkpoint(path).meta['iter'] == 1
+
+
+def test_a_file_is_there_completely_or_not_at_all(tmp_path):
+    path = tmp_path / 'iter_4.pth'
+    with pytest.raises(KeyboardInterrupt), written_atomically(path) as part:  # noqa: PT012
+        part.write_bytes(b'half')
+        raise KeyboardInterrupt
+    assert not path.exists()
+    with (
+        pytest.raises(UserError, match='No space left on device; no checkpoint has been written yet'),
+        written_atomically(path) as part,
+    ):
+        part.write_bytes(b'half')
+        raise OSError(errno.ENOSPC, 'No space left on device')
+    assert not part.exists()
+
+
+def test_every_runner_has_the_guards():
+    from mnv4_mm.engine.runner import GUARDS
+
+    assert set(GUARDS) == {'step_seed', 'loss_guard', 'skipped_images'}
+    assert issubclass(MeasuredEvaluator, Evaluator)
+    assert Runner is not None
