@@ -15,6 +15,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     'step': (),
     'evaluation': ('pycocotools',),
     'startup': (),
+    'checking': (),
     'backbone': ('timm',),
     'exported': ('onnx', 'onnxscript', 'onnxruntime', 'ultralytics'),
 }

@@ -46,6 +46,12 @@ def _startup() -> Iterator[Ratio | Figure]:
     yield from startup()
 
 
+def _checking() -> Iterator[Ratio | Figure]:
+    from mnv4_mm.bench.checking import checking
+
+    yield from checking()
+
+
 def _backbone() -> Iterator[Ratio | Figure]:
     from mnv4_mm.bench.backbone import backbone_pairs
 
@@ -68,6 +74,7 @@ MEASURE: dict[str, Callable[[], Iterator[Ratio | Figure]]] = {
     'step': _step,
     'evaluation': _evaluation,
     'startup': _startup,
+    'checking': _checking,
     'backbone': _backbone,
     'exported': _exported,
 }

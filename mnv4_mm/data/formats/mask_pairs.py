@@ -296,7 +296,9 @@ def _by_ending(images: list[_File], masks: list[_File]) -> _Match:
     groups: dict[tuple[str, str], dict[str, list[_File]]] = defaultdict(lambda: defaultdict(list))
     for image in images:
         place = groups[image.split, image.folder]
-        for stem in dict.fromkeys((image.stem, _IMAGE_ENDING.sub('', image.stem))):
+        # Also by the whole name: a.jpg.png and a.png.png are the masks of a.jpg and a.png.
+        file = image.name.rpartition('/')[2]
+        for stem in dict.fromkeys((file, image.stem, _IMAGE_ENDING.sub('', image.stem))):
             place[stem].append(image)
     by_ending: dict[str, list[tuple[list[_File], _File]]] = defaultdict(list)
     spare = []
@@ -344,10 +346,7 @@ def _by_stem_alone(images: list[_File], masks: list[_File]) -> _Match:
 
 
 def _beginnings(stem: str) -> Iterator[str]:
-    """Yield the stem, and what is before each character that is neither a letter nor a digit, the longest first.
-
-    ``a.jpg`` of ``a.jpg.png`` is found through its stem.
-    """
+    """Yield the stem, and what is before each character that is neither a letter nor a digit, the longest first."""
     yield stem
     for end in range(len(stem) - 1, 0, -1):
         if not stem[end].isalnum():
