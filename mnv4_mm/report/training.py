@@ -17,11 +17,13 @@ from mmengine.dist import barrier, is_main_process
 
 from mnv4_mm.apis.evaluate import evaluate
 from mnv4_mm.config.checkpoint import checkpoint_config
+from mnv4_mm.config.classes import set_classes_of, set_label_order
 from mnv4_mm.config.data import dataset_split
 from mnv4_mm.config.evaluation import evaluation_config
 from mnv4_mm.config.options import EvaluateOptions
 from mnv4_mm.deploy.artifacts import exported_files
 from mnv4_mm.engine.curves import METRICS, read_scalars
+from mnv4_mm.engine.measured import NOT_MEASURABLE
 from mnv4_mm.errors import UserError
 from mnv4_mm.paths import make_output_folder
 from mnv4_mm.report import class_maps, detections
@@ -36,7 +38,6 @@ from mnv4_mm.weights.checkpoint import Checkpoint, read_checkpoint
 
 PACKAGES = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'timm', 'numpy', 'cv2', 'faster_coco_eval')
 COMPARED = 'compared.json'  # the table of `mnv4 compare`, in the work directory or in exported/
-NOT_MEASURABLE = 'not measurable'
 
 
 def write_report(
@@ -72,6 +73,9 @@ def write_report(
     cfg = evaluation_config(checkpoint, options, on_gpu=torch.cuda.is_available())
     if cfg.get('report_on_training_pictures') and Path(path).is_dir():
         checkpoint = read_checkpoint(find_checkpoint(path, best=False))
+    set_label_order(cfg)
+    if (matched := set_classes_of(cfg, checkpoint)) and is_main_process():
+        print(matched)
     file = checkpoint.path
     folder = make_output_folder('--out', out or file.parent / 'report')
     logs = folder if out else file.parent
