@@ -52,9 +52,7 @@ def train(args: argparse.Namespace) -> None:
     if args.report:
         from mnv4_mm.report.training import report_after_training
 
-        report_after_training(
-            folder, data=options.data, launcher=options.launcher, command=_train_command(args.config, options)
-        )
+        report_after_training(folder, launcher=options.launcher, command=_train_command(args.config, options))
 
 
 def _train_command(config: str, options: TrainOptions) -> str:

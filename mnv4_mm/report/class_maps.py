@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 
 from mnv4_mm.config.data import dataset_split, innermost_dataset
-from mnv4_mm.engine.iou import confusion_matrix
+from mnv4_mm.engine.iou import class_map_name, confusion_matrix
 from mnv4_mm.images import read_mask
 from mnv4_mm.report.content import Confusion, measured
 from mnv4_mm.tasks import task_of
@@ -75,7 +75,8 @@ class Masks:
         with DefaultScope.overwrite_default_scope('mmseg'):
             info: dict[str, Any] = self.dataset[index]
         first = int(bool(info.get('reduce_zero_label')))
-        predicted = read_mask(self.class_maps / Path(self.name(index)).with_suffix('.png'))
+        path = class_map_name(Path(info['img_path'])).relative_to(self.images)
+        predicted = read_mask(self.class_maps / path)
         return info['gt_seg_map'], predicted - first
 
 

@@ -148,7 +148,8 @@ class DataSummary:
         folder: Folder of the data set.
         format: Name of the format; empty if the config names the files itself.
         splits: The splits.
-        notes: What reading the data decided, one sentence each.
+        notes: What reading the data decided and what is trained on, one sentence each.
+        left_out: Images and boxes that the check left out, and those that it found, by unit.
         findings: Findings of the check. None if the data was not checked for this report.
     """
 
@@ -156,6 +157,7 @@ class DataSummary:
     format: str
     splits: list[SplitSummary]
     notes: list[str] = field(default_factory=list)
+    left_out: dict[str, tuple[int, int]] = field(default_factory=dict)
     findings: list[FindingGroup] | None = None
 
 

@@ -1,17 +1,16 @@
 """Summary of the data of a run: its splits, and what the check of a user's data set found."""
 
-import itertools
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 
 from mnv4_mm.config.data import dataset_split, innermost_dataset
-from mnv4_mm.data.findings import KINDS, Finding
+from mnv4_mm.data.checked import CheckedData
+from mnv4_mm.data.findings import KINDS
 from mnv4_mm.report.class_maps import count_pixels
 from mnv4_mm.report.content import DataSummary, FindingGroup, SplitSummary
 from mnv4_mm.tasks import task_of
@@ -21,18 +20,16 @@ MAX_MASKS = 2000  # training masks that are counted: more take minutes
 SPLITS = {'training': 'train_dataloader', 'validation': 'test_dataloader'}
 
 
-def summarise(cfg: Config, root: str | Path, checked: Any = None) -> tuple[DataSummary, dict[str, list[int] | None]]:
+def summarise(cfg: Config) -> tuple[DataSummary, dict[str, list[int] | None]]:
     """Summarise the data of a config.
 
     Args:
-        cfg: The config.
-        root: Folder of the data, for the reader.
-        checked: Result of the check of a user's data set, with ``format``, ``notes`` and ``findings``; None if there
-            was none.
+        cfg: The config. The data set that it names by ``own_data`` has been checked, and is not checked again.
 
     Returns:
         The summary, and the boxes or pixels of each class by split; None where they were not counted.
     """
+    task, own = task_of(cfg), cfg.get('own_data')
     classes = innermost_dataset(cfg.test_dataloader.dataset).get('metainfo', {}).get('classes')
     splits, counts = [], {}
     for name, loader in SPLITS.items():
@@ -40,28 +37,32 @@ def summarise(cfg: Config, root: str | Path, checked: Any = None) -> tuple[DataS
             continue
         split, counts[name] = (
             _boxes(name, dataset_split(cfg, loader).annotations, classes)
-            if task_of(cfg).name == 'detection'
+            if task.name == 'detection'
             else _masks(name, cfg, loader)
         )
         splits.append(split)
-    summary = DataSummary(
-        folder=str(root),
-        format=str(getattr(checked, 'format', '') or ''),
-        splits=splits,
-        notes=[str(note) for note in getattr(checked, 'notes', ())],
-        findings=None if checked is None else group_findings(getattr(checked, 'findings', ())),
-    )
+    summary = DataSummary(str(dataset_split(cfg, 'test_dataloader').images), '', splits)
+    if own:
+        checked = task.find(own.root, classes=classes, allow_dropped=own.allow_dropped).checked
+        summary.folder, summary.format = str(checked.root), checked.format
+        dataset = innermost_dataset(cfg.train_dataloader.dataset)
+        summary.notes = [
+            *checked.notes, *task.training_lines(dataset_split(cfg, 'train_dataloader'), cfg, dataset)
+        ]  # fmt: skip
+        summary.left_out = {name: (count.dropped, count.found) for name, count in checked.counts.items()}
+        summary.findings = group_findings(checked)
     return summary, counts
 
 
-def group_findings(findings: Iterable[Finding]) -> list[FindingGroup]:
-    """Group findings by kind: fatal ones first, then dropped and harmless ones, the most frequent kind first."""
-    rules = ['fatal', 'dropped', 'harmless']
+def group_findings(checked: CheckedData) -> list[FindingGroup]:
+    """Describe the findings of a check by kind: fatal ones first, then dropped and harmless ones."""
     groups = []
-    for kind, items in itertools.groupby(sorted(findings, key=lambda item: item.kind), key=lambda item: item.kind):
-        first, *others = items
-        groups.append(FindingGroup(first.rule.value, kind, 1 + len(others), KINDS[kind].remedy, str(first)))
-    return sorted(groups, key=lambda group: (rules.index(group.rule), -group.count))
+    for kind, findings in checked.grouped().items():
+        first = findings[0]
+        file = first.file.relative_to(checked.root) if first.file.is_relative_to(checked.root) else first.file
+        text = f'{", ".join(filter(None, [str(file), first.entry]))}: {first.problem}'
+        groups.append(FindingGroup(KINDS[kind].rule.value, kind, len(findings), KINDS[kind].remedy, text))
+    return groups
 
 
 def _boxes(name: str, annotations: Path, classes: Sequence[str] | None) -> tuple[SplitSummary, list[int] | None]:

@@ -15,6 +15,7 @@ import jinja2
 from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
+from mnv4_mm.engine.measured import NOT_MEASURABLE
 from mnv4_mm.report.content import Points, Report
 from mnv4_mm.runtime.draw import palette
 
@@ -23,7 +24,6 @@ LEFT, RIGHT, TOP, BOTTOM = 48, 12, 10, 40  # margins around its axes
 MAX_MATRIX = 20  # classes up to which the confusion matrix is shown
 MAX_CURVES = 12  # classes up to which each has a precision-recall curve
 MAX_POINTS = 400  # of a curve: more cannot be told apart
-NOT_MEASURABLE = 'not measurable'
 # Characters that Markdown reads, to entities that it does not. `&`, `<` and `>` are escaped as HTML before.
 MARKDOWN = {ord(character): f'&#{ord(character)};' for character in '\\`*_[]|~$!'}
 

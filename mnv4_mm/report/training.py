@@ -16,11 +16,14 @@ from mmengine.config import Config
 from mmengine.dist import barrier, is_main_process
 
 from mnv4_mm.apis.evaluate import evaluate
+from mnv4_mm.config.checkpoint import checkpoint_config
+from mnv4_mm.config.classes import set_classes_of, set_label_order
 from mnv4_mm.config.data import dataset_split
 from mnv4_mm.config.evaluation import evaluation_config
 from mnv4_mm.config.options import EvaluateOptions
 from mnv4_mm.deploy.artifacts import exported_files
 from mnv4_mm.engine.curves import METRICS, read_scalars
+from mnv4_mm.engine.measured import NOT_MEASURABLE
 from mnv4_mm.errors import UserError
 from mnv4_mm.paths import make_output_folder
 from mnv4_mm.report import class_maps, detections
@@ -35,7 +38,6 @@ from mnv4_mm.weights.checkpoint import Checkpoint, read_checkpoint
 
 PACKAGES = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'timm', 'numpy', 'cv2', 'faster_coco_eval')
 COMPARED = 'compared.json'  # the table of `mnv4 compare`, in the work directory or in exported/
-NOT_MEASURABLE = 'not measurable'
 
 
 def write_report(
@@ -67,10 +69,13 @@ def write_report(
         UserError: There is no checkpoint, or it or its data cannot be used.
     """
     checkpoint = read_checkpoint(find_checkpoint(path))
-    options = EvaluateOptions(data=data, launcher=launcher)
+    options = EvaluateOptions(data=data, allow_dropped=True, launcher=launcher)
     cfg = evaluation_config(checkpoint, options, on_gpu=torch.cuda.is_available())
     if cfg.get('report_on_training_pictures') and Path(path).is_dir():
         checkpoint = read_checkpoint(find_checkpoint(path, best=False))
+    set_label_order(cfg)
+    if (matched := set_classes_of(cfg, checkpoint)) and is_main_process():
+        print(matched)
     file = checkpoint.path
     folder = make_output_folder('--out', out or file.parent / 'report')
     logs = folder if out else file.parent
@@ -98,24 +103,21 @@ def write_report(
     return page
 
 
-def report_after_training(
-    folder: Path, *, data: str | None = None, launcher: str = 'none', command: str | None = None
-) -> None:
+def report_after_training(folder: Path, *, launcher: str = 'none', command: str | None = None) -> None:
     """Report on a run that has just ended, if it trained on a user's data or its config has ``report = True``.
 
     A run whose report cannot be made is a run nevertheless: the reason is printed.
 
     Args:
         folder: Work directory of the run.
-        data: The user's data set.
         launcher: See ``write_report``.
         command: See ``write_report``.
     """
     barrier()  # the first process writes the checkpoint
     try:
-        cfg = evaluation_config(read_checkpoint(find_checkpoint(folder)), EvaluateOptions())
-        if cfg.get('report', bool(data) or bool(cfg.get('report_on_training_pictures'))):
-            write_report(folder, data=data, launcher=launcher, command=command)
+        cfg = checkpoint_config(read_checkpoint(find_checkpoint(folder, best=False)))
+        if cfg.get('report', bool(cfg.get('own_data') or cfg.get('report_on_training_pictures'))):
+            write_report(folder, launcher=launcher, command=command)
     except UserError as error:
         if is_main_process():
             print(f'warning: no report: {error}')
@@ -156,11 +158,8 @@ def _gather(
     command: str | None,
 ) -> Report:
     task, file = task_of(cfg), checkpoint.path
-    earlier = _earlier(folder)
-    command = command or earlier.get('command')
-    root = data or earlier.get('data')
-    checked = getattr(task.find(root), 'checked', None) if root and Path(root).is_dir() else None
-    summary, counts = summarise(cfg, root or dataset_split(cfg, 'test_dataloader').images, checked)
+    command = command or _earlier_command(folder)
+    summary, counts = summarise(cfg)
     train_counts = counts.get('training')
     curves: dict[str, Points] = {}
     threshold = None
@@ -175,6 +174,8 @@ def _gather(
     else:
         masks = class_maps.Masks(cfg, predictions)
         classes = masks.classes
+        if classes != tuple(checkpoint.meta['dataset_meta']['classes']):
+            raise UserError('the masks of the data have the classes of the checkpoint in another order')
         analysis = class_maps.analyse(masks)
         examples = draw_class_maps(analysis.images, masks, folder)
     # The evaluator's prefix is left out, and so are metrics of classes, which have a table of their own.
@@ -341,17 +342,15 @@ def _commands(file: Path, command: str | None, data: str | None, threshold: floa
     return [(purpose, line) for purpose, line in commands if line]
 
 
-def _earlier(folder: Path) -> dict[str, Any]:
-    """Return training command and checked data set of an earlier report in the same folder."""
+def _earlier_command(folder: Path) -> str | None:
+    """Return the training command of an earlier report in the same folder."""
     path = folder / 'report.json'
     if not path.is_file():
-        return {}
+        return None
     try:
-        content = json.loads(path.read_text(encoding='utf-8'))
-        checked = content['data']['findings'] is not None
-        return dict(command=dict(content['commands']).get('Train'), data=content['data']['folder'] if checked else None)
+        return dict(json.loads(path.read_text(encoding='utf-8'))['commands']).get('Train')
     except (ValueError, KeyError, TypeError):
-        return {}  # of another version, or not ours
+        return None  # of another version, or not ours
 
 
 def _notes(model: Model, benchmark: str, value: float | None, has_trained_on: bool, confusion: Confusion) -> list[str]:

@@ -89,6 +89,25 @@ def test_invalid_values(kind, values, message):
         kind(**values)
 
 
+def test_options_as_a_command_line_are_parsed_to_the_same():
+    """The command that a report shows trains with the options of the run."""
+    options = TrainOptions(
+        data='my data',
+        epochs=3,
+        amp=True,
+        fused=False,
+        channels_last=True,
+        resume=True,
+        cfg_options={'train_dataloader.batch_size': 4, 'model.names': ['a', 'b'], 'input_size': (1, 2), 'x': None},
+    )
+    arguments = options.as_command_line()
+    assert {'--amp', '--no-fused', '--channels-last', 'train_dataloader.batch_size=4'} < set(arguments)
+    assert '--backbone' not in arguments
+    parser = argparse.ArgumentParser()
+    TrainOptions.add_arguments(parser)
+    assert TrainOptions.from_namespace(parser.parse_args(arguments)) == options
+
+
 @pytest.mark.parametrize('launcher', LAUNCHERS)
 def test_a_launcher_needs_its_environment(launcher, monkeypatch):
     command, variable = LAUNCHERS[launcher]

@@ -13,7 +13,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mnv4_mm.cli import main
-from mnv4_mm.data.findings import Finding
+from mnv4_mm.data.checked import CheckedData
+from mnv4_mm.data.findings import KINDS, Finding
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import write_image
 from mnv4_mm.report import class_maps, detections
@@ -104,6 +105,16 @@ def test_no_correct_detection(ground_truth, found):
     assert [row[-1] for row in analysis.confusion.counts] == [3, 1, 0, 0]
 
 
+def test_nothing_can_be_measured_without_boxes(ground_truth):
+    content = json.loads(ground_truth.read_text())
+    ground_truth.write_text(json.dumps(content | dict(annotations=[])))
+    for found in ([], FOUND):
+        analysis = detections.analyse(ground_truth, found, CLASSES)
+        assert analysis.threshold is None
+        assert analysis.precision_recall == {}
+        assert all(value is None for scores in analysis.scores for value in scores.values())
+
+
 def test_confusion_of_class_maps(tmp_path):
     truth = [np.array([[0, 0, 1, 255]], np.uint8), np.array([[255, 255, 255, 255]], np.uint8)]
     predicted = [np.array([[0, 1, 1, 0]], np.uint8), np.zeros((1, 4), np.uint8)]
@@ -121,6 +132,10 @@ def test_confusion_of_class_maps(tmp_path):
     assert analysis.scores[1] == dict(IoU=0.5, precision=0.5, recall=1)
     assert analysis.scores[2] == dict(IoU=None, precision=None, recall=None)
     assert [image.iou for image in analysis.images] == [0.5, None]
+
+
+def checked(*findings):
+    return CheckedData(Path('/data'), 'detection', 'COCO', CLASSES, findings)
 
 
 def evil_report(folder):
@@ -149,7 +164,8 @@ def evil_report(folder):
             EVIL,
             [SplitSummary('validation', 2, 3, 0, dict(small=1, medium=2, large=0))],
             [EVIL],
-            group_findings([Finding('unreadable-image', Path(EVIL), EVIL)]),
+            dict(images=(1, 200)),
+            group_findings(checked(Finding('unreadable-image', Path(EVIL), EVIL))),
         ),
         exports=[Export(EVIL, 'onnx', 'fp32', None, 2.5, 0.5, 0.0, (1.0, 0.5), EVIL)],
         versions={'torch': EVIL},
@@ -222,12 +238,13 @@ def test_a_chart_keeps_its_points():
 
 
 def test_findings_are_grouped_by_rule():
-    findings = [Finding('area-missing', Path('a.json'), 'no area', f'annotation {i}') for i in range(3)]
-    findings.insert(1, Finding('unreadable-image', Path('b.jpg'), 'is truncated'))
-    dropped, harmless = group_findings(findings)
+    findings = [Finding('area-missing', Path('/data/a.json'), 'no area', f'annotation {i}') for i in range(3)]
+    findings.insert(1, Finding('unreadable-image', Path('/elsewhere/b.jpg'), 'is truncated'))
+    dropped, harmless = group_findings(checked(*findings))
     assert (dropped.rule, dropped.kind, dropped.count) == ('dropped', 'unreadable-image', 1)
+    assert dropped.first == '/elsewhere/b.jpg: is truncated'
     assert (harmless.rule, harmless.count, harmless.first) == ('harmless', 3, 'a.json, annotation 0: no area')
-    assert harmless.remedy == 'the area of a box is width times height'
+    assert harmless.remedy == KINDS['area-missing'].remedy
 
 
 def test_the_best_checkpoint_of_a_run_is_taken(tmp_path):
@@ -349,19 +366,3 @@ def test_report_on_a_segmenter(learned, few, tmp_path):
     assert {example['kind'] for example in content['examples']} == {'best'}  # of four images all are shown as best
     assert 'a class map has none' in (tmp_path / 'out/index.html').read_text(encoding='utf-8')
     assert not (folder / 'report').exists()
-
-
-def test_checkpoint_without_boxes_to_measure(detector, few, tmp_path):
-    """Validation images without boxes: the word, in JSON null, and no image is called best."""
-    data = tmp_path / 'shapes'
-    shutil.copytree(few, data)
-    path = data / 'annotations/instances_val.json'
-    path.write_text(json.dumps(json.loads(path.read_text()) | dict(annotations=[])))
-    options = dict(data=str(data), out=tmp_path / 'out')
-    write_report(find_checkpoint(detector), **options)
-    content = json.loads((tmp_path / 'out/report.json').read_text(encoding='utf-8'))
-    assert content['value'] is None
-    assert all(value is None for row in content['classes'] for value in row['scores'].values())
-    assert not [example for example in content['examples'] if example['kind'] == 'best']
-    assert 'no ground truth to measure' in content['notes'][0]
-    assert 'not measurable' in (tmp_path / 'out/index.html').read_text(encoding='utf-8')
