@@ -198,6 +198,7 @@ def deploy(args: argparse.Namespace) -> None:
     unsupported = {name: getattr(args, name) for name in ('calib_dataset_cfg', 'quant', 'quant_image_dir', 'uri')}
     images = [args.img, *(args.test_img or [])]
     check_mmdeploy(args.deploy_cfg, args.checkpoint, images, args.work_dir, args.show, unsupported)
+    check_config_file(args.deploy_cfg)
     options = {name: value for name, value in vars(args).items() if name not in ('call', 'parser')}
     paths = [options.pop(name) for name in ('deploy_cfg', 'model_cfg', 'checkpoint', 'img')]
 

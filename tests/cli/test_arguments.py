@@ -66,6 +66,7 @@ ARGUMENTS = {
     'checkpoint': CHECKPOINT,
     'backbone': ['mnv4_conv_x', 'resnet50', 'timm:', 'timm:nosuch', 'timm:nosuch.a1_in1k'],
     'data': DATA,
+    'compare data': DATA[:2],  # its task is that of the checkpoint
     'cfg_options': PAIRS,
     'deploy cfg_options': PAIRS[:2],
     'work_dir': OUT_FOLDER,
