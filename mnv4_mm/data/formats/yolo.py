@@ -3,7 +3,6 @@
 The layouts are those of Ultralytics, Roboflow, CVAT, Label Studio and darknet.
 """
 
-import math
 import os
 import posixpath
 import re
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 
 from mnv4_mm.data.documents import read_text, read_yaml
 from mnv4_mm.data.findings import Finding
-from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, Box, DetectionData, LabelledImage
+from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, DetectionData, LabelledImage
 from mnv4_mm.data.formats.classes import check_names
 from mnv4_mm.data.formats.files import (
     DRIVE,
@@ -27,7 +26,7 @@ from mnv4_mm.data.formats.files import (
     split_by_folder,
     split_of,
 )
-from mnv4_mm.data.formats.geometry import Xywh
+from mnv4_mm.data.formats.yolo_rows import RowReader, class_number
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import IMAGE_SUFFIXES, image_size
 
@@ -37,11 +36,9 @@ SPLITS = {TRAIN: ('train',), VAL: ('val', 'valid', 'validation'), TEST: ('test',
 NAME_FILES = ('obj.names', 'classes.txt', 'labels.txt', 'names.txt', 'predefined_classes.txt')
 # Text files that are no labels of an image.
 OTHER_TEXTS = (*NAME_FILES, 'train.txt', 'val.txt', 'valid.txt', 'test.txt', 'readme.txt', 'requirements.txt')
-IMAGE_FOLDERS = ('images', 'JPEGImages')
+IMAGE_FOLDERS = ('images', 'image', 'imgs', 'img', 'jpegimages')  # in upper or lower case
+LABEL_FOLDERS = ('labels', 'Labels', 'LABELS', 'label', 'Label', 'annotations')
 MAIN = ('data.yaml', 'data.yml')
-MAX_SHARE = 2  # a larger number is one of pixels
-FRACTION = re.compile(r'\.(\d*)')
-DIGITS, MIN_DIGITS = 6, 4  # decimals that most tools write, and the fewest that are believed to be all
 MAX_CLASSES = 10_000  # for numbers without names
 
 
@@ -113,7 +110,7 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
     data.findings += check_names(data.classes, root / description.name)
     order = {number: label for label, number in enumerate(numbers)}
     sizes = _sizes(files, [name for name, group in rows.items() if group])
-    reader = _RowReader(order, _pose_columns(description, root), data)
+    reader = RowReader(order, _pose_columns(description, root), data)
     for split, group in splits.items():
         data.splits[split] = []
         for name in group:
@@ -228,7 +225,7 @@ def _names(
             data.findings.append(Finding('class-count', files.root / chosen, problem))
         data.notes.append(f'class names are those of {chosen}')
         return lists[chosen]
-    numbers = {number for group in rows.values() for row in group if (number := _class_number(row[0])) is not None}
+    numbers = {number for group in rows.values() for row in group if (number := class_number(row[0])) is not None}
     count = max(numbers, default=-1) + 1
     if count > MAX_CLASSES:
         raise UserError(
@@ -267,7 +264,7 @@ def _images(files: Files, description: Description, data: DetectionData) -> dict
             if target is None:
                 is_outside = all(join(f, item.replace('\\', '/')) is None for f in (base, folder))
                 kind = 'path-outside' if is_outside else 'split-missing'
-                problem = f'{item!r} {"leaves the folder" if is_outside else "does not exist"}'
+                problem = f'{item!r} {"leaves the folder" if is_outside else "does not exist, or is empty"}'
                 if split == TEST:
                     data.notes.append(f'{description.name}: test {problem} and is not used')
                 else:
@@ -369,8 +366,10 @@ def _label_of(files: Files, image: str) -> str | None:
     stem = posixpath.splitext(image)[0]
     parts = stem.split('/')
     for i in range(len(parts) - 2, -1, -1):
-        if parts[i] in IMAGE_FOLDERS:
-            twin = '/'.join([*parts[:i], 'labels', *parts[i + 1 :]]) + '.txt'
+        if parts[i].lower() not in IMAGE_FOLDERS:
+            continue
+        for folder in LABEL_FOLDERS:
+            twin = '/'.join([*parts[:i], folder, *parts[i + 1 :]]) + '.txt'
             if twin in files.known:
                 return twin
     beside = stem + '.txt'
@@ -395,14 +394,6 @@ def _rows(path: Path) -> list[list[str]]:
     return [line.split() for line in read_text(path).splitlines()]
 
 
-def _class_number(text: str) -> int | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return int(number) if number.is_integer() and 0 <= number < 2**31 else None
-
-
 def _sizes(files: Files, names: list[str]) -> dict[str, tuple[int, int]]:
     """Return width and height of images; those that cannot be read are missing, and are found by the check."""
 
@@ -424,124 +415,6 @@ def _pose_columns(description: Description, root: Path) -> int | None:
     if not (isinstance(shape, list) and len(shape) == 2 and all(isinstance(v, str) and v.isdecimal() for v in shape)):
         raise UserError(f'{root / description.name}: kpt_shape should be [points, 2 or 3], got {shape!r:.80}')
     return 5 + int(shape[0]) * int(shape[1])
-
-
-class _RowReader:
-    """Reads the rows of label files.
-
-    Args:
-        order: Label by class number.
-        pose_columns: Number of columns of a pose, if the data has poses.
-        data: Data set that findings are added to.
-    """
-
-    def __init__(self, order: dict[int, int], pose_columns: int | None, data: DetectionData) -> None:
-        self.order = order
-        self.pose_columns = pose_columns
-        self.data = data
-        self.outlines = 0
-        self.scores = 0
-
-    def read(self, path: Path, rows: list[list[str]], size: tuple[int, int]) -> Iterator[Box]:
-        for number, row in enumerate(rows, 1):
-            if not row:
-                continue
-            entry = f'line {number}'
-            try:
-                label, xywh = self._read_row(row, size)
-            except _RowError as error:
-                self.data.findings.append(Finding(error.kind, path, str(error), entry))
-                continue
-            yield Box(xywh, label, entry)
-
-    def _read_row(self, row: list[str], size: tuple[int, int]) -> tuple[int, Xywh]:
-        count = len(row)
-        try:
-            values = [float(value) for value in row]
-        except ValueError as error:
-            shown = ' '.join(row)
-            raise _RowError('box-invalid', f'{shown[:80]!r} is not a class and four or more numbers') from error
-        label = _class_number(row[0])
-        is_polygon = count >= 7 and count % 2 == 1
-        if label is None or not (count in (5, 6) or is_polygon or count == self.pose_columns):
-            shown = ' '.join(row)
-            raise _RowError('box-invalid', f'{shown[:80]!r} is neither "class x y width height" nor a class and points')
-        if label not in self.order:
-            raise _RowError(
-                'class-unlisted', f'class {label}; the classes are {first(map(str, sorted(self.order)), 5)}'
-            )
-        is_box = count in (5, 6) or count == self.pose_columns
-        shares = values[1:5] if is_box else values[1:]
-        if not is_box and not all(map(math.isfinite, shares)):
-            raise _RowError('box-invalid', f'{" ".join(row)[:80]!r} has points that are not finite')
-        if any(abs(share) > MAX_SHARE for share in shares):  # not NaN, which the check names
-            raise _RowError('shares-expected', f'{" ".join(row[:5])}: coordinates are shares of the image, 0 to 1')
-        digits = _digits(row[1:])
-        self.scores += count == 6
-        if is_box:
-            return self.order[label], _box(values[1:5], size, digits)
-        self.outlines += 1
-        return self.order[label], _box_around(shares, size, digits)
-
-    def add_notes(self) -> None:
-        if self.outlines:
-            self.data.notes.append(f'{amount(self.outlines, "outline")}: the box around each is used')
-        if self.scores:
-            self.data.notes.append(f'{amount(self.scores, "line")} with a sixth number, a score, which is not used')
-
-
-class _RowError(Exception):
-    def __init__(self, kind: str, problem: str) -> None:
-        super().__init__(problem)
-        self.kind = kind
-
-
-def _digits(texts: list[str]) -> int:
-    """Return the number of decimals that numbers were rounded to, or a larger one."""
-    counts = []
-    for text in texts:
-        match = FRACTION.search(text)
-        counts.append(17 if 'e' in text.lower() else len(match[1]) if match else 0)
-    # Numbers of the same length were written by a tool that keeps the zeros at their ends, e.g. 5 by supervision.
-    is_fixed = len(set(counts)) == 1 and counts[0] >= MIN_DIGITS
-    return counts[0] if is_fixed else max(DIGITS, *counts)
-
-
-def _box(shares: list[float], size: tuple[int, int], digits: int) -> Xywh:
-    """Return ``(x, y, width, height)`` in pixels of centre and size in shares."""
-    (cx, cy, w, h), (width, height) = shares, size
-    unit = 10.0**-digits
-    return (
-        _shortest((cx - w / 2) * width, 0.75 * unit * width),
-        _shortest((cy - h / 2) * height, 0.75 * unit * height),
-        _shortest(w * width, 0.5 * unit * width),
-        _shortest(h * height, 0.5 * unit * height),
-    )
-
-
-def _box_around(shares: list[float], size: tuple[int, int], digits: int) -> Xywh:
-    """Return ``(x, y, width, height)`` in pixels around points in shares."""
-    unit = 10.0**-digits
-    result = []
-    for axis, side in enumerate(size):
-        values = shares[axis::2]
-        result.append(
-            (
-                _shortest(min(values) * side, 0.5 * unit * side),
-                _shortest((max(values) - min(values)) * side, unit * side),
-            )
-        )
-    return result[0][0], result[1][0], result[0][1], result[1][1]
-
-
-def _shortest(value: float, error: float) -> float:
-    """Return the number with the fewest decimals that is not farther from a value than its error."""
-    error = max(1.0001 * error, 1e-12 * abs(value))  # a share may lie in the middle between two numbers of its digits
-    for decimals in range(4):
-        rounded = round(value, decimals)
-        if abs(rounded - value) <= error:
-            return rounded + 0.0  # no -0.0
-    return value
 
 
 def _note_missing(files: Files, images: list[str], labels: dict[str, str], data: DetectionData) -> None:

@@ -1,0 +1,149 @@
+"""Read the rows of YOLO's label files: a class and shares of the image, which become pixels."""
+
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from mnv4_mm.data.findings import Finding
+from mnv4_mm.data.form import Box, DetectionData
+from mnv4_mm.data.formats.files import amount, first
+from mnv4_mm.data.formats.geometry import Xywh
+
+MAX_SHARE = 2  # a larger number is one of pixels
+FRACTION = re.compile(r'\.(\d*)')
+DIGITS, MIN_DIGITS = 6, 4  # decimals that most tools write, and the fewest that are believed to be all
+
+
+class RowReader:
+    """Reads the rows of label files.
+
+    Args:
+        order: Label by class number.
+        pose_columns: Number of columns of a pose, if the data has poses.
+        data: Data set that findings are added to.
+    """
+
+    def __init__(self, order: dict[int, int], pose_columns: int | None, data: DetectionData) -> None:
+        self.order = order
+        self.pose_columns = pose_columns
+        self.data = data
+        self.outlines = 0
+        self.scores = 0
+
+    def read(self, path: Path, rows: list[list[str]], size: tuple[int, int]) -> Iterator[Box]:
+        """Yield the boxes of a label file; a row that is none becomes a finding.
+
+        Args:
+            path: The file.
+            rows: Its lines, split at blanks.
+            size: Width and height of the image.
+        """
+        for number, row in enumerate(rows, 1):
+            if not row:
+                continue
+            entry = f'line {number}'
+            try:
+                label, xywh = self._read_row(row, size)
+            except _RowError as error:
+                self.data.findings.append(Finding(error.kind, path, str(error), entry))
+                continue
+            yield Box(xywh, label, entry)
+
+    def _read_row(self, row: list[str], size: tuple[int, int]) -> tuple[int, Xywh]:
+        count = len(row)
+        try:
+            values = [float(value) for value in row]
+        except ValueError as error:
+            shown = ' '.join(row)
+            raise _RowError('box-invalid', f'{shown[:80]!r} is not a class and four or more numbers') from error
+        label = class_number(row[0])
+        is_polygon = count >= 7 and count % 2 == 1
+        if label is None or not (count in (5, 6) or is_polygon or count == self.pose_columns):
+            shown = ' '.join(row)
+            raise _RowError('box-invalid', f'{shown[:80]!r} is neither "class x y width height" nor a class and points')
+        if label not in self.order:
+            raise _RowError(
+                'class-unlisted', f'class {label}; the classes are {first(map(str, sorted(self.order)), 5)}'
+            )
+        is_box = count in (5, 6) or count == self.pose_columns
+        shares = values[1:5] if is_box else values[1:]
+        if not is_box and not all(map(math.isfinite, shares)):
+            raise _RowError('box-invalid', f'{" ".join(row)[:80]!r} has points that are not finite')
+        if any(abs(share) > MAX_SHARE for share in shares):  # not NaN, which the check names
+            raise _RowError('shares-expected', f'{" ".join(row[:5])}: coordinates are shares of the image, 0 to 1')
+        digits = _digits(row[1:])
+        self.scores += count == 6
+        if is_box:
+            return self.order[label], _box(values[1:5], size, digits)
+        self.outlines += 1
+        return self.order[label], _box_around(shares, size, digits)
+
+    def add_notes(self) -> None:
+        if self.outlines:
+            self.data.notes.append(f'{amount(self.outlines, "outline")}: the box around each is used')
+        if self.scores:
+            self.data.notes.append(f'{amount(self.scores, "line")} with a sixth number, a score, which is not used')
+
+
+class _RowError(Exception):
+    def __init__(self, kind: str, problem: str) -> None:
+        super().__init__(problem)
+        self.kind = kind
+
+
+def _digits(texts: list[str]) -> int:
+    """Return the number of decimals that numbers were rounded to, or a larger one."""
+    counts = []
+    for text in texts:
+        match = FRACTION.search(text)
+        counts.append(17 if 'e' in text.lower() else len(match[1]) if match else 0)
+    # Numbers of the same length were written by a tool that keeps the zeros at their ends, e.g. 5 by supervision.
+    is_fixed = len(set(counts)) == 1 and counts[0] >= MIN_DIGITS
+    return counts[0] if is_fixed else max(DIGITS, *counts)
+
+
+def _box(shares: list[float], size: tuple[int, int], digits: int) -> Xywh:
+    """Return ``(x, y, width, height)`` in pixels of centre and size in shares."""
+    (cx, cy, w, h), (width, height) = shares, size
+    unit = 10.0**-digits
+    return (
+        _shortest((cx - w / 2) * width, 0.75 * unit * width),
+        _shortest((cy - h / 2) * height, 0.75 * unit * height),
+        _shortest(w * width, 0.5 * unit * width),
+        _shortest(h * height, 0.5 * unit * height),
+    )
+
+
+def _box_around(shares: list[float], size: tuple[int, int], digits: int) -> Xywh:
+    """Return ``(x, y, width, height)`` in pixels around points in shares."""
+    unit = 10.0**-digits
+    result = []
+    for axis, side in enumerate(size):
+        values = shares[axis::2]
+        result.append(
+            (
+                _shortest(min(values) * side, 0.5 * unit * side),
+                _shortest((max(values) - min(values)) * side, unit * side),
+            )
+        )
+    return result[0][0], result[1][0], result[0][1], result[1][1]
+
+
+def _shortest(value: float, error: float) -> float:
+    """Return the number with the fewest decimals that is not farther from a value than its error."""
+    error = max(1.0001 * error, 1e-12 * abs(value))  # a share may lie in the middle between two numbers of its digits
+    for decimals in range(4):
+        rounded = round(value, decimals)
+        if abs(rounded - value) <= error:
+            return rounded + 0.0  # no -0.0
+    return value
+
+
+def class_number(text: str) -> int | None:
+    """Return the number of a class, which may be written with a decimal point; None if it is none."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return int(number) if number.is_integer() and 0 <= number < 2**31 else None
