@@ -29,7 +29,7 @@ from mnv4_mm.data.formats.masks import require
 from mnv4_mm.data.formats.recognise import check_folder
 from mnv4_mm.data.mask_split import MaskSplit, read_names
 from mnv4_mm.data.mask_values import MaskValues, decode_masks, read_values
-from mnv4_mm.data.prepare import check_fixed_folder, prepared_folder, read_checked, read_split, write_split
+from mnv4_mm.data.prepare import check_fixed_folder, prepared_folder, read_split, write_split
 from mnv4_mm.errors import UserError
 
 MIN_MASKS_FOR_PROGRESS = 500
@@ -106,6 +106,7 @@ def _examine(root: Path, classes: tuple[str, ...] | None, data: MaskData | None)
             if ALL in data.splits:
                 written = write_split(split_file, result.splits)
                 result.checked = replace(result.checked, split_file=written)
+                result.checked = result.checked.with_notes([f'the split is written to {written}'])
             order = class_order(root, data.classes, classes) if classes else range(len(data.classes))
             _write_prepared(folder, data, result, list(order))
             layout = _read_layout(root, folder)
@@ -177,8 +178,12 @@ def _read_json(path: Path) -> dict | None:
 
 def _read_layout(root: Path, folder: Path) -> MaskLayout | None:
     """Return what was prepared in a folder. None if it is missing or damaged."""
-    content, checked = _read_json(folder / INDEX), read_checked(folder, root)
-    if content is None or checked is None:
+    content = _read_json(folder / INDEX)
+    if content is None:
+        return None
+    try:
+        checked = CheckedData.from_json((folder / 'checked.json').read_bytes(), root, folder)
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     splits = {
         name: MaskSplit(

@@ -229,6 +229,48 @@ def test_masks_are_checked_before_training(tmp_path, drawn, call_tool):
     assert not (tmp_path / 'w').exists()
 
 
+def test_images_and_masks_of_any_layout_are_trained_on_and_measured(tmp_path):
+    """Masks in colours, two kinds of images, no split: only --data is given."""
+    root = tmp_path / 'mine'
+    rng = np.random.default_rng(0)
+    colours = np.array([(0, 0, 0), (255, 0, 0), (0, 0, 255)], np.uint8)
+    labels = {}
+    for folder in ('images/day', 'masks/day'):
+        (root / folder).mkdir(parents=True)
+    for name in ('0.jpg', '0.png', '1.jpg', '2.jpg', '3.jpg', '4.jpg', '5.jpg', '6.jpg', '7.jpg', '8.jpg'):
+        labels[name] = np.repeat(np.repeat(rng.integers(0, 3, (4, 6)), 12, 0), 12, 1)
+        pixels = colours[labels[name]] // 2 + rng.integers(0, 99, (48, 72, 3), np.uint8)
+        Image.fromarray(pixels).save(root / 'images/day' / name)
+        Image.fromarray(colours[labels[name]]).save(root / 'masks/day' / f'{name}.png')
+    (root / 'labelmap.txt').write_text('rest:0,0,0::\nred:255,0,0::\nblue:0,0,255::\n')
+    options = {**IN_PROCESS, 'train_dataloader.batch_size': 2}
+    train(NAME, data=str(root), work_dir=str(tmp_path / 'w'), iters=2, cfg_options=options)
+    checkpoint = str(tmp_path / 'w/iter_2.pth')
+    for path in ('masks/day', 'images/day'):
+        for option in ('out', 'show_dir'):
+            with pytest.raises(UserError, match='overwritten'):
+                evaluate_files(None, checkpoint, work_dir=str(tmp_path), **{option: str(root / path)})
+    metrics = evaluate_files(
+        None, checkpoint, on='train', out=str(tmp_path / 'maps'), show_dir=str(tmp_path / 'shown'),
+        work_dir=str(tmp_path / 't'),
+    )  # fmt: skip
+    split = prepare_masks(root).train
+    names = [path.name for path in split.image_files()]
+    assert len(names) == 8
+    # The first two images differ in their suffix only.
+    maps = {name: tmp_path / 'maps' / (f'{name}.png' if name[0] == '0' else f'{name[0]}.png') for name in names}
+    assert sorted(path.name for path in (tmp_path / 'maps').iterdir()) == sorted(path.name for path in maps.values())
+    assert sorted(path.name for path in (tmp_path / 'shown').iterdir()) == sorted(names)
+    both, either = np.zeros(3), np.zeros(3)
+    for name, path in maps.items():
+        predicted = np.array(Image.open(path)).astype(int) - 1  # prepared masks begin with 1
+        for label in range(3):
+            expected, detected = labels[name] == label, predicted == label
+            both[label] += (expected & detected).sum()
+            either[label] += (expected | detected).sum()
+    assert metrics['trained_on/mIoU'] == pytest.approx((both / either)[either > 0].mean(), abs=1e-9)
+
+
 def test_missing_ade20k_is_an_error_with_advice(call_tool, tmp_path):
     result = call_tool(
         'train.py', 'mnv4_fpn_ade20k', '--work-dir', tmp_path / 'w',
