@@ -8,6 +8,7 @@ from mmengine.config import Config
 from mnv4_mm.config.index import find_data
 from mnv4_mm.config.load import load_config
 from mnv4_mm.config.nested import dicts, on_copy
+from mnv4_mm.data.cache import cache_folder
 from mnv4_mm.data.formats.configured import innermost_dataset
 from mnv4_mm.errors import UserError
 from mnv4_mm.tasks import task_of
@@ -44,10 +45,11 @@ def set_data(cfg: Config, layout: Layout, allow_dropped: bool = False) -> Config
 
 
 def restore_data(cfg: Config) -> Config:
-    """Recognise and check the data set that a config names by ``own_data``, and use it.
+    """Recognise, check and prepare the data set that a config names by ``own_data``, and use its files.
 
     A checkpoint's config names the one of ``--data``: it may have changed since training, and the cache folder with the
-    prepared files may be gone. A shipped config names one of the repository.
+    prepared files may be gone. A shipped config names one of the repository. Evaluators follow when ``set_data_roots``
+    is applied.
 
     Raises:
         UserError: The data set is not there (any more), or cannot be used.
@@ -55,14 +57,20 @@ def restore_data(cfg: Config) -> Config:
     own = cfg.get('own_data')
     if not own:
         return cfg
+    task = task_of(cfg)
     classes = innermost_dataset(cfg.test_dataloader.dataset).metainfo.classes
+    root, allow_dropped = find_data(Path(own.root)), own.get('allow_dropped', False)
     try:
-        layout = task_of(cfg).find(
-            str(find_data(Path(own.root))), classes=classes, allow_dropped=own.get('allow_dropped', False)
-        )
+        layout = task.find(str(root), classes=classes, allow_dropped=allow_dropped)
     except UserError as error:
         raise UserError(f'the data set of this config: {error}; --data names it elsewhere') from error
-    return set_data(cfg, layout, own.get('allow_dropped', False))
+    prepared = cache_folder(root)
+    for loader, split in zip(LOADERS, (layout.train, layout.val, layout.val), strict=True):
+        paths = [part for part in dataset_split(cfg, loader) if isinstance(part, Path)] if cfg.get(loader) else []
+        # Not of a data set that was put into the config by hand.
+        if any(path.is_relative_to(prepared) or not path.exists() for path in paths):
+            task.set_split(innermost_dataset(cfg[loader].dataset), split)
+    return cfg
 
 
 def data_notes(config: str, layout: Layout) -> list[str]:

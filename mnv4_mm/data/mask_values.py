@@ -4,6 +4,7 @@ Which value is which class is decided from the values of all masks (``data/forma
 heavy.
 """
 
+import contextlib
 import json
 import struct
 import warnings
@@ -25,6 +26,7 @@ from mnv4_mm.version import __version__
 FORMAT = 1
 MIN_MASKS_FOR_PROGRESS = 500  # fewer take about a second
 MAX_COUNTED = 1024  # more values or colours than that are no classes, and are not remembered
+PNG = b'\x89PNG\r\n\x1a\n'
 Colour = tuple[int, int, int]
 
 
@@ -171,7 +173,7 @@ def _decode_all(root: Path, names: Sequence[str]) -> Iterator[tuple[str, MaskVal
 
     pool = ThreadPoolExecutor()
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore', Image.DecompressionBombWarning)
+        warnings.filterwarnings('ignore', module='PIL')  # damaged metadata, large images
         try:
             results = zip(names, pool.map(lambda name: count_values(root / name), names), strict=True)
             yield from track(
@@ -237,9 +239,19 @@ def read_values(path: str | Path) -> DecodedMask:
             return _decoded(image, _stored_bits(path))
     except UserError:
         raise
-    # What Pillow refuses, OpenCV may read: damaged parts that are not pixels, long texts, sizes.
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError):
+    except (OSError, SyntaxError, EOFError, struct.error) as error:
+        if is_png(path):  # OpenCV refuses it too, and libpng prints lines of its own
+            raise UserError(f'{path} is not a readable mask: {" ".join(str(error).split())}') from error
         return DecodedMask(read_mask(path))
+    # Long texts and many pixels: OpenCV reads more of them than Pillow.
+    except (ValueError, Image.DecompressionBombError):
+        return DecodedMask(read_mask(path))
+
+
+def is_png(path: str | Path) -> bool:
+    with contextlib.suppress(OSError), open(path, 'rb') as file:
+        return file.read(8) == PNG
+    return False
 
 
 def _stored_bits(path: str | Path) -> int:

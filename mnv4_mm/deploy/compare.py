@@ -8,7 +8,7 @@ from mmengine.config import Config
 
 from mnv4_mm.apis.model import load_model
 from mnv4_mm.config.classes import set_classes_of, set_label_order
-from mnv4_mm.config.data import fit_data, on_training_images, require_data, resolve_data_roots
+from mnv4_mm.config.data import fit_data, on_training_images, require_data, resolve_data_roots, restore_data
 from mnv4_mm.deploy.arguments import check_compare
 from mnv4_mm.deploy.artifacts import Artifact
 from mnv4_mm.deploy.difference import difference
@@ -183,6 +183,8 @@ def _test_config(cfg: Config, data: str | None, on: str) -> Config:
     """Return a config with the data set of the user, and with the training images as its test set if asked for."""
     if data:
         cfg = fit_data(cfg, task_of(cfg).find(data))
+    else:
+        restore_data(cfg)
     return on_training_images(cfg) if on == 'train' else cfg
 
 

@@ -1,0 +1,104 @@
+"""A user's detection data through training and evaluation: what is printed, and what a checkpoint remembers."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from end_to_end import IN_PROCESS, resized
+
+from mnv4_mm.apis.evaluate import evaluate_files
+from mnv4_mm.apis.train import train
+from mnv4_mm.config.checkpoint import checkpoint_config
+from mnv4_mm.config.data import dataset_split, restore_data
+from mnv4_mm.data.cache import cache_folder
+from mnv4_mm.errors import UserError
+from mnv4_mm.weights.checkpoint import read_checkpoint
+
+NAME = 'mnv4_ssdlite_coco-mini'
+OPTIONS = {**IN_PROCESS, **resized(96), 'train_dataloader.batch_size': 4, 'train_dataloader.dataset.times': 1}
+
+
+def copy_bccd(source: Path, out: Path, count: int) -> Path:
+    """Copy the first images of BCCD with their annotations, without the lists of a split."""
+    for folder, suffix in (('JPEGImages', '.jpg'), ('Annotations', '.xml')):
+        (out / folder).mkdir(parents=True)
+        for path in sorted((source / folder).glob(f'*{suffix}'))[:count]:
+            shutil.copy(path, out / folder)
+    return out
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory, repository) -> tuple[Path, Path]:
+    """Data set, and work directory of a run of one epoch on it."""
+    folder = tmp_path_factory.mktemp('own')
+    root = copy_bccd(repository / 'data/mini/bccd', folder / 'blood', 10)
+    return root, train(NAME, data=str(root), work_dir=str(folder / 'w'), epochs=1, cfg_options=OPTIONS)
+
+
+def checkpoint(run: tuple[Path, Path]) -> str:
+    return str(run[1] / 'epoch_1.pth')
+
+
+def test_what_is_trained_on_is_printed(run, capsys, tmp_path):
+    train(NAME, data=str(run[0]), work_dir=str(tmp_path / 'w'), epochs=1, cfg_options=OPTIONS)
+    output = capsys.readouterr().out
+    assert 'Pascal VOC, 3 classes, 8 train images' in output
+    assert '8 images are for training and 2 for validation, drawn with seed 0' in output
+    assert 'of 8 images 8, of' in output
+    assert "of the boxes of 'Platelets' are smaller than half the smallest anchor" in output
+
+
+def test_nothing_to_train_on_is_one_line_before_training(run, tmp_path):
+    options = OPTIONS | {'train_dataloader.dataset.dataset.filter_cfg.min_size': 500}
+    with pytest.raises(UserError, match=r'of 8 images 0.*8 images smaller than 500 pixels'):
+        train(NAME, data=str(run[0]), work_dir=str(tmp_path / 'w'), epochs=1, cfg_options=options)
+    assert not (tmp_path / 'w').exists()
+
+
+def test_a_checkpoint_remembers_its_data(run, tmp_path):
+    cfg = checkpoint_config(read_checkpoint(checkpoint(run)))
+    assert cfg.own_data == dict(root=str(run[0]), allow_dropped=False)
+    first = evaluate_files(None, checkpoint(run), work_dir=str(tmp_path / 'a'))
+    assert next(iter(first)).startswith('blood/')
+    shutil.rmtree(cache_folder(run[0]))
+    assert evaluate_files(None, checkpoint(run), work_dir=str(tmp_path / 'b')) == first
+    assert Path(dataset_split(cfg, 'test_dataloader').annotations).is_file()
+
+
+def test_changed_data_is_prepared_again_and_data_put_in_by_hand_stays(run, tmp_path):
+    cfg = checkpoint_config(read_checkpoint(checkpoint(run)))
+    before = dataset_split(cfg, 'test_dataloader').annotations
+    name = json.loads(before.read_text())['images'][0]['file_name']
+    path = run[0] / 'Annotations' / f'{Path(name).stem}.xml'
+    text = path.read_text()
+    try:
+        path.write_text(text.replace('<xmin>', '<xmin>1', 1).replace('<xmax>', '<xmax>5', 1))
+        after = dataset_split(restore_data(cfg), 'test_dataloader').annotations
+        assert after != before
+        by_hand = tmp_path / 'by_hand.json'
+        shutil.copy(before, by_hand)
+        cfg.test_dataloader.dataset.ann_file = str(by_hand)
+        assert dataset_split(restore_data(cfg), 'test_dataloader').annotations == by_hand
+    finally:
+        path.write_text(text)
+
+
+def test_data_that_is_gone_is_named(run, tmp_path):
+    moved = run[0].rename(run[0].with_name('moved'))
+    try:
+        with pytest.raises(
+            UserError, match=r'the data set of this config: no folder .*blood.*--data names it elsewhere'
+        ):
+            evaluate_files(None, checkpoint(run), work_dir=str(tmp_path / 'a'))
+        assert not (tmp_path / 'a').exists()
+        metrics = evaluate_files(None, checkpoint(run), data=str(moved), work_dir=str(tmp_path / 'a'))
+        assert next(iter(metrics)).startswith('moved/')
+    finally:
+        moved.rename(run[0])
+
+
+@pytest.mark.parametrize('folder', ['', 'JPEGImages'])
+def test_images_are_not_overwritten(run, tmp_path, folder):
+    with pytest.raises(UserError, match='overwritten'):
+        evaluate_files(None, checkpoint(run), show_dir=str(run[0] / folder), work_dir=str(tmp_path / 'a'))
