@@ -9,9 +9,12 @@ import pytest
 from mask_folders import ADE, FLAT, SPLIT, Layout, pattern, save_image, save_mask, write
 from PIL import Image
 
+from mnv4_mm.cli import main
 from mnv4_mm.data.check_masks import check_masks
+from mnv4_mm.data.form import DetectionData, MaskData
 from mnv4_mm.data.formats.masks import read
 from mnv4_mm.data.formats.public_classes import CAMVID_CLASSES, CITYSCAPES_CLASSES, CITYSCAPES_IDS, VOC_CLASSES
+from mnv4_mm.data.formats.recognise import recognise
 from mnv4_mm.data.mask_split import read_names
 from mnv4_mm.data.prepare_masks import MaskLayout, prepare_masks
 from mnv4_mm.errors import UserError
@@ -410,6 +413,26 @@ def test_folders_without_masks_are_not_segmentation(root):
 
 def test_a_data_set_of_boxes_is_not_segmentation(repository):
     assert read(repository / 'data/mini/coco') is None
+
+
+def test_masks_are_recognised_among_all_formats(root, drawn):
+    """Without a task, boxes come first where a folder has both, as drawn data has."""
+    write(root, Layout('images/{i}.jpg', 'labels/{i}.png', ('',)), [0, 1], count=6)
+    assert isinstance(recognise(root), MaskData)
+    assert isinstance(recognise(drawn), DetectionData)
+    assert isinstance(recognise(drawn, 'segmentation'), MaskData)
+
+
+def test_mnv4_check_names_and_mends(root, tmp_path, capsys):
+    write(root, FLAT, [0, 1, 255], count=6, files={'classes.txt': 'cat\ndog\n'})
+    save_mask(root / 'masks/0.png', pattern([0, 1, 7]))
+    assert main(['check', str(root), '--allow-dropped', '--fix', str(tmp_path / 'fixed')]) == 0
+    out = ' '.join(capsys.readouterr().out.split())
+    assert 'mask values 0 to 1 are classes, 255 is unlabelled' in out
+    assert 'masks/0.png: 40 pixels have the value 7' in out
+    assert main(['check', str(root)]) == 2
+    assert '1 of 6 images (16.7 %)' in ' '.join(capsys.readouterr().err.split())
+    assert len(prepared_values(prepare_masks(tmp_path / 'fixed'))) == 5
 
 
 def test_the_small_real_and_the_drawn_data_set(repository, drawn):
