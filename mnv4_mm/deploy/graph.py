@@ -7,7 +7,7 @@ them, or computed outside the file by ``runtime.results``.
 import copy
 import math
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -331,7 +331,8 @@ def crop_kernels(module: fx.GraphModule) -> None:
         if conv.op != 'call_function' or conv.target is not aten.conv2d.default:
             continue
         defaults = (None, [1, 1], [0, 0], [1, 1], 1)
-        bias, stride, padding, dilation, groups = cast(tuple, (*conv.args[2:], *defaults[len(conv.args) - 2 :]))
+        settings: tuple[Any, ...] = (*conv.args[2:], *defaults[len(conv.args) - 2 :])
+        bias, stride, padding, dilation, groups = settings
         image, weight = conv.args[0].meta.get('val'), tensors.get(conv.args[1].target)
         if image is None or weight is None or list(image.shape[2:]) != [1, 1]:
             continue
