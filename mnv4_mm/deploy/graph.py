@@ -330,10 +330,9 @@ def crop_kernels(module: fx.GraphModule) -> None:
     for number, conv in enumerate(list(graph.nodes)):
         if conv.op != 'call_function' or conv.target is not aten.conv2d.default:
             continue
-        bias, stride, padding, dilation, groups = (
-            *conv.args[2:],
-            *(None, [1, 1], [0, 0], [1, 1], 1)[len(conv.args) - 2 :],
-        )
+        defaults = (None, [1, 1], [0, 0], [1, 1], 1)
+        settings: tuple[Any, ...] = (*conv.args[2:], *defaults[len(conv.args) - 2 :])
+        bias, stride, padding, dilation, groups = settings
         image, weight = conv.args[0].meta.get('val'), tensors.get(conv.args[1].target)
         if image is None or weight is None or list(image.shape[2:]) != [1, 1]:
             continue

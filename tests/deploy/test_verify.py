@@ -222,6 +222,7 @@ def test_operator_sets_are_declared_once(once, ssdlite):
     assert [entry.version for entry in model.opset_import if entry.domain == ''] == [18]
 
 
+@pytest.mark.long
 def test_a_path_with_blanks_and_other_scripts(lraspp, tmp_path, photos):
     folder = tmp_path / 'my run (1) - v2.0 図'
     folder.mkdir()
