@@ -114,18 +114,25 @@ def kill_and_resume(
     rng, moments = random.Random(seed), []
     for number in range(kills):
         process = start(config, data, work_dir, options, resume=number > 0)
-        until = time.monotonic() + rng.uniform(0.2, 1.0) * length
-        while time.monotonic() < until and process.is_alive():
-            if number % 2 and (parts := list(work_dir.glob('.*.part'))):
-                time.sleep(rng.uniform(0, 0.01))
-                until = 0
-                moments.append(f'writing {parts[0].name}')
-            time.sleep(0.001)
+        if number % 2:
+            moments.append(f'writing {_wait_for_part(process, work_dir)}')
+            time.sleep(rng.uniform(0, 0.01))
+        else:
+            time.sleep(rng.uniform(0.2, 1.0) * length)
         process.kill()
         process.join()
         moments.append(json.dumps(sorted(path.name for path in work_dir.glob('*.pth'))))
     finish(start(config, data, work_dir, options, resume=True), work_dir)
     return moments
+
+
+def _wait_for_part(process: Any, work_dir: Path) -> str:
+    """Wait until a checkpoint is being written, and return the name of the temporary file; '' if the run ended."""
+    while process.is_alive():
+        if parts := list(work_dir.glob(f'.*.{process.pid}.part')):
+            return parts[0].name
+        time.sleep(0.001)
+    return ''
 
 
 def complete(work_dir: Path) -> list[str]:
