@@ -2,7 +2,8 @@
 
 Each position of a run's sequence of images has a seed of its own. Augmentation therefore does not depend on how often
 the workers of a data loader have been started: mmengine's ``worker_init_fn`` gives the first epoch after a resume the
-random numbers of the first epoch of the run, and repeats them in each epoch without ``persistent_workers``.
+random numbers of the first epoch of the run (open-mmlab/mmdetection#4193), and repeats them in each epoch without
+``persistent_workers``.
 """
 
 import random
