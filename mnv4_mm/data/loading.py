@@ -24,12 +24,17 @@ ATTEMPTS = 10
 SKIPPED = 'skipped_images'
 
 
-def set_seeds(*key: int) -> None:
-    """Seed the generators of Python, numpy and torch with a hash of some integers."""
+def set_seeds(*key: int, all_devices: bool = False) -> None:
+    """Seed the generators of Python, numpy and torch with a hash of some integers.
+
+    Args:
+        *key: The integers.
+        all_devices: Seed torch's generators of all devices, which takes 150 microseconds, not only that of the CPU.
+    """
     first, second, third = np.random.SeedSequence(key).generate_state(3)
     random.seed(int(first))
     np.random.seed(second)
-    torch.manual_seed(int(third))
+    (torch.manual_seed if all_devices else torch.default_generator.manual_seed)(int(third))
 
 
 class Position(int):
