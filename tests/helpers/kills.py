@@ -100,7 +100,8 @@ def finish(process: Any, work_dir: Path) -> float:
 def kill_and_resume(
     config: str, data: Path, work_dir: Path, options: dict[str, Any], kills: int, length: float, seed: int
 ) -> list[str]:
-    """Train, kill at random moments, every second time, the first included, while a checkpoint is being written, and resume to the end.
+    """Train, kill at random moments, and resume to the end. The first kill, and then every second, hits a write of a
+    checkpoint.
 
     Args:
         config: Name of a config.
