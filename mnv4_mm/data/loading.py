@@ -2,7 +2,8 @@
 
 Each position of a run's sequence of images has a seed of its own. Augmentation therefore does not depend on how often
 the workers of a data loader have been started: mmengine's ``worker_init_fn`` gives the first epoch after a resume the
-random numbers of the first epoch of the run, and repeats them in each epoch without ``persistent_workers``.
+random numbers of the first epoch of the run (open-mmlab/mmdetection#4193), and repeats them in each epoch without
+``persistent_workers``.
 """
 
 import random
@@ -23,12 +24,17 @@ ATTEMPTS = 10
 SKIPPED = 'skipped_images'
 
 
-def set_seeds(*key: int) -> None:
-    """Seed the generators of Python, numpy and torch with a hash of some integers."""
+def set_seeds(*key: int, all_devices: bool = False) -> None:
+    """Seed the generators of Python, numpy and torch with a hash of some integers.
+
+    Args:
+        *key: The integers.
+        all_devices: Seed torch's generators of all devices, which takes 150 microseconds, not only that of the CPU.
+    """
     first, second, third = np.random.SeedSequence(key).generate_state(3)
     random.seed(int(first))
     np.random.seed(second)
-    torch.manual_seed(int(third))
+    (torch.manual_seed if all_devices else torch.default_generator.manual_seed)(int(third))
 
 
 class Position(int):

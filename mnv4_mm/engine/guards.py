@@ -29,7 +29,7 @@ class StepSeedHook(Hook):
     priority = 'VERY_HIGH'
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        set_seeds(runner.seed, get_rank(), STEP_STREAM, runner.iter)
+        set_seeds(runner.seed, get_rank(), STEP_STREAM, runner.iter, all_devices=True)
 
 
 @HOOKS.register_module()

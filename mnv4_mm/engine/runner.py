@@ -73,7 +73,8 @@ class SafeRunner(Runner):
         """
         seed = checkpoint.meta.get('seed') if checkpoint is not None and cfg.get('resume') else None
         if seed is not None and (cfg.get('randomness') or {}).get('seed') is None:
-            # mmengine sets it only after it has built the sampler, whose order would be another one.
+            # mmengine sets it only after it has built the sampler, which has another order then
+            # (open-mmlab/mmengine#1468).
             cfg = copy.deepcopy(cfg)
             cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}
         runner = super().from_cfg(cfg)

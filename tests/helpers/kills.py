@@ -65,6 +65,7 @@ def segmenter_options(steps: int) -> dict[str, Any]:
 def train(config: str, data: Path, work_dir: Path, options: dict[str, Any], resume: bool) -> None:
     """Train in this process, which is one of its own; its output goes to a file."""
     work_dir.mkdir(parents=True, exist_ok=True)
+    (work_dir / 'started').touch()
     log = os.open(work_dir / 'output.txt', os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -89,15 +90,18 @@ def start(config: str, data: Path, work_dir: Path, options: dict[str, Any], resu
     return process
 
 
-def finish(process: Any, work_dir: Path) -> None:
+def finish(process: Any, work_dir: Path) -> float:
+    """Wait for a run, and return the seconds that it took."""
     process.join()
     assert process.exitcode == 0, (work_dir / 'output.txt').read_text()[-3000:]
+    return time.time() - (work_dir / 'started').stat().st_mtime
 
 
 def kill_and_resume(
     config: str, data: Path, work_dir: Path, options: dict[str, Any], kills: int, length: float, seed: int
 ) -> list[str]:
-    """Train, kill at random moments, every second time while a checkpoint is being written, and resume to the end.
+    """Train, kill at random moments, and resume to the end. The first kill, and then every second, hits a write of a
+    checkpoint.
 
     Args:
         config: Name of a config.
@@ -113,19 +117,29 @@ def kill_and_resume(
     """
     rng, moments = random.Random(seed), []
     for number in range(kills):
+        (work_dir / 'started').unlink(missing_ok=True)
         process = start(config, data, work_dir, options, resume=number > 0)
-        until = time.monotonic() + rng.uniform(0.2, 1.0) * length
-        while time.monotonic() < until and process.is_alive():
-            if number % 2 and (parts := list(work_dir.glob('.*.part'))):
-                time.sleep(rng.uniform(0, 0.01))
-                until = 0
-                moments.append(f'writing {parts[0].name}')
-            time.sleep(0.001)
+        if number % 2 == 0:
+            moments.append(f'writing {_wait_for_part(process, work_dir)}')
+            time.sleep(rng.uniform(0, 0.01))
+        else:
+            while process.is_alive() and not (work_dir / 'started').exists():
+                time.sleep(0.01)
+            time.sleep(rng.uniform(0.2, 1.0) * length)
         process.kill()
         process.join()
         moments.append(json.dumps(sorted(path.name for path in work_dir.glob('*.pth'))))
     finish(start(config, data, work_dir, options, resume=True), work_dir)
     return moments
+
+
+def _wait_for_part(process: Any, work_dir: Path) -> str:
+    """Wait until a checkpoint is being written, and return the name of the temporary file; '' if the run ended."""
+    while process.is_alive():
+        if parts := list(work_dir.glob(f'.*.{process.pid}.part')):
+            return parts[0].name
+        time.sleep(0.001)
+    return ''
 
 
 def complete(work_dir: Path) -> list[str]:

@@ -5,7 +5,6 @@ And a disk that is full leaves the last complete checkpoint.
 
 import os
 import subprocess
-import time
 from pathlib import Path
 
 import kills
@@ -27,13 +26,11 @@ def data(tmp_path):
     ids=['epochs', 'iterations'],
 )
 def test_a_killed_run_ends_with_identical_weights(config, options, data, tmp_path):
-    start = time.monotonic()
     whole, killed = tmp_path / 'whole', tmp_path / 'killed'
-    kills.finish(kills.start(config, data, whole, options, resume=False), whole)
-    length = time.monotonic() - start
+    length = kills.finish(kills.start(config, data, whole, options, resume=False), whole)
     moments = kills.kill_and_resume(config, data, killed, options, KILLS, length, seed=0)
     print(*moments, sep='\n')
-    assert sum('writing' in moment for moment in moments) >= KILLS // 4
+    assert sum('writing .' in moment for moment in moments) >= KILLS // 4
     last = Path((whole / 'last_checkpoint').read_text())
     assert Path((killed / 'last_checkpoint').read_text()).name == last.name
     assert kills.differences(last, killed / last.name) == []

@@ -305,6 +305,27 @@ FAULTS = (
         ('tests/config',),
     ),
     Fault(
+        'give each epoch the random numbers of the first',
+        'mnv4_mm/data/loading.py',
+        'yield Position(index, (self.seed, get_rank(), self.epoch, place))',
+        'yield Position(index, (self.seed, get_rank(), 0, place))',
+        ('tests/data/test_loading.py',),
+    ),
+    Fault(
+        'resume a damaged checkpoint of a run',
+        'mnv4_mm/weights/checkpoint.py',
+        'for path in list_checkpoints(folder):',
+        'for path in list_checkpoints(folder)[:1]:',
+        ('tests/engine/test_training_guards.py',),
+    ),
+    Fault(
+        'measure a checkpoint by the position of its classes',
+        'mnv4_mm/config/classes.py',
+        'task_of(cfg).set_class_order(cfg, dataset, classes, trained_on)',
+        'task_of(cfg).set_class_order(cfg, dataset, classes, classes)',
+        ('tests/config/test_classes.py',),
+    ),
+    Fault(
         'overwrite a finished run',
         'mnv4_mm/config/resume.py',
         'if last and not cfg.resume:',
