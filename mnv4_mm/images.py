@@ -30,6 +30,7 @@ mmcv's ``LoadImageFromFile`` returns the same pixels for every file read here, e
 AVIF. The transform ``LoadImage`` takes its place in the pipelines of configs.
 """
 
+import errno
 import mmap
 import os
 import stat
@@ -242,9 +243,8 @@ def _png_chunk(kind: bytes, content: bytes) -> bytes:
 def _read_bytes(path: str | Path, mapped: bool = False) -> np.ndarray:
     """Return the content of a file, (N,) uint8; ``mapped``: parts are read from the disk when they are accessed."""
     try:
+        _check_file(os.stat(path), path)  # before it is opened: a named pipe waits for a writer
         with open(path, 'rb') as file:
-            status = os.fstat(file.fileno())
-            _check_file(status, path)
             if mapped:
                 return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
             return np.fromfile(file, np.uint8)
@@ -260,7 +260,8 @@ def _read_bytes(path: str | Path, mapped: bool = False) -> np.ndarray:
 
 def _check_file(status: os.stat_result, path: str | Path) -> None:
     if not stat.S_ISREG(status.st_mode):  # /dev/zero does not end
-        raise UserError(f'{path} cannot be read: it is not a file')
+        kind = os.strerror(errno.EISDIR) if stat.S_ISDIR(status.st_mode) else 'it is not a file'
+        raise UserError(f'{path} cannot be read: {kind}')
     if not status.st_size:
         raise UserError(f'{path} is empty')
     if status.st_size > MAX_BYTES:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 
+import kills
 import pytest
 from end_to_end import (
     IN_PROCESS,
@@ -90,15 +91,16 @@ def test_a_killed_detector_resumes(few, call_tool, repository, tmp_path):
     check_run(work_dir, 'bbox_mAP')
 
 
-def test_a_killed_segmenter_resumes(few, call_tool, repository, tmp_path):
-    work_dir = tmp_path / 'run'
-    options = arguments({**IN_PROCESS, 'train_dataloader.batch_size': 2})
-    more = ['--data', few, '--work-dir', work_dir, '--iters', 40, *options]
-    kill_after_first_checkpoint(repository, work_dir, 'mnv4_lraspp_ade20k-mini', *more)
-    resumed = call_tool('train.py', 'mnv4_lraspp_ade20k-mini', '--resume', *more)
-    assert resumed.returncode == 0, resumed.stderr
-    assert re.search(r'resumed epoch: 0, iter: [123]0', resumed.stdout)
-    assert last_checkpoint(work_dir).endswith('iter_40.pth')
+def test_a_segmenter_killed_twice_ends_with_identical_weights(few, tmp_path):
+    """With workers, augmentation and dropout, once while a checkpoint is written. More: tests/long/test_kills.py."""
+    options, start = kills.segmenter_options(6), time.monotonic()
+    whole, killed = tmp_path / 'whole', tmp_path / 'killed'
+    kills.finish(kills.start(kills.SEGMENTER, few, whole, options, resume=False), whole)
+    length = time.monotonic() - start
+    moments = kills.kill_and_resume(kills.SEGMENTER, few, killed, options, 2, length, seed=0)
+    assert any('writing' in moment for moment in moments)
+    assert last_checkpoint(killed).endswith('iter_6.pth')
+    assert kills.differences(whole / 'iter_6.pth', killed / 'iter_6.pth') == []
 
 
 def test_both_metrics_of_a_mini_config_are_reported(call_tool, tmp_path):

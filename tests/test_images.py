@@ -1,6 +1,7 @@
 """Every unusual image file has the same pixels, or the same error, wherever it is read."""
 
 import io
+import os
 import struct
 import warnings
 import zlib
@@ -365,7 +366,12 @@ def test_paths_that_are_no_files_or_too_large_are_refused_at_once(tmp_path):
     with sparse.open('wb') as file:
         file.write(JPEG)
         file.truncate(MAX_BYTES + 1)
-    for path, message in (('/dev/zero', 'it is not a file'), (sparse, f'{MAX_BYTES + 1} bytes, images at most')):
+    os.mkfifo(tmp_path / 'pipe.jpg')
+    for path, message in (
+        ('/dev/zero', 'it is not a file'),
+        (tmp_path / 'pipe.jpg', 'it is not a file'),
+        (sparse, f'{MAX_BYTES + 1} bytes, images at most'),
+    ):
         for read in (read_image, image_size, image_facts, read_mask, check_image_file):
             with pytest.raises(UserError, match=message):
                 read(path)

@@ -18,6 +18,7 @@ from mnv4_mm.config.data import data_lines, require_data
 from mnv4_mm.config.load import load_config
 from mnv4_mm.config.options import TrainOptions
 from mnv4_mm.config.resume import check_no_run, initial_checkpoint
+from mnv4_mm.config.small_data import set_started_backbone
 from mnv4_mm.config.training import training_config
 from mnv4_mm.config.weights import published_tags
 from mnv4_mm.engine.runner import SafeRunner
@@ -118,6 +119,8 @@ def train(
     checkpoint = _read_weights(cfg)
     set_label_order(cfg)
     if checkpoint is not None:
+        if cfg.resume and data:
+            set_started_backbone(cfg, checkpoint, options)
         _say(set_classes_of(cfg, checkpoint, fine_tuning=not cfg.resume))
     folder = make_output_folder('--work-dir', cfg.work_dir)
     _warn(disagreeing_normalisation(cfg), lost_weights(loaded, cfg))

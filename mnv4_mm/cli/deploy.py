@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mnv4_mm.cli.arguments import Parser
 from mnv4_mm.config.options import KeyValueAction
+from mnv4_mm.config.rules import check_device
 from mnv4_mm.config.source import check_config_file
 from mnv4_mm.errors import UserError
 from mnv4_mm.paths import check_output_folder
@@ -26,7 +27,11 @@ def add_export(parser: Parser) -> None:
     parser.add_argument('--config', help='config to use instead of the one in the checkpoint')
     parser.add_argument('--out-dir', help='where to write (default: exported/ beside the checkpoint)')
     parser.add_argument(
-        '--size', nargs='+', type=int, metavar='N', help='height and width of the input (default: as in testing)'
+        '--size',
+        nargs=2,
+        type=int,
+        metavar=('HEIGHT', 'WIDTH'),
+        help='size of the input in pixels, multiples of 32 (default: as in testing)',
     )
     parser.add_argument(
         '--dynamic',
@@ -195,9 +200,11 @@ def deploy(args: argparse.Namespace) -> None:
     from mnv4_mm.deploy.arguments import check_mmdeploy
 
     check_config_file(args.model_cfg)
+    check_device(args.device)
     unsupported = {name: getattr(args, name) for name in ('calib_dataset_cfg', 'quant', 'quant_image_dir', 'uri')}
     images = [args.img, *(args.test_img or [])]
     check_mmdeploy(args.deploy_cfg, args.checkpoint, images, args.work_dir, args.show, unsupported)
+    check_config_file(args.deploy_cfg)
     options = {name: value for name, value in vars(args).items() if name not in ('call', 'parser')}
     paths = [options.pop(name) for name in ('deploy_cfg', 'model_cfg', 'checkpoint', 'img')]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mnv4_mm.cli.arguments import Parser
 from mnv4_mm.config.options import EvaluateOptions, TrainOptions
-from mnv4_mm.config.rules import check_precision
+from mnv4_mm.config.rules import check_device, check_precision, may_have_gpu
 from mnv4_mm.config.source import check_config_file
 from mnv4_mm.paths import (
     check_checkpoint,
@@ -41,10 +41,13 @@ def train(args: argparse.Namespace) -> None:
     if options.weights not in (None, 'timm', 'none'):
         check_weights_file(options.weights)
     check_config_data(source, options, ('train_dataloader', 'val_dataloader'))
-    if options.amp_dtype:
-        import torch  # takes seconds, but less than OpenMMLab
+    if options.amp_dtype == 'fp16':
+        on_gpu = may_have_gpu()
+        if on_gpu:
+            import torch  # takes seconds, but less than OpenMMLab
 
-        check_precision(options.amp_dtype, torch.cuda.is_available())
+            on_gpu = torch.cuda.is_available()
+        check_precision(options.amp_dtype, on_gpu)
 
     from mnv4_mm.apis.train import train
 
@@ -130,6 +133,8 @@ def infer(args: argparse.Namespace) -> int:
 
     if args.config:
         check_config_file(args.config)
+    if args.device:
+        check_device(args.device)
     # It imports torch only to load a checkpoint, after its own checks: an exported file does not need it.
     inferred = infer_files(
         args.source,

@@ -19,7 +19,7 @@ from mnv4_mm.errors import UserError
 
 # Keys of transforms whose values are sizes, (width, height) in mmdet.
 SIZES = ('scale', 'img_scale', 'size', 'crop_size')
-SAMPLE = 600  # boxes that anchors are fitted to, the same number of each class; the report counts all boxes
+SAMPLE = 300  # boxes that anchors are fitted to, the same number of each class; the report counts all boxes
 SEED = 0
 
 
@@ -139,7 +139,7 @@ def fit_anchors(cfg: Config) -> str:
         return -_mean_over_classes(best_iou(sample, build(values)), sample)
 
     result = differential_evolution(
-        loss, bounds, x0=np.clip(start, *np.transpose(bounds)), seed=SEED, popsize=8, maxiter=60, tol=1e-3, polish=False
+        loss, bounds, x0=np.clip(start, *np.transpose(bounds)), seed=SEED, popsize=6, maxiter=40, tol=1e-3, polish=False
     )
     new = build(result.x)
     before, after = (best_iou(boxes, generator) for generator in (old, new))
@@ -187,15 +187,16 @@ def best_iou(boxes: Boxes, generator: Mapping[str, Any]) -> np.ndarray:
         boxes: The boxes. The anchors are taken as going on beyond the border of the image.
         generator: Config of an anchor generator.
     """
-    area, box = boxes.sizes.prod(1)[:, None], boxes.sizes[:, None]
-    best = np.zeros(len(boxes.sizes))
-    for step, centre, sizes in levels_of(generator):
-        # Distance from the centre of a box to the nearest anchor's: anchors repeat at each stride.
-        distance = boxes.centres - centre
-        distance = np.abs(distance - np.round(distance / step) * step)[:, None]  # (N, 1, 2)
-        overlap = np.minimum(np.minimum(box, sizes), (box + sizes) / 2 - distance).clip(0).prod(-1)  # (N, A)
-        best = np.maximum(best, (overlap / (area + sizes.prod(1) - overlap)).max(1))
-    return best
+    levels = list(levels_of(generator))
+    counts = [len(sizes) for _, _, sizes in levels]
+    step = np.repeat([step for step, _, _ in levels], counts, axis=0)  # (A, 2)
+    centre = np.repeat([centre for _, centre, _ in levels], counts, axis=0)
+    anchor, box = np.concatenate([sizes for _, _, sizes in levels]), boxes.sizes[:, None]
+    # Distance from the centre of a box to the nearest anchor's: anchors repeat at each stride.
+    distance = boxes.centres[:, None] - centre
+    distance = np.abs(distance - np.round(distance / step) * step)  # (N, A, 2)
+    overlap = np.minimum(np.minimum(box, anchor), (box + anchor) / 2 - distance).clip(0).prod(-1)  # (N, A)
+    return (overlap / (box.prod(-1) + anchor.prod(-1) - overlap)).max(1)
 
 
 def levels_of(generator: Mapping[str, Any]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:

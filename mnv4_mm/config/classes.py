@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.registry import DATASETS, DefaultScope
+from mmengine.registry import DATASETS
 
 from mnv4_mm.config.data import LOADERS
 from mnv4_mm.data.formats.configured import innermost_dataset
@@ -58,9 +58,9 @@ def set_classes_of(cfg: Config, checkpoint: Checkpoint, *, fine_tuning: bool = F
             matched = True
         elif not fine_tuning:
             raise UserError(
-                f'{checkpoint.path} and the data have other classes: the checkpoint {_listed(trained_on, classes)}, '
-                f'the data {_listed(classes, trained_on)}. A checkpoint is tested and resumed with the classes it was '
-                f'trained on; {FINE_TUNE.format(path=checkpoint.path)}'
+                f'{checkpoint.path} was trained on other classes than the data has: {_listed(trained_on, classes)} '
+                f'there, {_listed(classes, trained_on)} here. It is tested and resumed with its own classes only; '
+                f'{FINE_TUNE.format(path=checkpoint.path)}'
             )
     return f'the data list the classes in another order than {checkpoint.path}: matched by name' if matched else None
 
@@ -78,8 +78,10 @@ def dataset_classes(cfg: Config, dataset: Any) -> tuple[str, ...] | None:
     """Return the classes of a data set's config in the order of labels; None if it does not name them."""
     classes = (dataset.get('metainfo') or {}).get('classes')
     if classes is None:
-        with DefaultScope.overwrite_default_scope(cfg.default_scope):
-            kind = DATASETS.get(dataset.type) if isinstance(dataset.type, str) else dataset.type
+        kind = dataset.type
+        if isinstance(kind, str):
+            with DATASETS.switch_scope_and_registry(cfg.default_scope) as registry:
+                kind = registry.get(kind)
         classes = getattr(kind, 'METAINFO', {}).get('classes')
     return tuple(classes) if isinstance(classes, list | tuple) else None
 
@@ -88,4 +90,4 @@ def _listed(classes: Sequence[str], others: Sequence[str]) -> str:
     """Name the classes, those that the others lack first."""
     ordered = [*(name for name in classes if name not in others), *(name for name in classes if name in others)]
     more = f', ... ({len(ordered)} in all)' if len(ordered) > 8 else ''
-    return f'has {", ".join(ordered[:8])}{more}'
+    return f'{", ".join(ordered[:8])}{more}'

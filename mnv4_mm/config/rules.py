@@ -3,7 +3,12 @@
 Imports nothing heavy: the config is a mapping, read by ``source`` or by mmengine.
 """
 
+import difflib
+import importlib.util
+import re
+import sys
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from mnv4_mm.config.index import near_names
@@ -17,6 +22,8 @@ RUNNER_KEYS = {
     'custom_hooks', 'data_preprocessor', 'load_from', 'resume', 'launcher', 'env_cfg', 'log_processor', 'log_level',
     'visualizer', 'default_scope', 'randomness', 'experiment_name',
 }  # fmt: skip
+# Types of devices that torch names.
+DEVICES = ('cpu', 'cuda', 'mps', 'xpu', 'npu', 'mlu', 'musa', 'hpu')
 # Keys that a config must have to be trained.
 TRAINING_PARTS = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
 # Top-level keys that are used after the config file has been read. Other names of a config file (`batch_size`) are used
@@ -28,14 +35,34 @@ READ_KEYS = RUNNER_KEYS | {
 
 
 def check_backbone_name(name: str) -> None:
-    """Check the name of a backbone. Names of timm nets are checked by timm, when it is imported.
+    """Check the name of a backbone.
 
     Raises:
-        UserError: Unknown name; similar names are listed.
+        UserError: Unknown name; similar names are listed. timm is not installed.
     """
     names = [f'mnv4_{arch}' for arch in ARCHS]
-    if not name.startswith('timm:') and name not in names:
+    if name.startswith('timm:'):
+        _check_timm_name(name.removeprefix('timm:'))
+    elif name not in names:
         raise UserError(f'no backbone {name!r}{near_names(name, names)}; or timm:<name of a timm net>')
+
+
+def _check_timm_name(name: str) -> None:
+    """Check the name of a timm net, e.g. ``resnet50`` or ``resnet50.a1_in1k``. The import of timm takes seconds."""
+    spec = importlib.util.find_spec('timm')
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError('a timm:<name> backbone needs timm: pip install timm')
+    net = name.partition('.')[0]
+    if 'timm' in sys.modules:  # with the nets that other packages have registered
+        names = sys.modules['timm'].list_models()
+    else:
+        files = (Path(spec.submodule_search_locations[0]) / 'models').glob('*.py')
+        function = re.compile(r'^@register_model\s+def (\w+)', re.MULTILINE)
+        names = [name for file in files for name in function.findall(file.read_text(encoding='utf-8'))]
+    if names and net not in names:
+        near = difflib.get_close_matches(net, names, n=5)
+        similar = f'; near: {", ".join(near)}' if near else ''
+        raise UserError(f'no backbone timm:{name}: timm has no net {net!r}{similar}')
 
 
 def check_backbone_of(cfg: Any) -> None:
@@ -60,6 +87,26 @@ def check_precision(dtype: str, on_gpu: bool) -> None:
     """
     if dtype == 'fp16' and not on_gpu:
         raise UserError('--amp-dtype fp16 needs a GPU; a CPU has bf16')
+
+
+def may_have_gpu() -> bool:
+    """Return False if it is certain that torch would find no GPU. Importing torch to ask takes two seconds."""
+    if sys.platform != 'linux':
+        return sys.platform != 'darwin'  # fp16 is for CUDA and ROCm
+    # Device files of NVIDIA (also Jetson), of WSL, and of AMD.
+    return any(Path('/dev', name).exists() for name in ('nvidiactl', 'nvhost-ctrl', 'nvgpu', 'nvmap', 'dxg', 'kfd'))
+
+
+def check_device(device: str) -> None:
+    """Check that a text can name a device of torch.
+
+    Raises:
+        UserError: It cannot.
+    """
+    if not re.fullmatch(rf'({"|".join(DEVICES)})(:\d+)?', device):
+        raise UserError(
+            f'--device {device}: name one of {", ".join(DEVICES)}, with a number if there are several: cuda:1'
+        )
 
 
 def check_complete(cfg: Any, keys: Iterable[str]) -> None:

@@ -4,11 +4,13 @@ from collections.abc import Callable
 
 from mmengine.config import Config
 
+from mnv4_mm.config.checkpoint import checkpoint_config
 from mnv4_mm.config.optimizer import set_learning_rate_scaling
 from mnv4_mm.config.options import TrainOptions
 from mnv4_mm.config.schedule import set_length
 from mnv4_mm.config.weights import default_tag, is_pretrained, published_tags, set_weights
 from mnv4_mm.errors import UserError
+from mnv4_mm.weights.checkpoint import Checkpoint
 from mnv4_mm.weights.hub import fetch_timm
 
 # Data sets with more training images keep the schedule and the norms of the config.
@@ -19,7 +21,9 @@ SAMPLES, PASSES = 30_000, 12
 FEW = 1_000
 
 
-def set_small_data(cfg: Config, images: int, options: TrainOptions, log: Callable[[str], object]) -> Config:
+def set_small_data(
+    cfg: Config, images: int, options: TrainOptions, log: Callable[[str], object], *, resumes: bool = False
+) -> Config:
     """Adjust weights, norms, length and learning rate of a config to a user's data set.
 
     Whatever an option or ``--cfg-options`` sets is left alone.
@@ -29,11 +33,15 @@ def set_small_data(cfg: Config, images: int, options: TrainOptions, log: Callabl
         images: Number of training images.
         options: Options of training.
         log: Takes one line about each choice.
+        resumes: The run resumes a checkpoint: weights and norms are then those that it was started with, see
+            ``set_started_backbone``.
     """
     set_by_user = tuple(options.cfg_options or {})
-    _set_weights(cfg, options, set_by_user, log)
+    if not resumes:
+        _set_weights(cfg, options, set_by_user, log)
     if images <= SMALL:
-        _freeze_norms(cfg, images, set_by_user, log)
+        if not resumes:
+            _freeze_norms(cfg, images, set_by_user, log)
         _set_length(cfg, images, options, set_by_user, log)
     rate_is_set = any(key.startswith(('optim_wrapper', 'auto_scale_lr')) for key in set_by_user)
     base = cfg.get('auto_scale_lr', {}).get('base_batch_size')
@@ -48,9 +56,22 @@ def set_small_data(cfg: Config, images: int, options: TrainOptions, log: Callabl
     return cfg
 
 
+def set_started_backbone(cfg: Config, checkpoint: Checkpoint, options: TrainOptions) -> Config:
+    """Use the weights and norms that a resumed run was started with; there may have been a network then."""
+    set_by_user = options.weights or any(key.startswith('model.backbone') for key in options.cfg_options or {})
+    if set_by_user or 'cfg' not in checkpoint.meta:
+        return cfg
+    started = checkpoint_config(checkpoint).model.get('backbone') or {}
+    for key in ('init_cfg', 'norm_eval'):
+        cfg.model.backbone.pop(key, None)
+        if key in started:
+            cfg.model.backbone[key] = started[key]
+    return cfg
+
+
 def _set_weights(cfg: Config, options: TrainOptions, set_by_user: tuple[str, ...], log: Callable) -> None:
     """Start from ImageNet weights if they are on this machine or can be downloaded."""
-    if options.weights or options.resume or any(key.startswith(('model.backbone', 'load_from')) for key in set_by_user):
+    if options.weights or any(key.startswith(('model.backbone', 'load_from')) for key in set_by_user):
         return
     if cfg.get('load_from') or cfg.model.backbone.get('type') != 'MobileNetV4':
         return

@@ -20,6 +20,7 @@ from mnv4_mm.config.small_data import set_small_data
 from mnv4_mm.config.weights import set_weights
 from mnv4_mm.errors import UserError
 from mnv4_mm.tasks import task_of
+from mnv4_mm.weights.checkpoint import list_checkpoints
 
 
 def training_config(
@@ -53,7 +54,8 @@ def training_config(
     if options.data:
         layout = task_of(cfg).find(options.data, allow_dropped=options.allow_dropped)
         set_data(cfg, layout, options.allow_dropped)
-        set_small_data(cfg, task_of(cfg).count_images(layout.train), options, log)
+        images = task_of(cfg).count_images(layout.train)
+        set_small_data(cfg, images, options, log, resumes=_resumes(cfg, options))
     else:
         restore_data(cfg)
     if options.allow_dropped:
@@ -83,6 +85,14 @@ def training_config(
     set_fused(cfg, options.fused)
     set_resume(cfg, options.resume, cfg_options)
     return set_data_roots(cfg)
+
+
+def _resumes(cfg: Config, options: TrainOptions) -> bool:
+    """Return True if there is a checkpoint that ``--resume`` continues."""
+    if isinstance(options.resume, bool):
+        folder = (options.cfg_options or {}).get('work_dir', cfg.work_dir)
+        return options.resume and bool(list_checkpoints(folder))
+    return True
 
 
 def _default_work_dir(cfg: Config, options: TrainOptions) -> str:

@@ -74,7 +74,8 @@ def examine_detection(
 def _examine(root: Path, classes: Sequence[str] | None, data: DetectionData | None = None) -> CocoLayout:
     with prepared_folder(root, 'detection', classes) as folder:
         checked = read_checked(folder, root)
-        if checked is None:
+        is_whole = all((folder / f'instances_{name}.json').is_file() for name in SPLITS)
+        if checked is None or not (is_whole or checked.refusals(allow_dropped=True)):
             read = data or recognise(root, 'detection')
             assert isinstance(read, DetectionData)
             checked = prepare_read(read, folder, classes)
@@ -95,7 +96,7 @@ def prepare_read(data: DetectionData, folder: Path, classes: Sequence[str] | Non
     split_file = cache_folder(data.root) / 'split-detection.json'
     result = check_detection(data, read_split(split_file))
     checked = replace(result.checked, folder=folder)
-    if ALL in data.splits or VAL not in data.splits:
+    if ALL in data.splits or set(data.splits) == {TRAIN}:
         checked = replace(checked, split_file=write_split(split_file, result.splits))
         checked = checked.with_notes([f'the split is written to {split_file}'])
     if not checked.refusals(allow_dropped=True):
@@ -141,11 +142,9 @@ def is_checked(root: Path) -> bool:
 def read_checked(folder: Path, root: Path) -> CheckedData | None:
     """Read the result of an earlier check; None if there is none, or not all of its files."""
     try:
-        checked = CheckedData.from_json((folder / 'checked.json').read_bytes(), root, folder)
+        return CheckedData.from_json((folder / 'checked.json').read_bytes(), root, folder)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    is_whole = all((folder / f'instances_{name}.json').is_file() for name in SPLITS)
-    return checked if is_whole or checked.refusals(allow_dropped=True) else None
 
 
 def is_prepared(path: Path) -> bool:

@@ -56,7 +56,7 @@ def checkpoint_of(path: Path) -> Path:
     Raises:
         UserError: It is in neither place.
     """
-    name = read_meta(path).source.get('checkpoint', '')
+    name = Path(read_meta(path).source.get('checkpoint', '')).name  # never a path that leads out of the folders
     candidates = [folder / name for folder in (path.parent.parent, path.parent)]
     checkpoint = next((candidate for candidate in candidates if candidate.is_file()), None)
     if checkpoint is None:

@@ -201,6 +201,8 @@ class Graph:
             folded = program.module()
             assert isinstance(folded, fx.GraphModule)
             fold_norms(folded)
+            if self.meta.input.size:
+                crop_kernels(folded)
             return torch.export.export(folded, example, dynamic_shapes=shapes)
 
     def _dynamic_shapes(self) -> tuple | None:
@@ -312,6 +314,42 @@ def fold_norms(module: fx.GraphModule) -> None:
             conv.args = (conv.args[0], *(graph.get_attr(name) for name in names), *conv.args[3:])
         norm.replace_all_uses_with(conv)
         graph.erase_node(norm)
+    graph.eliminate_dead_code()
+    module.delete_all_unused_submodules()
+    module.recompile()
+
+
+def crop_kernels(module: fx.GraphModule) -> None:
+    """Crop the kernels of convolutions on feature maps of 1x1 to their centre, in place: the rest meets padding only.
+
+    OpenCV 4 computes depthwise convolutions with padding on such maps wrongly, without an error (4.12 and 4.14): SSD's
+    last level, the largest anchors.
+    """
+    graph = module.graph
+    tensors: dict[Any, Tensor] = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers())
+    for number, conv in enumerate(list(graph.nodes)):
+        if conv.op != 'call_function' or conv.target is not aten.conv2d.default:
+            continue
+        bias, stride, padding, dilation, groups = (
+            *conv.args[2:],
+            *(None, [1, 1], [0, 0], [1, 1], 1)[len(conv.args) - 2 :],
+        )
+        image, weight = conv.args[0].meta.get('val'), tensors.get(conv.args[1].target)
+        if image is None or weight is None or list(image.shape[2:]) != [1, 1]:
+            continue
+        sides = weight.shape[2:]
+        is_centred = all(
+            side > 1 and side % 2 and pad == side // 2 * step
+            for side, pad, step in zip(sides, padding, dilation, strict=True)
+        )
+        if not is_centred:
+            continue
+        middle = sides[0] // 2, sides[1] // 2
+        centre = weight[:, :, middle[0] : middle[0] + 1, middle[1] : middle[1] + 1].detach().clone()
+        name = f'{conv.args[1].target.replace(".", "_")}_centre_{number}'
+        module.register_parameter(name, nn.Parameter(centre, requires_grad=False))
+        with graph.inserting_before(conv):
+            conv.args = (conv.args[0], graph.get_attr(name), bias, stride, [0, 0], [1, 1], groups)
     graph.eliminate_dead_code()
     module.delete_all_unused_submodules()
     module.recompile()

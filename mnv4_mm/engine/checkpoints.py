@@ -42,7 +42,8 @@ class SafeCheckpointHook(CheckpointHook):
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         runner.message_hub.update_info('last_validation', runner.iter)
         before = runner.message_hub.runtime_info.get('best_score')
-        super().after_val_epoch(runner, metrics or {})
+        if metrics:  # else nothing was measurable, as the evaluator has said
+            super().after_val_epoch(runner, metrics)
         # With a better score, mmengine has saved again.
         if self._saved_iter == runner.iter and runner.message_hub.runtime_info.get('best_score') == before:
             step = runner.epoch if self.by_epoch else runner.iter

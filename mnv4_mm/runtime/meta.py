@@ -7,6 +7,7 @@ nothing but Python.
 import dataclasses
 import hashlib
 import json
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from mnv4_mm.digest import file_digest
 from mnv4_mm.errors import UserError
 
 FORMAT = 1
+MAX_INPUT = 2**14  # largest side of an input in pixels
 META_KEY = 'mnv4_mm'  # the key of the JSON inside a file
 Kind = Literal['raw', 'nms', 'logits', 'class_map']
 Task = Literal['detection', 'segmentation']
@@ -159,9 +161,12 @@ class Meta:
                 raise ValueError(f'kind {meta.kind!r} does not fit {meta.task}')
             if meta.task == 'detection' and meta.selection is None:
                 raise ValueError('selection is missing')
+            _check_values(meta)
             return meta
         except (ValueError, UnicodeDecodeError) as error:
             raise UserError(f'{name} cannot be read: {" ".join(str(error).split())}') from error
+        except RecursionError:
+            raise UserError(f'{name} cannot be read: its brackets are nested too deeply') from None
 
 
 def _parse(kind: Any, value: Any, key: str) -> Any:
@@ -187,6 +192,22 @@ def _parse(kind: Any, value: Any, key: str) -> Any:
     if isinstance(kind, type) and type(value) is kind:
         return value
     raise ValueError(f'{key} is {value!r:.60}')
+
+
+def _check_values(meta: Meta) -> None:
+    """Check numbers that preprocessing allocates memory by, or divides by."""
+    for key, sides in (('input.size', meta.input.size), ('resize.scale', meta.resize.scale)):
+        if sides and not all(1 <= side <= MAX_INPUT for side in sides):
+            raise ValueError(f'{key} is {sides}, not 1 to {MAX_INPUT} pixels')
+    if meta.input.size is None and meta.resize.scale is None:
+        raise ValueError('neither input.size nor resize.scale has a value')
+    if not 1 <= meta.input.divisor <= MAX_INPUT:
+        raise ValueError(f'input.divisor is {meta.input.divisor}')
+    numbers = (*meta.input.mean, *meta.input.std)
+    if not all(math.isfinite(number) for number in numbers) or 0 in meta.input.std:
+        raise ValueError(f'input.mean or input.std is {numbers}, not finite, or a deviation of 0')
+    if not all(0 <= value <= 255 for colour in (meta.resize.pad, *(meta.palette or ())) for value in colour):
+        raise ValueError('resize.pad or palette has a value outside of 0 to 255')
 
 
 def sidecar(path: Path) -> Path:

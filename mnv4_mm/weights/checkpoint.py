@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import re
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -88,6 +89,7 @@ def read_checkpoint(source: str | Path | Checkpoint, map_location: Any = 'cpu') 
     if isinstance(source, Checkpoint):
         return source
     path = check_checkpoint(source)
+    _check_unpacked_size(path)
     try:
         with torch.serialization.safe_globals(RUNNER_TYPES):
             content = torch.load(path, map_location=map_location, weights_only=True)
@@ -102,6 +104,23 @@ def read_checkpoint(source: str | Path | Checkpoint, map_location: Any = 'cpu') 
     if not isinstance(content, dict) or not isinstance(content.get('meta', {}), dict):
         raise UserError(f'{path} is not a checkpoint: it is not a dict, or its meta is not')
     return Checkpoint(path, content)
+
+
+def _check_unpacked_size(path: Path) -> None:
+    """Check that the parts of a zip archive are stored as they are, which torch.save does.
+
+    Raises:
+        UserError: They unpack to more than the size of the file.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(part.file_size for part in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return  # torch has the message for what is no archive
+    if unpacked > path.stat().st_size:
+        raise UserError(
+            f'{path} is refused: it unpacks to {unpacked} bytes, more than it has; torch.save compresses nothing'
+        )
 
 
 def list_checkpoints(folder: str | Path) -> list[Path]:

@@ -162,6 +162,24 @@ def test_names_in_subfolders_are_kept(net, nets, tmp_path):
         assert all((out / path).is_file() for path in maps)
 
 
+def test_a_net_that_detects_nothing_writes_empty_results(nets, tmp_path):
+    from mnv4_mm.runtime.results import Detections
+    from mnv4_mm.runtime.writer import DetectionWriter
+
+    (tmp_path / 'out').mkdir()
+    writer = DetectionWriter(tmp_path / 'out', coco=True)
+    image = np.zeros((4, 6, 3), np.uint8)
+    empty = Detections(
+        np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), ('a',), image=image
+    )
+    np.testing.assert_array_equal(writer.add('a.png', empty), image)
+    writer.save()
+    assert content(tmp_path / 'out') == dict(
+        images=[dict(id=1, file_name='a.png', width=6, height=4)], annotations=[], categories=[dict(id=1, name='a')]
+    )
+    assert json.loads((tmp_path / 'out/coco_results.json').read_text()) == []
+
+
 def test_images_are_not_overwritten(nets, tmp_path):
     inner = draw(tmp_path / 'data/images/images/a.jpg')
     before = inner.read_bytes()

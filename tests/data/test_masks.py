@@ -170,6 +170,23 @@ CASES = {
     'mmseg': Case(
         Layout('img_dir/{split}/{i}.jpg', 'ann_dir/{split}/{i}.png'), {0: 1, 1: 2, 255: 0}, ('background', 'foreground')
     ),
+    'train2017': Case(
+        Layout('images/{split}2017/{i}.jpg', 'annotations/{split}2017/{i}.png'), {0: 1, 1: 2, 2: 3},
+        ('class_0', 'class_1', 'class_2'),
+    ),
+    'masks-in-the-folder-of-images': Case(
+        Layout('{i}.jpg', 'masks/{i}.png', ('',)), {0: 1, 1: 2}, ('background', 'foreground')
+    ),
+    'masks-in-the-folder-of-a-split': Case(
+        Layout('{split}/{i}.jpg', '{split}/masks/{i}.png'), {0: 1, 1: 2}, ('background', 'foreground')
+    ),
+    'carvana': Case(
+        Layout('train/{i}.jpg', 'train_masks/{i}_mask.gif', ('train',)), {0: 1, 1: 2}, ('background', 'foreground')
+    ),
+    'pets': Case(
+        Layout('images/{i}.jpg', 'annotations/trimaps/{i}.png', ('',)), {1: 1, 2: 2, 3: 3},
+        ('class_1', 'class_2', 'class_3'),
+    ),
     'nested': Case(
         Layout('download/mydata/Images/{i}.tif', 'download/mydata/Labels/{i}.tif', ('',)), {0: 1, 1: 2},
         ('a', 'b'), {'download/mydata/classes.txt': 'a\nb\n'},
@@ -359,6 +376,25 @@ def test_hidden_files_are_passed_over(root):
     (root / 'masks/.DS_Store').write_bytes(b'\0')
     (root / 'masks/._0.png').write_bytes(b'\0' * 9)
     assert not read(root).findings
+
+
+def test_links_to_folders_are_followed_once(root, tmp_path):
+    write(tmp_path / 'elsewhere', SPLIT, [0, 1, 2])
+    for kind in ('images', 'masks'):
+        (root / kind).mkdir(parents=True)
+        for split in ('train', 'val'):
+            (root / kind / split).symlink_to(tmp_path / 'elsewhere' / kind / split)
+        (root / kind / 'loop').symlink_to(root / kind)
+    assert sorted(prepared_values(prepare_masks(root))) == [
+        f'images/{split}/{i}.jpg' for split, numbers in (('train', '012'), ('val', '345')) for i in numbers
+    ]
+
+
+def test_test_images_need_no_masks(root):
+    write(root, SPLIT, [0, 1, 2])
+    for i in range(5):
+        save_image(root / f'images/test/{i}.jpg', i)
+    assert '5 test images have no mask and are not used' in prepare_masks(root).checked.notes
 
 
 def test_folders_without_masks_are_not_segmentation(root):

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 import torch
 from end_to_end import arguments, draw_few, resized
-from mmengine.evaluator import BaseMetric, Evaluator
+from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
-from mmengine.runner import Runner
 from torch import nn
 
 from mnv4_mm.engine.guards import SkippedImagesHook, non_finite
@@ -34,7 +33,7 @@ DETECTOR, SEGMENTER = 'mnv4_ssdlite_coco-mini', 'mnv4_lraspp_ade20k-mini'
 NO_WORKERS = {f'{split}_dataloader.num_workers': 0 for split in ('train', 'val', 'test')}
 SMALL = {
     **NO_WORKERS,  # the configs keep persistent_workers
-    **resized(320),
+    **resized(160),
     'report_on_training_pictures': False,
     'train_dataloader.dataset.times': 1,
 }
@@ -122,15 +121,7 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
 
 
-SPOIL = """
-import sys, pathlib
-from mnv4_mm.data.loading import RobustDataset
-from mnv4_mm.errors import UserError
-"""
-
-
-@pytest.mark.parametrize('workers', [0, 1])
-@pytest.mark.parametrize('allowed', [0.01, 0.5])
+@pytest.mark.parametrize(('workers', 'allowed'), [(0, 0.01), (1, 0.5)])
 def test_an_image_that_becomes_unreadable_is_skipped(data, tmp_path, workers, allowed, monkeypatch):
     """train-truncated-jpeg, after the check: in a segmenter, with and without workers."""
     from mnv4_mm.apis.train import train as train_config
@@ -172,7 +163,7 @@ def test_an_image_that_becomes_unreadable_is_skipped(data, tmp_path, workers, al
         return
     run()
     log = next(work_dir.glob('*/*.log')).read_text()
-    assert '1 of 8 training images could not be read and were skipped:' in log.splitlines()[-3] + log
+    assert '1 of 8 training images could not be read and were skipped:' in log
     assert victim.name in log
     known = torch.load(work_dir / 'iter_4.pth', weights_only=False)['message_hub']['runtime_info']
     assert [victim.name in problem for problem in known[SkippedImagesHook.KEY]] == [True]
@@ -315,22 +306,15 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
 
 def test_a_file_is_there_completely_or_not_at_all(tmp_path):
     path = tmp_path / 'iter_4.pth'
-    with pytest.raises(KeyboardInterrupt), written_atomically(path) as part:  # noqa: PT012
-        part.write_bytes(b'half')
-        raise KeyboardInterrupt
+
+    def write(error: BaseException) -> None:
+        with written_atomically(path) as part:
+            part.write_bytes(b'half')
+            raise error
+
+    with pytest.raises(KeyboardInterrupt):
+        write(KeyboardInterrupt())
     assert not path.exists()
-    with (
-        pytest.raises(UserError, match='No space left on device; no checkpoint has been written yet'),
-        written_atomically(path) as part,
-    ):
-        part.write_bytes(b'half')
-        raise OSError(errno.ENOSPC, 'No space left on device')
-    assert not part.exists()
-
-
-def test_every_runner_has_the_guards():
-    from mnv4_mm.engine.runner import GUARDS
-
-    assert set(GUARDS) == {'step_seed', 'loss_guard', 'skipped_images'}
-    assert issubclass(MeasuredEvaluator, Evaluator)
-    assert Runner is not None
+    with pytest.raises(UserError, match='No space left on device; no checkpoint has been written yet'):
+        write(OSError(errno.ENOSPC, 'No space left on device'))
+    assert not path.exists()

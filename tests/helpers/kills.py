@@ -128,6 +128,13 @@ def kill_and_resume(
     return moments
 
 
+def complete(work_dir: Path) -> list[str]:
+    """Return the names of the checkpoints of a run that can be read."""
+    from mnv4_mm.weights.checkpoint import list_checkpoints, read_checkpoint
+
+    return [read_checkpoint(path).path.name for path in list_checkpoints(work_dir)]
+
+
 def differences(one: Path, other: Path) -> list[str]:
     """Return the names of the values of two checkpoints that are not identical: weights, EMA, optimizer, schedule."""
     first, second = (torch.load(path, weights_only=False) for path in (one, other))

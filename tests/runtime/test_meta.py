@@ -24,7 +24,9 @@ def meta():
 
 
 def test_metadata_survives_a_round_trip(meta):
-    for one in (meta, dataclasses.replace(meta, input=dataclasses.replace(meta.input, size=None), category_ids=None)):
+    dynamic = dataclasses.replace(meta.input, size=None)
+    resize = Resize('letterbox', (114, 114, 114), (640, 640))
+    for one in (meta, dataclasses.replace(meta, input=dynamic, resize=resize, category_ids=None)):
         assert Meta.from_json(one.to_json(), 'x') == one
 
 

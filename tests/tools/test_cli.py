@@ -127,6 +127,7 @@ LIGHT = [
     (['train', MINI, '--epochs', '0'], '--epochs must be an integer of at least 1, got 0'),
     (['train', MINI, '--epochs', 'ten'], "invalid int value: 'ten'"),
     (['train', MINI, '--amp-dtype', 'fp8'], "invalid choice: 'fp8'"),
+    (['complexity', '--backbone', 'timm:repvit_m1_2'], "timm has no net 'repvit_m1_2'; near: repvit_m1_5"),
     (['train', MINI, '--cfg-options', 'load_from'], "--cfg-options takes KEY=VALUE, got 'load_from'"),
     (['train', MINI, '--data', 'nowhere'], 'no folder nowhere'),
     (['train', MINI, '--data', '{tmp}'], 'the layout is annotations/instances_train*.json'),

@@ -16,6 +16,7 @@ from mnv4_mm.config.load import load_config
 from mnv4_mm.errors import UserError
 from mnv4_mm.models import MobileNetV4
 from mnv4_mm.models.arch import TIMM_NAMES
+from mnv4_mm.weights.strict import rows_by_class
 from mnv4_mm.weights.tags import TAGS
 
 TAG = 'mobilenetv4_conv_small.e2400_r224_in1k'
@@ -244,3 +245,32 @@ def test_a_preprocessor_that_disagrees_with_a_peers_weights_is_reported(name, me
 
 def test_models_without_a_backbone_have_nothing_to_disagree_with():
     assert disagreeing_normalisation(Config(dict(model=dict(type='SemiBaseDetector', detector={})))) is None
+
+
+@pytest.mark.parametrize('background', [0, 1])
+@pytest.mark.parametrize('anchors', [1, 3])
+def test_rows_of_the_same_class_are_taken_over_by_name(background, anchors):
+    """Fine-tuning: of a head's convolution, of which each anchor has rows of all classes."""
+    old, new = ['a', 'b', 'c', 'd'], ['c', 'x', 'a']
+
+    def head(classes, value):
+        rows = [[f'{k}{name}' for name in [*classes, *['bg'] * background]] for k in range(anchors)]
+        codes = [float(sum(map(ord, text))) for row in rows for text in row]
+        return dict(
+            cls=torch.tensor(codes)[:, None, None].expand(-1, 2, 2) + value, body=torch.full((5,), float(value))
+        )
+
+    model, wider = head(new, 1000), head([*new, 'more'], 0)
+    fitted = rows_by_class(head(old, 0), model, wider, old, new)
+    expected, random = head(new, 0)['cls'], model['cls']
+    per_anchor = len(new) + background
+    for row in range(anchors * per_anchor):
+        is_new = row % per_anchor == new.index('x')
+        assert torch.equal(fitted['cls'][row], (random if is_new else expected)[row]), row
+    assert torch.equal(fitted['body'], torch.zeros(5))
+    # The same number of other classes is not taken over by position.
+    assert torch.equal(
+        rows_by_class(head(['p', 'q', 'r'], 0), model, wider, ['p', 'q', 'r'], new)['cls'][:3], random[:3]
+    )
+    # What cannot be divided among the classes is left out.
+    assert 'cls' not in rows_by_class(dict(cls=torch.zeros(7, 2, 2)), model, wider, old, new)

@@ -15,7 +15,16 @@ from mnv4_mm.data.documents import read_json
 from mnv4_mm.data.findings import Finding
 from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, Box, DetectionData, LabelledImage
 from mnv4_mm.data.formats.classes import check_names
-from mnv4_mm.data.formats.files import Files, beginning, complete_splits, first, locate, split_by_folder, split_of
+from mnv4_mm.data.formats.files import (
+    Files,
+    amount,
+    beginning,
+    complete_splits,
+    first,
+    locate,
+    split_by_folder,
+    split_of,
+)
 from mnv4_mm.errors import UserError
 
 NAME = 'COCO JSON'
@@ -182,7 +191,9 @@ def _join_categories(sources: dict[str, AnnotationFile], data: DetectionData) ->
                 continue
             count = sources[split].used[category.id]
             if count and split == VAL:
-                problem = f'{category.name!r} has {count} boxes here and is no category of {sources[main].name}'
+                problem = (
+                    f'{category.name!r} has {amount(count, "box")} here and is no category of {sources[main].name}'
+                )
                 data.findings.append(Finding('class-unknown', path, problem, f'category {category.id}'))
             else:
                 data.notes.append(f'{category.name!r} is a category of {sources[split].name} only')
@@ -274,7 +285,7 @@ def _read_images(
         images[number] = LabelledImage(target, path, size=(whole[0], whole[1]) if len(whole) == 2 else None)
         images[number].image_id = number if isinstance(number, int) else None
     if invalid_sizes:
-        problem = f'{len(invalid_sizes)} images have no whole numbers as width and height'
+        problem = f'{amount(len(invalid_sizes), "image")} without whole numbers as width and height'
         data.findings.append(Finding('size-invalid', path, problem, invalid_sizes[0]))
     if not all(isinstance(number, int) and abs(number) < MAX_ID for number in images):
         text = next(number for number in images if not isinstance(number, int) or abs(number) >= MAX_ID)
@@ -310,7 +321,7 @@ def _read_boxes(
     areas: list[tuple[str, Any]] = []
     outlines: list[str] = []
     crowds: list[str] = []
-    texts = 0
+    has_texts = False
     for i, entry in enumerate(source.content['annotations']):
         number = _id(entry, 'id')
         position = f'entry {i} of annotations' if number is None else f'annotation {number}'
@@ -360,7 +371,7 @@ def _read_boxes(
             crowd = 1
         is_id = isinstance(number, int) and abs(number) < MAX_ID
         if number is not None and not is_id:
-            texts += 1
+            has_texts = True
         x, y, width, height = (_float(v) for v in numbers)
         image.boxes.append(
             Box(
@@ -380,18 +391,16 @@ def _read_boxes(
         data.findings.append(Finding('area-missing', path, problem, areas[0][0]))
     if outlines:
         data.notes.append(
-            f'{source.name}: {len(outlines)} annotations without bbox get the box around their outline '
+            f'{source.name}: {amount(len(outlines), "annotation")} without bbox: the box around the outline is used '
             f'(first: {outlines[0]})'
         )
     if crowds:
         data.notes.append(
-            f'{source.name}: {len(crowds)} annotations with ignore=1 count as crowds: not trained on, and no '
+            f'{source.name}: {amount(len(crowds), "annotation")} with ignore=1, a crowd: not trained on, and no '
             f'mistake if they are missed (first: {crowds[0]})'
         )
-    if texts:
-        data.notes.append(
-            f'{source.name}: {texts} annotation ids are no 64-bit integers: annotations are numbered anew'
-        )
+    if has_texts:
+        data.notes.append(f'{source.name}: annotations are numbered anew, since not all ids are 64-bit integers')
 
 
 def _id(entry: Any, key: str) -> Id | None:

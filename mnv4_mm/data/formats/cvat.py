@@ -9,7 +9,16 @@ from mnv4_mm.data.documents import read_xml
 from mnv4_mm.data.findings import Finding
 from mnv4_mm.data.form import ALL, Box, DetectionData, LabelledImage
 from mnv4_mm.data.formats.classes import check_names
-from mnv4_mm.data.formats.files import Files, beginning, complete_splits, first, locate, split_by_folder, split_of
+from mnv4_mm.data.formats.files import (
+    Files,
+    amount,
+    beginning,
+    complete_splits,
+    first,
+    locate,
+    split_by_folder,
+    split_of,
+)
 from mnv4_mm.data.formats.geometry import Xywh, box_around, box_around_rotated, box_of_edges
 from mnv4_mm.errors import UserError
 
@@ -194,10 +203,10 @@ class _ShapeReader:
     def add_notes(self) -> None:
         if self.around:
             self.data.notes.append(
-                f'{self.around} polygons, ellipses, masks and rotated boxes become the boxes around them'
+                f'{amount(self.around, "shape")} other than upright boxes: the box around each is used'
             )
         for kind, count in self.left_out.items():
-            self.data.notes.append(f'{count} shapes of the kind {kind} are left out')
+            self.data.notes.append(f'{amount(count, "shape")} of the kind {kind}: left out')
 
 
 def _number(shape: 'Element', key: str) -> float:

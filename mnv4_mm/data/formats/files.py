@@ -230,7 +230,7 @@ def _is_encodable(name: str) -> bool:
 
 
 def _count(names: list[str], what: str) -> str:
-    return f'{len(names)} image{"s" * (len(names) > 1)} {what}, the first one {names[0]!r}'
+    return f'{amount(len(names), "image")} {what}, the first one {names[0]!r}'
 
 
 def _choose_folder(files: Files, names: list[str], bases: Sequence[str], split: str | None) -> tuple[str, int]:
@@ -305,6 +305,11 @@ def beginning(path: Path, count: int = 2**16) -> bytes:
     if data[:2] in (b'\xff\xfe', b'\xfe\xff') or data[:4].count(0) == 2:
         data = data.replace(b'\0', b'')
     return data.lstrip(b'\xff\xfe\xef\xbb\xbf \t\r\n')
+
+
+def amount(count: int, noun: str) -> str:
+    """Return a count with its noun: ``1 image``, ``2 images``."""
+    return f'{count:,} {noun}{"" if count == 1 else "es" if noun.endswith("x") else "s"}'
 
 
 def first(values: Iterable[str], count: int = 3) -> str:

@@ -12,6 +12,7 @@ from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, Box, DetectionData, Labelle
 from mnv4_mm.data.formats.classes import check_names
 from mnv4_mm.data.formats.files import (
     Files,
+    amount,
     beginning,
     complete_splits,
     first,
@@ -96,7 +97,7 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
     reader.add_notes()
     bare = [name for name in files.images if name not in sources]
     if bare:
-        data.notes.append(f'{len(bare)} images have no annotation file and are not used: {first(bare)}')
+        data.notes.append(f'{amount(len(bare), "image")} without an annotation file, not used: {first(bare)}')
     for images in splits.values():
         images.sort(key=lambda image: image.name)
     splits = {split: splits[split] for split in (TRAIN, VAL, TEST, ALL) if split in splits}
@@ -196,11 +197,11 @@ class _ShapeReader:
 
     def add_notes(self) -> None:
         if self.around:
-            self.data.notes.append(f'{self.around} polygons, circles and other shapes become the boxes around them')
+            self.data.notes.append(f'{amount(self.around, "shape")} other than rectangles: the box around each is used')
         if self.joined:
-            self.data.notes.append(f'{self.joined} shapes are joined with others of their class and group_id')
+            self.data.notes.append(f'{amount(self.joined, "shape")} joined with others of the same class and group_id')
         for kind, count in self.left_out.items():
-            self.data.notes.append(f'{count} shapes of the kind {kind} are left out')
+            self.data.notes.append(f'{amount(count, "shape")} of the kind {kind}: left out')
 
 
 def _parse(shape: Any) -> tuple[str, str, list[list[float]]]:

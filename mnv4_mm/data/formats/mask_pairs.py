@@ -1,6 +1,7 @@
 """Find images and their masks in a folder, by the names of folders and files."""
 
 import itertools
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -56,6 +57,11 @@ class Pairs(NamedTuple):
     notes: list[str]
 
 
+def split_of(name: str) -> str | None:
+    """Return the split that a folder is named after, e.g. of ``Train`` and ``train2017``. None if it is no split's."""
+    return SPLITS.get(re.sub(r'[-_]?\d+$', '', name.lower()))
+
+
 class _File(NamedTuple):
     split: str
     folder: str  # below the folder of the split
@@ -76,10 +82,10 @@ class _Match(NamedTuple):
 def find_pairs(root: Path) -> Pairs | None:
     """Find images and masks, at most two folders below ``root``. None if there are no masks."""
     for base in _bases(root):
-        for images, masks in _candidates(base):
-            if not any(_files(folder, MASK_SUFFIXES) for folder in masks.values()):
+        for images, masks, is_deep in _candidates(base):
+            if not any(_has_files(folder, MASK_SUFFIXES) for folder in masks.values()):
                 continue
-            pairs = _pair(root, base, _list(root, images, IMAGE_SUFFIXES), _list(root, masks, MASK_SUFFIXES))
+            pairs = _pair(root, base, _list(root, images, IMAGE_SUFFIXES, is_deep), _list(root, masks, MASK_SUFFIXES))
             if pairs is not None:
                 return pairs
         pairs = _pair_in_one_folder(root, base)
@@ -92,7 +98,7 @@ def find_lone_masks(root: Path) -> Path | None:
     """Return a folder of masks whose images are not there. Only names that labelling tools give to nothing else."""
     for base in _bases(root):
         folder = _folders(base).get('segmentationclass')
-        if folder is not None and _files(folder, MASK_SUFFIXES):
+        if folder is not None and _has_files(folder, MASK_SUFFIXES):
             return folder
     return None
 
@@ -116,15 +122,19 @@ def _folders(folder: Path) -> dict[str, Path]:
     return {path.name.lower(): path for path in entries if not path.name.startswith('.') and path.is_dir()}
 
 
-def _candidates(base: Path) -> Iterator[tuple[dict[str, Path], dict[str, Path]]]:
-    """Yield folders of images and masks by split; ALL for folders that may have those of splits in them."""
+def _candidates(base: Path) -> Iterator[tuple[dict[str, Path], dict[str, Path], bool]]:
+    """Yield folders of images and masks by split; ALL for folders that may have those of splits in them.
+
+    The third part is False where images are in the folder itself only, and not in those below it.
+    """
     folders = _folders(base)
     masks = [folders[name] for name in MASK_FOLDERS if name in folders]
     for name in IMAGE_FOLDERS:
         if name in folders:
-            yield from (({ALL: folders[name]}, {ALL: path}) for path in masks)
+            yield from (({ALL: folders[name]}, {ALL: path}, True) for path in masks)
     # train/images and train/masks.
-    inside = {split: _folders(folders[name]) for name, split in SPLITS.items() if name in folders}
+    of_splits = {split: path for name, path in reversed(folders.items()) if (split := split_of(name))}
+    inside = {split: _folders(path) for split, path in of_splits.items()}
     names = [set(content) for content in inside.values()]
     for image in IMAGE_FOLDERS:
         for mask in MASK_FOLDERS:
@@ -133,6 +143,7 @@ def _candidates(base: Path) -> Iterator[tuple[dict[str, Path], dict[str, Path]]]
                 yield (
                     {split: content[image] for split, content in has_both.items()},
                     {split: content[mask] for split, content in has_both.items()},
+                    True,
                 )
     # train and trainannot, or train_images and train_masks.
     images, annotations = {}, {}
@@ -145,25 +156,40 @@ def _candidates(base: Path) -> Iterator[tuple[dict[str, Path], dict[str, Path]]]
             annotations[SPLITS[match[1]]] = path
     both = images.keys() & annotations.keys()
     if both:
-        yield {split: images[split] for split in both}, {split: annotations[split] for split in both}
+        yield {split: images[split] for split in both}, {split: annotations[split] for split in both}, True
+    # masks/ in the folder of the images.
+    for mask in MASK_FOLDERS:
+        if mask in folders:
+            yield {ALL: base}, {ALL: folders[mask]}, False
+        with_masks = {split: content[mask] for split, content in inside.items() if mask in content}
+        if with_masks:
+            yield {split: of_splits[split] for split in with_masks}, with_masks, False
 
 
-def _files(folder: Path, suffixes: tuple[str, ...]) -> bool:
-    """True if a folder has a file with one of the suffixes, at any depth."""
-    return any(path.suffix.lower() in suffixes and not path.name.startswith('.') for path in folder.rglob('*'))
+def _walk(folder: Path, suffixes: tuple[str, ...], is_deep: bool = True) -> Iterator[Path]:
+    """Yield the files with one of the suffixes. Links are followed, hidden files and folders passed over."""
+    visited = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        state = os.stat(place)
+        if (state.st_dev, state.st_ino) in visited or not is_deep:
+            folders.clear()
+        visited.add((state.st_dev, state.st_ino))
+        folders[:] = [name for name in folders if not name.startswith('.')]
+        yield from (Path(place, name) for name in names if name.lower().endswith(suffixes) and not name.startswith('.'))
 
 
-def _list(root: Path, folders: Mapping[str, Path], suffixes: tuple[str, ...]) -> list[_File]:
-    """List the files of splits in the order of names. Hidden files and folders are passed over."""
+def _has_files(folder: Path, suffixes: tuple[str, ...]) -> bool:
+    return any(True for _ in _walk(folder, suffixes))
+
+
+def _list(root: Path, folders: Mapping[str, Path], suffixes: tuple[str, ...], is_deep: bool = True) -> list[_File]:
+    """List the files of splits in the order of names."""
     files = []
     for split, folder in folders.items():
-        for path in folder.rglob('*'):
-            parts = path.relative_to(folder).parts
-            if path.suffix.lower() not in suffixes or any(part.startswith('.') for part in parts) or path.is_dir():
-                continue
-            part_of, below = split, parts[:-1]
-            if split == ALL and below and below[0].lower() in SPLITS:
-                part_of, below = SPLITS[below[0].lower()], below[1:]
+        for path in _walk(folder, suffixes, is_deep):
+            part_of, below = split, path.relative_to(folder).parts[:-1]
+            if split == ALL and below and (named := split_of(below[0])):
+                part_of, below = named, below[1:]
             files.append(_File(part_of, '/'.join(below), path.relative_to(root).as_posix()))
     return sorted(files, key=lambda file: file.name)
 
@@ -199,6 +225,10 @@ def _pair(root: Path, base: Path, images: list[_File], masks: list[_File]) -> Pa
         split = image.split if image.split != ALL else mask.split
         splits[split].append(MaskedImage(image.name, mask.name))
     splits, listed = _apply_lists(root, base, dict(splits), unpaired, findings, notes)
+    test = [image for image in unpaired if image.split == TEST]
+    if test:
+        notes.append(f'{len(test)} test images have no mask and are not used')
+        unpaired = [image for image in unpaired if image.split != TEST]
     if not listed and unpaired and 'jpegimages/' in unpaired[0].name.lower():
         # Most images of Pascal VOC have boxes alone.
         notes.append(f'{len(unpaired)} images without a mask are not used')
@@ -392,7 +422,7 @@ def _choose(by_ending: Mapping[str, list[tuple[list[_File], _File]]], spare: lis
 def _pair_in_one_folder(root: Path, base: Path) -> Pairs | None:
     """Pair ``a.jpg`` with ``a_mask.png`` in the same folder, as Roboflow writes them, or with ``a.png``."""
     folders = _folders(base)
-    found = {split: folders[name] for name, split in SPLITS.items() if name in folders}
+    found = {split: path for name, path in reversed(folders.items()) if (split := split_of(name))}
     if not found:
         image_folder = next((folders[name] for name in IMAGE_FOLDERS if name in folders), None)
         found = {ALL: image_folder or base}

@@ -236,6 +236,8 @@ def _decide_values(
         return known
     ignored = set(settings.ignored) if settings.ignored is not None else _unlabelled(found.values, names)
     values = sorted(found.values - ignored)
+    if settings.ignored is None and values == [0, 1] and len(ignored) == 1:
+        _check_one_convention(masks, max(ignored))
     if not values:
         return Convention('masks', names.names if names else ('background', 'foreground'), {0: 0}, ignored=ignored)
     if names is not None and names.by_value is not None:
@@ -245,6 +247,22 @@ def _decide_values(
     if names is None:
         return _unnamed(found, ignored, masks)
     return _named(source, found, names, ignored, values)
+
+
+def _check_one_convention(masks: Mapping[str, MaskValues], top: int) -> None:
+    """Check that masks of 0 and 1 are not among masks of 0 and 255, which mean the same.
+
+    Raises:
+        UserError: No mask has both 1 and 255.
+    """
+    ones = [name for name, mask in masks.items() if 1 in mask.counts]
+    tops = [name for name, mask in masks.items() if top in mask.counts]
+    if not set(ones) & set(tops):
+        raise UserError(
+            f'{len(ones)} masks have the value 1 and no {top}, the first is {ones[0]}; {len(tops)} have {top} and no '
+            f'1, the first is {tops[0]}. If both mean the object, save all alike; if {top} is unlabelled, '
+            f'write `ignore: [{top}]` into {SETTINGS}'
+        )
 
 
 def _unlabelled(values: set[int], names: ClassNames | None) -> set[int]:

@@ -12,6 +12,7 @@ from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, Box, DetectionData, Labelle
 from mnv4_mm.data.formats.classes import check_names
 from mnv4_mm.data.formats.files import (
     Files,
+    amount,
     beginning,
     complete_splits,
     first,
@@ -89,18 +90,18 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
         images[name] = image
     difficult = sum(box.is_crowd for image in images.values() for box in image.boxes)
     if difficult:
-        data.notes.append(f'{difficult} objects are difficult: not trained on, and no mistake if they are missed')
+        data.notes.append(f'{amount(difficult, "difficult object")}: not trained on, and no mistake if missed')
     splits: dict[str, list[LabelledImage]] = {split: [] for split in (TRAIN, VAL, TEST, ALL)}
     for name, image in images.items():
         if not lists or name in assigned:
             splits[assigned.get(name, ALL)].append(image)
     left_out = [name for name in images if lists and name not in assigned]
     if left_out:
-        data.notes.append(f'{len(left_out)} annotation files are in no list of ImageSets/Main: {first(left_out)}')
+        data.notes.append(f'not used, since no list of ImageSets/Main has them: {first(left_out)}')
     used = set(sources)
     bare = [name for name in files.images if name not in used and not _is_mask(name)]
     if bare:
-        data.notes.append(f'{len(bare)} images have no annotation file and are not used: {first(bare)}')
+        data.notes.append(f'{amount(len(bare), "image")} without an annotation file, not used: {first(bare)}')
     for group in splits.values():
         group.sort(key=lambda image: image.name)
     splits = complete_splits(splits)

@@ -16,7 +16,17 @@ from mnv4_mm.data.documents import read_text, read_yaml
 from mnv4_mm.data.findings import Finding
 from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, Box, DetectionData, LabelledImage
 from mnv4_mm.data.formats.classes import check_names
-from mnv4_mm.data.formats.files import DRIVE, Files, complete_splits, first, join, locate, split_by_folder, split_of
+from mnv4_mm.data.formats.files import (
+    DRIVE,
+    Files,
+    amount,
+    complete_splits,
+    first,
+    join,
+    locate,
+    split_by_folder,
+    split_of,
+)
 from mnv4_mm.data.formats.geometry import Xywh
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import IMAGE_SUFFIXES, image_size
@@ -475,9 +485,9 @@ class _RowReader:
 
     def add_notes(self) -> None:
         if self.outlines:
-            self.data.notes.append(f'{self.outlines} polygons become the boxes around them')
+            self.data.notes.append(f'{amount(self.outlines, "outline")}: the box around each is used')
         if self.scores:
-            self.data.notes.append(f'{self.scores} lines have a sixth number, a score, which is not used')
+            self.data.notes.append(f'{amount(self.scores, "line")} with a sixth number, a score, which is not used')
 
 
 class _RowError(Exception):
@@ -539,7 +549,8 @@ def _note_missing(files: Files, images: list[str], labels: dict[str, str], data:
     bare = [name for name in images if name not in labels]
     if bare:
         data.notes.append(
-            f'{len(bare)} of {len(images)} images have no label file and count as images without objects: {first(bare)}'
+            f'{len(bare)} of {amount(len(images), "image")} without a label file, taken as images without objects: '
+            f'{first(bare)}'
         )
     used = set(labels.values())
     folders = {posixpath.dirname(label) for label in used}

@@ -497,7 +497,7 @@ def test_a_box_from_its_outline(load, content):
     content['annotations'][0].update(bbox=None, segmentation=[[1, 2, 4, 2, 4, 6]])
     data = load(content)
     assert boxes(data)['images/a.jpg'] == [CAT]
-    assert 'get the box around their outline (first: annotation 1)' in data.notes[0]
+    assert '1 annotation without bbox: the box around the outline is used (first: annotation 1)' in data.notes[0]
 
 
 def test_annotations_to_ignore_are_crowds(load, content):

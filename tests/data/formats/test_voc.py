@@ -85,7 +85,7 @@ def test_lists_of_splits(load):
         VAL: ['JPEGImages/c.jpg'],
         TEST: ['JPEGImages/d.jpg'],
     }
-    assert data.notes == ['2 annotation files are in no list of ImageSets/Main: Annotations/e.xml, Annotations/f.xml']
+    assert data.notes == ['not used, since no list of ImageSets/Main has them: Annotations/e.xml, Annotations/f.xml']
 
 
 def test_only_trainval_is_split(load):
@@ -136,7 +136,7 @@ def test_mistakes_in_lists(load):
 def test_difficult_objects_are_crowds(load):
     data = load({'Annotations/a.xml': xml(obj(), obj(more='<difficult>1</difficult>'))})
     assert [box.is_crowd for box in data.splits[ALL][0].boxes] == [False, True]
-    assert '1 objects are difficult' in data.notes[0]
+    assert '1 difficult object' in data.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_two_files_for_one_image(load):
 def test_images_without_a_file_are_not_used(load):
     data = load({'Annotations/a.xml': xml(obj())}, ['JPEGImages/a.jpg', 'JPEGImages/b.jpg', 'SegmentationClass/a.png'])
     assert list(boxes(data)) == ['JPEGImages/a.jpg']
-    assert data.notes == ['1 images have no annotation file and are not used: JPEGImages/b.jpg']
+    assert data.notes == ['1 image without an annotation file, not used: JPEGImages/b.jpg']
 
 
 def test_an_image_that_is_missing_is_named_for_the_check(load):

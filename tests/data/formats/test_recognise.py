@@ -1,0 +1,64 @@
+"""A folder is recognised by its content; what is none is refused with what was looked for."""
+
+import zipfile
+
+import pytest
+from small_data import write_file, write_images
+
+from mnv4_mm.data.formats.recognise import recognise
+from mnv4_mm.errors import UserError
+
+FORMATS = ('COCO JSON', 'YOLO', 'CVAT', 'LabelMe', 'Pascal VOC')
+
+
+def test_paths_that_are_no_folder(tmp_path):
+    with pytest.raises(UserError, match=r'no folder .*gone'):
+        recognise(tmp_path / 'gone', 'detection')
+    write_file(tmp_path / 'data.yaml', 'names: [a]')
+    with pytest.raises(UserError, match=r'data.yaml is a file: name the folder'):
+        recognise(tmp_path / 'data.yaml', 'detection')
+
+
+def test_archives_are_not_opened(tmp_path):
+    with zipfile.ZipFile(tmp_path / 'data.zip', 'w') as archive:
+        archive.writestr('../../outside.jpg', 'x')
+    with pytest.raises(UserError, match=r'data.zip is an archive: unpack it'):
+        recognise(tmp_path / 'data.zip', 'detection')
+    with pytest.raises(UserError, match=r'Unpack data.zip first'):
+        recognise(tmp_path, 'detection')
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['data.zip']
+
+
+def test_folders_without_labels(tmp_path):
+    with pytest.raises(UserError, match='It is empty'):
+        recognise(tmp_path, 'detection')
+    write_images(tmp_path, ['a.jpg', 'b.jpg'])
+    write_file(tmp_path / 'notes.docx', b'x')
+    with pytest.raises(UserError, match=r'It has 2 \.jpg, 1 \.docx files') as error:
+        recognise(tmp_path, 'detection')
+    assert all(name in str(error.value) for name in FORMATS)
+    assert '\n' not in str(error.value)
+
+
+def test_a_folder_inside_of_the_folder(repository, tmp_path):
+    (tmp_path / 'unpacked').symlink_to(repository / 'data/mini/coco')
+    data = recognise(tmp_path, 'detection')
+    assert {split: len(images) for split, images in data.splits.items()} == dict(train=64, val=32)
+    assert data.splits['train'][0].name.startswith('unpacked/train2017/')
+
+
+def test_links_in_a_circle(repository, tmp_path):
+    write_images(tmp_path, ['a.jpg'])
+    (tmp_path / 'again').symlink_to(tmp_path)
+    with pytest.raises(UserError, match=r'It has 1 \.jpg files'):
+        recognise(tmp_path, 'detection')
+
+
+def test_two_formats_in_one_folder(tmp_path):
+    write_images(tmp_path, ['images/a.jpg'])
+    write_file(tmp_path / 'labels/a.txt', '0 0.5 0.5 0.5 0.5')
+    write_file(tmp_path / 'images/a.xml', '<annotation></annotation>')
+    write_file(tmp_path / 'annotations/data.json', dict(images=[], annotations=[], categories=[]))
+    data = recognise(tmp_path, 'detection')
+    assert data.format == 'COCO JSON'
+    assert data.notes == ['the folder has files of YOLO, Pascal VOC too, which are not used']

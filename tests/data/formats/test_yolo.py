@@ -1,0 +1,276 @@
+"""YOLO data of Ultralytics, Roboflow, CVAT, Label Studio, supervision and darknet."""
+
+import pytest
+from small_data import boxes, findings, write_file, write_images
+
+from mnv4_mm.data.findings import Rule
+from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL
+from mnv4_mm.data.formats.recognise import recognise
+from mnv4_mm.data.formats.yolo import read
+from mnv4_mm.errors import UserError
+
+ROW = '1 0.25 0.25 0.25 0.5'  # of 32 x 24 pixels
+DOG = ('dog', (4, 0, 8, 12))
+YAML = 'train: images/train\nval: images/val\nnames: [cat, dog]\n'
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load(files, images=('images/train/a.jpg', 'images/val/b.jpg')):
+        for name, content in files.items():
+            write_file(tmp_path / name, content)
+        write_images(tmp_path, images)
+        return read(tmp_path)
+
+    return load
+
+
+def names(data):
+    return {split: [image.name for image in images] for split, images in data.splits.items()}
+
+
+@pytest.mark.parametrize(
+    'description',
+    [
+        YAML,
+        YAML.replace('[cat, dog]', '{0: cat, 1: dog}'),
+        YAML + 'nc: 2\n',
+        YAML.replace('[cat, dog]', '\n  - cat\n  - dog'),
+        YAML.replace('[cat, dog]', "\"['cat', 'dog']\""),
+        'path: .\n' + YAML,
+        'path: images\ntrain: train\nval: val\nnames: [cat, dog]',
+        'path: ../datasets/pets\n' + YAML,
+        'path: /content/pets\n' + YAML,
+        r'path: C:\pets' + '\n' + YAML.replace('images/train', r'images\train'),
+        YAML.replace('images/', '../images/'),  # Roboflow
+        YAML.replace('images/', '/content/pets/images/'),
+        'path: /content/pets\n' + YAML.replace('images/', '/content/pets/images/'),
+        YAML.replace('images/train', '[images/train]'),
+        YAML.replace('images/train', 'train.txt'),
+        YAML + 'test:\n',
+        YAML + 'test: images/none\n',
+    ],
+)
+def test_descriptions(load, description):
+    data = load(
+        {
+            'data.yaml': description,
+            'train.txt': './images/train/a.jpg\n',
+            'labels/train/a.txt': f'{ROW}\n',
+            'labels/val/b.txt': ROW,
+        }
+    )
+    assert boxes(data) == {'images/train/a.jpg': [DOG], 'images/val/b.jpg': [DOG]}
+    assert names(data) == {TRAIN: ['images/train/a.jpg'], VAL: ['images/val/b.jpg']}
+    assert (data.classes, data.category_ids) == (('cat', 'dog'), (1, 2))
+    assert not findings(data, Rule.FATAL, Rule.DROPPED)
+
+
+@pytest.mark.parametrize(
+    ('images', 'labels'),
+    [
+        (('train/images/a.jpg', 'valid/images/b.jpg'), ('train/labels/a.txt', 'valid/labels/b.txt')),
+        (('images/train/a.jpg', 'images/val/b.jpg'), ('labels/train/a.txt', 'labels/val/b.txt')),
+        (('train/a.jpg', 'val/b.jpg'), ('train/a.txt', 'val/b.txt')),
+    ],
+)
+def test_folders_of_splits_without_a_description(load, images, labels):
+    data = load({'classes.txt': 'cat\ndog\n', **dict.fromkeys(labels, ROW)}, images)
+    assert boxes(data) == {image: [DOG] for image in images}
+    assert names(data) == {TRAIN: [images[0]], VAL: [images[1]]}
+    assert data.notes == ['class names are those of classes.txt']
+
+
+def test_names_alone_as_supervision_writes_them(load):
+    data = load({'data.yaml': 'nc: 2\nnames: [cat, dog]\n', 'labels/a.txt': ROW}, ['images/a.jpg', 'images/b.jpg'])
+    assert boxes(data) == {'images/a.jpg': [DOG], 'images/b.jpg': []}
+    assert list(data.splits) == [ALL]
+
+
+def test_classes_that_nobody_names(load):
+    data = load({'labels/a.txt': ROW}, ['images/a.jpg'])
+    assert data.classes == ('0', '1')
+    assert 'no file names the classes' in data.notes[0]
+
+
+def test_the_layout_of_cvat_and_darknet(load):
+    data = load(
+        {
+            'obj.data': 'classes = 2\ntrain = data/train.txt\nnames = data/obj.names\nbackup = backup/\n',
+            'obj.names': 'cat\ndog\n',
+            'train.txt': 'data/obj_train_data/a.jpg\ndata/obj_train_data/b.jpg\n',
+            'obj_train_data/a.txt': ROW,
+        },
+        ['obj_train_data/a.jpg', 'obj_train_data/b.jpg'],
+    )
+    assert boxes(data) == {'obj_train_data/a.jpg': [DOG], 'obj_train_data/b.jpg': []}
+    assert not data.findings
+
+
+def test_lists_of_images_that_leave_the_folder(load):
+    files = {'data.yaml': YAML.replace('images/train', 'train.txt'), 'labels/train/a.txt': ROW, 'labels/val/b.txt': ROW}
+    data = load(files | {'train.txt': '../../outside.jpg\nimages/train/a.jpg\n/etc/x.jpg\nimages/train/a.jpg\n'})
+    assert [(kind, entry) for kind, entry, _ in findings(data)] == [
+        ('listed-twice', 'line 4'),
+        ('path-outside', 'line 1'),
+        ('path-outside', 'line 3'),
+    ]
+
+
+@pytest.mark.parametrize(
+    ('description', 'kind'),
+    [
+        (YAML.replace('images/train', '../../elsewhere'), 'path-outside'),
+        (YAML.replace('images/train', '/data/elsewhere/images'), 'path-outside'),
+        (YAML.replace('images/train', 'images/none'), 'split-missing'),
+        (YAML + 'nc: 3\n', 'class-count'),
+        (YAML.replace('cat', 'dog'), 'class-twice'),
+        (YAML.replace('cat', '""'), 'class-name'),
+    ],
+)
+def test_mistakes_in_the_description_are_findings(load, description, kind):
+    data = load({'data.yaml': description, 'labels/train/a.txt': ROW, 'labels/val/b.txt': ROW})
+    assert [found for found, _, _ in findings(data, Rule.FATAL)] == [kind]
+
+
+@pytest.mark.parametrize(
+    ('description', 'message'),
+    [
+        ('train: images/train\nval: images/val\n', 'data.yaml has no names'),
+        (YAML.replace('[cat, dog]', 'cat'), "names should be a list of class names .* got 'cat'"),
+        (YAML.replace('[cat, dog]', '{a: cat, b: dog}'), "names has the key 'a'"),
+        (YAML.replace('[cat, dog]', '{0: cat, 0: dog}'), "key '0' occurs twice"),
+        (YAML.replace('[cat, dog]', '[[cat], dog]'), 'names should be a list'),
+        (YAML.replace('images/train', '{a: b}'), 'train should be a path'),
+        (YAML.replace('images/', 'none/'), 'names no images'),
+        (YAML + 'kpt_shape: [a]\n', 'kpt_shape should be'),
+        ('names: [cat', 'is not YAML'),
+    ],
+)
+def test_descriptions_that_are_refused(load, description, message):
+    with pytest.raises(UserError, match=message):
+        load({'data.yaml': description, 'labels/train/a.txt': ROW})
+
+
+def test_two_descriptions(load):
+    with pytest.raises(UserError, match=r'has 2 files that describe it \(a.yaml, b.yaml\): leave one'):
+        load({'a.yaml': YAML, 'b.yaml': YAML})
+    data = load({'data.yaml': YAML})
+    assert data.notes[0] == 'data.yaml describes the data; not used: a.yaml, b.yaml'
+
+
+@pytest.mark.parametrize(
+    ('row', 'expected'),
+    [
+        ('1 0.25 0.25 0.25 0.5 0.93', DOG),  # a score
+        ('1 .25 .25 2.5e-1 0.50', DOG),
+        ('1.0 0.25 0.25 0.25 0.5', DOG),
+        ('1 0.125 0 0.375 0 0.375 0.5 0.125 0.5', DOG),  # a rotated box or polygon
+        ('1 0.125 0 0.375 0.5 0.25 0.25', DOG),
+        ('  1\t0.25  0.25 0.25 0.5  ', DOG),
+    ],
+)
+def test_kinds_of_rows(load, row, expected):
+    data = load({'data.yaml': YAML, 'labels/train/a.txt': f'\n{row}\n\n'})
+    assert boxes(data)['images/train/a.jpg'] == [expected]
+    assert data.splits[TRAIN][0].boxes[0].entry == 'line 2'
+    assert not data.findings
+
+
+def test_poses_have_boxes(load):
+    data = load({'data.yaml': YAML + 'kpt_shape: [2, 3]\n', 'labels/train/a.txt': f'{ROW} 0.9 0.9 2 0.8 0.8 1'})
+    assert boxes(data)['images/train/a.jpg'] == [DOG]
+    assert not data.findings
+
+
+@pytest.mark.parametrize(
+    ('row', 'kind'),
+    [
+        ('1 0.25 0.25 0.25', 'box-invalid'),
+        ('dog 0.25 0.25 0.25 0.5', 'box-invalid'),
+        ('1,0.25,0.25,0.25,0.5', 'box-invalid'),
+        ('1.5 0.25 0.25 0.25 0.5', 'box-invalid'),
+        ('-1 0.25 0.25 0.25 0.5', 'box-invalid'),
+        ('nan 0.25 0.25 0.25 0.5', 'box-invalid'),
+        ('1 0.1 0.2 0.3 0.4 0.5 0.6 0.7', 'box-invalid'),
+        ('1 0.1 0.2 nan 0.4 0.5 0.6', 'box-invalid'),
+        ('2 0.25 0.25 0.25 0.5', 'class-unlisted'),
+        ('1 8 6 8 12', 'shares-expected'),
+        ('1 0.25 0.25 0.25 inf', 'shares-expected'),
+    ],
+)
+def test_wrong_rows_are_findings(load, row, kind):
+    data = load({'data.yaml': YAML, 'labels/train/a.txt': f'{ROW}\n{row}\n'})
+    assert [(found, entry) for found, entry, _ in findings(data)] == [(kind, 'line 2')]
+    assert data.findings[0].file == data.root / 'labels/train/a.txt'
+    assert boxes(data)['images/train/a.jpg'] == [DOG]
+
+
+def test_numbers_that_are_not_finite_are_kept_for_the_check(load):
+    data = load({'data.yaml': YAML, 'labels/train/a.txt': '1 nan 0.25 0.25 0.5'})
+    x = boxes(data)['images/train/a.jpg'][0][1][0]
+    assert x != x
+    assert not data.findings
+
+
+@pytest.mark.parametrize(
+    ('size', 'row', 'expected'),
+    [
+        # 93 of 640 pixels with 5 and 6 decimals: the error of the digits is taken away.
+        ((640, 480), '0 0.153906 0.495833 0.145313 0.250000', (52, 178, 93, 120)),
+        ((640, 480), '0 0.15391 0.49583 0.14531 0.25000', (52, 178, 93, 120)),
+        ((640, 480), '0 0.1539062 0.4958333 0.1453125 0.25', (52, 178, 93, 120)),
+        # Two decimals in pixels.
+        ((427, 640), '0 0.658478 0.592164 0.677002 0.779766', (136.63, 129.46, 289.08, 499.05)),
+        # Digits that stand for nothing shorter are used as they are.
+        ((10, 10), '0 0.5 0.5 0.123456789012 0.5', (4.38271605494, 2.5, 1.23456789012, 5)),
+        # Written exactly: no digits are missing.
+        ((1000, 1000), '0 0.5 0.5 0.0011 0.0013', (499.45, 499.35, 1.1, 1.3)),
+    ],
+)
+def test_shares_become_the_pixels_that_they_were_made_of(load, size, row, expected, tmp_path):
+    write_images(tmp_path, ['images/a.png'], size)
+    data = load({'labels/a.txt': row}, [])
+    assert boxes(data)['images/a.png'][0][1] == pytest.approx(expected, abs=1e-12)
+
+
+def test_files_that_are_missing_or_unreadable(load, tmp_path):
+    data = load(
+        {
+            'data.yaml': YAML,
+            'labels/train/a.txt': b'\xff\xfe\x00',
+            'labels/train/c.txt': ROW,
+            'labels/train/d.txt': ROW,
+            'labels/train/readme.txt': 'made by us',
+            'images/train/d.jpg': b'not an image',
+        }
+    )
+    assert sorted((finding.kind, finding.file.name) for finding in data.findings) == [
+        ('annotation-unreadable', 'a.txt'),
+        ('annotation-without-image', 'c.txt'),
+    ]
+    assert boxes(data) == {'images/train/d.jpg': [], 'images/val/b.jpg': []}  # the check names d.jpg
+    assert any('without a label file' in note for note in data.notes)
+
+
+def test_the_same_images_for_training_and_validation_are_split_anew(tmp_path):
+    write_file(tmp_path / 'data.yaml', YAML.replace('images/val', 'images/train'))
+    write_file(tmp_path / 'labels/train/a.txt', ROW)
+    write_images(tmp_path, ['images/train/a.jpg', 'images/train/b.jpg'])
+    data = recognise(tmp_path, 'detection')
+    assert names(data) == {ALL: ['images/train/a.jpg', 'images/train/b.jpg']}
+    assert any('they are split anew' in note for note in data.notes)
+
+
+def test_classes_with_gaps_and_a_test_split(load):
+    description = YAML.replace('[cat, dog]', '{3: cat, 1: dog}') + 'test: images/test\n'
+    images = ['images/train/a.jpg', 'images/val/b.jpg', 'images/test/c.jpg']
+    data = load({'data.yaml': description, 'labels/train/a.txt': f'{ROW}\n{ROW.replace("1", "3", 1)}'}, images)
+    assert data.classes == ('dog', 'cat')
+    assert [label for label, _ in boxes(data)['images/train/a.jpg']] == ['dog', 'cat']
+    assert list(names(data)) == [TRAIN, VAL, TEST]
+
+
+def test_folders_that_are_no_yolo_data(load):
+    assert load({'images/a.txt': 'a caption', 'labels.txt': 'cat'}, ['images/a.jpg', 'masks/a.png']) is None
+    assert load({'config.yaml': 'a: b'}) is None
