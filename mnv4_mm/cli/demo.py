@@ -7,6 +7,7 @@ import webbrowser
 from pathlib import Path
 
 from mnv4_mm.cli.arguments import Parser
+from mnv4_mm.config.rules import check_device
 from mnv4_mm.errors import UserError
 
 
@@ -24,12 +25,13 @@ def demo(args: argparse.Namespace) -> None:
     """Check the arguments of ``demo``, load the model, and serve the page until Ctrl-C."""
     if not 0 <= args.port <= 65535:
         raise UserError(f'--port must be in [0, 65535], got {args.port}')
+    if args.device:
+        check_device(args.device)
 
     from mnv4_mm.apis.load import load
     from mnv4_mm.demo.server import DemoServer, serve
 
-    model = load(args.model, device=args.device)
-    server = DemoServer(model, Path(args.model).name, args.host, args.port)
+    server = DemoServer(lambda: load(args.model, device=args.device), Path(args.model).name, args.host, args.port)
     if args.browser and _has_screen():
         webbrowser.open(server.url)
     serve(server)

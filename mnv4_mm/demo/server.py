@@ -64,19 +64,19 @@ class DemoServer(ThreadingHTTPServer):
     """Serves the demo of one model. One image is predicted at a time.
 
     Args:
-        model: The model.
+        load: Loads the model. It is called once host and port are known to be free: loading takes seconds.
         name: Its name, for the title of the page.
         host: Address to listen at.
         port: Port; 0 for any free one.
 
     Raises:
-        UserError: Host or port cannot be used.
+        UserError: Host or port cannot be used, or the model not be loaded.
     """
 
     daemon_threads = True
 
-    def __init__(self, model: Model, name: str, host: str = '127.0.0.1', port: int = 8550) -> None:
-        self.model, self.name, self.host = model, name, host
+    def __init__(self, load: Callable[[], Model], name: str, host: str = '127.0.0.1', port: int = 8550) -> None:
+        self.name, self.host = name, host
         self.lock = threading.Lock()
         self.address_family = socket.AF_INET6 if ':' in host else socket.AF_INET
         self.page = files('mnv4_mm.demo').joinpath('page.html').read_bytes()
@@ -84,6 +84,11 @@ class DemoServer(ThreadingHTTPServer):
             super().__init__((host, port), DemoHandler)
         except OSError as error:
             raise UserError(_reason(error, host, port)) from None
+        try:
+            self.model = load()
+        except UserError:
+            self.server_close()
+            raise
 
     @property
     def url(self) -> str:

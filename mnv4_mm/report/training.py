@@ -1,15 +1,11 @@
 """Report on a training run: evaluates its checkpoint and writes a page, a model card and the numbers as JSON."""
 
 import datetime
-import importlib
 import json
 import math
-import platform
-import re
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from mmengine.config import Config
@@ -21,23 +17,18 @@ from mnv4_mm.config.classes import set_classes_of, set_label_order
 from mnv4_mm.config.data import dataset_split
 from mnv4_mm.config.evaluation import evaluation_config
 from mnv4_mm.config.options import EvaluateOptions
-from mnv4_mm.deploy.artifacts import exported_files
 from mnv4_mm.engine.curves import METRICS, read_scalars
 from mnv4_mm.engine.measured import NOT_MEASURABLE
 from mnv4_mm.errors import UserError
 from mnv4_mm.paths import make_output_folder
 from mnv4_mm.report import class_maps, detections
-from mnv4_mm.report.content import ClassResult, Confusion, Export, Model, Points, Report, measured
+from mnv4_mm.report.content import ClassResult, Confusion, Example, Model, Points, Report, measured
 from mnv4_mm.report.data import summarise
 from mnv4_mm.report.examples import draw_class_maps, draw_detections
 from mnv4_mm.report.page import write_card, write_page
-from mnv4_mm.runtime.meta import read_meta, sha256
+from mnv4_mm.report.run import commands, describe_model, find_exports, versions
 from mnv4_mm.tasks import task_of
-from mnv4_mm.version import __version__
 from mnv4_mm.weights.checkpoint import Checkpoint, read_checkpoint
-
-PACKAGES = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'timm', 'numpy', 'cv2', 'faster_coco_eval')
-COMPARED = 'compared.json'  # the table of `mnv4 compare`, in the work directory or in exported/
 
 
 def write_report(
@@ -82,7 +73,7 @@ def write_report(
     task = task_of(cfg)
     predictions = logs / 'held_out' / ('detections.json' if task.name == 'detection' else 'class_maps')
     metrics = evaluate(cfg, checkpoint, work_dir=logs / 'held_out', on='val', out=str(predictions))
-    trained_on: Mapping[str, float] = {}
+    trained_on: Mapping[str, float] | None = None
     if cfg.get('report_on_training_pictures'):
         trained_on = evaluate(
             cfg,
@@ -94,11 +85,15 @@ def write_report(
         )
     page = folder / 'index.html'
     if is_main_process():
-        content = _gather(cfg, checkpoint, metrics, trained_on, predictions, folder, data, command)
+        analysis = _analyse(cfg, checkpoint, predictions, folder)
+        command = command or _earlier_command(folder)
+        content = _gather(cfg, checkpoint, metrics, trained_on, analysis, data, command)
         (folder / 'report.json').write_text(content.to_json(), encoding='utf-8')
         write_page(content, page)
         write_card(content, folder / 'README.md')
-        _print_summary(content, cfg.test_evaluator.get('prefix') or 'validation', task.benchmark, bool(trained_on))
+        _print_summary(
+            content, cfg.test_evaluator.get('prefix') or 'validation', task.benchmark, trained_on is not None
+        )
         print(f'report: {page}')
     return page
 
@@ -147,44 +142,59 @@ def find_checkpoint(path: str | Path, best: bool = True) -> Path:
     raise UserError(f'no checkpoint in {path}: name the work directory of a run that has saved one, or a .pth file')
 
 
+class Analysis(NamedTuple):
+    """What both tasks find out about the predictions; see ``Report`` for the fields."""
+
+    classes: tuple[str, ...]
+    counts: list[int]
+    scores: list[dict[str, float | None]]
+    confusion: Confusion
+    examples: list[Example]
+    precision_recall: dict[str, Points]
+    threshold: float | None
+
+
+def _analyse(cfg: Config, checkpoint: Checkpoint, predictions: Path, folder: Path) -> Analysis:
+    """Analyse the predictions that ``evaluate`` wrote, and draw examples into the folder of the report.
+
+    Raises:
+        UserError: The masks do not have the classes of the checkpoint.
+    """
+    classes = tuple(checkpoint.meta['dataset_meta']['classes'])
+    if task_of(cfg).name == 'detection':
+        split = dataset_split(cfg, 'test_dataloader')
+        boxes = detections.analyse(split.annotations, json.loads(predictions.read_text()), classes)
+        examples = draw_detections(boxes.images, split.images, classes, folder)
+        return Analysis(
+            classes, boxes.counts, boxes.scores, boxes.confusion, examples, boxes.precision_recall, boxes.threshold
+        )
+    masks = class_maps.Masks(cfg, predictions)
+    if masks.classes != classes:
+        raise UserError('the masks of the data have the classes of the checkpoint in another order')
+    pixels = class_maps.analyse(masks)
+    examples = draw_class_maps(pixels.images, masks, folder)
+    return Analysis(classes, pixels.counts, pixels.scores, pixels.confusion, examples, {}, None)
+
+
 def _gather(
     cfg: Config,
     checkpoint: Checkpoint,
     metrics: Mapping[str, float],
-    trained_on: Mapping[str, float],
-    predictions: Path,
-    folder: Path,
+    trained_on: Mapping[str, float] | None,
+    analysis: Analysis,
     data: str | None,
     command: str | None,
 ) -> Report:
     task, file = task_of(cfg), checkpoint.path
-    command = command or _earlier_command(folder)
     summary, counts = summarise(cfg)
     train_counts = counts.get('training')
-    curves: dict[str, Points] = {}
-    threshold = None
-    analysis: detections.Analysis | class_maps.Analysis
-    if task.name == 'detection':
-        split = dataset_split(cfg, 'test_dataloader')
-        classes = tuple(checkpoint.meta['dataset_meta']['classes'])
-        found = json.loads(predictions.read_text())
-        analysis = boxes = detections.analyse(split.annotations, found, classes)
-        curves, threshold = boxes.precision_recall, boxes.threshold
-        examples = draw_detections(boxes.images, split.images, classes, folder)
-    else:
-        masks = class_maps.Masks(cfg, predictions)
-        classes = masks.classes
-        if classes != tuple(checkpoint.meta['dataset_meta']['classes']):
-            raise UserError('the masks of the data have the classes of the checkpoint in another order')
-        analysis = class_maps.analyse(masks)
-        examples = draw_class_maps(analysis.images, masks, folder)
     # The evaluator's prefix is left out, and so are metrics of classes, which have a table of their own.
     names = {name: name.partition('/')[2] for name in metrics}
     values = {names[name]: measured(value) for name, value in metrics.items() if names[name].startswith(METRICS)}
     # Nothing is measured if nothing was detected: 0 where there is something to detect.
     value = values.get(task.metric, None if values or not any(analysis.counts) else 0.0)
     losses, validation = read_scalars(file.parent)
-    model = _model(cfg, checkpoint)
+    model = describe_model(cfg, checkpoint)
     return Report(
         title=file.parent.resolve().name,
         task=task.name,
@@ -192,58 +202,26 @@ def _gather(
         model=model,
         metric=task.metric,
         value=value,
-        trained_on=_main_metric(trained_on, task.metric),
+        # Nothing is measured if nothing was detected.
+        trained_on=None if trained_on is None else _main_metric(trained_on, task.metric) if trained_on else 0.0,
         metrics=values,
         losses=_points(losses),
         validation={name.partition('/')[2]: points for name, points in _points(validation).items()},
         unit='epoch' if cfg.train_cfg.get('type') == 'EpochBasedTrainLoop' else 'iteration',
         classes=[
             ClassResult(name, train_counts[i] if train_counts else None, analysis.counts[i], analysis.scores[i])
-            for i, name in enumerate(classes)
+            for i, name in enumerate(analysis.classes)
         ],
-        precision_recall=curves,
-        threshold=threshold,
+        precision_recall=analysis.precision_recall,
+        threshold=analysis.threshold,
         confusion=analysis.confusion,
-        examples=examples,
+        examples=analysis.examples,
         data=summary,
-        exports=_exports(file, model.sha256),
-        versions=_versions(),
-        commands=_commands(file, command, data, threshold),
-        notes=_notes(model, task.benchmark, value, bool(trained_on), analysis.confusion),
+        exports=find_exports(file, model.sha256),
+        versions=versions(),
+        commands=commands(file, command, data, analysis.threshold),
+        notes=_notes(model, value, trained_on is not None),
     )
-
-
-def _model(cfg: Config, checkpoint: Checkpoint) -> Model:
-    meta, file = checkpoint.meta, checkpoint.path
-    backbone, head = cfg.model.backbone, cfg.model.get('bbox_head') or cfg.model.get('decode_head') or {}
-    names = [backbone.get(key) for key in ('type', 'arch', 'name', 'depth') if backbone.get(key) is not None]
-    experiment = re.sub(r'_\d{8}_\d{6}$', '', str(meta.get('experiment_name', '')))
-    by_epoch = cfg.train_cfg.get('type') == 'EpochBasedTrainLoop'
-    weights = checkpoint.content.get('state_dict', {})
-    return Model(
-        checkpoint=file.name,
-        sha256=sha256(file),
-        megabytes=file.stat().st_size / 1e6,
-        parameters=sum(
-            tensor.numel()
-            for name, tensor in weights.items()
-            if tensor.is_floating_point() and not name.endswith(('running_mean', 'running_var'))
-        ),
-        step=f'epoch {meta.get("epoch")}' if by_epoch else f'iteration {meta.get("iter")}',
-        is_best=file.name.startswith('best_'),
-        config=experiment,
-        head=str(head.get('type', '')),
-        backbone=' '.join(map(str, names)),
-        input_size=_input_size(cfg),
-    )
-
-
-def _input_size(cfg: Config) -> tuple[int, int] | None:
-    for step in cfg.test_dataloader.dataset.get('pipeline', ()):
-        if step.get('type') == 'Resize' and not step.get('keep_ratio') and isinstance(step.get('scale'), list | tuple):
-            width, height = step['scale']
-            return int(height), int(width)
-    return None
 
 
 def _main_metric(metrics: Mapping[str, float], name: str) -> float | None:
@@ -259,89 +237,6 @@ def _points(curves: Mapping[str, Mapping[int, float]]) -> dict[str, Points]:
     }
 
 
-def _exports(checkpoint: Path, checksum: str) -> list[Export]:
-    try:
-        files = exported_files(checkpoint, checksum)
-    except UserError:
-        return []  # nothing was exported
-    rows = _compared(checkpoint.parent)
-    exports = []
-    for file in files:
-        try:
-            meta = read_meta(file)
-        except UserError as error:
-            exports.append(Export(file.name, '', '', None, file.stat().st_size / 1e6, verdict=str(error)))
-            continue
-        row = rows.get(file.name, {})
-        speed = row.get('speed')
-        exports.append(
-            Export(
-                file=file.name,
-                target=meta.target,
-                precision=meta.precision,
-                input_size=meta.input.size,
-                megabytes=sum((file.parent / name).stat().st_size for name in meta.files) / 1e6,
-                metric=row.get('metric'),
-                to_pytorch=row.get('to_pytorch'),
-                latency=(_p50(speed[0]), _p50(speed[1])) if speed else None,
-                verdict=row.get('verdict', ''),
-            )
-        )
-    return exports
-
-
-def _p50(speed: Any) -> float:
-    """Return the median of a ``Speed``, which JSON has as a list."""
-    return float(speed['p50'] if isinstance(speed, dict) else speed[0])
-
-
-def _compared(work_dir: Path) -> dict[str, dict[str, Any]]:
-    """Return the rows of the table of ``mnv4 compare`` by file, if it was written."""
-    for path in (work_dir / COMPARED, work_dir / 'exported' / COMPARED):
-        if path.is_file():
-            rows = json.loads(path.read_text())['rows']
-            exported = work_dir / 'exported'
-            # A table that is older than the file is of another one.
-            return {
-                row['name']: row
-                for row in rows
-                if (exported / row['name']).exists()
-                and (exported / row['name']).stat().st_mtime <= path.stat().st_mtime
-            }
-    return {}
-
-
-def _versions() -> dict[str, str]:
-    versions = {'mnv4_mm': __version__, 'Python': platform.python_version()}
-    for name in PACKAGES:
-        try:
-            versions[name] = str(importlib.import_module(name).__version__)
-        except ImportError:  # timm is an extra
-            continue
-    gpu = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
-    versions['machine'] = ', '.join([platform.system(), platform.machine(), *gpu])
-    return versions
-
-
-def _commands(file: Path, command: str | None, data: str | None, threshold: float | None) -> list[tuple[str, str]]:
-    given = ['--data', data] if data else []
-    configs = sorted(file.parent.glob('*.py'))
-    if command is None and configs:
-        command = shlex.join(['mnv4', 'train', str(configs[0]), '--work-dir', 'NEW_FOLDER'])
-    score = ['--score-thr', f'{threshold:.2f}'] if threshold is not None else []
-    table = str(file.parent / 'exported' / COMPARED)
-    commands = [
-        ('Train', command or ''),
-        ('Evaluate', shlex.join(['mnv4', 'test', str(file), *given])),
-        ('Predict', shlex.join(['mnv4', 'infer', 'IMAGES', str(file), *score])),
-        ('Try in the browser', shlex.join(['mnv4', 'demo', str(file)])),
-        ('Export', shlex.join(['mnv4', 'export', str(file), '--to', 'onnx'])),
-        ('Compare the exported files', shlex.join(['mnv4', 'compare', str(file), *given, '--out', table])),
-        ('Make this report again', shlex.join(['mnv4', 'report', str(file), *given])),
-    ]
-    return [(purpose, line) for purpose, line in commands if line]
-
-
 def _earlier_command(folder: Path) -> str | None:
     """Return the training command of an earlier report in the same folder."""
     path = folder / 'report.json'
@@ -353,7 +248,7 @@ def _earlier_command(folder: Path) -> str | None:
         return None  # of another version, or not ours
 
 
-def _notes(model: Model, benchmark: str, value: float | None, has_trained_on: bool, confusion: Confusion) -> list[str]:
+def _notes(model: Model, value: float | None, has_trained_on: bool) -> list[str]:
     notes = []
     if value is None:
         notes.append('The validation images have no ground truth to measure with.')

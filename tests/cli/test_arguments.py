@@ -67,6 +67,7 @@ ARGUMENTS = {
     'backbone': ['mnv4_conv_x', 'resnet50', 'timm:', 'timm:nosuch', 'timm:nosuch.a1_in1k'],
     'data': DATA,
     'compare data': DATA[:2],  # its task is that of the checkpoint
+    'report data': DATA[:2],
     'cfg_options': PAIRS,
     'deploy cfg_options': PAIRS[:2],
     'work_dir': OUT_FOLDER,

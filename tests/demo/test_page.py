@@ -35,7 +35,7 @@ class Segmenter:
 @pytest.fixture
 def page(request, tmp_path):
     """A browser with the page of a model, at the width of a phone, and an image that has been chosen."""
-    server = DemoServer(request.param(), 'best.onnx', port=0)
+    server = DemoServer(request.param, 'best.onnx', port=0)
     thread = threading.Thread(target=server.serve_forever, kwargs=dict(poll_interval=0.01))
     thread.start()
     try:

@@ -50,7 +50,7 @@ def start():
     servers = []
 
     def run(model, **arguments):
-        server = demo.DemoServer(model, 'best.onnx', port=0, **arguments)
+        server = demo.DemoServer(lambda: model, 'best.onnx', port=0, **arguments)
         thread = threading.Thread(target=server.serve_forever, kwargs=dict(poll_interval=0.01))
         thread.start()
         servers.append((server, thread))
@@ -196,7 +196,7 @@ def test_hosts_and_ports_that_cannot_be_used(start):
         ('203.0.113.1', 0, '--host 203.0.113.1 is no address of this computer'),
     ):
         with pytest.raises(UserError) as error:
-            demo.DemoServer(Detector(), '', host, port)
+            demo.DemoServer(Detector, '', host, port)
         assert str(error.value) == message
 
 
@@ -222,7 +222,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, sys.argv[1])
 from test_server import Detector
 from mnv4_mm.demo.server import DemoServer, serve
-serve(DemoServer(Detector(), 'best.onnx', port=0), lambda line: print(line, flush=True))
+serve(DemoServer(Detector, 'best.onnx', port=0), lambda line: print(line, flush=True))
 """
 
 

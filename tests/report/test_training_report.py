@@ -21,7 +21,8 @@ from mnv4_mm.report import class_maps, detections
 from mnv4_mm.report.content import ClassResult, Confusion, DataSummary, Example, Export, Model, Report, SplitSummary
 from mnv4_mm.report.data import group_findings
 from mnv4_mm.report.page import chart, escape_markdown, write_card, write_page
-from mnv4_mm.report.training import COMPARED, find_checkpoint, write_report
+from mnv4_mm.report.run import COMPARED
+from mnv4_mm.report.training import find_checkpoint, write_report
 
 CLASSES = ('cat', 'dog', 'cow')
 EVIL = '<script>alert("x")</script>\' | `a` $$ \u0439'
@@ -336,8 +337,8 @@ def test_a_report_made_anew_keeps_the_command_and_shows_what_was_exported(detect
     row = dict(name=name, metric=0.5, to_pytorch=0.001, speed=[[1.0, 2.0, 3.0], [0.5, 1.0, 2.0]], verdict='ok')
     files[1].write_text(json.dumps(dict(metric='bbox_mAP', rows=[row])))
     meta = SimpleNamespace(target='onnx', precision='fp32', input=SimpleNamespace(size=(320, 320)), files={name: ''})
-    monkeypatch.setattr('mnv4_mm.report.training.exported_files', lambda *_: [files[0]])
-    monkeypatch.setattr('mnv4_mm.report.training.read_meta', lambda _: meta)
+    monkeypatch.setattr('mnv4_mm.report.run.exported_files', lambda *_: [files[0]])
+    monkeypatch.setattr('mnv4_mm.report.run.read_meta', lambda _: meta)
     out = tmp_path / 'again'
     shutil.copytree(detector / 'report', out)
     text = (out / 'report.json').read_text(encoding='utf-8')

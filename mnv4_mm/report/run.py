@@ -1,0 +1,154 @@
+"""Facts of a run for its report: the model, its exported files, versions, and the commands to repeat it."""
+
+import importlib
+import json
+import platform
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+
+from mnv4_mm.deploy.artifacts import exported_files
+from mnv4_mm.errors import UserError
+from mnv4_mm.report.content import Export, Model
+from mnv4_mm.runtime.meta import read_meta, sha256
+from mnv4_mm.version import __version__
+from mnv4_mm.weights.checkpoint import Checkpoint
+
+PACKAGES = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'timm', 'numpy', 'cv2', 'faster_coco_eval')
+COMPARED = 'compared.json'  # the table of `mnv4 compare`, in the work directory or in exported/
+
+
+def describe_model(cfg: Config, checkpoint: Checkpoint) -> Model:
+    """Describe the checkpoint of a config."""
+    meta, file = checkpoint.meta, checkpoint.path
+    backbone, head = cfg.model.backbone, cfg.model.get('bbox_head') or cfg.model.get('decode_head') or {}
+    names = [backbone.get(key) for key in ('type', 'arch', 'name', 'depth') if backbone.get(key) is not None]
+    experiment = re.sub(r'_\d{8}_\d{6}$', '', str(meta.get('experiment_name', '')))
+    by_epoch = cfg.train_cfg.get('type') == 'EpochBasedTrainLoop'
+    weights = checkpoint.content.get('state_dict', {})
+    return Model(
+        checkpoint=file.name,
+        sha256=sha256(file),
+        megabytes=file.stat().st_size / 1e6,
+        parameters=sum(
+            tensor.numel()
+            for name, tensor in weights.items()
+            if tensor.is_floating_point() and not name.endswith(('running_mean', 'running_var'))
+        ),
+        step=f'epoch {meta.get("epoch")}' if by_epoch else f'iteration {meta.get("iter")}',
+        is_best=file.name.startswith('best_'),
+        config=experiment,
+        head=str(head.get('type', '')),
+        backbone=' '.join(map(str, names)),
+        input_size=_input_size(cfg),
+    )
+
+
+def _input_size(cfg: Config) -> tuple[int, int] | None:
+    for step in cfg.test_dataloader.dataset.get('pipeline', ()):
+        if step.get('type') == 'Resize' and not step.get('keep_ratio') and isinstance(step.get('scale'), list | tuple):
+            width, height = step['scale']
+            return int(height), int(width)
+    return None
+
+
+def find_exports(checkpoint: Path, checksum: str) -> list[Export]:
+    """Return the files that were exported from a checkpoint, with what ``mnv4 compare`` measured.
+
+    Args:
+        checkpoint: The checkpoint.
+        checksum: Its SHA-256.
+    """
+    try:
+        files = exported_files(checkpoint, checksum)
+    except UserError:
+        return []  # nothing was exported
+    rows = _compared(checkpoint.parent)
+    exports = []
+    for file in files:
+        try:
+            meta = read_meta(file)
+        except UserError as error:
+            exports.append(Export(file.name, '', '', None, file.stat().st_size / 1e6, verdict=str(error)))
+            continue
+        row = rows.get(file.name, {})
+        speed = row.get('speed')
+        exports.append(
+            Export(
+                file=file.name,
+                target=meta.target,
+                precision=meta.precision,
+                input_size=meta.input.size,
+                megabytes=sum((file.parent / name).stat().st_size for name in meta.files) / 1e6,
+                metric=row.get('metric'),
+                to_pytorch=row.get('to_pytorch'),
+                latency=(_p50(speed[0]), _p50(speed[1])) if speed else None,
+                verdict=row.get('verdict', ''),
+            )
+        )
+    return exports
+
+
+def _p50(speed: Any) -> float:
+    """Return the median of a ``Speed``, which JSON has as a list."""
+    return float(speed['p50'] if isinstance(speed, dict) else speed[0])
+
+
+def _compared(work_dir: Path) -> dict[str, dict[str, Any]]:
+    """Return the rows of the table of ``mnv4 compare`` by file, if it was written."""
+    for path in (work_dir / COMPARED, work_dir / 'exported' / COMPARED):
+        if path.is_file():
+            rows = json.loads(path.read_text())['rows']
+            exported = work_dir / 'exported'
+            # A table that is older than the file is of another one.
+            return {
+                row['name']: row
+                for row in rows
+                if (exported / row['name']).exists()
+                and (exported / row['name']).stat().st_mtime <= path.stat().st_mtime
+            }
+    return {}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that training and evaluation use, and the machine."""
+    found = {'mnv4_mm': __version__, 'Python': platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = str(importlib.import_module(name).__version__)
+        except ImportError:  # timm is an extra
+            continue
+    gpu = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
+    found['machine'] = ', '.join([platform.system(), platform.machine(), *gpu])
+    return found
+
+
+def commands(file: Path, command: str | None, data: str | None, threshold: float | None) -> list[tuple[str, str]]:
+    """Return the commands to repeat a run and to use its result, each with its purpose.
+
+    Args:
+        file: The checkpoint.
+        command: The command that trained; if None, one that trains the config in the work directory.
+        data: The data set, if it is not the one of the config.
+        threshold: Score threshold for predictions.
+    """
+    given = ['--data', data] if data else []
+    configs = sorted(file.parent.glob('*.py'))
+    if command is None and configs:
+        command = shlex.join(['mnv4', 'train', str(configs[0]), '--work-dir', 'NEW_FOLDER'])
+    score = ['--score-thr', f'{threshold:.2f}'] if threshold is not None else []
+    table = str(file.parent / 'exported' / COMPARED)
+    lines = [
+        ('Train', command or ''),
+        ('Evaluate', shlex.join(['mnv4', 'test', str(file), *given])),
+        ('Predict', shlex.join(['mnv4', 'infer', 'IMAGES', str(file), *score])),
+        ('Try in the browser', shlex.join(['mnv4', 'demo', str(file)])),
+        ('Export', shlex.join(['mnv4', 'export', str(file), '--to', 'onnx'])),
+        ('Compare the exported files', shlex.join(['mnv4', 'compare', str(file), *given, '--out', table])),
+        ('Make this report again', shlex.join(['mnv4', 'report', str(file), *given])),
+    ]
+    return [(purpose, line) for purpose, line in lines if line]
