@@ -16,11 +16,10 @@ from mnv4_mm.deploy.targets import TARGETS
 from mnv4_mm.images import read_image
 from mnv4_mm.runtime import load
 from mnv4_mm.runtime.preprocess import prepare
-from tests.deploy.conftest import save_lively
 
 
 @pytest.mark.parametrize('kind', ['raw', 'nms'])
-def test_another_size_level_and_anchors_are_exported(kind, photos, tmp_path):
+def test_another_size_level_and_anchors_are_exported(kind, write_checkpoint, photos, tmp_path):
     if TARGETS['onnx'].absent(convert=True):
         pytest.skip(TARGETS['onnx'].absent(convert=True))
     cfg = training_config('mnv4_ssdlite_coco-mini', TrainOptions(work_dir='w', levels=8, size=[128, 160]))
@@ -32,7 +31,7 @@ def test_another_size_level_and_anchors_are_exported(kind, photos, tmp_path):
     fit_anchors(cfg)
     assert cfg.model.bbox_head.anchor_generator.min_sizes != before['min_sizes']
     checkpoint = tmp_path / 'net.pth'
-    save_lively(cfg, photos, checkpoint)
+    write_checkpoint(cfg, checkpoint)
 
     file = export(str(checkpoint), ['onnx'], out_dir=str(tmp_path), kind=kind, log=lambda line: None)[0]
 
