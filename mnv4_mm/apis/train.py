@@ -11,6 +11,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 
 from mnv4_mm.apis.evaluate import evaluate
 from mnv4_mm.apis.launch import is_first_of_machine, join_processes
+from mnv4_mm.config.anchors import check_same_anchors
 from mnv4_mm.config.anchors import fit_anchors as fit_anchors_of
 from mnv4_mm.config.backbone import disagreeing_normalisation, lost_weights, pretrained_files
 from mnv4_mm.config.data import data_lines, require_data
@@ -111,6 +112,8 @@ def train(
     if is_main_process():
         print('\n'.join(data_lines(cfg)))
     checkpoint = _read_weights(cfg)
+    if cfg.resume and checkpoint:
+        check_same_anchors(cfg, checkpoint)
     check_no_run(cfg)
     folder = make_output_folder('--work-dir', cfg.work_dir)
     _warn(disagreeing_normalisation(cfg), lost_weights(loaded, cfg))
