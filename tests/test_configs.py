@@ -18,7 +18,7 @@ from mnv4_mm.tasks import build_model, task_of
 from mnv4_mm.tasks.segmentation import Segmentation
 
 NAMES = sorted(config_index())
-DETECTORS = [name for name in NAMES if '_coco' in name]
+DETECTORS = [name for name in NAMES if '_coco' in name or '_bccd' in name]
 SEGMENTERS = [name for name in NAMES if '_ade20k' in name]
 
 
@@ -45,7 +45,7 @@ def test_it_runs(name, segmentation_batch):
     cfg = load_config(name)
     cfg.model.backbone.pop('init_cfg', None)  # weights from the hub
     if name in DETECTORS:
-        inputs = demo_mm_inputs(2, [[3, 128, 160], [3, 96, 128]], num_classes=80)
+        inputs = demo_mm_inputs(2, [[3, 128, 160], [3, 96, 128]], num_classes=cfg.model.bbox_head.num_classes)
     else:
         cfg.model.data_preprocessor.size = (128, 160)
         inputs = segmentation_batch(128, 160)

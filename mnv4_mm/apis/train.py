@@ -11,6 +11,7 @@ from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
 from mnv4_mm.apis.launch import is_first_of_machine, join_processes
+from mnv4_mm.config.anchors import check_same_anchors
 from mnv4_mm.config.anchors import fit_anchors as fit_anchors_of
 from mnv4_mm.config.backbone import disagreeing_normalisation, lost_weights, pretrained_files
 from mnv4_mm.config.classes import set_classes_of, set_label_order
@@ -119,6 +120,8 @@ def train(
     checkpoint = _read_weights(cfg)
     set_label_order(cfg)
     if checkpoint is not None:
+        if cfg.resume:
+            check_same_anchors(cfg, checkpoint)
         if cfg.resume and data:
             set_started_backbone(cfg, checkpoint, options)
         _say(set_classes_of(cfg, checkpoint, fine_tuning=not cfg.resume))

@@ -11,11 +11,13 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from scipy.optimize import differential_evolution
 
+from mnv4_mm.config.checkpoint import checkpoint_config
 from mnv4_mm.config.data import LOADERS, dataset_split
 from mnv4_mm.config.nested import dicts
 from mnv4_mm.config.rules import check_fittable, check_levels, check_sizable
 from mnv4_mm.data.formats.configured import innermost_dataset
 from mnv4_mm.errors import UserError
+from mnv4_mm.weights.checkpoint import Checkpoint
 
 # Keys of transforms whose values are sizes, (width, height) in mmdet.
 SIZES = ('scale', 'img_scale', 'size', 'crop_size')
@@ -147,6 +149,30 @@ def fit_anchors(cfg: Config) -> str:
         new, after = old, before
     head['anchor_generator'] = new
     return _report(boxes, before, after, new)
+
+
+def check_same_anchors(cfg: Config, checkpoint: Checkpoint) -> None:
+    """Check that a checkpoint was trained with the anchors of a config.
+
+    The same number of anchors has the same weights, so that nothing else would notice that the boxes are wrong.
+
+    Raises:
+        UserError: The checkpoint carries a config with other anchors.
+    """
+    if not isinstance(checkpoint.meta.get('cfg'), str):
+        return
+    trained = _anchors_of(checkpoint_config(checkpoint))
+    if trained and trained != _anchors_of(cfg):
+        raise UserError(
+            f'{checkpoint.path} was trained with other anchors than this config has: evaluate it without a config, '
+            'or resume with the same --size, --levels and --fit-anchors and the same data'
+        )
+
+
+def _anchors_of(cfg: Config) -> Any:
+    head = cfg.get('model', {}).get('bbox_head')
+    generator = head.get('anchor_generator') if isinstance(head, dict) else None
+    return json.loads(json.dumps(generator))  # tuples and lists are the same anchors
 
 
 def training_boxes(cfg: Config) -> Boxes:

@@ -68,8 +68,9 @@ def restore_data(cfg: Config) -> Config:
     for loader, split in zip(LOADERS, (layout.train, layout.val, layout.val), strict=True):
         paths = [part for part in dataset_split(cfg, loader) if isinstance(part, Path)] if cfg.get(loader) else []
         # Not of a data set that was put into the config by hand.
-        if any(path.is_relative_to(prepared) or not path.exists() for path in paths):
+        if any(path.is_relative_to(prepared) or path == Path() or not path.exists() for path in paths):
             task.set_split(innermost_dataset(cfg[loader].dataset), split)
+    cfg.own_data = dict(root=str(layout.root.resolve()), allow_dropped=allow_dropped)
     return cfg
 
 

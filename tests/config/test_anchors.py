@@ -1,14 +1,24 @@
 """Input size, levels and anchors of a detector follow the options of training."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from mmdet.registry import TASK_UTILS
 
+from mnv4_mm.apis.evaluate import evaluate
 from mnv4_mm.config import anchors
-from mnv4_mm.config.anchors import best_iou, fit_anchors, levels_of, set_levels, set_size, training_boxes
+from mnv4_mm.config.anchors import (
+    best_iou,
+    check_same_anchors,
+    fit_anchors,
+    levels_of,
+    set_levels,
+    set_size,
+    training_boxes,
+)
 from mnv4_mm.config.check import check_config
 from mnv4_mm.config.data import LOADERS, innermost_dataset
 from mnv4_mm.config.load import load_config
@@ -16,6 +26,7 @@ from mnv4_mm.config.options import TrainOptions
 from mnv4_mm.config.training import training_config
 from mnv4_mm.errors import UserError
 from mnv4_mm.tasks import build_model
+from mnv4_mm.weights.checkpoint import Checkpoint
 
 WITH_ANCHORS = ['mnv4_ssdlite_coco', 'mnv4_ssdlite_bccd', 'mnv4_retinanet_coco']
 SMALL, LARGE = (22, 20), (100, 90)  # width and height of the boxes in `cells`
@@ -205,3 +216,18 @@ def test_options_that_do_not_fit_the_config(name, options, message):
 def test_sizes_that_are_none(size):
     with pytest.raises(UserError, match='--size takes one or two multiples of 32'):
         TrainOptions(size=size)
+
+
+def test_a_checkpoint_of_other_anchors_is_refused():
+    trained = set_levels(load_config('mnv4_ssdlite_coco-mini'), 8)
+    checkpoint = Checkpoint(Path('net.pth'), dict(state_dict={}, meta=dict(cfg=trained.pretty_text)))
+    check_same_anchors(trained, checkpoint)
+    check_same_anchors(load_config('mnv4_ssdlite_coco'), Checkpoint(Path('net.pth'), dict(state_dict={})))
+    other = set_levels(load_config('mnv4_ssdlite_coco-mini'), 8)
+    generator_of(other).min_sizes = [20.0, *generator_of(other).min_sizes[1:]]
+    for cfg in (load_config('mnv4_ssdlite_coco-mini'), other):
+        with pytest.raises(UserError, match=r'net\.pth was trained with other anchors.*--fit-anchors'):
+            check_same_anchors(cfg, checkpoint)
+    with pytest.raises(UserError, match='was trained with other anchors'):
+        evaluate(other, checkpoint, work_dir=Path('never'))
+    assert not Path('never').exists()

@@ -49,6 +49,12 @@ def make_checkpoint(once, tmp_path_factory, photos) -> Maker:
 
 
 @pytest.fixture(scope='session')
+def write_checkpoint(photos) -> Callable[[Config, Path], None]:
+    """Return a function that writes a checkpoint of a loaded config."""
+    return lambda cfg, path: save_lively(cfg, photos, path)
+
+
+@pytest.fixture(scope='session')
 def ssdlite(make_checkpoint) -> Path:
     return make_checkpoint('mnv4_ssdlite_coco-mini')
 

@@ -21,7 +21,7 @@ from mnv4_mm.runtime.results import select
 from mnv4_mm.tasks.predictors import Segmenter
 
 ONNX = TARGETS['onnx']
-DETECTORS = ('mnv4_ssdlite_coco', 'mnv4_retinanet_coco', 'mnv4_rtmdet_coco')
+DETECTORS = ('mnv4_ssdlite_coco', 'mnv4_ssdlite_bccd', 'mnv4_retinanet_coco', 'mnv4_rtmdet_coco')
 SEGMENTERS = ('mnv4_lraspp_ade20k', 'mnv4_fpn_ade20k', 'mnv4_deeplabv3plus_ade20k', 'mnv4_segformer_ade20k')
 aten = torch.ops.aten
 
@@ -81,7 +81,7 @@ def test_class_maps_are_those_of_mmseg(name, model_of, photos):
 def test_boxes_are_those_of_the_coder(name, model_of):
     """Against mmdet's own decoding, with boxes beyond the edge and extreme codes."""
     model = model_of(name)
-    height, width = (320, 320) if name == 'mnv4_ssdlite_coco' else (128, 160)
+    height, width = {'mnv4_ssdlite_coco': (320, 320), 'mnv4_ssdlite_bccd': (256, 320)}.get(name, (128, 160))
     graph = build_graph(model, describe(model, ONNX, size=(height, width), normalise=True))
     head, net = model.bbox_head, graph.module
     rng = torch.Generator().manual_seed(0)

@@ -1,0 +1,23 @@
+"""The notebook runs from its first cell to its last."""
+
+import os
+
+import pytest
+
+nbformat = pytest.importorskip('nbformat')
+nbclient = pytest.importorskip('nbclient')
+
+
+def test_the_quick_start_notebook_runs(repository, tmp_path, monkeypatch):
+    notebook = nbformat.read(repository / 'examples/quickstart.ipynb', as_version=4)
+    assert not any(cell.get('outputs') for cell in notebook.cells)
+    for folder in ('data', 'examples'):
+        (tmp_path / folder).symlink_to(repository / folder)
+    monkeypatch.setenv('PYTHONPATH', os.pathsep.join([str(repository), os.environ.get('PYTHONPATH', '')]))
+    client = nbclient.NotebookClient(notebook, timeout=3600, resources=dict(metadata=dict(path=str(tmp_path))))
+    client.execute()
+    cells = [cell for cell in notebook.cells if cell.get('outputs') and 'data' in cell.outputs[-1]]
+    values = [cell.outputs[-1]['data']['text/plain'] for cell in cells]
+    assert 'bccd/bbox_mAP_50' in values[0]
+    assert values[-1] == 'True'  # the exported file has the boxes of the checkpoint
+    assert list((tmp_path / 'work_dirs/quickstart/exported').glob('*.onnx'))
