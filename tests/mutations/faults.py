@@ -169,7 +169,7 @@ FAULTS = (
     ),
     Fault(
         "take the centre of YOLO's boxes for their corner",
-        'mnv4_mm/data/formats/yolo.py',
+        'mnv4_mm/data/formats/yolo_rows.py',
         '_shortest((cx - w / 2) * width, 0.75 * unit * width)',
         '_shortest(cx * width, 0.75 * unit * width)',
         ('tests/data/formats/test_yolo.py',),
