@@ -71,7 +71,7 @@ def set_size(cfg: Config, size: Sequence[int]) -> Config:
         for key in SIZES:
             value = transform.get(key)
             if isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(side, int) for side in value):
-                transform[key] = type(value)(round(side * factor) for side, factor in zip(value, factors, strict=True))
+                transform[key] = tuple(round(side * factor) for side, factor in zip(value, factors, strict=True))
     cfg.input_size = (width, height)
     if 'img_size' in cfg.model.backbone:
         cfg.model.backbone.img_size = (height, width)
