@@ -207,6 +207,8 @@ class ConfigOptions:
                 arguments += [flag, *(f'{key}={item}' for key, item in value.items())]
             elif isinstance(value, bool):
                 arguments.append(flag if value else flag.replace('--', '--no-', 1))
+            elif isinstance(value, list | tuple):
+                arguments += [flag, *map(str, value)]
             else:
                 arguments += [flag, str(value)]
         return arguments
