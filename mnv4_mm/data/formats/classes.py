@@ -1,9 +1,13 @@
 """Checks of class names, which are the same for all formats."""
 
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
 from mnv4_mm.data.findings import Finding
+
+# Control characters, halves of surrogate pairs, and ends of lines and paragraphs.
+UNPRINTABLE = ('Cc', 'Cs', 'Zl', 'Zp')
 
 
 def check_names(names: Sequence[str], source: Path) -> list[Finding]:
@@ -21,8 +25,10 @@ def check_names(names: Sequence[str], source: Path) -> list[Finding]:
         if not name.strip():
             findings.append(Finding('class-name', source, 'the name is empty', entry))
             continue
-        if not name.isprintable():
-            findings.append(Finding('class-name', source, f'the name {name!r} has characters without a sign', entry))
+        if any(unicodedata.category(character) in UNPRINTABLE for character in name):
+            findings.append(
+                Finding('class-name', source, f'the name {name!r} has control characters or ends of lines', entry)
+            )
         if name in first:
             findings.append(Finding('class-twice', source, f'classes {first[name]} and {i} are both {name!r}', entry))
             continue

@@ -10,7 +10,7 @@ from mnv4_mm.data.documents import collector_paused
 from mnv4_mm.data.findings import Finding
 from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, DetectionData, MaskData
 from mnv4_mm.data.formats import coco_json, cvat, labelme, voc, yolo
-from mnv4_mm.data.formats.files import Files, first
+from mnv4_mm.data.formats.files import Files, amount, beginning, first
 from mnv4_mm.errors import UserError
 
 Task = Literal['detection', 'segmentation']
@@ -22,6 +22,19 @@ BOXES = (
     'file per image)'
 )
 MASKS = 'a folder of images and one of masks with the same names'
+# Formats that are common and not read: the beginning of the file, or nothing for any, and what to do.
+FOREIGN: dict[str, tuple[tuple[bytes, str], ...]] = {
+    '.json': (
+        (b'"_via_', 'is of VGG Image Annotator: export it as COCO'),
+        (b'"regions"', 'is of VGG Image Annotator: export it as COCO'),
+        (b'"completed_by"', 'is in the own format of Label Studio: export as COCO or YOLO, with images'),
+        (b'"from_name"', 'is in the own format of Label Studio: export as COCO or YOLO, with images'),
+        (b'"coordinates"', 'is in the format of Create ML: export as COCO'),
+    ),
+    '.csv': ((b'', 'is a table of boxes or classes, which is not read: export as COCO, YOLO or Pascal VOC'),),
+    '.tfrecord': ((b'', 'is a TFRecord, which is not read: export as COCO, YOLO or Pascal VOC'),),
+    '.parquet': ((b'', 'is a Parquet table, which is not read: export as COCO, YOLO or Pascal VOC'),),
+}
 ARCHIVES = ('.zip', '.tar', '.gz', '.tgz', '.7z', '.rar', '.bz2', '.xz')
 
 
@@ -74,9 +87,21 @@ def _read_boxes(root: Path) -> DetectionData | None:
         others = [other.NAME for other in DETECTION[i + 1 :] if _is_found(other, files)]
         if others:
             data.notes.append(f'the folder has files of {first(others)} too, which are not used')
+        _check_images(files, data)
         _separate(data)
         return data
     return None
+
+
+def _check_images(files: Files, data: DetectionData) -> None:
+    """Check that at least one of the listed images is there."""
+    images = [image for group in data.splits.values() for image in group]
+    if images and not any(image.name in files.known for image in images):
+        source = images[0].source
+        raise UserError(
+            f'{data.root} has none of the {amount(len(images), "image")} that its annotation files list (the first '
+            f'one: {images[0].name} in {source}): name the folder that holds images and annotations'
+        )
 
 
 def _is_found(reader: ModuleType, files: Files) -> bool:
@@ -109,6 +134,13 @@ def _read_masks(root: Path) -> MaskData | None:
     return masks.read(root)
 
 
+def _foreign(files: Files, name: str) -> str | None:
+    """Return what is to be done with a file of a format that is not read."""
+    start = beginning(files.root / name)
+    marks = FOREIGN[posixpath.splitext(name)[1].lower()]
+    return next((f'{name} {advice}.' for mark, advice in marks if mark in start), None)
+
+
 def _describe(root: Path) -> str:
     """Return a sentence on what is in the folder."""
     files = Files(root)
@@ -117,6 +149,9 @@ def _describe(root: Path) -> str:
     archives = [name for name in files.names if name.lower().endswith(ARCHIVES)]
     if archives and not files.images:
         return f'Unpack {first(archives)} first.'
+    foreign = next(filter(None, (_foreign(files, name) for name in files.with_suffix(*FOREIGN))), None)
+    if foreign:
+        return foreign
     kinds: dict[str, int] = {}
     for name in files.names:
         suffix = posixpath.splitext(name)[1].lower() or 'no suffix'

@@ -37,7 +37,8 @@ SPLITS = {TRAIN: ('train',), VAL: ('val', 'valid', 'validation'), TEST: ('test',
 NAME_FILES = ('obj.names', 'classes.txt', 'labels.txt', 'names.txt', 'predefined_classes.txt')
 # Text files that are no labels of an image.
 OTHER_TEXTS = (*NAME_FILES, 'train.txt', 'val.txt', 'valid.txt', 'test.txt', 'readme.txt', 'requirements.txt')
-IMAGE_FOLDERS = ('images', 'JPEGImages')
+IMAGE_FOLDERS = ('images', 'image', 'imgs', 'img', 'jpegimages')  # in upper or lower case
+LABEL_FOLDERS = ('labels', 'Labels', 'LABELS', 'label', 'Label', 'annotations')
 MAIN = ('data.yaml', 'data.yml')
 MAX_SHARE = 2  # a larger number is one of pixels
 FRACTION = re.compile(r'\.(\d*)')
@@ -267,7 +268,7 @@ def _images(files: Files, description: Description, data: DetectionData) -> dict
             if target is None:
                 is_outside = all(join(f, item.replace('\\', '/')) is None for f in (base, folder))
                 kind = 'path-outside' if is_outside else 'split-missing'
-                problem = f'{item!r} {"leaves the folder" if is_outside else "does not exist"}'
+                problem = f'{item!r} {"leaves the folder" if is_outside else "does not exist, or is empty"}'
                 if split == TEST:
                     data.notes.append(f'{description.name}: test {problem} and is not used')
                 else:
@@ -369,8 +370,10 @@ def _label_of(files: Files, image: str) -> str | None:
     stem = posixpath.splitext(image)[0]
     parts = stem.split('/')
     for i in range(len(parts) - 2, -1, -1):
-        if parts[i] in IMAGE_FOLDERS:
-            twin = '/'.join([*parts[:i], 'labels', *parts[i + 1 :]]) + '.txt'
+        if parts[i].lower() not in IMAGE_FOLDERS:
+            continue
+        for folder in LABEL_FOLDERS:
+            twin = '/'.join([*parts[:i], folder, *parts[i + 1 :]]) + '.txt'
             if twin in files.known:
                 return twin
     beside = stem + '.txt'

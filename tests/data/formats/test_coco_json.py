@@ -249,6 +249,7 @@ def set_key(key, value, entry=0, kind='annotations'):
         (set_key('name', 'dog', kind='categories'), [('class-twice', 'class 1')]),
         (set_key('name', ' ', kind='categories'), [('class-name', 'class 0')]),
         (set_key('name', 'a\nb', kind='categories'), [('class-name', 'class 0')]),
+        (set_key('name', 'red\u00a0cell \U0001f469\u200d\U0001f33e', kind='categories'), []),
         (set_key('name', None, kind='categories'), [('entry-invalid', 'entry 0 of categories'), NO_CLASS]),
         (lambda content: content['annotations'].append(3), [('entry-invalid', 'entry 2 of annotations')]),
         (lambda content: content['images'].append(None), [('entry-invalid', 'entry 2 of images')]),

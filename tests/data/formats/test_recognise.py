@@ -40,6 +40,34 @@ def test_folders_without_labels(tmp_path):
     assert '\n' not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ('name', 'content', 'message'),
+    [
+        ('via.json', {'a.jpg': dict(filename='a.jpg', regions=[])}, 'via.json is of VGG Image Annotator'),
+        ('project.json', [dict(id=1, annotations=[dict(completed_by=1)])], 'own format of Label Studio'),
+        ('boxes.json', [dict(image='a.jpg', annotations=[dict(label='a', coordinates={})])], 'Create ML'),
+        ('_annotations.csv', 'filename,width\n', '_annotations.csv is a table'),
+    ],
+)
+def test_formats_that_are_not_read(tmp_path, name, content, message):
+    write_images(tmp_path, ['a.jpg'])
+    write_file(tmp_path / name, content)
+    with pytest.raises(UserError, match=message):
+        recognise(tmp_path, 'detection')
+
+
+def test_annotations_without_any_image(tmp_path):
+    image = dict(id=1, file_name='a.jpg', width=32, height=24)
+    content = dict(images=[image], annotations=[], categories=[dict(id=1, name='cat')])
+    write_file(tmp_path / 'mine/annotations/instances_train.json', content)
+    write_images(tmp_path, ['mine/images/a.jpg'])
+    assert recognise(tmp_path / 'mine', 'detection').format == 'COCO JSON'
+    with pytest.raises(
+        UserError, match=r'annotations has none of the 1 image that .* list .*: name the folder that holds'
+    ):
+        recognise(tmp_path / 'mine/annotations', 'detection')
+
+
 def test_a_folder_inside_of_the_folder(repository, tmp_path):
     (tmp_path / 'unpacked').symlink_to(repository / 'data/mini/coco')
     data = recognise(tmp_path, 'detection')

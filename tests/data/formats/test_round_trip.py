@@ -1,6 +1,7 @@
 """A data set that is written in each format is read back with the same classes, images and boxes, in the same order."""
 
 import dataclasses
+import json
 import posixpath
 
 import pytest
@@ -8,6 +9,7 @@ from write_formats import WRITERS, write_yolo
 
 from mnv4_mm.data.form import TRAIN, VAL
 from mnv4_mm.data.formats.recognise import recognise
+from mnv4_mm.data.prepare import prepare_detection
 
 
 def content(data):
@@ -67,6 +69,25 @@ def test_yolo_of_any_number_of_digits_has_the_same_boxes(bccd, digits, tmp_path)
     part = dataclasses.replace(bccd, splits={split: bccd.splits[split][:40] for split in (TRAIN, VAL)})
     write_yolo(part, tmp_path, digits)
     assert content(recognise(tmp_path, 'detection')) == content(part)
+
+
+@pytest.mark.parametrize('name', ['COCO JSON', 'YOLO', 'CVAT XML'])
+def test_what_is_trained_on_is_the_same_for_each_format(bccd, name, tmp_path, monkeypatch):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    part = dataclasses.replace(bccd, splits={TRAIN: bccd.splits[TRAIN][:8], VAL: bccd.splits[VAL][:4]})
+    prepared = []
+    for writer in ('Pascal VOC', name):
+        WRITERS[writer](part, tmp_path / writer)
+        layout = prepare_detection(tmp_path / writer)
+        for split in (layout.train, layout.val):
+            written = json.loads(split.annotations.read_text())
+            # Images are numbered in the order of their paths, which differ; each number is replaced by the name.
+            names = {image.pop('id'): posixpath.basename(image.pop('file_name')) for image in written['images']}
+            for annotation in written['annotations']:
+                annotation['image_id'] = names[annotation['image_id']]
+            prepared.append((list(names.values()), written))
+    assert prepared[:2] == prepared[2:]
+    assert [len(names) for names, _ in prepared[:2]] == [8, 4]
 
 
 def test_supervision_reads_the_same_boxes_of_bccd(bccd):

@@ -72,6 +72,7 @@ def test_descriptions(load, description):
         (('train/images/a.jpg', 'valid/images/b.jpg'), ('train/labels/a.txt', 'valid/labels/b.txt')),
         (('images/train/a.jpg', 'images/val/b.jpg'), ('labels/train/a.txt', 'labels/val/b.txt')),
         (('train/a.jpg', 'val/b.jpg'), ('train/a.txt', 'val/b.txt')),
+        (('Train/Images/a.jpg', 'Val/Images/b.jpg'), ('Train/Labels/a.txt', 'Val/Labels/b.txt')),
     ],
 )
 def test_folders_of_splits_without_a_description(load, images, labels):
