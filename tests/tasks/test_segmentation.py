@@ -22,6 +22,7 @@ from mnv4_mm.config.load import load_config
 from mnv4_mm.config.options import TrainOptions
 from mnv4_mm.config.training import training_config
 from mnv4_mm.data.prepare_masks import prepare_masks
+from mnv4_mm.deploy.export import _calibration_images
 from mnv4_mm.errors import UserError
 from mnv4_mm.tasks import task_of
 
@@ -250,6 +251,8 @@ def test_images_and_masks_of_any_layout_are_trained_on_and_measured(tmp_path):
         for option in ('out', 'show_dir'):
             with pytest.raises(UserError, match='overwritten'):
                 evaluate_files(None, checkpoint, work_dir=str(tmp_path), **{option: str(root / path)})
+    calibration = _calibration_images(load_model(checkpoint, device='cpu'), None)
+    assert sorted(calibration) == sorted(prepare_masks(root).train.image_files())  # and no validation image
     metrics = evaluate_files(
         None, checkpoint, on='train', out=str(tmp_path / 'maps'), show_dir=str(tmp_path / 'shown'),
         work_dir=str(tmp_path / 't'),
