@@ -146,3 +146,15 @@ def test_only_warm_ups_are_shortened():
     )
     _cap_warm_up(runner)
     assert runner.param_schedulers == [dict(schedule[0], end=100), *schedule[1:]]
+
+
+def test_a_warm_up_of_one_step_is_left_out():
+    """mmengine's would keep its first, tiny learning rate for the whole training."""
+    schedule = [dict(type='LinearLR', by_epoch=False, end=500), dict(type='CosineAnnealingLR', by_epoch=True, T_max=4)]
+    runner = SimpleNamespace(
+        param_schedulers=copy.deepcopy(schedule),
+        train_loop=SimpleNamespace(max_iters=19),
+        logger=logging.getLogger('x'),
+    )
+    _cap_warm_up(runner)
+    assert runner.param_schedulers == schedule[1:]
