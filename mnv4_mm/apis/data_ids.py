@@ -1,10 +1,10 @@
 """Ids that a data set's annotation file gives to its images and classes, for predictions on the same images."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
+from mnv4_mm.data.documents import read_json
 from mnv4_mm.errors import UserError
 
 
@@ -21,14 +21,14 @@ class DataIds:
     def __init__(self, path: str | Path) -> None:
         self.path = path
         try:
-            content = json.loads(Path(path).read_bytes())
+            content = read_json(Path(path))
             images, categories = content['images'], content['categories']
             names = [str(image['file_name']).replace('\\', '/') for image in images]
             self.images = [(image['id'], image.get('width'), image.get('height')) for image in images]
             self.category_ids = {str(category['name']): category['id'] for category in categories}
-        except OSError as error:
-            raise UserError(f'--annotations {path} cannot be read: {error.strerror}') from error
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except UserError as error:
+            raise UserError(f'--annotations {error}') from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f'--annotations {path} is not a COCO annotation file, with the lists images (id, file_name) and '
                 f'categories (id, name): {type(error).__name__} {" ".join(str(error).split())[:100]}'

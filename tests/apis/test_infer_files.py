@@ -287,10 +287,10 @@ def test_an_annotation_file_that_does_not_fit_is_one_line(change, message, data,
 @pytest.mark.parametrize('text', ['', '[', '[]', '7', 'null', '[' * 100_000])
 def test_an_annotation_file_of_other_content_is_one_line(text, tmp_path):
     (tmp_path / 'a.json').write_text(text)
-    with pytest.raises(UserError, match='is not a COCO annotation file') as caught:
+    with pytest.raises(UserError, match=r'a\.json is (not (a COCO|JSON)|empty|nested too deeply)') as caught:
         DataIds(tmp_path / 'a.json')
     assert '\n' not in str(caught.value)
-    with pytest.raises(UserError, match='cannot be read'):
+    with pytest.raises(UserError, match='cannot be read|no file'):
         DataIds(tmp_path / 'gone.json')
 
 
