@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from mmdet.registry import TASK_UTILS
+from mmengine.registry import DefaultScope
 
 from mnv4_mm.apis.evaluate import evaluate
 from mnv4_mm.config import anchors
@@ -73,7 +74,8 @@ def level_sizes(cfg, height: int, width: int) -> list[tuple[int, int]]:
 def test_anchors_are_those_of_mmdet(name):
     cfg = load_config(name)
     levels = list(levels_of(generator_of(cfg)))
-    built = TASK_UTILS.build(dict(generator_of(cfg)))
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        built = TASK_UTILS.build(dict(generator_of(cfg)))
     assert len(levels) == len(built.base_anchors)
     for (step, centre, sizes), stride, corners in zip(levels, built.strides, built.base_anchors, strict=True):
         assert tuple(step) == stride
