@@ -159,7 +159,7 @@ LIGHT = [
     (['test', MINI, '{tmp}/file', '--out', 'x.pkl'], 'name a .json file'),
     (['test', 'mnv4_lraspp_ade20k-mini', '{tmp}/file', '--out', '{tmp}/file'], 'name a folder'),
     (['infer', 'nothing.jpg', '{tmp}/file'], 'no image, folder or video nothing.jpg'),
-    (['infer', '{tmp}', '{tmp}/file'], 'no images'),
+    (['infer', '{cwd}', '{tmp}/file'], 'no images'),
     (['infer', '{images}', 'gone.pth'], 'no checkpoint'),
     (['infer', '{images}', '{tmp}/file', '--score-thr', '7'], 'must be in [0, 1]'),
     (['infer', '{images}', '{tmp}/file', '--config', '{tmp}/syntax.py'], 'syntax.py cannot be read'),
