@@ -10,7 +10,7 @@ from mnv4_mm.data.documents import collector_paused
 from mnv4_mm.data.findings import Finding
 from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, DetectionData, MaskData
 from mnv4_mm.data.formats import coco_json, cvat, labelme, voc, yolo
-from mnv4_mm.data.formats.files import Files, amount, beginning, first
+from mnv4_mm.data.formats.files import Files, amount, beginning, first, holds_predictions
 from mnv4_mm.errors import UserError
 
 Task = Literal['detection', 'segmentation']
@@ -50,16 +50,24 @@ def recognise(root: str | Path, task: Task | None = None) -> DetectionData | Mas
     """
     root = Path(root)
     check_folder(root)
+    files = Files(root)
     data: DetectionData | MaskData | None = None
     if task != 'segmentation':
         with collector_paused():
-            data = _read_boxes(root)
+            data = _read_boxes(root, files)
     if data is None and task != 'detection':
         data = _read_masks(root)
+    incomplete = [] if task == 'segmentation' else coco_json.find_incomplete(files)
     if data is not None:
+        if incomplete:
+            data.notes.append(f'not used, since they are not whole COCO annotation files: {first(incomplete)}')
         return data
+    if incomplete:
+        coco_json.read(root, files)  # says what is missing
     looked_for = {'detection': BOXES, 'segmentation': MASKS, None: f'{BOXES}; {MASKS}'}[task]
-    raise UserError(f'{root} has no data set of a format that is known. {_describe(root)} Looked for: {looked_for}')
+    raise UserError(
+        f'{root} has no data set of a format that is known. {_describe(root, files)} Looked for: {looked_for}'
+    )
 
 
 def check_folder(root: Path) -> None:
@@ -77,11 +85,11 @@ def check_folder(root: Path) -> None:
     raise UserError(f'{root} is a file: name the folder that holds the images and the annotations, e.g. {root.parent}')
 
 
-def _read_boxes(root: Path) -> DetectionData | None:
-    files = Files(root)
+def _read_boxes(root: Path, files: Files) -> DetectionData | None:
     for i, reader in enumerate(DETECTION):
         read: Callable[[Path, Files], DetectionData | None] = reader.read
-        data = read(root, files)
+        is_incomplete = reader is coco_json and not coco_json.find(files)
+        data = None if is_incomplete else read(root, files)
         if data is None:
             continue
         others = [other.NAME for other in DETECTION[i + 1 :] if _is_found(other, files)]
@@ -141,9 +149,8 @@ def _foreign(files: Files, name: str) -> str | None:
     return next((f'{name} {advice}.' for mark, advice in marks if mark in start), None)
 
 
-def _describe(root: Path) -> str:
+def _describe(root: Path, files: Files) -> str:
     """Return a sentence on what is in the folder."""
-    files = Files(root)
     if not files.names:
         return 'It is empty.'
     archives = [name for name in files.names if name.lower().endswith(ARCHIVES)]
@@ -152,6 +159,9 @@ def _describe(root: Path) -> str:
     foreign = next(filter(None, (_foreign(files, name) for name in files.with_suffix(*FOREIGN))), None)
     if foreign:
         return foreign
+    predictions = next((name for name in files.with_suffix('.json') if holds_predictions(root / name)), None)
+    if predictions:
+        return f'{predictions} has predictions: remove "score" from its annotations if they are the ground truth.'
     kinds: dict[str, int] = {}
     for name in files.names:
         suffix = posixpath.splitext(name)[1].lower() or 'no suffix'
