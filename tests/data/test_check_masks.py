@@ -212,6 +212,29 @@ def test_the_same_image_in_both_splits(tmp_path):
     assert 'near-duplicate of the training image images/train/0.jpg' in '\n'.join(check(root).lines())
 
 
+def list_images(root: Path, train: list[int], val: list[int]) -> None:
+    for name, numbers in (('train', train), ('val', val)):
+        (root / f'{name}.txt').write_text('\n'.join(map(str, numbers)))
+
+
+def test_an_image_on_both_lists_is_refused(root):
+    list_images(root, [0, 1, 2, 3], [3, 4, 5])
+    message = (
+        r"masks/3\.png: 'images/3\.jpg' is for val, and for training in .*masks/3\.png: list each image in one split"
+    )
+    with pytest.raises(UserError, match=message):
+        prepare_masks(root)
+
+
+def test_identical_lists_are_split_anew(root):
+    list_images(root, [0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5])
+    layout = prepare_masks(root)
+    train, val = (set(read_names(split.names_file)) for split in (layout.train, layout.val))
+    assert not train & val
+    assert len(train | val) == 6
+    assert 'the same images are for training and validation: they are split anew' in layout.checked.notes
+
+
 # Where values and names do not tell what is meant, the user is asked.
 AMBIGUOUS = {
     'last class never occurs': (ADE, [0, 1], 'cat\ndog\n', r'the values 0, 1 and classes\.txt has 2 names: is the'),

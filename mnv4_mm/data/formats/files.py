@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mnv4_mm.data.documents import read_json
 from mnv4_mm.data.findings import Finding
-from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, LabelledImage
+from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, DetectionData, LabelledImage, MaskData, MaskedImage
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import IMAGE_SUFFIXES
 
@@ -368,3 +368,25 @@ def split_by_folder(splits: dict[str, list[LabelledImage]], notes: list[str]) ->
         return splits
     notes.append('the split is that of the folders of the images')
     return {split: named[split] for split in (TRAIN, VAL, TEST) if split in named}
+
+
+def separate(data: DetectionData | MaskData) -> None:
+    """Find images that are in the training split and in another one too. Identical splits become one, ``ALL``."""
+    splits: dict[str, list] = data.splits
+    if TRAIN not in splits:
+        return
+    training = {image.name: image for image in splits[TRAIN]}
+    if VAL in splits and training.keys() == {image.name for image in splits[VAL]}:
+        data.notes.append('the same images are for training and validation: they are split anew')
+        del splits[VAL]
+        splits[ALL] = splits.pop(TRAIN)
+        return
+    for split in (VAL, TEST):
+        for image in splits.get(split, []):
+            if image.name in training:
+                problem = f'{image.name!r} is for {split}, and for training in {_source(data, training[image.name])}'
+                data.findings.append(Finding('image-in-two-splits', _source(data, image), problem))
+
+
+def _source(data: DetectionData | MaskData, image: LabelledImage | MaskedImage) -> Path:
+    return image.source if isinstance(image, LabelledImage) else data.root / image.mask

@@ -82,14 +82,13 @@ def test_links_in_a_circle(repository, tmp_path):
         recognise(tmp_path, 'detection')
 
 
-def test_two_formats_in_one_folder(tmp_path):
+def test_an_empty_format_beside_another_is_refused(tmp_path):
     write_images(tmp_path, ['images/a.jpg'])
     write_file(tmp_path / 'labels/a.txt', '0 0.5 0.5 0.5 0.5')
     write_file(tmp_path / 'images/a.xml', '<annotation></annotation>')
     write_file(tmp_path / 'annotations/data.json', dict(images=[], annotations=[], categories=[]))
-    data = recognise(tmp_path, 'detection')
-    assert data.format == 'COCO JSON'
-    assert data.notes == ['the folder has files of YOLO, Pascal VOC too, which are not used']
+    with pytest.raises(UserError, match=r"COCO JSON with 0 boxes of no class \(\.\), and YOLO with 1 box of '0'"):
+        recognise(tmp_path, 'detection')
 
 
 def prediction_file(images: list[str], boxes: int = 1) -> dict:
@@ -151,3 +150,32 @@ def test_json_of_other_tools(tmp_path, name, content):
     data = recognise(tmp_path, 'detection')
     assert data.format == name
     assert data.notes[-1] == 'not used, since they are not whole COCO annotation files: notes.json'
+
+
+@pytest.mark.parametrize('is_named', [True, False])
+def test_two_formats_with_the_same_labels(tmp_path, is_named):
+    write_images(tmp_path, ['a.jpg'])
+    for content in LABELS.values():
+        for file, text in content.items():
+            write_file(tmp_path / file, text)
+    if not is_named:
+        (tmp_path / 'classes.txt').unlink()
+    data = recognise(tmp_path, 'detection')
+    assert data.format == 'COCO JSON'
+    assert data.notes == ['the folder has files of YOLO, Pascal VOC too, which are not used']
+
+
+@pytest.mark.parametrize(
+    ('file', 'text', 'described'),
+    [
+        ('classes.txt', 'dog\n', r"YOLO with 1 box of 'dog' \(a\.txt\)"),
+        ('a.txt', '0 .5 .5 .5 .5\n0 .5 .5 .2 .2', r"YOLO with 2 boxes of 'cat' \(a\.txt\)"),
+    ],
+)
+def test_two_formats_that_differ_are_refused(tmp_path, file, text, described):
+    write_images(tmp_path, ['a.jpg'])
+    for name, content in (LABELS['COCO JSON'] | LABELS['YOLO'] | {file: text}).items():
+        write_file(tmp_path / name, content)
+    message = rf"which differ: COCO JSON with 1 box of 'cat' \(data\.json\), and {described}: leave the files of one"
+    with pytest.raises(UserError, match=message):
+        recognise(tmp_path, 'detection')
