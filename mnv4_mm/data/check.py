@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mnv4_mm.data.checked import CheckedData, Count, SplitStatistics, count_sizes
+from mnv4_mm.data.checked import CheckedData, Count, SplitStatistics, count_by_split, count_sizes, split_of_finding
 from mnv4_mm.data.decode import MISSING, Decoded, decode_images
 from mnv4_mm.data.findings import Finding, Rule
 from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, Box, DetectionData, LabelledImage
@@ -50,19 +50,25 @@ def check_detection(data: DetectionData, previous: Mapping[str, str] | None = No
     findings = [*data.findings, *_check_classes(data)]
     splits = {name: list(images) for name, images in data.splits.items() if images}
     notes = [*data.notes, *_choose_splits(splits)]
+    found = {
+        name: dict(images=len(images), boxes=sum(len(image.boxes) for image in images))
+        for name, images in splits.items()
+    }
     # What the reader has left out is no longer among them.
-    found = Counter(_unit(finding) for finding in data.findings if finding.rule is Rule.DROPPED)
-    found['images'] += sum(map(len, splits.values()))
-    found['boxes'] += sum(len(image.boxes) for images in splits.values() for image in images)
+    lost = [finding for finding in data.findings if finding.rule is Rule.DROPPED]
+    sources = {name: {image.source for image in images} for name, images in splits.items()}
+    by_split: list[tuple[str, Finding]] = []
     decoded = decode_images(data.root, _inside(image.name for images in splits.values() for image in images))
     for name, images in splits.items():
         splits[name], more = _check_images(data.root, images, decoded)
         findings += more
+        by_split += [(name, finding) for finding in more]
     findings += _check_units(splits)
     for name, images in splits.items():
         if not any(finding.kind in WHOLE for finding in findings):
             splits[name], more = _check_boxes(images)
             findings += more
+            by_split += [(name, finding) for finding in more]
     hashes = {name: result.hash for name, result in decoded.items()}
     if ALL in splits:
         notes += _divide(splits, hashes, previous or {}, findings, data.root)
@@ -78,7 +84,18 @@ def check_detection(data: DetectionData, previous: Mapping[str, str] | None = No
         classes=data.classes,
         findings=tuple(findings),
         notes=tuple(notes),
-        counts={unit: Count(found[unit], dropped[unit]) for unit in ('images', 'boxes')},
+        counts={
+            unit: Count(
+                sum(units[unit] for units in found.values()) + sum(_unit(finding) == unit for finding in lost),
+                dropped[unit],
+            )
+            for unit in ('images', 'boxes')
+        },
+        split_counts=count_by_split(
+            found,
+            [(name, _unit(finding)) for name, finding in by_split if finding.rule is Rule.DROPPED],
+            [(split_of_finding(finding, data.root, sources), _unit(finding)) for finding in lost],
+        ),
         splits={name: statistics(splits.get(name, []), data.classes) for name in (TRAIN, VAL)},
     )
     return CheckedImages(splits, checked)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mnv4_mm.data.checked import CheckedData, Count, SplitStatistics, count_sizes
+from mnv4_mm.data.checked import CheckedData, Count, SplitStatistics, count_by_split, count_sizes, split_of_finding
 from mnv4_mm.data.decode import Decoded, decode_images
 from mnv4_mm.data.findings import Finding
 from mnv4_mm.data.form import ALL, TRAIN, VAL, MaskData, MaskedImage
@@ -45,6 +45,7 @@ def check_masks(data: MaskData, previous: Mapping[str, str] | None = None) -> Ch
     labels = label_table(data)
     findings = list(data.findings)
     splits: dict[str, list[MaskedImage]] = {}
+    dropped: list[tuple[str | None, str]] = []
     for name, part in data.splits.items():
         splits[name] = []
         for pair in part:
@@ -53,6 +54,7 @@ def check_masks(data: MaskData, previous: Mapping[str, str] | None = None) -> Ch
                 splits[name].append(pair)
             else:
                 findings.append(finding)
+                dropped.append((name, 'images'))
     kept = sum(map(len, splits.values()))
     counts = {
         name: count_labels(masks[pair.mask], labels, data)
@@ -68,7 +70,7 @@ def check_masks(data: MaskData, previous: Mapping[str, str] | None = None) -> Ch
         findings += _find_near_duplicates(data.root, splits, hashes)
     for name in (TRAIN, VAL):
         findings += _check_split(data, name, splits.get(name, []), counts)
-    lost = sum(finding.kind in WITHOUT_PAIR for finding in data.findings)
+    lost = [finding for finding in data.findings if finding.kind in WITHOUT_PAIR]
     spare = sum(finding.kind == 'mask-without-image' for finding in data.findings)
     found = len(pairs)
     checked = CheckedData(
@@ -78,7 +80,15 @@ def check_masks(data: MaskData, previous: Mapping[str, str] | None = None) -> Ch
         classes=data.classes,
         findings=tuple(findings),
         notes=tuple(notes),
-        counts=dict(images=Count(found + lost, found + lost - kept), masks=Count(found + spare, found + spare - kept)),
+        counts=dict(
+            images=Count(found + len(lost), found + len(lost) - kept),
+            masks=Count(found + spare, found + spare - kept),
+        ),
+        split_counts=count_by_split(
+            {name: dict(images=len(part)) for name, part in data.splits.items()},
+            dropped,
+            [(split_of_finding(finding, data.root, {}), 'images') for finding in lost],
+        ),
         splits={name: _statistics(data, splits.get(name, []), decoded, counts) for name in (TRAIN, VAL)},
     )
     return CheckedMasks({name: splits.get(name, []) for name in (TRAIN, VAL)}, checked)

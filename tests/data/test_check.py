@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from mnv4_mm.data.check import CheckedImages, check_detection, is_inside
+from mnv4_mm.data.checked import Count
 from mnv4_mm.data.findings import KINDS, Finding, Rule
 from mnv4_mm.data.form import ALL, TRAIN, VAL, Box, DetectionData, LabelledImage
 
@@ -97,12 +98,43 @@ def test_boxes(data, case):
 
 def test_one_percent_may_be_dropped(data):
     image = data.splits[TRAIN][0]
-    image.boxes += [Box((i % 30, 1 + i // 30, 20, 20), 0, f'annotation {100 + i}', 400) for i in range(184)]
+    image.boxes += [Box((i % 30, 1 + i // 30, 20, 20), 0, f'annotation {100 + i}', 400) for i in range(188)]
     image.boxes[0] = replace(image.boxes[0], xywh=(1, 1, 0, 3))
     image.boxes[2] = replace(image.boxes[2], xywh=(1, 1, 0, 3))
     assert refusal(check_detection(data)) == ''
     image.boxes[3] = replace(image.boxes[3], xywh=(1, 1, 0, 3))
-    assert '3 of 200 boxes (1.5 %)' in refusal(check_detection(data))
+    assert '3 of 204 boxes (1.47 %)' in refusal(check_detection(data))
+
+
+def many_training_images(data: DetectionData) -> None:
+    first = data.splits[TRAIN][0]
+    for i in range(300):
+        name = f'train/more{i}.png'
+        (data.root / name).symlink_to(data.root / first.name)
+        data.splits[TRAIN].append(replace(first, name=name, image_id=100 + i))
+
+
+def test_one_percent_is_that_of_a_split(data):
+    many_training_images(data)
+    assert refusal(check_detection(data)) == ''
+    image = data.splits[VAL][0]
+    image.boxes[0] = replace(image.boxes[0], xywh=(1, 1, 0, 3))
+    assert '1 of 4 validation boxes (25 %) would be left out, more than 1 %' in refusal(check_detection(data))
+    cut(data.root / image.name)
+    result = check_detection(data)
+    assert '1 of 2 validation images (50 %) would be left out, more than 1 %' in refusal(result)
+    assert result.checked.counts['images'] == Count(308, 1)
+    assert result.checked.refusals(allow_dropped=True) == []
+
+
+def test_what_the_reader_has_left_out_counts_in_its_split(data):
+    many_training_images(data)
+    data.findings = [Finding('box-invalid', data.root / 'val.json', 'x', 'annotation 3')]
+    assert '1 of 5 validation boxes (20 %)' in refusal(check_detection(data))
+    data.findings = [Finding('annotation-missing', data.root / 'lists/val.txt', 'x', 'line 3')]
+    assert '1 of 3 validation images' in refusal(check_detection(data))
+    data.findings = [Finding('box-invalid', data.root / 'train.json', 'x', 'annotation 3')]
+    assert refusal(check_detection(data)) == ''
 
 
 @pytest.mark.parametrize(('area', 'kind'), [(0, 'area-zero'), (-1, 'area-zero'), (math.nan, 'area-zero'), (None, None)])

@@ -98,6 +98,26 @@ def test_one_percent_may_be_left_out(tmp_path):
         prepare_masks(root)
 
 
+@pytest.mark.parametrize('file', ['masks/val/105.png', 'images/val/105.jpg'])
+@pytest.mark.parametrize('is_removed', [True, False])
+def test_one_percent_is_that_of_a_split(tmp_path, file, is_removed):
+    root = write(tmp_path / 'data', SPLIT, [0, 1, 255], count=105, files={'classes.txt': 'cat\ndog\n'})
+    for i in range(109, 210):
+        (root / f'images/val/{i}.jpg').unlink()
+        (root / f'masks/val/{i}.png').unlink()
+    if is_removed:
+        (root / file).unlink()
+    else:
+        cut(root / file)
+    counts = check(root).counts
+    assert counts['images' if file.startswith('masks') or not is_removed else 'masks'].dropped == 1
+    if file.startswith('masks') or not is_removed:
+        with pytest.raises(UserError, match=r'1 of 4 validation images \(25 %\)'):
+            prepare_masks(root)
+    else:
+        prepare_masks(root)  # a mask without an image is left out, but no image is
+
+
 # The cases of users' data: masks-*.
 
 
