@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -220,13 +221,15 @@ def _check_units(splits: Mapping[str, Sequence[LabelledImage]]) -> Iterator[Find
     if not pairs:
         return
     start, size, image_size = table[:, :2], table[:, 2:4], table[:, 4:]
-    is_share = (start >= -0.5).all(1) & (start + size <= 1 + 1e-3).all(1)
+    with np.errstate(over='ignore'):  # of finite numbers the sum may be infinite
+        end = start + size
+    is_share = (start >= -0.5).all(1) & (end <= 1 + 1e-3).all(1)
     if 2 * is_share.sum() > len(pairs):
         image, box = pairs[is_share.argmax()]
         problem = f'{is_share.sum()} of {len(pairs)} boxes are within one pixel, such as {_text(box)}'
         yield Finding('boxes-as-shares', image.source, problem, box.entry)
         return
-    is_outside = (start + size > image_size + CLIPPED_PIXELS).any(1)
+    is_outside = (end > image_size + CLIPPED_PIXELS).any(1)
     may_be_corners = (start < size).all() and (size <= image_size + 1).all()
     if may_be_corners and len(pairs) >= MIN_CORNERS and is_outside.sum() > OUTSIDE_SHARE * len(pairs):
         image, box = pairs[is_outside.argmax()]
@@ -258,12 +261,12 @@ def _check_boxes(images: Sequence[LabelledImage]) -> tuple[list[LabelledImage], 
             kept.append(replace(image, boxes=[]))
             continue
         boxes = []
-        labels: dict[tuple[float, ...], set[int]] = {}
+        labels: dict[tuple[Any, ...], set[int]] = {}
         for box in image.boxes:
             checked = _check_box(image, box, found)
             if checked is None:
                 continue
-            same = labels.setdefault(checked.xywh, set())
+            same = labels.setdefault((checked.xywh, checked.is_crowd), set())
             if checked.label in same:
                 found('box-twice', box, f'the box {_text(box)} of {image.name} is a repetition')
                 continue
@@ -280,7 +283,9 @@ def _check_box(image: LabelledImage, box: Box, found: Callable[[str, Box, str], 
     x, y, width, height = box.xywh
     image_width, image_height = image.size or (0, 0)
     is_inside = x >= 0 and y >= 0 and x + width <= image_width and y + height <= image_height
-    if is_inside and width >= 1 and height >= 1 and box.area is not None and 0 < box.area < math.inf:
+    # Of inclusive corners, the area is that of a box one pixel wider and taller.
+    largest = (width + 1) * (height + 1)
+    if is_inside and width >= 1 and height >= 1 and box.area is not None and 0 < box.area <= largest:
         return box  # nothing is wrong with it, as with almost all
     name = f'the box {_text(box)} of {image.name}'
     if not all(map(math.isfinite, box.xywh)):
@@ -320,6 +325,9 @@ def _check_box(image: LabelledImage, box: Box, found: Callable[[str, Box, str], 
         return None
     if area is not None and not (math.isfinite(area) and area > 0):
         found('area-zero', box, f'the area of {name} is {area:g}')
+        area = None
+    elif area is not None and area > largest:
+        found('area-too-large', box, f'the area of {name} is {area:g}, more than width times height')
         area = None
     return replace(box, xywh=(x, y, width, height), area=width * height if area is None else area)
 

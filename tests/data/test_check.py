@@ -137,8 +137,18 @@ def test_what_the_reader_has_left_out_counts_in_its_split(data):
     assert refusal(check_detection(data)) == ''
 
 
-@pytest.mark.parametrize(('area', 'kind'), [(0, 'area-zero'), (-1, 'area-zero'), (math.nan, 'area-zero'), (None, None)])
-def test_an_area_that_is_missing_or_0_is_width_times_height(data, area, kind):
+@pytest.mark.parametrize(
+    ('area', 'kind'),
+    [
+        (0, 'area-zero'),
+        (-1, 'area-zero'),
+        (math.nan, 'area-zero'),
+        (None, None),
+        (1e9, 'area-too-large'),
+        (21 * 11 + 1, 'area-too-large'),
+    ],
+)
+def test_an_area_that_cannot_be_is_width_times_height(data, area, kind):
     image = data.splits[TRAIN][0]
     image.boxes[0] = replace(image.boxes[0], area=area)
     result = check_detection(data)
@@ -147,10 +157,13 @@ def test_an_area_that_is_missing_or_0_is_width_times_height(data, area, kind):
     assert refusal(result) == ''
 
 
-def test_the_area_of_a_shape_is_kept(data):
+@pytest.mark.parametrize('area', [77, 21 * 11])  # of a polygon, and of a box with inclusive corners
+def test_the_area_of_a_shape_is_kept(data, area):
     image = data.splits[TRAIN][0]
-    image.boxes[0] = replace(image.boxes[0], area=77)
-    assert check_detection(data).splits[TRAIN][0].boxes[0].area == 77
+    image.boxes[0] = replace(image.boxes[0], area=area)
+    result = check_detection(data)
+    assert result.splits[TRAIN][0].boxes[0].area == area
+    assert not result.checked.findings
 
 
 def every_box(data: DetectionData, change: Callable[[Box], Box], splits=(TRAIN, VAL)) -> None:
@@ -248,6 +261,21 @@ def test_repeated_boxes_are_used_once(data):
     result = check_detection(data)
     assert kinds(result) == {'box-twice': 1, 'box-two-classes': 1}
     assert [box.annotation_id for box in result.splits[TRAIN][0].boxes] == [1, 2, 51]
+
+
+def test_a_crowd_with_the_box_of_an_object_is_no_repetition(data):
+    image = data.splits[TRAIN][0]
+    image.boxes.insert(0, replace(image.boxes[0], is_crowd=True, entry='annotation 100'))
+    result = check_detection(data)
+    assert not result.checked.findings
+    assert [box.is_crowd for box in result.splits[TRAIN][0].boxes] == [True, False, False]
+
+
+@pytest.mark.filterwarnings('error')
+def test_a_huge_box_is_left_out_without_a_warning(data):
+    image = data.splits[TRAIN][0]
+    image.boxes[0] = replace(image.boxes[0], xywh=(1e308, 1e308, 1e308, 1e308))
+    assert kinds(check_detection(data)) == {'box-outside': 1}
 
 
 def cut(path: Path) -> None:
