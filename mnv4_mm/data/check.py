@@ -17,7 +17,8 @@ from mnv4_mm.data.checked import CheckedData, Count, SplitStatistics, count_by_s
 from mnv4_mm.data.decode import MISSING, Decoded, decode_images
 from mnv4_mm.data.findings import Finding, Rule
 from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, Box, DetectionData, LabelledImage
-from mnv4_mm.data.split import near_duplicates, split_images
+from mnv4_mm.data.split import divide, find_near_duplicates
+from mnv4_mm.images import exif_orientation
 
 # Boxes that reach further out of their image are not clipped but left out: pixels, and share of the image's side.
 CLIPPED_PIXELS, CLIPPED_SHARE = 3, 0.01
@@ -72,9 +73,10 @@ def check_detection(data: DetectionData, previous: Mapping[str, str] | None = No
             by_split += [(name, finding) for finding in more]
     hashes = {name: result.hash for name, result in decoded.items()}
     if ALL in splits:
-        notes += _divide(splits, hashes, previous or {}, findings, data.root)
+        labels = {image.name: {box.label for box in image.boxes if not box.is_crowd} for image in splits[ALL]}
+        notes += divide(splits, hashes, labels, previous)
     else:
-        findings += _find_near_duplicates(data.root, splits, hashes)
+        findings += find_near_duplicates(data.root, splits, hashes)
     if not any(finding.rule is Rule.FATAL for finding in findings):
         findings += _check_rest(data, splits)
     dropped = Counter(_unit(finding) for finding in findings if finding.rule is Rule.DROPPED)
@@ -192,24 +194,12 @@ def _check_images(
 
 def _size_finding(root: Path, image: LabelledImage, stated: tuple[int, int], size: tuple[int, int]) -> Finding:
     problem = f'{image.name} is {size[0]}x{size[1]}, not {stated[0]}x{stated[1]}'
-    orientation = _orientation(root / image.name)
+    orientation = exif_orientation(root / image.name)
     if orientation > 1:
         problem += f': its EXIF orientation {orientation} turns it'
     return Finding(
         'image-size-exif' if orientation > 4 and stated == size[::-1] else 'image-size', image.source, problem
     )
-
-
-def _orientation(path: Path) -> int:
-    """Return the EXIF orientation of an image, 1 if it has none: from 5 on, width and height are swapped."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as file:
-            return int(file.getexif().get(0x0112, 1))
-    # What Pillow raises for damaged EXIF blocks and for what it does not read.
-    except (OSError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError):
-        return 1
 
 
 def _check_units(splits: Mapping[str, Sequence[LabelledImage]]) -> Iterator[Finding]:
@@ -330,39 +320,6 @@ def _check_box(image: LabelledImage, box: Box, found: Callable[[str, Box, str], 
         found('area-too-large', box, f'the area of {name} is {area:g}, more than width times height')
         area = None
     return replace(box, xywh=(x, y, width, height), area=width * height if area is None else area)
-
-
-def _divide(
-    splits: dict[str, list[LabelledImage]],
-    hashes: Mapping[str, int],
-    previous: Mapping[str, str],
-    findings: list[Finding],
-    root: Path,
-) -> list[str]:
-    """Split ``ALL`` in two, in place; return what was decided."""
-    images = splits.pop(ALL)
-    if len(images) < 2:
-        splits.update({TRAIN: images, VAL: []})
-        return []
-    labels = {image.name: {box.label for box in image.boxes if not box.is_crowd} for image in images}
-    division = split_images({image.name: hashes[image.name] for image in images}, labels, previous=previous)
-    is_val = set(division.val)
-    splits[TRAIN] = [image for image in images if image.name not in is_val]
-    splits[VAL] = [image for image in images if image.name in is_val]
-    return division.notes
-
-
-def _find_near_duplicates(
-    root: Path, splits: Mapping[str, Sequence[LabelledImage]], hashes: Mapping[str, int]
-) -> Iterator[Finding]:
-    train, val = ({image.name: hashes[image.name] for image in splits.get(name, ())} for name in (TRAIN, VAL))
-    for first, second in near_duplicates(train, val):
-        problem = (
-            'it is a training image, too'
-            if first == second
-            else f'it is a near-duplicate of the training image {first}'
-        )
-        yield Finding('near-duplicate', root / second, problem)
 
 
 def _check_rest(data: DetectionData, splits: Mapping[str, Sequence[LabelledImage]]) -> Iterator[Finding]:
