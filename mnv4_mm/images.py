@@ -149,6 +149,16 @@ def image_size(path: str | Path) -> tuple[int, int]:
     return _shown_size(header)
 
 
+def exif_orientation(path: str | Path) -> int:
+    """Return the orientation of an image as EXIF numbers it, 1 if it has none: 5 to 8 exchange width and height.
+
+    Raises:
+        UserError: There is no such file, or it cannot be read.
+    """
+    header = read_header(_read_bytes(path, mapped=True))
+    return header.orientation if header else 1
+
+
 def check_image_file(path: str | Path) -> None:
     """Check that a file exists, begins as a known image format does and is within the limits, without decoding it.
 

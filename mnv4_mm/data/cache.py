@@ -46,17 +46,18 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 def folder_state(root: Path) -> str:
-    """Return a digest of the names, sizes and modification times of all files in a folder and below.
+    """Return a digest of the names, sizes and times of all files in a folder and below.
 
-    Hidden folders are passed over. Links are followed, each folder once.
+    The change time of the inode tells of edits after which the modification time was set back. Hidden folders are
+    passed over. Links are followed, each folder once.
     """
     digest = hashlib.sha256()
-    for name, size, modified in sorted(_files(root)):
-        digest.update(f'{name}\0{size}\0{modified}\0'.encode(errors='surrogateescape'))
+    for name, *state in sorted(_files(root)):
+        digest.update('\0'.join(map(str, [name, *state, ''])).encode(errors='surrogateescape'))
     return digest.hexdigest()
 
 
-def _files(root: Path) -> Iterator[tuple[str, int, int]]:
+def _files(root: Path) -> Iterator[tuple[str, int, int, int]]:
     pending, visited = [('', root)], set()
     while pending:
         prefix, folder = pending.pop()
@@ -72,10 +73,10 @@ def _files(root: Path) -> Iterator[tuple[str, int, int]]:
             try:
                 state = entry.stat()
             except OSError:  # a link that leads nowhere
-                yield prefix + entry.name, -1, -1
+                yield prefix + entry.name, -1, -1, -1
                 continue
             if stat.S_ISDIR(state.st_mode):
                 if not entry.name.startswith('.'):
                     pending.append((f'{prefix}{entry.name}/', Path(entry.path)))
             else:
-                yield prefix + entry.name, state.st_size, state.st_mtime_ns
+                yield prefix + entry.name, state.st_size, state.st_mtime_ns, state.st_ctime_ns

@@ -9,14 +9,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from mnv4_mm.data.checked import CheckedData, Count, SplitStatistics, count_sizes
+from mnv4_mm.data.checked import CheckedData, Count, SplitStatistics, count_by_split, count_sizes, split_of_finding
 from mnv4_mm.data.decode import MISSING, Decoded, decode_images
 from mnv4_mm.data.findings import Finding, Rule
 from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, Box, DetectionData, LabelledImage
-from mnv4_mm.data.split import near_duplicates, split_images
+from mnv4_mm.data.split import divide, find_near_duplicates
+from mnv4_mm.images import exif_orientation
 
 # Boxes that reach further out of their image are not clipped but left out: pixels, and share of the image's side.
 CLIPPED_PIXELS, CLIPPED_SHARE = 3, 0.01
@@ -50,24 +52,31 @@ def check_detection(data: DetectionData, previous: Mapping[str, str] | None = No
     findings = [*data.findings, *_check_classes(data)]
     splits = {name: list(images) for name, images in data.splits.items() if images}
     notes = [*data.notes, *_choose_splits(splits)]
+    found = {
+        name: dict(images=len(images), boxes=sum(len(image.boxes) for image in images))
+        for name, images in splits.items()
+    }
     # What the reader has left out is no longer among them.
-    found = Counter(_unit(finding) for finding in data.findings if finding.rule is Rule.DROPPED)
-    found['images'] += sum(map(len, splits.values()))
-    found['boxes'] += sum(len(image.boxes) for images in splits.values() for image in images)
+    lost = [finding for finding in data.findings if finding.rule is Rule.DROPPED]
+    sources = {name: {image.source for image in images} for name, images in splits.items()}
+    by_split: list[tuple[str, Finding]] = []
     decoded = decode_images(data.root, _inside(image.name for images in splits.values() for image in images))
     for name, images in splits.items():
         splits[name], more = _check_images(data.root, images, decoded)
         findings += more
+        by_split += [(name, finding) for finding in more]
     findings += _check_units(splits)
     for name, images in splits.items():
         if not any(finding.kind in WHOLE for finding in findings):
             splits[name], more = _check_boxes(images)
             findings += more
+            by_split += [(name, finding) for finding in more]
     hashes = {name: result.hash for name, result in decoded.items()}
     if ALL in splits:
-        notes += _divide(splits, hashes, previous or {}, findings, data.root)
+        labels = {image.name: {box.label for box in image.boxes if not box.is_crowd} for image in splits[ALL]}
+        notes += divide(splits, hashes, labels, previous)
     else:
-        findings += _find_near_duplicates(data.root, splits, hashes)
+        findings += find_near_duplicates(data.root, splits, hashes)
     if not any(finding.rule is Rule.FATAL for finding in findings):
         findings += _check_rest(data, splits)
     dropped = Counter(_unit(finding) for finding in findings if finding.rule is Rule.DROPPED)
@@ -78,7 +87,18 @@ def check_detection(data: DetectionData, previous: Mapping[str, str] | None = No
         classes=data.classes,
         findings=tuple(findings),
         notes=tuple(notes),
-        counts={unit: Count(found[unit], dropped[unit]) for unit in ('images', 'boxes')},
+        counts={
+            unit: Count(
+                sum(units[unit] for units in found.values()) + sum(_unit(finding) == unit for finding in lost),
+                dropped[unit],
+            )
+            for unit in ('images', 'boxes')
+        },
+        split_counts=count_by_split(
+            found,
+            [(name, _unit(finding)) for name, finding in by_split if finding.rule is Rule.DROPPED],
+            [(split_of_finding(finding, data.root, sources), _unit(finding)) for finding in lost],
+        ),
         splits={name: statistics(splits.get(name, []), data.classes) for name in (TRAIN, VAL)},
     )
     return CheckedImages(splits, checked)
@@ -174,24 +194,12 @@ def _check_images(
 
 def _size_finding(root: Path, image: LabelledImage, stated: tuple[int, int], size: tuple[int, int]) -> Finding:
     problem = f'{image.name} is {size[0]}x{size[1]}, not {stated[0]}x{stated[1]}'
-    orientation = _orientation(root / image.name)
+    orientation = exif_orientation(root / image.name)
     if orientation > 1:
         problem += f': its EXIF orientation {orientation} turns it'
     return Finding(
         'image-size-exif' if orientation > 4 and stated == size[::-1] else 'image-size', image.source, problem
     )
-
-
-def _orientation(path: Path) -> int:
-    """Return the EXIF orientation of an image, 1 if it has none: from 5 on, width and height are swapped."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as file:
-            return int(file.getexif().get(0x0112, 1))
-    # What Pillow raises for damaged EXIF blocks and for what it does not read.
-    except (OSError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError):
-        return 1
 
 
 def _check_units(splits: Mapping[str, Sequence[LabelledImage]]) -> Iterator[Finding]:
@@ -203,13 +211,15 @@ def _check_units(splits: Mapping[str, Sequence[LabelledImage]]) -> Iterator[Find
     if not pairs:
         return
     start, size, image_size = table[:, :2], table[:, 2:4], table[:, 4:]
-    is_share = (start >= -0.5).all(1) & (start + size <= 1 + 1e-3).all(1)
+    with np.errstate(over='ignore'):  # of finite numbers the sum may be infinite
+        end = start + size
+    is_share = (start >= -0.5).all(1) & (end <= 1 + 1e-3).all(1)
     if 2 * is_share.sum() > len(pairs):
         image, box = pairs[is_share.argmax()]
         problem = f'{is_share.sum()} of {len(pairs)} boxes are within one pixel, such as {_text(box)}'
         yield Finding('boxes-as-shares', image.source, problem, box.entry)
         return
-    is_outside = (start + size > image_size + CLIPPED_PIXELS).any(1)
+    is_outside = (end > image_size + CLIPPED_PIXELS).any(1)
     may_be_corners = (start < size).all() and (size <= image_size + 1).all()
     if may_be_corners and len(pairs) >= MIN_CORNERS and is_outside.sum() > OUTSIDE_SHARE * len(pairs):
         image, box = pairs[is_outside.argmax()]
@@ -241,12 +251,12 @@ def _check_boxes(images: Sequence[LabelledImage]) -> tuple[list[LabelledImage], 
             kept.append(replace(image, boxes=[]))
             continue
         boxes = []
-        labels: dict[tuple[float, ...], set[int]] = {}
+        labels: dict[tuple[Any, ...], set[int]] = {}
         for box in image.boxes:
             checked = _check_box(image, box, found)
             if checked is None:
                 continue
-            same = labels.setdefault(checked.xywh, set())
+            same = labels.setdefault((checked.xywh, checked.is_crowd), set())
             if checked.label in same:
                 found('box-twice', box, f'the box {_text(box)} of {image.name} is a repetition')
                 continue
@@ -263,7 +273,9 @@ def _check_box(image: LabelledImage, box: Box, found: Callable[[str, Box, str], 
     x, y, width, height = box.xywh
     image_width, image_height = image.size or (0, 0)
     is_inside = x >= 0 and y >= 0 and x + width <= image_width and y + height <= image_height
-    if is_inside and width >= 1 and height >= 1 and box.area is not None and 0 < box.area < math.inf:
+    # Of inclusive corners, the area is that of a box one pixel wider and taller.
+    largest = (width + 1) * (height + 1)
+    if is_inside and width >= 1 and height >= 1 and box.area is not None and 0 < box.area <= largest:
         return box  # nothing is wrong with it, as with almost all
     name = f'the box {_text(box)} of {image.name}'
     if not all(map(math.isfinite, box.xywh)):
@@ -304,40 +316,10 @@ def _check_box(image: LabelledImage, box: Box, found: Callable[[str, Box, str], 
     if area is not None and not (math.isfinite(area) and area > 0):
         found('area-zero', box, f'the area of {name} is {area:g}')
         area = None
+    elif area is not None and area > largest:
+        found('area-too-large', box, f'the area of {name} is {area:g}, more than width times height')
+        area = None
     return replace(box, xywh=(x, y, width, height), area=width * height if area is None else area)
-
-
-def _divide(
-    splits: dict[str, list[LabelledImage]],
-    hashes: Mapping[str, int],
-    previous: Mapping[str, str],
-    findings: list[Finding],
-    root: Path,
-) -> list[str]:
-    """Split ``ALL`` in two, in place; return what was decided."""
-    images = splits.pop(ALL)
-    if len(images) < 2:
-        splits.update({TRAIN: images, VAL: []})
-        return []
-    labels = {image.name: {box.label for box in image.boxes if not box.is_crowd} for image in images}
-    division = split_images({image.name: hashes[image.name] for image in images}, labels, previous=previous)
-    is_val = set(division.val)
-    splits[TRAIN] = [image for image in images if image.name not in is_val]
-    splits[VAL] = [image for image in images if image.name in is_val]
-    return division.notes
-
-
-def _find_near_duplicates(
-    root: Path, splits: Mapping[str, Sequence[LabelledImage]], hashes: Mapping[str, int]
-) -> Iterator[Finding]:
-    train, val = ({image.name: hashes[image.name] for image in splits.get(name, ())} for name in (TRAIN, VAL))
-    for first, second in near_duplicates(train, val):
-        problem = (
-            'it is a training image, too'
-            if first == second
-            else f'it is a near-duplicate of the training image {first}'
-        )
-        yield Finding('near-duplicate', root / second, problem)
 
 
 def _check_rest(data: DetectionData, splits: Mapping[str, Sequence[LabelledImage]]) -> Iterator[Finding]:

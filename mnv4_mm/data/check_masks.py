@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from mnv4_mm.data.checked import CheckedData, Count, SplitStatistics, count_sizes
+from mnv4_mm.data.checked import CheckedData, Count, SplitStatistics, count_by_split, count_sizes, split_of_finding
 from mnv4_mm.data.decode import Decoded, decode_images
 from mnv4_mm.data.findings import Finding
 from mnv4_mm.data.form import ALL, TRAIN, VAL, MaskData, MaskedImage
 from mnv4_mm.data.mask_values import MaskValues, decode_masks, pack, unpack
-from mnv4_mm.data.split import near_duplicates, split_images
+from mnv4_mm.data.split import divide, find_near_duplicates
+from mnv4_mm.images import exif_orientation
 
 MAX_LISTED = 5
 # Of these the image, or the mask without an image, is not among the pairs.
@@ -45,6 +46,7 @@ def check_masks(data: MaskData, previous: Mapping[str, str] | None = None) -> Ch
     labels = label_table(data)
     findings = list(data.findings)
     splits: dict[str, list[MaskedImage]] = {}
+    dropped: list[tuple[str | None, str]] = []
     for name, part in data.splits.items():
         splits[name] = []
         for pair in part:
@@ -53,6 +55,7 @@ def check_masks(data: MaskData, previous: Mapping[str, str] | None = None) -> Ch
                 splits[name].append(pair)
             else:
                 findings.append(finding)
+                dropped.append((name, 'images'))
     kept = sum(map(len, splits.values()))
     counts = {
         name: count_labels(masks[pair.mask], labels, data)
@@ -63,12 +66,13 @@ def check_masks(data: MaskData, previous: Mapping[str, str] | None = None) -> Ch
     notes = list(data.notes)
     hashes = {name: result.hash for name, result in decoded.items()}
     if ALL in splits:
-        notes += _divide(splits, hashes, counts, previous or {})
+        present = {pair.name: set(map(int, np.flatnonzero(counts[pair.name]))) for pair in splits[ALL]}
+        notes += divide(splits, hashes, present, previous)
     else:
-        findings += _find_near_duplicates(data.root, splits, hashes)
+        findings += find_near_duplicates(data.root, splits, hashes)
     for name in (TRAIN, VAL):
         findings += _check_split(data, name, splits.get(name, []), counts)
-    lost = sum(finding.kind in WITHOUT_PAIR for finding in data.findings)
+    lost = [finding for finding in data.findings if finding.kind in WITHOUT_PAIR]
     spare = sum(finding.kind == 'mask-without-image' for finding in data.findings)
     found = len(pairs)
     checked = CheckedData(
@@ -78,7 +82,15 @@ def check_masks(data: MaskData, previous: Mapping[str, str] | None = None) -> Ch
         classes=data.classes,
         findings=tuple(findings),
         notes=tuple(notes),
-        counts=dict(images=Count(found + lost, found + lost - kept), masks=Count(found + spare, found + spare - kept)),
+        counts=dict(
+            images=Count(found + len(lost), found + len(lost) - kept),
+            masks=Count(found + spare, found + spare - kept),
+        ),
+        split_counts=count_by_split(
+            {name: dict(images=len(part)) for name, part in data.splits.items()},
+            dropped,
+            [(split_of_finding(finding, data.root, {}), 'images') for finding in lost],
+        ),
         splits={name: _statistics(data, splits.get(name, []), decoded, counts) for name in (TRAIN, VAL)},
     )
     return CheckedMasks({name: splits.get(name, []) for name in (TRAIN, VAL)}, checked)
@@ -141,18 +153,6 @@ def _size_finding(root: Path, pair: MaskedImage, image: Decoded, mask: MaskValue
     return Finding('mask-size', root / pair.mask, problem)
 
 
-def exif_orientation(path: Path) -> int:
-    """Return the EXIF orientation of an image, 1 if it has none: from 5 on, width and height are exchanged."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as file:
-            return int(file.getexif().get(0x0112, 1))
-    # What Pillow raises for damaged EXIF blocks and for what it does not read.
-    except (OSError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError):
-        return 1
-
-
 def _value_finding(data: MaskData, path: Path, mask: MaskValues, labels: Mapping[int, int | None]) -> Finding | None:
     counts = values_of(mask, data)
     unknown = [value for value in counts if value not in labels]
@@ -177,38 +177,6 @@ def describe_values(data: MaskData) -> str:
     return (
         f'{classes} are the classes, {", ".join(map(str, ignored))} {"is" if len(ignored) == 1 else "are"} unlabelled'
     )
-
-
-def _divide(
-    splits: dict[str, list[MaskedImage]],
-    hashes: Mapping[str, int],
-    counts: Mapping[str, np.ndarray],
-    previous: Mapping[str, str],
-) -> list[str]:
-    """Split ``ALL`` in two, in place; return what was decided."""
-    pairs = splits.pop(ALL)
-    if len(pairs) < 2:
-        splits.update({TRAIN: pairs, VAL: []})
-        return []
-    labels = {pair.name: set(map(int, np.flatnonzero(counts[pair.name]))) for pair in pairs}
-    division = split_images({pair.name: hashes[pair.name] for pair in pairs}, labels, previous=previous)
-    is_val = set(division.val)
-    splits[TRAIN] = [pair for pair in pairs if pair.name not in is_val]
-    splits[VAL] = [pair for pair in pairs if pair.name in is_val]
-    return division.notes
-
-
-def _find_near_duplicates(
-    root: Path, splits: Mapping[str, Sequence[MaskedImage]], hashes: Mapping[str, int]
-) -> Iterator[Finding]:
-    train, val = ({pair.name: hashes[pair.name] for pair in splits.get(name, ())} for name in (TRAIN, VAL))
-    for first, second in near_duplicates(train, val):
-        problem = (
-            'it is a training image, too'
-            if first == second
-            else f'it is a near-duplicate of the training image {first}'
-        )
-        yield Finding('near-duplicate', root / second, problem)
 
 
 def _check_split(

@@ -2,12 +2,14 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mnv4_mm.data.findings import KINDS, Finding, Rule
+from mnv4_mm.data.form import TRAIN, VAL
+from mnv4_mm.data.formats.files import split_of
 from mnv4_mm.errors import UserError
 
 MAX_DROPPED = 0.01  # share of the images, and of the boxes
@@ -65,6 +67,8 @@ class CheckedData:
         findings: All findings, in the order of their kinds.
         notes: What was decided, one sentence each.
         counts: ``images`` and ``boxes`` (or ``masks``): how many were found and how many are left out.
+        split_counts: The same for each split of a data set that is not split here, e.g. ``validation images``: a few
+            validation images are no large part of all images.
         splits: Statistics of ``train`` and ``val``.
         split_file: File with the names of the images of each split, if the data set was split here.
         folder: Folder of the prepared files, in the user's cache.
@@ -77,6 +81,7 @@ class CheckedData:
     findings: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
     counts: dict[str, Count] = field(default_factory=dict)
+    split_counts: dict[str, Count] = field(default_factory=dict)
     splits: dict[str, SplitStatistics] = field(default_factory=dict)
     split_file: Path | None = None
     folder: Path | None = None
@@ -116,6 +121,8 @@ class CheckedData:
         groups = self.grouped()
         reasons = [describe(findings, self.root) for kind, findings in groups.items() if KINDS[kind].rule is Rule.FATAL]
         excess = {name: count for name, count in self.counts.items() if count.is_too_many}
+        parts = {name: count for name, count in self.split_counts.items() if count.is_too_many}
+        excess |= {name: count for name, count in parts.items() if name.split()[-1] not in excess}
         if excess and not allow_dropped:
             dropped = [
                 describe(findings, self.root) for kind, findings in groups.items() if KINDS[kind].rule is Rule.DROPPED
@@ -164,6 +171,7 @@ class CheckedData:
         values['classes'], values['notes'] = tuple(values['classes']), tuple(values['notes'])
         values['findings'] = tuple(Finding(kind, root / file, *rest) for kind, file, *rest in values['findings'])
         values['counts'] = {name: Count(**count) for name, count in values['counts'].items()}
+        values['split_counts'] = {name: Count(**count) for name, count in values['split_counts'].items()}
         values['splits'] = {name: SplitStatistics(**split) for name, split in values['splits'].items()}
         return cls(root=root, folder=folder, **values)
 
@@ -180,6 +188,40 @@ def describe(findings: Sequence[Finding], root: Path) -> str:
     if len(findings) == 1:
         return f'{place}: {first.problem}: {remedy}'
     return f'{len(findings)} times {first.kind}: {remedy} (first: {place}: {first.problem})'
+
+
+def count_by_split(
+    found: Mapping[str, Mapping[str, int]],
+    dropped: Iterable[tuple[str | None, str]],
+    lost: Iterable[tuple[str | None, str]],
+) -> dict[str, Count]:
+    """Count what is found and left out in each split, for ``CheckedData.split_counts``.
+
+    Args:
+        found: Number by unit (``images``, ``boxes``) of each split, without what the reader has left out.
+        dropped: Split and unit of each image or box that the check has left out; None for an unknown split.
+        lost: The same for those that the reader has left out.
+    """
+    lost, purposes = list(lost), {TRAIN: 'training', VAL: 'validation'}
+    missing, left_out = Counter(lost), Counter([*dropped, *lost])
+    return {
+        f'{purposes[split]} {unit}': Count(count + missing[split, unit], left_out[split, unit])
+        for split, units in found.items()
+        if split in purposes
+        for unit, count in units.items()
+    }
+
+
+def split_of_finding(finding: Finding, root: Path, sources: Mapping[str, set[Path]]) -> str | None:
+    """Return the split that a reader's finding belongs to; None if that is unknown.
+
+    Args:
+        finding: The finding.
+        root: Folder of the data set.
+        sources: Annotation files of the images of each split.
+    """
+    splits = [split for split, paths in sources.items() if finding.file in paths]
+    return splits[0] if len(splits) == 1 else split_of(_relative(finding.file, root)) if not splits else None
 
 
 def _relative(path: Path, root: Path) -> str:

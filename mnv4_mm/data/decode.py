@@ -1,7 +1,7 @@
 """Decode every image of a data set once, before anything is trained on it.
 
 Only decoding tells that an image can be read: a truncated file has a valid header. Results are remembered by name, size
-and modification time of the file.
+and times of the file.
 """
 
 import json
@@ -20,7 +20,7 @@ from mnv4_mm.errors import UserError
 from mnv4_mm.images import read_image
 from mnv4_mm.version import __version__
 
-FORMAT = 1
+FORMAT = 2
 MIN_IMAGES_FOR_PROGRESS = 500  # fewer take about a second
 MISSING = 'there is no such file'
 BLOCK = 16  # images that a thread decodes in turn
@@ -68,8 +68,8 @@ def decode_images(root: Path, names: Iterable[str]) -> dict[str, Decoded]:
         if state is None:
             exists = os.path.lexists(os.path.join(folder, name)) if '\0' not in name else False
             results[name] = Decoded(0, 0, 'it is not a file' if exists else MISSING)
-        elif name in remembered and remembered[name][:2] == list(state):
-            results[name] = Decoded(*remembered[name][2:])
+        elif name in remembered and remembered[name][:3] == list(state):
+            results[name] = Decoded(*remembered[name][3:])
         else:
             pending.append(name)
     if pending:
@@ -81,13 +81,13 @@ def decode_images(root: Path, names: Iterable[str]) -> dict[str, Decoded]:
     return {name: results[name] for name in states}
 
 
-def _state(path: str) -> tuple[int, int] | None:
-    """Return size and modification time of a file; None if there is none, or it is no regular file."""
+def _state(path: str) -> tuple[int, int, int] | None:
+    """Return size, modification and change time of a file; None if there is none, or it is no regular file."""
     try:
         state = os.stat(path)
     except (OSError, ValueError):  # ValueError: a zero byte in the name
         return None
-    return (state.st_size, state.st_mtime_ns) if stat.S_ISREG(state.st_mode) else None
+    return (state.st_size, state.st_mtime_ns, state.st_ctime_ns) if stat.S_ISREG(state.st_mode) else None
 
 
 def _version() -> list:

@@ -36,6 +36,7 @@ KINDS: dict[str, Kind] = {
     'annotation-unreadable': Kind(Rule.DROPPED, 'the image, whose annotation file cannot be read, is left out'),
     'annotation-without-image': Kind(Rule.DROPPED, 'the labels of the image, which does not exist, are left out'),
     'area-missing': Kind(Rule.HARMLESS, 'the area of a box is width times height'),
+    'area-too-large': Kind(Rule.HARMLESS, 'the area of a box is width times height'),
     'area-zero': Kind(Rule.HARMLESS, 'the area of a box is width times height'),
     'box-clipped': Kind(Rule.HARMLESS, 'the box is clipped to the image'),
     'box-empty': Kind(Rule.DROPPED, 'the box is left out'),

@@ -23,7 +23,7 @@ from mnv4_mm.errors import UserError
 from mnv4_mm.images import read_mask
 from mnv4_mm.version import __version__
 
-FORMAT = 1
+FORMAT = 2
 MIN_MASKS_FOR_PROGRESS = 500  # fewer take about a second
 MAX_COUNTED = 1024  # more values or colours than that are no classes, and are not remembered
 PNG = b'\x89PNG\r\n\x1a\n'
@@ -126,8 +126,8 @@ def decode_masks(root: Path, names: Iterable[str]) -> dict[str, MaskValues]:
         entry = remembered.get(name)
         if state is None:
             results[name] = MaskValues(0, 0, 'there is no such file')
-        elif entry and entry[:2] == list(state):
-            results[name] = _from_json(entry[2:])
+        elif entry and entry[:3] == list(state):
+            results[name] = _from_json(entry[3:])
         else:
             pending.append(name)
     if pending:
@@ -140,12 +140,12 @@ def decode_masks(root: Path, names: Iterable[str]) -> dict[str, MaskValues]:
     return {name: results[name] for name in names}
 
 
-def _state(path: Path) -> tuple[int, int] | None:
+def _state(path: Path) -> tuple[int, int, int] | None:
     try:
         state = path.stat()
     except (OSError, ValueError):  # ValueError: a zero byte in the name
         return None
-    return (state.st_size, state.st_mtime_ns) if path.is_file() else None
+    return (state.st_size, state.st_mtime_ns, state.st_ctime_ns) if path.is_file() else None
 
 
 def _version() -> list:

@@ -5,15 +5,18 @@ Images that show the same must not be on both sides: the score would be that of 
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import NamedTuple
+from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from mnv4_mm.data.form import TRAIN, VAL
+from mnv4_mm.data.findings import Finding
+from mnv4_mm.data.form import ALL, TRAIN, VAL, LabelledImage, MaskedImage
 from mnv4_mm.errors import UserError
 
+ImageT = TypeVar('ImageT', LabelledImage, MaskedImage)
 VAL_SHARE = 0.2
 # Bits of 64 in which two pHashes may differ. Of unrelated images they differ in 30 on average and hardly ever in fewer
 # than 14 (BCCD, COCO), of a frame and the next in CamVid's videos, which are a second apart, in 14.
@@ -78,6 +81,38 @@ def split_images(
         [name for name, is_val in zip(names, chosen, strict=True) if is_val],
         notes,
     )
+
+
+def divide(
+    splits: dict[str, list[ImageT]],
+    hashes: Mapping[str, int],
+    classes: Mapping[str, AbstractSet[int]],
+    previous: Mapping[str, str] | None = None,
+) -> list[str]:
+    """Split ``ALL`` in two, in place, and return what was decided. See ``split_images`` for the other arguments."""
+    images = splits.pop(ALL)
+    if len(images) < 2:
+        splits.update({TRAIN: images, VAL: []})
+        return []
+    division = split_images({image.name: hashes[image.name] for image in images}, classes, previous=previous)
+    is_val = set(division.val)
+    splits[TRAIN] = [image for image in images if image.name not in is_val]
+    splits[VAL] = [image for image in images if image.name in is_val]
+    return division.notes
+
+
+def find_near_duplicates(
+    root: Path, splits: Mapping[str, Sequence[ImageT]], hashes: Mapping[str, int]
+) -> Iterator[Finding]:
+    """Find validation images with a near-duplicate among the training images."""
+    train, val = ({image.name: hashes[image.name] for image in splits.get(name, ())} for name in (TRAIN, VAL))
+    for first, second in near_duplicates(train, val):
+        problem = (
+            'it is a training image, too'
+            if first == second
+            else f'it is a near-duplicate of the training image {first}'
+        )
+        yield Finding('near-duplicate', root / second, problem)
 
 
 def near_duplicates(first: Mapping[str, int], second: Mapping[str, int]) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from mnv4_mm.data.check import CheckedImages, check_detection, is_inside
+from mnv4_mm.data.checked import Count
 from mnv4_mm.data.findings import KINDS, Finding, Rule
 from mnv4_mm.data.form import ALL, TRAIN, VAL, Box, DetectionData, LabelledImage
 
@@ -97,16 +98,57 @@ def test_boxes(data, case):
 
 def test_one_percent_may_be_dropped(data):
     image = data.splits[TRAIN][0]
-    image.boxes += [Box((i % 30, 1 + i // 30, 20, 20), 0, f'annotation {100 + i}', 400) for i in range(184)]
+    image.boxes += [Box((i % 30, 1 + i // 30, 20, 20), 0, f'annotation {100 + i}', 400) for i in range(188)]
     image.boxes[0] = replace(image.boxes[0], xywh=(1, 1, 0, 3))
     image.boxes[2] = replace(image.boxes[2], xywh=(1, 1, 0, 3))
     assert refusal(check_detection(data)) == ''
     image.boxes[3] = replace(image.boxes[3], xywh=(1, 1, 0, 3))
-    assert '3 of 200 boxes (1.5 %)' in refusal(check_detection(data))
+    assert '3 of 204 boxes (1.47 %)' in refusal(check_detection(data))
 
 
-@pytest.mark.parametrize(('area', 'kind'), [(0, 'area-zero'), (-1, 'area-zero'), (math.nan, 'area-zero'), (None, None)])
-def test_an_area_that_is_missing_or_0_is_width_times_height(data, area, kind):
+def many_training_images(data: DetectionData) -> None:
+    first = data.splits[TRAIN][0]
+    for i in range(300):
+        name = f'train/more{i}.png'
+        (data.root / name).symlink_to(data.root / first.name)
+        data.splits[TRAIN].append(replace(first, name=name, image_id=100 + i))
+
+
+def test_one_percent_is_that_of_a_split(data):
+    many_training_images(data)
+    assert refusal(check_detection(data)) == ''
+    image = data.splits[VAL][0]
+    image.boxes[0] = replace(image.boxes[0], xywh=(1, 1, 0, 3))
+    assert '1 of 4 validation boxes (25 %) would be left out, more than 1 %' in refusal(check_detection(data))
+    cut(data.root / image.name)
+    result = check_detection(data)
+    assert '1 of 2 validation images (50 %) would be left out, more than 1 %' in refusal(result)
+    assert result.checked.counts['images'] == Count(308, 1)
+    assert result.checked.refusals(allow_dropped=True) == []
+
+
+def test_what_the_reader_has_left_out_counts_in_its_split(data):
+    many_training_images(data)
+    data.findings = [Finding('box-invalid', data.root / 'val.json', 'x', 'annotation 3')]
+    assert '1 of 5 validation boxes (20 %)' in refusal(check_detection(data))
+    data.findings = [Finding('annotation-missing', data.root / 'lists/val.txt', 'x', 'line 3')]
+    assert '1 of 3 validation images' in refusal(check_detection(data))
+    data.findings = [Finding('box-invalid', data.root / 'train.json', 'x', 'annotation 3')]
+    assert refusal(check_detection(data)) == ''
+
+
+@pytest.mark.parametrize(
+    ('area', 'kind'),
+    [
+        (0, 'area-zero'),
+        (-1, 'area-zero'),
+        (math.nan, 'area-zero'),
+        (None, None),
+        (1e9, 'area-too-large'),
+        (21 * 11 + 1, 'area-too-large'),
+    ],
+)
+def test_an_area_that_cannot_be_is_width_times_height(data, area, kind):
     image = data.splits[TRAIN][0]
     image.boxes[0] = replace(image.boxes[0], area=area)
     result = check_detection(data)
@@ -115,10 +157,13 @@ def test_an_area_that_is_missing_or_0_is_width_times_height(data, area, kind):
     assert refusal(result) == ''
 
 
-def test_the_area_of_a_shape_is_kept(data):
+@pytest.mark.parametrize('area', [77, 21 * 11])  # of a polygon, and of a box with inclusive corners
+def test_the_area_of_a_shape_is_kept(data, area):
     image = data.splits[TRAIN][0]
-    image.boxes[0] = replace(image.boxes[0], area=77)
-    assert check_detection(data).splits[TRAIN][0].boxes[0].area == 77
+    image.boxes[0] = replace(image.boxes[0], area=area)
+    result = check_detection(data)
+    assert result.splits[TRAIN][0].boxes[0].area == area
+    assert not result.checked.findings
 
 
 def every_box(data: DetectionData, change: Callable[[Box], Box], splits=(TRAIN, VAL)) -> None:
@@ -216,6 +261,21 @@ def test_repeated_boxes_are_used_once(data):
     result = check_detection(data)
     assert kinds(result) == {'box-twice': 1, 'box-two-classes': 1}
     assert [box.annotation_id for box in result.splits[TRAIN][0].boxes] == [1, 2, 51]
+
+
+def test_a_crowd_with_the_box_of_an_object_is_no_repetition(data):
+    image = data.splits[TRAIN][0]
+    image.boxes.insert(0, replace(image.boxes[0], is_crowd=True, entry='annotation 100'))
+    result = check_detection(data)
+    assert not result.checked.findings
+    assert [box.is_crowd for box in result.splits[TRAIN][0].boxes] == [True, False, False]
+
+
+@pytest.mark.filterwarnings('error')
+def test_a_huge_box_is_left_out_without_a_warning(data):
+    image = data.splits[TRAIN][0]
+    image.boxes[0] = replace(image.boxes[0], xywh=(1e308, 1e308, 1e308, 1e308))
+    assert kinds(check_detection(data)) == {'box-outside': 1}
 
 
 def cut(path: Path) -> None:

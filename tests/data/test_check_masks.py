@@ -98,6 +98,26 @@ def test_one_percent_may_be_left_out(tmp_path):
         prepare_masks(root)
 
 
+@pytest.mark.parametrize('file', ['masks/val/105.png', 'images/val/105.jpg'])
+@pytest.mark.parametrize('is_removed', [True, False])
+def test_one_percent_is_that_of_a_split(tmp_path, file, is_removed):
+    root = write(tmp_path / 'data', SPLIT, [0, 1, 255], count=105, files={'classes.txt': 'cat\ndog\n'})
+    for i in range(109, 210):
+        (root / f'images/val/{i}.jpg').unlink()
+        (root / f'masks/val/{i}.png').unlink()
+    if is_removed:
+        (root / file).unlink()
+    else:
+        cut(root / file)
+    counts = check(root).counts
+    assert counts['images' if file.startswith('masks') or not is_removed else 'masks'].dropped == 1
+    if file.startswith('masks') or not is_removed:
+        with pytest.raises(UserError, match=r'1 of 4 validation images \(25 %\)'):
+            prepare_masks(root)
+    else:
+        prepare_masks(root)  # a mask without an image is left out, but no image is
+
+
 # The cases of users' data: masks-*.
 
 
@@ -210,6 +230,29 @@ def test_the_same_image_in_both_splits(tmp_path):
     root = write(tmp_path / 'data', SPLIT, [0, 1, 255])
     (root / 'images/val/3.jpg').write_bytes((root / 'images/train/0.jpg').read_bytes())
     assert 'near-duplicate of the training image images/train/0.jpg' in '\n'.join(check(root).lines())
+
+
+def list_images(root: Path, train: list[int], val: list[int]) -> None:
+    for name, numbers in (('train', train), ('val', val)):
+        (root / f'{name}.txt').write_text('\n'.join(map(str, numbers)))
+
+
+def test_an_image_on_both_lists_is_refused(root):
+    list_images(root, [0, 1, 2, 3], [3, 4, 5])
+    message = (
+        r"masks/3\.png: 'images/3\.jpg' is for val, and for training in .*masks/3\.png: list each image in one split"
+    )
+    with pytest.raises(UserError, match=message):
+        prepare_masks(root)
+
+
+def test_identical_lists_are_split_anew(root):
+    list_images(root, [0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5])
+    layout = prepare_masks(root)
+    train, val = (set(read_names(split.names_file)) for split in (layout.train, layout.val))
+    assert not train & val
+    assert len(train | val) == 6
+    assert 'the same images are for training and validation: they are split anew' in layout.checked.notes
 
 
 # Where values and names do not tell what is meant, the user is asked.

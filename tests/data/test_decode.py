@@ -1,6 +1,7 @@
 """Every image is decoded once, and again only if it has changed."""
 
 import os
+import time
 
 import cv2
 import numpy as np
@@ -59,6 +60,15 @@ def test_images_are_decoded_again_only_if_they_have_changed(root, count):
     (cache_folder(root) / 'decoded.json').write_text('{"version": ')
     assert decode_images(root, names)['1.png'][:2] == (20, 10)
     assert len(count) == 7
+
+
+def test_an_edit_with_the_same_size_and_modification_time_is_noticed(root, count):
+    path = root / '0.bmp'
+    for value in (9, 200):
+        cv2.imwrite(str(path), np.full((10, 20, 3), value, np.uint8))
+        os.utime(path, ns=(1, 1))
+        time.sleep(0.02)
+        assert decode_images(root, ['0.bmp'])['0.bmp'].brightest == value
 
 
 def test_an_interrupted_check_continues(root, monkeypatch, count):
@@ -120,9 +130,13 @@ def test_the_state_of_a_folder_changes_with_its_files(root):
     assert changed() == 3
     os.utime(root / 'sub/x', ns=(1, 1))
     assert changed() == 4
+    time.sleep(0.02)  # the clock of a file system may tick in hundredths of a second
+    (root / 'sub/x').write_text('yx')
+    os.utime(root / 'sub/x', ns=(1, 1))
+    assert changed() == 5
     (root / 'sub/x').rename(root / 'sub/y')
-    assert changed() == 5
-    (root / 'sub/loop').symlink_to(root, target_is_directory=True)
-    assert changed() == 5
-    (root / 'sub/nowhere').symlink_to(root / 'gone')
     assert changed() == 6
+    (root / 'sub/loop').symlink_to(root, target_is_directory=True)
+    assert changed() == 6
+    (root / 'sub/nowhere').symlink_to(root / 'gone')
+    assert changed() == 7

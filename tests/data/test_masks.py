@@ -1,5 +1,7 @@
 """Every layout and convention of masks is read, and prepared as the masks that it means."""
 
+import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +18,7 @@ from mnv4_mm.data.formats.masks import read
 from mnv4_mm.data.formats.public_classes import CAMVID_CLASSES, CITYSCAPES_CLASSES, CITYSCAPES_IDS, VOC_CLASSES
 from mnv4_mm.data.formats.recognise import recognise
 from mnv4_mm.data.mask_split import read_names
+from mnv4_mm.data.mask_values import decode_masks
 from mnv4_mm.data.prepare_masks import MaskLayout, prepare_masks
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import read_mask
@@ -489,3 +492,11 @@ def test_a_palette_image_keeps_its_indices_when_linked(root):
     with Image.open(layout.train.masks / '0.jpg.png') as image:
         assert image.mode == 'P'
     np.testing.assert_array_equal(read_mask(layout.train.masks / '0.jpg.png'), pattern([0, 1, 2]))
+
+
+def test_an_edit_with_the_same_size_and_modification_time_is_noticed(tmp_path):
+    for value in (1, 2):
+        Image.fromarray(np.full((8, 8), value, np.uint8)).save(tmp_path / 'a.bmp')
+        os.utime(tmp_path / 'a.bmp', ns=(1, 1))
+        time.sleep(0.02)  # the clock of a file system may tick in hundredths of a second
+        assert decode_masks(tmp_path, ['a.bmp'])['a.bmp'].counts == {value: 64}

@@ -8,6 +8,8 @@ import math
 import posixpath
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +23,7 @@ from mnv4_mm.data.formats.files import (
     beginning,
     complete_splits,
     first,
+    holds_predictions,
     locate,
     split_by_folder,
     split_of,
@@ -70,7 +73,30 @@ class AnnotationFile(NamedTuple):
 
 
 def find(files: Files) -> list[str]:
-    """Return the annotation files of a folder, relative to it."""
+    """Return the annotation files of a folder, relative to it; none if all of them are incomplete."""
+    found = _find_all(files)
+    return found if any(_is_whole(files.root / name) for name in found) else []
+
+
+def find_incomplete(files: Files) -> list[str]:
+    """Return the files that may be meant as annotation files, but lack some of the lists, if there are no others.
+
+    Label Studio adds a file with ``categories`` to its export for YOLO, and many tools one with ``images`` to others.
+    """
+    found = _find_all(files)
+    return [] if any(_is_whole(files.root / name) for name in found) else found
+
+
+def _is_whole(path: Path) -> bool:
+    if path.name.startswith('instances') or path.name.endswith('.coco.json'):
+        return True
+    with suppress(OSError, ValueError), path.open('rb') as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+        is_wide = data[:2] in (b'\xff\xfe', b'\xfe\xff') or data[:4].count(0) == 2  # UTF-16
+        return is_wide or all(data.find(key) >= 0 for key in KEYS)
+    return False
+
+
+def _find_all(files: Files) -> list[str]:
     stems = files.images_by_stem
     found = []
     for name in files.with_suffix('.json'):
@@ -80,7 +106,7 @@ def find(files: Files) -> list[str]:
         path = files.root / name
         start = beginning(path)
         is_coco = start.startswith(b'{') and any(key in start for key in KEYS) and b'"imagePath"' not in start
-        if is_coco or base.startswith('instances') or base.endswith('.coco.json'):
+        if (is_coco or base.startswith('instances') or base.endswith('.coco.json')) and not holds_predictions(path):
             found.append(name)
     return found
 
@@ -98,7 +124,7 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
         UserError: A file is not JSON or not in COCO's format, or it is unclear which file belongs to a split.
     """
     files = files or Files(root)
-    names = find(files)
+    names = find(files) or find_incomplete(files)
     if not names:
         return None
     data = DetectionData(root, NAME, (), {})

@@ -7,10 +7,12 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
+from mnv4_mm.data.documents import read_json
 from mnv4_mm.data.findings import Finding
-from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, LabelledImage
+from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, DetectionData, LabelledImage, MaskData, MaskedImage
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import IMAGE_SUFFIXES
 
@@ -19,11 +21,14 @@ SAMPLE = 100  # names of an annotation file that are looked up to find the folde
 MAX_STRIPPED = 4  # leading folders of a name that are left out to find the image
 DRIVE = re.compile(r'[A-Za-z]:')
 WORDS = re.compile(r'[a-z]+')
+PREDICTIONS = 'predictions.json'  # of infer
+LABELS = ('.json', '.xml', '.txt', '.yaml', '.yml')
+SCORE = re.compile(rb'"score"\s*:')
 BEGINNINGS = ((TRAIN, 'train'), (VAL, 'val'), (VAL, 'eval'), (TEST, 'test'))
 
 
 class Files:
-    """Files below a folder. Hidden ones, and what macOS and Windows add, are left out.
+    """Files below a folder. Hidden ones, what macOS and Windows add, and output folders of ``infer`` are left out.
 
     Attributes:
         root: The folder.
@@ -46,7 +51,7 @@ class Files:
             names += [prefix + name for name in files if not name.startswith('.')]
             if len(names) > MAX_FILES:
                 raise UserError(f'{root} has more than {MAX_FILES:,} files: name the folder of one data set')
-        self.names = sorted(names)
+        self.names = sorted(_without_outputs(root, names))
 
     @cached_property
     def known(self) -> frozenset[str]:
@@ -107,6 +112,40 @@ class Files:
                 folders.add(folder)
                 folder = posixpath.dirname(folder)
         return frozenset(folders)
+
+
+def _without_outputs(root: Path, names: list[str]) -> list[str]:
+    """Leave out the output folders of ``infer``: they hold a copy of each image, with the predictions drawn."""
+    outputs = []
+    for name in names:
+        folder, base = posixpath.split(name)
+        if base == PREDICTIONS and folder and holds_predictions(root / name):
+            # A folder with other files of labels is not one that infer has made.
+            others = [other for other in names if other.startswith(folder + '/') and other.lower().endswith(LABELS)]
+            if {posixpath.basename(other) for other in others} <= {PREDICTIONS, 'coco_results.json'}:
+                outputs.append(folder + '/')
+    return [name for name in names if not name.startswith(tuple(outputs))] if outputs else names
+
+
+def holds_predictions(path: Path) -> bool:
+    """Return True for COCO JSON with predictions, not ground truth: each annotation has a score.
+
+    Also for the ``predictions.json`` of ``infer`` without any detection, and that of a segmenter.
+    """
+    try:
+        with path.open('rb') as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+            if path.name != PREDICTIONS and not SCORE.search(data):
+                return False
+        content = read_json(path)
+    except (OSError, ValueError, UserError):  # ValueError: an empty file
+        return False
+    if not isinstance(content, dict):
+        return False
+    annotations = content.get('annotations')
+    if not isinstance(annotations, list):
+        return path.name == PREDICTIONS and content.keys() >= {'values', 'images'}
+    is_scored = all(isinstance(entry, dict) and 'score' in entry for entry in annotations)
+    return is_scored and (bool(annotations) or path.name == PREDICTIONS)
 
 
 def _fold(name: str) -> str:
@@ -329,3 +368,25 @@ def split_by_folder(splits: dict[str, list[LabelledImage]], notes: list[str]) ->
         return splits
     notes.append('the split is that of the folders of the images')
     return {split: named[split] for split in (TRAIN, VAL, TEST) if split in named}
+
+
+def separate(data: DetectionData | MaskData) -> None:
+    """Find images that are in the training split and in another one too. Identical splits become one, ``ALL``."""
+    splits: dict[str, list] = data.splits
+    if TRAIN not in splits:
+        return
+    training = {image.name: image for image in splits[TRAIN]}
+    if VAL in splits and training.keys() == {image.name for image in splits[VAL]}:
+        data.notes.append('the same images are for training and validation: they are split anew')
+        del splits[VAL]
+        splits[ALL] = splits.pop(TRAIN)
+        return
+    for split in (VAL, TEST):
+        for image in splits.get(split, []):
+            if image.name in training:
+                problem = f'{image.name!r} is for {split}, and for training in {_source(data, training[image.name])}'
+                data.findings.append(Finding('image-in-two-splits', _source(data, image), problem))
+
+
+def _source(data: DetectionData | MaskData, image: LabelledImage | MaskedImage) -> Path:
+    return image.source if isinstance(image, LabelledImage) else data.root / image.mask

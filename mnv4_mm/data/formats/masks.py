@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, MaskData, MaskedImage
+from mnv4_mm.data.formats.files import separate
 from mnv4_mm.data.formats.mask_classes import find_classes, read_settings
 from mnv4_mm.data.formats.mask_pairs import Pairs, find_lone_masks, find_pairs
 from mnv4_mm.data.formats.mask_rules import MaskSource, decide
@@ -46,7 +47,7 @@ def read(root: Path) -> MaskData | None:
     convention = decide(source, names, settings, masks)
     if names is not None and names.source is not None:
         notes.append(f'class names are those of {names.source.relative_to(root)}')
-    return MaskData(
+    data = MaskData(
         root=root,
         format=convention.format,
         classes=convention.classes,
@@ -57,6 +58,8 @@ def read(root: Path) -> MaskData | None:
         findings=pairs.findings,
         notes=notes + convention.notes,
     )
+    separate(data)
+    return data
 
 
 def require(root: str | Path) -> MaskData:

@@ -7,10 +7,9 @@ from types import ModuleType
 from typing import Literal
 
 from mnv4_mm.data.documents import collector_paused
-from mnv4_mm.data.findings import Finding
-from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, DetectionData, MaskData
+from mnv4_mm.data.form import DetectionData, MaskData
 from mnv4_mm.data.formats import coco_json, cvat, labelme, voc, yolo
-from mnv4_mm.data.formats.files import Files, amount, beginning, first
+from mnv4_mm.data.formats.files import Files, amount, beginning, first, holds_predictions, separate
 from mnv4_mm.errors import UserError
 
 Task = Literal['detection', 'segmentation']
@@ -50,16 +49,24 @@ def recognise(root: str | Path, task: Task | None = None) -> DetectionData | Mas
     """
     root = Path(root)
     check_folder(root)
+    files = Files(root)
     data: DetectionData | MaskData | None = None
     if task != 'segmentation':
         with collector_paused():
-            data = _read_boxes(root)
+            data = _read_boxes(root, files)
     if data is None and task != 'detection':
         data = _read_masks(root)
+    incomplete = [] if task == 'segmentation' else coco_json.find_incomplete(files)
     if data is not None:
+        if incomplete:
+            data.notes.append(f'not used, since they are not whole COCO annotation files: {first(incomplete)}')
         return data
+    if incomplete:
+        coco_json.read(root, files)  # says what is missing
     looked_for = {'detection': BOXES, 'segmentation': MASKS, None: f'{BOXES}; {MASKS}'}[task]
-    raise UserError(f'{root} has no data set of a format that is known. {_describe(root)} Looked for: {looked_for}')
+    raise UserError(
+        f'{root} has no data set of a format that is known. {_describe(root, files)} Looked for: {looked_for}'
+    )
 
 
 def check_folder(root: Path) -> None:
@@ -77,20 +84,55 @@ def check_folder(root: Path) -> None:
     raise UserError(f'{root} is a file: name the folder that holds the images and the annotations, e.g. {root.parent}')
 
 
-def _read_boxes(root: Path) -> DetectionData | None:
-    files = Files(root)
+def _read_boxes(root: Path, files: Files) -> DetectionData | None:
     for i, reader in enumerate(DETECTION):
         read: Callable[[Path, Files], DetectionData | None] = reader.read
-        data = read(root, files)
+        is_incomplete = reader is coco_json and not coco_json.find(files)
+        data = None if is_incomplete else read(root, files)
         if data is None:
             continue
-        others = [other.NAME for other in DETECTION[i + 1 :] if _is_found(other, files)]
+        others = [other for other in DETECTION[i + 1 :] if _is_found(other, files)]
+        for other in others:
+            _compare(data, other, files)
         if others:
-            data.notes.append(f'the folder has files of {first(others)} too, which are not used')
+            data.notes.append(
+                f'the folder has files of {first(other.NAME for other in others)} too, which are not used'
+            )
         _check_images(files, data)
-        _separate(data)
+        separate(data)
         return data
     return None
+
+
+def _compare(data: DetectionData, other: ModuleType, files: Files) -> None:
+    """Check that the labels in another format have the same classes and number of boxes.
+
+    Raises:
+        UserError: They have not, so that one of the two is out of date or of something else.
+    """
+    try:
+        second: DetectionData | None = other.read(data.root, files)
+    except UserError:  # not complete, or not of this format after all
+        return
+    if second is None or not _count_boxes(second):
+        return
+    # YOLO without a list of classes has numbers for names.
+    is_named = not all(name.isdecimal() for name in second.classes)
+    if (is_named and set(second.classes) != set(data.classes)) or _count_boxes(second) != _count_boxes(data):
+        raise UserError(
+            f'{data.root} has labels in two formats, which differ: {_describe_labels(data)}, and '
+            f'{_describe_labels(second)}: leave the files of one format in the folder'
+        )
+
+
+def _count_boxes(data: DetectionData) -> int:
+    return sum(len(image.boxes) for images in data.splits.values() for image in images)
+
+
+def _describe_labels(data: DetectionData) -> str:
+    source = next((image.source for images in data.splits.values() for image in images), data.root)
+    classes = first(map(repr, data.classes)) or 'no class'
+    return f'{data.format} with {amount(_count_boxes(data), "box")} of {classes} ({source.relative_to(data.root)})'
 
 
 def _check_images(files: Files, data: DetectionData) -> None:
@@ -111,23 +153,6 @@ def _is_found(reader: ModuleType, files: Files) -> bool:
         return True
 
 
-def _separate(data: DetectionData) -> None:
-    """Find images that are in the training split and in another one too."""
-    if TRAIN not in data.splits:
-        return
-    training = {image.name: image for image in data.splits[TRAIN]}
-    if VAL in data.splits and training.keys() == {image.name for image in data.splits[VAL]}:
-        data.notes.append('the same images are for training and validation: they are split anew')
-        del data.splits[VAL]
-        data.splits[ALL] = data.splits.pop(TRAIN)
-        return
-    for split in (VAL, TEST):
-        for image in data.splits.get(split, []):
-            if image.name in training:
-                problem = f'{image.name!r} is for {split}, and for training in {training[image.name].source}'
-                data.findings.append(Finding('image-in-two-splits', image.source, problem))
-
-
 def _read_masks(root: Path) -> MaskData | None:
     from mnv4_mm.data.formats import masks
 
@@ -141,9 +166,8 @@ def _foreign(files: Files, name: str) -> str | None:
     return next((f'{name} {advice}.' for mark, advice in marks if mark in start), None)
 
 
-def _describe(root: Path) -> str:
+def _describe(root: Path, files: Files) -> str:
     """Return a sentence on what is in the folder."""
-    files = Files(root)
     if not files.names:
         return 'It is empty.'
     archives = [name for name in files.names if name.lower().endswith(ARCHIVES)]
@@ -152,6 +176,9 @@ def _describe(root: Path) -> str:
     foreign = next(filter(None, (_foreign(files, name) for name in files.with_suffix(*FOREIGN))), None)
     if foreign:
         return foreign
+    predictions = next((name for name in files.with_suffix('.json') if holds_predictions(root / name)), None)
+    if predictions:
+        return f'{predictions} has predictions: remove "score" from its annotations if they are the ground truth.'
     kinds: dict[str, int] = {}
     for name in files.names:
         suffix = posixpath.splitext(name)[1].lower() or 'no suffix'

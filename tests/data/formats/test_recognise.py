@@ -82,11 +82,100 @@ def test_links_in_a_circle(repository, tmp_path):
         recognise(tmp_path, 'detection')
 
 
-def test_two_formats_in_one_folder(tmp_path):
+def test_an_empty_format_beside_another_is_refused(tmp_path):
     write_images(tmp_path, ['images/a.jpg'])
     write_file(tmp_path / 'labels/a.txt', '0 0.5 0.5 0.5 0.5')
     write_file(tmp_path / 'images/a.xml', '<annotation></annotation>')
     write_file(tmp_path / 'annotations/data.json', dict(images=[], annotations=[], categories=[]))
+    with pytest.raises(UserError, match=r"COCO JSON with 0 boxes of no class \(\.\), and YOLO with 1 box of '0'"):
+        recognise(tmp_path, 'detection')
+
+
+def prediction_file(images: list[str], boxes: int = 1) -> dict:
+    """Return what ``infer`` writes into ``predictions.json``."""
+    rows = [dict(id=i, file_name=name, width=32, height=24) for i, name in enumerate(images, 1)]
+    row = dict(category_id=1, bbox=[1, 2, 9, 9], area=81, iscrowd=0, score=0.9)
+    annotations = [dict(row, id=i, image_id=i) for i in range(1, boxes * len(images) + 1)]
+    return dict(images=rows, annotations=annotations, categories=[dict(id=1, name='cat')])
+
+
+VOC = '<annotation><filename>a.jpg</filename><object><name>cat</name><bndbox><xmin>2</xmin><ymin>2</ymin>'
+VOC += '<xmax>9</xmax><ymax>9</ymax></bndbox></object></annotation>'
+COCO = dict(
+    images=[dict(id=1, file_name='a.jpg', width=32, height=24)],
+    annotations=[dict(id=1, image_id=1, category_id=1, bbox=[1, 1, 7, 7], area=49, iscrowd=0)],
+    categories=[dict(id=1, name='cat')],
+)
+LABELS = {
+    'COCO JSON': {'data.json': COCO},
+    'YOLO': {'a.txt': '0 0.5 0.5 0.5 0.5', 'classes.txt': 'cat\n'},
+    'Pascal VOC': {'a.xml': VOC},
+}
+
+
+@pytest.mark.parametrize('name', LABELS)
+@pytest.mark.parametrize('found', [1, 0])
+def test_predictions_in_the_folder_are_no_ground_truth(tmp_path, name, found):
+    write_images(tmp_path, ['a.jpg', 'outputs/a.jpg', 'outputs/b.jpg'])
+    for file, content in LABELS[name].items():
+        write_file(tmp_path / file, content)
+    write_file(tmp_path / 'outputs/predictions.json', prediction_file(['a.jpg', 'b.jpg'], found))
+    data = recognise(tmp_path, 'detection')
+    assert (data.format, data.classes, data.notes) == (
+        name,
+        ('cat',),
+        ['class names are those of classes.txt'] if name == 'YOLO' else [],
+    )
+    assert {image.name: len(image.boxes) for images in data.splits.values() for image in images} == {'a.jpg': 1}
+
+
+def test_predictions_alone_are_refused(tmp_path):
+    write_images(tmp_path, ['a.jpg'])
+    write_file(tmp_path / 'labels.json', prediction_file(['a.jpg']))
+    with pytest.raises(UserError, match=r'labels\.json has predictions: remove "score"'):
+        recognise(tmp_path, 'detection')
+
+
+@pytest.mark.parametrize('name', ['YOLO', 'Pascal VOC'])
+@pytest.mark.parametrize(
+    'content', [dict(categories=[]), dict(images=10), dict(images=10, annotations='masks/'), dict(annotations=1)]
+)
+def test_json_of_other_tools(tmp_path, name, content):
+    write_images(tmp_path, ['a.jpg'])
+    write_file(tmp_path / 'notes.json', content)
+    with pytest.raises(UserError, match=r'notes\.json is not a COCO annotation file: it needs the lists'):
+        recognise(tmp_path, 'detection')
+    for file, text in LABELS[name].items():
+        write_file(tmp_path / file, text)
+    data = recognise(tmp_path, 'detection')
+    assert data.format == name
+    assert data.notes[-1] == 'not used, since they are not whole COCO annotation files: notes.json'
+
+
+@pytest.mark.parametrize('is_named', [True, False])
+def test_two_formats_with_the_same_labels(tmp_path, is_named):
+    write_images(tmp_path, ['a.jpg'])
+    for content in LABELS.values():
+        for file, text in content.items():
+            write_file(tmp_path / file, text)
+    if not is_named:
+        (tmp_path / 'classes.txt').unlink()
     data = recognise(tmp_path, 'detection')
     assert data.format == 'COCO JSON'
     assert data.notes == ['the folder has files of YOLO, Pascal VOC too, which are not used']
+
+
+@pytest.mark.parametrize(
+    ('file', 'text', 'described'),
+    [
+        ('classes.txt', 'dog\n', r"YOLO with 1 box of 'dog' \(a\.txt\)"),
+        ('a.txt', '0 .5 .5 .5 .5\n0 .5 .5 .2 .2', r"YOLO with 2 boxes of 'cat' \(a\.txt\)"),
+    ],
+)
+def test_two_formats_that_differ_are_refused(tmp_path, file, text, described):
+    write_images(tmp_path, ['a.jpg'])
+    for name, content in (LABELS['COCO JSON'] | LABELS['YOLO'] | {file: text}).items():
+        write_file(tmp_path / name, content)
+    message = rf"which differ: COCO JSON with 1 box of 'cat' \(data\.json\), and {described}: leave the files of one"
+    with pytest.raises(UserError, match=message):
+        recognise(tmp_path, 'detection')
