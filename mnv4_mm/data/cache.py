@@ -2,7 +2,7 @@
 
 ``$XDG_CACHE_HOME/mnv4_mm/data/<name of the folder>-<digest of its path>/``, ``~/.cache`` without that variable;
 ``MNV4_CACHE`` names another folder than ``$XDG_CACHE_HOME/mnv4_mm``. It may be deleted at any time: what is missing is
-made again.
+made again, and a run carries its split in its config.
 """
 
 import hashlib

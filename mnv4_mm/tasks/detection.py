@@ -34,8 +34,15 @@ class Detection(Task[Split, CocoLayout]):
     raw_output = 'raw'
     ground_truth_steps = ()
 
-    def find(self, root: str, *, classes: Sequence[str] | None = None, allow_dropped: bool = False) -> CocoLayout:
-        return prepare_detection(root, classes=classes, allow_dropped=allow_dropped)
+    def find(
+        self,
+        root: str,
+        *,
+        classes: Sequence[str] | None = None,
+        allow_dropped: bool = False,
+        previous: Mapping[str, str] | None = None,
+    ) -> CocoLayout:
+        return prepare_detection(root, classes=classes, allow_dropped=allow_dropped, previous=previous)
 
     def split(self, dataset: Any) -> Split | None:
         return coco_split(dataset)
