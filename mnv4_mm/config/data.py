@@ -73,7 +73,9 @@ def checkpoint_split(checkpoint: Checkpoint) -> dict[str, str]:
     return stored_split(checkpoint_config(checkpoint)) if isinstance(checkpoint.meta.get('cfg'), str) else {}
 
 
-def restore_data(cfg: Config, previous: Mapping[str, str] | None = None) -> Config:
+def restore_data(
+    cfg: Config, previous: Mapping[str, str] | None = None, *, remedy: str = '--data names it elsewhere'
+) -> Config:
     """Recognise, check and prepare the data set that a config names by ``own_data``, and use its files.
 
     A checkpoint's config names the one of ``--data``: it may have changed since training, and the cache folder with the
@@ -83,6 +85,7 @@ def restore_data(cfg: Config, previous: Mapping[str, str] | None = None) -> Conf
     Args:
         cfg: A config.
         previous: Split of a run, for a config that remembers none.
+        remedy: What a user can do if the data set is not there, for the message.
 
     Raises:
         UserError: The data set is not there (any more), or cannot be used.
@@ -97,7 +100,7 @@ def restore_data(cfg: Config, previous: Mapping[str, str] | None = None) -> Conf
         previous = stored_split(cfg) or previous
         layout = task.find(str(root), classes=classes, allow_dropped=allow_dropped, previous=previous)
     except UserError as error:
-        raise UserError(f'the data set of this config: {error}; --data names it elsewhere') from error
+        raise UserError(f'the data set of this config: {error}; {remedy}') from error
     prepared = cache_folder(root)
     for loader, split in zip(LOADERS, (layout.train, layout.val, layout.val), strict=True):
         paths = [part for part in dataset_split(cfg, loader) if isinstance(part, Path)] if cfg.get(loader) else []

@@ -295,7 +295,7 @@ def write_fixed(layout: CocoLayout, out: str | Path) -> Path:
                 target = out / 'images' / image['file_name']
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(layout.root / image['file_name'], target)
-            write_whole(out / 'annotations' / split.annotations.name, json.dumps(content))
+            write_whole(out / 'annotations' / split.annotations.name, json.dumps(content), hint='')
     except OSError as error:
         raise UserError(f'--fix {out} cannot be written: {error.strerror or error}') from error
     return out

@@ -176,7 +176,7 @@ def write_fixed(root: str | Path, out: str | Path, *, allow_dropped: bool = Fals
                     shutil.copyfile(source, path)
 
             _for_each(copy, names, 'copying')
-        write_whole(out / 'classes.txt', ''.join(f'{name}\n' for name in layout.classes))
+        write_whole(out / 'classes.txt', ''.join(f'{name}\n' for name in layout.classes), hint='')
     except OSError as error:
         raise UserError(f'--fix {out} cannot be written: {error.strerror or error}') from error
     return out

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -11,8 +12,11 @@ import pytest
 
 from mnv4_mm.config.data import dataset_split, restore_data, set_data, stored_split
 from mnv4_mm.config.load import load_config
-from mnv4_mm.data.cache import cache_folder
+from mnv4_mm.data.cache import cache_folder, write_whole
 from mnv4_mm.data.prepare import read_split
+from mnv4_mm.deploy.compare import _test_config as compared_config
+from mnv4_mm.deploy.export import _calibration_images, _images_to_compare
+from mnv4_mm.errors import UserError
 from mnv4_mm.tasks import task_of
 
 CONFIGS = {'detection': 'mnv4_ssdlite_bccd', 'segmentation': 'mnv4_lraspp_ade20k-mini'}
@@ -125,3 +129,35 @@ def test_labels_that_were_corrected_are_read_with_another_cache(cfg, monkeypatch
     after = dataset_split(restore_data(cfg), 'val_dataloader')
     assert after != before
     assert (tmp_path / 'another') in [parent for part in after if isinstance(part, Path) for parent in part.parents]
+
+
+def test_calibration_without_the_cache_takes_training_images_only(cfg, sides):
+    train = sides()[0]
+    root = Path(cfg.own_data.root)
+    shutil.rmtree(cache_folder(root))
+    assert {path.name for path in _calibration_images(SimpleNamespace(cfg=cfg), None)} == train
+    shutil.rmtree(root)
+    shutil.rmtree(cache_folder(root))
+    with pytest.raises(UserError, match=r'no folder .*mine.*--calibration names a folder of images'):
+        _calibration_images(SimpleNamespace(cfg=cfg), None)
+    assert _images_to_compare(SimpleNamespace(cfg=cfg), None)  # those of data/mini
+
+
+def test_compare_leaves_out_what_training_left_out(cfg, sides):
+    root = Path(cfg.own_data.root)
+    train, val = sides()
+    broken = root / 'images' / min(val)
+    broken.write_bytes(broken.read_bytes()[:300])
+    with pytest.raises(UserError, match='--allow-dropped'):
+        compared_config(cfg, str(root), 'val')
+    compared = compared_config(cfg, str(root), 'val', True, stored_split(cfg))
+    assert sides(compared) == (train, val - {broken.name})
+    assert compared.own_data.allow_dropped
+
+
+def test_a_file_outside_of_the_cache_is_no_reason_to_move_the_cache(tmp_path):
+    (tmp_path / 'file').touch()
+    with pytest.raises(UserError, match='MNV4_CACHE'):
+        write_whole(tmp_path / 'file/a.json', '')
+    with pytest.raises(UserError, match=r'cannot be written: [\w ]+$'):
+        write_whole(tmp_path / 'file/a.html', '', hint='')
