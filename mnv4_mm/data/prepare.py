@@ -6,6 +6,7 @@ The originals are never changed. Files are made again when any file of the data 
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,6 +25,7 @@ from mnv4_mm.version import __version__
 
 FORMAT = 1
 SPLITS = (TRAIN, VAL)
+WAIT = 1  # second for another process, before a line says so
 
 
 def prepare_detection(
@@ -138,13 +140,17 @@ def prepared_folder(
     Raises:
         UserError: The cache cannot be written.
     """
-    from filelock import FileLock
+    from filelock import FileLock, Timeout
 
     cache = cache_folder(root)
     try:
         cache.mkdir(parents=True, exist_ok=True)
         lock = FileLock(cache / 'lock')
-        lock.acquire()
+        try:
+            lock.acquire(timeout=WAIT)
+        except Timeout:
+            print(f'another process checks {root}: waiting for it', file=sys.stderr)
+            lock.acquire()
     except OSError as error:
         raise UserError(
             f'{cache} cannot be written: {error.strerror or error}; checked data is kept there, MNV4_CACHE names '
