@@ -83,10 +83,9 @@ def evaluate_files(
         launcher=launcher,
     )
     join_processes(launcher)
-    source = config or read_checkpoint(checkpoint)
-    cfg = evaluation_config(source, options, on_gpu=torch.cuda.is_available())
+    loaded = read_checkpoint(checkpoint)
+    cfg = evaluation_config(config or loaded, options, on_gpu=torch.cuda.is_available(), checkpoint=loaded)
     folder = Path(work_dir) if work_dir else Path(checkpoint).parent / f'test_{on}'
-    loaded = source if isinstance(source, Checkpoint) else checkpoint
     return evaluate(cfg, loaded, work_dir=folder, out=out, show_dir=show_dir, on=on)
 
 

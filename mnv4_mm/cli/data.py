@@ -72,7 +72,7 @@ def check(args: argparse.Namespace) -> None:
         from mnv4_mm.data.cache import write_whole
         from mnv4_mm.report.data_sheet import data_sheet
 
-        write_whole(args.report, data_sheet(checked, args.allow_dropped))
+        write_whole(args.report, data_sheet(checked, args.allow_dropped), hint='')
         print(f'report: {args.report}')
     if args.fix:
         check(args.path, task=checked.task, fix=args.fix)

@@ -87,7 +87,10 @@ def add_compare(parser: Parser) -> None:
     parser.add_argument('checkpoint', help='.pth file they were exported from')
     parser.add_argument('files', nargs='*', help='exported files (default: all in exported/ beside the checkpoint)')
     parser.add_argument('--config', help='config to use instead of the one in the checkpoint')
-    parser.add_argument('--data', metavar='DIR', help='your data set: COCO layout, or images and masks')
+    parser.add_argument('--data', metavar='DIR', help='your data set: boxes in any common format, or images and masks')
+    parser.add_argument(
+        '--allow-dropped', action='store_true', help='leave out what is broken in --data, even if it is more than 1 %%'
+    )
     parser.add_argument(
         '--on', choices=('val', 'train'), default='val', help='compare on the test set or on the training images'
     )
@@ -130,6 +133,7 @@ def compare(args: argparse.Namespace) -> int:
         artifacts,
         config=args.config,
         data=args.data,
+        allow_dropped=args.allow_dropped,
         on=args.on,
         tolerances=Tolerances(args.tolerance, args.int8_tolerance),
         rounds=args.rounds,

@@ -29,8 +29,7 @@ def run(call: Callable[[], int | None]) -> int:
     try:
         return call() or 0
     except UserError as error:
-        # From a worker of a data loader it comes with the traceback there.
-        return _mistake(str(error).rpartition('UserError: ')[2].strip())
+        return _mistake(str(error))
     except BrokenPipeError:  # the reader of the output has ended, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
         return 1

@@ -1,18 +1,23 @@
 """Data sets, classes and inference mode of a config."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
+from mnv4_mm.config.checkpoint import checkpoint_config
 from mnv4_mm.config.index import find_data
 from mnv4_mm.config.load import load_config
 from mnv4_mm.config.nested import dicts, on_copy
 from mnv4_mm.data.cache import cache_folder
+from mnv4_mm.data.checked import CheckedData
 from mnv4_mm.data.formats.configured import innermost_dataset
+from mnv4_mm.data.prepare import format_split, is_prepared, parse_split, read_split
 from mnv4_mm.errors import UserError
 from mnv4_mm.tasks import task_of
 from mnv4_mm.tasks.task import Layout
+from mnv4_mm.weights.checkpoint import Checkpoint
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 EVALUATORS = ('val_evaluator', 'test_evaluator')
@@ -40,16 +45,47 @@ def set_data(cfg: Config, layout: Layout, allow_dropped: bool = False) -> Config
     for part in dicts(cfg.model):
         if 'num_classes' in part:
             part['num_classes'] = len(layout.classes)
-    cfg.own_data = dict(root=str(layout.root.resolve()), allow_dropped=allow_dropped)
+    cfg.own_data = _own_data(layout, allow_dropped)
     return cfg
 
 
-def restore_data(cfg: Config) -> Config:
+def _own_data(layout: Layout, allow_dropped: bool, previous: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Return what a config, and so a checkpoint, remembers of a data set.
+
+    If the data set has no split of its own, that is the split, too: a checkpoint must not be measured with images that
+    it was trained on, also on another machine or without the cache. It is one string, as mmengine takes minutes to
+    write long lists.
+    """
+    own: dict[str, Any] = dict(root=str(layout.root.resolve()), allow_dropped=allow_dropped)
+    split_file = layout.checked.split_file if layout.checked else None
+    if split_file:
+        own['split'] = format_split({**(previous or {}), **read_split(split_file)})
+    return own
+
+
+def stored_split(cfg: Config) -> dict[str, str]:
+    """Return the split that a config remembers, ``train`` or ``val`` by name of the image; empty if there is none."""
+    return parse_split((cfg.get('own_data') or {}).get('split') or '{}')
+
+
+def checkpoint_split(checkpoint: Checkpoint) -> dict[str, str]:
+    """Return the split of the run that wrote a checkpoint, as ``stored_split``; empty if it carries no config."""
+    return stored_split(checkpoint_config(checkpoint)) if isinstance(checkpoint.meta.get('cfg'), str) else {}
+
+
+def restore_data(
+    cfg: Config, previous: Mapping[str, str] | None = None, *, remedy: str = '--data names it elsewhere'
+) -> Config:
     """Recognise, check and prepare the data set that a config names by ``own_data``, and use its files.
 
     A checkpoint's config names the one of ``--data``: it may have changed since training, and the cache folder with the
     prepared files may be gone. A shipped config names one of the repository. Evaluators follow when ``set_data_roots``
     is applied.
+
+    Args:
+        cfg: A config.
+        previous: Split of a run, for a config that remembers none.
+        remedy: What a user can do if the data set is not there, for the message.
 
     Raises:
         UserError: The data set is not there (any more), or cannot be used.
@@ -61,17 +97,36 @@ def restore_data(cfg: Config) -> Config:
     classes = innermost_dataset(cfg.test_dataloader.dataset).metainfo.classes
     root, allow_dropped = find_data(Path(own.root)), own.get('allow_dropped', False)
     try:
-        layout = task.find(str(root), classes=classes, allow_dropped=allow_dropped)
+        previous = stored_split(cfg) or previous
+        layout = task.find(str(root), classes=classes, allow_dropped=allow_dropped, previous=previous)
     except UserError as error:
-        raise UserError(f'the data set of this config: {error}; --data names it elsewhere') from error
+        raise UserError(f'the data set of this config: {error}; {remedy}') from error
     prepared = cache_folder(root)
     for loader, split in zip(LOADERS, (layout.train, layout.val, layout.val), strict=True):
         paths = [part for part in dataset_split(cfg, loader) if isinstance(part, Path)] if cfg.get(loader) else []
         # Not of a data set that was put into the config by hand.
-        if any(path.is_relative_to(prepared) or path == Path() or not path.exists() for path in paths):
+        if any(
+            is_prepared(path) or path.is_relative_to(prepared) or path == Path() or not path.exists() for path in paths
+        ):
             task.set_split(innermost_dataset(cfg[loader].dataset), split)
-    cfg.own_data = dict(root=str(layout.root.resolve()), allow_dropped=allow_dropped)
+    cfg.own_data = _own_data(layout, allow_dropped, previous)
     return cfg
+
+
+def find_own_data(cfg: Config, classes: Sequence[str]) -> CheckedData | None:
+    """Return the check of the data set that a config names by ``own_data``; None if it names none.
+
+    Args:
+        cfg: A config whose data set has been checked already, and is not checked again.
+        classes: Class names in the order of labels.
+    """
+    own = cfg.get('own_data')
+    if not own:
+        return None
+    layout = task_of(cfg).find(
+        own.root, classes=classes, allow_dropped=own.get('allow_dropped', False), previous=stored_split(cfg)
+    )
+    return layout.checked
 
 
 def data_notes(config: str, layout: Layout) -> list[str]:
@@ -97,10 +152,7 @@ def data_lines(cfg: Config) -> list[str]:
     """
     task = task_of(cfg)
     dataset = innermost_dataset(cfg.train_dataloader.dataset)
-    own = cfg.get('own_data')
-    checked = (
-        task.find(own.root, classes=dataset.metainfo.classes, allow_dropped=own.allow_dropped).checked if own else None
-    )
+    checked = find_own_data(cfg, dataset.metainfo.classes) if cfg.get('own_data') else None
     split = dataset_split(cfg, 'train_dataloader')
     return [*(checked.summary() if checked else []), *task.training_lines(split, cfg, dataset)]
 

@@ -8,7 +8,7 @@ from mmengine.config import Config
 
 from mnv4_mm.config.anchors import set_levels, set_size
 from mnv4_mm.config.backbone import set_backbone
-from mnv4_mm.config.data import restore_data, set_data, set_data_roots
+from mnv4_mm.config.data import checkpoint_split, restore_data, set_data, set_data_roots
 from mnv4_mm.config.launcher import set_launcher
 from mnv4_mm.config.load import load_config, set_options
 from mnv4_mm.config.optimizer import set_fused, set_learning_rate_scaling, set_precision
@@ -20,7 +20,7 @@ from mnv4_mm.config.small_data import set_small_data
 from mnv4_mm.config.weights import set_weights
 from mnv4_mm.errors import UserError
 from mnv4_mm.tasks import task_of
-from mnv4_mm.weights.checkpoint import list_checkpoints
+from mnv4_mm.weights.checkpoint import list_checkpoints, read_checkpoint, read_newest
 
 
 def training_config(
@@ -52,7 +52,8 @@ def training_config(
     if options.weights:
         set_weights(cfg, options.weights)
     if options.data:
-        layout = task_of(cfg).find(options.data, allow_dropped=options.allow_dropped)
+        previous = _split_of_run(cfg, options)
+        layout = task_of(cfg).find(options.data, allow_dropped=options.allow_dropped, previous=previous)
         set_data(cfg, layout, options.allow_dropped)
         images = task_of(cfg).count_images(layout.train)
         set_small_data(cfg, images, options, log, resumes=_resumes(cfg, options))
@@ -90,9 +91,23 @@ def training_config(
 def _resumes(cfg: Config, options: TrainOptions) -> bool:
     """Return True if there is a checkpoint that ``--resume`` continues."""
     if isinstance(options.resume, bool):
-        folder = (options.cfg_options or {}).get('work_dir', cfg.work_dir)
-        return options.resume and bool(list_checkpoints(folder))
+        return options.resume and bool(list_checkpoints(_work_dir(cfg, options)))
     return True
+
+
+def _split_of_run(cfg: Config, options: TrainOptions) -> dict[str, str]:
+    """Return the split of the run that ``--resume`` continues; empty for a new run."""
+    if not options.resume:
+        return {}
+    if isinstance(options.resume, bool):
+        checkpoint = read_newest(_work_dir(cfg, options), log=lambda line: None)  # logged when the run loads it
+    else:
+        checkpoint = read_checkpoint(options.resume)
+    return checkpoint_split(checkpoint) if checkpoint else {}
+
+
+def _work_dir(cfg: Config, options: TrainOptions) -> str:
+    return (options.cfg_options or {}).get('work_dir', cfg.work_dir)
 
 
 def _default_work_dir(cfg: Config, options: TrainOptions) -> str:

@@ -2,7 +2,7 @@
 
 ``$XDG_CACHE_HOME/mnv4_mm/data/<name of the folder>-<digest of its path>/``, ``~/.cache`` without that variable;
 ``MNV4_CACHE`` names another folder than ``$XDG_CACHE_HOME/mnv4_mm``. It may be deleted at any time: what is missing is
-made again.
+made again, and a run carries its split in its config.
 """
 
 import hashlib
@@ -14,6 +14,8 @@ from uuid import uuid4
 
 from mnv4_mm.errors import UserError
 
+HINT = '; the checked data is kept there, MNV4_CACHE names another folder'
+
 
 def cache_folder(root: Path) -> Path:
     """Return the cache folder of a data set, which need not exist."""
@@ -24,8 +26,13 @@ def cache_folder(root: Path) -> Path:
     return Path(base) / 'data' / f'{name}-{hashlib.sha256(os.fsencode(root)).hexdigest()[:16]}'
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
+def write_whole(path: Path, content: str | bytes, *, hint: str = HINT) -> None:
     """Write a file so that it is never seen in part, also by other processes. Missing folders are made.
+
+    Args:
+        path: The file.
+        content: What to write.
+        hint: End of the message if it cannot be written; empty for a file outside of the cache.
 
     Raises:
         UserError: It cannot be written.
@@ -39,10 +46,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
         finally:
             part.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(
-            f'{path} cannot be written: {error.strerror or error}; the checked data is kept there, '
-            'MNV4_CACHE names another folder'
-        ) from error
+        raise UserError(f'{path} cannot be written: {error.strerror or error}{hint}') from error
 
 
 def folder_state(root: Path) -> str:

@@ -48,8 +48,16 @@ class MaskSplit(NamedTuple):
 
 
 def read_names(path: Path) -> list[str]:
-    """Read a list of names, one per line, as mmseg does."""
-    return [line.strip() for line in path.read_text(encoding='utf-8').splitlines() if line.strip()]
+    """Read a list of names, one per line, as mmseg does.
+
+    Raises:
+        UserError: The file cannot be read, e.g. because the cache has been deleted.
+    """
+    try:
+        text = path.read_text(encoding='utf-8')
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f'the list of names {path} cannot be read: {getattr(error, "strerror", error)}') from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def check_pairs(split: MaskSplit, num_classes: int, reduce_zero_label: bool, hint: str = '') -> None:

@@ -6,6 +6,7 @@ The originals are never changed. Files are made again when any file of the data 
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,10 +25,15 @@ from mnv4_mm.version import __version__
 
 FORMAT = 1
 SPLITS = (TRAIN, VAL)
+WAIT = 1  # second for another process, before a line says so
 
 
 def prepare_detection(
-    root: str | Path, *, classes: Sequence[str] | None = None, allow_dropped: bool = False
+    root: str | Path,
+    *,
+    classes: Sequence[str] | None = None,
+    allow_dropped: bool = False,
+    previous: Mapping[str, str] | None = None,
 ) -> CocoLayout:
     """Recognise, check and prepare a detection data set.
 
@@ -37,6 +43,7 @@ def prepare_detection(
         root: Folder of the data set.
         classes: Order of the classes, that of a checkpoint; the data set's own if None.
         allow_dropped: Accept that more than 1 % of the images or boxes are left out.
+        previous: ``train`` or ``val`` by name of the image: the split of an earlier run, which is kept.
 
     Returns:
         The data set. Its annotation files are in the user's cache; their file names are relative to ``root``, and ids
@@ -45,14 +52,18 @@ def prepare_detection(
     Raises:
         UserError: It is not recognised, has other classes, or cannot be trained on.
     """
-    layout = examine_detection(root, classes=classes)
+    layout = examine_detection(root, classes=classes, previous=previous)
     assert layout.checked is not None
     layout.checked.require_usable(allow_dropped)
     return layout
 
 
 def examine_detection(
-    root: str | Path, *, classes: Sequence[str] | None = None, data: DetectionData | None = None
+    root: str | Path,
+    *,
+    classes: Sequence[str] | None = None,
+    data: DetectionData | None = None,
+    previous: Mapping[str, str] | None = None,
 ) -> CocoLayout:
     """Do what ``prepare_detection`` does, but return a data set that cannot be trained on, too.
 
@@ -62,39 +73,49 @@ def examine_detection(
         root: Folder of the data set.
         classes: See ``prepare_detection``.
         data: The data set, if it has been read already.
+        previous: See ``prepare_detection``.
     """
     check_folder(Path(root))
-    layout = _examine(Path(root), None, data)
+    layout = _examine(Path(root), None, data, previous)
     if classes is None or tuple(classes) == layout.classes:
         return layout
     class_order(layout.root, layout.classes, classes)
-    return _examine(layout.root, classes)
+    return _examine(layout.root, classes, None, previous)
 
 
-def _examine(root: Path, classes: Sequence[str] | None, data: DetectionData | None = None) -> CocoLayout:
-    with prepared_folder(root, 'detection', classes) as folder:
+def _examine(
+    root: Path, classes: Sequence[str] | None, data: DetectionData | None, previous: Mapping[str, str] | None
+) -> CocoLayout:
+    with prepared_folder(root, 'detection', classes, previous) as (folder, split_file):
         checked = read_checked(folder, root)
         is_whole = all((folder / f'instances_{name}.json').is_file() for name in SPLITS)
         if checked is None or not (is_whole or checked.refusals(allow_dropped=True)):
             read = data or recognise(root, 'detection')
             assert isinstance(read, DetectionData)
-            checked = prepare_read(read, folder, classes)
+            checked = prepare_read(read, folder, classes, split_file, previous)
     train, val = (Split(folder / f'instances_{name}.json', root) for name in SPLITS)
     return CocoLayout(root, train, val, checked.classes, checked)
 
 
-def prepare_read(data: DetectionData, folder: Path, classes: Sequence[str] | None = None) -> CheckedData:
+def prepare_read(
+    data: DetectionData,
+    folder: Path,
+    classes: Sequence[str] | None,
+    split_file: Path,
+    previous: Mapping[str, str] | None = None,
+) -> CheckedData:
     """Check a data set as read, and write the files of its splits to a folder.
 
     Args:
         data: The data set.
         folder: Where to write.
         classes: See ``prepare_detection``.
+        split_file: File of the split, which is read and written if the data set has none of its own.
+        previous: See ``prepare_detection``.
     """
     if classes:
         data = reorder(data, classes)
-    split_file = cache_folder(data.root) / 'split-detection.json'
-    result = check_detection(data, read_split(split_file))
+    result = check_detection(data, {**read_split(split_file), **(previous or {})})
     checked = replace(result.checked, folder=folder)
     if ALL in data.splits or set(data.splits) == {TRAIN}:
         checked = replace(checked, split_file=write_split(split_file, result.splits))
@@ -108,43 +129,59 @@ def prepare_read(data: DetectionData, folder: Path, classes: Sequence[str] | Non
 
 
 @contextmanager
-def prepared_folder(root: Path, task: str, classes: Sequence[str] | None = None) -> Iterator[Path]:
-    """Yield the folder for the prepared files of a data set in its present state. One process at a time has it.
+def prepared_folder(
+    root: Path, task: str, classes: Sequence[str] | None = None, previous: Mapping[str, str] | None = None
+) -> Iterator[tuple[Path, Path]]:
+    """Yield the folder for the prepared files of a data set in its present state, and the file of its split.
+
+    One process at a time has them. A run whose split differs from that of the cache has its own folder and file: the
+    cache may have been deleted since, and the data split anew.
 
     Raises:
         UserError: The cache cannot be written.
     """
-    from filelock import FileLock
+    from filelock import FileLock, Timeout
 
     cache = cache_folder(root)
     try:
         cache.mkdir(parents=True, exist_ok=True)
         lock = FileLock(cache / 'lock')
-        lock.acquire()
+        try:
+            lock.acquire(timeout=WAIT)
+        except Timeout:
+            print(f'another process checks {root}: waiting for it', file=sys.stderr)
+            lock.acquire()
     except OSError as error:
         raise UserError(
             f'{cache} cannot be written: {error.strerror or error}; checked data is kept there, MNV4_CACHE names '
             'another folder'
         ) from error
     try:
-        key = json.dumps([FORMAT, __version__, task, folder_state(root), list(classes or [])])
-        yield cache / f'{task}-{hashlib.sha256(key.encode()).hexdigest()[:16]}'
+        split_file = cache / f'split-{task}.json'
+        key: list[Any] = [FORMAT, __version__, task, folder_state(root), list(classes or [])]
+        kept = read_split(split_file)
+        if any(kept.get(name, split) != split for name, split in (previous or {}).items()):
+            digest = _digest(sorted((previous or {}).items()))
+            split_file = cache / f'split-{task}-{digest}.json'
+            key.append(digest)
+        yield cache / f'{task}-{_digest(key)}', split_file
     finally:
         lock.release()
 
 
 def is_checked(root: Path) -> bool:
     """Return True if a folder has been checked as a detection data set in its present state."""
-    with prepared_folder(root, 'detection') as folder:
+    with prepared_folder(root, 'detection') as (folder, _):
         return (folder / 'checked.json').is_file()
 
 
 def read_checked(folder: Path, root: Path) -> CheckedData | None:
     """Read the result of an earlier check; None if there is none, or not all of its files."""
     try:
-        return CheckedData.from_json((folder / 'checked.json').read_bytes(), root, folder)
+        checked = CheckedData.from_json((folder / 'checked.json').read_bytes(), root, folder)
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    return None if checked.split_file and not checked.split_file.is_file() else checked
 
 
 def is_prepared(path: Path) -> bool:
@@ -155,16 +192,38 @@ def is_prepared(path: Path) -> bool:
 def read_split(path: Path) -> dict[str, str]:
     """Read the split of an earlier check, by name of the image; empty if there is none."""
     try:
-        content = json.loads(path.read_bytes())
+        return parse_split(path.read_bytes())
+    except OSError:
+        return {}
+
+
+def parse_split(text: str | bytes) -> dict[str, str]:
+    """Parse what ``write_split`` has written; empty if it is invalid."""
+    try:
+        content = json.loads(text)
         return {name: split for split in SPLITS for name in content[split]}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return {}
 
 
 def write_split(path: Path, splits: Mapping[str, Sequence[Any]]) -> Path:
-    """Write the names of the images of each split, and return the path."""
-    write_whole(path, json.dumps({name: [image.name for image in splits.get(name, ())] for name in SPLITS}, indent=1))
+    """Add the names of the images of each split to a file, and return its path.
+
+    Names in the file that are no longer in the data stay: images may come back.
+    """
+    sides = {**read_split(path), **{image.name: name for name in SPLITS for image in splits.get(name, ())}}
+    write_whole(path, format_split(sides, indent=1))
     return path
+
+
+def format_split(sides: Mapping[str, str], indent: int | None = None) -> str:
+    """Return a split, ``train`` or ``val`` by name of the image, as JSON."""
+    names = {split: [name for name, side in sides.items() if side == split] for split in SPLITS}
+    return json.dumps(names, indent=indent)
+
+
+def _digest(key: Sequence[Any]) -> str:
+    return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
 
 
 def reorder(data: DetectionData, classes: Sequence[str]) -> DetectionData:
@@ -242,7 +301,7 @@ def write_fixed(layout: CocoLayout, out: str | Path) -> Path:
                 target = out / 'images' / image['file_name']
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(layout.root / image['file_name'], target)
-            write_whole(out / 'annotations' / split.annotations.name, json.dumps(content))
+            write_whole(out / 'annotations' / split.annotations.name, json.dumps(content), hint='')
     except OSError as error:
         raise UserError(f'--fix {out} cannot be written: {error.strerror or error}') from error
     return out

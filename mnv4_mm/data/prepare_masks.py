@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from mnv4_mm.data.cache import cache_folder, folder_state, write_whole
+from mnv4_mm.data.cache import folder_state, write_whole
 from mnv4_mm.data.check_masks import CheckedMasks, check_masks, label_table
 from mnv4_mm.data.checked import CheckedData
 from mnv4_mm.data.classes import class_order
@@ -29,7 +29,7 @@ from mnv4_mm.data.formats.masks import require
 from mnv4_mm.data.formats.recognise import check_folder
 from mnv4_mm.data.mask_split import MaskSplit, read_names
 from mnv4_mm.data.mask_values import MaskValues, decode_masks, read_values
-from mnv4_mm.data.prepare import check_fixed_folder, prepared_folder, read_split, write_split
+from mnv4_mm.data.prepare import check_fixed_folder, prepared_folder, read_checked, read_split, write_split
 from mnv4_mm.errors import UserError
 
 MIN_MASKS_FOR_PROGRESS = 500
@@ -56,24 +56,35 @@ class MaskLayout(NamedTuple):
     checked: CheckedData
 
 
-def prepare_masks(root: str | Path, *, classes: Sequence[str] | None = None, allow_dropped: bool = False) -> MaskLayout:
+def prepare_masks(
+    root: str | Path,
+    *,
+    classes: Sequence[str] | None = None,
+    allow_dropped: bool = False,
+    previous: Mapping[str, str] | None = None,
+) -> MaskLayout:
     """Read, check and prepare a segmentation data set. Nothing is done again while its files do not change.
 
     Args:
         root: Its folder.
         classes: Order of the classes, that of a checkpoint; the data set's own if None.
         allow_dropped: Accept that more than 1 % of the images are left out.
+        previous: ``train`` or ``val`` by name of the image: the split of an earlier run, which is kept.
 
     Raises:
         UserError: There is no such data set, it cannot be trained on, or it has other classes.
     """
-    layout = examine_masks(root, classes=classes)
+    layout = examine_masks(root, classes=classes, previous=previous)
     layout.checked.require_usable(allow_dropped)
     return layout
 
 
 def examine_masks(
-    root: str | Path, *, classes: Sequence[str] | None = None, data: MaskData | None = None
+    root: str | Path,
+    *,
+    classes: Sequence[str] | None = None,
+    data: MaskData | None = None,
+    previous: Mapping[str, str] | None = None,
 ) -> MaskLayout:
     """Do what ``prepare_masks`` does, but return a data set that cannot be trained on, too.
 
@@ -83,26 +94,28 @@ def examine_masks(
         root: Its folder.
         classes: See ``prepare_masks``.
         data: The data set, if it has been read already.
+        previous: See ``prepare_masks``.
 
     Raises:
         UserError: There is no such data set, or it has other classes.
     """
     root = Path(root)
     check_folder(root)
-    layout = _examine(root, None, data)
+    layout = _examine(root, None, data, previous)
     if classes is None or tuple(classes) == layout.classes:
         return layout
     class_order(root, layout.classes, classes)
-    return _examine(root, tuple(classes), data)
+    return _examine(root, tuple(classes), data, previous)
 
 
-def _examine(root: Path, classes: tuple[str, ...] | None, data: MaskData | None) -> MaskLayout:
-    with prepared_folder(root, 'segmentation', classes) as folder:
+def _examine(
+    root: Path, classes: tuple[str, ...] | None, data: MaskData | None, previous: Mapping[str, str] | None
+) -> MaskLayout:
+    with prepared_folder(root, 'segmentation', classes, previous) as (folder, split_file):
         layout = _read_layout(root, folder)
         if layout is None:
             data = data or require(root)
-            split_file = cache_folder(root) / 'split-segmentation.json'
-            result = check_masks(data, read_split(split_file))
+            result = check_masks(data, {**read_split(split_file), **(previous or {})})
             if ALL in data.splits:
                 written = write_split(split_file, result.splits)
                 result.checked = replace(result.checked, split_file=written)
@@ -163,7 +176,7 @@ def write_fixed(root: str | Path, out: str | Path, *, allow_dropped: bool = Fals
                     shutil.copyfile(source, path)
 
             _for_each(copy, names, 'copying')
-        write_whole(out / 'classes.txt', ''.join(f'{name}\n' for name in layout.classes))
+        write_whole(out / 'classes.txt', ''.join(f'{name}\n' for name in layout.classes), hint='')
     except OSError as error:
         raise UserError(f'--fix {out} cannot be written: {error.strerror or error}') from error
     return out
@@ -181,9 +194,8 @@ def _read_layout(root: Path, folder: Path) -> MaskLayout | None:
     content = _read_json(folder / INDEX)
     if content is None:
         return None
-    try:
-        checked = CheckedData.from_json((folder / 'checked.json').read_bytes(), root, folder)
-    except (OSError, ValueError, KeyError, TypeError):
+    checked = read_checked(folder, root)
+    if checked is None:
         return None
     splits = {
         name: MaskSplit(

@@ -1,6 +1,6 @@
 """Comparison of exported files with PyTorch: same images, same metric. Called by ``tools/compare.py``."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,7 +8,14 @@ from mmengine.config import Config
 
 from mnv4_mm.apis.model import load_model
 from mnv4_mm.config.classes import set_classes_of, set_label_order
-from mnv4_mm.config.data import fit_data, on_training_images, require_data, resolve_data_roots, restore_data
+from mnv4_mm.config.data import (
+    checkpoint_split,
+    fit_data,
+    on_training_images,
+    require_data,
+    resolve_data_roots,
+    restore_data,
+)
 from mnv4_mm.deploy.arguments import check_compare
 from mnv4_mm.deploy.artifacts import Artifact
 from mnv4_mm.deploy.difference import difference
@@ -71,6 +78,7 @@ def compare(
     *,
     config: str | None = None,
     data: str | None = None,
+    allow_dropped: bool = False,
     on: str = 'val',
     tolerance: float = 1e-3,
     int8_tolerance: float = 1e-2,
@@ -86,6 +94,7 @@ def compare(
         files: Exported files; all files of the checkpoint in ``exported`` beside it if left out.
         config: Config to use instead of the one in the checkpoint.
         data: Data set of the user; that of the config if left out.
+        allow_dropped: Leave out images and boxes of ``data`` that are broken, even if they are more than 1 %.
         on: ``val`` (the test set) or ``train`` (the training images).
         tolerance: Largest difference of AP or mIoU, and for fp32 of the outputs relative to their largest value.
         int8_tolerance: Largest difference of AP or mIoU for int8.
@@ -114,6 +123,7 @@ def compare(
         *checked,
         config=config,
         data=data,
+        allow_dropped=allow_dropped,
         on=on,
         tolerances=Tolerances(tolerance, int8_tolerance),
         rounds=rounds,
@@ -128,6 +138,7 @@ def compare_checked(
     *,
     config: str | None,
     data: str | None,
+    allow_dropped: bool = False,
     on: str,
     tolerances: Tolerances,
     rounds: int,
@@ -140,7 +151,7 @@ def compare_checked(
     """
     loaded = read_checkpoint(path)
     model = load_model(loaded, config, device='cpu')
-    model.cfg = resolve_data_roots(_test_config(model.cfg, data, on))
+    model.cfg = resolve_data_roots(_test_config(model.cfg, data, on, allow_dropped, checkpoint_split(loaded)))
     require_data(model.cfg, 'test_dataloader')
     set_label_order(model.cfg)
     if matched := set_classes_of(model.cfg, loaded):
@@ -179,12 +190,15 @@ def compare_checked(
     return rows
 
 
-def _test_config(cfg: Config, data: str | None, on: str) -> Config:
+def _test_config(
+    cfg: Config, data: str | None, on: str, allow_dropped: bool = False, previous: Mapping[str, str] | None = None
+) -> Config:
     """Return a config with the data set of the user, and with the training images as its test set if asked for."""
     if data:
-        cfg = fit_data(cfg, task_of(cfg).find(data))
+        layout = task_of(cfg).find(data, allow_dropped=allow_dropped, previous=previous)
+        cfg = fit_data(cfg, layout, allow_dropped)
     else:
-        restore_data(cfg)
+        restore_data(cfg, previous)
     return on_training_images(cfg) if on == 'train' else cfg
 
 

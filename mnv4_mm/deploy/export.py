@@ -1,5 +1,6 @@
 """Conversion of a checkpoint to the file formats of runtimes. Called by ``tools/export.py``."""
 
+import copy
 import dataclasses
 import shutil
 import tempfile
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mnv4_mm.apis.model import load_model
-from mnv4_mm.config.data import dataset_split
+from mnv4_mm.config.data import dataset_split, restore_data
 from mnv4_mm.config.index import REPOSITORY
 from mnv4_mm.deploy.arguments import calibration_files, check_export, output_folder
 from mnv4_mm.deploy.artifacts import Artifact
@@ -198,8 +199,10 @@ def _calibration_images(model: Any, folder: str | None) -> list[Path]:
     if folder:
         files = calibration_files(Path(folder))
     else:
-        split = dataset_split(model.cfg, 'train_dataloader')
-        files = task_of(model.cfg).image_files(split)
+        # The list of training images is in the cache, which may be gone; without it, they would be all images.
+        cfg = restore_data(copy.deepcopy(model.cfg), remedy='--calibration names a folder of images')
+        split = dataset_split(cfg, 'train_dataloader')
+        files = task_of(cfg).image_files(split)
         if not files:
             raise UserError(f'no images for calibration in {split.images}: name a folder of images by --calibration')
     return _spread(files, MAX_CALIBRATION_IMAGES)

@@ -8,7 +8,7 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 
-from mnv4_mm.config.data import dataset_split, innermost_dataset
+from mnv4_mm.config.data import dataset_split, find_own_data, innermost_dataset
 from mnv4_mm.data.checked import CheckedData
 from mnv4_mm.data.findings import KINDS
 from mnv4_mm.report.class_maps import count_pixels
@@ -42,8 +42,8 @@ def summarise(cfg: Config) -> tuple[DataSummary, dict[str, list[int] | None]]:
         )
         splits.append(split)
     summary = DataSummary(str(dataset_split(cfg, 'test_dataloader').images), '', splits)
-    if own:
-        checked = task.find(own.root, classes=classes, allow_dropped=own.allow_dropped).checked
+    checked = find_own_data(cfg, classes) if own else None
+    if checked:
         summary.folder, summary.format = str(checked.root), checked.format
         dataset = innermost_dataset(cfg.train_dataloader.dataset)
         summary.notes = [

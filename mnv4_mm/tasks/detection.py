@@ -34,8 +34,15 @@ class Detection(Task[Split, CocoLayout]):
     raw_output = 'raw'
     ground_truth_steps = ()
 
-    def find(self, root: str, *, classes: Sequence[str] | None = None, allow_dropped: bool = False) -> CocoLayout:
-        return prepare_detection(root, classes=classes, allow_dropped=allow_dropped)
+    def find(
+        self,
+        root: str,
+        *,
+        classes: Sequence[str] | None = None,
+        allow_dropped: bool = False,
+        previous: Mapping[str, str] | None = None,
+    ) -> CocoLayout:
+        return prepare_detection(root, classes=classes, allow_dropped=allow_dropped, previous=previous)
 
     def split(self, dataset: Any) -> Split | None:
         return coco_split(dataset)
@@ -56,7 +63,10 @@ class Detection(Task[Split, CocoLayout]):
         classes = (dataset.get('metainfo') or {}).get('classes')
         if split is None or not classes or dataset.get('type') not in COCO_TYPES or not split.annotations.is_file():
             return
-        names = [category['name'] for category in check_split(split)]
+        # What is prepared has been checked; to check again takes the header of each image.
+        prepared = is_prepared(split.annotations)
+        categories = json.loads(split.annotations.read_bytes())['categories'] if prepared else check_split(split)
+        names = [category['name'] for category in categories]
         missing = [name for name in classes if name not in names]
         if missing:
             raise UserError(
@@ -109,7 +119,7 @@ class Detection(Task[Split, CocoLayout]):
         return [split.images / image['file_name'] for image in content['images']]
 
     def training_lines(self, split: Split, cfg: Config, dataset: Any) -> list[str]:
-        if split.annotations.stat().st_size > FULL_CHECK_BYTES:
+        if split.annotations.stat().st_size > FULL_CHECK_BYTES and not is_prepared(split.annotations):
             return []
         content = json.loads(split.annotations.read_bytes())
         trained = count_trained(content, dataset.get('filter_cfg'), (dataset.get('metainfo') or {}).get('classes'))

@@ -35,8 +35,15 @@ class Segmentation(Task[MaskSplit, MaskLayout]):
     raw_output = 'logits'
     ground_truth_steps = (dict(type='LoadMask'),)
 
-    def find(self, root: str, *, classes: Sequence[str] | None = None, allow_dropped: bool = False) -> MaskLayout:
-        return prepare_masks(root, classes=classes, allow_dropped=allow_dropped)
+    def find(
+        self,
+        root: str,
+        *,
+        classes: Sequence[str] | None = None,
+        allow_dropped: bool = False,
+        previous: Mapping[str, str] | None = None,
+    ) -> MaskLayout:
+        return prepare_masks(root, classes=classes, allow_dropped=allow_dropped, previous=previous)
 
     def split(self, dataset: Any) -> MaskSplit | None:
         if mask_split(dataset) is None:

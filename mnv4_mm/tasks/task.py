@@ -9,6 +9,7 @@ import numpy as np
 from mmengine.config import Config
 from torch import nn
 
+from mnv4_mm.data.checked import CheckedData
 from mnv4_mm.images import IMAGE_SUFFIXES
 from mnv4_mm.runtime.results import ClassMap, Detections
 
@@ -42,6 +43,10 @@ class Layout(Protocol):
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names in the order of labels."""
+
+    @property
+    def checked(self) -> CheckedData | None:
+        """Result of the check, if there was one."""
 
 
 class Predictor(Protocol):
@@ -77,13 +82,22 @@ class Task(ABC, Generic[SplitT, LayoutT]):
     ground_truth_steps: Sequence[dict[str, Any]]
 
     @abstractmethod
-    def find(self, root: str, *, classes: Sequence[str] | None = None, allow_dropped: bool = False) -> LayoutT:
+    def find(
+        self,
+        root: str,
+        *,
+        classes: Sequence[str] | None = None,
+        allow_dropped: bool = False,
+        previous: Mapping[str, str] | None = None,
+    ) -> LayoutT:
         """Recognise, check and prepare the data set of ``--data``.
 
         Args:
             root: Its folder.
             classes: Order of the classes, that of a checkpoint; the data set's own if None.
             allow_dropped: Accept that more than 1 % of the images or boxes are left out.
+            previous: ``train`` or ``val`` by name of the image: the split of an earlier run, which is kept if the data
+                set has no split of its own.
 
         Raises:
             UserError: Something is missing or invalid, or the data set has other classes.

@@ -290,7 +290,7 @@ def test_an_annotation_file_of_other_content_is_one_line(text, tmp_path):
     with pytest.raises(UserError, match=r'a\.json is (not (a COCO|JSON)|empty|nested too deeply)') as caught:
         DataIds(tmp_path / 'a.json')
     assert '\n' not in str(caught.value)
-    with pytest.raises(UserError, match='cannot be read|no file'):
+    with pytest.raises(UserError, match=r'cannot be read|no file'):
         DataIds(tmp_path / 'gone.json')
 
 

@@ -10,7 +10,10 @@ from end_to_end import IN_PROCESS, resized
 from mnv4_mm.apis.evaluate import evaluate_files
 from mnv4_mm.apis.train import train
 from mnv4_mm.config.checkpoint import checkpoint_config
-from mnv4_mm.config.data import dataset_split, restore_data
+from mnv4_mm.config.data import dataset_split, restore_data, stored_split
+from mnv4_mm.config.evaluation import evaluation_config
+from mnv4_mm.config.options import EvaluateOptions, TrainOptions
+from mnv4_mm.config.training import training_config
 from mnv4_mm.data.cache import cache_folder
 from mnv4_mm.errors import UserError
 from mnv4_mm.weights.checkpoint import read_checkpoint
@@ -58,12 +61,29 @@ def test_nothing_to_train_on_is_one_line_before_training(run, tmp_path):
 
 def test_a_checkpoint_remembers_its_data(run, tmp_path):
     cfg = checkpoint_config(read_checkpoint(checkpoint(run)))
+    split = json.loads(cfg.own_data.pop('split'))
     assert cfg.own_data == dict(root=str(run[0]), allow_dropped=False)
+    assert (len(split['train']), len(split['val'])) == (8, 2)
     first = evaluate_files(None, checkpoint(run), work_dir=str(tmp_path / 'a'))
     assert next(iter(first)).startswith('blood/')
     shutil.rmtree(cache_folder(run[0]))
     assert evaluate_files(None, checkpoint(run), work_dir=str(tmp_path / 'b')) == first
     assert Path(dataset_split(cfg, 'test_dataloader').annotations).is_file()
+
+
+def test_a_run_that_is_resumed_or_tested_with_data_keeps_its_split(run, repository, monkeypatch, tmp_path):
+    split = stored_split(checkpoint_config(read_checkpoint(checkpoint(run))))
+    grown = copy_bccd(repository / 'data/mini/bccd', tmp_path / 'grown', 40)
+    monkeypatch.setenv('MNV4_CACHE', str(tmp_path / 'cache'))  # that of another machine
+    for resume in (True, checkpoint(run)):
+        options = TrainOptions(data=str(grown), resume=resume, work_dir=str(run[1]))
+        assert split.items() <= stored_split(training_config(NAME, options)).items()
+    options = EvaluateOptions(data=str(grown))
+    for source in (NAME, read_checkpoint(checkpoint(run))):
+        cfg = evaluation_config(source, options, checkpoint=read_checkpoint(checkpoint(run)))
+        assert split.items() <= stored_split(cfg).items()
+    assert evaluate_files(NAME, checkpoint(run), data=str(grown), work_dir=str(tmp_path / 'a'))
+    assert len(stored_split(cfg)) == 40
 
 
 def test_changed_data_is_prepared_again_and_data_put_in_by_hand_stays(run, tmp_path):

@@ -110,3 +110,19 @@ def test_what_is_not_defined_is_that_of_the_data_set():
     assert pickle.loads(pickle.dumps(dataset)).broken == (4,)
     with pytest.raises(AttributeError):
         _ = dataset.nothing
+
+
+class Broken(Dataset):
+    test_mode = True
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        raise UserError('/d/a.jpg is not a readable image: truncated')
+
+
+def test_the_message_of_a_worker_has_no_traceback():
+    with pytest.raises(UserError) as caught:
+        list(DataLoader(Broken(), num_workers=1))
+    assert str(caught.value) == '/d/a.jpg is not a readable image: truncated'

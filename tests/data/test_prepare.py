@@ -9,8 +9,9 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,16 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 import mnv4_mm
+from mnv4_mm.config.classes import set_label_order
+from mnv4_mm.config.data import fit_data, innermost_dataset
+from mnv4_mm.config.load import load_config
 from mnv4_mm.data import prepare as module
 from mnv4_mm.data.cache import cache_folder
 from mnv4_mm.data.coco_files import CocoLayout
 from mnv4_mm.data.prepare import examine_detection, is_prepared, prepare_detection
 from mnv4_mm.data.trained import count_trained
 from mnv4_mm.errors import UserError
+from mnv4_mm.tasks import detection, task_of
 
 WIDTH, HEIGHT = 64, 48
 Content = dict[str, Any]
@@ -360,6 +365,33 @@ def examine_in_process(root: Path) -> str:
 def test_processes_wait_for_each_other(root):
     with ProcessPoolExecutor(3) as pool:
         assert len(set(pool.map(examine_in_process, [root] * 3))) == 1
+
+
+def test_a_process_that_waits_says_so(root, monkeypatch, capsys):
+    monkeypatch.setattr(module, 'WAIT', 0.1)
+    with ThreadPoolExecutor(1) as pool:
+        with module.prepared_folder(root, 'detection'):
+            other = pool.submit(examine_in_process, root)
+            while 'waiting' not in (error := capsys.readouterr().err):
+                assert not other.done()
+                time.sleep(0.05)
+            assert error == f'another process checks {root}: waiting for it\n'
+        assert Path(other.result()).is_file()
+
+
+def test_prepared_files_of_any_size_are_counted_and_images_read_once(root, monkeypatch):
+    layout = prepare_detection(root)
+    monkeypatch.setattr(detection, 'FULL_CHECK_BYTES', 0)
+    monkeypatch.setattr(detection, 'check_split', lambda split: pytest.fail('images are read again'))
+    cfg = fit_data(load_config('mnv4_ssdlite_coco-mini'), layout)
+    dataset = innermost_dataset(cfg.train_dataloader.dataset)
+    assert task_of(cfg).training_lines(layout.train, cfg, dataset)[0].startswith('of 6 images 6, of 12 boxes 12')
+    set_label_order(cfg)
+    assert cfg.train_dataloader.dataset == fit_data(cfg, layout).train_dataloader.dataset
+    # An order that the file does not have is still noticed.
+    dataset.metainfo.classes = ('dog', 'cat')
+    set_label_order(cfg)
+    assert dataset.type == 'NamedCocoDataset'
 
 
 def test_what_is_trained_on_is_counted_by_mmdets_rules(root, tmp_path):
