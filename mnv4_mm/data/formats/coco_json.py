@@ -260,7 +260,10 @@ def _read_images(
             data.findings.append(Finding('image-twice', path, problem, position))
         else:
             entries[name], where[name] = entry, position
-    located = locate(files, source.name, where, _preferred(source.name, split), None if split == ALL else split)
+    stated = {name: (entry.get('width'), entry.get('height')) for name, entry in entries.items()}
+    sizes = {name: (w, h) for name, (width, height) in stated.items() if (w := _side(width)) and (h := _side(height))}
+    preferred = _preferred(source.name, split)
+    located = locate(files, source.name, where, preferred, None if split == ALL else split, sizes)
     data.findings += located.findings
     data.notes += located.notes
     images: dict[Id, LabelledImage] = {}

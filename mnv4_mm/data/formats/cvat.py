@@ -138,14 +138,18 @@ def _images(
     folder = posixpath.dirname(name)
     subset = elements[0].get('subset', '')
     preferred = [posixpath.join(folder, *end) for end in (('images', subset), ('images',), ('data',))]
-    located = locate(files, name, where, preferred, None if split == ALL else split)
+    sizes = {file_name: size for file_name, element in listed.items() if (size := _size(element))}
+    located = locate(files, name, where, preferred, None if split == ALL else split, sizes)
     data.findings += located.findings
     data.notes += located.notes
     for file_name, target in located.names.items():
-        element = listed[file_name]
-        sides = element.get('width', ''), element.get('height', '')
-        is_size = all(side.isdecimal() and int(side) > 0 for side in sides)
-        yield element, LabelledImage(target, path, size=(int(sides[0]), int(sides[1])) if is_size else None)
+        yield listed[file_name], LabelledImage(target, path, size=sizes.get(file_name))
+
+
+def _size(element: 'Element') -> tuple[int, int] | None:
+    sides = element.get('width', ''), element.get('height', '')
+    is_size = all(side.isdecimal() and int(side) > 0 for side in sides)
+    return (int(sides[0]), int(sides[1])) if is_size else None
 
 
 class _ShapeReader:

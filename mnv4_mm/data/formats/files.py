@@ -1,18 +1,20 @@
 """The files of a data set: a list made once, the split that a path names, and the file that an annotation means."""
 
+import contextlib
 import os
 import posixpath
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 
 from mnv4_mm.data.findings import Finding
 from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, LabelledImage
 from mnv4_mm.errors import UserError
-from mnv4_mm.images import IMAGE_SUFFIXES
+from mnv4_mm.images import IMAGE_SUFFIXES, image_size
 
 MAX_FILES = 4_000_000
 SAMPLE = 100  # names of an annotation file that are looked up to find the folder that they are relative to
@@ -163,12 +165,18 @@ class Located:
 
 
 def locate(
-    files: Files, source: str, names: dict[str, str], preferred: Sequence[str] = (), split: str | None = None
+    files: Files,
+    source: str,
+    names: dict[str, str],
+    preferred: Sequence[str] = (),
+    split: str | None = None,
+    sizes: Mapping[str, tuple[int, int]] = MappingProxyType({}),
 ) -> Located:
     """Find the images that an annotation file lists.
 
     Names are relative to a folder that most formats do not define. It is the folder in which most of them exist, with
-    as few leading folders of the names left out as possible. A folder of another split is not considered.
+    as few leading folders of the names left out as possible. A folder of another split is not considered. Of several
+    such folders the one whose images have the stated sizes is taken, else the first preferred one.
 
     Args:
         files: Files of the data set.
@@ -176,6 +184,10 @@ def locate(
         names: Names as they are written -> entry for messages.
         preferred: Folders to prefer, in this order, relative to the root.
         split: Split that the annotation file is for.
+        sizes: Width and height that the annotation file states, by name.
+
+    Raises:
+        UserError: Several folders have all the names, and neither sizes nor ``preferred`` decide.
     """
     located = Located({})
     path = files.root / source
@@ -193,13 +205,26 @@ def locate(
             )
         else:
             inside.append(name)
-    folder, stripped = _choose_folder(files, [straight[name] for name in inside], bases, split)
+    folders, stripped = _choose_folders(files, [straight[name] for name in inside], bases, split)
+    stated = {straight[name]: size for name, size in sizes.items() if name in straight}
+    folder = _choose_by_size(files, folders, stripped, stated)
+    if len(folders) > 1:
+        listed = ' and '.join(f'{other or "."}/' for other in folders[:3])
+        if folder is None and folders[0] not in bases:
+            raise UserError(
+                f'{path} lists images that are in {listed}, with the same names: write the folder into the names, or '
+                'leave one of the folders'
+            )
+        reason = 'the sizes fit' if folder is not None else 'it is the usual place'
+        folder = folders[0] if folder is None else folder
+        located.notes.append(f'{source}: {listed} have images of the same names; {folder or "."}/ is used: {reason}')
+    folder = folder or ''
     if stripped:
         located.notes.append(f'{source}: images are looked up in {folder or "."}/ without their first folders')
     moved, respelled = [], []
     for name in inside:
         parts = straight[name].split('/')
-        target = join(folder, '/'.join(parts[min(stripped, len(parts) - 1) :]))
+        target = _below(folder, straight[name], stripped)
         if target is None or target not in files.known:
             found = _find_respelled(files, target) if target else None
             if found:
@@ -233,24 +258,53 @@ def _count(names: list[str], what: str) -> str:
     return f'{amount(len(names), "image")} {what}, the first one {names[0]!r}'
 
 
-def _choose_folder(files: Files, names: list[str], bases: Sequence[str], split: str | None) -> tuple[str, int]:
-    """Return the folder in which most of the names exist, and how many leading folders they lose."""
-    sample = names[:: max(1, len(names) // SAMPLE)]
+def _choose_folders(files: Files, names: list[str], bases: Sequence[str], split: str | None) -> tuple[list[str], int]:
+    """Return the folder in which most of the names exist, and how many leading folders they lose.
+
+    Further folders with as many of the names follow it, if some are in both.
+    """
+    sample = _sample(names)
     depth = max((name.count('/') for name in sample), default=0)
     folders = list(dict.fromkeys([*bases, *files.image_folders]))
     folders = [folder for folder in folders if split is None or split_of(folder) in (None, split)] or folders
-    best, chosen = 0, (folders[0], 0)
+    best, chosen = 0, (folders[:1], 0)
     for stripped in range(min(depth, MAX_STRIPPED) + 1):
-        for folder in folders:
-            count = 0
-            for name in sample:
-                parts = name.split('/')
-                count += join(folder, '/'.join(parts[min(stripped, len(parts) - 1) :])) in files.known
-            if count > best:
-                best, chosen = count, (folder, stripped)
+        found = {
+            folder: {name for name in sample if _below(folder, name, stripped) in files.known} for folder in folders
+        }
+        most = max(folders, key=lambda folder: len(found[folder]))
+        if len(found[most]) > best:
+            best = len(found[most])
+            rivals = [folder for folder in folders if len(found[folder]) == best and found[folder] & found[most]]
+            chosen = rivals, stripped
         if best == len(sample):
             break
     return chosen
+
+
+def _choose_by_size(
+    files: Files, folders: list[str], stripped: int, sizes: Mapping[str, tuple[int, int]]
+) -> str | None:
+    """Return the folder in which more images have their stated size than in any other. None if there is none."""
+    if len(folders) == 1:
+        return folders[0]
+    counts = dict.fromkeys(folders, 0)
+    for name in _sample(list(sizes)):
+        for folder in folders:
+            with contextlib.suppress(UserError):  # no image there, or none that can be read
+                counts[folder] += image_size(files.root / (_below(folder, name, stripped) or name)) == sizes[name]
+    best = [folder for folder in folders if counts[folder] == max(counts.values())]
+    return best[0] if len(best) == 1 else None
+
+
+def _sample(names: list[str]) -> list[str]:
+    return names[:: max(1, len(names) // SAMPLE)]
+
+
+def _below(folder: str, name: str, stripped: int) -> str | None:
+    """Join a folder and a name that loses its leading folders, but not the file name."""
+    parts = name.split('/')
+    return join(folder, '/'.join(parts[min(stripped, len(parts) - 1) :]))
 
 
 def _find_respelled(files: Files, name: str) -> str | None:

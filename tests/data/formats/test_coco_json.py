@@ -517,3 +517,37 @@ def test_hidden_files_are_passed_over(load, content):
 def test_images_are_sorted_by_name(load, content):
     content['images'].reverse()
     assert list(boxes(load(content))) == ['images/a.jpg', 'images/b.jpg']
+
+
+@pytest.mark.parametrize(
+    ('folders', 'sizes', 'chosen'),
+    [
+        (('cam1', 'cam2'), ((32, 24), (32, 24)), None),
+        (('half', 'original'), ((16, 12), (32, 24)), 'original'),
+        (('thumbs', 'images'), ((16, 12), (32, 24)), 'images'),
+        (('images', 'original'), ((16, 12), (32, 24)), 'original'),
+        (('images', 'backup'), ((32, 24), (32, 24)), 'images'),
+        (('cam1', 'cam2'), ((16, 12), (16, 12)), None),
+    ],
+)
+def test_two_folders_with_images_of_the_same_names(tmp_path, content, folders, sizes, chosen):
+    write_file(tmp_path / 'labels.json', content)
+    for folder, size in zip(folders, sizes, strict=True):
+        write_images(tmp_path, [f'{folder}/a.jpg', f'{folder}/b.jpg'], size)
+    if chosen is None:
+        with pytest.raises(UserError, match=r'labels.json lists images that are in cam1/ and cam2/, with the same'):
+            read(tmp_path)
+        return
+    data = read(tmp_path)
+    assert boxes(data) == {f'{chosen}/a.jpg': [CAT], f'{chosen}/b.jpg': [DOG]}
+    assert f'{chosen}/ is used' in data.notes[0]
+
+
+def test_two_folders_with_images_of_the_same_names_without_sizes(tmp_path, content):
+    for image in content['images']:
+        del image['width'], image['height']
+    write_file(tmp_path / 'labels.json', content)
+    for folder, size in (('2x', (64, 48)), ('original', (32, 24))):
+        write_images(tmp_path, [f'{folder}/a.jpg', f'{folder}/b.jpg'], size)
+    with pytest.raises(UserError, match='2x/ and original/'):
+        read(tmp_path)
