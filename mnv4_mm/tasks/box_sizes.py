@@ -69,4 +69,6 @@ def small_box_lines(content: Mapping[str, Any], cfg: Config) -> Iterator[str]:
             )
 
 
-ADVICE = '--fit-anchors, with --levels 8 for SSDLite, a larger input by --size, or a config without anchors (mnv4_rtmdet_coco)'
+ADVICE = (
+    '--fit-anchors, with --levels 8 for SSDLite, a larger input by --size, or a config without anchors (mnv4_rtmdet_coco)'
+)

@@ -19,6 +19,8 @@ from mnv4_mm.images import IMAGE_SUFFIXES, image_size
 MAX_FILES = 4_000_000
 SAMPLE = 100  # names of an annotation file that are looked up to find the folder that they are relative to
 MAX_STRIPPED = 4  # leading folders of a name that are left out to find the image
+# What a file with a labelled object contains.
+VOC_OBJECT, LABELME_OBJECT = b'<object>', b'"label"'
 DRIVE = re.compile(r'[A-Za-z]:')
 WORDS = re.compile(r'[a-z]+')
 BEGINNINGS = ((TRAIN, 'train'), (VAL, 'val'), (VAL, 'eval'), (TEST, 'test'))
@@ -325,7 +327,9 @@ def _hint(files: Files, name: str) -> str:
     return f'; {found[0]} has the same name: if it is meant, write that path' if found else ''
 
 
-def match_by_stem(files: Files, name: str, split: str | None = None, *, stem: str | None = None) -> str | None:
+def match_by_stem(
+    files: Files, name: str, split: str | None = None, *, stem: str | None = None, listed: str = ''
+) -> str | None:
     """Return the image with the name of an annotation file: beside it, in the folder most alike, or the only one.
 
     Args:
@@ -333,20 +337,52 @@ def match_by_stem(files: Files, name: str, split: str | None = None, *, stem: st
         name: The annotation file, relative to the root.
         split: Split that it belongs to.
         stem: Name without folders and suffix; may begin with folders of its own.
+        listed: Name of the image in the file, whose suffix decides between several.
     """
+    found = images_of_stem(files, name, split, stem=stem, listed=listed)
+    return found[0] if len(found) == 1 else None
+
+
+def images_of_stem(
+    files: Files, name: str, split: str | None = None, *, stem: str | None = None, listed: str = ''
+) -> list[str]:
+    """Return the images that ``match_by_stem`` chooses from: more than one if nothing decides."""
     folder, base = posixpath.split(posixpath.splitext(name)[0])
     stem = posixpath.basename(stem) if stem else base
     found = files.images_by_stem.get(stem, [])
     beside = [image for image in found if posixpath.dirname(image) == folder]
     if beside:
-        return beside[0]
-    if len(found) > 1:
-        # The image whose folders have most in common with those of the annotation file.
-        own = folder.split('/')
-        common = [len(set(own) & set(posixpath.dirname(image).split('/'))) for image in found]
-        found = [image for image, count in zip(found, common, strict=True) if count == max(common)]
-    found = [image for image in found if split is None or split_of(posixpath.dirname(image)) in (None, split)]
-    return found[0] if len(found) == 1 else None
+        found = beside
+    else:
+        if len(found) > 1:
+            # The image whose folders have most in common with those of the annotation file.
+            own = folder.split('/')
+            common = [len(set(own) & set(posixpath.dirname(image).split('/'))) for image in found]
+            found = [image for image, count in zip(found, common, strict=True) if count == max(common)]
+        found = [image for image in found if split is None or split_of(posixpath.dirname(image)) in (None, split)]
+    same = [image for image in found if posixpath.basename(image) == posixpath.basename(listed)]
+    return same or found
+
+
+def other_labels(files: Files, images: Iterable[str], marks: Mapping[str, bytes]) -> list[Finding]:
+    """Find labels of images in another format than the one that is read, by the names of the files.
+
+    Args:
+        files: Files of the data set.
+        images: Images without labels in the format that is read.
+        marks: Suffix of the other formats -> what a file with a labelled object contains.
+    """
+    labels: dict[str, list[str]] = {}
+    for name in files.with_suffix(*marks):
+        labels.setdefault(posixpath.splitext(posixpath.basename(name))[0], []).append(name)
+    findings = []
+    for image in images:
+        for name in labels.get(posixpath.splitext(posixpath.basename(image))[0], []):
+            mark = marks[posixpath.splitext(name)[1].lower()]
+            if mark in beginning(files.root / name, 2**20):
+                findings.append(Finding('annotation-format', files.root / name, f'it has the labels of {image}'))
+                break
+    return findings
 
 
 def beginning(path: Path, count: int = 2**16) -> bytes:

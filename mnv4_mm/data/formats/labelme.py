@@ -11,13 +11,16 @@ from mnv4_mm.data.findings import Finding
 from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, Box, DetectionData, LabelledImage
 from mnv4_mm.data.formats.classes import check_names
 from mnv4_mm.data.formats.files import (
+    VOC_OBJECT,
     Files,
     amount,
     beginning,
     complete_splits,
     first,
+    images_of_stem,
     join,
     match_by_stem,
+    other_labels,
     split_by_folder,
     split_of,
 )
@@ -98,6 +101,7 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
     bare = [name for name in files.images if name not in sources]
     if bare:
         data.notes.append(f'{amount(len(bare), "image")} without an annotation file, not used: {first(bare)}')
+        data.findings += other_labels(files, bare, {'.xml': VOC_OBJECT})
     for images in splits.values():
         images.sort(key=lambda image: image.name)
     splits = {split: splits[split] for split in (TRAIN, VAL, TEST, ALL) if split in splits}
@@ -132,7 +136,7 @@ def _labels(files: Files, contents: dict[str, dict[str, Any]], data: DetectionDa
 def _read_image(
     files: Files, name: str, content: dict[str, Any], split: str, data: DetectionData
 ) -> LabelledImage | None:
-    """Return the image of an annotation file, without boxes. None if its path leaves the root."""
+    """Return the image of an annotation file, without boxes. None if its path leaves the root, or several fit."""
     path, folder = files.root / name, posixpath.dirname(name)
     listed = content.get('imagePath')
     target = None
@@ -145,7 +149,11 @@ def _read_image(
         if straight != listed:
             data.findings.append(Finding('path-separator', path, f'imagePath is {listed!r}', 'imagePath'))
     if target not in files.known:
-        by_name = match_by_stem(files, name, None if split == ALL else split)
+        part, listed_name = None if split == ALL else split, target or ''
+        by_name = match_by_stem(files, name, part, listed=listed_name)
+        if by_name is None and (several := images_of_stem(files, name, part, listed=listed_name)):
+            data.findings.append(Finding('image-ambiguous', path, f'it may be for {" or ".join(several[:3])}'))
+            return None
         if by_name and target and posixpath.basename(target) != posixpath.basename(by_name):
             problem = f'there is no {listed!r}; {by_name} has the name of the file'
             data.findings.append(Finding('name-differs', path, problem, 'imagePath'))

@@ -17,12 +17,15 @@ from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, DetectionData, LabelledImag
 from mnv4_mm.data.formats.classes import check_names
 from mnv4_mm.data.formats.files import (
     DRIVE,
+    LABELME_OBJECT,
+    VOC_OBJECT,
     Files,
     amount,
     complete_splits,
     first,
     join,
     locate,
+    other_labels,
     split_by_folder,
     split_of,
 )
@@ -96,6 +99,8 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
     splits = _images(files, description, data)
     images = [name for names in splits.values() for name in names]
     labels = {name: label for name in images if (label := _label_of(files, name))}
+    splits = _leave_out_shared(files, splits, labels, data)
+    images = [name for names in splits.values() for name in names]
     rows: dict[str, list[list[str]]] = {}
     for name, label in labels.items():
         try:
@@ -124,6 +129,23 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
     _note_missing(files, images, labels, data)
     data.splits = split_by_folder(complete_splits(data.splits), data.notes)
     return data
+
+
+def _leave_out_shared(
+    files: Files, splits: dict[str, list[str]], labels: dict[str, str], data: DetectionData
+) -> dict[str, list[str]]:
+    """Leave out images that have a label file together, e.g. ``a.jpg`` and ``a.png``."""
+    sharing: dict[str, set[str]] = {}
+    for name, label in labels.items():
+        sharing.setdefault(label, set()).add(name)
+    for name, label in labels.items():
+        if len(sharing[label]) > 1:
+            problem = f'{", ".join(sorted(sharing[label] - {name}))} has the same file, {label}'
+            data.findings.append(Finding('annotation-shared', files.root / name, problem))
+    return {
+        split: [name for name in names if name not in labels or len(sharing[labels[name]]) == 1]
+        for split, names in splits.items()
+    }
 
 
 def _descriptions(files: Files) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -425,6 +447,7 @@ def _note_missing(files: Files, images: list[str], labels: dict[str, str], data:
             f'{len(bare)} of {amount(len(images), "image")} without a label file, taken as images without objects: '
             f'{first(bare)}'
         )
+        data.findings += other_labels(files, bare, {'.xml': VOC_OBJECT, '.json': LABELME_OBJECT})
     used = set(labels.values())
     folders = {posixpath.dirname(label) for label in used}
     for name in files.with_suffix('.txt'):

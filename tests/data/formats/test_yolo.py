@@ -275,3 +275,29 @@ def test_classes_with_gaps_and_a_test_split(load):
 def test_folders_that_are_no_yolo_data(load):
     assert load({'images/a.txt': 'a caption', 'labels.txt': 'cat'}, ['images/a.jpg', 'masks/a.png']) is None
     assert load({'config.yaml': 'a: b'}) is None
+
+
+def test_images_that_share_a_label_file_are_left_out(load):
+    data = load(
+        {'classes.txt': 'cat\ndog', 'labels/a.txt': ROW, 'labels/b.txt': ROW},
+        ['images/a.jpg', 'images/a.png', 'images/b.jpg'],
+    )
+    assert boxes(data) == {'images/b.jpg': [DOG]}
+    assert findings(data) == [
+        ('annotation-shared', '', 'images/a.png has the same file, labels/a.txt'),
+        ('annotation-shared', '', 'images/a.jpg has the same file, labels/a.txt'),
+    ]
+
+
+@pytest.mark.parametrize(
+    ('name', 'content', 'is_labelled'),
+    [
+        ('b.xml', '<annotation><object></object></annotation>', True),
+        ('b.xml', '<annotation></annotation>', False),
+        ('json/b.json', dict(shapes=[dict(label='dog')]), True),
+        ('json/b.json', dict(shapes=[]), False),
+    ],
+)
+def test_labels_in_another_format_are_not_passed_over(load, name, content, is_labelled):
+    data = load({'classes.txt': 'cat\ndog', 'a.txt': ROW, name: content}, ['a.jpg', 'b.jpg'])
+    assert findings(data, Rule.FATAL) == [('annotation-format', '', 'it has the labels of b.jpg')] * is_labelled
