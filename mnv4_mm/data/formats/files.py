@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
+from typing import NoReturn
 
 from mnv4_mm.data.findings import Finding
 from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, LabelledImage
@@ -21,6 +22,7 @@ SAMPLE = 100  # names of an annotation file that are looked up to find the folde
 MAX_STRIPPED = 4  # leading folders of a name that are left out to find the image
 # What a file with a labelled object contains.
 VOC_OBJECT, LABELME_OBJECT = b'<object>', b'"label"'
+OTHER_FOLDERS = ('__MACOSX', 'lost+found')  # of macOS's archives and of file systems
 DRIVE = re.compile(r'[A-Za-z]:')
 WORDS = re.compile(r'[a-z]+')
 BEGINNINGS = ((TRAIN, 'train'), (VAL, 'val'), (VAL, 'eval'), (TEST, 'test'))
@@ -32,19 +34,22 @@ class Files:
     Attributes:
         root: The folder.
         names: Paths relative to it, with ``/``, sorted.
+
+    Raises:
+        UserError: A folder cannot be listed, or there are too many files.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         names: list[str] = []
         visited: set[str] = set()
-        for folder, folders, files in os.walk(root, followlinks=True):
+        for folder, folders, files in os.walk(root, onerror=refuse_folder, followlinks=True):
             real = os.path.realpath(folder)
             if real in visited:  # a link to a folder above it
                 folders.clear()
                 continue
             visited.add(real)
-            folders[:] = sorted(name for name in folders if not name.startswith('.') and name != '__MACOSX')
+            folders[:] = sorted(name for name in folders if not name.startswith('.') and name not in OTHER_FOLDERS)
             prefix = Path(folder).relative_to(root).as_posix()
             prefix = '' if prefix == '.' else prefix + '/'
             names += [prefix + name for name in files if not name.startswith('.')]
@@ -111,6 +116,18 @@ class Files:
                 folders.add(folder)
                 folder = posixpath.dirname(folder)
         return frozenset(folders)
+
+
+def refuse_folder(error: OSError) -> NoReturn:
+    """Raise an error for a folder that ``os.walk`` cannot list and would pass over.
+
+    Raises:
+        UserError: Always.
+    """
+    raise UserError(
+        f'{error.filename} cannot be listed: {error.strerror}. The data set may be incomplete: grant the right to read '
+        'the folder, or move it'
+    ) from error
 
 
 def _fold(name: str) -> str:
