@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from mnv4_mm.data.documents import read_json
 from mnv4_mm.data.findings import Finding
 from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, Box, DetectionData, LabelledImage
-from mnv4_mm.data.formats.classes import check_names
+from mnv4_mm.data.formats.classes import check_names, composed, note_composed
 from mnv4_mm.data.formats.files import (
     Files,
     amount,
@@ -155,7 +155,9 @@ def _open(files: Files, name: str, data: DetectionData) -> AnnotationFile:
             data.findings.append(Finding('entry-invalid', path, problem, f'entry {i} of categories'))
             continue
         parent = entry.get('supercategory')
-        categories.append(Category(number, category, parent if isinstance(parent, str) else ''))
+        note_composed([category], data.notes)
+        parent = composed(parent) if isinstance(parent, str) else ''
+        categories.append(Category(number, composed(category), parent))
     used = Counter(_id(entry, 'category_id') for entry in content['annotations'])
     return AnnotationFile(name, path, content, categories, used)
 

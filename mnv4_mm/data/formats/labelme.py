@@ -9,7 +9,7 @@ from typing import Any
 from mnv4_mm.data.documents import read_json, read_text
 from mnv4_mm.data.findings import Finding
 from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, Box, DetectionData, LabelledImage
-from mnv4_mm.data.formats.classes import check_names
+from mnv4_mm.data.formats.classes import check_names, composed, note_composed
 from mnv4_mm.data.formats.files import (
     VOC_OBJECT,
     Files,
@@ -117,11 +117,12 @@ def _labels(files: Files, contents: dict[str, dict[str, Any]], data: DetectionDa
         for shape in content['shapes']
         if isinstance(shape, dict) and isinstance(shape.get('label'), str)
     }
-    classes = sorted(present - set(NOT_CLASSES))
+    note_composed(present, data.notes)
+    classes = sorted({composed(name) for name in present} - set(NOT_CLASSES))
     source = data.root
     if 'labels.txt' in files.known:
         source = data.root / 'labels.txt'
-        listed = [line.strip() for line in read_text(source).splitlines()]
+        listed = [composed(line.strip()) for line in read_text(source).splitlines()]
         listed = [line for line in listed if line and line not in NOT_CLASSES]
         missing = [name for name in classes if name not in listed]
         if missing:
@@ -232,7 +233,7 @@ def _parse(shape: Any) -> tuple[str, str, list[list[float]]]:
         raise ValueError('a rectangle needs two points')
     if kind == 'circle' and len(points) != 2:
         raise ValueError('a circle needs its centre and a point on it')
-    return shape['label'], str(kind), points
+    return composed(shape['label']), str(kind), points
 
 
 def _circle(points: list[list[float]]) -> list[list[float]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mnv4_mm.data.documents import read_text, read_xml
 from mnv4_mm.data.findings import Finding
 from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, Box, DetectionData, LabelledImage
-from mnv4_mm.data.formats.classes import check_names
+from mnv4_mm.data.formats.classes import check_names, composed, note_composed
 from mnv4_mm.data.formats.files import (
     LABELME_OBJECT,
     Files,
@@ -76,6 +76,7 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
     data.classes = tuple(classes)
     data.category_ids = tuple(range(1, len(classes) + 1))
     data.findings += check_names(classes, root)
+    note_composed((obj.findtext('name', '') for tree in trees.values() for obj in tree.findall('object')), data.notes)
     labels = {name: label for label, name in enumerate(classes)}
     assigned, lists = _assign(files, names, data)
     images: dict[str, LabelledImage] = {}
@@ -143,7 +144,7 @@ def _is_from_zero(tree: 'Element') -> bool:
 
 
 def _name(obj: 'Element') -> str:
-    return ' '.join(obj.findtext('name', '').split())
+    return composed(' '.join(obj.findtext('name', '').split()))
 
 
 def _assign(files: Files, names: list[str], data: DetectionData) -> tuple[dict[str, str], bool]:

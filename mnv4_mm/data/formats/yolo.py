@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from mnv4_mm.data.documents import read_text, read_yaml
 from mnv4_mm.data.findings import Finding
 from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, DetectionData, LabelledImage
-from mnv4_mm.data.formats.classes import check_names
+from mnv4_mm.data.formats.classes import check_names, composed, note_composed
 from mnv4_mm.data.formats.files import (
     DRIVE,
     LABELME_OBJECT,
@@ -110,7 +110,8 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
             data.findings.append(Finding('annotation-unreadable', root / label, problem))
     names = description.names if description.names is not None else _names(files, description, rows, data)
     numbers = sorted(names)
-    data.classes = tuple(names[number] for number in numbers)
+    data.classes = tuple(composed(names[number]) for number in numbers)
+    note_composed(names.values(), data.notes)
     data.category_ids = tuple(range(1, len(numbers) + 1))
     data.findings += check_names(data.classes, root / description.name)
     order = {number: label for label, number in enumerate(numbers)}

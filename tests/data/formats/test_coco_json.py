@@ -551,3 +551,10 @@ def test_two_folders_with_images_of_the_same_names_without_sizes(tmp_path, conte
         write_images(tmp_path, [f'{folder}/a.jpg', f'{folder}/b.jpg'], size)
     with pytest.raises(UserError, match='2x/ and original/'):
         read(tmp_path)
+
+
+def test_accents_of_class_names_are_composed(load, content):
+    content['categories'][0]['name'] = 'Tu\u0308r'
+    data = load(content)
+    assert data.classes == ('T\u00fcr', 'dog')
+    assert 'Unicode NFC' in data.notes[0]

@@ -238,3 +238,10 @@ def test_labels_in_another_format_are_not_passed_over(load):
         {'a.xml': xml(obj()), 'b.json': dict(shapes=[dict(label='cat')], imagePath='b.jpg')}, ['a.jpg', 'b.jpg']
     )
     assert findings(data, Rule.FATAL) == [('annotation-format', '', 'it has the labels of b.jpg')]
+
+
+def test_accents_of_class_names_are_composed(load):
+    data = load({'a.xml': xml(obj('T\u00fcr'), obj('Tu\u0308r'))}, ['a.jpg'])
+    assert data.classes == ('T\u00fcr',)
+    assert len(data.splits[ALL][0].boxes) == 2
+    assert data.notes[-1].startswith('accents of class names are composed')

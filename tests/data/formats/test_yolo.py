@@ -301,3 +301,7 @@ def test_images_that_share_a_label_file_are_left_out(load):
 def test_labels_in_another_format_are_not_passed_over(load, name, content, is_labelled):
     data = load({'classes.txt': 'cat\ndog', 'a.txt': ROW, name: content}, ['a.jpg', 'b.jpg'])
     assert findings(data, Rule.FATAL) == [('annotation-format', '', 'it has the labels of b.jpg')] * is_labelled
+
+
+def test_accents_of_class_names_are_composed(load):
+    assert load({'classes.txt': 'cat\nTu\u0308r', 'a.txt': ROW}, ['a.jpg']).classes == ('cat', 'T\u00fcr')
