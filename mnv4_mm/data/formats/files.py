@@ -245,7 +245,7 @@ def locate(
         parts = straight[name].split('/')
         target = _below(folder, straight[name], stripped)
         if target is None or target not in files.known:
-            found = _find_respelled(files, target) if target else None
+            found = find_respelled(files, target) if target else None
             if found:
                 respelled.append(name)
             else:
@@ -326,7 +326,8 @@ def _below(folder: str, name: str, stripped: int) -> str | None:
     return join(folder, '/'.join(parts[min(stripped, len(parts) - 1) :]))
 
 
-def _find_respelled(files: Files, name: str) -> str | None:
+def find_respelled(files: Files, name: str) -> str | None:
+    """Return the only file whose name differs in upper and lower case and in how accents are coded."""
     found = files.spellings.get(_fold(name), [])
     return found[0] if len(found) == 1 else None
 

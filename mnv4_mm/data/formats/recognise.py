@@ -152,6 +152,8 @@ def _describe(root: Path) -> str:
     foreign = next(filter(None, (_foreign(files, name) for name in files.with_suffix(*FOREIGN))), None)
     if foreign:
         return foreign
+    if unread := yolo.unread_labels(files):
+        return f'It may be meant as YOLO: {unread}.'
     kinds: dict[str, int] = {}
     for name in files.names:
         suffix = posixpath.splitext(name)[1].lower() or 'no suffix'
