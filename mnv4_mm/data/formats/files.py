@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import NoReturn
+from urllib.parse import unquote
 
 from mnv4_mm.data.findings import Finding
 from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, LabelledImage
@@ -210,8 +211,8 @@ def locate(
     """
     located = Located({})
     path = files.root / source
-    straight = {name: name.replace('\\', '/') for name in names}
-    windows = [name for name, new in straight.items() if new != name]
+    straight = {name: _decode(files, name.replace('\\', '/')) for name in names}
+    windows = [name for name in names if '\\' in name]
     inside: list[str] = []
     base = posixpath.dirname(source)
     bases = [folder for folder in (*preferred, base, '') if files.has_folder(folder)]
@@ -261,9 +262,20 @@ def locate(
         located.findings.append(
             Finding('path-spelling', path, _count(respelled, 'in another spelling'), names[respelled[0]])
         )
+    if encoded := [name for name in located.names if straight[name] != name.replace('\\', '/')]:
+        located.notes.append(f'{source}: {_count(encoded, "with percent signs for characters, as in a URL")}')
     if moved:
         located.notes.append(f'{source}: {_count(moved, "found in other folders by their names")}')
     return located
+
+
+def _decode(files: Files, name: str) -> str:
+    """Replace percent signs and digits by characters, as in a URL, if only the image of that name exists."""
+    decoded = unquote(name)
+    exists = (
+        posixpath.basename(decoded) in files.images_by_base and posixpath.basename(name) not in files.images_by_base
+    )
+    return decoded if exists and _is_encodable(decoded) else name
 
 
 def _is_encodable(name: str) -> bool:

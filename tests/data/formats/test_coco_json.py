@@ -558,3 +558,13 @@ def test_accents_of_class_names_are_composed(load, content):
     data = load(content)
     assert data.classes == ('T\u00fcr', 'dog')
     assert 'Unicode NFC' in data.notes[0]
+
+
+def test_names_that_are_encoded_as_in_a_url(load, content):
+    content['images'][0]['file_name'] = 'my%20cat%3A1.jpg'
+    content['images'][1]['file_name'] = '100%25.jpg'
+    data = load(content, images=('images/my cat:1.jpg', 'images/100%25.jpg', 'images/100%.jpg'))
+    assert boxes(data) == {'images/my cat:1.jpg': [CAT], 'images/100%25.jpg': [DOG]}
+    assert data.notes[0].endswith(
+        "1 image with percent signs for characters, as in a URL, the first one 'my%20cat%3A1.jpg'"
+    )
