@@ -13,7 +13,7 @@ from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, MaskedImage
 from mnv4_mm.data.formats.files import refuse_folder
 from mnv4_mm.images import IMAGE_SUFFIXES
 
-MASK_SUFFIXES = (*IMAGE_SUFFIXES, '.gif')
+MASK_SUFFIXES = IMAGE_SUFFIXES
 # Names of folders, in lower case; the first that fits is used.
 IMAGE_FOLDERS = (
     'images', 'image', 'imgs', 'img', 'img_dir', 'jpegimages', 'leftimg8bit', 'photos', 'pictures', 'inputs', 'input',

@@ -5,6 +5,7 @@ import json
 import math
 
 import pytest
+from pycocotools import mask
 from small_data import boxes, findings, write_file, write_images
 
 from mnv4_mm.data.findings import Rule
@@ -568,3 +569,26 @@ def test_names_that_are_encoded_as_in_a_url(load, content):
     assert data.notes[0].endswith(
         "1 image with percent signs for characters, as in a URL, the first one 'my%20cat%3A1.jpg'"
     )
+
+
+@pytest.mark.parametrize(
+    ('counts', 'expected'),
+    [
+        # A column of 2 pixels at x = 1, y = 2, then one at x = 2: of an image of 24 rows.
+        ([26, 2, 22, 2, 24 * 32 - 52], (1, 2, 2, 2)),
+        ('compressed', (1, 2, 2, 2)),
+        ([26, 2, 1], None),
+        ([24 * 32], None),
+        ('o', None),
+        ('not \x00', None),
+        (None, None),
+    ],
+)
+def test_a_box_from_run_lengths(load, content, counts, expected):
+    if counts == 'compressed':
+        runs = dict(size=[24, 32], counts=[26, 2, 22, 2, 24 * 32 - 52])
+        counts = mask.frPyObjects(runs, 24, 32)['counts'].decode()
+    content['annotations'][0].update(bbox=None, segmentation=dict(size=[24, 32], counts=counts))
+    data = load(content)
+    assert boxes(data)['images/a.jpg'] == ([('cat', expected)] if expected else [])
+    assert [kind for kind, _, _ in findings(data)] == ([] if expected else ['box-invalid'])
