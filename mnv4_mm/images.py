@@ -47,7 +47,7 @@ import numpy as np
 from mnv4_mm.errors import UserError
 from mnv4_mm.image_headers import PNG, Header, read_header
 
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.avif', '.tif', '.tiff')
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.avif', '.gif', '.tif', '.tiff')
 REDUCED = {
     1: cv2.IMREAD_COLOR,
     2: cv2.IMREAD_REDUCED_COLOR_2,
@@ -351,7 +351,13 @@ def _decode_deep(data: np.ndarray, header: Header | None, path: str | Path) -> n
     Raises:
         UserError: They have more bits, or are floats.
     """
-    values = _decode(_pixel_data(data, header), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH, path)
+    pixels = _pixel_data(data, header)
+    try:
+        values = _decode(pixels, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH, path)
+    except UserError:  # OpenCV does not convert grey floats to colours
+        values = _decode(pixels, cv2.IMREAD_UNCHANGED, path)
+        if values.dtype in (np.uint8, np.uint16):
+            raise
     if values.dtype not in (np.uint8, np.uint16):
         raise UserError(f'{path} has {values.dtype} values; images of 8 or 16 bits are read')
     return values

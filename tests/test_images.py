@@ -177,6 +177,10 @@ UNREADABLE = {
     'empty.jpg': (b'', 'is empty'),
     'text.png': (b'not an image', 'is not a readable image'),
     'float.tif': (opencv('.tif', PIXELS.astype(np.float32) / 255), 'has float32 values; images of 8 or 16 bits'),
+    'grey-float.tif': (
+        opencv('.tif', PIXELS[..., 0].astype(np.float32) / 255),
+        'has float32 values; images of 8 or 16 bits',
+    ),
     'bomb.png': (png_header(40000, 40000), '40000x40000 is over 268435456 pixels'),
     'bomb.jpg': (with_size(JPEG, (60000, 60000)), '60000x60000 is over 268435456 pixels'),
     'bomb_gif.png': (b'GIF89a' + struct.pack('<HH', 65535, 65535) + bytes(99), '65535x65535 is over'),

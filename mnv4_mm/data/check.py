@@ -106,7 +106,7 @@ def check_detection(data: DetectionData, previous: Mapping[str, str] | None = No
 
 # Kinds that concern all boxes alike: the boxes are then not checked one by one.
 WHOLE = ('boxes-as-shares', 'boxes-as-corners')
-IMAGE_KINDS = ('annotation-missing', 'annotation-unreadable', 'missing-image', 'unreadable-image')
+IMAGE_KINDS = ('annotation-missing', 'annotation-shared', 'annotation-unreadable', 'missing-image', 'unreadable-image')
 
 
 def _unit(finding: Finding) -> str:

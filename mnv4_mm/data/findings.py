@@ -31,8 +31,10 @@ class Kind(NamedTuple):
 
 # Slug -> kind. Slugs appear in messages, reports and docs/data_checks.md.
 KINDS: dict[str, Kind] = {
+    'annotation-format': Kind(Rule.FATAL, 'convert all labels to one format: those of this file are not read'),
     'annotation-id-twice': Kind(Rule.FATAL, 'give each annotation its own id'),
     'annotation-missing': Kind(Rule.DROPPED, 'the image, which has no annotation file, is left out'),
+    'annotation-shared': Kind(Rule.DROPPED, 'the image is left out; give each image a name of its own'),
     'annotation-unreadable': Kind(Rule.DROPPED, 'the image, whose annotation file cannot be read, is left out'),
     'annotation-without-image': Kind(Rule.DROPPED, 'the labels of the image, which does not exist, are left out'),
     'area-missing': Kind(Rule.HARMLESS, 'the area of a box is width times height'),
@@ -74,6 +76,7 @@ KINDS: dict[str, Kind] = {
     ),
     'entry-invalid': Kind(Rule.FATAL, 'correct or remove the entry'),
     'file-name': Kind(Rule.DROPPED, 'the image is left out; rename the file'),
+    'image-ambiguous': Kind(Rule.FATAL, 'leave one of the images, or give each a name of its own'),
     'image-id-twice': Kind(Rule.FATAL, 'give each image its own id'),
     'image-in-two-splits': Kind(Rule.FATAL, 'list each image in one split: its score would be that of training'),
     'image-size': Kind(Rule.FATAL, 'the annotations belong to another version of the image'),

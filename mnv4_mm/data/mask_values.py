@@ -228,7 +228,7 @@ def read_values(path: str | Path) -> DecodedMask:
     """Read a mask of 1 to 16 bits, with a palette or in colours.
 
     Of greys with 1, 2 or 4 bits, the values are those stored in the file: Pillow returns them spread over 0 to 255.
-    Three equal channels are grey. Alpha is dropped.
+    Three equal channels are grey. Alpha is dropped, unless it is what differs between pixels: that is an error.
 
     Raises:
         UserError: It is not a readable image, or has values that are no integers.
@@ -261,6 +261,22 @@ def _stored_bits(path: str | Path) -> int:
     return start[24] if start[:4] == b'\x89PNG' and len(start) == 26 and start[25] == 0 else 8
 
 
+def _check_alpha(image: Image.Image) -> None:
+    """Check that not only the alpha of a mask varies.
+
+    Raises:
+        UserError: All pixels have one colour, and some are transparent.
+    """
+    if image.mode not in ('RGBA', 'LA', 'PA'):
+        return
+    *colours, alpha = image.getextrema()
+    if alpha[0] < alpha[1] and all(low == high for low, high in colours):
+        raise UserError(
+            f'{image.filename} has one colour, and only its alpha (transparency) differs between pixels, which is not '  # type: ignore[attr-defined]
+            'read: save the alpha as a mask of one channel'
+        )
+
+
 def _decoded(image: Image.Image, bits: int) -> DecodedMask:
     is_jpeg = image.format in ('JPEG', 'MPO')
     if image.mode in ('F', 'CMYK', 'YCbCr', 'LAB', 'HSV'):
@@ -273,6 +289,7 @@ def _decoded(image: Image.Image, bits: int) -> DecodedMask:
         palette = np.zeros((256, 3), np.int64)
         palette[: len(raw) // 3] = np.array(raw, np.int64).reshape(-1, 3)
         return DecodedMask(values, palette=palette @ [1 << 16, 1 << 8, 1], is_plain=True)
+    _check_alpha(image)
     if image.mode in ('RGB', 'RGBA', 'RGBX', 'RGBa', 'PA', 'La'):
         pixels = np.asarray(image if image.mode == 'RGB' else image.convert('RGB'))
         red, green, blue = (pixels[..., i] for i in range(3))

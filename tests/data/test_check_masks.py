@@ -405,3 +405,31 @@ def test_every_kind_has_a_rule():
     for kind in used:
         kinds = [kind.replace('{purpose}', purpose) for purpose in ('training', 'validation')]
         assert set(kinds) <= KINDS.keys()
+
+
+@pytest.mark.parametrize('grey', [0, 255])
+def test_masks_whose_alpha_differs_are_refused(root, grey):
+    write(root, FLAT, (0, 1), files={'classes.txt': 'background\ncell\n'})
+    for path in root.glob('masks/*.png'):
+        alpha = np.zeros((40, 48), np.uint8)
+        alpha[10:20] = 255
+        Image.fromarray(np.dstack([np.full((40, 48, 3), grey, np.uint8), alpha])).save(path)
+    with pytest.raises(UserError, match=r'masks/0\.png: it has one colour, and only its alpha'):
+        read(root)
+
+
+@pytest.mark.parametrize(
+    ('files', 'message'),
+    [
+        ({'classes.txt': 'background\ncell\n'}, r'masks have 13 values \(0 to 12\), classes.txt has 2 names'),
+        ({}, r'masks have 13 values \(0 to 12\), of which 12 are in one mask only'),
+    ],
+)
+def test_ids_of_instances_are_refused(root, files, message):
+    write(root, FLAT, (0, 1), files=files)
+    for i, path in enumerate(sorted(root.glob('masks/*.png'))):
+        values = np.zeros((40, 48), np.uint8)
+        values[:10], values[10:20] = 2 * i + 1, 2 * i + 2
+        save_mask(path, values)
+    with pytest.raises(UserError, match=rf'{message}.*ids of instances'):
+        read(root)

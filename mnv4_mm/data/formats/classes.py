@@ -1,13 +1,26 @@
 """Checks of class names, which are the same for all formats."""
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mnv4_mm.data.findings import Finding
+from mnv4_mm.data.formats.files import first
 
 # Control characters, halves of surrogate pairs, and ends of lines and paragraphs.
 UNPRINTABLE = ('Cc', 'Cs', 'Zl', 'Zp')
+
+
+def composed(name: str) -> str:
+    """Return a name with composed accents (Unicode NFC): macOS writes them apart, and both look the same."""
+    return unicodedata.normalize('NFC', name)
+
+
+def note_composed(names: Iterable[str], notes: list[str]) -> None:
+    """Note names, as the files have them, that ``composed`` changes."""
+    changed = sorted({composed(name) for name in names if composed(name) != name})
+    if changed:
+        notes.append(f'accents of class names are composed (Unicode NFC): {first(changed)}')
 
 
 def check_names(names: Sequence[str], source: Path) -> list[Finding]:
@@ -18,7 +31,7 @@ def check_names(names: Sequence[str], source: Path) -> list[Finding]:
         source: File that lists them.
     """
     findings = []
-    first: dict[str, int] = {}
+    positions: dict[str, int] = {}
     similar: dict[str, str] = {}
     for i, name in enumerate(names):
         entry = f'class {i}'
@@ -29,10 +42,12 @@ def check_names(names: Sequence[str], source: Path) -> list[Finding]:
             findings.append(
                 Finding('class-name', source, f'the name {name!r} has control characters or ends of lines', entry)
             )
-        if name in first:
-            findings.append(Finding('class-twice', source, f'classes {first[name]} and {i} are both {name!r}', entry))
+        if name in positions:
+            findings.append(
+                Finding('class-twice', source, f'classes {positions[name]} and {i} are both {name!r}', entry)
+            )
             continue
-        first[name] = i
+        positions[name] = i
         folded = ' '.join(name.split()).casefold()
         if folded in similar:
             findings.append(Finding('class-similar', source, f'{similar[folded]!r} and {name!r}', entry))

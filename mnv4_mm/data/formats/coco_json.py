@@ -6,6 +6,7 @@ nothing ends in a KeyError.
 
 import math
 import posixpath
+import re
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 from mnv4_mm.data.documents import read_json
 from mnv4_mm.data.findings import Finding
 from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, Box, DetectionData, LabelledImage
-from mnv4_mm.data.formats.classes import check_names
+from mnv4_mm.data.formats.classes import check_names, composed, note_composed
 from mnv4_mm.data.formats.files import (
     Files,
     amount,
@@ -42,6 +43,8 @@ FOLDERS = {
     ALL: (),
 }
 NUMBER = (int, float)
+RUN_LENGTHS = re.compile(r'[0-o]*[0-O]')
+MAX_RUN_SIDE = 2**20
 MAX_ID = 2**63  # numpy and PyTorch hold ids as 64-bit integers
 Id = int | str
 
@@ -181,7 +184,9 @@ def _open(files: Files, name: str, data: DetectionData) -> AnnotationFile:
             data.findings.append(Finding('entry-invalid', path, problem, f'entry {i} of categories'))
             continue
         parent = entry.get('supercategory')
-        categories.append(Category(number, category, parent if isinstance(parent, str) else ''))
+        note_composed([category], data.notes)
+        parent = composed(parent) if isinstance(parent, str) else ''
+        categories.append(Category(number, composed(category), parent))
     used = Counter(_id(entry, 'category_id') for entry in content['annotations'])
     return AnnotationFile(name, path, content, categories, used)
 
@@ -286,7 +291,10 @@ def _read_images(
             data.findings.append(Finding('image-twice', path, problem, position))
         else:
             entries[name], where[name] = entry, position
-    located = locate(files, source.name, where, _preferred(source.name, split), None if split == ALL else split)
+    stated = {name: (entry.get('width'), entry.get('height')) for name, entry in entries.items()}
+    sizes = {name: (w, h) for name, (width, height) in stated.items() if (w := _side(width)) and (h := _side(height))}
+    preferred = _preferred(source.name, split)
+    located = locate(files, source.name, where, preferred, None if split == ALL else split, sizes)
     data.findings += located.findings
     data.notes += located.notes
     images: dict[Id, LabelledImage] = {}
@@ -380,7 +388,9 @@ def _read_boxes(
             numbers = outline
             outlines.append(position)
         if not (isinstance(numbers, list) and len(numbers) == 4 and all(_is_number(v) for v in numbers)):
-            problem = f'the box {_show(entry.get("bbox"))} is not [x, y, width, height]'
+            problem = f'the box {_show(numbers)} is not [x, y, width, height]'
+            if numbers is None:
+                problem = 'it has no bbox, and no segmentation that a box can be drawn around'
             data.findings.append(Finding('box-invalid', path, problem, position))
             continue
         area = entry.get('area')
@@ -454,7 +464,9 @@ def _float(value: float) -> float:
 
 
 def _outline(segmentation: Any) -> list[float] | None:
-    """Return the box around polygons, ``[x, y, width, height]``; None if there are none."""
+    """Return the box around polygons or run lengths, ``[x, y, width, height]``; None if there are none."""
+    if isinstance(segmentation, dict):
+        return _box_of_run_lengths(segmentation.get('size'), segmentation.get('counts'))
     if not isinstance(segmentation, list) or not segmentation:
         return None
     parts = segmentation if isinstance(segmentation[0], list) else [segmentation]
@@ -465,6 +477,27 @@ def _outline(segmentation: Any) -> list[float] | None:
         return None
     xs, ys = values[::2], values[1::2]
     return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+
+
+def _box_of_run_lengths(size: Any, counts: Any) -> list[float] | None:
+    """Return the box around a mask as run lengths; None if they are damaged, or pycocotools is not installed."""
+    if not (isinstance(size, list) and len(size) == 2 and all(map(_side, size)) and max(size) < MAX_RUN_SIDE):
+        return None
+    height, width = (int(side) for side in size)
+    is_list = isinstance(counts, list) and all(isinstance(n, int) and n >= 0 for n in counts)
+    if is_list and sum(counts) != height * width:
+        return None
+    # Characters of 6 bits, of which the last is the end of a number: pycocotools reads on otherwise.
+    is_text = isinstance(counts, str) and RUN_LENGTHS.fullmatch(counts)
+    if not (is_list or is_text):
+        return None
+    try:
+        from pycocotools import mask
+    except ImportError:
+        return None
+    encoded = dict(size=[height, width], counts=counts)
+    box = mask.toBbox(mask.frPyObjects(encoded, height, width) if is_list else encoded)
+    return [float(value) for value in box] if box[2] > 0 and box[3] > 0 else None
 
 
 def _show(value: Any) -> str:

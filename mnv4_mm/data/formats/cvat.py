@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mnv4_mm.data.documents import read_xml
 from mnv4_mm.data.findings import Finding
 from mnv4_mm.data.form import ALL, Box, DetectionData, LabelledImage
-from mnv4_mm.data.formats.classes import check_names
+from mnv4_mm.data.formats.classes import check_names, composed
 from mnv4_mm.data.formats.files import (
     Files,
     amount,
@@ -98,7 +98,7 @@ def _classes(trees: dict[str, 'Element'], data: DetectionData) -> list[str]:
     """Return the labels of the first file, then those that only others have; those of the shapes if none lists any."""
     result: list[str] = []
     for name, tree in trees.items():
-        listed = [label.findtext('name', '') for label in tree.iterfind('meta//labels/label')]
+        listed = [composed(label.findtext('name', '')) for label in tree.iterfind('meta//labels/label')]
         # Files of one task and of a project list them in different places; the points of skeletons are no classes.
         listed = [label for label in dict.fromkeys(listed) if label]
         new = [label for label in listed if label not in result]
@@ -107,7 +107,9 @@ def _classes(trees: dict[str, 'Element'], data: DetectionData) -> list[str]:
         result += new
     if not result:
         shapes = (shape for tree in trees.values() for image in tree.iterfind('image') for shape in image)
-        result = sorted({label for shape in shapes if shape.tag in SHAPES and (label := shape.get('label', ''))})
+        result = sorted(
+            {label for shape in shapes if shape.tag in SHAPES and (label := composed(shape.get('label', '')))}
+        )
         data.notes.append('the files list no labels: classes are those of the boxes, sorted by name')
     return result
 
@@ -138,14 +140,18 @@ def _images(
     folder = posixpath.dirname(name)
     subset = elements[0].get('subset', '')
     preferred = [posixpath.join(folder, *end) for end in (('images', subset), ('images',), ('data',))]
-    located = locate(files, name, where, preferred, None if split == ALL else split)
+    sizes = {file_name: size for file_name, element in listed.items() if (size := _size(element))}
+    located = locate(files, name, where, preferred, None if split == ALL else split, sizes)
     data.findings += located.findings
     data.notes += located.notes
     for file_name, target in located.names.items():
-        element = listed[file_name]
-        sides = element.get('width', ''), element.get('height', '')
-        is_size = all(side.isdecimal() and int(side) > 0 for side in sides)
-        yield element, LabelledImage(target, path, size=(int(sides[0]), int(sides[1])) if is_size else None)
+        yield listed[file_name], LabelledImage(target, path, size=sizes.get(file_name))
+
+
+def _size(element: 'Element') -> tuple[int, int] | None:
+    sides = element.get('width', ''), element.get('height', '')
+    is_size = all(side.isdecimal() and int(side) > 0 for side in sides)
+    return (int(sides[0]), int(sides[1])) if is_size else None
 
 
 class _ShapeReader:
@@ -165,7 +171,7 @@ class _ShapeReader:
     def read(self, path: Path, image: str, element: 'Element') -> Iterator[Box]:
         shapes = [shape for shape in element if shape.tag in SHAPES]
         for number, shape in enumerate(shapes, 1):
-            entry, label = f'{image}, shape {number}', shape.get('label', '')
+            entry, label = f'{image}, shape {number}', composed(shape.get('label', ''))
             if shape.tag in WITHOUT_AREA:
                 self.left_out[shape.tag] = self.left_out.get(shape.tag, 0) + 1
                 continue

@@ -1,24 +1,31 @@
 """The files of a data set: a list made once, the split that a path names, and the file that an annotation means."""
 
+import contextlib
 import os
 import posixpath
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
+from types import MappingProxyType
+from typing import NoReturn
+from urllib.parse import unquote
 
 from mnv4_mm.data.documents import read_json
 from mnv4_mm.data.findings import Finding
 from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, DetectionData, LabelledImage, MaskData, MaskedImage
 from mnv4_mm.errors import UserError
-from mnv4_mm.images import IMAGE_SUFFIXES
+from mnv4_mm.images import IMAGE_SUFFIXES, image_size
 
 MAX_FILES = 4_000_000
 SAMPLE = 100  # names of an annotation file that are looked up to find the folder that they are relative to
 MAX_STRIPPED = 4  # leading folders of a name that are left out to find the image
+# What a file with a labelled object contains.
+VOC_OBJECT, LABELME_OBJECT = b'<object>', b'"label"'
+OTHER_FOLDERS = ('__MACOSX', 'lost+found')  # of macOS's archives and of file systems
 DRIVE = re.compile(r'[A-Za-z]:')
 WORDS = re.compile(r'[a-z]+')
 PREDICTIONS = 'predictions.json'  # of infer
@@ -33,19 +40,22 @@ class Files:
     Attributes:
         root: The folder.
         names: Paths relative to it, with ``/``, sorted.
+
+    Raises:
+        UserError: A folder cannot be listed, or there are too many files.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         names: list[str] = []
         visited: set[str] = set()
-        for folder, folders, files in os.walk(root, followlinks=True):
+        for folder, folders, files in os.walk(root, onerror=refuse_folder, followlinks=True):
             real = os.path.realpath(folder)
             if real in visited:  # a link to a folder above it
                 folders.clear()
                 continue
             visited.add(real)
-            folders[:] = sorted(name for name in folders if not name.startswith('.') and name != '__MACOSX')
+            folders[:] = sorted(name for name in folders if not name.startswith('.') and name not in OTHER_FOLDERS)
             prefix = Path(folder).relative_to(root).as_posix()
             prefix = '' if prefix == '.' else prefix + '/'
             names += [prefix + name for name in files if not name.startswith('.')]
@@ -148,6 +158,18 @@ def holds_predictions(path: Path) -> bool:
     return is_scored and (bool(annotations) or path.name == PREDICTIONS)
 
 
+def refuse_folder(error: OSError) -> NoReturn:
+    """Raise an error for a folder that ``os.walk`` cannot list and would pass over.
+
+    Raises:
+        UserError: Always.
+    """
+    raise UserError(
+        f'{error.filename} cannot be listed: {error.strerror}. The data set may be incomplete: grant the right to read '
+        'the folder, or move it'
+    ) from error
+
+
 def _fold(name: str) -> str:
     return unicodedata.normalize('NFC', name).casefold()
 
@@ -202,12 +224,18 @@ class Located:
 
 
 def locate(
-    files: Files, source: str, names: dict[str, str], preferred: Sequence[str] = (), split: str | None = None
+    files: Files,
+    source: str,
+    names: dict[str, str],
+    preferred: Sequence[str] = (),
+    split: str | None = None,
+    sizes: Mapping[str, tuple[int, int]] = MappingProxyType({}),
 ) -> Located:
     """Find the images that an annotation file lists.
 
     Names are relative to a folder that most formats do not define. It is the folder in which most of them exist, with
-    as few leading folders of the names left out as possible. A folder of another split is not considered.
+    as few leading folders of the names left out as possible. A folder of another split is not considered. Of several
+    such folders the one whose images have the stated sizes is taken, else the first preferred one.
 
     Args:
         files: Files of the data set.
@@ -215,11 +243,15 @@ def locate(
         names: Names as they are written -> entry for messages.
         preferred: Folders to prefer, in this order, relative to the root.
         split: Split that the annotation file is for.
+        sizes: Width and height that the annotation file states, by name.
+
+    Raises:
+        UserError: Several folders have all the names, and neither sizes nor ``preferred`` decide.
     """
     located = Located({})
     path = files.root / source
-    straight = {name: name.replace('\\', '/') for name in names}
-    windows = [name for name, new in straight.items() if new != name]
+    straight = {name: _decode(files, name.replace('\\', '/')) for name in names}
+    windows = [name for name in names if '\\' in name]
     inside: list[str] = []
     base = posixpath.dirname(source)
     bases = [folder for folder in (*preferred, base, '') if files.has_folder(folder)]
@@ -232,15 +264,28 @@ def locate(
             )
         else:
             inside.append(name)
-    folder, stripped = _choose_folder(files, [straight[name] for name in inside], bases, split)
+    folders, stripped = _choose_folders(files, [straight[name] for name in inside], bases, split)
+    stated = {straight[name]: size for name, size in sizes.items() if name in straight}
+    folder = _choose_by_size(files, folders, stripped, stated)
+    if len(folders) > 1:
+        listed = ' and '.join(f'{other or "."}/' for other in folders[:3])
+        if folder is None and folders[0] not in bases:
+            raise UserError(
+                f'{path} lists images that are in {listed}, with the same names: write the folder into the names, or '
+                'leave one of the folders'
+            )
+        reason = 'the sizes fit' if folder is not None else 'it is the usual place'
+        folder = folders[0] if folder is None else folder
+        located.notes.append(f'{source}: {listed} have images of the same names; {folder or "."}/ is used: {reason}')
+    folder = folder or ''
     if stripped:
         located.notes.append(f'{source}: images are looked up in {folder or "."}/ without their first folders')
     moved, respelled = [], []
     for name in inside:
         parts = straight[name].split('/')
-        target = join(folder, '/'.join(parts[min(stripped, len(parts) - 1) :]))
+        target = _below(folder, straight[name], stripped)
         if target is None or target not in files.known:
-            found = _find_respelled(files, target) if target else None
+            found = find_respelled(files, target) if target else None
             if found:
                 respelled.append(name)
             else:
@@ -256,9 +301,20 @@ def locate(
         located.findings.append(
             Finding('path-spelling', path, _count(respelled, 'in another spelling'), names[respelled[0]])
         )
+    if encoded := [name for name in located.names if straight[name] != name.replace('\\', '/')]:
+        located.notes.append(f'{source}: {_count(encoded, "with percent signs for characters, as in a URL")}')
     if moved:
         located.notes.append(f'{source}: {_count(moved, "found in other folders by their names")}')
     return located
+
+
+def _decode(files: Files, name: str) -> str:
+    """Replace percent signs and digits by characters, as in a URL, if only the image of that name exists."""
+    decoded = unquote(name)
+    exists = (
+        posixpath.basename(decoded) in files.images_by_base and posixpath.basename(name) not in files.images_by_base
+    )
+    return decoded if exists and _is_encodable(decoded) else name
 
 
 def _is_encodable(name: str) -> bool:
@@ -272,27 +328,57 @@ def _count(names: list[str], what: str) -> str:
     return f'{amount(len(names), "image")} {what}, the first one {names[0]!r}'
 
 
-def _choose_folder(files: Files, names: list[str], bases: Sequence[str], split: str | None) -> tuple[str, int]:
-    """Return the folder in which most of the names exist, and how many leading folders they lose."""
-    sample = names[:: max(1, len(names) // SAMPLE)]
+def _choose_folders(files: Files, names: list[str], bases: Sequence[str], split: str | None) -> tuple[list[str], int]:
+    """Return the folder in which most of the names exist, and how many leading folders they lose.
+
+    Further folders with as many of the names follow it, if some are in both.
+    """
+    sample = _sample(names)
     depth = max((name.count('/') for name in sample), default=0)
     folders = list(dict.fromkeys([*bases, *files.image_folders]))
     folders = [folder for folder in folders if split is None or split_of(folder) in (None, split)] or folders
-    best, chosen = 0, (folders[0], 0)
+    best, chosen = 0, (folders[:1], 0)
     for stripped in range(min(depth, MAX_STRIPPED) + 1):
-        for folder in folders:
-            count = 0
-            for name in sample:
-                parts = name.split('/')
-                count += join(folder, '/'.join(parts[min(stripped, len(parts) - 1) :])) in files.known
-            if count > best:
-                best, chosen = count, (folder, stripped)
+        found = {
+            folder: {name for name in sample if _below(folder, name, stripped) in files.known} for folder in folders
+        }
+        most = max(folders, key=lambda folder: len(found[folder]))
+        if len(found[most]) > best:
+            best = len(found[most])
+            rivals = [folder for folder in folders if len(found[folder]) == best and found[folder] & found[most]]
+            chosen = rivals, stripped
         if best == len(sample):
             break
     return chosen
 
 
-def _find_respelled(files: Files, name: str) -> str | None:
+def _choose_by_size(
+    files: Files, folders: list[str], stripped: int, sizes: Mapping[str, tuple[int, int]]
+) -> str | None:
+    """Return the folder in which more images have their stated size than in any other. None if there is none."""
+    if len(folders) == 1:
+        return folders[0]
+    counts = dict.fromkeys(folders, 0)
+    for name in _sample(list(sizes)):
+        for folder in folders:
+            with contextlib.suppress(UserError):  # no image there, or none that can be read
+                counts[folder] += image_size(files.root / (_below(folder, name, stripped) or name)) == sizes[name]
+    best = [folder for folder in folders if counts[folder] == max(counts.values())]
+    return best[0] if len(best) == 1 else None
+
+
+def _sample(names: list[str]) -> list[str]:
+    return names[:: max(1, len(names) // SAMPLE)]
+
+
+def _below(folder: str, name: str, stripped: int) -> str | None:
+    """Join a folder and a name that loses its leading folders, but not the file name."""
+    parts = name.split('/')
+    return join(folder, '/'.join(parts[min(stripped, len(parts) - 1) :]))
+
+
+def find_respelled(files: Files, name: str) -> str | None:
+    """Return the only file whose name differs in upper and lower case and in how accents are coded."""
     found = files.spellings.get(_fold(name), [])
     return found[0] if len(found) == 1 else None
 
@@ -310,7 +396,9 @@ def _hint(files: Files, name: str) -> str:
     return f'; {found[0]} has the same name: if it is meant, write that path' if found else ''
 
 
-def match_by_stem(files: Files, name: str, split: str | None = None, *, stem: str | None = None) -> str | None:
+def match_by_stem(
+    files: Files, name: str, split: str | None = None, *, stem: str | None = None, listed: str = ''
+) -> str | None:
     """Return the image with the name of an annotation file: beside it, in the folder most alike, or the only one.
 
     Args:
@@ -318,20 +406,52 @@ def match_by_stem(files: Files, name: str, split: str | None = None, *, stem: st
         name: The annotation file, relative to the root.
         split: Split that it belongs to.
         stem: Name without folders and suffix; may begin with folders of its own.
+        listed: Name of the image in the file, whose suffix decides between several.
     """
+    found = images_of_stem(files, name, split, stem=stem, listed=listed)
+    return found[0] if len(found) == 1 else None
+
+
+def images_of_stem(
+    files: Files, name: str, split: str | None = None, *, stem: str | None = None, listed: str = ''
+) -> list[str]:
+    """Return the images that ``match_by_stem`` chooses from: more than one if nothing decides."""
     folder, base = posixpath.split(posixpath.splitext(name)[0])
     stem = posixpath.basename(stem) if stem else base
     found = files.images_by_stem.get(stem, [])
     beside = [image for image in found if posixpath.dirname(image) == folder]
     if beside:
-        return beside[0]
-    if len(found) > 1:
-        # The image whose folders have most in common with those of the annotation file.
-        own = folder.split('/')
-        common = [len(set(own) & set(posixpath.dirname(image).split('/'))) for image in found]
-        found = [image for image, count in zip(found, common, strict=True) if count == max(common)]
-    found = [image for image in found if split is None or split_of(posixpath.dirname(image)) in (None, split)]
-    return found[0] if len(found) == 1 else None
+        found = beside
+    else:
+        if len(found) > 1:
+            # The image whose folders have most in common with those of the annotation file.
+            own = folder.split('/')
+            common = [len(set(own) & set(posixpath.dirname(image).split('/'))) for image in found]
+            found = [image for image, count in zip(found, common, strict=True) if count == max(common)]
+        found = [image for image in found if split is None or split_of(posixpath.dirname(image)) in (None, split)]
+    same = [image for image in found if posixpath.basename(image) == posixpath.basename(listed)]
+    return same or found
+
+
+def other_labels(files: Files, images: Iterable[str], marks: Mapping[str, bytes]) -> list[Finding]:
+    """Find labels of images in another format than the one that is read, by the names of the files.
+
+    Args:
+        files: Files of the data set.
+        images: Images without labels in the format that is read.
+        marks: Suffix of the other formats -> what a file with a labelled object contains.
+    """
+    labels: dict[str, list[str]] = {}
+    for name in files.with_suffix(*marks):
+        labels.setdefault(posixpath.splitext(posixpath.basename(name))[0], []).append(name)
+    findings = []
+    for image in images:
+        for name in labels.get(posixpath.splitext(posixpath.basename(image))[0], []):
+            mark = marks[posixpath.splitext(name)[1].lower()]
+            if mark in beginning(files.root / name, 2**20):
+                findings.append(Finding('annotation-format', files.root / name, f'it has the labels of {image}'))
+                break
+    return findings
 
 
 def beginning(path: Path, count: int = 2**16) -> bytes:

@@ -9,15 +9,18 @@ from typing import Any
 from mnv4_mm.data.documents import read_json, read_text
 from mnv4_mm.data.findings import Finding
 from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, Box, DetectionData, LabelledImage
-from mnv4_mm.data.formats.classes import check_names
+from mnv4_mm.data.formats.classes import check_names, composed, note_composed
 from mnv4_mm.data.formats.files import (
+    VOC_OBJECT,
     Files,
     amount,
     beginning,
     complete_splits,
     first,
+    images_of_stem,
     join,
     match_by_stem,
+    other_labels,
     split_by_folder,
     split_of,
 )
@@ -98,6 +101,7 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
     bare = [name for name in files.images if name not in sources]
     if bare:
         data.notes.append(f'{amount(len(bare), "image")} without an annotation file, not used: {first(bare)}')
+        data.findings += other_labels(files, bare, {'.xml': VOC_OBJECT})
     for images in splits.values():
         images.sort(key=lambda image: image.name)
     splits = {split: splits[split] for split in (TRAIN, VAL, TEST, ALL) if split in splits}
@@ -113,11 +117,12 @@ def _labels(files: Files, contents: dict[str, dict[str, Any]], data: DetectionDa
         for shape in content['shapes']
         if isinstance(shape, dict) and isinstance(shape.get('label'), str)
     }
-    classes = sorted(present - set(NOT_CLASSES))
+    note_composed(present, data.notes)
+    classes = sorted({composed(name) for name in present} - set(NOT_CLASSES))
     source = data.root
     if 'labels.txt' in files.known:
         source = data.root / 'labels.txt'
-        listed = [line.strip() for line in read_text(source).splitlines()]
+        listed = [composed(line.strip()) for line in read_text(source).splitlines()]
         listed = [line for line in listed if line and line not in NOT_CLASSES]
         missing = [name for name in classes if name not in listed]
         if missing:
@@ -132,7 +137,7 @@ def _labels(files: Files, contents: dict[str, dict[str, Any]], data: DetectionDa
 def _read_image(
     files: Files, name: str, content: dict[str, Any], split: str, data: DetectionData
 ) -> LabelledImage | None:
-    """Return the image of an annotation file, without boxes. None if its path leaves the root."""
+    """Return the image of an annotation file, without boxes. None if its path leaves the root, or several fit."""
     path, folder = files.root / name, posixpath.dirname(name)
     listed = content.get('imagePath')
     target = None
@@ -145,7 +150,11 @@ def _read_image(
         if straight != listed:
             data.findings.append(Finding('path-separator', path, f'imagePath is {listed!r}', 'imagePath'))
     if target not in files.known:
-        by_name = match_by_stem(files, name, None if split == ALL else split)
+        part, listed_name = None if split == ALL else split, target or ''
+        by_name = match_by_stem(files, name, part, listed=listed_name)
+        if by_name is None and (several := images_of_stem(files, name, part, listed=listed_name)):
+            data.findings.append(Finding('image-ambiguous', path, f'it may be for {" or ".join(several[:3])}'))
+            return None
         if by_name and target and posixpath.basename(target) != posixpath.basename(by_name):
             problem = f'there is no {listed!r}; {by_name} has the name of the file'
             data.findings.append(Finding('name-differs', path, problem, 'imagePath'))
@@ -224,7 +233,7 @@ def _parse(shape: Any) -> tuple[str, str, list[list[float]]]:
         raise ValueError('a rectangle needs two points')
     if kind == 'circle' and len(points) != 2:
         raise ValueError('a circle needs its centre and a point on it')
-    return shape['label'], str(kind), points
+    return composed(shape['label']), str(kind), points
 
 
 def _circle(points: list[list[float]]) -> list[list[float]]:

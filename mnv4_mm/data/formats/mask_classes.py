@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from mnv4_mm.data.documents import read_json, read_text, read_yaml
 from mnv4_mm.data.formats.ade20k_classes import ADE20K_CLASSES
+from mnv4_mm.data.formats.classes import composed
 from mnv4_mm.data.mask_values import Colour, pack
 from mnv4_mm.errors import UserError
 
@@ -126,6 +127,13 @@ def find_classes(folders: Sequence[Path]) -> ClassNames | None:
 
 
 def _checked(classes: ClassNames) -> ClassNames:
+    """Return names with composed accents (Unicode NFC), each of which occurs once."""
+    by_value, by_colour = classes.by_value, classes.by_colour
+    classes = classes._replace(
+        names=tuple(map(composed, classes.names)),
+        by_value=by_value and {value: composed(name) for value, name in by_value.items()},
+        by_colour=by_colour and {colour: composed(name) for colour, name in by_colour.items()},
+    )
     counts = {name: classes.names.count(name) for name in classes.names}
     twice = [name for name, count in counts.items() if count > 1]
     if twice:

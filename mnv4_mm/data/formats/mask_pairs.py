@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 from mnv4_mm.data.findings import Finding
 from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, MaskedImage
+from mnv4_mm.data.formats.files import refuse_folder
 from mnv4_mm.images import IMAGE_SUFFIXES
 
-MASK_SUFFIXES = (*IMAGE_SUFFIXES, '.gif')
+MASK_SUFFIXES = IMAGE_SUFFIXES
 # Names of folders, in lower case; the first that fits is used.
 IMAGE_FOLDERS = (
     'images', 'image', 'imgs', 'img', 'img_dir', 'jpegimages', 'leftimg8bit', 'photos', 'pictures', 'inputs', 'input',
@@ -117,8 +118,8 @@ def _folders(folder: Path) -> dict[str, Path]:
     """Return the folders in a folder by their names in lower case; without hidden ones."""
     try:
         entries = sorted(folder.iterdir())
-    except OSError:
-        return {}
+    except OSError as error:
+        refuse_folder(error)
     return {path.name.lower(): path for path in entries if not path.name.startswith('.') and path.is_dir()}
 
 
@@ -169,7 +170,7 @@ def _candidates(base: Path) -> Iterator[tuple[dict[str, Path], dict[str, Path], 
 def _walk(folder: Path, suffixes: tuple[str, ...], is_deep: bool = True) -> Iterator[Path]:
     """Yield the files with one of the suffixes. Links are followed, hidden files and folders passed over."""
     visited = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in os.walk(folder, onerror=refuse_folder, followlinks=True):
         state = os.stat(place)
         if (state.st_dev, state.st_ino) in visited or not is_deep:
             folders.clear()

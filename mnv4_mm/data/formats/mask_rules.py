@@ -25,8 +25,12 @@ MAX_UNNAMED = 40  # more values than that are counts, shades or ids of objects
 UNLABELLED = (255, 65535)  # usual values for pixels without a label, of 8 and 16 bits
 MAX_LISTED = 12
 MIN_FOR_RARE = 4  # masks
+MIN_INSTANCES = 10  # values, if half of them are in one mask only
 BLACK = 0
 MIN_BACKGROUND = 0.3  # share of unlabelled pixels from which a background is likely meant
+INSTANCE_ADVICE = (
+    'Are they ids of instances? A mask has the value of its class for all objects of the class: export semantic masks'
+)
 JPEG_ADVICE = 'JPEG does not keep the values of pixels: save the masks as PNG, from the labelling tool'
 
 
@@ -246,7 +250,7 @@ def _decide_values(
         return _counted(source, found, names, ignored, settings.first_class)
     if names is None:
         return _unnamed(found, ignored, masks)
-    return _named(source, found, names, ignored, values)
+    return _named(source, found, names, ignored, values, masks)
 
 
 def _check_one_convention(masks: Mapping[str, MaskValues], top: int) -> None:
@@ -359,6 +363,12 @@ def _unnamed(found: _Occurring, ignored: set[int], masks: Mapping[str, MaskValue
             'many for classes without names. Masks that were compressed, smoothed or resized have values in between, '
             'masks of instances a value for each object; write the names into classes.txt if they are classes'
         )
+    once = [value for value in values if found.masks[value] == 1]
+    if len(values) >= MIN_INSTANCES and found.total >= MIN_FOR_RARE and 2 * len(once) > len(values):
+        raise UserError(
+            f'masks have {len(values)} values ({_listed(values)}), of which {len(once)} are in one mask only, and no '
+            f'classes.txt. {INSTANCE_ADVICE}, or write the names into classes.txt if they are classes'
+        )
     binary = len(values) == 2 and values[0] == 0 and values[1] in (1, *UNLABELLED)
     if len(values) == 1:
         raise UserError(f'all labelled pixels of all masks have the value {values[0]}: there is nothing to tell apart')
@@ -374,7 +384,12 @@ def _unnamed(found: _Occurring, ignored: set[int], masks: Mapping[str, MaskValue
 
 
 def _named(
-    source: MaskSource, found: _Occurring, names: ClassNames, ignored: set[int], values: list[int]
+    source: MaskSource,
+    found: _Occurring,
+    names: ClassNames,
+    ignored: set[int],
+    values: list[int],
+    masks: Mapping[str, MaskValues],
 ) -> Convention:
     """Decide by the number of names."""
     count = len(names.names)
@@ -384,6 +399,12 @@ def _named(
     # A value beyond the classes in few masks is a mistake in these.
     regular = [value for value in values if value <= count]
     strays = [value for value in values if value > count]
+    straying = sum(not mask.counts.keys().isdisjoint(strays) for mask in masks.values())
+    if len(strays) > count and 2 * straying >= found.total:
+        raise UserError(
+            f'masks have {len(values)} values ({_listed(values)}), {where} has {count} names, and {straying} of '
+            f'{found.total} masks have values over {count}. {INSTANCE_ADVICE}'
+        )
     if strays and 2 * max(found.masks[value] for value in strays) >= found.total:
         return _in_order(names, values, ignored, found)
     top = max(regular, default=0)

@@ -179,6 +179,8 @@ def _describe(root: Path, files: Files) -> str:
     predictions = next((name for name in files.with_suffix('.json') if holds_predictions(root / name)), None)
     if predictions:
         return f'{predictions} has predictions: remove "score" from its annotations if they are the ground truth.'
+    if unread := yolo.unread_labels(files):
+        return f'It may be meant as YOLO: {unread}.'
     kinds: dict[str, int] = {}
     for name in files.names:
         suffix = posixpath.splitext(name)[1].lower() or 'no suffix'

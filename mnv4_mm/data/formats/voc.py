@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING
 from mnv4_mm.data.documents import read_text, read_xml
 from mnv4_mm.data.findings import Finding
 from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, Box, DetectionData, LabelledImage
-from mnv4_mm.data.formats.classes import check_names
+from mnv4_mm.data.formats.classes import check_names, composed, note_composed
 from mnv4_mm.data.formats.files import (
+    LABELME_OBJECT,
     Files,
     amount,
     beginning,
     complete_splits,
     first,
+    images_of_stem,
     join,
     match_by_stem,
+    other_labels,
     split_by_folder,
     split_of,
 )
@@ -73,6 +76,7 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
     data.classes = tuple(classes)
     data.category_ids = tuple(range(1, len(classes) + 1))
     data.findings += check_names(classes, root)
+    note_composed((obj.findtext('name', '') for tree in trees.values() for obj in tree.findall('object')), data.notes)
     labels = {name: label for label, name in enumerate(classes)}
     assigned, lists = _assign(files, names, data)
     images: dict[str, LabelledImage] = {}
@@ -102,6 +106,7 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
     bare = [name for name in files.images if name not in used and not _is_mask(name)]
     if bare:
         data.notes.append(f'{amount(len(bare), "image")} without an annotation file, not used: {first(bare)}')
+        data.findings += other_labels(files, bare, {'.json': LABELME_OBJECT})
     for group in splits.values():
         group.sort(key=lambda image: image.name)
     splits = complete_splits(splits)
@@ -139,7 +144,7 @@ def _is_from_zero(tree: 'Element') -> bool:
 
 
 def _name(obj: 'Element') -> str:
-    return ' '.join(obj.findtext('name', '').split())
+    return composed(' '.join(obj.findtext('name', '').split()))
 
 
 def _assign(files: Files, names: list[str], data: DetectionData) -> tuple[dict[str, str], bool]:
@@ -205,7 +210,7 @@ def _listed_stem(line: str, base: str, by_stem: dict[tuple[str, str], str]) -> s
 
 
 def _read_image(files: Files, name: str, tree: 'Element', split: str, data: DetectionData) -> LabelledImage | None:
-    """Return the image of an annotation file, without boxes. None if its path leaves the root."""
+    """Return the image of an annotation file, without boxes. None if its path leaves the root, or several fit."""
     path = files.root / name
     listed = tree.findtext('filename', '').strip()
     straight = listed.replace('\\', '/')
@@ -213,10 +218,14 @@ def _read_image(files: Files, name: str, tree: 'Element', split: str, data: Dete
     if straight and join(posixpath.dirname(name), straight) is None:
         data.findings.append(Finding('path-outside', path, f'{listed!r} leaves the folder', 'filename'))
         return None
-    image = match_by_stem(files, name, None if split == ALL else split)
+    part = None if split == ALL else split
+    image = match_by_stem(files, name, part, listed=straight)
     if image is None and straight:
         # Some tools number the XML files and keep the name of the image inside.
-        image = match_by_stem(files, name, None if split == ALL else split, stem=posixpath.splitext(straight)[0])
+        image = match_by_stem(files, name, part, stem=posixpath.splitext(straight)[0], listed=straight)
+        if image is None and (several := images_of_stem(files, name, part, listed=straight)):
+            data.findings.append(Finding('image-ambiguous', path, f'it may be for {" or ".join(several[:3])}'))
+            return None
     elif image and straight and posixpath.splitext(posixpath.basename(straight))[0] != stem:
         problem = f'the file is for {stem!r} by its name, and for {listed!r} by its content'
         data.findings.append(Finding('name-differs', path, problem, 'filename'))

@@ -14,19 +14,23 @@ from typing import Any, NamedTuple
 from mnv4_mm.data.documents import read_text, read_yaml
 from mnv4_mm.data.findings import Finding
 from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, DetectionData, LabelledImage
-from mnv4_mm.data.formats.classes import check_names
+from mnv4_mm.data.formats.classes import check_names, composed, note_composed
 from mnv4_mm.data.formats.files import (
     DRIVE,
+    LABELME_OBJECT,
+    VOC_OBJECT,
     Files,
     amount,
     complete_splits,
+    find_respelled,
     first,
     join,
     locate,
+    other_labels,
     split_by_folder,
     split_of,
 )
-from mnv4_mm.data.formats.yolo_rows import RowReader, class_number
+from mnv4_mm.data.formats.yolo_rows import RowReader, class_number, problem_of
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import IMAGE_SUFFIXES, image_size
 
@@ -61,6 +65,8 @@ def find(files: Files) -> list[str]:
     found = [name for name, _ in _descriptions(files)]
     if found:
         return found
+    if not files.with_suffix('.txt'):
+        return []
     for image in files.images:
         label = _label_of(files, image)
         if label and _has_labels(files.root / label):
@@ -96,6 +102,9 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
     splits = _images(files, description, data)
     images = [name for names in splits.values() for name in names]
     labels = {name: label for name in images if (label := _label_of(files, name))}
+    _note_respelled(files, labels, data)
+    splits = _leave_out_shared(files, splits, labels, data)
+    images = [name for names in splits.values() for name in names]
     rows: dict[str, list[list[str]]] = {}
     for name, label in labels.items():
         try:
@@ -105,7 +114,8 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
             data.findings.append(Finding('annotation-unreadable', root / label, problem))
     names = description.names if description.names is not None else _names(files, description, rows, data)
     numbers = sorted(names)
-    data.classes = tuple(names[number] for number in numbers)
+    data.classes = tuple(composed(names[number]) for number in numbers)
+    note_composed(names.values(), data.notes)
     data.category_ids = tuple(range(1, len(numbers) + 1))
     data.findings += check_names(data.classes, root / description.name)
     order = {number: label for label, number in enumerate(numbers)}
@@ -124,6 +134,45 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
     _note_missing(files, images, labels, data)
     data.splits = split_by_folder(complete_splits(data.splits), data.notes)
     return data
+
+
+def unread_labels(files: Files) -> str | None:
+    """Return why text files that are named as images are no labels. None if there are none, or none with text."""
+    for image in files.images:
+        label = _label_of(files, image)
+        try:
+            rows = _rows(files.root / label) if label else []
+        except UserError as error:
+            return str(error)
+        for number, row in enumerate(rows, 1):
+            if row:
+                return f'{label}, line {number}: {problem_of(row)}'
+    return None
+
+
+def _note_respelled(files: Files, labels: dict[str, str], data: DetectionData) -> None:
+    """Find label files whose names differ from that of the image in spelling."""
+    respelled = [name for name, label in labels.items() if _stem(name) != _stem(label)]
+    if respelled:
+        problem = f'{amount(len(respelled), "image")} with a label file in another spelling, first {respelled[0]!r}'
+        data.findings.append(Finding('path-spelling', files.root / labels[respelled[0]], problem))
+
+
+def _leave_out_shared(
+    files: Files, splits: dict[str, list[str]], labels: dict[str, str], data: DetectionData
+) -> dict[str, list[str]]:
+    """Leave out images that have a label file together, e.g. ``a.jpg`` and ``a.png``."""
+    sharing: dict[str, set[str]] = {}
+    for name, label in labels.items():
+        sharing.setdefault(label, set()).add(name)
+    for name, label in labels.items():
+        if len(sharing[label]) > 1:
+            problem = f'{", ".join(sorted(sharing[label] - {name}))} has the same file, {label}'
+            data.findings.append(Finding('annotation-shared', files.root / name, problem))
+    return {
+        split: [name for name in names if name not in labels or len(sharing[labels[name]]) == 1]
+        for split, names in splits.items()
+    }
 
 
 def _descriptions(files: Files) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -361,21 +410,28 @@ def _images_by_folder(files: Files, data: DetectionData) -> dict[str, list[str]]
     return {ALL: sorted(images)} if ALL in splits else splits
 
 
+def _stem(name: str) -> str:
+    return posixpath.splitext(posixpath.basename(name))[0]
+
+
 def _label_of(files: Files, image: str) -> str | None:
     """Return the label file of an image, relative to the root. None if there is none."""
     stem = posixpath.splitext(image)[0]
+    candidates = list(_label_names(stem))
+    found = next((name for name in candidates if name in files.known), None)
+    return found or next((name for label in candidates if (name := find_respelled(files, label))), None)
+
+
+def _label_names(stem: str) -> Iterator[str]:
+    """Yield the names that the label file of an image may have, given its path without suffix."""
     parts = stem.split('/')
     for i in range(len(parts) - 2, -1, -1):
         if parts[i].lower() not in IMAGE_FOLDERS:
             continue
         for folder in LABEL_FOLDERS:
-            twin = '/'.join([*parts[:i], folder, *parts[i + 1 :]]) + '.txt'
-            if twin in files.known:
-                return twin
-    beside = stem + '.txt'
-    if posixpath.basename(beside).lower() in OTHER_TEXTS or beside not in files.known:
-        return None
-    return beside
+            yield '/'.join([*parts[:i], folder, *parts[i + 1 :]]) + '.txt'
+    if posixpath.basename(stem).lower() + '.txt' not in OTHER_TEXTS:
+        yield stem + '.txt'
 
 
 def _has_labels(path: Path) -> bool:
@@ -425,6 +481,7 @@ def _note_missing(files: Files, images: list[str], labels: dict[str, str], data:
             f'{len(bare)} of {amount(len(images), "image")} without a label file, taken as images without objects: '
             f'{first(bare)}'
         )
+        data.findings += other_labels(files, bare, {'.xml': VOC_OBJECT, '.json': LABELME_OBJECT})
     used = set(labels.values())
     folders = {posixpath.dirname(label) for label in used}
     for name in files.with_suffix('.txt'):

@@ -55,9 +55,10 @@ class RowReader:
         try:
             values = [float(value) for value in row]
         except ValueError as error:
-            shown = ' '.join(row)
-            raise _RowError('box-invalid', f'{shown[:80]!r} is not a class and four or more numbers') from error
+            raise _RowError('box-invalid', problem_of(row)) from error
         label = class_number(row[0])
+        if values[0] < 0:
+            raise _RowError('class-unlisted', f'class {row[0]} is negative')
         is_polygon = count >= 7 and count % 2 == 1
         if label is None or not (count in (5, 6) or is_polygon or count == self.pose_columns):
             shown = ' '.join(row)
@@ -84,6 +85,16 @@ class RowReader:
             self.data.notes.append(f'{amount(self.outlines, "outline")}: the box around each is used')
         if self.scores:
             self.data.notes.append(f'{amount(self.scores, "line")} with a sixth number, a score, which is not used')
+
+
+def problem_of(row: list[str]) -> str:
+    """Return why a line that is not made of numbers cannot be read."""
+    problem = f'{" ".join(row)[:80]!r} is not a class and four or more numbers'
+    if any(',' in value for value in row):
+        return f'{problem}: numbers need decimal points and blanks between them, no commas'
+    if class_number(row[0]) is None:
+        return f'{problem}: write the number of the class, and its name into classes.txt'
+    return problem
 
 
 class _RowError(Exception):

@@ -5,6 +5,7 @@ import json
 import math
 
 import pytest
+from pycocotools import mask
 from small_data import boxes, findings, write_file, write_images
 
 from mnv4_mm.data.findings import Rule
@@ -517,3 +518,77 @@ def test_hidden_files_are_passed_over(load, content):
 def test_images_are_sorted_by_name(load, content):
     content['images'].reverse()
     assert list(boxes(load(content))) == ['images/a.jpg', 'images/b.jpg']
+
+
+@pytest.mark.parametrize(
+    ('folders', 'sizes', 'chosen'),
+    [
+        (('cam1', 'cam2'), ((32, 24), (32, 24)), None),
+        (('half', 'original'), ((16, 12), (32, 24)), 'original'),
+        (('thumbs', 'images'), ((16, 12), (32, 24)), 'images'),
+        (('images', 'original'), ((16, 12), (32, 24)), 'original'),
+        (('images', 'backup'), ((32, 24), (32, 24)), 'images'),
+        (('cam1', 'cam2'), ((16, 12), (16, 12)), None),
+    ],
+)
+def test_two_folders_with_images_of_the_same_names(tmp_path, content, folders, sizes, chosen):
+    write_file(tmp_path / 'labels.json', content)
+    for folder, size in zip(folders, sizes, strict=True):
+        write_images(tmp_path, [f'{folder}/a.jpg', f'{folder}/b.jpg'], size)
+    if chosen is None:
+        with pytest.raises(UserError, match=r'labels.json lists images that are in cam1/ and cam2/, with the same'):
+            read(tmp_path)
+        return
+    data = read(tmp_path)
+    assert boxes(data) == {f'{chosen}/a.jpg': [CAT], f'{chosen}/b.jpg': [DOG]}
+    assert f'{chosen}/ is used' in data.notes[0]
+
+
+def test_two_folders_with_images_of_the_same_names_without_sizes(tmp_path, content):
+    for image in content['images']:
+        del image['width'], image['height']
+    write_file(tmp_path / 'labels.json', content)
+    for folder, size in (('2x', (64, 48)), ('original', (32, 24))):
+        write_images(tmp_path, [f'{folder}/a.jpg', f'{folder}/b.jpg'], size)
+    with pytest.raises(UserError, match='2x/ and original/'):
+        read(tmp_path)
+
+
+def test_accents_of_class_names_are_composed(load, content):
+    content['categories'][0]['name'] = 'Tu\u0308r'
+    data = load(content)
+    assert data.classes == ('T\u00fcr', 'dog')
+    assert 'Unicode NFC' in data.notes[0]
+
+
+def test_names_that_are_encoded_as_in_a_url(load, content):
+    content['images'][0]['file_name'] = 'my%20cat%3A1.jpg'
+    content['images'][1]['file_name'] = '100%25.jpg'
+    data = load(content, images=('images/my cat:1.jpg', 'images/100%25.jpg', 'images/100%.jpg'))
+    assert boxes(data) == {'images/my cat:1.jpg': [CAT], 'images/100%25.jpg': [DOG]}
+    assert data.notes[0].endswith(
+        "1 image with percent signs for characters, as in a URL, the first one 'my%20cat%3A1.jpg'"
+    )
+
+
+@pytest.mark.parametrize(
+    ('counts', 'expected'),
+    [
+        # A column of 2 pixels at x = 1, y = 2, then one at x = 2: of an image of 24 rows.
+        ([26, 2, 22, 2, 24 * 32 - 52], (1, 2, 2, 2)),
+        ('compressed', (1, 2, 2, 2)),
+        ([26, 2, 1], None),
+        ([24 * 32], None),
+        ('o', None),
+        ('not \x00', None),
+        (None, None),
+    ],
+)
+def test_a_box_from_run_lengths(load, content, counts, expected):
+    if counts == 'compressed':
+        runs = dict(size=[24, 32], counts=[26, 2, 22, 2, 24 * 32 - 52])
+        counts = mask.frPyObjects(runs, 24, 32)['counts'].decode()
+    content['annotations'][0].update(bbox=None, segmentation=dict(size=[24, 32], counts=counts))
+    data = load(content)
+    assert boxes(data)['images/a.jpg'] == ([('cat', expected)] if expected else [])
+    assert [kind for kind, _, _ in findings(data)] == ([] if expected else ['box-invalid'])

@@ -141,3 +141,23 @@ def test_images_without_a_file_are_not_used(load):
 
 def test_other_json_files_are_no_data_set(load):
     assert load({'a.json': dict(name='x'), 'package.json': dict()}) is None
+
+
+def test_two_images_of_the_name(tmp_path):
+    write_file(tmp_path / 'json/a.json', dict(shapes=[], imagePath='a.jpg'))
+    write_images(tmp_path, ['2x/a.jpg', 'original/a.jpg'])
+    assert findings(read(tmp_path)) == [('image-ambiguous', '', 'it may be for 2x/a.jpg or original/a.jpg')]
+
+
+def test_labels_in_another_format_are_not_passed_over(tmp_path):
+    write_file(tmp_path / 'a.json', dict(shapes=[dict(label='cat', points=[[0, 0], [4, 4]])], imagePath='a.jpg'))
+    write_file(tmp_path / 'b.xml', '<annotation><object></object></annotation>')
+    write_images(tmp_path, ['a.jpg', 'b.jpg'])
+    assert findings(read(tmp_path)) == [('annotation-format', '', 'it has the labels of b.jpg')]
+
+
+def test_accents_of_class_names_are_composed(tmp_path):
+    shapes = [dict(label=name, points=[[0, 0], [4, 4]]) for name in ('T\u00fcr', 'Tu\u0308r')]
+    write_file(tmp_path / 'a.json', dict(shapes=shapes, imagePath='a.jpg'))
+    write_images(tmp_path, ['a.jpg'])
+    assert [name for name, _ in boxes(read(tmp_path))['a.jpg']] == ['T\u00fcr'] * 2

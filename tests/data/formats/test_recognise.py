@@ -1,5 +1,6 @@
 """A folder is recognised by its content; what is none is refused with what was looked for."""
 
+import os
 import zipfile
 
 import pytest
@@ -179,3 +180,21 @@ def test_two_formats_that_differ_are_refused(tmp_path, file, text, described):
     message = rf"which differ: COCO JSON with 1 box of 'cat' \(data\.json\), and {described}: leave the files of one"
     with pytest.raises(UserError, match=message):
         recognise(tmp_path, 'detection')
+
+
+@pytest.mark.parametrize('task', ['detection', 'segmentation'])
+def test_a_folder_that_cannot_be_listed(tmp_path, monkeypatch, task):
+    """Tests may run as root, who can list all folders."""
+    write_images(tmp_path, ['images/a/1.jpg', 'images/b/2.jpg', 'masks/a/1.png', 'masks/b/2.png'])
+    write_file(tmp_path / 'labels/a/1.txt', '0 0.5 0.5 0.5 0.5')
+    write_file(tmp_path / 'labels/b/2.txt', '0 0.5 0.5 0.5 0.5')
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith('images/b'):
+            raise PermissionError(13, 'Permission denied', str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, 'scandir', refuse)
+    with pytest.raises(UserError, match=r'images/b cannot be listed: Permission denied'):
+        recognise(tmp_path, task)

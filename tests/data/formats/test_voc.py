@@ -220,3 +220,28 @@ def test_other_xml_files_are_no_data_set(load, tmp_path):
     assert load({'a.xml': '<project><name>x</name></project>'}) is None
     write_file(tmp_path / 'a.xml', xml(obj()))
     assert recognise(tmp_path, 'detection').format == 'Pascal VOC'
+
+
+def test_two_images_of_the_name(load):
+    images = ['cam1/a.jpg', 'cam2/a.jpg']
+    data = load({'xml/a.xml': xml(obj())}, images)
+    assert findings(data, Rule.FATAL) == [('image-ambiguous', '', 'it may be for cam1/a.jpg or cam2/a.jpg')]
+
+
+def test_the_suffix_inside_decides_between_two_images(load):
+    data = load({'a.xml': xml(obj(), filename='a.png')}, ['a.jpg', 'a.png'])
+    assert boxes(data) == {'a.png': [CAT]}
+
+
+def test_labels_in_another_format_are_not_passed_over(load):
+    data = load(
+        {'a.xml': xml(obj()), 'b.json': dict(shapes=[dict(label='cat')], imagePath='b.jpg')}, ['a.jpg', 'b.jpg']
+    )
+    assert findings(data, Rule.FATAL) == [('annotation-format', '', 'it has the labels of b.jpg')]
+
+
+def test_accents_of_class_names_are_composed(load):
+    data = load({'a.xml': xml(obj('T\u00fcr'), obj('Tu\u0308r'))}, ['a.jpg'])
+    assert data.classes == ('T\u00fcr',)
+    assert len(data.splits[ALL][0].boxes) == 2
+    assert data.notes[-1].startswith('accents of class names are composed')

@@ -196,6 +196,7 @@ def test_poses_have_boxes(load):
         ('1 0.1 0.2 0.3 0.4 0.5 0.6 0.7', 'box-invalid'),
         ('1 0.1 0.2 nan 0.4 0.5 0.6', 'box-invalid'),
         ('2 0.25 0.25 0.25 0.5', 'class-unlisted'),
+        ('-1 0.25 0.25 0.25 0.5', 'class-unlisted'),
         ('1 8 6 8 12', 'shares-expected'),
         ('1 0.25 0.25 0.25 inf', 'shares-expected'),
     ],
@@ -275,3 +276,68 @@ def test_classes_with_gaps_and_a_test_split(load):
 def test_folders_that_are_no_yolo_data(load):
     assert load({'images/a.txt': 'a caption', 'labels.txt': 'cat'}, ['images/a.jpg', 'masks/a.png']) is None
     assert load({'config.yaml': 'a: b'}) is None
+
+
+def test_images_that_share_a_label_file_are_left_out(load):
+    data = load(
+        {'classes.txt': 'cat\ndog', 'labels/a.txt': ROW, 'labels/b.txt': ROW},
+        ['images/a.jpg', 'images/a.png', 'images/b.jpg'],
+    )
+    assert boxes(data) == {'images/b.jpg': [DOG]}
+    assert findings(data) == [
+        ('annotation-shared', '', 'images/a.png has the same file, labels/a.txt'),
+        ('annotation-shared', '', 'images/a.jpg has the same file, labels/a.txt'),
+    ]
+
+
+@pytest.mark.parametrize(
+    ('name', 'content', 'is_labelled'),
+    [
+        ('b.xml', '<annotation><object></object></annotation>', True),
+        ('b.xml', '<annotation></annotation>', False),
+        ('json/b.json', dict(shapes=[dict(label='dog')]), True),
+        ('json/b.json', dict(shapes=[]), False),
+    ],
+)
+def test_labels_in_another_format_are_not_passed_over(load, name, content, is_labelled):
+    data = load({'classes.txt': 'cat\ndog', 'a.txt': ROW, name: content}, ['a.jpg', 'b.jpg'])
+    assert findings(data, Rule.FATAL) == [('annotation-format', '', 'it has the labels of b.jpg')] * is_labelled
+
+
+def test_accents_of_class_names_are_composed(load):
+    assert load({'classes.txt': 'cat\nTu\u0308r', 'a.txt': ROW}, ['a.jpg']).classes == ('cat', 'T\u00fcr')
+
+
+@pytest.mark.parametrize(
+    ('image', 'label'),
+    [
+        ('images/IMG_1.JPG', 'labels/img_1.txt'),
+        ('Images/IMG_1.JPG', 'Labels/img_1.txt'),
+        ('IMG_1.JPG', 'img_1.txt'),
+        ('images/\u00dc.jpg', 'labels/U\u0308.txt'),
+    ],
+)
+def test_label_files_in_another_spelling(load, image, label):
+    data = load({'classes.txt': 'cat\ndog', label: ROW}, [image])
+    assert boxes(data) == {image: [DOG]}
+    assert [kind for kind, _, _ in findings(data)] == ['path-spelling']
+
+
+def test_labels_of_an_image_that_is_named_as_a_list(load):
+    data = load({'classes.txt': 'cat\ndog', 'labels/test.txt': ROW}, ['images/test.jpg'])
+    assert boxes(data) == {'images/test.jpg': [DOG]}
+
+
+@pytest.mark.parametrize(
+    ('row', 'message'),
+    [
+        ('1 0,25 0,25 0,25 0,5', r'labels/a\.txt, line 2: .*numbers need decimal points'),
+        ('1,0.25,0.25,0.25,0.5', r'labels/a\.txt, line 2: .*blanks between them, no commas'),
+        ('dog 0.25 0.25 0.25 0.5', r'labels/a\.txt, line 2: .*write the number of the class'),
+    ],
+)
+def test_label_files_that_are_not_yolo(tmp_path, row, message):
+    write_images(tmp_path, ['images/a.jpg'])
+    write_file(tmp_path / 'labels/a.txt', f'\n{row}\n')
+    with pytest.raises(UserError, match=message):
+        recognise(tmp_path, 'detection')
