@@ -147,7 +147,9 @@ class CheckedData:
             UserError: It cannot; the reasons are named.
         """
         if reasons := self.refusals(allow_dropped):
-            raise UserError(f'{self.root}, read as {self.format}: {"; ".join(reasons)} (`mnv4 check` lists everything)')
+            raise UserError(
+                f'{self.root}, read as {self.format}: {"; ".join(reasons)} (`mnv4 check --report FILE.html` lists every finding)'
+            )
 
     def to_json(self) -> str:
         """Return all but the places of data set and prepared files as JSON."""

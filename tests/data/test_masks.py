@@ -500,3 +500,13 @@ def test_an_edit_with_the_same_size_and_modification_time_is_noticed(tmp_path):
         os.utime(tmp_path / 'a.bmp', ns=(1, 1))
         time.sleep(0.02)  # the clock of a file system may tick in hundredths of a second
         assert decode_masks(tmp_path, ['a.bmp'])['a.bmp'].counts == {value: 64}
+
+
+@pytest.mark.parametrize(('values', 'names'), [([0, 1, 2, 255], 'a\nb\nc\nd\ne\n'), ([0, 0, 0, 1, 255], 'a\nb\n')])
+def test_a_background_without_a_name_is_not_taken_for_the_first_class(tmp_path, values, names):
+    """As in Pascal VOC, if the last class occurs in no mask."""
+    write(tmp_path, FLAT, values, files={'classes.txt': names})
+    with pytest.raises(UserError, match=r'of all pixels: is it a, or a background without a name\? Write `first_class'):
+        prepare_masks(tmp_path)
+    (tmp_path / 'classes.txt').write_text('background\n' + names)
+    assert prepare_masks(tmp_path).classes == ('background', *names.split())

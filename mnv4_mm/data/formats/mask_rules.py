@@ -27,6 +27,7 @@ MAX_LISTED = 12
 MIN_FOR_RARE = 4  # masks
 MIN_INSTANCES = 10  # values, if half of them are in one mask only
 BLACK = 0
+DOMINANT = 0.5  # share of a value from which it may be a background rather than a class
 MIN_BACKGROUND = 0.3  # share of unlabelled pixels from which a background is likely meant
 INSTANCE_ADVICE = (
     'Are they ids of instances? A mask has the value of its class for all objects of the class: export semantic masks'
@@ -410,7 +411,17 @@ def _named(
     top = max(regular, default=0)
     zero, has_ignored = 0 in regular, bool(ignored)
     background_first = is_background(names.names[0])
-    if top < count and (background_first or (has_ignored and zero)):
+    if top < count and background_first:
+        return _consecutive('masks', names.names, 0, ignored)
+    if top < count and has_ignored and zero:
+        # Or 0 is the background, as in Pascal VOC, and the last classes occur in no mask.
+        if top < count - 1 or found.share(0) >= DOMINANT:
+            raise UserError(
+                f'masks have the values 0 to {top}{_describe_ignored(ignored)}, and {where} has {count} names; 0 is '
+                f'{_percent(found.share(0))} of all pixels: is it {names.names[0]}, or a background without a name? '
+                f'Write `first_class: 0` into {SETTINGS} in the data folder if it is {names.names[0]}; write background '
+                f'as the first line of {where} if not'
+            )
         return _consecutive('masks', names.names, 0, ignored)
     # The last class in next to no mask: it may be a mistake in these, and the first class be 0.
     is_rare = (

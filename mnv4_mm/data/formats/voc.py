@@ -133,13 +133,14 @@ def _is_mask(name: str) -> bool:
 
 
 def _is_from_zero(tree: 'Element') -> bool:
+    """Return True if a box begins below 1. Empty boxes do not count: tools write them for images without objects."""
     for obj in tree.findall('object'):
-        for edge in ('xmin', 'ymin'):
-            try:
-                if 0 <= float(obj.findtext(f'bndbox/{edge}', '')) < 1:
-                    return True
-            except ValueError:
-                continue  # becomes a finding
+        try:
+            left, top, right, bottom = (float(obj.findtext(f'bndbox/{edge}', '')) for edge in EDGES)
+        except ValueError:
+            continue  # becomes a finding
+        if right > left and bottom > top and (0 <= left < 1 or 0 <= top < 1):
+            return True
     return False
 
 

@@ -47,6 +47,14 @@ def test_pixels_are_counted_from_zero_if_one_coordinate_is_below_one(load):
     assert 'counted from 0' in data.notes[0]
 
 
+def test_an_empty_box_does_not_move_the_others(load):
+    """Tools write [0, 0, 0, 0] for images without objects."""
+    names = ('Annotations/a.xml', 'Annotations/b.xml')
+    files = (xml(obj()), xml(obj(box=(0, 0, 0, 0)), filename='b.jpg'))
+    data = load(dict(zip(names, files, strict=True)), ('JPEGImages/a.jpg', 'JPEGImages/b.jpg'))
+    assert boxes(data)['JPEGImages/a.jpg'] == [CAT]
+
+
 def test_decimals_are_not_rounded(load):
     data = load({'Annotations/a.xml': xml(obj(box=('11.1', '2.2', '31.3', '20.5')))})
     assert boxes(data)['JPEGImages/a.jpg'] == [('cat', (10.1, 1.2, 20.2, 18.3))]
