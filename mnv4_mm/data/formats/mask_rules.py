@@ -419,8 +419,8 @@ def _named(
             raise UserError(
                 f'masks have the values 0 to {top}{_describe_ignored(ignored)}, and {where} has {count} names; 0 is '
                 f'{_percent(found.share(0))} of all pixels: is it {names.names[0]}, or a background without a name? '
-                f'Write `first_class: 0` into {SETTINGS} in the data folder if it is {names.names[0]}; write background '
-                f'as the first line of {where} if not'
+                f'Write `first_class: 0` into {SETTINGS} in the data folder if it is {names.names[0]}; if not, write '
+                f'background as the first line of {where}'
             )
         return _consecutive('masks', names.names, 0, ignored)
     # The last class in next to no mask: it may be a mistake in these, and the first class be 0.
