@@ -148,8 +148,8 @@ class CheckedData:
         """
         if reasons := self.refusals(allow_dropped):
             raise UserError(
-                f'{self.root}, read as {self.format}: {"; ".join(reasons)} (`mnv4 check {self.root} --report FILE.html` '
-                'lists every finding)'
+                f'{self.root}, read as {self.format}: {"; ".join(reasons)} '
+                f'(`mnv4 check {self.root} --report FILE.html` lists every finding)'
             )
 
     def to_json(self) -> str:

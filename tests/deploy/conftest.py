@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import DATASETS
 from torch import nn
 
 from mnv4_mm.config.backbone import fit_backbone
@@ -116,7 +117,11 @@ def save_lively(cfg: Config, photos: list[Path], path: Path) -> None:
                 convolution.bias.mul_(factor).add_(bias)
     dataset = innermost_dataset(cfg.test_dataloader.dataset)
     count = head.num_classes
-    classes = tuple(dataset.get('metainfo', {}).get('classes') or (f'class {i}' for i in range(count)))
+    # Checkpoint and data are matched by the names of classes.
+    with DATASETS.switch_scope_and_registry(cfg.default_scope) as registry:
+        published = registry.get(dataset.type).METAINFO.get('classes', ())
+    names = published if len(published) == count else [f'class {i}' for i in range(count)]
+    classes = tuple(dataset.get('metainfo', {}).get('classes') or names)
     palette = [(i, 255 - i, i // 2) for i in range(count)]
     meta = dict(classes=classes, palette=palette, reduce_zero_label=part == 'decode_head')
     state = model.eval().state_dict()
