@@ -269,8 +269,9 @@ def _check_alpha(image: Image.Image) -> None:
     """
     if image.mode not in ('RGBA', 'LA', 'PA'):
         return
-    *colours, alpha = image.getextrema()
-    if alpha[0] < alpha[1] and all(low == high for low, high in colours):
+    channels = np.asarray(image).reshape(-1, len(image.getbands()))
+    *are_equal, is_alpha_equal = channels.min(0) == channels.max(0)
+    if all(are_equal) and not is_alpha_equal:
         raise UserError(
             f'{image.filename} has one colour, and only its alpha (transparency) differs between pixels, which is not '  # type: ignore[attr-defined]
             'read: save the alpha as a mask of one channel'

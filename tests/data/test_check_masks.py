@@ -426,7 +426,9 @@ def test_masks_whose_alpha_differs_are_refused(root, grey):
     ],
 )
 def test_ids_of_instances_are_refused(root, files, message):
-    write(root, FLAT, (0, 1), files=files)
+    if not files:
+        (root / 'classes.txt').unlink()
+    write(root, FLAT, (0, 1), count=6, files=files)
     for i, path in enumerate(sorted(root.glob('masks/*.png'))):
         values = np.zeros((40, 48), np.uint8)
         values[:10], values[10:20] = 2 * i + 1, 2 * i + 2

@@ -400,14 +400,14 @@ def _named(
     # A value beyond the classes in few masks is a mistake in these.
     regular = [value for value in values if value <= count]
     strays = [value for value in values if value > count]
+    if strays and 2 * max(found.masks[value] for value in strays) >= found.total:
+        return _in_order(names, values, ignored, found)
     straying = sum(not mask.counts.keys().isdisjoint(strays) for mask in masks.values())
     if len(strays) > count and 2 * straying >= found.total:
         raise UserError(
             f'masks have {len(values)} values ({_listed(values)}), {where} has {count} names, and {straying} of '
             f'{found.total} masks have values over {count}. {INSTANCE_ADVICE}'
         )
-    if strays and 2 * max(found.masks[value] for value in strays) >= found.total:
-        return _in_order(names, values, ignored, found)
     top = max(regular, default=0)
     zero, has_ignored = 0 in regular, bool(ignored)
     background_first = is_background(names.names[0])
