@@ -204,7 +204,12 @@ def test_nothing_is_left(root):
 
 
 def test_classes_without_pixels_are_named(tmp_path):
-    root = write(tmp_path / 'data', SPLIT, [0, 1, 255], files={'classes.txt': 'cat\ndog\nhorse\n'})
+    root = write(
+        tmp_path / 'data',
+        SPLIT,
+        [0, 1, 255],
+        files={'classes.txt': 'cat\ndog\nhorse\n', 'masks.yaml': 'first_class: 0\n'},
+    )
     for path in (root / 'masks/val').iterdir():
         save_mask(path, pattern([0]))
     lines = '\n'.join(check(root).lines())
