@@ -5,7 +5,6 @@ import copy
 import io
 import json
 import math
-import os
 import shutil
 import subprocess
 import sys
@@ -301,7 +300,7 @@ def test_unchanged_data_is_read_once(root, monkeypatch):
     with monkeypatch.context() as patch:
         patch.delattr(module, 'recognise')
         assert prepare_detection(root) == first
-        os.chdir(root.parent)
+        patch.chdir(root.parent)
         relative = prepare_detection('mine')
         assert relative.train.annotations == first.train.annotations
         assert relative.train.images == Path('mine')

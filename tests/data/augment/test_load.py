@@ -71,7 +71,8 @@ def test_readers_are_replaced_unless_they_have_settings():
 
 
 @pytest.mark.parametrize('name', ['mnv4_ssdlite_coco-mini', 'mnv4_retinanet_coco', 'mnv4_lraspp_ade20k-mini'])
-def test_the_runner_reads_by_them(name, repository):
+def test_the_runner_reads_by_them(name, repository, monkeypatch):
+    monkeypatch.chdir(repository)
     cfg = load_config(name)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         loader = dict(cfg.val_dataloader, num_workers=0, persistent_workers=False)
