@@ -83,7 +83,7 @@ def check_detector(tool: Tool, checkpoint: str, data: Path, folder: Path) -> dic
     detections = json.loads(out.read_text())
     assert ap50(ground_truth, detections) == pytest.approx(metrics['shapes/bbox_mAP_50'], abs=5e-3)
     images = len(list((data / 'val').iterdir()))
-    assert len(list(shown.glob('*.jpg'))) == images
+    assert len(list(shown.rglob('*.jpg'))) == images  # in folders as the data has them
 
     inferred = tool('infer.py', data / 'val', checkpoint, '--out-dir', folder / 'inferred')
     assert inferred.returncode == 0, inferred.stderr
@@ -103,7 +103,7 @@ def check_segmenter(tool: Tool, checkpoint: str, data: Path, folder: Path) -> di
     assert tested.returncode == 0, tested.stderr
     assert '| disc ' in tested.stdout  # IoU per class
     images = data / 'images/validation'
-    assert len(list((folder / 'shown').glob('*.jpg'))) == len(list(images.iterdir()))
+    assert len(list((folder / 'shown').rglob('*.jpg'))) == len(list(images.iterdir()))
     metrics = json.loads((folder / 'tested/metrics.json').read_text())
 
     inferred = tool('infer.py', images, checkpoint, '--out-dir', folder / 'inferred')
