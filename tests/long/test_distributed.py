@@ -77,7 +77,7 @@ def test_detection_metrics_are_those_of_one_process(repository, folder, detector
         )  # fmt: skip
         assert run.returncode == 0, run.stderr
         assert run.stdout.count('ground truth on the left') == 1
-        assert len(list((work_dir / 'shown').glob('*.jpg'))) == 17
+        assert len(list((work_dir / 'shown').rglob('*.jpg'))) == 17
         metrics.append(json.loads((work_dir / 'metrics.json').read_text()))
         detections.append(json.loads(out.read_text()))
     assert detections[0] == detections[1]
@@ -119,7 +119,7 @@ def test_segmentation_metrics_are_those_of_one_process(repository, folder, segme
         )
         assert run.returncode == 0, run.stderr
         assert run.stdout.count('class maps: ') == 1
-        assert len(list((work_dir / 'shown').glob('*.jpg'))) == 17
+        assert len(list((work_dir / 'shown').rglob('*.jpg'))) == 17
         metrics.append(json.loads((work_dir / 'metrics.json').read_text()))
         maps.append({path.name: path.read_bytes() for path in out.iterdir()})
     assert len(maps[0]) == 17
