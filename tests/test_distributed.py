@@ -68,7 +68,7 @@ def test_metrics_are_those_of_one_process(name, repository, tmp_path, learned, d
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     assert run.stdout.count('ground truth on the left') == 1
-    assert [len(list(folder.glob('shown/*.jpg'))) for folder in folders] == [19, 19]
+    assert [len(list(folder.glob('shown/**/*.jpg'))) for folder in folders] == [19, 19]
     one, two = (json.loads((folder / 'metrics.json').read_text()) for folder in folders)
     assert one == pytest.approx(two, rel=1e-12, abs=1e-12, nan_ok=True)
     assert one['shapes/bbox_mAP_50' if detection else 'shapes/mIoU'] > 0
