@@ -1,4 +1,4 @@
-"""What is remembered about a user's data set between commands, in the user's cache. Imports nothing heavy.
+"""Cache of a user's data sets between commands, in the user's cache folder. Imports nothing heavy.
 
 ``$XDG_CACHE_HOME/mnv4_mm/data/<name of the folder>-<digest of its path>/``, ``~/.cache`` without that variable;
 ``MNV4_CACHE`` names another folder than ``$XDG_CACHE_HOME/mnv4_mm``. It may be deleted at any time: what is missing is

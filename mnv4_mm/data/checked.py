@@ -34,7 +34,7 @@ class Count:
 
 @dataclass(frozen=True)
 class SplitStatistics:
-    """What a split holds after the check.
+    """Statistics of a split after the check.
 
     Attributes:
         images: Number of images.

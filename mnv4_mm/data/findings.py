@@ -1,4 +1,4 @@
-"""What reading and checking a data set can find, and the rule for each kind of finding."""
+"""Findings of reading and checking a data set, and the rule for each kind."""
 
 import enum
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Rule(str, enum.Enum):
-    """What happens to the data because of a finding."""
+    """Effect of a finding on the data."""
 
     HARMLESS = 'harmless'
     """Corrected, or without effect; mentioned once."""

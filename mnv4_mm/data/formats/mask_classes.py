@@ -43,7 +43,7 @@ class ClassNames(NamedTuple):
 
 
 class MaskSettings(NamedTuple):
-    """What a user states in ``masks.yaml``.
+    """Settings of a user's ``masks.yaml``.
 
     Attributes:
         path: The file.
