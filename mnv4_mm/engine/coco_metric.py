@@ -61,9 +61,9 @@ RECALLS = [name for name, statistic in STATISTICS.items() if statistic.quantity 
 class FastCocoMetric(CocoMetric):
     """mmdet's ``CocoMetric`` with the results of pycocotools, in a fraction of the time.
 
-    Options and names are mmdet's. There are three differences: results are not rounded, detections are written to disk
-    only if ``outfile_prefix`` is set, and AP per class is correct if the categories of ``ann_file`` are not sorted by
-    id, too.
+    Options and names are mmdet's. There are four differences: results are not rounded, detections are written to disk
+    only if ``outfile_prefix`` is set, AP per class is correct if the categories of ``ann_file`` are not sorted by id,
+    too, and the AP of no detections at all is 0, where mmdet returns no metrics.
 
     Args:
         ann_file: Ground truth in COCO's format. Default: the annotations of the data set.
@@ -126,11 +126,7 @@ class FastCocoMetric(CocoMetric):
                     recalls = self.fast_eval_recall(predictions, self.proposal_nums, self.iou_thrs, logger=logger)
                     metrics |= {f'AR@{n}': float(r) for n, r in zip(self.proposal_nums, recalls, strict=True)}
                     continue
-                detections = self.to_coco(predictions, masks=metric == 'segm')
-                if not detections:
-                    logger.error('The testing results of the whole dataset is empty.')  # same text as mmdet
-                    break
-                metrics |= self._evaluate(metric, detections)
+                metrics |= self._evaluate(metric, self.to_coco(predictions, masks=metric == 'segm'))
         return metrics
 
     def to_coco(self, predictions: Sequence[dict], masks: bool = False) -> list[dict]:
@@ -172,7 +168,12 @@ class FastCocoMetric(CocoMetric):
 
     def _evaluate(self, metric: str, detections: list[dict]) -> dict[str, float]:
         iou_type = 'bbox' if metric == 'proposal' else metric
-        evaluation = COCOeval_faster(self._coco_api, self._coco_api.loadRes(detections), iou_type)
+        if detections:
+            found = self._coco_api.loadRes(detections)
+        else:  # loadRes takes no empty list
+            MMLogger.get_current_instance().warning(f'{metric}: no detections in any image')
+            found = COCO(dict(self._coco_api.dataset, annotations=[]))
+        evaluation = COCOeval_faster(self._coco_api, found, iou_type)
         params = evaluation.params
         params.catIds, params.imgIds = self.cat_ids, self.img_ids
         params.maxDets, params.iouThrs = list(self.proposal_nums), self.iou_thrs

@@ -10,6 +10,7 @@ from mmengine.registry import DefaultScope
 
 SMALL = 0.5  # of the smallest anchor's side: the IoU of box and anchor is at most a quarter
 MIN_SHARE = 0.2  # of the boxes of a class
+NAMED = 5  # classes in a line
 
 
 def smallest_anchor(cfg: Config) -> float | None:
@@ -35,14 +36,14 @@ def input_scale(cfg: Config) -> tuple[tuple[int, int], bool] | None:
 
 
 def small_box_lines(content: Mapping[str, Any], cfg: Config) -> Iterator[str]:
-    """Name the classes of which many boxes are too small for the anchors of a config.
+    """Name the classes of which many boxes are too small for the anchors of a config, the worst first.
 
     Args:
         content: Training annotations in COCO's form.
         cfg: The config.
 
     Yields:
-        A line for each class.
+        At most one line.
     """
     anchor, scale = smallest_anchor(cfg), input_scale(cfg)
     if anchor is None or scale is None:
@@ -61,12 +62,18 @@ def small_box_lines(content: Mapping[str, Any], cfg: Config) -> Iterator[str]:
         side = math.sqrt(annotation['bbox'][2] * annotation['bbox'][3]) * factors[annotation['image_id']]
         total[annotation['category_id']] += 1
         small[annotation['category_id']] += side < SMALL * anchor
-    for number, name in names.items():
-        if small[number] > MIN_SHARE * total[number]:
-            yield (
-                f'{100 * small[number] / total[number]:.0f} % of the boxes of {name!r} are smaller than half the '
-                f'smallest anchor ({anchor:.0f} pixels) at {width}x{height}, and will hardly be found: {ADVICE}'
-            )
+    shares = {name: small[number] / total[number] for number, name in names.items() if total[number]}
+    found = sorted((name for name in shares if shares[name] > MIN_SHARE), key=shares.__getitem__, reverse=True)
+    if not found:
+        return
+    parts = [f'{100 * shares[name]:.0f} % of {name!r}' for name in found[:NAMED]]
+    parts[0] = parts[0].replace(' of ', ' of the boxes of ', 1)
+    if len(found) > NAMED:
+        parts.append(f'many of {len(found) - NAMED} more classes')
+    yield (
+        f'{", ".join(parts)} are smaller than half the smallest anchor ({anchor:.0f} pixels) at {width}x{height}, and '
+        f'will hardly be found: {ADVICE}'
+    )
 
 
 ADVICE = (

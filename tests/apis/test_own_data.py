@@ -49,7 +49,8 @@ def test_what_is_trained_on_is_printed(run, capsys, tmp_path):
     assert 'Pascal VOC, 3 classes, 8 train images' in output
     assert '8 images are for training and 2 for validation, drawn with seed 0' in output
     assert 'of 8 images 8, of' in output
-    assert "of the boxes of 'Platelets' are smaller than half the smallest anchor" in output
+    assert "% of the boxes of 'Platelets', " in output
+    assert 'are smaller than half the smallest anchor (48 pixels) at 96x96' in output
 
 
 def test_nothing_to_train_on_is_one_line_before_training(run, tmp_path):
