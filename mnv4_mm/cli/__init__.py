@@ -5,7 +5,7 @@ A command parses and checks its arguments, and only then imports what does the w
 
 from collections.abc import Callable, Sequence
 
-from mnv4_mm.cli import configs, data, demo, deploy, env, report, train
+from mnv4_mm.cli import configs, data, demo, deploy, env, report, train, transfer
 from mnv4_mm.cli.arguments import Parser
 from mnv4_mm.cli.exit_codes import run
 from mnv4_mm.version import __version__
@@ -27,6 +27,8 @@ COMMANDS: dict[str, tuple[str, Callable[[Parser], None]]] = {
     'check': ('Check a data set: what it holds, what is wrong with it, what is left out.', data.add_check),
     'draw': ('Draw a data set of coloured shapes, whose held-out AP and mIoU mean something.', data.add_draw),
     'complexity': ('Count parameters and multiply-accumulates, as Markdown tables.', report.add_complexity),
+    'transfer': ('Train many backbones under one recipe, and record their scores.', transfer.add_transfer),
+    'results': ('Make tables and plots of the records of `mnv4 transfer`.', transfer.add_results),
     'bench': ('Measure speed as ratios to other implementations.', report.add_bench),
     'env': ('Check the environment: versions, what works, and how to repair what does not.', env.add_env),
 }

@@ -40,10 +40,14 @@ def set_weights(cfg: Config, weights: str) -> Config:
             )
         source = dict(type='Pretrained', checkpoint=f'timm://{tag}')
     else:
-        if backbone.type != 'MobileNetV4':
-            raise UserError(f'--weights FILE needs a backbone of type MobileNetV4, this config has {backbone.type}')
+        if backbone.type not in ('MobileNetV4', 'TimmFeatures'):
+            raise UserError(
+                f'--weights FILE needs a backbone of type MobileNetV4 or TimmFeatures, this config has {backbone.type}'
+            )
         source = dict(type='Pretrained', checkpoint=str(check_weights_file(weights)))
-        if any(name.startswith('backbone.') for name in tensor_state(read_weights(weights), weights)):
+        # timm itself reads the files of its nets.
+        names = tensor_state(read_weights(weights), weights) if backbone.type == 'MobileNetV4' else ()
+        if any(name.startswith('backbone.') for name in names):
             source['prefix'] = 'backbone.'
     if source or others:
         backbone.init_cfg = [*others, source] if others and source else (source or others)

@@ -39,12 +39,17 @@ class Speed(NamedTuple):
 
 
 def measure_speed(
-    checkpoint: Path, config: str | None, files: Sequence[Path], image: Path, rounds: int, threads: int | None
+    checkpoint: Path | None,
+    config: str | None,
+    files: Sequence[Path],
+    image: Path,
+    rounds: int,
+    threads: int | None,
 ) -> list[Speed]:
     """Measure the latency of PyTorch and of exported files, in turn in one process.
 
     Args:
-        checkpoint: Checkpoint that the files were exported from.
+        checkpoint: Checkpoint that the files were exported from. None measures the files only.
         config: Config to use instead of the one in the checkpoint.
         files: Exported files; PyTorch runs with the input of the first.
         image: Image to run on.

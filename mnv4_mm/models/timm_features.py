@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mnv4_mm.errors import UserError
+from mnv4_mm.paths import check_weights_file
 from mnv4_mm.weights.checkpoint import tensors_only
 from mnv4_mm.weights.strict import pretrained_entries
 
@@ -33,8 +34,8 @@ class TimmFeatures(BaseModule):
         norm_eval: Keep the statistics of all batch norms during training.
         img_size: Height and width in pixels, for nets that are built for one input size, such as efficientformerv2.
         drop_path_rate: Stochastic depth rate. It is ignored, with a warning, for a net that does not support it.
-        init_cfg: ``dict(type='Pretrained', checkpoint='timm://<name>.<tag>')`` loads timm's weights through timm.
-            Default: timm's initialisation.
+        init_cfg: ``dict(type='Pretrained', checkpoint=...)`` loads timm's weights through timm: those of
+            ``timm://<name>.<tag>``, or those of a file. Default: timm's initialisation.
 
     Attributes:
         out_channels: Channels of each returned feature map.
@@ -97,21 +98,23 @@ class TimmFeatures(BaseModule):
         """Load the weights of an ``init_cfg`` of type Pretrained. Otherwise keep timm's initialisation.
 
         Raises:
-            UserError: the checkpoint is not a ``timm://`` name, or cannot be downloaded.
+            UserError: The checkpoint cannot be downloaded, or a file does not fit the net.
         """
         for entry in pretrained_entries(self.init_cfg):
             source = entry['checkpoint']
-            if not source.startswith('timm://'):
-                raise UserError(f'weights of a timm net are given by name (timm://<name>.<tag>), got {source}')
+            is_file = not source.startswith('timm://')
+            overlay = dict(pretrained_cfg_overlay=dict(file=check_weights_file(source))) if is_file else {}
+            name = self.name if is_file else source.removeprefix('timm://')
             try:
                 with tensors_only():
-                    loaded = _create(source.removeprefix('timm://'), pretrained=True, **self.options)
+                    loaded = _create(name, pretrained=True, **overlay, **self.options)
             except UserError:
                 raise
             # timm and the client of the hub raise errors of their own and of httpx, and OSError.
             except Exception as error:
                 reason = ' '.join(str(error).split())[:200]
-                raise UserError(f'{source} cannot be downloaded ({type(error).__name__}): {reason}') from error
+                problem = f'does not fit timm:{name}' if is_file else 'cannot be downloaded'
+                raise UserError(f'{source} {problem} ({type(error).__name__}): {reason}') from error
             self.net.load_state_dict(loaded.state_dict())
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:

@@ -42,6 +42,8 @@ POSITIONALS = {
     'check': dict(path='{images}/..'),
     'demo': dict(model='{checkpoint}'),
     'report': dict(path='{checkpoint}'),
+    'transfer': dict(protocol='bccd'),
+    'results': dict(records='{records}'),
 }
 # Options without which another option has no effect.
 NEEDED = {
@@ -106,6 +108,15 @@ ARGUMENTS = {
     'report out': OUT_FOLDER,
     'weights': ['{gone}.pth', '{folder}', '{text}'],
     'labels': ['nosuch'],
+    # Commands of transfer.
+    'protocol': ['nosuch', '{gone}.py', '{folder}', '{text}', '{broken}', '{cut}'],
+    'transfer out': OUT_FOLDER,
+    'transfer nets': ['mnv4_conv_x'],
+    'heads': ['nosuch'],
+    'starts': ['nosuch'],
+    'weights_dir': ['{gone}', '{text}'],
+    'records': ['{gone}.jsonl', '{folder}', '{text}'],
+    'page': ['{folder}', '{text}/x.md', '{new}.txt'],
     'annotations': ['{gone}.json', '{folder}', '{text}'],
 }  # fmt: skip
 # Numbers that are out of range, where it is not only -1 and NaN.
@@ -120,6 +131,8 @@ RANGES = {
     'draw train': ['0'],
     'draw val': ['0'],
     'size': ['0', '33', '32 32 32'],
+    'workers': ['0'],
+    'seeds': ['99'],
     'port': ['65536'],
 }
 # torch.distributed.launch passes it, and nobody else.
@@ -234,11 +247,13 @@ def answers(repository, tmp_path_factory):
     (tmp / 'broken.py').write_text("_base_ = 'gone.py'")
     (tmp / 'cut.py').write_text('model = dict(')
     (tmp / 'net.pth').write_bytes(b'PK\3\4 begins as a checkpoint does')
+    record = dict.fromkeys(('protocol', 'head', 'net', 'start', 'control', 'seed', 'error'), '')
+    (tmp / 'records.jsonl').write_text(json.dumps(record))
     images = repository / 'data/mini/coco/val2017'
     places = dict(
         gone=tmp / 'gone', text=tmp / 'text.txt', folder=tmp / 'folder', empty=tmp / 'empty', broken=tmp / 'broken.py',
         cut=tmp / 'cut.py', checkpoint=tmp / 'net.pth', new=tmp / 'new', images=images, image=min(images.glob('*.jpg')),
-        configs=repository / 'configs',
+        configs=repository / 'configs', records=tmp / 'records.jsonl',
     )  # fmt: skip
     before = {path.relative_to(tmp) for path in tmp.rglob('*')}
     lines = [[part.format(**places) for part in line] for *_, line in CASES]

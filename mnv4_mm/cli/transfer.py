@@ -1,0 +1,109 @@
+"""Commands that measure how well backbones transfer."""
+
+import argparse
+from pathlib import Path
+
+from mnv4_mm.cli.arguments import Parser
+from mnv4_mm.config.check import check_config, check_config_data
+from mnv4_mm.config.options import TrainOptions
+from mnv4_mm.errors import UserError
+from mnv4_mm.paths import check_output_file, check_output_folder
+from mnv4_mm.transfer.estimate import plan_lines
+from mnv4_mm.transfer.protocol import protocol_index, read_protocol, select
+from mnv4_mm.transfer.records import read_records
+
+
+def add_transfer(parser: Parser) -> None:
+    parser.epilog = (
+        f'Shipped protocols: {", ".join(protocol_index())} (docs/transfer.md). A run has a record when it is finished; '
+        'the same command continues with those that have none. Several processes may share --out.'
+    )
+    parser.add_argument('protocol', help='name of a shipped protocol, or a .py file')
+    parser.add_argument('--data', metavar='DIR', help='folder of the data set')
+    parser.add_argument('--out', metavar='DIR', help='folder of the records (default: work_dirs/transfer/<protocol>)')
+    parser.add_argument('--nets', nargs='+', default=[], metavar='NET', help='only these nets')
+    parser.add_argument('--heads', nargs='+', default=[], metavar='HEAD', help='only these heads')
+    parser.add_argument('--starts', nargs='+', default=[], metavar='START', help='only these starts: random, imagenet')
+    parser.add_argument('--seeds', nargs='+', type=int, default=[], metavar='N', help='only these seeds')
+    parser.add_argument(
+        '--weights-dir',
+        metavar='DIR',
+        help='ImageNet weights in files, <net>.safetensors or <net>.pth, used instead of a download',
+    )
+    parser.add_argument('--workers', type=int, default=1, metavar='N', help='runs at the same time (default: 1)')
+    parser.add_argument(
+        '--launcher', choices=('none', 'slurm'), default='none', help='slurm: --workers counts jobs, by submitit'
+    )
+    parser.add_argument('--retry', action='store_true', help='repeat runs that have failed')
+    parser.add_argument('--keep', action='store_true', help='keep the checkpoints and logs of all runs')
+    parser.add_argument('--plan', action='store_true', help='print the runs and the estimated hours, and stop')
+    parser.set_defaults(call=transfer)
+
+
+def transfer(args: argparse.Namespace) -> int:
+    """Make the runs of a protocol, or print them. Exit code 1 if a run has failed."""
+    protocol = read_protocol(args.protocol)
+    runs = select(protocol.runs(), nets=args.nets, heads=args.heads, starts=args.starts, seeds=args.seeds)
+    out = args.out or f'work_dirs/transfer/{protocol.name}'
+    check_output_folder('--out', out)
+    if args.workers < 1:
+        raise UserError(f'--workers must be at least 1, got {args.workers}')
+    for flag, folder in (('--data', args.data), ('--weights-dir', args.weights_dir)):
+        if folder and not Path(folder).is_dir():
+            raise UserError(f'no folder {folder}, named by {flag}')
+    if protocol.needs_data and not args.data and not args.plan:
+        raise UserError(f'{protocol.name} needs --data, the folder of {protocol.title}')
+    records = Path(out) / 'records.jsonl'
+    existing = read_records(records) if records.is_file() else []
+    if args.plan:
+        done = {} if args.retry else {(r['head'], r['net'], r['start'], r['control'], r['seed']) for r in existing}
+        for line in plan_lines(protocol, [run for run in runs if tuple(run) not in done], existing, args.workers):
+            print(line)
+        return 0
+    for head in protocol.heads.values():
+        checked = TrainOptions(data=args.data, epochs=head.epochs, iters=head.iters, cfg_options=head.cfg_options)
+        source = check_config(head.config, checked)
+        # Splits other than these are joined in each run, and checked there.
+        if (tuple(protocol.train), tuple(protocol.test)) == (('train',), ('val',)):
+            check_config_data(source, checked, ('train_dataloader', 'val_dataloader'))
+
+    from mnv4_mm.transfer.work import submit
+    from mnv4_mm.transfer.work import transfer as make_runs
+
+    options = dict(data=args.data, weights_dir=args.weights_dir, retry=args.retry, keep=args.keep)
+    if args.launcher == 'slurm':
+        submit(protocol, runs, out=out, workers=args.workers, **options)
+        return 0
+    records = make_runs(
+        protocol, runs, out=out, workers=args.workers, log=lambda line: print(line, flush=True), **options
+    )
+    failed = [record for record in read_records(records) if 'error' in record]
+    print(f'records: {records}')
+    return int(bool(failed))
+
+
+def add_results(parser: Parser) -> None:
+    parser.epilog = 'Each file is named like its protocol, e.g. docs/results/camvid.jsonl.'
+    parser.add_argument('records', nargs='+', type=Path, help='.jsonl files of `mnv4 transfer`')
+    parser.add_argument(
+        '--page',
+        type=Path,
+        default=Path('docs/transfer.md'),
+        metavar='FILE.md',
+        help='page to write the tables into; CSV and plots go to results/ beside it (default: docs/transfer.md)',
+    )
+    parser.set_defaults(call=results)
+
+
+def results(args: argparse.Namespace) -> None:
+    """Make tables and plots of records."""
+    for file in args.records:
+        read_records(file)
+    if args.page.suffix != '.md':
+        raise UserError(f'--page {args.page}: the tables are Markdown, name a .md file')
+    check_output_file('--page', args.page)
+
+    from mnv4_mm.transfer.results import write_results
+
+    write_results(args.records, args.page)
+    print(f'page: {args.page}')

@@ -1,0 +1,81 @@
+"""The metric on resampled test images: how much a score depends on which images are tested.
+
+Every run of a protocol is measured on the same ``RESAMPLES`` samples of the test images, drawn with replacement. Two
+nets are then compared sample by sample, which removes what all nets find difficult in the same images.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from faster_coco_eval import COCO, COCOeval_faster
+
+from mnv4_mm.quiet import READING_ANNOTATIONS, without_lines
+
+RESAMPLES = 100
+SEED = 0
+
+
+def draw_samples(images: int, resamples: int = RESAMPLES) -> np.ndarray:
+    """Return (resamples, images) int: how often each image is in each sample."""
+    random = np.random.default_rng(SEED)
+    return random.multinomial(images, np.full(images, 1 / images), size=resamples)
+
+
+def mean_iou(confusion: np.ndarray) -> np.ndarray:
+    """Return the mean IoU of confusion matrices, (..., classes, classes), with ground truth in rows.
+
+    Classes that are neither in the ground truth nor predicted are left out of the mean.
+    """
+    intersection = np.diagonal(confusion, axis1=-2, axis2=-1).astype(float)
+    union = confusion.sum(-1) + confusion.sum(-2) - intersection
+    iou = np.divide(intersection, union, out=np.full(union.shape, np.nan), where=union > 0)
+    return np.nanmean(iou, axis=-1)
+
+
+def resampled_iou(confusion: np.ndarray) -> list[float]:
+    """Return the mean IoU on each sample.
+
+    Args:
+        confusion: (images, classes, classes), a confusion matrix of each image with the ground truth in rows.
+    """
+    samples = draw_samples(len(confusion))
+    return mean_iou(np.tensordot(samples, confusion, axes=1)).tolist()
+
+
+def resampled_ap(ground_truth: Path, detections: Path) -> list[float]:
+    """Return COCO's AP on each sample.
+
+    Args:
+        ground_truth: Annotations in COCO's format.
+        detections: Detections in COCO's result format.
+    """
+    truth, found = json.loads(ground_truth.read_bytes()), json.loads(detections.read_bytes())
+    numbers = sorted(image['id'] for image in truth['images'])
+    return [_average_precision(truth, found, numbers, counts) for counts in draw_samples(len(numbers))]
+
+
+def _average_precision(truth: dict, found: list[dict], numbers: Sequence[int], counts: np.ndarray) -> float:
+    copies: dict[int, list[int]] = {}
+    new = 0
+    for number, count in zip(numbers, counts.tolist(), strict=True):
+        copies[number] = list(range(new + 1, new + count + 1))
+        new += count
+    annotations = [
+        dict(annotation, image_id=copy)
+        for annotation in truth['annotations']
+        for copy in copies[annotation['image_id']]
+    ]
+    detections = [dict(one, image_id=copy) for one in found for copy in copies[one['image_id']]]
+    if not detections:
+        return 0.0
+    images = [dict(image, id=copy) for image in truth['images'] for copy in copies[image['id']]]
+    annotations = [dict(annotation, id=i) for i, annotation in enumerate(annotations, 1)]
+    with without_lines(READING_ANNOTATIONS):
+        api = COCO(dict(images=images, annotations=annotations, categories=truth['categories']))
+        evaluation = COCOeval_faster(api, api.loadRes(detections), 'bbox')
+        evaluation.evaluate()
+        evaluation.accumulate()
+        precision = evaluation.eval['precision'][:, :, :, 0, -1]
+    return float(precision[precision > -1].mean())

@@ -1,0 +1,68 @@
+"""Changes of a run whose effect on the score is known beforehand, see ``protocol.CONTROLS``."""
+
+import zlib
+from typing import Any
+
+import numpy as np
+import torch
+from mmcv.transforms import BaseTransform
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS, TRANSFORMS
+from torch import Tensor
+
+IGNORED = 255  # label of unlabelled pixels
+
+
+@TRANSFORMS.register_module()
+class ShuffleLabels(BaseTransform):
+    """Replace the labels of an image by ones that the image does not determine, the same ones each time.
+
+    Segmentation: the classes of an image are exchanged with each other at random, among all ``num_classes``.
+    Detection: each box moves to a random place in the image and has a random class.
+
+    Args:
+        num_classes: Number of classes.
+        seed: The same seed shuffles the same image alike.
+    """
+
+    def __init__(self, num_classes: int, seed: int = 0) -> None:
+        self.num_classes = num_classes
+        self.seed = seed
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Shuffle ``gt_seg_map``, (H, W), or ``gt_bboxes``, (N, 4) as (x1, y1, x2, y2), and ``gt_bboxes_labels``."""
+        name = zlib.crc32(results['img_path'].encode(errors='surrogateescape'))
+        random = np.random.default_rng([self.seed, name])
+        if 'gt_seg_map' in results:
+            labels = np.arange(256, dtype=np.uint8)
+            labels[: self.num_classes] = random.permutation(self.num_classes)
+            results['gt_seg_map'] = labels[results['gt_seg_map']]
+        if 'gt_bboxes' in results:
+            height, width = results['img_shape'][:2]
+            boxes = results['gt_bboxes'].tensor
+            sides = boxes[:, 2:] - boxes[:, :2]
+            room = (torch.tensor([width, height]) - sides).clamp(min=0)
+            corners = room * torch.from_numpy(random.random((len(boxes), 2))).to(boxes)
+            results['gt_bboxes'].tensor = torch.cat([corners, corners + sides], 1)
+            results['gt_bboxes_labels'] = random.integers(self.num_classes, size=len(boxes))
+        return results
+
+
+@MODELS.register_module()
+class ZeroedDeepest(BaseModule):
+    """A backbone whose deepest feature map is zero.
+
+    Args:
+        backbone: Config of the backbone.
+    """
+
+    def __init__(self, backbone: dict[str, Any]) -> None:
+        super().__init__()
+        self.backbone = MODELS.build(backbone)
+        self.out_channels = self.backbone.out_channels
+        self.out_strides = self.backbone.out_strides
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return the feature maps of the backbone, the last one multiplied by zero."""
+        *maps, deepest = self.backbone(x)
+        return (*maps, deepest * 0)

@@ -1,0 +1,216 @@
+"""Transfer protocols: which nets are trained with which heads, from which weights, with which seeds.
+
+A protocol is a Python file of plain values, like a config (``configs/transfer/``). Imports nothing heavy.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mnv4_mm.config.index import CONFIGS, near_names
+from mnv4_mm.config.rules import check_backbone_name
+from mnv4_mm.config.source import check_config_file, read_source
+from mnv4_mm.errors import UserError
+
+STARTS = ('random', 'imagenet')
+# What is changed in a run so that its score is known beforehand.
+CONTROLS = {
+    'shuffled': 'labels that the images do not determine: the score of chance',
+    'twin': 'the same net under another name, with other seeds: the same score',
+    'zeroed': 'the deepest feature map set to zero: a lower score',
+}
+TWIN_SEEDS = 100  # added to the seeds of the control `twin`
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """A config and its training in a protocol.
+
+    Attributes:
+        config: Name or path of the config.
+        epochs: Length of the training, for a config that counts in epochs.
+        iters: The same, for one that counts in iterations.
+        size: Height and width of the exported file in pixels; those of the config's test pipeline if None.
+        cfg_options: Values that replace the config's.
+    """
+
+    config: str
+    epochs: int | None = None
+    iters: int | None = None
+    size: tuple[int, int] | None = None
+    cfg_options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Run(NamedTuple):
+    """One training of a protocol.
+
+    Attributes:
+        head: Key of ``Protocol.heads``.
+        net: Backbone, ``mnv4_<arch>`` or ``timm:<name>``.
+        start: One of ``STARTS``.
+        control: One of ``CONTROLS``, or empty.
+        seed: Seed of initialisation and data.
+    """
+
+    head: str
+    net: str
+    start: str
+    control: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Name of the run, which is also a file name."""
+        parts = (self.head, self.net.replace(':', '_'), self.start, self.control, f'seed{self.seed}')
+        return '-'.join(re.sub(r'[^\w.]', '_', part) for part in parts if part)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """A transfer protocol.
+
+    Attributes:
+        path: Its file.
+        title: Name of the data set for tables.
+        heads: Heads by name.
+        nets: Backbones.
+        starts: Weights that backbones start from.
+        seeds: Seeds of each combination.
+        imagenet: Backbones that ``starts`` with ``imagenet`` is for; all of ``nets`` if empty.
+        controls: Controls to run, with the first head and the first net.
+        train: Splits of the data that are trained on.
+        test: Splits that are evaluated on.
+        needs_data: True if ``--data`` must name a folder; else the configs know where the data is.
+        minutes: Measured minutes of a run with the first net and head on one core, for ``--plan``.
+        published: Published results to show beside: ``dict(name=, value=, protocol=, source=)`` each.
+    """
+
+    path: Path
+    title: str
+    heads: Mapping[str, Head]
+    nets: Sequence[str]
+    starts: Sequence[str] = ('random',)
+    seeds: Sequence[int] = (0, 1, 2)
+    imagenet: Sequence[str] = ()
+    controls: Sequence[str] = ()
+    train: Sequence[str] = ('train',)
+    test: Sequence[str] = ('val',)
+    needs_data: bool = True
+    minutes: float | None = None
+    published: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def name(self) -> str:
+        """Name of the protocol."""
+        return self.path.stem
+
+    def runs(self) -> list[Run]:
+        """Return all runs, seed by seed, so that every net has a score early."""
+        runs: list[Run] = []
+        first = next(iter(self.heads)), self.nets[0], self.starts[0]
+        for seed in self.seeds:
+            runs += [
+                Run(head, net, start, '', seed)
+                for head in self.heads
+                for net in self.nets
+                for start in self.starts
+                if start != 'imagenet' or not self.imagenet or net in self.imagenet
+            ]
+            runs += [Run(*first, name, seed + TWIN_SEEDS * (name == 'twin')) for name in self.controls]
+        return runs
+
+
+def protocol_index() -> dict[str, Path]:
+    """Return the names and files of the shipped protocols."""
+    return {path.stem: path for path in sorted((CONFIGS / 'transfer').glob('*.py'))}
+
+
+def read_protocol(name: str | Path) -> Protocol:
+    """Read a protocol.
+
+    Args:
+        name: Name of a shipped protocol, or path of a file.
+
+    Raises:
+        UserError: There is no such protocol, or a value is missing, unknown or not allowed.
+    """
+    path = Path(name)
+    if not path.is_file():
+        index = protocol_index()
+        if str(name) not in index:
+            raise UserError(f'no protocol {name}: neither a file nor a shipped one{near_names(str(name), index)}')
+        path = index[str(name)]
+    if path.suffix != '.py':
+        raise UserError(f'{path} is not a protocol: expected a .py file like those of configs/transfer')
+    content = read_source(path)
+    if content is None:
+        raise UserError(f'{path} is not a protocol: it must consist of plain values')
+    allowed = {item.name for item in fields(Protocol)} - {'path'}
+    for key in content:
+        if key not in allowed:
+            raise UserError(f'{path}: {key!r} is not part of a protocol{near_names(key, allowed)}')
+    for key in ('title', 'heads', 'nets'):
+        if not content.get(key):
+            raise UserError(f'{path} is not a protocol: it has no {key}')
+    try:
+        heads = {key: _head(value) for key, value in content.pop('heads').items()}
+        protocol = Protocol(path=path, heads=heads, **content)
+        _check(protocol)
+    except (TypeError, AttributeError, ValueError) as error:
+        raise UserError(f'{path} is not a valid protocol: {error}') from error
+    return protocol
+
+
+def _head(value: Mapping[str, Any]) -> Head:
+    head = Head(**value)
+    check_config_file(head.config)
+    if (head.epochs is None) == (head.iters is None):
+        raise ValueError(f'a head needs either epochs or iters, that of {head.config} has not')
+    return head
+
+
+def _check(protocol: Protocol) -> None:
+    for net in (*protocol.nets, *protocol.imagenet):
+        check_backbone_name(net)
+    for names, choices in ((protocol.starts, STARTS), (protocol.controls, tuple(CONTROLS))):
+        unknown = [name for name in names if name not in choices]
+        if unknown:
+            raise ValueError(f'{unknown[0]!r} is not one of {", ".join(choices)}')
+    if not protocol.seeds or any(isinstance(seed, bool) or not isinstance(seed, int) for seed in protocol.seeds):
+        raise ValueError(f'seeds must be integers, got {protocol.seeds!r}')
+    if len(set(protocol.runs())) < len(protocol.runs()):
+        raise ValueError('a net, a start or a seed is listed twice')
+
+
+def select(
+    runs: Sequence[Run],
+    *,
+    nets: Sequence[str] = (),
+    heads: Sequence[str] = (),
+    starts: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+) -> list[Run]:
+    """Return the runs that have one of the given values each; an empty list selects all.
+
+    Raises:
+        UserError: A value is not of this protocol.
+    """
+    for flag, chosen, values in (
+        ('--nets', nets, {run.net for run in runs}),
+        ('--heads', heads, {run.head for run in runs}),
+        ('--starts', starts, {run.start for run in runs}),
+        ('--seeds', seeds, {run.seed for run in runs}),
+    ):
+        for value in chosen:
+            if value not in values:
+                raise UserError(f'{flag}: {value} is not of this protocol{near_names(str(value), map(str, values))}')
+    return [
+        run
+        for run in runs
+        if (not nets or run.net in nets)
+        and (not heads or run.head in heads)
+        and (not starts or run.start in starts)
+        and (not seeds or run.seed in seeds)
+    ]

@@ -1,0 +1,80 @@
+"""Records of transfer runs: a JSON object per line, appended by any number of processes. Imports nothing heavy.
+
+A record holds what is needed to repeat its run and to compare it with others (``FIELDS``).
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mnv4_mm.errors import UserError
+from mnv4_mm.transfer.protocol import Run
+
+Record = dict[str, Any]
+
+# Fields of a run that has succeeded.
+FIELDS = (
+    'protocol', 'head', 'net', 'start', 'control', 'seed',  # the run
+    'recipe', 'data',  # digests: records with different ones are never compared
+    'weights',  # name and SHA-256 of the weights that the backbone starts from; None for random ones
+    'metric', 'score', 'scores',  # name and value of the main metric in [0, 1], and all values by name
+    'resampled',  # the main metric on resampled test images, see bootstrap.py
+    'loss',  # [step, loss]
+    'steps', 'minutes', 'memory_mib', 'parameters', 'macs', 'latency_ms', 'size',
+    'load', 'threads', 'cpu', 'commit', 'versions', 'date',
+)  # fmt: skip
+# Fields of a run that has failed, beside those of the run.
+FAILED = ('error',)
+
+
+def run_of(record: Mapping[str, Any]) -> Run:
+    """Return the run of a record."""
+    return Run(*(record[key] for key in Run._fields))
+
+
+def append_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Append a record to a file that other processes may append to at the same time.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    from filelock import FileLock
+
+    try:
+        with FileLock(path.with_name(f'.{path.name}.lock')), path.open('a', encoding='utf-8') as file:
+            file.write(json.dumps(record, separators=(',', ':')) + '\n')
+    except OSError as error:
+        raise UserError(f'{path} cannot be written: {error.strerror or error}') from error
+
+
+def read_records(path: str | Path) -> list[Record]:
+    """Read a file of records.
+
+    Raises:
+        UserError: The file cannot be read, or a line is not a record.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding='utf-8').splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f'{path} cannot be read: {error}') from error
+    records = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            required = FAILED if 'error' in record else FIELDS
+            missing = [key for key in (*Run._fields, *required) if key not in record]
+        except (ValueError, TypeError) as error:
+            raise UserError(f'{path}, line {number} is not a record of a transfer run: {error}') from error
+        if missing:
+            raise UserError(f'{path}, line {number} is not a record of a transfer run: it has no {missing[0]}')
+        records.append(record)
+    return records
+
+
+def latest(records: Iterable[Record]) -> dict[Run, Record]:
+    """Return the last record of each run: a failed run may have been repeated."""
+    return {run_of(record): record for record in records}
