@@ -47,6 +47,7 @@ POSITIONALS = {
 NEEDED = {
     ('export', 'calibration'): ['--precision', 'int8'],
     ('bench', 'out'): ['--only', 'startup'],
+    ('train', 'teacher_config'): ['--teacher', '{checkpoint}'],
 }
 # Wrong values of text.
 CHECKPOINT = ['{gone}.pth', '{folder}', '{text}']
@@ -105,6 +106,8 @@ ARGUMENTS = {
     'report path': CHECKPOINT,
     'report out': OUT_FOLDER,
     'weights': ['{gone}.pth', '{folder}', '{text}'],
+    'teacher': CHECKPOINT,
+    'teacher_config': CONFIG,
     'labels': ['nosuch'],
     'annotations': ['{gone}.json', '{folder}', '{text}'],
 }  # fmt: skip
