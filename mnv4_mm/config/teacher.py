@@ -152,6 +152,6 @@ def check_same_teacher(cfg: Config, checkpoint: Checkpoint) -> None:
 def _config_of(checkpoint: Checkpoint) -> Config:
     if not isinstance(checkpoint.meta.get('cfg'), str):
         raise UserError(
-            f'--teacher {checkpoint.path} carries no config: give the one it was trained with by --teacher-config'
+            f'--teacher {checkpoint.path} carries no config: name the one it was trained with by --teacher-config'
         )
     return checkpoint_config(checkpoint)

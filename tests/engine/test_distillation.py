@@ -9,7 +9,6 @@ import torch
 from end_to_end import IN_PROCESS, resized
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
-from mmengine.hooks import EMAHook
 from mmengine.model import ExponentialMovingAverage
 from mmengine.optim import build_optim_wrapper
 from mmengine.runner.checkpoint import get_state_dict
@@ -17,11 +16,11 @@ from torch import nn
 
 from mnv4_mm.apis.train import train
 from mnv4_mm.config.backbone import fit_backbone
-from mnv4_mm.config.load import load_config, set_options
+from mnv4_mm.config.load import load_config
 from mnv4_mm.config.options import TrainOptions
 from mnv4_mm.config.teacher import check_teacher
 from mnv4_mm.config.training import training_config
-from mnv4_mm.engine.distillation import Distiller, channel_wise_loss, match_strides, pearson_loss
+from mnv4_mm.engine.distillation import Distiller, _add_losses, channel_wise_loss, match_strides, pearson_loss
 from mnv4_mm.engine.step import compile_parts, use_channels_last
 from mnv4_mm.errors import UserError
 from mnv4_mm.tasks import build_model
@@ -57,8 +56,6 @@ def save(model, cfg, path, classes=()):
 def distil(student, teacher, **settings):
     """Attach a teacher that is built already."""
     student.distillation = Distiller(student, teacher, **settings)
-    from mnv4_mm.engine.distillation import _add_losses
-
     student.register_forward_hook(_add_losses, with_kwargs=True)
 
 
@@ -91,12 +88,11 @@ def test_every_head_learns_from_a_teacher(name, segmentation_batch):
     value = total(found[MAPS])
     assert value.isfinite()
     assert value > 0
-    total(found[LOGITS]).isfinite()
+    assert total(found[LOGITS]).isfinite()
     before = [projector.weight.clone() for projector in student.distillation.projectors if hasattr(projector, 'weight')]
     assert bool(before) == (name not in ('mnv4_retinanet_coco', 'mnv4_rtmdet_coco', 'mnv4_fpn_ade20k'))
     frozen = {key: tensor.clone() for key, tensor in teacher.state_dict().items()}
     optimizer.update_params(value)
-    gradients = [parameter.grad for parameter in student.backbone.parameters() if parameter.grad is not None]
     assert list(student.state_dict()) == names
     assert get_state_dict(student).keys() == set(names)  # mmengine's own, which checkpoints use
     assert not teacher.training
@@ -104,9 +100,6 @@ def test_every_head_learns_from_a_teacher(name, segmentation_batch):
     assert all(parameter.grad is None for parameter in teacher.parameters())
     after = [projector.weight for projector in student.distillation.projectors if hasattr(projector, 'weight')]
     assert all(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
-    assert gradients or optimizer.optimizer.state  # zeroed by the step
-    first = next(student.backbone.parameters())
-    assert first in optimizer.optimizer.state
 
 
 @pytest.mark.parametrize('name', ['mnv4_rtmdet_coco', 'mnv4_lraspp_ade20k'])
@@ -132,15 +125,8 @@ def test_a_student_that_equals_its_teacher_has_no_loss(name, loss, segmentation_
     teacher.load_state_dict(student.state_dict())
     distil(student, teacher, loss=loss, logits_weight=1.0, bf16=False)
     found = losses(student, segmentation_batch)
-    # A channel without any activation has no correlation.
-    tolerance = 1e-4 if loss == 'cwd' else 0.5
-    assert abs(float(total(found[LOGITS]))) < 1e-4
-    if loss == 'cwd':
-        assert abs(float(total(found[MAPS]))) < tolerance
-    else:
-        live = [x.std((0, 2, 3)) > 1e-3 for x in teacher.extract_feat(torch.randn(2, 3, 64, 64))]
-        for x, mask in zip(teacher.extract_feat(torch.randn(2, 3, 64, 64)), live, strict=True):
-            assert not mask.any() or float(pearson_loss(x[:, mask], x[:, mask])) < 1e-5
+    assert abs(total(found[LOGITS]).item()) < 1e-4
+    assert abs(total(found[MAPS]).item()) < 1e-4
 
 
 def test_losses_are_those_of_the_papers():
@@ -183,20 +169,21 @@ def test_the_teacher_sees_the_same_image_with_its_own_normalisation(segmentation
 
 
 @pytest.mark.filterwarnings('ignore')  # of the compiler
-def test_memory_format_and_compilation_keep_the_losses(segmentation_batch, monkeypatch):
+@pytest.mark.parametrize('change', [use_channels_last, pytest.param(compile_parts, marks=pytest.mark.long)])
+def test_memory_format_and_compilation_keep_the_losses(change, segmentation_batch, monkeypatch):
     monkeypatch.setattr(torch, 'compile', functools.partial(torch.compile, backend='aot_eager'))
     found = []
-    for change in (lambda _: None, use_channels_last, compile_parts):
+    for change in (None, change):
         student = built(config('mnv4_lraspp_ade20k'))
         distil(student, built(config('mnv4_lraspp_ade20k', 'mnv4_conv_m'), 1), logits_weight=1.0, bf16=False)
         torch.manual_seed(3)
         for projector in student.distillation.projectors:
             projector.reset_parameters()
-        change(student)
+        if change:
+            change(student)
         values = losses(student, segmentation_batch)
         found.append([float(total(values[key])) for key in (MAPS, LOGITS)])
     assert found[1] == pytest.approx(found[0], rel=1e-3)
-    assert found[2] == pytest.approx(found[0], rel=1e-3)
 
 
 def test_ema_copies_no_teacher(segmentation_batch):
@@ -207,7 +194,6 @@ def test_ema_copies_no_teacher(segmentation_batch):
     assert average.module.distillation._teacher.net is teacher
     assert {key.removeprefix('module.') for key in average.state_dict()} - {'steps'} == student.state_dict().keys()
     average.module.load_state_dict(student.state_dict())
-    assert EMAHook is not None
 
 
 @pytest.fixture
@@ -225,7 +211,7 @@ def teacher_file(tmp_path, few):
 
 def options_of(name):
     """Return options for two steps a epoch or checkpoint, in this process."""
-    options = dict(IN_PROCESS)
+    options = {**IN_PROCESS, 'train_cfg.val_interval': 1 if '_coco' in name else 4}
     if '_coco' in name:
         options |= resized(64)
         return {**options, 'train_dataloader.batch_size': 2, 'train_dataloader.dataset.times': 1}
@@ -337,15 +323,11 @@ def test_mistakes_are_one_line(few, tmp_path, teacher_file):
         )
         return check_teacher(cfg)
 
-    with pytest.raises(
-        UserError, match="has default_scope 'mmseg'.*a detection model needs a teacher of the same task"
-    ):
+    with pytest.raises(UserError, match='a detection model needs a teacher of the same task'):
         check('mnv4_rtmdet_coco-mini', teacher=segmenter)
-    coarse = {'model.backbone.out_indices': (0,), 'model.neck.in_channels': [32], 'model.neck.num_outs': 1}
+    only = {'model.backbone.out_indices': (3,)}
     with pytest.raises(UserError, match='have output strides 4, 8, 16, those of the student 32; at least one must be'):
-        only = {'model.backbone.out_indices': (3,), 'model.backbone.output_stride': 32}
         check('mnv4_segformer_ade20k-mini', teacher=segmenter, cfg_options=only)
-    assert coarse
     for value, message in [
         ({'distillation.loss': 'l2'}, "distillation.loss must be one of cwd, pkd, got 'l2'"),
         ({'distillation.weight': -1}, 'distillation.weight must be a number of at least 0'),
@@ -362,8 +344,7 @@ def test_mistakes_are_one_line(few, tmp_path, teacher_file):
     logits = {'distillation.logits_weight': 1}
     assert 'logits with weight 1' in check('mnv4_rtmdet_coco-mini', teacher=detector, cfg_options=logits)
     other = teacher_file('mnv4_rtmdet_coco-mini', classes=['a', 'b'])
-    with pytest.raises(UserError, match='of the same classes in the same order: .* was trained on a, b'):
+    with pytest.raises(UserError, match=r'of the same classes in the same order: .* was trained on a, b'):
         check('mnv4_rtmdet_coco-mini', teacher=other, cfg_options=logits)
     with pytest.raises(UserError, match='the class scores of the student have shapes'):
         check('mnv4_ssdlite_coco-mini', teacher=teacher_file('mnv4_rtmdet_coco-mini'), cfg_options=logits)
-    assert set_options is not None
