@@ -220,7 +220,12 @@ def attach_teacher(student: Any, settings: Mapping[str, Any], channels_last: boo
         if channels_last:
             use_channels_last(teacher)
         names = ('loss', 'weight', 'temperature', 'logits_weight', 'bf16')
-        distiller = Distiller(student, teacher, **{name: settings[name] for name in names})
+        return add_teacher(student, teacher, **{name: settings[name] for name in names})
+
+
+def add_teacher(student: Any, teacher: Any, **settings: Any) -> Distiller:
+    """Add the losses of a teacher to those of a student; ``settings`` are those of ``Distiller``."""
+    distiller = Distiller(student, teacher, **settings)
     student.add_module(NAME, distiller)
     student.register_forward_hook(_add_losses, with_kwargs=True)
     return distiller

@@ -20,7 +20,7 @@ from mnv4_mm.config.load import load_config
 from mnv4_mm.config.options import TrainOptions
 from mnv4_mm.config.teacher import check_teacher
 from mnv4_mm.config.training import training_config
-from mnv4_mm.engine.distillation import Distiller, _add_losses, channel_wise_loss, match_strides, pearson_loss
+from mnv4_mm.engine.distillation import add_teacher, channel_wise_loss, match_strides, pearson_loss
 from mnv4_mm.engine.step import compile_parts, use_channels_last
 from mnv4_mm.errors import UserError
 from mnv4_mm.tasks import build_model
@@ -53,12 +53,6 @@ def save(model, cfg, path, classes=()):
     return str(path)
 
 
-def distil(student, teacher, **settings):
-    """Attach a teacher that is built already."""
-    student.distillation = Distiller(student, teacher, **settings)
-    student.register_forward_hook(_add_losses, with_kwargs=True)
-
-
 def losses(student, batch):
     student.train()
     torch.manual_seed(1)  # of dropout
@@ -79,7 +73,7 @@ def test_every_head_learns_from_a_teacher(name, segmentation_batch):
     cfg = config(name)
     student, teacher = built(cfg), built(config(name, 'mnv4_conv_m'), 1)
     plain, names = losses(student, segmentation_batch), list(student.state_dict())
-    distil(student, teacher, logits_weight=1.0)
+    add_teacher(student, teacher, logits_weight=1.0)
     optimizer = build_optim_wrapper(student, cfg.optim_wrapper)
     found = losses(student, segmentation_batch)
     assert found.keys() - plain.keys() == {MAPS, LOGITS}
@@ -105,7 +99,7 @@ def test_every_head_learns_from_a_teacher(name, segmentation_batch):
 @pytest.mark.parametrize('name', ['mnv4_rtmdet_coco', 'mnv4_lraspp_ade20k'])
 def test_gradients_reach_the_first_layer(name, segmentation_batch):
     student = built(config(name))
-    distil(student, built(config(name), 1))
+    add_teacher(student, built(config(name), 1))
     total(losses(student, segmentation_batch)[MAPS]).backward()
     gradient = student.backbone.conv_stem.weight.grad
     assert gradient.isfinite().all()
@@ -123,7 +117,7 @@ def test_a_student_that_equals_its_teacher_has_no_loss(name, loss, segmentation_
             part.p = 0.0
     teacher = built(config(name))
     teacher.load_state_dict(student.state_dict())
-    distil(student, teacher, loss=loss, logits_weight=1.0, bf16=False)
+    add_teacher(student, teacher, loss=loss, logits_weight=1.0, bf16=False)
     found = losses(student, segmentation_batch)
     assert abs(total(found[LOGITS]).item()) < 1e-4
     assert abs(total(found[MAPS]).item()) < 1e-4
@@ -159,7 +153,7 @@ def test_the_teacher_sees_the_same_image_with_its_own_normalisation(segmentation
     cfg.model.data_preprocessor.update(mean=[1.0, 20.0, 30.0], std=[4.0, 50.0, 6.0], bgr_to_rgb=False)
     teacher = built(cfg)
     received = []
-    distil(student, teacher, bf16=False)
+    add_teacher(student, teacher, bf16=False)
     teacher.backbone.register_forward_pre_hook(lambda _, inputs: received.append(inputs[0]))
     batch = segmentation_batch(64, 64)
     losses(student, segmentation_batch)
@@ -175,7 +169,7 @@ def test_memory_format_and_compilation_keep_the_losses(change, segmentation_batc
     found = []
     for applied in (None, change):
         student = built(config('mnv4_lraspp_ade20k'))
-        distil(student, built(config('mnv4_lraspp_ade20k', 'mnv4_conv_m'), 1), logits_weight=1.0, bf16=False)
+        add_teacher(student, built(config('mnv4_lraspp_ade20k', 'mnv4_conv_m'), 1), logits_weight=1.0, bf16=False)
         torch.manual_seed(3)
         for projector in student.distillation.projectors:
             projector.reset_parameters()
@@ -188,7 +182,7 @@ def test_memory_format_and_compilation_keep_the_losses(change, segmentation_batc
 
 def test_ema_copies_no_teacher(segmentation_batch):
     student, teacher = built(config('mnv4_lraspp_ade20k')), built(config('mnv4_lraspp_ade20k'), 1)
-    distil(student, teacher)
+    add_teacher(student, teacher)
     average = ExponentialMovingAverage(student, update_buffers=True)
     average.update_parameters(student)
     assert average.module.distillation._teacher.net is teacher
