@@ -46,7 +46,8 @@ class Step:
         if cfg.default_scope == 'mmdet':
             self.data = demo_mm_inputs(batch, [[3, size, size]] * batch, num_classes=80)
         else:
-            self.model.data_preprocessor.size = (size, size)
+            preprocessor: Any = self.model.data_preprocessor
+            preprocessor.size = (size, size)
             self.data = _segmentation_batch(batch, size)
 
     def __call__(self) -> None:

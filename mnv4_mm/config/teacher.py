@@ -69,10 +69,10 @@ def set_distillation_defaults(cfg: Config) -> Config:
     Raises:
         UserError: A value is not allowed, or there is no teacher.
     """
-    settings = cfg.get(NAME)
+    settings: Any = cfg.get(NAME)
     if settings is None:
         return cfg
-    if not isinstance(settings, dict) or not set(_TEACHER) <= settings.keys():
+    if not hasattr(settings, 'keys') or not set(_TEACHER) <= settings.keys():
         raise UserError(f'{NAME} has no effect without a teacher: add --teacher CHECKPOINT')
     if unknown := sorted(settings.keys() - {*SETTINGS, *_TEACHER}):
         raise UserError(f'{NAME}.{unknown[0]} is unknown: use one of {", ".join(SETTINGS)}')

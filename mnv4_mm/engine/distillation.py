@@ -39,9 +39,9 @@ def channel_wise_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0
         teacher: The teacher's, of the same shape.
         temperature: Divides both before the softmax.
     """
-    logs = [(x.float() / temperature).flatten(2).log_softmax(-1) for x in (student, teacher)]
+    ours, theirs = ((x.float() / temperature).flatten(2).log_softmax(-1) for x in (student, teacher))
     images, channels = student.shape[:2]
-    return F.kl_div(*logs, reduction='sum', log_target=True) * temperature**2 / (images * channels)
+    return F.kl_div(ours, theirs, reduction='sum', log_target=True) * temperature**2 / (images * channels)
 
 
 def pearson_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -52,8 +52,8 @@ def pearson_loss(student: Tensor, teacher: Tensor) -> Tensor:
         teacher: The teacher's, of the same shape.
     """
     # Half the squared distance of standardised values is one minus their correlation.
-    standard = [F.batch_norm(x.float(), None, None, training=True, eps=1e-6) for x in (student, teacher)]
-    return F.mse_loss(*standard) / 2
+    ours, theirs = (F.batch_norm(x.float(), None, None, training=True, eps=1e-6) for x in (student, teacher))
+    return F.mse_loss(ours, theirs) / 2
 
 
 class Distiller(nn.Module):
@@ -74,6 +74,9 @@ class Distiller(nn.Module):
     Raises:
         UserError: The two do not fit: preprocessing, strides, or the class scores.
     """
+
+    scale: Tensor | None
+    shift: Tensor | None
 
     def __init__(
         self,
@@ -154,7 +157,7 @@ class Distiller(nn.Module):
         teacher = self._teacher.net
         if next(teacher.parameters()).device != images.device:
             teacher.to(images.device)
-        if self.scale is not None:
+        if self.scale is not None and self.shift is not None:
             images = (images.flip(1) if self.flips else images) * self.scale + self.shift
         in_bf16 = torch.autocast(images.device.type, torch.bfloat16) if self.bf16 else contextlib.nullcontext()
         try:
@@ -289,13 +292,14 @@ def _computes_in_bf16() -> bool:
     """Return True if the device that trains computes in bfloat16 natively; on other CPUs it is slower than float32."""
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = getattr(torch.cpu, 'get_capabilities', dict)()  # torch 2.10
+    # torch 2.6 has no such function.
+    capabilities: dict[str, Any] = getattr(torch.cpu, 'get_capabilities', dict)()
     return bool(capabilities.get('avx512_bf16'))
 
 
 def _normalisation(model: Any) -> tuple[Tensor, Tensor, bool]:
     """Return mean and standard deviation, (3, 1, 1), and whether the order of channels is converted."""
-    preprocessor = getattr(model, 'data_preprocessor', None)
+    preprocessor: Any = getattr(model, 'data_preprocessor', None)
     if not hasattr(preprocessor, '_enable_normalize'):
         raise UserError(
             f'a data preprocessor of type {type(preprocessor).__name__} does not say how it normalises images; '

@@ -4,22 +4,26 @@ import copy
 import functools
 
 import numpy as np
+import onnx
 import pytest
 import torch
-from end_to_end import IN_PROCESS, resized
+from end_to_end import IN_PROCESS, arguments, resized
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmengine.model import ExponentialMovingAverage
 from mmengine.optim import build_optim_wrapper
 from mmengine.runner.checkpoint import get_state_dict
+from processes import start
 from torch import nn
 
+from mnv4_mm.apis.model import load_model
 from mnv4_mm.apis.train import train
 from mnv4_mm.config.backbone import fit_backbone
 from mnv4_mm.config.load import load_config
 from mnv4_mm.config.options import TrainOptions
 from mnv4_mm.config.teacher import check_teacher
 from mnv4_mm.config.training import training_config
+from mnv4_mm.deploy.export import export
 from mnv4_mm.engine.distillation import add_teacher, channel_wise_loss, match_strides, pearson_loss
 from mnv4_mm.engine.step import compile_parts, use_channels_last
 from mnv4_mm.errors import UserError
@@ -257,6 +261,9 @@ def test_a_run_with_a_teacher_is_resumed_and_its_file_is_a_students(name, few, t
     for file, path in whole.items():
         if file.startswith('best'):
             assert 'distillation' not in read_checkpoint(path).content
+    taught, untaught = (load_model(str(files[names[1]])) for files in (whole, plain))
+    assert not hasattr(taught, 'distillation')
+    assert taught.cfg.model == untaught.cfg.model
     for resume, teacher_of_it, message in [
         (whole[names[0]], None, 'with a teacher: continue it with the same --teacher'),
         (plain[names[0]], teacher, 'without a teacher: continue it without --teacher'),
@@ -278,6 +285,40 @@ def test_a_seed_draws_the_same_weights_with_a_teacher(few, tmp_path, teacher_fil
         files = run(name, few, tmp_path / folder, 1, teacher=teacher, cfg_options=options)
         found.append(read_checkpoint(files['iter_1.pth']).content['state_dict'])
     assert same(*found)
+
+
+def test_a_loss_of_the_teacher_that_is_not_finite_stops_the_run(few, tmp_path, teacher_file):
+    name = 'mnv4_lraspp_ade20k-mini'
+    with pytest.raises(UserError, match='loss_distill_maps is inf at step 1'):
+        run(name, few, tmp_path / 'a', 1, teacher=teacher_file(name), cfg_options={'distillation.weight': 3e38})
+    assert [path.name for path in (tmp_path / 'a').glob('*.pth')] == ['last_good.pth']
+    assert not any('distill' in key for key in read_checkpoint(tmp_path / 'a/last_good.pth').content['state_dict'])
+
+
+@pytest.mark.long
+def test_two_processes_train_with_a_teacher(repository, few, tmp_path, teacher_file):
+    name = 'mnv4_rtmdet_coco-mini'
+    options = arguments({**options_of(name), 'default_hooks.logger.interval': 1})
+    done = start(
+        repository, 2, 'train.py', name, '--data', few, '--weights', 'none', '--teacher', teacher_file(name),
+        '--epochs', 1, '--work-dir', tmp_path / 'a', '--no-report', *options, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert 'loss_distill_maps' in done.stdout
+    assert read_checkpoint(tmp_path / 'a/epoch_1.pth').content['distillation']['projectors'] is not None
+
+
+@pytest.mark.long
+def test_the_exported_graph_is_a_students(few, tmp_path, teacher_file):
+    name = 'mnv4_lraspp_ade20k-mini'
+    graphs = []
+    for folder, teacher in (('a', teacher_file(name)), ('b', None)):
+        files = run(name, few, tmp_path / folder, 2, teacher=teacher)
+        file = export(str(files['iter_2.pth']), to=['onnx'], out_dir=str(tmp_path / folder))[0]
+        graph = onnx.load(str(getattr(file, 'path', file))).graph
+        graphs.append([(node.op_type, len(node.input)) for node in graph.node])
+        graphs.append([(tensor.name, tuple(tensor.dims)) for tensor in graph.initializer])
+    assert graphs[:2] == graphs[2:]
 
 
 FOREIGN = dict(
