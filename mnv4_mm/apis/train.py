@@ -20,6 +20,7 @@ from mnv4_mm.config.load import load_config
 from mnv4_mm.config.options import TrainOptions
 from mnv4_mm.config.resume import check_no_run, initial_checkpoint
 from mnv4_mm.config.small_data import set_started_backbone
+from mnv4_mm.config.teacher import check_same_teacher, check_teacher
 from mnv4_mm.config.training import training_config
 from mnv4_mm.config.weights import published_tags
 from mnv4_mm.engine.runner import SafeRunner
@@ -46,6 +47,8 @@ def train(
     launcher: str = 'none',
     auto_scale_lr: bool | None = None,
     weights: str | None = None,
+    teacher: str | None = None,
+    teacher_config: str | None = None,
     epochs: int | None = None,
     iters: int | None = None,
     size: Sequence[int] | None = None,
@@ -73,6 +76,8 @@ def train(
         auto_scale_lr: Scale the learning rate to the actual batch size; with ``data`` only if None.
         weights: Start the backbone from ``timm``'s ImageNet weights, from random ones (``none``), or from a file; as
             the config says if None.
+        teacher: Checkpoint of a trained model of the same task to distil from, ours or of mmdet or mmseg.
+        teacher_config: Config of the teacher; the one in its checkpoint if None.
         epochs: Train for this number of epochs, with the schedule in proportion.
         iters: Train for this number of iterations; for configs that count in iterations.
         size: Detection: input size, (height, width) or (side,), in multiples of 32.
@@ -100,6 +105,8 @@ def train(
         launcher=launcher,
         auto_scale_lr=auto_scale_lr,
         weights=weights,
+        teacher=teacher,
+        teacher_config=teacher_config,
         epochs=epochs,
         iters=iters,
         size=size,
@@ -122,9 +129,11 @@ def train(
     if checkpoint is not None:
         if cfg.resume:
             check_same_anchors(cfg, checkpoint)
+            check_same_teacher(cfg, checkpoint)
         if cfg.resume and data:
             set_started_backbone(cfg, checkpoint, options)
         _say(set_classes_of(cfg, checkpoint, fine_tuning=not cfg.resume))
+    _say(check_teacher(cfg))
     folder = make_output_folder('--work-dir', cfg.work_dir)
     _warn(disagreeing_normalisation(cfg), lost_weights(loaded, cfg))
     with tensors_only():

@@ -13,6 +13,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     'augmentation': (),
     'training': (),
     'step': (),
+    'distillation': (),
     'evaluation': ('pycocotools',),
     'startup': (),
     'checking': (),

@@ -33,6 +33,12 @@ def _step() -> Iterator[Ratio | Figure]:
     yield from profile()
 
 
+def _distillation() -> Iterator[Ratio | Figure]:
+    from mnv4_mm.bench.distillation import distillation_pairs
+
+    yield from _measured(distillation_pairs())
+
+
 def _evaluation() -> Iterator[Ratio | Figure]:
     from mnv4_mm.bench.evaluation import coco_pairs, iou_pairs
 
@@ -72,6 +78,7 @@ MEASURE: dict[str, Callable[[], Iterator[Ratio | Figure]]] = {
     'augmentation': _augmentation,
     'training': _training,
     'step': _step,
+    'distillation': _distillation,
     'evaluation': _evaluation,
     'startup': _startup,
     'checking': _checking,

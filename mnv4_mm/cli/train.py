@@ -40,6 +40,10 @@ def train(args: argparse.Namespace) -> None:
         check_checkpoint(start)
     if options.weights not in (None, 'timm', 'none'):
         check_weights_file(options.weights)
+    if options.teacher:
+        check_checkpoint(options.teacher)
+    if options.teacher_config:
+        check_config_file(options.teacher_config)
     check_config_data(source, options, ('train_dataloader', 'val_dataloader'))
     if options.amp_dtype == 'fp16':
         on_gpu = may_have_gpu()

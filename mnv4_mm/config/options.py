@@ -232,6 +232,14 @@ class TrainOptions(ConfigOptions):
         help="start the backbone from timm's ImageNet weights, from random weights, or from a .safetensors or .pth "
         'file (default: as the config says; docs/training.md)',
     )
+    teacher: str | None = _option(
+        None,
+        metavar='CHECKPOINT',
+        help='distil from this trained model of the same task, ours or of mmdet or mmseg (docs/distillation.md)',
+    )
+    teacher_config: str | None = _option(
+        None, metavar='CONFIG', help='config of the teacher, if its checkpoint carries none'
+    )
     epochs: int | None = _option(
         None, type=int, minimum=1, metavar='N', help='train for N epochs, with the schedule in proportion'
     )
@@ -285,6 +293,11 @@ class TrainOptions(ConfigOptions):
             raise UserError(f'--resume must be a checkpoint file, True or False, got {self.resume!r}')
         if isinstance(self.work_dir, os.PathLike):  # a config is written as text, with plain values
             object.__setattr__(self, 'work_dir', os.fspath(self.work_dir))
+        for name in ('teacher', 'teacher_config'):
+            if isinstance(getattr(self, name), os.PathLike):
+                object.__setattr__(self, name, os.fspath(getattr(self, name)))
+        if self.teacher_config is not None and self.teacher is None:
+            raise UserError('--teacher-config has no effect without --teacher CHECKPOINT')
         if self.epochs is not None and self.iters is not None:
             raise UserError('--epochs and --iters exclude each other: a config counts in one of them')
 

@@ -17,6 +17,7 @@ from mnv4_mm.config.resume import set_resume
 from mnv4_mm.config.rules import TRAINING_PARTS, check_complete
 from mnv4_mm.config.schedule import set_length
 from mnv4_mm.config.small_data import set_small_data
+from mnv4_mm.config.teacher import set_distillation_defaults, set_teacher
 from mnv4_mm.config.weights import set_weights
 from mnv4_mm.errors import UserError
 from mnv4_mm.tasks import task_of
@@ -77,12 +78,15 @@ def training_config(
         cfg.merge_from_dict({'default_hooks.compile': dict(type='CompileHook')})
     if options.auto_scale_lr:
         set_learning_rate_scaling(cfg)
+    if options.teacher:
+        set_teacher(cfg, options.teacher, options.teacher_config)
     set_launcher(cfg, options.launcher, on_gpu)
     cfg_options = options.cfg_options or {}
     set_options(cfg, cfg_options)
     if not isinstance(cfg.work_dir, str):
         raise UserError(f'work_dir must be a path, got {cfg.work_dir!r}')
     # These depend on values that cfg_options may set: the optimizer, the work directory and the data's folder.
+    set_distillation_defaults(cfg)
     set_fused(cfg, options.fused)
     set_resume(cfg, options.resume, cfg_options)
     return set_data_roots(cfg)

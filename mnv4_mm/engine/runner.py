@@ -22,6 +22,8 @@ from torch.utils.data import DataLoader
 
 from mnv4_mm.data.augment.load import with_one_reader
 from mnv4_mm.data.loading import innermost
+from mnv4_mm.engine.distillation import NAME as DISTILLATION
+from mnv4_mm.engine.distillation import attach_teacher
 from mnv4_mm.engine.loaders import prepare_loader
 from mnv4_mm.engine.measured import MeasuredEvaluator
 from mnv4_mm.engine.step import align_optimizer_state, use_channels_last
@@ -91,15 +93,23 @@ class SafeRunner(Runner):
     def build_model(self, model: Any) -> nn.Module:
         with quiet_losses():
             built = super().build_model(model)
+            if self._has_teacher:
+                attach_teacher(built, self.cfg[DISTILLATION], bool(self.cfg.get('channels_last')))
         if self.cfg.get('channels_last'):
             use_channels_last(built)
         return built
+
+    @property
+    def _has_teacher(self) -> bool:
+        return bool(self.cfg.get(DISTILLATION)) and self._train_loop is not None
 
     def register_default_hooks(self, hooks: dict[str, Any] | None = None) -> None:
         hooks = dict(hooks or {})
         checkpoint = hooks.get('checkpoint', dict(type='CheckpointHook', interval=1))
         if isinstance(checkpoint, dict) and checkpoint['type'] == 'CheckpointHook':
             hooks['checkpoint'] = {**checkpoint, 'type': 'SafeCheckpointHook'}
+        if self._has_teacher:
+            hooks['distillation'] = dict(type='DistillationHook')
         super().register_default_hooks({**GUARDS, **hooks})
 
     @staticmethod

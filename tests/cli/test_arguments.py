@@ -49,6 +49,7 @@ POSITIONALS = {
 NEEDED = {
     ('export', 'calibration'): ['--precision', 'int8'],
     ('bench', 'out'): ['--only', 'startup'],
+    ('train', 'teacher_config'): ['--teacher', '{checkpoint}'],
 }
 # Wrong values of text.
 CHECKPOINT = ['{gone}.pth', '{folder}', '{text}']
@@ -107,6 +108,8 @@ ARGUMENTS = {
     'report path': CHECKPOINT,
     'report out': OUT_FOLDER,
     'weights': ['{gone}.pth', '{folder}', '{text}'],
+    'teacher': CHECKPOINT,
+    'teacher_config': CONFIG,
     'labels': ['nosuch'],
     # Commands of transfer.
     'protocol': ['nosuch', '{gone}.py', '{folder}', '{text}', '{broken}', '{cut}'],

@@ -1,0 +1,79 @@
+"""Cost of a teacher: a training step of a student with MNv4-Conv-S, with a teacher with MNv4-Conv-M and without."""
+
+import copy
+from typing import Any
+
+import torch
+from mmdet.testing import demo_mm_inputs
+from mmengine.optim import build_optim_wrapper
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
+
+from mnv4_mm.bench.measure import Pair
+from mnv4_mm.config.backbone import fit_backbone
+from mnv4_mm.config.load import load_config
+from mnv4_mm.config.optimizer import fit_optimizer
+from mnv4_mm.config.teacher import DEFAULT_LOSS, WEIGHTS
+from mnv4_mm.engine.distillation import add_teacher
+from mnv4_mm.engine.step import use_channels_last
+from mnv4_mm.tasks import build_model
+
+TARGET = 1 / 1.5
+
+
+class Step:
+    """A training step as the Runner makes it, on a batch of noise.
+
+    Args:
+        name: Name of a config.
+        batch: Batch size.
+        size: Height and width of the images in pixels.
+        taught: Add a teacher with MNv4-Conv-M.
+    """
+
+    def __init__(self, name: str, batch: int, size: int, taught: bool) -> None:
+        torch.manual_seed(0)
+        cfg = fit_optimizer(fit_backbone(load_config(name), 'mnv4_conv_s'), None)
+        self.model: Any = build_model(cfg)
+        if taught:
+            teacher = build_model(fit_backbone(load_config(name), 'mnv4_conv_m'))
+            use_channels_last(teacher)
+            loss = DEFAULT_LOSS[cfg.default_scope]
+            add_teacher(self.model, teacher, loss=loss, weight=WEIGHTS[loss])
+        use_channels_last(self.model)
+        self.model.train()
+        self.optimizer = build_optim_wrapper(self.model, cfg.optim_wrapper)
+        if cfg.default_scope == 'mmdet':
+            self.data = demo_mm_inputs(batch, [[3, size, size]] * batch, num_classes=80)
+        else:
+            preprocessor: Any = self.model.data_preprocessor
+            preprocessor.size = (size, size)
+            self.data = _segmentation_batch(batch, size)
+
+    def __call__(self) -> None:
+        self.model.train_step(copy.deepcopy(self.data), self.optimizer)
+
+
+def distillation_pairs(batch: int = 8, size: int = 320) -> list[Pair]:
+    """Measure a step with a teacher against one without. The target allows 1.5 times the time."""
+    return [
+        Pair(
+            f'step of {head}, batch {batch}, {size}x{size}: taught by Conv-M, against not',
+            Step(name, batch, size, True),
+            Step(name, batch, size, False),
+            TARGET,
+            rounds=6,
+        )
+        for head, name in (('SSDLite', 'mnv4_ssdlite_coco'), ('LR-ASPP', 'mnv4_lraspp_ade20k'))
+    ]
+
+
+def _segmentation_batch(batch: int, size: int) -> dict[str, Any]:
+    shape = dict(img_shape=(size, size), ori_shape=(size, size), pad_shape=(size, size))
+    samples = [
+        SegDataSample(gt_sem_seg=PixelData(data=torch.randint(0, 150, (1, size, size))), metainfo=shape)
+        for _ in range(batch)
+    ]
+    return dict(
+        inputs=[torch.randint(0, 256, (3, size, size), dtype=torch.uint8) for _ in samples], data_samples=samples
+    )

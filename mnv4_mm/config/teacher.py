@@ -1,0 +1,157 @@
+"""Distillation in a config: ``distillation``, which ``engine.distillation`` runs."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from mnv4_mm.config.checkpoint import checkpoint_config
+from mnv4_mm.config.classes import checkpoint_classes, dataset_classes
+from mnv4_mm.config.load import load_config
+from mnv4_mm.data.formats.configured import innermost_dataset
+from mnv4_mm.engine.distillation import NAME, attach_teacher
+from mnv4_mm.engine.runner import quiet_losses
+from mnv4_mm.errors import UserError
+from mnv4_mm.tasks import build_model, task_of
+from mnv4_mm.weights.checkpoint import Checkpoint, read_checkpoint, tensors_only
+
+# Loss -> weight of each pair of feature maps, that of the methods' configs in mmrazor (MMRazor 1.0, `configs/distill`).
+WEIGHTS = {'cwd': 10.0, 'pkd': 6.0}
+# PKD is made for detectors, whose necks differ in the scale of their feature maps; channel-wise distillation for
+# dense prediction.
+DEFAULT_LOSS = {'mmdet': 'pkd', 'mmseg': 'cwd'}
+SETTINGS = ('loss', 'weight', 'temperature', 'logits_weight', 'bf16')
+_TEACHER = ('checkpoint', 'sha256', 'scope', 'classes', 'model')
+
+
+def set_teacher(cfg: Config, teacher: str | Path, config: str | Path | None = None) -> Config:
+    """Set the teacher of a training run.
+
+    Args:
+        cfg: A config.
+        teacher: Checkpoint of a model of the same task.
+        config: Config of the teacher; the one in its checkpoint if None.
+
+    Raises:
+        UserError: The checkpoint or its config cannot be read, or it is of another task.
+    """
+    checkpoint = read_checkpoint(teacher)
+    taught = load_config(config) if config else _config_of(checkpoint)
+    if not isinstance(taught.get('model'), dict):
+        raise UserError(f'--teacher: the config of {checkpoint.path} has no model')
+    if taught.get('default_scope') != cfg.get('default_scope'):
+        raise UserError(
+            f'--teacher {checkpoint.path} has default_scope {taught.get("default_scope")!r}, and this config has '
+            f'{cfg.get("default_scope")!r}: a {task_of(cfg).name} model needs a teacher of the same task'
+        )
+    model = taught.model.to_dict()
+    if taught.get('data_preprocessor'):
+        model.setdefault('data_preprocessor', taught.data_preprocessor.to_dict())
+    cfg[NAME] = dict(
+        checkpoint=os.fspath(teacher),
+        sha256=checkpoint.sha256,
+        scope=taught.default_scope,
+        classes=checkpoint_classes(checkpoint),
+        model=model,
+        loss=None,
+        weight=None,
+        temperature=1.0,
+        logits_weight=0.0,
+        bf16=None,
+    )
+    return cfg
+
+
+def set_distillation_defaults(cfg: Config) -> Config:
+    """Check ``distillation`` of a config, which ``--cfg-options`` may have changed, and set what depends on its loss.
+
+    Raises:
+        UserError: A value is not allowed, or there is no teacher.
+    """
+    settings: Any = cfg.get(NAME)
+    if settings is None:
+        return cfg
+    if not hasattr(settings, 'keys') or not set(_TEACHER) <= settings.keys():
+        raise UserError(f'{NAME} has no effect without a teacher: add --teacher CHECKPOINT')
+    if unknown := sorted(settings.keys() - {*SETTINGS, *_TEACHER}):
+        raise UserError(f'{NAME}.{unknown[0]} is unknown: use one of {", ".join(SETTINGS)}')
+    if settings.loss is None:
+        settings.loss = DEFAULT_LOSS[cfg.default_scope]
+    if settings.loss not in WEIGHTS:
+        raise UserError(f'{NAME}.loss must be one of {", ".join(WEIGHTS)}, got {settings.loss!r}')
+    if settings.weight is None:
+        settings.weight = WEIGHTS[settings.loss]
+    for name in ('weight', 'temperature', 'logits_weight'):
+        value, positive = settings[name], name == 'temperature'
+        number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float('inf')
+        if not number or (positive and value == 0):
+            kind = 'a positive number' if positive else 'a number of at least 0'
+            raise UserError(f'{NAME}.{name} must be {kind}, got {value!r}')
+    if settings.bf16 not in (None, True, False):
+        raise UserError(f'{NAME}.bf16 must be True, False or None, got {settings.bf16!r}')
+    return cfg
+
+
+def check_teacher(cfg: Config) -> str | None:
+    """Check that the teacher of a config fits the student, by building both.
+
+    Args:
+        cfg: The config of a training run, with the final classes of the data.
+
+    Returns:
+        A line about what is distilled; None if there is no teacher.
+
+    Raises:
+        UserError: It does not fit.
+    """
+    settings = cfg.get(NAME)
+    if settings is None:
+        return None
+    if settings.logits_weight:
+        classes = dataset_classes(cfg, innermost_dataset(cfg.train_dataloader.dataset))
+        taught = settings.classes and tuple(settings.classes)
+        if taught is None or classes != taught:
+            names = 'names no classes' if taught is None else f'was trained on {", ".join(taught[:8])}'
+            raise UserError(
+                f'{NAME}.logits_weight needs a teacher of the same classes in the same order: '
+                f'{settings.checkpoint} {names}, the data have {", ".join((classes or ("unnamed ones",))[:8])}; set it '
+                'to 0 to distil feature maps only'
+            )
+    with tensors_only(), quiet_losses():
+        distiller = attach_teacher(build_model(cfg), settings)
+    strides = ', '.join(f'{stride:g}' for stride in distiller.strides)
+    return (
+        f'distillation from {settings.checkpoint}: {settings.loss}, weight {settings.weight:g}, feature maps of output '
+        f'stride {strides}' + (f', logits with weight {settings.logits_weight:g}' if settings.logits_weight else '')
+    )
+
+
+def check_same_teacher(cfg: Config, checkpoint: Checkpoint) -> None:
+    """Check that a run is resumed with the teacher that it was started with.
+
+    Raises:
+        UserError: It had another one, or one of the two has none.
+    """
+    had: Any = checkpoint.content.get(NAME)
+    settings = cfg.get(NAME)
+    if had and not settings:
+        raise UserError(f'{checkpoint.path} was trained with a teacher: continue it with the same --teacher')
+    if settings and not had:
+        raise UserError(
+            f'{checkpoint.path} was trained without a teacher: continue it without --teacher, or start a new run from '
+            f'its weights with --cfg-options load_from={checkpoint.path}'
+        )
+    if had and had['teacher'] != settings.sha256:
+        raise UserError(
+            f'{checkpoint.path} was trained with another teacher than {settings.checkpoint} (SHA-256 '
+            f'{had["teacher"][:12]}..., not {settings.sha256[:12]}...): continue it with the same one'
+        )
+
+
+def _config_of(checkpoint: Checkpoint) -> Config:
+    if not isinstance(checkpoint.meta.get('cfg'), str):
+        raise UserError(
+            f'--teacher {checkpoint.path} carries no config: name the one it was trained with by --teacher-config'
+        )
+    return checkpoint_config(checkpoint)

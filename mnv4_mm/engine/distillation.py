@@ -1,0 +1,358 @@
+"""Distillation: a student is trained to imitate the feature maps of a trained teacher.
+
+The student's class, parameter names and config stay as they are. A child module of it holds the projectors, so that the
+optimizer, gradient clipping and distributed training treat them like all other parameters; hooks on the student
+take its feature maps and add the losses. ``state_dict`` leaves the child out.
+"""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS, MODELS, DefaultScope
+from mmengine.runner import Runner
+from mmengine.runner.checkpoint import weights_to_cpu
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mnv4_mm.engine.step import use_channels_last
+from mnv4_mm.errors import UserError
+from mnv4_mm.weights.checkpoint import read_checkpoint
+from mnv4_mm.weights.strict import load_into
+
+# Attribute of the student, key of the config, and key of the checkpoints that can be resumed.
+NAME = 'distillation'
+PROBE_SIZE = 512  # pixels; SSDLite's coarsest feature map is one pixel of it
+
+
+def channel_wise_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """Return the loss of channel-wise distillation (arXiv 2011.13256, equation 4).
+
+    Each channel is a distribution over positions: its softmax. The loss is the Kullback-Leibler divergence of the
+    student's from the teacher's, times the square of the temperature, averaged over channels and images.
+
+    Args:
+        student: Feature map or logits, (N, C, H, W).
+        teacher: The teacher's, of the same shape.
+        temperature: Divides both before the softmax.
+    """
+    ours, theirs = ((x.float() / temperature).flatten(2).log_softmax(-1) for x in (student, teacher))
+    images, channels = student.shape[:2]
+    return F.kl_div(ours, theirs, reduction='sum', log_target=True) * temperature**2 / (images * channels)
+
+
+def pearson_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return the loss of PKD (arXiv 2207.02039): one minus the Pearson correlation, averaged over channels.
+
+    Args:
+        student: Feature map, (N, C, H, W). The correlation of a channel is over images and positions.
+        teacher: The teacher's, of the same shape.
+    """
+    # Half the squared distance of standardised values is one minus their correlation.
+    ours, theirs = (F.batch_norm(x.float(), None, None, training=True, eps=1e-6) for x in (student, teacher))
+    return F.mse_loss(ours, theirs) / 2
+
+
+class Distiller(nn.Module):
+    """Losses between the feature maps of a student and a teacher, with 1x1 projectors where their widths differ.
+
+    Feature maps are those that the heads read: the neck's, or the backbone's if there is no neck. Maps of the same
+    output stride belong together; of several of the same stride, the last ones.
+
+    Args:
+        student: A model of mmdet or mmseg. A forward hook on its neck or backbone takes its feature maps.
+        teacher: A model of the same package. It is set to evaluation mode and gets no gradients.
+        loss: ``cwd`` (``channel_wise_loss``) or ``pkd`` (``pearson_loss``).
+        weight: Weight of the loss of each pair of feature maps.
+        temperature: See ``channel_wise_loss``.
+        logits_weight: Weight of ``channel_wise_loss`` between the class scores of both; 0 leaves it out.
+        bf16: Run the teacher in bfloat16; if None, where the processor or GPU computes in it.
+
+    Raises:
+        UserError: The two do not fit: preprocessing, strides, or the class scores.
+    """
+
+    scale: Tensor | None
+    shift: Tensor | None
+
+    def __init__(
+        self,
+        student: Any,
+        teacher: Any,
+        *,
+        loss: str = 'cwd',
+        weight: float = 1.0,
+        temperature: float = 1.0,
+        logits_weight: float = 0.0,
+        bf16: bool | None = None,
+    ) -> None:
+        super().__init__()
+        self.loss, self.weight, self.temperature, self.logits_weight = loss, weight, temperature, logits_weight
+        self.bf16 = _computes_in_bf16() if bf16 is None else bf16
+        self._teacher = _Outside(teacher.eval().requires_grad_(False))
+        self._maps: Sequence[Tensor] | None = None
+        self._scores: Sequence[Tensor] | None = None
+        self._set_normalisation(student, teacher)
+        images = torch.zeros(1, 3, PROBE_SIZE, PROBE_SIZE)
+        with _evaluating(student):
+            maps = student.extract_feat(images)
+            scores = _class_scores(student, maps) if logits_weight else []
+        targets, target_scores = self._run_teacher(images)
+        strides, teacher_strides = _strides(maps, 'student'), _strides(targets, 'teacher')
+        self.pairs = match_strides(strides, teacher_strides)
+        if not self.pairs:
+            raise UserError(
+                f'--teacher does not fit: its feature maps have output strides {_listed(teacher_strides)}, those of '
+                f'the student {_listed(strides)}; at least one must be the same'
+            )
+        self.strides = [strides[i] for i, _ in self.pairs]
+        _check_scores(scores, target_scores)
+        self.projectors = nn.ModuleList(
+            nn.Identity() if maps[i].shape[1] == targets[j].shape[1]
+            # Neither loss depends on a constant that is added to a channel.
+            else nn.Conv2d(maps[i].shape[1], targets[j].shape[1], 1, bias=False)
+            for i, j in self.pairs
+        )  # fmt: skip
+        (student.neck if getattr(student, 'neck', None) is not None else student.backbone).register_forward_hook(
+            self._take_maps
+        )
+        if logits_weight:
+            _score_layer(student).register_forward_hook(self._take_scores)
+        self.register_state_dict_post_hook(_leave_out)
+        self.register_load_state_dict_post_hook(_expect_nothing)
+
+    def forward(self, images: Tensor) -> dict[str, Any]:
+        """Return the losses of the step whose feature maps the hooks have taken.
+
+        Args:
+            images: Input of the student, (N, 3, H, W), as its data preprocessor returns it.
+        """
+        maps, scores = self._maps, self._scores
+        self._maps = self._scores = None
+        assert maps is not None
+        targets, target_scores = self._run_teacher(images)
+        losses = [
+            self.weight * self._map_loss(projector(maps[i]), _resized(targets[j], maps[i]))
+            for (i, j), projector in zip(self.pairs, self.projectors, strict=True)
+        ]
+        result: dict[str, Any] = dict(loss_distill_maps=losses)
+        if self.logits_weight:
+            assert scores is not None
+            result['loss_distill_logits'] = [
+                self.logits_weight * channel_wise_loss(score, _resized(target, score), self.temperature)
+                for score, target in zip(scores, target_scores, strict=True)
+            ]
+        return result
+
+    def _map_loss(self, student: Tensor, teacher: Tensor) -> Tensor:
+        if self.loss == 'pkd':
+            return pearson_loss(student, teacher)
+        return channel_wise_loss(student, teacher, self.temperature)
+
+    def _run_teacher(self, images: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """Return feature maps and, if they are used, class scores of the teacher for images of the student."""
+        teacher = self._teacher.net
+        if next(teacher.parameters()).device != images.device:
+            teacher.to(images.device)
+        if self.scale is not None and self.shift is not None:
+            images = (images.flip(1) if self.flips else images) * self.scale + self.shift
+        in_bf16 = torch.autocast(images.device.type, torch.bfloat16) if self.bf16 else contextlib.nullcontext()
+        try:
+            with torch.no_grad(), in_bf16:
+                maps = teacher.extract_feat(images)
+                return maps, _class_scores(teacher, maps) if self.logits_weight else []
+        except (RuntimeError, NotImplementedError) as error:
+            if not self.bf16:
+                raise
+            raise UserError(
+                f'the teacher does not run in bfloat16 ({str(error).splitlines()[0]}): --cfg-options '
+                'distillation.bf16=False'
+            ) from error
+
+    def _set_normalisation(self, student: Any, teacher: Any) -> None:
+        """Set the affine map from images of the student's data preprocessor to those of the teacher's."""
+        mean, std, converts = _normalisation(student)
+        target_mean, target_std, target_converts = _normalisation(teacher)
+        self.flips = converts != target_converts
+        if self.flips:
+            mean, std = mean.flip(0), std.flip(0)
+        scale, shift = std / target_std, (mean - target_mean) / target_std
+        same = not self.flips and bool((scale == 1).all() and (shift == 0).all())
+        self.register_buffer('scale', None if same else scale, persistent=False)
+        self.register_buffer('shift', None if same else shift, persistent=False)
+
+    def _take_maps(self, module: nn.Module, _: Any, maps: Sequence[Tensor]) -> None:
+        if module.training:
+            self._maps = maps
+
+    def _take_scores(self, module: nn.Module, _: Any, output: Any) -> None:
+        if module.training:
+            self._scores = [output] if isinstance(output, Tensor) else output[0]
+
+
+class _Outside:
+    """Hold a net outside the module tree, so that it is not trained, saved, wrapped, or copied by EMA."""
+
+    def __init__(self, net: Any) -> None:
+        self.net = net
+
+    def __deepcopy__(self, memo: dict) -> '_Outside':
+        return self
+
+
+def attach_teacher(student: Any, settings: Mapping[str, Any], channels_last: bool = False) -> Distiller:
+    """Build the teacher of a config and add its losses to those of a student.
+
+    Random numbers are drawn as without a teacher, so that a seed stands for the same initial weights and images.
+
+    Args:
+        student: The model, before it is wrapped for distributed training.
+        settings: ``distillation`` of a config, see ``config.teacher``.
+        channels_last: Use this memory format for the teacher.
+
+    Raises:
+        UserError: The checkpoint cannot be read, or student and teacher do not fit.
+    """
+    with torch.random.fork_rng(devices=[]):
+        with DefaultScope.overwrite_default_scope(settings['scope']):
+            teacher = MODELS.build(settings['model'])
+        load_into(teacher, read_checkpoint(settings['checkpoint']))
+        if channels_last:
+            use_channels_last(teacher)
+        names = ('loss', 'weight', 'temperature', 'logits_weight', 'bf16')
+        return add_teacher(student, teacher, **{name: settings[name] for name in names})
+
+
+def add_teacher(student: Any, teacher: Any, **settings: Any) -> Distiller:
+    """Add the losses of a teacher to those of a student; ``settings`` are those of ``Distiller``."""
+    distiller = Distiller(student, teacher, **settings)
+    student.add_module(NAME, distiller)
+    student.register_forward_hook(_add_losses, with_kwargs=True)
+    return distiller
+
+
+@HOOKS.register_module()
+class DistillationHook(Hook):
+    """Keep the projectors in the checkpoints that can be resumed, beside the state of the optimizer.
+
+    They are no part of ``state_dict``, so that nothing else in a checkpoint differs from training without a teacher.
+    """
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        if 'optimizer' in checkpoint:
+            state = weights_to_cpu(_distiller(runner).projectors.state_dict())
+            checkpoint[NAME] = dict(teacher=runner.cfg[NAME].sha256, projectors=dict(state))
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        if runner._resume and NAME in checkpoint:
+            _distiller(runner).projectors.load_state_dict(checkpoint[NAME]['projectors'])
+
+
+def match_strides(student: Sequence[float], teacher: Sequence[float]) -> list[tuple[int, int]]:
+    """Return the indices of feature maps of the same output stride; of several, the last ones belong together."""
+    pairs: list[tuple[int, int]] = []
+    for stride in sorted(set(student) & set(teacher)):
+        indices = [[i for i, value in enumerate(strides) if value == stride] for strides in (student, teacher)]
+        count = min(map(len, indices))
+        pairs += zip(*(found[-count:] for found in indices), strict=True)
+    return pairs
+
+
+def _add_losses(student: Any, _: Any, kwargs: dict[str, Any], losses: Any) -> dict[str, Any] | None:
+    if not student.training or kwargs.get('mode') != 'loss':
+        return None
+    return {**losses, **getattr(student, NAME)(kwargs['inputs'])}
+
+
+def _leave_out(_: nn.Module, state: dict[str, Any], prefix: str, __: Any) -> None:
+    for key in [key for key in state if key.startswith(prefix)]:
+        del state[key]
+
+
+def _expect_nothing(_: nn.Module, incompatible: Any) -> None:
+    incompatible.missing_keys[:] = [key for key in incompatible.missing_keys if f'{NAME}.' not in key]
+
+
+def _distiller(runner: Runner) -> Distiller:
+    return getattr(runner.model.module if is_model_wrapper(runner.model) else runner.model, NAME)
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Any:
+    model.eval()
+    with torch.no_grad():
+        yield
+    model.train()
+
+
+def _computes_in_bf16() -> bool:
+    """Return True if the device that trains computes in bfloat16 natively; on other CPUs it is slower than float32."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # torch 2.6 has no such function.
+    capabilities: dict[str, Any] = getattr(torch.cpu, 'get_capabilities', dict)()
+    return bool(capabilities.get('avx512_bf16'))
+
+
+def _normalisation(model: Any) -> tuple[Tensor, Tensor, bool]:
+    """Return mean and standard deviation, (3, 1, 1), and whether the order of channels is converted."""
+    preprocessor: Any = getattr(model, 'data_preprocessor', None)
+    if not hasattr(preprocessor, '_enable_normalize'):
+        raise UserError(
+            f'a data preprocessor of type {type(preprocessor).__name__} does not say how it normalises images; '
+            '--teacher needs one such as DetDataPreprocessor or SegDataPreProcessor, of student and teacher'
+        )
+    normalises = preprocessor._enable_normalize
+    mean, std = (preprocessor.mean, preprocessor.std) if normalises else (torch.zeros(3, 1, 1), torch.ones(3, 1, 1))
+    # mmdet and mmseg read images as BGR.
+    return mean.expand(3, 1, 1).clone(), std.expand(3, 1, 1).clone(), bool(preprocessor._channel_conversion)
+
+
+def _strides(maps: Any, owner: str) -> list[float]:
+    if not isinstance(maps, list | tuple) or not all(isinstance(x, Tensor) and x.ndim == 4 for x in maps):
+        raise UserError(f'--teacher: the feature maps of the {owner} are not tensors (N, C, H, W)')
+    return [PROBE_SIZE / x.shape[-1] for x in maps]
+
+
+def _listed(strides: Sequence[float]) -> str:
+    return ', '.join(f'{stride:g}' for stride in strides)
+
+
+def _score_layer(model: Any) -> nn.Module:
+    """Return the module whose output, or the first element of it, is the class scores."""
+    head = getattr(model, 'bbox_head', None)
+    # mmseg calls `forward` of a head directly, which runs no hooks.
+    layer = head if head is not None else getattr(getattr(model, 'decode_head', None), 'conv_seg', None)
+    if not isinstance(layer, nn.Module):
+        raise UserError(
+            f'distillation.logits_weight needs dense heads; {type(model).__name__} has neither bbox_head nor '
+            'decode_head.conv_seg: set it to 0'
+        )
+    return layer
+
+
+def _class_scores(model: Any, maps: Sequence[Tensor]) -> Sequence[Tensor]:
+    if _score_layer(model) is getattr(model, 'bbox_head', None):
+        return model.bbox_head(maps)[0]
+    return [model.decode_head(maps)]
+
+
+def _check_scores(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
+    """Check that class scores can be compared; those of a segmenter may have another size."""
+    shapes = [[tuple(x.shape[1:]) for x in scores] for scores in (student, teacher)]
+    if [shape[0] for shape in shapes[0]] != [shape[0] for shape in shapes[1]]:
+        raise UserError(
+            f'distillation.logits_weight: the class scores of the student have shapes (C, H, W) {shapes[0]} for an '
+            f'image of {PROBE_SIZE} pixels, those of the teacher {shapes[1]}; set it to 0, or use a teacher with the '
+            'same head and anchors'
+        )
+
+
+def _resized(target: Tensor, reference: Tensor) -> Tensor:
+    """Resize to the size of a reference, from which it differs if the rounding of odd sizes does."""
+    if target.shape[-2:] == reference.shape[-2:]:
+        return target
+    return F.interpolate(target.float(), reference.shape[-2:], mode='bilinear', align_corners=False)
