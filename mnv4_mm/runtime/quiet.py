@@ -3,6 +3,7 @@
 import importlib
 import logging
 import sys
+import warnings
 from types import ModuleType
 
 
@@ -26,8 +27,11 @@ def without_telemetry(name: str) -> ModuleType:
 def coremltools() -> ModuleType:
     """Import coremltools without its warnings about macOS-only libraries and untested versions of torch.
 
-    It imports torchao where that is installed, which makes torch log that its types need no registration.
+    It imports torchao and ExecuTorch where they are installed: torch then logs that types need no registration, and
+    ExecuTorch reads its files by a function that Python has deprecated.
     """
     logging.getLogger('coremltools').setLevel(logging.ERROR)
     logging.getLogger('torch.utils._pytree').setLevel(logging.ERROR)
-    return importlib.import_module('coremltools')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', DeprecationWarning)
+        return importlib.import_module('coremltools')
