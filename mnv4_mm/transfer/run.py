@@ -104,8 +104,9 @@ def execute(job: Job) -> dict[str, Any]:
         iters=head.iters,
         cfg_options={
             **head.cfg_options,
-            # The last evaluation of the training is the only one: all runs have the same length.
-            'train_cfg.val_interval': 10**9,
+            # Evaluated once, below, and at the end: no checkpoint is selected by its score.
+            'train_cfg.val_begin': 10**9,
+            'default_hooks.checkpoint.interval': 10**9,
             'randomness.seed': run.seed,
             **_control(head, run, data),
         },
