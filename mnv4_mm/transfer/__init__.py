@@ -1,0 +1,1 @@
+"""Measurements that compare nets: transfer to real data, rooflines, blocks in isolation."""
