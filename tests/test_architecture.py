@@ -29,7 +29,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ('config',),
     ('apis',),
     ('deploy',),
-    ('report', 'bench', 'demo'),
+    ('report', 'bench', 'demo', 'transfer'),
     ('registration',),
     ('cli',),
     ('__init__', '__main__'),
@@ -40,7 +40,7 @@ LIGHT = (
     'errors', 'version', 'quiet', 'lazy', 'paths', 'image_headers', 'images', 'data.formats', 'models.arch',
     'weights.tags', 'weights.cache', 'report.weights', 'runtime',
     'config.check', 'config.index', 'config.options', 'config.rules', 'config.source', 'deploy.arguments',
-    'bench.parts', 'demo', 'registration', 'cli', '__init__',
+    'bench.parts', 'transfer.nets', 'demo', 'registration', 'cli', '__init__',
 )  # fmt: skip
 HEAVY = {'torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'timm'}
 

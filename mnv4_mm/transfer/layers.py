@@ -2,8 +2,8 @@
 
 The source is the profile of ONNX Runtime: it lists the nodes that are executed, after batch norms are folded and
 activations are fused, with the shapes and bytes of their inputs and outputs. A count from the PyTorch module, such as
-``torch.utils.flop_counter``, has neither the fused nodes nor their bytes; shape inference on the exported ONNX graph has
-the bytes, but not the fusion. The MACs of both sources are compared in the tests.
+``torch.utils.flop_counter``, has neither the fused nodes nor their bytes. Shape inference on the exported ONNX graph
+has the bytes, but not the fusion. The tests compare the MACs of both sources.
 """
 
 import json
@@ -19,10 +19,10 @@ import numpy as np
 
 # Kinds of layers, with the description that the documentation prints.
 KINDS: dict[str, str] = {
-    'conv': 'dense k×k convolution',
+    'conv': 'dense k x k convolution',
     'grouped': 'grouped convolution',
     'depthwise': 'depthwise convolution',
-    'pointwise': '1×1 convolution, or a matrix product with weights for each position',
+    'pointwise': '1x1 convolution, or a matrix product with weights for each position',
     'fc': 'matrix product with weights for the whole image',
     'attention': 'matrix product of two activations',
     'elementwise': 'activation, sum or product that is not fused',
@@ -34,13 +34,18 @@ WITH_MACS = ('conv', 'grouped', 'depthwise', 'pointwise', 'fc', 'attention')
 _VIEWS = frozenset(('Reshape', 'Squeeze', 'Unsqueeze', 'Flatten', 'Identity', 'Shape'))  # copy nothing
 _CONVOLUTIONS = ('Conv', 'FusedConv', 'ConvTranspose')
 _PRODUCTS = ('MatMul', 'FusedMatMul', 'Gemm', 'FusedGemm')
-_NORMS = ('BatchNormalization', 'LayerNormalization', 'SkipLayerNormalization', 'InstanceNormalization',
-          'GroupNormalization', 'LpNormalization', 'Softmax', 'GlobalAveragePool', 'AveragePool', 'MaxPool')  # fmt: skip
-_COPIES = ('Transpose', 'Concat', 'Slice', 'Split', 'Pad', 'Gather', 'Expand', 'Tile', 'ReorderInput', 'ReorderOutput',
-           'Cast', 'Resize', 'Upsample', 'DepthToSpace', 'SpaceToDepth')  # fmt: skip
-_ELEMENTWISE = ('Add', 'Sub', 'Mul', 'Div', 'Relu', 'Clip', 'Sigmoid', 'HardSigmoid', 'HardSwish', 'Tanh', 'Erf', 'Gelu',
-                'BiasGelu', 'FastGelu', 'QuickGelu', 'Exp', 'Sqrt', 'Pow', 'Max', 'Min', 'Neg', 'Reciprocal', 'Where',
-                'LeakyRelu', 'PRelu', 'Softplus', 'Sum')  # fmt: skip
+_NORMS = (
+    'BatchNormalization LayerNormalization SkipLayerNormalization InstanceNormalization GroupNormalization '
+    'LpNormalization Softmax GlobalAveragePool AveragePool MaxPool'
+).split()
+_COPIES = (
+    'Transpose Concat Slice Split Pad Gather Expand Tile ReorderInput ReorderOutput Cast Resize Upsample DepthToSpace '
+    'SpaceToDepth'
+).split()
+_ELEMENTWISE = (
+    'Add Sub Mul Div Sum Max Min Pow Neg Reciprocal Where Exp Sqrt Erf Tanh Relu LeakyRelu PRelu Clip Sigmoid '
+    'HardSigmoid HardSwish Softplus Gelu BiasGelu FastGelu QuickGelu'
+).split()
 
 
 class Layer(NamedTuple):

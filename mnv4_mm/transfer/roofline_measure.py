@@ -1,7 +1,6 @@
 """Measurement of the roofline: layers, latency and the profile of each net, and the limits of the machine."""
 
 import datetime
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -158,11 +157,3 @@ def _rounded(peak: Peak) -> dict[str, Any]:
         bandwidth=round(peak.bandwidth),
         cached={size: round(rate) for size, rate in peak.cached.items()},
     )
-
-
-def write_records(path: Path, records: Sequence[dict[str, Any]]) -> None:
-    """Write records as JSON Lines, all or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + '.new')
-    temporary.write_text(''.join(json.dumps(one, separators=(',', ':')) + '\n' for one in records), encoding='utf-8')
-    temporary.replace(path)

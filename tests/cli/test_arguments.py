@@ -42,11 +42,15 @@ POSITIONALS = {
     'check': dict(path='{images}/..'),
     'demo': dict(model='{checkpoint}'),
     'report': dict(path='{checkpoint}'),
+    'roofline': {},
+    'blocks': {},
 }
 # Options without which another option has no effect.
 NEEDED = {
     ('export', 'calibration'): ['--precision', 'int8'],
     ('bench', 'out'): ['--only', 'startup'],
+    ('roofline', 'nets'): ['--measure'],
+    ('blocks', 'only'): ['--measure'],
 }
 # Wrong values of text.
 CHECKPOINT = ['{gone}.pth', '{folder}', '{text}']
@@ -107,6 +111,9 @@ ARGUMENTS = {
     'weights': ['{gone}.pth', '{folder}', '{text}'],
     'labels': ['nosuch'],
     'annotations': ['{gone}.json', '{folder}', '{text}'],
+    # Commands that write a page from records.
+    'records': ['{gone}.jsonl', '{folder}', '{text}'],
+    'page': ['{folder}', '{text}/x.md', '{new}.txt'],
 }  # fmt: skip
 # Numbers that are out of range, where it is not only -1 and NaN.
 RANGES = {
@@ -121,6 +128,7 @@ RANGES = {
     'draw val': ['0'],
     'size': ['0', '33', '32 32 32'],
     'port': ['65536'],
+    'rounds': ['0'],
 }
 # torch.distributed.launch passes it, and nobody else.
 IGNORED = ('local_rank',)
