@@ -154,8 +154,8 @@ def _measure_part(part: str, rounds: int, seconds: float, log: Callable[[str], N
             channels=block.channels,
             side=block.side,
             parameters=sum(parameter.numel() for parameter in block.module.parameters()),
-            macs=sum(one.count * one.macs for one in layers),
-            bytes=sum(one.count * one.bytes for one in layers),
+            macs=sum(one.repeats * one.macs for one in layers),
+            bytes=sum(one.repeats * one.bytes for one in layers),
             latency_ms={
                 runtime: round(latencies[number, runtime].median, 4)
                 for runtime in BLOCK_RUNTIMES[part]

@@ -218,5 +218,6 @@ def plot(records: Sequence[dict[str, Any]]) -> 'Figure':
                 title=f'{RUNTIMES[runtime]}, {side}x{side}', xlabel='channels', ylabel='ms', xscale='log', yscale='log'
             )
             axes.set_xticks(sorted({one['channels'] for one in uib}), labels=None)
-            axes.legend(fontsize=7)
+            if axes.lines:
+                axes.legend(fontsize=7)
     return figure

@@ -34,18 +34,14 @@ WITH_MACS = ('conv', 'grouped', 'depthwise', 'pointwise', 'fc', 'attention')
 _VIEWS = frozenset(('Reshape', 'Squeeze', 'Unsqueeze', 'Flatten', 'Identity', 'Shape'))  # copy nothing
 _CONVOLUTIONS = ('Conv', 'FusedConv', 'ConvTranspose')
 _PRODUCTS = ('MatMul', 'FusedMatMul', 'Gemm', 'FusedGemm')
-_NORMS = (
-    'BatchNormalization LayerNormalization SkipLayerNormalization InstanceNormalization GroupNormalization '
-    'LpNormalization Softmax GlobalAveragePool AveragePool MaxPool'
-).split()
-_COPIES = (
-    'Transpose Concat Slice Split Pad Gather Expand Tile ReorderInput ReorderOutput Cast Resize Upsample DepthToSpace '
-    'SpaceToDepth'
-).split()
-_ELEMENTWISE = (
-    'Add Sub Mul Div Sum Max Min Pow Neg Reciprocal Where Exp Sqrt Erf Tanh Relu LeakyRelu PRelu Clip Sigmoid '
-    'HardSigmoid HardSwish Softplus Gelu BiasGelu FastGelu QuickGelu'
-).split()
+_NORMS = ('BatchNormalization', 'LayerNormalization', 'SkipLayerNormalization', 'InstanceNormalization',
+          'GroupNormalization', 'LpNormalization', 'Softmax', 'GlobalAveragePool', 'AveragePool',
+          'MaxPool')  # fmt: skip
+_COPIES = ('Transpose', 'Concat', 'Slice', 'Split', 'Pad', 'Gather', 'Expand', 'Tile', 'ReorderInput',
+           'ReorderOutput', 'Cast', 'Resize', 'Upsample', 'DepthToSpace', 'SpaceToDepth')  # fmt: skip
+_ELEMENTWISE = ('Add', 'Sub', 'Mul', 'Div', 'Sum', 'Max', 'Min', 'Pow', 'Neg', 'Reciprocal', 'Where', 'Exp', 'Sqrt',
+                'Erf', 'Tanh', 'Relu', 'LeakyRelu', 'PRelu', 'Clip', 'Sigmoid', 'HardSigmoid',
+                'HardSwish', 'Softplus', 'Gelu', 'BiasGelu', 'FastGelu', 'QuickGelu')  # fmt: skip
 
 
 class Layer(NamedTuple):
@@ -56,14 +52,14 @@ class Layer(NamedTuple):
         macs: Multiply-accumulates of one of them.
         weight_bytes: Bytes of the weights that it reads.
         activation_bytes: Bytes of the activations that it reads and writes.
-        count: Number of equal layers.
+        repeats: Number of equal layers.
     """
 
     kind: str
     macs: int
     weight_bytes: int
     activation_bytes: int
-    count: int = 1
+    repeats: int = 1
 
     @property
     def bytes(self) -> int:
@@ -114,7 +110,7 @@ def combine(layers: Iterator[Layer]) -> list[Layer]:
         else:
             weights[layer.kind] += layer.weight_bytes
             activations[layer.kind] += layer.activation_bytes
-    return [layer._replace(count=count) for layer, count in counts.items()] + [
+    return [layer._replace(repeats=count) for layer, count in counts.items()] + [
         Layer(kind, 0, weights[kind], activations[kind]) for kind in activations
     ]
 

@@ -81,13 +81,16 @@ def write_page(page: Path, text: str, plot: Callable[[], 'Figure']) -> None:
 
 def is_current(page: Path, text: str) -> bool:
     """Return True if a page and its plot are those of a text."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     image = page.with_suffix('.png')
     if page.read_text(encoding='utf-8') != text or not image.is_file():
         return False
-    with Image.open(image) as opened:
-        return opened.info.get(_DIGEST) == _digest(text)
+    try:
+        with Image.open(image) as opened:
+            return opened.info.get(_DIGEST) == _digest(text)
+    except UnidentifiedImageError:
+        return False
 
 
 def _digest(text: str) -> str:

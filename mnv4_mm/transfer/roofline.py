@@ -23,7 +23,7 @@ def predicted_time(layers: Iterable[Layer], ridge: float) -> float:
         layers: Layers of the net.
         ridge: Ridge point in MACs per byte.
     """
-    return sum(layer.count * max(layer.macs, ridge * layer.bytes) for layer in layers)
+    return sum(layer.repeats * max(layer.macs, ridge * layer.bytes) for layer in layers)
 
 
 def shares(layers: Sequence[Layer], ridge: float) -> dict[tuple[str, bool], float]:
@@ -40,7 +40,7 @@ def shares(layers: Sequence[Layer], ridge: float) -> dict[tuple[str, bool], floa
     result: dict[tuple[str, bool], float] = {}
     for layer in layers:
         key = layer.kind, ridge * layer.bytes > layer.macs
-        result[key] = result.get(key, 0.0) + layer.count * max(layer.macs, ridge * layer.bytes) / total
+        result[key] = result.get(key, 0.0) + layer.repeats * max(layer.macs, ridge * layer.bytes) / total
     return result
 
 
@@ -129,8 +129,8 @@ def residuals(
         rows.append(
             Residual(
                 kind,
-                sum(layer.count * layer.macs for layer in layers),
-                sum(layer.count * layer.bytes for layer in layers),
+                sum(layer.repeats * layer.macs for layer in layers),
+                sum(layer.repeats * layer.bytes for layer in layers),
                 sum(net.get(kind, 0.0) for net in times),
                 1e3 * predicted_time(layers, macs / bandwidth) / macs,
             )

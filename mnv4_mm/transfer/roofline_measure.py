@@ -104,7 +104,7 @@ def measure_nets(
             path = convert(graph, Path(folder), name.replace(':', '_'))
             counted[name] = count_layers(path, batch), parameters
             files[name] = path, batch
-            log(f'{name}: {sum(one.count * one.macs for one in counted[name][0]) / 1e9:.3f} GMACs')
+            log(f'{name}: {sum(one.repeats * one.macs for one in counted[name][0]) / 1e9:.3f} GMACs')
         before = describe_machine(PACKAGES)
         first = measure_peak()
         latencies = measure_latencies(files, rounds, seconds, log)
@@ -139,9 +139,9 @@ def record(
         input=[*batch.shape],
         dtype=str(batch.dtype),
         parameters=parameters,
-        macs=sum(one.count * one.macs for one in layers),
-        weight_bytes=sum(one.count * one.weight_bytes for one in layers),
-        activation_bytes=sum(one.count * one.activation_bytes for one in layers),
+        macs=sum(one.repeats * one.macs for one in layers),
+        weight_bytes=sum(one.repeats * one.weight_bytes for one in layers),
+        activation_bytes=sum(one.repeats * one.activation_bytes for one in layers),
         latency_ms=round(latency.median, 4),
         round_ms=[round(value, 4) for value in latency.rounds],
         kind_ms={kind: round(value, 4) for kind, value in sorted(times.items())},

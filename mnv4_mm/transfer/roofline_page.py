@@ -318,8 +318,8 @@ def _largest(result: Roofline, name: str) -> list[str]:
     rows = []
     for ridge in (0.0, round(result.ridge, 1), 31.2, 100.0, 433.8):
         total = predicted_time(result.layers[name], ridge)
-        largest = max(layers, key=lambda layer: predicted_time([layer._replace(count=1)], ridge))
-        time = predicted_time([largest._replace(count=1)], ridge)
+        largest = max(layers, key=lambda layer: predicted_time([layer._replace(repeats=1)], ridge))
+        time = predicted_time([largest._replace(repeats=1)], ridge)
         by_memory = sum(value for (_, memory), value in shares(result.layers[name], ridge).items() if memory)
         rows.append(
             (

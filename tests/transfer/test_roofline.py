@@ -25,7 +25,7 @@ MEMORY = Layer('depthwise', 100, 10, 90)  # 1 MAC per byte
 
 
 def test_a_layer_takes_the_longer_of_arithmetic_and_memory():
-    layers = [COMPUTE, MEMORY._replace(count=2)]
+    layers = [COMPUTE, MEMORY._replace(repeats=2)]
     assert predicted_time(layers, 0) == 1200  # MACs alone
     assert predicted_time(layers, 10) == 1000 + 2 * 1000
     assert predicted_time(layers, 100) == 5000 + 2 * 10_000
@@ -61,7 +61,7 @@ def test_residuals_compare_time_by_kind():
 
 def test_layers_without_macs_are_added_up_and_equal_layers_counted():
     norm = Layer('norm', 0, 4, 10)
-    assert combine(iter([COMPUTE, norm, COMPUTE, norm])) == [COMPUTE._replace(count=2), Layer('norm', 0, 8, 20)]
+    assert combine(iter([COMPUTE, norm, COMPUTE, norm])) == [COMPUTE._replace(repeats=2), Layer('norm', 0, 8, 20)]
 
 
 class Mixed(nn.Module):
@@ -74,6 +74,7 @@ class Mixed(nn.Module):
         self.depthwise = nn.Conv2d(8, 16, 5, 1, 2, groups=8)
         self.pointwise = nn.Conv2d(16, 4, 1)
         self.fc = nn.Linear(4, 10)
+        nn.init.ones_(self.conv[1].bias)  # the exporter omits a folded bias of zeros
 
     def forward(self, x):
         x = self.pointwise(self.depthwise(self.grouped(self.conv(x))))
@@ -128,11 +129,20 @@ def test_a_transposed_first_operand_is_counted_once(tmp_path):
 PUBLISHED = {'mnv4_conv_s': 0.19, 'timm:mobilenetv3_large_100': 0.22, 'timm:resnet18': 1.82}
 
 
-@pytest.mark.parametrize('name', [*PUBLISHED, pytest.param('timm:fastvit_sa12', marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    'name',
+    [
+        'mnv4_conv_s',
+        'timm:resnet18',
+        pytest.param('timm:mobilenetv3_large_100', marks=pytest.mark.long),
+        pytest.param('timm:fastvit_sa12', marks=pytest.mark.long),
+        pytest.param('mnv4_hybrid_m_mhsa', marks=pytest.mark.long),
+    ],
+)
 def test_macs_are_those_of_torch_and_the_published_ones(name, tmp_path):
     graph, parameters = build(name)
     path = convert(graph, tmp_path, 'net')
-    macs = sum(layer.count * layer.macs for layer in count_layers(path, graph.example().numpy()))
+    macs = sum(layer.repeats * layer.macs for layer in count_layers(path, graph.example().numpy()))
     reference = count(*build_net(name))
     assert parameters == reference.params
     assert macs == pytest.approx(reference.macs, rel=0.002)
@@ -208,7 +218,7 @@ def test_records_are_complete_and_small(committed, repository):
     assert len(committed.nets) >= 16
     for record in committed.records:
         layers = committed.layers[record['net']]
-        assert sum(layer.count * layer.macs for layer in layers) == record['macs'], record['net']
+        assert sum(layer.repeats * layer.macs for layer in layers) == record['macs'], record['net']
         assert record['latency_ms'] == sorted(record['round_ms'])[len(record['round_ms']) // 2]
         assert min(record['machine']['load']) >= 0
         assert {'cpu', 'versions', 'commit', 'peak'} <= record['machine'].keys()
@@ -269,8 +279,7 @@ def test_command_writes_the_page_and_check_notices_changes(written, capsys):
     assert main(arguments) == 0
     assert 'MACs alone -1.000' in capsys.readouterr().out
     (folder / 'p.png').write_bytes(b'')
-    with pytest.raises(OSError, match='cannot identify'):
-        main([*arguments, '--check'])
+    assert main([*arguments, '--check']) == 1  # the page has no plot
 
 
 def test_new_records_replace_those_of_the_same_net(written):
