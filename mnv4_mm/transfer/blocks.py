@@ -25,13 +25,13 @@ from mnv4_mm.transfer.nets import BLOCK_RUNTIMES
 
 PACKAGES = ('torch', 'onnx', 'onnxruntime', 'openvino', 'ncnn', 'ai-edge-litert', 'executorch', 'numpy')
 HEADS, KEY_DIM = 4, 64  # Hybrid-M
-# Channels and side of the feature map: those of Hybrid-M at strides 16 and 32, for images of 256 and of 512 pixels.
-ATTENTION_PLACES = ((160, 16), (160, 32), (256, 8), (256, 16))
+# Channels and side of the feature map: those of Hybrid-M at stride 16, for images of 256 and of 512 pixels.
+ATTENTION_PLACES = ((160, 16), (160, 32))
 # Name -> key and value heads, and their stride.
 ATTENTIONS = {'MQA': (1, 1), 'MQA, kv stride 2': (1, 2), 'MHSA': (HEADS, 1), 'MHSA, kv stride 2': (HEADS, 2)}
 # Name -> kernel sizes of the depthwise convolutions, before the expansion and behind it.
 UIB_FORMS = {'ExtraDW': (3, 3), 'IB': (0, 3), 'ConvNext': (3, 0), 'FFN': (0, 0)}
-UIB_WIDTHS = (48, 96, 192)
+UIB_WIDTHS = (64, 192)
 UIB_SIDES = (14, 28)
 EXPAND = 4
 # The net of each attention; all are Hybrid-M up to C5.
