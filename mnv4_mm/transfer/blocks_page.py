@@ -163,7 +163,7 @@ def _attention(records: Sequence[dict[str, Any]]) -> list[str]:
         '',
         *prose(
             """One block with norm, layer scale and shortcut, 4 heads of 64, on the feature maps of Hybrid-M at
-            strides 16 (160 channels) and 32 (256 channels), for images of 256 and 512 pixels."""
+            stride 16 (160 channels), for images of 256 and 512 pixels."""
         ),
         *_rows('attention', records),
         '',

@@ -83,10 +83,13 @@ class Latency(NamedTuple):
     Attributes:
         median: Median of the rounds.
         rounds: Median of each round.
+        cpu: Median of the CPU time of the process for a run. It is smaller than the latency if other processes of the
+            machine interrupt the runs.
     """
 
     median: float
     rounds: tuple[float, ...]
+    cpu: float
 
 
 def measure_latencies(
@@ -106,6 +109,7 @@ def measure_latencies(
         log: Function that prints a line.
     """
     medians: dict[Any, list[float]] = {key: [] for key in files}
+    cpu: dict[Any, list[float]] = {key: [] for key in files}
     for number in range(rounds):
         for key, (path, batch) in files.items():
             run = session(path)
@@ -114,9 +118,13 @@ def measure_latencies(
             times: list[float] = []
             end = time.perf_counter() + seconds
             while len(times) < 5 or time.perf_counter() < end:
-                start = time.perf_counter()
+                start, start_cpu = time.perf_counter(), time.process_time()
                 run(batch)
                 times.append(1e3 * (time.perf_counter() - start))
+                cpu[key].append(1e3 * (time.process_time() - start_cpu))
             medians[key].append(statistics.median(times))
         log(f'round {number + 1} of {rounds}')
-    return {key: Latency(statistics.median(values), tuple(values)) for key, values in medians.items()}
+    return {
+        key: Latency(statistics.median(values), tuple(values), statistics.median(cpu[key]))
+        for key, values in medians.items()
+    }

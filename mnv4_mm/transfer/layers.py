@@ -70,8 +70,6 @@ class Layer(NamedTuple):
 def count_layers(path: Path, inputs: np.ndarray) -> list[Layer]:
     """Count the layers of an ONNX file.
 
-    Layers without MACs are added up by kind, because their predicted time depends on the sum of their bytes alone.
-
     Args:
         path: The file.
         inputs: A batch of one for its only input.
@@ -100,19 +98,8 @@ def kind_times(path: Path, inputs: np.ndarray, runs: int = 10) -> dict[str, floa
 
 
 def combine(layers: Iterator[Layer]) -> list[Layer]:
-    """Count equal layers, and add up those without MACs by kind."""
-    counts: Counter[Layer] = Counter()
-    weights: Counter[str] = Counter()
-    activations: Counter[str] = Counter()
-    for layer in layers:
-        if layer.kind in WITH_MACS:
-            counts[layer] += 1
-        else:
-            weights[layer.kind] += layer.weight_bytes
-            activations[layer.kind] += layer.activation_bytes
-    return [layer._replace(repeats=count) for layer, count in counts.items()] + [
-        Layer(kind, 0, weights[kind], activations[kind]) for kind in activations
-    ]
+    """Count equal layers."""
+    return [layer._replace(repeats=repeats) for layer, repeats in Counter(layers).items()]
 
 
 def _profile(path: Path, inputs: np.ndarray, level: str, runs: int, entries: dict[str, str]) -> list[list[dict]]:

@@ -4,7 +4,7 @@ The time of a layer is the larger of MACs / peak and bytes / bandwidth. The rank
 and bandwidth alone, the ridge point in MACs per byte. At a ridge point of 0 only MACs count.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +24,27 @@ def predicted_time(layers: Iterable[Layer], ridge: float) -> float:
         ridge: Ridge point in MACs per byte.
     """
     return sum(layer.repeats * max(layer.macs, ridge * layer.bytes) for layer in layers)
+
+
+def cached_time(layers: Iterable[Layer], macs: float, copies: Mapping[str, float]) -> float:
+    """Return the time of a net in seconds if the bandwidth of a layer is that of a copy of as many bytes.
+
+    Small layers stay in the caches, whose bandwidth is several times that of the memory.
+
+    Args:
+        layers: Layers of the net.
+        macs: Peak in multiply-accumulates per second.
+        copies: Bytes per second of copies, by the number of bytes copied; see ``Peak.cached``.
+    """
+    sizes = sorted(map(int, copies))
+    # A copy reads and writes each of its bytes.
+    at = np.log([2 * size for size in sizes])
+    rates = np.log([copies[str(size)] for size in sizes])
+
+    def bandwidth(count: int) -> float:
+        return float(np.exp(np.interp(np.log(max(1, count)), at, rates)))
+
+    return sum(layer.repeats * max(layer.macs / macs, layer.bytes / bandwidth(layer.bytes)) for layer in layers)
 
 
 def shares(layers: Sequence[Layer], ridge: float) -> dict[tuple[str, bool], float]:

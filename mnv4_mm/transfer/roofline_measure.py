@@ -144,6 +144,7 @@ def record(
         activation_bytes=sum(one.repeats * one.activation_bytes for one in layers),
         latency_ms=round(latency.median, 4),
         round_ms=[round(value, 4) for value in latency.rounds],
+        cpu_ms=round(latency.cpu, 4),
         kind_ms={kind: round(value, 4) for kind, value in sorted(times.items())},
         layers=[list(layer) for layer in layers],
         machine=machine,

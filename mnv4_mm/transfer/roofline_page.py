@@ -1,6 +1,6 @@
 """The page and the plot of the roofline, generated from its records."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from mnv4_mm.transfer.roofline import (
     RIDGES,
     Fit,
     Residual,
+    cached_time,
     fit,
     mean_shares,
     predicted_time,
@@ -25,7 +26,19 @@ from mnv4_mm.transfer.roofline import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-KEYS = ('net', 'input', 'parameters', 'macs', 'latency_ms', 'round_ms', 'kind_ms', 'layers', 'machine', 'date')
+KEYS = (
+    'net',
+    'input',
+    'parameters',
+    'macs',
+    'latency_ms',
+    'round_ms',
+    'cpu_ms',
+    'kind_ms',
+    'layers',
+    'machine',
+    'date',
+)
 # Published: section 3 of the paper. Device, fitted ridge point, Spearman's correlation of the roofline and of MACs.
 PAPER = (
     ('Pixel 6 CPU', 31.2, 0.973, 0.962),
@@ -49,6 +62,7 @@ class Roofline:
         self.records = sorted(records, key=lambda record: record['latency_ms'])
         self.layers = {one['net']: [Layer(*layer) for layer in one['layers']] for one in self.records}
         self.latency = {one['net']: one['latency_ms'] for one in self.records}
+        self.cpu = {one['net']: one['cpu_ms'] for one in self.records}
         # Each measurement has the limits of its own machine; those of the last one count.
         peak = max(self.records, key=lambda record: record['date'])['machine']['peak']
         self.macs_per_second, self.bandwidth, self.cached = peak['macs'], peak['bandwidth'], peak['cached']
@@ -57,15 +71,21 @@ class Roofline:
         self.models = [one['net'] for one in self.records if one['net'] in MODELS]
         self.fit = self.fit_to(self.nets)
 
-    def fit_to(self, names: Sequence[str]) -> Fit:
-        """Fit the ridge point to the latencies of nets."""
-        return fit([self.layers[name] for name in names], [self.latency[name] for name in names])
+    def fit_to(self, names: Sequence[str], times: Mapping[str, float] | None = None) -> Fit:
+        """Fit the ridge point to the latencies of nets, or to other times of them."""
+        times = times or self.latency
+        return fit([self.layers[name] for name in names], [times[name] for name in names])
 
-    def at(self, names: Sequence[str], ridge: float) -> float:
-        """Return Spearman's correlation over nets at a ridge point."""
-        return spearman(
-            [predicted_time(self.layers[name], ridge) for name in names], [self.latency[name] for name in names]
-        )
+    def at(self, names: Sequence[str], ridge: float, times: Mapping[str, float] | None = None) -> float:
+        """Return Spearman's correlation over nets at a ridge point, with their latencies or other times."""
+        times = times or self.latency
+        return spearman([predicted_time(self.layers[name], ridge) for name in names], [times[name] for name in names])
+
+    def with_caches(self, names: Sequence[str], times: Mapping[str, float] | None = None) -> float:
+        """Return Spearman's correlation of ``cached_time`` over nets, with their latencies or other times."""
+        times = times or self.latency
+        predicted = [cached_time(self.layers[name], self.macs_per_second, self.cached) for name in names]
+        return spearman(predicted, [times[name] for name in names])
 
     def predicted_ms(self, name: str) -> float:
         """Return the latency by the roofline at the limits of the machine, in ms."""
@@ -77,7 +97,7 @@ class Roofline:
         layers = [self.layers[name] for name in names]
         return residuals(layers, [times[name] for name in names], self.macs_per_second, self.bandwidth)
 
-    def by_kind(self, names: Sequence[str]) -> float:
+    def by_kind(self, names: Sequence[str], times: Mapping[str, float] | None = None) -> float:
         """Return Spearman's correlation of a model with the measured rate of each kind of layer.
 
         Its time is the sum over kinds of the roofline's time, scaled so that the sum over the other nets is that of
@@ -89,7 +109,8 @@ class Roofline:
             scale = {row.kind: row.measured_ms / row.predicted_ms for row in self.residuals(others) if row.predicted_ms}
             rows = self.residuals([name])
             predicted.append(sum(row.predicted_ms * scale.get(row.kind, 1.0) for row in rows))
-        return spearman(predicted, [self.latency[name] for name in names])
+        times = times or self.latency
+        return spearman(predicted, [times[name] for name in names])
 
 
 def load_roofline(path: Path) -> Roofline:
@@ -115,8 +136,15 @@ def summary(result: Roofline) -> list[str]:
         lines.append(
             f'Spearman over {len(names)} {label}: roofline at the measured ridge point '
             f'{result.at(names, result.ridge):.3f}, at the best one ({_range(best)} MACs/byte) '
-            f'{best.best_spearman:.3f}, MACs alone {best.macs:.3f}'
+            f'{best.best_spearman:.3f}, with the bandwidth of the caches {result.with_caches(names):.3f}, MACs alone '
+            f'{best.macs:.3f}'
         )
+    cpu = result.fit_to(result.nets, result.cpu)
+    lines.append(
+        f'Spearman over the classification nets with CPU time instead of latency: measured ridge point '
+        f'{result.at(result.nets, result.ridge, result.cpu):.3f}, best one ({_range(cpu)}) {cpu.best_spearman:.3f}, '
+        f'with the bandwidth of the caches {result.with_caches(result.nets, result.cpu):.3f}, MACs alone {cpu.macs:.3f}'
+    )
     return lines
 
 
@@ -133,7 +161,7 @@ def page(result: Roofline, image: str) -> str:
         image: Name of the plot.
     """
     names = result.nets
-    found, everything = result.fit, result.nets + result.models
+    everything = result.nets + result.models
     mean = mean_shares([result.layers[name] for name in names], result.ridge)
     memory = sum(value for (_, by_memory), value in mean.items() if by_memory)
     cached = ', '.join(f'{_size(int(size))} {rate / 1e9:.0f} GB/s' for size, rate in result.cached.items())
@@ -155,33 +183,18 @@ def page(result: Roofline, image: str) -> str:
         '',
         *prose(
             f"""{len(names)} classification nets with random weights, batch 1, float32, exported by `mnv4_mm.deploy`
-            and run by ONNX Runtime on one thread."""
+            and run by ONNX Runtime on one thread. The table has Spearman's rank correlation with the
+            measured time."""
         ),
         *table(
-            ('', 'ridge point, MACs/byte', f'Spearman, {len(names)} nets', f'with whole models, {len(everything)}'),
-            [
-                ('MACs alone', '0', f'{found.macs:.3f}', f'{result.fit_to(everything).macs:.3f}'),
-                (
-                    'roofline, measured ridge point',
-                    f'{result.ridge:.2f}',
-                    f'**{result.at(names, result.ridge):.3f}**',
-                    f'{result.at(everything, result.ridge):.3f}',
-                ),
-                (
-                    'roofline, best ridge point',
-                    _range(found),
-                    f'{found.best_spearman:.3f}',
-                    f'{result.fit_to(everything).best_spearman:.3f} ({_range(result.fit_to(everything))})',
-                ),
-                (
-                    'rate of each kind of layer, from the profiles of the other nets',
-                    '',
-                    f'{result.by_kind(names):.3f}',
-                    f'{result.by_kind(everything):.3f}',
-                ),
-            ],
+            ('', 'ridge point, MACs/byte', 'latency', 'CPU time', f'latency, with whole models ({len(everything)})'),
+            _correlations(result, names, everything),
         ),
         '',
+        *prose(
+            """CPU time is that of the process for a run. It equals the latency on a machine that does nothing else, and is
+            less disturbed by other processes."""
+        ),
         *prose(
             f"""Peak: {result.macs_per_second / 1e9:.1f} GMACs/s, the fastest of three square matrix products in ONNX
             Runtime. Bandwidth: {result.bandwidth / 1e9:.1f} GB/s, read and written, of a copy of 256 MiB by numpy.
@@ -205,6 +218,34 @@ def page(result: Roofline, image: str) -> str:
         *_method_section(),
     ]
     return '\n'.join(lines)
+
+
+def _correlations(result: Roofline, names: Sequence[str], everything: Sequence[str]) -> list[tuple[str, ...]]:
+    columns = ((names, result.latency), (names, result.cpu), (everything, result.latency))
+    fits = [result.fit_to(*column) for column in columns]
+    return [
+        ('MACs alone', '0', *(f'{found.macs:.3f}' for found in fits)),
+        (
+            'roofline, measured ridge point',
+            f'{result.ridge:.2f}',
+            *(f'{result.at(nets, result.ridge, times):.3f}' for nets, times in columns),
+        ),
+        (
+            'roofline, best ridge point',
+            '; '.join(dict.fromkeys(map(_range, fits))),
+            *(f'{found.best_spearman:.3f}' for found in fits),
+        ),
+        (
+            'roofline with the measured bandwidth of the caches',
+            'by the bytes of a layer',
+            *(f'{result.with_caches(*column):.3f}' for column in columns),
+        ),
+        (
+            'rate of each kind of layer, from the profiles of the other nets',
+            '-',
+            *(f'{result.by_kind(*column):.3f}' for column in columns),
+        ),
+    ]
 
 
 def _size(count: int) -> str:
@@ -354,11 +395,12 @@ def _nets_section(result: Roofline) -> list[str]:
                 f'{one["macs"] / 1e9:.3f}',
                 f'{(one["weight_bytes"] + one["activation_bytes"]) / 1e6:.1f}',
                 f'{one["latency_ms"]:.2f} ({min(one["round_ms"]):.2f} to {max(one["round_ms"]):.2f})',
+                f'{one["cpu_ms"]:.2f}',
                 f'{result.predicted_ms(name):.2f}',
                 f'{one["macs"] / one["latency_ms"] / 1e6:.1f}',
             ]
             rows.append(row + ([' / '.join(f'{rank:.0f}' for rank in ranks[name])] if name in ranks else []))
-        header = ['net', 'input', 'M params', 'GMACs', 'MB moved', 'latency ms', 'predicted ms', 'GMACs/s']
+        header = ['net', 'input', 'M params', 'GMACs', 'MB moved', 'latency ms', 'CPU ms', 'predicted ms', 'GMACs/s']
         if names is result.nets:
             header.append('rank: latency / roofline / MACs')
         if rows:
@@ -398,7 +440,7 @@ def _method_section() -> list[str]:
 
 
 RECORD_KEYS = (
-    'net', 'input', 'dtype', 'parameters', 'macs', 'weight_bytes', 'activation_bytes', 'latency_ms', 'round_ms',
+    'net', 'input', 'dtype', 'parameters', 'macs', 'weight_bytes', 'activation_bytes', 'latency_ms', 'round_ms', 'cpu_ms',
     'kind_ms', 'layers', 'machine', 'date',
 )  # fmt: skip
 

@@ -16,7 +16,7 @@ from mnv4_mm.transfer import pages, peak
 from mnv4_mm.transfer.exported import Latency, convert, measure_latencies, net_graph
 from mnv4_mm.transfer.layers import KINDS, Layer, combine, count_layers, kind_times
 from mnv4_mm.transfer.nets import NETS, PEERS
-from mnv4_mm.transfer.roofline import fit, mean_shares, predicted_time, residuals, shares, spearman
+from mnv4_mm.transfer.roofline import cached_time, fit, mean_shares, predicted_time, residuals, shares, spearman
 from mnv4_mm.transfer.roofline_measure import build, build_net, measure_nets
 from mnv4_mm.transfer.roofline_page import KEYS, Roofline, load_roofline, summary
 
@@ -59,9 +59,18 @@ def test_residuals_compare_time_by_kind():
     assert rows[2][1:] == (100, 100, 0, pytest.approx(1))
 
 
-def test_layers_without_macs_are_added_up_and_equal_layers_counted():
+def test_equal_layers_are_counted():
     norm = Layer('norm', 0, 4, 10)
-    assert combine(iter([COMPUTE, norm, COMPUTE, norm])) == [COMPUTE._replace(repeats=2), Layer('norm', 0, 8, 20)]
+    assert combine(iter([COMPUTE, norm, COMPUTE])) == [COMPUTE._replace(repeats=2), norm]
+
+
+def test_small_layers_have_the_bandwidth_of_the_caches():
+    copies = {'100': 1000.0, '10000': 10.0}
+    small, large = Layer('norm', 0, 0, 200), Layer('norm', 0, 0, 200_000)
+    assert cached_time([small], 1.0, copies) == pytest.approx(0.2)
+    assert cached_time([small._replace(repeats=3), large], 1.0, copies) == pytest.approx(0.6 + 20_000)
+    assert cached_time([Layer('norm', 0, 0, 2000)], 1.0, copies) == pytest.approx(2000 / 100)  # half way in logarithms
+    assert cached_time([small._replace(macs=7)], 1.0, copies) == 7
 
 
 class Mixed(nn.Module):
@@ -203,7 +212,7 @@ def test_peak_is_measured_and_gemm_is_counted_in_macs(monkeypatch):
 def test_latency_is_the_median_of_the_rounds(mixed):
     _, path = mixed
     found = measure_latencies({'a': (path, np.zeros((1, 3, 16, 16), np.float32))}, 3, 0.001, log=lambda line: None)
-    assert found['a'] == Latency(sorted(found['a'].rounds)[1], found['a'].rounds)
+    assert found['a'] == Latency(sorted(found['a'].rounds)[1], found['a'].rounds, found['a'].cpu)
     assert 0 < found['a'].median < 1000
 
 
@@ -254,7 +263,7 @@ def record(name, layers, latency, **changes):
     )  # fmt: skip
     return dict(
         net=name, input=[1, 3, 8, 8], parameters=1, macs=sum(one[1] for one in layers), weight_bytes=0,
-        activation_bytes=0, latency_ms=latency, round_ms=[latency], kind_ms={'conv': latency},
+        activation_bytes=0, latency_ms=latency, round_ms=[latency], cpu_ms=latency, kind_ms={'conv': latency},
         layers=layers, machine=machine, date='2026-01-01', **changes,
     )  # fmt: skip
 
@@ -302,7 +311,7 @@ def test_other_files_are_refused(line, tmp_path, capsys):
 def test_rate_of_each_kind_leaves_the_net_itself_out():
     result = Roofline([record(f'timm:{i}', [['conv', 1000 * i, 0, 0, 1]], float(i)) for i in range(1, 6)])
     assert result.by_kind(result.nets) == pytest.approx(1)
-    assert len(summary(result)) == 2
+    assert len(summary(result)) == 3
 
 
 @pytest.mark.long
