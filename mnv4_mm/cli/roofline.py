@@ -46,8 +46,8 @@ def add_roofline(parser: Parser) -> None:
 def roofline(args: argparse.Namespace) -> int:
     """Check the arguments of ``roofline``, measure if requested, print the correlations and write the page."""
     names = check_selection('--nets', args.nets, NETS, measure=args.measure)
-    files = check_files(args.records, args.page, ROOFLINE, measure=args.measure, check=args.check)
     _check_rounds(args)
+    files = check_files(args.records, args.page, ROOFLINE, measure=args.measure, check=args.check)
 
     from mnv4_mm.transfer import pages
     from mnv4_mm.transfer.roofline_page import load_roofline, page, plot, summary
@@ -86,8 +86,8 @@ def add_blocks(parser: Parser) -> None:
 def blocks(args: argparse.Namespace) -> int:
     """Check the arguments of ``blocks``, measure if requested, and write the page."""
     parts = check_selection('--only', args.only, BLOCK_PARTS, measure=args.measure)
-    files = check_files(args.records, args.page, BLOCKS, measure=args.measure, check=args.check)
     _check_rounds(args)
+    files = check_files(args.records, args.page, BLOCKS, measure=args.measure, check=args.check)
 
     from mnv4_mm.transfer import pages
     from mnv4_mm.transfer.blocks_page import ALL_KEYS, KEYS, page, plot

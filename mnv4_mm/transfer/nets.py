@@ -92,15 +92,15 @@ def check_files(records: Path | None, page: Path | None, default: Files, *, meas
         raise UserError(f'name a file by {missing[0]}: the default is in a clone of the repository')
     root = CHECKOUT or Path()
     files = Files(records or root / default.records, page or root / default.page)
+    check_output_file('--page', files.page)
+    if files.page.suffix != '.md':
+        raise UserError(f'--page {files.page}: expected a file that ends in .md')
     if measure:
         check_output_file('--records', files.records)
     elif not files.records.is_file():
         raise UserError(f'--records {files.records}: no such file; --measure writes it')
     if check and not files.page.is_file():
         raise UserError(f'--page {files.page}: no such file; without --check it is written')
-    check_output_file('--page', files.page)
-    if files.page.suffix != '.md':
-        raise UserError(f'--page {files.page}: expected a file that ends in .md')
     return files
 
 

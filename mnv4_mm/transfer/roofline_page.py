@@ -192,8 +192,8 @@ def page(result: Roofline, image: str) -> str:
         ),
         '',
         *prose(
-            """CPU time is that of the process for a run. It equals the latency on a machine that does nothing else, and is
-            less disturbed by other processes."""
+            """CPU time is that of the process for a run. It equals the latency on a machine that does nothing else, and
+            is less disturbed by other processes."""
         ),
         *prose(
             f"""Peak: {result.macs_per_second / 1e9:.1f} GMACs/s, the fastest of three square matrix products in ONNX
@@ -432,7 +432,7 @@ def _method_section() -> list[str]:
             f"""`docs/results/roofline.jsonl` has a record for each net: {
                 ', '.join(f'`{key}`' for key in RECORD_KEYS)
             }. An entry of `layers` is kind, MACs, bytes of weights, bytes of activations, number of equal
-            layers. Layers without MACs are added up by kind."""
+            layers."""
         ),
         *table(('kind', 'layers'), [(kind, text) for kind, text in KINDS.items()]),
         '',
@@ -440,8 +440,8 @@ def _method_section() -> list[str]:
 
 
 RECORD_KEYS = (
-    'net', 'input', 'dtype', 'parameters', 'macs', 'weight_bytes', 'activation_bytes', 'latency_ms', 'round_ms', 'cpu_ms',
-    'kind_ms', 'layers', 'machine', 'date',
+    'net', 'input', 'dtype', 'parameters', 'macs', 'weight_bytes', 'activation_bytes', 'latency_ms', 'round_ms',
+    'cpu_ms', 'kind_ms', 'layers', 'machine', 'date',
 )  # fmt: skip
 
 
