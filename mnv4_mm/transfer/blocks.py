@@ -18,7 +18,7 @@ from mnv4_mm.deploy.targets import TARGETS
 from mnv4_mm.models import arch as table
 from mnv4_mm.models.layers import UIB, FusedIB, MobileMQA, Style
 from mnv4_mm.models.mobilenetv4 import MobileNetV4
-from mnv4_mm.transfer.exported import convert, measure_latencies, net_graph
+from mnv4_mm.transfer.exported import check_output, convert, measure_latencies, net_graph
 from mnv4_mm.transfer.layers import Layer, count_layers
 from mnv4_mm.transfer.machine import describe_machine
 from mnv4_mm.transfer.nets import BLOCK_RUNTIMES
@@ -34,6 +34,8 @@ UIB_FORMS = {'ExtraDW': (3, 3), 'IB': (0, 3), 'ConvNext': (3, 0), 'FFN': (0, 0)}
 UIB_WIDTHS = (64, 192)
 UIB_SIDES = (14, 28)
 EXPAND = 4
+# Hybrid-M starts with 1e-5, at which a wrong branch would not be noticed in the output.
+LAYER_SCALE = 0.5
 # The net of each attention; all are Hybrid-M up to C5.
 NET_SIZE = 256
 HYBRIDS: dict[str, table.Arch] = {
@@ -85,10 +87,11 @@ def blocks(part: str) -> Iterator[Block]:
     torch.manual_seed(0)
     style = Style(dict(type='BN'), dict(type='ReLU'), None)
     if part == 'nets':
-        for name, spec in HYBRIDS.items():
+        for name, arch in HYBRIDS.items():
+            spec = arch._replace(layer_scale=LAYER_SCALE)
             yield Block(part, name, 3, NET_SIZE, _C5(MobileNetV4(spec, out_indices=(3,))))
     elif part == 'attention':
-        scaled = style._replace(layer_scale=1e-5)  # as in Hybrid-M
+        scaled = style._replace(layer_scale=LAYER_SCALE)
         for channels, side in ATTENTION_PLACES:
             for name, (kv_heads, stride) in ATTENTIONS.items():
                 module = MobileMQA(scaled, channels, HEADS, KEY_DIM, stride, kv_heads=kv_heads)
@@ -133,9 +136,9 @@ def _measure_part(part: str, rounds: int, seconds: float, log: Callable[[str], N
                     failed[key] = reason
                     continue
                 graph = net_graph(block.module, (block.side, block.side), runtime, block.channels)
-                batch = graph.example().numpy()
                 try:
                     path = convert(graph, Path(folder), f'{number}_{runtime}')
+                    batch = check_output(graph, path)
                 except Exception as error:  # converters raise errors of many kinds; the record has the reason
                     failed[key] = f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
                     log(f'{block.name} in {runtime}: {failed[key]}')

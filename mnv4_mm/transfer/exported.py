@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mnv4_mm.deploy.export import write
 from mnv4_mm.deploy.graph import Graph, replace_layers
 from mnv4_mm.deploy.targets import TARGETS
+from mnv4_mm.deploy.verify import MismatchError
 from mnv4_mm.runtime.meta import Input, Meta, Resize
 from mnv4_mm.runtime.predictor import load
 from mnv4_mm.runtime.sessions import Session
@@ -75,6 +76,32 @@ def convert(graph: Graph, folder: Path, name: str) -> Path:
 def session(path: Path) -> Session:
     """Load a converted file, on one thread."""
     return load(path, threads=1).session
+
+
+def check_output(graph: Graph, path: Path, tolerance: float = 1e-3) -> np.ndarray:
+    """Compare a file with PyTorch on a random input, so that no wrong file is measured.
+
+    Args:
+        graph: The net that the file was converted from.
+        path: The file.
+        tolerance: Largest difference allowed, as a share of the largest output.
+
+    Returns:
+        The input.
+
+    Raises:
+        MismatchError: The difference is larger.
+    """
+    example = graph.example()
+    with torch.no_grad():
+        expected = graph.module(example)[0].numpy()
+    found = session(path)(example.numpy())[0]
+    difference = (
+        float(np.abs(found - expected).max() / np.abs(expected).max()) if found.size == expected.size else np.inf
+    )
+    if not difference <= tolerance:
+        raise MismatchError(f'outputs differ from PyTorch by {difference:.2g} of the largest value')
+    return example.numpy()
 
 
 class Latency(NamedTuple):

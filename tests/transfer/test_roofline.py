@@ -10,10 +10,11 @@ from onnx import parser
 from torch import nn
 
 from mnv4_mm.cli import main
+from mnv4_mm.deploy.verify import MismatchError
 from mnv4_mm.models import MobileNetV4
 from mnv4_mm.report.complexity import count
 from mnv4_mm.transfer import pages, peak
-from mnv4_mm.transfer.exported import Latency, convert, measure_latencies, net_graph
+from mnv4_mm.transfer.exported import Latency, check_output, convert, measure_latencies, net_graph
 from mnv4_mm.transfer.layers import KINDS, Layer, combine, count_layers, kind_times
 from mnv4_mm.transfer.nets import NETS, PEERS
 from mnv4_mm.transfer.roofline import cached_time, fit, mean_shares, predicted_time, residuals, shares, spearman
@@ -115,6 +116,15 @@ def test_layers_of_a_file_have_the_counted_macs_and_bytes(mixed):
     assert layers['attention'].macs == 64 * 64 * 4
     assert set(layers) <= set(KINDS)
     assert layers['elementwise'].activation_bytes == 3 * 4 * 4 * 64  # the sum; the ReLU is fused
+
+
+def test_a_file_of_another_net_is_not_measured(mixed):
+    net, path = mixed
+    graph = net_graph(net, (16, 16))
+    assert check_output(graph, path).shape == (1, 3, 16, 16)
+    net.fc.bias[0] += 0.1
+    with pytest.raises(MismatchError, match='differ from PyTorch'):
+        check_output(graph, path)
 
 
 def test_time_of_each_kind_is_measured(mixed):
