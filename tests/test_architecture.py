@@ -29,8 +29,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ('config',),
     ('apis',),
     ('deploy',),
-    ('report', 'bench', 'demo'),
-    ('transfer',),
+    ('report', 'bench', 'demo', 'transfer'),
     ('registration',),
     ('cli',),
     ('__init__', '__main__'),
@@ -42,7 +41,7 @@ LIGHT = (
     'weights.tags', 'weights.cache', 'report.weights', 'runtime',
     'config.check', 'config.index', 'config.options', 'config.rules', 'config.source', 'deploy.arguments',
     'bench.parts', 'demo', 'transfer.protocol', 'transfer.records', 'transfer.estimate', 'transfer.claims',
-    'registration', 'cli', '__init__',
+    'transfer.nets', 'registration', 'cli', '__init__',
 )  # fmt: skip
 HEAVY = {'torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'timm'}
 

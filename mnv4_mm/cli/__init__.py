@@ -5,7 +5,7 @@ A command parses and checks its arguments, and only then imports what does the w
 
 from collections.abc import Callable, Sequence
 
-from mnv4_mm.cli import configs, data, demo, deploy, env, report, train, transfer
+from mnv4_mm.cli import configs, data, demo, deploy, env, report, roofline, train, transfer
 from mnv4_mm.cli.arguments import Parser
 from mnv4_mm.cli.exit_codes import run
 from mnv4_mm.version import __version__
@@ -30,6 +30,8 @@ COMMANDS: dict[str, tuple[str, Callable[[Parser], None]]] = {
     'transfer': ('Train many backbones under one recipe, and record their scores.', transfer.add_transfer),
     'results': ('Make tables and plots of the records of `mnv4 transfer`.', transfer.add_results),
     'bench': ('Measure speed as ratios to other implementations.', report.add_bench),
+    'roofline': ('Predict latency from MACs and bytes, and compare it with measured latency.', roofline.add_roofline),
+    'blocks': ('Measure attention and UIB blocks in each runtime.', roofline.add_blocks),
     'env': ('Check the environment: versions, what works, and how to repair what does not.', env.add_env),
 }
 
@@ -42,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit code: 0; 1 if ``compare`` or ``parity`` found a file outside the tolerance, ``infer`` left out images that
-        cannot be read, or ``env`` found a problem; 2 for a user's mistake; 130 for Ctrl-C.
+        cannot be read, ``env`` found a problem, or ``--check`` found a page that is not that of its records; 2 for a
+        user's mistake; 130 for Ctrl-C.
     """
     return run(lambda: _call(argv))
 

@@ -228,7 +228,7 @@ def build_graph(model: Any, meta: Meta) -> Graph:
         UserError: The head is not supported.
     """
     model = copy.deepcopy(model).eval().requires_grad_(False).to(memory_format=torch.contiguous_format)
-    _replace_layers(model)
+    replace_layers(model)
     module: nn.Module = (Detector if meta.task == 'detection' else Segmenter)(model, meta.input)
     return Graph(module.eval(), meta)
 
@@ -260,7 +260,7 @@ class GlobalMean(nn.Module):
         return x.mean((2, 3), keepdim=True)
 
 
-def _replace_layers(model: nn.Module) -> None:
+def replace_layers(model: nn.Module) -> None:
     """Replace layers that some converters get wrong by equivalent ones, in place.
 
     - Attention becomes matrix products. For ``scaled_dot_product_attention`` with one key/value head for many queries

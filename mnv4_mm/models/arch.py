@@ -68,6 +68,8 @@ class Arch(NamedTuple):
         width: Multiplier of all channels except the stem's (timm ``fix_stem``).
         antialias: Downsampling after the stem: None uses the stride of the convolution; ``avg`` and ``blur`` give the
             convolution stride 1 and put a 2x2 mean or a binomial filter of stride 2 behind its activation.
+        attention: ``mqa`` shares one key and value head between all query heads; ``mhsa`` gives each head its own.
+        kv_stride: Stride of keys and values in all attention blocks; None for that of the rows.
     """
 
     stem: int
@@ -77,6 +79,8 @@ class Arch(NamedTuple):
     head_conv: int | None = 960
     width: float = 1.0
     antialias: str | None = None
+    attention: str = 'mqa'
+    kv_stride: int | None = None
 
 
 CONV_S = Arch(
@@ -334,6 +338,9 @@ ARCHS: dict[str, Arch] = {
     'conv_aa_l': CONV_L._replace(antialias='avg'),
     'conv_blur_m': CONV_M._replace(antialias='blur'),
     'conv_m_seg': CONV_M_SEG,
+    # Hybrid-M with the attention that the paper compares Mobile MQA with. There are no published weights.
+    'hybrid_m_mhsa': HYBRID_M._replace(attention='mhsa'),
+    'hybrid_m_kv1': HYBRID_M._replace(kv_stride=1),
 }
 
 # Names of these nets in timm.

@@ -211,8 +211,8 @@ def matmul_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
     Args:
         q: Queries, (N, heads, L, d).
-        k: Keys, (N, 1, P, d), shared by all heads.
-        v: Values, (N, 1, P, d), shared by all heads.
+        k: Keys, (N, 1, P, d), shared by all heads, or (N, heads, P, d).
+        v: Values, of the shape of the keys.
 
     Returns:
         (N, heads, L, d).
@@ -225,31 +225,40 @@ class MultiQueryAttention(nn.Module):
     """Attention with several query heads and one key and value head (paper section 5).
 
     There is no bias and no position encoding. If ``kv_stride`` is 2, keys and values each have their own depthwise
-    convolution of stride 2 with a norm.
+    convolution of stride 2 with a norm. With as many key and value heads as query heads (``kv_heads``), it is
+    multi-head self-attention.
     """
 
     def __init__(
-        self, style: Style, channels: int, heads: int, key_dim: int, kv_stride: int, dilation: int = 1
+        self,
+        style: Style,
+        channels: int,
+        heads: int,
+        key_dim: int,
+        kv_stride: int,
+        dilation: int = 1,
+        kv_heads: int = 1,
     ) -> None:
         super().__init__()
         self.heads = heads
         self.key_dim = key_dim
+        self.kv_heads = kv_heads
         self.query = nn.Sequential(OrderedDict(proj=nn.Conv2d(channels, heads * key_dim, 1, bias=False)))
-        self.key = self._key_or_value(style, channels, key_dim, kv_stride, dilation)
-        self.value = self._key_or_value(style, channels, key_dim, kv_stride, dilation)
+        self.key = self._key_or_value(style, channels, kv_heads * key_dim, kv_stride, dilation)
+        self.value = self._key_or_value(style, channels, kv_heads * key_dim, kv_stride, dilation)
         self.output = nn.Sequential(OrderedDict(proj=nn.Conv2d(heads * key_dim, channels, 1, bias=False)))
         # An exporter sets `matmul_attention`, which computes the same, where its target needs it.
         self.attend: Attention = F.scaled_dot_product_attention
 
     @staticmethod
-    def _key_or_value(style: Style, channels: int, key_dim: int, kv_stride: int, dilation: int) -> nn.Sequential:
+    def _key_or_value(style: Style, channels: int, out_channels: int, kv_stride: int, dilation: int) -> nn.Sequential:
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         if kv_stride > 1:
             layers['down_conv'] = nn.Conv2d(
                 channels, channels, 3, kv_stride, padding=dilation, dilation=dilation, groups=channels, bias=False
             )
             layers['norm'] = _norm(style, channels)
-        layers['proj'] = nn.Conv2d(channels, key_dim, 1, bias=False)
+        layers['proj'] = nn.Conv2d(channels, out_channels, 1, bias=False)
         return nn.Sequential(layers)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -258,11 +267,15 @@ class MultiQueryAttention(nn.Module):
         q = (
             self.query(x).reshape(n, self.heads, self.key_dim, h * w).transpose(-1, -2).contiguous()
         )  # (N, heads, HW, d)
-        k = self.key(x).flatten(2).transpose(-1, -2).unsqueeze(1).contiguous()  # (N, 1, P, d)
-        v = self.value(x).flatten(2).transpose(-1, -2).unsqueeze(1).contiguous()  # (N, 1, P, d)
+        k = self._split(self.key(x))  # (N, kv_heads, P, d)
+        v = self._split(self.value(x))  # (N, kv_heads, P, d)
         out = self.attend(q, k, v)  # (N, heads, HW, d)
         out = out.transpose(-1, -2).reshape(n, self.heads * self.key_dim, h, w)  # (N, heads * d, H, W)
         return self.output(out)  # (N, C, H, W)
+
+    def _split(self, x: Tensor) -> Tensor:
+        """Map keys or values (N, kv_heads * d, H, W) to (N, kv_heads, HW, d)."""
+        return x.flatten(2).unflatten(1, (self.kv_heads, self.key_dim)).transpose(-1, -2).contiguous()
 
 
 class MobileMQA(Residual):
@@ -280,10 +293,11 @@ class MobileMQA(Residual):
         kv_stride: int,
         dilation: int = 1,
         drop_path: float = 0.0,
+        kv_heads: int = 1,
     ) -> None:
         super().__init__(style, channels, shortcut=True, drop_path=drop_path)
         self.norm = _norm(style, channels)
-        self.attn = MultiQueryAttention(style, channels, heads, key_dim, kv_stride, dilation)
+        self.attn = MultiQueryAttention(style, channels, heads, key_dim, kv_stride, dilation, kv_heads)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, C, H, W)."""

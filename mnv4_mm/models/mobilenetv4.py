@@ -101,8 +101,8 @@ class MobileNetV4(BaseModule):
         for stage in rows[: self.out_indices[-1] + 1]:
             blocks = []
             for row in stage:
-                row, removed_stride = _fit_row(row, spec.width, dilate=stride * _stride(row) > output_stride)
-                blocks.append(_build_block(row, style, channels, dilation, next(rates)))
+                row, removed_stride = _fit_row(row, spec, dilate=stride * _stride(row) > output_stride)
+                blocks.append(_build_block(row, style, channels, dilation, next(rates), spec.attention))
                 channels, stride = row.out, stride * _stride(row)
                 # The layer whose stride was removed still samples the finer grid; the layers after it are dilated.
                 dilation *= removed_stride
@@ -197,19 +197,23 @@ def _stride(row: table.Row) -> int:
     return 1 if isinstance(row, table.MQA) else row.stride
 
 
-def _fit_row(row: table.Row, width: float, dilate: bool) -> tuple[table.Row, int]:
-    """Scale a row of a table by the width multiplier and, if ``dilate``, remove its stride.
+def _fit_row(row: table.Row, spec: table.Arch, dilate: bool) -> tuple[table.Row, int]:
+    """Apply the settings of a net to a row of its table and, if ``dilate``, remove the stride of the row.
 
     Returns:
         The row and the stride that was removed from it, 1 if none.
     """
-    row = row._replace(out=make_divisible(row.out * width))
+    row = row._replace(out=make_divisible(row.out * spec.width))
+    if isinstance(row, table.MQA) and spec.kv_stride is not None:
+        row = row._replace(kv_stride=spec.kv_stride)
     if isinstance(row, table.MQA) or not dilate:
         return row, 1
     return row._replace(stride=1), row.stride
 
 
-def _build_block(row: table.Row, style: Style, in_channels: int, dilation: int, drop_path: float) -> nn.Module:
+def _build_block(
+    row: table.Row, style: Style, in_channels: int, dilation: int, drop_path: float, attention: str
+) -> nn.Module:
     match row:
         case table.Conv(kernel, stride, out):
             return ConvBN(style, in_channels, out, kernel, stride, dilation, norm_name='bn1')
@@ -218,7 +222,8 @@ def _build_block(row: table.Row, style: Style, in_channels: int, dilation: int, 
         case table.UIB(start_dw, middle_dw, stride, expand, out):
             return UIB(style, in_channels, out, start_dw, middle_dw, stride, expand, dilation, drop_path)
         case table.MQA(heads, key_dim, kv_stride, _):
-            return MobileMQA(style, in_channels, heads, key_dim, kv_stride, dilation, drop_path)
+            kv_heads = heads if attention == 'mhsa' else 1
+            return MobileMQA(style, in_channels, heads, key_dim, kv_stride, dilation, drop_path, kv_heads)
     raise TypeError(f'not a row of an architecture table: {row!r}')
 
 

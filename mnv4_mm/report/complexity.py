@@ -2,11 +2,7 @@
 
 from typing import NamedTuple
 
-import torch
 from mmengine.config import Config
-from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from mnv4_mm.config.backbone import fit_backbone
 from mnv4_mm.config.index import config_index
@@ -15,59 +11,9 @@ from mnv4_mm.config.rules import check_complete
 from mnv4_mm.errors import UserError
 from mnv4_mm.models import MobileNetV4
 from mnv4_mm.models.arch import ARCHS
+from mnv4_mm.models.classifier import classifier
+from mnv4_mm.models.complexity import Complexity, count
 from mnv4_mm.tasks import build_model
-
-
-class Complexity(NamedTuple):
-    """Complexity of a model.
-
-    Attributes:
-        params: Number of parameters.
-        macs: Multiply-accumulates of a forward pass, in convolutions and matrix products.
-    """
-
-    params: int
-    macs: int
-
-
-def count(model: nn.Module, size: tuple[int, int]) -> Complexity:
-    """Count the parameters and MACs of a net, or of a model of mmdet or mmseg without postprocessing.
-
-    Args:
-        model: The model.
-        size: Height and width of the image in pixels.
-    """
-    model.eval()
-    # The counter does not know the fused attention kernel of the CPU; the math kernel is two matrix products.
-    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        model(torch.zeros(1, 3, *size))
-    return Complexity(sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2)
-
-
-def classifier(arch: str) -> nn.Module:
-    """Build the classification net of the paper and of timm: backbone, 960, average pooling, 1280, 1000 classes."""
-    net = MobileNetV4(arch, out_indices=(4,))
-    return nn.Sequential(
-        net,
-        _Select(0),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Conv2d(net.out_channels[0], 1280, 1, bias=False),
-        nn.BatchNorm2d(1280),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(1280, 1000),
-    )
-
-
-class _Select(nn.Module):
-    """Select one item of a tuple."""
-
-    def __init__(self, index: int) -> None:
-        super().__init__()
-        self.index = index
-
-    def forward(self, feature_maps: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        return feature_maps[self.index]
 
 
 class Published(NamedTuple):

@@ -1,1 +1,1 @@
-"""How well backbones transfer: runs under one recipe, their records, and the tables and plots made of them."""
+"""Measurements that compare nets: transfer to real data, rooflines, blocks in isolation."""

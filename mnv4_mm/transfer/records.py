@@ -22,7 +22,7 @@ FIELDS = (
     'resampled',  # the main metric on resampled test images, see bootstrap.py
     'loss',  # [step, loss]
     'steps', 'minutes', 'memory_mib', 'parameters', 'macs', 'latency_ms', 'size',
-    'load', 'threads', 'cpu', 'commit', 'versions', 'date',
+    'threads', 'machine', 'date',
 )  # fmt: skip
 # Fields of a run that has failed, beside those of the run.
 FAILED = ('error',)

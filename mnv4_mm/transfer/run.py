@@ -7,14 +7,10 @@ import datetime
 import hashlib
 import json
 import os
-import platform
 import resource
-import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +24,6 @@ from mnv4_mm.apis.train import train
 from mnv4_mm.config.backbone import set_backbone
 from mnv4_mm.config.checkpoint import checkpoint_config
 from mnv4_mm.config.data import dataset_split, innermost_dataset, restore_data
-from mnv4_mm.config.index import CHECKOUT
 from mnv4_mm.config.load import load_config
 from mnv4_mm.deploy.evaluator import PredictorEvaluator
 from mnv4_mm.deploy.export import export
@@ -37,18 +32,22 @@ from mnv4_mm.digest import file_digest
 from mnv4_mm.engine.curves import read_scalars
 from mnv4_mm.engine.iou import class_map_name
 from mnv4_mm.errors import UserError
-from mnv4_mm.report.complexity import count
+from mnv4_mm.models.complexity import count
 from mnv4_mm.runtime.meta import read_meta
 from mnv4_mm.tasks import task_of
 from mnv4_mm.transfer.bootstrap import mean_iou, resampled_ap, resampled_iou
 from mnv4_mm.transfer.data import data_digest, join_splits
+from mnv4_mm.transfer.machine import describe_machine
 from mnv4_mm.transfer.protocol import Head, Protocol, Run, read_protocol
 from mnv4_mm.weights.checkpoint import Checkpoint, list_checkpoints, read_checkpoint
 from mnv4_mm.weights.hub import fetch_timm
 
 ROUNDS = 20  # of latency
 CURVE = 60  # points of a loss curve
-PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmsegmentation', 'timm', 'onnxruntime', 'numpy', 'opencv-python')
+PACKAGES = (
+    'torch', 'timm', 'mmengine', 'onedl-mmengine', 'mmcv', 'onedl-mmcv', 'mmdet', 'onedl-mmdetection', 'mmsegmentation',
+    'onedl-mmsegmentation', 'numpy', 'opencv-python', 'onnxruntime',
+)  # fmt: skip
 LOADING = ('LoadAnnotations', 'LoadMask')
 
 
@@ -136,11 +135,8 @@ def execute(job: Job) -> dict[str, Any]:
         'processor_minutes': round(spent / 60, 2),
         'memory_mib': round(memory),
         **_deployed(checkpoint, cfg, head, work_dir),
-        'load': round(os.getloadavg()[0], 1),
         'threads': int(os.environ.get('OMP_NUM_THREADS', os.cpu_count() or 1)),
-        'cpu': cpu_name(),
-        'commit': commit(),
-        'versions': versions(),
+        'machine': describe_machine(PACKAGES),
         'date': datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
     }
 
@@ -249,45 +245,6 @@ def recipe_digest(protocol: Protocol, head: Head) -> str:
         test=list(protocol.test),
     )
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def cpu_name() -> str:
-    """Return the name of the processor, and its widest vector instructions."""
-    try:
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    fields = {key.strip(): value.strip() for key, _, value in (line.partition(':') for line in lines)}
-    flags = set(fields.get('flags', '').split())
-    widest = next((name for flag, name in VECTORS.items() if flag in flags), '')
-    return ' '.join(filter(None, (fields.get('model name', platform.machine()), widest)))
-
-
-VECTORS = dict(amx_tile='AMX', avx512f='AVX-512', avx2='AVX2')
-
-
-def commit() -> str:
-    """Return the commit of the checkout, marked if it has changes; the version of an installed package."""
-    from mnv4_mm.version import __version__
-
-    if CHECKOUT is None:
-        return __version__
-    command = ['git', 'describe', '--always', '--dirty', '--abbrev=10']
-    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)  # noqa: S603
-    return done.stdout.strip() or __version__
-
-
-def versions() -> Mapping[str, str]:
-    """Return the versions of the packages that a score or a latency depends on."""
-    found = {}
-    for name in PACKAGES:
-        for candidate in (name, f'onedl-{name}', 'onedl-mmdetection' if name == 'mmdet' else name):
-            try:
-                found[name] = version(candidate)
-                break
-            except PackageNotFoundError:
-                continue
-    return found
 
 
 def main() -> None:

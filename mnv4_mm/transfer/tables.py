@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mnv4_mm.transfer.pages import table
 from mnv4_mm.transfer.protocol import CONTROLS, Protocol
 from mnv4_mm.transfer.records import Record, latest
 from mnv4_mm.transfer.statistics import Summary, draw_means, indistinguishable, rank_agreement, summarise
@@ -133,10 +134,8 @@ def page(groups: Sequence[Group], protocols: Sequence[Protocol], plots: str) -> 
             f"{len(records)} runs, {hours:.1f} CPU hours. Kendall's tau between rankings by two halves of the seeds: "
             f'{group.agreement:.2f}. Recipe {group.recipe}, data {group.data}.',
             '',
-            f'| {" | ".join(HEADINGS)} |',
-            '|---' * len(HEADINGS) + '|',
+            *table(HEADINGS, [_cells(row) for row in group.rows if not row.control]),
         ]
-        lines += [_line(row) for row in group.rows if not row.control]
         lines += ['', f'![{protocol.title}, {group.head}]({plots}/{group.protocol}-{group.head}.png)', '']
         controls = [row for row in group.rows if row.control]
         if controls:
@@ -157,10 +156,10 @@ def _score(row: Row) -> str:
     return f'{100 * summary.mean:.1f}{spread}'
 
 
-def _line(row: Row) -> str:
+def _cells(row: Row) -> list[str]:
     summary, latency, macs = _summary(row), row.value('latency_ms'), row.value('macs')
     parameters = row.value('parameters') or 0
-    cells = [
+    return [
         row.name,
         _score(row),
         f'{100 * summary.low:.1f} to {100 * summary.high:.1f}',
@@ -170,7 +169,6 @@ def _line(row: Row) -> str:
         'not exported' if latency is None else f'{latency:.1f}',
         ', '.join(row.equal) or 'told apart from all',
     ]
-    return f'| {" | ".join(cells)} |'
 
 
 def to_csv(groups: Sequence[Group]) -> str:

@@ -44,12 +44,16 @@ POSITIONALS = {
     'report': dict(path='{checkpoint}'),
     'transfer': dict(protocol='bccd'),
     'results': dict(records='{records}'),
+    'roofline': {},
+    'blocks': {},
 }
 # Options without which another option has no effect.
 NEEDED = {
     ('export', 'calibration'): ['--precision', 'int8'],
     ('bench', 'out'): ['--only', 'startup'],
     ('train', 'teacher_config'): ['--teacher', '{checkpoint}'],
+    ('roofline', 'nets'): ['--measure'],
+    ('blocks', 'only'): ['--measure'],
 }
 # Wrong values of text.
 CHECKPOINT = ['{gone}.pth', '{folder}', '{text}']
@@ -137,6 +141,7 @@ RANGES = {
     'workers': ['0'],
     'seeds': ['99'],
     'port': ['65536'],
+    'rounds': ['0'],
 }
 # torch.distributed.launch passes it, and nobody else.
 IGNORED = ('local_rank',)

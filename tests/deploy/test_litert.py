@@ -64,7 +64,7 @@ def relative_errors(tmp_path_factory) -> dict[str, float]:
 @needs_converter
 @pytest.mark.parametrize('name', ['fused', 'repeated'])
 def test_shared_heads_are_still_converted_wrongly(name, relative_errors):
-    """If this fails, upstream has fixed it: docs/litert.md and graph._replace_layers need it no longer."""
+    """If this fails, upstream has fixed it: docs/litert.md and graph.replace_layers need it no longer."""
     assert relative_errors[name] > 0.1
 
 

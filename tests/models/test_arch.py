@@ -7,7 +7,7 @@ import pytest
 
 from mnv4_mm.models import MobileNetV4, arch
 from mnv4_mm.models.arch import ARCHS, UIB
-from mnv4_mm.report.complexity import classifier
+from mnv4_mm.models.classifier import classifier
 
 # Million parameters up to C5, from the published tables.
 TRUNK = {'conv_s': 1.137, 'conv_m': 6.955, 'conv_l': 29.585, 'hybrid_m': 8.315, 'hybrid_l': 34.759}

@@ -1,0 +1,31 @@
+"""The ImageNet classifier of MobileNetV4."""
+
+from torch import Tensor, nn
+
+from mnv4_mm.models.mobilenetv4 import MobileNetV4
+
+
+def classifier(arch: str) -> nn.Sequential:
+    """Build the classification net of the paper and of timm: backbone, 960, average pooling, 1280, 1000 classes."""
+    net = MobileNetV4(arch, out_indices=(4,))
+    return nn.Sequential(
+        net,
+        _Select(0),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Conv2d(net.out_channels[0], 1280, 1, bias=False),
+        nn.BatchNorm2d(1280),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(1280, 1000),
+    )
+
+
+class _Select(nn.Module):
+    """Select one item of a tuple."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__()
+        self.index = index
+
+    def forward(self, feature_maps: tuple[Tensor, ...]) -> Tensor:
+        return feature_maps[self.index]

@@ -1,0 +1,157 @@
+"""Export of a bare net or block, and its latency in the runtimes."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mnv4_mm.deploy.export import write
+from mnv4_mm.deploy.graph import Graph, replace_layers
+from mnv4_mm.deploy.targets import TARGETS
+from mnv4_mm.deploy.verify import MismatchError
+from mnv4_mm.runtime.meta import Input, Meta, Resize
+from mnv4_mm.runtime.predictor import load
+from mnv4_mm.runtime.sessions import Session
+
+
+class _Outputs(nn.Module):
+    """Return the output of a net as a tuple with one item."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        return (self.net(x),)
+
+
+@dataclass(frozen=True)
+class NetGraph(Graph):
+    """A bare net: (1, C, H, W) float32 in, one tensor out.
+
+    Attributes:
+        channels: Channels of its input.
+    """
+
+    channels: int = 3
+
+    def example(self) -> Tensor:
+        """Return a random input, (1, C, H, W)."""
+        assert self.meta.input.size is not None
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(1, self.channels, *self.meta.input.size, generator=generator)
+
+
+def net_graph(net: nn.Module, size: tuple[int, int], target: str = 'onnx', channels: int = 3) -> NetGraph:
+    """Return the graph of a bare net for conversion. The layers of the net that converters get wrong are replaced.
+
+    Args:
+        net: The net, with one output.
+        size: Height and width of its input in pixels.
+        target: Name of a runtime.
+        channels: Channels of its input.
+    """
+    net = net.eval().requires_grad_(False)
+    replace_layers(net)
+    # Of the metadata, only the layout and the size of the input count. There are no images and no classes.
+    to = Input(size, 'NCHW', 'float32', 'RGB', True, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 1)
+    resize = Resize('stretch', (0, 0, 0))
+    return NetGraph(_Outputs(net), Meta('segmentation', 'logits', target, 'fp32', ('output',), to, resize), channels)
+
+
+def convert(graph: Graph, folder: Path, name: str) -> Path:
+    """Write a graph as the file of its runtime and return the path."""
+    target = TARGETS[graph.meta.target]
+    path = folder / f'{name}{target.suffix}'
+    write(graph, target, path)
+    return path
+
+
+def session(path: Path) -> Session:
+    """Load a converted file, on one thread."""
+    return load(path, threads=1).session
+
+
+def check_output(graph: Graph, path: Path, tolerance: float = 1e-3) -> np.ndarray:
+    """Compare a file with PyTorch on a random input, so that no wrong file is measured.
+
+    Args:
+        graph: The net that the file was converted from.
+        path: The file.
+        tolerance: Largest difference allowed, as a share of the largest output.
+
+    Returns:
+        The input.
+
+    Raises:
+        MismatchError: The difference is larger.
+    """
+    example = graph.example()
+    with torch.no_grad():
+        expected = graph.module(example)[0].numpy()
+    found = session(path)(example.numpy())[0]
+    difference = (
+        float(np.abs(found - expected).max() / np.abs(expected).max()) if found.size == expected.size else np.inf
+    )
+    if not difference <= tolerance:
+        raise MismatchError(f'outputs differ from PyTorch by {difference:.2g} of the largest value')
+    return example.numpy()
+
+
+class Latency(NamedTuple):
+    """Latency in ms.
+
+    Attributes:
+        median: Median of the rounds.
+        rounds: Median of each round.
+        cpu: Median of the CPU time of the process for a run. It is smaller than the latency if other processes of the
+            machine interrupt the runs.
+    """
+
+    median: float
+    rounds: tuple[float, ...]
+    cpu: float
+
+
+def measure_latencies(
+    files: Mapping[Any, tuple[Path, np.ndarray]],
+    rounds: int = 5,
+    seconds: float = 0.3,
+    log: Callable[[str], None] = print,
+) -> dict[Any, Latency]:
+    """Measure the latency of files on one thread.
+
+    All files are measured in each round, so that a change of the speed of the machine affects all of them.
+
+    Args:
+        files: The file and an input, by key.
+        rounds: Number of rounds.
+        seconds: Time for each file in each round; at least five runs.
+        log: Function that prints a line.
+    """
+    medians: dict[Any, list[float]] = {key: [] for key in files}
+    cpu: dict[Any, list[float]] = {key: [] for key in files}
+    for number in range(rounds):
+        for key, (path, batch) in files.items():
+            run = session(path)
+            for _ in range(3):
+                run(batch)
+            times: list[float] = []
+            end = time.perf_counter() + seconds
+            while len(times) < 5 or time.perf_counter() < end:
+                start, start_cpu = time.perf_counter(), time.process_time()
+                run(batch)
+                times.append(1e3 * (time.perf_counter() - start))
+                cpu[key].append(1e3 * (time.process_time() - start_cpu))
+            medians[key].append(statistics.median(times))
+        log(f'round {number + 1} of {rounds}')
+    return {
+        key: Latency(statistics.median(values), tuple(values), statistics.median(cpu[key]))
+        for key, values in medians.items()
+    }

@@ -1,0 +1,60 @@
+"""Description of the machine, the versions and the commit that a measurement was made with."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from mnv4_mm.config.index import REPOSITORY
+from mnv4_mm.version import __version__
+
+
+def describe_machine(packages: tuple[str, ...]) -> dict[str, Any]:
+    """Return CPU, number of cores, load average of the last minute, versions and commit.
+
+    Args:
+        packages: Distributions whose versions are listed if they are installed.
+    """
+    installed = {name: _version(name) for name in packages}
+    return dict(
+        cpu=_cpu(),
+        instructions=_instructions(),
+        cores=os.cpu_count(),
+        load=round(os.getloadavg()[0], 2) if hasattr(os, 'getloadavg') else None,
+        python=platform.python_version(),
+        versions=dict(mnv4_mm=__version__, **{name: version for name, version in installed.items() if version}),
+        commit=_commit(),
+    )
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_info(key: str) -> str:
+    path = Path('/proc/cpuinfo')
+    lines = path.read_text().splitlines() if path.exists() else []
+    return next((line.partition(':')[2].strip() for line in lines if line.startswith(key)), '')
+
+
+def _cpu() -> str:
+    return _cpu_info('model name') or platform.processor() or platform.machine()
+
+
+def _instructions() -> list[str]:
+    """Return the vector extensions of the CPU that runtimes select their kernels by."""
+    flags = _cpu_info('flags').split() or _cpu_info('Features').split()
+    return [name for name in ('avx2', 'avx512f', 'avx512_vnni', 'amx_tile', 'asimd', 'sve') if name in flags]
+
+
+def _commit() -> str | None:
+    done = subprocess.run(
+        ['git', 'describe', '--always', '--dirty', '--abbrev=10'],  # noqa: S607
+        cwd=REPOSITORY, capture_output=True, text=True,
+    )  # fmt: skip
+    return done.stdout.strip() if done.returncode == 0 else None

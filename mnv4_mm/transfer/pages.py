@@ -1,0 +1,113 @@
+"""Records on disk, and pages that are generated from them."""
+
+import hashlib
+import json
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mnv4_mm.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Record = Mapping[str, Any]
+_DIGEST = 'Description'  # key of the records' digest in the metadata of a plot
+
+
+def read_records(path: Path, keys: Iterable[str]) -> list[dict[str, Any]]:
+    """Read records in JSON Lines.
+
+    Args:
+        path: The file.
+        keys: Keys that each record must have.
+
+    Raises:
+        UserError: The file has no records, or a line is not one.
+    """
+    records = []
+    for number, line in enumerate(path.read_text(encoding='utf-8', errors='replace').splitlines(), 1):
+        try:
+            content = json.loads(line)
+        except ValueError:
+            content = None
+        missing = [key for key in keys if not isinstance(content, dict) or key not in content]
+        if missing:
+            raise UserError(f'--records {path}, line {number}: not a record (it has no {missing[0]!r})')
+        records.append(content)
+    if not records:
+        raise UserError(f'--records {path}: the file is empty')
+    return records
+
+
+def write_records(path: Path, records: Sequence[Record]) -> None:
+    """Write records as JSON Lines, all or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + '.new')
+    temporary.write_text(''.join(json.dumps(one, separators=(',', ':')) + '\n' for one in records), encoding='utf-8')
+    temporary.replace(path)
+
+
+def merge_records(path: Path, new: Sequence[dict[str, Any]], keys: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the records of a file, those with the same keys replaced by new ones.
+
+    Args:
+        path: The file; it may not exist.
+        new: New records.
+        keys: Keys that identify a record.
+    """
+    old = read_records(path, keys) if path.is_file() else []
+    replaced = {tuple(one[key] for key in keys) for one in new}
+    return [one for one in old if tuple(one[key] for key in keys) not in replaced] + list(new)
+
+
+def prose(text: str) -> list[str]:
+    """Return the lines of a paragraph, wrapped for the documentation, and an empty line."""
+    return [*textwrap.wrap(' '.join(text.split()), 128, break_long_words=False, break_on_hyphens=False), '']
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return the lines of a Markdown table."""
+    return [f'| {" | ".join(cells)} |' for cells in (header, ['---'] * len(header), *rows)]
+
+
+def write_page(page: Path, text: str, plot: Callable[[], 'Figure']) -> None:
+    """Write a page and its plot, which has the name of the page."""
+    page.parent.mkdir(parents=True, exist_ok=True)
+    plot().savefig(page.with_suffix('.png'), dpi=110, metadata={_DIGEST: _digest(text)})
+    page.write_text(text, encoding='utf-8')
+
+
+def is_current(page: Path, text: str) -> bool:
+    """Return True if a page and its plot are those of a text."""
+    from PIL import Image, UnidentifiedImageError
+
+    image = page.with_suffix('.png')
+    if page.read_text(encoding='utf-8') != text or not image.is_file():
+        return False
+    try:
+        with Image.open(image) as opened:
+            return opened.info.get(_DIGEST) == _digest(text)
+    except UnidentifiedImageError:
+        return False
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def machine_lines(records: Sequence[Record]) -> list[str]:
+    """Describe the machines, versions and commits of records, a paragraph for each."""
+    paragraphs: dict[str, None] = {}
+    for record in records:
+        machine = record['machine']
+        versions = ', '.join(f'{name} {version}' for name, version in machine['versions'].items() if name != 'mnv4_mm')
+        load = ' and '.join(f'{value:.1f}' for value in machine['load'])
+        text = (
+            f'Measured on {record["date"]} (commit {machine["commit"]}) on one thread of a machine with '
+            f'{machine["cores"]} cores ({machine["cpu"]}; {", ".join(machine["instructions"])}), Python '
+            f'{machine["python"]}, {versions}. Load average before and after: {load}.'
+        )
+        paragraphs[text] = None
+    return [line for text in paragraphs for line in prose(text)]

@@ -1,0 +1,82 @@
+"""Peak arithmetic rate and memory bandwidth of this machine, on one thread."""
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+# Bytes that are copied. The first fit into the cache of a core, the last are in memory.
+COPY_SIZES = (2**18, 2**20, 2**22, 2**24, 2**26, 2**28)
+GEMM_SIZES = (512, 1024, 2048)
+
+
+class Peak(NamedTuple):
+    """Limits of a machine, for one thread and float32.
+
+    Attributes:
+        macs: Multiply-accumulates per second of a large matrix product in ONNX Runtime.
+        bandwidth: Bytes per second, read and written, of a copy of 256 MiB by numpy.
+        cached: Bytes per second of smaller copies, by the number of bytes copied.
+    """
+
+    macs: float
+    bandwidth: float
+    cached: dict[str, float]
+
+    @property
+    def ridge(self) -> float:
+        """Ridge point in MACs per byte: layers with fewer MACs per byte are limited by the bandwidth."""
+        return self.macs / self.bandwidth
+
+
+def measure_peak(seconds: float = 0.5) -> Peak:
+    """Measure the limits of this machine. As in STREAM, the best repetition counts.
+
+    Args:
+        seconds: Time of each of the measurements.
+    """
+    macs = max(size**3 / _best(_gemm(size), seconds) for size in GEMM_SIZES)
+    rates = {str(size): 2 * size / _best(_copy(size), seconds) for size in COPY_SIZES}
+    return Peak(macs, rates[str(COPY_SIZES[-1])], rates)
+
+
+def _gemm(size: int) -> Callable[[], object]:
+    """Return a call that multiplies two square matrices in ONNX Runtime, the second a constant like weights."""
+    import onnxruntime as ort
+    from onnx import numpy_helper, parser
+
+    model = parser.parse_model(
+        f'<ir_version: 8, opset_import: ["": 18]> gemm (float[{size}, {size}] x) => (float[{size}, {size}] y) '
+        '{ y = MatMul (x, w) }'
+    )
+    random = np.random.default_rng(0)
+    model.graph.initializer.append(numpy_helper.from_array(random.random((size, size), np.float32), 'w'))
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=['CPUExecutionProvider'])
+    x = random.random((size, size), np.float32)
+    return lambda: session.run(None, {'x': x})
+
+
+def _copy(size: int) -> Callable[[], object]:
+    source, target = np.ones(size, np.uint8), np.zeros(size, np.uint8)
+    repeats = max(1, 2**22 // size)  # one small copy is shorter than the clock's overhead
+
+    def run() -> None:
+        for _ in range(repeats):
+            np.copyto(target, source)
+
+    run.repeats = repeats  # type: ignore[attr-defined]
+    return run
+
+
+def _best(call: Callable[[], object], seconds: float) -> float:
+    """Return the shortest time of a call in seconds."""
+    call()
+    best, end = float('inf'), time.perf_counter() + seconds
+    while best == float('inf') or time.perf_counter() < end:
+        start = time.perf_counter()
+        call()
+        best = min(best, time.perf_counter() - start)
+    return best / getattr(call, 'repeats', 1)

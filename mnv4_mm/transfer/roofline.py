@@ -1,0 +1,159 @@
+"""The roofline model (section 3 of arXiv 2404.10518): latency of a net from the MACs and bytes of its layers.
+
+The time of a layer is the larger of MACs / peak and bytes / bandwidth. The ranking of nets depends on the ratio of peak
+and bandwidth alone, the ridge point in MACs per byte. At a ridge point of 0 only MACs count.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from mnv4_mm.transfer.layers import Layer
+
+# Ridge points of the sweep in MACs per byte: the paper's range, finer where CPUs are.
+RIDGES = tuple(float(x) for x in np.unique(np.concatenate([np.arange(0, 20, 0.25), np.arange(20, 501, 2)])))
+
+
+def predicted_time(layers: Iterable[Layer], ridge: float) -> float:
+    """Return the time of a net relative to the peak, in MACs: at the peak, that many take as long.
+
+    Args:
+        layers: Layers of the net.
+        ridge: Ridge point in MACs per byte.
+    """
+    return sum(layer.repeats * max(layer.macs, ridge * layer.bytes) for layer in layers)
+
+
+def cached_time(layers: Iterable[Layer], macs: float, copies: Mapping[str, float]) -> float:
+    """Return the time of a net in seconds if the bandwidth of a layer is that of a copy of as many bytes.
+
+    Small layers stay in the caches, whose bandwidth is several times that of the memory.
+
+    Args:
+        layers: Layers of the net.
+        macs: Peak in multiply-accumulates per second.
+        copies: Bytes per second of copies, by the number of bytes copied; see ``Peak.cached``.
+    """
+    sizes = sorted(map(int, copies))
+    # A copy reads and writes each of its bytes.
+    at = np.log([2 * size for size in sizes])
+    rates = np.log([copies[str(size)] for size in sizes])
+
+    def bandwidth(count: int) -> float:
+        return float(np.exp(np.interp(np.log(max(1, count)), at, rates)))
+
+    return sum(layer.repeats * max(layer.macs / macs, layer.bytes / bandwidth(layer.bytes)) for layer in layers)
+
+
+def shares(layers: Sequence[Layer], ridge: float) -> dict[tuple[str, bool], float]:
+    """Return the fractions of the predicted time of a net.
+
+    Args:
+        layers: Layers of the net.
+        ridge: Ridge point in MACs per byte.
+
+    Returns:
+        Fractions that add up to 1, by the kind of layer and True if memory is the limit.
+    """
+    total = predicted_time(layers, ridge)
+    result: dict[tuple[str, bool], float] = {}
+    for layer in layers:
+        key = layer.kind, ridge * layer.bytes > layer.macs
+        result[key] = result.get(key, 0.0) + layer.repeats * max(layer.macs, ridge * layer.bytes) / total
+    return result
+
+
+def mean_shares(nets: Sequence[Sequence[Layer]], ridge: float) -> dict[tuple[str, bool], float]:
+    """Return the mean of ``shares`` over nets."""
+    result: dict[tuple[str, bool], float] = {}
+    for layers in nets:
+        for key, value in shares(layers, ridge).items():
+            result[key] = result.get(key, 0.0) + value / len(nets)
+    return result
+
+
+def spearman(predicted: Sequence[float], measured: Sequence[float]) -> float:
+    """Return Spearman's rank correlation."""
+    return float(stats.spearmanr(predicted, measured).statistic)
+
+
+class Fit(NamedTuple):
+    """Rank correlation of the roofline with measured latencies.
+
+    Attributes:
+        macs: Spearman's correlation of the number of MACs.
+        at: Ridge points of the sweep in MACs per byte.
+        spearman: Correlation at each of them.
+        best: The ridge point with the highest correlation; the middle of the range if several have it.
+        best_spearman: That correlation.
+        best_range: Smallest and largest ridge point of the sweep with that correlation.
+    """
+
+    macs: float
+    at: tuple[float, ...]
+    spearman: tuple[float, ...]
+    best: float
+    best_spearman: float
+    best_range: tuple[float, float]
+
+
+def fit(nets: Sequence[Sequence[Layer]], latencies: Sequence[float], ridges: Sequence[float] = RIDGES) -> Fit:
+    """Correlate the roofline of nets with their measured latencies at each ridge point.
+
+    Args:
+        nets: Layers of each net.
+        latencies: Measured latency of each net.
+        ridges: Ridge points in MACs per byte.
+    """
+    scores = [spearman([predicted_time(layers, ridge) for layers in nets], latencies) for ridge in ridges]
+    highest = max(scores)
+    best = [ridge for ridge, score in zip(ridges, scores, strict=True) if score > highest - 1e-9]
+    macs = spearman([predicted_time(layers, 0) for layers in nets], latencies)
+    return Fit(macs, tuple(ridges), tuple(scores), best[len(best) // 2], highest, (best[0], best[-1]))
+
+
+class Residual(NamedTuple):
+    """Measured and predicted time of a kind of layer, summed over nets.
+
+    Attributes:
+        kind: Kind of layer.
+        macs: Multiply-accumulates.
+        bytes: Bytes read and written.
+        measured_ms: Time in the profile.
+        predicted_ms: Time by the roofline.
+    """
+
+    kind: str
+    macs: int
+    bytes: int
+    measured_ms: float
+    predicted_ms: float
+
+
+def residuals(
+    nets: Sequence[Sequence[Layer]], times: Sequence[dict[str, float]], macs: float, bandwidth: float
+) -> list[Residual]:
+    """Compare measured and predicted time by the kind of layer, the largest measured time first.
+
+    Args:
+        nets: Layers of each net.
+        times: Measured milliseconds of each net by kind.
+        macs: Peak in multiply-accumulates per second.
+        bandwidth: Bandwidth in bytes per second.
+    """
+    kinds = {layer.kind for layers in nets for layer in layers} | {kind for net in times for kind in net}
+    rows = []
+    for kind in kinds:
+        layers = [layer for net in nets for layer in net if layer.kind == kind]
+        rows.append(
+            Residual(
+                kind,
+                sum(layer.repeats * layer.macs for layer in layers),
+                sum(layer.repeats * layer.bytes for layer in layers),
+                sum(net.get(kind, 0.0) for net in times),
+                1e3 * predicted_time(layers, macs / bandwidth) / macs,
+            )
+        )
+    return sorted(rows, key=lambda row: -row.measured_ms)

@@ -1,0 +1,160 @@
+"""Measurement of the roofline: layers, latency and the profile of each net, and the limits of the machine."""
+
+import datetime
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from mnv4_mm.config.backbone import fit_backbone
+from mnv4_mm.config.load import load_config
+from mnv4_mm.deploy.describe import describe
+from mnv4_mm.deploy.graph import Graph, build_graph
+from mnv4_mm.deploy.targets import TARGETS
+from mnv4_mm.models import MobileNetV4
+from mnv4_mm.models.arch import ARCHS
+from mnv4_mm.models.classifier import classifier
+from mnv4_mm.tasks import build_model
+from mnv4_mm.transfer.exported import Latency, convert, measure_latencies, net_graph
+from mnv4_mm.transfer.layers import Layer, count_layers, kind_times
+from mnv4_mm.transfer.machine import describe_machine
+from mnv4_mm.transfer.nets import MNV4_SIZES, MODELS, PEERS
+from mnv4_mm.transfer.peak import Peak, measure_peak
+
+PACKAGES = ('torch', 'timm', 'onnx', 'onnxruntime', 'numpy')
+
+
+def build_net(name: str) -> tuple[nn.Module, tuple[int, int]]:
+    """Build a classification net with random weights, with its branches merged if it is reparameterised.
+
+    ``conv_m_seg``, which has no classifier, is built up to C5.
+
+    Args:
+        name: ``mnv4_`` and a name of ``ARCHS``, or ``timm:`` and a name of ``PEERS``.
+
+    Returns:
+        The net, and height and width of its images in pixels.
+    """
+    if name.startswith('timm:'):
+        import timm
+        from timm.utils.model import reparameterize_model
+
+        name = name.removeprefix('timm:')
+        return reparameterize_model(timm.create_model(name).eval()), (PEERS[name], PEERS[name])
+    arch = name.removeprefix('mnv4_')
+    size = (MNV4_SIZES[arch], MNV4_SIZES[arch])
+    if ARCHS[arch].head_conv is None:
+        return nn.Sequential(MobileNetV4(arch, out_indices=(3,)), _First()).eval(), size
+    return classifier(arch).eval(), size
+
+
+class _First(nn.Module):
+    """Select the first feature map."""
+
+    def forward(self, feature_maps: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        return feature_maps[0]
+
+
+def build(name: str) -> tuple[Graph, int]:
+    """Build the graph of a net or of the model of a config for ONNX, and count its parameters."""
+    torch.manual_seed(0)
+    if name not in MODELS:
+        net, size = build_net(name)
+        return net_graph(net, size), _parameters(net)
+    cfg = load_config(name)
+    cfg.model.backbone.pop('init_cfg', None)
+    cfg = fit_backbone(cfg, f'mnv4_{cfg.model.backbone.arch}')
+    cfg.model.backbone.pop('init_cfg', None)
+    model: Any = build_model(cfg).eval()
+    model.cfg, model.checkpoint_meta = cfg, {}
+    is_detector = hasattr(model, 'bbox_head')
+    head = model.bbox_head if is_detector else model.decode_head
+    classes = tuple(map(str, range(head.num_classes)))
+    model.dataset_meta = dict(classes=classes, palette=[(0, 0, 0)] * len(classes))
+    meta = describe(model, TARGETS['onnx'], kind='raw' if is_detector else 'logits')
+    return build_graph(model, meta), _parameters(model)
+
+
+def _parameters(net: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in net.parameters())
+
+
+def measure_nets(
+    names: Sequence[str], rounds: int = 5, seconds: float = 0.3, log: Callable[[str], None] = print
+) -> list[dict[str, Any]]:
+    """Measure nets and return a record for each.
+
+    Args:
+        names: Names of ``nets.NETS``.
+        rounds: See ``measure_latencies``.
+        seconds: See ``measure_latencies``.
+        log: Function that prints a line.
+    """
+    torch.set_num_threads(1)
+    counted: dict[str, tuple[list[Layer], int]] = {}
+    files: dict[str, tuple[Path, np.ndarray]] = {}
+    with TemporaryDirectory() as folder:
+        for name in names:
+            graph, parameters = build(name)
+            batch = graph.example().numpy()
+            path = convert(graph, Path(folder), name.replace(':', '_'))
+            counted[name] = count_layers(path, batch), parameters
+            files[name] = path, batch
+            log(f'{name}: {sum(one.repeats * one.macs for one in counted[name][0]) / 1e9:.3f} GMACs')
+        before = describe_machine(PACKAGES)
+        first = measure_peak()
+        latencies = measure_latencies(files, rounds, seconds, log)
+        times = {name: kind_times(*files[name]) for name in names}
+        second = measure_peak()
+        after = describe_machine(PACKAGES)
+    # The better of the two: a disturbance lowers what is measured.
+    peak = Peak(
+        max(first.macs, second.macs),
+        max(first.bandwidth, second.bandwidth),
+        {size: max(rate, second.cached[size]) for size, rate in first.cached.items()},
+    )
+    machine = dict(before, load=[before['load'], after['load']], threads=1, peak=_rounded(peak))
+    return [
+        record(name, counted[name][1], files[name][1], counted[name][0], latencies[name], times[name], machine)
+        for name in names
+    ]
+
+
+def record(
+    name: str,
+    parameters: int,
+    batch: np.ndarray,
+    layers: Sequence[Layer],
+    latency: Latency,
+    times: dict[str, float],
+    machine: dict[str, Any],
+) -> dict[str, Any]:
+    """Return the record of a net; docs/roofline.md lists its keys."""
+    return dict(
+        net=name,
+        input=[*batch.shape],
+        dtype=str(batch.dtype),
+        parameters=parameters,
+        macs=sum(one.repeats * one.macs for one in layers),
+        weight_bytes=sum(one.repeats * one.weight_bytes for one in layers),
+        activation_bytes=sum(one.repeats * one.activation_bytes for one in layers),
+        latency_ms=round(latency.median, 4),
+        round_ms=[round(value, 4) for value in latency.rounds],
+        cpu_ms=round(latency.cpu, 4),
+        kind_ms={kind: round(value, 4) for kind, value in sorted(times.items())},
+        layers=[list(layer) for layer in layers],
+        machine=machine,
+        date=datetime.date.today().isoformat(),
+    )
+
+
+def _rounded(peak: Peak) -> dict[str, Any]:
+    return dict(
+        macs=round(peak.macs),
+        bandwidth=round(peak.bandwidth),
+        cached={size: round(rate) for size, rate in peak.cached.items()},
+    )

@@ -1,0 +1,503 @@
+"""The page and the plot of the roofline, generated from its records."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import stats
+
+from mnv4_mm.transfer.layers import KINDS, WITH_MACS, Layer
+from mnv4_mm.transfer.nets import MODELS
+from mnv4_mm.transfer.pages import machine_lines, prose, read_records, table
+from mnv4_mm.transfer.roofline import (
+    RIDGES,
+    Fit,
+    Residual,
+    cached_time,
+    fit,
+    mean_shares,
+    predicted_time,
+    residuals,
+    shares,
+    spearman,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+KEYS = (
+    'net',
+    'input',
+    'parameters',
+    'macs',
+    'latency_ms',
+    'round_ms',
+    'cpu_ms',
+    'kind_ms',
+    'layers',
+    'machine',
+    'date',
+)
+# Published: section 3 of the paper. Device, fitted ridge point, Spearman's correlation of the roofline and of MACs.
+PAPER = (
+    ('Pixel 6 CPU', 31.2, 0.973, 0.962),
+    ('Samsung S23 CPU', 39.7, 0.962, 0.940),
+    ('Pixel 4 DSP', 347.3, 0.962, 0.758),
+    ('Pixel 8 EdgeTPU', 433.8, 0.973, 0.857),
+)
+BINDING_AT = (0.0, 2.0, 5.0, 10.0, 20.0, 31.2, 39.7, 100.0, 347.3, 433.8, 500.0)
+# Nets whose binding layers are listed one by one.
+EXAMPLES = ('mnv4_conv_s', 'mnv4_conv_m', 'mnv4_hybrid_m', 'timm:mobilenetv3_large_100', 'timm:convnext_tiny')
+
+
+class Roofline:
+    """Records of nets and the roofline fitted to them.
+
+    Args:
+        records: Records that ``roofline_measure.record`` returned.
+    """
+
+    def __init__(self, records: Sequence[dict[str, Any]]) -> None:
+        self.records = sorted(records, key=lambda record: record['latency_ms'])
+        self.layers = {one['net']: [Layer(*layer) for layer in one['layers']] for one in self.records}
+        self.latency = {one['net']: one['latency_ms'] for one in self.records}
+        self.cpu = {one['net']: one['cpu_ms'] for one in self.records}
+        # Each measurement has the limits of its own machine; those of the last one count.
+        peak = max(self.records, key=lambda record: record['date'])['machine']['peak']
+        self.macs_per_second, self.bandwidth, self.cached = peak['macs'], peak['bandwidth'], peak['cached']
+        self.ridge = self.macs_per_second / self.bandwidth
+        self.nets = [one['net'] for one in self.records if one['net'] not in MODELS]
+        self.models = [one['net'] for one in self.records if one['net'] in MODELS]
+        self.fit = self.fit_to(self.nets)
+
+    def fit_to(self, names: Sequence[str], times: Mapping[str, float] | None = None) -> Fit:
+        """Fit the ridge point to the latencies of nets, or to other times of them."""
+        times = times or self.latency
+        return fit([self.layers[name] for name in names], [times[name] for name in names])
+
+    def at(self, names: Sequence[str], ridge: float, times: Mapping[str, float] | None = None) -> float:
+        """Return Spearman's correlation over nets at a ridge point, with their latencies or other times."""
+        times = times or self.latency
+        return spearman([predicted_time(self.layers[name], ridge) for name in names], [times[name] for name in names])
+
+    def with_caches(self, names: Sequence[str], times: Mapping[str, float] | None = None) -> float:
+        """Return Spearman's correlation of ``cached_time`` over nets, with their latencies or other times."""
+        times = times or self.latency
+        predicted = [cached_time(self.layers[name], self.macs_per_second, self.cached) for name in names]
+        return spearman(predicted, [times[name] for name in names])
+
+    def predicted_ms(self, name: str) -> float:
+        """Return the latency by the roofline at the limits of the machine, in ms."""
+        return 1e3 * predicted_time(self.layers[name], self.ridge) / self.macs_per_second
+
+    def residuals(self, names: Sequence[str]) -> list[Residual]:
+        """Compare measured and predicted time by the kind of layer."""
+        times = {one['net']: one['kind_ms'] for one in self.records}
+        layers = [self.layers[name] for name in names]
+        return residuals(layers, [times[name] for name in names], self.macs_per_second, self.bandwidth)
+
+    def by_kind(self, names: Sequence[str], times: Mapping[str, float] | None = None) -> float:
+        """Return Spearman's correlation of a model with the measured rate of each kind of layer.
+
+        Its time is the sum over kinds of the roofline's time, scaled so that the sum over the other nets is that of
+        their profiles: the net itself is left out.
+        """
+        predicted = []
+        for name in names:
+            others = [other for other in names if other != name]
+            scale = {row.kind: row.measured_ms / row.predicted_ms for row in self.residuals(others) if row.predicted_ms}
+            rows = self.residuals([name])
+            predicted.append(sum(row.predicted_ms * scale.get(row.kind, 1.0) for row in rows))
+        times = times or self.latency
+        return spearman(predicted, [times[name] for name in names])
+
+
+def load_roofline(path: Path) -> Roofline:
+    """Read the records of a file.
+
+    Raises:
+        UserError: It has no records.
+    """
+    return Roofline(read_records(path, KEYS))
+
+
+def summary(result: Roofline) -> list[str]:
+    """Return the rank correlations as lines of text."""
+    rows = [('classification nets', result.nets)]
+    if result.models:
+        rows.append(('with detectors and segmenters', result.nets + result.models))
+    lines = [
+        f'peak {result.macs_per_second / 1e9:.1f} GMACs/s, bandwidth {result.bandwidth / 1e9:.1f} GB/s, ridge point '
+        f'{result.ridge:.2f} MACs/byte (one thread, float32)'
+    ]
+    for label, names in rows:
+        best = result.fit_to(names)
+        lines.append(
+            f'Spearman over {len(names)} {label}: roofline at the measured ridge point '
+            f'{result.at(names, result.ridge):.3f}, at the best one ({_range(best)} MACs/byte) '
+            f'{best.best_spearman:.3f}, with the bandwidth of the caches {result.with_caches(names):.3f}, MACs alone '
+            f'{best.macs:.3f}'
+        )
+    cpu = result.fit_to(result.nets, result.cpu)
+    lines.append(
+        f'Spearman over the classification nets with CPU time instead of latency: measured ridge point '
+        f'{result.at(result.nets, result.ridge, result.cpu):.3f}, best one ({_range(cpu)}) {cpu.best_spearman:.3f}, '
+        f'with the bandwidth of the caches {result.with_caches(result.nets, result.cpu):.3f}, MACs alone {cpu.macs:.3f}'
+    )
+    return lines
+
+
+def _range(found: Fit) -> str:
+    low, high = found.best_range
+    return f'{low:g}' if low == high else f'{low:g} to {high:g}'
+
+
+def page(result: Roofline, image: str) -> str:
+    """Return the page as Markdown.
+
+    Args:
+        result: The records.
+        image: Name of the plot.
+    """
+    names = result.nets
+    everything = result.nets + result.models
+    mean = mean_shares([result.layers[name] for name in names], result.ridge)
+    memory = sum(value for (_, by_memory), value in mean.items() if by_memory)
+    cached = ', '.join(f'{_size(int(size))} {rate / 1e9:.0f} GB/s' for size, rate in result.cached.items())
+    lines = [
+        '# Roofline',
+        '',
+        '    mnv4 roofline                # print the correlations; write this page and its plot from the records',
+        '    mnv4 roofline --check        # exit code 1 if page and records disagree',
+        '    mnv4 roofline --measure      # measure all nets anew: half an hour on a quiet machine',
+        '',
+        *prose(
+            """The roofline predicts the latency of a net from its layers (section 3 of the paper). The time of a
+            layer is the larger of MACs / peak and bytes / bandwidth, with the bytes of weights and activations. The
+            ranking of nets depends on one number, the ridge point: peak / bandwidth, in MACs per byte. This page
+            compares the ranking with measured latencies. The command writes it; do not edit it."""
+        ),
+        *machine_lines(result.records),
+        '## Result',
+        '',
+        *prose(
+            f"""{len(names)} classification nets with random weights, batch 1, float32, exported by `mnv4_mm.deploy`
+            and run by ONNX Runtime on one thread. The table has Spearman's rank correlation with the
+            measured time."""
+        ),
+        *table(
+            ('', 'ridge point, MACs/byte', 'latency', 'CPU time', f'latency, with whole models ({len(everything)})'),
+            _correlations(result, names, everything),
+        ),
+        '',
+        *prose(
+            """CPU time is that of the process for a run. It equals the latency on a machine that does nothing else, and
+            is less disturbed by other processes."""
+        ),
+        *prose(
+            f"""Peak: {result.macs_per_second / 1e9:.1f} GMACs/s, the fastest of three square matrix products in ONNX
+            Runtime. Bandwidth: {result.bandwidth / 1e9:.1f} GB/s, read and written, of a copy of 256 MiB by numpy.
+            Smaller copies stay in the caches: {cached}. At the measured ridge point, {100 * memory:.0f} % of the
+            predicted time is in layers that memory limits (mean over nets)."""
+        ),
+        *prose(
+            """The paper fits the ridge point to its measured latencies. Its values (published) are for int8 on the
+            CPUs and accelerators of phones: a number is one byte there and four bytes here."""
+        ),
+        *table(
+            ('device', 'fitted ridge point', 'Spearman, roofline', 'Spearman, MACs'),
+            [(f'{name} (published)', f'{ridge:g}', f'{a:.3f}', f'{b:.3f}') for name, ridge, a, b in PAPER],
+        ),
+        '',
+        f'![Rank correlation, predicted ranks and binding layers by ridge point]({image})',
+        '',
+        *_profile_section(result),
+        *_binding_section(result),
+        *_nets_section(result),
+        *_method_section(),
+    ]
+    return '\n'.join(lines)
+
+
+def _correlations(result: Roofline, names: Sequence[str], everything: Sequence[str]) -> list[tuple[str, ...]]:
+    columns = ((names, result.latency), (names, result.cpu), (everything, result.latency))
+    fits = [result.fit_to(*column) for column in columns]
+    return [
+        ('MACs alone', '0', *(f'{found.macs:.3f}' for found in fits)),
+        (
+            'roofline, measured ridge point',
+            f'{result.ridge:.2f}',
+            *(f'{result.at(nets, result.ridge, times):.3f}' for nets, times in columns),
+        ),
+        (
+            'roofline, best ridge point',
+            '; '.join(dict.fromkeys(map(_range, fits))),
+            *(f'{found.best_spearman:.3f}' for found in fits),
+        ),
+        (
+            'roofline with the measured bandwidth of the caches',
+            'by the bytes of a layer',
+            *(f'{result.with_caches(*column):.3f}' for column in columns),
+        ),
+        (
+            'rate of each kind of layer, from the profiles of the other nets',
+            '-',
+            *(f'{result.by_kind(*column):.3f}' for column in columns),
+        ),
+    ]
+
+
+def _size(count: int) -> str:
+    return f'{count // 2**20} MiB' if count >= 2**20 else f'{count // 2**10} KiB'
+
+
+def _profile_section(result: Roofline) -> list[str]:
+    rows = result.residuals(result.nets)
+    total = sum(row.measured_ms for row in rows)
+    predicted = sum(row.predicted_ms for row in rows)
+    body = [
+        (
+            row.kind,
+            f'{100 * row.measured_ms / total:.1f}',
+            f'{100 * row.predicted_ms / predicted:.1f}',
+            f'{row.measured_ms / row.predicted_ms:.2f}' if row.predicted_ms else '-',
+            f'{row.macs / row.measured_ms / 1e6:.1f}' if row.macs and row.measured_ms else '-',
+            f'{row.bytes / row.measured_ms / 1e6:.1f}' if row.measured_ms else '-',
+        )
+        for row in rows
+    ]
+    worst = sorted(result.nets, key=lambda name: -abs(_rank_error(result, name)))[:6]
+    return [
+        '## What the roofline misses',
+        '',
+        *prose(
+            """Time in each kind of layer, from the profiler of ONNX Runtime, summed over the nets. A factor of 1 is
+            the prediction of the roofline."""
+        ),
+        *table(('layer', '% of measured time', '% of predicted time', 'measured / predicted', 'GMACs/s', 'GB/s'), body),
+        '',
+        'The nets whose rank is predicted worst, at the measured ridge point:',
+        '',
+        *table(
+            (
+                'net',
+                'measured ms',
+                'predicted ms',
+                'measured rank',
+                'predicted rank',
+                'largest differences in ms, by layer',
+            ),
+            [
+                (
+                    name,
+                    f'{result.latency[name]:.2f}',
+                    f'{result.predicted_ms(name):.2f}',
+                    f'{_ranks(result)[name][0]:.0f}',
+                    f'{_ranks(result)[name][1]:.0f}',
+                    _differences(result, name),
+                )
+                for name in worst
+            ],
+        ),
+        '',
+    ]
+
+
+def _ranks(result: Roofline) -> dict[str, tuple[float, float, float]]:
+    """Return the ranks of each net by measured latency, by the roofline and by MACs."""
+    columns = [
+        stats.rankdata([result.latency[name] for name in result.nets]),
+        stats.rankdata([predicted_time(result.layers[name], result.ridge) for name in result.nets]),
+        stats.rankdata([predicted_time(result.layers[name], 0) for name in result.nets]),
+    ]
+    return {name: (a, b, c) for name, a, b, c in zip(result.nets, *columns, strict=True)}
+
+
+def _rank_error(result: Roofline, name: str) -> float:
+    measured, predicted, _ = _ranks(result)[name]
+    return measured - predicted
+
+
+def _differences(result: Roofline, name: str) -> str:
+    rows = sorted(result.residuals([name]), key=lambda row: -abs(row.measured_ms - row.predicted_ms))
+    return ', '.join(f'{row.kind} {row.measured_ms - row.predicted_ms:+.2f}' for row in rows[:3])
+
+
+def _binding_section(result: Roofline) -> list[str]:
+    header = ['kind of layer', *(f'{ridge:g}' for ridge in BINDING_AT)]
+    tables: list[str] = []
+    for name in EXAMPLES:
+        if name in result.layers:
+            tables += ['', f'{name}, the layer that takes most time at each ridge point:', '', *_largest(result, name)]
+    layers = [result.layers[name] for name in result.nets]
+    columns = [mean_shares(layers, ridge) for ridge in BINDING_AT]
+    rows = []
+    for kind in KINDS:
+        values = [[column.get((kind, by_memory), 0.0) for by_memory in (False, True)] for column in columns]
+        if any(sum(pair) >= 0.005 for pair in values):
+            rows.append([kind, *(_share(*pair) for pair in values)])
+    return [
+        '## Binding layers',
+        '',
+        *prose(
+            """Percent of the predicted time by the kind of layer, mean over the nets, at ridge points from MACs
+            alone (0) to those of accelerators. In brackets: the part of it in layers that memory limits."""
+        ),
+        *table(header, rows),
+        *tables,
+        '',
+    ]
+
+
+def _share(compute: float, memory: float) -> str:
+    return f'{100 * (compute + memory):.0f} ({100 * memory:.0f})' if compute + memory >= 0.005 else '-'
+
+
+def _largest(result: Roofline, name: str) -> list[str]:
+    layers = [layer for layer in result.layers[name] if layer.kind in WITH_MACS]
+    rows = []
+    for ridge in (0.0, round(result.ridge, 1), 31.2, 100.0, 433.8):
+        total = predicted_time(result.layers[name], ridge)
+        largest = max(layers, key=lambda layer: predicted_time([layer._replace(repeats=1)], ridge))
+        time = predicted_time([largest._replace(repeats=1)], ridge)
+        by_memory = sum(value for (_, memory), value in shares(result.layers[name], ridge).items() if memory)
+        rows.append(
+            (
+                f'{ridge:g}',
+                largest.kind,
+                f'{largest.macs / 1e6:.1f}',
+                f'{largest.weight_bytes / 1e3:.0f}',
+                f'{largest.activation_bytes / 1e3:.0f}',
+                f'{100 * time / total:.0f}',
+                'memory' if ridge * largest.bytes > largest.macs else 'MACs',
+                f'{100 * by_memory:.0f}',
+            )
+        )
+    header = ('ridge point', 'layer', 'MMACs', 'weights kB', 'activations kB', '% of the net', 'limit',
+              '% of the net limited by memory')  # fmt: skip
+    return table(header, rows)
+
+
+def _nets_section(result: Roofline) -> list[str]:
+    ranks = _ranks(result)
+    by_name = {one['net']: one for one in result.records}
+    lines = ['## Nets', '', 'Latency is the median of the rounds; in brackets, the fastest and the slowest round.', '']
+    for names in (result.nets, result.models):
+        rows = []
+        for name in names:
+            one = by_name[name]
+            size = one['input'][2:] if one['input'][1] == 3 else one['input'][1:3]
+            row = [
+                name,
+                f'{size[0]}x{size[1]}',
+                f'{one["parameters"] / 1e6:.2f}',
+                f'{one["macs"] / 1e9:.3f}',
+                f'{(one["weight_bytes"] + one["activation_bytes"]) / 1e6:.1f}',
+                f'{one["latency_ms"]:.2f} ({min(one["round_ms"]):.2f} to {max(one["round_ms"]):.2f})',
+                f'{one["cpu_ms"]:.2f}',
+                f'{result.predicted_ms(name):.2f}',
+                f'{one["macs"] / one["latency_ms"] / 1e6:.1f}',
+            ]
+            rows.append(row + ([' / '.join(f'{rank:.0f}' for rank in ranks[name])] if name in ranks else []))
+        header = ['net', 'input', 'M params', 'GMACs', 'MB moved', 'latency ms', 'CPU ms', 'predicted ms', 'GMACs/s']
+        if names is result.nets:
+            header.append('rank: latency / roofline / MACs')
+        if rows:
+            lines += [*table(header, rows), '']
+    return lines
+
+
+def _method_section() -> list[str]:
+    return [
+        '## Method',
+        '',
+        *prose(
+            """Layers, MACs and bytes come from the profile of ONNX Runtime. It lists the nodes that are executed
+            with the shapes and bytes of their inputs and outputs: batch norms are folded and activations are fused as
+            in a real run. Views such as reshape count nothing. PyTorch's counter knows neither fusion nor bytes; a
+            test compares its MACs with these."""
+        ),
+        *prose(
+            """The exported graph has operator set 18, in which GELU is five operators. ONNX Runtime executes them
+            one by one. The bytes and the latency of nets with GELU include this. FastViT, RepViT and MobileOne are
+            reparameterised: their branches are merged. Weights are random; latency does not depend on them."""
+        ),
+        *prose(
+            """A MobileNetV4 net is the whole classifier; `mnv4_conv_m_seg`, which has none, ends at C5. Detectors
+            and segmenters end before the selection of boxes and the class map. Every net is measured once in each
+            round, so that a change of the speed of the machine affects all of them."""
+        ),
+        *prose(
+            f"""`docs/results/roofline.jsonl` has a record for each net: {
+                ', '.join(f'`{key}`' for key in RECORD_KEYS)
+            }. An entry of `layers` is kind, MACs, bytes of weights, bytes of activations, number of equal
+            layers."""
+        ),
+        *table(('kind', 'layers'), [(kind, text) for kind, text in KINDS.items()]),
+        '',
+    ]
+
+
+RECORD_KEYS = (
+    'net', 'input', 'dtype', 'parameters', 'macs', 'weight_bytes', 'activation_bytes', 'latency_ms', 'round_ms',
+    'cpu_ms', 'kind_ms', 'layers', 'machine', 'date',
+)  # fmt: skip
+
+
+def plot(result: Roofline) -> 'Figure':
+    """Draw the correlation, the predicted ranks and the binding kinds of layers against the ridge point."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 15), layout='constrained')
+    first, second, third = figure.subplots(3, height_ratios=(1, 1.7, 1.2))
+    found = result.fit
+    first.plot(found.at, found.spearman, color='tab:blue', label='roofline')
+    first.axhline(found.macs, color='grey', linestyle='--', label='MACs alone')
+    first.set(ylabel=f"Spearman's correlation\nwith the latency of {len(result.nets)} nets")
+    first.axvspan(*found.best_range, color='tab:green', alpha=0.3, label=f'best: {_range(found)} MACs/byte')
+    for label, ridge, *_ in PAPER:
+        first.axvline(ridge, color='tab:orange', linewidth=0.8)
+        first.annotate(
+            f'{label} (published fit)', (ridge, 0.02), xycoords=('data', 'axes fraction'), rotation=90, fontsize=7,
+            ha='right', va='bottom',
+        )  # fmt: skip
+    ranks = np.array([stats.rankdata([predicted_time(result.layers[n], r) for n in result.nets]) for r in RIDGES])
+    for i, name in enumerate(result.nets):
+        ours = name.startswith('mnv4_')
+        second.plot(RIDGES, ranks[:, i], color='tab:red' if ours else '0.6', linewidth=1.4 if ours else 0.9)
+        second.annotate(
+            f' {name.removeprefix("timm:")} ({result.latency[name]:.1f} ms)', (RIDGES[-1], ranks[-1, i]), fontsize=7,
+            va='center', color='tab:red' if ours else '0.2',
+        )  # fmt: skip
+        second.plot(0, i + 1, marker='|', color='tab:blue', clip_on=False)
+    second.set(ylabel='rank of the predicted latency, 1 is the fastest\n(in brackets: measured latency)')
+    layers = [result.layers[name] for name in result.nets]
+    at = RIDGES[:: max(1, len(RIDGES) // 160)]
+    columns = [mean_shares(layers, ridge) for ridge in at]
+    stacks = [
+        (kind, by_memory, [column.get((kind, by_memory), 0.0) for column in columns])
+        for by_memory in (False, True)
+        for kind in KINDS
+    ]
+    stacks = [stack for stack in stacks if max(stack[2]) > 0.01]
+    colours = dict(zip(KINDS, ('#4e79a7', '#a0cbe8', '#f28e2b', '#59a14f', '#e15759', '#b07aa1', '#9c755f', '#edc948',
+                               '#bab0ac', '#76b7b2'), strict=True))  # fmt: skip
+    areas = third.stackplot(
+        at, [values for *_, values in stacks], colors=[colours[kind] for kind, *_ in stacks],
+        labels=[f'{kind}, {"memory" if by_memory else "MACs"}' for kind, by_memory, _ in stacks],
+    )  # fmt: skip
+    for area, (_, by_memory, _) in zip(areas, stacks, strict=True):
+        if by_memory:
+            area.set(hatch='//', edgecolor='white', linewidth=0)
+    third.set(ylabel='share of the predicted time (mean over nets)\nhatched: limited by memory', ylim=(0, 1))
+    third.legend(fontsize=7, ncols=4, loc='lower right')
+    ticks = (0, 2, 4, 6, 8, 10, 20, 50, 100, 200, 500)
+    for axes in (first, second, third):
+        axes.set_xscale('symlog', linthresh=10)
+        axes.set_xlim(0, RIDGES[-1])
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.axvline(result.ridge, color='black', linestyle=':', label=f'this machine: {result.ridge:.1f}')
+    first.legend(fontsize=8, loc='lower left')
+    third.set_xlabel('ridge point in MACs per byte')
+    return figure
