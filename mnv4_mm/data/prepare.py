@@ -5,8 +5,10 @@ The originals are never changed. Files are made again when any file of the data 
 
 import hashlib
 import json
+import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,6 +27,7 @@ from mnv4_mm.version import __version__
 
 FORMAT = 1
 SPLITS = (TRAIN, VAL)
+UNUSED_DAYS = 30  # after which prepared files are removed: longer than a training takes
 WAIT = 1  # second for another process, before a line says so
 
 
@@ -164,9 +167,26 @@ def prepared_folder(
             digest = _digest(sorted((previous or {}).items()))
             split_file = cache / f'split-{task}-{digest}.json'
             key.append(digest)
-        yield cache / f'{task}-{_digest(key)}', split_file
+        folder = cache / f'{task}-{_digest(key)}'
+        yield folder, split_file
+        _remove_unused(folder)
     finally:
         lock.release()
+
+
+def _remove_unused(folder: Path) -> None:
+    """Remove prepared files that have not been used for a month: those of earlier states of the data set.
+
+    Args:
+        folder: Folder that is used now.
+    """
+    mark = 'checked.json'
+    if (folder / mark).is_file():
+        os.utime(folder / mark)
+    task = folder.name.partition('-')[0]
+    for other in folder.parent.glob(f'{task}-*/{mark}'):
+        if time.time() - other.stat().st_mtime > UNUSED_DAYS * 24 * 3600:
+            shutil.rmtree(other.parent, ignore_errors=True)
 
 
 def is_checked(root: Path) -> bool:

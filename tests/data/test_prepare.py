@@ -5,6 +5,7 @@ import copy
 import io
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -311,6 +312,19 @@ def test_unchanged_data_is_read_once(root, monkeypatch):
     assert json.loads(second.val.annotations.read_text())['annotations'][0]['bbox'] == [1, 1, 5, 5]
     shutil.rmtree(cache_folder(root))
     assert prepare_detection(root) == second
+
+
+def test_prepared_files_of_earlier_states_are_removed_after_a_month_without_use(root):
+    folders = []
+    for x in (1, 2):
+        edit(root, lambda c, x=x: c['annotations'][0].update(bbox=[x, 1, 5, 5]), ('val',))
+        folders.append(prepare_detection(root).val.annotations.parent)
+    assert all(folder.is_dir() for folder in folders)  # a run may still use the first
+    month = time.time() - (module.UNUSED_DAYS + 1) * 24 * 3600
+    for folder in folders:
+        os.utime(folder / 'checked.json', (month, month))
+    prepare_detection(root)
+    assert [folder.is_dir() for folder in folders] == [False, True]
 
 
 def test_damaged_files_of_the_cache_are_made_again(root):

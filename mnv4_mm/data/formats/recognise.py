@@ -78,7 +78,7 @@ def check_folder(root: Path) -> None:
     if root.is_dir():
         return
     if not root.exists():
-        raise UserError(f'no folder {root}: --data takes the folder of a data set')
+        raise UserError(f'no folder {root}: name the folder of a data set')
     if root.name.lower().endswith(ARCHIVES):
         raise UserError(f'{root} is an archive: unpack it, and name the folder')
     raise UserError(f'{root} is a file: name the folder that holds the images and the annotations, e.g. {root.parent}')
