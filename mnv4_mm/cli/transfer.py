@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from mnv4_mm.cli.arguments import Parser
 from mnv4_mm.config.check import check_config, check_config_data
@@ -36,6 +37,11 @@ def add_transfer(parser: Parser) -> None:
     )
     parser.add_argument('--retry', action='store_true', help='repeat runs that have failed')
     parser.add_argument('--keep', action='store_true', help='keep the checkpoints and logs of all runs')
+    parser.add_argument(
+        '--dry-run',
+        action='store_true',
+        help='make every step of the first seed with 4 images and random weights, into dry.jsonl',
+    )
     parser.add_argument('--plan', action='store_true', help='print the runs and the estimated hours, and stop')
     parser.set_defaults(call=transfer)
 
@@ -70,12 +76,20 @@ def transfer(args: argparse.Namespace) -> int:
     from mnv4_mm.transfer.work import submit
     from mnv4_mm.transfer.work import transfer as make_runs
 
-    options = dict(data=args.data, weights_dir=args.weights_dir, retry=args.retry, keep=args.keep)
+    options: dict[str, Any] = dict(data=args.data, weights_dir=args.weights_dir, retry=args.retry, keep=args.keep)
     if args.launcher == 'slurm':
         submit(protocol, runs, out=out, workers=args.workers, **options)
         return 0
+    if args.dry_run:
+        runs = [run for run in runs if run.seed == runs[0].seed]
     records = make_runs(
-        protocol, runs, out=out, workers=args.workers, log=lambda line: print(line, flush=True), **options
+        protocol,
+        runs,
+        out=out,
+        workers=args.workers,
+        dry=args.dry_run,
+        log=lambda line: print(line, flush=True),
+        **options,
     )
     failed = [record for record in read_records(records) if 'error' in record]
     print(f'records: {records}')

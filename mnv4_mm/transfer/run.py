@@ -44,6 +44,7 @@ from mnv4_mm.weights.hub import fetch_timm
 
 ROUNDS = 20  # of latency
 CURVE = 60  # points of a loss curve
+DRY_IMAGES = 4
 PACKAGES = (
     'torch', 'timm', 'mmengine', 'onedl-mmengine', 'mmcv', 'onedl-mmcv', 'mmdet', 'onedl-mmdetection', 'mmsegmentation',
     'onedl-mmsegmentation', 'numpy', 'opencv-python', 'onnxruntime',
@@ -62,6 +63,7 @@ class Job:
         work_dir: Folder for checkpoints and logs.
         weights_dir: Folder of ImageNet weights, ``<net>.safetensors`` or ``<net>.pth``, used instead of a download.
         record: File to write the record to.
+        dry: Make every step, with 4 images: one step or epoch of training, random weights where there are none.
     """
 
     protocol: str
@@ -70,6 +72,7 @@ class Job:
     work_dir: str
     weights_dir: str | None
     record: str
+    dry: bool = False
 
     def to_json(self) -> str:
         """Return the job as JSON."""
@@ -92,15 +95,15 @@ def execute(job: Job) -> dict[str, Any]:
     protocol, run = read_protocol(job.protocol), job.run
     head, work_dir = protocol.heads[run.head], Path(job.work_dir)
     data = str(join_splits(Path(job.data), protocol.train, protocol.test, work_dir / 'data')) if job.data else None
-    weights = _weights(run, job.weights_dir)
+    weights = None if job.dry else _weights(run, job.weights_dir)
     train(
         head.config,
         work_dir=str(work_dir),
         backbone=run.net,
         data=data,
         weights=weights or 'none',
-        epochs=head.epochs,
-        iters=head.iters,
+        epochs=head.epochs and (1 if job.dry else head.epochs),
+        iters=head.iters and (1 if job.dry else head.iters),
         cfg_options={
             **head.cfg_options,
             # Evaluated once, below, and at the end: no checkpoint is selected by its score.
@@ -108,6 +111,7 @@ def execute(job: Job) -> dict[str, Any]:
             'default_hooks.checkpoint.interval': 10**9,
             'randomness.seed': run.seed,
             **_control(head, run, data),
+            **(_few_images(head) if job.dry else {}),
         },
     )
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -171,13 +175,27 @@ def _control(head: Head, run: Run, data: str | None) -> dict[str, Any]:
         return {'model.backbone': dict(type='ZeroedDeepest', backbone=backbone, _delete_=True)}
     if run.control != 'shuffled':
         return {}
-    key, dataset = 'train_dataloader.dataset', cfg.train_dataloader.dataset
-    while 'pipeline' not in dataset:
-        key, dataset = f'{key}.dataset', dataset.dataset
+    key, dataset = _innermost(cfg.train_dataloader.dataset, 'train_dataloader.dataset')
     classes = task_of(cfg).find(data).classes if data else innermost_dataset(dataset).metainfo.classes
     steps = [dict(step) for step in dataset.pipeline]
     after = 1 + max(i for i, step in enumerate(steps) if step['type'] in LOADING)
     return {f'{key}.pipeline': [*steps[:after], dict(type='ShuffleLabels', num_classes=len(classes)), *steps[after:]]}
+
+
+def _few_images(head: Head) -> dict[str, Any]:
+    """Return the values of the config that limit it to a few images."""
+    values: dict[str, Any] = {'train_dataloader.batch_size': 2}
+    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        key, _ = _innermost(load_config(head.config)[loader].dataset, f'{loader}.dataset')
+        values[f'{key}.indices'] = DRY_IMAGES
+    return values
+
+
+def _innermost(dataset: Any, key: str) -> tuple[str, Any]:
+    """Return the data set inside of wrappers such as RepeatDataset, and its key in the config."""
+    while 'pipeline' not in dataset:
+        key, dataset = f'{key}.dataset', dataset.dataset
+    return key, dataset
 
 
 def _measure(cfg: Config, checkpoint: Checkpoint, folder: Path) -> tuple[dict[str, float], list[float]]:

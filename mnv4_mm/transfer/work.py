@@ -18,6 +18,7 @@ from mnv4_mm.transfer.records import Record, append_record, latest, read_records
 from mnv4_mm.transfer.run import Job
 
 RECORDS = 'records.jsonl'
+DRY_RECORDS = 'dry.jsonl'
 
 
 def transfer(
@@ -30,6 +31,7 @@ def transfer(
     workers: int = 1,
     retry: bool = False,
     keep: bool = False,
+    dry: bool = False,
     log: Callable[[str], object] = print,
 ) -> Path:
     """Make the runs that have no record yet, each in a process of its own.
@@ -45,6 +47,7 @@ def transfer(
         workers: Number of runs at the same time. The processor's cores are shared out evenly.
         retry: Repeat runs whose record is a failure.
         keep: Keep checkpoints and logs of runs that have succeeded.
+        dry: See ``Job``. The records go to ``dry.jsonl``, and existing ones are made again.
         log: Takes a line about each run.
 
     Returns:
@@ -54,7 +57,9 @@ def transfer(
         UserError: The folder cannot be written.
     """
     folder = make_output_folder('--out', out)
-    records = folder / RECORDS
+    records = folder / (DRY_RECORDS if dry else RECORDS)
+    if dry:
+        records.unlink(missing_ok=True)
     threads = max(1, len(os.sched_getaffinity(0)) // workers) if hasattr(os, 'sched_getaffinity') else 1
 
     def work(run: Run) -> None:
@@ -70,6 +75,7 @@ def transfer(
                 work_dir=str(work_dir),
                 weights_dir=weights_dir,
                 record=str(work_dir / 'record.json'),
+                dry=dry,
             )
             record = run_job(job, threads)
             append_record(records, record)

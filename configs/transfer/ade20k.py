@@ -1,0 +1,28 @@
+"""ADE20K: Semantic FPN and LR-ASPP from ImageNet weights, 40,000 steps. For GPUs.
+
+    python -m mnv4_mm download ade20k
+    python -m mnv4_mm transfer ade20k --dry-run      # every step, with 4 images
+    python -m mnv4_mm transfer ade20k --launcher slurm --workers 8
+
+Not run yet.
+"""
+
+title = 'ADE20K'
+heads = dict(
+    fpn=dict(config='mnv4_fpn_ade20k', iters=40_000, size=(512, 512)),
+    lraspp=dict(config='mnv4_lraspp_ade20k', iters=40_000, size=(512, 512)),
+)
+nets = [
+    'mnv4_conv_m',
+    'mnv4_conv_s',
+    'mnv4_hybrid_m',
+    'timm:mobilenetv1_100',
+    'timm:mobilenetv2_100',
+    'timm:mobilenetv3_large_100',
+    'timm:repvit_m1_1',
+    'timm:fastvit_sa12',
+    'timm:resnet18',
+]
+starts = ['imagenet']
+seeds = [0, 1, 2]
+needs_data = False
