@@ -63,7 +63,7 @@ def data_digest(cfg: Config) -> str:
             image = Path(info['img_path'])
             labels = (
                 file_digest(info['seg_map_path']).hexdigest()
-                if 'seg_map_path' in info
+                if info.get('seg_map_path')
                 else [[box['bbox'], box['bbox_label'], box['ignore_flag']] for box in info['instances']]
             )
             digest.update(json.dumps([loader, image.name, image.stat().st_size, labels]).encode())
