@@ -36,6 +36,9 @@ UIB_SIDES = (14, 28)
 EXPAND = 4
 # Hybrid-M starts with 1e-5, at which a wrong branch would not be noticed in the output.
 LAYER_SCALE = 0.5
+# Largest difference from PyTorch, as a share of the largest output. A whole net with random attention multiplies
+# rounding: the five runtimes differ from PyTorch by 0.1 to 0.6 %, and by as much from each other.
+TOLERANCES = dict(nets=2e-2, attention=1e-3, uib=1e-3)
 # The net of each attention; all are Hybrid-M up to C5.
 NET_SIZE = 256
 HYBRIDS: dict[str, table.Arch] = {
@@ -138,7 +141,7 @@ def _measure_part(part: str, rounds: int, seconds: float, log: Callable[[str], N
                 graph = net_graph(block.module, (block.side, block.side), runtime, block.channels)
                 try:
                     path = convert(graph, Path(folder), f'{number}_{runtime}')
-                    batch = check_output(graph, path)
+                    batch = check_output(graph, path, TOLERANCES[part])
                 except Exception as error:  # converters raise errors of many kinds; the record has the reason
                     failed[key] = f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
                     log(f'{block.name} in {runtime}: {failed[key]}')
