@@ -37,7 +37,7 @@ EXPAND = 4
 # Hybrid-M starts with 1e-5, at which a wrong branch would not be noticed in the output.
 LAYER_SCALE = 0.5
 # Largest difference from PyTorch, as a share of the largest output. A whole net with random attention multiplies
-# rounding: the five runtimes differ from PyTorch by 0.1 to 0.6 %, and by as much from each other.
+# rounding: the five runtimes differed from PyTorch by 0.1 to 0.6 %.
 TOLERANCES = dict(nets=2e-2, attention=1e-3, uib=1e-3)
 # The net of each attention; all are Hybrid-M up to C5.
 NET_SIZE = 256
