@@ -437,10 +437,17 @@ FAULTS = (
     # report
     Fault(
         'count a multiply-accumulate twice',
-        'mnv4_mm/report/complexity.py',
+        'mnv4_mm/models/complexity.py',
         'counter.get_total_flops() // 2',
         'counter.get_total_flops()',
         ('tests/report/test_complexity.py', 'tests/models/test_heads.py'),
+    ),
+    Fault(
+        'show the AP of a class in the row of another',
+        'mnv4_mm/report/detections.py',
+        'order = [list(evaluation.params.catIds).index(category_id) for category_id in category_ids]',
+        'order = list(range(len(category_ids)))[::-1]',
+        ('tests/report/test_training_report.py',),
     ),
     # bench
     Fault(
@@ -449,5 +456,34 @@ FAULTS = (
         'statistics.median(b / a for a, b in',
         'statistics.median(a / b for a, b in',
         ('tests/bench',),
+    ),
+    # transfer
+    Fault(
+        'never take over the claim of a dead process',
+        'mnv4_mm/transfer/claims.py',
+        'if time.time() - path.stat().st_mtime > EXPIRY:',
+        'if False:',
+        ('tests/transfer/test_records.py',),
+    ),
+    Fault(
+        'leave the labels of the control as they are',
+        'mnv4_mm/transfer/controls.py',
+        'random.permutation(self.num_classes)',
+        'np.arange(self.num_classes)',
+        ('tests/transfer/test_transfer_run.py',),
+    ),
+    Fault(
+        'count a resampled image once',
+        'mnv4_mm/transfer/bootstrap.py',
+        'range(new + 1, new + count + 1)',
+        'range(new + 1, new + 1 + bool(count))',
+        ('tests/transfer/test_statistics.py',),
+    ),
+    Fault(
+        'put records of different data into one table',
+        'mnv4_mm/transfer/tables.py',
+        "('protocol', 'head', 'recipe', 'data'))",
+        "('protocol', 'head', 'recipe', 'recipe'))",
+        ('tests/transfer/test_transfer_run.py',),
     ),
 )
