@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 INTERVAL = 20.0  # seconds between two touches
@@ -33,7 +33,8 @@ def claimed(folder: Path, name: str) -> Iterator[bool]:
 
     def touch() -> None:
         while not done.wait(INTERVAL):
-            os.utime(path)
+            with suppress(FileNotFoundError):
+                os.utime(path)
 
     thread = threading.Thread(target=touch, daemon=True)
     thread.start()
@@ -42,7 +43,9 @@ def claimed(folder: Path, name: str) -> Iterator[bool]:
     finally:
         done.set()
         thread.join()
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            if path.read_text() == _owner():  # not taken over while this process was suspended
+                path.unlink()
 
 
 def _take(folder: Path, path: Path) -> bool:
@@ -52,8 +55,12 @@ def _take(folder: Path, path: Path) -> bool:
     with FileLock(folder / '.lock'):
         if path.exists() and not _is_abandoned(path):
             return False
-        path.write_text(json.dumps(dict(host=socket.gethostname(), process=os.getpid())))
+        path.write_text(_owner())
     return True
+
+
+def _owner() -> str:
+    return json.dumps(dict(host=socket.gethostname(), process=os.getpid()))
 
 
 def _is_abandoned(path: Path) -> bool:

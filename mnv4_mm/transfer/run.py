@@ -9,6 +9,7 @@ import json
 import os
 import resource
 import sys
+import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from mnv4_mm.config.backbone import set_backbone
 from mnv4_mm.config.checkpoint import checkpoint_config
 from mnv4_mm.config.data import dataset_split, innermost_dataset, restore_data
 from mnv4_mm.config.load import load_config
+from mnv4_mm.data.cache import write_whole
 from mnv4_mm.deploy.evaluator import PredictorEvaluator
 from mnv4_mm.deploy.export import export
 from mnv4_mm.deploy.latency import measure_speed
@@ -265,13 +267,19 @@ def recipe_digest(protocol: Protocol, head: Head) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
+def _exit_with_parent() -> None:
+    sys.stdin.read()  # ends when the process that started this one has ended
+    os._exit(3)
+
+
 def main() -> None:
-    job = Job.from_json(sys.stdin.read())
+    job = Job.from_json(sys.stdin.readline())
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     try:
         record = execute(job)
     except UserError as error:
         record = {'protocol': Path(job.protocol).stem, **job.run._asdict(), 'error': str(error)}
-    Path(job.record).write_text(json.dumps(record))
+    write_whole(Path(job.record), json.dumps(record), hint='')
 
 
 if __name__ == '__main__':

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -62,6 +63,9 @@ def transfer(
         records.unlink(missing_ok=True)
     threads = max(1, len(os.sched_getaffinity(0)) // workers) if hasattr(os, 'sched_getaffinity') else 1
 
+    processes: set[subprocess.Popen] = set()
+    stopped = threading.Event()
+
     def work(run: Run) -> None:
         with claimed(folder / 'claims', run.name) as is_mine:
             # Read anew: another process may have made it since.
@@ -77,15 +81,24 @@ def transfer(
                 record=str(work_dir / 'record.json'),
                 dry=dry,
             )
-            record = run_job(job, threads)
+            record = run_job(job, threads, processes)
+            if stopped.is_set():
+                return
             append_record(records, record)
             if 'error' not in record and not keep:
                 shutil.rmtree(work_dir)
             log(_line(run, record))
 
     with ThreadPoolExecutor(workers) as pool:
-        for future in [pool.submit(work, run) for run in remaining(records, runs, retry)]:
-            future.result()
+        try:
+            for future in [pool.submit(work, run) for run in remaining(records, runs, retry)]:
+                future.result()
+        except BaseException:  # Ctrl-C, or the records cannot be written
+            stopped.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(processes):
+                process.kill()
+            raise
     return records
 
 
@@ -95,32 +108,43 @@ def remaining(records: Path, runs: Sequence[Run], retry: bool = False) -> list[R
     return [run for run in runs if run not in done or (retry and 'error' in done[run])]
 
 
-def run_job(job: Job, threads: int) -> Record:
+def run_job(job: Job, threads: int, processes: set[subprocess.Popen] | None = None) -> Record:
     """Run a job in a process and return its record: that of a failure if the process dies.
 
     Args:
         job: The job. What an earlier attempt has left in its folder is removed.
         threads: Threads of the process.
+        processes: Holds the process while it runs.
     """
+    processes = set() if processes is None else processes
     work_dir = Path(job.work_dir)
     shutil.rmtree(work_dir, ignore_errors=True)
     work_dir.mkdir(parents=True)
     environment = {**os.environ, 'OMP_NUM_THREADS': str(threads)}
     log = work_dir / 'run.log'
     with log.open('w') as output:
-        done = subprocess.run(
+        # Its input stays open: the end of it tells the process that this one has died.
+        process = subprocess.Popen(
             [sys.executable, '-m', 'mnv4_mm.transfer.run'],
-            input=job.to_json(),
+            stdin=subprocess.PIPE,
             text=True,
             stdout=output,
             stderr=subprocess.STDOUT,
             env=environment,
+            start_new_session=True,  # Ctrl-C in a terminal is for this process, which then kills the other
         )
+        processes.add(process)
+        with process:
+            assert process.stdin is not None
+            process.stdin.write(job.to_json() + '\n')
+            process.stdin.flush()
+            code = process.wait()
+        processes.discard(process)
     if Path(job.record).is_file():
         return json.loads(Path(job.record).read_text())
     lines = log.read_text(errors='replace').strip().splitlines()
-    reason = lines[-1][:300] if lines and done.returncode > 0 else 'killed: out of memory?'
-    error = f'exit code {done.returncode}: {reason} (log: {work_dir}/run.log)'
+    reason = lines[-1][:300] if lines and code > 0 else 'killed: out of memory?'
+    error = f'exit code {code}: {reason} (log: {work_dir}/run.log)'
     return {'protocol': Path(job.protocol).stem, **job.run._asdict(), 'error': error}
 
 

@@ -1,6 +1,11 @@
 """Controls, joined splits, tables; and one run from the command to the table, in the long suite."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -178,6 +183,32 @@ def test_runs_from_the_command_to_the_table(tmp_path, repository, capsys):
     assert main(['results', str(tmp_path / 'tiny.jsonl'), '--page', str(tmp_path / 'page.md')]) == 0
     assert 'mnv4_conv_s_035' in (tmp_path / 'page.md').read_text()
     assert json.loads((tmp_path / 'tiny.jsonl').read_text().splitlines()[0])['machine']['cpu']
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_command_leaves_no_record_and_no_process(tmp_path, repository, number):
+    arguments = ['transfer', 'bccd', '--data', repository / 'data/mini/bccd', '--out', tmp_path]
+    with subprocess.Popen([sys.executable, '-m', 'mnv4_mm', *map(str, arguments)], cwd=repository) as command:
+        deadline = time.monotonic() + 120
+        while not (children := list_children(command.pid)):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        command.send_signal(number)
+        assert command.wait(30) == (130 if number == signal.SIGINT else -signal.SIGKILL)
+    while any(Path(f'/proc/{child}').exists() for child in children):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert not (tmp_path / 'records.jsonl').exists()
+
+
+def list_children(process: int) -> list[str]:
+    return Path(f'/proc/{process}/task/{process}/children').read_text().split() + [
+        child
+        for task in Path(f'/proc/{process}/task').iterdir()
+        if task.name != str(process)
+        for child in (task / 'children').read_text().split()
+    ]
 
 
 @pytest.mark.long
