@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from mnv4_mm.cli.arguments import Parser
-from mnv4_mm.config.check import check_config, check_config_data
 from mnv4_mm.config.options import TrainOptions
 from mnv4_mm.errors import UserError
 from mnv4_mm.paths import check_output_file, check_output_folder
@@ -66,6 +65,9 @@ def transfer(args: argparse.Namespace) -> int:
         for line in plan_lines(protocol, [run for run in runs if tuple(run) not in done], existing, args.workers):
             print(line)
         return 0
+
+    from mnv4_mm.config.check import check_config, check_config_data
+
     for head in protocol.heads.values():
         checked = TrainOptions(data=args.data, epochs=head.epochs, iters=head.iters, cfg_options=head.cfg_options)
         source = check_config(head.config, checked)
