@@ -11,24 +11,26 @@ test = ['test']
 # 9,000 steps of 8 crops are 154 passes over the 468 images.
 heads = dict(
     lraspp=dict(
-        config='mnv4_lraspp_ade20k',
+        config='mnv4_lraspp_ade20k-mini',
         iters=9_000,
         size=(352, 480),
         cfg_options={
             'model.data_preprocessor.size': (360, 480),
             'train_dataloader.batch_size': 8,
-            'train_dataloader.num_workers': 1,
-            'val_dataloader.num_workers': 1,
-            'test_dataloader.num_workers': 1,
-            'train_dataloader.dataset.pipeline.0.scale': (480, 360),
-            'train_dataloader.dataset.pipeline.0.crop_size': (360, 480),
+            'train_dataloader.dataset.pipeline': [
+                dict(
+                    type='SegAugmentation',
+                    scale=(480, 360),
+                    ratio_range=(0.5, 2.0),
+                    crop_size=(360, 480),
+                    cat_max_ratio=0.75,
+                    flip_prob=0.5,
+                ),
+                dict(type='PackSegInputs'),
+            ],
             'val_dataloader.dataset.pipeline.1.scale': (480, 360),
             'test_dataloader.dataset.pipeline.1.scale': (480, 360),
-            'optim_wrapper.optimizer': dict(_delete_=True, type='AdamW', lr=2e-3, weight_decay=0.05),
-            'param_scheduler': [
-                dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=200),
-                dict(type='PolyLR', eta_min=2e-5, power=0.9, begin=200, end=9_000, by_epoch=False),
-            ],
+            'optim_wrapper.optimizer.lr': 2e-3,
             'auto_scale_lr.enable': False,
         },
     ),

@@ -268,7 +268,9 @@ def recipe_digest(protocol: Protocol, head: Head) -> str:
 
 
 def _exit_with_parent() -> None:
-    sys.stdin.read()  # ends when the process that started this one has ended
+    # Ends when the process that started this one has ended. Not sys.stdin.read(): it would hold a lock for which the
+    # workers of data loaders, which are forked, would wait for ever when they close sys.stdin.
+    os.read(sys.stdin.fileno(), 1)
     os._exit(3)
 
 

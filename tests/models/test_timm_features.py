@@ -93,12 +93,27 @@ def test_missing_network_and_files_are_user_errors(monkeypatch):
     def offline(name, pretrained=False, **options):
         raise OSError('no network')
 
-    for checkpoint, message in (('timm://resnet18.a1_in1k', 'cannot be downloaded'), ('w.pth', 'by name')):
+    for checkpoint, message in (
+        ('timm://resnet18.a1_in1k', 'cannot be downloaded'),
+        ('w.pth', r'--weights w\.pth: no such file'),
+    ):
         net = TimmFeatures('resnet18', init_cfg=dict(type='Pretrained', checkpoint=checkpoint))
         with monkeypatch.context() as patch:
             patch.setattr(timm, 'create_model', offline)
             with pytest.raises(UserError, match=message):
                 net.init_weights()
+
+
+def test_weights_of_a_file(tmp_path):
+    source = timm.create_model('resnet18')
+    torch.save(source.state_dict(), tmp_path / 'w.pth')
+    net = TimmFeatures('resnet18', init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'w.pth')))
+    net.init_weights()
+    assert torch.equal(net.net.conv1.weight, source.conv1.weight)
+    assert torch.equal(net.net.layer4[1].bn2.bias, source.layer4[1].bn2.bias)
+    torch.save({'conv1.weight': torch.zeros(3, 3)}, tmp_path / 'w.pth')
+    with pytest.raises(UserError, match='does not fit timm:resnet18'):
+        net.init_weights()
 
 
 def test_index_4_is_c5():

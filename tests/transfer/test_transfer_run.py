@@ -154,7 +154,7 @@ def test_runs_from_the_command_to_the_table(tmp_path, repository, capsys):
     protocol.write_text(
         "title = 'BCCD'\n"
         "heads = dict(ssdlite=dict(config='mnv4_ssdlite_bccd', epochs=1, cfg_options={\n"
-        "    'train_dataloader.dataset.times': 1, 'train_dataloader.num_workers': 0}))\n"
+        "    'train_dataloader.dataset.times': 1, 'train_dataloader.num_workers': 1}))\n"
         "nets = ['mnv4_conv_s_035']\n"
         'seeds = [0]\n'
         "controls = ['shuffled', 'twin', 'zeroed']\n"
