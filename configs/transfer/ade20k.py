@@ -7,22 +7,10 @@
 Not run yet.
 """
 
+_base_ = '_base_/full.py'
+
 title = 'ADE20K'
 heads = dict(
     fpn=dict(config='mnv4_fpn_ade20k', iters=40_000, size=(512, 512)),
     lraspp=dict(config='mnv4_lraspp_ade20k', iters=40_000, size=(512, 512)),
 )
-nets = [
-    'mnv4_conv_m',
-    'mnv4_conv_s',
-    'mnv4_hybrid_m',
-    'timm:mobilenetv1_100',
-    'timm:mobilenetv2_100',
-    'timm:mobilenetv3_large_100',
-    'timm:repvit_m1_1',
-    'timm:fastvit_sa12',
-    'timm:resnet18',
-]
-starts = ['imagenet']
-seeds = [0, 1, 2]
-needs_data = False

@@ -7,25 +7,13 @@
 Not run yet.
 """
 
+_base_ = '_base_/full.py'
+
 title = 'COCO'
 heads = dict(
     retinanet=dict(config='mnv4_retinanet-1x_coco', epochs=12),
     ssdlite=dict(config='mnv4_ssdlite_coco', epochs=24),  # x 5 by RepeatDataset
 )
-nets = [
-    'mnv4_conv_m',
-    'mnv4_conv_s',
-    'mnv4_hybrid_m',
-    'timm:mobilenetv1_100',
-    'timm:mobilenetv2_100',
-    'timm:mobilenetv3_large_100',
-    'timm:repvit_m1_1',
-    'timm:fastvit_sa12',
-    'timm:resnet18',
-]
-starts = ['imagenet']
-seeds = [0, 1, 2]
-needs_data = False
 published = [
     dict(
         name='MNv4-Conv-M, RetinaNet at 384',

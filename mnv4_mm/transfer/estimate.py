@@ -1,4 +1,4 @@
-"""What the runs of a protocol are and how long they take, before they start. Imports nothing heavy."""
+"""The runs of a protocol and the time that they take, before they start. Imports nothing heavy."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -35,6 +35,9 @@ def plan_lines(protocol: Protocol, runs: Sequence[Run], records: Iterable[Record
         each = 'unknown' if minutes is None else f'{minutes:.1f} min each{"" if is_measured else ", a guess"}'
         starts = ', '.join(sorted({run.control or run.start for run in group}))
         yield f'{head} {net}: {len(group)} runs ({starts}), {each}'
+    if unknown == len(runs):
+        yield f'{unknown} runs of unknown length'
+        return
     text = f'{len(runs)} runs, about {total / 60:.1f} CPU hours'
     text += f', {total / 60 / workers:.1f} h with {workers} at the same time' if workers > 1 else ''
     yield text + (f', and {unknown} runs of unknown length' if unknown else '')
