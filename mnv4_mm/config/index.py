@@ -52,5 +52,6 @@ def find_data(path: Path) -> Path:
 
 def near_names(word: str, names: Iterable[str]) -> str:
     """Return the names that are most similar to a mistyped one, or all of them, as the end of a sentence."""
+    names = list(names)
     near = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
     return f'; near: {", ".join(near)}' if near else f'; there are {", ".join(sorted(names))}'
