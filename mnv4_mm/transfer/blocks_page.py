@@ -129,7 +129,7 @@ def _nets(records: Sequence[dict[str, Any]]) -> list[str]:
         rows.append(['MQA against MHSA in the paper (published)', '-25 %', '-25 %', *['-'] * len(runtimes)])
         lines += [
             *prose(
-                """What attention adds to the net: the net minus the net without attention. A change of latency is
+                """Cost of attention in the net: the net minus the net without attention. A change of latency is
                 "within the spread" if the ranges of the rounds of both nets overlap."""
             ),
             *table(
