@@ -141,10 +141,12 @@ def decode(path: str) -> Decoded:
 
 
 def _hash(sample: np.ndarray) -> int:
-    """Return imagehash's pHash of (H, W, 3) uint8 BGR as an integer."""
-    import imagehash
-    from PIL import Image
+    """Return the pHash of (H, W, 3) uint8 BGR as an integer: one bit for each of the 8 x 8 lowest frequencies.
 
+    The bits are those of ``imagehash.phash``, in half of its time: it is taken of every image of a data set.
+    """
     small = cv2.resize(cv2.cvtColor(sample, cv2.COLOR_BGR2GRAY), (32, 32), interpolation=cv2.INTER_AREA)
-    bits = imagehash.phash(Image.fromarray(small)).hash
-    return int.from_bytes(np.packbits(bits).tobytes(), 'big')
+    low = cv2.dct(small.astype(np.float64))[:8, :8]
+    low[0] *= 2**0.5  # imagehash's transform is not orthonormal
+    low[:, 0] *= 2**0.5
+    return int.from_bytes(np.packbits(low > np.median(low)).tobytes(), 'big')

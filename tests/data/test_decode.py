@@ -2,15 +2,20 @@
 
 import os
 import time
+from pathlib import Path
 
 import cv2
+import imagehash
 import numpy as np
 import pytest
+from PIL import Image
 
 from mnv4_mm.data import decode as module
 from mnv4_mm.data.cache import cache_folder, folder_state
 from mnv4_mm.data.decode import MISSING, Decoded, decode_images
 from mnv4_mm.errors import UserError
+
+MINI = Path(__file__).parents[2] / 'data/mini/coco'
 
 
 @pytest.fixture
@@ -88,6 +93,14 @@ def test_an_interrupted_check_continues(root, monkeypatch, count):
     count.clear()
     decode_images(root, ['0.png', '1.png', '2.png'])
     assert count == ['2.png']
+
+
+def test_the_hash_is_that_of_imagehash():
+    for path in sorted(MINI.rglob('*.jpg')):
+        sample = cv2.resize(cv2.imread(str(path)), (128, 128), interpolation=cv2.INTER_NEAREST)
+        small = cv2.resize(cv2.cvtColor(sample, cv2.COLOR_BGR2GRAY), (32, 32), interpolation=cv2.INTER_AREA)
+        expected = np.packbits(imagehash.phash(Image.fromarray(small)).hash).tobytes()
+        assert module.decode(str(path)).hash == int.from_bytes(expected, 'big'), path.name
 
 
 def test_the_hash_withstands_another_size_and_compression(root, tmp_path):
