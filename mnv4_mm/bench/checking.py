@@ -14,7 +14,7 @@ import cv2
 from mnv4_mm.bench.measure import Figure, Pair, Ratio, measure
 from mnv4_mm.config.index import REPOSITORY
 from mnv4_mm.data.cache import cache_folder
-from mnv4_mm.data.decode import cores
+from mnv4_mm.data.decode_once import cores
 from mnv4_mm.data.prepare import prepare_detection
 from mnv4_mm.images import image_size
 

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from mnv4_mm.data.checked import CheckedData, Count, SplitStatistics, count_by_split, count_sizes, split_of_finding
-from mnv4_mm.data.decode import MISSING, Decoded, decode_images
+from mnv4_mm.data.decode import Decoded, decode_images
+from mnv4_mm.data.decode_once import MISSING
 from mnv4_mm.data.findings import Finding, Rule
 from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, Box, DetectionData, LabelledImage
 from mnv4_mm.data.split import divide, find_near_duplicates

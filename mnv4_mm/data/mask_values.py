@@ -5,11 +5,9 @@ heavy.
 """
 
 import contextlib
-import json
 import struct
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -18,13 +16,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from mnv4_mm.data.cache import cache_folder, write_whole
+from mnv4_mm.data.decode_once import decode_once, reason
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import read_mask
-from mnv4_mm.version import __version__
 
 FORMAT = 2
-MIN_MASKS_FOR_PROGRESS = 500  # fewer take about a second
 MAX_COUNTED = 1024  # more values or colours than that are no classes, and are not remembered
 PNG = b'\x89PNG\r\n\x1a\n'
 Colour = tuple[int, int, int]
@@ -116,49 +112,17 @@ def decode_masks(root: Path, names: Iterable[str]) -> dict[str, MaskValues]:
     Raises:
         UserError: The cache cannot be written.
     """
-    names = list(dict.fromkeys(names))
-    path = cache_folder(root) / 'masks.json'
-    remembered = _read(path)
-    states = {name: _state(root / name) for name in names}
-    results: dict[str, MaskValues] = {}
-    pending: list[str] = []
-    for name, state in states.items():
-        entry = remembered.get(name)
-        if state is None:
-            results[name] = MaskValues(0, 0, 'there is no such file')
-        elif entry and entry[:3] == list(state):
-            results[name] = _from_json(entry[3:])
-        else:
-            pending.append(name)
-    if pending:
-        try:
-            results.update(_decode_all(root, pending))
-        finally:  # an interrupted check continues where it was
-            entries = {name: [*state, *results[name]] for name, state in states.items() if state and name in results}
-            content = dict(version=_version(), masks={**remembered, **entries})
-            write_whole(path, json.dumps(content, default=dict))
-    return {name: results[name] for name in names}
-
-
-def _state(path: Path) -> tuple[int, int, int] | None:
-    try:
-        state = path.stat()
-    except (OSError, ValueError):  # ValueError: a zero byte in the name
-        return None
-    return (state.st_size, state.st_mtime_ns, state.st_ctime_ns) if path.is_file() else None
-
-
-def _version() -> list:
-    return [FORMAT, __version__, Image.__version__]
-
-
-def _read(path: Path) -> dict[str, list]:
-    """Read what earlier calls remembered; nothing if it is missing, damaged or of another version."""
-    try:
-        content = json.loads(path.read_bytes())
-        return content['masks'] if content['version'] == _version() else {}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', module='PIL')  # damaged metadata, large images
+        return decode_once(
+            root,
+            names,
+            count_values,
+            restore=_from_json,
+            failed=lambda problem: MaskValues(0, 0, problem),
+            what='masks',
+            version=[FORMAT, Image.__version__],
+        )
 
 
 def _from_json(entry: list) -> MaskValues:
@@ -167,32 +131,12 @@ def _from_json(entry: list) -> MaskValues:
     return values._replace(counts=counts, palette=palette)
 
 
-def _decode_all(root: Path, names: Sequence[str]) -> Iterator[tuple[str, MaskValues]]:
-    from rich.console import Console
-    from rich.progress import track
-
-    pool = ThreadPoolExecutor()
-    with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', module='PIL')  # damaged metadata, large images
-        try:
-            results = zip(names, pool.map(lambda name: count_values(root / name), names), strict=True)
-            yield from track(
-                results,
-                'reading masks',
-                total=len(names),
-                console=Console(stderr=True),
-                disable=len(names) < MIN_MASKS_FOR_PROGRESS,
-            )
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def count_values(path: Path) -> MaskValues:
+def count_values(path: str) -> MaskValues:
     """Decode a mask and count its values."""
     try:
         mask = read_values(path)
     except UserError as error:
-        return MaskValues(0, 0, str(error).replace(f'{path} is ', 'it is ').replace(f'{path} ', 'it '))
+        return MaskValues(0, 0, reason(error, path))
     height, width = mask.values.shape
     if mask.values.dtype == np.uint8:
         # OpenCV counts without Python's lock, in float32, which counts no further than 2**24.

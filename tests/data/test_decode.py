@@ -11,8 +11,10 @@ import pytest
 from PIL import Image
 
 from mnv4_mm.data import decode as module
+from mnv4_mm.data import decode_once
 from mnv4_mm.data.cache import cache_folder, folder_state
-from mnv4_mm.data.decode import MISSING, Decoded, decode_images
+from mnv4_mm.data.decode import Decoded, decode_images
+from mnv4_mm.data.decode_once import MISSING
 from mnv4_mm.errors import UserError
 
 MINI = Path(__file__).parents[2] / 'data/mini/coco'
@@ -62,7 +64,7 @@ def test_images_are_decoded_again_only_if_they_have_changed(root, count):
     cv2.imwrite(str(root / '1.png'), np.full((10, 20, 3), 9, np.uint8))
     assert decode_images(root, names)['1.png'][:4] == (20, 10, '', 9)
     assert count[3:] == ['1.png']
-    (cache_folder(root) / 'decoded.json').write_text('{"version": ')
+    (cache_folder(root) / 'images.json').write_text('{"version": ')
     assert decode_images(root, names)['1.png'][:2] == (20, 10)
     assert len(count) == 7
 
@@ -86,8 +88,8 @@ def test_an_interrupted_check_continues(root, monkeypatch, count):
 
     with monkeypatch.context() as patch:
         patch.setattr(module, 'decode', stop)
-        patch.setattr(module, 'cores', lambda: 1)
-        patch.setattr(module, 'BLOCK', 1)
+        patch.setattr(decode_once, 'cores', lambda: 1)
+        patch.setattr(decode_once, 'BLOCK', 1)
         with pytest.raises(KeyboardInterrupt):
             decode_images(root, ['0.png', '1.png', '2.png'])
     count.clear()

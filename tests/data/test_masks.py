@@ -359,7 +359,7 @@ def test_a_damaged_cache_is_made_again(root):
     folder = prepare_masks(root).train.names_file.parent
     (folder / 'masks.json').write_text('{')
     (folder.parent / 'masks.json').write_text('[1')
-    (folder.parent / 'decoded.json').write_text('')
+    (folder.parent / 'images.json').write_text('')
     assert len(prepared_values(prepare_masks(root))) == 6
 
 

@@ -1,0 +1,122 @@
+"""Run a decoder once over each file of a data set, in threads, and remember the results of unchanged files.
+
+A file is unchanged if its size and its times are the same. Imports nothing heavy.
+"""
+
+import json
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from mnv4_mm.data.cache import cache_folder, write_whole
+from mnv4_mm.version import __version__
+
+MIN_FILES_FOR_PROGRESS = 500  # fewer take about a second
+MISSING = 'there is no such file'
+BLOCK = 16  # files that a thread decodes in turn
+
+ResultT = TypeVar('ResultT', bound=NamedTuple)
+
+
+def decode_once(
+    root: Path,
+    names: Iterable[str],
+    decode: Callable[[str], ResultT],
+    restore: Callable[[list], ResultT],
+    failed: Callable[[str], ResultT],
+    what: str,
+    version: Sequence,
+) -> dict[str, ResultT]:
+    """Decode all files that have changed since they were last decoded.
+
+    Args:
+        root: Folder of the data set.
+        names: Paths of the files relative to it.
+        decode: Returns the result for the path of a file. Called in threads.
+        restore: Makes a result from its values as JSON holds them.
+        failed: Returns the result for a file that is not there, given the reason.
+        what: What the files are, such as ``'images'``: names the file of the cache and the progress bar.
+        version: Of the decoder. Results of another version are not taken.
+
+    Returns:
+        Result by name, in the order of the names.
+
+    Raises:
+        UserError: The cache cannot be written.
+    """
+    folder = os.fspath(root)
+    path = cache_folder(root) / f'{what}.json'
+    version = [*version, __version__]
+    remembered = _read(path, version)
+    states = {name: _state(os.path.join(folder, name)) for name in names}
+    results: dict[str, ResultT] = {}
+    pending: list[str] = []
+    for name, state in states.items():
+        if state is None:
+            exists = '\0' not in name and os.path.lexists(os.path.join(folder, name))
+            results[name] = failed('it is not a file' if exists else MISSING)
+        elif name in remembered and remembered[name][:3] == list(state):
+            results[name] = restore(remembered[name][3:])
+        else:
+            pending.append(name)
+    if pending:
+        try:
+            results.update(_decode_all(folder, pending, decode, what))
+        finally:  # an interrupted check continues where it was
+            entries = {name: [*state, *results[name]] for name, state in states.items() if state and name in results}
+            content = dict(version=version, results={**remembered, **entries})
+            write_whole(path, json.dumps(content, default=dict))
+    return {name: results[name] for name in states}
+
+
+def _state(path: str) -> tuple[int, int, int] | None:
+    """Return size, modification and change time of a file; None if there is none, or it is no regular file."""
+    try:
+        state = os.stat(path)
+    except (OSError, ValueError):  # ValueError: a zero byte in the name
+        return None
+    return (state.st_size, state.st_mtime_ns, state.st_ctime_ns) if stat.S_ISREG(state.st_mode) else None
+
+
+def _read(path: Path, version: list) -> dict[str, list]:
+    """Read what earlier calls remembered; nothing if it is missing, damaged or of another version."""
+    try:
+        content = json.loads(path.read_bytes())
+        return content['results'] if content['version'] == version else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _decode_all(
+    folder: str, names: Sequence[str], decode: Callable[[str], ResultT], what: str
+) -> Iterator[tuple[str, ResultT]]:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    def decode_some(some: Sequence[str]) -> list[ResultT]:
+        return [decode(os.path.join(folder, name)) for name in some]
+
+    blocks = [names[start : start + BLOCK] for start in range(0, len(names), BLOCK)]
+    pool = ThreadPoolExecutor(cores())  # threads: OpenCV decodes without Python's lock
+    progress = Progress(console=Console(stderr=True), disable=len(names) < MIN_FILES_FOR_PROGRESS)
+    try:
+        with progress:
+            task = progress.add_task(f'reading {what}', total=len(names))
+            for block, results in zip(blocks, pool.map(decode_some, blocks), strict=True):
+                yield from zip(block, results, strict=True)
+                progress.advance(task, len(block))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def cores() -> int:
+    """Return the number of processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
+def reason(error: Exception, path: str) -> str:
+    """Return the message of an error about a file without the file's path: 'it is not a readable image'."""
+    return str(error).replace(f'{path} is ', 'it is ').replace(f'{path} ', 'it ')
