@@ -45,6 +45,7 @@ import cv2
 import numpy as np
 
 from mnv4_mm.errors import UserError
+from mnv4_mm.files import write_whole
 from mnv4_mm.image_headers import PNG, Header, read_header
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.avif', '.gif', '.tif', '.tiff')
@@ -220,7 +221,7 @@ def write_image(path: str | Path, pixels: np.ndarray) -> None:
         UserError: It cannot be written.
     """
     path = Path(path)
-    _write_bytes(path, _encode(path.suffix, pixels, path))
+    write_whole(path, _encode(path.suffix, pixels, path))
 
 
 def write_mask(path: str | Path, values: np.ndarray, palette: Sequence[Sequence[int]]) -> None:
@@ -243,7 +244,7 @@ def write_mask(path: str | Path, values: np.ndarray, palette: Sequence[Sequence[
         header[9] = 3  # colour type: palette
         colours = bytes(int(value) for colour in palette for value in colour)
         data = PNG + _png_chunk(b'IHDR', bytes(header)) + _png_chunk(b'PLTE', colours) + data[length:]
-    _write_bytes(Path(path), data)
+    write_whole(Path(path), data)
 
 
 def _png_chunk(kind: bytes, content: bytes) -> bytes:
@@ -276,14 +277,6 @@ def _check_file(status: os.stat_result, path: str | Path) -> None:
         raise UserError(f'{path} is empty')
     if status.st_size > MAX_BYTES:
         raise UserError(f'{path} is refused: it has {status.st_size} bytes, images at most {MAX_BYTES}')
-
-
-def _write_bytes(path: Path, data: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    except OSError as error:
-        raise UserError(f'{path} cannot be written: {error.strerror or error}') from error
 
 
 def _unreadable(data: np.ndarray, path: str | Path) -> UserError:

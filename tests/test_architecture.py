@@ -20,7 +20,7 @@ PACKAGE = Path(__file__).parents[1] / 'mnv4_mm'
 # The rooms, subpackages and single modules, from the ground up. A room may import the rooms of the lines above its own.
 ROOMS: tuple[tuple[str, ...], ...] = (
     ('errors', 'version', 'quiet', 'lazy'),
-    ('paths', 'image_headers', 'digest'),
+    ('paths', 'files', 'image_headers', 'digest'),
     ('images',),
     ('weights',),
     ('models', 'data', 'runtime'),
@@ -37,7 +37,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
 LEVELS = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 # Modules that are imported, or run exported files, where PyTorch and OpenMMLab are not installed or not yet loaded.
 LIGHT = (
-    'errors', 'version', 'quiet', 'lazy', 'paths', 'image_headers', 'images', 'data.formats', 'models.arch',
+    'errors', 'version', 'quiet', 'lazy', 'paths', 'files', 'image_headers', 'images', 'data.formats', 'models.arch',
     'weights.tags', 'weights.cache', 'report.weights', 'runtime',
     'config.check', 'config.index', 'config.options', 'config.rules', 'config.source', 'deploy.arguments',
     'bench.parts', 'demo', 'transfer.protocol', 'transfer.records', 'transfer.estimate', 'transfer.claims',

@@ -69,10 +69,10 @@ def check(args: argparse.Namespace) -> None:
     checked = check(args.path, task=args.task, config=args.config)
     _print_checked(checked)
     if args.report:
-        from mnv4_mm.data.cache import write_whole
+        from mnv4_mm.files import write_whole
         from mnv4_mm.report.data_sheet import data_sheet
 
-        write_whole(args.report, data_sheet(checked, args.allow_dropped), hint='')
+        write_whole(args.report, data_sheet(checked, args.allow_dropped))
         print(f'report: {args.report}')
     if args.fix:
         check(args.path, task=checked.task, fix=args.fix)

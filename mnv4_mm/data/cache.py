@@ -10,9 +10,8 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from uuid import uuid4
 
-from mnv4_mm.errors import UserError
+from mnv4_mm.files import write_whole
 
 HINT = '; the checked data is kept there, MNV4_CACHE names another folder'
 
@@ -26,27 +25,13 @@ def cache_folder(root: Path) -> Path:
     return Path(base) / 'data' / f'{name}-{hashlib.sha256(os.fsencode(root)).hexdigest()[:16]}'
 
 
-def write_whole(path: Path, content: str | bytes, *, hint: str = HINT) -> None:
-    """Write a file so that it is never seen in part, also by other processes. Missing folders are made.
-
-    Args:
-        path: The file.
-        content: What to write.
-        hint: End of the message if it cannot be written; empty for a file outside of the cache.
+def write_cached(path: Path, content: str | bytes) -> None:
+    """Write a file of the cache.
 
     Raises:
         UserError: It cannot be written.
     """
-    part = path.with_name(f'.{uuid4().hex}.{path.name}')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            part.write_bytes(content.encode() if isinstance(content, str) else content)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f'{path} cannot be written: {error.strerror or error}{hint}') from error
+    write_whole(path, content, hint=HINT)
 
 
 def folder_state(root: Path) -> str:

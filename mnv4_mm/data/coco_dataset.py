@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import mmdet
 import numpy as np
@@ -25,6 +24,7 @@ from torch.utils.data import get_worker_info
 
 from mnv4_mm.digest import file_digest
 from mnv4_mm.errors import UserError
+from mnv4_mm.files import write_whole
 from mnv4_mm.quiet import MISSING_OPTIONAL, without_lines
 
 with without_lines(MISSING_OPTIONAL):
@@ -136,16 +136,11 @@ class Columns:
         """Write the columns to a file, atomically.
 
         Raises:
-            OSError: the folder cannot be written, or is full.
+            UserError: The folder cannot be written, or is full.
         """
         arrays = self.arrays()
-        part = path.with_name(f'.{uuid4().hex}.{path.name}')
-        try:
-            # Not safetensors' save_file: only the owner can read its files, and data folders are shared.
-            part.write_bytes(save(arrays, dict(key=key, sha256=_digest(arrays))))
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        # Not safetensors' save_file: only the owner can read its files, and data folders are shared.
+        write_whole(path, save(arrays, dict(key=key, sha256=_digest(arrays))))
 
 
 def read_columns(path: Path, key: str) -> Columns:
@@ -319,8 +314,8 @@ class CachedCocoDataset(CocoDataset):
         try:
             columns.write(path, key)
             columns = read_columns(path, key)
-        except (OSError, UserError) as error:
-            text = f'annotations stay in memory and the next run parses them again: {path} cannot be written ({error})'
+        except UserError as error:
+            text = f'annotations stay in memory and the next run parses them again: {error}'
             print_log(text, logger='current', level=logging.WARNING)
         else:
             print_log(

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from mnv4_mm.data.cache import cache_folder, write_whole
+from mnv4_mm.data.cache import cache_folder, write_cached
 from mnv4_mm.version import __version__
 
 MIN_FILES_FOR_PROGRESS = 500  # fewer take about a second
@@ -68,7 +68,7 @@ def decode_once(
         finally:  # an interrupted check continues where it was
             entries = {name: [*state, *results[name]] for name, state in states.items() if state and name in results}
             content = dict(version=version, results={**remembered, **entries})
-            write_whole(path, json.dumps(content, default=dict))
+            write_cached(path, json.dumps(content, default=dict))
     return {name: results[name] for name in states}
 
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mnv4_mm.data.cache import cache_folder, folder_state, write_whole
+from mnv4_mm.data.cache import cache_folder, folder_state, write_cached
 from mnv4_mm.data.check import check_detection
 from mnv4_mm.data.checked import CheckedData
 from mnv4_mm.data.classes import class_order
@@ -23,6 +23,7 @@ from mnv4_mm.data.coco_files import CocoLayout, Split
 from mnv4_mm.data.form import ALL, TRAIN, VAL, DetectionData, LabelledImage
 from mnv4_mm.data.formats.recognise import check_folder, recognise
 from mnv4_mm.errors import UserError
+from mnv4_mm.files import write_whole
 from mnv4_mm.version import __version__
 
 FORMAT = 1
@@ -126,8 +127,8 @@ def prepare_read(
     if not checked.refusals(allow_dropped=True):
         ids = _image_ids(result.splits)
         for name in SPLITS:
-            write_whole(folder / f'instances_{name}.json', json.dumps(to_coco(data, result.splits[name], ids)))
-    write_whole(folder / 'checked.json', checked.to_json())  # last: it marks the folder as complete
+            write_cached(folder / f'instances_{name}.json', json.dumps(to_coco(data, result.splits[name], ids)))
+    write_cached(folder / 'checked.json', checked.to_json())  # last: it marks the folder as complete
     return checked
 
 
@@ -232,7 +233,7 @@ def write_split(path: Path, splits: Mapping[str, Sequence[Any]]) -> Path:
     Names in the file that are no longer in the data stay: images may come back.
     """
     sides = {**read_split(path), **{image.name: name for name in SPLITS for image in splits.get(name, ())}}
-    write_whole(path, format_split(sides, indent=1))
+    write_cached(path, format_split(sides, indent=1))
     return path
 
 
@@ -321,7 +322,7 @@ def write_fixed(layout: CocoLayout, out: str | Path) -> Path:
                 target = out / 'images' / image['file_name']
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(layout.root / image['file_name'], target)
-            write_whole(out / 'annotations' / split.annotations.name, json.dumps(content), hint='')
+            write_whole(out / 'annotations' / split.annotations.name, json.dumps(content))
     except OSError as error:
         raise UserError(f'--fix {out} cannot be written: {error.strerror or error}') from error
     return out

@@ -20,7 +20,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from mnv4_mm.data.cache import folder_state, write_whole
+from mnv4_mm.data.cache import folder_state
 from mnv4_mm.data.check_masks import CheckedMasks, check_masks, label_table
 from mnv4_mm.data.checked import CheckedData
 from mnv4_mm.data.classes import class_order
@@ -31,6 +31,7 @@ from mnv4_mm.data.mask_split import MaskSplit, read_names
 from mnv4_mm.data.mask_values import MaskValues, decode_masks, read_values
 from mnv4_mm.data.prepare import check_fixed_folder, prepared_folder, read_checked, read_split, write_split
 from mnv4_mm.errors import UserError
+from mnv4_mm.files import write_whole
 
 MIN_MASKS_FOR_PROGRESS = 500
 MAX_VALUE = 2**16
@@ -176,7 +177,7 @@ def write_fixed(root: str | Path, out: str | Path, *, allow_dropped: bool = Fals
                     shutil.copyfile(source, path)
 
             _for_each(copy, names, 'copying')
-        write_whole(out / 'classes.txt', ''.join(f'{name}\n' for name in layout.classes), hint='')
+        write_whole(out / 'classes.txt', ''.join(f'{name}\n' for name in layout.classes))
     except OSError as error:
         raise UserError(f'--fix {out} cannot be written: {error.strerror or error}') from error
     return out

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mnv4_mm.deploy.difference import Difference
 from mnv4_mm.deploy.latency import Speed
-from mnv4_mm.errors import UserError
+from mnv4_mm.files import write_whole
 
 
 @dataclasses.dataclass
@@ -86,13 +86,7 @@ def write_json(path: str | Path, rows: Sequence[Row], metric: str) -> None:
     for entry in content:
         if entry['raw'] and not math.isfinite(entry['raw']['largest']):
             entry['raw']['largest'] = None  # JSON has no infinity
-    part = Path(f'{path}.part')
-    try:
-        part.write_text(json.dumps(dict(metric=metric, rows=content), indent=1))
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise UserError(f'--out {path} cannot be written: {error.strerror}') from error
+    write_whole(Path(path), json.dumps(dict(metric=metric, rows=content), indent=1))
 
 
 def _number(value: float | None, form: str) -> str:

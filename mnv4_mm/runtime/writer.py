@@ -1,14 +1,13 @@
 """Files with the predictions for a set of images: ``predictions.json``, ``coco_results.json`` and class maps."""
 
 import json
-import os
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from mnv4_mm.errors import UserError
+from mnv4_mm.files import write_whole
 from mnv4_mm.images import IMAGE_SUFFIXES, write_mask
 from mnv4_mm.runtime.results import ClassMap, Detections
 
@@ -68,22 +67,11 @@ class PredictionWriter(ABC, Generic[ResultT]):
             UserError: They cannot be written.
         """
         if self.results is not None:
-            _write_json(self.out_dir / 'coco_results.json', self.results)
+            write_whole(self.out_dir / 'coco_results.json', json.dumps(self.results))
         path = self.out_dir / 'predictions.json'
-        _write_json(path, self.content() | (dict(unreadable=self.unreadable) if self.unreadable else {}))
+        content = self.content() | (dict(unreadable=self.unreadable) if self.unreadable else {})
+        write_whole(path, json.dumps(content))
         return path
-
-
-def _write_json(path: Path, content: Any) -> None:
-    """Write a JSON file: whole, or not at all."""
-    temporary = path.with_name(f'.{path.name}.part')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(content))
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f'{path} cannot be written: {error.strerror or error}') from error
 
 
 class DetectionWriter(PredictionWriter[Detections]):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnv4_mm.errors import UserError
+from mnv4_mm.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,10 +44,7 @@ def read_records(path: Path, keys: Iterable[str]) -> list[dict[str, Any]]:
 
 def write_records(path: Path, records: Sequence[Record]) -> None:
     """Write records as JSON Lines, all or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + '.new')
-    temporary.write_text(''.join(json.dumps(one, separators=(',', ':')) + '\n' for one in records), encoding='utf-8')
-    temporary.replace(path)
+    write_whole(path, ''.join(json.dumps(one, separators=(',', ':')) + '\n' for one in records))
 
 
 def merge_records(path: Path, new: Sequence[dict[str, Any]], keys: Sequence[str]) -> list[dict[str, Any]]:

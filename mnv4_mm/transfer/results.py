@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from mnv4_mm.data.cache import write_whole
 from mnv4_mm.errors import UserError
+from mnv4_mm.files import write_whole
 from mnv4_mm.transfer.protocol import Protocol, read_protocol
 from mnv4_mm.transfer.records import read_records
 from mnv4_mm.transfer.tables import Group, group_records, page, plot, to_csv

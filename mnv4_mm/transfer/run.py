@@ -26,7 +26,6 @@ from mnv4_mm.config.backbone import set_backbone
 from mnv4_mm.config.checkpoint import checkpoint_config
 from mnv4_mm.config.data import dataset_split, innermost_dataset, restore_data
 from mnv4_mm.config.load import load_config
-from mnv4_mm.data.cache import write_whole
 from mnv4_mm.deploy.evaluator import PredictorEvaluator
 from mnv4_mm.deploy.export import export
 from mnv4_mm.deploy.latency import measure_speed
@@ -34,6 +33,7 @@ from mnv4_mm.digest import file_digest
 from mnv4_mm.engine.curves import read_scalars
 from mnv4_mm.engine.iou import class_map_name
 from mnv4_mm.errors import UserError
+from mnv4_mm.files import write_whole
 from mnv4_mm.models.complexity import count
 from mnv4_mm.runtime.meta import read_meta
 from mnv4_mm.tasks import task_of
@@ -281,7 +281,7 @@ def main() -> None:
         record = execute(job)
     except UserError as error:
         record = {'protocol': Path(job.protocol).stem, **job.run._asdict(), 'error': str(error)}
-    write_whole(Path(job.record), json.dumps(record), hint='')
+    write_whole(Path(job.record), json.dumps(record))
 
 
 if __name__ == '__main__':

@@ -420,7 +420,7 @@ def rank(number, folder, queue):
 
 
 def refuse_to_write(self, path, key):
-    raise PermissionError(13, 'Permission denied')
+    raise UserError('it cannot be written: Permission denied')
 
 
 def test_ranks_parse_once_and_never_hang(annotations):

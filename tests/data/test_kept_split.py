@@ -12,11 +12,12 @@ import pytest
 
 from mnv4_mm.config.data import dataset_split, restore_data, set_data, stored_split
 from mnv4_mm.config.load import load_config
-from mnv4_mm.data.cache import cache_folder, write_whole
+from mnv4_mm.data.cache import cache_folder, write_cached
 from mnv4_mm.data.prepare import read_split
 from mnv4_mm.deploy.compare import _test_config as compared_config
 from mnv4_mm.deploy.export import _calibration_images, _images_to_compare
 from mnv4_mm.errors import UserError
+from mnv4_mm.files import write_whole
 from mnv4_mm.tasks import task_of
 
 CONFIGS = {'detection': 'mnv4_ssdlite_bccd', 'segmentation': 'mnv4_lraspp_ade20k-mini'}
@@ -158,6 +159,6 @@ def test_compare_leaves_out_what_training_left_out(cfg, sides):
 def test_a_file_outside_of_the_cache_is_no_reason_to_move_the_cache(tmp_path):
     (tmp_path / 'file').touch()
     with pytest.raises(UserError, match='MNV4_CACHE'):
-        write_whole(tmp_path / 'file/a.json', '')
+        write_cached(tmp_path / 'file/a.json', '')
     with pytest.raises(UserError, match=r'cannot be written: [\w ]+$'):
-        write_whole(tmp_path / 'file/a.html', '', hint='')
+        write_whole(tmp_path / 'file/a.html', '')
