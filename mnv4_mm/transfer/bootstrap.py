@@ -17,10 +17,21 @@ RESAMPLES = 100
 SEED = 0
 
 
-def draw_samples(images: int, resamples: int = RESAMPLES) -> np.ndarray:
-    """Return (resamples, images) int: how often each image is in each sample."""
+def draw_samples(images: int, block: int = 1, resamples: int = RESAMPLES) -> np.ndarray:
+    """Draw images with replacement, in blocks of successive ones (circular block bootstrap).
+
+    Args:
+        images: Number of images.
+        block: Images of a block: more than one for the frames of a video, which resemble their neighbours.
+        resamples: Number of samples.
+
+    Returns:
+        (resamples, images) int: how often each image is in each sample.
+    """
     random = np.random.default_rng(SEED)
-    return random.multinomial(images, np.full(images, 1 / images), size=resamples)
+    starts = random.integers(images, size=(resamples, -(-images // block)))
+    drawn = ((starts[..., None] + np.arange(block)) % images).reshape(resamples, -1)[:, :images]
+    return np.array([np.bincount(sample, minlength=images) for sample in drawn])
 
 
 def mean_iou(confusion: np.ndarray) -> np.ndarray:
@@ -34,26 +45,45 @@ def mean_iou(confusion: np.ndarray) -> np.ndarray:
     return np.nanmean(iou, axis=-1)
 
 
-def resampled_iou(confusion: np.ndarray) -> list[float]:
+def resampled_iou(confusion: np.ndarray, block: int = 1) -> list[float]:
     """Return the mean IoU on each sample.
 
     Args:
         confusion: (images, classes, classes), a confusion matrix of each image with the ground truth in rows.
+        block: See ``draw_samples``.
     """
-    samples = draw_samples(len(confusion))
+    samples = draw_samples(len(confusion), block)
     return mean_iou(np.tensordot(samples, confusion, axes=1)).tolist()
 
 
-def resampled_ap(ground_truth: Path, detections: Path) -> list[float]:
-    """Return COCO's AP on each sample.
+def average_precision(ground_truth: Path, detections: Path) -> float:
+    """Return COCO's AP.
 
     Args:
         ground_truth: Annotations in COCO's format.
         detections: Detections in COCO's result format.
     """
     truth, found = json.loads(ground_truth.read_bytes()), json.loads(detections.read_bytes())
-    numbers = sorted(image['id'] for image in truth['images'])
-    return [_average_precision(truth, found, numbers, counts) for counts in draw_samples(len(numbers))]
+    numbers = _in_order(truth)
+    return _average_precision(truth, found, numbers, np.ones(len(numbers), int))
+
+
+def resampled_ap(ground_truth: Path, detections: Path, block: int = 1) -> list[float]:
+    """Return COCO's AP on each sample.
+
+    Args:
+        ground_truth: Annotations in COCO's format.
+        detections: Detections in COCO's result format.
+        block: See ``draw_samples``.
+    """
+    truth, found = json.loads(ground_truth.read_bytes()), json.loads(detections.read_bytes())
+    numbers = _in_order(truth)
+    return [_average_precision(truth, found, numbers, counts) for counts in draw_samples(len(numbers), block)]
+
+
+def _in_order(truth: dict) -> list[int]:
+    """Return the ids of the images, in the order of their names."""
+    return [image['id'] for image in sorted(truth['images'], key=lambda image: image['file_name'])]
 
 
 def _average_precision(truth: dict, found: list[dict], numbers: Sequence[int], counts: np.ndarray) -> float:

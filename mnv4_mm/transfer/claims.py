@@ -8,7 +8,7 @@ import json
 import os
 import socket
 import threading
-import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,62 +17,87 @@ INTERVAL = 20.0  # seconds between two touches
 EXPIRY = 180.0  # seconds without one after which a claim may be taken over
 
 
+class Claim:
+    """A claim of this process.
+
+    Args:
+        path: Its file.
+        token: Content of the file while the claim is held.
+    """
+
+    def __init__(self, path: Path, token: str) -> None:
+        self.path = path
+        self.token = token
+
+    def is_held(self) -> bool:
+        """Return False if another process has taken the claim over, while this one was suspended."""
+        try:
+            return self.path.read_text() == self.token
+        except OSError:
+            return False
+
+
 @contextmanager
-def claimed(folder: Path, name: str) -> Iterator[bool]:
-    """Claim a run for the time of a context; yields False if another process has it.
+def claimed(folder: Path, name: str) -> Iterator[Claim | None]:
+    """Claim a run for the time of a context; yields None if another process has it.
 
     Args:
         folder: Folder of the claims, which all processes share.
         name: Name of the run.
     """
-    path = folder / f'{name}.claim'
-    if not _take(folder, path):
-        yield False
+    claim = _take(folder, folder / f'{name}.claim')
+    if claim is None:
+        yield None
         return
     done = threading.Event()
 
     def touch() -> None:
         while not done.wait(INTERVAL):
-            with suppress(FileNotFoundError):
-                os.utime(path)
+            with suppress(OSError):  # a network file system that is away for a moment
+                os.utime(claim.path)
 
     thread = threading.Thread(target=touch, daemon=True)
     thread.start()
     try:
-        yield True
+        yield claim
     finally:
         done.set()
         thread.join()
         with suppress(OSError):
-            if path.read_text() == _owner():  # not taken over while this process was suspended
-                path.unlink()
+            if claim.is_held():
+                claim.path.unlink()
 
 
-def _take(folder: Path, path: Path) -> bool:
+def _take(folder: Path, path: Path) -> Claim | None:
     from filelock import FileLock
 
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / '.lock'):
-        if path.exists() and not _is_abandoned(path):
-            return False
-        path.write_text(_owner())
-    return True
+        if path.exists() and not _is_abandoned(folder, path):
+            return None
+        claim = Claim(path, json.dumps(dict(process=os.getpid(), namespace=_namespace(), token=uuid.uuid4().hex)))
+        path.write_text(claim.token)
+    return claim
 
 
-def _owner() -> str:
-    return json.dumps(dict(host=socket.gethostname(), process=os.getpid()))
-
-
-def _is_abandoned(path: Path) -> bool:
-    if time.time() - path.stat().st_mtime > EXPIRY:
+def _is_abandoned(folder: Path, path: Path) -> bool:
+    # Of a file system on another machine, the clock of that machine counts.
+    now = folder / '.now'
+    now.write_text('')
+    if now.stat().st_mtime - path.stat().st_mtime > EXPIRY:
         return True
     try:
         owner = json.loads(path.read_text())
-        return owner['host'] == socket.gethostname() and not Path(f'/proc/{owner["process"]}').exists() and _has_proc()
-    except (ValueError, KeyError):
-        return False  # being written
+        is_here = owner['namespace'] is not None and owner['namespace'] == _namespace()
+        return is_here and not Path(f'/proc/{owner["process"]}').exists()
+    except (ValueError, KeyError, TypeError):
+        return False  # cut short by a full disk: it expires
 
 
-def _has_proc() -> bool:
-    """Return True where the system lists its processes as folders; Linux does."""
-    return Path('/proc/self').exists()
+def _namespace() -> list[str] | None:
+    """Identify where process numbers are those of this process: its boot and its container. None if it is unknown."""
+    try:
+        boot = Path('/proc/sys/kernel/random/boot_id').read_text().strip()
+        return [socket.gethostname(), boot, os.readlink('/proc/self/ns/pid')]
+    except OSError:
+        return None

@@ -35,6 +35,9 @@ def plan_lines(protocol: Protocol, runs: Sequence[Run], records: Iterable[Record
         each = 'unknown' if minutes is None else f'{minutes:.1f} min each{"" if is_measured else ", a guess"}'
         starts = ', '.join(sorted({run.control or run.start for run in group}))
         yield f'{head} {net}: {len(group)} runs ({starts}), {each}'
+    if not runs:
+        yield 'no run is left: all have records'
+        return
     if unknown == len(runs):
         yield f'{unknown} runs of unknown length'
         return

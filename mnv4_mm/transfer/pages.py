@@ -72,22 +72,29 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 def write_page(page: Path, text: str, plot: Callable[[], 'Figure']) -> None:
     """Write a page and its plot, which has the name of the page."""
-    page.parent.mkdir(parents=True, exist_ok=True)
-    plot().savefig(page.with_suffix('.png'), dpi=110, metadata={_DIGEST: _digest(text)})
-    page.write_text(text, encoding='utf-8')
+    write_plot(page.with_suffix('.png'), text, plot())
+    write_whole(page, text)
+
+
+def write_plot(path: Path, text: str, plot: 'Figure') -> None:
+    """Write a plot that belongs to a text: its file has a digest of the text."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plot.savefig(path, dpi=110, metadata={_DIGEST: _digest(text)})
 
 
 def is_current(page: Path, text: str) -> bool:
     """Return True if a page and its plot are those of a text."""
+    return page.read_text(encoding='utf-8') == text and has_digest(page.with_suffix('.png'), text)
+
+
+def has_digest(plot: Path, text: str) -> bool:
+    """Return True if a plot belongs to a text."""
     from PIL import Image, UnidentifiedImageError
 
-    image = page.with_suffix('.png')
-    if page.read_text(encoding='utf-8') != text or not image.is_file():
-        return False
     try:
-        with Image.open(image) as opened:
+        with Image.open(plot) as opened:
             return opened.info.get(_DIGEST) == _digest(text)
-    except UnidentifiedImageError:
+    except (FileNotFoundError, UnidentifiedImageError):
         return False
 
 

@@ -78,10 +78,12 @@ class Protocol:
         nets: Backbones.
         starts: Weights that backbones start from.
         seeds: Seeds of each combination.
-        imagenet: Backbones that ``starts`` with ``imagenet`` is for; all of ``nets`` if empty.
+        imagenet_nets: Backbones that the start ``imagenet`` is for; all of ``nets`` if empty.
         controls: Controls to run, with the first head and the first net.
         train: Splits of the data that are trained on.
         test: Splits that are evaluated on.
+        block: Number of test images, successive by name, that the bootstrap draws together: more than one for the
+            frames of a video, which resemble each other.
         needs_data: True if ``--data`` must name a folder; else the configs know where the data is.
         minutes: Measured minutes of a run with the first net and head on one core, for ``--plan``.
         published: Published results to show beside: ``dict(name=, value=, protocol=, source=)`` each.
@@ -93,10 +95,11 @@ class Protocol:
     nets: Sequence[str]
     starts: Sequence[str] = ('random',)
     seeds: Sequence[int] = (0, 1, 2)
-    imagenet: Sequence[str] = ()
+    imagenet_nets: Sequence[str] = ()
     controls: Sequence[str] = ()
     train: Sequence[str] = ('train',)
     test: Sequence[str] = ('val',)
+    block: int = 1
     needs_data: bool = True
     minutes: float | None = None
     published: Sequence[Mapping[str, Any]] = ()
@@ -116,7 +119,7 @@ class Protocol:
                 for head in self.heads
                 for net in self.nets
                 for start in self.starts
-                if start != 'imagenet' or not self.imagenet or net in self.imagenet
+                if start != 'imagenet' or not self.imagenet_nets or net in self.imagenet_nets
             ]
             runs += [Run(*first, name, seed + TWIN_SEEDS * (name == 'twin')) for name in self.controls]
         return runs
@@ -172,14 +175,18 @@ def _head(value: Mapping[str, Any]) -> Head:
 
 
 def _check(protocol: Protocol) -> None:
-    for net in (*protocol.nets, *protocol.imagenet):
+    for net in (*protocol.nets, *protocol.imagenet_nets):
         check_backbone_name(net)
     for names, choices in ((protocol.starts, STARTS), (protocol.controls, tuple(CONTROLS))):
         unknown = [name for name in names if name not in choices]
         if unknown:
             raise ValueError(f'{unknown[0]!r} is not one of {", ".join(choices)}')
-    if not protocol.seeds or any(isinstance(seed, bool) or not isinstance(seed, int) for seed in protocol.seeds):
-        raise ValueError(f'seeds must be integers, got {protocol.seeds!r}')
+    if not protocol.seeds or not all(type(seed) is int and 0 <= seed < TWIN_SEEDS for seed in protocol.seeds):
+        raise ValueError(f'seeds must be integers from 0 to {TWIN_SEEDS - 1}, got {protocol.seeds!r}')
+    if type(protocol.block) is not int or protocol.block < 1:
+        raise ValueError(f'block must be a number of images, got {protocol.block!r}')
+    if protocol.minutes is not None and not isinstance(protocol.minutes, int | float):
+        raise ValueError(f'minutes must be a number, got {protocol.minutes!r}')
     if len(set(protocol.runs())) < len(protocol.runs()):
         raise ValueError('a net, a start or a seed is listed twice')
 
@@ -201,7 +208,7 @@ def select(
         ('--nets', nets, {run.net for run in runs}),
         ('--heads', heads, {run.head for run in runs}),
         ('--starts', starts, {run.start for run in runs}),
-        ('--seeds', seeds, {run.seed for run in runs}),
+        ('--seeds', seeds, {_listed_seed(run) for run in runs}),
     ):
         for value in chosen:
             if value not in values:
@@ -212,5 +219,10 @@ def select(
         if (not nets or run.net in nets)
         and (not heads or run.head in heads)
         and (not starts or run.start in starts)
-        and (not seeds or run.seed in seeds)
+        and (not seeds or _listed_seed(run) in seeds)
     ]
+
+
+def _listed_seed(run: Run) -> int:
+    """Return the seed of a run as the protocol lists it."""
+    return run.seed - TWIN_SEEDS if run.control == 'twin' else run.seed

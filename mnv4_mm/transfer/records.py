@@ -4,11 +4,13 @@ A record holds what is needed to repeat its run and to compare it with others (`
 """
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from mnv4_mm.errors import UserError
+from mnv4_mm.transfer.job import Job
 from mnv4_mm.transfer.protocol import Run
 
 Record = dict[str, Any]
@@ -20,17 +22,24 @@ FIELDS = (
     'weights',  # name and SHA-256 of the weights that the backbone starts from; None for random ones
     'metric', 'score', 'scores',  # name and value of the main metric in [0, 1], and all values by name
     'resampled',  # the main metric on resampled test images, see bootstrap.py
+    'chance',  # the best score of a model that does not look at the image
     'loss',  # [step, loss]
-    'steps', 'minutes', 'memory_mib', 'parameters', 'macs', 'latency_ms', 'size',
+    'steps', 'minutes', 'processor_minutes', 'memory_mib', 'parameters', 'macs', 'latency_ms', 'size',
     'threads', 'machine', 'date',
 )  # fmt: skip
 # Fields of a run that has failed, beside those of the run.
-FAILED = ('error',)
+FAILED = ('recipe', 'data', 'error')
 
 
 def run_of(record: Mapping[str, Any]) -> Run:
     """Return the run of a record."""
     return Run(*(record[key] for key in Run._fields))
+
+
+def failure(job: Job, reason: str) -> Record:
+    """Return the record of a run that has failed."""
+    run = job.run._asdict()
+    return {'protocol': Path(job.protocol).stem, **run, 'recipe': job.recipe, 'data': job.data_digest, 'error': reason}
 
 
 def append_record(path: Path, record: Mapping[str, Any]) -> None:
@@ -42,21 +51,31 @@ def append_record(path: Path, record: Mapping[str, Any]) -> None:
     from filelock import FileLock
 
     try:
-        with FileLock(path.with_name(f'.{path.name}.lock')), path.open('a', encoding='utf-8') as file:
-            file.write(json.dumps(record, separators=(',', ':')) + '\n')
+        with FileLock(path.with_name(f'.{path.name}.lock')):
+            _drop_cut_line(path)
+            with path.open('a', encoding='utf-8') as file:
+                file.write(json.dumps(record, separators=(',', ':')) + '\n')
     except OSError as error:
         raise UserError(f'{path} cannot be written: {error.strerror or error}') from error
 
 
+def _drop_cut_line(path: Path) -> None:
+    """Remove a last line without an end: a process was killed, or the disk was full, while it was written."""
+    content = path.read_bytes() if path.is_file() else b''
+    whole = content[: content.rfind(b'\n') + 1]
+    if len(whole) < len(content):
+        os.truncate(path, len(whole))
+
+
 def read_records(path: str | Path) -> list[Record]:
-    """Read a file of records.
+    """Read a file of records. A last line without an end, which was cut short, is no record.
 
     Raises:
         UserError: The file cannot be read, or a line is not a record.
     """
     path = Path(path)
     try:
-        lines = path.read_text(encoding='utf-8').splitlines()
+        lines = path.read_text(encoding='utf-8').split('\n')[:-1]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f'{path} cannot be read: {error}') from error
     records = []
@@ -75,6 +94,7 @@ def read_records(path: str | Path) -> list[Record]:
     return records
 
 
-def latest(records: Iterable[Record]) -> dict[Run, Record]:
-    """Return the last record of each run: a failed run may have been repeated."""
-    return {run_of(record): record for record in records}
+def latest(records: Iterable[Record]) -> list[Record]:
+    """Return the last record of each run under one recipe on the same data: a failed run may have been repeated."""
+    last = {(record['protocol'], record['recipe'], record['data'], run_of(record)): record for record in records}
+    return list(last.values())

@@ -2,17 +2,33 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from mnv4_mm.errors import UserError
 from mnv4_mm.files import write_whole
+from mnv4_mm.transfer.pages import has_digest, write_plot
 from mnv4_mm.transfer.protocol import Protocol, read_protocol
-from mnv4_mm.transfer.records import read_records
-from mnv4_mm.transfer.tables import Group, group_records, page, plot, to_csv
+from mnv4_mm.transfer.records import Record, latest, read_records
+from mnv4_mm.transfer.tables import Group, group_records, page, plot, plot_name, to_csv
 
 BEGIN, END = '<!-- begin results -->', '<!-- end results -->'
 
 
-def read_groups(files: Sequence[Path]) -> tuple[list[Group], list[Protocol]]:
+class Results(NamedTuple):
+    """Records that have been compared.
+
+    Attributes:
+        groups: Groups of records that may be compared.
+        protocols: Their protocols.
+        failed: Records of failed runs.
+    """
+
+    groups: list[Group]
+    protocols: list[Protocol]
+    failed: list[Record]
+
+
+def read_results(files: Sequence[Path]) -> Results:
     """Read records and compare those that may be compared.
 
     Args:
@@ -25,36 +41,52 @@ def read_groups(files: Sequence[Path]) -> tuple[list[Group], list[Protocol]]:
     for file in files:
         beside = file.with_suffix('.py')
         protocols.append(read_protocol(beside if beside.is_file() else file.stem))
-    groups = group_records(record for file in files for record in read_records(file))
+    records = latest(record for file in files for record in read_records(file))
+    groups = group_records(records)
     if not groups:
         raise UserError(f'no run has succeeded in {", ".join(map(str, files))}')
     names = {protocol.name for protocol in protocols}
     unknown = [group.protocol for group in groups if group.protocol not in names]
     if unknown:
         raise UserError(f'records of the protocol {unknown[0]} are in a file of another name')
-    return groups, protocols
+    return Results(groups, protocols, [record for record in records if 'error' in record])
 
 
-def write_results(files: Sequence[Path], path: Path) -> None:
+def write_results(results: Results, path: Path) -> None:
     """Write the tables into a page, and CSV and plots into a folder ``results`` beside it.
 
     Args:
-        files: See ``read_groups``.
+        results: The results.
         path: The page. What is between its marks is replaced; without a page, one is made.
 
     Raises:
-        UserError: See ``read_groups``, or the page has no marks.
+        UserError: The page has no marks, or a file cannot be written.
     """
-    groups, protocols = read_groups(files)
-    write_whole(path, with_results(path.read_text(encoding='utf-8') if path.is_file() else None, groups, protocols))
+    write_whole(path, with_results(path.read_text(encoding='utf-8') if path.is_file() else None, results))
     folder = path.parent / 'results'
-    write_whole(folder / 'transfer.csv', to_csv(groups))
-    titles = {protocol.name: protocol.title for protocol in protocols}
-    for group in groups:
-        plot(group, f'{titles[group.protocol]}, {group.head}', folder / f'{group.protocol}-{group.head}.png')
+    text = to_csv(results.groups)
+    write_whole(folder / 'transfer.csv', text)
+    titles = {protocol.name: protocol.title for protocol in results.protocols}
+    for group in results.groups:
+        figure = plot(group, f'{titles[group.protocol]}, {group.head}')
+        write_plot(folder / plot_name(group, results.groups), text, figure)
 
 
-def with_results(text: str | None, groups: Sequence[Group], protocols: Sequence[Protocol]) -> str:
+def are_current(results: Results, path: Path) -> bool:
+    """Return True if page, CSV and plots are those of the results."""
+    folder, text = path.parent / 'results', to_csv(results.groups)
+    file = folder / 'transfer.csv'
+    if not (path.is_file() and file.is_file()):
+        return False
+    content = path.read_text(encoding='utf-8')
+    return (
+        with_results(content, results) == content
+        and file.read_text(encoding='utf-8') == text
+        and all(has_digest(folder / plot_name(group, results.groups), text) for group in results.groups)
+    )
+
+
+def with_results(text: str | None, results: Results) -> str:
     """Return the text of a page with these results between its marks.
 
     Raises:
@@ -65,4 +97,4 @@ def with_results(text: str | None, groups: Sequence[Group], protocols: Sequence[
     _, end, after = rest.partition(END)
     if not (begin and end):
         raise UserError(f'the page has no lines {BEGIN} and {END}, between which the results go')
-    return f'{before}{BEGIN}\n\n{page(groups, protocols, "results")}\n{END}{after}'
+    return f'{before}{BEGIN}\n\n{page(*results, "results")}\n{END}{after}'

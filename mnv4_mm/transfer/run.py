@@ -11,80 +11,49 @@ import resource
 import sys
 import threading
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from mmengine.config import Config
 from PIL import Image
+from torch import Tensor
 
 from mnv4_mm.apis.evaluate import evaluate
 from mnv4_mm.apis.model import load_model
 from mnv4_mm.apis.train import train
-from mnv4_mm.config.backbone import set_backbone
 from mnv4_mm.config.checkpoint import checkpoint_config
-from mnv4_mm.config.data import dataset_split, innermost_dataset, restore_data
-from mnv4_mm.config.load import load_config
+from mnv4_mm.config.data import dataset_split, restore_data
 from mnv4_mm.deploy.evaluator import PredictorEvaluator
 from mnv4_mm.deploy.export import export
-from mnv4_mm.deploy.latency import measure_speed
 from mnv4_mm.digest import file_digest
 from mnv4_mm.engine.curves import read_scalars
 from mnv4_mm.engine.iou import class_map_name
 from mnv4_mm.errors import UserError
 from mnv4_mm.files import write_whole
+from mnv4_mm.images import read_image
 from mnv4_mm.models.complexity import count
 from mnv4_mm.runtime.meta import read_meta
+from mnv4_mm.runtime.preprocess import prepare
 from mnv4_mm.tasks import task_of
-from mnv4_mm.transfer.bootstrap import mean_iou, resampled_ap, resampled_iou
-from mnv4_mm.transfer.data import data_digest, join_splits
+from mnv4_mm.transfer.bootstrap import average_precision, mean_iou, resampled_ap, resampled_iou
+from mnv4_mm.transfer.exported import measure_latencies
+from mnv4_mm.transfer.job import Job
 from mnv4_mm.transfer.machine import describe_machine
-from mnv4_mm.transfer.protocol import Head, Protocol, Run, read_protocol
+from mnv4_mm.transfer.protocol import Head, Run, read_protocol
+from mnv4_mm.transfer.recipe import run_options, weights_of
+from mnv4_mm.transfer.records import failure
 from mnv4_mm.weights.checkpoint import Checkpoint, list_checkpoints, read_checkpoint
 from mnv4_mm.weights.hub import fetch_timm
+from mnv4_mm.weights.tags import DEFAULT_TAGS
 
-ROUNDS = 20  # of latency
 CURVE = 60  # points of a loss curve
-DRY_IMAGES = 4
 PACKAGES = (
     'torch', 'timm', 'mmengine', 'onedl-mmengine', 'mmcv', 'onedl-mmcv', 'mmdet', 'onedl-mmdetection', 'mmsegmentation',
     'onedl-mmsegmentation', 'numpy', 'opencv-python', 'onnxruntime',
 )  # fmt: skip
-LOADING = ('LoadAnnotations', 'LoadMask')
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """A run and where it reads and writes.
-
-    Attributes:
-        protocol: Name or path of the protocol.
-        run: The run.
-        data: Folder of the data set; None if the configs know it.
-        work_dir: Folder for checkpoints and logs.
-        weights_dir: Folder of ImageNet weights, ``<net>.safetensors`` or ``<net>.pth``, used instead of a download.
-        record: File to write the record to.
-        dry: Make every step, with 4 images: one step or epoch of training, random weights where there are none.
-    """
-
-    protocol: str
-    run: Run
-    data: str | None
-    work_dir: str
-    weights_dir: str | None
-    record: str
-    dry: bool = False
-
-    def to_json(self) -> str:
-        """Return the job as JSON."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> 'Job':
-        """Parse what ``to_json`` returns."""
-        values = json.loads(text)
-        return cls(**{**values, 'run': Run(*values['run'])})
 
 
 def execute(job: Job) -> dict[str, Any]:
@@ -93,118 +62,89 @@ def execute(job: Job) -> dict[str, Any]:
     Raises:
         UserError: The run cannot be made: the net does not fit the head, or its weights cannot be loaded.
     """
-    start, processor = time.monotonic(), time.process_time()
+    start = time.monotonic()
+    machine = describe_machine(PACKAGES)  # now: the checkout may change during the run
     protocol, run = read_protocol(job.protocol), job.run
     head, work_dir = protocol.heads[run.head], Path(job.work_dir)
-    data = str(join_splits(Path(job.data), protocol.train, protocol.test, work_dir / 'data')) if job.data else None
-    weights = None if job.dry else _weights(run, job.weights_dir)
+    weights = weights_of(run, job.weights_dir)
+    if job.dry and weights == 'timm':
+        weights = None
     train(
         head.config,
         work_dir=str(work_dir),
         backbone=run.net,
-        data=data,
+        data=job.data,
         weights=weights or 'none',
         epochs=head.epochs and (1 if job.dry else head.epochs),
         iters=head.iters and (1 if job.dry else head.iters),
-        cfg_options={
-            **head.cfg_options,
-            # Evaluated once, below, and at the end: no checkpoint is selected by its score.
-            'train_cfg.val_begin': 10**9,
-            'default_hooks.checkpoint.interval': 10**9,
-            'randomness.seed': run.seed,
-            **_control(head, run, data),
-            **(_few_images(head) if job.dry else {}),
-        },
+        cfg_options=run_options(head, run, job.data, dry=job.dry),
     )
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     checkpoint = read_checkpoint(list_checkpoints(work_dir)[0])
     cfg = restore_data(checkpoint_config(checkpoint))
-    scores, resampled = _measure(cfg, checkpoint, work_dir / 'test')
+    scores, resampled, chance = _measure(cfg, checkpoint, work_dir / 'test', protocol.block)
     metric = task_of(cfg).metric
-    minutes = (time.monotonic() - start) / 60
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    spent = time.process_time() - processor + children.ru_utime + children.ru_stime
     losses = sorted(read_scalars(work_dir)[0].get('loss', {}).items())
-    return {
+    record = {
         'protocol': protocol.name,
         **run._asdict(),
-        'recipe': recipe_digest(protocol, head),
-        'data': data_digest(cfg),
-        'weights': weights and dict(name=Path(weights).name, sha256=_weights_digest(run, weights)),
+        'recipe': job.recipe,
+        'data': job.data_digest,
+        'weights': weights and _describe_weights(run, weights),
         'metric': metric,
-        'score': next(value for name, value in scores.items() if name.endswith(metric)),
+        'score': _main(scores, metric),
         'scores': {name.partition('/')[2]: round(value, 5) for name, value in scores.items()},
         'resampled': [round(value, 5) for value in resampled],
+        'chance': round(chance, 5),
         'loss': [[step, round(value, 4)] for step, value in losses[:: max(1, len(losses) // CURVE)]],
         'steps': int(checkpoint.meta['iter']),
-        'minutes': round(minutes, 2),
-        'processor_minutes': round(spent / 60, 2),
         'memory_mib': round(memory),
-        **_deployed(checkpoint, cfg, head, work_dir),
+        **_deployed(checkpoint, cfg, head, work_dir, job.lock),
         'threads': int(os.environ.get('OMP_NUM_THREADS', os.cpu_count() or 1)),
-        'machine': describe_machine(PACKAGES),
+        'machine': machine,
         'date': datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
     }
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent = time.process_time() + children.ru_utime + children.ru_stime
+    return {**record, 'minutes': round((time.monotonic() - start) / 60, 2), 'processor_minutes': round(spent / 60, 2)}
 
 
-def _weights(run: Run, folder: str | None) -> str | None:
-    if run.start == 'random':
-        return None
-    for suffix in ('.safetensors', '.pth'):
-        path = Path(folder or '') / (run.net.removeprefix('timm:') + suffix)
-        if folder and path.is_file():
-            return str(path)
-    return 'timm'
+def _main(scores: Mapping[str, float], metric: str) -> float:
+    return next(value for name, value in scores.items() if name.endswith(metric))
 
 
-def _weights_digest(run: Run, weights: str) -> str | None:
-    """Return the SHA-256 of the weights; None for a peer's, which timm itself downloads."""
+def _describe_weights(run: Run, weights: str) -> dict[str, str]:
+    """Return the name and the SHA-256 of the weights: of the file, or of the tensors of a net that timm downloads."""
     if weights != 'timm':
-        return file_digest(weights).hexdigest()
-    if run.net.startswith('timm:'):
-        return None
-    from mnv4_mm.weights.tags import DEFAULT_TAGS
+        return dict(name=Path(weights).name, sha256=file_digest(weights).hexdigest())
+    if not run.net.startswith('timm:'):
+        tag = DEFAULT_TAGS[run.net.removeprefix('mnv4_')]
+        return dict(name=tag, sha256=file_digest(fetch_timm(tag)).hexdigest())
+    import timm
 
-    return file_digest(fetch_timm(DEFAULT_TAGS[run.net.removeprefix('mnv4_')])).hexdigest()
-
-
-def _control(head: Head, run: Run, data: str | None) -> dict[str, Any]:
-    """Return the values of the config that make a control of a run."""
-    cfg = load_config(head.config)
-    if run.control == 'zeroed':
-        set_backbone(cfg, run.net)
-        backbone = {key: value for key, value in cfg.model.backbone.items() if key != 'init_cfg'}
-        return {'model.backbone': dict(type='ZeroedDeepest', backbone=backbone, _delete_=True)}
-    if run.control != 'shuffled':
-        return {}
-    key, dataset = _innermost(cfg.train_dataloader.dataset, 'train_dataloader.dataset')
-    classes = task_of(cfg).find(data).classes if data else innermost_dataset(dataset).metainfo.classes
-    steps = [dict(step) for step in dataset.pipeline]
-    after = 1 + max(i for i, step in enumerate(steps) if step['type'] in LOADING)
-    return {f'{key}.pipeline': [*steps[:after], dict(type='ShuffleLabels', num_classes=len(classes)), *steps[after:]]}
+    net = timm.create_model(run.net.removeprefix('timm:'), pretrained=True)
+    cfg: Any = net.pretrained_cfg
+    tag = f'{cfg["architecture"]}.{cfg["tag"]}'
+    return dict(name=tag, sha256=state_digest(net.state_dict()))
 
 
-def _few_images(head: Head) -> dict[str, Any]:
-    """Return the values of the config that limit it to a few images."""
-    values: dict[str, Any] = {'train_dataloader.batch_size': 2}
-    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        key, _ = _innermost(load_config(head.config)[loader].dataset, f'{loader}.dataset')
-        values[f'{key}.indices'] = DRY_IMAGES
-    return values
+def state_digest(state: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of the names and values of tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        array = np.ascontiguousarray(tensor.cpu().numpy())
+        digest.update(f'{name} {array.dtype} {array.shape}'.encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
-def _innermost(dataset: Any, key: str) -> tuple[str, Any]:
-    """Return the data set inside of wrappers such as RepeatDataset, and its key in the config."""
-    while 'pipeline' not in dataset:
-        key, dataset = f'{key}.dataset', dataset.dataset
-    return key, dataset
-
-
-def _measure(cfg: Config, checkpoint: Checkpoint, folder: Path) -> tuple[dict[str, float], list[float]]:
+def _measure(
+    cfg: Config, checkpoint: Checkpoint, folder: Path, block: int
+) -> tuple[dict[str, float], list[float], float]:
     """Evaluate a checkpoint.
 
     Returns:
-        All metrics, and the main one on resampled images.
+        All metrics, the main one on resampled images, and the best score of a model that does not look at the image.
 
     Raises:
         RuntimeError: The metric is not that of the written predictions.
@@ -214,13 +154,24 @@ def _measure(cfg: Config, checkpoint: Checkpoint, folder: Path) -> tuple[dict[st
         file = folder / 'detections.json'
         folder.mkdir(parents=True, exist_ok=True)
         scores = evaluate(cfg, checkpoint, work_dir=folder, out=str(file))
-        return scores, resampled_ap(Path(dataset_split(cfg, 'test_dataloader').annotations), file)
+        annotations = Path(dataset_split(cfg, 'test_dataloader').annotations)
+        _check_equal(_main(scores, 'bbox_mAP'), average_precision(annotations, file))
+        return scores, resampled_ap(annotations, file, block), 0.0
     scores = evaluate(cfg, checkpoint, work_dir=folder, out=str(folder / 'class_maps'))
     confusion = _confusion(cfg, folder / 'class_maps')
-    score, counted = next(value for name, value in scores.items() if name.endswith('mIoU')), mean_iou(confusion.sum(0))
-    if abs(score - counted) > 1e-9:
-        raise RuntimeError(f'mIoU is {score}, and {counted} by the written class maps')
-    return scores, resampled_iou(confusion)
+    _check_equal(_main(scores, 'mIoU'), float(mean_iou(confusion.sum(0))))
+    return scores, resampled_iou(confusion, block), chance_iou(confusion.sum(0))
+
+
+def _check_equal(score: float, counted: float) -> None:
+    if abs(score - counted) > 1e-6:
+        raise RuntimeError(f'the metric is {score}, and {counted} by the written predictions')
+
+
+def chance_iou(confusion: np.ndarray) -> float:
+    """Return the mean IoU of the model that finds the most frequent class of the ground truth in every pixel."""
+    pixels = confusion.sum(1)
+    return float(pixels.max() / pixels.sum() / np.count_nonzero(pixels))
 
 
 def _confusion(cfg: Config, folder: Path) -> np.ndarray:
@@ -239,32 +190,29 @@ def _confusion(cfg: Config, folder: Path) -> np.ndarray:
     return np.array(matrices)
 
 
-def _deployed(checkpoint: Checkpoint, cfg: Config, head: Head, work_dir: Path) -> dict[str, Any]:
-    """Export to ONNX and return parameters, MACs and latency. A net that cannot be exported has no latency."""
+def _deployed(checkpoint: Checkpoint, cfg: Config, head: Head, work_dir: Path, lock: str) -> dict[str, Any]:
+    """Export to ONNX and return parameters, MACs and latency. A net that cannot be exported has no latency.
+
+    The latency is the CPU time of the process, so that other processes of the machine do not count, except for the
+    cache and the memory that they use.
+    """
     values: dict[str, Any] = dict(latency_ms=None)
     size = head.size
     try:
         (file,) = export(str(checkpoint.path), ['onnx'], out_dir=str(work_dir / 'exported'), size=size)
-        size = read_meta(file).input.size
+        meta = read_meta(file)
+        size = meta.input.size
         image = next(iter(task_of(cfg).image_files(dataset_split(cfg, 'test_dataloader'))))
-        values['latency_ms'] = round(measure_speed(None, None, [file], image, ROUNDS, 1)[0].p50, 2)
+        batch, _ = prepare(read_image(image), meta.input, meta.resize)
+        with FileLock(lock):
+            latency = measure_latencies({'': (file, batch)}, log=lambda line: None)['']
+        values['latency_ms'] = round(latency.cpu, 2)
     except (UserError, RuntimeError) as error:
         values['export_error'] = ' '.join(str(error).split())[:300]
     assert size is not None
     height, width = size
     complexity = count(load_model(checkpoint, device='cpu'), (height, width))
     return {**values, 'parameters': complexity.params, 'macs': complexity.macs, 'size': [height, width]}
-
-
-def recipe_digest(protocol: Protocol, head: Head) -> str:
-    """Return a digest of everything that the runs of a head have in common, apart from the data."""
-    values = dict(
-        config=load_config(head.config).pretty_text,
-        head=asdict(head),
-        train=list(protocol.train),
-        test=list(protocol.test),
-    )
-    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def _exit_with_parent() -> None:
@@ -280,7 +228,7 @@ def main() -> None:
     try:
         record = execute(job)
     except UserError as error:
-        record = {'protocol': Path(job.protocol).stem, **job.run._asdict(), 'error': str(error)}
+        record = failure(job, str(error))
     write_whole(Path(job.record), json.dumps(record))
 
 

@@ -1,82 +1,128 @@
 """Which differences between nets are larger than what seeds and test images explain."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
-DRAWS = 2000
 CONFIDENCE = 0.95
 
 
-class Summary(NamedTuple):
-    """The scores of a net over its seeds.
+class Scores(NamedTuple):
+    """Scores of a net.
 
     Attributes:
-        mean: Mean score.
-        spread: Standard deviation over the seeds; NaN with one seed.
-        low: Lower end of the 95 % interval of the mean, over seeds and test images.
-        high: Upper end.
-        seeds: Number of seeds.
+        seeds: (S,), the score of each seed.
+        resampled: (S, R), the score of each seed on R samples of the test images, the same samples for all nets.
     """
 
-    mean: float
-    spread: float
-    low: float
-    high: float
-    seeds: int
+    seeds: np.ndarray
+    resampled: np.ndarray
 
 
-def bootstrap(resampled: np.ndarray, random: np.random.Generator, images: np.ndarray) -> np.ndarray:
-    """Return (draws,) means of a net's score, each over seeds drawn with replacement and on one sample of the images.
+class Spread(NamedTuple):
+    """Variance of a score over the seeds, pooled over the nets of a table.
+
+    Three seeds say little about the variance of one net. Together, a dozen nets say enough, if their variances are
+    about the same.
+
+    Attributes:
+        variance: The variance. NaN if no net has two seeds.
+        freedom: Its degrees of freedom.
+    """
+
+    variance: float
+    freedom: int
+
+
+class Estimate(NamedTuple):
+    """A mean or a difference of means.
+
+    Attributes:
+        value: The estimate.
+        error: Its standard error over seeds and test images; NaN if no net has two seeds.
+        freedom: Degrees of freedom of the error.
+    """
+
+    value: float
+    error: float
+    freedom: float
+
+    @property
+    def half_width(self) -> float:
+        """Half of the width of the 95 % interval."""
+        return float(stats.t.ppf((1 + CONFIDENCE) / 2, self.freedom) * self.error) if self.freedom > 0 else math.nan
+
+    @property
+    def p_value(self) -> float:
+        """Probability of a value that is at least as far from zero, if it were zero. 1 if the error is unknown."""
+        if not self.error > 0:
+            return 1.0
+        return float(2 * stats.t.sf(abs(self.value) / self.error, self.freedom))
+
+
+def pooled_spread(nets: Iterable[Scores]) -> Spread:
+    """Return the variance over the seeds of all nets."""
+    squares, freedom = 0.0, 0
+    for scores in nets:
+        squares += float(((scores.seeds - scores.seeds.mean()) ** 2).sum())
+        freedom += len(scores.seeds) - 1
+    return Spread(squares / freedom if freedom else math.nan, freedom)
+
+
+def estimate_mean(scores: Scores, spread: Spread) -> Estimate:
+    """Return the mean score of a net."""
+    return _estimate(float(scores.seeds.mean()), spread, 1 / len(scores.seeds), scores.resampled.mean(0))
+
+
+def estimate_difference(a: Scores, b: Scores, spread: Spread) -> Estimate:
+    """Return the mean score of a minus that of b.
+
+    It is computed on the same samples of the images for both. Images that are difficult for both do not blur it.
+    """
+    images = a.resampled.mean(0) - b.resampled.mean(0)
+    share = 1 / len(a.seeds) + 1 / len(b.seeds)
+    return _estimate(float(a.seeds.mean() - b.seeds.mean()), spread, share, images)
+
+
+def _estimate(value: float, spread: Spread, share: float, resampled: np.ndarray) -> Estimate:
+    """Return an estimate.
 
     Args:
-        resampled: (seeds, resamples), the score of each seed on each sample of the test images.
-        random: Draws the seeds.
-        images: (draws,) numbers of the samples of images: the same ones for all nets, whose difference then does not
-            depend on which images are difficult for all of them.
+        value: The value.
+        spread: Variance of a score over the seeds.
+        share: Share of this variance that the value has.
+        resampled: (R,), the value on each sample of the images.
     """
-    seeds = random.integers(len(resampled), size=(len(images), len(resampled)))
-    return resampled[seeds, images[:, None]].mean(1)
+    by_seeds, by_images = share * spread.variance, float(resampled.var(ddof=1))
+    total = by_seeds + by_images
+    if not spread.freedom:
+        return Estimate(value, math.nan, 0)
+    # Satterthwaite's approximation of the degrees of freedom of a sum.
+    squares = by_seeds**2 / spread.freedom + by_images**2 / (len(resampled) - 1)
+    return Estimate(value, math.sqrt(total), total**2 / squares if squares else spread.freedom)
 
 
-def draw_means(nets: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return (draws,) means for each net, drawn with the same samples of the images. See ``bootstrap``."""
-    resamples = min(scores.shape[1] for scores in nets.values())
-    images = np.random.default_rng(0).integers(resamples, size=DRAWS)
-    return {
-        name: bootstrap(scores, np.random.default_rng(i + 1), images) for i, (name, scores) in enumerate(nets.items())
-    }
+def indistinguishable(nets: Mapping[str, Scores]) -> dict[str, list[str]]:
+    """Return for each net the others that it cannot be told apart from.
 
-
-def summarise(scores: Sequence[float], draws: np.ndarray) -> Summary:
-    """Summarise a net.
-
-    Args:
-        scores: Score of each seed.
-        draws: Means as ``draw_means`` returns them.
+    t-tests of all pairs, by Holm's method: with a probability of 95 %, no two nets are told apart whose expected scores
+    are the same.
     """
-    low, high = interval(draws)
-    spread = float(np.std(scores, ddof=1)) if len(scores) > 1 else float('nan')
-    return Summary(float(np.mean(scores)), spread, low, high, len(scores))
-
-
-def interval(draws: np.ndarray) -> tuple[float, float]:
-    """Return the ends of the 95 % interval of draws."""
-    low, high = np.percentile(draws, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])
-    return float(low), float(high)
-
-
-def indistinguishable(draws: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
-    """Return for each net the others whose difference from it has a 95 % interval with zero in it."""
-    equal: dict[str, list[str]] = {name: [] for name in draws}
-    for a, b in itertools.combinations(draws, 2):
-        low, high = interval(draws[a] - draws[b])
-        if low <= 0 <= high:
+    spread = pooled_spread(nets.values())
+    pairs = list(itertools.combinations(nets, 2))
+    values = {(a, b): estimate_difference(nets[a], nets[b], spread).p_value for a, b in pairs}
+    equal: dict[str, list[str]] = {name: [] for name in nets}
+    is_over = False
+    for number, (a, b) in enumerate(sorted(pairs, key=lambda pair: values[pair])):
+        is_over = is_over or values[a, b] * (len(pairs) - number) >= 1 - CONFIDENCE
+        if is_over:
             equal[a].append(b)
             equal[b].append(a)
-    return equal
+    return {name: [other for other in nets if other in others] for name, others in equal.items()}
 
 
 def rank_agreement(scores: Mapping[str, Sequence[float]]) -> float:
@@ -85,14 +131,12 @@ def rank_agreement(scores: Mapping[str, Sequence[float]]) -> float:
     The mean over all ways to divide the seeds of each net, in the same order, into halves that differ by one seed at
     most. NaN with fewer than two seeds or nets.
     """
-    from scipy.stats import kendalltau
-
-    count = min(len(values) for values in scores.values())
+    count = min((len(values) for values in scores.values()), default=0)
     if count < 2 or len(scores) < 2:
         return float('nan')
     table = np.array([list(values)[:count] for values in scores.values()])
     taus = []
     for half in itertools.combinations(range(count), count // 2):
         other = [i for i in range(count) if i not in half]
-        taus.append(kendalltau(table[:, half].mean(1), table[:, other].mean(1)).statistic)
+        taus.append(stats.kendalltau(table[:, half].mean(1), table[:, other].mean(1)).statistic)
     return float(np.mean(taus))

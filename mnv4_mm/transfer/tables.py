@@ -2,23 +2,40 @@
 
 import csv
 import io
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mnv4_mm.transfer.pages import table
+from mnv4_mm.transfer.pages import prose, table
 from mnv4_mm.transfer.protocol import CONTROLS, Protocol
-from mnv4_mm.transfer.records import Record, latest
-from mnv4_mm.transfer.statistics import Summary, draw_means, indistinguishable, rank_agreement, summarise
+from mnv4_mm.transfer.records import Record, latest, run_of
+from mnv4_mm.transfer.statistics import (
+    CONFIDENCE,
+    Estimate,
+    Scores,
+    Spread,
+    estimate_difference,
+    estimate_mean,
+    indistinguishable,
+    pooled_spread,
+    rank_agreement,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLUMNS = ('net', 'start', 'mean', 'spread', 'low', 'high', 'seeds', 'parameters', 'macs', 'latency_ms')
 AXES = {'latency_ms': 'latency in ONNX Runtime, one thread, ms', 'macs': 'MACs', 'parameters': 'parameters'}
 HEADINGS = (
-    'net', 'mean ± spread of seeds', '95 % interval', 'seeds', 'M parameters', 'G MACs', 'ms', 'not told apart from',
+    'net', 'mean ± spread of seeds', '95 % interval', 'behind the best', 'seeds', 'M parameters', 'G MACs', 'ms',
+    'not told apart from',
 )  # fmt: skip
+MAX_ABOVE_CHANCE = 0.02  # of the control `shuffled`
+MIN_SPREADS = 3  # by which ImageNet weights should beat random ones
 
 
 @dataclass
@@ -28,30 +45,64 @@ class Row:
     Attributes:
         net: Backbone.
         start: Weights that it starts from.
+        weights: SHA-256 of these weights; empty for random ones.
         control: Control, or empty.
         records: Records of its seeds.
-        summary: Scores; None until ``rows_of`` has compared it with the others.
-        equal: Names of the rows that it cannot be told apart from.
+        has_namesake: Another row has the same net and start, with other weights.
+        mean: Mean score; None until ``group_records`` has compared it with the others.
+        behind: Difference to the best net, at most zero. None for controls.
+        equal: Names of the nets that it cannot be told apart from.
     """
 
     net: str
     start: str
+    weights: str
     control: str
     records: list[Record] = field(default_factory=list)
-    summary: Summary | None = None
+    has_namesake: bool = False
+    mean: Estimate | None = None
+    behind: Estimate | None = None
     equal: list[str] = field(default_factory=list)
 
     @property
     def name(self) -> str:
         """Name in tables."""
-        parts = [self.net.removeprefix('timm:')]
-        parts += [self.start] if self.start != 'random' else []
-        parts += [self.control] if self.control else []
-        return ', '.join(parts)
+        name = self.net.removeprefix('timm:')
+        marks = [self.start] if self.start != 'random' else []
+        marks += [self.weights[:8]] if self.has_namesake else []
+        marks += [self.control] if self.control else []
+        return f'{name} ({" ".join(marks)})' if marks else name
 
-    def value(self, key: str) -> float | None:
-        """Return parameters, MACs or the lowest of the latencies, which others at the same time only increase."""
-        values = [record[key] for record in self.records if record[key] is not None]
+    @property
+    def scores(self) -> Scores:
+        """Scores of its seeds."""
+        return Scores(*(np.array([record[key] for record in self.records]) for key in ('score', 'resampled')))
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation over the seeds; NaN with one seed."""
+        return float(np.std(self.scores.seeds, ddof=1)) if len(self.records) > 1 else math.nan
+
+    @property
+    def value(self) -> float:
+        """Mean score."""
+        assert self.mean is not None
+        return self.mean.value
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the mean, over seeds and test images."""
+        assert self.mean is not None
+        return self.value - self.mean.half_width, self.value + self.mean.half_width
+
+    def cost(self, key: str, cpu: str | None = None) -> float | None:
+        """Return parameters, MACs or the lowest of the latencies, which other processes only increase.
+
+        Args:
+            key: Key of the records.
+            cpu: Only of records of this CPU.
+        """
+        values = [r[key] for r in self.records if r[key] is not None and cpu in (None, r['machine']['cpu'])]
         return min(values) if values else None
 
 
@@ -64,110 +115,184 @@ class Group:
         head: Name of the head.
         recipe: Digest of the recipe.
         data: Digest of the data.
-        rows: Nets and controls, the best first.
-        agreement: Kendall's tau between the halves of the seeds.
-        failed: Records of failed runs.
+        cpu: CPU that the latencies are of: the one with most records.
+        rows: Nets, the best first.
+        controls: Controls.
     """
 
     protocol: str
     head: str
     recipe: str
     data: str
+    cpu: str
     rows: list[Row]
-    agreement: float
-    failed: list[Record]
+    controls: list[Row]
+
+    @property
+    def records(self) -> list[Record]:
+        """All records of the group."""
+        return [record for row in (*self.rows, *self.controls) for record in row.records]
+
+    def spread(self) -> Spread:
+        """Return the variance over the seeds, pooled over the nets."""
+        return pooled_spread(row.scores for row in self.rows)
+
+    def agreement(self) -> float:
+        """Return Kendall's tau between rankings by halves of the seeds, of the nets that start from random weights.
+
+        If none does, of all.
+        """
+        rows = [row for row in self.rows if row.start == 'random'] or self.rows
+        return rank_agreement({row.name: row.scores.seeds.tolist() for row in rows})
 
 
 def group_records(records: Iterable[Record]) -> list[Group]:
-    """Group records that may be compared, and compare them."""
-    done = list(latest(records).values())
+    """Group the records of runs that have succeeded and may be compared, and compare them."""
     groups: dict[tuple[str, ...], dict[tuple[str, ...], Row]] = defaultdict(dict)
-    for record in done:
+    for record in latest(records):
         if 'error' in record:
             continue
         key = tuple(record[name] for name in ('protocol', 'head', 'recipe', 'data'))
-        net = tuple(record[name] for name in ('net', 'start', 'control'))
+        weights = record['weights']['sha256'] if record['weights'] else ''
+        net = (record['net'], record['start'], weights, record['control'])
         groups[key].setdefault(net, Row(*net)).records.append(record)
-    compared = []
-    for (protocol, head, recipe, data), rows in sorted(groups.items()):
-        failed = [r for r in done if 'error' in r and (r['protocol'], r['head']) == (protocol, head)]
-        compared.append(Group(protocol, head, recipe, data, *_compare(list(rows.values())), failed))
-    return compared
+    return [_compare(key, list(rows.values())) for key, rows in sorted(groups.items()) if any(not n[3] for n in rows)]
 
 
-def _compare(rows: list[Row]) -> tuple[list[Row], float]:
+def _compare(key: tuple[str, ...], rows: list[Row]) -> Group:
+    names = Counter((row.net, row.start, row.control) for row in rows)
     for row in rows:
         row.records.sort(key=lambda record: record['seed'])
-    draws = draw_means({row.name: np.array([record['resampled'] for record in row.records]) for row in rows})
-    equal = indistinguishable(draws)
+        row.has_namesake = names[row.net, row.start, row.control] > 1
+    cpus = Counter(record['machine']['cpu'] for row in rows for record in row.records)
+    nets, controls = ([row for row in rows if bool(row.control) == which] for which in (False, True))
+    protocol, head, recipe, data = key
+    group = Group(protocol, head, recipe, data, cpus.most_common(1)[0][0], nets, controls)
+    spread = group.spread()
     for row in rows:
-        row.summary = summarise([record['score'] for record in row.records], draws[row.name])
+        row.mean = estimate_mean(row.scores, spread)
+    nets.sort(key=lambda row: -row.value)
+    equal = indistinguishable({row.name: row.scores for row in nets})
+    for row in nets:
         row.equal = equal[row.name]
-    nets = {row.name: [record['score'] for record in row.records] for row in rows if not row.control}
-    return sorted(rows, key=lambda row: -_summary(row).mean), rank_agreement(nets)
+        row.behind = estimate_difference(row.scores, nets[0].scores, spread)
+    return group
 
 
-def _summary(row: Row) -> Summary:
-    assert row.summary is not None
-    return row.summary
-
-
-def page(groups: Sequence[Group], protocols: Sequence[Protocol], plots: str) -> str:
+def page(groups: Sequence[Group], protocols: Sequence[Protocol], failed: Sequence[Record], plots: str) -> str:
     """Return the tables as Markdown.
 
     Args:
         groups: Groups of records.
         protocols: Protocols of the groups, for titles and published numbers.
+        failed: Records of runs that have failed.
         plots: Folder of the plots, relative to the page.
     """
     titles = {protocol.name: protocol for protocol in protocols}
     lines: list[str] = []
     for group in groups:
         protocol = titles[group.protocol]
-        records = [record for row in group.rows for record in row.records]
-        hours = sum(record['processor_minutes'] for record in records) / 60
-        best = group.rows[0].records[0]
-        lines += [
-            f'### {protocol.title}, {group.head}',
-            '',
-            f'{best["metric"]} in points on the {" and ".join(protocol.test)} images, {best["steps"]} steps. '
-            f"{len(records)} runs, {hours:.1f} CPU hours. Kendall's tau between rankings by two halves of the seeds: "
-            f'{group.agreement:.2f}. Recipe {group.recipe}, data {group.data}.',
-            '',
-            *table(HEADINGS, [_cells(row) for row in group.rows if not row.control]),
-        ]
-        lines += ['', f'![{protocol.title}, {group.head}]({plots}/{group.protocol}-{group.head}.png)', '']
-        controls = [row for row in group.rows if row.control]
-        if controls:
-            lines += ['Controls:', '']
-            lines += [f'- {row.control} ({CONTROLS[row.control]}): {row.net} {_score(row)}' for row in controls]
-            lines += ['']
-        lines += [f'- failed: {record["head"]} {record["net"]}: {record["error"]}' for record in group.failed]
+        lines += [f'### {protocol.title}, {group.head}', '', *_introduction(group, protocol)]
+        lines += [*table(HEADINGS, [_cells(row, group) for row in group.rows]), '']
+        lines += [f'![{protocol.title}, {group.head}]({plots}/{plot_name(group, groups)})', '']
+        checks = [*control_lines(group), *start_lines(group)]
+        if checks:
+            lines += ['Controls:', '', *(f'- {line}' for line in checks), '']
         if protocol.published:
-            lines += ['', 'Published, with other protocols:', '']
+            lines += ['Published, with other protocols:', '']
             lines += [f'- {p["name"]}: {p["value"]} ({p["protocol"]}; {p["source"]})' for p in protocol.published]
+            lines += ['']
+    if failed:
+        lines += ['### Failed runs', '']
+        lines += [f'- {one["protocol"]} {run_of(one).name}: {one["error"]}' for one in failed]
         lines += ['']
     return '\n'.join(lines)
 
 
+def _introduction(group: Group, protocol: Protocol) -> list[str]:
+    records = group.records
+    hours = sum(record['processor_minutes'] for record in records) / 60
+    agreement = group.agreement()
+    sizes = sorted({tuple(record['size']) for record in records})
+    commits = ', '.join(sorted({str(record['machine']['commit']) for record in records}))
+    spread = 100 * math.sqrt(group.spread().variance)
+    text = (
+        f'{records[0]["metric"]} in points on {" and ".join(protocol.test)}, after {records[0]["steps"]} steps. '
+        f'{len(records)} runs, {hours:.1f} CPU hours. '
+    )
+    if not math.isnan(spread):
+        text += f'Spread of seeds, pooled over the nets: {spread:.1f} points. '
+    if not math.isnan(agreement):
+        text += f"Kendall's tau between rankings by two halves of the seeds: {agreement:.2f}. "
+    text += (
+        f'MACs and latency at {" and ".join(f"{h}x{w}" for h, w in sizes)} (height x width), latency on one thread of '
+        f'{group.cpu}. Recipe {group.recipe}, data {group.data}, commit {commits}.'
+    )
+    return prose(text)
+
+
+def control_lines(group: Group) -> Iterator[str]:
+    """Compare each control with the score that is known beforehand."""
+    spread = group.spread()
+    for control in group.controls:
+        net = next((row for row in group.rows if (row.net, row.start) == (control.net, control.start)), None)
+        if net is None:
+            yield f'{control.name}: {_score(control)}; {control.net} itself has no record'
+            continue
+        difference = estimate_difference(control.scores, net.scores, spread)
+        chance = max(record['chance'] for record in control.records)
+        expected, is_right = {
+            'shuffled': (
+                f'at most {100 * MAX_ABOVE_CHANCE:g} points above chance, {100 * chance:.1f}',
+                control.value <= chance + MAX_ABOVE_CHANCE,
+            ),
+            'twin': (f'not told apart from {_score(net)}', difference.p_value >= 1 - CONFIDENCE),
+            'zeroed': (f'below {_score(net)}', difference.value < 0 and difference.p_value < 1 - CONFIDENCE),
+        }[control.control]
+        yield (
+            f'{"ok" if is_right else "**FAILED**"}: {control.name} {_score(control)}, expected: {expected} '
+            f'({CONTROLS[control.control]})'
+        )
+
+
+def start_lines(group: Group) -> Iterator[str]:
+    """Compare ImageNet weights with random ones, for the nets that have both."""
+    random = {row.net: row for row in group.rows if row.start == 'random'}
+    for row in group.rows:
+        if row.start != 'imagenet' or row.net not in random:
+            continue
+        gain, spread = row.value - random[row.net].value, math.sqrt(group.spread().variance)
+        if math.isnan(spread):
+            continue
+        spreads = gain / spread if spread else math.inf
+        verdict = 'ok' if spreads > MIN_SPREADS else f'**less than {MIN_SPREADS} spreads**'
+        yield f'{verdict}: {row.name} {100 * gain:+.1f} points against random weights, {spreads:.1f} spreads of seeds'
+
+
 def _score(row: Row) -> str:
-    summary = _summary(row)
-    spread = f' ± {100 * summary.spread:.1f}' if summary.seeds > 1 else ''
-    return f'{100 * summary.mean:.1f}{spread}'
+    return f'{100 * row.value:.1f}{_plus_minus(row.spread)}'
 
 
-def _cells(row: Row) -> list[str]:
-    summary, latency, macs = _summary(row), row.value('latency_ms'), row.value('macs')
-    parameters = row.value('parameters') or 0
+def _plus_minus(value: float) -> str:
+    return '' if math.isnan(value) else f' ± {100 * value:.1f}'
+
+
+def _cells(row: Row, group: Group) -> list[str]:
+    latency, macs, parameters = (row.cost(key, group.cpu if key == 'latency_ms' else None) for key in AXES)
+    low, high = row.interval
+    assert row.behind is not None
+    behind = f'{100 * row.behind.value:.1f}{_plus_minus(row.behind.half_width)}'
+    told_apart = ', '.join(row.equal) or 'told apart from all'
     return [
         row.name,
         _score(row),
-        f'{100 * summary.low:.1f} to {100 * summary.high:.1f}',
-        str(summary.seeds),
-        f'{parameters * 1e-6:.1f}',
+        'not known' if math.isnan(low) else f'{100 * low:.1f} to {100 * high:.1f}',
+        'best' if row is group.rows[0] else behind,
+        str(len(row.records)),
+        f'{(parameters or 0) * 1e-6:.1f}',
         f'{(macs or 0) * 1e-9:.2f}',
-        'not exported' if latency is None else f'{latency:.1f}',
-        ', '.join(row.equal) or 'told apart from all',
+        'not measured' if latency is None else f'{latency:.1f}',
+        'not known with one seed' if math.isnan(low) else told_apart,
     ]
 
 
@@ -177,13 +302,20 @@ def to_csv(groups: Sequence[Group]) -> str:
     writer = csv.writer(text, lineterminator='\n')
     writer.writerow(['protocol', 'head', 'recipe', 'data', 'control', *COLUMNS])
     for group in groups:
-        for row in group.rows:
-            summary = _summary(row)
+        for row in (*group.rows, *group.controls):
             names = [group.protocol, group.head, group.recipe, group.data, row.control, row.net, row.start]
-            scores = [*(f'{value:.5f}' for value in summary[:4]), summary.seeds]
-            sizes = [row.value(key) for key in ('parameters', 'macs', 'latency_ms')]
-            writer.writerow([*names, *scores, *('' if size is None else size for size in sizes)])
+            scores = [f'{value:.5f}' for value in (row.value, row.spread, *row.interval)]
+            sizes = [row.cost('parameters'), row.cost('macs'), row.cost('latency_ms', group.cpu)]
+            costs = ['' if size is None else size for size in sizes]
+            writer.writerow([*names, *('' if value == 'nan' else value for value in scores), len(row.records), *costs])
     return text.getvalue()
+
+
+def plot_name(group: Group, groups: Sequence[Group]) -> str:
+    """Return the file name of a group's plot, with the recipe if there are several of the protocol and head."""
+    others = [one for one in groups if (one.protocol, one.head) == (group.protocol, group.head)]
+    suffix = f'-{group.recipe[:6]}-{group.data[:6]}' if len(others) > 1 else ''
+    return f'{group.protocol}-{group.head}{suffix}.png'
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -195,28 +327,29 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     return front
 
 
-def plot(group: Group, title: str, path: Path) -> None:
-    """Draw score against latency, MACs and parameters, with the Pareto front and the spread of the seeds.
+def plot(group: Group, title: str) -> 'Figure':
+    """Draw score against latency, MACs and parameters, with the spread of the seeds and a Pareto front of each start.
 
     Args:
         group: Records to plot; controls are left out.
         title: Title.
-        path: The image file.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(16, 5.5), layout='constrained')
     figure.suptitle(title)
     for axes, (key, label) in zip(figure.subplots(1, 3), AXES.items(), strict=True):
-        rows = [row for row in group.rows if not row.control and row.value(key)]
-        points = [(float(row.value(key) or 0), 100 * _summary(row).mean) for row in rows]
-        for row, (x, y) in zip(rows, points, strict=True):
-            colour = 'tab:red' if row.net.startswith('mnv4') else 'tab:blue'
-            axes.errorbar(x, y, yerr=100 * np.nan_to_num(_summary(row).spread), fmt='o', color=colour, capsize=3)
-            axes.annotate(row.name, (x, y), xytext=(4, 4), textcoords='offset points', fontsize=7)
-        front = [points[i] for i in pareto_front(points)]
-        if front:
-            axes.step(*zip(*front, strict=True), where='post', color='grey', linewidth=1, zorder=0)
-        axes.set(xscale='log', xlabel=label, ylabel=group.rows[0].records[0]['metric'])
+        cpu = group.cpu if key == 'latency_ms' else None
+        for start, line, marker in (('random', '-', 'o'), ('imagenet', '--', 's')):
+            rows = [row for row in group.rows if row.start == start and row.cost(key, cpu)]
+            points = [(float(row.cost(key, cpu) or 0), 100 * row.value) for row in rows]
+            for row, (x, y) in zip(rows, points, strict=True):
+                colour = 'tab:red' if row.net.startswith('mnv4') else 'tab:blue'
+                axes.errorbar(x, y, yerr=100 * np.nan_to_num(row.spread), fmt=marker, color=colour, capsize=3)
+                axes.annotate(row.name, (x, y), xytext=(4, 4), textcoords='offset points', fontsize=7)
+            front = [points[i] for i in pareto_front(points)]
+            if front:
+                axes.step(*zip(*front, strict=True), where='post', color='grey', linestyle=line, linewidth=1, zorder=0)
+        axes.set(xscale='log', xlabel=label, ylabel=group.records[0]['metric'])
         axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=100)
+    return figure

@@ -6,25 +6,34 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mnv4_mm.errors import UserError
 from mnv4_mm.paths import make_output_folder
 from mnv4_mm.transfer.claims import claimed
+from mnv4_mm.transfer.job import Job
 from mnv4_mm.transfer.protocol import Protocol, Run
-from mnv4_mm.transfer.records import Record, append_record, latest, read_records
-from mnv4_mm.transfer.run import Job
+from mnv4_mm.transfer.records import Record, append_record, failure, latest, read_records, run_of
 
 RECORDS = 'records.jsonl'
 DRY_RECORDS = 'dry.jsonl'
 
 
+class Digests(NamedTuple):
+    """Digests of the recipe and the data of a head: records with other ones are of other runs."""
+
+    recipe: str
+    data: str
+
+
 def transfer(
     protocol: Protocol,
     runs: Sequence[Run],
+    digests: Mapping[str, Digests],
     *,
     data: str | None,
     out: str,
@@ -42,6 +51,7 @@ def transfer(
     Args:
         protocol: The protocol.
         runs: Those of its runs to make.
+        digests: Digests of each head.
         data: Folder of the data set; None if the configs know it.
         out: Folder of the records, which processes that share the work share.
         weights_dir: See ``Job``.
@@ -55,38 +65,48 @@ def transfer(
         The file of records, ``<out>/records.jsonl``.
 
     Raises:
-        UserError: The folder cannot be written.
+        UserError: The folder cannot be written, or has records of another recipe or other data.
     """
     folder = make_output_folder('--out', out)
     records = folder / (DRY_RECORDS if dry else RECORDS)
     if dry:
         records.unlink(missing_ok=True)
-    threads = max(1, len(os.sched_getaffinity(0)) // workers) if hasattr(os, 'sched_getaffinity') else 1
-
+    check_same(records, digests)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    threads = max(1, cores // workers)
     processes: set[subprocess.Popen] = set()
     stopped = threading.Event()
 
     def work(run: Run) -> None:
-        with claimed(folder / 'claims', run.name) as is_mine:
+        with claimed(folder / 'claims', run.name) as claim:
+            if claim is None:
+                log(f'{run.name}: being made by another process')
+                return
             # Read anew: another process may have made it since.
-            if not is_mine or not remaining(records, [run], retry):
+            if not remaining(records, [run], retry):
                 return
             work_dir = folder / 'runs' / run.name
             job = Job(
                 protocol=str(protocol.path),
                 run=run,
+                recipe=digests[run.head].recipe,
+                data_digest=digests[run.head].data,
                 data=data,
                 work_dir=str(work_dir),
                 weights_dir=weights_dir,
                 record=str(work_dir / 'record.json'),
+                lock=str(folder / '.latency.lock'),
                 dry=dry,
             )
-            record = run_job(job, threads, processes)
-            if stopped.is_set():
+            try:
+                record = run_job(job, threads, processes)
+            except OSError as error:
+                record = failure(job, f'{error.filename or work_dir}: {error.strerror or error}')
+            if stopped.is_set() or not claim.is_held():
                 return
             append_record(records, record)
             if 'error' not in record and not keep:
-                shutil.rmtree(work_dir)
+                shutil.rmtree(work_dir, ignore_errors=True)
             log(_line(run, record))
 
     with ThreadPoolExecutor(workers) as pool:
@@ -102,22 +122,45 @@ def transfer(
     return records
 
 
+def check_same(records: Path, digests: Mapping[str, Digests]) -> None:
+    """Check that records are of these recipes and data.
+
+    Raises:
+        UserError: A record is not: its runs would be taken for done.
+    """
+    for record in read_records(records) if records.is_file() else ():
+        expected = digests.get(record['head'])
+        for what, key in (('recipe', 'recipe'), ('data', 'data')):
+            if expected and record[key] != getattr(expected, key):
+                raise UserError(
+                    f'{records} has records of {record["head"]} with another {what} ({record[key]}, now '
+                    f'{getattr(expected, key)}): name another folder by --out'
+                )
+
+
 def remaining(records: Path, runs: Sequence[Run], retry: bool = False) -> list[Run]:
     """Return the runs without a record; with ``retry``, also those that have failed."""
-    done = latest(read_records(records)) if records.is_file() else {}
+    done = by_run(read_records(records)) if records.is_file() else {}
     return [run for run in runs if run not in done or (retry and 'error' in done[run])]
+
+
+def by_run(records: Iterable[Record]) -> dict[Run, Record]:
+    """Return the last record of each run."""
+    return {run_of(record): record for record in latest(records)}
 
 
 def run_job(job: Job, threads: int, processes: set[subprocess.Popen] | None = None) -> Record:
     """Run a job in a process and return its record: that of a failure if the process dies.
 
     Args:
-        job: The job. What an earlier attempt has left in its folder is removed.
+        job: The job. What an earlier attempt has left in its folder is removed, unless it is the record.
         threads: Threads of the process.
         processes: Holds the process while it runs.
     """
     processes = set() if processes is None else processes
     work_dir = Path(job.work_dir)
+    if record := _finished(job):
+        return record
     shutil.rmtree(work_dir, ignore_errors=True)
     work_dir.mkdir(parents=True)
     environment = {**os.environ, 'OMP_NUM_THREADS': str(threads)}
@@ -144,8 +187,17 @@ def run_job(job: Job, threads: int, processes: set[subprocess.Popen] | None = No
         return json.loads(Path(job.record).read_text())
     lines = log.read_text(errors='replace').strip().splitlines()
     reason = lines[-1][:300] if lines and code > 0 else 'killed: out of memory?'
-    error = f'exit code {code}: {reason} (log: {work_dir}/run.log)'
-    return {'protocol': Path(job.protocol).stem, **job.run._asdict(), 'error': error}
+    return failure(job, f'exit code {code}: {reason} (log: {work_dir}/run.log)')
+
+
+def _finished(job: Job) -> Record | None:
+    """Return the record of a run that has finished, and whose command has died before it was appended."""
+    path = Path(job.record)
+    if not path.is_file():
+        return None
+    record = json.loads(path.read_text())
+    same = 'error' not in record and (record['recipe'], record['data']) == (job.recipe, job.data_digest)
+    return record if same and run_of(record) == job.run else None
 
 
 def _line(run: Run, record: Record) -> str:
@@ -158,23 +210,46 @@ def _line(run: Run, record: Record) -> str:
 def submit(
     protocol: Protocol,
     runs: Sequence[Run],
+    digests: Mapping[str, Digests],
     *,
     out: str,
     workers: int,
+    parameters: Mapping[str, Any],
     log: Callable[[str], object] = print,
     **options: Any,
 ) -> None:
-    """Let a SLURM cluster make the runs: ``workers`` jobs that share the folder ``out``.
+    """Let a SLURM cluster make the runs: ``workers`` jobs, of one GPU each, that share the folder ``out``.
+
+    Args:
+        protocol: The protocol.
+        runs: Its runs to make.
+        digests: See ``transfer``.
+        out: See ``transfer``.
+        workers: Number of jobs.
+        parameters: Parameters of sbatch that replace the defaults, such as ``partition``.
+        log: Takes a line.
+        **options: Further arguments of ``transfer``.
 
     Raises:
-        UserError: submitit is not installed.
+        UserError: submitit is not installed, or there is no SLURM.
     """
     try:
         import submitit
     except ImportError as error:
         raise UserError('--launcher slurm needs submitit: pip install submitit') from error
     folder = make_output_folder('--out', out)
-    executor = submitit.AutoExecutor(folder=folder / 'slurm')
-    executor.update_parameters(name=f'transfer-{protocol.name}', timeout_min=24 * 60)
-    jobs = [executor.submit(transfer, protocol, runs, out=out, **options) for _ in range(workers)]
+    try:
+        executor = submitit.SlurmExecutor(folder=folder / 'slurm')
+    except RuntimeError as error:  # no sbatch
+        raise UserError(f'--launcher slurm: {error}') from error
+    values = dict(job_name=f'transfer-{protocol.name}', time=24 * 60, gpus_per_node=1, cpus_per_task=8)
+    try:
+        executor.update_parameters(**{**values, **parameters})
+    except ValueError as error:
+        raise UserError(f'--slurm: {" ".join(str(error).split())[:300]}') from error
+    # A job that is cut off leaves its claim, which a resubmitted one takes over.
+    protocol = replace(protocol, path=protocol.path.resolve())
+    jobs = [
+        executor.submit(transfer, protocol, runs, digests, out=str(folder.resolve()), **options) for _ in range(workers)
+    ]
     log(f'submitted: {", ".join(job.job_id for job in jobs)}; records go to {folder / RECORDS}')

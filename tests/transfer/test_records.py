@@ -12,10 +12,10 @@ from mnv4_mm.transfer import claims
 from mnv4_mm.transfer.estimate import plan_lines
 from mnv4_mm.transfer.protocol import Run, protocol_index, read_protocol, select
 from mnv4_mm.transfer.records import append_record, latest, read_records
-from mnv4_mm.transfer.work import remaining
+from mnv4_mm.transfer.work import Digests, check_same, remaining
 
 RUN = Run('lraspp', 'mnv4_conv_s', 'random', '', 0)
-FAILURE = {'protocol': 'x', **RUN._asdict(), 'error': 'reason'}
+FAILURE = {'protocol': 'x', **RUN._asdict(), 'recipe': 'r', 'data': 'd', 'error': 'reason'}
 TEXT = """
 title = 'T'
 heads = dict(a=dict(config='mnv4_ssdlite_bccd', epochs=1))
@@ -32,11 +32,12 @@ def test_shipped_protocols_are_valid(name):
 
 def test_a_protocol_has_every_combination_and_its_controls(tmp_path):
     file = tmp_path / 'p.py'
-    file.write_text(f"{TEXT}starts = ['random', 'imagenet']\nimagenet = ['timm:resnet18']\ncontrols = ['twin']\n")
+    file.write_text(f"{TEXT}starts = ['random', 'imagenet']\nimagenet_nets = ['timm:resnet18']\ncontrols = ['twin']\n")
     runs = read_protocol(file).runs()
     assert len(runs) == 2 * (3 + 1)  # seeds x (two nets from random weights, one from ImageNet's, and the twin)
     assert [run.seed for run in runs if run.control] == [100, 101]
     assert [run.net for run in select(runs, starts=['imagenet'], seeds=[1])] == ['timm:resnet18']
+    assert [run.seed for run in select(runs, seeds=[1]) if run.control] == [101]  # the twin of this seed
     with pytest.raises(UserError, match='--nets: mnv4_conv_l is not of this protocol; near: mnv4_conv_s'):
         select(runs, nets=['mnv4_conv_l'])
 
@@ -52,6 +53,9 @@ def test_a_protocol_has_every_combination_and_its_controls(tmp_path):
         (TEXT.replace('epochs=1', 'epoch=1'), 'epoch'),
         (TEXT.replace('epochs=1', 'epochs=1, iters=2'), 'either epochs or iters'),
         (TEXT.replace('[0, 1]', "['0']"), 'seeds must be integers'),
+        (TEXT.replace('[0, 1]', '[-1]'), 'seeds must be integers from 0 to 99'),
+        (TEXT + 'block = 0', 'block must be a number of images'),
+        (TEXT + "minutes = '3'", 'minutes must be a number'),
         (TEXT + "starts = ['coco']", "'coco' is not one of random, imagenet"),
         ("title = 'T'", 'has no heads'),
     ],
@@ -97,13 +101,39 @@ def test_a_failed_run_is_repeated_only_if_asked(tmp_path):
     assert remaining(path, [RUN, other]) == [other]
     assert remaining(path, [RUN, other], retry=True) == [RUN, other]
     append_record(path, {**FAILURE, 'error': 'later'})
-    assert latest(read_records(path))[RUN]['error'] == 'later'
+    (last,) = latest(read_records(path))
+    assert last['error'] == 'later'
+
+
+def test_records_of_another_protocol_recipe_or_data_are_kept_apart():
+    others = [{**FAILURE, key: 'other'} for key in ('protocol', 'recipe', 'data')]
+    assert latest([FAILURE, *others]) == [FAILURE, *others]
+
+
+def test_records_of_another_recipe_are_not_taken_for_done(tmp_path):
+    path = tmp_path / 'records.jsonl'
+    append_record(path, FAILURE)
+    check_same(path, {RUN.head: Digests('r', 'd'), 'other': Digests('x', 'y')})
+    with pytest.raises(UserError, match=r'records of lraspp with another recipe \(r, now new\): name another folder'):
+        check_same(path, {RUN.head: Digests('new', 'd')})
+    with pytest.raises(UserError, match='with another data'):
+        check_same(path, {RUN.head: Digests('r', 'new')})
+
+
+def test_a_line_that_was_cut_is_no_record_and_is_replaced(tmp_path):
+    path = tmp_path / 'records.jsonl'
+    append_record(path, FAILURE)
+    with path.open('a') as file:
+        file.write('{"protocol": "x", "he')
+    assert read_records(path) == [FAILURE]
+    append_record(path, {**FAILURE, 'seed': 1})
+    assert [record['seed'] for record in read_records(path)] == [0, 1]
 
 
 def claim(folder, name, barrier, queue):
     barrier.wait()
-    with claims.claimed(folder, name) as is_mine:
-        queue.put(is_mine)
+    with claims.claimed(folder, name) as taken:
+        queue.put(taken is not None)
         barrier.wait()
 
 
@@ -116,8 +146,8 @@ def test_one_of_several_processes_gets_a_claim(tmp_path):
     for process in processes:
         process.join()
     assert sorted(queue.get() for _ in processes) == [False, False, False, True]
-    with claims.claimed(tmp_path, 'run') as is_mine:  # released
-        assert is_mine
+    with claims.claimed(tmp_path, 'run') as taken:  # released
+        assert taken.is_held()
 
 
 def test_the_claim_of_a_dead_process_is_taken_over(tmp_path, monkeypatch):
@@ -128,15 +158,20 @@ def test_the_claim_of_a_dead_process_is_taken_over(tmp_path, monkeypatch):
     ended.start()
     ended.join()
     path.write_text(json.dumps({**json.loads(alive), 'process': ended.pid}))
-    with claims.claimed(tmp_path, 'run') as is_mine:
-        assert is_mine
-    path.write_text(json.dumps({**json.loads(alive), 'host': 'elsewhere'}))
-    with claims.claimed(tmp_path, 'run') as is_mine:
-        assert not is_mine
+    with claims.claimed(tmp_path, 'run') as taken:
+        assert taken
+    # A container with other process numbers, or another machine.
+    path.write_text(json.dumps({**json.loads(alive), 'process': ended.pid, 'namespace': ['elsewhere']}))
+    with claims.claimed(tmp_path, 'run') as taken:
+        assert taken is None
     old = time.time() - claims.EXPIRY - 1
     os.utime(path, (old, old))
-    with claims.claimed(tmp_path, 'run') as is_mine:
-        assert is_mine
+    with claims.claimed(tmp_path, 'run') as taken:
+        assert taken
+        path.write_text('{')  # of whoever has taken it over, while this process was suspended
+        assert not taken.is_held()
+    with claims.claimed(tmp_path, 'run') as taken:  # cut short by a full disk: it expires
+        assert taken is None
 
 
 def test_a_claim_is_kept_alive(tmp_path, monkeypatch):
@@ -161,3 +196,4 @@ def test_the_plan_uses_measured_times(tmp_path):
     assert lines[0] == 'a timm:resnet18: 2 runs (random), 60.0 min each, a guess'
     assert lines[1] == 'a mnv4_conv_s: 1 runs (random), 60.0 min each'
     assert lines[-1] == '3 runs, about 3.0 CPU hours'
+    assert list(plan_lines(protocol, [], [measured], 1)) == ['no run is left: all have records']

@@ -1,14 +1,30 @@
 """Resampled metrics against a plain computation, and the comparisons made of them."""
 
 import json
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from scipy import stats
 
-from mnv4_mm.transfer.bootstrap import RESAMPLES, draw_samples, mean_iou, resampled_ap, resampled_iou
-from mnv4_mm.transfer.statistics import draw_means, indistinguishable, rank_agreement, summarise
+from mnv4_mm.transfer.bootstrap import (
+    RESAMPLES,
+    average_precision,
+    draw_samples,
+    mean_iou,
+    resampled_ap,
+    resampled_iou,
+)
+from mnv4_mm.transfer.statistics import (
+    Scores,
+    estimate_difference,
+    estimate_mean,
+    indistinguishable,
+    pooled_spread,
+    rank_agreement,
+)
 from mnv4_mm.transfer.tables import pareto_front
 
 
@@ -39,6 +55,7 @@ def test_resampled_ap_is_that_of_the_repeated_images(tmp_path, repository, capsy
     values = resampled_ap(tmp_path / 'gt.json', tmp_path / 'dt.json')
     assert len(values) == RESAMPLES
     assert np.std(values) > 0
+    assert average_precision(tmp_path / 'gt.json', tmp_path / 'dt.json') == pytest.approx(np.mean(values), abs=0.1)
     numbers = sorted(image['id'] for image in truth['images'])
     for sample in (0, 1):
         copies = [
@@ -66,19 +83,60 @@ def test_resampled_ap_is_that_of_the_repeated_images(tmp_path, repository, capsy
         assert values[sample] == pytest.approx(evaluation.stats[0], abs=1e-6)
 
 
-def test_nets_that_differ_less_than_their_seeds_are_not_told_apart():
+@pytest.mark.parametrize('block', [1, 3])
+def test_samples_are_blocks_of_successive_images(block):
+    samples = draw_samples(12, block)
+    assert (samples.sum(1) == 12).all()
+    assert len({tuple(sample) for sample in samples}) > RESAMPLES / 2
+    # Every image is drawn as often as any other.
+    assert samples.mean(0) == pytest.approx(np.ones(12), abs=0.5)
+    neighbours = np.mean([np.corrcoef(samples[:, i], samples[:, (i + 1) % 12])[0, 1] for i in range(12)])
+    assert neighbours == pytest.approx(-1 / 11 if block == 1 else 2 / 3, abs=0.2)
+
+
+def nets(*rows: Sequence[float], images: float = 0.05) -> dict[str, Scores]:
     random = np.random.default_rng(0)
-    images = random.normal(0, 0.05, RESAMPLES)  # difficult for all nets alike
+    shared = random.normal(0, images, RESAMPLES)  # images that are difficult for all nets alike
+    return {
+        name: Scores(np.array(row), np.array([score + shared + random.normal(0, 0.002, RESAMPLES) for score in row]))
+        for name, row in zip('abcdefghijklmn', rows, strict=False)
+    }
 
-    def net(*scores: float) -> np.ndarray:
-        return np.array([score + images + random.normal(0, 0.002, RESAMPLES) for score in scores])
 
-    draws = draw_means({'a': net(0.50, 0.51, 0.52), 'b': net(0.505, 0.515, 0.52), 'c': net(0.60, 0.61, 0.62)})
-    assert indistinguishable(draws) == {'a': ['b'], 'b': ['a'], 'c': []}
-    summary = summarise([0.50, 0.51, 0.52], draws['a'])
-    assert summary.mean == pytest.approx(0.51)
-    assert summary.spread == pytest.approx(0.01)
-    assert summary.low < 0.47 < 0.55 < summary.high  # the images' share of the uncertainty
+def test_nets_that_differ_less_than_their_seeds_are_not_told_apart():
+    some = nets([0.50, 0.51, 0.52], [0.505, 0.515, 0.52], [0.60, 0.61, 0.62])
+    assert indistinguishable(some) == {'a': ['b'], 'b': ['a'], 'c': []}
+    spread = pooled_spread(some.values())
+    assert spread.freedom == 6
+    assert spread.variance == pytest.approx(np.mean([np.var(scores.seeds, ddof=1) for scores in some.values()]))
+    mean = estimate_mean(some['a'], spread)
+    assert mean.value == pytest.approx(0.51)
+    assert mean.half_width > 0.09  # the images' share of the uncertainty: 1.96 x 0.05
+    assert estimate_difference(some['c'], some['a'], spread).half_width < 0.03  # which is the same for both
+
+
+def test_a_difference_has_the_p_value_of_students_test():
+    """With the same images for all, and two nets, the pooled test is the one of scipy."""
+    some = nets([0.50, 0.51, 0.54], [0.55, 0.53, 0.57], images=0)
+    some = {name: Scores(seeds, np.repeat(seeds[:, None], RESAMPLES, 1)) for name, (seeds, _) in some.items()}
+    found = estimate_difference(some['a'], some['b'], pooled_spread(some.values()))
+    assert found.p_value == pytest.approx(stats.ttest_ind(some['a'].seeds, some['b'].seeds).pvalue, abs=1e-9)
+
+
+def test_equal_nets_are_seldom_told_apart():
+    """14 nets of the same expected score: 91 pairs, of which simple tests would tell some apart in every table."""
+    random = np.random.default_rng(0)
+    mistakes = 0
+    for _ in range(60):
+        some = nets(*random.normal(0.5, 0.01, (14, 3)))
+        mistakes += any(len(others) < 13 for others in indistinguishable(some).values())
+    assert mistakes <= 7  # 3 expected; more than 7 of 60 has a probability of 1 %
+
+
+def test_one_seed_tells_nothing_apart():
+    some = nets([0.5], [0.6])
+    assert indistinguishable(some) == {'a': ['b'], 'b': ['a']}
+    assert np.isnan(estimate_mean(some['a'], pooled_spread(some.values())).half_width)
 
 
 def test_agreement_of_rankings():

@@ -5,7 +5,10 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,14 +18,17 @@ from mmengine.registry import MODELS
 
 from mnv4_mm.cli import main
 from mnv4_mm.errors import UserError
+from mnv4_mm.transfer.bootstrap import mean_iou
 from mnv4_mm.transfer.controls import ShuffleLabels
 from mnv4_mm.transfer.data import join_splits
-from mnv4_mm.transfer.protocol import Run, protocol_index, read_protocol
+from mnv4_mm.transfer.job import Job
+from mnv4_mm.transfer.protocol import Head, Run, protocol_index, read_protocol
+from mnv4_mm.transfer.recipe import LOADING, recipe_digest, run_options
 from mnv4_mm.transfer.records import FIELDS, append_record, read_records
-from mnv4_mm.transfer.results import read_groups, with_results, write_results
-from mnv4_mm.transfer.run import Job
-from mnv4_mm.transfer.tables import group_records, to_csv
-from mnv4_mm.transfer.work import run_job
+from mnv4_mm.transfer.results import Results, are_current, read_results, with_results
+from mnv4_mm.transfer.run import chance_iou, state_digest
+from mnv4_mm.transfer.tables import control_lines, group_records, plot_name, start_lines, to_csv
+from mnv4_mm.transfer.work import run_job, submit, transfer
 
 SEEDS = (0, 1, 2)
 
@@ -76,64 +82,196 @@ def test_splits_are_joined_by_links(tmp_path):
         assert sorted(p.name for p in (out / kind / 'train').iterdir()) == ['train.png', 'val.png']
         assert (out / kind / 'val/test.png').read_text() == f'{kind} test'
     assert join_splits(root, ['train'], ['val'], tmp_path / 'other') == root
-    with pytest.raises(UserError, match='has no folder extra'):
+    with pytest.raises(UserError, match='has no extra'):
         join_splits(root, ['train', 'extra'], ['val'], tmp_path / 'third')
 
 
-def record(net: str, seed: int, score: float, **changes: object) -> dict:
+def test_lists_of_voc_are_joined(tmp_path):
+    root = tmp_path / 'data'
+    for folder, suffix in (('JPEGImages', 'jpg'), ('Annotations', 'xml')):
+        (root / folder).mkdir(parents=True)
+        for name in 'abcd':
+            (root / folder / f'{name}.{suffix}').write_text(name)
+    lists = root / 'ImageSets/Main'
+    lists.mkdir(parents=True)
+    for split, names in dict(train='a', val='bc', test='d', trainval='abc').items():
+        (lists / f'{split}.txt').write_text('\n'.join(names))
+    out = join_splits(root, ['train', 'val'], ['test'], tmp_path / 'joined')
+    assert sorted(path.name for path in (out / 'ImageSets/Main').iterdir()) == ['train.txt', 'val.txt']
+    assert (out / 'ImageSets/Main/train.txt').read_text().split() == ['a', 'b', 'c']
+    assert (out / 'ImageSets/Main/val.txt').read_text().split() == ['d']
+    assert (out / 'JPEGImages/d.jpg').read_text() == 'd'
+    with pytest.raises(UserError, match='has no extra'):
+        join_splits(root, ['train', 'extra'], ['val'], tmp_path / 'third')
+
+
+def test_splits_that_share_a_name_are_not_joined(tmp_path):
+    for split in ('train', 'val', 'test'):
+        (tmp_path / 'data/images' / split).mkdir(parents=True)
+        (tmp_path / 'data/images' / split / '1.png').write_text(split)
+    with pytest.raises(UserError, match='have the same name'):
+        join_splits(tmp_path / 'data', ['train', 'val'], ['test'], tmp_path / 'joined')
+
+
+HEAD = Head(config='mnv4_lraspp_ade20k-mini', iters=500)
+
+
+def test_the_recipe_is_of_everything_that_changes_the_training():
+    protocol = read_protocol('camvid')
+    same = recipe_digest(protocol, HEAD)
+    assert recipe_digest(protocol, replace(HEAD, size=(64, 64))) == same  # of the exported file only
+    others = [
+        recipe_digest(protocol, replace(HEAD, iters=501)),
+        recipe_digest(protocol, replace(HEAD, cfg_options={'optim_wrapper.optimizer.lr': 0.1})),
+        recipe_digest(replace(protocol, block=1), HEAD),
+        recipe_digest(replace(protocol, train=['train', 'val']), HEAD),
+    ]
+    assert len({same, *others}) == 5
+
+
+def test_nets_with_imagenet_weights_are_treated_alike():
+    run = Run('lraspp', 'timm:tf_efficientnet_lite0', 'imagenet', '', 1)
+    options = run_options(HEAD, run, None)
+    assert options['model.data_preprocessor.mean'] == pytest.approx([127.5] * 3)  # its own, not ImageNet's
+    assert options['model.data_preprocessor.std'] == pytest.approx([127.5] * 3)
+    assert run_options(HEAD, run._replace(net='mnv4_conv_s'), None)['model.backbone.norm_eval'] is False
+    assert 'model.data_preprocessor.mean' not in run_options(HEAD, run._replace(start='random'), None)
+
+
+@pytest.mark.parametrize('name', protocol_index())
+def test_labels_are_shuffled_after_they_are_loaded(name):
+    """In every shipped protocol, also where a head replaces the pipeline."""
+    protocol = read_protocol(name)
+    for key, head in protocol.heads.items():
+        run = Run(key, protocol.nets[0], 'random', 'shuffled', 2)
+        pipelines = [value for name, value in run_options(head, run, None).items() if name.endswith('.pipeline')]
+        types = [step['type'] for step in pipelines[-1]]
+        assert types[types.index('ShuffleLabels') - 1] in LOADING
+        assert pipelines[-1][types.index('ShuffleLabels')]['seed'] == 2
+        given = head.cfg_options.get('train_dataloader.dataset.pipeline')
+        assert given is None or len(given) == len(types) - 1
+
+
+def test_chance_is_the_score_of_the_most_frequent_class():
+    confusion = np.array([[50, 0, 0], [10, 20, 0], [0, 0, 20]])
+    predictions = np.zeros_like(confusion)
+    predictions[:, 0] = confusion.sum(1)
+    assert chance_iou(confusion) == pytest.approx(mean_iou(predictions))
+
+
+def test_tensors_are_identified_by_names_and_values():
+    state = {'a': torch.ones(2), 'b': torch.zeros(3)}
+    assert state_digest(dict(reversed(state.items()))) == state_digest(state)
+    assert state_digest({**state, 'b': torch.ones(3)}) != state_digest(state)
+    assert state_digest({'a': state['a'], 'c': state['b']}) != state_digest(state)
+
+
+MACHINE = dict(cpu='CPU', commit='abc')
+
+
+def record(net: str, seed: int, score: float, **changes: Any) -> dict:
     random = np.random.default_rng(seed)
     run = Run('ssdlite', net, 'random', '', seed)
     values = {
         **dict.fromkeys(FIELDS), 'protocol': 'bccd', **run._asdict(), 'recipe': 'r', 'data': 'd', 'metric': 'bbox_mAP',
-        'score': score, 'resampled': (score + random.normal(0, 0.01, 100)).tolist(), 'steps': 7,
-        'processor_minutes': 3.0, 'parameters': 2_000_000, 'macs': 5e8, 'latency_ms': 10.0 + seed,
+        'score': score, 'resampled': (score + random.normal(0, 0.01, 100)).tolist(), 'steps': 7, 'chance': 0.0,
+        'processor_minutes': 3.0, 'parameters': 2_000_000, 'macs': 5e8, 'latency_ms': 10.0 + seed, 'size': [320, 320],
+        'machine': MACHINE,
     }  # fmt: skip
     return {**values, **changes}
 
 
 @pytest.fixture
 def records() -> list[dict]:
+    weights = dict(weights=dict(name='w', sha256='123456789abc'), start='imagenet')
     return [
         *(record('mnv4_conv_s', seed, 0.5 + 0.01 * seed) for seed in SEEDS),
         *(record('mnv4_conv_m', seed, 0.6 + 0.01 * seed) for seed in SEEDS),
         *(record('timm:resnet18', seed, 0.505 + 0.01 * seed, latency_ms=None) for seed in SEEDS),
+        *(record('timm:resnet18', seed, 0.7 + 0.01 * seed, **weights) for seed in SEEDS),
         *(record('mnv4_conv_s', seed, 0.1, control='zeroed') for seed in SEEDS),
+        *(record('mnv4_conv_s', seed + 100, 0.501 + 0.01 * seed, control='twin') for seed in SEEDS),
+        *(record('mnv4_conv_s', seed, 0.01, control='shuffled') for seed in SEEDS),
     ]
 
 
 def test_groups_are_of_one_recipe_and_one_data_set(records):
     (group,) = group_records(records)
-    assert [row.name for row in group.rows] == ['mnv4_conv_m', 'resnet18', 'mnv4_conv_s', 'mnv4_conv_s, zeroed']
-    assert group.rows[0].equal == []
-    assert group.rows[1].equal == ['mnv4_conv_s']
-    assert group.rows[2].value('latency_ms') == 10
-    assert group.rows[1].value('latency_ms') is None
-    others = [record('mnv4_conv_s', 0, 0.5, recipe='other'), record('mnv4_conv_m', 0, 0.5, data='other')]
-    assert len(group_records([*records, *others])) == 3
+    assert [row.name for row in group.rows] == ['resnet18 (imagenet)', 'mnv4_conv_m', 'resnet18', 'mnv4_conv_s']
+    assert {row.control for row in group.controls} == {'zeroed', 'twin', 'shuffled'}
+    assert [row.equal for row in group.rows] == [[], [], ['mnv4_conv_s'], ['resnet18']]
+    assert group.rows[3].cost('latency_ms') == 10
+    assert group.rows[2].cost('latency_ms') is None
+    assert group.rows[1].behind.value == pytest.approx(-0.1)
+    others = [record('mnv4_conv_s', 0, 0.5, **{key: 'other'}) for key in ('recipe', 'data', 'protocol')]
+    groups = group_records([*records, *others])
+    assert sorted(len(group.records) for group in groups) == [1, 1, 1, len(records)]
+    assert len({plot_name(group, groups) for group in groups}) == 4
 
 
-def test_page_table_and_plot(records, tmp_path):
+def test_other_weights_are_another_row(records):
+    more = [{**one, 'seed': 7, 'weights': dict(name='v', sha256='f' * 64)} for one in records if one['weights']]
+    (group,) = group_records([*records, *more[:1]])
+    assert {row.name for row in group.rows} >= {'resnet18 (imagenet 12345678)', 'resnet18 (imagenet ffffffff)'}
+
+
+def test_latencies_of_one_cpu_are_compared(records):
+    records[0] = {**records[0], 'latency_ms': 1.0, 'machine': dict(cpu='faster', commit='abc')}
+    (group,) = group_records(records)
+    assert group.rows[3].cost('latency_ms', group.cpu) == 11
+
+
+def test_controls_are_judged(records):
+    (group,) = group_records(records)
+    assert [line.partition(':')[0] for line in control_lines(group)] == ['ok'] * 3
+    assert [line.partition(':')[0] for line in start_lines(group)] == ['ok']
+    wrong = dict(zeroed=0.51, twin=0.7, shuffled=0.3)
+    changed = [{**one, 'score': wrong.get(one['control'], one['score'])} for one in records]
+    (group,) = group_records(changed)
+    assert [line.partition(':')[0] for line in control_lines(group)] == ['**FAILED**'] * 3
+    less = [{**one, 'score': 0.51 if one['start'] == 'imagenet' else one['score']} for one in records]
+    (line,) = start_lines(group_records(less)[0])
+    assert line.startswith('**less than 3 spreads**: resnet18 (imagenet)')
+
+
+def test_one_seed_is_said_to_tell_nothing(records):
+    results = Results(group_records([one for one in records if one['seed'] == 0]), [read_protocol('bccd')], [])
+    text = with_results(None, results)
+    assert 'not known with one seed' in text
+    assert 'nan' not in text
+    assert 'nan' not in to_csv(results.groups)
+
+
+def test_page_table_and_plot(records, tmp_path, capsys):
     file = tmp_path / 'bccd.jsonl'
     for one in records:
         append_record(file, one)
+    append_record(file, {**Run('rtmdet', 'x', 'random', '', 3)._asdict(), 'protocol': 'bccd', 'recipe': 'r',
+                         'data': 'd', 'error': 'the reason'})  # fmt: skip
     page = tmp_path / 'page.md'
     page.write_text('# Title\n\n<!-- begin results -->\nformer\n<!-- end results -->\nafter\n')
-    write_results([file], page)
+    command = ['results', str(file), '--page', str(page)]
+    assert main([*command, '--check']) == 1
+    assert main(command) == 0
+    assert main([*command, '--check']) == 0
     text = page.read_text()
     assert text.startswith('# Title\n')
     assert text.endswith('after\n')
     assert 'former' not in text
     assert '| mnv4_conv_m | 61.0 ± 1.0 |' in text
-    assert '- zeroed (the deepest feature map set to zero: a lower score): mnv4_conv_s 10.0 ± 0.0' in text
-    assert with_results(text, *read_groups([file])) == text
-    assert (tmp_path / 'results/bccd-ssdlite.png').stat().st_size > 10_000
+    assert '- ok: mnv4_conv_s (zeroed) 10.0 ± 0.0, expected: below 51.0 ± 1.0' in text
+    assert '- bccd rtmdet-x-random-seed3: the reason' in text
     rows = (tmp_path / 'results/transfer.csv').read_text().splitlines()
-    assert len(rows) == 1 + 4
-    assert rows[1].startswith('bccd,ssdlite,r,d,,mnv4_conv_m,random,0.61000,0.01000,')
-    assert to_csv(read_groups([file])[0]) == (tmp_path / 'results/transfer.csv').read_text()
+    assert len(rows) == 1 + 7
+    assert rows[2].startswith('bccd,ssdlite,r,d,,mnv4_conv_m,random,0.61000,0.01000,')
+    plot = tmp_path / 'results/bccd-ssdlite.png'
+    assert plot.stat().st_size > 10_000
+    plot.unlink()
+    assert main([*command, '--check']) == 1
     page.write_text('no marks')
-    with pytest.raises(UserError, match='no lines <!-- begin results -->'):
-        write_results([file], page)
+    capsys.readouterr()
+    assert main(command) == 2
+    assert 'no lines <!-- begin results -->' in capsys.readouterr().err
 
 
 def test_the_committed_page_is_that_of_its_records(repository):
@@ -141,10 +279,34 @@ def test_the_committed_page_is_that_of_its_records(repository):
     if not files:
         assert 'No records yet.' in (repository / 'docs/transfer.md').read_text(encoding='utf-8')
         return
-    groups, protocols = read_groups(files)
-    text = (repository / 'docs/transfer.md').read_text(encoding='utf-8')
-    assert with_results(text, groups, protocols) == text
-    assert to_csv(groups) == (repository / 'docs/results/transfer.csv').read_text(encoding='utf-8')
+    assert are_current(read_results(files), repository / 'docs/transfer.md')
+
+
+def test_a_cluster_gets_the_jobs(tmp_path, monkeypatch):
+    submitted: list[tuple] = []
+
+    class SlurmExecutor:
+        def __init__(self, folder: Path) -> None:
+            assert folder == tmp_path / 'slurm'
+
+        def update_parameters(self, **values: Any) -> None:
+            if 'nodez' in values:
+                raise ValueError('Unavailable parameter(s): nodez')
+            submitted.append(values)
+
+        def submit(self, function: Any, *arguments: Any, **options: Any) -> SimpleNamespace:
+            submitted.append((function, options['out']))
+            return SimpleNamespace(job_id=str(len(submitted)))
+
+    monkeypatch.setitem(sys.modules, 'submitit', SimpleNamespace(SlurmExecutor=SlurmExecutor))
+    protocol, lines = read_protocol('bccd'), []
+    options: dict[str, Any] = dict(out=str(tmp_path), workers=2, data=None, log=lines.append)
+    submit(protocol, protocol.runs(), {}, parameters=dict(partition='gpu', time=60), **options)
+    assert submitted[0] == dict(job_name='transfer-bccd', time=60, gpus_per_node=1, cpus_per_task=8, partition='gpu')
+    assert submitted[1:] == [(transfer, str(tmp_path))] * 2
+    assert lines == [f'submitted: 2, 3; records go to {tmp_path}/records.jsonl']
+    with pytest.raises(UserError, match='--slurm: Unavailable'):
+        submit(protocol, protocol.runs(), {}, parameters=dict(nodez=1), **options)
 
 
 @pytest.mark.long
@@ -213,7 +375,7 @@ def list_children(process: int) -> list[str]:
 def test_a_failed_run_is_a_record_with_the_reason(tmp_path):
     job = Job(
         protocol='bccd', run=read_protocol('bccd').runs()[0], data=str(tmp_path), work_dir=str(tmp_path / 'w'),
-        weights_dir=None, record=str(tmp_path / 'w/record.json'),
+        weights_dir=None, record=str(tmp_path / 'w/record.json'), recipe='r', data_digest='d', lock=str(tmp_path / 'l'),
     )  # fmt: skip
     record = run_job(job, 1)
     assert 'has no data set of a format that is known' in record['error']

