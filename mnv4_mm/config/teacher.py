@@ -10,7 +10,7 @@ from mnv4_mm.config.checkpoint import checkpoint_config
 from mnv4_mm.config.classes import checkpoint_classes, dataset_classes
 from mnv4_mm.config.load import load_config
 from mnv4_mm.data.formats.configured import innermost_dataset
-from mnv4_mm.engine.distillation import NAME, attach_teacher
+from mnv4_mm.engine.distillation import NAME, SETTINGS, attach_teacher
 from mnv4_mm.engine.runner import quiet_losses
 from mnv4_mm.errors import UserError
 from mnv4_mm.tasks import build_model, task_of
@@ -21,7 +21,7 @@ WEIGHTS = {'cwd': 10.0, 'pkd': 6.0}
 # PKD is made for detectors, whose necks differ in the scale of their feature maps; channel-wise distillation for
 # dense prediction.
 DEFAULT_LOSS = {'mmdet': 'pkd', 'mmseg': 'cwd'}
-SETTINGS = ('loss', 'weight', 'temperature', 'logits_weight', 'bf16')
+_CHOICES = (*SETTINGS, 'bf16')
 _TEACHER = ('checkpoint', 'sha256', 'scope', 'classes', 'model')
 
 
@@ -74,8 +74,8 @@ def set_distillation_defaults(cfg: Config) -> Config:
         return cfg
     if not hasattr(settings, 'keys') or not set(_TEACHER) <= settings.keys():
         raise UserError(f'{NAME} has no effect without a teacher: add --teacher CHECKPOINT')
-    if unknown := sorted(settings.keys() - {*SETTINGS, *_TEACHER}):
-        raise UserError(f'{NAME}.{unknown[0]} is unknown: use one of {", ".join(SETTINGS)}')
+    if unknown := sorted(settings.keys() - {*_CHOICES, *_TEACHER}):
+        raise UserError(f'{NAME}.{unknown[0]} is unknown: use one of {", ".join(_CHOICES)}')
     if settings.loss is None:
         settings.loss = DEFAULT_LOSS[cfg.default_scope]
     if settings.loss not in WEIGHTS:
@@ -131,7 +131,7 @@ def check_same_teacher(cfg: Config, checkpoint: Checkpoint) -> None:
     """Check that a run is resumed with the teacher that it was started with.
 
     Raises:
-        UserError: It had another one, or one of the two has none.
+        UserError: It had another one or other settings, or one of the two has none.
     """
     had: Any = checkpoint.content.get(NAME)
     settings = cfg.get(NAME)
@@ -146,6 +146,13 @@ def check_same_teacher(cfg: Config, checkpoint: Checkpoint) -> None:
         raise UserError(
             f'{checkpoint.path} was trained with another teacher than {settings.checkpoint} (SHA-256 '
             f'{had["teacher"][:12]}..., not {settings.sha256[:12]}...): continue it with the same one'
+        )
+    changed = [name for name in SETTINGS if had and had['settings'][name] != settings[name]]
+    if changed:
+        name = changed[0]
+        raise UserError(
+            f'{checkpoint.path} was trained with {NAME}.{name}={had["settings"][name]}, not {settings[name]}: continue '
+            'it with the same value'
         )
 
 

@@ -25,6 +25,8 @@ from mnv4_mm.weights.strict import load_into
 
 # Attribute of the student, key of the config, and key of the checkpoints that can be resumed.
 NAME = 'distillation'
+# What the losses depend on, beside the teacher.
+SETTINGS = ('loss', 'weight', 'temperature', 'logits_weight')
 PROBE_SIZE = 512  # pixels; SSDLite's coarsest feature map is one pixel of it
 
 
@@ -165,7 +167,7 @@ class Distiller(nn.Module):
                 maps = teacher.extract_feat(images)
                 return maps, _class_scores(teacher, maps) if self.logits_weight else []
         except (RuntimeError, NotImplementedError) as error:
-            if not self.bf16:
+            if not self.bf16 or isinstance(error, torch.OutOfMemoryError):
                 raise
             raise UserError(
                 f'the teacher does not run in bfloat16 ({str(error).splitlines()[0]}): --cfg-options '
@@ -214,16 +216,26 @@ def attach_teacher(student: Any, settings: Mapping[str, Any], channels_last: boo
         channels_last: Use this memory format for the teacher.
 
     Raises:
-        UserError: The checkpoint cannot be read, or student and teacher do not fit.
+        UserError: The checkpoint cannot be read or is not the one of the config, its model cannot be built here, or
+            student and teacher do not fit.
     """
+    checkpoint = read_checkpoint(settings['checkpoint'])
+    if checkpoint.sha256 != settings['sha256']:
+        raise UserError(f'--teacher {checkpoint.path} has been replaced: its SHA-256 is not that of this config')
     with torch.random.fork_rng(devices=[]):
-        with DefaultScope.overwrite_default_scope(settings['scope']):
-            teacher = MODELS.build(settings['model'])
-        load_into(teacher, read_checkpoint(settings['checkpoint']))
+        try:
+            with DefaultScope.overwrite_default_scope(settings['scope']):
+                teacher = MODELS.build(settings['model'])
+        # The config is somebody else's: a part may be missing here, or take other arguments.
+        except Exception as error:
+            raise UserError(
+                f'--teacher {checkpoint.path}: its model cannot be built here: {type(error).__name__}: '
+                f'{" ".join(str(error).split())[:300]}'
+            ) from error
+        load_into(teacher, checkpoint)
         if channels_last:
             use_channels_last(teacher)
-        names = ('loss', 'weight', 'temperature', 'logits_weight', 'bf16')
-        return add_teacher(student, teacher, **{name: settings[name] for name in names})
+        return add_teacher(student, teacher, bf16=settings['bf16'], **{name: settings[name] for name in SETTINGS})
 
 
 def add_teacher(student: Any, teacher: Any, **settings: Any) -> Distiller:
@@ -244,11 +256,19 @@ class DistillationHook(Hook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         if 'optimizer' in checkpoint:
             state = weights_to_cpu(_distiller(runner).projectors.state_dict())
-            checkpoint[NAME] = dict(teacher=runner.cfg[NAME].sha256, projectors=dict(state))
+            settings: Any = runner.cfg[NAME]
+            values = {name: settings[name] for name in SETTINGS}
+            checkpoint[NAME] = dict(teacher=settings.sha256, settings=values, projectors=dict(state))
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         if runner._resume and NAME in checkpoint:
-            _distiller(runner).projectors.load_state_dict(checkpoint[NAME]['projectors'])
+            try:
+                _distiller(runner).projectors.load_state_dict(checkpoint[NAME]['projectors'])
+            except RuntimeError as error:
+                raise UserError(
+                    'the checkpoint was trained with a teacher and another student, whose feature maps have other '
+                    'widths: continue it with the same config and --backbone'
+                ) from error
 
 
 def match_strides(student: Sequence[float], teacher: Sequence[float]) -> list[tuple[int, int]]:

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+from unittest import mock
 
 import numpy as np
 import onnx
@@ -184,6 +185,15 @@ def test_memory_format_and_compilation_keep_the_losses(change, segmentation_batc
     assert found[1] == pytest.approx(found[0], rel=1e-3)
 
 
+def test_running_out_of_memory_is_not_blamed_on_bfloat16(segmentation_batch, monkeypatch):
+    cfg = config('mnv4_lraspp_ade20k')
+    distiller = add_teacher(built(cfg), built(cfg, 1), bf16=True)
+    for error, expected in ((torch.OutOfMemoryError('full'), torch.OutOfMemoryError), (RuntimeError('no'), UserError)):
+        monkeypatch.setattr(distiller._teacher.net, 'extract_feat', mock.Mock(side_effect=error))
+        with pytest.raises(expected):
+            distiller._run_teacher(torch.zeros(1, 3, 64, 64))
+
+
 def test_ema_copies_no_teacher(segmentation_batch):
     student, teacher = built(config('mnv4_lraspp_ade20k')), built(config('mnv4_lraspp_ade20k'), 1)
     add_teacher(student, teacher)
@@ -271,6 +281,11 @@ def test_a_run_with_a_teacher_is_resumed_and_its_file_is_a_students(name, few, t
     ]:
         with pytest.raises(UserError, match=message):
             run(name, few, tmp_path / 'd', lengths[0], resume=str(resume), teacher=teacher_of_it)
+    same_teacher = dict(resume=str(whole[names[0]]), teacher=teacher)
+    with pytest.raises(UserError, match=r'was trained with distillation.weight=[\d.]+, not 3'):
+        run(name, few, tmp_path / 'd', lengths[0], cfg_options={'distillation.weight': 3}, **same_teacher)
+    with pytest.raises(UserError, match=r'another student|does not fit'):
+        run(name, few, tmp_path / 'e', lengths[0], backbone='mnv4_conv_m', **same_teacher)
     assert not (tmp_path / 'd').exists()
     logged = ''.join(path.read_text() for path in (tmp_path / 'a').glob('*/vis_data/scalars.json'))
     assert '"loss_distill_maps"' in logged
@@ -295,7 +310,7 @@ def test_a_loss_of_the_teacher_that_is_not_finite_stops_the_run(few, tmp_path, t
 
 @pytest.mark.long
 def test_two_processes_train_with_a_teacher(repository, few, tmp_path, teacher_file):
-    name = 'mnv4_rtmdet_coco-mini'
+    name = 'mnv4_ssdlite_coco-mini'  # its projectors are trained, RTMDet has none
     options = arguments({**options_of(name), 'default_hooks.logger.interval': 1})
     done = start(
         repository, 2, 'train.py', name, '--data', few, '--weights', 'none', '--teacher', teacher_file(name),
@@ -303,7 +318,9 @@ def test_two_processes_train_with_a_teacher(repository, few, tmp_path, teacher_f
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert 'loss_distill_maps' in done.stdout
-    assert read_checkpoint(tmp_path / 'a/epoch_1.pth').content['distillation']['projectors'] is not None
+    projectors = read_checkpoint(tmp_path / 'a/epoch_1.pth').content['distillation']['projectors']
+    assert projectors
+    assert all(tensor.isfinite().all() for tensor in projectors.values())
 
 
 @pytest.mark.long
@@ -342,6 +359,17 @@ def test_a_model_of_mmseg_teaches(few, tmp_path):
     for settings in (dict(teacher=path), dict(teacher=tmp_path / 'bare.pth', teacher_config=tmp_path / 'fcn.py')):
         student = training_config('mnv4_lraspp_ade20k', TrainOptions(weights='none', **settings))
         assert 'cwd, weight 10, feature maps of output stride 4, 8' in check_teacher(student)
+    cfg.model.decode_head.type = 'NoSuchHead'
+    cfg.dump(tmp_path / 'unknown.py')
+    student = training_config(
+        'mnv4_lraspp_ade20k', TrainOptions(weights='none', teacher=path, teacher_config=tmp_path / 'unknown.py')
+    )
+    with pytest.raises(UserError, match=r'its model cannot be built here: KeyError: .*NoSuchHead'):
+        check_teacher(student)
+    student = training_config('mnv4_lraspp_ade20k', TrainOptions(weights='none', teacher=path))
+    (tmp_path / 'fcn.pth').write_bytes((tmp_path / 'bare.pth').read_bytes())
+    with pytest.raises(UserError, match='has been replaced'):
+        check_teacher(student)
     with pytest.raises(UserError, match='carries no config: name the one it was trained with by --teacher-config'):
         training_config('mnv4_lraspp_ade20k', TrainOptions(teacher=tmp_path / 'bare.pth'))
 
