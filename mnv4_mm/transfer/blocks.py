@@ -128,7 +128,7 @@ def measure_blocks(
 
 
 def _measure_part(part: str, rounds: int, seconds: float, log: Callable[[str], None]) -> list[dict[str, Any]]:
-    counted: list[tuple[Block, list[Layer]]] = []
+    counted: dict[int, tuple[Block, list[Layer]]] = {}
     files: dict[tuple[int, str], tuple[Path, np.ndarray]] = {}
     failed: dict[tuple[int, str], str] = {}
     with TemporaryDirectory() as folder:
@@ -148,7 +148,7 @@ def _measure_part(part: str, rounds: int, seconds: float, log: Callable[[str], N
                     continue
                 files[key] = path, batch
                 if runtime == 'onnx':
-                    counted.append((block, count_layers(path, batch)))
+                    counted[number] = block, count_layers(path, batch)
             log(f'{part}: {block.name}, {block.channels} channels, {block.side}x{block.side}')
         machine = describe_machine(PACKAGES)
         latencies = measure_latencies(files, rounds, seconds, log)
@@ -178,5 +178,5 @@ def _measure_part(part: str, rounds: int, seconds: float, log: Callable[[str], N
             machine=machine,
             date=datetime.date.today().isoformat(),
         )
-        for number, (block, layers) in enumerate(counted)
+        for number, (block, layers) in counted.items()
     ]

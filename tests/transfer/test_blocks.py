@@ -59,7 +59,28 @@ def test_added_latency_is_relative_to_the_net_without_attention():
     assert '| MQA, as published against MHSA | -40 % | -25 % | -40 % | - |' in text
     assert 'no ncnn' in text
     noisy = [*records[:2], record('nets', 'MHSA', 15.0, 2.0, parameters=150, macs=18)]
-    assert '-40 % (within the spread)' in page(noisy, 'blocks.png')
+    assert '| MQA, as published against MHSA | -40 % | -25 % | not measurable | - |' in page(noisy, 'blocks.png')
+    # Attention that adds nothing: a ratio to it would be noise.
+    nothing = [records[0], record('nets', 'MQA, as published', 13.0, 0.1), record('nets', 'MHSA', 10.2, 0.3)]
+    assert 'not measurable' in page(nothing, 'blocks.png')
+
+
+def test_a_block_that_fails_in_onnx_runtime_leaves_the_others_alone(monkeypatch):
+    monkeypatch.setattr(blocks, 'UIB_WIDTHS', (16,))
+    monkeypatch.setattr(blocks, 'UIB_SIDES', (8,))
+    monkeypatch.setattr(blocks, 'UIB_FORMS', {'IB': (0, 3), 'FFN': (0, 0)})
+    monkeypatch.setitem(nets.BLOCK_RUNTIMES, 'uib', ('onnx',))
+    check = blocks.check_output
+
+    def fail(graph, path, tolerance):
+        if path.name.startswith('0_'):
+            raise RuntimeError('planted')
+        return check(graph, path, tolerance)
+
+    monkeypatch.setattr(blocks, 'check_output', fail)
+    found = blocks.measure_blocks(['uib'], rounds=1, seconds=0.001, log=lambda line: None)
+    assert [one['block'] for one in found] == ['FFN', 'FusedIB']
+    assert all(one['latency_ms'] and not one['failed'] for one in found)
 
 
 def test_command_writes_the_page_and_check_notices_changes(tmp_path):
