@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from mnv4_mm.errors import UserError
-from mnv4_mm.models.layers import MultiQueryAttention, matmul_attention
+from mnv4_mm.models.layers import MultiQueryAttention, matmul_attention, repeated_attention
 from mnv4_mm.runtime.meta import Input, Kind, Meta
 from mnv4_mm.runtime.predictor import Predictor
 
@@ -228,7 +228,7 @@ def build_graph(model: Any, meta: Meta) -> Graph:
         UserError: The head is not supported.
     """
     model = copy.deepcopy(model).eval().requires_grad_(False).to(memory_format=torch.contiguous_format)
-    replace_layers(model)
+    replace_layers(model, meta.target)
     module: nn.Module = (Detector if meta.task == 'detection' else Segmenter)(model, meta.input)
     return Graph(module.eval(), meta)
 
@@ -260,7 +260,7 @@ class GlobalMean(nn.Module):
         return x.mean((2, 3), keepdim=True)
 
 
-def replace_layers(model: nn.Module) -> None:
+def replace_layers(model: nn.Module, target: str) -> None:
     """Replace layers that some converters get wrong by equivalent ones, in place.
 
     - Attention becomes matrix products. For ``scaled_dot_product_attention`` with one key/value head for many queries
@@ -270,10 +270,14 @@ def replace_layers(model: nn.Module) -> None:
       does not have.
     - mmseg's ``Upsample`` becomes torch's. It reads the size of a feature map as Python numbers, which become constants
       of the graph even if inputs have any size.
+
+    Args:
+        model: The model.
+        target: Runtime that it is converted for.
     """
     for module in model.modules():
         if isinstance(module, MultiQueryAttention):
-            module.attend = matmul_attention
+            module.attend = repeated_attention if target == 'litert' else matmul_attention
         elif hasattr(module, 'fused_attn'):  # timm's
             setattr(module, 'fused_attn', False)  # noqa: B010 (for mypy: torch's stubs know tensors and modules only)
         for name, child in module.named_children():

@@ -221,6 +221,18 @@ def matmul_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return weights.softmax(dim=-1) @ v
 
 
+def repeated_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Compute ``matmul_attention`` with a copy of shared keys and values for each head.
+
+    LiteRT multiplies matrices whose numbers of heads are equal in XNNPACK. Others it multiplies one by one, which took
+    2.0 to 2.7 times as long for a whole Mobile MQA block of 160 channels.
+    """
+    if k.shape[1] != q.shape[1]:
+        # Not `expand`, which litert-torch converts wrongly.
+        k, v = (torch.cat([x] * q.shape[1], 1) for x in (k, v))
+    return matmul_attention(q, k, v)
+
+
 class MultiQueryAttention(nn.Module):
     """Attention with several query heads and one key and value head (paper section 5).
 

@@ -58,7 +58,7 @@ def net_graph(net: nn.Module, size: tuple[int, int], target: str = 'onnx', chann
         channels: Channels of its input.
     """
     net = net.eval().requires_grad_(False)
-    replace_layers(net)
+    replace_layers(net, target)
     # Of the metadata, only the layout and the size of the input count. There are no images and no classes.
     to = Input(size, 'NCHW', 'float32', 'RGB', True, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 1)
     resize = Resize('stretch', (0, 0, 0))

@@ -23,7 +23,7 @@ from mnv4_mm.deploy.targets import TARGETS
 from mnv4_mm.deploy.targets.litert import FOLDER, VARIABLE, convert, converter
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import read_image
-from mnv4_mm.models.layers import matmul_attention
+from mnv4_mm.models.layers import matmul_attention, repeated_attention
 from mnv4_mm.runtime import load
 from mnv4_mm.runtime.meta import Meta, read_meta
 from mnv4_mm.runtime.preprocess import prepare
@@ -35,14 +35,15 @@ needs_converter = pytest.mark.skipif(LITERT.absent(convert=True) is not None, re
 class Cases(nn.Module):
     """Attention over (1, heads + 2, L, d): query heads, then the key head and the value head that they share."""
 
-    names = ('fused', 'repeated', 'product')
+    names = ('fused', 'expanded', 'product', 'repeated')
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         q, k, v = image.split((image.shape[1] - 2, 1, 1), 1)
         heads = q.shape[1]
         # torch's decomposition of shared heads; it is converted wrongly even without attention.
-        repeated = k.unsqueeze(2).expand(-1, -1, heads, -1, -1).reshape(q.shape)
-        return F.scaled_dot_product_attention(q, k, v), repeated.transpose(-1, -2), matmul_attention(q, k, v)
+        expanded = k.unsqueeze(2).expand(-1, -1, heads, -1, -1).reshape(q.shape)
+        fused = F.scaled_dot_product_attention(q, k, v)
+        return fused, expanded.transpose(-1, -2), matmul_attention(q, k, v), repeated_attention(q, k, v)
 
 
 @pytest.fixture(scope='module')
@@ -62,15 +63,16 @@ def relative_errors(tmp_path_factory) -> dict[str, float]:
 
 
 @needs_converter
-@pytest.mark.parametrize('name', ['fused', 'repeated'])
+@pytest.mark.parametrize('name', ['fused', 'expanded'])
 def test_shared_heads_are_still_converted_wrongly(name, relative_errors):
     """If this fails, upstream has fixed it: docs/litert.md and graph.replace_layers need it no longer."""
     assert relative_errors[name] > 0.1
 
 
 @needs_converter
-def test_shared_heads_as_matrix_products_are_right(relative_errors):
-    assert relative_errors['product'] < 1e-5
+@pytest.mark.parametrize('name', ['product', 'repeated'])
+def test_shared_heads_as_matrix_products_are_right(name, relative_errors):
+    assert relative_errors[name] < 1e-5
 
 
 @needs_converter

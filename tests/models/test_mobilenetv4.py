@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mnv4_mm.models import MobileNetV4
 from mnv4_mm.models.arch import ARCHS, MQA
-from mnv4_mm.models.layers import LayerScale, MultiQueryAttention, make_divisible, matmul_attention
+from mnv4_mm.models.layers import LayerScale, MultiQueryAttention, make_divisible, matmul_attention, repeated_attention
 
 PUBLISHED = ['conv_s', 'conv_m', 'conv_l', 'hybrid_m', 'hybrid_l']
 # One net of each kind: plain, with attention, with either antialiasing, without the wide last convolution. The others
@@ -248,8 +248,9 @@ def test_settings_reach_every_layer():
     assert not any(isinstance(m, torch.nn.ReLU) for m in net.modules())
 
 
+@pytest.mark.parametrize('attend', [matmul_attention, repeated_attention])
 @pytest.mark.parametrize('arch', mark_others_long(['hybrid_m', 'hybrid_l'], KINDS))
-def test_both_forms_of_attention_agree(arch):
+def test_all_forms_of_attention_agree(arch, attend):
     net = MobileNetV4(arch, (2, 3)).double().eval()
     for module in net.modules():
         if isinstance(module, LayerScale):
@@ -259,7 +260,7 @@ def test_both_forms_of_attention_agree(arch):
         fused = net(x)
         for module in net.modules():
             if isinstance(module, MultiQueryAttention):
-                module.attend = matmul_attention
+                module.attend = attend
         products = net(x)
     # Both sum in another order, in float64; heads in the wrong order change the map by more than a hundredth.
     for a, b in zip(fused, products, strict=True):
