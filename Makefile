@@ -6,7 +6,7 @@ LITERT := .venv-litert
 DOCS := .venv-docs
 FIRST := mnv4_ssdlite_bccd
 
-.PHONY: env train test test-long test-litert mmdeploy litert bench docs lint clean
+.PHONY: env train test test-long test-litert mmdeploy litert bench gpu docs lint clean
 env: $(VENV)/installed
 
 $(VENV)/installed: requirements/*.txt pyproject.toml tools/install.py
@@ -52,6 +52,13 @@ test-litert: env litert
 bench: env
 	$(BIN)/python -m pip --disable-pip-version-check install -q --no-deps -r requirements/bench.txt
 	$(BIN)/python tools/bench.py
+
+# On a machine with a GPU, for which pip installs torch with CUDA: the checks of tests/gpu, images a second and memory of each
+# headline config, and with DATA=CAMVID the protocol camvid-full.
+gpu: env
+	$(BIN)/python -m pytest tests/gpu
+	$(BIN)/python tools/bench.py --only gpu --out work_dirs/bench_gpu.json
+	$(if $(DATA),$(BIN)/python -m mnv4_mm transfer camvid-full --data $(DATA))
 
 # The documentation site, in an environment of its own. Broken links and anchors are errors. Opens at site/index.html.
 docs: $(DOCS)/installed

@@ -12,7 +12,7 @@ from mmseg.structures import SegDataSample
 from mnv4_mm.bench.measure import Pair
 from mnv4_mm.config.backbone import fit_backbone
 from mnv4_mm.config.load import load_config
-from mnv4_mm.config.optimizer import fit_optimizer
+from mnv4_mm.config.optimizer import fit_optimizer, fit_precision
 from mnv4_mm.config.teacher import DEFAULT_LOSS, WEIGHTS
 from mnv4_mm.engine.distillation import add_teacher
 from mnv4_mm.engine.step import use_channels_last
@@ -29,11 +29,27 @@ class Step:
         batch: Batch size.
         size: Height and width of the images in pixels.
         taught: Add a teacher with MNv4-Conv-M.
+        backbone: Backbone; the config's if None.
+        device: Device to train on.
+        dtype: Type of mixed precision, ``fp16`` or ``bf16``; float32 if None.
     """
 
-    def __init__(self, name: str, batch: int, size: int, taught: bool) -> None:
+    def __init__(
+        self,
+        name: str,
+        batch: int,
+        size: int,
+        taught: bool = False,
+        *,
+        backbone: str | None = 'mnv4_conv_s',
+        device: str = 'cpu',
+        dtype: str | None = None,
+    ) -> None:
         torch.manual_seed(0)
-        cfg = fit_optimizer(fit_backbone(load_config(name), 'mnv4_conv_s'), None)
+        cfg = load_config(name)
+        cfg = fit_optimizer(fit_backbone(cfg, backbone) if backbone else cfg, None)
+        if dtype:
+            cfg = fit_precision(cfg, dtype, device != 'cpu')
         self.model: Any = build_model(cfg)
         if taught:
             teacher = build_model(fit_backbone(load_config(name), 'mnv4_conv_m'))
@@ -41,7 +57,7 @@ class Step:
             loss = DEFAULT_LOSS[cfg.default_scope]
             add_teacher(self.model, teacher, loss=loss, weight=WEIGHTS[loss])
         use_channels_last(self.model)
-        self.model.train()
+        self.model.to(device).train()
         self.optimizer = build_optim_wrapper(self.model, cfg.optim_wrapper)
         if cfg.default_scope == 'mmdet':
             self.data = demo_mm_inputs(batch, [[3, size, size]] * batch, num_classes=80)

@@ -19,7 +19,10 @@ PARTS: dict[str, tuple[str, ...]] = {
     'checking': (),
     'backbone': ('timm',),
     'exported': ('onnx', 'onnxscript', 'onnxruntime', 'ultralytics'),
+    'gpu': (),
 }
+# Measured only if it is asked for.
+ONLY_ON_REQUEST = ('gpu',)
 INSTALL = {
     'pycocotools': 'pip install -r requirements/runtime.txt',
     'timm': 'pip install -r requirements/runtime.txt',
@@ -41,7 +44,7 @@ def check_bench(out: Path, only: Sequence[str] = ()) -> list[str]:
     """
     if unknown := [name for name in only if name not in PARTS]:
         raise UserError(f'no part {unknown[0]!r} to measure; there are {", ".join(PARTS)}')
-    names = list(dict.fromkeys(only or PARTS))
+    names = list(dict.fromkeys(only or (name for name in PARTS if name not in ONLY_ON_REQUEST)))
     for name in names:
         if missing := [module for module in PARTS[name] if importlib.util.find_spec(module) is None]:
             commands = ' && '.join(dict.fromkeys(INSTALL[module] for module in missing))

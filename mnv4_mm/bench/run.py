@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mnv4_mm.bench.measure import Figure, Pair, Ratio, measure
 from mnv4_mm.bench.parts import check_bench
+from mnv4_mm.errors import UserError
 
 
 def _measured(pairs: Sequence[Pair]) -> Iterator[Ratio | Figure]:
@@ -74,6 +75,12 @@ def _exported() -> Iterator[Ratio | Figure]:
     yield from _measured(detector_pairs())
 
 
+def _gpu() -> Iterator[Ratio | Figure]:
+    from mnv4_mm.bench.gpu import gpu_figures
+
+    yield from gpu_figures()
+
+
 MEASURE: dict[str, Callable[[], Iterator[Ratio | Figure]]] = {
     'augmentation': _augmentation,
     'training': _training,
@@ -84,6 +91,7 @@ MEASURE: dict[str, Callable[[], Iterator[Ratio | Figure]]] = {
     'checking': _checking,
     'backbone': _backbone,
     'exported': _exported,
+    'gpu': _gpu,
 }
 
 
@@ -96,12 +104,14 @@ def bench(out: Path, only: Sequence[str] = (), log: Callable[[str], None] = prin
         log: Function that prints a line of the table.
 
     Raises:
-        UserError: See ``check_bench``.
+        UserError: See ``check_bench``, or the part ``gpu`` has no GPU.
     """
     names = check_bench(out, only)
 
     import torch
 
+    if 'gpu' in names and not torch.cuda.is_available():
+        raise UserError("part 'gpu' needs a GPU, and there is none here")
     processor = platform.processor() or platform.machine()
     machine = f'{processor}, {torch.get_num_threads()} threads, torch {torch.__version__}'
     log(f'{machine}\n\n| measurement | ours | baseline | speedup | target |\n|---|---|---|---|---|')

@@ -1,17 +1,15 @@
 """Memory format, fused optimisers and compilation take effect and keep results. Speed: `make bench`."""
 
-import copy
 import functools
 import re
 
 import pytest
 import torch
-from mmdet.testing import demo_mm_inputs
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
 from torch import nn
+from training_step import DETECTORS, SEGMENTERS, Step
 
-from mnv4_mm.config.backbone import fit_backbone
 from mnv4_mm.config.load import load_config, merge_options
 from mnv4_mm.config.optimizer import fit_precision
 from mnv4_mm.config.options import TrainOptions
@@ -21,45 +19,8 @@ from mnv4_mm.engine.step import CompileHook, compile_parts, use_channels_last
 from mnv4_mm.errors import UserError
 from mnv4_mm.models import MobileNetV4, TimmFeatures
 from mnv4_mm.models.arch import ARCHS
-from mnv4_mm.tasks import build_model
 
 AFFECTED_ONEDNN = (3, 12, 0)  # the newest version known to have issue 6035
-DETECTORS = ['mnv4_ssdlite_coco', 'mnv4_retinanet_coco', 'mnv4_rtmdet_coco']
-SEGMENTERS = ['mnv4_lraspp_ade20k', 'mnv4_fpn_ade20k', 'mnv4_deeplabv3plus_ade20k', 'mnv4_segformer_ade20k']
-
-
-class Step:
-    """The model of a config and one training step, the same at each call."""
-
-    def __init__(self, name, batch, backbone='mnv4_conv_s', **optimizer):
-        torch.manual_seed(0)
-        cfg = load_config(name)
-        cfg.model.backbone.pop('init_cfg', None)
-        cfg = fit_backbone(cfg, backbone)
-        cfg.model.backbone.pop('init_cfg', None)
-        cfg.model.backbone.pop('drop_path_rate', None)
-        cfg.optim_wrapper.optimizer.update(optimizer)
-        self.model = build_model(cfg)
-        self.model.init_weights()
-        if name in SEGMENTERS:
-            self.model.data_preprocessor.size = (128, 128)
-            self.data = batch(128, 128)
-        else:
-            self.data = demo_mm_inputs(2, [[3, 128, 128], [3, 128, 128]], num_classes=80)
-        self.optimizer = build_optim_wrapper(self.model, cfg.optim_wrapper)
-
-    def __call__(self):
-        """Train one step and return the losses by name."""
-        self.model.train()
-        torch.manual_seed(1)  # of dropout
-        with self.optimizer.optim_context(self.model):
-            data = self.model.data_preprocessor(copy.deepcopy(self.data), training=True)
-            total, losses = self.model.parse_losses(self.model(**data, mode='loss'))
-        self.optimizer.update_params(total)
-        return {key: float(value.detach()) for key, value in losses.items() if 'loss' in key}
-
-    def weights(self):
-        return {key: value.contiguous() for key, value in self.model.state_dict().items()}
 
 
 def close(a, b, tolerance):
