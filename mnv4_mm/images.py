@@ -48,6 +48,8 @@ from mnv4_mm.errors import UserError
 from mnv4_mm.files import write_whole
 from mnv4_mm.image_headers import PNG, Header, read_header
 
+# Largest value of an image that is next to black, of 255. The values of a 12-bit sensor in 16 bits are at most 15.
+DARK = 31
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.avif', '.gif', '.tif', '.tiff')
 REDUCED = {
     1: cv2.IMREAD_COLOR,

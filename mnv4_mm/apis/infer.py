@@ -12,7 +12,7 @@ import numpy as np
 
 from mnv4_mm.apis.load import load
 from mnv4_mm.errors import UserError
-from mnv4_mm.images import IMAGE_SUFFIXES, check_image_file, read_image, write_image
+from mnv4_mm.images import DARK, IMAGE_SUFFIXES, check_image_file, read_image, write_image
 from mnv4_mm.paths import check_not_empty, check_output_folder
 from mnv4_mm.runtime.results import ClassMap, Detections
 from mnv4_mm.runtime.writer import CLASS_MAPS, WRITERS, PredictionWriter
@@ -141,6 +141,7 @@ def infer_files(
         _infer_video(path, predictor, writer, out / f'{path.stem}.mp4')
         return Inferred(writer.save(), [])
     items = list(zip(files.items(), indices, strict=True))
+    dark: list[str] = []
     try:
         for (name, file), index in _track(items, len(items) if len(items) > 1 else None):
             try:
@@ -148,6 +149,8 @@ def infer_files(
             except UserError as error:
                 writer.add_unreadable(name, str(error))
                 continue
+            if (brightest := int(image.max())) <= DARK:
+                dark.append(f'{name} is next to black: its brightest value is {brightest} of 255')
             height, width = image.shape[:2]
             image_id = ids.image_id(index, width, height) if ids else None
             result: Any = replace(predictor(image), **changes)
@@ -165,6 +168,9 @@ def infer_files(
         print(f'left out: {reason}', file=sys.stderr)
     if reasons:
         print(f'{len(reasons)} of {len(files)} images could not be read and have no predictions', file=sys.stderr)
+    if dark:
+        others = f' (and {len(dark) - 1} more)' if len(dark) > 1 else ''
+        print(f'warning: {dark[0]}{others}; scale the values of 16-bit images to their full range', file=sys.stderr)
     return Inferred(saved, [entry['file_name'] for entry in writer.unreadable])
 
 

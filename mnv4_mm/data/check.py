@@ -19,12 +19,11 @@ from mnv4_mm.data.decode_once import MISSING
 from mnv4_mm.data.findings import Finding, Rule
 from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, Box, DetectionData, LabelledImage
 from mnv4_mm.data.split import divide, find_near_duplicates
-from mnv4_mm.images import exif_orientation
+from mnv4_mm.images import DARK, exif_orientation
 
 # Boxes that reach further out of their image are not clipped but left out: pixels, and share of the image's side.
 CLIPPED_PIXELS, CLIPPED_SHARE = 3, 0.01
 ROUNDING = 0.01  # pixels by which a box may be outside due to rounding
-DARK = 31  # of 255; a 12-bit sensor in 16 bits has 15
 MIN_CORNERS = 5  # boxes from which (x1, y1, x2, y2) is told from (x, y, width, height)
 OUTSIDE_SHARE = 0.2
 DRIVE, SEPARATOR = re.compile('[A-Za-z]:'), re.compile(r'[/\\]')

@@ -100,6 +100,19 @@ def test_an_unreadable_image_does_not_stop_a_folder(net, nets, tmp_path, capsys)
     assert infer(str(tmp_path / 'in'), nets[net], out_dir=str(out)) == out / 'predictions.json'
 
 
+def test_images_next_to_black_are_mentioned(nets, tmp_path, capsys):
+    (tmp_path / 'in').mkdir()
+    thermal = np.random.default_rng(0).integers(3000, 4000, (32, 32)).astype(np.uint16)  # 12 bits in 16
+    for name, pixels in (('a.png', thermal), ('b.png', thermal), ('c.png', 16 * thermal)):
+        cv2.imwrite(str(tmp_path / 'in' / name), pixels)
+    assert main(['infer', str(tmp_path / 'in'), nets['detector'], '--out-dir', str(tmp_path / 'out')]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        'warning: a.png is next to black: its brightest value is 15 of 255 (and 1 more); scale the values of 16-bit '
+        'images to their full range'
+    ]
+
+
 def test_a_folder_without_readable_images_is_an_error(nets, tmp_path, capsys):
     for name in ('a.png', 'b.png'):
         (tmp_path / 'in').mkdir(exist_ok=True)
