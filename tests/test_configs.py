@@ -11,7 +11,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, DefaultScope
 from PIL import Image
 
-from mnv4_mm.config.data import fit_data
+from mnv4_mm.config.data import with_data
 from mnv4_mm.config.index import config_index
 from mnv4_mm.config.load import load_config
 from mnv4_mm.tasks import build_model, task_of
@@ -76,7 +76,7 @@ def test_its_optimiser_takes_every_parameter_once(name):
 
 def data_sets(name: str, root):
     cfg = load_config(name)
-    cfg = fit_data(cfg, task_of(cfg).find(root))
+    cfg = with_data(cfg, task_of(cfg).find(root))
     return cfg, *(DATASETS.build(cfg[f'{split}_dataloader'].dataset) for split in ('train', 'val'))
 
 

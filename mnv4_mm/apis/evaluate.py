@@ -14,7 +14,7 @@ from mmengine.dist import is_main_process
 from mnv4_mm.apis.launch import join_processes
 from mnv4_mm.config.anchors import check_same_anchors
 from mnv4_mm.config.classes import set_classes_of, set_label_order
-from mnv4_mm.config.data import dataset_split, on_training_images, require_data
+from mnv4_mm.config.data import dataset_split, require_data, with_training_images
 from mnv4_mm.config.evaluation import evaluation_config
 from mnv4_mm.config.options import EvaluateOptions
 from mnv4_mm.engine.runner import SafeRunner
@@ -127,7 +127,7 @@ def evaluate(
         task.check_out(out)
     checkpoint = read_checkpoint(checkpoint)  # before anything is written
     check_same_anchors(cfg, checkpoint)
-    cfg = on_training_images(cfg) if on == 'train' else copy.deepcopy(cfg)
+    cfg = with_training_images(cfg) if on == 'train' else copy.deepcopy(cfg)
     require_data(cfg, 'test_dataloader')
     _set_test_only(cfg, checkpoint, work_dir)
     set_label_order(cfg)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from mnv4_mm.config.checkpoint import checkpoint_config
-from mnv4_mm.config.data import fit_inference
+from mnv4_mm.config.data import with_inference
 from mnv4_mm.config.load import load_config
 from mnv4_mm.engine.runner import quiet_losses
 from mnv4_mm.engine.step import use_channels_last
@@ -32,8 +32,8 @@ def load_model(
         checkpoint: Checkpoint file, or the checkpoint that was read from it.
         config: Config to use instead of the one in the checkpoint.
         device: torch device; a GPU if there is one by default.
-        inference: Segmentation: ``whole`` images or ``slide`` for windows, see ``config.data.fit_inference``; as in the
-            config by default.
+        inference: Segmentation: ``whole`` images or ``slide`` for windows, see ``config.data.with_inference``; as in
+            the config by default.
 
     Returns:
         The model in evaluation mode, with ``cfg`` and ``dataset_meta`` as mmdet's and mmseg's APIs expect, and the
@@ -45,7 +45,7 @@ def load_model(
     content = read_checkpoint(checkpoint)
     cfg = load_config(config) if config else checkpoint_config(content)
     if inference:
-        cfg = fit_inference(cfg, inference)
+        cfg = with_inference(cfg, inference)
     with tensors_only(), quiet_losses():
         model: Any = build_model(cfg)
     load_into(model, content)

@@ -12,7 +12,7 @@ from mmengine.dataset import Compose
 from mmengine.registry import DATASETS, DefaultScope
 
 from mnv4_mm.bench.measure import Pair
-from mnv4_mm.config.data import fit_data, innermost_dataset
+from mnv4_mm.config.data import innermost_dataset, with_data
 from mnv4_mm.config.index import REPOSITORY
 from mnv4_mm.config.load import load_config
 from mnv4_mm.images import read_image, read_mask
@@ -79,7 +79,7 @@ class _Passes(NamedTuple):
 def _passes(config: str, data: str, openmmlab_pipeline: list[dict]) -> _Passes:
     cfg = load_config(config)
     task = task_of(cfg)
-    cfg = fit_data(cfg, task.find(str(REPOSITORY / data)))
+    cfg = with_data(cfg, task.find(str(REPOSITORY / data)))
     with DefaultScope.overwrite_default_scope(cfg.default_scope), contextlib.redirect_stdout(io.StringIO()):
         dataset = DATASETS.build(innermost_dataset(cfg.train_dataloader.dataset))
         openmmlab = Compose(openmmlab_pipeline)

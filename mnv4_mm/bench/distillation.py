@@ -10,9 +10,9 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
 from mnv4_mm.bench.measure import Pair
-from mnv4_mm.config.backbone import fit_backbone
+from mnv4_mm.config.backbone import with_backbone
 from mnv4_mm.config.load import load_config
-from mnv4_mm.config.optimizer import fit_optimizer, fit_precision
+from mnv4_mm.config.optimizer import with_fused, with_precision
 from mnv4_mm.config.teacher import DEFAULT_LOSS, WEIGHTS
 from mnv4_mm.engine.distillation import add_teacher
 from mnv4_mm.engine.step import use_channels_last
@@ -47,12 +47,12 @@ class Step:
     ) -> None:
         torch.manual_seed(0)
         cfg = load_config(name)
-        cfg = fit_optimizer(fit_backbone(cfg, backbone) if backbone else cfg, None)
+        cfg = with_fused(with_backbone(cfg, backbone) if backbone else cfg, None)
         if dtype:
-            cfg = fit_precision(cfg, dtype, device != 'cpu')
+            cfg = with_precision(cfg, dtype, device != 'cpu')
         self.model: Any = build_model(cfg)
         if taught:
-            teacher = build_model(fit_backbone(load_config(name), 'mnv4_conv_m'))
+            teacher = build_model(with_backbone(load_config(name), 'mnv4_conv_m'))
             use_channels_last(teacher)
             loss = DEFAULT_LOSS[cfg.default_scope]
             add_teacher(self.model, teacher, loss=loss, weight=WEIGHTS[loss])

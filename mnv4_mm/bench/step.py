@@ -13,7 +13,7 @@ from mmengine.optim import OptimWrapper, build_optim_wrapper
 
 from mnv4_mm.bench.measure import Figure, Pair
 from mnv4_mm.config.load import load_config
-from mnv4_mm.config.optimizer import fit_optimizer, fit_precision
+from mnv4_mm.config.optimizer import with_fused, with_precision
 from mnv4_mm.engine.step import compile_parts, use_channels_last
 from mnv4_mm.tasks import build_model
 
@@ -47,7 +47,7 @@ class Step:
         self.model.train()
         if channels_last:
             use_channels_last(self.model)
-        wrapper = fit_optimizer(fit_precision(cfg, 'bf16', False) if bf16 else cfg, fused).optim_wrapper
+        wrapper = with_fused(with_precision(cfg, 'bf16', False) if bf16 else cfg, fused).optim_wrapper
         self.optimizer: OptimWrapper = build_optim_wrapper(self.model, wrapper)
         if compiled:
             compile_parts(self.model)

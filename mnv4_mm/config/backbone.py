@@ -55,7 +55,7 @@ def set_backbone(cfg: Config, name: str) -> Config:
     return cfg
 
 
-fit_backbone = on_copy(set_backbone)
+with_backbone = on_copy(set_backbone)
 
 
 def _set_channels(model: Any, old: list[int], new: list[int]) -> None:

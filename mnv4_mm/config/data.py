@@ -198,10 +198,10 @@ def set_data_roots(cfg: Config) -> Config:
     return cfg
 
 
-fit_data = on_copy(set_data)
-fit_inference = on_copy(set_inference)
-on_training_images = on_copy(set_training_images)
-resolve_data_roots = on_copy(set_data_roots)
+with_data = on_copy(set_data)
+with_inference = on_copy(set_inference)
+with_training_images = on_copy(set_training_images)
+with_data_roots = on_copy(set_data_roots)
 
 
 def dataset_split(cfg: Config, loader: str) -> Any:

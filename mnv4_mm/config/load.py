@@ -40,4 +40,4 @@ def set_options(cfg: Config, options: Mapping[str, Any]) -> Config:
     return cfg
 
 
-merge_options = on_copy(set_options)
+with_options = on_copy(set_options)

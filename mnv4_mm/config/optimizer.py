@@ -63,5 +63,5 @@ def set_learning_rate_scaling(cfg: Config) -> Config:
     return cfg
 
 
-fit_precision = on_copy(set_precision)
-fit_optimizer = on_copy(set_fused)
+with_precision = on_copy(set_precision)
+with_fused = on_copy(set_fused)

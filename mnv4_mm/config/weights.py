@@ -54,7 +54,7 @@ def set_weights(cfg: Config, weights: str) -> Config:
     return cfg
 
 
-fit_weights = on_copy(set_weights)
+with_weights = on_copy(set_weights)
 
 
 def default_tag(cfg: Config) -> str | None:

@@ -10,11 +10,11 @@ from mnv4_mm.apis.model import load_model
 from mnv4_mm.config.classes import set_classes_of, set_label_order
 from mnv4_mm.config.data import (
     checkpoint_split,
-    fit_data,
-    on_training_images,
     require_data,
-    resolve_data_roots,
     restore_data,
+    with_data,
+    with_data_roots,
+    with_training_images,
 )
 from mnv4_mm.deploy.arguments import check_compare
 from mnv4_mm.deploy.artifacts import Artifact
@@ -151,7 +151,7 @@ def compare_checked(
     """
     loaded = read_checkpoint(path)
     model = load_model(loaded, config, device='cpu')
-    model.cfg = resolve_data_roots(_test_config(model.cfg, data, on, allow_dropped, checkpoint_split(loaded)))
+    model.cfg = with_data_roots(_test_config(model.cfg, data, on, allow_dropped, checkpoint_split(loaded)))
     require_data(model.cfg, 'test_dataloader')
     set_label_order(model.cfg)
     if matched := set_classes_of(model.cfg, loaded):
@@ -196,10 +196,10 @@ def _test_config(
     """Return a config with the data set of the user, and with the training images as its test set if asked for."""
     if data:
         layout = task_of(cfg).find(data, allow_dropped=allow_dropped, previous=previous)
-        cfg = fit_data(cfg, layout, allow_dropped)
+        cfg = with_data(cfg, layout, allow_dropped)
     else:
         restore_data(cfg, previous)
-    return on_training_images(cfg) if on == 'train' else cfg
+    return with_training_images(cfg) if on == 'train' else cfg
 
 
 def _reference(model: Any, meta: Meta, evaluator: PredictorEvaluator) -> Reference:

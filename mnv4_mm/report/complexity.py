@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from mmengine.config import Config
 
-from mnv4_mm.config.backbone import fit_backbone
+from mnv4_mm.config.backbone import with_backbone
 from mnv4_mm.config.index import config_index
 from mnv4_mm.config.load import load_config
 from mnv4_mm.config.rules import check_complete
@@ -81,7 +81,7 @@ def count_config(name: str, backbone: str | None = None) -> Complexity:
 
 def _load(name: str, backbone: str | None) -> Config:
     cfg = load_config(name)
-    return fit_backbone(cfg, backbone) if backbone else cfg
+    return with_backbone(cfg, backbone) if backbone else cfg
 
 
 def _count_loaded(cfg: Config) -> Complexity:

@@ -13,7 +13,7 @@ from typing import Any
 from mmengine.config import Config
 
 from mnv4_mm.apis.train import train
-from mnv4_mm.config.backbone import fit_backbone
+from mnv4_mm.config.backbone import with_backbone
 from mnv4_mm.config.data import innermost_dataset
 from mnv4_mm.config.load import load_config
 from mnv4_mm.config.nested import dicts
@@ -75,7 +75,7 @@ def training_config(model: str, net: str) -> Config:
     cfg, small = load_config(model), load_config(recipe.config)
     cfg.model.backbone.init_cfg = None
     cfg.model.backbone.norm_eval = False
-    small.model = fit_backbone(cfg, f'mnv4_{net}').model
+    small.model = with_backbone(cfg, f'mnv4_{net}').model
     # The momenta of the headline configs average over more steps than there are here.
     for part in dicts(small.model):
         if part.get('type') in ('BN', 'SyncBN'):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mnv4_mm.config.backbone import fit_backbone
+from mnv4_mm.config.backbone import with_backbone
 from mnv4_mm.config.load import load_config
 from mnv4_mm.deploy.describe import describe
 from mnv4_mm.deploy.graph import Graph, build_graph
@@ -67,7 +67,7 @@ def build(name: str) -> tuple[Graph, int]:
         return net_graph(net, size), _parameters(net)
     cfg = load_config(name)
     cfg.model.backbone.pop('init_cfg', None)
-    cfg = fit_backbone(cfg, f'mnv4_{cfg.model.backbone.arch}')
+    cfg = with_backbone(cfg, f'mnv4_{cfg.model.backbone.arch}')
     cfg.model.backbone.pop('init_cfg', None)
     model: Any = build_model(cfg).eval()
     model.cfg, model.checkpoint_meta = cfg, {}

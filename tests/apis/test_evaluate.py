@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mnv4_mm.apis.evaluate import evaluate, evaluate_files
-from mnv4_mm.config.data import resolve_data_roots
+from mnv4_mm.config.data import with_data_roots
 from mnv4_mm.config.load import load_config
 from mnv4_mm.errors import UserError
 from mnv4_mm.tasks import build_model
@@ -44,7 +44,7 @@ class JitteredTruth(BaseModel):
 
 @pytest.fixture
 def jittered(tmp_path):
-    cfg = resolve_data_roots(load_config(NAME))
+    cfg = with_data_roots(load_config(NAME))
     cfg.model = dict(type='JitteredTruth', data_preprocessor=cfg.model.data_preprocessor)
     torch.save(dict(state_dict=dict(weight=torch.zeros(1))), tmp_path / 'c.pth')
     return cfg, str(tmp_path / 'c.pth')

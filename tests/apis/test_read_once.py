@@ -9,7 +9,7 @@ from mnv4_mm.apis.evaluate import evaluate, evaluate_files
 from mnv4_mm.apis.model import load_model
 from mnv4_mm.apis.train import train
 from mnv4_mm.config.checkpoint import checkpoint_config
-from mnv4_mm.config.data import resolve_data_roots
+from mnv4_mm.config.data import with_data_roots
 from mnv4_mm.weights.checkpoint import read_checkpoint
 
 NAME = 'mnv4_lraspp_ade20k-mini'
@@ -82,7 +82,7 @@ def test_a_checkpoint_that_has_been_read_serves_several_uses(checkpoint, reads, 
     read = read_checkpoint(checkpoint)
     state = {key: value.clone() for key, value in read.content['state_dict'].items()}
     meta = dict(read.meta)
-    cfg = resolve_data_roots(checkpoint_config(read))
+    cfg = with_data_roots(checkpoint_config(read))
     first = evaluate(cfg, read, work_dir=tmp_path / 'a')
     model = load_model(read, device='cpu')
     second = evaluate(cfg, read, work_dir=tmp_path / 'b')

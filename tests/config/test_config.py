@@ -7,10 +7,10 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import PARAM_SCHEDULERS
 
-from mnv4_mm.config.backbone import fit_backbone, lost_weights
-from mnv4_mm.config.data import dataset_split, fit_data, innermost_dataset, on_training_images, resolve_data_roots
+from mnv4_mm.config.backbone import lost_weights, with_backbone
+from mnv4_mm.config.data import dataset_split, innermost_dataset, with_data, with_data_roots, with_training_images
 from mnv4_mm.config.index import config_index
-from mnv4_mm.config.load import load_config, merge_options
+from mnv4_mm.config.load import load_config, with_options
 from mnv4_mm.config.options import TrainOptions
 from mnv4_mm.config.resume import check_no_run, initial_checkpoint
 from mnv4_mm.config.rules import TRAINING_PARTS
@@ -52,7 +52,7 @@ def test_a_broken_config_is_named(tmp_path, text):
 
 
 def test_options_left_out_change_nothing():
-    before = resolve_data_roots(load_config('mnv4_ssdlite_coco'))
+    before = with_data_roots(load_config('mnv4_ssdlite_coco'))
     after = merged()
     before.optim_wrapper.optimizer.fused = True  # where the optimiser can
     for key in before.keys() - {'work_dir', 'resume', 'launcher'}:
@@ -201,9 +201,9 @@ def test_every_backbone_fits_every_headline_config(name, backbone):
     cfg.model.backbone.pop('init_cfg', None)
     if name == 'mnv4_ssdlite_coco' and backbone == 'mnv4_conv_m_seg':
         with pytest.raises(UserError, match='out_indices'):  # it has no feature map behind C5
-            fit_backbone(cfg, backbone)
+            with_backbone(cfg, backbone)
         return
-    cfg = fit_backbone(cfg, backbone)
+    cfg = with_backbone(cfg, backbone)
     model = build_model(cfg).eval()
     with torch.no_grad():
         outputs = model(torch.zeros(1, 3, 128, 192))
@@ -214,17 +214,17 @@ def test_weights_follow_the_backbone():
     cfg = load_config('mnv4_retinanet-1x_coco')
     assert DEFAULT_TAGS['conv_m'] in cfg.model.backbone.init_cfg.checkpoint
     for name, tag in (('mnv4_hybrid_m', DEFAULT_TAGS['hybrid_m']), ('timm:resnet50', 'resnet50')):
-        assert fit_backbone(cfg, name).model.backbone.init_cfg == dict(type='Pretrained', checkpoint=f'timm://{tag}')
+        assert with_backbone(cfg, name).model.backbone.init_cfg == dict(type='Pretrained', checkpoint=f'timm://{tag}')
     with pytest.raises(
         UserError, match='none of mnv4_conv_m_seg are published'
     ):  # norm_eval would keep random statistics
-        fit_backbone(cfg, 'mnv4_conv_m_seg')
+        with_backbone(cfg, 'mnv4_conv_m_seg')
     segmenter = load_config('mnv4_fpn_ade20k')
-    scratch = fit_backbone(segmenter, 'mnv4_conv_m_seg')
+    scratch = with_backbone(segmenter, 'mnv4_conv_m_seg')
     assert 'init_cfg' not in scratch.model.backbone
     assert 'starts from random' in lost_weights(segmenter, scratch)
-    assert lost_weights(segmenter, fit_backbone(segmenter, 'mnv4_conv_l')) is None
-    assert lost_weights(segmenter, merge_options(segmenter, {'model.backbone.init_cfg': None})) is None
+    assert lost_weights(segmenter, with_backbone(segmenter, 'mnv4_conv_l')) is None
+    assert lost_weights(segmenter, with_options(segmenter, {'model.backbone.init_cfg': None})) is None
     for arch, tag in DEFAULT_TAGS.items():
         assert TAGS[tag].arch == arch
         assert TAGS[tag].top1 is not None
@@ -233,7 +233,7 @@ def test_weights_follow_the_backbone():
 def test_a_new_backbone_keeps_the_settings_and_drops_the_weights():
     cfg = load_config('mnv4_retinanet_coco')
     cfg.model.backbone.update(init_cfg=dict(type='Pretrained', checkpoint='x'), frozen_stages=1)
-    fitted = fit_backbone(cfg, 'mnv4_hybrid_m')
+    fitted = with_backbone(cfg, 'mnv4_hybrid_m')
     assert fitted.model.backbone == dict(
         type='MobileNetV4', arch='hybrid_m', out_indices=(1, 2, 3), drop_path_rate=0.2, frozen_stages=1
     )
@@ -244,13 +244,13 @@ def test_a_wrong_backbone_lists_near_ones():
     with pytest.raises(UserError, match='near: mnv4_conv_'):
         merged(backbone='mnv4_conv_x')
     with pytest.raises(UserError, match='MobileNetV4'):
-        fit_backbone(Config(dict(model=dict(backbone=dict(type='ResNet')))), 'mnv4_conv_s')
+        with_backbone(Config(dict(model=dict(backbone=dict(type='ResNet')))), 'mnv4_conv_s')
 
 
 @pytest.mark.parametrize('name', DETECTORS)
 def test_own_data_reaches_loaders_evaluators_and_heads(name, drawn):
     layout = prepare_detection(drawn)
-    cfg = fit_data(load_config(name), layout)
+    cfg = with_data(load_config(name), layout)
     for loader, split in (('train_dataloader', 'train'), ('val_dataloader', 'val'), ('test_dataloader', 'val')):
         assert dataset_split(cfg, loader) == (layout.checked.folder / f'instances_{split}.json', drawn)
         assert innermost_dataset(cfg[loader].dataset).metainfo['classes'][0] == 'disc'
@@ -262,7 +262,7 @@ def test_own_data_reaches_loaders_evaluators_and_heads(name, drawn):
 
 
 def test_training_images_are_reported_under_a_name_of_their_own():
-    cfg = on_training_images(load_config('mnv4_ssdlite_coco-mini'))
+    cfg = with_training_images(load_config('mnv4_ssdlite_coco-mini'))
     assert cfg.test_evaluator.prefix == 'trained_on'
     assert dataset_split(cfg, 'test_dataloader') == dataset_split(cfg, 'train_dataloader')
     assert cfg.val_evaluator.prefix == 'coco-mini'
@@ -270,9 +270,9 @@ def test_training_images_are_reported_under_a_name_of_their_own():
 
 def test_data_in_the_repository_is_found_from_any_folder(tmp_path, monkeypatch, repository):
     monkeypatch.chdir(tmp_path)
-    cfg = resolve_data_roots(load_config('mnv4_ssdlite_coco-mini'))
+    cfg = with_data_roots(load_config('mnv4_ssdlite_coco-mini'))
     assert dataset_split(cfg, 'val_dataloader').images == repository / 'data/mini/coco/val2017'
     assert cfg.val_evaluator.ann_file.startswith(str(repository))
     (tmp_path / 'data/mini/coco/val2017').mkdir(parents=True)  # what is here comes first
-    cfg = resolve_data_roots(load_config('mnv4_ssdlite_coco-mini'))
+    cfg = with_data_roots(load_config('mnv4_ssdlite_coco-mini'))
     assert str(dataset_split(cfg, 'val_dataloader').images) == 'data/mini/coco/val2017'

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mnv4_mm.config.load import load_config
 from mnv4_mm.config.options import TrainOptions
 from mnv4_mm.config.small_data import set_small_data, set_started_backbone
-from mnv4_mm.config.weights import default_tag, fit_weights, is_pretrained, published_tags
+from mnv4_mm.config.weights import default_tag, is_pretrained, published_tags, with_weights
 from mnv4_mm.errors import UserError
 from mnv4_mm.weights import hub
 from mnv4_mm.weights.checkpoint import Checkpoint
@@ -27,15 +27,15 @@ def empty_cache(tmp_path, monkeypatch):
 def test_weights_by_name():
     scratch, pretrained = load_config('mnv4_ssdlite_coco'), load_config('mnv4_lraspp_ade20k')
     assert not is_pretrained(scratch)
-    assert fit_weights(scratch, 'timm').model.backbone.init_cfg == dict(type='Pretrained', checkpoint=f'timm://{TAG}')
-    none = fit_weights(pretrained, 'none')
+    assert with_weights(scratch, 'timm').model.backbone.init_cfg == dict(type='Pretrained', checkpoint=f'timm://{TAG}')
+    none = with_weights(pretrained, 'none')
     assert 'init_cfg' not in none.model.backbone
     assert published_tags(none) == []
     assert published_tags(pretrained) == [TAG]
     # Statistics of random weights are not kept.
     frozen = load_config('mnv4_retinanet-1x_coco')
     assert frozen.model.backbone.norm_eval is True
-    assert fit_weights(frozen, 'none').model.backbone.norm_eval is False
+    assert with_weights(frozen, 'none').model.backbone.norm_eval is False
 
 
 def test_weights_of_a_file(tmp_path):
@@ -43,12 +43,12 @@ def test_weights_of_a_file(tmp_path):
     for name, key, expected in (('a.pth', 'conv_stem.weight', {}), ('b.pth', 'backbone.x', dict(prefix='backbone.'))):
         torch.save({key: torch.zeros(1)}, tmp_path / name)
         entry = dict(type='Pretrained', checkpoint=str(tmp_path / name), **expected)
-        assert fit_weights(cfg, str(tmp_path / name)).model.backbone.init_cfg == entry
+        assert with_weights(cfg, str(tmp_path / name)).model.backbone.init_cfg == entry
     with pytest.raises(UserError, match='no such file; it takes timm, none, or'):
-        fit_weights(cfg, str(tmp_path / 'gone.pth'))
+        with_weights(cfg, str(tmp_path / 'gone.pth'))
     (tmp_path / 'x.onnx').touch()
     with pytest.raises(UserError, match=r'ends in \.safetensors'):
-        fit_weights(cfg, str(tmp_path / 'x.onnx'))
+        with_weights(cfg, str(tmp_path / 'x.onnx'))
 
 
 def test_one_attempt_at_the_hub_and_both_ways_on(monkeypatch):

@@ -25,7 +25,7 @@ from pycocotools.cocoeval import COCOeval
 
 import mnv4_mm
 from mnv4_mm.config.classes import set_label_order
-from mnv4_mm.config.data import fit_data, innermost_dataset
+from mnv4_mm.config.data import innermost_dataset, with_data
 from mnv4_mm.config.load import load_config
 from mnv4_mm.data import prepare as module
 from mnv4_mm.data.cache import cache_folder
@@ -396,11 +396,11 @@ def test_prepared_files_of_any_size_are_counted_and_images_read_once(root, monke
     layout = prepare_detection(root)
     monkeypatch.setattr(detection, 'FULL_CHECK_BYTES', 0)
     monkeypatch.setattr(detection, 'check_split', lambda split: pytest.fail('images are read again'))
-    cfg = fit_data(load_config('mnv4_ssdlite_coco-mini'), layout)
+    cfg = with_data(load_config('mnv4_ssdlite_coco-mini'), layout)
     dataset = innermost_dataset(cfg.train_dataloader.dataset)
     assert task_of(cfg).training_lines(layout.train, cfg, dataset)[0].startswith('of 6 images 6, of 12 boxes 12')
     set_label_order(cfg)
-    assert cfg.train_dataloader.dataset == fit_data(cfg, layout).train_dataloader.dataset
+    assert cfg.train_dataloader.dataset == with_data(cfg, layout).train_dataloader.dataset
     # An order that the file does not have is still noticed.
     dataset.metainfo.classes = ('dog', 'cat')
     set_label_order(cfg)

@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 from torch import nn
 
-from mnv4_mm.config.backbone import fit_backbone
+from mnv4_mm.config.backbone import with_backbone
 from mnv4_mm.config.data import innermost_dataset
 from mnv4_mm.config.load import load_config
 from mnv4_mm.tasks import build_model
@@ -41,7 +41,7 @@ def make_checkpoint(once, tmp_path_factory, photos) -> Maker:
     def write(name: str, backbone: str | None, folder: Path) -> None:
         cfg = load_config(name)
         if backbone:
-            cfg = fit_backbone(cfg, backbone)
+            cfg = with_backbone(cfg, backbone)
         cfg.model.backbone.pop('init_cfg', None)
         folder.mkdir(exist_ok=True)
         save_lively(cfg, photos, folder / 'net.pth')

@@ -10,7 +10,7 @@ import torch
 
 from mnv4_mm.apis.evaluate import evaluate_files
 from mnv4_mm.apis.model import load_model
-from mnv4_mm.config.data import innermost_dataset, resolve_data_roots
+from mnv4_mm.config.data import innermost_dataset, with_data_roots
 from mnv4_mm.config.load import load_config
 from mnv4_mm.deploy import compare as comparing
 from mnv4_mm.deploy.compare import compare
@@ -118,13 +118,13 @@ def test_a_class_map_of_one_class_is_inconclusive(exported):
 
 
 def test_no_detections_have_an_ap_of_0():
-    evaluator = PredictorEvaluator(resolve_data_roots(load_config('mnv4_ssdlite_coco-mini')))
+    evaluator = PredictorEvaluator(with_data_roots(load_config('mnv4_ssdlite_coco-mini')))
     nothing = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
     assert evaluator.score(lambda image: nothing) == 0
 
 
 def test_the_metric_is_that_of_tools_test():
-    cfg = resolve_data_roots(load_config('mnv4_lraspp_ade20k-mini'))
+    cfg = with_data_roots(load_config('mnv4_lraspp_ade20k-mini'))
     cfg.test_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])  # in percent
     assert PredictorEvaluator(cfg).cfg.test_evaluator.type == 'ExactIoUMetric'
     assert cfg.test_evaluator.type == 'IoUMetric'
@@ -140,7 +140,7 @@ def test_a_metric_without_ground_truth_is_one_line(name, value):
 
 def test_data_without_boxes_is_one_line(tmp_path):
     """Also for a net without detections, for which there are no metrics at all."""
-    cfg = resolve_data_roots(load_config('mnv4_ssdlite_coco-mini'))
+    cfg = with_data_roots(load_config('mnv4_ssdlite_coco-mini'))
     dataset = innermost_dataset(cfg.test_dataloader.dataset)
     ground_truth = json.loads((Path(dataset.data_root) / dataset.ann_file).read_text())
     dataset.ann_file = str(tmp_path / 'empty.json')

@@ -17,8 +17,8 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mnv4_mm.apis.model import load_model
-from mnv4_mm.config.backbone import fit_backbone
-from mnv4_mm.config.data import fit_inference, innermost_dataset, resolve_data_roots
+from mnv4_mm.config.backbone import with_backbone
+from mnv4_mm.config.data import innermost_dataset, with_data_roots, with_inference
 from mnv4_mm.config.load import load_config
 from mnv4_mm.deploy import mmdeploy_script
 from mnv4_mm.deploy.arguments import INSTALL_MMDEPLOY
@@ -94,7 +94,7 @@ def checkpoint(tmp_path_factory, repository):
             return made[key]
         torch.manual_seed(0)
         cfg = load_config(name)
-        cfg = resolve_data_roots(fit_backbone(cfg, backbone) if backbone else cfg)
+        cfg = with_data_roots(with_backbone(cfg, backbone) if backbone else cfg)
         if classes:
             cfg.model.bbox_head.num_classes = classes
         model = build_model(cfg)
@@ -129,7 +129,7 @@ def exported(name, shape, checkpoint, folder, config=None, **options):
 
 
 def batches(cfg):
-    cfg = resolve_data_roots(cfg)
+    cfg = with_data_roots(cfg)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         cfg.test_dataloader.update(batch_size=1, num_workers=0, persistent_workers=False)
         return Runner.build_dataloader(cfg.test_dataloader, seed=0)
@@ -375,7 +375,7 @@ def test_a_mistake_is_one_line_and_leaves_no_files(change, text, checkpoint, tmp
 
 
 def test_windows_are_refused(checkpoint):
-    cfg = fit_inference(load_config(SEGMENTERS[0]), 'slide')
+    cfg = with_inference(load_config(SEGMENTERS[0]), 'slide')
     deploying = mmdeploy_script.load_deploy_config(deploy_config(SEGMENTERS[0], 'static'), {})
     with pytest.raises(UserError, match='whole images only'):
         mmdeploy_script.fit_size(deploying, cfg)

@@ -17,7 +17,7 @@ from pycocotools.cocoeval import COCOeval
 
 from mnv4_mm.apis.evaluate import evaluate
 from mnv4_mm.bench.evaluation import synthetic_detections
-from mnv4_mm.config.data import resolve_data_roots
+from mnv4_mm.config.data import with_data_roots
 from mnv4_mm.config.load import load_config
 from mnv4_mm.engine.coco_metric import STATISTICS, FastCocoMetric
 from mnv4_mm.errors import UserError
@@ -391,7 +391,7 @@ def test_evaluation_equals_pycocotools_on_the_written_file(
 ):
     """A shipped config, from the data loader to --out, and a user's config with mmdet's metric."""
     monkeypatch.setattr(FixedPredictions, 'predictions', {one['img_id']: one for one in predictions}, raising=False)
-    cfg = resolve_data_roots(load_config('mnv4_ssdlite_coco-mini'))
+    cfg = with_data_roots(load_config('mnv4_ssdlite_coco-mini'))
     assert cfg.test_evaluator.type == 'FastCocoMetric'
     cfg.model = dict(type='FixedPredictions', data_preprocessor=cfg.model.data_preprocessor)
     torch.save(dict(state_dict=dict(weight=torch.zeros(1))), tmp_path / 'c.pth')

@@ -19,7 +19,7 @@ from torch import nn
 
 from mnv4_mm.apis.model import load_model
 from mnv4_mm.apis.train import train
-from mnv4_mm.config.backbone import fit_backbone
+from mnv4_mm.config.backbone import with_backbone
 from mnv4_mm.config.load import load_config
 from mnv4_mm.config.options import TrainOptions
 from mnv4_mm.config.teacher import check_teacher
@@ -39,7 +39,7 @@ MAPS, LOGITS = 'loss_distill_maps', 'loss_distill_logits'
 def config(name, backbone='mnv4_conv_s'):
     cfg = load_config(name)
     cfg.model.backbone.pop('init_cfg', None)
-    cfg = fit_backbone(cfg, backbone)
+    cfg = with_backbone(cfg, backbone)
     cfg.model.backbone.pop('init_cfg', None)
     cfg.model.backbone.pop('drop_path_rate', None)
     return cfg

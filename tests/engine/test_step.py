@@ -10,8 +10,8 @@ from mmengine.registry import DefaultScope
 from torch import nn
 from training_step import DETECTORS, SEGMENTERS, Step
 
-from mnv4_mm.config.load import load_config, merge_options
-from mnv4_mm.config.optimizer import fit_precision
+from mnv4_mm.config.load import load_config, with_options
+from mnv4_mm.config.optimizer import with_precision
 from mnv4_mm.config.options import TrainOptions
 from mnv4_mm.config.training import training_config
 from mnv4_mm.engine.runner import SafeRunner
@@ -188,9 +188,9 @@ def test_precision_is_chosen_or_refused():
     assert wrapper(amp_dtype='bf16').type == wrapper(amp_dtype='bf16', on_gpu=True).type == 'Bf16OptimWrapper'
     assert wrapper(amp=True, amp_dtype='fp16', on_gpu=True).type == 'AmpOptimWrapper'
     had = {'optim_wrapper.type': 'AmpOptimWrapper', 'optim_wrapper.dtype': 'bfloat16'}
-    cfg = merge_options(load_config('mnv4_ssdlite_coco'), had)
-    assert fit_precision(cfg, 'fp16', on_gpu=True).optim_wrapper.dtype == 'float16'
-    build_optim_wrapper(nn.Linear(1, 1), fit_precision(cfg, 'bf16', on_gpu=False).optim_wrapper)
+    cfg = with_options(load_config('mnv4_ssdlite_coco'), had)
+    assert with_precision(cfg, 'fp16', on_gpu=True).optim_wrapper.dtype == 'float16'
+    build_optim_wrapper(nn.Linear(1, 1), with_precision(cfg, 'bf16', on_gpu=False).optim_wrapper)
     with pytest.raises(UserError, match='fp16 needs a GPU'):
         wrapper(amp_dtype='fp16')
     with pytest.raises(UserError, match='must be fp16 or bf16'):

@@ -7,9 +7,9 @@ import torch
 from mmdet.testing import demo_mm_inputs
 from mmengine.optim import build_optim_wrapper
 
-from mnv4_mm.config.backbone import fit_backbone
+from mnv4_mm.config.backbone import with_backbone
 from mnv4_mm.config.load import load_config
-from mnv4_mm.config.optimizer import fit_precision
+from mnv4_mm.config.optimizer import with_precision
 from mnv4_mm.tasks import build_model
 
 DETECTORS = ['mnv4_ssdlite_coco', 'mnv4_retinanet_coco', 'mnv4_rtmdet_coco']
@@ -23,7 +23,7 @@ class Step:
         torch.manual_seed(0)
         cfg = load_config(name)
         cfg.model.backbone.pop('init_cfg', None)
-        cfg = fit_backbone(cfg, backbone)
+        cfg = with_backbone(cfg, backbone)
         cfg.model.backbone.pop('init_cfg', None)
         cfg.model.backbone.pop('drop_path_rate', None)
         cfg.optim_wrapper.optimizer.update(optimizer)
@@ -37,7 +37,7 @@ class Step:
             self.data = demo_mm_inputs(2, [[3, 128, 128], [3, 128, 128]], num_classes=80)
         self.model.to(device)
         if dtype:
-            cfg = fit_precision(cfg, dtype, device != 'cpu')
+            cfg = with_precision(cfg, dtype, device != 'cpu')
         self.optimizer = build_optim_wrapper(self.model, cfg.optim_wrapper)
 
     def __call__(self):

@@ -6,7 +6,7 @@ import torch
 from mmdet.testing import demo_mm_inputs
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mnv4_mm.config.backbone import fit_backbone
+from mnv4_mm.config.backbone import with_backbone
 from mnv4_mm.config.load import load_config
 from mnv4_mm.errors import UserError
 from mnv4_mm.models import TimmFeatures
@@ -58,10 +58,10 @@ def test_each_fits_each_headline_config_and_runs(name, config):
     if has_fixed_input_size(name):
         if config == 'mnv4_retinanet-1x_coco':
             with pytest.raises(UserError, match='one image size'):
-                fit_backbone(cfg, f'timm:{name}')
+                with_backbone(cfg, f'timm:{name}')
             return
         cfg.input_size = SIZE[::-1]
-    model = build_model(fit_backbone(cfg, f'timm:{name}')).eval()
+    model = build_model(with_backbone(cfg, f'timm:{name}')).eval()
     with torch.no_grad():
         outputs = model(torch.zeros(1, 3, *SIZE))
     assert all(torch.isfinite(value).all() for part in outputs for value in part)
@@ -71,7 +71,7 @@ def test_each_fits_each_headline_config_and_runs(name, config):
 def test_each_trains(name):
     cfg = load_config('mnv4_ssdlite_coco')
     cfg.input_size = SIZE[::-1]
-    model = build_model(fit_backbone(cfg, f'timm:{name}'))
+    model = build_model(with_backbone(cfg, f'timm:{name}'))
     model.init_weights()
     data = model.data_preprocessor(demo_mm_inputs(2, [[3, *SIZE]] * 2, num_classes=80), training=True)
     losses = model.train()(**data, mode='loss')
@@ -81,12 +81,12 @@ def test_each_trains(name):
 
 def test_stochastic_depth_is_used_if_supported():
     assert TimmFeatures('convnext_tiny', drop_path_rate=0.2).options['drop_path_rate'] == 0.2
-    fitted = fit_backbone(load_config('mnv4_retinanet_coco'), 'timm:resnet18')
+    fitted = with_backbone(load_config('mnv4_retinanet_coco'), 'timm:resnet18')
     assert fitted.model.backbone.drop_path_rate == 0.2
     cfg = load_config('mnv4_retinanet_coco')
     cfg.model.backbone.with_cp = True
     with pytest.raises(UserError, match='with_cp'):
-        fit_backbone(cfg, 'timm:resnet18')
+        with_backbone(cfg, 'timm:resnet18')
 
 
 def test_missing_network_and_files_are_user_errors(monkeypatch):

@@ -271,8 +271,8 @@ FAULTS = (
     Fault(
         'evaluate the test images when asked for the training images',
         'mnv4_mm/apis/evaluate.py',
-        "cfg = on_training_images(cfg) if on == 'train' else copy.deepcopy(cfg)",
-        "cfg = on_training_images(cfg) if on == 'training' else copy.deepcopy(cfg)",
+        "cfg = with_training_images(cfg) if on == 'train' else copy.deepcopy(cfg)",
+        "cfg = with_training_images(cfg) if on == 'training' else copy.deepcopy(cfg)",
         ('tests/apis/test_evaluate.py',),
     ),
     Fault(

@@ -16,8 +16,8 @@ from mnv4_mm.apis.evaluate import evaluate_files
 from mnv4_mm.apis.infer import infer
 from mnv4_mm.apis.model import load_model
 from mnv4_mm.apis.train import train
-from mnv4_mm.config.backbone import fit_backbone
-from mnv4_mm.config.data import LOADERS, dataset_split, fit_data, fit_inference, innermost_dataset
+from mnv4_mm.config.backbone import with_backbone
+from mnv4_mm.config.data import LOADERS, dataset_split, innermost_dataset, with_data, with_inference
 from mnv4_mm.config.load import load_config
 from mnv4_mm.config.options import TrainOptions
 from mnv4_mm.config.training import training_config
@@ -42,7 +42,7 @@ def checkpoint(tmp_path_factory, drawn):
 
 @pytest.mark.parametrize('name', HEADLINE)
 def test_own_data_reaches_loaders_evaluators_and_heads(name, drawn):
-    cfg = fit_data(load_config(name), prepare_masks(drawn))
+    cfg = with_data(load_config(name), prepare_masks(drawn))
     for loader, side in (('train_dataloader', 'training'), ('val_dataloader', 'validation')):
         split = dataset_split(cfg, loader)
         assert split.images == drawn / 'images' / side
@@ -60,7 +60,7 @@ def test_ade20ks_own_classes_keep_their_colours(tmp_path, repository):
     shutil.copytree(repository / 'data/mini/ade', tmp_path / 'ade')
     (tmp_path / 'ade/classes.txt').unlink()
     (tmp_path / 'ade/objectInfo150.txt').touch()
-    cfg = fit_data(load_config(NAME), prepare_masks(tmp_path / 'ade'))
+    cfg = with_data(load_config(NAME), prepare_masks(tmp_path / 'ade'))
     assert cfg.model.decode_head.num_classes == 150
     assert list(cfg.train_dataloader.dataset.metainfo.palette[0]) == [120, 120, 120]  # mmseg's wall
 
@@ -81,17 +81,17 @@ def test_lengths_are_counted_in_iterations():
 
 def test_windows_are_for_segmentation():
     with pytest.raises(UserError, match='--inference is for segmentation'):
-        fit_inference(load_config('mnv4_ssdlite_coco'), 'slide')
+        with_inference(load_config('mnv4_ssdlite_coco'), 'slide')
     with pytest.raises(UserError, match='whole or slide'):
-        fit_inference(load_config(NAME), 'both')
+        with_inference(load_config(NAME), 'both')
     cfg = load_config(NAME)
     cfg.model.test_cfg = dict(mode='slide', crop_size=(99, 88), stride=(9, 8))
-    assert fit_inference(cfg, 'slide').model.test_cfg.crop_size == (99, 88)
-    assert fit_inference(cfg, 'whole').model.test_cfg == dict(mode='whole')
+    assert with_inference(cfg, 'slide').model.test_cfg.crop_size == (99, 88)
+    assert with_inference(cfg, 'whole').model.test_cfg == dict(mode='whole')
 
 
 def test_a_net_of_one_size_predicts_in_windows():
-    cfg = fit_backbone(load_config('mnv4_fpn_ade20k'), 'timm:efficientformerv2_s1')
+    cfg = with_backbone(load_config('mnv4_fpn_ade20k'), 'timm:efficientformerv2_s1')
     assert cfg.model.test_cfg == dict(mode='slide', crop_size=(512, 512), stride=(341, 341))
     assert cfg.model.backbone.img_size == (512, 512)
 

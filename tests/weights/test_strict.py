@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.model import BaseModule
 from safetensors.torch import save_file
 
-from mnv4_mm.config.backbone import disagreeing_normalisation, fit_backbone
+from mnv4_mm.config.backbone import disagreeing_normalisation, with_backbone
 from mnv4_mm.config.load import load_config
 from mnv4_mm.errors import UserError
 from mnv4_mm.models import MobileNetV4
@@ -238,9 +238,9 @@ def test_a_preprocessor_that_disagrees_with_the_weights_is_reported(checkpoint):
     ('name', 'mean'), [('mobilevit_s', '[0.0, 0.0, 0.0]'), ('mobilenetv1_100', '[127.5, 127.5, 127.5]')]
 )
 def test_a_preprocessor_that_disagrees_with_a_peers_weights_is_reported(name, mean):
-    cfg = fit_backbone(load_config('mnv4_retinanet-1x_coco'), f'timm:{name}')
+    cfg = with_backbone(load_config('mnv4_retinanet-1x_coco'), f'timm:{name}')
     assert f'mean={mean}' in disagreeing_normalisation(cfg)
-    assert disagreeing_normalisation(fit_backbone(load_config('mnv4_retinanet-1x_coco'), 'timm:resnet50')) is None
+    assert disagreeing_normalisation(with_backbone(load_config('mnv4_retinanet-1x_coco'), 'timm:resnet50')) is None
 
 
 def test_models_without_a_backbone_have_nothing_to_disagree_with():
