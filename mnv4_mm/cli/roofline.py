@@ -1,7 +1,11 @@
 """Commands that measure nets and blocks on one thread, and write pages from the records."""
 
 import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mnv4_mm.cli.arguments import Parser
 from mnv4_mm.errors import UserError
@@ -17,13 +21,19 @@ from mnv4_mm.transfer.nets import (
     check_selection,
 )
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ROUNDS = 5
+MAX_LOAD = 0.5  # above it, other processes run
 ROOFLINE = Files(ROOFLINE_RECORDS, ROOFLINE_PAGE)
 BLOCKS = Files(BLOCK_RECORDS, BLOCK_PAGE)
 
 
-def _add_files(parser: Parser, default: Files) -> None:
-    parser.add_argument('--measure', action='store_true', help='measure first; records of the same nets are replaced')
-    parser.add_argument('--rounds', type=int, default=5, metavar='N', help='rounds of --measure (default: 5)')
+def _add_files(parser: Parser, default: Files, records: str) -> None:
+    parser.epilog = 'Measure on a machine that does nothing else.'
+    parser.add_argument('--measure', action='store_true', help=f'measure first; {records}')
+    parser.add_argument('--rounds', type=int, metavar='N', help=f'rounds of --measure (default: {ROUNDS})')
     parser.add_argument('--records', type=Path, metavar='FILE.jsonl', help=f'default: {default.records}')
     parser.add_argument(
         '--page', type=Path, metavar='FILE.md', help=f'page to write, with a plot beside it (default: {default.page})'
@@ -34,20 +44,20 @@ def _add_files(parser: Parser, default: Files) -> None:
 
 
 def add_roofline(parser: Parser) -> None:
-    parser.epilog = 'Measure on a machine that does nothing else.'
     parser.add_argument(
         '--nets', nargs='+', default=[], metavar='NAME',
         help='nets to measure: mnv4_<net>, timm:<net>, or a config (default: all of the page)',
     )  # fmt: skip
-    _add_files(parser, ROOFLINE)
+    _add_files(parser, ROOFLINE, 'the records are replaced, since only nets of one measurement are ranked together')
     parser.set_defaults(call=roofline)
 
 
 def roofline(args: argparse.Namespace) -> int:
-    """Check the arguments of ``roofline``, measure if requested, print the correlations and write the page."""
-    names = check_selection('--nets', args.nets, NETS, measure=args.measure)
-    _check_rounds(args)
-    files = check_files(args.records, args.page, ROOFLINE, measure=args.measure, check=args.check)
+    """Check the arguments of ``roofline``, measure if requested, print the correlations and write the page.
+
+    Exit code 1 if a net could not be measured.
+    """
+    names, files = _check(args, '--nets', args.nets, NETS, ROOFLINE)
 
     from mnv4_mm.transfer import pages
     from mnv4_mm.transfer.roofline_page import load_roofline, page, plot, summary
@@ -55,23 +65,15 @@ def roofline(args: argparse.Namespace) -> int:
     if args.measure:
         from mnv4_mm.transfer.roofline_measure import measure_nets
 
-        # The old records are read first, so that a file that is none is reported at once.
-        pages.merge_records(files.records, [], ('net',))
-        new = measure_nets(names, args.rounds, log=_log)
-        pages.write_records(files.records, pages.merge_records(files.records, new, ('net',)))
+        _warn_of_load()
+        pages.write_records(files.records, measure_nets(names, args.rounds or ROUNDS, log=_log))
     result = load_roofline(files.records)
-    if len(result.nets) < 3:
-        raise UserError(f'{files.records} has {len(result.nets)} classification nets: a ranking needs at least 3')
     print('\n'.join(summary(result)))
-    text = page(result, files.page.with_suffix('.png').name)
-    if args.check:
-        return _report_check(files, pages.is_current(files.page, text))
-    pages.write_page(files.page, text, lambda: plot(result))
-    return 0
+    code = _write_or_check(args, files, page(result, files.page.with_suffix('.png').name), lambda: plot(result))
+    return code or int(args.measure and len(result.records) < len(names))
 
 
 def add_blocks(parser: Parser) -> None:
-    parser.epilog = 'Measure on a machine that does nothing else.'
     parser.add_argument(
         '--only',
         nargs='+',
@@ -79,15 +81,13 @@ def add_blocks(parser: Parser) -> None:
         metavar='PART',
         help=f'parts to measure: {", ".join(BLOCK_PARTS)} (default: all)',
     )
-    _add_files(parser, BLOCKS)
+    _add_files(parser, BLOCKS, 'records of the same blocks are replaced')
     parser.set_defaults(call=blocks)
 
 
 def blocks(args: argparse.Namespace) -> int:
     """Check the arguments of ``blocks``, measure if requested, and write the page."""
-    parts = check_selection('--only', args.only, BLOCK_PARTS, measure=args.measure)
-    _check_rounds(args)
-    files = check_files(args.records, args.page, BLOCKS, measure=args.measure, check=args.check)
+    parts, files = _check(args, '--only', args.only, BLOCK_PARTS, BLOCKS)
 
     from mnv4_mm.transfer import pages
     from mnv4_mm.transfer.blocks_page import ALL_KEYS, KEYS, page, plot
@@ -95,23 +95,39 @@ def blocks(args: argparse.Namespace) -> int:
     if args.measure:
         from mnv4_mm.transfer.blocks import measure_blocks
 
-        pages.merge_records(files.records, [], KEYS)
+        _warn_of_load()
+        pages.merge_records(files.records, [], KEYS)  # so that a file that has no records is reported at once
         for part in parts:
-            new = measure_blocks([part], args.rounds, log=_log)
+            new = measure_blocks([part], args.rounds or ROUNDS, log=_log)
             pages.write_records(files.records, pages.merge_records(files.records, new, KEYS))
     records = pages.read_records(files.records, ALL_KEYS)
-    text = page(records, files.page.with_suffix('.png').name)
+    return _write_or_check(args, files, page(records, files.page.with_suffix('.png').name), lambda: plot(records))
+
+
+def _check(
+    args: argparse.Namespace, option: str, chosen: Sequence[str], available: Sequence[str], default: Files
+) -> tuple[list[str], Files]:
+    names = check_selection(option, chosen, available, measure=args.measure)
+    if args.rounds is not None and args.rounds < 1:
+        raise UserError(f'--rounds {args.rounds}: at least 1')
+    if args.rounds is not None and not args.measure:
+        raise UserError('--rounds has no effect without --measure')
+    return names, check_files(args.records, args.page, default, measure=args.measure, check=args.check)
+
+
+def _warn_of_load() -> None:
+    load = os.getloadavg()[0] if hasattr(os, 'getloadavg') else 0.0
+    if load > MAX_LOAD:
+        print(f'warning: the load average is {load:.1f}: other processes disturb the measurement', file=sys.stderr)
+
+
+def _write_or_check(args: argparse.Namespace, files: Files, text: str, plot: 'Callable[[], Figure]') -> int:
+    from mnv4_mm.transfer import pages
+
     if args.check:
         return _report_check(files, pages.is_current(files.page, text))
-    pages.write_page(files.page, text, lambda: plot(records))
+    pages.write_page(files.page, text, plot)
     return 0
-
-
-def _check_rounds(args: argparse.Namespace) -> None:
-    if args.rounds < 1:
-        raise UserError(f'--rounds {args.rounds}: at least 1')
-    if args.rounds != 5 and not args.measure:
-        raise UserError('--rounds has no effect without --measure')
 
 
 def _report_check(files: Files, is_current: bool) -> int:

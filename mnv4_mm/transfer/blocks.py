@@ -5,12 +5,12 @@ less of the latency that attention adds to a net.
 """
 
 import datetime
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -18,8 +18,8 @@ from mnv4_mm.deploy.targets import TARGETS
 from mnv4_mm.models import arch as table
 from mnv4_mm.models.layers import UIB, FusedIB, MobileMQA, Style
 from mnv4_mm.models.mobilenetv4 import MobileNetV4
-from mnv4_mm.transfer.exported import check_output, convert, measure_latencies, net_graph
-from mnv4_mm.transfer.layers import Layer, count_layers
+from mnv4_mm.transfer.exported import NetGraph, convert_all, measure_latencies, net_graph
+from mnv4_mm.transfer.layers import count_layers
 from mnv4_mm.transfer.machine import describe_machine
 from mnv4_mm.transfer.nets import BLOCK_RUNTIMES
 
@@ -70,17 +70,6 @@ class Block(NamedTuple):
     module: nn.Module
 
 
-class _C5(nn.Module):
-    """Return the only feature map of a backbone as a tensor."""
-
-    def __init__(self, backbone: nn.Module) -> None:
-        super().__init__()
-        self.backbone = backbone
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.backbone(x)[0]
-
-
 def blocks(part: str) -> Iterator[Block]:
     """Yield the blocks of a part, with random weights.
 
@@ -92,7 +81,7 @@ def blocks(part: str) -> Iterator[Block]:
     if part == 'nets':
         for name, arch in HYBRIDS.items():
             spec = arch._replace(layer_scale=LAYER_SCALE)
-            yield Block(part, name, 3, NET_SIZE, _C5(MobileNetV4(spec, out_indices=(3,))))
+            yield Block(part, name, 3, NET_SIZE, MobileNetV4(spec, out_indices=(3,)))
     elif part == 'attention':
         scaled = style._replace(layer_scale=LAYER_SCALE)
         for channels, side in ATTENTION_PLACES:
@@ -128,28 +117,21 @@ def measure_blocks(
 
 
 def _measure_part(part: str, rounds: int, seconds: float, log: Callable[[str], None]) -> list[dict[str, Any]]:
-    counted: dict[int, tuple[Block, list[Layer]]] = {}
-    files: dict[tuple[int, str], tuple[Path, np.ndarray]] = {}
-    failed: dict[tuple[int, str], str] = {}
-    with TemporaryDirectory() as folder:
-        for number, block in enumerate(blocks(part)):
-            for runtime in BLOCK_RUNTIMES[part]:
-                key = number, runtime
-                if reason := TARGETS[runtime].absent(convert=True):
-                    failed[key] = reason
-                    continue
-                graph = net_graph(block.module, (block.side, block.side), runtime, block.channels)
-                try:
-                    path = convert(graph, Path(folder), f'{number}_{runtime}')
-                    batch = check_output(graph, path, TOLERANCES[part])
-                except Exception as error:  # converters raise errors of many kinds; the record has the reason
-                    failed[key] = f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
-                    log(f'{block.name} in {runtime}: {failed[key]}')
-                    continue
-                files[key] = path, batch
-                if runtime == 'onnx':
-                    counted[number] = block, count_layers(path, batch)
+    runtimes, every = BLOCK_RUNTIMES[part], list(blocks(part))
+    absent = {runtime: reason for runtime in runtimes if (reason := TARGETS[runtime].absent(convert=True))}
+
+    def graphs() -> Iterator[tuple[tuple[int, str], Callable[[], NetGraph]]]:
+        for number, block in enumerate(every):
+            size = (block.side, block.side)
+            for runtime in runtimes:
+                if runtime not in absent:
+                    yield (number, runtime), partial(net_graph, block.module, size, runtime, block.channels)
             log(f'{part}: {block.name}, {block.channels} channels, {block.side}x{block.side}')
+
+    with TemporaryDirectory() as folder:
+        files, failed = convert_all(graphs(), Path(folder), TOLERANCES[part], log)
+        failed |= {(number, runtime): reason for number in range(len(every)) for runtime, reason in absent.items()}
+        layers = {number: count_layers(*files[number, 'onnx']) for number, runtime in files if runtime == 'onnx'}
         machine = describe_machine(PACKAGES)
         latencies = measure_latencies(files, rounds, seconds, log)
         machine['load'] = [machine['load'], describe_machine(())['load']]
@@ -160,23 +142,19 @@ def _measure_part(part: str, rounds: int, seconds: float, log: Callable[[str], N
             channels=block.channels,
             side=block.side,
             parameters=sum(parameter.numel() for parameter in block.module.parameters()),
-            macs=sum(one.repeats * one.macs for one in layers),
-            bytes=sum(one.repeats * one.bytes for one in layers),
-            latency_ms={
-                runtime: round(latencies[number, runtime].median, 4)
-                for runtime in BLOCK_RUNTIMES[part]
-                if (number, runtime) in latencies
-            },
-            round_ms={
-                runtime: [round(value, 4) for value in latencies[number, runtime].rounds]
-                for runtime in BLOCK_RUNTIMES[part]
-                if (number, runtime) in latencies
-            },
-            failed={
-                runtime: failed[number, runtime] for runtime in BLOCK_RUNTIMES[part] if (number, runtime) in failed
-            },
+            macs=sum(one.repeats * one.macs for one in layers[number]),
+            bytes=sum(one.repeats * one.bytes for one in layers[number]),
+            latency_ms=_of_block(number, {key: round(value.median, 4) for key, value in latencies.items()}),
+            round_ms=_of_block(number, {k: [round(one, 4) for one in v.rounds] for k, v in latencies.items()}),
+            failed=_of_block(number, failed),
             machine=machine,
             date=datetime.date.today().isoformat(),
         )
-        for number, (block, layers) in counted.items()
+        for number, block in enumerate(every)
+        if number in layers  # without the ONNX file, nothing could be counted
     ]
+
+
+def _of_block(number: int, values: Mapping[tuple[int, str], Any]) -> dict[str, Any]:
+    """Return the values of a block by runtime."""
+    return {runtime: value for (other, runtime), value in values.items() if other == number}

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,14 +21,15 @@ from mnv4_mm.runtime.sessions import Session
 
 
 class _Outputs(nn.Module):
-    """Return the output of a net as a tuple with one item."""
+    """Return the output of a net as a tuple, which a backbone does itself."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
 
-    def forward(self, x: Tensor) -> tuple[Tensor]:
-        return (self.net(x),)
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        output = self.net(x)
+        return output if isinstance(output, tuple) else (output,)
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def net_graph(net: nn.Module, size: tuple[int, int], target: str = 'onnx', chann
     """Return the graph of a bare net for conversion. The layers of the net that converters get wrong are replaced.
 
     Args:
-        net: The net, with one output.
+        net: The net, with one output: a tensor, or a tuple with one.
         size: Height and width of its input in pixels.
         target: Name of a runtime.
         channels: Channels of its input.
@@ -94,14 +95,40 @@ def check_output(graph: Graph, path: Path, tolerance: float = 1e-3) -> np.ndarra
     """
     example = graph.example()
     with torch.no_grad():
-        expected = graph.module(example)[0].numpy()
-    found = session(path)(example.numpy())[0]
-    difference = (
-        float(np.abs(found - expected).max() / np.abs(expected).max()) if found.size == expected.size else np.inf
-    )
-    if not difference <= tolerance:
-        raise MismatchError(f'outputs differ from PyTorch by {difference:.2g} of the largest value')
+        outputs = [output.numpy() for output in graph.module(example)]
+    for expected, found in zip(outputs, session(path)(example.numpy()), strict=True):
+        same_size = found.size == expected.size
+        difference = float(np.abs(found - expected).max() / np.abs(expected).max()) if same_size else np.inf
+        if not difference <= tolerance:
+            raise MismatchError(f'outputs differ from PyTorch by {difference:.2g} of the largest value')
     return example.numpy()
+
+
+def convert_all(
+    graphs: Iterable[tuple[Any, Callable[[], Graph]]], folder: Path, tolerance: float, log: Callable[[str], None]
+) -> tuple[dict[Any, tuple[Path, np.ndarray]], dict[Any, str]]:
+    """Convert graphs and compare each file with PyTorch.
+
+    Args:
+        graphs: A key, and a call that builds the graph.
+        folder: Folder to write the files to.
+        tolerance: See ``check_output``.
+        log: Function that prints a line.
+
+    Returns:
+        File and input of each graph whose file is right, and the reason for each of the others, by key.
+    """
+    files: dict[Any, tuple[Path, np.ndarray]] = {}
+    failed: dict[Any, str] = {}
+    for number, (key, build) in enumerate(graphs):
+        try:
+            graph = build()
+            path = convert(graph, folder, str(number))
+            files[key] = path, check_output(graph, path, tolerance)
+        except Exception as error:  # converters raise errors of many kinds; the record has the reason
+            failed[key] = f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
+            log(f'{key}: {failed[key]}')
+    return files, failed
 
 
 class Latency(NamedTuple):

@@ -74,9 +74,30 @@ def mean_shares(nets: Sequence[Sequence[Layer]], ridge: float) -> dict[tuple[str
     return result
 
 
-def spearman(predicted: Sequence[float], measured: Sequence[float]) -> float:
+def spearman(predicted: Sequence[float] | np.ndarray, measured: Sequence[float] | np.ndarray) -> float:
     """Return Spearman's rank correlation."""
     return float(stats.spearmanr(predicted, measured).statistic)
+
+
+def spearman_gain(
+    predicted: Sequence[float], baseline: Sequence[float], measured: Sequence[float], draws: int = 2000
+) -> tuple[float, float]:
+    """Return the 95 % interval of the difference of two rank correlations, by a bootstrap over the nets.
+
+    Args:
+        predicted: Predicted time of each net.
+        baseline: Time that another model predicts.
+        measured: Measured times.
+        draws: Number of samples.
+    """
+    columns, random = np.array([predicted, baseline, measured]), np.random.default_rng(0)
+    gains: list[float] = []
+    while len(gains) < draws:
+        sample = columns[:, random.integers(len(measured), size=len(measured))]
+        if (np.ptp(sample, axis=1) > 0).all():  # the correlation of a constant is not defined
+            gains.append(spearman(sample[0], sample[2]) - spearman(sample[1], sample[2]))
+    low, high = np.percentile(gains, [2.5, 97.5])
+    return float(low), float(high)
 
 
 class Fit(NamedTuple):

@@ -1,5 +1,6 @@
 """The page and the plot of the roofline, generated from its records."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import stats
 
-from mnv4_mm.transfer.layers import KINDS, WITH_MACS, Layer
+from mnv4_mm.errors import UserError
+from mnv4_mm.transfer.layers import KINDS, Layer
 from mnv4_mm.transfer.nets import MODELS
 from mnv4_mm.transfer.pages import machine_lines, prose, read_records, table
 from mnv4_mm.transfer.roofline import (
@@ -21,24 +23,18 @@ from mnv4_mm.transfer.roofline import (
     residuals,
     shares,
     spearman,
+    spearman_gain,
 )
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-KEYS = (
-    'net',
-    'input',
-    'parameters',
-    'macs',
-    'latency_ms',
-    'round_ms',
-    'cpu_ms',
-    'kind_ms',
-    'layers',
-    'machine',
-    'date',
-)
+RECORD_KEYS = (
+    'net', 'input', 'dtype', 'parameters', 'macs', 'weight_bytes', 'activation_bytes', 'latency_ms', 'round_ms',
+    'cpu_ms', 'kind_ms', 'layers', 'machine', 'date',
+)  # fmt: skip
+# The paper's ridge points are of int8: MACs per number. Here a number has four bytes.
+NUMBER_BYTES = 4
 # Published: section 3 of the paper. Device, fitted ridge point, Spearman's correlation of the roofline and of MACs.
 PAPER = (
     ('Pixel 6 CPU', 31.2, 0.973, 0.962),
@@ -46,7 +42,9 @@ PAPER = (
     ('Pixel 4 DSP', 347.3, 0.962, 0.758),
     ('Pixel 8 EdgeTPU', 433.8, 0.973, 0.857),
 )
-BINDING_AT = (0.0, 2.0, 5.0, 10.0, 20.0, 31.2, 39.7, 100.0, 347.3, 433.8, 500.0)
+MIN_NETS = 3
+MAX_DISTURBANCE = 1.1  # latency / CPU time
+BINDING_AT = (0.0, 2.0, 5.0, 7.8, 9.9, 20.0, 50.0, 86.8, 108.5, 250.0, 500.0)  # with the paper's, divided by 4
 # Nets whose binding layers are listed one by one.
 EXAMPLES = ('mnv4_conv_s', 'mnv4_conv_m', 'mnv4_hybrid_m', 'timm:mobilenetv3_large_100', 'timm:convnext_tiny')
 
@@ -60,11 +58,11 @@ class Roofline:
 
     def __init__(self, records: Sequence[dict[str, Any]]) -> None:
         self.records = sorted(records, key=lambda record: record['latency_ms'])
+        self.by_name = {one['net']: one for one in self.records}
         self.layers = {one['net']: [Layer(*layer) for layer in one['layers']] for one in self.records}
         self.latency = {one['net']: one['latency_ms'] for one in self.records}
         self.cpu = {one['net']: one['cpu_ms'] for one in self.records}
-        # Each measurement has the limits of its own machine; those of the last one count.
-        peak = max(self.records, key=lambda record: record['date'])['machine']['peak']
+        peak = self.records[0]['machine']['peak']  # all are of one measurement
         self.macs_per_second, self.bandwidth, self.cached = peak['macs'], peak['bandwidth'], peak['cached']
         self.ridge = self.macs_per_second / self.bandwidth
         self.nets = [one['net'] for one in self.records if one['net'] not in MODELS]
@@ -117,9 +115,20 @@ def load_roofline(path: Path) -> Roofline:
     """Read the records of a file.
 
     Raises:
-        UserError: It has no records.
+        UserError: It has no records, a record lacks something, or they are of several measurements.
     """
-    return Roofline(read_records(path, KEYS))
+    records = read_records(path, RECORD_KEYS)
+    try:
+        machines = {json.dumps([one['machine'][key] for key in ('cpu', 'commit', 'peak')]) for one in records}
+        if len(machines) > 1:
+            raise UserError(f'--records {path}: of several measurements, whose latencies cannot be ranked together')
+        if sum(one['net'] not in MODELS for one in records) < MIN_NETS:
+            raise UserError(f'--records {path}: a ranking needs at least {MIN_NETS} classification nets')
+        return Roofline(records)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise UserError(
+            f'--records {path}: not a record of a roofline ({type(error).__name__}: {error}); --measure writes them'
+        ) from error
 
 
 def summary(result: Roofline) -> list[str]:
@@ -196,6 +205,14 @@ def page(result: Roofline, image: str) -> str:
             is less disturbed by other processes."""
         ),
         *prose(
+            """The same for groups of nets, with CPU time at the measured ridge point. The last column is the 95 %
+            interval of the gain of the roofline over MACs alone, by a bootstrap over the nets. Many of the MobileNetV4
+            are variants of each other."""
+        ),
+        *table(('nets', 'number', 'MACs alone', 'roofline', 'gain, 95 % interval'), _groups(result)),
+        '',
+        *_disturbance(result),
+        *prose(
             f"""Peak: {result.macs_per_second / 1e9:.1f} GMACs/s, the fastest of three square matrix products in ONNX
             Runtime. Bandwidth: {result.bandwidth / 1e9:.1f} GB/s, read and written, of a copy of 256 MiB by numpy.
             Smaller copies stay in the caches: {cached}. At the measured ridge point, {100 * memory:.0f} % of the
@@ -203,11 +220,21 @@ def page(result: Roofline, image: str) -> str:
         ),
         *prose(
             """The paper fits the ridge point to its measured latencies. Its values (published) are for int8 on the
-            CPUs and accelerators of phones: a number is one byte there and four bytes here."""
+            CPUs and accelerators of phones: a number is one byte there and four bytes here. The third column has them
+            in the unit of this page."""
         ),
         *table(
-            ('device', 'fitted ridge point', 'Spearman, roofline', 'Spearman, MACs'),
-            [(f'{name} (published)', f'{ridge:g}', f'{a:.3f}', f'{b:.3f}') for name, ridge, a, b in PAPER],
+            (
+                'device',
+                'fitted ridge point, MACs per int8 byte',
+                'MACs per float32 byte',
+                'Spearman, roofline',
+                'Spearman, MACs',
+            ),
+            [
+                (f'{name} (published)', f'{ridge:g}', f'{ridge / NUMBER_BYTES:.1f}', f'{a:.3f}', f'{b:.3f}')
+                for name, ridge, a, b in PAPER
+            ],
         ),
         '',
         f'![Rank correlation, predicted ranks and binding layers by ridge point]({image})',
@@ -248,8 +275,38 @@ def _correlations(result: Roofline, names: Sequence[str], everything: Sequence[s
     ]
 
 
+def _groups(result: Roofline) -> list[tuple[str, ...]]:
+    """Return the correlations of CPU time over MobileNetV4 and over other nets, and their uncertainty."""
+    rows: list[tuple[str, ...]] = []
+    groups = (
+        ('all', result.nets),
+        ('MobileNetV4', [name for name in result.nets if name.startswith('mnv4_')]),
+        ('others', [name for name in result.nets if not name.startswith('mnv4_')]),
+    )
+    for label, names in groups:
+        if len(names) < MIN_NETS:
+            continue
+        measured = [result.cpu[name] for name in names]
+        columns = [[predicted_time(result.layers[name], ridge) for name in names] for ridge in (0.0, result.ridge)]
+        low, high = spearman_gain(columns[1], columns[0], measured)
+        macs, roofline = (spearman(column, measured) for column in columns)
+        rows.append((label, str(len(names)), f'{macs:.3f}', f'{roofline:.3f}', f'{low:+.3f} to {high:+.3f}'))
+    return rows
+
+
 def _size(count: int) -> str:
     return f'{count // 2**20} MiB' if count >= 2**20 else f'{count // 2**10} KiB'
+
+
+def _disturbance(result: Roofline) -> list[str]:
+    """Say so if other processes have slowed the measurement."""
+    ratio = float(np.median([result.latency[name] / result.cpu[name] for name in result.nets]))
+    if ratio < MAX_DISTURBANCE:
+        return []
+    return prose(
+        f"""Other processes ran during this measurement: the latency is {ratio:.2f} times the CPU time (median over the
+        nets). CPU time is the better figure here."""
+    )
 
 
 def _profile_section(result: Roofline) -> list[str]:
@@ -267,7 +324,10 @@ def _profile_section(result: Roofline) -> list[str]:
         )
         for row in rows
     ]
-    worst = sorted(result.nets, key=lambda name: -abs(_rank_error(result, name)))[:6]
+    # The same profile that the differences are of: other processes may have slowed the latencies.
+    profiles = {name: sum(result.by_name[name]['kind_ms'].values()) for name in result.nets}
+    ranks = _ranks(result, profiles)
+    worst = sorted(result.nets, key=lambda name: -abs(ranks[name][0] - ranks[name][1]))[:6]
     return [
         '## What the roofline misses',
         '',
@@ -282,7 +342,7 @@ def _profile_section(result: Roofline) -> list[str]:
         *table(
             (
                 'net',
-                'measured ms',
+                'profile, ms',
                 'predicted ms',
                 'measured rank',
                 'predicted rank',
@@ -291,10 +351,10 @@ def _profile_section(result: Roofline) -> list[str]:
             [
                 (
                     name,
-                    f'{result.latency[name]:.2f}',
+                    f'{profiles[name]:.2f}',
                     f'{result.predicted_ms(name):.2f}',
-                    f'{_ranks(result)[name][0]:.0f}',
-                    f'{_ranks(result)[name][1]:.0f}',
+                    f'{ranks[name][0]:.0f}',
+                    f'{ranks[name][1]:.0f}',
                     _differences(result, name),
                 )
                 for name in worst
@@ -304,19 +364,14 @@ def _profile_section(result: Roofline) -> list[str]:
     ]
 
 
-def _ranks(result: Roofline) -> dict[str, tuple[float, float, float]]:
-    """Return the ranks of each net by measured latency, by the roofline and by MACs."""
+def _ranks(result: Roofline, times: Mapping[str, float]) -> dict[str, tuple[float, float, float]]:
+    """Return the ranks of each net by measured times, by the roofline and by MACs."""
     columns = [
-        stats.rankdata([result.latency[name] for name in result.nets]),
+        stats.rankdata([times[name] for name in result.nets]),
         stats.rankdata([predicted_time(result.layers[name], result.ridge) for name in result.nets]),
         stats.rankdata([predicted_time(result.layers[name], 0) for name in result.nets]),
     ]
     return {name: (a, b, c) for name, a, b, c in zip(result.nets, *columns, strict=True)}
-
-
-def _rank_error(result: Roofline, name: str) -> float:
-    measured, predicted, _ = _ranks(result)[name]
-    return measured - predicted
 
 
 def _differences(result: Roofline, name: str) -> str:
@@ -355,9 +410,9 @@ def _share(compute: float, memory: float) -> str:
 
 
 def _largest(result: Roofline, name: str) -> list[str]:
-    layers = [layer for layer in result.layers[name] if layer.kind in WITH_MACS]
+    layers = result.layers[name]
     rows = []
-    for ridge in (0.0, round(result.ridge, 1), 31.2, 100.0, 433.8):
+    for ridge in (0.0, round(result.ridge, 1), 7.8, 20.0, 108.5):
         total = predicted_time(result.layers[name], ridge)
         largest = max(layers, key=lambda layer: predicted_time([layer._replace(repeats=1)], ridge))
         time = predicted_time([largest._replace(repeats=1)], ridge)
@@ -380,13 +435,12 @@ def _largest(result: Roofline, name: str) -> list[str]:
 
 
 def _nets_section(result: Roofline) -> list[str]:
-    ranks = _ranks(result)
-    by_name = {one['net']: one for one in result.records}
+    ranks = _ranks(result, result.latency)
     lines = ['## Nets', '', 'Latency is the median of the rounds; in brackets, the fastest and the slowest round.', '']
     for names in (result.nets, result.models):
         rows = []
         for name in names:
-            one = by_name[name]
+            one = result.by_name[name]
             size = one['input'][2:] if one['input'][1] == 3 else one['input'][1:3]
             row = [
                 name,
@@ -414,9 +468,12 @@ def _method_section() -> list[str]:
         '',
         *prose(
             """Layers, MACs and bytes come from the profile of ONNX Runtime. It lists the nodes that are executed
-            with the shapes and bytes of their inputs and outputs: batch norms are folded and activations are fused as
-            in a real run. Views such as reshape count nothing. PyTorch's counter knows neither fusion nor bytes; a
-            test compares its MACs with these."""
+            with the shapes and bytes of their inputs and outputs: batch norms are folded and activations are fused.
+            Views such as reshape count nothing. PyTorch's counter knows neither fusion nor bytes; a test compares its
+            MACs with these. Layers are counted at the optimisation level `extended`, where shapes are not padded. The
+            latency is that of the default level, which also fuses the sums of shortcuts and, in some nets, activations
+            that are not fused here. Their bytes are counted as elementwise layers, which then take less time than
+            predicted."""
         ),
         *prose(
             """The exported graph has operator set 18, in which GELU is five operators. ONNX Runtime executes them
@@ -426,7 +483,7 @@ def _method_section() -> list[str]:
         *prose(
             """A MobileNetV4 net is the whole classifier; `mnv4_conv_m_seg`, which has none, ends at C5. Detectors
             and segmenters end before the selection of boxes and the class map. Every net is measured once in each
-            round, so that a change of the speed of the machine affects all of them."""
+            round. Each file is compared with PyTorch first."""
         ),
         *prose(
             f"""`docs/results/roofline.jsonl` has a record for each net: {
@@ -437,12 +494,6 @@ def _method_section() -> list[str]:
         *table(('kind', 'layers'), [(kind, text) for kind, text in KINDS.items()]),
         '',
     ]
-
-
-RECORD_KEYS = (
-    'net', 'input', 'dtype', 'parameters', 'macs', 'weight_bytes', 'activation_bytes', 'latency_ms', 'round_ms',
-    'cpu_ms', 'kind_ms', 'layers', 'machine', 'date',
-)  # fmt: skip
 
 
 def plot(result: Roofline) -> 'Figure':
@@ -457,10 +508,10 @@ def plot(result: Roofline) -> 'Figure':
     first.set(ylabel=f"Spearman's correlation\nwith the latency of {len(result.nets)} nets")
     first.axvspan(*found.best_range, color='tab:green', alpha=0.3, label=f'best: {_range(found)} MACs/byte')
     for label, ridge, *_ in PAPER:
-        first.axvline(ridge, color='tab:orange', linewidth=0.8)
+        first.axvline(ridge / NUMBER_BYTES, color='tab:orange', linewidth=0.8)
         first.annotate(
-            f'{label} (published fit)', (ridge, 0.02), xycoords=('data', 'axes fraction'), rotation=90, fontsize=7,
-            ha='right', va='bottom',
+            f'{label} (published fit)', (ridge / NUMBER_BYTES, 0.02), xycoords=('data', 'axes fraction'), rotation=90,
+            fontsize=7, ha='right', va='bottom',
         )  # fmt: skip
     ranks = np.array([stats.rankdata([predicted_time(result.layers[n], r) for n in result.nets]) for r in RIDGES])
     for i, name in enumerate(result.nets):

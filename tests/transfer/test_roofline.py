@@ -11,6 +11,7 @@ from torch import nn
 
 from mnv4_mm.cli import main
 from mnv4_mm.deploy.verify import MismatchError
+from mnv4_mm.errors import UserError
 from mnv4_mm.models import MobileNetV4
 from mnv4_mm.models.complexity import count
 from mnv4_mm.transfer import pages, peak
@@ -19,7 +20,7 @@ from mnv4_mm.transfer.layers import KINDS, Layer, combine, count_layers, kind_ti
 from mnv4_mm.transfer.nets import NETS, PEERS
 from mnv4_mm.transfer.roofline import cached_time, fit, mean_shares, predicted_time, residuals, shares, spearman
 from mnv4_mm.transfer.roofline_measure import build, build_net, measure_nets
-from mnv4_mm.transfer.roofline_page import KEYS, Roofline, load_roofline, summary
+from mnv4_mm.transfer.roofline_page import RECORD_KEYS, Roofline, load_roofline, summary
 
 COMPUTE = Layer('conv', 1000, 10, 40)  # 20 MACs per byte
 MEMORY = Layer('depthwise', 100, 10, 90)  # 1 MAC per byte
@@ -272,7 +273,7 @@ def record(name, layers, latency, **changes):
         peak=dict(macs=1e9, bandwidth=1e8, cached={'1024': 1e9}),
     )  # fmt: skip
     return dict(
-        net=name, input=[1, 3, 8, 8], parameters=1, macs=sum(one[1] for one in layers), weight_bytes=0,
+        net=name, input=[1, 3, 8, 8], dtype='float32', parameters=1, macs=sum(one[1] for one in layers), weight_bytes=0,
         activation_bytes=0, latency_ms=latency, round_ms=[latency], cpu_ms=latency, kind_ms={'conv': latency},
         layers=layers, machine=machine, date='2026-01-01', **changes,
     )  # fmt: skip
@@ -310,6 +311,22 @@ def test_new_records_replace_those_of_the_same_net(written):
     assert pages.merge_records(folder / 'none.jsonl', records, ('net',)) == records
 
 
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        (dict(layers=3), 'not a record of a roofline'),
+        (dict(machine={}), 'not a record of a roofline'),
+        (dict(machine=dict(cpu='other', commit='x', peak={})), 'of several measurements'),
+        (dict(net='mnv4_ssdlite_coco'), 'at least 3 classification nets'),
+    ],
+)
+def test_records_that_cannot_be_ranked_are_refused(changes, message, written):
+    folder, records = written
+    pages.write_records(folder / 'r.jsonl', [*records[:2], {**records[2], **changes}])
+    with pytest.raises(UserError, match=message):
+        load_roofline(folder / 'r.jsonl')
+
+
 @pytest.mark.parametrize('line', ['', 'text', '[]', '{"net": 1}'])
 def test_other_files_are_refused(line, tmp_path, capsys):
     (tmp_path / 'r.jsonl').write_text(line and line + '\n')
@@ -327,6 +344,6 @@ def test_rate_of_each_kind_leaves_the_net_itself_out():
 @pytest.mark.long
 def test_a_measured_record_has_all_keys_and_names_its_net():
     (found,) = measure_nets(['mnv4_conv_s'], rounds=1, seconds=0.01, log=lambda line: None)
-    assert set(KEYS) <= found.keys()
+    assert set(RECORD_KEYS) <= found.keys()
     assert json.loads(json.dumps(found)) == found
     assert found['machine']['peak']['macs'] > 1e9
