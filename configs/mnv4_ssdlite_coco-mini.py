@@ -1,4 +1,4 @@
-"""SSDLite on MNv4-Conv-S, trained from scratch on the 64 images of data/mini/coco: the config of `make train`.
+"""SSDLite on MNv4-Conv-S, trained from scratch on the 64 images of data/mini/coco, for tests.
 
 python tools/train.py configs/mnv4_ssdlite_coco-mini.py
 """

@@ -210,6 +210,9 @@ def test_make_targets(page):
         match = re.match(r'\s*make ((?:[a-z-]+ ?)*)', line)
         unknown = set(match.group(1).split()) - targets if match else set()
         assert not unknown, f'{line!r}: the Makefile has no {", ".join(unknown)}'
+        variables = set(re.findall(r'\b([A-Z]+)=', line)) if match else set()
+        used = set(re.findall(r'\$\((?:if \$\()?([A-Z]+)\)', (ROOT / 'Makefile').read_text()))
+        assert variables <= used, f'{line!r}: the Makefile has no {", ".join(variables - used)}'
 
 
 @pytest.mark.parametrize('page', CURRENT, ids=relative)

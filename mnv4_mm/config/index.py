@@ -44,7 +44,7 @@ def find_config(name: str | Path) -> Path:
 
 
 def find_data(path: Path) -> Path:
-    """Return where a data path of a config is: in the current folder or else, if it exists there, in the checkout."""
+    """Resolve a data path of a config: in the current folder or, if it exists only there, in the checkout."""
     if not path.exists() and CHECKOUT is not None and (CHECKOUT / path).exists():
         return CHECKOUT / path
     return path

@@ -187,7 +187,7 @@ def read_values(path: str | Path) -> DecodedMask:
         if is_png(path):  # OpenCV refuses it too, and libpng prints lines of its own
             raise UserError(f'{path} is not a readable mask: {" ".join(str(error).split())}') from error
         return DecodedMask(read_mask(path))
-    # Long texts and many pixels: OpenCV reads more of them than Pillow.
+    # Pillow refuses long text chunks and very large images; OpenCV's limits are higher.
     except (ValueError, Image.DecompressionBombError):
         return DecodedMask(read_mask(path))
 

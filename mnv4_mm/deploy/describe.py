@@ -49,11 +49,15 @@ def describe(
     task: Task = 'detection' if hasattr(model, 'bbox_head') else 'segmentation'
     head = getattr(model, 'bbox_head' if task == 'detection' else 'decode_head', None)
     if not hasattr(head, 'loss_by_feat'):
-        raise UserError(f'{type(model).__name__} is not exported: single-stage detectors and encoder-decoders are')
+        raise UserError(
+            f'a {type(model).__name__} cannot be exported: only single-stage detectors and encoder-decoders can'
+        )
     # Other heads with the same box coders decode differently.
     if task == 'detection' and not isinstance(head, HEADS):
         names = ', '.join(kind.__name__ for kind in HEADS)
-        raise UserError(f'{type(head).__name__} is not exported: {names} and their subclasses are')
+        raise UserError(
+            f'a model with the head {type(head).__name__} cannot be exported: only {names} and their subclasses can'
+        )
     kinds = [name for name in target.kinds if (name in ('nms', 'raw')) == (task == 'detection')]
     kind = kind or kinds[0]
     if kind not in kinds:

@@ -141,11 +141,11 @@ def _flat(level: Tensor, channels: int) -> Tensor:
 
 
 class Segmenter(nn.Module):
-    """A segmenter up to the logits of its head, (N, classes, H / s, W / s) with output stride s.
+    """A segmenter without its last resize and argmax: it returns logits, (N, classes, H / s, W / s), output stride s.
 
     Args:
         model: Encoder-decoder of mmseg.
-        to: Description of the input.
+        to: Size, layout and normalisation of the input.
     """
 
     def __init__(self, model: Any, to: Input) -> None:

@@ -72,11 +72,11 @@ class Verification(NamedTuple):
 
 
 def verify(pytorch: Predictor, predictor: Predictor, inputs: Sequence[np.ndarray]) -> Verification:
-    """Run PyTorch and a file on the same inputs and compare.
+    """Compare the outputs of an exported file with those of the PyTorch model on the same inputs.
 
     Args:
-        pytorch: PyTorch with raw boxes and scores, or logits, see ``graph.reference``.
-        predictor: The file.
+        pytorch: The PyTorch model, which returns raw boxes and scores, or logits; see ``graph.reference``.
+        predictor: The exported file.
         inputs: Batches of real images.
 
     Raises:

@@ -272,7 +272,10 @@ class DistillationHook(Hook):
 
 
 def match_strides(student: Sequence[float], teacher: Sequence[float]) -> list[tuple[int, int]]:
-    """Return the indices of feature maps of the same output stride; of several, the last ones belong together."""
+    """Pair feature maps of student and teacher with equal stride, as (index of student, index of teacher).
+
+    If a stride occurs several times, maps are paired from the last one backwards.
+    """
     pairs: list[tuple[int, int]] = []
     for stride in sorted(set(student) & set(teacher)):
         indices = [[i for i, value in enumerate(strides) if value == stride] for strides in (student, teacher)]

@@ -78,7 +78,7 @@ def percent(value: int, total: int) -> str:
 
 
 def escape_markdown(text: Any) -> Markup:
-    """Escape a text for a cell of a Markdown table: HTML, and the characters that Markdown reads."""
+    """Escape a text for a cell of a Markdown table: HTML, special characters; line breaks become spaces."""
     escaped = str(jinja2.filters.escape(' '.join(str(text).split())))
     return Markup(escaped.translate(MARKDOWN))  # noqa: S704 (escaped above)
 

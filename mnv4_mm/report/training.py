@@ -191,7 +191,7 @@ def _gather(
     # The evaluator's prefix is left out, and so are metrics of classes, which have a table of their own.
     names = {name: name.partition('/')[2] for name in metrics}
     values = {names[name]: measured(value) for name, value in metrics.items() if names[name].startswith(METRICS)}
-    # Nothing is measured if nothing was detected: 0 where there is something to detect.
+    # Without detections there is no metric: 0 if there is ground truth, otherwise not measurable.
     value = values.get(task.metric, None if values or not any(analysis.counts) else 0.0)
     losses, validation = read_scalars(file.parent)
     model = describe_model(cfg, checkpoint)

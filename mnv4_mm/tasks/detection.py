@@ -79,8 +79,8 @@ class Detection(Task[Split, CocoLayout]):
     def set_class_order(self, cfg: Config, dataset: Any, old: Sequence[str], new: Sequence[str]) -> None:
         if dataset.get('type') not in COCO_TYPES:
             raise UserError(
-                f'a {dataset.get("type")} cannot be brought into another order of classes: the data have '
-                f'{", ".join(old)}, the checkpoint {", ".join(new)}; use a CocoDataset or --data'
+                f'the classes of the data ({", ".join(old)}) and of the checkpoint ({", ".join(new)}) are in different '
+                f'orders, and a {dataset.get("type")} cannot be reordered: use a CocoDataset or --data'
             )
         dataset.type = 'NamedCocoDataset'
         dataset.metainfo = dict(classes=tuple(new), palette=palette(len(new)))

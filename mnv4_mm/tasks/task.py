@@ -162,7 +162,7 @@ class Task(ABC, Generic[SplitT, LayoutT]):
         """Check that a split is there and fit for training and evaluation.
 
         Raises:
-            UserError: Names the first mistakes.
+            UserError: The split is missing or invalid. The message lists the first mistakes.
         """
 
     def data_paths(self, split: SplitT) -> list[Path]:

@@ -18,7 +18,7 @@ EXPIRY = 180.0  # seconds without one after which a claim may be taken over
 
 
 class Claim:
-    """A claim of this process.
+    """A lock file by which this process reserves a run.
 
     Args:
         path: Its file.

@@ -27,7 +27,7 @@ def predicted_time(layers: Iterable[Layer], ridge: float) -> float:
 
 
 def cached_time(layers: Iterable[Layer], macs: float, copies: Mapping[str, float]) -> float:
-    """Return the time of a net in seconds if the bandwidth of a layer is that of a copy of as many bytes.
+    """Predict the time of a net in seconds, each layer with the measured bandwidth of a copy of as many bytes.
 
     Small layers stay in the caches, whose bandwidth is several times that of the memory.
 

@@ -96,11 +96,13 @@ class Row:
         return self.value - self.mean.half_width, self.value + self.mean.half_width
 
     def cost(self, key: str, cpu: str | None = None) -> float | None:
-        """Return parameters, MACs or the lowest of the latencies, which other processes only increase.
+        """Return the minimum of a cost over the records; None if no record has it.
+
+        Of latencies the minimum counts, since what else runs on a machine can only increase them.
 
         Args:
-            key: Key of the records.
-            cpu: Only of records of this CPU.
+            key: ``parameters``, ``macs`` or ``latency_ms``.
+            cpu: Use only records that were measured on this CPU.
         """
         values = [r[key] for r in self.records if r[key] is not None and cpu in (None, r['machine']['cpu'])]
         return min(values) if values else None
@@ -319,7 +321,7 @@ def plot_name(group: Group, groups: Sequence[Group]) -> str:
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Return the indices of the points (cost, score) that no other point is better than in both, by cost."""
+    """Return the indices of the non-dominated points (cost, score), by cost: lower cost and higher score are better."""
     front: list[int] = []
     for i in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):
         if not front or points[i][1] > points[front[-1]][1]:

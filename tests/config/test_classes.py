@@ -134,7 +134,7 @@ def test_another_class_of_data_set_cannot_be_reordered(tmp_path):
     cfg = detection(tmp_path, ['a', 'b'], ('a', 'b'))
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         cfg[loader].dataset.get('dataset', cfg[loader].dataset).type = 'XMLDataset'
-    with pytest.raises(UserError, match='a XMLDataset cannot be brought into another order'):
+    with pytest.raises(UserError, match='are in different orders, and a XMLDataset cannot be reordered'):
         set_classes_of(cfg, checkpoint('b', 'a'))
 
 

@@ -337,8 +337,14 @@ def test_wrong_settings(root, name):
 
 FILES = {
     'labelmap.txt': ('cat;255,0,0\n', r'labelmap\.txt, line 1 must be name:red,green,blue::'),
-    'class_dict.csv': ('name,r,g,b\ncat,1,2\n', r'class_dict\.csv must have a name and a colour'),
-    '_classes.csv': ('Pixel Value, Class\nnone, cat\n', r'_classes\.csv must have a value and a class'),
+    'class_dict.csv': (
+        'name,r,g,b\ncat,1,2\n',
+        r"csv, line 2: expected a name and a colour .*, got 'cat,1,2'",
+    ),
+    '_classes.csv': (
+        'Pixel Value, Class\nnone, cat\n',
+        r"csv, line 2: expected a value and a class, got 'none,cat'",
+    ),
     'id2label.json': ('{', r'id2label\.json is not JSON'),
     'data.yaml': ('names: 3\n', r'data\.yaml: names must be a list'),
 }

@@ -186,9 +186,9 @@ def test_unsupported_models_are_refused(model_of):
     with DefaultScope.overwrite_default_scope('mmdet'):
         # Two outputs a level and distances as codes, as in RTMDet, but decoded differently.
         model.bbox_head = FoveaHead(2, 8)
-    with pytest.raises(UserError, match='FoveaHead is not exported: SSDHead'):
+    with pytest.raises(UserError, match='the head FoveaHead cannot be exported: only SSDHead'):
         describe(model, ONNX)
-    with pytest.raises(UserError, match='ReLU is not exported'):
+    with pytest.raises(UserError, match='a ReLU cannot be exported'):
         describe(nn.ReLU(), ONNX)
 
 

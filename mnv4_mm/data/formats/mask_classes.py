@@ -2,9 +2,9 @@
 
 import csv
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from mnv4_mm.data.documents import read_json, read_text, read_yaml
 from mnv4_mm.data.formats.ade20k_classes import ADE20K_CLASSES
@@ -24,6 +24,8 @@ VOID = {
     'dontcare', "don't care", 'unannotated',
 }  # fmt: skip
 BACKGROUND = {'background', '_background_', '__background__', 'bg', 'back_ground', 'hintergrund', 'backgrounds'}
+
+T = TypeVar('T')
 
 
 class ClassNames(NamedTuple):
@@ -217,21 +219,32 @@ def _read_csv(path: Path) -> ClassNames | None:
     titles = [cell.lower() for cell in rows[0]]
     if {'pixel value', 'class'} <= set(titles):
         value, name = titles.index('pixel value'), titles.index('class')
-        try:
-            return _with_values(path, [(int(row[value]), row[name]) for row in rows[1:]])
-        except (ValueError, IndexError) as error:
-            raise UserError(f'{path} must have a value and a class in each line: {error}') from error
+        return _with_values(
+            path, list(_rows(path, rows, lambda row: (int(row[value]), row[name]), 'a value and a class'))
+        )
     if {'name', 'r', 'g', 'b'} <= set(titles):
-        columns = [titles.index(title) for title in ('r', 'g', 'b')]
-        try:
-            entries = [
-                (row[titles.index('name')], (int(row[columns[0]]), int(row[columns[1]]), int(row[columns[2]])))
-                for row in rows[1:]
-            ]
-            return _with_colours(path, entries)
-        except (ValueError, IndexError) as error:
-            raise UserError(f'{path} must have a name and a colour, 0 to 255, in each line: {error}') from error
+        name, red, green, blue = (titles.index(title) for title in ('name', 'r', 'g', 'b'))
+        entries = _rows(
+            path,
+            rows,
+            lambda row: (row[name], (int(row[red]), int(row[green]), int(row[blue]))),
+            'a name and a colour of three numbers, 0 to 255',
+        )
+        return _with_colours(path, list(entries))
     return None
+
+
+def _rows(path: Path, rows: Sequence[list[str]], parse: Callable[[list[str]], T], what: str) -> Iterator[T]:
+    """Parse the rows behind the titles of a CSV file.
+
+    Raises:
+        UserError: A row does not have what is needed.
+    """
+    for number, row in enumerate(rows[1:], 2):
+        try:
+            yield parse(row)
+        except (ValueError, IndexError) as error:
+            raise UserError(f'{path}, line {number}: expected {what}, got {",".join(row)!r}') from error
 
 
 def _read_yaml(path: Path) -> ClassNames | None:

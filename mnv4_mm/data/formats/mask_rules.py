@@ -372,7 +372,10 @@ def _unnamed(found: _Occurring, ignored: set[int], masks: Mapping[str, MaskValue
         )
     binary = len(values) == 2 and values[0] == 0 and values[1] in (1, *UNLABELLED)
     if len(values) == 1:
-        raise UserError(f'all labelled pixels of all masks have the value {values[0]}: there is nothing to tell apart')
+        raise UserError(
+            f'all labelled pixels of all masks have the value {values[0]}: segmentation needs at least two classes; '
+            'check that the masks show the others, or the background'
+        )
     classes = ('background', 'foreground') if binary else tuple(f'class_{value}' for value in values)
     convention = Convention('masks', classes, {value: label for label, value in enumerate(values)}, ignored=ignored)
     named = ', '.join(f'{value} {name}' for value, name in zip(values[:MAX_LISTED], classes, strict=False))
@@ -434,7 +437,7 @@ def _named(
             f'or unlabelled? {_ask_first()}'
         )
     if top == count and zero and has_ignored:
-        # Unlabelled pixels have a value of their own, so 0 is what belongs to no object.
+        # Unlabelled pixels already have another value, so 0 is the background class.
         convention = _consecutive('masks', ('background', *names.names), 0, ignored)
         convention.notes.append(f'{where} has no name for the value 0: it is the class background')
         return convention
