@@ -80,21 +80,18 @@ def transfer(args: argparse.Namespace) -> int:
         return 0
 
     from mnv4_mm.config.check import check_config, check_config_data
+    from mnv4_mm.transfer.splits import join_splits
 
+    data = args.data and str(join_splits(Path(args.data), protocol.train, protocol.test, Path(out) / 'data'))
     used = {name: protocol.heads[name] for name in dict.fromkeys(run.head for run in runs)}
     for head in used.values():
-        checked = TrainOptions(data=args.data, epochs=head.epochs, iters=head.iters, cfg_options=head.cfg_options)
-        source = check_config(head.config, checked)
-        # Splits other than these are joined first.
-        if (tuple(protocol.train), tuple(protocol.test)) == (('train',), ('val',)):
-            check_config_data(source, checked, ('train_dataloader', 'val_dataloader'))
+        checked = TrainOptions(data=data, epochs=head.epochs, iters=head.iters, cfg_options=head.cfg_options)
+        check_config_data(check_config(head.config, checked), checked, ('train_dataloader', 'val_dataloader'))
 
-    from mnv4_mm.transfer.data import join_splits
     from mnv4_mm.transfer.recipe import head_data_digest, recipe_digest
     from mnv4_mm.transfer.work import Digests, by_run, submit
     from mnv4_mm.transfer.work import transfer as make_runs
 
-    data = args.data and str(join_splits(Path(args.data), protocol.train, protocol.test, Path(out) / 'data'))
     digests = {
         name: Digests(recipe_digest(protocol, head), head_data_digest(head, data)) for name, head in used.items()
     }

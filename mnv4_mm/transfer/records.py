@@ -52,30 +52,37 @@ def append_record(path: Path, record: Mapping[str, Any]) -> None:
 
     try:
         with FileLock(path.with_name(f'.{path.name}.lock')):
-            _drop_cut_line(path)
+            _end_last_line(path)
             with path.open('a', encoding='utf-8') as file:
                 file.write(json.dumps(record, separators=(',', ':')) + '\n')
     except OSError as error:
         raise UserError(f'{path} cannot be written: {error.strerror or error}') from error
 
 
-def _drop_cut_line(path: Path) -> None:
-    """Remove a last line without an end: a process was killed, or the disk was full, while it was written."""
+def _end_last_line(path: Path) -> None:
+    """Give the last line an end, or remove it if it was cut: the process was killed, or the disk full, meanwhile."""
     content = path.read_bytes() if path.is_file() else b''
-    whole = content[: content.rfind(b'\n') + 1]
-    if len(whole) < len(content):
-        os.truncate(path, len(whole))
+    whole = content.rfind(b'\n') + 1
+    if whole == len(content):
+        return
+    try:
+        json.loads(content[whole:])
+    except ValueError:
+        os.truncate(path, whole)
+    else:
+        with path.open('ab') as file:
+            file.write(b'\n')
 
 
 def read_records(path: str | Path) -> list[Record]:
-    """Read a file of records. A last line without an end, which was cut short, is no record.
+    """Read a file of records. A last line that was cut short is passed over.
 
     Raises:
         UserError: The file cannot be read, or a line is not a record.
     """
     path = Path(path)
     try:
-        lines = path.read_text(encoding='utf-8').split('\n')[:-1]
+        lines = path.read_text(encoding='utf-8').split('\n')
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f'{path} cannot be read: {error}') from error
     records = []
@@ -87,6 +94,8 @@ def read_records(path: str | Path) -> list[Record]:
             required = FAILED if 'error' in record else FIELDS
             missing = [key for key in (*Run._fields, *required) if key not in record]
         except (ValueError, TypeError) as error:
+            if number == len(lines) > 1 and line.startswith('{"'):
+                break
             raise UserError(f'{path}, line {number} is not a record of a transfer run: {error}') from error
         if missing:
             raise UserError(f'{path}, line {number} is not a record of a transfer run: it has no {missing[0]}')

@@ -14,6 +14,8 @@ import pytest
 
 from mnv4_mm.cli import COMMANDS
 from mnv4_mm.cli.arguments import Parser
+from mnv4_mm.transfer.protocol import Run
+from mnv4_mm.transfer.records import FAILED
 
 MINI = 'mnv4_ssdlite_coco-mini'
 SECONDS = 2.0  # of CPU time for a message, whatever else the machine does
@@ -122,6 +124,7 @@ ARGUMENTS = {
     'heads': ['nosuch'],
     'starts': ['nosuch'],
     'weights_dir': ['{gone}', '{text}'],
+    'slurm': ['partition', '=5'],
     'records': ['{gone}.jsonl', '{folder}', '{text}'],
     'page': ['{folder}', '{text}/x.md', '{new}.txt'],
     'annotations': ['{gone}.json', '{folder}', '{text}'],
@@ -255,7 +258,7 @@ def answers(repository, tmp_path_factory):
     (tmp / 'broken.py').write_text("_base_ = 'gone.py'")
     (tmp / 'cut.py').write_text('model = dict(')
     (tmp / 'net.pth').write_bytes(b'PK\3\4 begins as a checkpoint does')
-    record = dict.fromkeys(('protocol', 'head', 'net', 'start', 'control', 'seed', 'error'), '')
+    record = dict.fromkeys((*Run._fields, *FAILED, 'protocol'), '')
     (tmp / 'records.jsonl').write_text(json.dumps(record))
     images = repository / 'data/mini/coco/val2017'
     places = dict(

@@ -128,6 +128,10 @@ def test_a_line_that_was_cut_is_no_record_and_is_replaced(tmp_path):
     assert read_records(path) == [FAILURE]
     append_record(path, {**FAILURE, 'seed': 1})
     assert [record['seed'] for record in read_records(path)] == [0, 1]
+    path.write_text(path.read_text().rstrip())  # a whole record without an end, of an editor
+    assert len(read_records(path)) == 2
+    append_record(path, {**FAILURE, 'seed': 2})
+    assert [record['seed'] for record in read_records(path)] == [0, 1, 2]
 
 
 def claim(folder, name, barrier, queue):

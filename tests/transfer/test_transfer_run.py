@@ -20,13 +20,13 @@ from mnv4_mm.cli import main
 from mnv4_mm.errors import UserError
 from mnv4_mm.transfer.bootstrap import mean_iou
 from mnv4_mm.transfer.controls import ShuffleLabels
-from mnv4_mm.transfer.data import join_splits
 from mnv4_mm.transfer.job import Job
 from mnv4_mm.transfer.protocol import Head, Run, protocol_index, read_protocol
 from mnv4_mm.transfer.recipe import LOADING, recipe_digest, run_options
 from mnv4_mm.transfer.records import FIELDS, append_record, read_records
 from mnv4_mm.transfer.results import Results, are_current, read_results, with_results
 from mnv4_mm.transfer.run import chance_iou, state_digest
+from mnv4_mm.transfer.splits import join_splits
 from mnv4_mm.transfer.tables import control_lines, group_records, plot_name, start_lines, to_csv
 from mnv4_mm.transfer.work import run_job, submit, transfer
 

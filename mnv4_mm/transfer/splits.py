@@ -1,0 +1,73 @@
+"""Splits of a data set, joined for training and testing by links. Imports nothing heavy."""
+
+import os
+from collections.abc import Mapping, Sequence, Set
+from pathlib import Path
+
+from mnv4_mm.errors import UserError
+from mnv4_mm.files import write_whole
+
+LISTS = 'ImageSets/Main'  # of Pascal VOC
+
+
+def join_splits(root: Path, train: Sequence[str], test: Sequence[str], out: Path) -> Path:
+    """Make a data set of links, whose ``train`` and ``val`` are given splits of another one.
+
+    Args:
+        root: Folder of a data set with a folder for each split, such as ``images/train`` or ``train/images``, or with
+            lists as Pascal VOC has them.
+        train: Splits to train on.
+        test: Splits to evaluate on.
+        out: Folder to make; if it exists, it is completed.
+
+    Returns:
+        ``root`` itself if these are its ``train`` and ``val`` already, otherwise ``out``.
+
+    Raises:
+        UserError: The data set does not have a split, or a file in several.
+    """
+    if tuple(train) == ('train',) and tuple(test) == ('val',):
+        return root
+    targets = {**dict.fromkeys(train, 'train'), **dict.fromkeys(test, 'val')}
+    has_lists = (root / LISTS).is_dir()
+    links = _listed_files(root, targets, out) if has_lists else _files_of_splits(root, targets, out)
+    for link, path in links.items():
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.is_symlink():
+            link.symlink_to(os.path.relpath(path.resolve(), link.parent.resolve()))
+    return out
+
+
+def _files_of_splits(root: Path, targets: Mapping[str, str], out: Path) -> dict[Path, Path]:
+    """Return the file of each link to make, for a data set with a folder for each split."""
+    links: dict[Path, Path] = {}
+    found = set()
+    for path in sorted(root.rglob('*')):
+        parts = path.relative_to(root).parts
+        split = next((part for part in parts[:-1] if part in targets), None)
+        if split is None or not path.is_file():
+            continue
+        found.add(split)
+        link = out.joinpath(*(targets[part] if part == split else part for part in parts))
+        if link in links:
+            raise UserError(f'{path} and {links[link]} have the same name, so that their splits cannot be joined')
+        links[link] = path
+    _check_found(root, targets, found)
+    return links
+
+
+def _listed_files(root: Path, targets: Mapping[str, str], out: Path) -> dict[Path, Path]:
+    """Write the lists of the joined splits, and return the file of each link to make."""
+    lists = {split: root / LISTS / f'{split}.txt' for split in targets}
+    _check_found(root, targets, {split for split, path in lists.items() if path.is_file()})
+    for joined in ('train', 'val'):
+        names = [name for split, path in lists.items() if targets[split] == joined for name in path.read_text().split()]
+        write_whole(out / LISTS / f'{joined}.txt', ''.join(f'{name}\n' for name in names))
+    files = (path for path in sorted(root.rglob('*')) if path.is_file() and not path.is_relative_to(root / LISTS))
+    return {out / path.relative_to(root): path for path in files}
+
+
+def _check_found(root: Path, targets: Mapping[str, str], found: Set[str]) -> None:
+    missing = sorted(targets.keys() - found)
+    if missing:
+        raise UserError(f'{root} has no {missing[0]}: this protocol uses the splits {", ".join(targets)}')
