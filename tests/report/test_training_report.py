@@ -38,12 +38,12 @@ def detection(image, category, x, score):
 
 @pytest.fixture
 def ground_truth(tmp_path):
-    """Three images with cats (id 9) and dogs (id 4), one group of cats, no cow (id 1)."""
-    boxes = [box(1, 1, 9, 0), box(2, 1, 4, 20), box(3, 2, 9, 0), box(4, 2, 9, 40), box(5, 2, 9, 80, crowd=1)]
+    """Three images with cats (id 4) and dogs (id 9), one group of cats, no cow (id 1)."""
+    boxes = [box(1, 1, 4, 0), box(2, 1, 9, 20), box(3, 2, 4, 0), box(4, 2, 4, 40), box(5, 2, 4, 80, crowd=1)]
     content = dict(
         images=[dict(id=i, file_name=f'{i}.jpg', width=100, height=20) for i in (1, 2, 3)],
         annotations=boxes,
-        categories=[dict(id=i, name=name) for i, name in ((4, 'dog'), (9, 'cat'), (1, 'cow'))],
+        categories=[dict(id=i, name=name) for i, name in ((9, 'dog'), (4, 'cat'), (1, 'cow'))],
     )
     path = tmp_path / 'val.json'
     path.write_text(json.dumps(content))
@@ -51,14 +51,14 @@ def ground_truth(tmp_path):
 
 
 FOUND = [
-    detection(1, 9, 0, 0.9),  # a cat
-    detection(1, 9, 20, 0.8),  # a dog taken for a cat
-    detection(2, 9, 1, 0.7),  # a cat, a pixel beside
-    detection(2, 9, 80, 0.6),  # in the group: neither right nor wrong
-    detection(3, 4, 50, 0.5),  # nothing
-    detection(2, 9, 41, 0.4),  # a cat
-    detection(1, 4, 20, 0.1),  # a dog, behind the cat there
-    detection(3, 9, 0, 0.05),  # nothing
+    detection(1, 4, 0, 0.9),  # a cat
+    detection(1, 4, 20, 0.8),  # a dog taken for a cat
+    detection(2, 4, 1, 0.7),  # a cat, a pixel beside
+    detection(2, 4, 80, 0.6),  # in the group: neither right nor wrong
+    detection(3, 9, 50, 0.5),  # nothing
+    detection(2, 4, 41, 0.4),  # a cat
+    detection(1, 9, 20, 0.1),  # a dog, behind the cat there
+    detection(3, 4, 0, 0.05),  # nothing
 ]
 
 
@@ -68,9 +68,9 @@ def test_ap_per_class_is_that_of_pycocotools(ground_truth):
     evaluation = COCOeval(coco, coco.loadRes([dict(one) for one in FOUND]), 'bbox')
     evaluation.evaluate()
     evaluation.accumulate()
-    precision = evaluation.eval['precision'][..., 0, -1]  # (IoU, recall, class by id: cow, dog, cat)
+    precision = evaluation.eval['precision'][..., 0, -1]  # (IoU, recall, class by id: cow, cat, dog)
     for name, scores in zip(CLASSES, analysis.scores, strict=True):
-        k = ('cow', 'dog', 'cat').index(name)
+        k = ('cow', 'cat', 'dog').index(name)
         if name == 'cow':
             assert scores == dict(AP=None, AP50=None, AP75=None, precision=None, recall=None)
             assert name not in analysis.precision_recall
@@ -97,7 +97,7 @@ def test_threshold_and_confusion(ground_truth):
     assert results == {'1.jpg': (2, 1, 0), '2.jpg': (2, 0, 0), '3.jpg': (0, 1, 0)}
 
 
-@pytest.mark.parametrize('found', [[], [detection(3, 4, 50, 0.9)]], ids=['nothing', 'only wrong'])
+@pytest.mark.parametrize('found', [[], [detection(3, 9, 50, 0.9)]], ids=['nothing', 'only wrong'])
 def test_no_correct_detection(ground_truth, found):
     analysis = detections.analyse(ground_truth, found, CLASSES)
     assert analysis.threshold is None
