@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -154,11 +154,11 @@ class CheckedData:
 
     def to_json(self) -> str:
         """Return all but the places of data set and prepared files as JSON."""
-        values = asdict(self)
-        del values['root'], values['folder']
+        # Not asdict, which copies the sizes of all boxes.
+        values = {key: value for key, value in vars(self).items() if key not in ('root', 'folder')}
         values['split_file'] = str(self.split_file) if self.split_file else None
         values['findings'] = [[f.kind, _relative(f.file, self.root), f.problem, f.entry] for f in self.findings]
-        return json.dumps(values)
+        return json.dumps(values, default=vars)
 
     @classmethod
     def from_json(cls, text: str | bytes, root: Path, folder: Path) -> 'CheckedData':
