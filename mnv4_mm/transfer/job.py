@@ -1,4 +1,4 @@
-"""What a process is told about the transfer run that it makes. Imports nothing heavy."""
+"""The job of a process that makes a transfer run. Imports nothing heavy."""
 
 import json
 from dataclasses import asdict, dataclass
