@@ -5,7 +5,8 @@ class UserError(ValueError):
     """A mistake that a user can correct.
 
     Its message says in one line what was given, what is allowed and what to do. Commands print it without a traceback
-    and exit with code 2. The traceback that torch adds to the message of a data loader's worker is left out.
+    and exit with code 2. If torch passes the error on from a worker of a data loader, the traceback that it adds to the
+    message is removed.
     """
 
     def __init__(self, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Writing of files so that they are never seen in part. Imports nothing heavy."""
+"""Atomic writing of files. Imports nothing heavy."""
 
 from pathlib import Path
 from uuid import uuid4
@@ -7,15 +7,15 @@ from mnv4_mm.errors import UserError
 
 
 def write_whole(path: Path, content: str | bytes, *, hint: str = '') -> None:
-    """Write a file so that it is never seen in part, also by other processes. Missing folders are made.
+    """Write a file atomically, so that no process ever sees a part of it. Missing folders are created.
 
     Args:
         path: The file.
-        content: What to write. Text is encoded as UTF-8.
-        hint: End of the message if it cannot be written.
+        content: Text, which is encoded as UTF-8, or bytes.
+        hint: Text appended to the error message.
 
     Raises:
-        UserError: It cannot be written. An older file of that name is left as it is.
+        UserError: The file cannot be written. An existing file of that name is kept.
     """
     part = path.with_name(f'.{uuid4().hex}.part')
     try:

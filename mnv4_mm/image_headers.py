@@ -1,8 +1,8 @@
 """Headers of image files: size, channels, bits and orientation, without decoding a pixel.
 
-OpenCV has no function for it, and an exported file runs without Pillow. ``images`` compares the size with its limits
-before OpenCV allocates memory, and turns the pixels itself: OpenCV heeds the orientation of JPEG, PNG and TIFF, but not
-of WebP (opencv/opencv#16579) and AVIF.
+OpenCV has no function for it, and exported files run without Pillow. ``images`` compares the size with its limits
+before OpenCV allocates memory. It also applies the orientation itself, except for TIFF, because OpenCV ignores the
+orientation of WebP (opencv/opencv#16579) and AVIF.
 """
 
 import struct
@@ -18,9 +18,9 @@ WIDTH, HEIGHT, BITS, ORIENTATION, SAMPLES = 256, 257, 258, 274, 277
 INTEGER_TYPES = {3: 'H', 4: 'I', 16: 'Q'}  # TIFF type -> code of struct
 PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # colour type -> channels; a palette stands for three
 PNG_PIXELS = (b'IHDR', b'PLTE', b'tRNS', b'IDAT', b'IEND')
-MAX_ENTRIES = 2**16  # chunks, boxes or tags that are looked at; files with more are not images
-# Orientation of EXIF for the rotation of an AVIF, in quarters anticlockwise, and its reflection: none, top and bottom
-# exchanged, left and right exchanged. The table is Pillow's.
+MAX_ENTRIES = 2**16  # maximum number of chunks, boxes or tags that are parsed; real images have fewer
+# EXIF orientation of an AVIF. Rows: its rotation in quarter turns anticlockwise. Columns: its reflection (none, top and
+# bottom swapped, left and right swapped). Taken from Pillow.
 AVIF_ORIENTATIONS = ((1, 4, 2), (8, 5, 7), (3, 2, 4), (6, 7, 5))
 
 
@@ -29,13 +29,13 @@ class Header(NamedTuple):
 
     Attributes:
         format: File format.
-        width: Width of the stored pixels; ``orientation`` 5 to 8 exchanges it with the height.
+        width: Width of the stored pixels; an ``orientation`` of 5 to 8 swaps width and height.
         height: Height of the stored pixels.
-        channels: 1 for grey, 2 for grey and alpha, 3 for colours, 4 for colours and alpha, or CMYK.
-        bits: Bits of a channel; at least 8.
-        orientation: Orientation as EXIF numbers it, 1 to 8; 1 if there is none.
-        parts: Start and end of the parts of a PNG that its pixels need. Others can be text of any size, let libpng
-            print warnings or, in damaged animations, crash OpenCV 4.12 (opencv/opencv#27744).
+        channels: 1 for grey, 2 for grey and alpha, 3 for colour, 4 for colour and alpha or for CMYK.
+        bits: Bits per channel; at least 8.
+        orientation: EXIF orientation, 1 to 8; 1 if there is none.
+        parts: PNG only: start and end, in bytes, of the chunks that decoding needs. The others can be text of any size,
+            make libpng print warnings or, in damaged animations, crash OpenCV 4.12 (opencv/opencv#27744).
     """
 
     format: Format
@@ -48,7 +48,7 @@ class Header(NamedTuple):
 
 
 def read_header(data: np.ndarray) -> Header | None:
-    """Return the header of an image file; None for a damaged header, or a format that is not listed here.
+    """Return the header of an image file; None if it is damaged or the format is not one of ``Format``.
 
     Args:
         data: Content of the file, (N,) uint8.
@@ -74,7 +74,7 @@ def read_header(data: np.ndarray) -> Header | None:
             return Header(
                 'TIFF', tags[WIDTH], tags[HEIGHT], tags.get(SAMPLES, 1), max(8, tags.get(BITS, 1)), _orientation(tags)
             )
-    except (struct.error, IndexError, KeyError, OverflowError):  # ends early, or lacks something
+    except (struct.error, IndexError, KeyError, OverflowError):  # truncated, or a required field is missing
         pass
     return None
 
@@ -109,7 +109,7 @@ def _png(view: memoryview) -> Header | None:
         length, kind = struct.unpack_from('>I4s', view, position)
         end = position + length + 12
         if end > len(view):
-            return None  # OpenCV would allocate the length
+            return None  # OpenCV would allocate that many bytes
         if kind == b'eXIf':
             orientation = _exif_orientation(view[position + 8 : end - 4])
         elif kind in PNG_PIXELS:
@@ -146,7 +146,7 @@ def _webp(view: memoryview) -> Header | None:
 
 
 def _avif(view: memoryview) -> Header | None:
-    """Read the properties of the primary item: its size, rotation and reflection, which take precedence over EXIF."""
+    """Read size, rotation and reflection of the primary item. Rotation and reflection take precedence over EXIF."""
     meta = next((content for kind, content in _boxes(view) if kind == b'meta'), None)
     if meta is None:
         return None
@@ -163,7 +163,7 @@ def _avif(view: memoryview) -> Header | None:
 
 
 def _boxes(view: memoryview) -> Iterator[tuple[bytes, memoryview]]:
-    """Yield type and content of each box of an ISO base media file."""
+    """Yield the type and the content of each box of an ISO base media file."""
     position = 0
     for _ in range(MAX_ENTRIES):
         if position + 8 > len(view):
@@ -180,14 +180,14 @@ def _boxes(view: memoryview) -> Iterator[tuple[bytes, memoryview]]:
 
 
 def _associations(view: memoryview, item: int) -> set[int]:
-    """Return the indices of the properties of an item, counted from 1, from the content of an ``ipma`` box."""
+    """Read which properties an item has from the content of an ``ipma`` box: their indices, counted from 1."""
     version, flags, count = view[0], view[3], struct.unpack_from('>I', view, 4)[0]
     position, entry, index = 8, '>HB' if version == 0 else '>IB', '>H' if flags & 1 else '>B'
     for _ in range(min(count, MAX_ENTRIES)):
         number, length = struct.unpack_from(entry, view, position)
         position += struct.calcsize(entry)
         step = struct.calcsize(index)
-        # The highest bit tells whether a reader has to know the property.
+        # The highest bit is not part of the index: it marks properties that a reader must support.
         indices = {
             struct.unpack_from(index, view, position + i * step)[0] & (0x7FFF if step == 2 else 0x7F)
             for i in range(length)
@@ -203,7 +203,7 @@ def _bmp(view: memoryview) -> Header:
         width, height, _, bits = struct.unpack_from('<HHHH', view, 18)
     else:
         width, height, _, bits = struct.unpack_from('<iiHH', view, 18)
-    return Header('BMP', width, abs(height), 4 if bits == 32 else 3)  # a negative height: stored from the top
+    return Header('BMP', width, abs(height), 4 if bits == 32 else 3)  # a negative height: top row first
 
 
 def _exif_orientation(view: memoryview) -> int:

@@ -1,33 +1,33 @@
 """The one reader and writer of image files: for training, data checks, inference and exported files.
 
-Importing it needs numpy and OpenCV. Pillow is imported for one thing that OpenCV does not offer, the indices of a
-palette PNG, which running an exported file does not need.
+Importing it needs numpy and OpenCV. Pillow is imported only to read masks that OpenCV would convert, such as palette
+PNGs; running an exported file does not need it.
 
-The content of a file decides about its format, not its suffix:
+The format is determined by the content of a file, not by its suffix:
 
 ==========================  ==========================================================================================
 file                        ``read_image``
 ==========================  ==========================================================================================
-orientation                 applied: EXIF of JPEG, PNG, WebP and TIFF, rotation and reflection of AVIF; damaged EXIF,
-                            or EXIF that is something else, is passed over
+orientation                 applied: EXIF of JPEG, PNG, WebP and TIFF, rotation and reflection of AVIF; EXIF that is
+                            damaged or not EXIF at all is ignored
 alpha (also grey + alpha)   dropped; of TIFF, libtiff blends it with black
-16 bits                     scaled to 8 bits, as OpenCV does: the high byte of PNG, rounded for TIFF with colours. The
-                            full range counts: a sensor of 12 bits in a file of 16 is next to black, which
-                            ``image_facts`` tells the data check
+16 bits                     scaled to 8 bits, as OpenCV does: the high byte of PNG, rounded for colour TIFF. White is
+                            the largest 16-bit value, so 12-bit values of a sensor become nearly black; the data check
+                            notices this by ``image_facts``
 float, 32 bits              an error
-grey, palette, 1 bit        the colours they stand for
+grey, palette, 1 bit        converted to BGR
 CMYK JPEG                   converted to BGR
 animated, several pages     the first frame
 text, colour profile        not read
 truncated, empty, no image  an error
 zero width or height        an error
 over 2**28 pixels           an error before memory is allocated; so is a side over 2**20 pixels
-over 2**31 bytes            an error; so is a path that is not a file, and an image that memory does not suffice for
+over 2**31 bytes            an error; so is a path that is not a regular file, and an image too large for the memory
 non-ASCII or long path      read; an error if the operating system refuses it
 ==========================  ==========================================================================================
 
-mmcv's ``LoadImageFromFile`` returns the same pixels for every file read here, except that it does not turn WebP and
-AVIF. The transform ``LoadImage`` takes its place in the pipelines of configs.
+mmcv's ``LoadImageFromFile`` returns the same pixels for every file read here, except that it ignores the orientation of
+WebP and AVIF. The transform ``LoadImage`` replaces it in the pipelines of configs.
 """
 
 import errno
@@ -48,7 +48,7 @@ from mnv4_mm.errors import UserError
 from mnv4_mm.files import write_whole
 from mnv4_mm.image_headers import PNG, Header, read_header
 
-# Largest value of an image that is next to black, of 255. The values of a 12-bit sensor in 16 bits are at most 15.
+# An image whose largest value, of 255, is at most this is nearly black. 12-bit values in a 16-bit file reach 15.
 DARK = 31
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.avif', '.gif', '.tif', '.tiff')
 REDUCED = {
@@ -57,10 +57,10 @@ REDUCED = {
     4: cv2.IMREAD_REDUCED_COLOR_4,
     8: cv2.IMREAD_REDUCED_COLOR_8,
 }
-HEIC = (b'ftypheic', b'ftypheix', b'ftyphevc', b'ftypmif1', b'ftypmsf1')  # of phones, whatever the suffix
-MAX_PIXELS, MAX_SIDE = 2**28, 2**20  # OpenCV would decode 2**30 pixels, into 3 GB
-MAX_BYTES = 2**31  # nothing of MAX_PIXELS pixels needs more
-# Orientation -> the turn that undoes it.
+HEIC = (b'ftypheic', b'ftypheix', b'ftyphevc', b'ftypmif1', b'ftypmsf1')  # bytes 4 to 12 of photos of phones
+MAX_PIXELS, MAX_SIDE = 2**28, 2**20  # OpenCV's own limit is 2**30 pixels, decoded 3 GB
+MAX_BYTES = 2**31  # an image of MAX_PIXELS pixels never needs more
+# EXIF orientation -> function that turns the pixels upright.
 TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: lambda pixels: cv2.flip(pixels, 1),
     3: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_180),
@@ -78,11 +78,11 @@ class ImageFacts(NamedTuple):
     Attributes:
         width: Width in pixels, as ``read_image`` returns the image.
         height: Height in pixels, as ``read_image`` returns the image.
-        channels: Stored channels: 1 for grey, 2 for grey and alpha, 3 for colours, 4 for colours and alpha, or CMYK;
+        channels: Stored channels: 1 for grey, 2 for grey and alpha, 3 for colour, 4 for colour and alpha or for CMYK;
             None for formats whose header is not read.
-        bits: Bits of a channel, 8 or 16.
-        max_value: Brightest value: of all channels of the file's ``bits``, without alpha.
-        orientation: Orientation as EXIF numbers it, 1 to 8; 1 for an image that is stored as it is shown.
+        bits: Bits per channel, 8 or 16.
+        max_value: Largest value of all channels but alpha, not scaled to 8 bits.
+        orientation: EXIF orientation, 1 to 8; 1 for an image that is stored upright.
     """
 
     width: int
@@ -94,11 +94,12 @@ class ImageFacts(NamedTuple):
 
 
 def read_image(path: str | Path, reduction: int = 1) -> np.ndarray:
-    """Read an image file as 8-bit BGR; the table above says what becomes of unusual files.
+    """Read an image file as 8-bit BGR. The table above lists how unusual files are read.
 
     Args:
         path: Image file.
-        reduction: 1, 2, 4 or 8: divide both sides by this and round up. Of a JPEG no more is decoded than that needs.
+        reduction: Divide both sides by 1, 2, 4 or 8 and round up. A JPEG is decoded directly at this size, which is
+            faster.
 
     Returns:
         (H, W, 3) uint8 BGR.
@@ -137,9 +138,9 @@ def image_facts(path: str | Path) -> ImageFacts:
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """Return width and height in pixels of an image as ``read_image`` returns it, read from its header.
+    """Return width and height in pixels of the image that ``read_image`` returns, from the header of the file.
 
-    Truncated files are not noticed. Where the header cannot be read, the image is decoded.
+    Truncation is not detected. If the header cannot be read, the image is decoded.
 
     Raises:
         UserError: There is no such file, or it is not a readable image.
@@ -153,7 +154,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
 
 def exif_orientation(path: str | Path) -> int:
-    """Return the orientation of an image as EXIF numbers it, 1 if it has none: 5 to 8 exchange width and height.
+    """Return the EXIF orientation of an image, 1 to 8; 1 if it has none. 5 to 8 swap width and height.
 
     Raises:
         UserError: There is no such file, or it cannot be read.
@@ -163,10 +164,10 @@ def exif_orientation(path: str | Path) -> int:
 
 
 def check_image_file(path: str | Path) -> None:
-    """Check that a file exists, begins as a known image format does and is within the limits, without decoding it.
+    """Check, without decoding, that a file exists, has the signature of an image format and is within the limits.
 
     Raises:
-        UserError: It does not.
+        UserError: The file is missing, of an unknown format or over the limits.
     """
     data = _read_bytes(path, mapped=True)
     _checked_header(data, path)
@@ -177,28 +178,28 @@ def check_image_file(path: str | Path) -> None:
 
 
 def read_mask(path: str | Path) -> np.ndarray:
-    """Read a segmentation mask as mmseg does: of a palette image the indices, of a 1-bit image 0 and 1.
+    """Read a segmentation mask as mmseg does: a palette image as its indices, a 1-bit image as 0 and 1.
 
     Args:
-        path: Image file of one channel. More than 8 bits are read if all values fit into 8 bits.
+        path: Image file of one channel. It may have more than 8 bits if all values fit into 8 bits.
 
     Returns:
         (H, W) uint8.
 
     Raises:
-        UserError: It is not a readable image of one channel, or has values other than the integers 0 to 255.
+        UserError: The file is not a readable image of one channel, or has values other than the integers 0 to 255.
     """
     data = _read_bytes(path)
     header = _checked_header(data, path)
     values = _decode(_pixel_data(data, header), cv2.IMREAD_UNCHANGED, path)
     if values.ndim == 3 or not _is_grey_png(data):
-        # OpenCV returns the colours of a palette image, and 0 and 255 of a 1-bit image.
+        # OpenCV returns colours for a palette image, and 0 and 255 for a 1-bit image.
         from PIL import Image
 
         try:
             with Image.open(path) as image:
                 values = np.array(image)
-        # What Pillow refuses and OpenCV reads: damaged parts, unusual formats, sizes.
+        # OpenCV reads some files that Pillow refuses: damaged ones, unusual formats, large sizes.
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise UserError(f'{path} is not a readable mask: {" ".join(str(error).split())}') from None
     if values.ndim == 3:
@@ -212,35 +213,35 @@ def read_mask(path: str | Path) -> np.ndarray:
 
 
 def _is_grey_png(data: np.ndarray) -> bool:
-    """True for a PNG of one channel with 8 or 16 bits, whose values OpenCV returns as they are."""
+    """Return True for a PNG of one channel with 8 or 16 bits, whose values OpenCV returns unchanged."""
     return data[:8].tobytes() == PNG and data[24] >= 8 and data[25] == 0
 
 
 def write_image(path: str | Path, pixels: np.ndarray) -> None:
-    """Write (H, W, 3) uint8 BGR; the suffix is the format, and missing folders are made.
+    """Write an (H, W, 3) uint8 BGR image in the format of the suffix. Missing folders are created.
 
     Raises:
-        UserError: It cannot be written.
+        UserError: The file cannot be written.
     """
     path = Path(path)
     write_whole(path, _encode(path.suffix, pixels, path))
 
 
 def write_mask(path: str | Path, values: np.ndarray, palette: Sequence[Sequence[int]]) -> None:
-    """Write values as a palette PNG, which shows their colours and keeps the values as indices; folders are made.
+    """Write a mask as a palette PNG: the indices are the values, shown in colour. Missing folders are created.
 
     Args:
         path: PNG file.
-        values: (H, W), integers from 0. More than 256 values are written as 16-bit grey, without colours.
-        palette: RGB of each value, 0 to 255.
+        values: (H, W), integers from 0.
+        palette: RGB of each value, 0 to 255. With more than 256 colours, 16-bit grey is written instead.
 
     Raises:
-        UserError: It cannot be written.
+        UserError: The file cannot be written.
     """
     is_deep = len(palette) > 256
     data = _encode('.png', values.astype(np.uint16 if is_deep else np.uint8), path)
     if not is_deep:
-        # OpenCV writes no palettes. Indices are stored as grey values are: the header and the palette are what differs.
+        # OpenCV writes no palettes. PNG stores indices like grey values, so a new header and a palette are enough.
         length = len(PNG) + 25  # signature and IHDR: length, type, 13 bytes, CRC
         header = bytearray(data[len(PNG) + 8 : length - 4])
         header[9] = 3  # colour type: palette
@@ -254,9 +255,9 @@ def _png_chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def _read_bytes(path: str | Path, mapped: bool = False) -> np.ndarray:
-    """Return the content of a file, (N,) uint8; ``mapped``: parts are read from the disk when they are accessed."""
+    """Return the content of a file, (N,) uint8. If ``mapped``, it is memory-mapped instead of read."""
     try:
-        _check_file(os.stat(path), path)  # before it is opened: a named pipe waits for a writer
+        _check_file(os.stat(path), path)  # before opening: a named pipe would wait for a writer
         with open(path, 'rb') as file:
             if mapped:
                 return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
@@ -272,7 +273,7 @@ def _read_bytes(path: str | Path, mapped: bool = False) -> np.ndarray:
 
 
 def _check_file(status: os.stat_result, path: str | Path) -> None:
-    if not stat.S_ISREG(status.st_mode):  # /dev/zero does not end
+    if not stat.S_ISREG(status.st_mode):  # reading /dev/zero would never end
         kind = os.strerror(errno.EISDIR) if stat.S_ISDIR(status.st_mode) else 'it is not a file'
         raise UserError(f'{path} cannot be read: {kind}')
     if not status.st_size:
@@ -318,7 +319,7 @@ def _reason(error: cv2.error) -> str:
 
 
 def _checked_header(data: np.ndarray, path: str | Path) -> Header | None:
-    """Return the header of an image whose size is within the limits."""
+    """Read the header of an image and check its size; None for formats whose header is not read."""
     header = read_header(data)
     if header is None:
         if data[:8].tobytes() == PNG:
@@ -336,15 +337,15 @@ def _checked_header(data: np.ndarray, path: str | Path) -> Header | None:
 
 
 def _shown_size(header: Header) -> tuple[int, int]:
-    """Return width and height of an image when it is turned by its orientation."""
+    """Return width and height of an image after its orientation is applied."""
     return (header.height, header.width) if header.orientation >= 5 else (header.width, header.height)
 
 
 def _decode_deep(data: np.ndarray, header: Header | None, path: str | Path) -> np.ndarray:
-    """Decode values of 8 or 16 bits, (H, W, 3), without scaling them.
+    """Decode an image of 8 or 16 bits to (H, W, 3) without scaling its values.
 
     Raises:
-        UserError: They have more bits, or are floats.
+        UserError: The values have more bits, or are floats.
     """
     pixels = _pixel_data(data, header)
     try:
@@ -359,7 +360,7 @@ def _decode_deep(data: np.ndarray, header: Header | None, path: str | Path) -> n
 
 
 def _pixel_data(data: np.ndarray, header: Header | None) -> np.ndarray:
-    """Return the parts of a file that its pixels need."""
+    """Return the content of a file without the PNG chunks that decoding does not need."""
     if header is None or not header.parts or sum(end - start for start, end in header.parts) == data.size:
         return data
     return np.concatenate([data[start:end] for start, end in header.parts])
@@ -367,9 +368,9 @@ def _pixel_data(data: np.ndarray, header: Header | None) -> np.ndarray:
 
 def _decode_image(data: np.ndarray, header: Header | None, path: str | Path, reduction: int = 1) -> np.ndarray:
     is_jpeg = header is not None and header.format == 'JPEG'
-    # Of other formats OpenCV decodes all pixels too, and leaves most of them out.
+    # For other formats OpenCV decodes all pixels and drops most of them; averaging them below is better.
     flags = REDUCED[reduction if is_jpeg else 1]
-    if header is None or header.format == 'TIFF':  # OpenCV turns TIFF whatever the flags
+    if header is None or header.format == 'TIFF':  # OpenCV applies a TIFF's orientation always
         pixels = _decode(data, flags, path)
     else:
         pixels = _decode(_pixel_data(data, header), flags | cv2.IMREAD_IGNORE_ORIENTATION, path)
@@ -387,12 +388,12 @@ def _decode_image(data: np.ndarray, header: Header | None, path: str | Path, red
     return cv2.resize(pixels, (-(-width // reduction), -(-height // reduction)), interpolation=cv2.INTER_AREA)
 
 
-# OpenCV 4.14 has moved it. Both return the previous level.
+# OpenCV 4.14 has moved this function. Old and new return the previous level.
 _set_log_level = cv2.setLogLevel if hasattr(cv2, 'setLogLevel') else cv2.utils.logging.setLogLevel  # type: ignore[attr-defined]
 
 
 class _SilentOpenCV:
-    """Keep OpenCV's log from stderr: this module reports each error once. Threads may enter it at the same time."""
+    """Silence OpenCV's log, because this module reports the errors itself. Safe for concurrent threads."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()

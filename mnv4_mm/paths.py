@@ -7,19 +7,21 @@ from typing import Any
 
 from mnv4_mm.errors import UserError
 
-ZIP, PICKLE = b'PK', b'\x80'  # first bytes of what torch.save writes, now and before torch 1.6
+ZIP, PICKLE = b'PK', b'\x80'  # first bytes of files of torch.save, since and before torch 1.6
 WEIGHTS_SUFFIXES = ('.safetensors', '.pth', '.pt', '.bin')
 EMPTY = 'empty (an unset variable of the shell?): give a value, or leave it out'
 
 
 def check_not_empty(**options: Any) -> None:
-    """Check that no option is an empty string, or a list with one, which would silently count as left out.
+    """Check that no option is an empty string or a list that contains one.
+
+    Otherwise an empty value would silently count as left out.
 
     Args:
         **options: Values by name.
 
     Raises:
-        UserError: One is.
+        UserError: An option is empty.
     """
     for name, value in options.items():
         if value == '' or (isinstance(value, list | tuple) and '' in value):
@@ -27,10 +29,10 @@ def check_not_empty(**options: Any) -> None:
 
 
 def check_checkpoint(path: str | Path) -> Path:
-    """Check that a checkpoint file exists and begins as one.
+    """Check that a checkpoint file exists and begins like a file of ``torch.save``.
 
     Raises:
-        UserError: It does not.
+        UserError: The file is missing or not a checkpoint.
     """
     if not isinstance(path, str | os.PathLike):
         raise UserError(f'a checkpoint is named by its path, got {path!r}')
@@ -46,10 +48,10 @@ def check_checkpoint(path: str | Path) -> Path:
 
 
 def check_weights_file(path: str | Path) -> Path:
-    """Check that a file of weights exists, and that its name is of a kind that is read.
+    """Check that a file of weights exists and has a supported suffix.
 
     Raises:
-        UserError: It does not, or is not.
+        UserError: The file is missing, or its suffix is not supported.
     """
     path = Path(path)
     if not path.is_file():
@@ -63,11 +65,11 @@ def check_output_folder(flag: str, folder: str | Path) -> Path:
     """Check that a folder can be written to, or created.
 
     Args:
-        flag: Option that names it, for the message.
+        flag: Option that names the folder, for the message.
         folder: The folder.
 
     Raises:
-        UserError: It cannot.
+        UserError: The folder can be neither written to nor created.
     """
     folder = Path(folder)
     existing = _existing(folder)
@@ -79,7 +81,7 @@ def check_output_folder(flag: str, folder: str | Path) -> Path:
 
 
 def make_output_folder(flag: str, folder: str | Path) -> Path:
-    """Make a folder, and those above it. Arguments and errors are those of ``check_output_folder``."""
+    """Create a folder and its parents. Arguments and errors: see ``check_output_folder``."""
     folder = check_output_folder(flag, folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -97,11 +99,11 @@ def check_output_file(flag: str, path: str | Path) -> Path:
     """Check that a file can be written; its folder may still have to be created.
 
     Args:
-        flag: Option that names it, for the message.
+        flag: Option that names the file, for the message.
         path: The file.
 
     Raises:
-        UserError: It is a folder, or it cannot be written.
+        UserError: The path is a folder, or the file cannot be written.
     """
     path = Path(path)
     if path.is_dir():
@@ -118,7 +120,7 @@ def check_detections_file(out: str | Path) -> None:
     """Check the name of a file for detections.
 
     Raises:
-        UserError: It does not end in ``.json``, or cannot be written.
+        UserError: The name does not end in ``.json``, or the file cannot be written.
     """
     if Path(out).suffix != '.json':
         raise UserError(f'--out {out}: detections are written in COCO format, name a .json file')
@@ -129,7 +131,7 @@ def check_class_map_folder(out: str | Path) -> None:
     """Check the name of a folder for class maps.
 
     Raises:
-        UserError: It is the name of a file, or the folder cannot be written.
+        UserError: The name is that of a file, or the folder cannot be written.
     """
     if Path(out).is_file() or (Path(out).suffix and not Path(out).is_dir()):
         raise UserError(f'--out {out}: class maps are written as PNG files, name a folder')
@@ -144,7 +146,7 @@ def check_data(paths: Iterable[Path], hint: str) -> None:
         hint: What to do without the data.
 
     Raises:
-        UserError: One of them does not exist.
+        UserError: A file or folder does not exist.
     """
     for path in paths:
         if not path.exists():

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Iterator
 from typing import TextIO
 
-# The forks of mmdet and mmseg print this when their datasets are imported, meant as a debug message.
+# A debug message that the forks of mmdet and mmseg print when their data sets are imported.
 MISSING_OPTIONAL = ('Could not import OneDL',)
-# pycocotools' COCO, which mmdet builds for data sets and metrics.
+# Printed by pycocotools' COCO, which mmdet builds for data sets and metrics.
 READING_ANNOTATIONS = ('loading annotations into memory...', 'Done (t=', 'creating index...', 'index created!')
 
 
@@ -43,6 +43,6 @@ class _LineFilter(io.TextIOBase):
         return self.target.isatty()
 
     def finish(self) -> None:
-        """Write the last line if it has no end."""
+        """Write the rest of the output if it does not end with a newline."""
         if not self.pending.startswith(self.prefixes):
             self.target.write(self.pending)

@@ -1,9 +1,9 @@
 """Registration of the package's models, data sets, transforms, hooks and metrics with OpenMMLab.
 
-Importing OpenMMLab takes seconds, which ``mnv4 --help``, an argument check or an exported file do not need. So
+Importing OpenMMLab takes seconds, and ``mnv4 --help``, an argument check or an exported file do not need it. Therefore
 ``import mnv4_mm`` registers at once only if mmengine is imported already, as it is for ``custom_imports`` of a config.
-Otherwise it registers when the first import of mmengine has finished, because Python does not execute ``mnv4_mm`` again
-for a later ``custom_imports``.
+Otherwise it registers as soon as the first import of mmengine has finished: a later ``custom_imports`` would have no
+effect, because Python does not execute ``mnv4_mm`` again.
 """
 
 import importlib
@@ -43,10 +43,10 @@ def _import_modules() -> None:
 def _importing(finished: str = '') -> bool:
     """Return whether an import of OpenMMLab or of a module of this package is still in progress.
 
-    Registering then could import a name from a module that does not have it yet.
+    Registering during such an import could need a name that a partly executed module does not define yet.
 
     Args:
-        finished: Name of a module that has just been executed, which is not counted.
+        finished: Name of a module that has just been executed and is not counted.
     """
     return any(
         name != finished and getattr(getattr(module, '__spec__', None), '_initializing', False)
@@ -60,9 +60,9 @@ def _is_watched(name: str) -> bool:
 
 
 class _Watcher(MetaPathFinder):
-    """Registers when the outermost import of OpenMMLab has finished, and removes itself.
+    """Import hook that registers when the outermost import of OpenMMLab has finished, and then removes itself.
 
-    Modules of this package are watched too, because one of them may have started the import of OpenMMLab.
+    It watches modules of this package too, because one of them may have started the import of OpenMMLab.
     """
 
     def find_spec(
@@ -77,7 +77,8 @@ class _Watcher(MetaPathFinder):
         return spec
 
     def _watch(self, name: str, loader: Any) -> None:
-        # Replaced on this one loader, instead of wrapping it: its other methods (source, resources) stay as they are.
+        # The method is replaced on this loader instead of wrapping the loader, to keep its other methods (source,
+        # resources).
         execute = loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
@@ -88,8 +89,8 @@ class _Watcher(MetaPathFinder):
             sys.meta_path.remove(self)
             try:
                 _import_modules()
-            # Whoever imports mmengine may need nothing of this package, so an OpenMMLab that is incomplete, or whose
-            # parts do not fit (mmdet asserts the version of mmcv), must not break that import.
+            # The program that imports mmengine may not use this package. So an OpenMMLab that is incomplete, or has
+            # versions that do not fit (mmdet asserts the version of mmcv), must not break that import.
             except Exception as error:
                 logging.getLogger('mnv4_mm').warning(
                     'mnv4_mm is not registered with OpenMMLab (%s: %s); `mnv4 env` lists what is missing',

@@ -1,1 +1,1 @@
-"""What tools and notebooks call: find and merge a config, train, evaluate, infer."""
+"""Python API for tools and notebooks: check data, train, evaluate, infer."""

@@ -25,12 +25,12 @@ def check(
 
     Args:
         data: Folder of the data set.
-        task: ``detection`` or ``segmentation``; that of the config, or by what is in the folder, if None.
-        config: Path or name of a config: what it would train on is added to the notes.
-        fix: Folder to write a cleaned copy to, without what has to be left out; new or empty.
+        task: ``detection`` or ``segmentation``; if None, the task of the config or, without one, of the data set found.
+        config: Path or name of a config. The notes then say what it would train on.
+        fix: New or empty folder for a cleaned copy of the data set, without the broken parts.
 
     Returns:
-        Findings and statistics. ``refusals()`` are the reasons why the data cannot be trained on.
+        Findings and statistics. ``refusals()`` lists the reasons why the data cannot be trained on.
 
     Raises:
         UserError: The data set is not recognised, the config would train on nothing, or ``fix`` cannot be written.

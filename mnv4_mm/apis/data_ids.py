@@ -12,10 +12,10 @@ class DataIds:
     """Image and category ids of a COCO annotation file, by file name and class name.
 
     Args:
-        path: The annotation file. It needs the lists ``images`` and ``categories`` only.
+        path: The annotation file. Only its lists ``images`` and ``categories`` are used.
 
     Raises:
-        UserError: It cannot be read, or is no such file.
+        UserError: The file cannot be read, or is not a COCO annotation file.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -35,15 +35,17 @@ class DataIds:
             ) from error
         parts = [PurePosixPath(name).parts for name in names]
         self.by_path = {part: index for index, part in enumerate(parts)}
-        # Names that tools have written with folders of another machine are matched by the name alone, if it is unique.
+        # Tools may write paths of another machine. They are matched by the file name alone, if it is unique.
         counts = Counter(part[-1:] for part in parts)
         self.by_name = {part[-1:]: index for index, part in enumerate(parts) if counts[part[-1:]] == 1}
 
     def index(self, file: Path) -> int:
-        """Return the index of an image file in the annotation file: the entry that shares most folders with its path.
+        """Return the index of the entry for an image file.
+
+        It is the longest entry that the path of the file ends with, or else the only entry with its file name.
 
         Raises:
-            UserError: It is not there.
+            UserError: There is no such entry, or several files have this name.
         """
         parts = file.resolve().parts
         for start in range(len(parts)):
@@ -60,7 +62,7 @@ class DataIds:
         """Return the index of each file.
 
         Raises:
-            UserError: One is not there, or two have the same.
+            UserError: A file has no entry, or two files have the same entry.
         """
         indices = [self.index(file) for file in files]
         for index, count in Counter(indices).items():
@@ -88,7 +90,7 @@ class DataIds:
         """Return the category id of each class.
 
         Raises:
-            UserError: A class is not there.
+            UserError: A class has no category in the annotation file.
         """
         missing = [name for name in classes if name not in self.category_ids]
         if missing:

@@ -60,12 +60,12 @@ def evaluate_files(
         data: The data set that the checkpoint was trained with, if it is not the config's.
         allow_dropped: Leave out images and boxes of ``data`` that are broken, even if they are more than 1 %.
         inference: Segmentation: ``whole`` images or windows (``slide``); the config's own mode if None.
-        cfg_options: Values that replace the config's.
+        cfg_options: Values that replace values of the config.
         launcher: mmengine's launcher: none, pytorch, slurm or mpi.
 
     Returns:
-        Metrics by name, e.g. ``coco/bbox_mAP`` or ``ade20k/mIoU``, in [0, 1], without those of classes that the data
-            does not have. NaN for ``bbox_mAP`` or ``mIoU`` if there is no ground truth to measure it with.
+        Metrics in [0, 1] by name, e.g. ``coco/bbox_mAP`` or ``ade20k/mIoU``. Metrics without ground truth are left
+            out, except ``bbox_mAP`` and ``mIoU``, which are then NaN.
 
     Raises:
         UserError: An option, the data or the checkpoint is missing, unreadable or does not fit.
@@ -101,8 +101,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Evaluate a checkpoint on the test set, or on the training images.
 
-    Each of several processes predicts and draws its share; the first computes the metrics over all and writes the
-    files.
+    Several processes each predict and draw a share of the images; the first one computes the metrics over all images
+    and writes the files.
 
     Args:
         cfg: The config; its ``launcher`` is the one that started this process.
@@ -116,8 +116,8 @@ def evaluate(
         per_class: Print AP or IoU per class.
 
     Returns:
-        Metrics by name, e.g. ``coco/bbox_mAP`` or ``ade20k/mIoU``, in [0, 1], without those of classes that the data
-            does not have. NaN for ``bbox_mAP`` or ``mIoU`` if there is no ground truth to measure it with.
+        Metrics in [0, 1] by name, e.g. ``coco/bbox_mAP`` or ``ade20k/mIoU``. Metrics without ground truth are left
+            out, except ``bbox_mAP`` and ``mIoU``, which are then NaN.
 
     Raises:
         UserError: Data or checkpoint are missing, unreadable or do not fit.
@@ -159,7 +159,7 @@ def _set_test_only(cfg: Config, checkpoint: Checkpoint, work_dir: Path) -> None:
 
 
 def _set_outputs(cfg: Config, out: str | None, show_dir: str | None, per_class: bool) -> None:
-    """Add what writes predictions and drawn images; makes their folders.
+    """Configure the output of predictions and drawn images, and make the folders.
 
     Raises:
         UserError: The data would be overwritten.

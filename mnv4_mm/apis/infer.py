@@ -29,8 +29,8 @@ class Inferred(NamedTuple):
     """Outcome of a run over images.
 
     Attributes:
-        path: ``predictions.json``.
-        unreadable: Names of the images that could not be read, of which there are no predictions.
+        path: Path of ``predictions.json``.
+        unreadable: Names of the images that could not be read and have no predictions.
     """
 
     path: Path
@@ -53,27 +53,28 @@ def infer(
 
     Write the images with the predictions drawn (a video for a video), and ``predictions.json``, whose content
     ``runtime.writer`` describes; for segmentation also class maps. Hidden files and folders, whose names begin with a
-    dot, are passed over. An image that cannot be read does not stop a folder: it is named on stderr and under
+    dot, are skipped. An image that cannot be read does not stop a folder: it is named on stderr and under
     ``unreadable`` in ``predictions.json``.
 
     Args:
         source: Image, folder or video file.
         checkpoint: Checkpoint written by ``mnv4 train``, or file written by ``mnv4 export``, which needs no
             PyTorch.
-        config: Checkpoint: config to use instead of the one inside.
+        config: For a checkpoint: config to use instead of the one inside.
         out_dir: Folder to write to.
         score_thr: Detection: boxes with lower scores are not drawn.
-        device: Checkpoint: torch device; a GPU if there is one by default.
-        inference: Checkpoint of a segmenter: ``whole`` images or ``slide`` for windows; as in the config by default.
-        annotations: COCO annotation file of the images. Predictions get its ids of images, by file name, and of
-            categories, by class name. Otherwise images are numbered from 1.
+        device: For a checkpoint: torch device; by default the GPU if there is one.
+        inference: For a checkpoint of a segmenter: ``whole`` images or ``slide`` for windows; the config's if None.
+        annotations: COCO annotation file of the images. Predictions get its image ids, matched by file name, and
+            its category ids, matched by class name. Without it, images are numbered from 1.
         coco: Also write ``coco_results.json``, the list that ``loadRes`` of pycocotools takes.
 
     Returns:
         The path of ``predictions.json``.
 
     Raises:
-        UserError: A bad argument or file, or none of the images can be read. Nothing has been written then.
+        UserError: An argument or a file is invalid, or none of the images can be read. If an image has another size in
+            ``annotations``, the predictions for the images before it are kept.
     """
     return infer_files(
         source,
@@ -183,11 +184,11 @@ def _data_ids(annotations: str | None) -> 'DataIds | None':
 
 
 def _image_files(path: Path, out: Path) -> dict[str, Path]:
-    """Return the image files of a folder and its subfolders, or the one image, by their names relative to the folder.
+    """Return the image files of a folder and its subfolders, or the one image, by name relative to the folder.
 
     Args:
         path: Folder or image.
-        out: Folder of the results, which is passed over.
+        out: Folder of the results, which is skipped.
     """
     if path.is_dir():
         names = [file.relative_to(path) for file in path.rglob('*') if file.suffix.lower() in IMAGE_SUFFIXES]
@@ -217,7 +218,7 @@ def _infer_video(path: Path, predict: Predict, writer: PredictionWriter, target:
         count, fps = video.get(cv2.CAP_PROP_FRAME_COUNT), video.get(cv2.CAP_PROP_FPS)
         for number, pixels in enumerate(_track(_frames(video), max(int(count), 0))):
             drawn = writer.add(f'{path.name}#{number}', predict(pixels))
-            if video_writer is None:  # the size of the first drawn frame is that of the video
+            if video_writer is None:  # the video has the size of its first drawn frame
                 size = drawn.shape[1::-1]
                 target.parent.mkdir(parents=True, exist_ok=True)
                 video_writer = cv2.VideoWriter(str(target), cv2.VideoWriter.fourcc(*'mp4v'), fps or 25, size)
@@ -236,7 +237,7 @@ def _frames(video: cv2.VideoCapture) -> Iterator[np.ndarray]:
 
 
 def _pad_or_crop(drawn: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """Bring a drawn frame to the width and height of the video: the size of a legend depends on the frame."""
+    """Pad or crop a drawn frame, whose legend varies in size, to the width and height of the video."""
     height, width = min(len(drawn), size[1]), min(drawn.shape[1], size[0])
     out = np.full((size[1], size[0], 3), 255, np.uint8)
     out[:height, :width] = drawn[:height, :width]

@@ -10,7 +10,7 @@ from mnv4_mm.errors import UserError
 
 
 def join_processes(launcher: str) -> None:
-    """Join the processes that a launcher started, on CPUs (gloo); on GPUs, mmengine's Runner joins them.
+    """Join the processes that a launcher started on CPUs (gloo). On GPUs, mmengine's Runner joins them.
 
     Does nothing for the launcher ``none``, or if the processes are joined already.
 
@@ -18,8 +18,8 @@ def join_processes(launcher: str) -> None:
         launcher: none, pytorch, slurm or mpi.
 
     Raises:
-        UserError: The launcher's command did not start this process; or torchrun did, without a launcher; or mmengine
-            supports the launcher on GPUs only.
+        UserError: The launcher's command did not start this process, torchrun started it without ``launcher``, or the
+            launcher needs GPUs and there is none.
     """
     if launcher == 'none':
         if 'TORCHELASTIC_RUN_ID' in os.environ and os.environ.get('WORLD_SIZE') != '1' and not is_distributed():
@@ -28,7 +28,7 @@ def join_processes(launcher: str) -> None:
             )
         return
     check_launcher(launcher)
-    # mmengine selects the GPU by it, and does not set it for mpi.
+    # mmengine selects the GPU by LOCAL_RANK, but does not set it for mpi.
     os.environ['LOCAL_RANK'] = os.environ[LAUNCHERS[launcher][1]]
     if torch.cuda.is_available() or is_distributed():
         return
@@ -36,10 +36,10 @@ def join_processes(launcher: str) -> None:
         raise UserError(
             f'--launcher {launcher} needs GPUs, and there is none here; on CPUs use torchrun and --launcher pytorch'
         )
-    # mmengine's own function selects GPU LOCAL_RANK for every backend; it does not change an existing group.
+    # Not mmengine's function, which selects a GPU for every backend. It leaves an existing group as it is.
     torch.distributed.init_process_group('gloo')
 
 
 def is_first_of_machine(launcher: str) -> bool:
-    """Return True for the one process of each machine that does the work needed once a machine."""
+    """Return True for the first process of each machine, which does the work that is needed once per machine."""
     return launcher == 'none' or os.environ.get('LOCAL_RANK') == '0'

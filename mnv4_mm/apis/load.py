@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def is_exported(path: str | Path) -> bool:
-    """Return True for files of a runtime, False for checkpoints."""
+    """Return True for an exported file, False for a checkpoint."""
     suffixes = tuple(runtime.suffix for runtime in RUNTIMES.values())
     return str(path).endswith(suffixes) or sidecar(Path(path)).is_file()
 
@@ -34,13 +34,14 @@ def load(
 
     Args:
         path: Checkpoint written by ``mnv4 train``, or file written by ``mnv4 export``.
-        config: Checkpoint: config to use instead of the one inside.
-        device: Checkpoint: torch device; a GPU if there is one by default.
-        inference: Checkpoint of a segmenter: ``whole`` images or ``slide`` for windows; as in the config by default.
-        threads: Exported file: number of threads; the default of its runtime if left out.
+        config: For a checkpoint: config to use instead of the one inside.
+        device: For a checkpoint: torch device; by default the GPU if there is one.
+        inference: For a checkpoint of a segmenter: ``whole`` images or ``slide`` for windows; the config's if None.
+        threads: For an exported file: number of threads; the default of its runtime if None.
 
     Returns:
-        A function from an image, a file or (H, W, 3) uint8 BGR, to ``runtime.Detections`` or ``runtime.ClassMap``.
+        A predictor. Called with an image, a file or (H, W, 3) uint8 BGR, it returns ``runtime.Detections`` or
+        ``runtime.ClassMap``.
 
     Raises:
         UserError: The file cannot be read, an argument does not fit it, or its runtime is not installed.

@@ -31,7 +31,7 @@ def load_model(
     Args:
         checkpoint: Checkpoint file, or the checkpoint that was read from it.
         config: Config to use instead of the one in the checkpoint.
-        device: torch device; a GPU if there is one by default.
+        device: torch device; by default the GPU if there is one.
         inference: Segmentation: ``whole`` images or ``slide`` for windows, see ``config.data.with_inference``; as in
             the config by default.
 
@@ -63,7 +63,7 @@ def load_model(
 
 
 class TorchPredictor(ImagePredictor):
-    """A PyTorch model with the preprocessing of its config; its results are those of ``runtime.Predictor``.
+    """A PyTorch model with the preprocessing of its config. It returns the same types as ``runtime.Predictor``.
 
     Args:
         model: A model as ``load_model`` returns.

@@ -62,7 +62,7 @@ def train(
     Args:
         config: Path, or name of a shipped config.
         work_dir: Where to write; ``work_dirs/<config>[_<backbone>][_<data>]`` if None.
-        resume: Continue the work directory's last checkpoint (True) or this one.
+        resume: Continue from the last checkpoint of the work directory (True), or from this checkpoint.
         amp: Mixed precision: float16 with loss scaling on a GPU, bfloat16 on the CPU.
         amp_dtype: Mixed precision with this type, ``fp16`` or ``bf16``.
         channels_last: Keep feature maps as (N, H, W, C) in memory; as the config says if None.
@@ -71,14 +71,14 @@ def train(
         backbone: Use another backbone, e.g. ``mnv4_conv_l``.
         data: Folder of a data set with boxes or, for segmentation, masks, in any format that ``mnv4_mm.check`` knows.
         allow_dropped: Leave out images and boxes of ``data`` that are broken, even if they are more than 1 %.
-        cfg_options: Values that replace the config's.
+        cfg_options: Values that replace values of the config.
         launcher: mmengine's launcher: none, pytorch, slurm or mpi.
-        auto_scale_lr: Scale the learning rate to the actual batch size; with ``data`` only if None.
-        weights: Start the backbone from ``timm``'s ImageNet weights, from random ones (``none``), or from a file; as
-            the config says if None.
-        teacher: Checkpoint of a trained model of the same task to distil from, ours or of mmdet or mmseg.
+        auto_scale_lr: Scale the learning rate to the actual batch size; if None, only with ``data``.
+        weights: Start the backbone from ``timm``'s ImageNet weights, from random ones (``none``), or from a file; if
+            None, as the config says or, with ``data``, as docs/training.md describes.
+        teacher: Checkpoint of a trained model of the same task to distil from, of this package, mmdet or mmseg.
         teacher_config: Config of the teacher; the one in its checkpoint if None.
-        epochs: Train for this number of epochs, with the schedule in proportion.
+        epochs: Train for this number of epochs, and scale the schedule in proportion.
         iters: Train for this number of iterations; for configs that count in iterations.
         size: Detection: input size, (height, width) or (side,), in multiples of 32.
         levels: SSDLite: output stride of its finest level, 16 or 8.
@@ -138,13 +138,13 @@ def train(
     _warn(disagreeing_normalisation(cfg), lost_weights(loaded, cfg))
     with tensors_only():
         runner = SafeRunner.from_cfg(cfg, checkpoint)
-    del checkpoint  # the runner releases it when it has loaded it
+    del checkpoint  # so that its memory is free once the runner has loaded and released it
     _run(runner, cfg)
     return folder
 
 
 def _check_data(cfg: Config, launcher: str) -> None:
-    # One process of each machine checks; the others wait for it when they meet.
+    # One process of each machine checks; the others wait for it at the next synchronisation.
     if is_first_of_machine(launcher):
         for loader in ('train_dataloader', 'val_dataloader'):
             require_data(cfg, loader)
@@ -163,7 +163,7 @@ def _read_weights(cfg: Config) -> Checkpoint | None:
     path = initial_checkpoint(cfg)
     if path is None:
         return None
-    # The last checkpoint of a run may be damaged.
+    # The last checkpoint of a run may be damaged: the newest undamaged one is resumed.
     return read_checkpoint(path) if cfg.get('load_from') else read_newest(cfg.work_dir)
 
 
@@ -211,7 +211,7 @@ def _run(runner: Runner, cfg: Config) -> None:
 
 
 def _warn_about_learning_rate(runner: Runner, cfg: Config) -> None:
-    """Warn if the batch size is not the one that the recipe's learning rate is made for, and the rate is not scaled."""
+    """Warn if the batch size differs from that of the recipe, and the learning rate is not scaled."""
     scaling = cfg.get('auto_scale_lr', {})
     actual = cfg.train_dataloader.get('batch_size', 1) * runner.world_size
     if scaling.get('base_batch_size', actual) != actual and not scaling.get('enable'):
@@ -222,14 +222,14 @@ def _warn_about_learning_rate(runner: Runner, cfg: Config) -> None:
 
 
 def _cap_warm_up(runner: Runner) -> None:
-    """Limit warm-ups, which are counted in steps for COCO, to a tenth of the training on a small data set."""
+    """Limit warm-ups, whose number of steps is made for COCO, to a tenth of the training."""
     limit = runner.train_loop.max_iters // 10
     for scheduler in list(runner.param_schedulers or []):
         warms_up = isinstance(scheduler, dict) and scheduler['type'] in ('LinearLR', 'ConstantLR')
         if not warms_up or scheduler.get('by_epoch', True) or scheduler.get('begin', 0):
             continue
         if limit < 2:
-            # mmengine's warm-up of one step never reaches the full rate: the whole training would have a tiny one.
+            # mmengine's warm-up of one step never reaches the full rate: the whole training would use a tiny one.
             runner.param_schedulers.remove(scheduler)
         elif scheduler.get('end', 0) > limit:
             runner.logger.info(f'warm-up of {scheduler["end"]} steps shortened to a tenth of the training, {limit}')

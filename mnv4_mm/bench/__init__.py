@@ -1,1 +1,1 @@
-"""Speed against other implementations: one file for each part, ``measure`` for the timing, ``run`` for all parts."""
+"""Benchmark against other implementations: a module per part, ``measure`` for timing, and ``run`` for all parts."""

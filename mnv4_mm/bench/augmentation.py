@@ -1,4 +1,4 @@
-"""Speed of the augmentation, from an image file to the input of a net, against mmdet's and mmseg's and decoding."""
+"""Speed of augmentation, from image file to net input, against mmdet and mmseg, and against decoding alone."""
 
 import contextlib
 import io
@@ -18,7 +18,7 @@ from mnv4_mm.config.load import load_config
 from mnv4_mm.images import read_image, read_mask
 from mnv4_mm.tasks import task_of
 
-# The pipelines that our two augmentations replace, as in mmdet's SSDLite config and mmseg's ADE20K configs.
+# Pipelines of mmdet's SSDLite config and mmseg's ADE20K configs, which our two augmentations replace.
 MMDET: list[dict[str, Any]] = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
@@ -47,7 +47,7 @@ MMSEG: list[dict[str, Any]] = [
 
 
 def augmentation_pairs() -> list[Pair]:
-    """Measure a pass over the training images of the small data sets, on one core as in a data loader's worker."""
+    """Return pairs that time a pass over the small data sets, on one core as in a data loader's worker."""
     pairs = []
     for name, config, data, openmmlab_pipeline, target in (
         ('SSD', 'mnv4_ssdlite_coco', 'data/mini/coco', MMDET, 5.0),

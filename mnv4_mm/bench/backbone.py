@@ -11,9 +11,9 @@ from mnv4_mm.models import MobileNetV4
 
 
 def backbone_pairs(batch: int = 8, size: int = 320) -> list[Pair]:
-    """Measure forward and backward for the same feature maps, and the forward pass up to C5.
+    """Return pairs that time forward and backward for the same feature maps, and the forward pass up to C5.
 
-    timm cannot leave out the 1x1 convolution to 960 channels behind C5.
+    In the second pair, timm also computes the 1x1 convolution to 960 channels after C5, which it cannot leave out.
 
     Args:
         batch: Batch size.

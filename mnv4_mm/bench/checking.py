@@ -1,4 +1,4 @@
-"""Time of checking a data set against decoding its images and nothing else."""
+"""Time to check a data set, against the time to decode its images."""
 
 import json
 import os
@@ -19,12 +19,12 @@ from mnv4_mm.data.prepare import prepare_detection
 from mnv4_mm.images import image_size
 
 IMAGES = REPOSITORY / 'data/mini/coco'
-COUNT, BOXES = 5000, 7  # boxes of an image, as in COCO
+COUNT, BOXES = 5000, 7  # images, and boxes per image as in COCO
 MIN_SPEEDUP, MAX_SECONDS = 1 / 1.2, 1.0
 
 
 def checking(count: int = COUNT, rounds: int = 3) -> Iterator[Ratio | Figure]:
-    """Measure the first check of a data set, decoding alone on all cores, and the check of unchanged data.
+    """Measure the first check of a data set against decoding alone on all cores, and the check of unchanged data.
 
     Args:
         count: Number of images.
@@ -54,7 +54,7 @@ def checking(count: int = COUNT, rounds: int = 3) -> Iterator[Ratio | Figure]:
 
 
 def write_data(root: Path, count: int) -> list[str]:
-    """Write a data set of links to images of COCO, four fifths for training, and return the names of its images."""
+    """Write a data set of ``count`` links to COCO images, 80 % of them for training; return their paths in ``root``."""
     files = sorted(IMAGES.rglob('*.jpg'))
     names: list[str] = []
     sizes = {file: image_size(file) for file in files}

@@ -42,7 +42,7 @@ class TorchvisionSSDLite(nn.Module):
     Takes (1, 320, 320, 3) uint8; returns boxes (1, A, 4) as (x1, y1, x2, y2) in pixels and scores (1, A, 90).
 
     Args:
-        to: Description of the input.
+        to: Size, layout and normalisation of the input.
     """
 
     anchors: Tensor
@@ -68,7 +68,7 @@ class Yolo11n(nn.Module):
     Takes (1, 320, 320, 3) uint8; returns boxes (1, A, 4) as (x1, y1, x2, y2) in pixels and scores (1, A, 80).
 
     Args:
-        to: Description of the input.
+        to: Size, layout and normalisation of the input.
 
     Raises:
         UserError: See ``import_ultralytics``.
@@ -88,10 +88,10 @@ class Yolo11n(nn.Module):
 
 
 def import_ultralytics() -> Any:
-    """Import Ultralytics' ``DetectionModel``, without its settings file, network access and installations.
+    """Import Ultralytics' ``DetectionModel`` without its settings file, network access and automatic installations.
 
     Raises:
-        UserError: It cannot be imported.
+        UserError: Ultralytics cannot be imported.
     """
     with tempfile.TemporaryDirectory() as folder:
         os.environ.update(YOLO_CONFIG_DIR=folder, YOLO_OFFLINE='true', YOLO_AUTOINSTALL='false', YOLO_VERBOSE='false')
@@ -106,7 +106,7 @@ def import_ultralytics() -> Any:
 
 
 def detector_pairs() -> list[Pair]:
-    """Compare SSDLite (MNv4-Conv-S, 320x320) with torchvision's SSDLite and with YOLO11n: ONNX Runtime, one thread."""
+    """Return pairs of SSDLite (MNv4-Conv-S, 320x320) and torchvision's SSDLite or YOLO11n: ONNX Runtime, one thread."""
     torch.manual_seed(0)
     cfg = load_config('mnv4_ssdlite_coco')
     model = add_metadata(build_model(cfg), cfg)
@@ -126,7 +126,10 @@ def detector_pairs() -> list[Pair]:
 
 
 def _session(module: nn.Module, meta: Meta, batches: list[np.ndarray]) -> Callable[[], object]:
-    """Export a net to ONNX; return a function that runs the file on the next batch."""
+    """Export a net with NMS to ONNX, and return a function that runs the file on the next batch.
+
+    The score threshold gives ``CANDIDATES`` candidates per batch on average.
+    """
     assert meta.selection is not None
     with torch.no_grad():
         scores = [module(torch.from_numpy(batch))[1].flatten() for batch in batches]

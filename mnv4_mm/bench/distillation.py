@@ -1,4 +1,4 @@
-"""Cost of a teacher: a training step of a student with MNv4-Conv-S, with a teacher with MNv4-Conv-M and without."""
+"""Cost of distillation: a training step of an MNv4-Conv-S student with and without an MNv4-Conv-M teacher."""
 
 import copy
 from typing import Any
@@ -28,10 +28,10 @@ class Step:
         name: Name of a config.
         batch: Batch size.
         size: Height and width of the images in pixels.
-        taught: Add a teacher with MNv4-Conv-M.
-        backbone: Backbone; the config's if None.
+        taught: Add an MNv4-Conv-M teacher.
+        backbone: Backbone that replaces the config's; None to keep it.
         device: Device to train on.
-        dtype: Type of mixed precision, ``fp16`` or ``bf16``; float32 if None.
+        dtype: Data type of mixed precision, ``fp16`` or ``bf16``; None to train in float32.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Step:
 
 
 def distillation_pairs(batch: int = 8, size: int = 320) -> list[Pair]:
-    """Measure a step with a teacher against one without. The target allows 1.5 times the time."""
+    """Return pairs of steps with and without a teacher. The target allows a teacher to take 1.5 times the time."""
     return [
         Pair(
             f'step of {head}, batch {batch}, {size}x{size}: taught by Conv-M, against not',

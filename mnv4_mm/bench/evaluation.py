@@ -22,10 +22,10 @@ MINI = Path(__file__).parents[2] / 'data/mini/coco/annotations/instances_train20
 
 
 def coco_pairs(images: int = 5000, detections: int = 100) -> list[Pair]:
-    """Measure the way from the detections of a model to COCO AP, once: pycocotools takes a minute.
+    """Return pairs that time the computation of COCO AP from arrays of detections, once: pycocotools takes a minute.
 
-    pycocotools itself gets the lists of detections that our metric makes from arrays; making them is part of its time.
-    mmdet's metric writes them to a file, reads it and calls pycocotools.
+    For pycocotools, our metric converts the arrays to COCO's list of detections; this is part of its time. mmdet's
+    metric writes the list to a file, reads it back and calls pycocotools.
 
     Args:
         images: Number of images.
@@ -65,7 +65,7 @@ def coco_pairs(images: int = 5000, detections: int = 100) -> list[Pair]:
 
 
 def iou_pairs(classes: int = 150, sizes: tuple[tuple[int, int], ...] = ((512, 683), (1024, 1024))) -> list[Pair]:
-    """Measure the counting of pixels per class of one image, in ``ExactIoUMetric`` and in mmseg's ``IoUMetric``.
+    """Return pairs that time counting the pixels per class: ``ExactIoUMetric`` against mmseg's ``IoUMetric``.
 
     Args:
         classes: Number of classes.
@@ -73,7 +73,7 @@ def iou_pairs(classes: int = 150, sizes: tuple[tuple[int, int], ...] = ((512, 68
     """
 
     def pair(height: int, width: int) -> Pair:
-        # Regions are squares of 32 pixels. A tenth is unlabelled; three of ten are wrong.
+        # Regions are squares with sides of 32 pixels. 10 % are unlabelled and 30 % are predicted wrongly.
         rng = torch.Generator().manual_seed(0)
         regions = (-(-height // 32), -(-width // 32))
         ground_truth = torch.randint(0, classes, regions, generator=rng)
@@ -96,9 +96,9 @@ def iou_pairs(classes: int = 150, sizes: tuple[tuple[int, int], ...] = ((512, 68
 def synthetic_detections(images: int, detections: int, mini: Path = MINI, seed: int = 0) -> tuple[dict, list[dict]]:
     """Make ground truth that resembles COCO's, and detections for it.
 
-    Each image has the annotations of an image of the small data set, moved and scaled; one image in a hundred has none.
-    At most three detections for each annotation lie near it; the rest lies anywhere. The scores of every second image
-    are multiples of 1/100, so that many are equal.
+    Each image has the annotations of an image of the small data set, moved and scaled; 1 % of the images have none. Up
+    to three detections lie near each annotation, and the others anywhere. In every second image, scores are rounded to
+    multiples of 1/100, so that many are equal.
 
     Args:
         images: Number of images.
@@ -107,8 +107,9 @@ def synthetic_detections(images: int, detections: int, mini: Path = MINI, seed: 
         seed: Seed of the random numbers.
 
     Returns:
-        COCO's ground truth without segmentation, and for each image what mmdet's ``CocoMetric`` stores: ``img_id``,
-        ``bboxes`` (detections, 4) as (x1, y1, x2, y2) in pixels and ``scores``, both float32, and ``labels``.
+        Ground truth in COCO's format without masks, and for each image the dict that mmdet's ``CocoMetric`` stores:
+        ``img_id``, ``bboxes`` (detections, 4) as (x1, y1, x2, y2) in pixels, ``scores`` (both float32) and
+        ``labels``.
     """
     rng = np.random.default_rng(seed)
     small = json.loads(mini.read_text())

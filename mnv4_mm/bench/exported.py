@@ -1,4 +1,4 @@
-"""Speed of exported files on one thread: image to boxes against mmdet, and the class map against enlarged logits."""
+"""Speed of exported files on one thread: detection against mmdet, and the class map against upsampling all logits."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -37,7 +37,7 @@ CANDIDATES = 500  # pairs of box and class above the score threshold, per image
 
 
 def predictor_pairs() -> list[Pair]:
-    """Measure SSDLite at 320x320 from a JPEG file to boxes: our file, with NMS inside, against mmdet."""
+    """Return pairs that time SSDLite at 320x320 from JPEG file to boxes: our exported file with NMS, against mmdet."""
     model = untrained_detector('mnv4_ssdlite_coco')
     predictor = export_predictor(model)
     int8_predictors = [
@@ -69,8 +69,8 @@ def predictor_pairs() -> list[Pair]:
 def untrained_detector(name: str) -> Any:
     """Build an untrained SSDLite with as many detections as a trained one.
 
-    Its batch norms fit real images and its scores differ. ``CANDIDATES`` pairs of box and class are above the score
-    threshold, because the cost of NMS depends on their number.
+    Its batch norms have the statistics of real images, and its class logits vary as in a trained net. ``CANDIDATES``
+    pairs of box and class per image exceed the score threshold, because the cost of NMS depends on their number.
 
     Args:
         name: Name of a config.
@@ -108,14 +108,14 @@ def untrained_detector(name: str) -> Any:
 
 
 def add_metadata(model: Any, cfg: Config) -> Any:
-    """Give an untrained detector the attributes that ``apis.model.load_model`` reads from a checkpoint."""
+    """Add the attributes to an untrained detector that ``apis.model.load_model`` sets from a checkpoint."""
     model.cfg, model.checkpoint_meta = cfg, {}
     model.dataset_meta = dict(classes=tuple(map(str, range(model.bbox_head.num_classes))))
     return model
 
 
 def _class_logits(model: Any, batch: torch.Tensor, classes: int) -> torch.Tensor:
-    """Return the logits of the anchors of all levels and images, (anchors, classes)."""
+    """Return the class logits of all anchors of all levels and images, (anchors, classes)."""
     levels = model(batch, mode='tensor')[0]
     return torch.cat([level.permute(0, 2, 3, 1).reshape(-1, classes) for level in levels])
 
@@ -144,10 +144,10 @@ def single_thread() -> Iterator[None]:
 
 
 def class_map_pairs(classes: int = 150, side: int = 64, factor: int = 8) -> list[Pair]:
-    """Measure the end of a segmenter's file: the class of each pixel, from logits of a lower resolution.
+    """Return a pair that times the last step of an exported segmenter: from low-resolution logits to the class map.
 
-    The logits are smooth, as those of a net are: for a quarter of the squares between four positions the best class is
-    not the same at all corners.
+    The logits are smooth, as in a real net: in a quarter of the squares between four neighbouring positions, the
+    corners do not all have the same best class.
 
     Args:
         classes: Number of classes.

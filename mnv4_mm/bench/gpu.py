@@ -1,4 +1,4 @@
-"""Training of each headline config on a GPU: images a second, and the memory of the GPU, on batches of noise."""
+"""Training speed and GPU memory of each headline config, on batches of noise."""
 
 import time
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import torch
 from mnv4_mm.bench.distillation import Step
 from mnv4_mm.bench.measure import Figure
 
-# Config -> batch size and side of the images in pixels, those of its recipe.
+# Config -> batch size and side of the images in pixels, as in its recipe.
 CONFIGS = {
     'mnv4_ssdlite_coco': (32, 320),
     'mnv4_retinanet_coco': (16, 384),
@@ -25,7 +25,7 @@ def gpu_figures(steps: int = 20, warm_up: int = 5) -> Iterator[Figure]:
 
     Args:
         steps: Number of timed steps.
-        warm_up: Number of steps before them.
+        warm_up: Number of untimed steps before them.
     """
     for name, (batch, size) in CONFIGS.items():
         for dtype in (None, 'fp16'):

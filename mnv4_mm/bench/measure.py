@@ -1,4 +1,4 @@
-"""Timing of a call against a baseline, in turn in one process, so that a slow machine slows both."""
+"""Timing of a function against a baseline: alternately in one process, so that a slow machine affects both alike."""
 
 import statistics
 import subprocess
@@ -10,15 +10,15 @@ from typing import NamedTuple
 
 
 class Pair(NamedTuple):
-    """A call and its baseline.
+    """A function and its baseline.
 
     Attributes:
         name: Name of the measurement.
         ours: Our implementation, to be called once a round.
-        baseline: The implementation it is compared with.
+        baseline: The implementation to compare with.
         target: Speedup that we aim at; None if there is no target.
         rounds: Number of timed rounds.
-        warm_up: Number of rounds before them that do not count.
+        warm_up: Number of untimed rounds before them.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Ratio(NamedTuple):
 
 
 class Figure(NamedTuple):
-    """A number without a baseline.
+    """A measured number without a baseline.
 
     Attributes:
         name: Name of the measurement.
@@ -64,7 +64,7 @@ class Figure(NamedTuple):
 
 
 def measure(pair: Pair) -> Ratio:
-    """Time both sides of a pair in turn: A B, B A, A B, ..."""
+    """Time both sides of a pair in each round, in alternating order: A B, B A, A B, ..."""
     times: tuple[list[float], list[float]] = ([], [])
     sides = [(0, pair.ours), (1, pair.baseline)]
     for i in range(-pair.warm_up, pair.rounds):
@@ -74,7 +74,7 @@ def measure(pair: Pair) -> Ratio:
             if i >= 0:
                 times[side].append((time.perf_counter() - start) * 1e3)
     ours, baseline = (statistics.median(side) for side in times)
-    # The ratio of each round, not of the medians: a disturbance in one round slows both of its sides.
+    # The median of the ratios, not the ratio of the medians: a disturbance slows both sides of a round.
     speedup = statistics.median(b / a for a, b in zip(*times, strict=True))
     return Ratio(pair.name, ours, baseline, speedup, pair.target)
 
@@ -84,7 +84,7 @@ class Process(NamedTuple):
 
     Attributes:
         seconds: Wall-clock time.
-        peak_mib: Peak resident memory in MiB, without that of its own workers.
+        peak_mib: Peak resident memory of the process in MiB, without its child processes.
         output: Text of stdout and stderr.
     """
 
@@ -100,7 +100,7 @@ def run_python(arguments: list[str]) -> Process:
         arguments: Command line arguments of the interpreter.
 
     Raises:
-        RuntimeError: It fails; the message has the end of its output.
+        RuntimeError: The process fails; the message contains the end of its output.
     """
     start = time.perf_counter()
     peak_kib = 0

@@ -1,4 +1,4 @@
-"""Parts of the benchmark, and the modules that each of them needs. Imports nothing heavy."""
+"""Parts of the benchmark and the modules that each needs. Imports nothing heavy."""
 
 import importlib.util
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     'exported': ('onnx', 'onnxscript', 'onnxruntime', 'ultralytics'),
     'gpu': (),
 }
-# Measured only if it is asked for.
+# Parts that are measured only if they are named.
 ONLY_ON_REQUEST = ('gpu',)
 INSTALL = {
     'pycocotools': 'pip install -r requirements/runtime.txt',

@@ -1,4 +1,4 @@
-"""Time and memory to read annotations of the size of COCO's at the start of training."""
+"""Time and memory to read an annotation file as large as COCO's at the start of training."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ IMAGES, ANNOTATIONS = 118_287, 860_001
 
 
 class Start(NamedTuple):
-    """Cost of one process that builds a data set.
+    """Cost of building a data set in a process of its own.
 
     Attributes:
         seconds: Time to build the data set, without imports.
@@ -34,7 +34,7 @@ def write_full_size(path: Path, mini: Path = MINI, images: int = IMAGES, annotat
         path: The file to write.
         mini: The small annotation file.
         images: Number of images.
-        annotations: Largest number of annotations, spread evenly over the images.
+        annotations: Upper limit of the number of annotations, spread evenly over the images.
     """
     small = json.loads(mini.read_text())
     by_image: dict[int, list[dict]] = {image['id']: [] for image in small['images']}
@@ -68,8 +68,8 @@ def annotation_times(annotations: Path, rounds: int = 5) -> dict[str, list[Start
         rounds: Number of runs with an existing cache.
 
     Returns:
-        Results of mmdet's ``CocoDataset`` (one run), of ``CachedCocoDataset`` without a cache (one run) and with one
-        (``rounds`` runs), and of a process that only imports (one run, 0 seconds).
+        Results by name: a process that only imports (one run, 0 seconds), mmdet's ``CocoDataset`` (one run), and
+        ``CachedCocoDataset`` without a cache (one run) and with a cache (``rounds`` runs).
     """
     cached = 'CachedCocoDataset'
     return {
@@ -81,7 +81,7 @@ def annotation_times(annotations: Path, rounds: int = 5) -> dict[str, list[Start
 
 
 def full_size_times(rounds: int = 5) -> dict[str, list[Start]]:
-    """Run ``annotation_times`` on a file of the size of COCO's, written to a temporary folder (half a GB)."""
+    """Run ``annotation_times`` on a file as large as COCO's, written to a temporary folder (half a GB)."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'instances_train2017.json'
         write_full_size(path)

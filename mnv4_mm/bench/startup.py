@@ -1,4 +1,4 @@
-"""Time to start: ``--help``, imports, and annotations of the size of COCO's."""
+"""Time to start: ``--help``, imports, and reading annotations as large as COCO's."""
 
 import statistics
 from collections.abc import Iterator
@@ -9,10 +9,10 @@ from mnv4_mm.config.index import REPOSITORY
 
 
 def startup(rounds: int = 5) -> Iterator[Ratio | Figure]:
-    """Time whole processes. For annotations, time only the construction of the data set.
+    """Measure the time of ``--help`` and of imports as whole processes, and of annotations without the imports.
 
     Args:
-        rounds: Number of runs of each process; the median counts.
+        rounds: Number of runs of each process; the median is taken.
     """
 
     def seconds(*arguments: str) -> float:

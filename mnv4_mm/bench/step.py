@@ -1,4 +1,4 @@
-"""Speed of a training step of SSDLite with MNv4-Conv-S: each option of ``tools/train.py``, and the parts of a step."""
+"""Speed of a training step of SSDLite with MNv4-Conv-S: each option of ``tools/train.py``, and the time by part."""
 
 import copy
 import itertools
@@ -25,7 +25,7 @@ class Step:
         batch: Batch size.
         size: Height and width of the images in pixels.
         channels_last: See ``engine.step.use_channels_last``.
-        bf16: Compute in bfloat16 where autocast does.
+        bf16: Train in mixed precision with bfloat16.
         fused: Use a fused optimiser.
         compiled: Compile backbone, neck and head.
     """
@@ -54,7 +54,7 @@ class Step:
         self.data = demo_mm_inputs(batch, [[3, size, size]] * batch, num_classes=80)
 
     def __call__(self) -> dict[str, float]:
-        """Run a step and return the seconds of its parts."""
+        """Run a step and return the time of each part in seconds, by name."""
         model, times = self.model, [time.perf_counter()]
 
         def finish_part() -> None:
@@ -78,7 +78,7 @@ class Step:
 
 
 def step_pairs(batch: int = 16, size: int = 320) -> list[Pair]:
-    """Measure each option alone against the step without it. Compilation takes a minute or two once."""
+    """Return pairs that time a step with and without each option. Compilation takes a minute or two once."""
 
     def pair(name: str, ours: dict[str, bool], baseline: dict[str, bool], target: float | None = None) -> Pair:
         sides = Step(batch, size, **ours), Step(batch, size, **baseline)

@@ -1,4 +1,4 @@
-"""Speed of ``tools/train.py`` as a user runs it, against the same net and head with plain mmdet settings."""
+"""Speed of ``tools/train.py`` as a user runs it, against the same model with plain mmdet settings."""
 
 import json
 import statistics
@@ -12,7 +12,7 @@ from mnv4_mm.bench.measure import Figure, Ratio, run_python
 from mnv4_mm.config.index import REPOSITORY, config_index
 
 BATCH, STEPS = 16, 36
-LOG_INTERVAL = 6  # steps; a line of the log has their means
+LOG_INTERVAL = 6  # steps per line of the log, which contains their means
 LEARNING_RATE = 0.05  # high enough to halve the loss within ``STEPS``
 
 
@@ -31,19 +31,20 @@ class Run(NamedTuple):
 
 
 def training(rounds: int = 2) -> Iterator[Ratio | Figure]:
-    """Train for 36 steps on the small data set, in turn with plain settings: float32, contiguous, mmdet's pipeline.
+    """Train for 36 steps on the small data set, alternately with our settings and with plain mmdet settings.
 
-    Images are read by the training process: on two cores a worker would only compete with it. The time of a step is the
-    median over the lines of the log, without the first one.
+    Plain settings are float32, contiguous tensors and mmdet's pipeline. Images are read by the training process: on two
+    cores, a worker would only compete with it. The time of a step is the median over the lines of the log, without the
+    first one.
 
     Args:
-        rounds: Number of runs of each side.
+        rounds: Number of runs with each of the settings.
     """
     runs: dict[str, list[Run]] = dict(plain=[], ours=[], bf16=[])
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / 'plain.py'
         shipped = config_index()['mnv4_ssdlite_coco']
-        # The data set inside RepeatDataset, whose own keys stay.
+        # Overrides the data set inside RepeatDataset; the keys of RepeatDataset itself are inherited.
         dataset = dict(dataset=dict(pipeline=MMDET, type='CocoDataset'))
         plain.write_text(f'_base_ = {str(shipped)!r}\ntrain_dataloader = dict(dataset={dataset!r})\n')
         commands = dict(
@@ -63,7 +64,7 @@ def training(rounds: int = 2) -> Iterator[Ratio | Figure]:
             f'{name}{options}, against plain mmdet settings', milliseconds[side], milliseconds['plain'], speedup, target
         )
         yield Figure(f'{name}{options}: images a second', BATCH / milliseconds[side] * 1e3, 'img/s')
-        # The same seed draws other numbers in each pipeline: loss curves agree if their difference is noise.
+        # Pipelines draw different random numbers from the same seed: losses agree if their difference is just noise.
         differences = [a - b for a, b in zip(losses[side], losses['plain'], strict=True)]
         errors = abs(statistics.mean(differences)) / (statistics.stdev(differences) / len(differences) ** 0.5)
         yield Figure(f'{name}{options}: difference of the loss to plain', errors, 'standard errors', limit=3)

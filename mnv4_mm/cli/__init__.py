@@ -40,12 +40,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        argv: Arguments, the command first; those of the process if None.
+        argv: Arguments, beginning with the command; ``sys.argv[1:]`` if None.
 
     Returns:
         Exit code: 0; 1 if ``compare`` or ``parity`` found a file outside the tolerance, ``infer`` left out images that
-        cannot be read, ``env`` found a problem, or ``--check`` found a page that is not that of its records; 2 for a
-        user's mistake; 130 for Ctrl-C.
+        cannot be read, ``env`` found a problem, ``--check`` found an outdated page, or ``transfer`` or ``roofline``
+        has not measured everything; 2 for a user's mistake; 130 for Ctrl-C.
     """
     return run(lambda: _call(argv))
 

@@ -10,7 +10,7 @@ from mnv4_mm.paths import EMPTY
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, like those of every other mistake, and that refuses empty strings."""
+    """Argument parser that reports errors as ``UserError``, in one line, and refuses empty strings."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -19,14 +19,14 @@ class Parser(argparse.ArgumentParser):
 
     def add_subparsers(self, **kwargs: Any) -> Any:
         commands = super().add_subparsers(**kwargs)
-        commands.type = str  # the command's own parser checks the arguments that are passed on to it
+        commands.type = str  # not `_text`, because the parser of the command checks its own arguments
         return commands
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f'{message} (`{self.prog} --help` lists the options)')
 
     def refuse(self, arguments: list[str]) -> NoReturn:
-        """Report arguments that are not known.
+        """Report unknown arguments.
 
         Raises:
             UserError: Always; similar options are listed.

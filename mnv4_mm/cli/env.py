@@ -7,7 +7,7 @@ import sys
 from mnv4_mm.cli.arguments import Parser
 from mnv4_mm.config.index import CHECKOUT, PACKAGE
 
-# A script that imports nothing of the package, which may be what is broken. A wheel has a copy.
+# The script imports nothing of the package, because the package may be broken. A wheel contains a copy.
 SCRIPT = (CHECKOUT or PACKAGE) / 'tools' / 'check_env.py'
 
 

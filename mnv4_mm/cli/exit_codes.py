@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from mnv4_mm.errors import UserError
 
-# Seconds after which a launcher has ended the other processes of a machine because the first has ended.
+# Seconds within which a launcher ends the other processes of a machine after the first has ended.
 LAUNCHER_TIMEOUT = 10
-# Packages without which the environment, not the code, is broken.
+# If the import of one of these packages fails, the environment is broken, not the code.
 REQUIRED = (
     'torch', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'numpy', 'cv2', 'rich', 'PIL', 'mnv4_mm', 'faster_coco_eval',
     'prettytable', 'matplotlib', 'safetensors', 'huggingface_hub', 'timm',
@@ -20,7 +20,7 @@ def run(call: Callable[[], int | None]) -> int:
     """Run a command.
 
     Args:
-        call: Does the work, and returns its exit code or None for 0.
+        call: Function that does the work and returns an exit code, or None for 0.
 
     Returns:
         The exit code: 2 for a ``UserError``, a file that cannot be used, or a broken environment; 130 for Ctrl-C; 1 if
@@ -50,12 +50,13 @@ def run(call: Callable[[], int | None]) -> int:
 
 
 def _mistake(text: str) -> int:
-    """Print a user's mistake. All processes of a launcher meet it; the first prints it."""
+    """Print a user's mistake, and return the exit code. If all processes of a launcher make it, the first prints it."""
     if os.environ.get('LOCAL_RANK', '0') != '0':
         try:
-            time.sleep(LAUNCHER_TIMEOUT)  # ending earlier would end the first before it has printed
+            # Once this process ends, the launcher ends the first one, too, perhaps before it has printed.
+            time.sleep(LAUNCHER_TIMEOUT)
         except KeyboardInterrupt:
             return 130
-    # The launcher has not ended this process while it waited, so that only this one has met the mistake.
+    # If this process has waited and the launcher has not ended it, only this process has made the mistake.
     print(f'error: {text}', file=sys.stderr)
     return 2

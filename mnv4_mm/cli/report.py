@@ -1,4 +1,4 @@
-"""Commands that report: on a run as a page; weights, complexity and speed as tables."""
+"""Commands that report: a page on a training run; tables of weights, complexity and speed."""
 
 import argparse
 from pathlib import Path
@@ -94,7 +94,7 @@ def add_bench(parser: Parser) -> None:
 
 
 def bench(args: argparse.Namespace) -> None:
-    """Check that what is to be measured is installed, and measure."""
+    """Check the arguments of ``bench`` and the packages that it needs, and measure."""
     check_bench(args.out, args.only)
 
     from mnv4_mm.bench.run import bench

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ROUNDS = 5
-MAX_LOAD = 0.5  # above it, other processes run
+MAX_LOAD = 0.5  # load average above which other processes disturb a measurement
 ROOFLINE = Files(ROOFLINE_RECORDS, ROOFLINE_PAGE)
 BLOCKS = Files(BLOCK_RECORDS, BLOCK_PAGE)
 
@@ -55,7 +55,7 @@ def add_roofline(parser: Parser) -> None:
 def roofline(args: argparse.Namespace) -> int:
     """Check the arguments of ``roofline``, measure if requested, print the correlations and write the page.
 
-    Exit code 1 if a net could not be measured.
+    Return 1 if a net could not be measured, or if ``--check`` finds an outdated page.
     """
     names, files = _check(args, '--nets', args.nets, NETS, ROOFLINE)
 
@@ -96,7 +96,7 @@ def blocks(args: argparse.Namespace) -> int:
         from mnv4_mm.transfer.blocks import measure_blocks
 
         _warn_of_load()
-        pages.merge_records(files.records, [], KEYS)  # so that a file that has no records is reported at once
+        pages.merge_records(files.records, [], KEYS)  # reports an invalid file of records before the measurement
         for part in parts:
             new = measure_blocks([part], args.rounds or ROUNDS, log=_log)
             pages.write_records(files.records, pages.merge_records(files.records, new, KEYS))

@@ -1,6 +1,6 @@
 """Commands that run a PyTorch model: train, test, infer.
 
-Imports in functions: `mnv4 --help` works in the base install, which has neither Pillow nor rich.
+Some imports are inside functions, so that `mnv4 --help` works in the base install, without Pillow and rich.
 """
 
 import argparse
@@ -131,7 +131,10 @@ def add_infer(parser: Parser) -> None:
 
 
 def infer(args: argparse.Namespace) -> int:
-    """Check the arguments of ``infer``, run the model, print the path of the predictions; 1 if images were left out."""
+    """Check the arguments of ``infer``, run the model, print the path of the predictions.
+
+    Return 1 if images were left out.
+    """
     from mnv4_mm.apis.infer import infer_files
     from mnv4_mm.runtime.labels import write_labels
 
@@ -139,7 +142,7 @@ def infer(args: argparse.Namespace) -> int:
         check_config_file(args.config)
     if args.device:
         check_device(args.device)
-    # It imports torch only to load a checkpoint, after its own checks: an exported file does not need it.
+    # It imports torch only for a checkpoint, and only after its own checks.
     inferred = infer_files(
         args.source,
         args.checkpoint,

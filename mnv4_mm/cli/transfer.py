@@ -54,7 +54,7 @@ def add_transfer(parser: Parser) -> None:
 
 
 def transfer(args: argparse.Namespace) -> int:
-    """Make the runs of a protocol, or print them. Exit code 1 if a run has failed."""
+    """Make the runs of a protocol, or print them. Return 1 if a run has failed or has no record yet."""
     protocol = read_protocol(args.protocol)
     runs = select(protocol.runs(), nets=args.nets, heads=args.heads, starts=args.starts, seeds=args.seeds)
     out = args.out or f'work_dirs/transfer/{protocol.name}'

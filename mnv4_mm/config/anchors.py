@@ -21,7 +21,7 @@ from mnv4_mm.weights.checkpoint import Checkpoint
 
 # Keys of transforms whose values are sizes, (width, height) in mmdet.
 SIZES = ('scale', 'img_scale', 'size', 'crop_size')
-SAMPLE = 300  # boxes that anchors are fitted to, the same number of each class; the report counts all boxes
+SAMPLE = 300  # maximum number of boxes to fit to, balanced over the classes; the report uses all boxes
 SEED = 0
 
 
@@ -51,14 +51,14 @@ class Boxes:
 def set_size(cfg: Config, size: Sequence[int]) -> Config:
     """Set the input size of a detector in all its pipelines, and scale the anchors of SSD in proportion.
 
-    Sizes of a pipeline that differ from the input size, such as those of a mosaic, are scaled in proportion.
+    Other sizes in the pipelines, such as the canvas of a mosaic, are scaled by the same factors.
 
     Args:
         cfg: Config of a detector.
         size: Height and width, multiples of 32; or one number for both.
 
     Raises:
-        UserError: The config is no detector's, or does not say its input size.
+        UserError: The config is not for a detector, or has no ``input_size``.
     """
     height, width = size if len(size) == 2 else (size[0], size[0])
     check_sizable(cfg)
@@ -85,15 +85,15 @@ def set_size(cfg: Config, size: Sequence[int]) -> Config:
 
 
 def set_levels(cfg: Config, stride: int) -> Config:
-    """Let SSDLite detect on feature maps from an output stride on: 8 adds a level for small objects.
+    """Set the output stride of the finest level of SSDLite; stride 8 adds a level for small objects.
 
     Args:
-        cfg: Config of SSDLite on MobileNetV4.
-        stride: 16 (as in the shipped config) or 8. The anchors of the new level have half the size of those of the
-            next one.
+        cfg: Config of SSDLite on ``MobileNetV4`` or ``TimmFeatures``.
+        stride: 16 (as in the shipped config) or 8. The smallest anchor of the new level has half the size of the
+            smallest anchor of the next level.
 
     Raises:
-        UserError: The config is not SSDLite's.
+        UserError: The config is not for SSDLite, or the stride does not fit its finest level.
     """
     check_levels(cfg, stride)
     neck, head, backbone = cfg.model.neck, cfg.model.bbox_head, cfg.model.backbone
@@ -116,8 +116,8 @@ def fit_anchors(cfg: Config) -> str:
     """Fit the anchors of a detector to the boxes of its training images.
 
     The mean IoU of a box with its best anchor is maximised by differential evolution, as mmdet's optimize_anchors.py
-    does. Here each class counts the same, and an anchor is where the head has it: on the grid of its level. The number
-    of anchors stays as it is. The result is the same on each call (fixed seed).
+    does. Unlike there, all classes have the same weight, and anchors lie on the grid of their level, as in the head.
+    The number of anchors stays as it is. The result is the same on each call (fixed seed).
 
     Args:
         cfg: Config of a detector with anchors; its anchor generator is replaced by one with plain numbers.
@@ -155,7 +155,7 @@ def fit_anchors(cfg: Config) -> str:
 def check_same_anchors(cfg: Config, checkpoint: Checkpoint) -> None:
     """Check that a checkpoint was trained with the anchors of a config.
 
-    The same number of anchors has the same weights, so that nothing else would notice that the boxes are wrong.
+    The weights fit any anchors of the same number, so that other anchors would give wrong boxes without an error.
 
     Raises:
         UserError: The checkpoint carries a config with other anchors.
@@ -173,7 +173,7 @@ def check_same_anchors(cfg: Config, checkpoint: Checkpoint) -> None:
 def _anchors_of(cfg: Config) -> Any:
     head = cfg.get('model', {}).get('bbox_head')
     generator = head.get('anchor_generator') if isinstance(head, dict) else None
-    return json.loads(json.dumps(generator))  # tuples and lists are the same anchors
+    return json.loads(json.dumps(generator))  # makes tuples and lists equal
 
 
 def training_boxes(cfg: Config) -> Boxes:
@@ -182,7 +182,7 @@ def training_boxes(cfg: Config) -> Boxes:
     Crowds and boxes without area are left out.
 
     Raises:
-        UserError: There are none, or the test pipeline has no ``Resize``.
+        UserError: There are no boxes, or the test pipeline has no ``Resize`` with a scale.
     """
     dataset = innermost_dataset(cfg.train_dataloader.dataset)
     content = json.loads(dataset_split(cfg, 'train_dataloader').annotations.read_text(encoding='utf-8'))
@@ -208,10 +208,12 @@ def training_boxes(cfg: Config) -> Boxes:
 
 
 def best_iou(boxes: Boxes, generator: Mapping[str, Any]) -> np.ndarray:
-    """Return the IoU of each box with the best of the anchors of all levels, (N,).
+    """Return the IoU of each box with its best anchor of all levels, (N,).
+
+    The grid of anchors is assumed to continue beyond the border of the image.
 
     Args:
-        boxes: The boxes. The anchors are taken as going on beyond the border of the image.
+        boxes: The boxes.
         generator: Config of an anchor generator.
     """
     levels = list(levels_of(generator))
@@ -261,7 +263,7 @@ def _scales(generator: Mapping[str, Any]) -> list[float]:
 
 
 def _ssd_strides(cfg: Config) -> list[Any]:
-    """Return the distance of two anchors on each level of SSD, in pixels: input size by size of the feature map."""
+    """Return the spacing of anchors on each level of SSD in pixels: input size / size of the feature map."""
     neck, backbone = cfg.model.neck, cfg.model.backbone
     sides = np.array(cfg.input_size)
     maps = [-(-sides // (4 * 2 ** min(index, 3))) for index in backbone.out_indices]
@@ -275,11 +277,11 @@ Space = tuple[Callable[[np.ndarray], dict[str, Any]], np.ndarray, list[tuple[flo
 
 
 def _ssd_space(old: Mapping[str, Any], limit: float) -> Space:
-    """Return what maps parameters to an SSD generator, the parameters of the old one, and their bounds.
+    """Return a function from parameters to an SSD generator, the parameters of the old generator, and their bounds.
 
-    Parameters are logarithms: the minimum size of the finest level, the step from each minimum to the next, the step
-    from the minimum to the maximum of each level, and the ratios that all levels share. No size exceeds ``limit``, in
-    pixels.
+    The parameters are the logarithms of: the minimum size of the finest level, the ratio of each minimum size to the
+    one before, the ratio of maximum to minimum size of each level, and the aspect ratios that all levels share. No size
+    exceeds ``limit``, in pixels.
     """
     levels, counts = len(old['strides']), [len(level) for level in old['ratios']]
 
@@ -301,7 +303,7 @@ def _ssd_space(old: Mapping[str, Any], limit: float) -> Space:
 
 
 def _retina_space(old: Mapping[str, Any]) -> Space:
-    """Return what maps parameters to a generator with the same scales and ratios on each level, as ``_ssd_space``."""
+    """Return the same as ``_ssd_space`` for a generator whose levels share their scales and ratios."""
     kept = {key: value for key, value in old.items() if key not in ('octave_base_scale', 'scales_per_octave')}
     scales = _scales(old)
 
@@ -318,7 +320,7 @@ def _log(bounds: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _sample(boxes: Boxes) -> Boxes:
-    """Return at most ``SAMPLE`` boxes, the same number of each class as far as it has them."""
+    """Return about ``SAMPLE`` random boxes or fewer, the same number of each class if it has enough."""
     rng = np.random.default_rng(SEED)
     groups = [np.flatnonzero(boxes.classes == label) for label in np.unique(boxes.classes)]
     share = max(1, SAMPLE // len(groups))
@@ -337,13 +339,14 @@ def _test_resize(cfg: Config) -> Mapping[str, Any]:
 
 
 def _resize_factors(cfg: Config, images: Mapping[Any, tuple[int, int]]) -> dict[Any, tuple[float, float]]:
-    """Return the factors of width and height of each image by its id."""
+    """Return the resize factors (width, height) of each image, by image id."""
     resize = _test_resize(cfg)
     width, height = resize['scale']
     factors = {}
     for key, (w, h) in images.items():
         if resize.get('keep_ratio'):
-            # As mmcv.rescale_size: the longer side fits the longer one of the scale, the shorter side the shorter one.
+            # As in mmcv.rescale_size: the longer side of the image fits the longer side of the scale, and the shorter
+            # side fits the shorter one.
             factor = min(max(width, height) / max(w, h), min(width, height) / min(w, h))
             factors[key] = (factor, factor)
         else:

@@ -22,9 +22,9 @@ def set_backbone(cfg: Config, name: str) -> Config:
     """Replace the backbone of a model and pass its channels on to the neck and the heads.
 
     ``out_indices`` and the training settings stay as they are. If the config starts from ``timm://`` weights, the new
-    net starts from its own (``DEFAULT_TAGS``; timm's default for a timm net) or, if none are published, from random
-    ones. The new channels replace the old ones where the neck or a head has them at the start of its ``in_channels`` or
-    ``out_channels``, or selects a feature map by ``in_index``.
+    backbone starts from its own default weights (``DEFAULT_TAGS``, or timm's default for a timm net). If none are
+    published, it starts from random weights. In the neck and the heads, the new channels replace the old ones wherever
+    ``in_channels`` or ``out_channels`` starts with them, and wherever a head selects a feature map by ``in_index``.
 
     Args:
         cfg: A config with ``model.backbone`` of type MobileNetV4.
@@ -32,7 +32,7 @@ def set_backbone(cfg: Config, name: str) -> Config:
             ``timm:fastvit_sa12``.
 
     Raises:
-        UserError: Unknown name, or the net does not fit the config.
+        UserError: The name is unknown, or the backbone does not fit the config.
     """
     check_backbone_name(name)
     check_backbone_of(cfg)
@@ -69,7 +69,7 @@ def _set_channels(model: Any, old: list[int], new: list[int]) -> None:
         if 'neck' not in model and isinstance(part.get('in_index'), int):
             part['in_channels'] = new[part['in_index']]
         if 'neck' not in model and part.get('c1_in_channels'):
-            part['c1_in_channels'] = new[0]  # DeepLabV3+ takes its fine feature map from the first one
+            part['c1_in_channels'] = new[0]  # DeepLabV3+ takes low-level features from the first feature map
 
 
 def _default_tag(name: str) -> str | None:
@@ -108,11 +108,11 @@ def pretrained_files(cfg: Config) -> list[str]:
 
 
 def disagreeing_normalisation(cfg: Config) -> str | None:
-    """Describe how the data preprocessor differs from the one that the backbone's weights were trained with.
+    """Describe how the data preprocessor differs from the one with which the backbone's weights were trained.
 
     Returns:
-        The difference, for ``timm://`` tags and local files named after one; None if there is none, or the weights are
-            unknown.
+        The difference, for ``timm://`` weights and local files named after a tag; None if there is no difference, or
+            the weights are unknown.
     """
     backbone = cfg.model.get('backbone') or {}
     preprocessor = cfg.model.get('data_preprocessor') or {}
@@ -130,7 +130,7 @@ def disagreeing_normalisation(cfg: Config) -> str | None:
 
 
 def lost_weights(before: Config, after: Config) -> str | None:
-    """Describe that a config starts from random weights because of its new backbone; None if it does not.
+    """Return a warning if a config starts from random weights because of its new backbone; None otherwise.
 
     Args:
         before: The config as it was loaded.
@@ -147,7 +147,7 @@ def lost_weights(before: Config, after: Config) -> str | None:
 
 
 def _normalisation(checkpoint: str) -> Normalisation | None:
-    """Return mean and std (0 to 255, RGB) of weights: of a tag, a file named after one, or any net of timm."""
+    """Return mean and std (RGB, 0 to 255) of weights, given as a tag, a file named after a tag, or a timm net."""
     name = checkpoint.removeprefix('timm://')
     tag = TAGS.get(name) or TAGS.get(Path(name).name.removesuffix('.safetensors'))
     if tag:

@@ -32,8 +32,8 @@ def check_config(config: str | None, options: ConfigOptions) -> Mapping[str, Any
         options: Options of training or evaluation.
 
     Returns:
-        Top-level values of the config. Empty if it cannot be read without mmengine: what depends on it is checked with
-            mmengine only.
+        Top-level values of the config. Empty if the config cannot be read without mmengine; the checks that depend
+            on it are then left to mmengine.
 
     Raises:
         UserError: The config is missing or broken, or an option is unknown or does not fit.
@@ -62,7 +62,7 @@ def check_config(config: str | None, options: ConfigOptions) -> Mapping[str, Any
 
 
 def check_config_data(source: Mapping[str, Any], options: ConfigOptions, loaders: Sequence[str]) -> None:
-    """Check the data set of ``--data`` or, without one, that the files which a config names exist.
+    """Check the data set of ``--data`` or, without that option, the data that the config names.
 
     Args:
         source: Top-level values of a config; nothing is checked if they are empty.
@@ -74,7 +74,7 @@ def check_config_data(source: Mapping[str, Any], options: ConfigOptions, loaders
     """
     try:
         source = merge_values(source, options.cfg_options or {})
-    # mmengine reports what does not fit when it sets the values.
+    # mmengine reports the mistake when it sets these values.
     except (KeyError, TypeError):
         return
     scope = source.get('default_scope')

@@ -16,10 +16,10 @@ def checkpoint_config(checkpoint: Checkpoint) -> Config:
     """Return the config that training wrote into a checkpoint.
 
     It is stored as Python text, which mmengine would execute. Here only literals and ``dict(...)`` are read, and a
-    ``type`` with a dot must be registered, because mmengine imports and calls any other (``type='os.system'``).
+    ``type`` with a dot must be registered, because mmengine imports and calls any other name (``type='os.system'``).
 
     Raises:
-        UserError: The checkpoint carries no config, or one that is not plain values and registered types.
+        UserError: The checkpoint carries no config, or one with more than plain values and registered types.
     """
     text = checkpoint.meta.get('cfg')
     if not isinstance(text, str):

@@ -1,4 +1,4 @@
-"""Join a checkpoint and data by class names: labels follow the order of the checkpoint's classes."""
+"""Match the classes of data and checkpoint by name: labels follow the order of the checkpoint's classes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,10 +16,12 @@ FINE_TUNE = '--cfg-options load_from={path} starts from its weights, for other c
 
 
 def set_label_order(cfg: Config) -> Config:
-    """Make the labels of each data set follow its class names, which mmdet's do not if the JSON has another order.
+    """Make the labels of each data set follow its class names.
+
+    mmdet's labels follow the order of the categories in the annotation file instead.
 
     Raises:
-        UserError: An annotation file has no category of a class.
+        UserError: An annotation file has no category for a class.
     """
     task = task_of(cfg)
     for loader in LOADERS:
@@ -29,15 +31,15 @@ def set_label_order(cfg: Config) -> Config:
 
 
 def set_classes_of(cfg: Config, checkpoint: Checkpoint, *, fine_tuning: bool = False) -> str | None:
-    """Bring the labels of the data into the order of a checkpoint's classes.
+    """Reorder the labels of the data to follow the classes of a checkpoint.
 
     Args:
         cfg: Config with the data sets of a run.
         checkpoint: Checkpoint that the run evaluates, resumes or starts from.
-        fine_tuning: Allow other classes; the data are not changed then.
+        fine_tuning: Allow data with other classes; they are not changed then.
 
     Returns:
-        A line about what was matched; None if there was nothing to do.
+        One line that says that classes were matched by name; None if nothing was changed.
 
     Raises:
         UserError: The data have other classes than the checkpoint.
@@ -70,7 +72,7 @@ def checkpoint_classes(checkpoint: Checkpoint) -> tuple[str, ...] | None:
     meta = checkpoint.meta.get('dataset_meta')
     if not isinstance(meta, dict):
         return None
-    classes = meta.get('classes', meta.get('CLASSES'))  # in capitals: written by mmdet 2 and converted
+    classes = meta.get('classes', meta.get('CLASSES'))  # mmdet 2 wrote the key in capitals
     return tuple(map(str, classes)) if isinstance(classes, list | tuple) else None
 
 
@@ -87,7 +89,7 @@ def dataset_classes(cfg: Config, dataset: Any) -> tuple[str, ...] | None:
 
 
 def _listed(classes: Sequence[str], others: Sequence[str]) -> str:
-    """Name the classes, those that the others lack first."""
+    """List up to eight classes, beginning with those that are missing from ``others``."""
     ordered = [*(name for name in classes if name not in others), *(name for name in classes if name in others)]
     more = f', ... ({len(ordered)} in all)' if len(ordered) > 8 else ''
     return f'{", ".join(ordered[:8])}{more}'

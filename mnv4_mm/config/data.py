@@ -24,12 +24,12 @@ EVALUATORS = ('val_evaluator', 'test_evaluator')
 
 
 def set_data(cfg: Config, layout: Layout, allow_dropped: bool = False) -> Config:
-    """Use a user's data set: in the data loaders, the evaluators and, for the number of classes, the heads.
+    """Use a user's data set in the data loaders and evaluators, and set the number of classes of the heads.
 
     Args:
         cfg: A config.
         layout: The data set, as recognised by the ``find`` of the config's task.
-        allow_dropped: What ``find`` was called with. The config remembers it, with the folder of the data set.
+        allow_dropped: Value that ``find`` was called with; stored in the config with the folder of the data set.
     """
     task = task_of(cfg)
     splits = dict(train_dataloader=layout.train, val_dataloader=layout.val, test_dataloader=layout.val)
@@ -40,7 +40,7 @@ def set_data(cfg: Config, layout: Layout, allow_dropped: bool = False) -> Config
         task.set_classes(dataset, layout)
     for evaluator in EVALUATORS:
         task.set_ground_truth(cfg[evaluator], layout.val)
-        # The score is neither the benchmark's nor that of the small data set.
+        # Named after the data set, so that the score is not mistaken for one on the benchmark or the mini data set.
         cfg[evaluator].prefix = layout.root.resolve().name
     for part in dicts(cfg.model):
         if 'num_classes' in part:
@@ -50,11 +50,11 @@ def set_data(cfg: Config, layout: Layout, allow_dropped: bool = False) -> Config
 
 
 def _own_data(layout: Layout, allow_dropped: bool, previous: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Return what a config, and so a checkpoint, remembers of a data set.
+    """Return the value of ``own_data``, by which a config, and so a checkpoint, identifies its data set.
 
-    If the data set has no split of its own, that is the split, too: a checkpoint must not be measured with images that
-    it was trained on, also on another machine or without the cache. It is one string, as mmengine takes minutes to
-    write long lists.
+    If the data set has no split of its own, the value includes the split. A checkpoint is then never evaluated on
+    images that it was trained on, not even on another machine or without the cache. The split is one string, because
+    mmengine takes minutes to write long lists.
     """
     own: dict[str, Any] = dict(root=str(layout.root.resolve()), allow_dropped=allow_dropped)
     split_file = layout.checked.split_file if layout.checked else None
@@ -64,12 +64,12 @@ def _own_data(layout: Layout, allow_dropped: bool, previous: Mapping[str, str] |
 
 
 def stored_split(cfg: Config) -> dict[str, str]:
-    """Return the split that a config remembers, ``train`` or ``val`` by name of the image; empty if there is none."""
+    """Return the split stored in a config, image name -> ``train`` or ``val``; empty if there is none."""
     return parse_split((cfg.get('own_data') or {}).get('split') or '{}')
 
 
 def checkpoint_split(checkpoint: Checkpoint) -> dict[str, str]:
-    """Return the split of the run that wrote a checkpoint, as ``stored_split``; empty if it carries no config."""
+    """Return the ``stored_split`` of the config inside a checkpoint; empty if the checkpoint carries no config."""
     return stored_split(checkpoint_config(checkpoint)) if isinstance(checkpoint.meta.get('cfg'), str) else {}
 
 
@@ -78,17 +78,17 @@ def restore_data(
 ) -> Config:
     """Recognise, check and prepare the data set that a config names by ``own_data``, and use its files.
 
-    A checkpoint's config names the one of ``--data``: it may have changed since training, and the cache folder with the
-    prepared files may be gone. A shipped config names one of the repository. Evaluators follow when ``set_data_roots``
-    is applied.
+    In the config of a checkpoint, ``own_data`` is the data set of ``--data``. It may have changed since training, and
+    the cache folder with the prepared files may be gone. In a shipped config, ``own_data`` is a data set of the
+    repository. ``set_data_roots`` updates the evaluators later.
 
     Args:
         cfg: A config.
-        previous: Split of a run, for a config that remembers none.
-        remedy: What a user can do if the data set is not there, for the message.
+        previous: Split of an earlier run, used if the config stores none.
+        remedy: Advice for the error message if the data set cannot be used.
 
     Raises:
-        UserError: The data set is not there (any more), or cannot be used.
+        UserError: The data set is missing or cannot be used.
     """
     own = cfg.get('own_data')
     if not own:
@@ -104,7 +104,7 @@ def restore_data(
     prepared = cache_folder(root)
     for loader, split in zip(LOADERS, (layout.train, layout.val, layout.val), strict=True):
         paths = [part for part in dataset_split(cfg, loader) if isinstance(part, Path)] if cfg.get(loader) else []
-        # Not of a data set that was put into the config by hand.
+        # Existing paths that were put into the config by hand are kept.
         if any(
             is_prepared(path) or path.is_relative_to(prepared) or path == Path() or not path.exists() for path in paths
         ):
@@ -114,10 +114,10 @@ def restore_data(
 
 
 def find_own_data(cfg: Config, classes: Sequence[str]) -> CheckedData | None:
-    """Return the check of the data set that a config names by ``own_data``; None if it names none.
+    """Return the result of checking the data set of ``own_data``; None if the config has no ``own_data``.
 
     Args:
-        cfg: A config whose data set has been checked already, and is not checked again.
+        cfg: A config. Its data set has been checked before, and is not checked again.
         classes: Class names in the order of labels.
     """
     own = cfg.get('own_data')
@@ -162,11 +162,11 @@ def set_inference(cfg: Config, mode: str) -> Config:
 
     Args:
         cfg: A segmentation config.
-        mode: ``whole`` (whole images at once) or ``slide`` (windows of a training crop's size that overlap by a third,
-            with averaged logits). Windows that the config itself sets stay.
+        mode: ``whole`` (whole images at once) or ``slide`` (overlapping windows with averaged logits). Windows that the
+            config sets are kept; otherwise they have the size of a training crop and overlap by a third.
 
     Raises:
-        UserError: The config is not a segmenter's, or the mode is unknown.
+        UserError: The config is not for a segmenter, or the mode is unknown.
     """
     if mode not in ('whole', 'slide'):
         raise UserError(f'--inference must be whole or slide, got {mode!r}')
@@ -185,7 +185,7 @@ def set_training_images(cfg: Config) -> Config:
 
 
 def set_data_roots(cfg: Config) -> Config:
-    """Make relative paths of the data that exist in the checkout, but not in this folder, point there."""
+    """Resolve the data paths of a config: in the current folder or, if they exist only there, in the checkout."""
     task = task_of(cfg)
     for loader in LOADERS:
         split = dataset_split(cfg, loader)
@@ -208,7 +208,7 @@ def dataset_split(cfg: Config, loader: str) -> Any:
     """Return images and ground truth of a data loader's data set, as the ``split`` of the config's task.
 
     Raises:
-        UserError: There is no such loader, or its data set is not of the kind that the task knows.
+        UserError: There is no such loader, or the task does not support the type of its data set.
     """
     dataset = innermost_dataset(cfg[loader].dataset) if cfg.get(loader) else None
     split = task_of(cfg).split(dataset) if dataset else None
@@ -223,6 +223,6 @@ def require_data(cfg: Config, loader: str) -> None:
     """Check that the data of a loader is there and valid.
 
     Raises:
-        UserError: Names the missing file, how to fetch it, and a config that runs without it; or what is invalid.
+        UserError: The data is missing (the message says how to get it) or invalid.
     """
     task_of(cfg).check(dataset_split(cfg, loader), cfg, innermost_dataset(cfg[loader].dataset))

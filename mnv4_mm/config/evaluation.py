@@ -25,9 +25,9 @@ def evaluation_config(
 
     Args:
         source: Name or path of a config, or a checkpoint that carries one.
-        options: Options of evaluation. ``cfg_options`` come after all others and win.
+        options: Options of evaluation. ``cfg_options`` take precedence over all others.
         on_gpu: True if the evaluation runs on a GPU.
-        checkpoint: The checkpoint to evaluate: its validation images are used, if the data has no split of its own.
+        checkpoint: Checkpoint to evaluate. Its split is used if the data set has no split of its own.
 
     Raises:
         UserError: The config or an option is invalid, or they do not fit each other.

@@ -18,7 +18,7 @@ REPOSITORY = CHECKOUT or PACKAGE
 
 
 def config_index() -> dict[str, Path]:
-    """Return the names (file stems) and paths of the shipped configs that train, without parts and deploy configs."""
+    """Return the shipped training configs, name (file stem) -> path, without partial and deploy configs."""
     return {path.stem: path for path in sorted(CONFIGS.glob('*.py'))}
 
 
@@ -51,7 +51,7 @@ def find_data(path: Path) -> Path:
 
 
 def near_names(word: str, names: Iterable[str]) -> str:
-    """Return the names that are most similar to a mistyped one, or all of them, as the end of a sentence."""
+    """Return the end of an error message: the names similar to a mistyped one, or all names if none is."""
     names = list(names)
     near = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
     return f'; near: {", ".join(near)}' if near else f'; there are {", ".join(sorted(names))}'

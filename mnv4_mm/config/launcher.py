@@ -4,7 +4,9 @@ from mmengine.config import Config
 
 
 def set_launcher(cfg: Config, launcher: str, on_gpu: bool) -> Config:
-    """Set the launcher and what depends on it; the config of a checkpoint has the settings of its training.
+    """Set the launcher and the settings that depend on it.
+
+    The config of a checkpoint may have such settings from its training; they are replaced.
 
     Args:
         cfg: A config.
@@ -18,7 +20,7 @@ def set_launcher(cfg: Config, launcher: str, on_gpu: bool) -> Config:
     if on_gpu:
         cfg.sync_bn = 'torch'
         if 'device_ids' in (cfg.get('model_wrapper_cfg') or {}):
-            cfg.pop('model_wrapper_cfg')  # it was trained on CPUs
+            cfg.pop('model_wrapper_cfg')  # set by a training on CPUs
     else:  # mmengine would wrap the model for GPU LOCAL_RANK
         cfg.model_wrapper_cfg = dict(
             type='MMDistributedDataParallel',

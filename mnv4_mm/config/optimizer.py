@@ -15,14 +15,14 @@ def set_precision(cfg: Config, dtype: str, on_gpu: bool) -> Config:
 
     Args:
         cfg: A config.
-        dtype: ``fp16``, with loss scaling, which needs a GPU; or ``bf16``.
+        dtype: ``fp16`` (with loss scaling, needs a GPU) or ``bf16``.
         on_gpu: True if training runs on a GPU.
 
     Raises:
-        UserError: ``fp16`` without a GPU.
+        UserError: ``dtype`` is ``fp16``, and there is no GPU.
     """
     check_precision(dtype, on_gpu)
-    for key in ('loss_scale', 'dtype', 'use_fp64'):  # of a wrapper that the config has already
+    for key in ('loss_scale', 'dtype', 'use_fp64'):  # settings of the wrapper that is replaced
         cfg.optim_wrapper.pop(key, None)
     fp16 = dict(type='AmpOptimWrapper', loss_scale='dynamic', dtype='float16')
     cfg.optim_wrapper.update(fp16 if dtype == 'fp16' else dict(type='Bf16OptimWrapper'))
@@ -34,10 +34,10 @@ def set_fused(cfg: Config, fused: bool | None) -> Config:
 
     Args:
         cfg: A config.
-        fused: True or False; if None, True where the optimizer supports it and the config does not set it.
+        fused: True or False; if None, True where the optimizer supports it and the config chooses no implementation.
 
     Raises:
-        UserError: It is required, and the optimizer does not support it.
+        UserError: ``fused`` is True, and the optimizer does not support it.
     """
     optimizer = cfg.optim_wrapper.optimizer
     kind = OPTIMIZERS.get(optimizer.type) if isinstance(optimizer.get('type'), str) else optimizer.get('type')

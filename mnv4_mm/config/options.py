@@ -30,7 +30,7 @@ def check_launcher(launcher: str) -> None:
     """Check that this process was started by the command of its launcher.
 
     Raises:
-        UserError: It was not, or the launcher is unknown.
+        UserError: The launcher is unknown, or its command did not start this process.
     """
     if launcher == 'none':
         return
@@ -47,7 +47,7 @@ def check_input_size(size: Sequence[int]) -> None:
     """Check the value of ``--size``: one or two multiples of 32.
 
     Raises:
-        UserError: It is not.
+        UserError: The value has another form.
     """
     sides = list(size) if isinstance(size, list | tuple) else [size]
     valid = all(isinstance(side, int) and not isinstance(side, bool) and side > 0 and side % 32 == 0 for side in sides)
@@ -75,12 +75,12 @@ class KeyValueAction(argparse.Action):
 
 
 def read_value(text: str) -> Any:
-    """Return the value that a text of ``--cfg-options`` stands for.
+    """Parse a value of ``--cfg-options``.
 
-    The rules are those of mmengine's DictAction, whose import takes seconds: ``1,2``, ``[a, b]`` and ``[(1, 2), [a]]``
-    are lists and tuples, quotes around a word are optional, ``true``, ``false``, ``None`` and numbers are what they
-    look like, and everything else is a string. Unlike there, a dict may be given as a Python literal, and spaces inside
-    a string are kept, which a path may have.
+    The rules are those of mmengine's ``DictAction``, which takes seconds to import: ``1,2``, ``[a, b]`` and
+    ``[(1, 2), [a]]`` are lists and tuples; quotes around a word are optional; ``true``, ``false``, ``None`` and numbers
+    are converted; everything else is a string. Unlike in mmengine, a dict may be given as a Python literal, and spaces
+    inside a string are kept, because a path may contain them.
 
     Raises:
         ValueError: Brackets do not match.
@@ -108,7 +108,7 @@ def _is_bracketed(text: str, brackets: str) -> bool:
 
 
 def _split(text: str) -> list[str]:
-    """Split a text at the commas outside of brackets; the last one may be followed by nothing."""
+    """Split a text at the commas outside of brackets; a trailing comma is allowed."""
     depths = _depths(text)
     if depths and (depths[-1] or min(depths) < 0):
         raise ValueError('brackets do not match')
@@ -127,7 +127,7 @@ def _option(default: Any, *, flag: str = '', minimum: int | None = None, **argum
 
     Args:
         default: Default value.
-        flag: Name on the command line; made of the field's name if empty.
+        flag: Name on the command line; derived from the field's name if empty.
         minimum: Smallest allowed integer.
         **argument: Keyword arguments of ``ArgumentParser.add_argument``; ``choices`` are checked in the API too.
     """
@@ -177,10 +177,10 @@ class ConfigOptions:
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
-        """Add all options to a parser. The names in its namespace are those of the fields."""
+        """Add all options to a parser. Parsed arguments are named like the fields."""
         for option in fields(cls):
             parser.add_argument(_flag(option), dest=option.name, default=option.default, **option.metadata['argument'])
-        # torch.distributed.launch passes it. It also sets the environment variable, which is the one that is read.
+        # Ignored: torch.distributed.launch passes it, and also sets the environment variable, which is read instead.
         parser.add_argument('--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)
 
     @classmethod

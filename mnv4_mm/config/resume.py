@@ -3,7 +3,7 @@
 - ``resume=CHECKPOINT`` continues this checkpoint.
 - ``resume=True`` continues the last checkpoint of the work directory; if there is none, the run starts as a new one.
 - A run that does not resume needs a work directory without a run.
-- ``resume`` and ``load_from`` among ``cfg_options`` win, with mmengine's meaning.
+- ``resume`` and ``load_from`` in ``cfg_options`` take precedence, and mean what they mean in mmengine.
 """
 
 import os
@@ -22,7 +22,7 @@ def set_resume(cfg: Config, resume: bool | str | Path, cfg_options: Collection[s
     Args:
         cfg: A config with its final ``work_dir``.
         resume: False, True, or a checkpoint file.
-        cfg_options: Keys that the user has set in the config.
+        cfg_options: Keys of the config that the user has set.
     """
     start = None if isinstance(resume, bool) else os.fspath(resume)
     if 'resume' not in cfg_options:

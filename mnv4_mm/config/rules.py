@@ -1,4 +1,4 @@
-"""Rules for options that depend on the config. Commands check them at once, the Python API when it applies an option.
+"""Checks of options that depend on the config. Commands run them first, the Python API when it applies an option.
 
 Imports nothing heavy: the config is a mapping, read by ``source`` or by mmengine.
 """
@@ -22,7 +22,7 @@ RUNNER_KEYS = {
     'custom_hooks', 'data_preprocessor', 'load_from', 'resume', 'launcher', 'env_cfg', 'log_processor', 'log_level',
     'visualizer', 'default_scope', 'randomness', 'experiment_name',
 }  # fmt: skip
-# Types of devices that torch names.
+# Device types of torch.
 DEVICES = ('cpu', 'cuda', 'mps', 'xpu', 'npu', 'mlu', 'musa', 'hpu')
 # Keys that a config must have to be trained.
 TRAINING_PARTS = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
@@ -38,7 +38,7 @@ def check_backbone_name(name: str) -> None:
     """Check the name of a backbone.
 
     Raises:
-        UserError: Unknown name; similar names are listed. timm is not installed.
+        UserError: The name is unknown (similar names are listed), or timm is needed and not installed.
     """
     names = [f'mnv4_{arch}' for arch in ARCHS]
     if name.startswith('timm:'):
@@ -53,7 +53,7 @@ def _check_timm_name(name: str) -> None:
     if spec is None or not spec.submodule_search_locations:
         raise UserError('a timm:<name> backbone needs timm: pip install timm')
     net = name.partition('.')[0]
-    if 'timm' in sys.modules:  # with the nets that other packages have registered
+    if 'timm' in sys.modules:  # includes nets that other packages have registered
         names = sys.modules['timm'].list_models()
     else:
         files = (Path(spec.submodule_search_locations[0]) / 'models').glob('*.py')
@@ -72,7 +72,7 @@ def check_backbone_of(cfg: Any) -> None:
         cfg: A config, mmengine's or a dict.
 
     Raises:
-        UserError: It is not MobileNetV4.
+        UserError: The backbone is not MobileNetV4.
     """
     backbone = (cfg.get('model') or {}).get('backbone') or {}
     if backbone.get('type') != 'MobileNetV4':
@@ -80,28 +80,28 @@ def check_backbone_of(cfg: Any) -> None:
 
 
 def check_precision(dtype: str, on_gpu: bool) -> None:
-    """Check that a device trains in a type.
+    """Check that the device can train in a precision.
 
     Raises:
-        UserError: ``fp16`` without a GPU.
+        UserError: ``dtype`` is ``fp16``, and there is no GPU.
     """
     if dtype == 'fp16' and not on_gpu:
         raise UserError('--amp-dtype fp16 needs a GPU; a CPU has bf16')
 
 
 def may_have_gpu() -> bool:
-    """Return False if it is certain that torch would find no GPU. Importing torch to ask takes two seconds."""
+    """Return False if torch would certainly find no GPU, without the two seconds that its import takes."""
     if sys.platform != 'linux':
-        return sys.platform != 'darwin'  # fp16 is for CUDA and ROCm
+        return sys.platform != 'darwin'  # a Mac has neither CUDA nor ROCm
     # Device files of NVIDIA (also Jetson), of WSL, and of AMD.
     return any(Path('/dev', name).exists() for name in ('nvidiactl', 'nvhost-ctrl', 'nvgpu', 'nvmap', 'dxg', 'kfd'))
 
 
 def check_device(device: str) -> None:
-    """Check that a text can name a device of torch.
+    """Check that a text has the form of a torch device, e.g. ``cuda:1``.
 
     Raises:
-        UserError: It cannot.
+        UserError: The device type is unknown, or the number is malformed.
     """
     if not re.fullmatch(rf'({"|".join(DEVICES)})(:\d+)?', device):
         raise UserError(
@@ -110,14 +110,14 @@ def check_device(device: str) -> None:
 
 
 def check_complete(cfg: Any, keys: Iterable[str]) -> None:
-    """Check that a config is not only a part of one.
+    """Check that a config has all required parts.
 
     Args:
         cfg: A config, mmengine's or a dict.
-        keys: Top-level names that are used, whose values are dicts.
+        keys: Required top-level keys, whose values must be dicts.
 
     Raises:
-        UserError: One is missing.
+        UserError: A key is missing, or its value is not a dict.
     """
     if missing := [key for key in keys if not isinstance(cfg.get(key), dict)]:
         raise UserError(
@@ -127,14 +127,14 @@ def check_complete(cfg: Any, keys: Iterable[str]) -> None:
 
 
 def check_unit(cfg: Any, unit: str) -> None:
-    """Check that a config counts the length of its training in a unit.
+    """Check the unit in which a config counts the length of its training.
 
     Args:
         cfg: A config, mmengine's or a dict.
         unit: ``epochs`` or ``iters``.
 
     Raises:
-        UserError: It counts in the other unit.
+        UserError: The config counts in the other unit.
     """
     counts = 'epochs' if 'max_epochs' in (cfg.get('train_cfg') or {}) else 'iters'
     if unit != counts:
@@ -148,7 +148,7 @@ def check_sizable(cfg: Any) -> None:
         cfg: A config, mmengine's or a dict.
 
     Raises:
-        UserError: The config is no detector's, or does not name its input size.
+        UserError: The config is not for a detector, or has no ``input_size``.
     """
     if cfg.get('default_scope') != 'mmdet':
         raise UserError('--size is for detectors; a segmenter is trained on crops, whose size is set in its config')
@@ -164,7 +164,7 @@ def check_levels(cfg: Any, stride: int) -> None:
         stride: Output stride of the finest level.
 
     Raises:
-        UserError: The config is not SSDLite's, or has a finer level.
+        UserError: The config is not for SSDLite, or the stride does not fit its finest level.
     """
     neck, backbone = ((cfg.get('model') or {}).get(part) or {} for part in ('neck', 'backbone'))
     if neck.get('type') != 'SSDNeck' or backbone.get('type') not in ('MobileNetV4', 'TimmFeatures'):

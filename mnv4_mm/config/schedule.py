@@ -39,7 +39,7 @@ def set_length(cfg: Config, length: int, unit: str) -> Config:
             if 'milestones' in scheduler:
                 scheduler.milestones = [max(1, scaled(point)) for point in scheduler.milestones]
             if scheduler.get('end', length) <= scheduler.get('begin', 0):
-                continue  # nothing is left of it
+                continue  # its range has become empty
         schedulers.append(scheduler)
     cfg.param_scheduler = schedulers
     checkpoint = cfg.get('default_hooks', {}).get('checkpoint', {})

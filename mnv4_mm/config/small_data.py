@@ -32,9 +32,8 @@ def set_small_data(
         cfg: A config with the user's data.
         images: Number of training images.
         options: Options of training.
-        log: Takes one line about each choice.
-        resumes: The run resumes a checkpoint: weights and norms are then those that it was started with, see
-            ``set_started_backbone``.
+        log: Called with one line about each choice.
+        resumes: True if the run resumes a checkpoint. Weights and norms are then left to ``set_started_backbone``.
     """
     set_by_user = tuple(options.cfg_options or {})
     if not resumes:
@@ -57,7 +56,10 @@ def set_small_data(
 
 
 def set_started_backbone(cfg: Config, checkpoint: Checkpoint, options: TrainOptions) -> Config:
-    """Use the weights and norms that a resumed run was started with; there may have been a network then."""
+    """Use the weights and norms that a resumed run was started with.
+
+    The defaults may differ now, e.g. if weights could be downloaded at the start, and now cannot.
+    """
     set_by_user = options.weights or any(key.startswith('model.backbone') for key in options.cfg_options or {})
     if set_by_user or 'cfg' not in checkpoint.meta:
         return cfg
@@ -76,7 +78,7 @@ def _set_weights(cfg: Config, options: TrainOptions, set_by_user: tuple[str, ...
     if cfg.get('load_from') or cfg.model.backbone.get('type') != 'MobileNetV4':
         return
     if is_pretrained(cfg) and not published_tags(cfg):
-        return  # a file
+        return  # the weights are in a file
     tag = next(iter(published_tags(cfg)), None) or default_tag(cfg)
     if tag is None:
         log('weights: random ones, since none of this backbone are published')

@@ -1,7 +1,7 @@
-"""Reading of a config without mmengine, which takes seconds to import, for checks that come before it is imported.
+"""Read a config without mmengine, so that checks need not wait for its import, which takes seconds.
 
-The Runner's config is always mmengine's (``load.py``). Here a config that needs more than plain values (imports, bases
-of other packages, ``_base_.`` references) is not read at all.
+The Runner always gets the config that mmengine loads (``load.py``). A config that needs more than plain values
+(imports, bases of other packages, ``_base_.`` references) is not read here at all.
 """
 
 import ast
@@ -18,7 +18,7 @@ _NODES_TO_REFUSE = (ast.Import, ast.ImportFrom, ast.Attribute, ast.FunctionDef, 
 
 
 def check_config_file(name: str | Path) -> Path:
-    """Return the file of a config, checked as far as that is possible without mmengine.
+    """Return the path of a config, after checking the file as far as possible without mmengine.
 
     Args:
         name: Path of a file, or name of a shipped config.
@@ -38,22 +38,22 @@ def read_source(path: Path) -> dict[str, Any] | None:
         path: Config file.
 
     Returns:
-        Its top-level values, merged as mmengine merges them; None if that takes more than plain values, or fails.
+        Top-level values, merged as by mmengine; None if the config needs more than plain values, or fails to run.
 
     Raises:
-        UserError: One of the files is not Python, or a base does not exist.
+        UserError: A file is not valid Python, or a base does not exist.
     """
     try:
         return _read(path)
     except UserError:
         raise
-    # Whatever is wrong with it, mmengine reports it when it reads the file.
+    # mmengine reports the mistake when it loads the file.
     except Exception:
         return None
 
 
 def unreadable(path: Path, error: Exception) -> UserError:
-    """Return the user's mistake of a config that raises an error when it is read."""
+    """Return the ``UserError`` for a config that raises an error when it is read."""
     return UserError(f'config {path} cannot be read: {type(error).__name__}: {" ".join(str(error).split())}')
 
 
@@ -86,7 +86,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _merge(values: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
-    """Merge nested dicts as ``mmengine.Config`` does: a dict with ``_delete_`` replaces the base's."""
+    """Merge nested dicts as ``mmengine.Config`` does: a dict with ``_delete_`` replaces the dict of the base."""
     merged = dict(base)
     for key, value in values.items():
         if isinstance(value, dict):
@@ -99,7 +99,7 @@ def _merge(values: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
 
 
 def merge_values(values: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a config with those of ``--cfg-options``, as ``mmengine.Config.merge_from_dict`` sets them.
+    """Merge ``--cfg-options`` into the values of a config, as ``mmengine.Config.merge_from_dict`` does.
 
     Args:
         values: Top-level values of a config; not changed.
@@ -107,7 +107,7 @@ def merge_values(values: Mapping[str, Any], options: Mapping[str, Any]) -> dict[
 
     Raises:
         KeyError: An index exceeds the length of its list.
-        TypeError: A key goes into a value that is neither a dict nor a list.
+        TypeError: A key leads into a value that is neither a dict nor a list, or a list index is not a number.
     """
     tree: dict[str, Any] = {}
     for key, value in options.items():

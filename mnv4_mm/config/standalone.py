@@ -1,4 +1,4 @@
-"""A config with all its values in one file."""
+"""Write a config with all its values into one file."""
 
 import ast
 import keyword
@@ -19,7 +19,8 @@ _ORDER = (
 )  # fmt: skip
 
 
-# Besides what the Runner reads: `mnv4 complexity`, a backbone of one size and a static file of mmdeploy use it.
+# The Runner does not read `input_size`, but `mnv4 complexity`, backbones of a fixed input size and static exports of
+# mmdeploy do.
 KEPT = READ_KEYS | {'input_size'}
 
 
@@ -33,7 +34,7 @@ def standalone(path: Path) -> str:
         path: Config file.
 
     Raises:
-        UserError: The config cannot be read, or has a value that is not written as a literal.
+        UserError: The config cannot be read, or has a value that cannot be written as a literal.
     """
     values = load_config(path).to_dict()
     doc = ast.get_docstring(ast.parse(path.read_text(encoding='utf-8')), clean=False) or path.stem

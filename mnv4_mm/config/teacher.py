@@ -1,4 +1,4 @@
-"""Distillation in a config: ``distillation``, which ``engine.distillation`` runs."""
+"""The ``distillation`` settings of a config, which ``engine.distillation`` uses."""
 
 import os
 from pathlib import Path
@@ -16,10 +16,10 @@ from mnv4_mm.errors import UserError
 from mnv4_mm.tasks import build_model, task_of
 from mnv4_mm.weights.checkpoint import Checkpoint, read_checkpoint, tensors_only
 
-# Loss -> weight of each pair of feature maps, that of the methods' configs in mmrazor (MMRazor 1.0, `configs/distill`).
+# Loss -> weight of each pair of feature maps, as in the configs of MMRazor 1.0 (`configs/distill`).
 WEIGHTS = {'cwd': 10.0, 'pkd': 6.0}
-# PKD is made for detectors, whose necks differ in the scale of their feature maps; channel-wise distillation for
-# dense prediction.
+# PKD was designed for detectors, whose feature maps may differ in scale; channel-wise distillation (CWD) was designed
+# for dense prediction.
 DEFAULT_LOSS = {'mmdet': 'pkd', 'mmseg': 'cwd'}
 _CHOICES = (*SETTINGS, 'bf16')
 _TEACHER = ('checkpoint', 'sha256', 'scope', 'classes', 'model')
@@ -34,7 +34,7 @@ def set_teacher(cfg: Config, teacher: str | Path, config: str | Path | None = No
         config: Config of the teacher; the one in its checkpoint if None.
 
     Raises:
-        UserError: The checkpoint or its config cannot be read, or it is of another task.
+        UserError: The checkpoint or its config cannot be read, or the teacher is of another task.
     """
     checkpoint = read_checkpoint(teacher)
     taught = load_config(config) if config else _config_of(checkpoint)
@@ -64,7 +64,9 @@ def set_teacher(cfg: Config, teacher: str | Path, config: str | Path | None = No
 
 
 def set_distillation_defaults(cfg: Config) -> Config:
-    """Check ``distillation`` of a config, which ``--cfg-options`` may have changed, and set what depends on its loss.
+    """Check the ``distillation`` settings of a config, and fill in the defaults that depend on the loss.
+
+    Call it after ``--cfg-options``, which may change these settings.
 
     Raises:
         UserError: A value is not allowed, or there is no teacher.
@@ -100,10 +102,10 @@ def check_teacher(cfg: Config) -> str | None:
         cfg: The config of a training run, with the final classes of the data.
 
     Returns:
-        A line about what is distilled; None if there is no teacher.
+        One line that describes the distillation; None if there is no teacher.
 
     Raises:
-        UserError: It does not fit.
+        UserError: The teacher does not fit the student.
     """
     settings = cfg.get(NAME)
     if settings is None:
@@ -131,7 +133,7 @@ def check_same_teacher(cfg: Config, checkpoint: Checkpoint) -> None:
     """Check that a run is resumed with the teacher that it was started with.
 
     Raises:
-        UserError: It had another one or other settings, or one of the two has none.
+        UserError: The run was started with another teacher or other settings, or only one of the two has a teacher.
     """
     had: Any = checkpoint.content.get(NAME)
     settings = cfg.get(NAME)

@@ -33,14 +33,14 @@ def training_config(
 ) -> Config:
     """Return the config that ``train`` runs.
 
-    ``options.cfg_options`` come after all other options and win. ``options.fit_anchors`` is not applied: it needs data
-    that has been checked (``train`` calls ``fit_anchors``).
+    ``options.cfg_options`` take precedence over all other options. ``options.fit_anchors`` is not applied here, because
+    it needs checked data: ``train`` calls ``fit_anchors``.
 
     Args:
         config: Name or path of a config, or a loaded one, which is not changed.
         options: Options of training.
         on_gpu: True if training runs on a GPU.
-        log: Takes a line about each default that depends on the user's data.
+        log: Called with one line for each default that is derived from the user's data.
 
     Raises:
         UserError: The config or an option is invalid, or they do not fit each other.

@@ -1,4 +1,4 @@
-"""Weights that the backbone of a config starts from."""
+"""Initial weights of the backbone of a config."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from mnv4_mm.weights.tags import DEFAULT_TAGS
 
 
 def set_weights(cfg: Config, weights: str) -> Config:
-    """Set what the backbone starts from.
+    """Set the initial weights of the backbone.
 
     Args:
         cfg: A config.
@@ -28,7 +28,7 @@ def set_weights(cfg: Config, weights: str) -> Config:
     backbone.pop('init_cfg', None)
     if weights == 'none':
         source = None
-        # Statistics of random weights are those of no image.
+        # Random weights must be trained: frozen stages and frozen norm statistics would be meaningless.
         for key, value in (('norm_eval', False), ('frozen_stages', -1)):
             if key in backbone:
                 backbone[key] = value
@@ -45,7 +45,7 @@ def set_weights(cfg: Config, weights: str) -> Config:
                 f'--weights FILE needs a backbone of type MobileNetV4 or TimmFeatures, this config has {backbone.type}'
             )
         source = dict(type='Pretrained', checkpoint=str(check_weights_file(weights)))
-        # timm itself reads the files of its nets.
+        # For a timm net, timm itself reads the file.
         names = tensor_state(read_weights(weights), weights) if backbone.type == 'MobileNetV4' else ()
         if any(name.startswith('backbone.') for name in names):
             source['prefix'] = 'backbone.'
@@ -71,7 +71,7 @@ def is_pretrained(cfg: Config) -> bool:
 
 
 def published_tags(cfg: Config) -> list[str]:
-    """Return the tags of timm's MobileNetV4 weights that parts of a model start from."""
+    """Return the tags of the published MobileNetV4 weights that parts of a model are initialised from."""
     sources = [part.get('checkpoint', '') for part in dicts(cfg.model) if part.get('type') == 'Pretrained']
     tags = [source.removeprefix('timm://') for source in sources if source.startswith('timm://')]
     return [tag for tag in tags if not _is_timm_net(cfg, tag)]

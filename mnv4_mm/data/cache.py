@@ -1,8 +1,8 @@
 """Cache of a user's data sets between commands, in the user's cache folder. Imports nothing heavy.
 
-``$XDG_CACHE_HOME/mnv4_mm/data/<name of the folder>-<digest of its path>/``, ``~/.cache`` without that variable;
-``MNV4_CACHE`` names another folder than ``$XDG_CACHE_HOME/mnv4_mm``. It may be deleted at any time: what is missing is
-made again, and a run carries its split in its config.
+The cache of a data set is ``$XDG_CACHE_HOME/mnv4_mm/data/<name of the folder>-<digest of its path>/``. The default of
+``XDG_CACHE_HOME`` is ``~/.cache``; ``MNV4_CACHE`` replaces the whole of ``$XDG_CACHE_HOME/mnv4_mm``. The cache may be
+deleted at any time: missing files are made again, and a run keeps its split in its config.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ def write_cached(path: Path, content: str | bytes) -> None:
     """Write a file of the cache.
 
     Raises:
-        UserError: It cannot be written.
+        UserError: The file cannot be written.
     """
     write_whole(path, content, hint=HINT)
 
@@ -37,8 +37,8 @@ def write_cached(path: Path, content: str | bytes) -> None:
 def folder_state(root: Path) -> str:
     """Return a digest of the names, sizes and times of all files in a folder and below.
 
-    The change time of the inode tells of edits after which the modification time was set back. Hidden folders are
-    passed over. Links are followed, each folder once.
+    The times include the change time of the inode, which reveals edits whose modification time was set back. Hidden
+    folders are skipped. Links are followed, each folder once.
     """
     digest = hashlib.sha256()
     for name, *state in sorted(_files(root)):
@@ -53,7 +53,7 @@ def _files(root: Path) -> Iterator[tuple[str, int, int, int]]:
         try:
             place = folder.stat()
             entries = list(os.scandir(folder))
-        except OSError:  # removed meanwhile, or not permitted: whoever needs a file of it reports that
+        except OSError:  # removed meanwhile, or not permitted: the reader of its files reports that
             continue
         if (place.st_dev, place.st_ino) in visited:
             continue
@@ -61,7 +61,7 @@ def _files(root: Path) -> Iterator[tuple[str, int, int, int]]:
         for entry in entries:
             try:
                 state = entry.stat()
-            except OSError:  # a link that leads nowhere
+            except OSError:  # a broken link
                 yield prefix + entry.name, -1, -1, -1
                 continue
             if stat.S_ISDIR(state.st_mode):

@@ -1,4 +1,4 @@
-"""Check the images and boxes of a detection data set, and correct or leave out what can be.
+"""Check the images and boxes of a detection data set, and correct or leave out those with mistakes.
 
 The rule of each kind of finding is in ``findings.KINDS``.
 """
@@ -21,17 +21,18 @@ from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, Box, DetectionData, Labelle
 from mnv4_mm.data.split import divide, find_near_duplicates
 from mnv4_mm.images import DARK, exif_orientation
 
-# Boxes that reach further out of their image are not clipped but left out: pixels, and share of the image's side.
+# A box that extends beyond its image is clipped; it is left out if it extends further than this many pixels and than
+# this share of the image's side.
 CLIPPED_PIXELS, CLIPPED_SHARE = 3, 0.01
 ROUNDING = 0.01  # pixels by which a box may be outside due to rounding
-MIN_CORNERS = 5  # boxes from which (x1, y1, x2, y2) is told from (x, y, width, height)
+MIN_CORNERS = 5  # fewest boxes that can be recognised as (x1, y1, x2, y2) instead of (x, y, width, height)
 OUTSIDE_SHARE = 0.2
 DRIVE, SEPARATOR = re.compile('[A-Za-z]:'), re.compile(r'[/\\]')
 
 
 @dataclass
 class CheckedImages:
-    """Images and boxes that are left, by split, and the result of the check."""
+    """Images with their remaining boxes, by split, and the result of the check."""
 
     splits: dict[str, list[LabelledImage]]
     checked: CheckedData
@@ -44,10 +45,10 @@ def check_detection(data: DetectionData, previous: Mapping[str, str] | None = No
 
     Args:
         data: The data set as read; not changed.
-        previous: Split of each image in an earlier check, by name: an image stays where it was.
+        previous: Split of each image in an earlier check, by image name. Images keep that split.
 
     Returns:
-        What is left, also if it cannot be trained on: ``checked.refusals`` says so.
+        The images and boxes that remain, even if they cannot be trained on: ``checked.refusals`` says why.
     """
     findings = [*data.findings, *_check_classes(data)]
     splits = {name: list(images) for name, images in data.splits.items() if images}
@@ -56,7 +57,7 @@ def check_detection(data: DetectionData, previous: Mapping[str, str] | None = No
         name: dict(images=len(images), boxes=sum(len(image.boxes) for image in images))
         for name, images in splits.items()
     }
-    # What the reader has left out is no longer among them.
+    # ``found`` does not include the images and boxes that the reader has left out.
     lost = [finding for finding in data.findings if finding.rule is Rule.DROPPED]
     sources = {name: {image.source for image in images} for name, images in splits.items()}
     by_split: list[tuple[str, Finding]] = []
@@ -104,7 +105,7 @@ def check_detection(data: DetectionData, previous: Mapping[str, str] | None = No
     return CheckedImages(splits, checked)
 
 
-# Kinds that concern all boxes alike: the boxes are then not checked one by one.
+# Kinds that concern all boxes: if there is such a finding, the boxes are not checked one by one.
 WHOLE = ('boxes-as-shares', 'boxes-as-corners')
 IMAGE_KINDS = ('annotation-missing', 'annotation-shared', 'annotation-unreadable', 'missing-image', 'unreadable-image')
 
@@ -131,7 +132,7 @@ def statistics(images: Sequence[LabelledImage], classes: Sequence[str]) -> Split
 
 
 def _choose_splits(splits: dict[str, list[LabelledImage]]) -> list[str]:
-    """Reduce the splits to ``TRAIN`` and ``VAL``, or to ``ALL``; return what was decided."""
+    """Reduce the splits to ``TRAIN`` and ``VAL``, or to ``ALL``, in place; return notes on the decisions."""
     notes = []
     if TRAIN in splits and VAL not in splits:
         if TEST in splits:
@@ -160,14 +161,14 @@ def _inside(names: Iterable[str]) -> list[str]:
 
 
 def is_inside(name: str) -> bool:
-    """Return True if a path relative to the root of a data set does not leave it, in the notation of any system."""
+    """Return True if a relative path stays inside the root of a data set, in POSIX and in Windows notation."""
     return not name.startswith(('/', '\\')) and not DRIVE.match(name) and '..' not in SEPARATOR.split(name)
 
 
 def _check_images(
     root: Path, images: Sequence[LabelledImage], decoded: Mapping[str, Decoded]
 ) -> tuple[list[LabelledImage], list[Finding]]:
-    """Return the images that can be used, with the sizes of the decoded ones."""
+    """Return the usable images, with the sizes of the decoded images, and the findings."""
     kept, findings = [], []
     for image in images:
         if not is_inside(image.name):
@@ -203,7 +204,7 @@ def _size_finding(root: Path, image: LabelledImage, stated: tuple[int, int], siz
 
 
 def _check_units(splits: Mapping[str, Sequence[LabelledImage]]) -> Iterator[Finding]:
-    """Find boxes that are not (x, y, width, height) in pixels, all of them alike."""
+    """Find out whether the boxes as a whole are in another form than (x, y, width, height) in pixels."""
     pairs = [(image, box) for images in splits.values() for image in images for box in image.boxes]
     table = np.array([(*box.xywh, *(image.size or (0, 0))) for image, box in pairs], float).reshape(-1, 6)
     valid = np.isfinite(table).all(1) & (table[:, 2:4] > 0).all(1)
@@ -211,7 +212,7 @@ def _check_units(splits: Mapping[str, Sequence[LabelledImage]]) -> Iterator[Find
     if not pairs:
         return
     start, size, image_size = table[:, :2], table[:, 2:4], table[:, 4:]
-    with np.errstate(over='ignore'):  # of finite numbers the sum may be infinite
+    with np.errstate(over='ignore'):  # the sum of two finite numbers may be infinite
         end = start + size
     is_share = (start >= -0.5).all(1) & (end <= 1 + 1e-3).all(1)
     if 2 * is_share.sum() > len(pairs):
@@ -239,7 +240,7 @@ def _text(box: Box) -> str:
 
 
 def _check_boxes(images: Sequence[LabelledImage]) -> tuple[list[LabelledImage], list[Finding]]:
-    """Return images with the boxes that are left of them, clipped."""
+    """Return the images with their remaining boxes, clipped, and the findings."""
     kept, findings = [], []
     for image in images:
 
@@ -273,10 +274,10 @@ def _check_box(image: LabelledImage, box: Box, found: Callable[[str, Box, str], 
     x, y, width, height = box.xywh
     image_width, image_height = image.size or (0, 0)
     is_inside = x >= 0 and y >= 0 and x + width <= image_width and y + height <= image_height
-    # Of inclusive corners, the area is that of a box one pixel wider and taller.
+    # Tools that count the corners as inside of the box state the area of a box one pixel wider and taller.
     largest = (width + 1) * (height + 1)
     if is_inside and width >= 1 and height >= 1 and box.area is not None and 0 < box.area <= largest:
-        return box  # nothing is wrong with it, as with almost all
+        return box  # a shortcut: almost all boxes are valid
     name = f'the box {_text(box)} of {image.name}'
     if not all(map(math.isfinite, box.xywh)):
         found('box-not-finite', box, f'{name} is not finite')

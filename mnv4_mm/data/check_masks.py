@@ -18,13 +18,13 @@ from mnv4_mm.data.split import divide, find_near_duplicates
 from mnv4_mm.images import exif_orientation
 
 MAX_LISTED = 5
-# Of these the image, or the mask without an image, is not among the pairs.
+# Kinds of findings whose image is not among the pairs.
 WITHOUT_PAIR = ('mask-missing', 'mask-shared', 'missing-image')
 
 
 @dataclass
 class CheckedMasks:
-    """Pairs that are left, by split, and the result of the check."""
+    """Pairs of image and mask that remain, by split, and the result of the check."""
 
     splits: dict[str, list[MaskedImage]]
     checked: CheckedData
@@ -35,10 +35,10 @@ def check_masks(data: MaskData, previous: Mapping[str, str] | None = None) -> Ch
 
     Args:
         data: The data set as read.
-        previous: Split of each image in an earlier check, by name: an image stays where it was.
+        previous: Split of each image in an earlier check, by image name. Images keep that split.
 
     Returns:
-        What is left, also if it cannot be trained on: ``checked.refusals`` says so.
+        The pairs that remain, even if they cannot be trained on: ``checked.refusals`` says why.
     """
     pairs = [pair for part in data.splits.values() for pair in part]
     decoded = decode_images(data.root, [pair.name for pair in pairs])
@@ -97,7 +97,7 @@ def check_masks(data: MaskData, previous: Mapping[str, str] | None = None) -> Ch
 
 
 def label_table(data: MaskData) -> dict[int, int | None]:
-    """Return the label of each value, or packed colour, of a data set's masks; None for those without a label."""
+    """Return the label of each mask value, or packed colour, of a data set; None for unlabelled ones."""
     if data.colours:
         ignored = {pack(colour) for colour in data.ignored if isinstance(colour, tuple)}
         labels = {pack(colour): label for colour, label in data.colours.items()}
@@ -125,7 +125,7 @@ def count_labels(mask: MaskValues, labels: Mapping[int, int | None], data: MaskD
 def _check_pair(
     data: MaskData, pair: MaskedImage, image: Decoded, mask: MaskValues, labels: Mapping[int, int | None]
 ) -> Finding | None:
-    """Return why a pair is left out; None if it is used."""
+    """Return the finding because of which a pair is left out; None if the pair is used."""
     image_path, mask_path = data.root / pair.name, data.root / pair.mask
     if pair.name != pair.name.strip() or not pair.name.isprintable():
         return Finding(

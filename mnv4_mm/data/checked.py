@@ -12,16 +12,16 @@ from mnv4_mm.data.form import TRAIN, VAL
 from mnv4_mm.data.formats.files import split_of
 from mnv4_mm.errors import UserError
 
-MAX_DROPPED = 0.01  # share of the images, and of the boxes
+MAX_DROPPED = 0.01  # largest share of the images, and of the boxes, that may be left out
 
 
 @dataclass(frozen=True)
 class Count:
-    """Number of images or boxes.
+    """Numbers of images, boxes or masks.
 
     Attributes:
-        found: In the data set.
-        dropped: Of these, left out because of a finding.
+        found: Number in the data set.
+        dropped: Number of these that are left out because of a finding.
     """
 
     found: int
@@ -38,7 +38,7 @@ class SplitStatistics:
 
     Attributes:
         images: Number of images.
-        objects: Number of boxes without crowds, or of labelled pixels.
+        objects: Number of boxes other than crowds, or of labelled pixels.
         empty_images: Number of images without boxes or without a labelled pixel.
         histogram: Number of objects by class, also of classes with none.
         image_sizes: Number of images by size, ``<width>x<height>``.
@@ -57,18 +57,18 @@ class SplitStatistics:
 
 @dataclass(frozen=True)
 class CheckedData:
-    """A data set as checked.
+    """Result of checking a data set.
 
     Attributes:
-        root: Its folder.
+        root: Folder of the data set.
         task: ``detection`` or ``segmentation``.
         format: Name of the format, e.g. ``Pascal VOC``.
         classes: Class names in the order of labels.
-        findings: All findings, in the order of their kinds.
+        findings: All findings, those of the reader first. ``grouped`` sorts them by kind.
         notes: What was decided, one sentence each.
         counts: ``images`` and ``boxes`` (or ``masks``): how many were found and how many are left out.
-        split_counts: The same for each split of a data set that is not split here, e.g. ``validation images``: a few
-            validation images are no large part of all images.
+        split_counts: The same for each split, e.g. ``validation images``, if the data set has splits of its own.
+            Even a large part of the validation images may be a small part of all images.
         splits: Statistics of ``train`` and ``val``.
         split_file: File with the names of the images of each split, if the data set was split here.
         folder: Folder of the prepared files, in the user's cache.
@@ -87,7 +87,7 @@ class CheckedData:
     folder: Path | None = None
 
     def with_notes(self, notes: Iterable[str]) -> 'CheckedData':
-        """Return the same with more notes."""
+        """Return a copy with more notes."""
         return replace(self, notes=(*self.notes, *notes))
 
     def grouped(self) -> dict[str, list[Finding]]:
@@ -117,7 +117,7 @@ class CheckedData:
         return 'boxes' if self.task == 'detection' else 'labelled pixels'
 
     def refusals(self, allow_dropped: bool = False) -> list[str]:
-        """Return the reasons why nothing is trained or measured; none if it is."""
+        """Return the reasons why the data cannot be trained on or measured with; empty if it can."""
         groups = self.grouped()
         reasons = [describe(findings, self.root) for kind, findings in groups.items() if KINDS[kind].rule is Rule.FATAL]
         excess = {name: count for name, count in self.counts.items() if count.is_too_many}
@@ -144,7 +144,7 @@ class CheckedData:
             allow_dropped: Accept that more than 1 % of the images or boxes are left out.
 
         Raises:
-            UserError: It cannot; the reasons are named.
+            UserError: The data cannot be used; the message names the reasons.
         """
         if reasons := self.refusals(allow_dropped):
             raise UserError(
@@ -153,7 +153,7 @@ class CheckedData:
             )
 
     def to_json(self) -> str:
-        """Return all but the places of data set and prepared files as JSON."""
+        """Return the result as JSON, without the folders of the data set and of the prepared files."""
         # Not asdict, which copies the sizes of all boxes.
         values = {key: value for key, value in vars(self).items() if key not in ('root', 'folder')}
         values['split_file'] = str(self.split_file) if self.split_file else None
@@ -162,7 +162,7 @@ class CheckedData:
 
     @classmethod
     def from_json(cls, text: str | bytes, root: Path, folder: Path) -> 'CheckedData':
-        """Read what ``to_json`` returned.
+        """Parse the JSON of ``to_json``.
 
         Args:
             text: The JSON.
@@ -198,10 +198,10 @@ def count_by_split(
     dropped: Iterable[tuple[str | None, str]],
     lost: Iterable[tuple[str | None, str]],
 ) -> dict[str, Count]:
-    """Count what is found and left out in each split, for ``CheckedData.split_counts``.
+    """Count the images and boxes that are found and left out in each split, for ``CheckedData.split_counts``.
 
     Args:
-        found: Number by unit (``images``, ``boxes``) of each split, without what the reader has left out.
+        found: For each split, the number by unit (``images``, ``boxes``), without those that the reader has left out.
         dropped: Split and unit of each image or box that the check has left out; None for an unknown split.
         lost: The same for those that the reader has left out.
     """

@@ -7,7 +7,7 @@ from mnv4_mm.errors import UserError
 
 
 def class_order(root: Path, found: Sequence[str], required: Sequence[str]) -> list[int]:
-    """Return the index in a data set's classes of each class of a checkpoint.
+    """Return, for each class of a checkpoint, its index among the classes of a data set.
 
     Args:
         root: Folder of the data set, for the message.
@@ -15,7 +15,7 @@ def class_order(root: Path, found: Sequence[str], required: Sequence[str]) -> li
         required: Class names of the checkpoint in the order of labels.
 
     Raises:
-        UserError: The names are not the same.
+        UserError: The data set and the checkpoint have different class names.
     """
     if sorted(found) == sorted(required):
         return [list(found).index(name) for name in required]

@@ -199,7 +199,8 @@ class CachedCocoDataset(CocoDataset):
     and workers. The file may be deleted at any time before a run starts. A damaged file is reported and written again.
     Where it cannot be written, the columns stay in memory.
 
-    Entries equal mmdet's without ``mask``: polygons, most of the JSON, are left out. ``cat_img_map`` is not kept.
+    Entries equal mmdet's, but have no ``mask``: polygons, which make up most of the JSON, are left out. ``cat_img_map``
+    is not kept.
 
     It behaves like ``CocoDataset`` without a cache for a JSON smaller than ``min_cache_bytes``, and for settings that
     need more than the columns hold: masks (a transform with ``with_mask``), a ``data_prefix`` other than ``img``,
@@ -208,7 +209,7 @@ class CachedCocoDataset(CocoDataset):
 
     Args:
         *args: See ``CocoDataset``.
-        min_cache_bytes: Size of the JSON in bytes from which on it is cached.
+        min_cache_bytes: Size in bytes of the smallest JSON that is cached.
         **kwargs: See ``CocoDataset``.
     """
 
@@ -241,8 +242,8 @@ class CachedCocoDataset(CocoDataset):
             )
         self.cat_ids = self.columns.cat_ids.tolist()
         self.cat2label = {cat_id: label for label, cat_id in enumerate(self.cat_ids)}
-        # mmengine keeps its pickled entries in data_bytes and the end of each in data_address. Here they are nothing
-        # and the rows of the columns, so that its methods for lengths and subsets work.
+        # mmengine keeps its pickled entries in data_bytes and the end of each in data_address. Here data_bytes is empty
+        # and data_address has the rows of the columns, so that mmengine's methods for lengths and subsets work.
         self.data_bytes, self.data_address = np.empty(0, np.uint8), np.arange(len(self.columns))
         if self._indices is not None:
             self.data_address = self._get_serialized_subset(self._indices)[1]
@@ -278,12 +279,12 @@ class CachedCocoDataset(CocoDataset):
         )
 
     def _load_columns_in_turn(self) -> Columns | None:
-        """Let the first process of a machine parse and write while the others wait; then they map its file.
+        """Let the first process of a machine write the cache while the others wait; they then map it.
 
-        If the first process fails, the others continue: each parses the file, or fails, by itself.
+        If the first process fails, the others continue: each parses the JSON, or fails, by itself.
         """
-        # A data loader's worker (of a data set that was not initialised when the worker started) has the rank of its
-        # process, but the other ranks do not wait for it.
+        # A data loader's worker comes here if the data set was not initialised when the worker started. It has the rank
+        # of its process, but the other ranks do not wait for it.
         is_rank = get_worker_info() is None
         is_first = int(os.environ.get('LOCAL_RANK', get_rank())) == 0
         if is_rank and not is_first:
@@ -354,7 +355,7 @@ class CachedCocoDataset(CocoDataset):
 
 
 def order_by_name(ids: Sequence[int], categories: Mapping[int, dict[str, Any]], names: Sequence[str]) -> list[int]:
-    """Sort category ids by the place of their names.
+    """Sort category ids in the order of class names.
 
     Args:
         ids: Category ids.
@@ -366,7 +367,7 @@ def order_by_name(ids: Sequence[int], categories: Mapping[int, dict[str, Any]], 
 
 
 class _NamedCoco(CocoDataset.COCOAPI):
-    """mmdet's interface to pycocotools, with category ids in the order of the names that are asked for."""
+    """mmdet's interface to pycocotools, with category ids in the order of the requested names."""
 
     def get_cat_ids(
         self, cat_names: Sequence[str] = (), sup_names: Sequence[str] = (), cat_ids: Sequence[int] = ()
@@ -379,9 +380,9 @@ class _NamedCoco(CocoDataset.COCOAPI):
 class NamedCocoDataset(CachedCocoDataset):
     """``CachedCocoDataset`` whose labels are in the order of the class names.
 
-    mmdet's are in the order of the categories in the JSON whatever ``metainfo`` is, so that a checkpoint trained on
-    another file with the same categories would be measured with its classes exchanged (open-mmlab/mmdetection#2916).
-    The metric needs ``named_labels=True``.
+    mmdet's ``CocoDataset`` orders labels by the categories in the JSON, whatever ``metainfo`` says. A checkpoint
+    trained on another file with the same categories would then be evaluated with its classes exchanged
+    (open-mmlab/mmdetection#2916). The metric needs ``named_labels=True``.
     """
 
     COCOAPI = _NamedCoco

@@ -1,4 +1,4 @@
-"""Annotation files in COCO's format that a config names itself: a check of their entries, without decoding images.
+"""Check COCO annotation files that a config names directly, without decoding images.
 
 Imports neither torch nor OpenMMLab, so that the command line can report a mistake at once.
 """
@@ -48,7 +48,7 @@ class CocoLayout(NamedTuple):
     """A data set as files in COCO's format.
 
     Attributes:
-        root: Its folder.
+        root: Folder of the data set.
         train: Training split.
         val: Validation split.
         classes: Category names in the order of the files, which is also mmdet's order of labels.
@@ -65,14 +65,14 @@ class CocoLayout(NamedTuple):
 def check_split(split: Split) -> list[dict[str, Any]]:
     """Check the JSON of a split, its ids and boxes, and that every image exists and has the size given in the JSON.
 
-    Of an annotation file larger than ``FULL_CHECK_BYTES`` only the categories are read. Files that have not changed
-    since they were found to be valid are not read again: a command checks them first, then the function that it calls.
+    If the annotation file is larger than ``FULL_CHECK_BYTES``, only its categories are checked. Valid files are not
+    read again until they change, since both a command and the function that it calls check them.
 
     Returns:
         The categories, ``dict(id=..., name=...)`` each, in the order of the file.
 
     Raises:
-        UserError: names the file and its first mistakes.
+        UserError: The split has mistakes; the message names the file and the first of them.
     """
     return [dict(id=number, name=name) for number, name in _checked_categories(split, _file_state(split))]
 
@@ -92,7 +92,7 @@ def _is_large(split: Split) -> bool:
 
 @functools.lru_cache(maxsize=8)
 def _checked_categories(split: Split, state: int) -> tuple[tuple[int, str], ...]:
-    """Check a split and return ids and names of its categories; ``state`` makes a changed split another key."""
+    """Check a split and return ids and names of its categories. ``state`` is part of the cache key: see _file_state."""
     is_large = _is_large(split)
     categories = _read_categories(split.annotations) if is_large else None
     content = dict(categories=categories) if categories else read_annotations(split.annotations)
@@ -111,7 +111,7 @@ def _read_categories(path: Path) -> list[dict[str, Any]] | None:
     """Read the categories of a large file without parsing the rest.
 
     Returns:
-        None if the file has no valid list of that name, or several, and must be parsed in full.
+        The categories. None if the file must be parsed in full: it has no valid list ``categories``, or several.
     """
     with path.open('rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         starts = [match.end() - 1 for match in re.finditer(rb'"categories"\s*:\s*\[', content)]

@@ -1,6 +1,6 @@
 """Decode every image of a data set once, before anything is trained on it.
 
-Only decoding tells that an image can be read: a truncated file has a valid header.
+Only decoding shows whether an image can be read: a truncated file has a valid header.
 """
 
 from collections.abc import Iterable
@@ -15,18 +15,18 @@ from mnv4_mm.errors import UserError
 from mnv4_mm.images import read_image
 
 FORMAT = 2
-SAMPLE = 128  # rows and columns that are looked at
+SAMPLE = 128  # rows and columns of the image from which brightness and pHash are computed
 
 
 class Decoded(NamedTuple):
     """Result of decoding an image.
 
     Attributes:
-        width: In pixels, as ``read_image`` returns it; 0 if the image cannot be read.
-        height: In pixels.
-        problem: Why it cannot be read; empty if it can.
-        brightest: Largest value of all channels, 0 to 255, in every few pixels.
-        hash: 64 bits of the image's low frequencies (pHash): those of near-duplicates differ in few bits.
+        width: Width of the decoded image in pixels; 0 if the image cannot be read.
+        height: Height in pixels.
+        problem: Why the image cannot be read; empty if it can.
+        brightest: Largest value of any channel, 0 to 255, in a sample of the pixels.
+        hash: pHash of the image, 64 bits from its low frequencies. Near-duplicates differ in few bits.
     """
 
     width: int
@@ -37,7 +37,7 @@ class Decoded(NamedTuple):
 
 
 def decode_images(root: Path, names: Iterable[str]) -> dict[str, Decoded]:
-    """Decode images with the reader that trains, all that have changed since they were last decoded.
+    """Decode the images that have changed since they were last decoded, with the reader that training uses.
 
     Args:
         root: Folder of the data set.
@@ -67,7 +67,7 @@ def decode(path: str) -> Decoded:
     except UserError as error:
         return Decoded(0, 0, reason(error, path))
     height, width = pixels.shape[:2]
-    # Some thousand pixels suffice for what follows, and take a tenth of the time of all.
+    # A sample of the pixels suffices for brightness and pHash, and takes a tenth of the time.
     sample = cv2.resize(pixels, (SAMPLE, SAMPLE), interpolation=cv2.INTER_NEAREST)
     return Decoded(width, height, '', int(sample.max()), _hash(sample))
 
@@ -75,7 +75,7 @@ def decode(path: str) -> Decoded:
 def _hash(sample: np.ndarray) -> int:
     """Return the pHash of (H, W, 3) uint8 BGR as an integer: one bit for each of the 8 x 8 lowest frequencies.
 
-    The bits are those of ``imagehash.phash``, in half of its time: it is taken of every image of a data set.
+    It equals ``imagehash.phash``, but takes half the time, which counts because every image of a data set is hashed.
     """
     small = cv2.resize(cv2.cvtColor(sample, cv2.COLOR_BGR2GRAY), (32, 32), interpolation=cv2.INTER_AREA)
     low: np.ndarray = cv2.dct(small.astype(np.float64))[:8, :8]

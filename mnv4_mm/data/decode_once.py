@@ -36,10 +36,10 @@ def decode_once(
         root: Folder of the data set.
         names: Paths of the files relative to it.
         decode: Returns the result for the path of a file. Called in threads.
-        restore: Makes a result from its values as JSON holds them.
-        failed: Returns the result for a file that is not there, given the reason.
+        restore: Returns a result for its values, as read from the JSON of the cache.
+        failed: Returns the result for a path that is missing or not a file, given the reason.
         what: What the files are, such as ``'images'``: names the file of the cache and the progress bar.
-        version: Of the decoder. Results of another version are not taken.
+        version: Version of the decoder. Remembered results of another version are not used.
 
     Returns:
         Result by name, in the order of the names.
@@ -82,7 +82,7 @@ def _state(path: str) -> tuple[int, int, int] | None:
 
 
 def _read(path: Path, version: list) -> dict[str, list]:
-    """Read what earlier calls remembered; nothing if it is missing, damaged or of another version."""
+    """Read the results of earlier calls; empty if the file is missing, damaged or of another version."""
     try:
         content = json.loads(path.read_bytes())
         return content['results'] if content['version'] == version else {}

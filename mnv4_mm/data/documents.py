@@ -1,7 +1,7 @@
 """The one reader of users' JSON, YAML, XML and text files.
 
-Each function raises a UserError that names the file, for whatever is wrong with it, and refuses what no data set
-contains and attackers use: entities, aliases and tags that run code or grow without bounds, and extreme nesting.
+Each function raises a UserError that names the file, whatever is wrong with it. Constructs that no data set needs and
+attackers use are refused: entities, aliases and tags, which can run code or grow without bounds, and extreme nesting.
 """
 
 import codecs
@@ -52,7 +52,7 @@ def read_json(path: Path) -> Any:
 
 @contextlib.contextmanager
 def collector_paused() -> Iterator[None]:
-    """Pause the search for reference cycles, which takes half of the time in which millions of objects are made."""
+    """Pause Python's garbage collector, which takes half of the time when millions of objects are created."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

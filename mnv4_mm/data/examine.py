@@ -15,14 +15,14 @@ def examine(root: str | Path, task: str | None = None) -> CocoLayout | MaskLayou
     """Recognise, check and prepare a data set, also one that cannot be trained on.
 
     Args:
-        root: Its folder.
-        task: ``detection`` or ``segmentation``; by what is in the folder if None.
+        root: Folder of the data set.
+        task: ``detection`` or ``segmentation``. None decides by the content of the folder.
 
     Returns:
         The data set. Its ``checked`` says whether it can be trained on; if not, the files of its splits may be missing.
 
     Raises:
-        UserError: It is not recognised.
+        UserError: The data set is not recognised.
     """
     root = Path(root)
     check_folder(root)

@@ -21,7 +21,7 @@ class Kind(NamedTuple):
     """A kind of finding.
 
     Attributes:
-        rule: Its rule.
+        rule: Effect of these findings on the data.
         remedy: What was done, or what the user should do. One sentence for all findings of the kind.
     """
 
@@ -136,7 +136,7 @@ class Finding:
 
     Attributes:
         kind: Key of ``KINDS``.
-        file: File of the data set that it was found in.
+        file: File of the data set that has the problem.
         problem: What is wrong, with the values, e.g. ``the box [3, 4, 0, 7] has no width``.
         entry: The entry in the file, e.g. ``annotation 17`` or ``line 4``. Empty if the whole file is meant.
     """

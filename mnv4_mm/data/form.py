@@ -1,7 +1,7 @@
 """The internal form of a data set, whatever format it was read from.
 
-Readers (``data/formats/``) return it as complete as the files are: with boxes that make no sense and images that do not
-exist, each as a finding of its own once it is checked (``data/check.py``). Imports nothing heavy.
+Readers (``data/formats/``) keep everything that the files hold, including invalid boxes and images that do not exist.
+The check (``data/check.py``) makes a finding of each of these. Imports nothing heavy.
 """
 
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mnv4_mm.data.findings import Finding
 
-# Names of the splits. A data set that is not split has ALL alone, and is split by data/split.py.
+# Names of the splits. A data set without splits has only ALL, which data/split.py splits.
 TRAIN, VAL, TEST, ALL = 'train', 'val', 'test', 'all'
 
 
@@ -18,9 +18,9 @@ class Box:
     """A labelled box as the file has it.
 
     Attributes:
-        xywh: Left, top, width and height in pixels; may be not finite, empty or outside of the image.
+        xywh: Left, top, width and height in pixels. The box may be non-finite, empty or outside of the image.
         label: Index of the class.
-        entry: Where it is in the annotation file, e.g. ``annotation 17``, ``object 3``, ``line 4``.
+        entry: Position in the annotation file, e.g. ``annotation 17``, ``object 3``, ``line 4``.
         area: Area in the file, in square pixels. None if the file has none.
         is_crowd: A group of objects, which is neither trained on nor counted as missed.
         annotation_id: Id in the file, if the format has ids.
@@ -43,7 +43,7 @@ class LabelledImage:
         source: Annotation file that lists it.
         boxes: Its boxes in the order of the file.
         size: Width and height that the annotation file states. None if it states none.
-        image_id: Id in the file. None if the format has no ids: it is then numbered by the order of names.
+        image_id: Id in the file. None if the format has no ids: images are then numbered in the order of names.
     """
 
     name: str
@@ -58,11 +58,11 @@ class DetectionData:
     """A detection data set.
 
     Attributes:
-        root: Its folder.
+        root: Folder of the data set.
         format: Name of the format for messages, e.g. ``Pascal VOC``.
         classes: Class names in the order of labels.
         splits: Images of each split, ordered by name.
-        category_ids: Ids in the file in the order of labels; 1, 2, ... for formats without ids.
+        category_ids: Category ids in the order of labels: those of the file, or 1, 2, ... for formats without ids.
         findings: What the reader found.
         notes: What the reader decided, one sentence each, e.g. ``the root category "cells" has no boxes and is left
             out``.
@@ -95,12 +95,12 @@ class MaskData:
     """A segmentation data set.
 
     Attributes:
-        root: Its folder.
+        root: Folder of the data set.
         format: Name of the format for messages, e.g. ``masks in colours``.
         classes: Class names in the order of labels.
         splits: Images of each split, ordered by name.
-        values: Mask value -> label; the values that are not listed in ``ignored`` either are mistakes. Empty for masks
-            in colours.
+        values: Mask value -> label. Values that are neither here nor in ``ignored`` are mistakes. Empty for masks in
+            colours.
         colours: RGB -> label, for masks in colours.
         ignored: Mask values (or RGB colours) without a label.
         findings: What the reader found.

@@ -20,7 +20,7 @@ from mnv4_mm.errors import UserError
 
 # Number of other images that are tried in place of one that cannot be read.
 ATTEMPTS = 10
-# Name in the metadata of a sample under which the messages of skipped images are passed on to SkippedImagesHook.
+# Key in a sample's metadata under which SkippedImagesHook finds the messages of skipped images.
 SKIPPED = 'skipped_images'
 
 
@@ -29,7 +29,7 @@ def set_seeds(*key: int, all_devices: bool = False) -> None:
 
     Args:
         *key: The integers.
-        all_devices: Seed torch's generators of all devices, which takes 150 microseconds, not only that of the CPU.
+        all_devices: Seed torch's generators of all devices, which takes 150 microseconds. False seeds only the CPU's.
     """
     first, second, third = np.random.SeedSequence(key).generate_state(3)
     random.seed(int(first))
@@ -38,7 +38,7 @@ def set_seeds(*key: int, all_devices: bool = False) -> None:
 
 
 class Position(int):
-    """Index of a sample, with the key of its seed. It is pickled with it, and passes through batch samplers.
+    """Index of a sample that carries the key of its seed through batch samplers and pickling.
 
     Attributes:
         key: Seed of the run, rank, epoch, and place in the epoch.
@@ -56,7 +56,7 @@ class SeededSampler(Sampler):
     """Sampler whose indices carry the key of a seed.
 
     Args:
-        sampler: Sampler of mmengine or mmdet; what is not defined here is taken from it.
+        sampler: Sampler of mmengine or mmdet. Attributes that are not defined here are taken from it.
         seed: Seed of the run.
     """
 
@@ -113,7 +113,7 @@ class RobustDataset(Dataset):
     tests an unreadable image is an error: a metric over fewer images cannot be compared with others.
 
     Args:
-        dataset: Data set of mmengine, or a wrapper of one. What is not defined here is taken from it.
+        dataset: Data set of mmengine, or a wrapper of one. Attributes that are not defined here are taken from it.
     """
 
     def __init__(self, dataset: Any) -> None:
@@ -165,7 +165,7 @@ class RobustDataset(Dataset):
             raise UserError(f'{error.filename or "an image"} cannot be read: {error.strerror or error}') from error
 
     def _start_epoch(self, epoch: int) -> None:
-        """Empty the image caches of mosaic and mix-up, which a run that resumes here does not have."""
+        """Empty the image caches of mosaic and mix-up, as a run that resumes at this epoch starts without them."""
         if epoch == self._epoch:
             return
         self._epoch = epoch

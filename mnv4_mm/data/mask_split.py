@@ -1,4 +1,4 @@
-"""Images and masks as a config names them, and the light check of those that no data check has been run on.
+"""Images and masks as a config names them, with a light check for those that have not been through the data check.
 
 Imports neither torch nor OpenMMLab, so that the command line can report a mistake at once.
 """
@@ -22,12 +22,12 @@ MIN_PAIRS_FOR_PROGRESS = 500  # fewer are checked in about a second
 
 
 class MaskSplit(NamedTuple):
-    """Training or validation split of a segmentation data set: images and masks that differ in suffix only.
+    """Training or validation split of a segmentation data set: images and masks whose names differ in suffix only.
 
     Attributes:
         images: Folder of the images.
         masks: Folder of the masks.
-        image_suffix: End of the images' file names; empty if the names in ``names_file`` have theirs.
+        image_suffix: End of the images' file names; empty if the names in ``names_file`` include their suffixes.
         mask_suffix: End of the masks' file names.
         names_file: Text file with the names to use, one per line, without suffix. None uses the whole folder.
     """
@@ -73,7 +73,7 @@ def check_pairs(split: MaskSplit, num_classes: int, reduce_zero_label: bool, hin
         hint: Advice for a user who does not have the data.
 
     Raises:
-        UserError: names the first mistakes with their files.
+        UserError: Images or masks are missing or invalid; the message names the first mistakes with their files.
     """
     check_data((split.images, split.masks, *([split.names_file] if split.names_file else [])), hint)
     if split.names_file:

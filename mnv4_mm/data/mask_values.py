@@ -1,4 +1,4 @@
-"""The values of a data set's masks, of which each is decoded once and remembered.
+"""The values of a data set's masks. Each mask is decoded once, and its values are remembered.
 
 Which value is which class is decided from the values of all masks (``data/formats/mask_rules.py``). Imports nothing
 heavy.
@@ -21,7 +21,7 @@ from mnv4_mm.errors import UserError
 from mnv4_mm.images import read_mask
 
 FORMAT = 2
-MAX_COUNTED = 1024  # more values or colours than that are no classes, and are not remembered
+MAX_COUNTED = 1024  # most values or colours of a mask that are remembered; more cannot be classes
 PNG = b'\x89PNG\r\n\x1a\n'
 Colour = tuple[int, int, int]
 
@@ -30,15 +30,16 @@ class MaskValues(NamedTuple):
     """Result of decoding a mask.
 
     Attributes:
-        width: In pixels; 0 if the mask cannot be read.
-        height: In pixels.
-        problem: Why it cannot be read; empty if it can.
+        width: Width in pixels; 0 if the mask cannot be read.
+        height: Height in pixels.
+        problem: Why the mask cannot be read; empty if it can.
         counts: Number of pixels of each value: a grey value, an index of a palette, or a colour as ``pack`` returns it.
+            The most frequent ``MAX_COUNTED`` values only.
         is_coloured: The values are colours.
         palette: Packed colour of each value that occurs, if the mask has a palette.
         is_plain: The file has 8 bits and one channel, so that mmseg reads the values as they are.
         is_jpeg: It is a JPEG file, which does not keep values.
-        distinct: Number of values, also of those that are not in ``counts``.
+        distinct: Number of values, including those that are not in ``counts``.
     """
 
     width: int
@@ -139,7 +140,7 @@ def count_values(path: str) -> MaskValues:
         return MaskValues(0, 0, reason(error, path))
     height, width = mask.values.shape
     if mask.values.dtype == np.uint8:
-        # OpenCV counts without Python's lock, in float32, which counts no further than 2**24.
+        # OpenCV counts without Python's lock, but in float32, which is exact up to 2**24 only.
         is_small = mask.values.size < 2**24
         every: np.ndarray = (
             cv2.calcHist([mask.values], [0], None, [256], [0, 256]).ravel()
@@ -171,11 +172,11 @@ def count_values(path: str) -> MaskValues:
 def read_values(path: str | Path) -> DecodedMask:
     """Read a mask of 1 to 16 bits, with a palette or in colours.
 
-    Of greys with 1, 2 or 4 bits, the values are those stored in the file: Pillow returns them spread over 0 to 255.
-    Three equal channels are grey. Alpha is dropped, unless it is what differs between pixels: that is an error.
+    Greys of 1, 2 or 4 bits have the values stored in the file, which Pillow spreads over 0 to 255. Three equal channels
+    are grey. Alpha is dropped, but a mask in which only alpha differs between pixels is an error.
 
     Raises:
-        UserError: It is not a readable image, or has values that are no integers.
+        UserError: The file is not a readable image, its values are not integers, or only its alpha differs.
     """
     try:
         with Image.open(path) as image:
@@ -199,14 +200,14 @@ def is_png(path: str | Path) -> bool:
 
 
 def _stored_bits(path: str | Path) -> int:
-    """Return the bits of a grey PNG, 8 for other files."""
+    """Return the bit depth of a grey PNG; 8 for other files."""
     with open(path, 'rb') as file:
         start = file.read(26)
     return start[24] if start[:4] == b'\x89PNG' and len(start) == 26 and start[25] == 0 else 8
 
 
 def _check_alpha(image: Image.Image) -> None:
-    """Check that not only the alpha of a mask varies.
+    """Refuse a mask in which only alpha differs between pixels.
 
     Raises:
         UserError: All pixels have one colour, and some are transparent.

@@ -29,7 +29,7 @@ from mnv4_mm.version import __version__
 FORMAT = 1
 SPLITS = (TRAIN, VAL)
 UNUSED_DAYS = 30  # after which prepared files are removed: longer than a training takes
-WAIT = 1  # second for another process, before a line says so
+WAIT = 1  # seconds to wait for another process before a message says so
 
 
 def prepare_detection(
@@ -45,16 +45,16 @@ def prepare_detection(
 
     Args:
         root: Folder of the data set.
-        classes: Order of the classes, that of a checkpoint; the data set's own if None.
+        classes: Class names in the order of a checkpoint. None keeps the order of the data set.
         allow_dropped: Accept that more than 1 % of the images or boxes are left out.
-        previous: ``train`` or ``val`` by name of the image: the split of an earlier run, which is kept.
+        previous: Split of an earlier run, which is kept: image name -> ``train`` or ``val``.
 
     Returns:
-        The data set. Its annotation files are in the user's cache; their file names are relative to ``root``, and ids
-            of images and categories those of the data set.
+        The data set. Its annotation files are in the user's cache; their file names are relative to ``root``. Images
+            and categories keep the ids of the data set.
 
     Raises:
-        UserError: It is not recognised, has other classes, or cannot be trained on.
+        UserError: The data set is not recognised, has other classes than ``classes``, or cannot be trained on.
     """
     layout = examine_detection(root, classes=classes, previous=previous)
     assert layout.checked is not None
@@ -69,7 +69,7 @@ def examine_detection(
     data: DetectionData | None = None,
     previous: Mapping[str, str] | None = None,
 ) -> CocoLayout:
-    """Do what ``prepare_detection`` does, but return a data set that cannot be trained on, too.
+    """Do the same as ``prepare_detection``, but also return a data set that cannot be trained on.
 
     The files of its splits may then be missing.
 
@@ -112,9 +112,9 @@ def prepare_read(
 
     Args:
         data: The data set.
-        folder: Where to write.
+        folder: Folder to write to.
         classes: See ``prepare_detection``.
-        split_file: File of the split, which is read and written if the data set has none of its own.
+        split_file: File of the split. It is written if the data set has no splits of its own; a split in it is kept.
         previous: See ``prepare_detection``.
     """
     if classes:
@@ -138,8 +138,8 @@ def prepared_folder(
 ) -> Iterator[tuple[Path, Path]]:
     """Yield the folder for the prepared files of a data set in its present state, and the file of its split.
 
-    One process at a time has them. A run whose split differs from that of the cache has its own folder and file: the
-    cache may have been deleted since, and the data split anew.
+    Only one process at a time may use them. A run whose split (``previous``) differs from the split in the cache gets a
+    folder and a file of its own: the cache may have been deleted since the run began, and the data split anew.
 
     Raises:
         UserError: The cache cannot be written.
@@ -176,7 +176,7 @@ def prepared_folder(
 
 
 def _remove_unused(folder: Path) -> None:
-    """Remove prepared files that have not been used for a month: those of earlier states of the data set.
+    """Remove prepared files that have not been used for a month, mostly of earlier states of the data set.
 
     Args:
         folder: Folder that is used now.
@@ -197,7 +197,7 @@ def is_checked(root: Path) -> bool:
 
 
 def read_checked(folder: Path, root: Path) -> CheckedData | None:
-    """Read the result of an earlier check; None if there is none, or not all of its files."""
+    """Read the result of an earlier check; None if it is missing or damaged, or its split file is missing."""
     try:
         checked = CheckedData.from_json((folder / 'checked.json').read_bytes(), root, folder)
     except (OSError, ValueError, KeyError, TypeError):
@@ -206,12 +206,12 @@ def read_checked(folder: Path, root: Path) -> CheckedData | None:
 
 
 def is_prepared(path: Path) -> bool:
-    """Return True for a file that ``prepare_detection`` has written: it has been checked."""
+    """Return True for a file that ``prepare_detection`` has written, and whose data is therefore checked."""
     return (path.parent / 'checked.json').is_file()
 
 
 def read_split(path: Path) -> dict[str, str]:
-    """Read the split of an earlier check, by name of the image; empty if there is none."""
+    """Read the split of an earlier check, image name -> ``train`` or ``val``; empty if there is none."""
     try:
         return parse_split(path.read_bytes())
     except OSError:
@@ -219,7 +219,7 @@ def read_split(path: Path) -> dict[str, str]:
 
 
 def parse_split(text: str | bytes) -> dict[str, str]:
-    """Parse what ``write_split`` has written; empty if it is invalid."""
+    """Parse the content of a file of ``write_split``, image name -> ``train`` or ``val``; empty if it is invalid."""
     try:
         content = json.loads(text)
         return {name: split for split in SPLITS for name in content[split]}
@@ -238,7 +238,7 @@ def write_split(path: Path, splits: Mapping[str, Sequence[Any]]) -> Path:
 
 
 def format_split(sides: Mapping[str, str], indent: int | None = None) -> str:
-    """Return a split, ``train`` or ``val`` by name of the image, as JSON."""
+    """Format a split, image name -> ``train`` or ``val``, as JSON."""
     names = {split: [name for name, side in sides.items() if side == split] for split in SPLITS}
     return json.dumps(names, indent=indent)
 
@@ -251,7 +251,7 @@ def reorder(data: DetectionData, classes: Sequence[str]) -> DetectionData:
     """Return a data set with its classes in another order.
 
     Raises:
-        UserError: It has other classes.
+        UserError: The data set has other classes than ``classes``.
     """
     order = class_order(data.root, data.classes, classes)
     labels = {old: new for new, old in enumerate(order)}
@@ -278,7 +278,7 @@ def to_coco(data: DetectionData, images: Sequence[LabelledImage], ids: Mapping[s
     Args:
         data: The data set, for its categories.
         images: Checked images of a split.
-        ids: Id by name, for images without.
+        ids: Id by image name, for images without ``image_id``.
     """
     category_ids = data.category_ids or range(1, len(data.classes) + 1)
     numbers = [image.image_id if image.image_id is not None else ids[image.name] for image in images]
@@ -329,10 +329,10 @@ def write_fixed(layout: CocoLayout, out: str | Path) -> Path:
 
 
 def check_fixed_folder(root: Path, out: str | Path) -> Path:
-    """Check the folder for a cleaned copy.
+    """Check that a cleaned copy can be written to a folder, and return its path.
 
     Raises:
-        UserError: It has files already, or is the data set's own or inside of it.
+        UserError: The folder has files already, or is the folder of the data set or inside of it.
     """
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -1,6 +1,6 @@
-"""A user's segmentation data in the one form that is trained on, and as a cleaned copy.
+"""Prepare a user's segmentation data in the canonical form for training, and write cleaned copies.
 
-Masks have 8 bits; 0 is unlabelled and 1, 2, ... are the classes, as in ADE20K. Masks that are so already are linked,
+Canonical masks have 8 bits; 0 is unlabelled and 1, 2, ... are the classes, as in ADE20K. Masks in this form are linked,
 others are converted into the user's cache. The images stay where they are, and no file of the user is changed.
 """
 
@@ -35,7 +35,7 @@ from mnv4_mm.files import write_whole
 
 MIN_MASKS_FOR_PROGRESS = 500
 MAX_VALUE = 2**16
-INDEX = 'masks.json'  # of a prepared folder
+INDEX = 'masks.json'  # file in a prepared folder that describes it
 ItemT = TypeVar('ItemT')
 
 
@@ -43,7 +43,7 @@ class MaskLayout(NamedTuple):
     """A segmentation data set, checked and prepared.
 
     Attributes:
-        root: Its folder.
+        root: Folder of the data set.
         train: Training split.
         val: Validation split.
         classes: Class names; the first one belongs to the value 1 of the prepared masks.
@@ -64,16 +64,16 @@ def prepare_masks(
     allow_dropped: bool = False,
     previous: Mapping[str, str] | None = None,
 ) -> MaskLayout:
-    """Read, check and prepare a segmentation data set. Nothing is done again while its files do not change.
+    """Read, check and prepare a segmentation data set. The result is reused until a file of the data set changes.
 
     Args:
-        root: Its folder.
-        classes: Order of the classes, that of a checkpoint; the data set's own if None.
+        root: Folder of the data set.
+        classes: Class names in the order of a checkpoint. None keeps the order of the data set.
         allow_dropped: Accept that more than 1 % of the images are left out.
-        previous: ``train`` or ``val`` by name of the image: the split of an earlier run, which is kept.
+        previous: Split of an earlier run, which is kept: image name -> ``train`` or ``val``.
 
     Raises:
-        UserError: There is no such data set, it cannot be trained on, or it has other classes.
+        UserError: There is no such data set, it cannot be trained on, or it has other classes than ``classes``.
     """
     layout = examine_masks(root, classes=classes, previous=previous)
     layout.checked.require_usable(allow_dropped)
@@ -87,18 +87,18 @@ def examine_masks(
     data: MaskData | None = None,
     previous: Mapping[str, str] | None = None,
 ) -> MaskLayout:
-    """Do what ``prepare_masks`` does, but return a data set that cannot be trained on, too.
+    """Do the same as ``prepare_masks``, but also return a data set that cannot be trained on.
 
     The files of its splits may then be missing.
 
     Args:
-        root: Its folder.
+        root: Folder of the data set.
         classes: See ``prepare_masks``.
         data: The data set, if it has been read already.
         previous: See ``prepare_masks``.
 
     Raises:
-        UserError: There is no such data set, or it has other classes.
+        UserError: There is no such data set, or it has other classes than ``classes``.
     """
     root = Path(root)
     check_folder(root)
@@ -130,13 +130,13 @@ def _examine(
 
 
 def is_unchanged(split: MaskSplit) -> bool:
-    """True for a prepared split whose data set has not changed since it was checked."""
+    """Return True for a prepared split whose data set has not changed since it was checked."""
     content = _read_json(split.names_file.parent / INDEX) if split.names_file else None
     return content is not None and folder_state(Path(content['root'])) == content['state']
 
 
 def original_folders(split: MaskSplit) -> list[Path]:
-    """Return the folders of the user's own images and masks: what must not be written to."""
+    """Return the folders of the user's own images and masks, which must not be written to."""
     content = _read_json(split.names_file.parent / INDEX) if split.names_file else None
     return [split.images, split.masks, *map(Path, content['folders'] if content else ())]
 
@@ -144,8 +144,9 @@ def original_folders(split: MaskSplit) -> list[Path]:
 def write_fixed(root: str | Path, out: str | Path, *, allow_dropped: bool = False) -> Path:
     """Write a cleaned copy of a segmentation data set in ADE20K's layout.
 
-    ``images/{training,validation}``, ``annotations/{training,validation}`` and ``classes.txt``. Images are copied byte
-    for byte, masks have the canonical values. What cannot be used is left out. Names are the user's, with folders.
+    The copy has ``images/{training,validation}``, ``annotations/{training,validation}`` and ``classes.txt``. Images are
+    copied byte for byte; masks have the canonical values. Images that cannot be used are left out. Files keep their
+    names and the folders below the common one.
 
     Args:
         root: Folder of the data set.
@@ -156,7 +157,7 @@ def write_fixed(root: str | Path, out: str | Path, *, allow_dropped: bool = Fals
         ``out``.
 
     Raises:
-        UserError: The data cannot be used, or ``out`` not be written.
+        UserError: The data cannot be used, or ``out`` cannot be written.
     """
     out = check_fixed_folder(Path(root), out)
     layout = prepare_masks(root, allow_dropped=allow_dropped)
@@ -191,7 +192,7 @@ def _read_json(path: Path) -> dict | None:
 
 
 def _read_layout(root: Path, folder: Path) -> MaskLayout | None:
-    """Return what was prepared in a folder. None if it is missing or damaged."""
+    """Return the data set that was prepared in a folder. None if its files are missing or damaged."""
     content = _read_json(folder / INDEX)
     if content is None:
         return None
@@ -211,7 +212,7 @@ def _read_layout(root: Path, folder: Path) -> MaskLayout | None:
 
 
 def _write_prepared(folder: Path, data: MaskData, result: CheckedMasks, order: Sequence[int]) -> None:
-    """Write lists of names, masks and the result of the check; the folder is there as a whole or not at all."""
+    """Write lists of names, masks and the result of the check. The folder appears only when it is complete."""
     labels = _lookup(data, order)
     splits = {} if result.checked.refusals(allow_dropped=True) else result.splits
     masks = decode_masks(data.root, [pair.mask for pairs in splits.values() for pair in pairs])
@@ -243,7 +244,7 @@ def _write_prepared(folder: Path, data: MaskData, result: CheckedMasks, order: S
             _for_each(place, pairs, 'preparing masks')
         (temporary / INDEX).write_text(json.dumps(content))
         (temporary / 'checked.json').write_text(result.checked.to_json())
-        shutil.rmtree(folder, ignore_errors=True)  # a damaged one
+        shutil.rmtree(folder, ignore_errors=True)  # left damaged or incomplete
         temporary.rename(folder)
     except OSError as error:
         raise _not_written(folder, error) from error
@@ -265,7 +266,7 @@ def _common(names: Sequence[str]) -> str:
 
 
 def _lookup(data: MaskData, order: Iterable[int]) -> dict[int, int]:
-    """Return the canonical value of each value, or packed colour, when labels are in another order."""
+    """Return the canonical value of each mask value, or packed colour, for labels in the given order."""
     rank = {label: i for i, label in enumerate(order, 1)}
     return {value: 0 if label is None else rank[label] for value, label in label_table(data).items()}
 
@@ -275,7 +276,7 @@ def _is_canonical(data: MaskData, mask: MaskValues, labels: dict[int, int]) -> b
 
 
 def _link(source: Path, target: Path) -> bool:
-    """Link to a file; False where the system makes no links."""
+    """Link to a file; return False if the system does not allow links."""
     try:
         target.symlink_to(os.path.abspath(source))
     except (OSError, NotImplementedError):

@@ -1,6 +1,6 @@
 """Split a data set into training and validation images; find near-duplicates.
 
-Images that show the same must not be on both sides: the score would be that of images which the model was trained on.
+Images that show the same must not be on both sides: the score would measure the model on what it was trained on.
 """
 
 import os
@@ -18,13 +18,14 @@ from mnv4_mm.errors import UserError
 
 ImageT = TypeVar('ImageT', LabelledImage, MaskedImage)
 VAL_SHARE = 0.2
-# Bits of 64 in which two pHashes may differ. Of unrelated images they differ in 30 on average and hardly ever in fewer
-# than 14 (BCCD, COCO), of a frame and the next in CamVid's videos, which are a second apart, in 14.
+# Number of the 64 bits in which the pHashes of near-duplicates, and of successive frames of a video, may differ.
+# Unrelated images differ in 30 on average and hardly ever in fewer than 14 (BCCD, COCO). Successive frames of CamVid's
+# videos, which are a second apart, differ in 14.
 NEAR_BITS, SERIES_BITS = 8, 20
-MIN_SERIES = 4  # frames
-CANDIDATES = 64  # random splits, of which the one with the most even classes is taken
+MIN_SERIES = 4  # fewest images that can be the frames of a video
+CANDIDATES = 64  # random splits, of which the one that divides the classes most evenly is used
 NUMBER = re.compile(r'(\d+)(?=\D*$)')
-ROWS = 1024  # of a block of the table of distances: 8 MB for each 1,000 images
+ROWS = 1024  # rows of the distance matrix that are computed at once: 8 MB for each 1,000 images
 
 
 class Division(NamedTuple):
@@ -50,15 +51,16 @@ def split_images(
 ) -> Division:
     """Split images at random, with near-duplicates and the frames of a video on the same side.
 
-    A fifth is for validation. Of several random splits the one is taken in which each class is divided best.
+    A fifth of the images is for validation. Several random splits are drawn, and the one that divides the classes most
+    evenly is used.
 
     Args:
         hashes: pHash by name of the image, as ``decode_images`` returns it; the names are paths with ``/``.
         classes: Labels that occur in each image, by name.
         seed: The same seed splits the same images alike.
-        previous: ``train`` or ``val`` by name, of an earlier split: images stay where they were, so that a model is not
-            measured with images that it was trained on after new ones have been added. An image for validation still
-            goes to the training images if one of its near-duplicates is there.
+        previous: Earlier split, image name -> ``train`` or ``val``. Images keep it when others are added, so that an
+            earlier model is not measured on images that it was trained on. A validation image still becomes a training
+            image if one of its near-duplicates is a training image.
 
     Raises:
         UserError: There are fewer than two images.
@@ -89,7 +91,7 @@ def divide(
     classes: Mapping[str, AbstractSet[int]],
     previous: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """Split ``ALL`` in two, in place, and return what was decided. See ``split_images`` for the other arguments."""
+    """Split ``ALL`` into ``TRAIN`` and ``VAL``, in place, and return notes. See ``split_images`` for the arguments."""
     images = splits.pop(ALL)
     if len(images) < 2:
         splits.update({TRAIN: images, VAL: []})
@@ -116,7 +118,7 @@ def find_near_duplicates(
 
 
 def near_duplicates(first: Mapping[str, int], second: Mapping[str, int]) -> list[tuple[str, str]]:
-    """Return the images of the second set with a near-duplicate in the first one, and the nearest one there.
+    """Return the images of the second set that have a near-duplicate in the first, each with the nearest one there.
 
     Args:
         first: pHash by name.
@@ -139,18 +141,18 @@ def near_duplicates(first: Mapping[str, int], second: Mapping[str, int]) -> list
 
 
 def _signs(hashes: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Return (N, 64) float32: 1 for each bit that is set, -1 for each other."""
+    """Return the bits of hashes, (N, 64) float32: 1 for bits that are set, -1 for the others."""
     octets = np.array(hashes, '>u8').view(np.uint8).reshape(-1, 8)
     return np.unpackbits(octets, axis=1).astype(np.float32) * 2 - 1
 
 
 def _distances(signs: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return the numbers of different bits, (N, M): numpy 1 cannot count bits, but multiply matrices."""
+    """Return the Hamming distances, (N, M). They are computed by a matrix product, as numpy 1 cannot count bits."""
     return (64 - signs @ others.T) / 2
 
 
 def _groups(names: Sequence[str], hashes: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Return the number of the group of each image, and what is to be said about groups."""
+    """Return the group number of each image, (N,), and notes on the groups."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -183,7 +185,7 @@ def _series_pairs(names: Sequence[str], hashes: np.ndarray) -> np.ndarray:
     """Return pairs of images, (N, 2), that link the successive frames of videos.
 
     Names that differ in a number are not enough: ``0001.jpg``, ``0002.jpg``, ... may be unrelated photographs, and what
-    is before the number may be a class. In a video, half of the images are like the one before, too.
+    is before the number may be a class. In a video, at least half of the images also resemble the one before.
     """
     series: dict[tuple[str, str], list[tuple[int, int]]] = {}
     for i, name in enumerate(names):
@@ -224,7 +226,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def _presence(names: Sequence[str], classes: Mapping[str, AbstractSet[int]]) -> np.ndarray:
-    """Return (images, classes) of 0 and 1; the first column is 1 for each image."""
+    """Return which classes occur in each image, (images, 1 + classes) of 0 and 1. The first column is always 1."""
     count = max((label for labels in classes.values() for label in labels), default=-1) + 1
     present = np.zeros((len(names), count + 1))
     present[:, 0] = 1
@@ -234,7 +236,7 @@ def _presence(names: Sequence[str], classes: Mapping[str, AbstractSet[int]]) -> 
 
 
 def _sides(names: Sequence[str], groups: np.ndarray, previous: Mapping[str, str]) -> np.ndarray:
-    """Return 1 for each group that must be for validation, 0 for each that must not, -1 for the others."""
+    """Return the required side of each group: 1 for validation, 0 for training, -1 if it is free."""
     sides = np.full(groups.max() + 1, -1)
     sides[[group for name, group in zip(names, groups, strict=True) if previous.get(name) == VAL]] = 1
     sides[[group for name, group in zip(names, groups, strict=True) if previous.get(name) == TRAIN]] = 0
@@ -261,7 +263,7 @@ def _choose(groups: np.ndarray, present: np.ndarray, sides: np.ndarray, seed: in
                 chosen[group] = True
                 count += sizes[group]
         val = per_group[chosen].sum(0)
-        # Each class is divided as the images are; one that is missing on a side counts most.
+        # Each class should be divided like the images. A class that is missing on one side counts most.
         occurs = total > 0
         error = np.abs(val - VAL_SHARE * total)[occurs] / total[occurs]
         missing = (total > 1) & ((val == 0) | (val == total))

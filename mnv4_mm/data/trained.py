@@ -1,4 +1,4 @@
-"""Count what mmdet trains on: it leaves out images and boxes without a word. Imports nothing heavy."""
+"""Count the images and boxes that mmdet trains on, as it leaves out others silently. Imports nothing heavy."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class Trained:
             path: The annotation file, for the message.
 
         Raises:
-            UserError: There is not.
+            UserError: No box is left to train on.
         """
         if not self.boxes:
             raise UserError(
@@ -55,7 +55,7 @@ def count_trained(
     Args:
         content: A file in COCO's format, as parsed.
         filter_cfg: ``filter_cfg`` of the data set: ``filter_empty_gt`` and ``min_size``.
-        classes: Class names of the data set; those of the file if None.
+        classes: Class names of the data set. None uses all categories of the file.
     """
     filter_cfg = filter_cfg or {}
     min_size = filter_cfg.get('min_size', 0)
@@ -69,7 +69,7 @@ def count_trained(
     images = boxes = 0
     for number, size in sizes.items():
         annotations = by_image.get(number, [])
-        # In this order, as an image is counted once.
+        # An image that is left out is counted once, under the first reason.
         if min(size) < min_size:
             reasons[too_small] += 1
             reasons['boxes of small images'] += len(annotations)

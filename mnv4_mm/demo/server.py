@@ -1,7 +1,8 @@
-"""The web server of the demo: Python's own, with one page and two requests that return JSON.
+"""The web server of the demo, based on Python's ``http.server``: one page and two requests that return JSON.
 
-``GET /`` is the page, ``GET /model`` the task and the classes, ``POST /predict`` takes the bytes of an image file and
-returns the predictions. No request names a file. Needs no more than the model: an exported file runs without PyTorch.
+``GET /`` returns the page and ``GET /model`` the task and the classes. ``POST /predict`` takes the bytes of an image
+file and returns the predictions. Requests cannot name files on the server. There are no dependencies besides the
+model's: an exported file runs without PyTorch.
 """
 
 import base64
@@ -34,9 +35,9 @@ MAX_BYTES = 64 * 2**20  # of an uploaded file
 MAX_PIXELS = 100_000_000  # of an image: 300 MB decoded
 MAX_SHOWN = 1600  # largest side in pixels of the image that the page shows
 TIMEOUT = 30  # seconds after which an upload that stops is dropped
-IMAGE_TYPE = 'application/octet-stream'  # other pages cannot send it here without being asked for permission
+IMAGE_TYPE = 'application/octet-stream'  # other sites cannot post this type: browsers first ask for permission
 HEADERS = {
-    # The page loads nothing and is shown in no other page.
+    # The page may not load anything from elsewhere, nor be embedded in another page.
     'Content-Security-Policy': "default-src 'none'; connect-src 'self'; img-src data:; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     'X-Content-Type-Options': 'nosniff',
@@ -57,20 +58,20 @@ class Model(Protocol):
         """Class names, in the order of labels."""
 
     def __call__(self, image: np.ndarray) -> Detections | ClassMap:
-        """Detect or segment in (H, W, 3) uint8 BGR."""
+        """Predict for an image, (H, W, 3) uint8 BGR."""
 
 
 class DemoServer(ThreadingHTTPServer):
-    """Serves the demo of one model. One image is predicted at a time.
+    """Web server of the demo of one model. It processes one image at a time.
 
     Args:
-        load: Loads the model. It is called once host and port are known to be free: loading takes seconds.
-        name: Its name, for the title of the page.
-        host: Address to listen at.
+        load: Function that loads the model. It is called after the port has been bound, since loading takes seconds.
+        name: Name of the model, for the title of the page.
+        host: Address to listen on.
         port: Port; 0 for any free one.
 
     Raises:
-        UserError: Host or port cannot be used, or the model not be loaded.
+        UserError: The host or port cannot be used, or the model cannot be loaded.
     """
 
     daemon_threads = True
@@ -102,12 +103,12 @@ class DemoServer(ThreadingHTTPServer):
         return ipaddress.ip_address(str(self.server_address[0])).is_loopback
 
     def server_bind(self) -> None:
-        # Without HTTPServer's lookup of the name of the host, which takes seconds where no name server answers.
+        # Skips HTTPServer.server_bind, which looks up the host name and takes seconds if no name server answers.
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = self.host, int(self.server_address[1])
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Drop a connection that the browser has closed; report other errors in one line."""
+        """Ignore connections that the browser has closed, and print other errors in one line."""
         error = sys.exc_info()[1]
         if not isinstance(error, ConnectionError | TimeoutError):
             print(f'error: a request failed: {type(error).__name__}: {error}', file=sys.stderr)
@@ -124,7 +125,7 @@ class DemoServer(ThreadingHTTPServer):
             ``class_map``.
 
         Raises:
-            UserError: It is not a readable image, or too large.
+            UserError: The file is not a readable image, or the image is too large.
         """
         pixels = _decode(data)
         with self.lock:
@@ -158,7 +159,7 @@ class DemoServer(ThreadingHTTPServer):
         return content
 
     def describe(self) -> dict[str, Any]:
-        """Return name, task and classes; the colours of classes, until a class map has others; and the limit."""
+        """Return the name, task and classes of the model, default colours of classes, and the size limit of uploads."""
         return dict(
             name=self.name,
             task=self.model.task,
@@ -169,7 +170,7 @@ class DemoServer(ThreadingHTTPServer):
 
 
 class DemoHandler(BaseHTTPRequestHandler):
-    """Answers the three requests of the page."""
+    """Handler of the requests of the page."""
 
     server: DemoServer
     timeout = TIMEOUT
@@ -213,7 +214,7 @@ class DemoHandler(BaseHTTPRequestHandler):
                 self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, f'the model failed: {type(error).__name__}: {text}')
 
     def _is_allowed(self) -> bool:
-        """Refuse requests for another host: a page of the internet whose name was made to point to this computer."""
+        """Refuse requests for other host names of a local server, as protection from DNS rebinding by other sites."""
         host = urlsplit(f'//{self.headers.get("Host", "")}').hostname
         if not self.server.is_local or host in ('localhost', '127.0.0.1', '::1', self.server.host):
             return True
@@ -221,7 +222,7 @@ class DemoHandler(BaseHTTPRequestHandler):
         return False
 
     def _refuse(self, status: HTTPStatus, reason: str) -> None:
-        self.close_connection = True  # what is left of the request is not read
+        self.close_connection = True  # the rest of the request has not been read
         self._send_json(status, dict(error=reason))
 
     def _send_json(self, status: HTTPStatus, content: dict[str, Any]) -> None:
@@ -248,7 +249,7 @@ def serve(server: DemoServer, log: Callable[[str], None] = print) -> None:
     try:
         server.serve_forever()
     except KeyboardInterrupt:
-        log('')  # behind the ^C of the terminal
+        log('')  # ends the line with the terminal's ^C
     finally:
         server.server_close()
 

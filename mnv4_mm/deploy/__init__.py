@@ -1,1 +1,1 @@
-"""From a trained checkpoint to a runtime: ``export`` converts (``targets``: a file for each), ``compare`` evaluates."""
+"""Deployment: ``export`` converts a checkpoint (``targets`` has a module per runtime), ``compare`` evaluates files."""

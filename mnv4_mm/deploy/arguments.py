@@ -1,4 +1,4 @@
-"""Checks of arguments and files that need neither torch nor OpenMMLab, for commands to call before importing either."""
+"""Checks of arguments and files that commands make before they import torch or OpenMMLab."""
 
 import importlib.util
 import math
@@ -37,7 +37,7 @@ def check_compare(
         The checkpoint and the exported files.
 
     Raises:
-        UserError: An argument is invalid, or a file is missing, damaged or of another checkpoint.
+        UserError: An argument is invalid, or a file is missing, damaged or was exported from another checkpoint.
     """
     check_not_empty(checkpoint=checkpoint, files=files, out=out)
     if on not in ('val', 'train'):
@@ -127,13 +127,13 @@ def check_mmdeploy(
 
 
 def check_targets(to: Sequence[str]) -> list[Target]:
-    """Check the names of targets; all if empty.
+    """Look up targets by name and check that their packages are installed. No names mean all targets.
 
     Returns:
         The targets, without duplicates.
 
     Raises:
-        UserError: One is unknown, or a package that converts to it is not installed.
+        UserError: A target is unknown, or a package that its conversion needs is not installed.
     """
     targets = _targets(to or list(TARGETS))
     _check_installed(targets)
@@ -162,7 +162,7 @@ def check_options(
     """Check that a target supports the options of an export.
 
     Raises:
-        UserError: It does not, or options exclude each other.
+        UserError: An option is invalid or not supported by the target, or options exclude each other.
     """
     if kind and kind not in target.kinds:
         option = kind.replace('_', '-')
@@ -188,7 +188,7 @@ def calibration_files(folder: Path) -> list[Path]:
     """Return all image files in a folder and its subfolders, sorted, without hidden ones (macOS: ``._a.jpg``).
 
     Raises:
-        UserError: There are none.
+        UserError: There are no images.
     """
     files = sorted(
         file for file in folder.rglob('*') if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith('.')

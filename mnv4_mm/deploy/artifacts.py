@@ -28,14 +28,14 @@ def find_artifacts(checkpoint: str | Path, files: Sequence[str | Path] = ()) -> 
     """Find the exported files of a checkpoint and check that they were exported from it.
 
     Args:
-        checkpoint: A checkpoint; or one more exported file, whose checkpoint is looked up by ``checkpoint_of``.
+        checkpoint: A checkpoint; or another exported file, whose checkpoint is looked up by ``checkpoint_of``.
         files: Exported files; all that ``exported_files`` finds if left out.
 
     Returns:
         The checkpoint and the exported files.
 
     Raises:
-        UserError: A file is missing, damaged, or was exported from another checkpoint, or there are none.
+        UserError: There are no files, or a file is missing, damaged or was exported from another checkpoint.
     """
     checkpoint = Path(checkpoint)
     if sidecar(checkpoint).is_file():
@@ -51,12 +51,12 @@ def find_artifacts(checkpoint: str | Path, files: Sequence[str | Path] = ()) -> 
 
 
 def checkpoint_of(path: Path) -> Path:
-    """Return the checkpoint that a file was exported from, which is in the parent of its folder or beside it.
+    """Find the checkpoint that a file was exported from: in the folder above the file's folder, or beside the file.
 
     Raises:
-        UserError: It is in neither place.
+        UserError: The checkpoint is in neither folder.
     """
-    name = Path(read_meta(path).source.get('checkpoint', '')).name  # never a path that leads out of the folders
+    name = Path(read_meta(path).source.get('checkpoint', '')).name  # the name only: a path could lead elsewhere
     candidates = [folder / name for folder in (path.parent.parent, path.parent)]
     checkpoint = next((candidate for candidate in candidates if candidate.is_file()), None)
     if checkpoint is None:
@@ -72,18 +72,18 @@ def exported_files(checkpoint: Path, checksum: str) -> list[Path]:
 
     Args:
         checkpoint: The checkpoint.
-        checksum: Its SHA-256: files of an earlier checkpoint of the same name are left out.
+        checksum: SHA-256 of the checkpoint, to leave out files of an earlier checkpoint of the same name.
 
     Raises:
-        UserError: There are none.
+        UserError: There are no such files.
     """
     folder = checkpoint.parent / 'exported'
-    # As ``export`` names files. Checkpoints whose names begin alike are told apart by the whole name.
+    # The names that ``export`` writes. A glob alone would also find files of checkpoints whose names begin alike.
     kinds, precisions = '|'.join(OUTPUTS), '|'.join(typing.get_args(Precision))
     stem = checkpoint.stem
     name = re.compile(rf'{re.escape(stem)}_({kinds})_({precisions})(_dynamic|_\d+x\d+)?(_normalised)?\.')
     sidecars = [path for path in sorted(folder.glob(f'{glob.escape(stem)}_*.json')) if name.match(path.name)]
-    # The JSON files of samples and layers have no file of their own.
+    # Leave out the JSON files of samples and layers, which are not beside a file of the same name.
     paths = [path.with_suffix('') for path in sidecars if path.with_suffix('').exists()]
     metas = [Meta.from_json(sidecar(path).read_bytes(), sidecar(path)) for path in paths]
     paths = [path for path, meta in zip(paths, metas, strict=True) if meta.source.get('sha256') == checksum]

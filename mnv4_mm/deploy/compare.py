@@ -55,7 +55,7 @@ class Reference(NamedTuple):
     Attributes:
         predictor: The PyTorch model.
         meta: Metadata of the file.
-        row: Its row of the table, with its metric.
+        row: The row of PyTorch in the table, with its metric.
     """
 
     predictor: Predictor
@@ -89,17 +89,17 @@ def compare(
     """Compare exported files with the PyTorch model that they were exported from.
 
     Args:
-        checkpoint: The checkpoint they were exported from; or one more exported file, in ``exported`` beside its
-            checkpoint.
+        checkpoint: The checkpoint that the files were exported from; or an exported file to compare as well, whose
+            checkpoint is then looked up by ``checkpoint_of``.
         files: Exported files; all files of the checkpoint in ``exported`` beside it if left out.
         config: Config to use instead of the one in the checkpoint.
-        data: Data set of the user; that of the config if left out.
+        data: Data set of the user; the data set of the config if left out.
         allow_dropped: Leave out images and boxes of ``data`` that are broken, even if they are more than 1 %.
         on: ``val`` (the test set) or ``train`` (the training images).
         tolerance: Largest difference of AP or mIoU, and for fp32 of the outputs relative to their largest value.
         int8_tolerance: Largest difference of AP or mIoU for int8.
         rounds: Number of timed runs of each file; 0 leaves latency and memory out.
-        out: JSON file to write the table to as well.
+        out: JSON file to which the table is also written.
         log: Function that prints a line.
 
     Returns:
@@ -147,7 +147,8 @@ def compare_checked(
 ) -> list[Row]:
     """Compare exported files with PyTorch. Checkpoint and files come from ``check_compare``; the rest as ``compare``.
 
-    The command line checks before it imports this module, and the files are large: their checksums are computed once.
+    The command line calls ``check_compare`` before it imports this module. Passing on its result avoids computing the
+    checksums of large files twice.
     """
     loaded = read_checkpoint(path)
     model = load_model(loaded, config, device='cpu')
@@ -193,7 +194,7 @@ def compare_checked(
 def _test_config(
     cfg: Config, data: str | None, on: str, allow_dropped: bool = False, previous: Mapping[str, str] | None = None
 ) -> Config:
-    """Return a config with the data set of the user, and with the training images as its test set if asked for."""
+    """Return a config with the data set of the user; its test set is the training images if ``on`` is ``train``."""
     if data:
         layout = task_of(cfg).find(data, allow_dropped=allow_dropped, previous=previous)
         cfg = with_data(cfg, layout, allow_dropped)
@@ -213,8 +214,8 @@ def _reference(model: Any, meta: Meta, evaluator: PredictorEvaluator) -> Referen
 def _can_run(artifact: Artifact, row: Row) -> bool:
     """Return True if a file can be run on this machine; otherwise set the verdict of its row.
 
-    A file whose runtime is installed but does not exist for this operating system passes if its contents match its
-    metadata.
+    If the runtime is installed but cannot run files on this operating system, the file passes if its content matches
+    its metadata.
     """
     target = TARGETS.get(artifact.meta.target)
     if target is None:
@@ -243,7 +244,7 @@ def _judge(
         inputs = (prepare(read_image(image), meta.input, meta.resize)[0] for image in images)
         row.raw = difference(reference.predictor, predictor, inputs)
         row.metric = evaluator.score(predictor)
-    # The exceptions of the runtimes have no common base class. A file that fails must not cost the rows of the others.
+    # The exceptions of the runtimes have no common base class. A file that fails must not end the whole comparison.
     except Exception as error:
         row.reject(f'fails: {" ".join(str(error).split())[:200]}')
         return
@@ -251,7 +252,7 @@ def _judge(
     reasons = []
     if meta.precision == 'fp32' and not row.raw.largest <= tolerances.fp:
         reasons.append(f'outputs differ by {row.raw.largest:.2g}, over {tolerances.fp:g}')
-    # The outputs of other precisions are not judged, and a reference metric of zero would accept any file.
+    # For fp16 and int8 only the metric is judged. If it is zero for PyTorch, any file would pass.
     if meta.precision != 'fp32' and not reference.metric > 0:
         reasons.append(f'{evaluator.metric} of PyTorch is {reference.metric:g}: nothing is compared')
     if row.raw.inconclusive:

@@ -36,7 +36,7 @@ def describe(
         target: The target.
         kind: Outputs of the file, see ``Meta.kind``; the first kind of the target that fits the task if left out.
         precision: Precision of weights and arithmetic.
-        size: Height and width of the input in pixels; those of the config's test pipeline if left out.
+        size: Height and width of the input in pixels; from the config's test pipeline if left out.
         dynamic: Let the file take inputs of any size.
         normalise: Let the caller normalise the input, instead of the graph.
 
@@ -44,7 +44,7 @@ def describe(
         The metadata, without ``source`` and ``files``.
 
     Raises:
-        UserError: The target does not support it, or the model or its config has a part that cannot be exported.
+        UserError: The target does not support an option, or the model or config has a part that cannot be exported.
     """
     task: Task = 'detection' if hasattr(model, 'bbox_head') else 'segmentation'
     head = getattr(model, 'bbox_head' if task == 'detection' else 'decode_head', None)
@@ -181,7 +181,7 @@ def _resize(cfg: Config, order: str, dynamic: bool) -> tuple[tuple[int, int], Re
         return (height, width), Resize('stretch', (0, 0, 0))
     size = (-(-height // SIZE_DIVISOR) * SIZE_DIVISOR, -(-width // SIZE_DIVISOR) * SIZE_DIVISOR)
     colour = pad_value.get('img', 0) if isinstance(pad_value, dict) else pad_value
-    if colour is None:  # without a Pad mmdet pads with zeros after normalising, which is the mean
+    if colour is None:  # without a Pad, mmdet pads with zeros after normalising: the mean
         colour = [round(float(mean)) for mean in _channels(cfg.model.data_preprocessor.get('mean'), 0.0)]
     elif isinstance(colour, int | float):
         colour = [colour] * 3
@@ -205,6 +205,6 @@ def _selection(model: Any) -> Selection:
         iou_thr=float(nms['iou_threshold']),
         max_per_img=max_detections,
         min_size=float(cfg.get('min_bbox_size', -1)),
-        # nms_pre of 0 or less: all candidates.
+        # An nms_pre of 0 or less means no limit.
         candidates=candidates * len(model.bbox_head.prior_generator.strides) if candidates > 0 else 2**31 - 1,
     )

@@ -1,4 +1,4 @@
-"""Difference of the outputs of an exported file to PyTorch. It shows errors of converters that the metric may hide."""
+"""Differences between the outputs of an exported file and PyTorch. They show conversion errors that AP may hide."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ from mnv4_mm.runtime.meta import Selection
 from mnv4_mm.runtime.predictor import Predictor
 from mnv4_mm.runtime.results import Detections, class_map, select
 
-# Share of detections that may have no match: of two boxes whose IoU is near the threshold of NMS, noise picks one.
+# Share of detections that may have no match: if the IoU of two boxes is near the threshold of NMS, noise decides.
 MAX_UNMATCHED = 0.02
-MATCH_TOLERANCE = 0.01  # two detections match if their scores and boxes (relative to the input size) differ by less
+MATCH_TOLERANCE = 0.01  # largest difference of scores and boxes (relative to the input size) of matching detections
 
 
 @dataclass
@@ -19,9 +19,10 @@ class Difference:
     """Difference of outputs over some images.
 
     Attributes:
-        largest: For raw outputs, the largest difference relative to the largest value. For detections, the larger one
-            of the largest difference of scores and of boxes (relative to the input size); or the share of detections
-            without a match, if it is over ``MAX_UNMATCHED``. For class maps, the share of pixels that differ.
+        largest: Largest difference in an image. Raw outputs: largest difference relative to the largest value.
+            Detections: largest difference of scores or boxes (relative to the input size) of matching detections, or
+            the share of detections without a match if this is larger and over ``MAX_UNMATCHED``. Class maps: share of
+            pixels that differ.
         kind: ``raw``, ``detections`` or ``pixels``.
         inconclusive: Reason why the comparison proves nothing; empty if it is conclusive.
     """
@@ -70,7 +71,7 @@ def difference(reference: Predictor, predictor: Predictor, inputs: Iterable[np.n
                     raise ValueError(f'outputs of shape {b.shape}, PyTorch has {a.shape}')
                 relative = float(np.abs(a - b).max() / max(np.abs(a).max(), 1e-12))
                 largest = max(largest, float('inf') if np.isnan(relative) else relative)
-    # With untrained weights no score reaches the threshold, or all are alike: then every file agrees.
+    # With untrained weights, no score reaches the threshold or all outputs are alike. Then any file would match.
     inconclusive = ''
     if kind == 'nms' and not scores_differ:
         inconclusive = 'PyTorch has no detections, or all scores are alike (untrained net?): nothing is compared'
@@ -111,10 +112,11 @@ def match_detections(
         selection: Settings by which both were selected.
         size: Longer side of the input in pixels.
         tolerance: Two detections match if their scores and boxes (relative to ``size``) differ by at most this.
-        margin: A detection whose score is within this of the lowest one that fits may be in one list only.
+        margin: Detections without a match count only if their score is above the lowest possible score (the score
+            threshold, or the lowest score of ``expected`` if that list is full) by more than this.
 
     Returns:
-        The largest difference of two that match, and the number of detections without a match, in both lists.
+        The largest difference of two matching detections, and the number of detections in both lists without a match.
     """
     differences, unmatched = [0.0], 0
     free = np.ones(len(expected.scores), bool)

@@ -39,7 +39,7 @@ class PredictorEvaluator:
         self.metric = self.task.metric
         self.task.set_outputs(cfg, dataset_split(cfg, 'test_dataloader'), False, None)
         dataset = innermost_dataset(cfg.test_dataloader.dataset).copy()
-        # Ground truth only: images are read and prepared as the predictor needs them.
+        # Only ground truth is loaded here. ``score`` reads the images, and predictors prepare them.
         dataset['pipeline'] = list(self.task.ground_truth_steps)
         dataset['test_mode'] = True
         with without_lines(READING_ANNOTATIONS), DefaultScope.overwrite_default_scope(cfg.default_scope):
@@ -84,8 +84,7 @@ def metric_value(metrics: Mapping[str, float], name: str) -> float:
     """Select the value of AP or mIoU from the results of an evaluator.
 
     Args:
-        metrics: Values by name, e.g. ``coco/bbox_mAP``. Empty if there are no predictions in any image: then 0 is
-            returned.
+        metrics: Values by name, e.g. ``coco/bbox_mAP``. Empty if no image has predictions; the value is 0 then.
         name: ``bbox_mAP`` or ``mIoU``.
 
     Raises:

@@ -32,7 +32,7 @@ from mnv4_mm.tasks import task_of
 from mnv4_mm.weights.checkpoint import read_checkpoint
 
 MAX_CALIBRATION_IMAGES = 64
-SAMPLE = REPOSITORY / 'data/mini/coco/val2017/000000005001.jpg'  # image of the numbers in <file>.sample.json
+SAMPLE = REPOSITORY / 'data/mini/coco/val2017/000000005001.jpg'  # image for <file>.sample.json
 
 
 def export(
@@ -77,8 +77,8 @@ def export(
         numbers for a sample image (``.sample.json``, see ``sample``) beside it.
 
     Raises:
-        UserError: An argument is invalid, the checkpoint cannot be read, or a package is not installed. Nothing has
-            been written then. Or files differ from PyTorch; these have not been written.
+        UserError: An argument is invalid, the checkpoint cannot be read, or a package is not installed; nothing has
+            been written then. Or files differ from PyTorch; only these have not been written.
     """
     check_not_empty(config=config)
     targets = check_export(
@@ -154,8 +154,8 @@ def write(
         target: The target.
         path: The file to write.
         calibration: See ``Target.convert``.
-        pytorch: The PyTorch model. If given, the file is compared with it, and the numbers for the sample image are
-            written as well: those of PyTorch and, if it can run on this machine, of the file.
+        pytorch: The PyTorch model. If given, the file is compared with it, and the expected numbers for the sample
+            image are written too: of PyTorch and, if the file can run on this machine, of the file.
         inputs: Batches of real images to compare with.
         unchecked: Also write a file that differs from PyTorch.
 
@@ -170,7 +170,7 @@ def write(
         temporary = Path(folder) / path.name
         outputs = target.convert(graph, temporary, graph.meta.precision, calibration)
         files = [file for output in outputs for file in ([output] if output.is_file() else sorted(output.rglob('*')))]
-        # The list of layers is for people; the exported file works without it.
+        # The list of layers is for information only; the exported file works without it.
         files = [file for file in files if file.is_file() and not file.name.endswith(LAYERS_SUFFIX)]
         meta = dataclasses.replace(graph.meta, files={str(file.relative_to(folder)): sha256(file) for file in files})
         sidecar(temporary).write_text(meta.to_json())
@@ -199,7 +199,8 @@ def _calibration_images(model: Any, folder: str | None) -> list[Path]:
     if folder:
         files = calibration_files(Path(folder))
     else:
-        # The list of training images is in the cache, which may be gone; without it, they would be all images.
+        # The list of training images is in the cache folder, which may be gone. Without the list, all images would
+        # count as training images.
         cfg = restore_data(copy.deepcopy(model.cfg), remedy='--calibration names a folder of images')
         split = dataset_split(cfg, 'train_dataloader')
         files = task_of(cfg).image_files(split)
@@ -209,7 +210,7 @@ def _calibration_images(model: Any, folder: str | None) -> list[Path]:
 
 
 def _images_to_compare(model: Any, folder: str | None) -> list[Path]:
-    """Return the images for calibration or, if there are none, those of ``data/mini``; none outside of a clone."""
+    """Return the images for calibration or, if there are none, the images of ``data/mini``, which only a clone has."""
     try:
         return _calibration_images(model, folder)
     except UserError:
@@ -219,5 +220,5 @@ def _images_to_compare(model: Any, folder: str | None) -> list[Path]:
 
 
 def _spread(files: Sequence[Path], count: int) -> list[Path]:
-    """Return at most so many files, spread evenly."""
+    """Return at most ``count`` files, spread evenly over the list."""
     return [files[i] for i in np.linspace(0, len(files) - 1, min(count, len(files))).astype(int)]

@@ -1,7 +1,7 @@
 """The graph inside an exported file: a trained model from pixels to boxes and scores, or to logits.
 
-The graph ends where all runtimes can follow. The selection of boxes and the class map are added by targets that support
-them, or computed outside the file by ``runtime.results``.
+The graph has only the parts that all runtimes support. The selection of boxes and the class map are added by targets
+that support them, or computed outside the file by ``runtime.results``.
 """
 
 import copy
@@ -31,7 +31,7 @@ class Pixels(nn.Module):
     """Convert the input of a file to the input of the net, (N, 3, H, W) float32, normalised.
 
     Args:
-        to: Description of the input.
+        to: Size, layout and normalisation of the input of the file.
     """
 
     mean: Tensor
@@ -50,17 +50,17 @@ class Pixels(nn.Module):
 
 
 class Detector(nn.Module):
-    """A detector up to the selection of boxes, for anchors (SSD, RetinaNet) and points (RTMDet).
+    """A detector without the selection of boxes, for heads with anchors (SSD, RetinaNet) or points (RTMDet).
 
     Takes a batch of images as ``to`` describes. Returns boxes (N, A, 4) as (x1, y1, x2, y2) in pixels of the input and
     scores (N, A, classes), as mmdet's dense heads compute them.
 
     Args:
         model: Single-stage detector of mmdet.
-        to: Description of the input.
+        to: Size, layout and normalisation of the input.
 
     Raises:
-        UserError: The head, or a setting of it, is not supported.
+        UserError: The head or one of its settings is not supported.
     """
 
     priors: Tensor
@@ -176,7 +176,7 @@ class Graph:
     def example(self) -> Tensor:
         """Return an input of random pixels.
 
-        It has two images if the batch size is dynamic: ``torch.export`` takes a batch size of one for a constant.
+        It has two images if the batch size is dynamic: ``torch.export`` would make a batch size of one a constant.
         """
         to = self.meta.input
         height, width = to.size or (10 * to.divisor, 12 * to.divisor)
@@ -210,7 +210,7 @@ class Graph:
         if to.size:
             return None
         first = 1 if to.layout == 'NHWC' else 2
-        # Multiples of the divisor, from a size at which every feature map has at least two positions a side.
+        # Sizes are multiples of the divisor. min=2: every feature map has at least two positions along each side.
         steps = {first + i: to.divisor * torch.export.Dim(name, min=2, max=256) for i, name in enumerate(('h', 'w'))}
         if self.meta.dynamic_batch:
             steps[0] = torch.export.Dim('images')
@@ -264,16 +264,16 @@ def replace_layers(model: nn.Module, target: str) -> None:
     """Replace layers that some converters get wrong by equivalent ones, in place.
 
     - Attention becomes matrix products. For ``scaled_dot_product_attention`` with one key/value head for many queries
-      litert-torch silently loses a transpose (docs/litert.md has the case), and it splits the part of the graph that
+      litert-torch silently loses a transpose (docs/litert.md has the case). It also splits the part of the graph that
       ExecuTorch can delegate.
     - ``AdaptiveAvgPool2d(1)`` becomes a mean. torch decomposes it into a mean and ``as_strided``, which ncnn
       does not have.
-    - mmseg's ``Upsample`` becomes torch's. It reads the size of a feature map as Python numbers, which become constants
-      of the graph even if inputs have any size.
+    - mmseg's ``Upsample`` becomes torch's. mmseg's reads the size of a feature map as Python numbers, which become
+      constants of the graph even if the input size is dynamic.
 
     Args:
         model: The model.
-        target: Runtime that it is converted for.
+        target: Name of the runtime that the model is converted for.
     """
     for module in model.modules():
         if isinstance(module, MultiQueryAttention):
@@ -309,7 +309,7 @@ def fold_norms(module: fx.GraphModule) -> None:
         scale, shift, mean, variance = norm.args[1:5]
         eps = norm.args[7]
         folded = fuse_conv_bn_weights(*values(weight, bias, mean, variance, eps, scale, shift))
-        # Named after the layer, as in the list of sensitive layers. The number tells levels that share it apart.
+        # Named after the layer, as in the list of sensitive layers. The number tells levels that share a layer apart.
         layer = str(conv.args[1].target).removesuffix('.weight').replace('.', '_')
         names = (f'{layer}_folded_{number}', f'{layer}_folded_bias_{number}')
         for name, tensor in zip(names, folded, strict=True):
@@ -324,10 +324,10 @@ def fold_norms(module: fx.GraphModule) -> None:
 
 
 def crop_kernels(module: fx.GraphModule) -> None:
-    """Crop the kernels of convolutions on feature maps of 1x1 to their centre, in place: the rest meets padding only.
+    """Crop the kernels of convolutions on 1x1 feature maps to their centre, in place. Other weights meet only padding.
 
-    OpenCV 4 computes depthwise convolutions with padding on such maps wrongly, without an error (4.12 and 4.14): SSD's
-    last level, the largest anchors.
+    OpenCV 4 (4.12 and 4.14) computes depthwise convolutions with padding on such maps wrongly, without an error. In SSD
+    this concerns the last level, with the largest anchors.
     """
     graph = module.graph
     tensors: dict[Any, Tensor] = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers())

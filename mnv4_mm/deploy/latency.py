@@ -28,9 +28,9 @@ class Speed(NamedTuple):
     """Latency in milliseconds.
 
     Attributes:
-        p50: Median of the model, from input to outputs.
-        p95: 95th percentile of the model.
-        whole: Median from a decoded image to results.
+        p50: Median time of the model, from its input to its outputs.
+        p95: 95th percentile of the same.
+        whole: Median time from a decoded image to results.
     """
 
     p50: float
@@ -46,7 +46,7 @@ def measure_speed(
     rounds: int,
     threads: int | None,
 ) -> list[Speed]:
-    """Measure the latency of PyTorch and of exported files, in turn in one process.
+    """Measure the latency of PyTorch and of exported files, which take turns in one process.
 
     Args:
         checkpoint: Checkpoint that the files were exported from. None measures the files only.
@@ -65,9 +65,10 @@ def measure_speed(
 def measure_memory(
     checkpoint: Path, config: str | None, files: Sequence[Path], image: Path
 ) -> list[float] | list[None]:
-    """Measure the MiB that loading and running adds to a process, for PyTorch and for each file.
+    """Measure the memory that loading and running a model adds to a process, for PyTorch and for each file.
 
-    None for each where the system does not report the peak memory of a process; Linux does.
+    Returns:
+        Values in MiB, PyTorch first; all None on systems other than Linux, which do not report the peak memory.
 
     Raises:
         RuntimeError: A process failed.
@@ -113,7 +114,7 @@ def _pytorch(checkpoint: str, config: str | None, file: str) -> Predictor:
 
 
 def _kibibytes(name: str) -> int:
-    """Return a figure of this process: VmRSS, its memory now, or VmHWM, the peak of it."""
+    """Return the current (``VmRSS``) or peak memory (``VmHWM``) of this process in KiB."""
     lines = Path('/proc/self/status').read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f'{name}:'))
 
@@ -136,7 +137,7 @@ def main() -> None:
         import mnv4_mm.apis.model  # noqa: F401 (imported before anything is measured)
     image = read_image(args.image)
     if args.measure == 'memory':
-        Path('/proc/self/clear_refs').write_text('5')  # forget the peak of what was imported
+        Path('/proc/self/clear_refs').write_text('5')  # reset the peak, which imports have raised
         before = _kibibytes('VmRSS')
         first = args.files[0]
         predictor = _pytorch(args.checkpoint, args.config, first) if args.checkpoint else load(first)

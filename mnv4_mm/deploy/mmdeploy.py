@@ -24,9 +24,9 @@ from mnv4_mm.models.layers import MultiQueryAttention, matmul_attention
 def export_by_trace(*args: Any, **kwargs: Any) -> Any:
     """Use the tracing exporter, for which mmdeploy's rewriters of graphs and symbolic functions are made.
 
-    Since torch 2.9 the default is the other exporter, which fails on them. The warnings silenced here are about the
-    age of the tracing exporter, about shapes that a head reads as Python numbers, and about negative indices, which
-    NMS and top-k do not produce.
+    Since torch 2.9 the default is the exporter based on ``torch.export``, which fails on these rewriters. The warnings
+    silenced here are about the age of the tracing exporter, about shapes that a head reads as Python numbers, and about
+    negative indices, which NMS and top-k do not produce.
     """
     ctx = FUNCTION_REWRITER.get_context()
     with warnings.catch_warnings():
@@ -86,8 +86,8 @@ def scale_up(self: Upsample, x: Tensor) -> Tensor:
     """Upsample by the scale factor that FPNHead sets.
 
     mmseg computes the output size from the shape of the feature map as Python numbers, which a trace records as
-    constants. The layers behind it resize again, so a file of dynamic size would not fail but silently be wrong for
-    images of any other size.
+    constants. Later layers resize again, so a file of dynamic size would not fail for images of another size, but
+    silently return wrong results.
     """
     return F.interpolate(x, self.size, self.scale_factor, self.mode, self.align_corners)
 

@@ -1,7 +1,7 @@
-"""Export with mmdeploy, with the arguments of mmdeploy's script ``tools/deploy.py``. Called by ours of that name.
+"""Export with mmdeploy, with the arguments of mmdeploy's script. Called by ``tools/deploy.py``.
 
-Unlike mmdeploy's script it reads checkpoints as tensors only, writes files whole or not at all, and leaves no global
-state of mmdeploy behind.
+Unlike mmdeploy's script of that name, it reads checkpoints as tensors only, leaves no global state of mmdeploy behind,
+and moves files to the output folder only when all are complete.
 """
 
 import copy
@@ -100,10 +100,10 @@ def load_deploy_config(path: str, options: Mapping[str, Any]) -> Config:
 
     Args:
         path: The file.
-        options: Values that replace its own.
+        options: Values that replace those of the file.
 
     Raises:
-        UserError: It is not a deploy config, or it asks for something that is not supported.
+        UserError: The file is not a deploy config, or asks for something that is not supported.
     """
     config = load_config(path)
     try:
@@ -125,7 +125,7 @@ def load_deploy_config(path: str, options: Mapping[str, Any]) -> Config:
 
 
 def fit_size(deploy_config: Config, cfg: Config) -> tuple[Config, Config]:
-    """Make deploy and model config agree on the size of images if the file has a static size.
+    """Make the deploy config and the model config agree on the size of images if the file has a static size.
 
     A test pipeline that resizes all images to one size is not changed. If images keep their aspect ratio, a file of
     static size stretches them to ``onnx_config.input_shape`` or, if it is None, to the ``input_size`` of the config.
@@ -138,7 +138,7 @@ def fit_size(deploy_config: Config, cfg: Config) -> tuple[Config, Config]:
         Changed copies of both.
 
     Raises:
-        UserError: They do not fit each other, or the size is unknown.
+        UserError: The configs do not fit each other, or the size is unknown or invalid.
     """
     deploy_config, cfg = copy.deepcopy(deploy_config), copy.deepcopy(cfg)
     codebase = deploy_config.codebase_config.get('type')

@@ -1,8 +1,10 @@
 """Post-training quantisation to 8 bits with calibration images, by ONNX Runtime and by NNCF (OpenVINO).
 
-Two kinds of layers stay in float: those before the first and behind the last convolutions (normalisation, box decoding,
-softmax, selection), which take little time, and box sides need more than 256 steps; and the sensitive layers that
-``sensitivity`` finds.
+Two kinds of layers stay in float:
+
+- Layers before the first and behind the last convolutions (normalisation, box decoding, softmax, selection). They take
+  little time, and box coordinates need more than 256 steps.
+- Sensitive layers, which ``sensitivity`` finds.
 """
 
 from collections.abc import Sequence
@@ -40,7 +42,7 @@ class QuantizedModel(NamedTuple):
     sensitive: list[SensitiveLayer]
 
 
-# ONNX Runtime logs an error for each bias that it copies, which it does for convolutions that share one.
+# ONNX Runtime copies a bias that several convolutions share, and logs an error for each copy.
 @quiet.no_root_log()
 def quantize_onnx(model: Any, batches: Sequence[np.ndarray]) -> QuantizedModel:
     """Quantise an ``onnx.ModelProto`` to QDQ form: uint8 activations, 7-bit weights, one scale per output channel.
@@ -89,12 +91,12 @@ def quantize_onnx(model: Any, batches: Sequence[np.ndarray]) -> QuantizedModel:
 
 
 def _store_weights_unsigned(model: Any) -> None:
-    """Store the int8 weights of some convolutions as uint8 with a zero point of 128, in place: the same numbers.
+    """Store the int8 weights of some convolutions as uint8 with a zero point of 128, in place. Their values are equal.
 
-    OpenCV 5.0 turns a convolution of int8 weights into one of its own. Its last positions are wrong, with no error, if
-    their number is not a multiple of 8: the last 4 of 10x10, all of 2x2 (related: opencv/opencv#28798). Convolutions of
-    uint8 weights stay in float there. Those with a multiple of 8 positions keep signed weights, because ONNX Runtime
-    needs 1.6 times as long for a net of unsigned ones.
+    OpenCV 5.0 runs convolutions with int8 weights by its own 8-bit kernel. If the number of output positions is not a
+    multiple of 8, the last ones are wrong, without an error: the last 4 of 10x10, all of 2x2 (related:
+    opencv/opencv#28798). It runs convolutions with uint8 weights in float. Convolutions with a multiple of 8 positions
+    keep int8 weights, because ONNX Runtime needs 1.6 times as long for a net with uint8 weights.
     """
     from onnx import numpy_helper, shape_inference
 
@@ -106,14 +108,14 @@ def _store_weights_unsigned(model: Any) -> None:
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     makers = {name: node for node in model.graph.node for name in node.output}
     for node in model.graph.node:
-        # A length that is not known is 0, or the shape is missing.
+        # If the shape is unknown, positions is 0 (unknown length) or 1 (no shape), and the weights become uint8.
         positions = int(np.prod(shapes.get(node.output[0], [])[2:])) if node.op_type == 'Conv' else 8
         maker = makers.get(node.input[1]) if node.op_type == 'Conv' else None
         if maker is None or (positions and positions % 8 == 0) or maker.op_type != 'DequantizeLinear':
             continue
         for name in maker.input[::2]:  # the weights and their zero points
             values = numpy_helper.to_array(tensors[name])
-            if values.dtype == np.int8:  # not yet, for a level that shares them
+            if values.dtype == np.int8:  # not yet converted for a level that shares them
                 unsigned = (values.astype(np.int16) + 128).astype(np.uint8)
                 tensors[name].CopyFrom(numpy_helper.from_array(unsigned, name))
 
@@ -127,7 +129,7 @@ def quantize_openvino(model: Any, batches: Sequence[np.ndarray], float_nodes: Se
         float_nodes: Names of the ONNX nodes that stay in float.
         tail: Prefix of the names of the operations behind the net, which stay in float as well.
     """
-    # A convolution with a bias becomes two operations: the addition has the name of the node, the convolution this one.
+    # OpenVINO splits a convolution with a bias: the addition gets the name of the node, the convolution this suffix.
     names = [name + suffix for name in float_nodes for suffix in ('', '/WithoutBiases')]
     quiet.without_telemetry('openvino')
     nncf = quiet.nncf()
@@ -159,7 +161,7 @@ def _nodes_before_and_behind_convolutions(graph: Any) -> list[str]:
     convolutions = ('Conv', 'MatMul', 'Gemm', 'ConvTranspose')
 
     def connected(nodes: Sequence[Any], read: str, write: str) -> set[str]:
-        """Return the names of the convolutions and of all nodes that they lead to, in the order of ``nodes``."""
+        """Return the names of the convolutions and of all nodes reached from them, following the order of ``nodes``."""
         values: set[str] = set()
         names = set()
         for node in nodes:

@@ -19,7 +19,7 @@ def nncf() -> ModuleType:
 
 @contextmanager
 def no_root_log() -> Iterator[None]:
-    """Drop all that is logged to the root logger, and prevent ``logging.error`` from adding a handler to it."""
+    """Drop everything logged to the root logger, and prevent ``logging.error`` from adding a handler to it."""
     root, handler = logging.getLogger(), logging.NullHandler()
     root.addHandler(handler)
     root.addFilter(_drop)

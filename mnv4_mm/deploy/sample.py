@@ -14,15 +14,15 @@ from mnv4_mm.runtime.predictor import Predictor
 from mnv4_mm.runtime.preprocess import prepare
 from mnv4_mm.runtime.results import Detections
 
-COUNT = 5  # values of each kind
-# Largest differences to the numbers of the file. With the given input: of its arithmetic on another CPU. With the
-# client's own decoding and resizing: pixels differ by one or two units then, and scores by 0.02.
+COUNT = 5  # number of values, detections or classes that are listed
+# Tolerances for the numbers of a client. With the given input, only the arithmetic of another CPU differs. If the
+# client decodes and resizes the image itself, pixels differ by one or two units, and scores by 0.02.
 GIVEN_INPUT: dict[Precision, float] = {'fp32': 0.001, 'fp16': 0.01, 'int8': 0.05}
 OWN_INPUT = dict(input_mean=0.5, scores=0.05, boxes=0.02, share=0.02)
 
 
 def sample(predictor: Predictor | None, pytorch: Predictor, path: Path) -> dict[str, Any]:
-    """Return input, raw outputs and results for an image, as numbers to compare with.
+    """Compute the expected input, outputs and results for an image.
 
     Args:
         predictor: The exported file; None if it cannot run on this machine.
@@ -30,11 +30,16 @@ def sample(predictor: Predictor | None, pytorch: Predictor, path: Path) -> dict[
         path: The image.
 
     Returns:
-        ``of``: the runtime that computed the numbers, or ``pytorch``; ``input`` and ``outputs``: shape, mean and
-        ``middle``, the first values at the middle of each axis but the last (of a one-dimensional output its first
-        values); ``results``: the first boxes, scores and labels, or the share of each class in the class map;
-        ``pytorch``: ``outputs`` and ``results`` of PyTorch; ``tolerance``: largest differences that pass, of scores and
-        shares absolutely, of boxes relative to the longer side of the input or image.
+        A dict. Its main keys:
+
+        - ``of``: the runtime that computed the numbers, or ``pytorch``.
+        - ``input``, ``outputs``: shape, mean and ``middle``, the first values along the last axis at the middle of all
+          other axes.
+        - ``results``: the first boxes, scores and labels, or the labels and shares of the largest classes of the class
+          map.
+        - ``pytorch``: ``outputs`` and ``results`` of PyTorch.
+        - ``tolerance``: largest differences that pass: of scores and shares absolute, of boxes relative to the longer
+          side of the input or image.
     """
     running = predictor or pytorch
     meta = running.meta
@@ -75,10 +80,10 @@ def _results(predictor: Predictor, path: Path) -> dict[str, Any]:
 
 
 def write_sample(predictor: Predictor | None, pytorch: Predictor, image: Path, path: Path) -> list[Path]:
-    """Write ``<file>.sample.json``, and ``<file>.sample.png``, the pixels of its input, beside an exported file.
+    """Write ``<file>.sample.json`` and ``<file>.sample.png`` beside an exported file.
 
-    The PNG has the size of the input, before normalisation. Clients that begin with it leave out decoding and resizing,
-    in which they may differ.
+    The PNG holds the pixels of the input, resized and padded but not normalised. A client that starts from it does not
+    depend on how it decodes JPEG and resizes.
 
     Returns:
         The paths of both.

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-# Layers whose weights or output have a lower SQNR stay in float. 20 dB is an error of a tenth. Weights are measured in
-# the 7 bits that ONNX Runtime uses; the 8 bits of the other runtimes have 6 dB more.
+# Layers whose weights or output have a lower SQNR stay in float. 20 dB is an error of a tenth of the signal. Weights
+# are measured with the 7 bits that ONNX Runtime uses; with the 8 bits of other runtimes the SQNR is 6 dB higher.
 MIN_SQNR_DB = 20.0
 MAX_IMAGES = 8  # calibration images used to measure sensitivity
 LAYERS_SUFFIX = '.layers.json'
@@ -134,7 +134,7 @@ def measure_sensitivity(float_path: Path, int8_path: Path, batches: Sequence[np.
     weight_names = {name for node in layers for name in node.input[:2]}  # not biases
     weight_db = debug.compute_weight_error({name: pair for name, pair in matched.items() if name in weight_names})
     int8_values = {name for node in int8_model.graph.node for name in node.output}
-    float_names, int8_names = [], []  # the stored output of each layer in the two nets
+    float_names, int8_names = [], []  # name of the output of each layer in the two nets
     for node in layers:
         value = node.output[0]
         while [reader.op_type in ('Relu', 'Clip') for reader in readers[value]] == [True]:
@@ -145,7 +145,7 @@ def measure_sensitivity(float_path: Path, int8_path: Path, batches: Sequence[np.
         int8_names.append(next(name for name in names if name in int8_values))
     run_float, run_int8 = _intermediate_values(float_model, float_names), _intermediate_values(int8_model, int8_names)
     noises = [QuantizationNoise() for _ in layers]
-    for batch in batches:  # the values of one image are large; those of all images would not fit into memory
+    for batch in batches:  # one by one: the feature maps of all images would not fit into memory
         float_values, quantized_values = run_float(batch), run_int8(batch)
         for node, noise, float_name, int8_name in zip(layers, noises, float_names, int8_names, strict=True):
             channels = shapes[node.input[1]][0] if node.op_type == 'Conv' else 1

@@ -19,8 +19,8 @@ class Row:
         name: Name of the file, or description of the PyTorch model.
         megabytes: Size on disk in MB.
         metric: AP or mIoU in [0, 1].
-        to_pytorch: Difference of the metric to PyTorch with the same input and the same postprocessing.
-        raw: Difference of the outputs to PyTorch.
+        to_pytorch: Metric minus the metric of PyTorch with the same input and postprocessing.
+        raw: Difference between the outputs and PyTorch's.
         speed: Latency with one thread, and with all threads.
         memory: Memory in MiB that loading and running adds to a process.
         verdict: ``ok``, or what is wrong; empty for PyTorch, which is not judged.
@@ -38,7 +38,7 @@ class Row:
     passes: bool = True
 
     def reject(self, reason: str) -> None:
-        """Let this row fail the comparison."""
+        """Mark this row as failed, with the reason as its verdict."""
         self.verdict, self.passes = reason, False
 
 

@@ -1,6 +1,7 @@
-"""Comparison of a file with PyTorch while it is exported: a file that differs beyond its precision is not written.
+"""Comparison of a file with PyTorch during its export: a file that differs by more than rounding is not written.
 
-The numbers of ``LIMITS`` separate rounding from errors of a conversion; ``mnv4 compare`` judges the loss of accuracy.
+``LIMITS`` separates the rounding of each precision from conversion errors. ``mnv4 compare`` measures the loss of
+accuracy.
 """
 
 import re
@@ -25,13 +26,14 @@ class MismatchError(UserError):
 
 
 class Limits(NamedTuple):
-    """Largest differences to PyTorch, over all images.
+    """Largest differences to PyTorch that pass.
 
     Attributes:
-        outputs: Raw outputs and logits: root mean square of the difference, relative to the standard deviation.
+        outputs: Raw outputs and logits: root mean square error, relative to the standard deviation of PyTorch's.
         pixels: Class maps: share of pixels that differ.
-        match: Detections match if their scores, and their boxes relative to the size of the input, differ by less.
-        unmatched: Detections: share of those without a match.
+        match: Detections match if their scores, and their boxes relative to the size of the input, differ by at most
+            this.
+        unmatched: Share of detections without a match.
     """
 
     outputs: float
@@ -51,8 +53,8 @@ class Verification(NamedTuple):
     """Result of a comparison.
 
     Attributes:
-        difference: The largest difference that counts; see ``Limits``.
-        limit: Its limit.
+        difference: Difference to PyTorch, see ``Limits``.
+        limit: Largest difference that passes.
         measure: What differs, in words.
         inconclusive: Reason why the comparison proves nothing; empty if it is conclusive.
     """
@@ -64,7 +66,7 @@ class Verification(NamedTuple):
 
     @property
     def passes(self) -> bool:
-        """False for a difference over the limit, or NaN."""
+        """True if the difference is within the limit; False if it is NaN."""
         return self.difference <= self.limit
 
     def __str__(self) -> str:
@@ -136,7 +138,7 @@ def _compare_class_maps(predictor: Predictor, pairs: Pairs, limits: Limits) -> V
 
 
 def outputs_as(kind: Kind, pytorch: Predictor, batch: np.ndarray) -> list[np.ndarray]:
-    """Return the outputs of PyTorch for a batch of one, as a file of this kind has them."""
+    """Run PyTorch on a batch of one and convert its outputs to those of a file of this kind, see ``Meta.kind``."""
     values = pytorch.run(batch)
     if kind == 'nms':
         assert pytorch.meta.selection is not None
@@ -149,7 +151,7 @@ def outputs_as(kind: Kind, pytorch: Predictor, batch: np.ndarray) -> list[np.nda
 
 
 def beyond_half(graph: Graph) -> dict[str, float]:
-    """Return the layers with weights that fp16 cannot hold, norms folded into them, and the largest weight of each."""
+    """Return the largest weight of each layer whose weights, with batch norms folded in, are out of range of fp16."""
     layers: dict[str, float] = {}
     for name, tensor in graph.program().state_dict.items():
         if tensor.is_floating_point() and tensor.numel():
@@ -163,20 +165,20 @@ def beyond_half(graph: Graph) -> dict[str, float]:
 def check_file(
     graph: Graph, pytorch: Predictor, predictor: Predictor | None, inputs: Sequence[np.ndarray]
 ) -> Verification | None:
-    """Compare a file with PyTorch and refuse it if it differs beyond its precision.
+    """Compare a file with PyTorch and refuse it if it differs by more than its precision explains.
 
     Args:
-        graph: The graph it was converted from.
+        graph: The graph that the file was converted from.
         pytorch: PyTorch, see ``verify``.
         predictor: The file; None if it cannot run on this machine.
-        inputs: Batches of real images; none if there are no images.
+        inputs: Batches of real images; empty if there are no images.
 
     Returns:
-        The comparison; None if there was none.
+        The comparison; None without a predictor or images.
 
     Raises:
-        MismatchError: It differs. For fp16 the layers whose weights do not fit are named. A file of fp16 that cannot be
-            compared is refused if there are such layers.
+        MismatchError: The file differs; for fp16, the message names layers whose weights are out of range. An fp16 file
+            with such layers is also refused if it cannot be compared.
     """
     result = verify(pytorch, predictor, inputs) if predictor and inputs else None
     is_verified = result is not None and not result.inconclusive

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written before old ones are removed, and never of a value that was not measured."""
+"""Checkpoints of a run: old ones are removed last, and the best one is chosen by measured scores only."""
 
 from collections import deque
 from pathlib import Path
@@ -14,11 +14,11 @@ from mnv4_mm.weights.checkpoint import PART_SUFFIX, write_text
 
 @HOOKS.register_module()
 class SafeCheckpointHook(CheckpointHook):
-    """mmengine's ``CheckpointHook``, which a kill or a full disk at any moment leaves with a complete checkpoint.
+    """mmengine's ``CheckpointHook``, but a kill or a full disk always leaves at least one complete checkpoint.
 
     mmengine removes old checkpoints and the previous best one before it writes the new one, and does not repeat a
     validation that was interrupted, so that a resumed run may have another best checkpoint. Here old files are removed
-    last, each validation is recorded in the last checkpoint, and one that is missing is done when the run resumes.
+    last, each validation is recorded in the last checkpoint, and an interrupted one is repeated on resuming.
     ``SafeRunner.save_checkpoint`` writes each file atomically.
     """
 
@@ -31,7 +31,7 @@ class SafeCheckpointHook(CheckpointHook):
         super().before_train(runner)
         if is_main_process():
             for file in Path(runner.work_dir).glob(f'.*{PART_SUFFIX}'):
-                file.unlink()  # of a run that was killed while it wrote
+                file.unlink()  # left by a run that was killed while it wrote
         if runner._resume:
             self._saved_iter = runner.iter
             self.last_ckpt = runner.message_hub.runtime_info.get('last_ckpt')
@@ -42,9 +42,9 @@ class SafeCheckpointHook(CheckpointHook):
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         runner.message_hub.update_info('last_validation', runner.iter)
         before = runner.message_hub.runtime_info.get('best_score')
-        if metrics:  # else nothing was measurable, as the evaluator has said
+        if metrics:  # otherwise nothing could be measured, and the evaluator has said so
             super().after_val_epoch(runner, metrics)
-        # With a better score, mmengine has saved again.
+        # Save the last checkpoint again, to record the validation. With a better score, mmengine has done so.
         if self._saved_iter == runner.iter and runner.message_hub.runtime_info.get('best_score') == before:
             step = runner.epoch if self.by_epoch else runner.iter
             self._save_checkpoint_with_step(runner, step, dict(epoch=runner.epoch, iter=runner.iter))
@@ -53,7 +53,7 @@ class SafeCheckpointHook(CheckpointHook):
         if not self.save_best:
             return
         if 'auto' not in self.key_indicators and not set(self.key_indicators) <= metrics.keys():
-            return  # not measurable, which SafeRunner's evaluator has reported
+            return  # not measurable, which the evaluator has reported
         several = len(self.key_indicators) > 1
         previous = dict(self.best_ckpt_path_dict) if several else {'': self.best_ckpt_path}
         if several:

@@ -22,7 +22,7 @@ with without_lines(MISSING_OPTIONAL):
 
 
 class Statistic(NamedTuple):
-    """Entries of pycocotools' result arrays that one of COCO's twelve statistics is the mean of.
+    """Selection of entries of pycocotools' result arrays, whose mean is one of COCO's twelve statistics.
 
     Attributes:
         quantity: ``precision`` or ``recall``.
@@ -62,14 +62,14 @@ class FastCocoMetric(CocoMetric):
     """mmdet's ``CocoMetric`` with the results of pycocotools, in a fraction of the time.
 
     Options and names are mmdet's. There are four differences: results are not rounded, detections are written to disk
-    only if ``outfile_prefix`` is set, AP per class is correct if the categories of ``ann_file`` are not sorted by id,
-    too, and the AP of no detections at all is 0, where mmdet returns no metrics.
+    only if ``outfile_prefix`` is set, AP per class is correct even if the categories of ``ann_file`` are not sorted by
+    id, and AP is 0 if there are no detections at all, where mmdet returns no metrics.
 
     Args:
         ann_file: Ground truth in COCO's format. Default: the annotations of the data set.
         sort_categories: Sort the categories of ``ann_file`` by id.
-        named_labels: Labels are in the order of the class names, as those of ``NamedCocoDataset`` are. mmdet's are in
-            the order of the categories in ``ann_file``.
+        named_labels: Labels follow the order of the class names, as in ``NamedCocoDataset``. By default they follow
+            the order of the categories in ``ann_file``, as in mmdet.
         **kwargs: See mmdet's ``CocoMetric``. ``use_mp_eval`` has no effect.
 
     Raises:
@@ -101,8 +101,8 @@ class FastCocoMetric(CocoMetric):
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Return the metrics by mmdet's names, in [0, 1].
 
-        A metric without ground truth, such as that of an object size that does not occur, is -1; AP per class is then
-        NaN.
+        A metric without ground truth, e.g. for an object size that does not occur, is -1. AP of a class without ground
+        truth is NaN.
         """
         logger = MMLogger.get_current_instance()
         ground_truths, predictions = zip(*results, strict=True)
@@ -135,7 +135,7 @@ class FastCocoMetric(CocoMetric):
         Args:
             predictions: For each image ``img_id``, ``bboxes`` (N, 4) as (x1, y1, x2, y2) in pixels, ``scores`` (N,) and
                 ``labels`` (N,); with masks also ``masks``, N RLEs, and optionally ``mask_scores`` (N,).
-            masks: Return ``segmentation`` instead of ``bbox``. With both, the area would be that of the box.
+            masks: Return ``segmentation`` instead of ``bbox``. With both, pycocotools would use the area of the box.
 
         Returns:
             ``[{image_id, category_id, score, bbox: [x, y, w, h]}]``.
@@ -216,7 +216,7 @@ def _select(evaluation: COCOeval_faster, statistic: Statistic) -> np.ndarray:
 
 
 def _mean(values: np.ndarray, default: float) -> float:
-    """Return the mean of the values that are not -1, with which pycocotools marks missing ground truth."""
+    """Return the mean of the values except -1, with which pycocotools marks missing ground truth."""
     valid = values[values > -1]
     return float(valid.mean()) if valid.size else default
 
@@ -231,7 +231,7 @@ def _table(rows: dict[str, dict[str, float]]) -> str:
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Disable the garbage collector, which takes a quarter of the time on a million detections without any cycle."""
+    """Disable the garbage collector, which takes a quarter of the time for a million detections and finds nothing."""
     enabled = gc.isenabled()
     gc.disable()
     try:

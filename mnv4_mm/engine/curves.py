@@ -66,7 +66,7 @@ def read_scalars(work_dir: Path) -> tuple[dict[str, dict[int, float]], dict[str,
             for name, value in entry.items():
                 if 'loss' in name:
                     losses.setdefault(name, {})[entry['step']] = value
-                # A metric of -1 has no ground truth, such as no box of that size.
+                # -1 marks a metric without ground truth, e.g. if no box has this size.
                 elif '/' in name and name.partition('/')[2].startswith(METRICS) and value >= 0:
                     metrics.setdefault(name, {})[entry['step']] = value
     return losses, metrics

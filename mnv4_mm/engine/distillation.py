@@ -1,8 +1,8 @@
 """Distillation: a student is trained to imitate the feature maps of a trained teacher.
 
-The student's class, parameter names and config stay as they are. A child module of it holds the projectors, so that the
-optimizer, gradient clipping and distributed training treat them like all other parameters; hooks on the student
-take its feature maps and add the losses. ``state_dict`` leaves the child out.
+The student's class, parameter names and config stay as they are. The student gets a child module with the projectors,
+so that the optimizer, gradient clipping and distributed training treat them like all other parameters. Hooks on the
+student take its feature maps and add the losses. ``state_dict`` leaves the child module out.
 """
 
 import contextlib
@@ -25,21 +25,22 @@ from mnv4_mm.weights.strict import load_into
 
 # Attribute of the student, key of the config, and key of the checkpoints that can be resumed.
 NAME = 'distillation'
-# What the losses depend on, beside the teacher.
+# Settings that the losses depend on, besides the teacher.
 SETTINGS = ('loss', 'weight', 'temperature', 'logits_weight')
-PROBE_SIZE = 512  # pixels; SSDLite's coarsest feature map is one pixel of it
+PROBE_SIZE = 512  # pixels; SSDLite's coarsest feature map then has 1x1 pixels
 
 
 def channel_wise_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     """Return the loss of channel-wise distillation (arXiv 2011.13256, equation 4).
 
-    Each channel is a distribution over positions: its softmax. The loss is the Kullback-Leibler divergence of the
-    student's from the teacher's, times the square of the temperature, averaged over channels and images.
+    A softmax over the positions turns each channel into a distribution. The loss is the Kullback-Leibler divergence of
+    the student's distribution from the teacher's, times the square of the temperature, averaged over channels and
+    images.
 
     Args:
-        student: Feature map or logits, (N, C, H, W).
-        teacher: The teacher's, of the same shape.
-        temperature: Divides both before the softmax.
+        student: Feature map or logits of the student, (N, C, H, W).
+        teacher: Feature map or logits of the teacher, of the same shape.
+        temperature: Divisor of both before the softmax.
     """
     ours, theirs = ((x.float() / temperature).flatten(2).log_softmax(-1) for x in (student, teacher))
     images, channels = student.shape[:2]
@@ -49,9 +50,11 @@ def channel_wise_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0
 def pearson_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Return the loss of PKD (arXiv 2207.02039): one minus the Pearson correlation, averaged over channels.
 
+    The correlation of a channel is computed over images and positions.
+
     Args:
-        student: Feature map, (N, C, H, W). The correlation of a channel is over images and positions.
-        teacher: The teacher's, of the same shape.
+        student: Feature map of the student, (N, C, H, W).
+        teacher: Feature map of the teacher, of the same shape.
     """
     # Half the squared distance of standardised values is one minus their correlation.
     ours, theirs = (F.batch_norm(x.float(), None, None, training=True, eps=1e-6) for x in (student, teacher))
@@ -61,8 +64,8 @@ def pearson_loss(student: Tensor, teacher: Tensor) -> Tensor:
 class Distiller(nn.Module):
     """Losses between the feature maps of a student and a teacher, with 1x1 projectors where their widths differ.
 
-    Feature maps are those that the heads read: the neck's, or the backbone's if there is no neck. Maps of the same
-    output stride belong together; of several of the same stride, the last ones.
+    Feature maps are those that the heads read: the neck's, or the backbone's if there is no neck. Feature maps of
+    student and teacher with the same output stride are paired, see ``match_strides``.
 
     Args:
         student: A model of mmdet or mmseg. A forward hook on its neck or backbone takes its feature maps.
@@ -71,10 +74,10 @@ class Distiller(nn.Module):
         weight: Weight of the loss of each pair of feature maps.
         temperature: See ``channel_wise_loss``.
         logits_weight: Weight of ``channel_wise_loss`` between the class scores of both; 0 leaves it out.
-        bf16: Run the teacher in bfloat16; if None, where the processor or GPU computes in it.
+        bf16: Run the teacher in bfloat16; if None, where the CPU or GPU supports it natively.
 
     Raises:
-        UserError: The two do not fit: preprocessing, strides, or the class scores.
+        UserError: Preprocessing, strides or class scores of student and teacher do not fit.
     """
 
     scale: Tensor | None
@@ -114,7 +117,7 @@ class Distiller(nn.Module):
         _check_scores(scores, target_scores)
         self.projectors = nn.ModuleList(
             nn.Identity() if maps[i].shape[1] == targets[j].shape[1]
-            # Neither loss depends on a constant that is added to a channel.
+            # No bias: neither loss depends on a constant that is added to a channel.
             else nn.Conv2d(maps[i].shape[1], targets[j].shape[1], 1, bias=False)
             for i, j in self.pairs
         )  # fmt: skip
@@ -127,7 +130,7 @@ class Distiller(nn.Module):
         self.register_load_state_dict_post_hook(_expect_nothing)
 
     def forward(self, images: Tensor) -> dict[str, Any]:
-        """Return the losses of the step whose feature maps the hooks have taken.
+        """Return the losses for the feature maps that the hooks have taken in this step.
 
         Args:
             images: Input of the student, (N, 3, H, W), as its data preprocessor returns it.
@@ -155,7 +158,7 @@ class Distiller(nn.Module):
         return channel_wise_loss(student, teacher, self.temperature)
 
     def _run_teacher(self, images: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        """Return feature maps and, if they are used, class scores of the teacher for images of the student."""
+        """Return feature maps and, if used, class scores of the teacher, for images normalised for the student."""
         teacher = self._teacher.net
         if next(teacher.parameters()).device != images.device:
             teacher.to(images.device)
@@ -175,7 +178,7 @@ class Distiller(nn.Module):
             ) from error
 
     def _set_normalisation(self, student: Any, teacher: Any) -> None:
-        """Set the affine map from images of the student's data preprocessor to those of the teacher's."""
+        """Set the affine map from images normalised for the student to images normalised for the teacher."""
         mean, std, converts = _normalisation(student)
         target_mean, target_std, target_converts = _normalisation(teacher)
         self.flips = converts != target_converts
@@ -208,7 +211,8 @@ class _Outside:
 def attach_teacher(student: Any, settings: Mapping[str, Any], channels_last: bool = False) -> Distiller:
     """Build the teacher of a config and add its losses to those of a student.
 
-    Random numbers are drawn as without a teacher, so that a seed stands for the same initial weights and images.
+    The random number generator is left as it was, so that a seed gives the same weights and images as without a
+    teacher.
 
     Args:
         student: The model, before it is wrapped for distributed training.
@@ -239,7 +243,7 @@ def attach_teacher(student: Any, settings: Mapping[str, Any], channels_last: boo
 
 
 def add_teacher(student: Any, teacher: Any, **settings: Any) -> Distiller:
-    """Add the losses of a teacher to those of a student; ``settings`` are those of ``Distiller``."""
+    """Add the losses of a teacher to those of a student; ``settings`` are passed to ``Distiller``."""
     distiller = Distiller(student, teacher, **settings)
     student.add_module(NAME, distiller)
     student.register_forward_hook(_add_losses, with_kwargs=True)
@@ -248,9 +252,9 @@ def add_teacher(student: Any, teacher: Any, **settings: Any) -> Distiller:
 
 @HOOKS.register_module()
 class DistillationHook(Hook):
-    """Keep the projectors in the checkpoints that can be resumed, beside the state of the optimizer.
+    """Save the projectors in the checkpoints that can be resumed, beside the state of the optimizer.
 
-    They are no part of ``state_dict``, so that nothing else in a checkpoint differs from training without a teacher.
+    They are not part of ``state_dict``, so that the rest of a checkpoint is the same as without a teacher.
     """
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -315,7 +319,7 @@ def _computes_in_bf16() -> bool:
     """Return True if the device that trains computes in bfloat16 natively; on other CPUs it is slower than float32."""
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    # torch 2.6 has no such function.
+    # torch 2.6 has no get_capabilities.
     capabilities: dict[str, Any] = getattr(torch.cpu, 'get_capabilities', dict)()
     return bool(capabilities.get('avx512_bf16'))
 
@@ -345,9 +349,9 @@ def _listed(strides: Sequence[float]) -> str:
 
 
 def _score_layer(model: Any) -> nn.Module:
-    """Return the module whose output, or the first element of it, is the class scores."""
+    """Return the module that outputs the class scores, or a tuple that begins with them."""
     head = getattr(model, 'bbox_head', None)
-    # mmseg calls `forward` of a head directly, which runs no hooks.
+    # Not decode_head itself: mmseg calls its `forward` directly, which runs no hooks.
     layer = head if head is not None else getattr(getattr(model, 'decode_head', None), 'conv_seg', None)
     if not isinstance(layer, nn.Module):
         raise UserError(
@@ -364,7 +368,7 @@ def _class_scores(model: Any, maps: Sequence[Tensor]) -> Sequence[Tensor]:
 
 
 def _check_scores(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
-    """Check that class scores can be compared; those of a segmenter may have another size."""
+    """Check that both nets have as many class score channels per map; height and width may differ."""
     shapes = [[tuple(x.shape[1:]) for x in scores] for scores in (student, teacher)]
     if [shape[0] for shape in shapes[0]] != [shape[0] for shape in shapes[1]]:
         raise UserError(
@@ -375,7 +379,7 @@ def _check_scores(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
 
 
 def _resized(target: Tensor, reference: Tensor) -> Tensor:
-    """Resize to the size of a reference, from which it differs if the rounding of odd sizes does."""
+    """Resize to the size of a reference; sizes differ where the two nets round odd sizes differently."""
     if target.shape[-2:] == reference.shape[-2:]:
         return target
     return F.interpolate(target.float(), reference.shape[-2:], mode='bilinear', align_corners=False)

@@ -36,8 +36,8 @@ class StepSeedHook(Hook):
 class LossGuardHook(Hook):
     """Stop a run at the first loss or weight that is not finite, before it reaches the weights or a checkpoint.
 
-    ``non_finite.json`` then has the step and the images of the batch, and ``last_good.pth`` weights that still gave
-    finite losses. Infinite gradients of float16 are not an error: the loss scaler skips such steps.
+    ``non_finite.json`` then has the step and the images of the batch, and ``last_good.pth`` the last copy of the
+    weights, which are all finite. Infinite gradients of float16 are not an error: the loss scaler skips such steps.
 
     Args:
         interval: Number of steps between two copies of the weights, which are kept in memory.
@@ -54,7 +54,7 @@ class LossGuardHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         self._runner = runner
-        # Before the backward pass. Hooks of mmengine see the loss after the optimizer has used it.
+        # It runs before the backward pass. Hooks of mmengine see the loss only after the step of the optimizer.
         self._handle = _unwrapped(runner).register_forward_hook(self._check_losses)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
@@ -68,7 +68,7 @@ class LossGuardHook(Hook):
                 self._stop(runner, f'{broken} is not finite')
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        # The gradient of a finite loss may be infinite.
+        # A finite loss may have an infinite gradient, which makes weights infinite.
         if self._handle is not None and (broken := non_finite(_unwrapped(runner))):
             self._stop(runner, f'{broken} is not finite')
 

@@ -42,7 +42,7 @@ class ExactIoUMetric(BaseMetric):
         ignore_index: Label of unlabelled pixels in the ground truth.
         per_class: Log a table of all classes, and return the IoU of those that occur.
         out_dir: Folder for the predicted class maps as indexed PNG files with the values of the data set's masks.
-        image_dir: Folder of the images. Names in ``out_dir`` are those of the images relative to it.
+        image_dir: Folder of the images. Paths relative to it are kept in ``out_dir``.
         prefix: Prefix of the metrics' names.
         collect_device: See mmengine.
     """

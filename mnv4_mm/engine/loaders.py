@@ -1,4 +1,4 @@
-"""Settings of a data loader that fit its data."""
+"""Fit the settings of a data loader to its data."""
 
 import copy
 from typing import Any
@@ -14,7 +14,7 @@ from mnv4_mm.errors import UserError
 def prepare_loader(loader: dict[str, Any], seed: int | None) -> dict[str, Any]:
     """Build the data set and the sampler of a data loader, and adjust its settings to the number of images.
 
-    Each change is a line of the log.
+    Each change is logged.
 
     Args:
         loader: Config of a data loader; not changed.
@@ -24,7 +24,7 @@ def prepare_loader(loader: dict[str, Any], seed: int | None) -> dict[str, Any]:
         The config with the data set and the sampler built.
 
     Raises:
-        UserError: No image is left.
+        UserError: The data set has no images, or none after filtering.
     """
     loader = copy.deepcopy(loader)
     if isinstance(loader.get('dataset'), dict):
@@ -52,7 +52,7 @@ def _build_dataset(config: dict[str, Any]) -> Any:
             dataset.full_init()
         is_empty = not len(dataset)
     except ValueError as error:
-        # mmengine serializes an empty list of images.
+        # mmengine cannot serialise an empty list of images.
         if 'need at least one array to concatenate' not in str(error):
             raise
         is_empty = True

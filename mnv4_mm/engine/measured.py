@@ -21,10 +21,10 @@ class MeasuredEvaluator(Evaluator):
     unmeasured: tuple[str, ...] = ()
 
     def evaluate(self, size: int) -> dict[str, Any]:
-        """Return the metrics that could be measured. A line of the log names the main one if it could not."""
+        """Return the metrics that could be measured. Log a warning if the main one could not."""
         metrics = super().evaluate(size)
         self.unmeasured = tuple(name for name, value in metrics.items() if not is_measured(value))
-        # Others, such as the AP of small objects, are often absent.
+        # Only for the main metric: others, such as the AP of small objects, are often absent.
         if self.unmeasured and self.unmeasured[0] == next(iter(metrics)):
             MMLogger.get_current_instance().warning(
                 f'{self.unmeasured[0]}: {NOT_MEASURABLE}: these images have no ground truth for it'

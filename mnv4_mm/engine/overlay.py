@@ -1,4 +1,4 @@
-"""Hooks that draw the images of a test, and class maps of tensors as files."""
+"""Hooks that draw the images of a test, and class maps of tensors as PNG files."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ from mnv4_mm.runtime.results import ClassMap, class_map_type
 
 
 class DrawingHook(Hook):
-    """Draw the images of a test: ground truth on the left, prediction on the right. Each process draws its images.
+    """Draw the images of a test: ground truth on the left, prediction on the right. Each process draws its share.
 
     Args:
-        draw: Draw at all.
+        draw: Whether to draw.
         test_out_dir: Folder to write to.
-        image_dir: Folder of the images: names in ``test_out_dir`` are relative to it.
+        image_dir: Folder of the images. Paths relative to it are kept in ``test_out_dir``.
     """
 
     def __init__(self, draw: bool = False, test_out_dir: str = '', image_dir: str = '') -> None:
@@ -47,7 +47,7 @@ class DrawingHook(Hook):
 
         Args:
             image: (H, W, 3) uint8 BGR.
-            sample: Its sample, with ground truth and prediction.
+            sample: Data sample of the image, with ground truth and prediction.
             meta: Metadata of the data set.
 
         Returns:
@@ -85,7 +85,7 @@ class BoxesHook(DrawingHook):
         truth, found = sample.gt_instances, sample.pred_instances
         found = found[found.scores >= self.score_thr]
         left = image
-        if 'bboxes' in truth:  # not if the pipeline loads no annotations
+        if 'bboxes' in truth:  # missing if the pipeline loads no annotations
             boxes = getattr(truth.bboxes, 'tensor', truth.bboxes)  # mmdet's box type, or a tensor
             left = draw_boxes(image, boxes.cpu().numpy(), truth.labels.cpu().numpy(), None, meta['classes'])
         right = draw_boxes(
@@ -110,7 +110,7 @@ def write_class_map(path: Path, predicted: torch.Tensor, palette: Sequence[Seque
         path: File to write; folders are made.
         predicted: (H, W) labels.
         palette: RGB of each label.
-        first: Value of the first class in the file: 1 where the masks of the data have 0 for unlabelled, else 0.
+        first: Value of the first class in the file: 1 if 0 means unlabelled in the masks of the data, else 0.
     """
     labels = to_class_map(predicted[None], len(palette))
     writer.write_class_map(path, ClassMap(labels, palette=palette, first_value=first))

@@ -32,7 +32,7 @@ from mnv4_mm.quiet import READING_ANNOTATIONS, without_lines
 from mnv4_mm.weights.checkpoint import Checkpoint, read_checkpoint, written_atomically
 from mnv4_mm.weights.strict import load_into, rows_by_class, tensor_state
 
-# Beginnings of records that go to the log file only: dumps of many screens, and mmengine's warnings about itself.
+# Log records that begin like this go to the log file only: long dumps, and mmengine's warnings about itself.
 FILE_ONLY = (
     '\n---',
     'Config:',
@@ -55,10 +55,10 @@ GUARDS = dict(
 
 @RUNNERS.register_module()
 class SafeRunner(Runner):
-    """Runner that reads checkpoints for ``resume``, ``load_from`` and tests as tensors only.
+    """Runner that unpickles nothing but tensors from the checkpoints of ``resume``, ``load_from`` and tests.
 
     A run that resumes or only evaluates needs every weight: a missing, unexpected or misshapen one is an error.
-    ``load_from`` (fine-tuning) may leave some out, as in mmengine, and lists them.
+    With ``load_from`` (fine-tuning), weights may be missing, as in mmengine, and are listed.
     """
 
     _checkpoint: Checkpoint | None = None
@@ -75,7 +75,7 @@ class SafeRunner(Runner):
         """
         seed = checkpoint.meta.get('seed') if checkpoint is not None and cfg.get('resume') else None
         if seed is not None and (cfg.get('randomness') or {}).get('seed') is None:
-            # mmengine sets it only after it has built the sampler, which has another order then
+            # mmengine restores the seed only after it has built the sampler, whose order then differs
             # (open-mmlab/mmengine#1468).
             cfg = copy.deepcopy(cfg)
             cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}
@@ -117,7 +117,7 @@ class SafeRunner(Runner):
         """Build a data loader whose settings fit its data, with reproducible augmentation (see ``data.loading``).
 
         Raises:
-            UserError: No image is left.
+            UserError: The data set has no images, or none after filtering.
         """
         current = DefaultScope.get_current_instance()
         dataloader = with_one_reader(dataloader, current and current.scope_name)
@@ -147,10 +147,10 @@ class SafeRunner(Runner):
         """Load the weights of a local checkpoint file into the model.
 
         Args:
-            filename: The file. It is not read again if ``from_cfg`` got its content.
+            filename: The file. It is not read again if it was passed to ``from_cfg``.
             map_location: Device of the tensors, see ``torch.load``.
             strict: Raise an error for anything that does not fit, also when fine-tuning.
-            revise_keys: Argument of mmengine's, not used.
+            revise_keys: Not used; part of mmengine's signature.
 
         Returns:
             Content of the checkpoint.
@@ -178,7 +178,7 @@ class SafeRunner(Runner):
                 f'{filename} holds weights only and cannot be resumed: use --cfg-options load_from={filename}'
             )
         if self._resume:
-            # torch would use the checkpoint's choice, whatever --fused is now.
+            # Otherwise torch would take `fused` from the checkpoint, and ignore the current --fused.
             content['optimizer']['param_groups'] = [
                 {**group, 'fused': self.cfg.optim_wrapper.optimizer.get('fused')} if 'fused' in group else group
                 for group in content['optimizer'].get('param_groups', [])
@@ -186,12 +186,12 @@ class SafeRunner(Runner):
         return content
 
     def _init_model_weights(self) -> None:
-        # A resumed run replaces all of them. Those of ImageNet would have to be downloaded again.
+        # A resumed run replaces all weights: ImageNet weights need not be downloaded again.
         if not (self._resume and self._checkpoint is not None):
             super()._init_model_weights()
 
     def _take_over_classes(self, model: nn.Module, loaded: Checkpoint, content: dict[str, Any]) -> None:
-        """Replace a checkpoint's weights that belong to other classes than the data's, see ``rows_by_class``."""
+        """Map the class-specific weights of a checkpoint to the classes of the data, see ``rows_by_class``."""
         new = list((getattr(self.train_dataloader.dataset, 'metainfo', None) or {}).get('classes') or ())
         old = list((loaded.meta.get('dataset_meta') or {}).get('classes') or ())
         if not (old and new) or old == new:
@@ -241,7 +241,7 @@ class SafeRunner(Runner):
 
 @contextmanager
 def quiet_losses() -> Iterator[None]:
-    """Suppress mmseg's warning that its loss's default is not PyTorch's: mIoU is published with that default."""
+    """Suppress mmseg's warning about the default of ``avg_non_ignore``, with which mIoU is published."""
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='Default ``avg_non_ignore`` is False')
         yield

@@ -69,7 +69,7 @@ class Arch(NamedTuple):
         antialias: Downsampling after the stem: None uses the stride of the convolution; ``avg`` and ``blur`` give the
             convolution stride 1 and put a 2x2 mean or a binomial filter of stride 2 behind its activation.
         attention: ``mqa`` shares one key and value head between all query heads; ``mhsa`` gives each head its own.
-        kv_stride: Stride of keys and values in all attention blocks; None for that of the rows.
+        kv_stride: Stride of keys and values in all attention blocks; None uses the stride of each row.
     """
 
     stem: int

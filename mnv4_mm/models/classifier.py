@@ -6,7 +6,7 @@ from mnv4_mm.models.mobilenetv4 import MobileNetV4
 
 
 def classifier(arch: str) -> nn.Sequential:
-    """Build the classification net of the paper and of timm: backbone, 960, average pooling, 1280, 1000 classes."""
+    """Build the classification net of paper and timm: backbone, average pooling, 1280 channels, 1000 classes."""
     net = MobileNetV4(arch, out_indices=(4,))
     return nn.Sequential(
         net,

@@ -1,4 +1,4 @@
-"""Heads that mmdet and mmseg lack or have broken: SSDLite, a separable RetinaNet head, LR-ASPP for any image size."""
+"""Heads that are missing or broken in mmdet and mmseg: SSDLite, separable RetinaNet, LR-ASPP for any image size."""
 
 from mmdet.models.dense_heads import RetinaSepBNHead, SSDHead
 from mmengine.model import bias_init_with_prob, normal_init
@@ -11,9 +11,10 @@ from torch import Tensor, nn
 class SSDLiteHead(SSDHead):
     """mmdet's SSD head with the attribute that ``predict`` needs.
 
-    ``SSDHead.__init__`` skips that of its parent, which creates ``loss_cls``. ``BaseDenseHead.predict`` has read that
-    attribute since mmdet 3.2, so that every SSD config fails at its first validation (open-mmlab/mmdetection#11063,
-    #11305, #11780). A test fails once mmdet has fixed this; then this class can be removed.
+    ``SSDHead.__init__`` skips the constructor of its parent, which creates ``loss_cls``. ``BaseDenseHead.predict`` has
+    read that attribute since mmdet 3.2, so that every SSD config fails at its first validation
+    (open-mmlab/mmdetection#11063, #11305, #11780). A test fails once mmdet has fixed this; then this class can be
+    removed.
     """
 
     def __init__(self, *args, **kwargs) -> None:

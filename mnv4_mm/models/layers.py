@@ -164,7 +164,7 @@ class UIB(Residual):
     middle one has the stride if it exists (TF ``middle_dw_downsample``), otherwise the start one.
 
     Raises:
-        ValueError: the stride is above 1 and both depthwise convolutions are omitted.
+        ValueError: The stride is above 1 and both depthwise convolutions are omitted.
     """
 
     def __init__(
@@ -224,8 +224,8 @@ def matmul_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def repeated_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Compute ``matmul_attention`` with a copy of shared keys and values for each head.
 
-    LiteRT multiplies matrices whose numbers of heads are equal in XNNPACK. Others it multiplies one by one, which took
-    2.0 to 2.7 times as long for a whole Mobile MQA block of 160 channels.
+    LiteRT multiplies matrices in XNNPACK if their numbers of heads are equal. Otherwise it multiplies them one by one,
+    with which a whole Mobile MQA block of 160 channels took 2.0 to 2.7 times as long.
     """
     if k.shape[1] != q.shape[1]:
         # Not `expand`, which litert-torch converts wrongly.

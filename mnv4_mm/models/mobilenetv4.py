@@ -30,7 +30,7 @@ class MobileNetV4(BaseModule):
             an architecture table.
         out_indices: Feature maps to return, in ascending order. 0...3 are C2, C3, C4 and C5 at strides 4, 8, 16 and
             32. 4 is the output of the 960-channel 1x1 convolution that follows C5 at stride 32, which timm's
-            ``features_only`` returns as its stride-32 feature map. Layers after the last of them are not built.
+            ``features_only`` returns as its stride-32 feature map. Layers after the last feature map are not built.
         output_stride: Largest stride of the feature maps, 32, 16 or 8. Later layers are dilated instead of strided and
             use the same weights.
         frozen_stages: Number of stages after the stem that are not trained: -1 freezes nothing, 0 the stem, 1 the stem
@@ -50,7 +50,7 @@ class MobileNetV4(BaseModule):
         out_strides: Stride of each returned feature map in pixels.
 
     Raises:
-        UserError: an argument is unknown or out of range.
+        UserError: An argument is unknown or out of range.
     """
 
     init_cfg: Any  # mmengine's attribute
@@ -130,8 +130,8 @@ class MobileNetV4(BaseModule):
             x: (N, 3, H, W), normalised.
 
         Returns:
-            One (N, C, ceil(H / stride), ceil(W / stride)) per index. As in timm, nets that downsample by a 2x2 mean
-                (``conv_aa_*``) round sizes down instead.
+            One tensor per index, (N, C, ceil(H / stride), ceil(W / stride)). As in timm, nets that downsample by a 2x2
+                mean (``conv_aa_*``) round sizes down instead.
         """
         x = self.act(self.bn1(self.conv_stem(x)))  # (N, stem, H / 2, W / 2)
         recompute = self.with_cp and self.training and torch.is_grad_enabled()
@@ -157,7 +157,7 @@ class MobileNetV4(BaseModule):
         """Initialise the weights as mmengine does, but load entries of type Pretrained strictly.
 
         Raises:
-            UserError: pretrained weights are missing or do not fit (see ``load_pretrained``).
+            UserError: Pretrained weights are missing or do not fit (see ``load_pretrained``).
         """
         init_cfg = self.init_cfg
         pretrained = pretrained_entries(init_cfg)

@@ -27,15 +27,15 @@ class TimmFeatures(BaseModule):
     Args:
         name: Name of the net in timm, e.g. ``fastvit_sa12`` or ``repvit_m1_1.dist_450e_in1k``.
         out_indices: Feature maps to return, in ascending order. 0...3 are C2, C3, C4 and C5 at strides 4, 8, 16 and
-            32. 4, which for MobileNetV4 is a wider feature map at stride 32, is C5 as well, so that configs of
-            MobileNetV4 can be used with nets that have no such feature map.
+            32. 4 (in MobileNetV4 a wider feature map at stride 32) is C5 as well, so that configs of MobileNetV4 work
+            with all nets.
         output_stride: Largest stride of the feature maps, 32, 16 or 8. A net that timm cannot dilate keeps stride 32,
             with a warning.
         norm_eval: Keep the statistics of all batch norms during training.
         img_size: Height and width in pixels, for nets that are built for one input size, such as efficientformerv2.
         drop_path_rate: Stochastic depth rate. It is ignored, with a warning, for a net that does not support it.
-        init_cfg: ``dict(type='Pretrained', checkpoint=...)`` loads timm's weights through timm: those of
-            ``timm://<name>.<tag>``, or those of a file. Default: timm's initialisation.
+        init_cfg: ``dict(type='Pretrained', checkpoint=...)`` loads weights through timm: published ones
+            (``timm://<name>.<tag>``) or a file. Default: timm's initialisation.
 
     Attributes:
         out_channels: Channels of each returned feature map.

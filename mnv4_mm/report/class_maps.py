@@ -17,11 +17,11 @@ from mnv4_mm.tasks import task_of
 
 
 class ImageResult(NamedTuple):
-    """Prediction for an image.
+    """Result of an image.
 
     Attributes:
         name: Path of the image relative to the folder of the images.
-        iou: Mean IoU of the classes in its ground truth; None if nothing is labelled.
+        iou: Mean IoU over the classes in its ground truth; None if no pixel is labelled.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Masks:
         return Path(self.dataset.get_data_info(index)['img_path']).relative_to(self.images).as_posix()
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return labels of the ground truth, 255 where there is none, and of the prediction: (H, W) uint8 each."""
+        """Return the ground truth, with 255 for unlabelled pixels, and the predicted labels: (H, W) uint8 each."""
         with DefaultScope.overwrite_default_scope('mmseg'):
             info: dict[str, Any] = self.dataset[index]
         first = int(bool(info.get('reduce_zero_label')))
@@ -81,7 +81,7 @@ class Masks:
 
 
 def analyse(masks: Masks) -> Analysis:
-    """Analyse class maps."""
+    """Compute IoU, precision and recall of each class, the confusion matrix, and the mean IoU of each image."""
     total = np.zeros((len(masks.classes),) * 2, np.int64)
     images = []
     for index in range(len(masks)):
@@ -92,7 +92,7 @@ def analyse(masks: Masks) -> Analysis:
         images.append(ImageResult(masks.name(index), float(iou.mean()) if len(iou) else None))
         total += counts
     area, predictions = total.sum(axis=1), total.sum(axis=0)
-    with np.errstate(invalid='ignore'):  # 0 / 0 is NaN: the class is absent
+    with np.errstate(invalid='ignore'):  # 0 / 0 gives NaN for an absent class
         columns = dict(IoU=_iou(total), precision=total.diagonal() / predictions, recall=total.diagonal() / area)
     scores = [{name: measured(values[k]) for name, values in columns.items()} for k in range(len(masks.classes))]
     confusion = Confusion(list(masks.classes), total.tolist(), 'Pixels; those without a label are not counted.')
@@ -100,7 +100,7 @@ def analyse(masks: Masks) -> Analysis:
 
 
 def count_pixels(masks: Iterable[np.ndarray], classes: Sequence[str]) -> list[int]:
-    """Count the pixels of each class."""
+    """Count the pixels of each class in masks, (H, W) uint8 each."""
     total = np.zeros(256, np.int64)
     for labels in masks:
         total += np.bincount(labels.ravel(), minlength=256)

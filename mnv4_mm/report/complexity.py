@@ -21,7 +21,7 @@ class Published(NamedTuple):
 
     Attributes:
         size: Height and width of the images in pixels.
-        paper: Values of table 6 of the paper, which has its larger nets in units of 2^20 and 2^30.
+        paper: Values of table 6 of the paper, which gives its larger nets in units of 2^20 and 2^30.
         timm: Values of timm's model cards.
     """
 
@@ -48,7 +48,7 @@ PUBLISHED = {
 
 
 def nets_table() -> str:
-    """Return a Markdown table of all nets: counted backbone and classifier, and the values of the paper and of timm."""
+    """Return a Markdown table of all nets: counts of backbone and classifier, and the values of the paper and timm."""
     lines = [
         '| net | image size | backbone M | backbone GMACs | classifier M | classifier GMACs '
         '| paper M / G | timm M / G |',
@@ -71,7 +71,7 @@ def count_config(name: str, backbone: str | None = None) -> Complexity:
 
     Args:
         name: Config name or path.
-        backbone: Backbone to use instead of that of the config.
+        backbone: Backbone that replaces the one of the config.
 
     Raises:
         UserError: The config or the backbone is unknown, or the config has no ``model`` or no ``input_size``.
@@ -100,12 +100,12 @@ def table(names: list[str], backbone: str | None = None) -> str:
 
     Args:
         names: Config names; all shipped ones if empty.
-        backbone: Backbone to use instead of those of the configs.
+        backbone: Backbone that replaces the ones of the configs.
 
     Raises:
-        UserError: A config or the backbone is unknown.
+        UserError: A config or the backbone is unknown, or a config has no ``model`` or no ``input_size``.
     """
-    # Loaded before anything is counted, so that an unknown backbone of timm's is reported at once.
+    # All configs are loaded before any is counted, so that an unknown timm backbone is reported at once.
     configs = [(name, _load(name, backbone)) for name in names or config_index()]
     lines = [
         '| net | channels of C2, C3, C4, C5 | backbone, M params | GMACs at 224 | 320 | 384 | 512 |',

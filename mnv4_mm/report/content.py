@@ -1,6 +1,6 @@
 """Content of the report on a training run: plain data, which becomes ``report.json``, the page and the model card.
 
-A value that could not be measured is None, which the page and the card show as the word ``not measurable``.
+A value that could not be measured is None; page and card show it as ``not measurable``.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ class Model:
         checkpoint: Its file name.
         sha256: SHA-256 of the file.
         megabytes: Size of the file, which also holds the state of the optimizer.
-        parameters: Number of weights of the model.
+        parameters: Number of parameters of the model.
         step: Training step at which it was saved, e.g. ``epoch 12`` or ``iteration 4000``.
         is_best: True if it was selected by its score on the evaluated images.
         config: Name of its config.
@@ -49,7 +49,7 @@ class ClassResult:
         name: Its name.
         train: Boxes or pixels of the training images; None if they were not counted.
         val: Boxes or pixels of the evaluated images.
-        scores: Metrics in [0, 1] by name, the main one (AP or IoU) first. None if not measurable.
+        scores: Metrics in [0, 1] by name, the main one (AP or IoU) first; None for one that is not measurable.
     """
 
     name: str
@@ -64,8 +64,8 @@ class Confusion:
 
     Attributes:
         names: Class names, for detection followed by ``background``.
-        counts: Rows are the ground truth and columns the predictions: boxes, or pixels.
-        rule: How they were counted.
+        counts: Number of boxes or pixels, with the ground truth in rows and the predictions in columns.
+        rule: Sentence for the reader on how boxes or pixels were counted.
     """
 
     names: list[str]
@@ -90,9 +90,9 @@ class Example:
     Attributes:
         kind: ``best`` or ``worst``.
         name: Path of the image relative to the folder of the images.
-        result: Its result in words.
+        result: Result in words, for example ``mean IoU 0.512``.
         image: Path of the drawing relative to the folder of the report.
-        legend: Name and RGB of the classes that are drawn.
+        legend: Name and RGB colour of the classes that are drawn.
     """
 
     kind: str
@@ -111,7 +111,7 @@ class SplitSummary:
         images: Number of images.
         objects: Number of boxes, without groups (crowds); None for segmentation.
         empty: Number of images without boxes; None for segmentation.
-        sizes: Boxes by COCO's sizes in pixels of the image: small (area below 32^2), medium, large (from 96^2).
+        sizes: Number of boxes by COCO's size: ``small`` (area below 32^2 pixels), ``medium`` and ``large`` (from 96^2).
     """
 
     name: str
@@ -129,8 +129,8 @@ class FindingGroup:
         rule: ``harmless``, ``dropped`` or ``fatal``.
         kind: Name of the kind.
         count: Number of findings.
-        remedy: What was done.
-        first: The first of them.
+        remedy: How the findings were treated.
+        first: Description of the first finding.
     """
 
     rule: str
@@ -148,8 +148,8 @@ class DataSummary:
         folder: Folder of the data set.
         format: Name of the format; empty if the config names the files itself.
         splits: The splits.
-        notes: What reading the data decided and what is trained on, one sentence each.
-        left_out: Images and boxes that the check left out, and those that it found, by unit.
+        notes: Sentences on how the data was read and what is trained on.
+        left_out: (left out, found): numbers that the check left out and found, by unit such as images or boxes.
         findings: Findings of the check. None if the data was not checked for this report.
     """
 
@@ -169,10 +169,10 @@ class Export:
         file: Its name.
         target: Name of the runtime.
         precision: ``fp32``, ``fp16`` or ``int8``.
-        input_size: Height and width; None if dynamic.
+        input_size: Height and width of the input in pixels; None if dynamic.
         megabytes: Size of all files of the export.
         metric: AP or mIoU; None if it was not compared.
-        to_pytorch: Difference of the metric to PyTorch.
+        to_pytorch: Difference of the metric from PyTorch's.
         latency: Median latency in milliseconds with one thread and with all threads.
         verdict: Verdict of the comparison.
     """
@@ -198,22 +198,22 @@ class Report:
         created: Date and time, UTC.
         model: The checkpoint.
         metric: Name of the main metric, ``bbox_mAP`` or ``mIoU``.
-        value: Its value on the validation images.
-        trained_on: Its value on the training images; None if it was not measured.
+        value: Value of the main metric on the validation images.
+        trained_on: Value of the main metric on the training images; None if it was not measured.
         metrics: All metrics on the validation images by name.
         losses: Training losses by name: (step, value).
         validation: Metrics during training by name: (epoch or step, value).
         unit: Unit of the horizontal axis of ``validation``: ``epoch`` or ``iteration``.
         classes: Results per class.
-        precision_recall: Detection: precision by recall at IoU 0.5, by class name.
-        threshold: Detection: score threshold with the best F1 at IoU 0.5 over all boxes.
+        precision_recall: Precision-recall curve at IoU 0.5 by class name; empty for segmentation.
+        threshold: Score threshold with the best F1 at IoU 0.5 over all boxes; None for segmentation.
         confusion: Confusion matrix.
         examples: Best and worst images.
         data: The data.
         exports: Exported files.
         versions: Versions by package.
-        commands: (purpose, command).
-        notes: What a reader of the numbers should know, one sentence each.
+        commands: Pairs of purpose and command.
+        notes: Sentences on how to interpret the numbers.
     """
 
     title: str
@@ -243,5 +243,5 @@ class Report:
 
 
 def measured(value: Any) -> float | None:
-    """Return a metric as a number; None for NaN, and for -1, with which COCO marks missing ground truth."""
+    """Return a metric as a number; None if it is not finite or is -1, COCO's value for missing ground truth."""
     return float(value) if math.isfinite(value) and value >= 0 else None

@@ -16,7 +16,7 @@ from mnv4_mm.report.content import DataSummary, FindingGroup, SplitSummary
 from mnv4_mm.tasks import task_of
 
 SMALL, MEDIUM = 32**2, 96**2  # COCO's limits of the area, in square pixels of the image
-MAX_MASKS = 2000  # training masks that are counted: more take minutes
+MAX_MASKS = 2000  # masks of a split up to which pixels are counted; more would take minutes
 SPLITS = {'training': 'train_dataloader', 'validation': 'test_dataloader'}
 
 
@@ -27,7 +27,7 @@ def summarise(cfg: Config) -> tuple[DataSummary, dict[str, list[int] | None]]:
         cfg: The config. The data set that it names by ``own_data`` has been checked, and is not checked again.
 
     Returns:
-        The summary, and the boxes or pixels of each class by split; None where they were not counted.
+        The summary, and by split the number of boxes or pixels of each class, None if they were not counted.
     """
     task, own = task_of(cfg), cfg.get('own_data')
     classes = innermost_dataset(cfg.test_dataloader.dataset).get('metainfo', {}).get('classes')

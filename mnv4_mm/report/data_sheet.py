@@ -7,7 +7,7 @@ from mnv4_mm.data.checked import CheckedData
 from mnv4_mm.data.findings import KINDS, Finding
 from mnv4_mm.version import __version__
 
-MAX_FINDINGS = 1000  # of a kind
+MAX_FINDINGS = 1000  # listed of each kind
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .2rem .8rem; text-align: left }
@@ -16,11 +16,11 @@ tr { border-bottom: 1px solid #ddd } td.number { text-align: right; font-variant
 summary { cursor: pointer } code { overflow-wrap: anywhere }
 @media (prefers-color-scheme: dark) { body { background: #181818; color: #ddd } tr { border-color: #444 } }
 """
-BAR = 300  # pixels
+BAR = 300  # length of the longest bar in pixels
 
 
 def data_sheet(checked: CheckedData, allow_dropped: bool = False) -> str:
-    """Return a self-contained HTML page; all that comes from the data set is escaped.
+    """Return a self-contained HTML page. Text from the data set is escaped.
 
     Args:
         checked: The data set.

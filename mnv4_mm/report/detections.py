@@ -1,6 +1,6 @@
-"""Analysis of detections: AP per class, precision by recall, confusion matrix, results per image.
+"""Analysis of detections: AP per class, precision-recall curves, confusion matrix, results per image.
 
-Matching and AP are faster-coco-eval's.
+Matches and AP are computed by faster-coco-eval.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from faster_coco_eval import COCO, COCOeval_faster
 
 from mnv4_mm.report.content import Confusion, Points, measured
 
-IOU = 0.5  # of matches
+IOU = 0.5  # from which on a detection matches a box
 BACKGROUND = 'background'
 KEYS = ('image_id', 'category_id', 'bbox', 'score')
 
@@ -22,14 +22,14 @@ class ImageResult(NamedTuple):
 
     Attributes:
         name: Path of the image relative to the folder of the images.
-        correct: Detections that match a box of their class.
-        wrong: Detections that do not.
-        missed: Boxes without a detection.
+        correct: Number of detections that match a box of their class.
+        wrong: Number of detections without a match.
+        missed: Number of boxes without a match.
         boxes: Boxes of the ground truth, (N, 4) as (x1, y1, x2, y2) in pixels.
-        labels: Their labels, (N,).
-        detected: Detected boxes, (K, 4) as (x1, y1, x2, y2) in pixels, best first.
-        detected_labels: Their labels, (K,).
-        scores: Their scores, (K,).
+        labels: Labels of ``boxes``, (N,).
+        detected: Detected boxes, (K, 4) as (x1, y1, x2, y2) in pixels, by descending score.
+        detected_labels: Labels of ``detected``, (K,).
+        scores: Scores of ``detected``, (K,).
     """
 
     name: str
@@ -47,12 +47,12 @@ class Analysis(NamedTuple):
     """Analysis of the detections of a test set.
 
     Attributes:
-        counts: Boxes of each class, without groups (crowds).
+        counts: Number of boxes of each class, without groups (crowds).
         scores: Metrics of each class.
-        precision_recall: Precision by recall at IoU 0.5, by class name.
+        precision_recall: Precision-recall curve at IoU 0.5 as (recall, precision), by class name.
         threshold: Score threshold with the best F1 over all boxes; None without a correct detection.
-        confusion: Confusion matrix at this threshold.
-        images: Results of each image at this threshold.
+        confusion: Confusion matrix at the threshold, or at 0.3 if it is None.
+        images: Results of each image at the same threshold.
     """
 
     counts: list[int]
@@ -69,7 +69,7 @@ def analyse(annotations: Path, detections: Sequence[dict], classes: Sequence[str
     Args:
         annotations: Ground truth in COCO's format.
         detections: ``[{image_id, category_id, bbox: [x, y, w, h], score}]``.
-        classes: Class names in the order of labels, which are names of categories.
+        classes: Names of the categories in the order of labels.
     """
     ground_truth = COCO(str(annotations))
     ids = {category['name']: category['id'] for category in ground_truth.dataset['categories']}
@@ -101,7 +101,7 @@ def _average_precision(
     evaluation.params.catIds = category_ids
     evaluation.evaluate()
     evaluation.accumulate()
-    # (IoU, recall, class) with 100 detections per image; -1 without ground truth. Classes have been sorted by id.
+    # (IoU, recall, class) with 100 detections per image; -1 without ground truth. COCOeval sorts the classes by id.
     precision = evaluation.eval['precision'][..., 0, -1]
     order = [list(evaluation.params.catIds).index(category_id) for category_id in category_ids]
     thresholds, recalls = evaluation.params.iouThrs, evaluation.params.recThrs
@@ -119,7 +119,7 @@ def _average_precision(
 def _best_threshold(
     ground_truth: COCO, found: COCO | None, counts: list[int], labels: dict[int, int]
 ) -> tuple[float | None, list[dict[str, float | None]]]:
-    """Return the score threshold with the best F1, and precision and recall of each class there."""
+    """Return the score threshold with the best F1, and the precision and recall of each class at this threshold."""
     total = sum(counts)
     nothing: list[dict[str, float | None]] = [{'precision': None, 'recall': 0.0 if count else None} for count in counts]
     if found is None or not total:
@@ -130,7 +130,8 @@ def _best_threshold(
     classes = np.array([labels[one['category_id']] for one in matches], int)
     if not is_correct.any():
         return None, nothing
-    # F1 = 2 correct / (detections + boxes); at the last of equal scores, where the threshold takes all of them.
+    # F1 = 2 correct / (detections + boxes). Only the last of several equal scores is a candidate: a threshold includes
+    # all of them.
     f1 = 2 * np.cumsum(is_correct) / (np.arange(1, len(scores) + 1) + total)
     is_last = np.append(scores[1:] < scores[:-1], True)
     threshold = float(scores[np.argmax(np.where(is_last, f1, -1))])
@@ -147,13 +148,13 @@ def _best_threshold(
 
 
 def _matches(ground_truth: COCO, found: COCO, min_score: float, use_categories: bool) -> list[dict]:
-    """Return the detections with ``gt_id`` if they match a box, without those that match a group (crowd).
+    """Return the detections, with ``gt_id`` if they match a box. Those that match a group (crowd) are left out.
 
     Args:
         ground_truth: The boxes.
         found: The detections.
         min_score: Detections with lower scores are left out.
-        use_categories: A detection matches boxes of its class only.
+        use_categories: Match detections only with boxes of their class.
     """
     kept = [one for one in found.dataset['annotations'] if one['score'] >= min_score]
     if not kept:
@@ -172,7 +173,7 @@ def _matches(ground_truth: COCO, found: COCO, min_score: float, use_categories: 
 def _confusion(
     ground_truth: COCO, found: COCO | None, threshold: float, labels: dict[int, int], classes: Sequence[str]
 ) -> Confusion:
-    """Count pairs of boxes and detections that overlap, whatever their classes, and those without a partner."""
+    """Match boxes and detections regardless of class, and count the pairs; the unmatched are paired with background."""
     background = len(classes)
     matrix = np.zeros((background + 1, background + 1), int)
     matched = set()

@@ -13,15 +13,17 @@ from mnv4_mm.report import class_maps, detections
 from mnv4_mm.report.content import Example
 from mnv4_mm.runtime.draw import draw_boxes, overlay, palette
 
-COUNT = 4  # images of each kind
-SIDE = 420  # largest side of an image in pixels: a pair of JPEG files of this size has about 60 KB
-GAP = 8  # pixels between the two
+COUNT = 4  # best and worst images each
+SIDE = 420  # largest side of an image in pixels: a drawn pair takes about 60 KB as JPEG
+GAP = 8  # pixels between the two images of a pair
 
 
 def draw_detections(
     results: Sequence[detections.ImageResult], images: Path, classes: Sequence[str], folder: Path
 ) -> list[Example]:
-    """Draw the images with the best and the worst F1; among equal ones those with the most boxes or mistakes first.
+    """Draw the images with the best and the worst F1.
+
+    Of images with equal F1, the best are those with most correct detections, and the worst those with most mistakes.
 
     Args:
         results: Results of the images.
@@ -82,7 +84,7 @@ def _write(
     classes: Sequence[str],
     colours: Sequence[Sequence[int]],
 ) -> list[Example]:
-    """Draw and write images. An image that is among the best is not shown among the worst as well."""
+    """Draw and write images. An image among the best is not repeated among the worst."""
     target = folder / 'images'
     shutil.rmtree(target, ignore_errors=True)  # of an earlier report
     shown = best[:COUNT]
@@ -104,7 +106,7 @@ def _rgb(colour: Sequence[int]) -> tuple[int, int, int]:
 
 
 def _small(image: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return an image whose sides are at most ``SIDE``, and the factor."""
+    """Scale an image down to sides of at most ``SIDE`` pixels, and return it with the scale factor."""
     factor = min(1.0, SIDE / max(image.shape[:2]))
     size = [max(1, round(side * factor)) for side in image.shape[1::-1]]
     return (cv2.resize(image, size, interpolation=cv2.INTER_AREA) if factor < 1 else image), factor

@@ -1,8 +1,8 @@
-"""Rendering of a report: ``index.html``, which needs no other file, and the model card ``README.md``.
+"""Rendering of a report: the self-contained ``index.html`` and the model card ``README.md``.
 
-Charts are SVG with real text, drawn by the template: they are sharp at any size, follow the reader's colour scheme, and
-show class names in any script without a font of ours. A plot library would need 4 MB of script in each page, or its
-pictures would have none of that.
+The template draws charts as SVG with text elements: they are sharp at any size, follow the reader's colour scheme, and
+show class names in any script with the reader's fonts. An interactive plot library would add 4 MB of script to each
+page, and the bitmaps of another library would have none of these advantages.
 """
 
 import base64
@@ -20,11 +20,11 @@ from mnv4_mm.report.content import Points, Report
 from mnv4_mm.runtime.draw import palette
 
 WIDTH, HEIGHT = 480, 300  # of a chart, in units of its SVG
-LEFT, RIGHT, TOP, BOTTOM = 48, 12, 10, 40  # margins around its axes
-MAX_MATRIX = 20  # classes up to which the confusion matrix is shown
-MAX_CURVES = 12  # classes up to which each has a precision-recall curve
-MAX_POINTS = 400  # of a curve: more cannot be told apart
-# Characters that Markdown reads, to entities that it does not. `&`, `<` and `>` are escaped as HTML before.
+LEFT, RIGHT, TOP, BOTTOM = 48, 12, 10, 40  # margins around the axes of a chart
+MAX_MATRIX = 20  # number of classes up to which the confusion matrix is shown
+MAX_CURVES = 12  # number of classes up to which each has a precision-recall curve
+MAX_POINTS = 400  # points of a curve; more would be indistinguishable in a chart
+# Markdown's special characters -> HTML entities. `&`, `<` and `>` have already been escaped as HTML.
 MARKDOWN = {ord(character): f'&#{ord(character)};' for character in '\\`*_[]|~$!'}
 
 
@@ -32,7 +32,7 @@ def write_page(report: Report, path: Path) -> None:
     """Write the page.
 
     Args:
-        report: The report; the images that it names are beside ``path``.
+        report: The report. Paths of its images are relative to the folder of ``path``.
         path: HTML file.
     """
     path.write_text(_render('page.html', report, path.parent), encoding='utf-8')
@@ -48,7 +48,7 @@ def _render(template: str, report: Report, folder: Path) -> str:
         content = base64.b64encode((folder / name).read_bytes()).decode()
         return f'data:image/jpeg;base64,{content}'
 
-    # Everything is escaped, in the card too, whose readers render HTML inside of Markdown.
+    # All values are escaped, in the card too: viewers of Markdown render the HTML inside it.
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader('mnv4_mm.report'),
         autoescape=True,
@@ -68,17 +68,17 @@ def _render(template: str, report: Report, folder: Path) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Format a metric; None is a word."""
+    """Format a metric; None becomes ``not measurable``."""
     return NOT_MEASURABLE if value is None else f'{value:.{digits}f}'
 
 
 def percent(value: int, total: int) -> str:
-    """Format a share."""
+    """Format a share in per cent."""
     return f'{value / total:.1%}' if total else '-'
 
 
 def escape_markdown(text: Any) -> Markup:
-    """Escape a text for a cell of a Markdown table: HTML, special characters; line breaks become spaces."""
+    """Escape HTML and special characters for a cell of a Markdown table. Line breaks become spaces."""
     escaped = str(jinja2.filters.escape(' '.join(str(text).split())))
     return Markup(escaped.translate(MARKDOWN))  # noqa: S704 (escaped above)
 
@@ -97,7 +97,7 @@ def _charts(report: Report) -> list[dict[str, Any]]:
 
 
 def _mean_and_extremes(report: Report) -> dict[str, Points]:
-    """Return the mean of all curves, and those of the classes with the best and the worst AP."""
+    """Return the mean of all curves, and the curves of the three best and three worst classes by AP."""
     curves = report.precision_recall
     mean = [(points[0][0], sum(y for _, y in points) / len(curves)) for points in zip(*curves.values(), strict=True)]
     ranked = sorted(curves, key=lambda name: -sum(y for _, y in curves[name]))
@@ -113,12 +113,13 @@ def chart(
         title: Its title.
         series: Points of each line by name; empty lines are left out.
         x_label: Label of the horizontal axis.
-        bottom: Lower end of the vertical axis; of the data if None.
-        top: Upper end of the vertical axis; of the data if None.
+        bottom: Lower end of the vertical axis; the smallest value if None.
+        top: Upper end of the vertical axis; the largest value if None.
 
     Returns:
-        ``title``, ``x_label``, ``x_ticks`` and ``y_ticks`` as (position, text), and ``lines`` with ``name``, ``colour``
-            and ``points``, the text of an SVG polyline.
+        ``title``; ``x_label``; ``x_ticks`` and ``y_ticks`` as (position, text); and ``lines``, each with ``name``,
+        ``colour``, ``points`` (text of an SVG polyline) and ``last`` (positions of the points if there are fewer than
+        30, otherwise empty).
     """
     series = {name: points for name, points in series.items() if points}
     xs = [x for points in series.values() for x, _ in points]
@@ -143,7 +144,7 @@ def chart(
 
 
 class _Axis:
-    """Linear axis from a range of values to one of positions."""
+    """Linear map from values to positions on an axis of a chart."""
 
     def __init__(self, low: float, high: float, start: float, end: float) -> None:
         self.low, self.high = (low, high) if high > low else (low - 0.5, low + 0.5)
@@ -159,7 +160,7 @@ class _Axis:
 
 
 def _shaded(report: Report) -> list[tuple[str, list[tuple[int, float]]]]:
-    """Return the rows of the confusion matrix, each count with its share of the row."""
+    """Return the rows of the confusion matrix as (class, cells); a cell is a count and its share of the row."""
     rows = []
     for name, counts in zip(report.confusion.names, report.confusion.counts, strict=True):
         total = sum(counts)

@@ -1,7 +1,7 @@
-"""Parity table: each headline model with three nets, trained for minutes, exported to each runtime and compared.
+"""Parity table: headline models with three nets each, trained for minutes, exported to each runtime and compared.
 
-The models are trained on a few images of ``data/mini`` at a small size. That is enough for predictions whose AP or mIoU
-changes if a conversion is wrong. The metrics say nothing about the quality of a model.
+The models are trained on a few images of ``data/mini`` at a small size. This is enough for AP or mIoU to change if a
+conversion is wrong. The metrics say nothing about the quality of a model.
 """
 
 import json
@@ -23,7 +23,7 @@ from mnv4_mm.deploy.targets.base import Target
 from mnv4_mm.report.recipes import MODELS, NETS, check_parity
 from mnv4_mm.tasks import task_of
 
-# Training images. Within minutes a few are learned well and many hardly, and metrics are to be far from 0.
+# Number of training images: few, so that they are learned within minutes and the metrics are far from 0.
 NUM_IMAGES = 16
 
 
@@ -35,7 +35,7 @@ def parity(
     folder: Path = Path('work_dirs/parity'),
     log: Callable[[str], None] = print,
 ) -> list[str]:
-    """Train, export to each runtime and compare. Finished results in ``folder`` are reused.
+    """Train, export to each runtime, compare, and print the table. Finished results in ``folder`` are reused.
 
     Args:
         models: Names of ``MODELS``; all if left out.
@@ -45,7 +45,7 @@ def parity(
         log: Function that prints a line.
 
     Returns:
-        The models with a file outside the tolerance, as ``model net``.
+        The models with a file that exceeds the tolerance, as ``model net``.
 
     Raises:
         UserError: A name is unknown, or a package of a target is not installed.
@@ -56,7 +56,7 @@ def parity(
         for model in models or MODELS
         for net in nets or NETS
     }
-    # Printed last, after the output of training and exporting.
+    # The table is printed last, so that output of training and export does not interrupt it.
     log(f'| model | net | AP or mIoU | {" | ".join(target.name for target in targets)} |')
     log('|---' * (3 + len(targets)) + '|')
     for (model, net), rows in results.items():
@@ -65,7 +65,7 @@ def parity(
 
 
 def training_config(model: str, net: str) -> Config:
-    """Return a headline model with random weights, and the data and schedule of a small config.
+    """Return the config of a headline model with random weights, with the data and schedule of a small config.
 
     Args:
         model: Name of ``MODELS``.
@@ -76,7 +76,7 @@ def training_config(model: str, net: str) -> Config:
     cfg.model.backbone.init_cfg = None
     cfg.model.backbone.norm_eval = False
     small.model = with_backbone(cfg, f'mnv4_{net}').model
-    # The momenta of the headline configs average over more steps than there are here.
+    # The momenta of batch norm in the headline configs average over more steps than this training has.
     for part in dicts(small.model):
         if part.get('type') in ('BN', 'SyncBN'):
             part['momentum'] = 0.1
@@ -91,17 +91,17 @@ def training_config(model: str, net: str) -> Config:
     innermost_dataset(small.train_dataloader.dataset).indices = NUM_IMAGES
     if 'times' in small.train_dataloader.dataset:
         small.train_dataloader.dataset.times = 256 // NUM_IMAGES
-    small.train_cfg.val_interval = 10**6  # no validation: compare evaluates
+    small.train_cfg.val_interval = 10**6  # no validation: ``compare`` evaluates the models
     small.report_on_training_pictures = False
     return small
 
 
 def _result(model: str, net: str, targets: Sequence[Target], folder: Path) -> list[dict[str, Any]]:
-    """Return the rows of ``compare`` for one trained model, as its JSON file has them."""
+    """Train, export and compare a model where needed, and return the rows of the JSON file of ``compare``."""
     result, last, length = folder / 'compared.json', folder / 'last_checkpoint', MODELS[model].length
-    # Beside the folder: inside, training writes the resolved config under the same name.
+    # The config is beside the folder: training writes the resolved config into it under the same name.
     config, cfg = folder.with_suffix('.py'), training_config(model, net)
-    is_trained = last.is_file() and last.read_text().strip().endswith(f'_{length}.pth')  # and not interrupted
+    is_trained = last.is_file() and last.read_text().strip().endswith(f'_{length}.pth')  # training was not interrupted
     if not is_trained or not config.is_file() or config.read_text() != cfg.pretty_text:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
@@ -115,9 +115,9 @@ def _result(model: str, net: str, targets: Sequence[Target], folder: Path) -> li
         if all(_rows_of(rows, target) for target in targets):
             return rows
     checkpoint, names = last.read_text().strip(), [target.name for target in targets]
-    # The table shows files that differ, too.
+    # ``unchecked``: the table also shows files that differ from PyTorch.
     export(checkpoint, names, kind=task_of(cfg).raw_output, unchecked=True)
-    # Files with boxes selected, or the class map computed, where a target has them.
+    # Also export the default outputs, selected boxes or class map, for targets that can compute them in the file.
     export(checkpoint, [target.name for target in targets if 'nms' in target.kinds], unchecked=True)
     compare(checkpoint, on='train', rounds=0, out=str(result))
     return json.loads(result.read_text())['rows']
@@ -129,13 +129,13 @@ def _rows_of(rows: Sequence[dict[str, Any]], target: Target) -> list[dict[str, A
 
 def _line(model: str, net: str, targets: Sequence[Target], rows: Sequence[dict[str, Any]]) -> str:
     references = (row['metric'] for row in rows if row['name'].startswith('PyTorch, ') and row['megabytes'] is None)
-    metric = next(references, rows[0]['metric'])  # the first row is PyTorch as well, for where no file runs
+    metric = next(references, rows[0]['metric'])  # the first row, also of PyTorch, is used if no file runs
     cells = [_cell(_rows_of(rows, target)) for target in targets]
     return f'| {model} | {net} | {metric:.3f} | {" | ".join(cells)} |'
 
 
 def _cell(rows: Sequence[dict[str, Any]]) -> str:
-    """Format the files of one target: largest difference of the raw outputs, and of the metric."""
+    """Format the largest differences of the raw outputs and of the metric over the files of one target."""
     if failures := [row['verdict'] for row in rows if not row['passes']]:
         return '; '.join(failures)
     judged = [row for row in rows if row['raw']]

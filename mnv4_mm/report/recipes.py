@@ -15,8 +15,8 @@ class Recipe(NamedTuple):
 
     Attributes:
         config: Small config whose data and schedule are used.
-        size: Height and width of the images in pixels; those of the small config if None.
-        length: Epochs of 256 images for detectors, iterations for segmenters; with 4 images a step.
+        size: Height and width of the images in pixels; the small config's size if None.
+        length: Epochs of 256 images for detectors, iterations for segmenters, at a batch size of 4.
     """
 
     config: str

@@ -1,4 +1,4 @@
-"""Facts of a run for its report: the model, its exported files, versions, and the commands to repeat it."""
+"""Facts about a run for its report: the model, its exported files, versions, and the commands to repeat the run."""
 
 import importlib
 import json
@@ -23,7 +23,7 @@ COMPARED = 'compared.json'  # the table of `mnv4 compare`, in the work directory
 
 
 def describe_model(cfg: Config, checkpoint: Checkpoint) -> Model:
-    """Describe the checkpoint of a config."""
+    """Describe a checkpoint and its model for the report."""
     meta, file = checkpoint.meta, checkpoint.path
     backbone, head = cfg.model.backbone, cfg.model.get('bbox_head') or cfg.model.get('decode_head') or {}
     names = [backbone.get(key) for key in ('type', 'arch', 'name', 'depth') if backbone.get(key) is not None]
@@ -57,11 +57,11 @@ def _input_size(cfg: Config) -> tuple[int, int] | None:
 
 
 def find_exports(checkpoint: Path, checksum: str) -> list[Export]:
-    """Return the files that were exported from a checkpoint, with what ``mnv4 compare`` measured.
+    """Return the files that were exported from a checkpoint, with the results of ``mnv4 compare``.
 
     Args:
         checkpoint: The checkpoint.
-        checksum: Its SHA-256.
+        checksum: SHA-256 of the checkpoint.
     """
     try:
         files = exported_files(checkpoint, checksum)
@@ -94,17 +94,17 @@ def find_exports(checkpoint: Path, checksum: str) -> list[Export]:
 
 
 def _p50(speed: Any) -> float:
-    """Return the median of a ``Speed``, which JSON has as a list."""
+    """Return the median of a ``Speed``, which JSON may store as a list."""
     return float(speed['p50'] if isinstance(speed, dict) else speed[0])
 
 
 def _compared(work_dir: Path) -> dict[str, dict[str, Any]]:
-    """Return the rows of the table of ``mnv4 compare`` by file, if it was written."""
+    """Return the rows of the table of ``mnv4 compare`` by file name; empty without a table."""
     for path in (work_dir / COMPARED, work_dir / 'exported' / COMPARED):
         if path.is_file():
             rows = json.loads(path.read_text())['rows']
             exported = work_dir / 'exported'
-            # A table that is older than the file is of another one.
+            # If a file is newer than the table, its row describes an earlier export.
             return {
                 row['name']: row
                 for row in rows
@@ -132,8 +132,8 @@ def commands(file: Path, command: str | None, data: str | None, threshold: float
 
     Args:
         file: The checkpoint.
-        command: The command that trained; if None, one that trains the config in the work directory.
-        data: The data set, if it is not the one of the config.
+        command: The training command; if None, one is made for the config in the work directory.
+        data: Data set; None to use the config's.
         threshold: Score threshold for predictions.
     """
     given = ['--data', data] if data else []

@@ -41,23 +41,24 @@ def write_report(
 ) -> Path:
     """Evaluate a trained checkpoint and report on it.
 
-    Writes ``index.html``, which needs no other file, the model card ``README.md`` with its ``images/``, and
+    Writes the self-contained page ``index.html``, the model card ``README.md`` with its ``images/``, and
     ``report.json`` with all numbers. Logs and predictions go to ``held_out/``. If the config has
     ``report_on_training_pictures``, the training images are evaluated and drawn as well.
 
     Args:
-        path: Work directory of a run, whose best checkpoint is taken, or else the last one (always the last one with
-            ``report_on_training_pictures``: such a run is to learn its training images); or a checkpoint.
-        data: Data set that the checkpoint was trained with, if it is not where its config says.
+        path: A checkpoint, or the work directory of a run. Of a work directory the best checkpoint is taken, or the
+            last one if there is no best one. With ``report_on_training_pictures`` it is always the last one: such a run
+            is meant to learn its training images.
+        data: Data set that the checkpoint was trained with, if it has moved; None to use the path in the config.
         out: Folder to write to; ``report`` beside the checkpoint if None.
         launcher: mmengine's launcher that started this process: none, pytorch, slurm or mpi.
-        command: The command that trained, for the reader.
+        command: The training command to show in the report.
 
     Returns:
         The path of ``index.html``.
 
     Raises:
-        UserError: There is no checkpoint, or it or its data cannot be used.
+        UserError: There is no checkpoint, or the checkpoint or its data cannot be used.
     """
     checkpoint = read_checkpoint(find_checkpoint(path))
     options = EvaluateOptions(data=data, allow_dropped=True, launcher=launcher)
@@ -99,16 +100,17 @@ def write_report(
 
 
 def report_after_training(folder: Path, *, launcher: str = 'none', command: str | None = None) -> None:
-    """Report on a run that has just ended, if it trained on a user's data or its config has ``report = True``.
+    """Report on a run that has just ended, if ``report`` of its config is true.
 
-    A run whose report cannot be made is a run nevertheless: the reason is printed.
+    By default it is true for configs with ``own_data`` or ``report_on_training_pictures``. If the report cannot be
+    made, a warning is printed, so that the training does not fail.
 
     Args:
         folder: Work directory of the run.
         launcher: See ``write_report``.
         command: See ``write_report``.
     """
-    barrier()  # the first process writes the checkpoint
+    barrier()  # wait until the main process has written the checkpoint
     try:
         cfg = checkpoint_config(read_checkpoint(find_checkpoint(folder, best=False)))
         if cfg.get('report', bool(cfg.get('own_data') or cfg.get('report_on_training_pictures'))):
@@ -123,10 +125,10 @@ def find_checkpoint(path: str | Path, best: bool = True) -> Path:
 
     Args:
         path: Work directory; a file is returned as it is.
-        best: The best checkpoint, if there is one; the last one if False.
+        best: Prefer the best checkpoint to the last one.
 
     Raises:
-        UserError: There is none.
+        UserError: The path does not exist, or the work directory has no checkpoint.
     """
     path = Path(path)
     if not path.exists():
@@ -143,7 +145,7 @@ def find_checkpoint(path: str | Path, best: bool = True) -> Path:
 
 
 class Analysis(NamedTuple):
-    """What both tasks find out about the predictions; see ``Report`` for the fields."""
+    """Analysis of the predictions in the form that both tasks share; see ``Report`` for the fields."""
 
     classes: tuple[str, ...]
     counts: list[int]
@@ -158,7 +160,7 @@ def _analyse(cfg: Config, checkpoint: Checkpoint, predictions: Path, folder: Pat
     """Analyse the predictions that ``evaluate`` wrote, and draw examples into the folder of the report.
 
     Raises:
-        UserError: The masks do not have the classes of the checkpoint.
+        UserError: The order of classes in the masks differs from the checkpoint.
     """
     classes = tuple(checkpoint.meta['dataset_meta']['classes'])
     if task_of(cfg).name == 'detection':
@@ -188,10 +190,10 @@ def _gather(
     task, file = task_of(cfg), checkpoint.path
     summary, counts = summarise(cfg)
     train_counts = counts.get('training')
-    # The evaluator's prefix is left out, and so are metrics of classes, which have a table of their own.
+    # The evaluator's prefix is removed. Metrics of single classes are left out, as they have a table of their own.
     names = {name: name.partition('/')[2] for name in metrics}
     values = {names[name]: measured(value) for name, value in metrics.items() if names[name].startswith(METRICS)}
-    # Without detections there is no metric: 0 if there is ground truth, otherwise not measurable.
+    # Without any detection there are no metrics: the value is 0 if there is ground truth, otherwise not measurable.
     value = values.get(task.metric, None if values or not any(analysis.counts) else 0.0)
     losses, validation = read_scalars(file.parent)
     model = describe_model(cfg, checkpoint)
@@ -202,7 +204,7 @@ def _gather(
         model=model,
         metric=task.metric,
         value=value,
-        # Nothing is measured if nothing was detected.
+        # The metrics are empty if nothing was detected: the value is 0.
         trained_on=None if trained_on is None else _main_metric(trained_on, task.metric) if trained_on else 0.0,
         metrics=values,
         losses=_points(losses),

@@ -5,7 +5,7 @@ from mnv4_mm.weights.tags import INCEPTION, tags_of
 
 
 def weights_table(arch: str | None = None) -> str:
-    """Return a table of the tags: net, top-1 in per cent, image size in pixels, M parameters, cached or not.
+    """Return a table of the tags: net, top-1 in %, image size in pixels, M parameters, normalisation, cached or not.
 
     Args:
         arch: Name of a net, to list its tags only.

@@ -18,7 +18,7 @@ GOLDEN_RATIO = (5**0.5 - 1) / 2
 def palette(count: int) -> list[tuple[int, int, int]]:
     """Return an RGB colour, 0 to 255, for each of ``count`` classes.
 
-    Hues are a golden section of the colour wheel apart: the colours of neighbouring classes differ clearly, and any
+    Hues are a golden section of the colour wheel apart. So the colours of consecutive classes differ clearly, and any
     number of hues is spread evenly.
     """
     colours = [colorsys.hsv_to_rgb(i * GOLDEN_RATIO % 1, 0.8, 0.9) for i in range(count)]
@@ -65,7 +65,7 @@ def draw_boxes(
 
 
 def overlay(image: np.ndarray, class_map: np.ndarray, palette: Sequence[Colour]) -> np.ndarray:
-    """Lay the colours of classes over an image; pixels whose label is no class stay as they are.
+    """Lay the colours of classes over an image. Pixels with a label outside ``palette`` stay unchanged.
 
     Args:
         image: (H, W, 3) uint8 BGR.
@@ -89,7 +89,7 @@ def with_legend(
 
     Args:
         image: (H, W, 3) uint8 BGR.
-        class_maps: Maps whose classes are listed, each (H, W) of labels.
+        class_maps: Class maps (H, W) whose classes are listed.
         classes: A name per label.
         palette: A colour per label.
 

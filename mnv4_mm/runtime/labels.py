@@ -24,10 +24,10 @@ class Labelled(NamedTuple):
     """An image with its boxes.
 
     Attributes:
-        name: Path of the image, relative to the folder that was predicted.
-        width: In pixels.
-        height: In pixels.
-        boxes: Index of the class, (left, top, width, height) in pixels inside of the image, score; best first.
+        name: Path of the image, relative to the input folder of ``infer``.
+        width: Width of the image in pixels.
+        height: Height of the image in pixels.
+        boxes: Class index, (left, top, width, height) in pixels clipped to the image, and score; best first.
     """
 
     name: str
@@ -43,14 +43,15 @@ def write_labels(predictions: Path, form: str, *, score_thr: float, folder: str 
         predictions: ``predictions.json`` of ``infer``.
         form: One of ``FORMS``.
         score_thr: Boxes with lower scores are left out.
-        folder: Label Studio: name of the folder of the images below its document root.
+        folder: Label Studio: folder of the images, relative to its document root.
         model: Label Studio: name of the model.
 
     Returns:
         The file to import.
 
     Raises:
-        UserError: The form does not hold class maps, or two images would share a file.
+        UserError: The form cannot hold class maps, pycocotools is needed for them but not installed, or two images
+            would share a label file.
     """
     content = json.loads(predictions.read_text(encoding='utf-8'))
     if 'annotations' not in content:

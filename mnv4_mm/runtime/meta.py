@@ -1,7 +1,7 @@
-"""Metadata of an exported file: its input, its outputs, and where it came from.
+"""Metadata of an exported file: its input, its outputs and its origin.
 
-It is inside the file where the format has room for text, and always beside it as ``<file>.json``. Reading it needs
-nothing but Python.
+It is stored inside the file if the format has room for text, and always beside it as ``<file>.json``. Reading it needs
+only the standard library.
 """
 
 import dataclasses
@@ -37,14 +37,15 @@ class Input:
     """Input of a file.
 
     Attributes:
-        size: Height and width in pixels; None for any multiples of ``divisor``, see also ``Meta.dynamic_batch``.
+        size: Height and width in pixels; None if both can be any multiple of ``divisor``, see ``Meta.dynamic_batch``.
         layout: ``NHWC`` or ``NCHW``.
         dtype: ``uint8`` or ``float32``.
         channel_order: ``RGB`` or ``BGR``.
-        normalise: True if the caller has to normalise: (pixel - mean) / std. Otherwise pixels are 0 to 255.
+        normalise: True if the caller has to normalise: (pixel - mean) / std. If False, the input is pixels from 0 to
+            255, and the file normalises them.
         mean: Mean of each channel, in ``channel_order``.
         std: Standard deviation of each channel, in ``channel_order``.
-        divisor: See ``size``.
+        divisor: Divisor of height and width if ``size`` is None.
     """
 
     size: tuple[int, int] | None
@@ -64,7 +65,8 @@ class Resize:
     Attributes:
         mode: ``stretch``, or ``letterbox``: keep the aspect ratio, place the image at the top left, pad the rest.
         pad: Value of the padding, in the input's ``channel_order``.
-        scale: For an input of any size: the maximum of the long and of the short side, in pixels.
+        scale: Only if the input can have any size: images are scaled to the largest size whose longer and shorter side
+            are at most these, in pixels.
     """
 
     mode: Literal['stretch', 'letterbox']
@@ -77,11 +79,13 @@ class Selection:
     """Selection of detections from boxes and scores: mmdet's ``test_cfg``.
 
     Attributes:
-        score_thr: Scores must be above it.
-        iou_thr: Non-maximum suppression, class by class: boxes with a larger IoU with a better one are removed.
+        score_thr: Score threshold: scores must be above it.
+        iou_thr: IoU threshold of non-maximum suppression, which runs for each class: a box is removed if its IoU with a
+            box of higher score is above it.
         max_per_img: Maximum number of detections.
-        min_size: Width and height in pixels of the input must be above it; -1 for any.
-        candidates: Maximum number of boxes before suppression, the best first: mmdet's ``nms_pre`` times its levels.
+        min_size: Width and height of a box, in pixels of the input, must be above it; -1 keeps all boxes.
+        candidates: Number of highest-scoring boxes that enter the suppression: mmdet's ``nms_pre`` times the number of
+            levels.
     """
 
     score_thr: float
@@ -106,7 +110,7 @@ class Meta:
         input: Input of the file.
         resize: Resizing of an image to the input.
         selection: Detection: selection of boxes.
-        category_ids: Detection: the data set's id of each class.
+        category_ids: Detection: category id of each class in the data set.
         first_value: Segmentation: value of the first class in the masks of the data set.
         palette: Segmentation: RGB of each class.
         source: Checkpoint, its SHA-256, config, and versions.
@@ -142,10 +146,10 @@ class Meta:
 
         Args:
             text: The JSON.
-            name: Its source, for messages.
+            name: Source of the JSON, for messages.
 
         Raises:
-            UserError: It is something else, damaged, or of a later version.
+            UserError: The text is no metadata, is damaged, or was written by a later version.
         """
         try:
             content = json.loads(text)
@@ -195,7 +199,7 @@ def _parse(kind: Any, value: Any, key: str) -> Any:
 
 
 def _check_values(meta: Meta) -> None:
-    """Check numbers that preprocessing allocates memory by, or divides by."""
+    """Check the numbers by which preprocessing divides, or from which it computes how much memory to allocate."""
     for key, sides in (('input.size', meta.input.size), ('resize.scale', meta.resize.scale)):
         if sides and not all(1 <= side <= MAX_INPUT for side in sides):
             raise ValueError(f'{key} is {sides}, not 1 to {MAX_INPUT} pixels')
@@ -211,7 +215,7 @@ def _check_values(meta: Meta) -> None:
 
 
 def sidecar(path: Path) -> Path:
-    """Return the path of the JSON beside an exported file."""
+    """Return the path of the metadata beside an exported file."""
     return path.parent / f'{path.name}.json'  # not with_name, which refuses '.' and '..'
 
 
@@ -219,7 +223,7 @@ def read_meta(path: str | Path) -> Meta:
     """Read the JSON beside an exported file and check the files of the export against its checksums.
 
     Raises:
-        UserError: One of them is missing, damaged or was changed.
+        UserError: The JSON or a file of the export is missing, damaged or was changed.
     """
     path = Path(path)
     if not path.exists():
@@ -246,7 +250,7 @@ def read_meta(path: str | Path) -> Meta:
 
 
 def checksum(content: dict[str, Any]) -> str:
-    """Return the SHA-256 of the values of a JSON object, whatever its layout."""
+    """Return the SHA-256 of a JSON object, independent of formatting and key order."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

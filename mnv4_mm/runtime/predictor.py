@@ -53,13 +53,13 @@ class ImagePredictor(ABC):
             image: (H, W, 3) uint8 BGR, as OpenCV reads, of any size; or an image file.
 
         Raises:
-            UserError: It is no such array, or not a readable image.
+            UserError: The array has another shape or type or is empty, or the file is not a readable image.
         """
         return self.predict(to_pixels(image))
 
     @abstractmethod
     def predict(self, pixels: np.ndarray) -> Detections | ClassMap:
-        """Detect or segment in (H, W, 3) uint8 BGR."""
+        """Detect or segment in an (H, W, 3) uint8 BGR image."""
 
 
 class Predictor(ImagePredictor):
@@ -67,7 +67,7 @@ class Predictor(ImagePredictor):
 
     Args:
         meta: Description of the model.
-        session: Runs it.
+        session: Function that runs the model.
     """
 
     def __init__(self, meta: Meta, session: Session) -> None:

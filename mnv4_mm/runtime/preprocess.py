@@ -12,7 +12,7 @@ from mnv4_mm.runtime.meta import Input, Resize
 
 
 class Placement(NamedTuple):
-    """Position of an image in the input, whose top left corners coincide.
+    """Size of an image before and after resizing to the input. It is placed at the input's top left corner.
 
     Attributes:
         original: Height and width of the image in pixels.
@@ -24,7 +24,7 @@ class Placement(NamedTuple):
 
 
 def to_pixels(image: np.ndarray | str | Path) -> np.ndarray:
-    """Read an image file, or check an image in memory. PyTorch and exported files get their images from here.
+    """Read an image file, or check an image in memory. Used for PyTorch and for exported files.
 
     Args:
         image: (H, W, 3) uint8 BGR, as OpenCV reads, of any size; or an image file.
@@ -33,7 +33,7 @@ def to_pixels(image: np.ndarray | str | Path) -> np.ndarray:
         (H, W, 3) uint8 BGR.
 
     Raises:
-        UserError: It is no such array, or not a readable image.
+        UserError: The array has another shape or type or is empty, or the file is not a readable image.
     """
     pixels = image if isinstance(image, np.ndarray) else read_image(image)
     check_image(pixels)
@@ -44,7 +44,7 @@ def check_image(image: np.ndarray) -> None:
     """Check that an array is (H, W, 3) uint8.
 
     Raises:
-        UserError: It is not.
+        UserError: The array has another shape or type, or is empty.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise UserError(
@@ -59,7 +59,7 @@ def prepare(image: np.ndarray, to: Input, resize: Resize) -> tuple[np.ndarray, P
     Args:
         image: (H, W, 3) uint8 BGR.
         to: Input of the model.
-        resize: Resizing to its size.
+        resize: Resizing of images to the size of the input.
 
     Returns:
         The input, a batch of one, and the position of the image in it.
@@ -94,7 +94,7 @@ def prepare(image: np.ndarray, to: Input, resize: Resize) -> tuple[np.ndarray, P
 
 
 def _letterbox_size(height: int, width: int, to: Input, resize: Resize) -> tuple[int, int]:
-    """Return height and width of an image scaled as large as fits, rounded as mmcv does."""
+    """Return height and width of an image scaled to the largest size that fits, rounded as mmcv does."""
     if to.size:
         factor = min(to.size[0] / height, to.size[1] / width)
     else:

@@ -1,4 +1,4 @@
-"""Results: detections and class maps in pixels of the image, and how they follow from the outputs of a model."""
+"""Results: detections and class maps in pixels of the image, and their computation from the outputs of a model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ class Detections:
         scores: (K,) float32 in [0, 1].
         labels: (K,) int64, indices into ``classes``.
         classes: Class names.
-        category_ids: The data set's id of each class; None for 1 to the number of classes.
+        category_ids: Category id of each class in the data set; None if ids count from 1.
         image: (H, W, 3) uint8 BGR, the image the model was run on.
     """
 
@@ -76,8 +76,8 @@ class ClassMap:
         class_map: (H, W) uint8, or int32 for more than 256 classes; indices into ``classes``.
         classes: Class names.
         palette: RGB of each class, 0 to 255; colours are chosen if it is empty.
-        first_value: Value of the first class in the masks of the data set: 1 where 0 stands for unlabelled, else 0.
-        image: (H, W, 3) uint8 BGR, the image it is of.
+        first_value: Value of the first class in the masks of the data set: 1 if 0 stands for unlabelled, else 0.
+        image: (H, W, 3) uint8 BGR, the image the model was run on.
     """
 
     class_map: np.ndarray
@@ -96,8 +96,8 @@ class ClassMap:
 
         Args:
             image: (H, W, 3) uint8 BGR to draw on, which is copied; the image of the class map if left out.
-            legend: Add a column with the names of the classes that occur; the image becomes wider, and higher if the
-                legend is.
+            legend: Add a column with the names of the classes that occur. It makes the image wider, and higher if the
+                legend is higher than the image.
 
         Returns:
             (H', W', 3) uint8 BGR.
@@ -141,8 +141,9 @@ def class_map_type(classes: int) -> type[np.generic]:
 def select(boxes: np.ndarray, scores: np.ndarray, selection: Selection) -> Detections:
     """Apply score threshold and non-maximum suppression, class by class, as mmdet does.
 
-    mmdet keeps the ``nms_pre`` best boxes of each level, this function ``selection.candidates`` over all levels. With
-    more than ``candidates`` boxes the lowest-scoring detections can differ.
+    Before suppression, mmdet keeps the ``nms_pre`` best boxes of each level; this function keeps the
+    ``selection.candidates`` best boxes of all levels together. If there are more boxes than that, the lowest-scoring
+    detections can differ from mmdet's.
 
     Args:
         boxes: (A, 4) as (x1, y1, x2, y2).
@@ -160,11 +161,13 @@ def select(boxes: np.ndarray, scores: np.ndarray, selection: Selection) -> Detec
     order = np.argsort(-scores, kind='stable')[: selection.candidates]
     boxes, scores, labels = boxes[order], scores[order], labels[order]
     corners = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).astype(np.float64)
-    # Worse boxes never suppress better ones, so suppression runs over the best only, of tens of thousands.
+    # Only a box of higher score can suppress another one. So suppression starts with the best of tens of thousands of
+    # boxes, and is repeated with more if too few are left.
     count = 10 * selection.max_per_img
     kept: np.ndarray = np.zeros(0, np.int64)
     while len(scores) and len(kept) < selection.max_per_img:
-        # OpenCV's stubs ask for lists. -1: it would drop scores equal to its threshold, and ours is applied already.
+        # Any: OpenCV's stubs ask for lists. -1: the score threshold is already applied, and OpenCV's would also drop
+        # scores equal to it.
         suppress: Any = cv2.dnn.NMSBoxesBatched
         first = slice(count)
         kept = np.asarray(suppress(corners[first], scores[first], labels[first], -1.0, selection.iou_thr), np.int64)
@@ -182,20 +185,20 @@ def boxes_to_image(boxes: np.ndarray, placement: Placement) -> np.ndarray:
 
 
 def class_map(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return the best class of each pixel of logits upsampled bilinearly (``align_corners=False``), fast and exactly.
+    """Compute the class map of bilinearly upsampled logits (``align_corners=False``), without upsampling all of them.
 
-    Where the four logits around a pixel have the same best class, it is the best of everything interpolated between
-    them, so only the other pixels are interpolated: docs/export.md has the time that saves.
+    If the four logits around a pixel have the same best class, it is the best class of the interpolated logits too.
+    Therefore only the other pixels are interpolated. The result is exact; docs/export.md lists the time saved.
 
     Args:
         logits: (classes, h, w).
-        size: Height and width of the class map: h and w themselves, or multiples of them by one even factor.
+        size: Height and width (H, W) of the class map: (h, w), or both multiplied by the same even factor.
 
     Returns:
         (H, W) uint8, or int32 for more than 256 classes.
 
     Raises:
-        ValueError: The size is not such a multiple.
+        ValueError: ``size`` is not (h, w) multiplied by 1 or an even factor.
     """
     classes, h, w = logits.shape
     factor = size[0] // h
@@ -204,7 +207,8 @@ def class_map(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     best = logits.argmax(axis=0).astype(class_map_type(classes))
     if factor == 1:
         return best
-    # A cell lies between four neighbouring logits; cells at the edge lie between it and the logits next to it.
+    # A cell is the area between four neighbouring logits. Padding adds the cells between the outermost logits and the
+    # edge of the map.
     best = np.pad(best, 1, 'edge')
     corners = np.stack([best[:-1, :-1], best[:-1, 1:], best[1:, :-1], best[1:, 1:]])  # (4, h + 1, w + 1)
     cells = np.repeat(corners[0], factor * factor).reshape(h + 1, w + 1, factor * factor)

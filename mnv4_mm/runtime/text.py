@@ -1,7 +1,7 @@
-r"""Text on images: ASCII by OpenCV, whose fonts have nothing else; other text by Pillow, if it is installed.
+r"""Text on images. OpenCV draws ASCII, as its fonts have nothing else; Pillow, if installed, draws other text.
 
-What no installed font has is drawn as its code point (``\u732b``), which tells two names apart; question marks do not.
-Without Pillow, letters lose their accents first.
+Characters that no installed font has are drawn as their code points (``\u732b``). Unlike question marks, they keep two
+names distinguishable. Without Pillow, accents are removed first.
 """
 
 import functools
@@ -16,12 +16,12 @@ import numpy as np
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 EM = 29  # pixels per em of a Pillow font whose capitals are as high as OpenCV's at scale 1
-# Looked up among the installed fonts by Pillow: Linux, macOS, Windows. The wide CJK fonts come last.
+# Fonts of Linux, macOS and Windows. Pillow finds those that are installed. The wide CJK fonts come last.
 FONTS = (
     'DejaVuSans.ttf', 'NotoSans-Regular.ttf', 'Arial Unicode.ttf', 'arial.ttf',
     'NotoSansCJK-Regular.ttc', 'wqy-zenhei.ttc', 'PingFang.ttc', 'msyh.ttc',
 )  # fmt: skip
-NO_CHARACTER = '\uffff'  # drawn as the glyph of characters that a font does not have
+NO_CHARACTER = '\uffff'  # every font draws it as its glyph for missing characters
 
 
 def text_size(text: str, scale: float, thickness: int) -> tuple[int, int, int]:
@@ -49,7 +49,7 @@ def draw_text(
         image: (H, W, 3) uint8 BGR.
         text: One line.
         left: Left edge in pixels.
-        baseline: Height of the baseline in pixels, from the top of the image.
+        baseline: Vertical position of the baseline in pixels, from the top of the image.
         scale: Size, as in ``cv2.putText``.
         colour: BGR.
         thickness: Thickness of OpenCV's lines in pixels.
@@ -63,7 +63,7 @@ def draw_text(
     x1, y1, x2, y2 = (math.floor(side) for side in font.getbbox(text, anchor='ls'))
     mask = Image.new('L', (x2 - x1 + 1, y2 - y1 + 1))
     ImageDraw.Draw(mask).text((-x1, -y1), text, 255, font, anchor='ls')
-    # The part of the text that is inside of the image.
+    # Only the part of the text inside the image is drawn.
     x, y = left + x1, baseline + y1
     part = image[max(0, y) : max(0, y + mask.height), max(0, x) : max(0, x + mask.width)]
     opacity = np.asarray(mask, np.float32)[max(0, -y) :, max(0, -x) :, None][: len(part), : part.shape[1]] / 255
@@ -72,7 +72,7 @@ def draw_text(
 
 
 def _fit(text: str, scale: float) -> tuple[str, Any]:
-    """Return the text as it can be drawn, and the Pillow font to draw it with; None for OpenCV's."""
+    """Return the text as it can be drawn, and the Pillow font to draw it with; None for OpenCV's font."""
     text = ''.join(character if character.isprintable() else _escaped(character) for character in text)
     if text.isascii():
         return text, None
@@ -82,7 +82,7 @@ def _fit(text: str, scale: float) -> tuple[str, Any]:
         plain = unicodedata.normalize('NFKD', text)
         plain = ''.join(character for character in plain if not unicodedata.combining(character))
         return _escaped(plain), None
-    # The first of those that have the most characters of the text.
+    # The font that has the most characters of the text; the first one if several do.
     font = max(fonts, key=lambda font: sum(_has(font, character) for character in text))
     return ''.join(character if _has(font, character) else _escaped(character) for character in text), font
 
@@ -96,7 +96,7 @@ def _escaped(text: str) -> str:
 
 @functools.lru_cache(maxsize=16)
 def _fonts(size: int) -> tuple[Any, ...]:
-    """Return the fonts that are installed, of a size in pixels; none without Pillow or its font engine."""
+    """Load the installed fonts at a size in pixels; none without Pillow or its font engine."""
     try:
         from PIL import ImageFont
 
@@ -109,7 +109,7 @@ def _fonts(size: int) -> tuple[Any, ...]:
 def _font_files() -> tuple[str, ...]:
     from PIL import ImageFont
 
-    # DejaVu Sans of matplotlib, which training needs; it takes a second to import.
+    # matplotlib, which training needs, ships DejaVu Sans. Importing it would take a second, so only its path is used.
     spec = importlib.util.find_spec('matplotlib')
     package = Path(spec.origin).parent if spec and spec.origin else Path()
     files = []

@@ -20,9 +20,9 @@ class PredictionWriter(ABC, Generic[ResultT]):
 
     Args:
         out_dir: Folder to write to.
-        score_thr: Boxes with lower scores are not drawn. They are written nevertheless.
-        coco: Also write ``coco_results.json``: the predictions in COCO's results format, a list, as ``loadRes`` of
-            pycocotools takes it.
+        score_thr: Boxes with lower scores are written but not drawn.
+        coco: Also write ``coco_results.json``: the predictions as a list in COCO's results format, which ``loadRes`` of
+            pycocotools reads.
     """
 
     def __init__(self, out_dir: Path, score_thr: float = 0.3, coco: bool = False) -> None:
@@ -37,8 +37,8 @@ class PredictionWriter(ABC, Generic[ResultT]):
 
         Args:
             name: File name of the image, or of a frame of a video.
-            result: The predictions, with their image.
-            image_id: Id of the image; numbers from 1 if left out.
+            result: The predictions, including their image.
+            image_id: Id of the image; images are numbered from 1 if left out.
 
         Returns:
             The image with the predictions drawn, (H', W', 3) uint8 BGR.
@@ -64,7 +64,7 @@ class PredictionWriter(ABC, Generic[ResultT]):
         """Write ``predictions.json`` and, if asked for, ``coco_results.json``; return the path of the first.
 
         Raises:
-            UserError: They cannot be written.
+            UserError: A file cannot be written.
         """
         if self.results is not None:
             write_whole(self.out_dir / 'coco_results.json', json.dumps(self.results))
@@ -104,8 +104,8 @@ class DetectionWriter(PredictionWriter[Detections]):
 class ClassMapWriter(PredictionWriter[ClassMap]):
     """Writes class maps as palette PNG files into ``class_maps/``, and ``predictions.json``.
 
-    The values of a class map are those of the masks of the training data. The JSON has the value of each class, and
-    for each image its class map and the share of its pixels that each class has.
+    The pixel values of a class map are the same as in the masks of the training data. The JSON lists the value of each
+    class and, for each image, the path of its class map and the share of pixels of each class.
     """
 
     def __init__(self, out_dir: Path, score_thr: float = 0.3, coco: bool = False) -> None:
@@ -125,7 +125,7 @@ class ClassMapWriter(PredictionWriter[ClassMap]):
         return result.plot()
 
     def _path(self, image: Path) -> Path:
-        """Return ``class_maps/b/a.png`` for ``b/a.jpg``; the whole name if it is taken, and for frames of a video."""
+        """Return ``class_maps/b/a.png`` for ``b/a.jpg``, or ``b/a.jpg.png`` if it is taken; similarly for frames."""
         path = CLASS_MAPS / image.with_suffix('.png')
         if image.suffix.lower() not in IMAGE_SUFFIXES or path in self.paths:
             path = CLASS_MAPS / image.with_name(f'{image.name}.png')
@@ -137,7 +137,7 @@ class ClassMapWriter(PredictionWriter[ClassMap]):
 
 
 def write_class_map(path: Path, result: ClassMap) -> None:
-    """Write a class map as a palette PNG in the colours of the classes, with the values of the data set's masks."""
+    """Write a class map as a palette PNG: pixel values as in the masks of the data set, shown in class colours."""
     first = result.first_value
     palette = [(0, 0, 0)] * first + [tuple(colour) for colour in result.colours]
     write_mask(path, result.class_map.astype(np.int32) + first, palette)

@@ -8,9 +8,9 @@ from mmdet.registry import TASK_UTILS
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-SMALL = 0.5  # of the smallest anchor's side: the IoU of box and anchor is at most a quarter
-MIN_SHARE = 0.2  # of the boxes of a class
-NAMED = 5  # classes in a line
+SMALL = 0.5  # share of the smallest anchor's side; a smaller box has an IoU below 0.25 with each anchor
+MIN_SHARE = 0.2  # share of small boxes above which a class is named
+NAMED = 5  # maximum number of classes named
 
 
 def smallest_anchor(cfg: Config) -> float | None:
@@ -21,14 +21,14 @@ def smallest_anchor(cfg: Config) -> float | None:
         return None
     with DefaultScope.overwrite_default_scope('mmdet'):
         generator = TASK_UTILS.build(settings)
-    anchors = getattr(generator, 'base_anchors', None)  # points have none
+    anchors = getattr(generator, 'base_anchors', None)  # generators of points have none
     if not anchors:
         return None
     return min(math.sqrt((x2 - x1) * (y2 - y1)) for level in anchors for x1, y1, x2, y2 in level.tolist())
 
 
 def input_scale(cfg: Config) -> tuple[tuple[int, int], bool] | None:
-    """Return the size that the test pipeline resizes images to, (width, height), and whether it keeps their shape."""
+    """Return the size that the test pipeline resizes images to, (width, height), and whether it keeps the ratio."""
     for step in cfg.test_dataloader.dataset.get('pipeline') or []:
         if step.get('type') == 'Resize' and isinstance(step.get('scale'), list | tuple):
             return tuple(step['scale']), bool(step.get('keep_ratio'))
@@ -36,10 +36,10 @@ def input_scale(cfg: Config) -> tuple[tuple[int, int], bool] | None:
 
 
 def small_box_lines(content: Mapping[str, Any], cfg: Config) -> Iterator[str]:
-    """Name the classes of which many boxes are too small for the anchors of a config, the worst first.
+    """Name the classes with many boxes that are too small for the anchors of a config, the worst first.
 
     Args:
-        content: Training annotations in COCO's form.
+        content: Training annotations in COCO format.
         cfg: The config.
 
     Yields:
@@ -52,7 +52,7 @@ def small_box_lines(content: Mapping[str, Any], cfg: Config) -> Iterator[str]:
     factors = {}
     for image in content['images']:
         x, y = width / image['width'], height / image['height']
-        if keeps_shape:  # the longer side fits the longer one, the shorter one the shorter one
+        if keeps_shape:  # long side fits long side, short side fits short side
             sides = sorted((image['width'], image['height']))
             x = y = min(max(width, height) / sides[1], min(width, height) / sides[0])
         factors[image['id']] = math.sqrt(x * y)

@@ -20,7 +20,7 @@ from mnv4_mm.tasks.box_sizes import small_box_lines
 from mnv4_mm.tasks.predictors import Detector
 from mnv4_mm.tasks.task import Predictor, Task
 
-# Data sets whose labels can follow any order of classes.
+# Types of data sets whose classes, and so labels, can be reordered.
 COCO_TYPES = ('CocoDataset', 'mmdet.CocoDataset', 'CachedCocoDataset', 'NamedCocoDataset')
 
 
@@ -63,7 +63,7 @@ class Detection(Task[Split, CocoLayout]):
         classes = (dataset.get('metainfo') or {}).get('classes')
         if split is None or not classes or dataset.get('type') not in COCO_TYPES or not split.annotations.is_file():
             return
-        # What is prepared has been checked; to check again takes the header of each image.
+        # Prepared files have been checked; another check would read the header of each image.
         prepared = is_prepared(split.annotations)
         categories = json.loads(split.annotations.read_bytes())['categories'] if prepared else check_split(split)
         names = [category['name'] for category in categories]
@@ -114,7 +114,7 @@ class Detection(Task[Split, CocoLayout]):
     def image_files(self, split: Split) -> list[Path]:
         if not is_prepared(split.annotations):
             return super().image_files(split)
-        # Names are relative to the root of the data set, which holds the other split, too.
+        # The folder holds both splits: the images of this one are those that the annotations name.
         content = json.loads(split.annotations.read_bytes())
         return [split.images / image['file_name'] for image in content['images']]
 

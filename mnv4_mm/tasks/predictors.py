@@ -1,4 +1,4 @@
-"""Inference with PyTorch models by the pipelines of mmdet and mmseg; results are those of exported files."""
+"""Inference with PyTorch models and the pipelines of mmdet and mmseg. Results have the types of exported files."""
 
 import copy
 from typing import Any
@@ -22,7 +22,7 @@ with without_lines(MISSING_OPTIONAL):
 
 
 class Detector:
-    """Detects with a model of mmdet.
+    """Object detection with a model of mmdet.
 
     Args:
         model: A model with ``cfg``, ``dataset_meta`` and ``checkpoint_meta``, as ``apis.model.load_model`` returns.
@@ -31,13 +31,13 @@ class Detector:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.classes = tuple(model.dataset_meta['classes'])
-        # In the order of labels; a checkpoint of `mnv4 train` carries the ids of its data set.
+        # In the order of labels. Checkpoints of `mnv4 train` carry the category ids of their data set.
         ids = model.checkpoint_meta.get('category_ids')
         self.category_ids = tuple(ids) if ids else None
         self.pipeline = _pipeline(model.cfg, 'mmdet')
 
     def __call__(self, image: np.ndarray) -> Detections:
-        """Detect in (H, W, 3) uint8 BGR."""
+        """Detect objects in an image, (H, W, 3) uint8 BGR."""
         with DefaultScope.overwrite_default_scope('mmdet'):
             instances = inference_detector(self.model, image, self.pipeline).pred_instances.cpu().numpy()
         return Detections(
@@ -51,7 +51,7 @@ class Detector:
 
 
 class Segmenter:
-    """Segments with a model of mmseg.
+    """Semantic segmentation with a model of mmseg.
 
     Args:
         model: A model with ``cfg`` and ``dataset_meta``, as ``apis.model.load_model`` returns.
@@ -65,7 +65,7 @@ class Segmenter:
         self.pipeline = _pipeline(model.cfg, 'mmseg')
 
     def __call__(self, image: np.ndarray) -> ClassMap:
-        """Segment (H, W, 3) uint8 BGR."""
+        """Segment an image, (H, W, 3) uint8 BGR."""
         data = pseudo_collate([self.pipeline(dict(img=image))])
         with torch.no_grad():
             predicted = self.model.test_step(data)[0].pred_sem_seg.data
@@ -88,9 +88,9 @@ def _pipeline(cfg: Config, scope: str) -> Compose:
 
 
 class _ResizeToPixels:
-    """Resize an image by a step of a pipeline, but no side to less than one pixel, as ``runtime.preprocess`` does.
+    """Resize an image by a step of a pipeline, to sides of at least one pixel, as ``runtime.preprocess`` does.
 
-    mmcv rounds a side of less than half a pixel to none, and OpenCV fails: 4000x2 pixels in a scale of 640x160.
+    mmcv rounds a side of less than half a pixel to 0, and OpenCV fails, e.g. for 4000x2 pixels and a scale of 640x160.
     """
 
     def __init__(self, step: Resize) -> None:

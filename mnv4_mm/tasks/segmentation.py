@@ -57,7 +57,7 @@ class Segmentation(Task[MaskSplit, MaskLayout]):
         dataset.ann_file = str(split.names_file or '')
 
     def set_classes(self, dataset: Any, layout: MaskLayout) -> None:
-        # mmseg's ADE20KDataset takes no classes but its own.
+        # mmseg's ADE20KDataset accepts only its own classes.
         dataset.type = 'BaseSegDataset'
         dataset.reduce_zero_label = True
         published = ADE20KDataset.METAINFO
@@ -87,7 +87,7 @@ class Segmentation(Task[MaskSplit, MaskLayout]):
         dataset.metainfo = dict(classes=tuple(new), palette=[colours[name] for name in new])
 
     def set_ground_truth(self, evaluator: Any, split: MaskSplit) -> None:
-        """Nothing to do: the data loader provides it."""
+        """Nothing to do: the data loader provides the ground truth."""
 
     def set_inference(self, cfg: Config, mode: str) -> None:
         if mode == 'whole':
@@ -101,9 +101,9 @@ class Segmentation(Task[MaskSplit, MaskLayout]):
             cfg.model.test_cfg = dict(mode='slide', crop_size=size, stride=tuple(length * 2 // 3 for length in size))
 
     def set_one_size(self, cfg: Config, size: tuple[int, int]) -> None:
-        """Training crops have the one size; test images do not, and are predicted in windows."""
+        """Predict test images in windows of the one size; training crops have this size already."""
         self.set_inference(cfg, 'slide')
-        cfg.model.data_preprocessor.test_cfg = dict(size=size)  # no window is smaller
+        cfg.model.data_preprocessor.test_cfg = dict(size=size)  # pads images that are smaller than a window
 
     def check(self, split: MaskSplit, cfg: Config, dataset: Any) -> None:
         if is_unchanged(split):
@@ -151,7 +151,7 @@ class Segmentation(Task[MaskSplit, MaskLayout]):
         )
 
     def export_size(self, cfg: Config, size: tuple[int, int]) -> tuple[int, int]:
-        # Test images have all sizes; training crops had this one.
+        # Test images vary in size; training crops have this size.
         height, width = cfg.model.data_preprocessor.get('size') or size
         return height, width
 

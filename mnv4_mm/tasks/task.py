@@ -55,7 +55,7 @@ class Predictor(Protocol):
     classes: tuple[str, ...]
 
     def __call__(self, image: np.ndarray) -> Detections | ClassMap:
-        """Detect or segment in (H, W, 3) uint8 BGR."""
+        """Detect objects in an image, or segment it. The image is (H, W, 3) uint8 BGR."""
 
 
 SplitT = TypeVar('SplitT', bound=Split)
@@ -69,8 +69,8 @@ class Task(ABC, Generic[SplitT, LayoutT]):
         name: Name of the task.
         metric: Name of the main metric, as the evaluator returns it.
         benchmark: Public data set of the task's configs.
-        hint: Advice for users who do not have that data set.
-        raw_output: Kind of an exported file whose outputs are those of the net, see ``runtime.meta.Kind``.
+        hint: Advice for users who do not have the benchmark.
+        raw_output: Kind of exported file with the raw outputs of the net, see ``runtime.meta.Kind``.
         ground_truth_steps: Pipeline that loads the ground truth of an image, and nothing else.
     """
 
@@ -93,19 +93,19 @@ class Task(ABC, Generic[SplitT, LayoutT]):
         """Recognise, check and prepare the data set of ``--data``.
 
         Args:
-            root: Its folder.
-            classes: Order of the classes, that of a checkpoint; the data set's own if None.
+            root: Folder of the data set.
+            classes: Class names in the order of a checkpoint; the data set's own order if None.
             allow_dropped: Accept that more than 1 % of the images or boxes are left out.
-            previous: ``train`` or ``val`` by name of the image: the split of an earlier run, which is kept if the data
-                set has no split of its own.
+            previous: Split of an earlier run, image name -> ``train`` or ``val``. It is kept if the data set has no
+                split of its own.
 
         Raises:
-            UserError: Something is missing or invalid, or the data set has other classes.
+            UserError: The data set is missing, invalid, or has other classes than ``classes``.
         """
 
     @abstractmethod
     def split(self, dataset: Any) -> SplitT | None:
-        """Return the split that a data set's config names; None if the data set is not of the kind of this task."""
+        """Return the split that a data set's config names; None if the task does not support its type."""
 
     @abstractmethod
     def set_split(self, dataset: Any, split: SplitT) -> None:
@@ -166,15 +166,15 @@ class Task(ABC, Generic[SplitT, LayoutT]):
         """
 
     def data_paths(self, split: SplitT) -> list[Path]:
-        """Return the files and folders of a split, which nothing must be written to."""
+        """Return the files and folders of a split, in which nothing may be written."""
         return [part for part in split if isinstance(part, Path)]
 
     def image_files(self, split: SplitT) -> list[Path]:
-        """Return the images of a split; none if there is no such folder."""
+        """Return the image files of a split; empty if its folder does not exist."""
         return sorted(path for path in split.images.rglob('*') if path.suffix.lower() in IMAGE_SUFFIXES)
 
     def training_lines(self, split: SplitT, cfg: Config, dataset: Any) -> list[str]:
-        """Describe what is trained on, one line each.
+        """Describe the data that is trained on, as lines of text.
 
         Args:
             split: Training split; its files have been checked.
@@ -191,7 +191,7 @@ class Task(ABC, Generic[SplitT, LayoutT]):
         """Check the name of the file or folder for predictions, before anything is read.
 
         Raises:
-            UserError: It cannot hold the predictions.
+            UserError: Predictions cannot be written there.
         """
 
     @abstractmethod
@@ -214,12 +214,12 @@ class Task(ABC, Generic[SplitT, LayoutT]):
             infos: Data information of each image, as mmengine's ``BaseDataset.get_data_info`` returns it.
 
         Raises:
-            UserError: There is none.
+            UserError: There is no ground truth.
         """
 
     @abstractmethod
     def evaluation_sample(self, info: Mapping[str, Any], size: tuple[int, int], prediction: Any) -> dict[str, Any]:
-        """Return the sample from which an evaluator compares a prediction with the ground truth.
+        """Return the data sample with prediction and ground truth that an evaluator takes.
 
         Args:
             info: Item of a data set with ``ground_truth_steps`` as its pipeline.
@@ -241,7 +241,7 @@ class Task(ABC, Generic[SplitT, LayoutT]):
         """Prepare a model's config for export with mmdeploy.
 
         Raises:
-            UserError: mmdeploy cannot export it.
+            UserError: mmdeploy cannot export the model.
         """
 
     @abstractmethod

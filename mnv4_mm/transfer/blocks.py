@@ -1,7 +1,7 @@
 """Latency of blocks of MobileNetV4 in isolation, and of Hybrid-M with other attention, in each runtime.
 
-What the paper claims for Mobile MQA (section 5): against multi-head attention 25 % fewer parameters and MACs, and 39 %
-less of the latency that attention adds to a net.
+The paper (section 5) claims that Mobile MQA has 25 % fewer parameters and MACs than multi-head attention, and adds 39 %
+less latency to a net.
 """
 
 import datetime
@@ -25,21 +25,21 @@ from mnv4_mm.transfer.nets import BLOCK_RUNTIMES
 
 PACKAGES = ('torch', 'onnx', 'onnxruntime', 'openvino', 'ncnn', 'ai-edge-litert', 'executorch', 'numpy')
 HEADS, KEY_DIM = 4, 64  # Hybrid-M
-# Channels and side of the feature map: those of Hybrid-M at stride 16, for images of 256 and of 512 pixels.
+# Channels and side of the feature maps of Hybrid-M at output stride 16, for images of 256 and 512 pixels.
 ATTENTION_PLACES = ((160, 16), (160, 32))
-# Name -> key and value heads, and their stride.
+# Name -> number of key and value heads, and stride of keys and values.
 ATTENTIONS = {'MQA': (1, 1), 'MQA, kv stride 2': (1, 2), 'MHSA': (HEADS, 1), 'MHSA, kv stride 2': (HEADS, 2)}
-# Name -> kernel sizes of the depthwise convolutions, before the expansion and behind it.
+# Name -> kernel sizes of the depthwise convolutions before and after the expansion; 0 for none.
 UIB_FORMS = {'ExtraDW': (3, 3), 'IB': (0, 3), 'ConvNext': (3, 0), 'FFN': (0, 0)}
 UIB_WIDTHS = (64, 192)
 UIB_SIDES = (14, 28)
 EXPAND = 4
 # Hybrid-M starts with 1e-5, at which a wrong branch would not be noticed in the output.
 LAYER_SCALE = 0.5
-# Largest difference from PyTorch, as a share of the largest output. A whole net with random attention multiplies
-# rounding: the five runtimes differed from PyTorch by 0.1 to 0.6 %.
+# Tolerance: largest difference from PyTorch, relative to the largest output. Rounding errors grow through a whole net
+# with random attention: the five runtimes differed from PyTorch by 0.1 to 0.6 %.
 TOLERANCES = dict(nets=2e-2, attention=1e-3, uib=1e-3)
-# The net of each attention; all are Hybrid-M up to C5.
+# Variants of Hybrid-M up to C5, by their attention, and the size of their images in pixels.
 NET_SIZE = 256
 HYBRIDS: dict[str, table.Arch] = {
     'no attention': table.HYBRID_M._replace(

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 KEYS = ('part', 'block', 'channels', 'side')
 ALL_KEYS = (*KEYS, 'parameters', 'macs', 'bytes', 'latency_ms', 'round_ms', 'failed', 'machine', 'date')
 NO_ATTENTION = 'no attention'
-# Numerator and denominator of the ratios of nets with attention.
+# Pairs of nets: the table shows the cost of attention in the first net relative to the second.
 COMPARED = (('MQA, as published', 'MHSA'), ('MQA, kv stride 1', 'MHSA, kv stride 1'),
             ('MQA, as published', 'MQA, kv stride 1'), ('MHSA', 'MHSA, kv stride 1'))  # fmt: skip
 RUNTIMES = {
@@ -150,7 +150,7 @@ def _nets(records: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _added(a: dict[str, Any], b: dict[str, Any], base: dict[str, Any], runtime: str) -> str:
-    """Return the change of the added latency, if it is larger than the spread of the rounds."""
+    """Format the change of the added latency from ``b`` to ``a``, if it exceeds the spread of the rounds."""
     first, second, without = (one['round_ms'][runtime] for one in (a, b, base))
     overlap = min(first) <= max(second) and min(second) <= max(first)
     if overlap or min(second) <= max(without):

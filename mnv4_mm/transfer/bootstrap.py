@@ -1,7 +1,7 @@
-"""The metric on resampled test images: how much a score depends on which images are tested.
+"""Bootstrap of the metric over the test images: how much a score depends on the choice of the images.
 
 Every run of a protocol is measured on the same ``RESAMPLES`` samples of the test images, drawn with replacement. Two
-nets are then compared sample by sample, which removes what all nets find difficult in the same images.
+nets are compared sample by sample, so that images which are difficult for both do not affect the comparison.
 """
 
 import json
@@ -18,11 +18,11 @@ SEED = 0
 
 
 def draw_samples(images: int, block: int = 1, resamples: int = RESAMPLES) -> np.ndarray:
-    """Draw images with replacement, in blocks of successive ones (circular block bootstrap).
+    """Draw samples of images with replacement, in blocks of successive images (circular block bootstrap).
 
     Args:
         images: Number of images.
-        block: Images of a block: more than one for the frames of a video, which resemble their neighbours.
+        block: Number of images in a block: more than one for the frames of a video, which resemble their neighbours.
         resamples: Number of samples.
 
     Returns:
@@ -35,7 +35,7 @@ def draw_samples(images: int, block: int = 1, resamples: int = RESAMPLES) -> np.
 
 
 def mean_iou(confusion: np.ndarray) -> np.ndarray:
-    """Return the mean IoU of confusion matrices, (..., classes, classes), with ground truth in rows.
+    """Return the mean IoU of confusion matrices, (..., classes, classes), with the ground truth in rows.
 
     Classes that are neither in the ground truth nor predicted are left out of the mean.
     """

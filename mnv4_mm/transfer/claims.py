@@ -1,7 +1,7 @@
-"""Claims: which process makes which run, for processes and machines that share a folder.
+"""Lock files by which processes and machines that share a folder divide the runs among them.
 
-A claim is a file that its owner touches while it works. One that has not been touched for a while belongs to a process
-that was killed or a machine that was switched off, and is taken over. Imports nothing heavy.
+The owner of a claim touches its file while it works. If the file has not been touched for a while, the process was
+killed or its machine switched off, and another process may take the claim over. Imports nothing heavy.
 """
 
 import json
@@ -14,14 +14,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 INTERVAL = 20.0  # seconds between two touches
-EXPIRY = 180.0  # seconds without one after which a claim may be taken over
+EXPIRY = 180.0  # seconds without a touch after which a claim may be taken over
 
 
 class Claim:
     """A lock file by which this process reserves a run.
 
     Args:
-        path: Its file.
+        path: The lock file.
         token: Content of the file while the claim is held.
     """
 
@@ -30,7 +30,7 @@ class Claim:
         self.token = token
 
     def is_held(self) -> bool:
-        """Return False if another process has taken the claim over, while this one was suspended."""
+        """Return True if the claim is still ours. Another process may take it over while this one is suspended."""
         try:
             return self.path.read_text() == self.token
         except OSError:
@@ -39,7 +39,7 @@ class Claim:
 
 @contextmanager
 def claimed(folder: Path, name: str) -> Iterator[Claim | None]:
-    """Claim a run for the time of a context; yields None if another process has it.
+    """Claim a run for the duration of a context. Yields None if another process has claimed it.
 
     Args:
         folder: Folder of the claims, which all processes share.
@@ -81,7 +81,7 @@ def _take(folder: Path, path: Path) -> Claim | None:
 
 
 def _is_abandoned(folder: Path, path: Path) -> bool:
-    # Of a file system on another machine, the clock of that machine counts.
+    # On a network file system, modification times are by the clock of the server: read the current time there, too.
     now = folder / '.now'
     now.write_text('')
     if now.stat().st_mtime - path.stat().st_mtime > EXPIRY:
@@ -91,11 +91,11 @@ def _is_abandoned(folder: Path, path: Path) -> bool:
         is_here = owner['namespace'] is not None and owner['namespace'] == _namespace()
         return is_here and not Path(f'/proc/{owner["process"]}').exists()
     except (ValueError, KeyError, TypeError):
-        return False  # cut short by a full disk: it expires
+        return False  # incomplete, e.g. because the disk was full: wait until it expires
 
 
 def _namespace() -> list[str] | None:
-    """Identify where process numbers are those of this process: its boot and its container. None if it is unknown."""
+    """Identify the host, boot and PID namespace in which the ids of processes can be compared; None if unknown."""
     try:
         boot = Path('/proc/sys/kernel/random/boot_id').read_text().strip()
         return [socket.gethostname(), boot, os.readlink('/proc/self/ns/pid')]

@@ -1,4 +1,4 @@
-"""Changes of a run whose effect on the score is known beforehand, see ``protocol.CONTROLS``."""
+"""Components of the control runs, whose scores are known beforehand; see ``protocol.CONTROLS``."""
 
 import zlib
 from typing import Any
@@ -15,14 +15,14 @@ IGNORED = 255  # label of unlabelled pixels
 
 @TRANSFORMS.register_module()
 class ShuffleLabels(BaseTransform):
-    """Replace the labels of an image by ones that the image does not determine, the same ones each time.
+    """Replace the labels of an image by random ones, which are the same whenever the image is loaded.
 
-    Segmentation: the classes of an image are exchanged with each other at random, among all ``num_classes``.
-    Detection: each box moves to a random place in the image and has a random class.
+    Segmentation: the ``num_classes`` classes are permuted at random for each image. Detection: each box moves to a
+    random place in the image and gets a random class.
 
     Args:
         num_classes: Number of classes.
-        seed: The same seed shuffles the same image alike.
+        seed: Seed of the random labels.
     """
 
     def __init__(self, num_classes: int, seed: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""The runs of a protocol and the time that they take, before they start. Imports nothing heavy."""
+"""Estimate of the time that the runs of a protocol will take. Imports nothing heavy."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,12 +11,13 @@ from mnv4_mm.transfer.records import Record
 def plan_lines(protocol: Protocol, runs: Sequence[Run], records: Iterable[Record], workers: int) -> Iterator[str]:
     """Describe the runs that have no record yet.
 
-    The time of a run is that of earlier runs with the same head and net. Without any, it is that of the head's others,
-    or of the protocol's ``minutes``; nets differ by more than a factor of five.
+    The time of a run is the mean over earlier runs with the same head and net. Without any, it is guessed: the mean
+    over all earlier runs with the head, or else the protocol's ``minutes``. The times of nets differ by more than a
+    factor of five.
 
     Args:
         protocol: The protocol.
-        runs: Its runs that are to be made.
+        runs: Runs of the protocol that have no record yet.
         records: Records of earlier runs.
         workers: Number of runs at the same time.
     """

@@ -21,7 +21,7 @@ from mnv4_mm.runtime.sessions import Session
 
 
 class _Outputs(nn.Module):
-    """Return the output of a net as a tuple, which a backbone does itself."""
+    """Wrapper that makes a net return a tuple of outputs, as a backbone does."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class NetGraph(Graph):
 
 
 def net_graph(net: nn.Module, size: tuple[int, int], target: str = 'onnx', channels: int = 3) -> NetGraph:
-    """Return the graph of a bare net for conversion. The layers of the net that converters get wrong are replaced.
+    """Return the graph of a bare net for conversion, and replace the layers of the net that converters get wrong.
 
     Args:
         net: The net, with one output: a tensor, or a tuple with one.
@@ -60,7 +60,7 @@ def net_graph(net: nn.Module, size: tuple[int, int], target: str = 'onnx', chann
     """
     net = net.eval().requires_grad_(False)
     replace_layers(net, target)
-    # Of the metadata, only the layout and the size of the input count. There are no images and no classes.
+    # The latency depends only on the layout and the size of the input: the other metadata are placeholders.
     to = Input(size, 'NCHW', 'float32', 'RGB', True, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 1)
     resize = Resize('stretch', (0, 0, 0))
     return NetGraph(_Outputs(net), Meta('segmentation', 'logits', target, 'fp32', ('output',), to, resize), channels)
@@ -85,13 +85,13 @@ def check_output(graph: Graph, path: Path, tolerance: float = 1e-3) -> np.ndarra
     Args:
         graph: The net that the file was converted from.
         path: The file.
-        tolerance: Largest difference allowed, as a share of the largest output.
+        tolerance: Largest difference allowed, relative to the largest output.
 
     Returns:
-        The input.
+        The random input, (1, C, H, W) float32.
 
     Raises:
-        MismatchError: The difference is larger.
+        MismatchError: The difference exceeds the tolerance.
     """
     example = graph.example()
     with torch.no_grad():
@@ -110,13 +110,13 @@ def convert_all(
     """Convert graphs and compare each file with PyTorch.
 
     Args:
-        graphs: A key, and a call that builds the graph.
+        graphs: Pairs of a key and a function that builds the graph.
         folder: Folder to write the files to.
         tolerance: See ``check_output``.
         log: Function that prints a line.
 
     Returns:
-        File and input of each graph whose file is right, and the reason for each of the others, by key.
+        By key: the file and its input, for graphs whose file agrees with PyTorch; the error, for the others.
     """
     files: dict[Any, tuple[Path, np.ndarray]] = {}
     failed: dict[Any, str] = {}
@@ -135,10 +135,9 @@ class Latency(NamedTuple):
     """Latency in ms.
 
     Attributes:
-        median: Median of the rounds.
+        median: Median of ``rounds``.
         rounds: Median of each round.
-        cpu: Median of the CPU time of the process for a run. It is smaller than the latency if other processes of the
-            machine interrupt the runs.
+        cpu: Median CPU time of an inference. It is smaller than the latency if other processes interrupt this one.
     """
 
     median: float
@@ -157,9 +156,9 @@ def measure_latencies(
     All files are measured in each round, so that a change of the speed of the machine affects all of them.
 
     Args:
-        files: The file and an input, by key.
+        files: File and input batch by key.
         rounds: Number of rounds.
-        seconds: Time for each file in each round; at least five runs.
+        seconds: Time for each file in each round. At least five inferences are timed.
         log: Function that prints a line.
     """
     medians: dict[Any, list[float]] = {key: [] for key in files}

@@ -1,4 +1,4 @@
-"""The job of a process that makes a transfer run. Imports nothing heavy."""
+"""Description of a transfer run for the process that makes it. Imports nothing heavy."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -15,13 +15,13 @@ class Job:
         run: The run.
         recipe: Digest of the recipe, see ``recipe.recipe_digest``.
         data_digest: Digest of the data, see ``data.data_digest``.
-        data: Folder of the data set, whose splits are joined; None if the configs know it.
+        data: Folder of the data set, with its splits already joined; None to use the data of the configs.
         work_dir: Folder for checkpoints and logs.
         weights_dir: Folder of ImageNet weights, ``<net>.safetensors`` or ``<net>.pth``, used instead of a download.
         record: File to write the record to.
         lock: File that is locked while latency is measured, so that one run of a machine measures at a time.
-        dry: Make every step, with 4 images, one step or epoch of training, and random weights where ``weights_dir`` has
-            no file.
+        dry: Try every stage of the run on 4 images with one epoch or iteration of training, and with random weights
+            where ``weights_dir`` has no file.
     """
 
     protocol: str
@@ -41,6 +41,6 @@ class Job:
 
     @classmethod
     def from_json(cls, text: str) -> 'Job':
-        """Parse what ``to_json`` returns."""
+        """Parse the JSON of ``to_json``."""
         values = json.loads(text)
         return cls(**{**values, 'run': Run(*values['run'])})

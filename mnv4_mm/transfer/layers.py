@@ -1,9 +1,9 @@
 """Multiply-accumulates and bytes of each layer of an ONNX file, as ONNX Runtime executes it.
 
 The source is the profile of ONNX Runtime: it lists the nodes that are executed, after batch norms are folded and
-activations are fused, with the shapes and bytes of their inputs and outputs. A count from the PyTorch module, such as
-``torch.utils.flop_counter``, has neither the fused nodes nor their bytes. Shape inference on the exported ONNX graph
-has the bytes, but not the fusion. The tests compare the MACs of both sources.
+activations are fused, with the shapes and bytes of their inputs and outputs. ``torch.utils.flop_counter`` knows neither
+fused nodes nor bytes, and shape inference on the exported ONNX graph does not know the fused nodes. The tests compare
+the MACs with those of PyTorch.
 """
 
 import json
@@ -74,9 +74,9 @@ def count_layers(path: Path, inputs: np.ndarray) -> list[Layer]:
         path: The file.
         inputs: A batch of one for its only input.
     """
-    # With `all`, convolutions have the blocked layout of the CPU's vectors, whose shapes are padded: MobileNetV3-L
-    # would have 8 % more MACs. `extended` has the MACs of the net, but does not fuse sums and some activations, which
-    # `all` fuses into the convolution before them. Prepacked weights are missing from the profile.
+    # At the level `all`, ONNX Runtime pads the channels of convolutions to the CPU's vector width: MobileNetV3-L would
+    # have 8 % more MACs. `extended` has the MACs of the net, but executes sums and some activations separately,
+    # which `all` fuses into the convolution before them. Prepacking is off, as the profile omits prepacked weights.
     events = _profile(path, inputs, 'extended', runs=1, entries={'session.disable_prepacking': '1'})[0]
     return combine(layer for event in events if (layer := _layer(event)) is not None)
 
@@ -87,7 +87,7 @@ def kind_times(path: Path, inputs: np.ndarray, runs: int = 10) -> dict[str, floa
     Args:
         path: The file.
         inputs: A batch of one for its only input.
-        runs: Number of runs. The median of each node counts.
+        runs: Number of runs; the median time of each node is taken.
 
     Returns:
         Milliseconds by kind.
@@ -99,12 +99,12 @@ def kind_times(path: Path, inputs: np.ndarray, runs: int = 10) -> dict[str, floa
 
 
 def combine(layers: Iterator[Layer]) -> list[Layer]:
-    """Count equal layers."""
+    """Merge equal layers into one each, with their number as ``repeats``."""
     return [layer._replace(repeats=repeats) for layer, repeats in Counter(layers).items()]
 
 
 def _profile(path: Path, inputs: np.ndarray, level: str, runs: int, entries: dict[str, str]) -> list[list[dict]]:
-    """Run a file on one thread and return the events of its nodes, a list for each run."""
+    """Run an ONNX file on one thread and return the profiler's events of its nodes, one list per run."""
     import onnxruntime as ort
 
     with tempfile.TemporaryDirectory() as folder:
@@ -128,7 +128,7 @@ def _profile(path: Path, inputs: np.ndarray, level: str, runs: int, entries: dic
 
 
 def _layer(event: dict[str, Any]) -> Layer | None:
-    """Return the layer of an event; None for a view."""
+    """Return the layer of a profiler event; None for a view, which moves no bytes."""
     args = event['args']
     if args['op_name'] in _VIEWS:
         return None

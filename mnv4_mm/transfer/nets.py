@@ -10,13 +10,14 @@ from mnv4_mm.errors import UserError
 from mnv4_mm.models.arch import ARCHS
 from mnv4_mm.paths import check_output_file
 
-# Image sizes of MobileNetV4: table 6 of the paper; for other widths that of timm.
+# Image sizes of the MobileNetV4 nets in pixels, from table 6 of the paper. Nets that are not in it have the size in
+# timm, or of the net that they are a variant of.
 MNV4_SIZES = {
     'conv_s': 224, 'conv_m': 256, 'conv_l': 384, 'hybrid_m': 256, 'hybrid_l': 384, 'conv_s_035': 224, 'conv_s_050': 224,
     'hybrid_m_075': 224, 'hybrid_l_075': 256, 'conv_aa_m': 256, 'conv_aa_l': 384, 'conv_blur_m': 224, 'conv_m_seg': 256,
     'hybrid_m_mhsa': 256, 'hybrid_m_kv1': 256,
 }  # fmt: skip
-# Names in timm, with the size of the images that their weights were trained with.
+# timm net -> size of the images that its weights were trained with, in pixels.
 PEERS: dict[str, int] = {
     'mobilenetv1_100': 224,
     'mobilenetv2_100': 224,
@@ -34,7 +35,7 @@ PEERS: dict[str, int] = {
     'cpubone_b0_bfrobust': 224,
     'resnet18': 224,
 }
-# Whole detectors and segmenters, without the selection of boxes and the class map.
+# Detectors and segmenters, which are measured without box selection (NMS) and class map.
 MODELS = (
     'mnv4_ssdlite_coco',
     'mnv4_retinanet_coco',
@@ -50,7 +51,7 @@ ROOFLINE_PAGE = Path('docs/roofline.md')
 BLOCK_RECORDS = Path('docs/results/blocks.jsonl')
 BLOCK_PAGE = Path('docs/blocks.md')
 BLOCK_PARTS = ('nets', 'attention', 'uib')
-# Runtimes of each part.
+# Part -> runtimes in which it is measured.
 BLOCK_RUNTIMES: dict[str, tuple[str, ...]] = {
     'nets': ('onnx', 'openvino', 'ncnn', 'litert', 'executorch'),
     'attention': ('onnx', 'openvino', 'ncnn', 'litert', 'executorch'),
@@ -82,8 +83,8 @@ def check_files(records: Path | None, page: Path | None, default: Files, *, meas
         check: True if nothing is written.
 
     Raises:
-        UserError: A file cannot be read or written, options exclude each other, or a file is not named and there is no
-            clone with the default.
+        UserError: A file cannot be read or written, options exclude each other, or a file is not named outside a clone
+            of the repository, where there is no default.
     """
     if measure and check:
         raise UserError('--check compares a page with its records: leave out --measure')
@@ -105,19 +106,19 @@ def check_files(records: Path | None, page: Path | None, default: Files, *, meas
 
 
 def check_selection(option: str, names: Sequence[str], available: Sequence[str], *, measure: bool) -> list[str]:
-    """Check the names of what is to be measured.
+    """Check the names of the nets or parts to be measured.
 
     Args:
         option: The option, for messages.
-        names: Names; all if empty.
+        names: Selected names; all if empty.
         available: Known names.
         measure: True if something is to be measured.
 
     Returns:
-        The names.
+        The selected names without duplicates.
 
     Raises:
-        UserError: A name is unknown, it is not measured, or a module is missing.
+        UserError: A name is unknown, names are given without ``--measure``, or a module is missing.
     """
     if unknown := [name for name in names if name not in available]:
         raise UserError(f'{option} {unknown[0]}: unknown{near_names(unknown[0], available)}')

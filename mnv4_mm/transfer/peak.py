@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Bytes that are copied. The first fit into the cache of a core, the last are in memory.
+# Bytes per copy: the smallest copies fit into the cache of a core, the largest only into memory.
 COPY_SIZES = (2**18, 2**20, 2**22, 2**24, 2**26, 2**28)
 GEMM_SIZES = (512, 1024, 2048)
 
@@ -17,7 +17,7 @@ class Peak(NamedTuple):
     Attributes:
         macs: Multiply-accumulates per second of a large matrix product in ONNX Runtime.
         bandwidth: Bytes per second, read and written, of a copy of 256 MiB by numpy.
-        cached: Bytes per second of smaller copies, by the number of bytes copied.
+        cached: Bytes per second, read and written, of a copy of each of ``COPY_SIZES``, by the size as a string.
     """
 
     macs: float
@@ -31,10 +31,10 @@ class Peak(NamedTuple):
 
 
 def measure_peak(seconds: float = 0.5) -> Peak:
-    """Measure the limits of this machine. As in STREAM, the best repetition counts.
+    """Measure the limits of this machine. As in the STREAM benchmark, the fastest repetition is taken.
 
     Args:
-        seconds: Time of each of the measurements.
+        seconds: Duration of each measurement.
     """
     macs = max(size**3 / _best(_gemm(size), seconds) for size in GEMM_SIZES)
     rates = {str(size): 2 * size / _best(_copy(size), seconds) for size in COPY_SIZES}
@@ -42,7 +42,7 @@ def measure_peak(seconds: float = 0.5) -> Peak:
 
 
 def _gemm(size: int) -> Callable[[], object]:
-    """Return a call that multiplies two square matrices in ONNX Runtime, the second a constant like weights."""
+    """Return a function that multiplies two square matrices in ONNX Runtime. The second is a constant, like weights."""
     import onnxruntime as ort
     from onnx import numpy_helper, parser
 
@@ -61,7 +61,7 @@ def _gemm(size: int) -> Callable[[], object]:
 
 def _copy(size: int) -> Callable[[], object]:
     source, target = np.ones(size, np.uint8), np.zeros(size, np.uint8)
-    repeats = max(1, 2**22 // size)  # one small copy is shorter than the clock's overhead
+    repeats = max(1, 2**22 // size)  # a single small copy takes less time than reading the clock
 
     def run() -> None:
         for _ in range(repeats):

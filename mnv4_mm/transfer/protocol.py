@@ -15,7 +15,7 @@ from mnv4_mm.config.source import check_config_file, read_source
 from mnv4_mm.errors import UserError
 
 STARTS = ('random', 'imagenet')
-# What is changed in a run so that its score is known beforehand.
+# Control -> its change of the run, and the score that is expected.
 CONTROLS = {
     'shuffled': 'labels that the images do not determine: the score of chance',
     'twin': 'the same net under another name, with other seeds: the same score',
@@ -31,9 +31,10 @@ class Head:
     Attributes:
         config: Name or path of the config.
         epochs: Length of the training, for a config that counts in epochs.
-        iters: The same, for one that counts in iterations.
-        size: Height and width of the exported file in pixels; those of the config's test pipeline if None.
-        cfg_options: Values that replace the config's.
+        iters: Length of the training, for a config that counts in iterations.
+        size: Height and width of the input of the exported file in pixels; the size of the config's test pipeline if
+            None.
+        cfg_options: Values that replace values of the config, by key.
     """
 
     config: str
@@ -51,7 +52,7 @@ class Run(NamedTuple):
         net: Backbone, ``mnv4_<arch>`` or ``timm:<name>``.
         start: One of ``STARTS``.
         control: One of ``CONTROLS``, or empty.
-        seed: Seed of initialisation and data.
+        seed: Seed of the initialisation and of the order and augmentation of the data.
     """
 
     head: str
@@ -76,17 +77,17 @@ class Protocol:
         title: Name of the data set for tables.
         heads: Heads by name.
         nets: Backbones.
-        starts: Weights that backbones start from.
-        seeds: Seeds of each combination.
-        imagenet_nets: Backbones that the start ``imagenet`` is for; all of ``nets`` if empty.
-        controls: Controls to run, with the first head and the first net.
-        train: Splits of the data that are trained on.
-        test: Splits that are evaluated on.
+        starts: Weights that backbones start from, of ``STARTS``.
+        seeds: Seeds with which each combination of head, net and start is trained.
+        imagenet_nets: Backbones that are trained with the start ``imagenet``; all of ``nets`` if empty.
+        controls: Controls to run, with the first head, net and start.
+        train: Splits of the data to train on.
+        test: Splits to evaluate on.
         block: Number of test images, successive by name, that the bootstrap draws together: more than one for the
             frames of a video, which resemble each other.
-        needs_data: True if ``--data`` must name a folder; else the configs know where the data is.
+        needs_data: True if ``--data`` must name a folder; False if the configs name the data.
         minutes: Measured minutes of a run with the first net and head on one core, for ``--plan``.
-        published: Published results to show beside: ``dict(name=, value=, protocol=, source=)`` each.
+        published: Published results to list below the table, each a ``dict(name=, value=, protocol=, source=)``.
     """
 
     path: Path
@@ -110,7 +111,7 @@ class Protocol:
         return self.path.stem
 
     def runs(self) -> list[Run]:
-        """Return all runs, seed by seed, so that every net has a score early."""
+        """Return all runs: first those of the first seed, so that every net has a score early."""
         runs: list[Run] = []
         first = next(iter(self.heads)), self.nets[0], self.starts[0]
         for seed in self.seeds:
@@ -199,10 +200,10 @@ def select(
     starts: Sequence[str] = (),
     seeds: Sequence[int] = (),
 ) -> list[Run]:
-    """Return the runs that have one of the given values each; an empty list selects all.
+    """Return the runs whose net, head, start and seed are among the given ones; an empty list selects all.
 
     Raises:
-        UserError: A value is not of this protocol.
+        UserError: The protocol has no run with a given value.
     """
     for flag, chosen, values in (
         ('--nets', nets, {run.net for run in runs}),
@@ -224,5 +225,5 @@ def select(
 
 
 def _listed_seed(run: Run) -> int:
-    """Return the seed of a run as the protocol lists it."""
+    """Return the seed as listed in the protocol: the runs of a twin have seeds shifted by ``TWIN_SEEDS``."""
     return run.seed - TWIN_SEEDS if run.control == 'twin' else run.seed

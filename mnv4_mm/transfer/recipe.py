@@ -1,4 +1,4 @@
-"""The config of a transfer run: what all runs of a head have in common, and what a run changes in it."""
+"""The config of a transfer run: the recipe that all runs of a head share, and the values that a run changes in it."""
 
 import hashlib
 import json
@@ -20,21 +20,21 @@ from mnv4_mm.transfer.data import data_digest
 from mnv4_mm.transfer.protocol import Head, Protocol, Run
 from mnv4_mm.weights.tags import DEFAULT_TAGS, TAGS
 
-# Raised by hand when the code trains or measures in another way under the same config, so that records made before and
-# after are not put into the same table.
+# Raised by hand when a change of the code changes training or measurement under the same config, so that records from
+# before and after the change are not put into the same table.
 VERSION = 1
 DRY_IMAGES = 4
-# Transforms that load the labels; what changes labels comes after the last of them.
+# Transforms that load the labels; ``ShuffleLabels`` is inserted after the last of them.
 LOADING = ('LoadAnnotations', 'LoadMask', 'SegAugmentation')
 
 
 def head_config(head: Head) -> Config:
-    """Return the config of a head with the values that the protocol replaces."""
+    """Return the config of a head, with the values of its ``cfg_options``."""
     return set_options(load_config(head.config), head.cfg_options)
 
 
 def recipe_digest(protocol: Protocol, head: Head) -> str:
-    """Return a digest of everything that the runs of a head have in common, apart from the data."""
+    """Return a digest of everything that the runs of a head share, except the data."""
     values = dict(
         version=VERSION,
         config=head_config(head).to_dict(),
@@ -65,8 +65,8 @@ def run_options(head: Head, run: Run, data: str | None, *, dry: bool = False) ->
     Args:
         head: Head of the run.
         run: The run.
-        data: Folder of the data set; None if the config knows it.
-        dry: Use few images.
+        data: Folder of the data set; None to use the data of the config.
+        dry: Use ``DRY_IMAGES`` images only.
     """
     return {
         **head.cfg_options,
@@ -81,9 +81,10 @@ def run_options(head: Head, run: Run, data: str | None, *, dry: bool = False) ->
 
 
 def _start_options(run: Run) -> dict[str, Any]:
-    """Return the values that treat all nets alike that start from ImageNet weights.
+    """Return the values for runs that start from ImageNet weights, so that MobileNetV4 and timm nets are treated alike.
 
-    Images are normalised as for the weights, and norms are trained, which ``--data`` would change for MobileNetV4 only.
+    Images are normalised as the weights expect. The norms of MobileNetV4 are trained, as in timm nets, although
+    ``--data`` would freeze their statistics.
     """
     if run.start != 'imagenet':
         return {}
@@ -101,7 +102,7 @@ def _start_options(run: Run) -> dict[str, Any]:
 
 
 def _control_options(head: Head, run: Run, data: str | None) -> dict[str, Any]:
-    """Return the values that make a control of a run."""
+    """Return the values that turn a run into a control; none for other runs."""
     cfg = head_config(head)
     if run.control == 'zeroed':
         set_backbone(cfg, run.net)
@@ -128,14 +129,14 @@ def _few_images(head: Head) -> dict[str, Any]:
 
 
 def _innermost(dataset: Any, key: str) -> tuple[str, Any]:
-    """Return the data set inside of wrappers such as RepeatDataset, and its key in the config."""
+    """Return the key and the config of the data set inside wrappers such as RepeatDataset."""
     while 'pipeline' not in dataset:
         key, dataset = f'{key}.dataset', dataset.dataset
     return key, dataset
 
 
 def weights_of(run: Run, folder: str | None) -> str | None:
-    """Return what the backbone of a run starts from: a file of the folder, ``timm``, or None for random weights."""
+    """Return the initial weights of a backbone: a file of the folder, ``timm`` (download), or None (random)."""
     if run.start == 'random':
         return None
     for suffix in ('.safetensors', '.pth'):

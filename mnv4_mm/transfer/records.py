@@ -21,13 +21,13 @@ FIELDS = (
     'recipe', 'data',  # digests: records with different ones are never compared
     'weights',  # name and SHA-256 of the weights that the backbone starts from; None for random ones
     'metric', 'score', 'scores',  # name and value of the main metric in [0, 1], and all values by name
-    'resampled',  # the main metric on resampled test images, see bootstrap.py
-    'chance',  # the best score of a model that does not look at the image
-    'loss',  # [step, loss]
+    'resampled',  # the main metric on each sample of the test images, see bootstrap.py
+    'chance',  # chance level: score of a model that ignores the image, see run.chance_iou; 0 for detection
+    'loss',  # training loss: [[step, value], ...]
     'steps', 'minutes', 'processor_minutes', 'memory_mib', 'parameters', 'macs', 'latency_ms', 'size',
     'threads', 'machine', 'date',
 )  # fmt: skip
-# Fields of a run that has failed, beside those of the run.
+# Fields of a run that has failed, in addition to the fields of ``Run``.
 FAILED = ('recipe', 'data', 'error')
 
 
@@ -60,7 +60,7 @@ def append_record(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def _end_last_line(path: Path) -> None:
-    """Give the last line an end, or remove it if it was cut: the process was killed, or the disk full, meanwhile."""
+    """End the last line, or remove it if it is incomplete: a process was killed, or the disk full, during writing."""
     content = path.read_bytes() if path.is_file() else b''
     whole = content.rfind(b'\n') + 1
     if whole == len(content):
@@ -75,7 +75,7 @@ def _end_last_line(path: Path) -> None:
 
 
 def read_records(path: str | Path) -> list[Record]:
-    """Read a file of records. A last line that was cut short is passed over.
+    """Read a file of records. An incomplete last line is skipped.
 
     Raises:
         UserError: The file cannot be read, or a line is not a record.
@@ -104,6 +104,6 @@ def read_records(path: str | Path) -> list[Record]:
 
 
 def latest(records: Iterable[Record]) -> list[Record]:
-    """Return the last record of each run under one recipe on the same data: a failed run may have been repeated."""
+    """Return the last record of each run with the same recipe and data: a failed run may have been repeated."""
     last = {(record['protocol'], record['recipe'], record['data'], run_of(record)): record for record in records}
     return list(last.values())

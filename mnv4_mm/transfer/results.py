@@ -1,4 +1,4 @@
-"""The committed results: tables, CSV and plots made of records, written into a page between two marks."""
+"""The committed results: tables of the records between two marks of a page, a CSV file, and plots."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,11 +15,11 @@ BEGIN, END = '<!-- begin results -->', '<!-- end results -->'
 
 
 class Results(NamedTuple):
-    """Records that have been compared.
+    """Compared records.
 
     Attributes:
-        groups: Groups of records that may be compared.
-        protocols: Their protocols.
+        groups: Groups of comparable records.
+        protocols: Protocols of the records.
         failed: Records of failed runs.
     """
 
@@ -29,13 +29,13 @@ class Results(NamedTuple):
 
 
 def read_results(files: Sequence[Path]) -> Results:
-    """Read records and compare those that may be compared.
+    """Read records and compare those with the same protocol, head, recipe and data.
 
     Args:
-        files: Files of records, each named like its shipped protocol, or beside a protocol file of the same name.
+        files: Files of records. Each has the name of a protocol file in the same folder, or of a shipped protocol.
 
     Raises:
-        UserError: A file cannot be read, has no records, or there is no such protocol.
+        UserError: A file cannot be read, no run has succeeded, or the protocol of a file or record is missing.
     """
     protocols = []
     for file in files:
@@ -57,7 +57,7 @@ def write_results(results: Results, path: Path) -> None:
 
     Args:
         results: The results.
-        path: The page. What is between its marks is replaced; without a page, one is made.
+        path: The page. The text between its marks is replaced; a missing page is created.
 
     Raises:
         UserError: The page has no marks, or a file cannot be written.
@@ -73,7 +73,7 @@ def write_results(results: Results, path: Path) -> None:
 
 
 def are_current(results: Results, path: Path) -> bool:
-    """Return True if page, CSV and plots are those of the results."""
+    """Return True if page, CSV and plots match the results."""
     folder, text = path.parent / 'results', to_csv(results.groups)
     file = folder / 'transfer.csv'
     if not (path.is_file() and file.is_file()):

@@ -1,7 +1,7 @@
 """The roofline model (section 3 of arXiv 2404.10518): latency of a net from the MACs and bytes of its layers.
 
-The time of a layer is the larger of MACs / peak and bytes / bandwidth. The ranking of nets depends on the ratio of peak
-and bandwidth alone, the ridge point in MACs per byte. At a ridge point of 0 only MACs count.
+The time of a layer is the larger of MACs / peak and bytes / bandwidth. The ranking of nets depends only on the ridge
+point, peak / bandwidth, in MACs per byte. At a ridge point of 0, it is the ranking by MACs.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,12 +12,12 @@ from scipy import stats
 
 from mnv4_mm.transfer.layers import Layer
 
-# Ridge points of the sweep in MACs per byte: the paper's range, finer where CPUs are.
+# Ridge points of the sweep in MACs per byte: the paper's range, with smaller steps below 20, where CPUs are.
 RIDGES = tuple(float(x) for x in np.unique(np.concatenate([np.arange(0, 20, 0.25), np.arange(20, 501, 2)])))
 
 
 def predicted_time(layers: Iterable[Layer], ridge: float) -> float:
-    """Return the time of a net relative to the peak, in MACs: at the peak, that many take as long.
+    """Return the predicted time of a net in units of one MAC at peak rate: divided by the peak, it is in seconds.
 
     Args:
         layers: Layers of the net.
@@ -27,9 +27,10 @@ def predicted_time(layers: Iterable[Layer], ridge: float) -> float:
 
 
 def cached_time(layers: Iterable[Layer], macs: float, copies: Mapping[str, float]) -> float:
-    """Predict the time of a net in seconds, each layer with the measured bandwidth of a copy of as many bytes.
+    """Predict the time of a net in seconds, with a bandwidth that depends on the bytes of a layer.
 
-    Small layers stay in the caches, whose bandwidth is several times that of the memory.
+    Small layers stay in the caches, which are several times as fast as the memory. The bandwidth of a layer is
+    interpolated from copies that move as many bytes.
 
     Args:
         layers: Layers of the net.
@@ -37,7 +38,7 @@ def cached_time(layers: Iterable[Layer], macs: float, copies: Mapping[str, float
         copies: Bytes per second of copies, by the number of bytes copied; see ``Peak.cached``.
     """
     sizes = sorted(map(int, copies))
-    # A copy reads and writes each of its bytes.
+    # A copy of n bytes moves 2n: it reads n and writes n.
     at = np.log([2 * size for size in sizes])
     rates = np.log([copies[str(size)] for size in sizes])
 
@@ -48,14 +49,14 @@ def cached_time(layers: Iterable[Layer], macs: float, copies: Mapping[str, float
 
 
 def shares(layers: Sequence[Layer], ridge: float) -> dict[tuple[str, bool], float]:
-    """Return the fractions of the predicted time of a net.
+    """Return the fraction of the predicted time of a net that each kind of layer takes.
 
     Args:
         layers: Layers of the net.
         ridge: Ridge point in MACs per byte.
 
     Returns:
-        Fractions that add up to 1, by the kind of layer and True if memory is the limit.
+        Fractions that add up to 1, by (kind of layer, True if memory is the limit).
     """
     total = predicted_time(layers, ridge)
     result: dict[tuple[str, bool], float] = {}
@@ -82,13 +83,13 @@ def spearman(predicted: Sequence[float] | np.ndarray, measured: Sequence[float] 
 def spearman_gain(
     predicted: Sequence[float], baseline: Sequence[float], measured: Sequence[float], draws: int = 2000
 ) -> tuple[float, float]:
-    """Return the 95 % interval of the difference of two rank correlations, by a bootstrap over the nets.
+    """Return the 95 % interval of the gain in rank correlation over a baseline, by a bootstrap over the nets.
 
     Args:
         predicted: Predicted time of each net.
-        baseline: Time that another model predicts.
-        measured: Measured times.
-        draws: Number of samples.
+        baseline: Time of each net that the baseline predicts.
+        measured: Measured time of each net.
+        draws: Number of bootstrap samples.
     """
     columns, random = np.array([predicted, baseline, measured]), np.random.default_rng(0)
     gains: list[float] = []
@@ -104,12 +105,12 @@ class Fit(NamedTuple):
     """Rank correlation of the roofline with measured latencies.
 
     Attributes:
-        macs: Spearman's correlation of the number of MACs.
+        macs: Spearman's correlation of the latency with the number of MACs.
         at: Ridge points of the sweep in MACs per byte.
-        spearman: Correlation at each of them.
-        best: The ridge point with the highest correlation; the middle of the range if several have it.
-        best_spearman: That correlation.
-        best_range: Smallest and largest ridge point of the sweep with that correlation.
+        spearman: Spearman's correlation at each ridge point.
+        best: Ridge point with the highest correlation; the middle one if several have it.
+        best_spearman: The highest correlation.
+        best_range: Smallest and largest ridge point with the highest correlation.
     """
 
     macs: float
@@ -143,7 +144,7 @@ class Residual(NamedTuple):
         macs: Multiply-accumulates.
         bytes: Bytes read and written.
         measured_ms: Time in the profile.
-        predicted_ms: Time by the roofline.
+        predicted_ms: Time that the roofline predicts.
     """
 
     kind: str

@@ -27,7 +27,7 @@ from mnv4_mm.transfer.nets import MNV4_SIZES, MODELS, PEERS
 from mnv4_mm.transfer.peak import Peak, measure_peak
 
 PACKAGES = ('torch', 'timm', 'onnx', 'onnxruntime', 'numpy')
-# Largest difference from PyTorch, as a share of the largest output: nets with random weights multiply rounding.
+# Largest difference from PyTorch, relative to the largest output: rounding errors grow in nets with random weights.
 TOLERANCE = 1e-2
 
 
@@ -82,7 +82,7 @@ def _parameters(net: nn.Module) -> int:
 def measure_nets(
     names: Sequence[str], rounds: int = 5, seconds: float = 0.3, log: Callable[[str], None] = print
 ) -> list[dict[str, Any]]:
-    """Measure nets and return a record for each whose file is right.
+    """Measure nets and return a record for each whose ONNX file agrees with PyTorch.
 
     Args:
         names: Names of ``nets.NETS``.
@@ -107,7 +107,7 @@ def measure_nets(
         times = {name: kind_times(*file) for name, file in files.items()}
         second = measure_peak()
         after = describe_machine(PACKAGES)
-    # The better of the two: a disturbance lowers what is measured.
+    # The better of both measurements: other processes can only lower them.
     peak = Peak(
         max(first.macs, second.macs),
         max(first.bandwidth, second.bandwidth),

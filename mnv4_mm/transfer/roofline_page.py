@@ -33,7 +33,7 @@ RECORD_KEYS = (
     'net', 'input', 'dtype', 'parameters', 'macs', 'weight_bytes', 'activation_bytes', 'latency_ms', 'round_ms',
     'cpu_ms', 'kind_ms', 'layers', 'machine', 'date',
 )  # fmt: skip
-# The paper's ridge points are of int8: MACs per number. Here a number has four bytes.
+# The paper's ridge points are for int8, with one byte per number; float32 has four.
 NUMBER_BYTES = 4
 # Published: section 3 of the paper. Device, fitted ridge point, Spearman's correlation of the roofline and of MACs.
 PAPER = (
@@ -44,8 +44,8 @@ PAPER = (
 )
 MIN_NETS = 3
 MAX_DISTURBANCE = 1.1  # latency / CPU time
-BINDING_AT = (0.0, 2.0, 5.0, 7.8, 9.9, 20.0, 50.0, 86.8, 108.5, 250.0, 500.0)  # with the paper's, divided by 4
-# Nets whose binding layers are listed one by one.
+BINDING_AT = (0.0, 2.0, 5.0, 7.8, 9.9, 20.0, 50.0, 86.8, 108.5, 250.0, 500.0)  # includes the paper's, divided by 4
+# Nets with a table of the layer that takes most time at each ridge point.
 EXAMPLES = ('mnv4_conv_s', 'mnv4_conv_m', 'mnv4_hybrid_m', 'timm:mobilenetv3_large_100', 'timm:convnext_tiny')
 
 
@@ -62,7 +62,7 @@ class Roofline:
         self.layers = {one['net']: [Layer(*layer) for layer in one['layers']] for one in self.records}
         self.latency = {one['net']: one['latency_ms'] for one in self.records}
         self.cpu = {one['net']: one['cpu_ms'] for one in self.records}
-        peak = self.records[0]['machine']['peak']  # all are of one measurement
+        peak = self.records[0]['machine']['peak']  # all records are from one measurement
         self.macs_per_second, self.bandwidth, self.cached = peak['macs'], peak['bandwidth'], peak['cached']
         self.ridge = self.macs_per_second / self.bandwidth
         self.nets = [one['net'] for one in self.records if one['net'] not in MODELS]
@@ -70,23 +70,23 @@ class Roofline:
         self.fit = self.fit_to(self.nets)
 
     def fit_to(self, names: Sequence[str], times: Mapping[str, float] | None = None) -> Fit:
-        """Fit the ridge point to the latencies of nets, or to other times of them."""
+        """Fit the ridge point to the latencies of nets, or to given times by net."""
         times = times or self.latency
         return fit([self.layers[name] for name in names], [times[name] for name in names])
 
     def at(self, names: Sequence[str], ridge: float, times: Mapping[str, float] | None = None) -> float:
-        """Return Spearman's correlation over nets at a ridge point, with their latencies or other times."""
+        """Return Spearman's correlation of the roofline at a ridge point with latencies, or with given times by net."""
         times = times or self.latency
         return spearman([predicted_time(self.layers[name], ridge) for name in names], [times[name] for name in names])
 
     def with_caches(self, names: Sequence[str], times: Mapping[str, float] | None = None) -> float:
-        """Return Spearman's correlation of ``cached_time`` over nets, with their latencies or other times."""
+        """Return Spearman's correlation of ``cached_time`` with the latencies of nets, or with given times by net."""
         times = times or self.latency
         predicted = [cached_time(self.layers[name], self.macs_per_second, self.cached) for name in names]
         return spearman(predicted, [times[name] for name in names])
 
     def predicted_ms(self, name: str) -> float:
-        """Return the latency by the roofline at the limits of the machine, in ms."""
+        """Return the latency in ms that the roofline predicts with the measured peak and bandwidth."""
         return 1e3 * predicted_time(self.layers[name], self.ridge) / self.macs_per_second
 
     def residuals(self, names: Sequence[str]) -> list[Residual]:
@@ -96,10 +96,10 @@ class Roofline:
         return residuals(layers, [times[name] for name in names], self.macs_per_second, self.bandwidth)
 
     def by_kind(self, names: Sequence[str], times: Mapping[str, float] | None = None) -> float:
-        """Return Spearman's correlation of a model with the measured rate of each kind of layer.
+        """Return Spearman's correlation of a roofline that is scaled by kind of layer.
 
-        Its time is the sum over kinds of the roofline's time, scaled so that the sum over the other nets is that of
-        their profiles: the net itself is left out.
+        The predicted time of each kind of layer is multiplied by the ratio of measured to predicted time of this kind
+        in the profiles of all other nets (leave-one-out).
         """
         predicted = []
         for name in names:
@@ -115,7 +115,8 @@ def load_roofline(path: Path) -> Roofline:
     """Read the records of a file.
 
     Raises:
-        UserError: It has no records, a record lacks something, or they are of several measurements.
+        UserError: There are fewer than ``MIN_NETS`` classification nets, a record is invalid, or the records are from
+            several measurements.
     """
     records = read_records(path, RECORD_KEYS)
     try:
@@ -276,7 +277,7 @@ def _correlations(result: Roofline, names: Sequence[str], everything: Sequence[s
 
 
 def _groups(result: Roofline) -> list[tuple[str, ...]]:
-    """Return the correlations of CPU time over MobileNetV4 and over other nets, and their uncertainty."""
+    """Return the correlations with CPU time and their uncertainty, for all nets, MobileNetV4 and others."""
     rows: list[tuple[str, ...]] = []
     groups = (
         ('all', result.nets),
@@ -299,7 +300,7 @@ def _size(count: int) -> str:
 
 
 def _disturbance(result: Roofline) -> list[str]:
-    """Say so if other processes have slowed the measurement."""
+    """Return a paragraph that warns of other processes, if they have slowed the measurement."""
     ratio = float(np.median([result.latency[name] / result.cpu[name] for name in result.nets]))
     if ratio < MAX_DISTURBANCE:
         return []
@@ -324,7 +325,7 @@ def _profile_section(result: Roofline) -> list[str]:
         )
         for row in rows
     ]
-    # The same profile that the differences are of: other processes may have slowed the latencies.
+    # Ranks are by the profiled times, as the differences are: other processes may have slowed the latencies.
     profiles = {name: sum(result.by_name[name]['kind_ms'].values()) for name in result.nets}
     ranks = _ranks(result, profiles)
     worst = sorted(result.nets, key=lambda name: -abs(ranks[name][0] - ranks[name][1]))[:6]
@@ -365,7 +366,7 @@ def _profile_section(result: Roofline) -> list[str]:
 
 
 def _ranks(result: Roofline, times: Mapping[str, float]) -> dict[str, tuple[float, float, float]]:
-    """Return the ranks of each net by measured times, by the roofline and by MACs."""
+    """Return the ranks of each net by the given times, by the roofline and by MACs."""
     columns = [
         stats.rankdata([times[name] for name in result.nets]),
         stats.rankdata([predicted_time(result.layers[name], result.ridge) for name in result.nets]),

@@ -63,7 +63,7 @@ def execute(job: Job) -> dict[str, Any]:
         UserError: The run cannot be made: the net does not fit the head, or its weights cannot be loaded.
     """
     start = time.monotonic()
-    machine = describe_machine(PACKAGES)  # now: the checkout may change during the run
+    machine = describe_machine(PACKAGES)  # at the start, as the checkout may change during the run
     protocol, run = read_protocol(job.protocol), job.run
     head, work_dir = protocol.heads[run.head], Path(job.work_dir)
     weights = weights_of(run, job.weights_dir)
@@ -114,7 +114,7 @@ def _main(scores: Mapping[str, float], metric: str) -> float:
 
 
 def _describe_weights(run: Run, weights: str) -> dict[str, str]:
-    """Return the name and the SHA-256 of the weights: of the file, or of the tensors of a net that timm downloads."""
+    """Return the name and the SHA-256 of the weights. For a timm net without a file, the digest is of its tensors."""
     if weights != 'timm':
         return dict(name=Path(weights).name, sha256=file_digest(weights).hexdigest())
     if not run.net.startswith('timm:'):
@@ -144,10 +144,10 @@ def _measure(
     """Evaluate a checkpoint.
 
     Returns:
-        All metrics, the main one on resampled images, and the best score of a model that does not look at the image.
+        All metrics, the main metric on each sample of the test images, and the chance level (0 for detection).
 
     Raises:
-        RuntimeError: The metric is not that of the written predictions.
+        RuntimeError: The metric differs from the one computed from the written predictions.
     """
     task = task_of(cfg)
     if task.metric == 'bbox_mAP':
@@ -169,7 +169,7 @@ def _check_equal(score: float, counted: float) -> None:
 
 
 def chance_iou(confusion: np.ndarray) -> float:
-    """Return the mean IoU of the model that finds the most frequent class of the ground truth in every pixel."""
+    """Return the mean IoU of a model that predicts the most frequent class of the ground truth for every pixel."""
     pixels = confusion.sum(1)
     return float(pixels.max() / pixels.sum() / np.count_nonzero(pixels))
 
@@ -191,10 +191,9 @@ def _confusion(cfg: Config, folder: Path) -> np.ndarray:
 
 
 def _deployed(checkpoint: Checkpoint, cfg: Config, head: Head, work_dir: Path, lock: str) -> dict[str, Any]:
-    """Export to ONNX and return parameters, MACs and latency. A net that cannot be exported has no latency.
+    """Export to ONNX and return parameters, MACs and latency. The latency is None if the net cannot be exported.
 
-    The latency is the CPU time of the process, so that other processes of the machine do not count, except for the
-    cache and the memory that they use.
+    The latency is the CPU time of the process. Other processes affect it only by their use of cache and memory.
     """
     values: dict[str, Any] = dict(latency_ms=None)
     size = head.size
@@ -216,8 +215,8 @@ def _deployed(checkpoint: Checkpoint, cfg: Config, head: Head, work_dir: Path, l
 
 
 def _exit_with_parent() -> None:
-    # Ends when the process that started this one has ended. Not sys.stdin.read(): it would hold a lock for which the
-    # workers of data loaders, which are forked, would wait for ever when they close sys.stdin.
+    # The read returns when the parent process has ended. sys.stdin.read() would hold the lock of sys.stdin: forked
+    # workers of data loaders would inherit the locked lock and wait for it for ever when they close sys.stdin.
     os.read(sys.stdin.fileno(), 1)
     os._exit(3)
 

@@ -1,4 +1,4 @@
-"""Splits of a data set, joined for training and testing by links. Imports nothing heavy."""
+"""Joining of the splits of a data set for training and testing, by symbolic links. Imports nothing heavy."""
 
 import os
 from collections.abc import Mapping, Sequence, Set
@@ -11,20 +11,20 @@ LISTS = 'ImageSets/Main'  # of Pascal VOC
 
 
 def join_splits(root: Path, train: Sequence[str], test: Sequence[str], out: Path) -> Path:
-    """Make a data set of links, whose ``train`` and ``val`` are given splits of another one.
+    """Make a data set of symbolic links, whose ``train`` and ``val`` join splits of another data set.
 
     Args:
         root: Folder of a data set with a folder for each split, such as ``images/train`` or ``train/images``, or with
-            lists as Pascal VOC has them.
+            lists as in Pascal VOC.
         train: Splits to train on.
         test: Splits to evaluate on.
-        out: Folder to make; if it exists, it is completed.
+        out: Folder to make; missing links are added to an existing one.
 
     Returns:
         ``root`` itself if these are its ``train`` and ``val`` already, otherwise ``out``.
 
     Raises:
-        UserError: The data set does not have a split, or a file in several.
+        UserError: A split is missing, or splits to be joined have files of the same name.
     """
     if tuple(train) == ('train',) and tuple(test) == ('val',):
         return root
@@ -39,7 +39,7 @@ def join_splits(root: Path, train: Sequence[str], test: Sequence[str], out: Path
 
 
 def _files_of_splits(root: Path, targets: Mapping[str, str], out: Path) -> dict[Path, Path]:
-    """Return the file of each link to make, for a data set with a folder for each split."""
+    """Return the target of each link to make, for a data set with a folder for each split."""
     links: dict[Path, Path] = {}
     found = set()
     for path in sorted(root.rglob('*')):
@@ -57,7 +57,7 @@ def _files_of_splits(root: Path, targets: Mapping[str, str], out: Path) -> dict[
 
 
 def _listed_files(root: Path, targets: Mapping[str, str], out: Path) -> dict[Path, Path]:
-    """Write the lists of the joined splits, and return the file of each link to make."""
+    """Write the lists of the joined splits, and return the target of each link to make."""
     lists = {split: root / LISTS / f'{split}.txt' for split in targets}
     _check_found(root, targets, {split for split, path in lists.items() if path.is_file()})
     for joined in ('train', 'val'):

@@ -1,4 +1,4 @@
-"""Which differences between nets are larger than what seeds and test images explain."""
+"""Significance of the differences between nets, given the variance over seeds and test images."""
 
 import itertools
 import math
@@ -26,12 +26,12 @@ class Scores(NamedTuple):
 class Spread(NamedTuple):
     """Variance of a score over the seeds, pooled over the nets of a table.
 
-    Three seeds say little about the variance of one net. Together, a dozen nets say enough, if their variances are
-    about the same.
+    Three seeds are too few to estimate the variance of one net. Pooled over a dozen nets they are enough, provided that
+    the nets have similar variances.
 
     Attributes:
-        variance: The variance. NaN if no net has two seeds.
-        freedom: Its degrees of freedom.
+        variance: The variance; NaN if no net has two seeds.
+        freedom: Degrees of freedom of the variance.
     """
 
     variance: float
@@ -53,19 +53,19 @@ class Estimate(NamedTuple):
 
     @property
     def half_width(self) -> float:
-        """Half of the width of the 95 % interval."""
+        """Half the width of the 95 % confidence interval."""
         return float(stats.t.ppf((1 + CONFIDENCE) / 2, self.freedom) * self.error) if self.freedom > 0 else math.nan
 
     @property
     def p_value(self) -> float:
-        """Probability of a value that is at least as far from zero, if it were zero. 1 if the error is unknown."""
+        """Two-sided p-value of the hypothesis that the true value is zero; 1 if the error is unknown."""
         if not self.error > 0:
             return 1.0
         return float(2 * stats.t.sf(abs(self.value) / self.error, self.freedom))
 
 
 def pooled_spread(nets: Iterable[Scores]) -> Spread:
-    """Return the variance over the seeds of all nets."""
+    """Return the variance over the seeds, pooled over all nets."""
     squares, freedom = 0.0, 0
     for scores in nets:
         squares += float(((scores.seeds - scores.seeds.mean()) ** 2).sum())
@@ -79,9 +79,10 @@ def estimate_mean(scores: Scores, spread: Spread) -> Estimate:
 
 
 def estimate_difference(a: Scores, b: Scores, spread: Spread) -> Estimate:
-    """Return the mean score of a minus that of b.
+    """Return the mean score of ``a`` minus the mean score of ``b``.
 
-    It is computed on the same samples of the images for both. Images that are difficult for both do not blur it.
+    The difference is taken on each sample of the images, so that images which are difficult for both do not increase
+    its error.
     """
     images = a.resampled.mean(0) - b.resampled.mean(0)
     share = 1 / len(a.seeds) + 1 / len(b.seeds)
@@ -94,7 +95,7 @@ def _estimate(value: float, spread: Spread, share: float, resampled: np.ndarray)
     Args:
         value: The value.
         spread: Variance of a score over the seeds.
-        share: Share of this variance that the value has.
+        share: Variance of the value over the seeds in units of the spread: 1 / S for a mean over S seeds.
         resampled: (R,), the value on each sample of the images.
     """
     by_seeds, by_images = share * spread.variance, float(resampled.var(ddof=1))
@@ -107,10 +108,10 @@ def _estimate(value: float, spread: Spread, share: float, resampled: np.ndarray)
 
 
 def indistinguishable(nets: Mapping[str, Scores]) -> dict[str, list[str]]:
-    """Return for each net the others that it cannot be told apart from.
+    """Return for each net the others whose scores do not differ significantly.
 
-    t-tests of all pairs, by Holm's method: with a probability of 95 %, no two nets are told apart whose expected scores
-    are the same.
+    All pairs are compared by t-tests with Holm's correction. The probability that any pair with equal expected scores
+    is found to differ is at most 5 %.
     """
     spread = pooled_spread(nets.values())
     pairs = list(itertools.combinations(nets, 2))
@@ -126,10 +127,13 @@ def indistinguishable(nets: Mapping[str, Scores]) -> dict[str, list[str]]:
 
 
 def rank_agreement(scores: Mapping[str, Sequence[float]]) -> float:
-    """Return Kendall's tau between the rankings of the nets by one half of their seeds and by the other.
+    """Return Kendall's tau between the rankings of the nets by two halves of their seeds.
 
-    The mean over all ways to divide the seeds of each net, in the same order, into halves that differ by one seed at
-    most. NaN with fewer than two seeds or nets.
+    It is the mean over all ways to divide the seeds into halves, which are the same for all nets. With an odd number of
+    seeds, one half has one more. NaN with fewer than two seeds or nets.
+
+    Args:
+        scores: Score of each seed by net. Of nets with more seeds than others, the first ones are used.
     """
     count = min((len(values) for values in scores.values()), default=0)
     if count < 2 or len(scores) < 2:

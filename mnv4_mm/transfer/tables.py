@@ -34,8 +34,8 @@ HEADINGS = (
     'net', 'mean ± spread of seeds', '95 % interval', 'behind the best', 'seeds', 'M parameters', 'G MACs', 'ms',
     'not told apart from',
 )  # fmt: skip
-MAX_ABOVE_CHANCE = 0.02  # of the control `shuffled`
-MIN_SPREADS = 3  # by which ImageNet weights should beat random ones
+MAX_ABOVE_CHANCE = 0.02  # score above chance at which the control `shuffled` is still right
+MIN_SPREADS = 3  # standard deviations over seeds by which ImageNet weights should beat random ones
 
 
 @dataclass
@@ -48,10 +48,10 @@ class Row:
         weights: SHA-256 of these weights; empty for random ones.
         control: Control, or empty.
         records: Records of its seeds.
-        has_namesake: Another row has the same net and start, with other weights.
-        mean: Mean score; None until ``group_records`` has compared it with the others.
-        behind: Difference to the best net, at most zero. None for controls.
-        equal: Names of the nets that it cannot be told apart from.
+        has_namesake: True if another row has the same net, start and control, but other weights.
+        mean: Mean score; None until ``group_records`` has set it.
+        behind: Score minus the score of the best net, at most zero; None for controls.
+        equal: Names of the nets whose scores do not differ significantly.
     """
 
     net: str
@@ -75,7 +75,7 @@ class Row:
 
     @property
     def scores(self) -> Scores:
-        """Scores of its seeds."""
+        """Scores by seed."""
         return Scores(*(np.array([record[key] for record in self.records]) for key in ('score', 'resampled')))
 
     @property
@@ -98,7 +98,7 @@ class Row:
     def cost(self, key: str, cpu: str | None = None) -> float | None:
         """Return the minimum of a cost over the records; None if no record has it.
 
-        Of latencies the minimum counts, since what else runs on a machine can only increase them.
+        The minimum of the latencies is taken because other processes on a machine can only increase them.
 
         Args:
             key: ``parameters``, ``macs`` or ``latency_ms``.
@@ -110,14 +110,14 @@ class Row:
 
 @dataclass
 class Group:
-    """Records that may be compared: of the same head, recipe and data.
+    """Comparable records: those with the same protocol, head, recipe and data.
 
     Attributes:
         protocol: Name of the protocol.
         head: Name of the head.
         recipe: Digest of the recipe.
         data: Digest of the data.
-        cpu: CPU that the latencies are of: the one with most records.
+        cpu: CPU with most records; latencies are from records of this CPU.
         rows: Nets, the best first.
         controls: Controls.
     """
@@ -140,16 +140,13 @@ class Group:
         return pooled_spread(row.scores for row in self.rows)
 
     def agreement(self) -> float:
-        """Return Kendall's tau between rankings by halves of the seeds, of the nets that start from random weights.
-
-        If none does, of all.
-        """
+        """Return ``rank_agreement`` of the nets that start from random weights; of all nets if none does."""
         rows = [row for row in self.rows if row.start == 'random'] or self.rows
         return rank_agreement({row.name: row.scores.seeds.tolist() for row in rows})
 
 
 def group_records(records: Iterable[Record]) -> list[Group]:
-    """Group the records of runs that have succeeded and may be compared, and compare them."""
+    """Group the records of successful runs by protocol, head, recipe and data, and compare the nets of each group."""
     groups: dict[tuple[str, ...], dict[tuple[str, ...], Row]] = defaultdict(dict)
     for record in latest(records):
         if 'error' in record:
@@ -234,7 +231,7 @@ def _introduction(group: Group, protocol: Protocol) -> list[str]:
 
 
 def control_lines(group: Group) -> Iterator[str]:
-    """Compare each control with the score that is known beforehand."""
+    """Compare each control with its expected score, a line of text each."""
     spread = group.spread()
     for control in group.controls:
         net = next((row for row in group.rows if (row.net, row.start) == (control.net, control.start)), None)
@@ -258,7 +255,7 @@ def control_lines(group: Group) -> Iterator[str]:
 
 
 def start_lines(group: Group) -> Iterator[str]:
-    """Compare ImageNet weights with random ones, for the nets that have both."""
+    """Compare ImageNet weights with random ones for the nets that have both, a line of text each."""
     random = {row.net: row for row in group.rows if row.start == 'random'}
     for row in group.rows:
         if row.start != 'imagenet' or row.net not in random:
@@ -299,7 +296,7 @@ def _cells(row: Row, group: Group) -> list[str]:
 
 
 def to_csv(groups: Sequence[Group]) -> str:
-    """Return the tables as CSV, in the order of ``COLUMNS`` after protocol, head, recipe, data and control."""
+    """Return the tables as CSV, with the columns protocol, head, recipe, data and control before ``COLUMNS``."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator='\n')
     writer.writerow(['protocol', 'head', 'recipe', 'data', 'control', *COLUMNS])
@@ -314,7 +311,7 @@ def to_csv(groups: Sequence[Group]) -> str:
 
 
 def plot_name(group: Group, groups: Sequence[Group]) -> str:
-    """Return the file name of a group's plot, with the recipe if there are several of the protocol and head."""
+    """Return the file name of a group's plot, with recipe and data if other groups have the same protocol and head."""
     others = [one for one in groups if (one.protocol, one.head) == (group.protocol, group.head)]
     suffix = f'-{group.recipe[:6]}-{group.data[:6]}' if len(others) > 1 else ''
     return f'{group.protocol}-{group.head}{suffix}.png'

@@ -24,7 +24,7 @@ DRY_RECORDS = 'dry.jsonl'
 
 
 class Digests(NamedTuple):
-    """Digests of the recipe and the data of a head: records with other ones are of other runs."""
+    """Digests of the recipe and the data of a head. Records with different digests are not comparable."""
 
     recipe: str
     data: str
@@ -46,23 +46,23 @@ def transfer(
 ) -> Path:
     """Make the runs that have no record yet, each in a process of its own.
 
-    A run that fails leaves a record with the reason, and does not stop the others.
+    A run that fails gets a record with the reason and does not stop the others.
 
     Args:
         protocol: The protocol.
-        runs: Those of its runs to make.
-        digests: Digests of each head.
-        data: Folder of the data set; None if the configs know it.
-        out: Folder of the records, which processes that share the work share.
+        runs: Runs of the protocol to make.
+        digests: Digests by head.
+        data: Folder of the data set; None to use the data of the configs.
+        out: Folder of the records; it is shared by all processes that share the work.
         weights_dir: See ``Job``.
-        workers: Number of runs at the same time. The processor's cores are shared out evenly.
-        retry: Repeat runs whose record is a failure.
+        workers: Number of runs at the same time. The CPU cores are divided evenly among them.
+        retry: Repeat runs that have failed.
         keep: Keep checkpoints and logs of runs that have succeeded.
-        dry: See ``Job``. The records go to ``dry.jsonl``, and existing ones are made again.
-        log: Takes a line about each run.
+        dry: See ``Job``. The records go to ``dry.jsonl``, which is started anew.
+        log: Function that prints a line about each run.
 
     Returns:
-        The file of records, ``<out>/records.jsonl``.
+        The file of records, ``<out>/records.jsonl``, or ``<out>/dry.jsonl`` with ``dry``.
 
     Raises:
         UserError: The folder cannot be written, or has records of another recipe or other data.
@@ -82,7 +82,7 @@ def transfer(
             if claim is None:
                 log(f'{run.name}: being made by another process')
                 return
-            # Read anew: another process may have made it since.
+            # Another process may have made the run since the list of runs was read.
             if not remaining(records, [run], retry):
                 return
             work_dir = folder / 'runs' / run.name
@@ -123,10 +123,10 @@ def transfer(
 
 
 def check_same(records: Path, digests: Mapping[str, Digests]) -> None:
-    """Check that records are of these recipes and data.
+    """Check that existing records have the given recipes and data, as their runs are not made again.
 
     Raises:
-        UserError: A record is not: its runs would be taken for done.
+        UserError: A record has another recipe or other data.
     """
     for record in read_records(records) if records.is_file() else ():
         expected = digests.get(record['head'])
@@ -150,12 +150,12 @@ def by_run(records: Iterable[Record]) -> dict[Run, Record]:
 
 
 def run_job(job: Job, threads: int, processes: set[subprocess.Popen] | None = None) -> Record:
-    """Run a job in a process and return its record: that of a failure if the process dies.
+    """Run a job in a process and return its record, or the record of a failure if the process dies.
 
     Args:
-        job: The job. What an earlier attempt has left in its folder is removed, unless it is the record.
-        threads: Threads of the process.
-        processes: Holds the process while it runs.
+        job: The job. If an earlier attempt has left a valid record, it is returned; otherwise its files are removed.
+        threads: Number of threads of the process.
+        processes: Set that the process is added to while it runs.
     """
     processes = set() if processes is None else processes
     work_dir = Path(job.work_dir)
@@ -166,7 +166,7 @@ def run_job(job: Job, threads: int, processes: set[subprocess.Popen] | None = No
     environment = {**os.environ, 'OMP_NUM_THREADS': str(threads)}
     log = work_dir / 'run.log'
     with log.open('w') as output:
-        # Its input stays open: the end of it tells the process that this one has died.
+        # Stdin stays open: when it is closed, because this process has died, the child exits.
         process = subprocess.Popen(
             [sys.executable, '-m', 'mnv4_mm.transfer.run'],
             stdin=subprocess.PIPE,
@@ -174,7 +174,7 @@ def run_job(job: Job, threads: int, processes: set[subprocess.Popen] | None = No
             stdout=output,
             stderr=subprocess.STDOUT,
             env=environment,
-            start_new_session=True,  # Ctrl-C in a terminal is for this process, which then kills the other
+            start_new_session=True,  # Ctrl-C in a terminal only reaches this process, which then kills the child
         )
         processes.add(process)
         with process:
@@ -191,7 +191,7 @@ def run_job(job: Job, threads: int, processes: set[subprocess.Popen] | None = No
 
 
 def _finished(job: Job) -> Record | None:
-    """Return the record of a run that has finished, and whose command has died before it was appended."""
+    """Return the record of an earlier process that finished the run, but whose parent died before appending it."""
     path = Path(job.record)
     if not path.is_file():
         return None
@@ -218,20 +218,20 @@ def submit(
     log: Callable[[str], object] = print,
     **options: Any,
 ) -> None:
-    """Let a SLURM cluster make the runs: ``workers`` jobs, of one GPU each, that share the folder ``out``.
+    """Submit ``workers`` SLURM jobs with one GPU each, which share the runs and the folder ``out``.
 
     Args:
         protocol: The protocol.
-        runs: Its runs to make.
+        runs: Runs of the protocol to make.
         digests: See ``transfer``.
         out: See ``transfer``.
         workers: Number of jobs.
         parameters: Parameters of sbatch that replace the defaults, such as ``partition``.
-        log: Takes a line.
+        log: Function that prints a line.
         **options: Further arguments of ``transfer``.
 
     Raises:
-        UserError: submitit is not installed, or there is no SLURM.
+        UserError: submitit is not installed, there is no SLURM, or a parameter is unknown.
     """
     try:
         import submitit
@@ -247,7 +247,7 @@ def submit(
         executor.update_parameters(**{**values, **parameters})
     except ValueError as error:
         raise UserError(f'--slurm: {" ".join(str(error).split())[:300]}') from error
-    # A job that is cut off leaves its claim, which a resubmitted one takes over.
+    # If a job is cut off, its claim expires and a resubmitted job takes it over.
     protocol = replace(protocol, path=protocol.path.resolve())
     jobs = [
         executor.submit(transfer, protocol, runs, digests, out=str(folder.resolve()), **options) for _ in range(workers)

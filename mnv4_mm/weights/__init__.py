@@ -1,4 +1,4 @@
 """Checkpoint and weight files: safe reading, published weights, strict loading into a module.
 
-Nothing that would need running code is read. Imports no models and no OpenMMLab package but mmengine.
+Files that would run code when read are refused. Imports no models, and of OpenMMLab only mmengine.
 """

@@ -6,18 +6,18 @@ from pathlib import Path
 
 
 def cached_path(tag: str) -> Path:
-    """Return the path of a tag's weights in torch's checkpoint cache, which need not exist."""
+    """Return the path of a tag's weights in torch's checkpoint cache, whether or not the file exists."""
     if torch := sys.modules.get('torch'):
         folder = torch.hub.get_dir()  # torch.hub.set_dir may have changed it
     else:
-        # As in torch.hub, without its slow import.
+        # The same folder, without the slow import of torch.hub.
         cache = os.environ.get('XDG_CACHE_HOME', '~/.cache')
         folder = os.path.join(os.path.expanduser(os.environ.get('TORCH_HOME', os.path.join(cache, 'torch'))), 'hub')
     return Path(folder) / 'checkpoints' / f'{tag}.safetensors'
 
 
 def is_cached(tag: str) -> bool:
-    """Return True if the file of a tag is on this machine, put there by hand or by the hub's client."""
+    """Return True if a tag's weights are in torch's cache or in the one of huggingface_hub."""
     if cached_path(tag).is_file():
         return True
     try:

@@ -22,18 +22,18 @@ from mnv4_mm.paths import check_checkpoint
 
 
 def _history_statistic(owner: Any, name: str) -> Any:
-    """Replace ``getattr``, which HistoryBuffer's pickled state calls to name its four statistics.
+    """Replace ``getattr``, with which HistoryBuffer's pickled state looks up its four statistics.
 
-    The built-in would give access to every method of every type allowed here, ``ndarray.tofile`` among them.
+    The built-in would give access to every method of every type allowed here, e.g. ``ndarray.tofile``.
     """
     if owner is not HistoryBuffer or name not in ('mean', 'max', 'min', 'current'):
         raise pickle.UnpicklingError(f"getattr({owner!r}, {name!r}) is not one of HistoryBuffer's statistics")
     return getattr(HistoryBuffer, name)
 
 
-# Checkpoints that CheckpointHook writes during a run; those of best scores hold weights only.
+# Checkpoints of CheckpointHook that can be resumed; checkpoints of the best score hold weights only.
 _RESUMABLE = re.compile(r'(?:epoch|iter)_(\d+)\.pth')
-# Names of files that are being written: ``.<name>.<process id>.part``.
+# Suffix of files that are being written: ``.<name>.<process id>.part``.
 PART_SUFFIX = '.part'
 
 _array, _scalar = np.zeros(0).__reduce__()[0], np.float64(0).__reduce__()[0]
@@ -98,7 +98,7 @@ def read_checkpoint(source: str | Path | Checkpoint, map_location: Any = 'cpu') 
             f'{path} is refused: it is no checkpoint, is damaged, or holds objects that would run code when read; '
             f'only tensors and plain values are loaded ({reason(error)})'
         ) from error
-    # Bytes that are no checkpoint make the unpickler raise any exception.
+    # The unpickler can raise any exception for bytes that are no checkpoint.
     except Exception as error:
         raise UserError(f'{path} is not a readable checkpoint, perhaps cut short: {reason(error)}') from error
     if not isinstance(content, dict) or not isinstance(content.get('meta', {}), dict):
@@ -107,16 +107,16 @@ def read_checkpoint(source: str | Path | Checkpoint, map_location: Any = 'cpu') 
 
 
 def _check_unpacked_size(path: Path) -> None:
-    """Check that the parts of a zip archive are stored as they are, which torch.save does.
+    """Check that a zip archive is not compressed, as ``torch.save`` writes it.
 
     Raises:
-        UserError: They unpack to more than the size of the file.
+        UserError: The archive unpacks to more bytes than the file has.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(part.file_size for part in archive.infolist())
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return  # torch has the message for what is no archive
+        return  # torch.load reports files that are no archives
     if unpacked > path.stat().st_size:
         raise UserError(
             f'{path} is refused: it unpacks to {unpacked} bytes, more than it has; torch.save compresses nothing'
@@ -124,10 +124,10 @@ def _check_unpacked_size(path: Path) -> None:
 
 
 def list_checkpoints(folder: str | Path) -> list[Path]:
-    """Return the checkpoints of a run that can be resumed, the newest first; they may be damaged.
+    """Return the checkpoints from which a run can be resumed, the newest first; they may be damaged.
 
-    The file named by ``last_checkpoint`` comes first, unless a run was killed after it had written a later one and
-    before it had written that name.
+    The file named in ``last_checkpoint`` comes first, behind later checkpoints only: a run may have been killed after
+    it wrote a checkpoint and before it updated ``last_checkpoint``.
     """
     folder = Path(folder)
     steps = {path: int(match[1]) for path in folder.glob('*.pth') if (match := _RESUMABLE.fullmatch(path.name))}
@@ -150,14 +150,14 @@ def list_checkpoints(folder: str | Path) -> list[Path]:
 
 
 def read_newest(folder: str | Path, log: Callable[[str], object] = print) -> Checkpoint | None:
-    """Read the newest checkpoint of a run that is complete.
+    """Read the newest undamaged checkpoint of a run.
 
     Args:
         folder: Work directory of the run.
-        log: Takes a line about each damaged file that is passed over.
+        log: Function that prints a line, called for each damaged file that is skipped.
 
     Returns:
-        None if the run has not written a checkpoint.
+        The checkpoint; None if the run has not written one.
 
     Raises:
         UserError: All checkpoints are damaged.
@@ -203,10 +203,10 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def written_atomically(path: Path) -> Iterator[Path]:
-    """Provide a temporary path beside a file, and rename it to the file when it is completely on the disk.
+    """Provide a temporary path to write to; on exit, sync it to the disk and rename it to ``path``.
 
     Raises:
-        UserError: The disk is full, or the file cannot be written. An older file of that name is left as it is.
+        UserError: The disk is full, or the file cannot be written. An existing file of that name is kept.
     """
     part = path.with_name(f'.{path.name}.{os.getpid()}{PART_SUFFIX}')
     try:
@@ -225,7 +225,7 @@ def written_atomically(path: Path) -> Iterator[Path]:
 
 
 def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
+    """Wait until a file, or the entries of a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -235,9 +235,9 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def tensors_only() -> Iterator[None]:
-    """Make every ``torch.load`` within this context read tensors only, those of mmengine and mmdet included.
+    """Make every ``torch.load`` within this context read tensors only, also when mmengine or mmdet calls it.
 
-    mmengine unpickles anything if its safe attempt fails; torch's own environment variable prevents that.
+    mmengine falls back to unpickling anything if safe loading fails; torch's environment variable prevents that.
     """
     switch = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
     before = os.environ.get(switch)
@@ -251,7 +251,7 @@ def tensors_only() -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """Return the message of an error on one line, and of torch's page about ``weights_only`` the refused name only."""
+    """Return the message of an error on one line; of torch's long message about ``weights_only`` only the name."""
     text = ' '.join(str(error).split()) or type(error).__name__
     refused = re.search(r'GLOBAL (\S+)', text)
     text = f'it names {refused.group(1)}' if refused else text

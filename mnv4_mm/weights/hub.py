@@ -29,7 +29,7 @@ def read_weights(source: str, map_location: Any = 'cpu') -> dict[str, Any]:
         map_location: Device of the tensors, see ``torch.load``.
 
     Raises:
-        UserError: The weights are missing, damaged, or would run code.
+        UserError: The weights are missing or damaged, or would run code when read.
     """
     scheme = source.partition('://')[0] if '://' in source else 'tensors'
     if scheme == 'timm':
@@ -48,7 +48,7 @@ def load_tensors(source: str, map_location: Any = 'cpu') -> dict[str, Any]:
     """Read a local ``.safetensors`` file or a checkpoint, ``[tensors://]<path>``, as tensors only.
 
     Raises:
-        UserError: The file is missing, damaged, or would run code.
+        UserError: The file is missing or damaged, or would run code when read.
     """
     path = Path(source.removeprefix('tensors://')).expanduser()
     if path.suffix != '.safetensors':
@@ -66,7 +66,8 @@ def load_timm(source: str, map_location: Any = 'cpu') -> dict[str, Any]:
     """Read ``timm://<tag>`` from the cache folder, or download it from the hub (safetensors, by huggingface_hub).
 
     Raises:
-        UserError: Unknown tag; or no network, with the file to fetch and the place to put it.
+        UserError: The tag is unknown, or the download failed. The message then says which file to fetch by hand, and
+            where to put it.
     """
     tag = source.removeprefix('timm://')
     if tag not in TAGS:
@@ -76,10 +77,10 @@ def load_timm(source: str, map_location: Any = 'cpu') -> dict[str, Any]:
 
 
 def fetch_timm(tag: str) -> Path:
-    """Return the file of a tag's weights, downloaded with one attempt if it is not on this machine.
+    """Return the file of a tag's weights. If it is not on this machine, try once to download it.
 
     Raises:
-        UserError: It cannot be downloaded.
+        UserError: The file cannot be downloaded.
     """
     path = cached_path(tag)
     return path if path.is_file() else _download(tag, path)
@@ -97,7 +98,7 @@ def _download(tag: str, manual_path: Path) -> Path:
         # hf_hub_download alone tries six times, which takes 24 seconds without a network.
         get_hf_file_metadata(hf_hub_url(repository, name), timeout=HUB_TIMEOUT)
         return Path(hf_hub_download(repository, name))
-    # The hub's client raises its own errors, httpx's, or OSError, depending on what is missing.
+    # The hub's client raises its own errors, httpx's, or OSError, depending on the cause.
     except Exception as error:
         raise UserError(
             f'{tag} cannot be downloaded ({type(error).__name__}): fetch '

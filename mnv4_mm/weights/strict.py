@@ -1,4 +1,4 @@
-"""Load weights into a module strictly: missing, unexpected or misshapen ones are an error that lists them."""
+"""Load weights into a module strictly: missing, unexpected or misshapen weights are an error that lists them."""
 
 import logging
 import re
@@ -21,19 +21,20 @@ CLASSIFIER = ('conv_head', 'norm_head', 'bn2', 'classifier')
 def load_pretrained(net: nn.Module, checkpoint: str, prefix: str = '') -> None:
     """Load ``init_cfg=dict(type='Pretrained', checkpoint=..., prefix=...)`` into a backbone.
 
+    Weights of the classifier and of stages that were not built are dropped, and a log line names them.
+
     Args:
         net: A backbone whose parameter names are timm's, with ``blocks`` as stages.
         checkpoint: Source of the weights, see ``read_weights``.
         prefix: Take only keys with this prefix and remove it, e.g. ``backbone.`` for a detector's checkpoint.
 
     Raises:
-        UserError: Keys are missing, unexpected or of another shape. Keys of the classifier and of stages that were
-            not built are dropped, with a log line that names them.
+        UserError: Weights are missing, unexpected or of another shape, or published for another net.
     """
     tag = TAGS.get(checkpoint.removeprefix('timm://')) or TAGS.get(Path(checkpoint).stem)
     arch = getattr(net, 'arch', None)
     if tag and arch and tag.arch != arch:
-        # conv_m and conv_blur_m have the same keys and shapes and are different nets.
+        # Keys and shapes cannot tell conv_m and conv_blur_m apart.
         raise UserError(f'{checkpoint} holds weights of {tag.arch}, and this net is {arch}')
     state = tensor_state(read_weights(checkpoint), checkpoint)
     if prefix:
@@ -64,7 +65,7 @@ def load_into(model: nn.Module, checkpoint: Checkpoint, strict: bool = True) -> 
         UserError: The weights do not fit.
     """
     state = tensor_state(checkpoint.content, checkpoint.path)
-    state = {key.removeprefix('module.'): value for key, value in state.items()}  # of a net wrapped for several GPUs
+    state = {key.removeprefix('module.'): value for key, value in state.items()}  # net wrapped for several GPUs
     expected = model.state_dict()
     problems = differences(expected, state)
     if problems and strict:
@@ -84,20 +85,20 @@ def rows_by_class(
     old: Sequence[str],
     new: Sequence[str],
 ) -> dict[str, Tensor]:
-    """Fit the weights of a checkpoint to a model of other classes: rows of the same class are taken over by name.
+    """Adapt the weights of a checkpoint to a model with other classes: copy the rows of classes that both have.
 
-    A tensor belongs to classes if its number of rows depends on their number. Its rows are then, as in all heads of
-    mmdet and mmseg, those of the classes (and of the background, if there is one) for each anchor in turn.
+    A tensor is class-dependent if its number of rows changes with the number of classes. Its rows are then ordered as
+    in all heads of mmdet and mmseg: for each anchor the classes, followed by the background if there is one.
 
     Args:
         state: Weights of the checkpoint by name.
-        model: Weights of the model, whose values rows of other classes keep.
-        wider: Weights of the same model with one class more; only their shapes are used.
+        model: Weights of the model by name. Rows of classes that the checkpoint does not have are taken from these.
+        wider: Weights of the same model with one more class; only their shapes are used.
         old: Classes of the checkpoint in the order of labels.
         new: Classes of the model in the order of labels.
 
     Returns:
-        The weights, without those that belong to classes and do not fit.
+        The adapted weights, without class-dependent tensors of other shapes.
     """
     kept = [(new.index(name), old.index(name)) for name in new if name in old]
     targets, sources = [target for target, _ in kept], [source for _, source in kept]
@@ -122,14 +123,14 @@ def rows_by_class(
 
 
 def tensor_state(content: Any, source: str | Path) -> dict[str, Tensor]:
-    """Return the ``state_dict`` of a checkpoint's content, which may also be the ``state_dict`` itself.
+    """Return the ``state_dict`` of a checkpoint, whose content may also be a bare ``state_dict``.
 
     Args:
         content: Content of a checkpoint.
-        source: Its origin, for the message.
+        source: Origin of the content, for the message.
 
     Raises:
-        UserError: It is not a dict of tensors by name.
+        UserError: The content has no ``state_dict`` of tensors by name.
     """
     state = content.get('state_dict', content) if isinstance(content, dict) else content
     if not isinstance(state, dict) or not state:

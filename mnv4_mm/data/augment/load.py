@@ -1,4 +1,4 @@
-"""Transforms that read images and masks by ``mnv4_mm.images``, in the place of OpenMMLab's.
+"""Transforms that read images and masks by ``mnv4_mm.images`` instead of OpenMMLab's readers.
 
 Configs, and checkpoints with them, name OpenMMLab's ``LoadImageFromFile`` and ``LoadAnnotations``: mmdet's
 ``DetInferencer``, mmseg's ``MMSegInferencer`` and mmdeploy look for these names in a pipeline. ``with_one_reader``
@@ -18,7 +18,7 @@ from mnv4_mm.images import read_image, read_mask
 
 @TRANSFORMS.register_module()
 class LoadImage(BaseTransform):
-    """Read an image as training, checks, inference and exported files do.
+    """Read an image by ``read_image``, as training, checks, inference and exported files do.
 
     Required key: ``img_path``.
 
@@ -43,12 +43,12 @@ class LoadImage(BaseTransform):
 
 @TRANSFORMS.register_module()
 class LoadMask(BaseTransform):
-    """Read the mask of an image as ``SegAugmentation`` and the data check do.
+    """Read the mask of an image in the same way as ``SegAugmentation`` and the data check.
 
     Required keys: ``seg_map_path``, ``reduce_zero_label``; ``label_map`` is optional.
 
-    Added key: ``gt_seg_map``, (H, W) uint8. mmseg's ``LoadAnnotations`` returns the same for every mask that is read
-    here, but the remainder by 256 for masks with larger values.
+    Added key: ``gt_seg_map``, (H, W) uint8, the same as from mmseg's ``LoadAnnotations``. That transform takes values
+    above 255 modulo 256, though, while this one refuses them.
 
     Raises:
         UserError: The file is missing or not a readable mask.
@@ -62,13 +62,13 @@ class LoadMask(BaseTransform):
 
 
 def with_one_reader(config: Any, scope: str | None) -> Any:
-    """Return a copy of a config in which the transforms of this module read files, also in nested data sets.
+    """Return a copy of a config with ``LoadImage`` and ``LoadMask`` as readers, also in nested data sets.
 
     A transform with settings of its own, such as a storage service or another decoder, is not replaced.
 
     Args:
         config: Config of a data loader or a data set; built objects in it are not copied.
-        scope: Default scope: ``mmdet``, whose ``LoadAnnotations`` reads no files of images, or ``mmseg``.
+        scope: Default scope, ``mmdet`` or ``mmseg``. mmdet's ``LoadAnnotations`` is kept: it reads no image files.
     """
     if isinstance(config, dict):
         name = config.get('type')

@@ -1,8 +1,8 @@
 """The augmentation of mmseg's ADE20K configs as one crop, one resize and one pass over the colours.
 
-The result is that of mmseg's chain of transforms, sampled from the same distributions, at a fraction of the time: the
-crop is taken from the image before it is scaled, so that only the crop is resized and distorted. ``sample_params`` is
-separate from ``apply`` so that tests can run mmseg's chain with the same random parameters.
+It gives the result of mmseg's chain of transforms, with parameters from the same distributions, in a fraction of the
+time: the crop is taken from the image before it is scaled, so that only the crop is resized and distorted.
+``sample_params`` is separate from ``apply`` so that tests can run mmseg's chain with the same random parameters.
 """
 
 from typing import NamedTuple
@@ -41,21 +41,22 @@ class SegAugmentation(BaseTransform):
     """Read an image and its mask and apply the augmentation of mmseg's ADE20K configs.
 
     Replaces mmseg's LoadImageFromFile, LoadAnnotations, RandomResize (keep_ratio=True), RandomCrop, RandomFlip and
-    PhotoMetricDistortion. There are two differences. The crop is taken from the unscaled image at whole pixels, so
+    PhotoMetricDistortion. There are three differences. The crop is taken from the unscaled image at whole pixels, so
     that image and mask are both shifted by up to half a pixel of the unscaled image. Saturation and hue share one
     conversion to HSV and back. JPEG files are decoded at 1/2, 1/4 or 1/8 of their size where that is enough.
 
     Required keys: ``img_path``, ``seg_map_path``, ``reduce_zero_label``; ``label_map`` is optional.
 
     Added keys: ``img``, (H, W, 3) uint8 BGR, in planar layout; ``gt_seg_map``, (H, W) uint8; the sizes, scale factors
-    and flip that mmseg's transforms note. H and W are those of the crop, or of the scaled image where it is smaller.
+    and flip that mmseg's transforms record. H and W are the size of the crop, or of the scaled image where that is
+    smaller.
 
     Args:
         scale: Longest and shortest side of the scaled image in pixels, before ``ratio_range`` is applied.
         crop_size: Height and width of the crop in pixels.
         ratio_range: Range of the factor on ``scale``.
-        cat_max_ratio: Largest share of one class among the labelled pixels of a crop. A crop with a larger share is
-            sampled again, up to ten times.
+        cat_max_ratio: Limit on the share of one class among the labelled pixels of a crop. A crop that reaches it or
+            has a single class is sampled again, up to ten times. 1 accepts every crop.
         flip_prob: Probability of a horizontal flip.
         brightness_delta: Largest change of brightness.
         contrast_range: Range of the contrast factor.
@@ -131,10 +132,10 @@ class SegAugmentation(BaseTransform):
         return SegParams(size, crop, random() < self.flip_prob, colour)
 
     def is_balanced(self, mask: np.ndarray, label_table: np.ndarray) -> bool:
-        """Return True if a mask has at least two classes and none exceeds ``cat_max_ratio`` of the labelled pixels.
+        """Return True if a mask has at least two classes, each below ``cat_max_ratio`` of the labelled pixels.
 
-        Only every second pixel of every second row is counted. The decision differs from that of all pixels only
-        where a share is very close to the limit.
+        Only every second pixel of every second row is counted. Counting all pixels would decide differently only where
+        a share is very close to the limit.
         """
         value_counts = cv2.calcHist([mask[::2, ::2]], [0], None, [256], [0, 256]).ravel()
         counts = np.bincount(label_table, value_counts, minlength=256)

@@ -1,7 +1,7 @@
 """SSD's augmentation for detection as one warp and one pass over the colours.
 
-The result is that of mmdet's chain of transforms, sampled from the same distributions, at a fraction of the time: the
-visible region is resized once, directly to the target size, and only the result's colours are distorted.
+It gives the result of mmdet's chain of transforms, with parameters from the same distributions, in a fraction of the
+time: the visible region is resized once, directly to the target size, and only the result's colours are distorted.
 ``sample_params`` is separate from ``apply`` so that tests can run mmdet's chain with the same random parameters.
 """
 
@@ -55,21 +55,22 @@ class SSDAugmentation(BaseTransform):
     """Read an image and apply SSD's augmentation (arXiv 1512.02325) to it and its boxes.
 
     Replaces mmdet's LoadImageFromFile, Expand, MinIoURandomCrop, Resize (keep_ratio=False), RandomFlip and
-    PhotoMetricDistortion; it comes after LoadAnnotations. Boxes are equal to those of mmdet's chain, images are equal
-    up to rounding of the pixels. JPEG files are decoded at 1/2, 1/4 or 1/8 of their size where that is enough.
+    PhotoMetricDistortion; it comes after LoadAnnotations. Boxes are the same as in mmdet's chain. Images are the same
+    up to rounding, except for JPEG files, which are decoded at 1/2, 1/4 or 1/8 of their size where that is enough.
 
     Required keys: ``img_path``, ``height``, ``width``, ``gt_bboxes``, ``gt_bboxes_labels``, ``gt_ignore_flags``.
 
     Added or modified keys: ``img``, (H, W, 3) float32 BGR, in planar layout; ``gt_bboxes``, (x1, y1, x2, y2) in pixels
-    of ``img``; ``gt_bboxes_labels`` and ``gt_ignore_flags`` of the boxes that are left; the sizes, scale factors and
-    flip that mmdet's transforms note.
+    of ``img``; ``gt_bboxes_labels`` and ``gt_ignore_flags`` of the boxes that remain; the sizes, scale factors and
+    flip that mmdet's transforms record.
 
     Args:
         scale: Width and height of the result in pixels.
         mean: Colour of the canvas, RGB, 0 to 255.
         expand_ratio: Range of the canvas's sides, as multiples of the image's sides.
         expand_prob: Probability of placing the image on a canvas.
-        min_ious: Minimum IoUs of a crop with all boxes. For each image one of them, no minimum, or no crop is chosen.
+        min_ious: Minimum IoUs between a crop and every box. Each image gets, at random, a crop with one of these
+            minimums, a crop without a minimum, or no crop.
         min_crop_size: Smallest side of a crop, as a fraction of the canvas's side.
         flip_prob: Probability of a horizontal flip.
         brightness_delta: Largest change of brightness.
@@ -144,7 +145,7 @@ class SSDAugmentation(BaseTransform):
         return SSDParams(expansion, crop, random() < self.flip_prob, colour)
 
     def _sample_crop(self, height: int, width: int, boxes: np.ndarray) -> Box | None:
-        """Sample a crop like MinIoURandomCrop. Its attempts are independent and are evaluated all at once."""
+        """Sample a crop like MinIoURandomCrop. The attempts are independent, so all are evaluated at once."""
         low = self.min_crop_size
         while (min_iou := self.modes[np.random.randint(len(self.modes))]) != 1:
             part = np.random.random_sample((4, CROP_ATTEMPTS))
@@ -203,14 +204,14 @@ class SSDAugmentation(BaseTransform):
 
 
 def crop_window(height: int, width: int, params: SSDParams) -> Box:
-    """Return the region that is kept, (x1, y1, x2, y2) in pixels of the image, which it may extend beyond."""
+    """Return the region that is kept, (x1, y1, x2, y2) in pixels of the image. It may extend beyond the image."""
     ratio, left, top = params.expansion or (1, 0, 0)
     x1, y1, x2, y2 = params.crop or (0, 0, int(width * ratio), int(height * ratio))
     return x1 - left, y1 - top, x2 - left, y2 - top
 
 
 def pairwise_iou(crops: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Return the IoU, (P, N), of each crop in (4, P) with each box in (N, 4)."""
+    """Return the IoU of each crop with each box, (P, N), for crops (4, P) and boxes (N, 4)."""
     x1, y1, x2, y2 = crops[:, :, None]
     a1, b1, a2, b2 = boxes.T[:, None]
     overlap = (np.minimum(x2, a2) - np.maximum(x1, a1)).clip(0) * (np.minimum(y2, b2) - np.maximum(y1, b1)).clip(0)
@@ -218,7 +219,7 @@ def pairwise_iou(crops: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 
 def contains_centres(crops: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Return a mask, (P, N) bool: True where a crop in (4, P) contains the centre of a box in (N, 4)."""
+    """Return whether each crop contains the centre of each box, (P, N) bool, for crops (4, P) and boxes (N, 4)."""
     x1, y1, x2, y2 = crops[:, :, None]
     x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
     return (x > x1) & (y > y1) & (x < x2) & (y < y2)

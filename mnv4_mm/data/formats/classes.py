@@ -12,12 +12,12 @@ UNPRINTABLE = ('Cc', 'Cs', 'Zl', 'Zp')
 
 
 def composed(name: str) -> str:
-    """Return a name with composed accents (Unicode NFC): macOS writes them apart, and both look the same."""
+    """Return a name with composed accents (Unicode NFC). macOS writes decomposed ones, which look the same."""
     return unicodedata.normalize('NFC', name)
 
 
 def note_composed(names: Iterable[str], notes: list[str]) -> None:
-    """Note names, as the files have them, that ``composed`` changes."""
+    """Add a note on the names, as written in the files, that ``composed`` changes."""
     changed = sorted({composed(name) for name in names if composed(name) != name})
     if changed:
         notes.append(f'accents of class names are composed (Unicode NFC): {first(changed)}')

@@ -1,4 +1,4 @@
-"""Read COCO JSON: COCO's own layout, those of Roboflow, Label Studio and CVAT, and similar ones.
+"""Read COCO JSON in the layouts of COCO, Roboflow, Label Studio and CVAT, and in similar ones.
 
 Entries without a usable id, name or box become findings, so that one wrong entry of a hundred thousand can be named and
 nothing ends in a KeyError.
@@ -34,7 +34,7 @@ from mnv4_mm.errors import UserError
 NAME = 'COCO JSON'
 LISTS = ('images', 'annotations', 'categories')
 KEYS = [f'"{key}"'.encode() for key in LISTS]
-# Files that COCO's annotations/ has beside those with boxes.
+# Words in the names of COCO's annotation files that have no boxes.
 WITHOUT_BOXES = ('captions', 'keypoints', 'panoptic', 'stuff', 'image_info', 'deleted')
 FOLDERS = {
     TRAIN: ('train', 'training'),
@@ -65,7 +65,7 @@ class AnnotationFile(NamedTuple):
         path: Its path.
         content: ``images``, ``annotations`` and ``categories``, a list each.
         categories: Valid categories in the order of the file.
-        used: Category ids of its annotations with their counts.
+        used: Number of annotations by category id.
     """
 
     name: str
@@ -82,9 +82,10 @@ def find(files: Files) -> list[str]:
 
 
 def find_incomplete(files: Files) -> list[str]:
-    """Return the files that may be meant as annotation files, but lack some of the lists, if there are no others.
+    """Return possible annotation files that lack some of the lists; none if any file is complete.
 
-    Label Studio adds a file with ``categories`` to its export for YOLO, and many tools one with ``images`` to others.
+    Label Studio adds a JSON file with only ``categories`` to its YOLO export, and many tools add one with only
+    ``images`` to exports in other formats.
     """
     found = _find_all(files)
     return [] if any(_is_whole(files.root / name) for name in found) else found
@@ -104,7 +105,7 @@ def _find_all(files: Files) -> list[str]:
     found = []
     for name in files.with_suffix('.json'):
         base = posixpath.basename(name)
-        if posixpath.splitext(base)[0] in stems:  # of one image: LabelMe
+        if posixpath.splitext(base)[0] in stems:  # named after an image: LabelMe
             continue
         path = files.root / name
         start = beginning(path)
@@ -117,11 +118,11 @@ def _find_all(files: Files) -> list[str]:
 def read(root: Path, files: Files | None = None) -> DetectionData | None:
     """Read a data set with COCO JSON files.
 
-    A file belongs to the split that its name or folder names. Images are looked up in the folder in which most of the
-    ``file_name`` entries exist. The files are joined by the names of their categories.
+    The name or folder of a file tells its split. Images are looked up in the folder in which most of the ``file_name``
+    entries exist. The categories of several files are matched by name.
 
     Returns:
-        None if there is no such file.
+        The data set. None if there is no such file.
 
     Raises:
         UserError: A file is not JSON or not in COCO's format, or it is unclear which file belongs to a split.
@@ -195,7 +196,7 @@ def _join_categories(sources: dict[str, AnnotationFile], data: DetectionData) ->
     """Set classes and category ids of the data set.
 
     Returns:
-        For each split the label by category id.
+        For each split, the label of each category id.
     """
     surplus = _surplus(list(sources.values()), data)
     kept = {
@@ -248,10 +249,11 @@ def _join_categories(sources: dict[str, AnnotationFile], data: DetectionData) ->
 
 
 def _surplus(sources: Sequence[AnnotationFile], data: DetectionData) -> set[tuple[Id, str]]:
-    """Return ids and names of root categories without boxes, and of unused categories named as their root.
+    """Return ids and names of the categories to leave out.
 
-    Roboflow writes the name of the project as a category that has all others below it and no boxes
-    (open-mmlab/mmdetection#11391, roboflow/rf-detr#1303).
+    These are root categories without boxes, and categories without boxes that have the name of their parent and of
+    another category with boxes. Roboflow writes the name of the project as a root category of all others, without
+    boxes (open-mmlab/mmdetection#11391, roboflow/rf-detr#1303).
     """
     used = {(c.id, c.name) for source in sources for c in source.categories if source.used[c.id]}
     surplus = set()
@@ -328,7 +330,7 @@ def _read_images(
         )
         for image in images.values():
             image.image_id = None
-    # Annotations of images that a finding has been made of already are no findings of their own.
+    # If an image is a finding already, its annotations do not become further findings.
     named = {_id(entry, 'id') for entry in source.content['images']}
     _read_boxes(source, images, named - set(images), labels, data)
     return sorted(images.values(), key=lambda image: image.name)
@@ -440,7 +442,7 @@ def _read_boxes(
 
 
 def _id(entry: Any, key: str) -> Id | None:
-    """Return an id, as an integer if it is a whole number. None if there is none, or one of another type."""
+    """Return an id, as an integer if it is a whole number. None if it is missing or of another type."""
     value = entry.get(key) if isinstance(entry, dict) else None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -464,7 +466,7 @@ def _float(value: float) -> float:
 
 
 def _outline(segmentation: Any) -> list[float] | None:
-    """Return the box around polygons or run lengths, ``[x, y, width, height]``; None if there are none."""
+    """Return the box around polygons or a run-length encoded mask, ``[x, y, width, height]``; None if invalid."""
     if isinstance(segmentation, dict):
         return _box_of_run_lengths(segmentation.get('size'), segmentation.get('counts'))
     if not isinstance(segmentation, list) or not segmentation:
@@ -480,14 +482,15 @@ def _outline(segmentation: Any) -> list[float] | None:
 
 
 def _box_of_run_lengths(size: Any, counts: Any) -> list[float] | None:
-    """Return the box around a mask as run lengths; None if they are damaged, or pycocotools is not installed."""
+    """Return the box around a run-length encoded mask; None if it is damaged, or pycocotools is not installed."""
     if not (isinstance(size, list) and len(size) == 2 and all(map(_side, size)) and max(size) < MAX_RUN_SIDE):
         return None
     height, width = (int(side) for side in size)
     is_list = isinstance(counts, list) and all(isinstance(n, int) and n >= 0 for n in counts)
     if is_list and sum(counts) != height * width:
         return None
-    # Characters of 6 bits, of which the last is the end of a number: pycocotools reads on otherwise.
+    # Each character has 6 bits, one of which says that the number continues in the next character. If it is set in the
+    # last character, pycocotools reads beyond the end of the text.
     is_text = isinstance(counts, str) and RUN_LENGTHS.fullmatch(counts)
     if not (is_list or is_text):
         return None

@@ -9,8 +9,8 @@ from mnv4_mm.data.mask_split import MaskSplit
 from mnv4_mm.data.prepare import prepare_detection
 from mnv4_mm.data.prepare_masks import prepare_masks
 
-# By default_scope of a config: the function that recognises a data set given by --data, and advice for users who do not
-# have the data of the benchmark.
+# By default_scope of a config: the function that prepares a data set given by --data, and advice for users who do not
+# have the benchmark's data.
 FIND: dict[str, Callable[..., Any]] = {'mmdet': prepare_detection, 'mmseg': prepare_masks}
 HINTS = {
     scope: f'fetch it with `mnv4 download {data}`, name a folder with your own by --data, or try `mnv4 train {config}` '
@@ -23,7 +23,7 @@ HINTS = {
 
 
 def coco_split(dataset: Mapping[str, Any]) -> Split | None:
-    """Return annotation file and image folder of a CocoDataset's config; None if it is the config of another class."""
+    """Return annotation file and image folder of a CocoDataset's config; None if the config is of another class."""
     file, folder = dataset.get('ann_file'), (dataset.get('data_prefix') or {}).get('img')
     if not (isinstance(file, str) and isinstance(folder, str)):
         return None

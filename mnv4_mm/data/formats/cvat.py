@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 NAME = 'CVAT XML'
 SHAPES = ('box', 'polygon', 'ellipse', 'mask', 'polyline', 'points', 'cuboid', 'skeleton')
 WITHOUT_AREA = ('polyline', 'points', 'cuboid', 'skeleton')
-# Attributes by which CVAT's own COCO export, and VOC's, mark groups and objects that do not count.
+# Attributes that mark groups of objects and objects that do not count, as in CVAT's exports to COCO and Pascal VOC.
 CROWD = ('is_crowd', 'iscrowd', 'ignored', 'difficult')
 
 
@@ -45,13 +45,13 @@ def _stems(files: Files) -> frozenset[str]:
 def read(root: Path, files: Files | None = None) -> DetectionData | None:
     """Read a data set in the format "CVAT for images 1.1".
 
-    - The split is the ``subset`` of an image, else that which the name or folder of the XML file names.
-    - Classes are in the order of the labels in the file; of several files, in that of the first one.
+    - The split is the ``subset`` of an image or, without one, the split that the name or folder of the XML file names.
+    - Classes are in the order of the labels in the first file; labels that only other files have come last.
     - Polygons, ellipses, masks and rotated boxes become the boxes around them. Lines, points, cuboids and skeletons are
       left out.
 
     Returns:
-        None if there are no such files.
+        The data set. None if there are no such files.
 
     Raises:
         UserError: A file is not XML, or has the tracks of a video.
@@ -95,11 +95,11 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
 
 
 def _classes(trees: dict[str, 'Element'], data: DetectionData) -> list[str]:
-    """Return the labels of the first file, then those that only others have; those of the shapes if none lists any."""
+    """Return the class names that the files list, the first file first. If none lists any, those of the shapes."""
     result: list[str] = []
     for name, tree in trees.items():
         listed = [composed(label.findtext('name', '')) for label in tree.iterfind('meta//labels/label')]
-        # Files of one task and of a project list them in different places; the points of skeletons are no classes.
+        # Exports of a task and of a project list the labels in different places.
         listed = [label for label in dict.fromkeys(listed) if label]
         new = [label for label in listed if label not in result]
         if result and new:

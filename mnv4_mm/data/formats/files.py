@@ -1,4 +1,4 @@
-"""The files of a data set: a list made once, the split that a path names, and the file that an annotation means."""
+"""Files of a data set: list them once, tell the split from a path, and find the image that an annotation refers to."""
 
 import contextlib
 import os
@@ -22,20 +22,20 @@ from mnv4_mm.images import IMAGE_SUFFIXES, image_size
 
 MAX_FILES = 4_000_000
 SAMPLE = 100  # names of an annotation file that are looked up to find the folder that they are relative to
-MAX_STRIPPED = 4  # leading folders of a name that are left out to find the image
-# What a file with a labelled object contains.
+MAX_STRIPPED = 4  # most leading folders of a name that are left out to find the image
+# Bytes that a file with a labelled object contains.
 VOC_OBJECT, LABELME_OBJECT = b'<object>', b'"label"'
 OTHER_FOLDERS = ('__MACOSX', 'lost+found')  # of macOS's archives and of file systems
 DRIVE = re.compile(r'[A-Za-z]:')
 WORDS = re.compile(r'[a-z]+')
-PREDICTIONS = 'predictions.json'  # of infer
+PREDICTIONS = 'predictions.json'  # written by infer
 LABELS = ('.json', '.xml', '.txt', '.yaml', '.yml')
 SCORE = re.compile(rb'"score"\s*:')
 BEGINNINGS = ((TRAIN, 'train'), (VAL, 'val'), (VAL, 'eval'), (TEST, 'test'))
 
 
 class Files:
-    """Files below a folder. Hidden ones, what macOS and Windows add, and output folders of ``infer`` are left out.
+    """Files below a folder, without hidden ones, ``OTHER_FOLDERS`` and output folders of ``infer``.
 
     Attributes:
         root: The folder.
@@ -100,7 +100,7 @@ class Files:
 
     @cached_property
     def spellings(self) -> dict[str, list[str]]:
-        """Names by their spelling without regard to upper and lower case and to how accents are composed."""
+        """Names by spelling, regardless of upper and lower case and of how accents are coded."""
         result: dict[str, list[str]] = {}
         for name in self.names:
             result.setdefault(_fold(name), []).append(name)
@@ -140,7 +140,7 @@ def _without_outputs(root: Path, names: list[str]) -> list[str]:
 def holds_predictions(path: Path) -> bool:
     """Return True for COCO JSON with predictions, not ground truth: each annotation has a score.
 
-    Also for the ``predictions.json`` of ``infer`` without any detection, and that of a segmenter.
+    Also True for a ``predictions.json`` of ``infer`` that has no detections or is of a segmentation model.
     """
     try:
         with path.open('rb') as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
@@ -159,7 +159,7 @@ def holds_predictions(path: Path) -> bool:
 
 
 def refuse_folder(error: OSError) -> NoReturn:
-    """Raise an error for a folder that ``os.walk`` cannot list and would pass over.
+    """Raise an error for a folder that ``os.walk`` cannot list and would skip.
 
     Raises:
         UserError: Always.
@@ -175,9 +175,10 @@ def _fold(name: str) -> str:
 
 
 def split_of(name: str) -> str | None:
-    """Return the split that a path names, the file name first, then the folders from the innermost one outwards.
+    """Return the split that a path names; None if it names none.
 
-    ``annotations/instances_train2017.json`` is TRAIN, ``valid/_annotations.coco.json`` is VAL. None if it names none.
+    The file name is looked at first, then the folders from the innermost one outwards:
+    ``annotations/instances_train2017.json`` is TRAIN, ``valid/_annotations.coco.json`` is VAL.
     """
     for part in reversed(posixpath.splitext(name)[0].split('/')):
         for word in WORDS.findall(part.lower()):
@@ -188,7 +189,7 @@ def split_of(name: str) -> str | None:
 
 
 def complete_splits(splits: dict[str, list[LabelledImage]]) -> dict[str, list[LabelledImage]]:
-    """Leave out empty splits; a single one that is not for training alone is the whole data set."""
+    """Leave out empty splits. A single split other than ``TRAIN`` becomes ``ALL``."""
     splits = {split: images for split, images in splits.items() if images}
     if len(splits) == 1 and TRAIN not in splits:
         return {ALL: next(iter(splits.values()))}
@@ -199,7 +200,7 @@ def join(folder: str, name: str) -> str | None:
     """Join a folder and a name that is written in a file, both relative to the root, with ``/``.
 
     Returns:
-        None if the path leaves the root: it is absolute, has a drive or a protocol, or too many ``..``.
+        The path. None if it leaves the root: it is absolute, has a drive or a protocol, or too many ``..``.
     """
     if name.startswith('/') or DRIVE.match(name) or '://' in name:
         return None
@@ -209,12 +210,12 @@ def join(folder: str, name: str) -> str | None:
 
 @dataclass
 class Located:
-    """The images that the names in an annotation file mean.
+    """Images that the names in an annotation file refer to.
 
     Attributes:
-        names: Path relative to the root by name in the file; also of images that do not exist. Names that leave the
-            root are missing.
-        findings: Names that leave the root, and what was corrected.
+        names: Path relative to the root, by name in the file. It includes images that do not exist, but no names that
+            are invalid or leave the root.
+        findings: Names that are invalid or leave the root, and corrections.
         notes: What was decided.
     """
 
@@ -233,20 +234,21 @@ def locate(
 ) -> Located:
     """Find the images that an annotation file lists.
 
-    Names are relative to a folder that most formats do not define. It is the folder in which most of them exist, with
-    as few leading folders of the names left out as possible. A folder of another split is not considered. Of several
-    such folders the one whose images have the stated sizes is taken, else the first preferred one.
+    Names are relative to a folder that most formats do not define. The folder in which most of the names exist is used,
+    with as few of the names' leading folders left out as possible. Folders of other splits are not considered. If
+    several folders have as many of the names, the one whose images have the stated sizes is used, or else the first
+    preferred one.
 
     Args:
         files: Files of the data set.
         source: Annotation file, relative to the root.
-        names: Names as they are written -> entry for messages.
+        names: Name as written in the file -> its entry in the file, for messages.
         preferred: Folders to prefer, in this order, relative to the root.
         split: Split that the annotation file is for.
         sizes: Width and height that the annotation file states, by name.
 
     Raises:
-        UserError: Several folders have all the names, and neither sizes nor ``preferred`` decide.
+        UserError: Several folders have as many of the names, and neither sizes nor ``preferred`` decide.
     """
     located = Located({})
     path = files.root / source
@@ -309,7 +311,7 @@ def locate(
 
 
 def _decode(files: Files, name: str) -> str:
-    """Replace percent signs and digits by characters, as in a URL, if only the image of that name exists."""
+    """Decode percent-encoding, as in a URL, if there is an image with the decoded name and none with the name."""
     decoded = unquote(name)
     exists = (
         posixpath.basename(decoded) in files.images_by_base and posixpath.basename(name) not in files.images_by_base
@@ -329,9 +331,9 @@ def _count(names: list[str], what: str) -> str:
 
 
 def _choose_folders(files: Files, names: list[str], bases: Sequence[str], split: str | None) -> tuple[list[str], int]:
-    """Return the folder in which most of the names exist, and how many leading folders they lose.
+    """Return the folder in which most of the names exist, and how many leading folders of the names are left out.
 
-    Further folders with as many of the names follow it, if some are in both.
+    Other folders with as many of the names are returned too, if they share names with the first.
     """
     sample = _sample(names)
     depth = max((name.count('/') for name in sample), default=0)
@@ -355,7 +357,7 @@ def _choose_folders(files: Files, names: list[str], bases: Sequence[str], split:
 def _choose_by_size(
     files: Files, folders: list[str], stripped: int, sizes: Mapping[str, tuple[int, int]]
 ) -> str | None:
-    """Return the folder in which more images have their stated size than in any other. None if there is none."""
+    """Return the folder in which most images have their stated size. None if several folders have as many."""
     if len(folders) == 1:
         return folders[0]
     counts = dict.fromkeys(folders, 0)
@@ -372,19 +374,19 @@ def _sample(names: list[str]) -> list[str]:
 
 
 def _below(folder: str, name: str, stripped: int) -> str | None:
-    """Join a folder and a name that loses its leading folders, but not the file name."""
+    """Join a folder and a name without its first ``stripped`` folders; the file name is always kept."""
     parts = name.split('/')
     return join(folder, '/'.join(parts[min(stripped, len(parts) - 1) :]))
 
 
 def find_respelled(files: Files, name: str) -> str | None:
-    """Return the only file whose name differs in upper and lower case and in how accents are coded."""
+    """Return the file whose name differs only in case or in the coding of accents; None unless it is the only one."""
     found = files.spellings.get(_fold(name), [])
     return found[0] if len(found) == 1 else None
 
 
 def _find_below(files: Files, parts: list[str], split: str | None) -> str | None:
-    """Return the only image in the tree, of this split, whose path ends in the whole name."""
+    """Return the image of this split whose path ends in the whole name; None unless it is the only one."""
     end = '/' + '/'.join(parts)
     found = [name for name in files.images_by_base.get(parts[-1], []) if ('/' + name).endswith(end)]
     found = [name for name in found if split is None or split_of(posixpath.dirname(name)) in (None, split)]
@@ -399,14 +401,16 @@ def _hint(files: Files, name: str) -> str:
 def match_by_stem(
     files: Files, name: str, split: str | None = None, *, stem: str | None = None, listed: str = ''
 ) -> str | None:
-    """Return the image with the name of an annotation file: beside it, in the folder most alike, or the only one.
+    """Return the image with the stem of an annotation file; None if there is none or nothing decides between several.
+
+    An image beside the annotation file is preferred, then one whose folders have most in common with the file's.
 
     Args:
         files: Files of the data set.
         name: The annotation file, relative to the root.
-        split: Split that it belongs to.
-        stem: Name without folders and suffix; may begin with folders of its own.
-        listed: Name of the image in the file, whose suffix decides between several.
+        split: Split that the annotation file belongs to.
+        stem: Stem to look for instead of the annotation file's; leading folders are ignored.
+        listed: Image name in the annotation file. Its suffix decides between several images of the stem.
     """
     found = images_of_stem(files, name, split, stem=stem, listed=listed)
     return found[0] if len(found) == 1 else None
@@ -415,7 +419,7 @@ def match_by_stem(
 def images_of_stem(
     files: Files, name: str, split: str | None = None, *, stem: str | None = None, listed: str = ''
 ) -> list[str]:
-    """Return the images that ``match_by_stem`` chooses from: more than one if nothing decides."""
+    """Return the images that ``match_by_stem`` is left with: more than one if nothing decides between them."""
     folder, base = posixpath.split(posixpath.splitext(name)[0])
     stem = posixpath.basename(stem) if stem else base
     found = files.images_by_stem.get(stem, [])
@@ -434,12 +438,12 @@ def images_of_stem(
 
 
 def other_labels(files: Files, images: Iterable[str], marks: Mapping[str, bytes]) -> list[Finding]:
-    """Find labels of images in another format than the one that is read, by the names of the files.
+    """Find label files in other formats that are named after images without labels.
 
     Args:
         files: Files of the data set.
         images: Images without labels in the format that is read.
-        marks: Suffix of the other formats -> what a file with a labelled object contains.
+        marks: Suffix of another format -> bytes that a file with a labelled object contains.
     """
     labels: dict[str, list[str]] = {}
     for name in files.with_suffix(*marks):
@@ -455,7 +459,7 @@ def other_labels(files: Files, images: Iterable[str], marks: Mapping[str, bytes]
 
 
 def beginning(path: Path, count: int = 2**16) -> bytes:
-    """Return the first bytes of a text file without byte order mark and blanks, of UTF-16 each second byte."""
+    """Return the first bytes of a text file, without byte order mark, leading blanks and the zero bytes of UTF-16."""
     try:
         with path.open('rb') as file:
             data = file.read(count)
@@ -478,7 +482,7 @@ def first(values: Iterable[str], count: int = 3) -> str:
 
 
 def split_by_folder(splits: dict[str, list[LabelledImage]], notes: list[str]) -> dict[str, list[LabelledImage]]:
-    """Split by the folders of the images what is not split, if each of them is named after a split."""
+    """Split a data set without splits by the folders of its images, if each folder is named after a split."""
     if set(splits) != {ALL}:
         return splits
     named: dict[str | None, list[LabelledImage]] = {}
@@ -491,7 +495,7 @@ def split_by_folder(splits: dict[str, list[LabelledImage]], notes: list[str]) ->
 
 
 def separate(data: DetectionData | MaskData) -> None:
-    """Find images that are in the training split and in another one too. Identical splits become one, ``ALL``."""
+    """Find training images that are in another split too. Identical training and validation splits become ``ALL``."""
     splits: dict[str, list] = data.splits
     if TRAIN not in splits:
         return

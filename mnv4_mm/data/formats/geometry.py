@@ -1,4 +1,4 @@
-"""Boxes from the coordinates that formats write, without rounding where the format does not round."""
+"""Compute boxes from the coordinates in annotation files, without adding rounding errors."""
 
 import math
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ def _decimal(value: Number) -> Decimal:
         number = Decimal(repr(value) if isinstance(value, float) else value)
     except (InvalidOperation, TypeError) as error:
         raise ValueError(f'{value!r} is no number') from error
-    # Decimal computes with any exponent; a float does not hold it.
+    # A Decimal may have an exponent that a float cannot hold.
     return number if number.is_nan() or abs(number) < Decimal('1e300') else Decimal('inf')
 
 

@@ -32,7 +32,7 @@ SNIFFED = 5  # JSON files named as an image that are opened to see whether they 
 MARKS = (b'"shapes"', b'"imagePath"')
 # Kinds of shapes whose points span their box. LabelMe's masks have the corners of their box as points.
 SPANNED = ('rectangle', 'polygon', 'mask', 'rotation', 'quadrilateral', '')
-NOT_CLASSES = ('_background_', '__ignore__')  # of LabelMe's own list of labels
+NOT_CLASSES = ('_background_', '__ignore__')  # in LabelMe's lists of labels
 
 
 def find(files: Files) -> list[str]:
@@ -53,13 +53,13 @@ def _is_labelme(path: Path) -> bool:
 def read(root: Path, files: Files | None = None) -> DetectionData | None:
     """Read a data set in LabelMe's format.
 
-    - The image of a file is that of its ``imagePath``, else the one with its name.
+    - The image of a file is its ``imagePath`` or, if that does not exist, the image with the name of the file.
     - Polygons, circles, masks and rotated rectangles become the boxes around them. Points and lines are left out.
     - Shapes of one class with the same ``group_id`` are parts of one object, as in LabelMe's own export to COCO.
-    - The split is that of the folders; classes are those of ``labels.txt`` if there is one, else sorted by name.
+    - Folders determine the split. Classes are in the order of ``labels.txt`` if there is one, else sorted by name.
 
     Returns:
-        None if there are no such files.
+        The data set. None if there are no such files.
     """
     files = files or Files(root)
     names = find(files)
@@ -237,7 +237,7 @@ def _parse(shape: Any) -> tuple[str, str, list[list[float]]]:
 
 
 def _circle(points: list[list[float]]) -> list[list[float]]:
-    """Return two corners of the box around a circle of which the centre and a point are given."""
+    """Return two opposite corners of the box around a circle, given its centre and a point on it."""
     (x, y), edge = points[0], points[1]
     radius = math.dist((x, y), edge)
     return [[x - radius, y - radius], [x + radius, y + radius]]

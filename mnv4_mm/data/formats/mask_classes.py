@@ -1,4 +1,4 @@
-"""Class names of segmentation data, and what the files that hold them say about mask values and colours."""
+"""Class names of segmentation data, with their mask values or colours if a file states them."""
 
 import csv
 import re
@@ -18,7 +18,7 @@ SETTINGS_HELP = (
     'of the first name), ignore (a list of values or RGB colours without a label), read (values or colours)'
 )
 MAX_BYTES = 2**20
-# Names of what is no class, in lower case.
+# Names that mark unlabelled pixels instead of a class, in lower case.
 VOID = {
     'void', 'unlabeled', 'unlabelled', 'unlabel', 'ignore', 'ignored', '__ignore__', '_ignore_', 'ignore_index',
     'dontcare', "don't care", 'unannotated',
@@ -29,13 +29,13 @@ T = TypeVar('T')
 
 
 class ClassNames(NamedTuple):
-    """Class names as the files of a data set have them.
+    """Class names as stated by a file of the data set.
 
     Attributes:
         names: Names in the order of the file.
         source: The file. None if the names are those of a public data set.
-        by_value: Name of each mask value, if the file says so.
-        by_colour: Name of each packed colour, if the file says so.
+        by_value: Name of each mask value, if the file states values.
+        by_colour: Name of each packed colour, if the file states colours.
     """
 
     names: tuple[str, ...]
@@ -53,7 +53,7 @@ class MaskSettings(NamedTuple):
         first_class: Value of the first class.
         ignored: Values without a label.
         ignored_colours: Packed colours without a label.
-        read: ``values`` or ``colours``, if a palette must be read as one of them.
+        read: Whether masks must be read as ``values`` or as ``colours``. Empty if the masks decide.
     """
 
     path: Path | None = None
@@ -73,10 +73,10 @@ def is_void(name: str) -> bool:
 
 
 def read_settings(folders: Iterable[Path]) -> MaskSettings:
-    """Read ``masks.yaml`` of the first folder that has one.
+    """Read ``masks.yaml`` of the first folder that has one; return empty settings if none has.
 
     Raises:
-        UserError: It has other keys or values than it may.
+        UserError: The file has unknown keys or invalid values.
     """
     path = next((folder / SETTINGS for folder in folders if (folder / SETTINGS).is_file()), None)
     if path is None:
@@ -113,7 +113,7 @@ def find_classes(folders: Sequence[Path]) -> ClassNames | None:
     """Read class names from the first file that has them. None if there is none.
 
     Args:
-        folders: Where they may be: the root, the folders of masks, ...
+        folders: Folders to search: the root, the folders of masks, ...
 
     Raises:
         UserError: A file is not readable, or has a name twice.
@@ -129,7 +129,7 @@ def find_classes(folders: Sequence[Path]) -> ClassNames | None:
 
 
 def _checked(classes: ClassNames) -> ClassNames:
-    """Return names with composed accents (Unicode NFC), each of which occurs once."""
+    """Compose the accents of class names (Unicode NFC), and check that each name occurs once."""
     by_value, by_colour = classes.by_value, classes.by_colour
     classes = classes._replace(
         names=tuple(map(composed, classes.names)),
@@ -150,7 +150,7 @@ def _read_text(path: Path) -> str:
 
 
 def _integer(value: Any) -> int | None:
-    """Return an integer that is at least 0, also if it is written as text. None for anything else."""
+    """Return a non-negative integer, also if it is written as text. None for anything else."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value if value >= 0 else None
     return int(value) if isinstance(value, str) and re.fullmatch(r'\d{1,9}', value) else None
@@ -238,7 +238,7 @@ def _rows(path: Path, rows: Sequence[list[str]], parse: Callable[[list[str]], T]
     """Parse the rows behind the titles of a CSV file.
 
     Raises:
-        UserError: A row does not have what is needed.
+        UserError: A row cannot be parsed.
     """
     for number, row in enumerate(rows[1:], 2):
         try:
@@ -300,7 +300,7 @@ def _with_colours(path: Path, entries: Sequence[tuple[str, Colour]]) -> ClassNam
     return ClassNames(tuple(name for name, _ in entries), path, by_colour=by_colour)
 
 
-# Names of files, the most telling one first.
+# Names of files that may hold class names, with their readers, in the order in which they are tried.
 READERS: tuple[tuple[str, Callable[[Path], ClassNames | None]], ...] = (
     ('labelmap.txt', _read_labelmap),
     ('label_map.txt', _read_labelmap),

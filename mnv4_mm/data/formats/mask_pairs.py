@@ -33,7 +33,7 @@ WHOLE_LISTS = ('default', 'trainval', 'all')
 MAX_LIST_BYTES = 64 * 2**20
 # Endings of mask names, best first: where an image has several files, these say which one is the mask.
 PREFERRED_ENDINGS = ('labeltrainids', 'labelids', 'mask', 'label', 'labels', 'l', 'gt', 'seg')
-# Files beside masks that are other drawings of the same labels.
+# Endings of files beside masks that show the same labels in another form.
 COMPANION_ENDINGS = ('color', 'colors', 'colour', 'instanceids', 'instancetrainids', 'labelids', 'vis', 'overlay')
 _MASK_ENDING = re.compile(r'[-_. ](mask|masks|label|labels|l|gt|seg|segmentation|annotation)$', re.IGNORECASE)
 _IMAGE_ENDING = re.compile(r'[-_. ](leftimg8bit|image|img|sat|rgb)$', re.IGNORECASE)
@@ -44,9 +44,9 @@ class Pairs(NamedTuple):
     """Images with their masks.
 
     Attributes:
-        folder: Folder of the images and masks, or of their folders; lists of names and classes are looked for there.
+        folder: Folder that holds the images and masks, or their folders. Lists of names and classes are searched there.
         splits: Pairs of each split, ordered by name.
-        ending: What mask names have that image names do not, e.g. ``_mask``.
+        ending: Ending that mask names have and image names do not, e.g. ``_mask``.
         findings: Images without a mask, masks without an image, names in lists that do not exist.
         notes: What was decided.
     """
@@ -59,7 +59,7 @@ class Pairs(NamedTuple):
 
 
 def split_of(name: str) -> str | None:
-    """Return the split that a folder is named after, e.g. of ``Train`` and ``train2017``. None if it is no split's."""
+    """Return the split that a folder is named after, e.g. ``TRAIN`` for ``train2017``. None if there is none."""
     return SPLITS.get(re.sub(r'[-_]?\d+$', '', name.lower()))
 
 
@@ -74,10 +74,10 @@ class _File(NamedTuple):
 
 
 class _Match(NamedTuple):
-    partner: dict[str, _File]  # mask of each image's name
+    partner: dict[str, _File]  # image name -> mask
     ending: str
     spare: list[_File]  # masks without an image
-    extra: list[tuple[str, _File]]  # images that have a mask, and further masks
+    extra: list[tuple[str, _File]]  # further masks, each with the name of an image that already has one
 
 
 def find_pairs(root: Path) -> Pairs | None:
@@ -96,7 +96,10 @@ def find_pairs(root: Path) -> Pairs | None:
 
 
 def find_lone_masks(root: Path) -> Path | None:
-    """Return a folder of masks whose images are not there. Only names that labelling tools give to nothing else."""
+    """Return a folder ``SegmentationClass`` with masks, for data without images. None if there is none.
+
+    Other names are not looked for: labelling tools use them for more than masks.
+    """
     for base in _bases(root):
         folder = _folders(base).get('segmentationclass')
         if folder is not None and _has_files(folder, MASK_SUFFIXES):
@@ -105,7 +108,7 @@ def find_lone_masks(root: Path) -> Path | None:
 
 
 def _bases(root: Path) -> Iterator[Path]:
-    """Yield the folder, and the one below it if there is only one, as in VOCdevkit/VOC2012."""
+    """Yield the folder and, up to two levels down, the folder in it if it is the only one, as in VOCdevkit/VOC2012."""
     for _ in range(3):
         yield root
         folders = _folders(root)
@@ -115,7 +118,7 @@ def _bases(root: Path) -> Iterator[Path]:
 
 
 def _folders(folder: Path) -> dict[str, Path]:
-    """Return the folders in a folder by their names in lower case; without hidden ones."""
+    """Return the subfolders of a folder by lower-case name, without hidden ones."""
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
@@ -124,9 +127,9 @@ def _folders(folder: Path) -> dict[str, Path]:
 
 
 def _candidates(base: Path) -> Iterator[tuple[dict[str, Path], dict[str, Path], bool]]:
-    """Yield folders of images and masks by split; ALL for folders that may have those of splits in them.
+    """Yield candidates: folders of images by split, folders of masks by split, and whether to search image subfolders.
 
-    The third part is False where images are in the folder itself only, and not in those below it.
+    Folders under ``ALL`` may have a subfolder for each split.
     """
     folders = _folders(base)
     masks = [folders[name] for name in MASK_FOLDERS if name in folders]
@@ -168,7 +171,7 @@ def _candidates(base: Path) -> Iterator[tuple[dict[str, Path], dict[str, Path], 
 
 
 def _walk(folder: Path, suffixes: tuple[str, ...], is_deep: bool = True) -> Iterator[Path]:
-    """Yield the files with one of the suffixes. Links are followed, hidden files and folders passed over."""
+    """Yield the files with one of the suffixes. Links are followed; hidden files and folders are skipped."""
     visited = set()
     for place, folders, names in os.walk(folder, onerror=refuse_folder, followlinks=True):
         state = os.stat(place)
@@ -196,7 +199,7 @@ def _list(root: Path, folders: Mapping[str, Path], suffixes: tuple[str, ...], is
 
 
 def _pair(root: Path, base: Path, images: list[_File], masks: list[_File]) -> Pairs | None:
-    """Pair images and masks by the first rule that pairs the most. None if no rule pairs any."""
+    """Pair images and masks by the rule that pairs the most images. None if no rule pairs any."""
     if not images:
         return None
     best = max((rule(images, masks) for rule in (_by_ending, _by_words, _by_stem_alone)), key=lambda m: len(m.partner))
@@ -222,7 +225,7 @@ def _pair(root: Path, base: Path, images: list[_File], masks: list[_File]) -> Pa
             others = ', '.join(name for name in shared[mask.name] if name != image.name)
             findings.append(Finding('mask-shared', root / image.name, f'{others} has the same mask, {mask.name}'))
             continue
-        # A list of splits may be beside folders of which only one is split.
+        # If only the folder of the masks is divided into splits, the mask tells the split.
         split = image.split if image.split != ALL else mask.split
         splits[split].append(MaskedImage(image.name, mask.name))
     splits, listed = _apply_lists(root, base, dict(splits), unpaired, findings, notes)
@@ -231,7 +234,7 @@ def _pair(root: Path, base: Path, images: list[_File], masks: list[_File]) -> Pa
         notes.append(f'{len(test)} test images have no mask and are not used')
         unpaired = [image for image in unpaired if image.split != TEST]
     if not listed and unpaired and 'jpegimages/' in unpaired[0].name.lower():
-        # Most images of Pascal VOC have boxes alone.
+        # Most images of Pascal VOC have boxes but no mask.
         notes.append(f'{len(unpaired)} images without a mask are not used')
     elif not listed:
         findings += [Finding('mask-missing', root / image.name, 'the image has no mask') for image in unpaired]
@@ -290,7 +293,7 @@ def _apply_lists(
 
 
 def _read_lists(base: Path) -> dict[str, tuple[Path, list[tuple[int, str]]]]:
-    """Read lists of names: by split the file, and names with the numbers of their lines."""
+    """Read the lists of image names. Return, by split, the file and its names with their line numbers."""
     for place in LIST_FOLDERS:
         found: dict[str, Path] = {}
         whole: dict[str, Path] = {}
@@ -323,7 +326,7 @@ def _keys(name: str) -> Iterator[str]:
 
 
 def _by_ending(images: list[_File], masks: list[_File]) -> _Match:
-    """A mask has the name of its image, in the same place, or that name with an ending that all masks have."""
+    """Pair images with masks of the same name, apart from the ending of mask names, in the same folder of a split."""
     groups: dict[tuple[str, str], dict[str, list[_File]]] = defaultdict(lambda: defaultdict(list))
     for image in images:
         place = groups[image.split, image.folder]
@@ -345,7 +348,7 @@ def _by_ending(images: list[_File], masks: list[_File]) -> _Match:
 
 
 def _by_words(images: list[_File], masks: list[_File]) -> _Match:
-    """Names are equal without words such as ``image_`` and ``_mask`` at their beginning and end."""
+    """Pair by names without words such as ``image_`` at their beginning and ``_mask`` at their end."""
 
     def reduce(stem: str) -> str:
         return _BEGINNING.sub('', _IMAGE_ENDING.sub('', _MASK_ENDING.sub('', stem))).lower()
@@ -362,7 +365,7 @@ def _by_words(images: list[_File], masks: list[_File]) -> _Match:
 
 
 def _by_stem_alone(images: list[_File], masks: list[_File]) -> _Match:
-    """Names are equal and occur once, in folders that differ."""
+    """Pair by names that occur once among the images and once among the masks, in any folders."""
     places: dict[str, list[_File]] = defaultdict(list)
     for image in images:
         places[image.stem].append(image)
@@ -385,7 +388,11 @@ def _beginnings(stem: str) -> Iterator[str]:
 
 
 def _choose(by_ending: Mapping[str, list[tuple[list[_File], _File]]], spare: list[_File]) -> _Match:
-    """Choose the ending that most masks have; of equals the preferred one."""
+    """Choose the ending of the masks, and pair by it.
+
+    Among the endings of at least half as many masks as the most frequent one, no ending is preferred, then the order of
+    ``PREFERRED_ENDINGS`` counts.
+    """
     if not any(by_ending.values()):
         return _Match({}, '', spare, [])
     words = {ending: re.split(r'[-_. ]', ending)[-1].lower() for ending in by_ending}
@@ -446,7 +453,7 @@ def _pair_in_one_folder(root: Path, base: Path) -> Pairs | None:
 
 
 def _have_one_channel(root: Path, files: Iterable[_File], count: int = 20) -> bool:
-    """True if the first files are images of one channel, which photographs next to others seldom are."""
+    """Return True if the first files have one channel, as masks have and photographs seldom do."""
     from PIL import Image
 
     for file in itertools.islice(files, count):

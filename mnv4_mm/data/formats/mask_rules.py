@@ -1,6 +1,6 @@
-"""Decide which mask value or colour is which class, from class names and from the values that occur in all masks.
+"""Decide which mask value or colour is which class, by the class names and the values of all masks.
 
-The rules are those of docs/own_masks.md. Where they do not decide, the user is asked for ``masks.yaml``.
+docs/own_masks.md describes the rules. Where they do not decide, the user is asked for ``masks.yaml``.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,12 +20,12 @@ from mnv4_mm.data.formats.public_classes import (
 from mnv4_mm.data.mask_values import MaskValues, unpack
 from mnv4_mm.errors import UserError
 
-MAX_CLASSES = 254  # canonical masks have 8 bits: 0 is unlabelled, 255 is mmseg's
+MAX_CLASSES = 254  # canonical masks have 8 bits: 0 is unlabelled, 255 is mmseg's ignore index
 MAX_UNNAMED = 40  # more values than that are counts, shades or ids of objects
 UNLABELLED = (255, 65535)  # usual values for pixels without a label, of 8 and 16 bits
 MAX_LISTED = 12
-MIN_FOR_RARE = 4  # masks
-MIN_INSTANCES = 10  # values, if half of them are in one mask only
+MIN_FOR_RARE = 4  # fewest masks from which a value can be said to be rare
+MIN_INSTANCES = 10  # fewest values that are taken for ids of instances if most of them are in one mask only
 BLACK = 0
 DOMINANT = 0.5  # share of a value from which it may be a background rather than a class
 MIN_BACKGROUND = 0.3  # share of unlabelled pixels from which a background is likely meant
@@ -36,13 +36,13 @@ JPEG_ADVICE = 'JPEG does not keep the values of pixels: save the masks as PNG, f
 
 
 class MaskSource(NamedTuple):
-    """What masks are called and where they are.
+    """Names of the files and layout of the folders.
 
     Attributes:
         stems: Names of the images without folder and suffix.
-        ending: What mask names have at their end and image names do not.
-        is_ade: Folders are those of ADE20K's layout, in which 0 is unlabelled.
-        is_voc: Folders are those of Pascal VOC.
+        ending: Ending that mask names have and image names do not.
+        is_ade: True for the folders of ADE20K, in whose masks 0 is unlabelled.
+        is_voc: True for the folders of Pascal VOC.
     """
 
     stems: tuple[str, ...]
@@ -53,7 +53,7 @@ class MaskSource(NamedTuple):
 
 @dataclass
 class Convention:
-    """What the values of masks mean.
+    """Meaning of the values or colours of masks.
 
     Attributes:
         format: Name for messages.
@@ -76,10 +76,10 @@ class _Occurring(NamedTuple):
     """Values or colours of all masks.
 
     Attributes:
-        masks: Number of masks that each occurs in.
-        pixels: Number of pixels of each.
+        masks: Number of masks that each value occurs in.
+        pixels: Number of pixels of each value.
         total: Number of masks.
-        distinct: The most values that one mask has.
+        distinct: Largest number of values in one mask.
     """
 
     masks: dict[int, int]
@@ -107,7 +107,7 @@ def decide(
         masks: Decoded masks by name.
 
     Raises:
-        UserError: The values do not tell, or cannot be classes.
+        UserError: The values are ambiguous, or cannot be classes.
     """
     readable = {name: mask for name, mask in masks.items() if not mask.problem}
     if not readable:
@@ -123,7 +123,8 @@ def decide(
         convention = _decide_colours(_count(mask.colours() for mask in lossless.values()), names, settings, lossless)
     else:
         if names is not None:
-            # A mask with more values than classes, 0 and 255 is damaged whatever they mean, and is left out later.
+            # A mask with more values than the classes, 0 and 255 is damaged whatever the values mean. The check leaves
+            # it out later.
             possible = {name: mask for name, mask in lossless.items() if mask.distinct <= len(names.names) + 2}
             lossless = possible if 2 * len(possible) > len(lossless) else lossless
         convention = _decide_values(
@@ -155,7 +156,13 @@ def _count(masks: Iterable[Mapping[int, int]]) -> _Occurring:
 
 
 def _are_colours(masks: Mapping[str, MaskValues], names: ClassNames | None, settings: MaskSettings) -> bool:
-    """True if masks must be read as colours: any has colours, or palettes and the file of classes go by colour."""
+    """Return True if masks must be read as colours.
+
+    They must be if any mask is in colours, or if masks have palettes and the file of classes names their colours.
+
+    Raises:
+        UserError: Palettes differ, and no file of classes names colours.
+    """
     if settings.read:
         return settings.read == 'colours'
     if any(mask.is_coloured for mask in masks.values()):
@@ -163,7 +170,7 @@ def _are_colours(masks: Mapping[str, MaskValues], names: ClassNames | None, sett
     if names is not None and names.by_colour is not None:
         known = {*names.by_colour, BLACK, *(settings.ignored_colours or ())}
         occurring = set().union(*(mask.colours() for mask in masks.values()))
-        # Greys of 0, 1, 2, ... are indices; where they are colours, the file of classes has them.
+        # Greys of 0, 1, 2, ... are indices unless the file of classes lists them as colours.
         if occurring <= known and occurring != {BLACK}:
             return True
     first: dict[int, tuple[int, str]] = {}
@@ -255,10 +262,10 @@ def _decide_values(
 
 
 def _check_one_convention(masks: Mapping[str, MaskValues], top: int) -> None:
-    """Check that masks of 0 and 1 are not among masks of 0 and 255, which mean the same.
+    """Check that masks of 0 and 1 are not mixed with masks of 0 and 255, which may mean the same.
 
     Raises:
-        UserError: No mask has both 1 and 255.
+        UserError: No mask has both 1 and ``top``.
     """
     ones = [name for name, mask in masks.items() if 1 in mask.counts]
     tops = [name for name, mask in masks.items() if top in mask.counts]
@@ -283,7 +290,7 @@ def _unlabelled(values: set[int], names: ClassNames | None) -> set[int]:
 def _public(
     source: MaskSource, found: _Occurring, names: ClassNames | None, settings: MaskSettings
 ) -> Convention | None:
-    """Return the convention of a public data set whose names of files and values these are."""
+    """Return the convention of the public data set that file names and values match. None if they match none."""
     if settings.path is not None or (names is not None and names.source is not None):
         return None
     values = found.values
@@ -304,7 +311,10 @@ def _public(
 
 
 def _consecutive(name: str, classes: tuple[str, ...], first: int, ignored: set[int]) -> Convention:
-    """Values from ``first`` are the classes. Names such as void are no classes, and their values have no label."""
+    """Return the convention in which consecutive values from ``first`` are the classes.
+
+    Names such as void are no classes, and their values have no label.
+    """
     convention = Convention(name, tuple(part for part in classes if not is_void(part)))
     label = 0
     for value, part in enumerate(classes, first):
@@ -348,7 +358,7 @@ def _explicit(names: ClassNames, ignored: set[int]) -> Convention:
 def _counted(
     source: MaskSource, found: _Occurring, names: ClassNames | None, ignored: set[int], first: int
 ) -> Convention:
-    """Return the convention of a user who states the value of the first class."""
+    """Return the convention for a value of the first class that the user states."""
     below = {value for value in found.values if value < first}
     classes = names.names if names else tuple(f'class_{v}' for v in range(first, max(found.values - ignored) + 1))
     return _consecutive('masks', classes, first, ignored | below)
@@ -395,12 +405,12 @@ def _named(
     values: list[int],
     masks: Mapping[str, MaskValues],
 ) -> Convention:
-    """Decide by the number of names."""
+    """Return the convention for a list of names, by their number and the values that occur."""
     count = len(names.names)
     where = _name(names)
     if count == 1:
         return _one_class(names, found, ignored, values)
-    # A value beyond the classes in few masks is a mistake in these.
+    # A value above the number of names that occurs in few masks is a mistake in those masks.
     regular = [value for value in values if value <= count]
     strays = [value for value in values if value > count]
     if strays and 2 * max(found.masks[value] for value in strays) >= found.total:
@@ -417,7 +427,7 @@ def _named(
     if top < count and background_first:
         return _consecutive('masks', names.names, 0, ignored)
     if top < count and has_ignored and zero:
-        # Or 0 is the background, as in Pascal VOC, and the last classes occur in no mask.
+        # Instead, 0 may be a background without a name, as in Pascal VOC, and the last classes occur in no mask.
         if top < count - 1 or found.share(0) >= DOMINANT:
             raise UserError(
                 f'masks have the values 0 to {top}{_describe_ignored(ignored)}, and {where} has {count} names; 0 is '
@@ -426,7 +436,7 @@ def _named(
                 f'background as the first line of {where}'
             )
         return _consecutive('masks', names.names, 0, ignored)
-    # The last class in next to no mask: it may be a mistake in these, and the first class be 0.
+    # If the value of the last class occurs in next to no mask, it may be a mistake there, and 0 be the first class.
     is_rare = (
         not source.is_ade and found.total >= MIN_FOR_RARE and found.masks.get(count, 0) <= max(1, 0.01 * found.total)
     )
@@ -458,7 +468,7 @@ def _ask_first() -> str:
 
 
 def _from_one(names: ClassNames, found: _Occurring, ignored: set[int]) -> Convention:
-    """0 is unlabelled, 1 is the first class."""
+    """Return the convention in which 0 is unlabelled and 1 is the first class."""
     convention = _consecutive('masks', names.names, 1, ignored | {0})
     if found.share(0) >= MIN_BACKGROUND:
         convention.notes.append(
@@ -469,7 +479,7 @@ def _from_one(names: ClassNames, found: _Occurring, ignored: set[int]) -> Conven
 
 
 def _one_class(names: ClassNames, found: _Occurring, ignored: set[int], values: list[int]) -> Convention:
-    """One name: its pixels have one value, the rest of the image, background, another."""
+    """Return the convention for a single name: one value is this class, and 0 is the background."""
     name = names.names[0]
     if is_background(name) or is_void(name):
         raise UserError(f'{_name(names)} has {name} alone: it must name at least one class besides')
@@ -477,7 +487,7 @@ def _one_class(names: ClassNames, found: _Occurring, ignored: set[int], values: 
     if not objects:
         raise UserError(f'no pixel of any mask is {name}: all have the value 0{_describe_ignored(ignored)}')
     value = max(objects, key=lambda value: found.masks[value])
-    # Another value in few masks is a mistake in these.
+    # Another value that occurs in few masks is a mistake in those masks.
     if any(2 * found.masks[other] >= found.masks[value] for other in objects if other != value):
         return _in_order(names, values, ignored, found)
     convention = Convention('masks', ('background', name), {0: 0, value: 1}, ignored=ignored)
@@ -489,7 +499,7 @@ def _one_class(names: ClassNames, found: _Occurring, ignored: set[int], values: 
 
 
 def _in_order(names: ClassNames, values: list[int], ignored: set[int], found: _Occurring) -> Convention:
-    """Values are not consecutive: if there are as many as names, they are assigned in their order."""
+    """Assign values that are not consecutive to the names in order; there must be as many of both."""
     count = len(names.names)
     if len(values) != count:
         spread = found.distinct > 2 * count + 2

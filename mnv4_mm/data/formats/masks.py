@@ -22,7 +22,7 @@ def read(root: Path) -> MaskData | None:
     All masks are decoded, since their values tell which convention they follow.
 
     Raises:
-        UserError: It is one, but its masks cannot be understood.
+        UserError: The masks have no images beside them, or their values cannot be understood.
     """
     pairs = find_pairs(root)
     if pairs is None:
@@ -63,10 +63,10 @@ def read(root: Path) -> MaskData | None:
 
 
 def require(root: str | Path) -> MaskData:
-    """Read a segmentation data set.
+    """Read a segmentation data set, which must exist.
 
     Raises:
-        UserError: There is none, or its masks cannot be understood.
+        UserError: The folder has no masks beside images, or the masks cannot be understood.
     """
     root = Path(root)
     data = read(root)
@@ -95,7 +95,7 @@ def _choose_splits(splits: dict[str, list[MaskedImage]], notes: list[str]) -> di
 
 
 def _is_ade(root: Path, splits: dict[str, list[MaskedImage]]) -> bool:
-    """True for images/training with annotations/training, or train."""
+    """Return True if training images and masks are in ``images/<split>`` and ``annotations/<split>``."""
     first = next(iter(splits.get(TRAIN, [])), None)
     if first is None:
         return False

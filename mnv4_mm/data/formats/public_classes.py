@@ -27,12 +27,12 @@ _VOC_NAME = re.compile(r'20\d\d_\d{6}$')
 
 
 def are_camvid(stems: Iterable[str]) -> bool:
-    """True if all images are named as CamVid's are. False for no images."""
+    """Return True if all images are named as in CamVid. False for no images."""
     return _all_match(_CAMVID_NAME, stems)
 
 
 def are_voc(stems: Iterable[str]) -> bool:
-    """True if all images are named as Pascal VOC's are. False for no images."""
+    """Return True if all images are named as in Pascal VOC. False for no images."""
     return _all_match(_VOC_NAME, stems)
 
 

@@ -21,7 +21,7 @@ BOXES = (
     'file per image)'
 )
 MASKS = 'a folder of images and one of masks with the same names'
-# Formats that are common and not read: the beginning of the file, or nothing for any, and what to do.
+# Common formats that are not read, by suffix: bytes in the beginning of a file (empty for any file), and advice.
 FOREIGN: dict[str, tuple[tuple[bytes, str], ...]] = {
     '.json': (
         (b'"_via_', 'is of VGG Image Annotator: export it as COCO'),
@@ -41,7 +41,7 @@ def recognise(root: str | Path, task: Task | None = None) -> DetectionData | Mas
     """Read a data set in whatever format it is in.
 
     Args:
-        root: Its folder.
+        root: Folder of the data set.
         task: Kind of labels to look for. None looks for boxes first, then for masks.
 
     Raises:
@@ -62,7 +62,7 @@ def recognise(root: str | Path, task: Task | None = None) -> DetectionData | Mas
             data.notes.append(f'not used, since they are not whole COCO annotation files: {first(incomplete)}')
         return data
     if incomplete:
-        coco_json.read(root, files)  # says what is missing
+        coco_json.read(root, files)  # raises an error that says what is missing
     looked_for = {'detection': BOXES, 'segmentation': MASKS, None: f'{BOXES}; {MASKS}'}[task]
     raise UserError(
         f'{root} has no data set of a format that is known. {_describe(root, files)} Looked for: {looked_for}'
@@ -73,7 +73,7 @@ def check_folder(root: Path) -> None:
     """Check that the path of a data set is a folder.
 
     Raises:
-        UserError: It does not exist, or is an archive or another file.
+        UserError: The path does not exist, or is an archive or another file.
     """
     if root.is_dir():
         return
@@ -108,7 +108,7 @@ def _compare(data: DetectionData, other: ModuleType, files: Files) -> None:
     """Check that the labels in another format have the same classes and number of boxes.
 
     Raises:
-        UserError: They have not, so that one of the two is out of date or of something else.
+        UserError: Classes or numbers differ, so one of the two formats is out of date or of another data set.
     """
     try:
         second: DetectionData | None = other.read(data.root, files)
@@ -149,7 +149,7 @@ def _check_images(files: Files, data: DetectionData) -> None:
 def _is_found(reader: ModuleType, files: Files) -> bool:
     try:
         return bool(reader.find(files))
-    except UserError:  # not its turn
+    except UserError:  # a file of this format is invalid, but not used anyway
         return True
 
 
@@ -160,7 +160,7 @@ def _read_masks(root: Path) -> MaskData | None:
 
 
 def _foreign(files: Files, name: str) -> str | None:
-    """Return what is to be done with a file of a format that is not read."""
+    """Return advice on a file of a format that is not read. None if the format is not recognised."""
     start = beginning(files.root / name)
     marks = FOREIGN[posixpath.splitext(name)[1].lower()]
     return next((f'{name} {advice}.' for mark, advice in marks if mark in start), None)

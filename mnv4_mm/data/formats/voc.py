@@ -47,18 +47,18 @@ def find(files: Files) -> list[str]:
 def read(root: Path, files: Files | None = None) -> DetectionData | None:
     """Read a data set in Pascal VOC's format.
 
-    - The split is that of ``ImageSets/Main``: ``train.txt``, ``val.txt`` and ``test.txt``; ``trainval.txt`` only if one
-      of the first two is missing. The lists of a single class, ``<class>_train.txt``, are not used. Without lists it is
-      that of the folders.
+    - Splits are the lists in ``ImageSets/Main``: ``train.txt``, ``val.txt`` and ``test.txt``; ``trainval.txt`` only if
+      one of the first two is missing. The lists of a single class, ``<class>_train.txt``, are not used. Without lists,
+      folders determine the split.
     - Pixels are counted from 1, so 1 is subtracted from all four coordinates and a box is ``xmax - xmin`` wide, as in
-      mmdet's ``XMLDataset`` and LabelImg. (The devkit, detectron2 and supervision take it one pixel wider and taller.)
-      If the data set has a coordinate below 1, pixels are counted from 0 and nothing is subtracted.
+      mmdet's ``XMLDataset`` and LabelImg. (Boxes of the devkit, detectron2 and supervision are one pixel larger.)
+      If a box of the data set begins at 0 or between 0 and 1, pixels are counted from 0 and nothing is subtracted.
     - Difficult objects become crowds, which are not trained on and are no mistake if they are missed, as in
       ``XMLDataset`` and VOC's metric.
     - Classes are sorted by name.
 
     Returns:
-        None if there are no such files.
+        The data set. None if there are no such files.
 
     Raises:
         UserError: A list of a split cannot be read.
@@ -133,12 +133,12 @@ def _is_mask(name: str) -> bool:
 
 
 def _is_from_zero(tree: 'Element') -> bool:
-    """Return True if a box begins below 1. Empty boxes do not count: tools write them for images without objects."""
+    """Return True if a box begins in [0, 1). Empty boxes do not count: tools write them for images without objects."""
     for obj in tree.findall('object'):
         try:
             left, top, right, bottom = (float(obj.findtext(f'bndbox/{edge}', '')) for edge in EDGES)
         except ValueError:
-            continue  # becomes a finding
+            continue  # _read_boxes makes it a finding
         if right > left and bottom > top and (0 <= left < 1 or 0 <= top < 1):
             return True
     return False
@@ -156,7 +156,7 @@ def _assign(files: Files, names: list[str], data: DetectionData) -> tuple[dict[s
         if base in LISTS and folder.endswith('ImageSets/Main'):
             paths.setdefault(posixpath.dirname(posixpath.dirname(folder)), []).append(name)
     if not paths:
-        # The folder of the file itself, e.g. Roboflow's train/ and valid/.
+        # The folder of the annotation file tells the split, e.g. Roboflow's train/ and valid/.
         splits = {name: split_of(posixpath.dirname(name)) for name in names}
         if None in splits.values() or not {TRAIN, VAL} <= set(splits.values()):
             return {}, False
@@ -174,7 +174,7 @@ def _assign(files: Files, names: list[str], data: DetectionData) -> tuple[dict[s
         if {'train.txt', 'val.txt'} <= wanted.keys():
             wanted.pop('trainval.txt', None)
         elif 'trainval.txt' in wanted:
-            # Half of a split says less than the whole of both.
+            # train.txt or val.txt is missing: the images of both are divided anew.
             wanted = {base: name for base, name in wanted.items() if LISTS[base] in (ALL, TEST)}
         for name in wanted.values():
             split = LISTS[posixpath.basename(name)]
@@ -249,7 +249,7 @@ def _read_boxes(path: Path, tree: 'Element', labels: dict[str, int], offset: int
         box = obj.find('bndbox')
         rotated = obj.find('robndbox')
         try:
-            if box is None and rotated is not None:  # of roLabelImg
+            if box is None and rotated is not None:  # written by roLabelImg
                 cx, cy, w, h, angle = (float(rotated.findtext(key, '')) for key in ('cx', 'cy', 'w', 'h', 'angle'))
                 xywh = box_around_rotated(cx - w / 2 - offset, cy - h / 2 - offset, w, h, math.degrees(angle))
             else:

@@ -1,4 +1,4 @@
-"""Read YOLO: a txt file of shares per image, with a yaml file, darknet's ``.data`` file, or neither.
+"""Read YOLO: a txt file per image with boxes in shares of the image, and a yaml or darknet's ``.data`` file, if any.
 
 The layouts are those of Ultralytics, Roboflow, CVAT, Label Studio and darknet.
 """
@@ -38,20 +38,20 @@ NAME = 'YOLO'
 SPLITS = {TRAIN: ('train',), VAL: ('val', 'valid', 'validation'), TEST: ('test',)}
 # Files with class names, in the order of preference.
 NAME_FILES = ('obj.names', 'classes.txt', 'labels.txt', 'names.txt', 'predefined_classes.txt')
-# Text files that are no labels of an image.
+# Text files that are not the labels of an image.
 OTHER_TEXTS = (*NAME_FILES, 'train.txt', 'val.txt', 'valid.txt', 'test.txt', 'readme.txt', 'requirements.txt')
 IMAGE_FOLDERS = ('images', 'image', 'imgs', 'img', 'jpegimages')  # in upper or lower case
 LABEL_FOLDERS = ('labels', 'Labels', 'LABELS', 'label', 'Label', 'annotations')
 MAIN = ('data.yaml', 'data.yml')
-MAX_CLASSES = 10_000  # for numbers without names
+MAX_CLASSES = 10_000  # if the classes have no names, but only numbers
 
 
 class Description(NamedTuple):
-    """What the yaml or ``.data`` file says.
+    """The yaml or ``.data`` file that describes a data set.
 
     Attributes:
         name: Path of the file relative to the root. Empty if there is none.
-        content: Its keys.
+        content: The parsed file, a mapping.
         names: Class names by number. None if the file has none.
     """
 
@@ -78,18 +78,18 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
     """Read a data set in YOLO's format.
 
     - The yaml file names the classes and, for each split, a folder of images, a list of images, or several of them.
-      Paths are relative to its ``path`` or to the file itself. Without such a file, splits are those of the folders,
-      and classes those of ``classes.txt``; without that too, the numbers are the names.
+      Paths are relative to its ``path`` or to the file itself. Without such a file, folders determine the splits and
+      ``classes.txt`` names the classes. Without that file, classes are named by their numbers.
     - The labels of ``images/a.jpg`` are in ``labels/a.txt`` or beside the image. An image without a label file has no
       objects.
-    - Shares become pixels by the size of the image file. The digits of a share stand for an interval, and within that
-      the coordinate with the fewest decimals in pixels is taken: 0.051563 of 640 pixels is 33, not 33.00032. Boxes that
-      were written from pixels with up to two decimals are therefore the same in all formats, in images of up to 3,000
-      pixels.
-    - Polygons and rotated boxes become the boxes around them. Of poses the box is taken.
+    - Shares are converted to pixels by the size of the image file. As a share is rounded, it stands for an interval in
+      pixels, and the number in it with the fewest decimals is used: 0.051563 of 640 pixels is 33, not 33.00032. In
+      images of up to 3,000 pixels, boxes that were written from pixels with up to two decimals are therefore the same
+      in all formats.
+    - Polygons and rotated boxes become the boxes around them. Of a pose, only its box is used.
 
     Returns:
-        None if there are no such files.
+        The data set. None if there are no such files.
 
     Raises:
         UserError: The yaml file is not valid, or there are several.
@@ -137,7 +137,7 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
 
 
 def unread_labels(files: Files) -> str | None:
-    """Return why text files that are named as images are no labels. None if there are none, or none with text."""
+    """Return why a text file that is named after an image cannot be read as labels. None if there is no such text."""
     for image in files.images:
         label = _label_of(files, image)
         try:
@@ -151,7 +151,7 @@ def unread_labels(files: Files) -> str | None:
 
 
 def _note_respelled(files: Files, labels: dict[str, str], data: DetectionData) -> None:
-    """Find label files whose names differ from that of the image in spelling."""
+    """Add a finding if the names of images and of their label files differ in spelling."""
     respelled = [name for name, label in labels.items() if _stem(name) != _stem(label)]
     if respelled:
         problem = f'{amount(len(respelled), "image")} with a label file in another spelling, first {respelled[0]!r}'
@@ -161,7 +161,7 @@ def _note_respelled(files: Files, labels: dict[str, str], data: DetectionData) -
 def _leave_out_shared(
     files: Files, splits: dict[str, list[str]], labels: dict[str, str], data: DetectionData
 ) -> dict[str, list[str]]:
-    """Leave out images that have a label file together, e.g. ``a.jpg`` and ``a.png``."""
+    """Leave out images that share a label file, e.g. ``a.jpg`` and ``a.png``."""
     sharing: dict[str, set[str]] = {}
     for name, label in labels.items():
         sharing.setdefault(label, set()).add(name)
@@ -188,7 +188,7 @@ def _descriptions(files: Files) -> Iterator[tuple[str, Mapping[str, Any]]]:
             continue
         if not isinstance(content, Mapping):
             continue
-        # supervision writes the names alone.
+        # supervision writes a data.yaml with names only.
         has_images, is_main = any(key in content for key in ('train', 'val')), posixpath.basename(name) in MAIN
         if 'names' in content and (has_images or is_main):
             yield name, content
@@ -334,7 +334,7 @@ def _resolve(files: Files, folder: str, base: str, item: str, start: str) -> str
     """Return the folder or list that an entry of the yaml file means, relative to the root. None if there is none.
 
     Roboflow writes ``../train/images`` for a folder beside the file, which Ultralytics reads as if ``../`` were not
-    there. An absolute path, of the machine that the file was made on, is searched by its end of at least two folders.
+    there. An absolute path is of the machine that the file was made on: it is searched by its last parts, at least two.
     """
     name = item.strip().replace('\\', '/')
     candidates = [join(base, name), join(folder, name)]
@@ -367,7 +367,7 @@ def _inside(files: Files, folder: str, name: str) -> str | None:
 
 
 def _expand(files: Files, target: str, split: str, data: DetectionData) -> Iterator[str]:
-    """Yield the images of a folder, a list, or the image itself."""
+    """Yield the images of a folder or of a list, or the image itself."""
     if target not in files.known:
         prefix = target + '/' if target else ''
         yield from (name for name in files.images if name.startswith(prefix))
@@ -390,7 +390,7 @@ def _expand(files: Files, target: str, split: str, data: DetectionData) -> Itera
 
 
 def _images_by_folder(files: Files, data: DetectionData) -> dict[str, list[str]]:
-    """Return the images of a data set without a description. Those of masks and other outputs are left out."""
+    """Return the images of a data set without a description, without folders in which no image has labels."""
     images = [name for name in files.images if 'labels' not in name.split('/')[:-1]]
     labelled = [name for name in images if _label_of(files, name)]
     # Images without objects may have no label file, but are in a folder of images that have one.
@@ -451,7 +451,7 @@ def _rows(path: Path) -> list[list[str]]:
 
 
 def _sizes(files: Files, names: list[str]) -> dict[str, tuple[int, int]]:
-    """Return width and height of images; those that cannot be read are missing, and are found by the check."""
+    """Return width and height of images, without unreadable ones, which the check reports."""
 
     def size(name: str) -> tuple[int, int] | None:
         try:
@@ -474,7 +474,7 @@ def _pose_columns(description: Description, root: Path) -> int | None:
 
 
 def _note_missing(files: Files, images: list[str], labels: dict[str, str], data: DetectionData) -> None:
-    """Note images without label files, and make label files without images findings."""
+    """Add a note on images without label files, and findings for label files without images."""
     bare = [name for name in images if name not in labels]
     if bare:
         data.notes.append(

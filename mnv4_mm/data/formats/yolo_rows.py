@@ -1,4 +1,4 @@
-"""Read the rows of YOLO's label files: a class and shares of the image, which become pixels."""
+"""Read the rows of YOLO's label files: a class and coordinates in shares of the image, converted to pixels."""
 
 import math
 import re
@@ -10,9 +10,9 @@ from mnv4_mm.data.form import Box, DetectionData
 from mnv4_mm.data.formats.files import amount, first
 from mnv4_mm.data.formats.geometry import Xywh
 
-MAX_SHARE = 2  # a larger number is one of pixels
+MAX_SHARE = 2  # larger numbers are in pixels
 FRACTION = re.compile(r'\.(\d*)')
-DIGITS, MIN_DIGITS = 6, 4  # decimals that most tools write, and the fewest that are believed to be all
+DIGITS, MIN_DIGITS = 6, 4  # decimals that most tools write, and the fewest that are taken for the decimals of a tool
 
 
 class RowReader:
@@ -32,12 +32,12 @@ class RowReader:
         self.scores = 0
 
     def read(self, path: Path, rows: list[list[str]], size: tuple[int, int]) -> Iterator[Box]:
-        """Yield the boxes of a label file; a row that is none becomes a finding.
+        """Yield the boxes of a label file; each invalid row becomes a finding.
 
         Args:
             path: The file.
             rows: Its lines, split at blanks.
-            size: Width and height of the image.
+            size: Width and height of the image in pixels.
         """
         for number, row in enumerate(rows, 1):
             if not row:
@@ -71,7 +71,7 @@ class RowReader:
         shares = values[1:5] if is_box else values[1:]
         if not is_box and not all(map(math.isfinite, shares)):
             raise _RowError('box-invalid', f'{" ".join(row)[:80]!r} has points that are not finite')
-        if any(abs(share) > MAX_SHARE for share in shares):  # not NaN, which the check names
+        if any(abs(share) > MAX_SHARE for share in shares):  # False for NaN, which the check reports
             raise _RowError('shares-expected', f'{" ".join(row[:5])}: coordinates are shares of the image, 0 to 1')
         digits = _digits(row[1:])
         self.scores += count == 6
@@ -109,13 +109,13 @@ def _digits(texts: list[str]) -> int:
     for text in texts:
         match = FRACTION.search(text)
         counts.append(17 if 'e' in text.lower() else len(match[1]) if match else 0)
-    # Numbers of the same length were written by a tool that keeps the zeros at their ends, e.g. 5 by supervision.
+    # If all numbers have as many decimals, the tool keeps trailing zeros, e.g. supervision with 5 decimals.
     is_fixed = len(set(counts)) == 1 and counts[0] >= MIN_DIGITS
     return counts[0] if is_fixed else max(DIGITS, *counts)
 
 
 def _box(shares: list[float], size: tuple[int, int], digits: int) -> Xywh:
-    """Return ``(x, y, width, height)`` in pixels of centre and size in shares."""
+    """Convert centre and size in shares to ``(x, y, width, height)`` in pixels."""
     (cx, cy, w, h), (width, height) = shares, size
     unit = 10.0**-digits
     return (
@@ -142,8 +142,8 @@ def _box_around(shares: list[float], size: tuple[int, int], digits: int) -> Xywh
 
 
 def _shortest(value: float, error: float) -> float:
-    """Return the number with the fewest decimals that is not farther from a value than its error."""
-    error = max(1.0001 * error, 1e-12 * abs(value))  # a share may lie in the middle between two numbers of its digits
+    """Return the number with the fewest decimals within ``error`` of a value; the value itself if it takes over 3."""
+    error = max(1.0001 * error, 1e-12 * abs(value))  # a share may have been exactly halfway when it was rounded
     for decimals in range(4):
         rounded = round(value, decimals)
         if abs(rounded - value) <= error:
@@ -152,7 +152,7 @@ def _shortest(value: float, error: float) -> float:
 
 
 def class_number(text: str) -> int | None:
-    """Return the number of a class, which may be written with a decimal point; None if it is none."""
+    """Parse the number of a class, which may be written with a decimal point; None if it is not one."""
     try:
         number = float(text)
     except ValueError:

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 class Target(ABC):
-    """A file format of a runtime, and the way to it.
+    """Conversion to the file format of a runtime.
 
     Attributes:
         name: As in ``--to``; also the key of its runtime in ``RUNTIMES``.
         converter: Modules that conversion needs besides those of the runtime.
         kinds: Kinds of outputs that its files can have; the first that fits the task is the default.
-        precisions: Precisions it can be converted to.
+        precisions: Precisions that its files can have.
         dynamic: True if its files can take images of any size.
         distributions: Packages whose versions are written into the metadata of a file.
         layout: Layout of the pixels that its files take.
@@ -61,7 +61,7 @@ class Target(ABC):
         return missing_message(self.name, self.runtime.modules + self.converter, f'export,{self.name}')
 
     def versions(self) -> dict[str, str]:
-        """Return the versions of ``distributions``, also of those under another name (``onnxruntime-gpu``)."""
+        """Return the versions of ``distributions``, or of packages with the same module (``onnxruntime-gpu``)."""
         providers = importlib.metadata.packages_distributions()
         versions = {}
         for name in self.distributions:

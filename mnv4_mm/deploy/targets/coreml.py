@@ -40,7 +40,8 @@ class CoreML(Target):
         else:  # an image as the camera returns it
             layout = ct.colorlayout.RGB if to.channel_order == 'RGB' else ct.colorlayout.BGR
             image = ct.ImageType(name='image', shape=shape, color_layout=layout)
-        # It prints progress bars, uses what it deprecates itself, and leaves folders to the garbage collector.
+        # coremltools prints progress bars, uses its own deprecated functions, and leaves temporary folders behind until
+        # the model is garbage-collected.
         with redirect_stderr(StringIO()), warnings.catch_warnings():
             warnings.simplefilter('ignore')
             model = ct.convert(

@@ -24,10 +24,10 @@ class ExecuTorch(Target):
     def convert(
         self, graph: 'Graph', path: Path, precision: Precision, calibration: Sequence[np.ndarray] = ()
     ) -> list[Path]:
-        # It logs a change in torch that only executorch can follow.
+        # torch logs a deprecation that concerns the code of ExecuTorch only.
         logging.getLogger('torch.utils._pytree').setLevel(logging.ERROR)
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore', DeprecationWarning)  # in its own code, about Python's and torch's
+            warnings.simplefilter('ignore', DeprecationWarning)  # about calls in its own code
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
             from executorch.exir import to_edge_transform_and_lower
 

@@ -64,7 +64,7 @@ class LiteRT(Target):
 
 
 def converter() -> Path:
-    """Return the python of the environment with litert-torch: ``MNV4_LITERT_PYTHON``, or that of ``.venv-litert``."""
+    """Return the Python of the environment with litert-torch: ``MNV4_LITERT_PYTHON`` or the one in ``.venv-litert``."""
     if python := os.environ.get(VARIABLE):
         return Path(python)
     paths = [folder / FOLDER / 'bin' / 'python' for folder in (Path.cwd(), REPOSITORY)]
@@ -87,10 +87,9 @@ def convert(
         path: The file.
         outputs: Names of the outputs.
         precision: See ``LiteRT.precisions``.
-        calibration: For int8: inputs.
+        calibration: For int8: batches of input pixels.
         description: Text to be stored in the file.
-        sensitive: For int8: layers that stay in float. If the output of one is sensitive, so do the layers
-            that read it.
+        sensitive: For int8: layers that stay in float. Layers that read a sensitive output stay in float too.
 
     Raises:
         UserError: The converter failed.
@@ -102,7 +101,7 @@ def convert(
         net, inputs, weights, job = (Path(folder) / name for name in names)
         torch.export.save(program, net)
         np.savez(inputs, *calibration)
-        # For numpy's stubs the names could be keyword arguments of savez.
+        # Any: numpy's stubs would take the names for keyword arguments of savez.
         named: Any = {str(i): one.weights for i, one in enumerate(sensitive) if one.weights is not None}
         np.savez(weights, **named)
         files = dict(program=str(net), calibration=str(inputs), weights=str(weights), path=str(path.absolute()))

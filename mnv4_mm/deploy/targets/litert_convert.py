@@ -17,7 +17,7 @@ import torch
 os.environ['LITERT_TORCH_SHOW_PROGRESS'] = 'n'
 SIGNATURE = 'serving_default'  # litert-torch's name of the only signature
 INPUT = 'image'
-# Operators that copy the values of their inputs, as sensitivity.COPYING_OPS.
+# Operators that copy the values of their inputs, like sensitivity.COPYING_OPS.
 COPYING_OPS = (
     'RELU',
     'RELU6',
@@ -84,7 +84,7 @@ def int8(content: bytes, calibration: list[np.ndarray], in_float: list[str]) -> 
 
     Args:
         content: A float file.
-        calibration: Inputs.
+        calibration: Batches of input pixels.
         in_float: Names of the outputs of operators that stay in float.
     """
     from ai_edge_quantizer import quantizer, recipe
@@ -100,10 +100,10 @@ def int8(content: bytes, calibration: list[np.ndarray], in_float: list[str]) -> 
 
 
 def ends(content: bytes) -> list[str]:
-    """Return the names of outputs before the first operator with weights, or behind the last.
+    """Return the names of the outputs of operators before the first and behind the last operator with weights.
 
-    These are normalisation and box decoding. They cost little, and the 256 steps of int8 are too coarse for corners of
-    boxes in pixels.
+    These operators are normalisation and box decoding. They cost little, and the 256 steps of int8 are too coarse for
+    box corners in pixels.
     """
     from ai_edge_litert.tools import flatbuffer_utils
 
@@ -111,7 +111,7 @@ def ends(content: bytes) -> list[str]:
     graph = model.subgraphs[0]
     kinds = [flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex) for operator in graph.operators]
     behind: set[int] = set()  # tensors that depend on an operator with weights
-    before: set[int] = set()  # tensors on which one depends
+    before: set[int] = set()  # tensors that an operator with weights depends on
     for operator, kind in zip(graph.operators, kinds, strict=True):
         if kind in WEIGHTED or behind.intersection(operator.inputs):
             behind.update(operator.outputs)
@@ -127,7 +127,7 @@ def ends(content: bytes) -> list[str]:
 
 
 def sensitive(content: bytes, layers: list[dict], weights: dict[str, np.ndarray]) -> list[str]:
-    """Return the names of outputs of sensitive layers, and of the layers that read a sensitive output.
+    """Return the names of the outputs of sensitive layers and of layers that read a sensitive output.
 
     Args:
         content: A float file.
@@ -182,7 +182,7 @@ def _equal(a: np.ndarray, b: np.ndarray | None) -> bool:
 
 
 def with_metadata(content: bytes, name: str, text: str) -> bytes:
-    """Add a text to the metadata of a file."""
+    """Add a named text to the metadata of a file."""
     from ai_edge_litert import schema_py_generated as schema
     from ai_edge_litert.tools import flatbuffer_utils
 

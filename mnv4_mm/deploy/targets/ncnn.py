@@ -33,11 +33,11 @@ class Ncnn(Target):
 
         folder = path.parent / 'pnnx'
         folder.mkdir()
-        # From ONNX, as torch is about to drop TorchScript.
+        # pnnx takes ONNX or TorchScript, which torch is about to drop.
         (folder / 'net.onnx').write_bytes(to_onnx(graph)[0].SerializeToString())
         shape = ','.join(map(str, graph.example().shape))
         weights = path.with_suffix('.bin')
-        # The default is weights in fp16.
+        # Set explicitly, because pnnx writes weights in fp16 by default.
         command = [pnnx.EXEC_PATH, 'net.onnx', f'inputshape=[{shape}]f32', f'fp16={int(precision == "fp16")}']
         command += [f'ncnnparam={path.absolute()}', f'ncnnbin={weights.absolute()}']
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)  # noqa: S603

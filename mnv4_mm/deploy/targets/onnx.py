@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mnv4_mm.deploy.graph import Graph
 
 OPSET = 18  # the lowest that torch's exporter writes without rewriting
-TAIL = 'tail_'  # prefix of the names behind the net
+TAIL = 'tail_'  # prefix of the names of nodes behind the net
 
 
 class Onnx(Target):
@@ -40,7 +40,7 @@ class Onnx(Target):
 def to_onnx(
     graph: 'Graph', precision: Precision = 'fp32', calibration: Sequence[np.ndarray] = ()
 ) -> tuple[Any, list[LayerSensitivity]]:
-    """Convert a graph to an ``onnx.ModelProto`` of its kind.
+    """Convert a graph to an ``onnx.ModelProto`` with the outputs of its kind.
 
     Returns:
         The model, and for int8 the quantisation error of each layer.
@@ -55,7 +55,7 @@ def to_onnx(
     if precision == 'fp16':
         from onnxruntime.transformers.float16 import convert_float_to_float16
 
-        # Files of multi-scale nets converted by onnxconverter-common do not load.
+        # Not by onnxconverter-common: files of multi-scale nets that it converts do not load.
         model = convert_float_to_float16(model, keep_io_types=True)
     if graph.meta.kind == 'nms':
         assert graph.meta.selection is not None
@@ -67,7 +67,7 @@ def to_onnx(
 
 
 def to_int8(graph: 'Graph', calibration: Sequence[np.ndarray]) -> QuantizedModel:
-    """Quantise a graph, which ends in raw boxes and scores, or in logits, whatever its kind."""
+    """Quantise a graph. Whatever its kind, the outputs are raw boxes and scores, or logits."""
     return quantize_onnx(_exported(graph), calibration)
 
 
@@ -89,7 +89,7 @@ def _exported(graph: 'Graph') -> Any:
 
 
 def _append(model: Any, tail: str, values: Sequence[str]) -> Any:
-    """Append a graph in ONNX's text form to a model; ``values`` are the outputs of the model that it takes."""
+    """Append a graph in ONNX's text form to a model. ``values`` names the outputs of the model that it reads."""
     import onnx
     from onnx import compose, parser
 
@@ -104,7 +104,7 @@ def _append(model: Any, tail: str, values: Sequence[str]) -> Any:
 
 
 def selection(limits: Selection) -> str:
-    """Return ``results.select`` as an ONNX graph, without its limit of candidates.
+    """Return ``results.select`` as an ONNX graph, but without the limit ``Selection.candidates``.
 
     Its outputs are boxes (K, 4), scores (K,) and labels (K,), best first.
     """

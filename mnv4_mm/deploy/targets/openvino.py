@@ -35,6 +35,6 @@ class OpenVINO(Target):
             quantised = to_int8(graph, calibration)
             model, layers = quantize_openvino(model, calibration, quantised.float_nodes, TAIL), quantised.layers
         model.set_rt_info(graph.meta.to_json(), META_KEY)
-        # The default is weights in fp16.
+        # Set explicitly, because OpenVINO writes weights in fp16 by default.
         ov.save_model(model, path, compress_to_fp16=precision == 'fp16')
         return [path, path.with_suffix('.bin'), *write_layers(path, layers)]

@@ -51,16 +51,16 @@ class Runtime(ABC):
 
 
 def missing_modules(modules: Iterable[str]) -> list[str]:
-    """Return those of the modules that are not installed."""
+    """Return the modules that are not installed."""
     return [name for name in modules if name not in sys.modules and importlib.util.find_spec(name) is None]
 
 
 def missing_message(name: str, modules: Iterable[str], extras: str) -> str | None:
-    """Return which modules are missing and how to install them; None if none is.
+    """Return which modules are missing and how to install them; None if all are installed.
 
     Args:
         name: Name of the runtime.
-        modules: Modules it needs.
+        modules: Modules that the runtime needs.
         extras: Extras of this package that install them.
     """
     missing = missing_modules(modules)

@@ -14,7 +14,7 @@ from mnv4_mm.runtime.sessions.base import Runtime, Session
 class CoreMLRuntime(Runtime):
     name = 'coreml'
     suffix = '.mlpackage'
-    modules = ('coremltools', 'PIL')  # coremltools takes images as Pillow's
+    modules = ('coremltools', 'PIL')  # coremltools takes Pillow images
 
     def cannot_run(self) -> str | None:
         system = platform.system()

@@ -23,7 +23,7 @@ class ExecuTorchRuntime(Runtime):
                 from executorch.extension.pybindings import portable_lib
                 from executorch.runtime import Runtime as Programs
 
-                # All programs of a process share one pool. Setting it prints a line, so it is set only if needed.
+                # All programs of a process share one thread pool. It is set only if needed, because that prints a line.
                 if threads or self._pool_was_set:
                     portable_lib._unsafe_reset_threadpool(threads or os.cpu_count() or 1)
                     self._pool_was_set = True

@@ -23,9 +23,9 @@ class LiteRTRuntime(Runtime):
             interpreter.allocate_tensors()
             signature = interpreter.get_signature_runner()
             image = signature.get_input_details()['image']['index']
-            # By name, as a file may have its outputs in any order.
+            # Outputs are looked up by name, because a file may have them in any order.
             indices = [signature.get_output_details()[name]['index'] for name in OUTPUTS[meta.kind]]
-        # ValueError, RuntimeError and others.
+        # LiteRT raises ValueError, RuntimeError and others.
         except Exception as error:
             raise unloadable(path, error) from error
 

@@ -1,6 +1,6 @@
 """ncnn files: a ``.ncnn.param`` and a ``.ncnn.bin``.
 
-They take planar float pixels, as ``ncnn::Mat::from_pixels`` makes of a camera's.
+They take planar float pixels, as ``ncnn::Mat::from_pixels`` returns.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ class NcnnRuntime(Runtime):
         net = ncnn.Net()
         if threads:
             net.opt.num_threads = threads
-        # The default is half precision where the CPU supports it.
+        # Set explicitly, because the default is half precision where the CPU supports it.
         is_half = meta.precision == 'fp16'
         net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = is_half
         net.opt.use_bf16_storage = False

@@ -17,7 +17,7 @@ class OpenVINORuntime(Runtime):
 
     def session(self, path: Path, meta: Meta, threads: int | None = None) -> Session:
         ov = without_telemetry('openvino')
-        # The default is bf16 where the CPU supports it.
+        # Set explicitly, because the default is bf16 where the CPU supports it.
         settings: dict[str, Any] = {'INFERENCE_PRECISION_HINT': 'f32', 'PERFORMANCE_HINT': 'LATENCY'}
         if threads:
             settings['INFERENCE_NUM_THREADS'] = threads
