@@ -310,9 +310,11 @@ def _distiller(runner: Runner) -> Distiller:
 @contextlib.contextmanager
 def _evaluating(model: nn.Module) -> Any:
     model.eval()
-    with torch.no_grad():
-        yield
-    model.train()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train()
 
 
 def _computes_in_bf16() -> bool:

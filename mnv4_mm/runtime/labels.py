@@ -7,6 +7,7 @@ Made from ``predictions.json`` of ``infer``. Formats:
 - Label Studio: https://labelstud.io/guide/predictions
 """
 
+import io
 import json
 import re
 import zipfile
@@ -17,6 +18,7 @@ from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
 from mnv4_mm.errors import UserError
+from mnv4_mm.files import write_whole
 from mnv4_mm.images import read_mask
 
 
@@ -168,9 +170,11 @@ def _yolo(
         files[name] = ''.join(lines)
     files['train.txt'] = ''.join(f'images/train/{image.name}\n' for image in images)
     files['data.yaml'] = f'path: ./\ntrain: train.txt\nnames:\n{names}'
-    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, 'w', zipfile.ZIP_DEFLATED) as archive:
         for name, text in files.items():
             archive.writestr(name, text)
+    write_whole(path, buffer.getvalue())
     return path
 
 
@@ -204,16 +208,16 @@ def _label_studio(
         url = f'/data/local-files/?d={quote(str(PurePosixPath(folder) / image.name))}'
         tasks.append(dict(data=dict(image=url), predictions=[dict(model_version=model, result=result)]))
     labels = ''.join(f'    <Label value={quoteattr(name)}/>\n' for name in classes)
-    predictions.with_name('label_studio_config.xml').write_text(
+    write_whole(
+        predictions.with_name('label_studio_config.xml'),
         '<View>\n  <Image name="image" value="$image"/>\n'
         f'  <RectangleLabels name="label" toName="image">\n{labels}  </RectangleLabels>\n</View>\n',
-        encoding='utf-8',
     )
     return _write(predictions.with_name('labels_label_studio.json'), tasks)
 
 
 def _write(path: Path, content: Any) -> Path:
-    path.write_text(json.dumps(content, ensure_ascii=False), encoding='utf-8')
+    write_whole(path, json.dumps(content, ensure_ascii=False))
     return path
 
 

@@ -8,6 +8,8 @@ from mmdet.registry import TASK_UTILS
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
+from mnv4_mm.data.formats.configured import innermost_dataset
+
 SMALL = 0.5  # share of the smallest anchor's side; a smaller box has an IoU below 0.25 with each anchor
 MIN_SHARE = 0.2  # share of small boxes above which a class is named
 NAMED = 5  # maximum number of classes named
@@ -29,8 +31,8 @@ def smallest_anchor(cfg: Config) -> float | None:
 
 def input_scale(cfg: Config) -> tuple[tuple[int, int], bool] | None:
     """Return the size that the test pipeline resizes images to, (width, height), and whether it keeps the ratio."""
-    for step in cfg.test_dataloader.dataset.get('pipeline') or []:
-        if step.get('type') == 'Resize' and isinstance(step.get('scale'), list | tuple):
+    for step in innermost_dataset(cfg.test_dataloader.dataset).get('pipeline') or []:
+        if step.get('type') in ('Resize', 'mmdet.Resize') and isinstance(step.get('scale'), list | tuple):
             return tuple(step['scale']), bool(step.get('keep_ratio'))
     return None
 

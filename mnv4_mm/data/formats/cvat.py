@@ -98,7 +98,9 @@ def _classes(trees: dict[str, 'Element'], data: DetectionData) -> list[str]:
     """Return the class names that the files list, the first file first. If none lists any, those of the shapes."""
     result: list[str] = []
     for name, tree in trees.items():
-        listed = [composed(label.findtext('name', '')) for label in tree.iterfind('meta//labels/label')]
+        # The points of a skeleton are labels with a parent: they are no objects.
+        labels = (label for label in tree.iterfind('meta//labels/label') if label.find('parent') is None)
+        listed = [composed(label.findtext('name', '')) for label in labels]
         # Exports of a task and of a project list the labels in different places.
         listed = [label for label in dict.fromkeys(listed) if label]
         new = [label for label in listed if label not in result]

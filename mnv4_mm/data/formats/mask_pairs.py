@@ -443,7 +443,7 @@ def _pair_in_one_folder(root: Path, base: Path) -> Pairs | None:
     masks = [file for file in files if _MASK_ENDING.search(file.stem)]
     if masks:
         names = {file.name for file in masks}
-        images = [file for file in files if file.name not in names and not file.name.endswith('.gif')]
+        images = [file for file in files if file.name not in names and not file.name.lower().endswith('.gif')]
     else:
         images = [file for file in files if file.name.lower().endswith(('.jpg', '.jpeg'))]
         masks = [file for file in files if file.name.lower().endswith('.png')]

@@ -3,7 +3,6 @@
 The layouts are those of Ultralytics, Roboflow, CVAT, Label Studio and darknet.
 """
 
-import os
 import posixpath
 import re
 from collections.abc import Iterator, Mapping
@@ -11,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mnv4_mm.data.decode_once import cores
 from mnv4_mm.data.documents import read_text, read_yaml
 from mnv4_mm.data.findings import Finding
 from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, DetectionData, LabelledImage
@@ -397,9 +397,12 @@ def _images_by_folder(files: Files, data: DetectionData) -> dict[str, list[str]]
     folders = {posixpath.dirname(name) for name in labelled}
     images = [name for name in images if posixpath.dirname(name) in folders]
     lists = {
-        split: [name for name in files.with_suffix('.txt') if posixpath.basename(name).lower() == f'{word}.txt']
+        split: [
+            name
+            for name in files.with_suffix('.txt')
+            if _stem(name).lower() in words and 'labels' not in name.split('/')
+        ]
         for split, words in SPLITS.items()
-        for word in words
     }
     chosen = {split: names[0] for split, names in lists.items() if len(names) == 1}
     if {TRAIN, VAL} <= chosen.keys():
@@ -459,7 +462,7 @@ def _sizes(files: Files, names: list[str]) -> dict[str, tuple[int, int]]:
         except UserError:
             return None
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         return {name: found for name, found in zip(names, pool.map(size, names), strict=True) if found}
 
 

@@ -40,6 +40,12 @@ def test_boxes_and_classes(load):
     assert (data.findings, data.notes) == ([], [])
 
 
+def test_points_of_a_skeleton_are_no_classes(load):
+    point = '<label><name>nose</name><type>points</type><parent>cat</parent></label>'
+    data = load(META.format(f'<label><name>cat</name><type>skeleton</type></label>{point}'), image('a.jpg', BOX))
+    assert data.classes == ('cat',)
+
+
 @pytest.mark.parametrize('path', ['a.jpg', 'images/a.jpg', 'images/default/a.jpg', 'data/a.jpg', 'x/y/a.jpg'])
 def test_places_of_images(load, path):
     assert boxes(load(label('cat'), image('a.jpg', BOX), images=[path])) == {path: [CAT]}

@@ -118,6 +118,13 @@ def test_lists_of_images_that_leave_the_folder(load):
     ]
 
 
+@pytest.mark.parametrize('word', ['val', 'valid', 'validation'])
+def test_lists_without_a_description(word, load):
+    files = {'train.txt': 'images/a.jpg\n', f'{word}.txt': 'images/b.jpg\n', 'labels/a.txt': ROW, 'labels/b.txt': ROW}
+    data = load(files, ['images/a.jpg', 'images/b.jpg', 'images/c.jpg'])
+    assert names(data) == {TRAIN: ['images/a.jpg'], VAL: ['images/b.jpg']}
+
+
 @pytest.mark.parametrize(
     ('description', 'kind'),
     [
