@@ -100,18 +100,16 @@ def _p50(speed: Any) -> float:
 
 def _compared(work_dir: Path) -> dict[str, dict[str, Any]]:
     """Return the rows of the table of ``mnv4 compare`` by file name; empty without a table."""
-    for path in (work_dir / COMPARED, work_dir / 'exported' / COMPARED):
-        if path.is_file():
-            rows = json.loads(path.read_text())['rows']
-            exported = work_dir / 'exported'
+    exported = work_dir / 'exported'
+    tables = [path for path in (work_dir / COMPARED, exported / COMPARED) if path.is_file()]
+    rows: dict[str, dict[str, Any]] = {}
+    for path in sorted(tables, key=lambda path: path.stat().st_mtime):
+        for row in json.loads(path.read_text())['rows']:
+            file = exported / row['name']
             # If a file is newer than the table, its row describes an earlier export.
-            return {
-                row['name']: row
-                for row in rows
-                if (exported / row['name']).exists()
-                and (exported / row['name']).stat().st_mtime <= path.stat().st_mtime
-            }
-    return {}
+            if file.exists() and file.stat().st_mtime <= path.stat().st_mtime:
+                rows[row['name']] = row
+    return rows
 
 
 def versions() -> dict[str, str]:

