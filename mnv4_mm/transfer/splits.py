@@ -33,8 +33,11 @@ def join_splits(root: Path, train: Sequence[str], test: Sequence[str], out: Path
     links = _listed_files(root, targets, out) if has_lists else _files_of_splits(root, targets, out)
     for link, path in links.items():
         link.parent.mkdir(parents=True, exist_ok=True)
+        target = os.path.relpath(path.resolve(), link.parent.resolve())
         if not link.is_symlink():
-            link.symlink_to(os.path.relpath(path.resolve(), link.parent.resolve()))
+            link.symlink_to(target)
+        elif os.readlink(link) != target:
+            raise UserError(f'{out} has links to another data set than {root}: name another folder by --out')
     return out
 
 

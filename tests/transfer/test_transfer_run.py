@@ -1,6 +1,7 @@
 """Controls, joined splits, tables; and one run from the command to the table, in the long suite."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -85,6 +86,10 @@ def test_splits_are_joined_by_links(tmp_path):
     assert join_splits(root, ['train'], ['val'], tmp_path / 'other') == root
     with pytest.raises(UserError, match='has no extra'):
         join_splits(root, ['train', 'extra'], ['val'], tmp_path / 'third')
+    assert join_splits(root, ['train', 'val'], ['test'], tmp_path / 'joined') == out  # again
+    other = shutil.copytree(root, tmp_path / 'other')
+    with pytest.raises(UserError, match='has links to another data set'):
+        join_splits(other, ['train', 'val'], ['test'], tmp_path / 'joined')
 
 
 def test_lists_of_voc_are_joined(tmp_path):
