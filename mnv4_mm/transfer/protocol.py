@@ -20,6 +20,7 @@ CONTROLS = {
     'shuffled': 'labels that the images do not determine: the score of chance',
     'twin': 'the same net under another name, with other seeds: the same score',
     'zeroed': 'the deepest feature map set to zero: a lower score',
+    'distilled': 'the same net trained with a teacher: a higher score',
 }
 TWIN_SEEDS = 100  # added to the seeds of the control `twin`
 
@@ -81,6 +82,8 @@ class Protocol:
         seeds: Seeds with which each combination of head, net and start is trained.
         imagenet_nets: Backbones that are trained with the start ``imagenet``; all of ``nets`` if empty.
         controls: Controls to run, with the first head, net and start.
+        teacher: Backbone of the teacher of the control ``distilled``. It is trained once, with the head and training
+            of its students and the first seed.
         train: Splits of the data to train on.
         test: Splits to evaluate on.
         block: Number of test images, successive by name, that the bootstrap draws together: more than one for the
@@ -98,6 +101,7 @@ class Protocol:
     seeds: Sequence[int] = (0, 1, 2)
     imagenet_nets: Sequence[str] = ()
     controls: Sequence[str] = ()
+    teacher: str = ''
     train: Sequence[str] = ('train',)
     test: Sequence[str] = ('val',)
     block: int = 1
@@ -176,8 +180,10 @@ def _head(value: Mapping[str, Any]) -> Head:
 
 
 def _check(protocol: Protocol) -> None:
-    for net in (*protocol.nets, *protocol.imagenet_nets):
+    for net in (*protocol.nets, *protocol.imagenet_nets, *filter(None, [protocol.teacher])):
         check_backbone_name(net)
+    if ('distilled' in protocol.controls) != bool(protocol.teacher):
+        raise ValueError("the control 'distilled' needs a teacher, and a teacher the control")
     for names, choices in ((protocol.starts, STARTS), (protocol.controls, tuple(CONTROLS))):
         unknown = [name for name in names if name not in choices]
         if unknown:

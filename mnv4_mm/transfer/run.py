@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from filelock import FileLock
 from mmengine.config import Config
 from PIL import Image
@@ -42,7 +43,7 @@ from mnv4_mm.transfer.bootstrap import average_precision, mean_iou, resampled_ap
 from mnv4_mm.transfer.exported import measure_latencies
 from mnv4_mm.transfer.job import Job
 from mnv4_mm.transfer.machine import describe_machine
-from mnv4_mm.transfer.protocol import Head, Run, read_protocol
+from mnv4_mm.transfer.protocol import Head, Protocol, Run, read_protocol
 from mnv4_mm.transfer.recipe import run_options, weights_of
 from mnv4_mm.transfer.records import failure
 from mnv4_mm.weights.checkpoint import Checkpoint, list_checkpoints, read_checkpoint
@@ -64,21 +65,14 @@ def execute(job: Job) -> dict[str, Any]:
     """
     start = time.monotonic()
     machine = describe_machine(PACKAGES)  # at the start, as the checkout may change during the run
+    machine['gpu'] = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     protocol, run = read_protocol(job.protocol), job.run
     head, work_dir = protocol.heads[run.head], Path(job.work_dir)
     weights = weights_of(run, job.weights_dir)
     if job.dry and weights == 'timm':
         weights = None
-    train(
-        head.config,
-        work_dir=str(work_dir),
-        backbone=run.net,
-        data=job.data,
-        weights=weights or 'none',
-        epochs=head.epochs and (1 if job.dry else head.epochs),
-        iters=head.iters and (1 if job.dry else head.iters),
-        cfg_options=run_options(head, run, job.data, dry=job.dry),
-    )
+    teacher = _teacher(job, protocol) if run.control == 'distilled' else None
+    _train(job, head, run, work_dir, weights, teacher)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     checkpoint = read_checkpoint(list_checkpoints(work_dir)[0])
     cfg = restore_data(checkpoint_config(checkpoint))
@@ -91,6 +85,7 @@ def execute(job: Job) -> dict[str, Any]:
         'recipe': job.recipe,
         'data': job.data_digest,
         'weights': weights and _describe_weights(run, weights),
+        'teacher': teacher and dict(net=protocol.teacher, sha256=file_digest(teacher).hexdigest()),
         'metric': metric,
         'score': _main(scores, metric),
         'scores': {name.partition('/')[2]: round(value, 5) for name, value in scores.items()},
@@ -107,6 +102,31 @@ def execute(job: Job) -> dict[str, Any]:
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     spent = time.process_time() + children.ru_utime + children.ru_stime
     return {**record, 'minutes': round((time.monotonic() - start) / 60, 2), 'processor_minutes': round(spent / 60, 2)}
+
+
+def _train(job: Job, head: Head, run: Run, work_dir: Path, weights: str | None, teacher: Path | None = None) -> None:
+    train(
+        head.config,
+        work_dir=str(work_dir),
+        backbone=run.net,
+        data=job.data,
+        weights=weights or 'none',
+        teacher=teacher and str(teacher),
+        epochs=head.epochs and (1 if job.dry else head.epochs),
+        iters=head.iters and (1 if job.dry else head.iters),
+        cfg_options=run_options(head, run, job.data, dry=job.dry),
+    )
+
+
+def _teacher(job: Job, protocol: Protocol) -> Path:
+    """Return the checkpoint of the teacher, which the first run that needs it trains while the others wait."""
+    folder = Path(job.lock).parent / 'teachers' / ('dry' if job.dry else '') / job.run.head
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f'.{folder.name}.lock')):
+        if not list_checkpoints(folder):  # written at the end of the training only
+            run = Run(job.run.head, protocol.teacher, 'random', '', protocol.seeds[0])
+            _train(job, protocol.heads[run.head], run, folder, weights=None)
+        return list_checkpoints(folder)[0]
 
 
 def _main(scores: Mapping[str, float], metric: str) -> float:

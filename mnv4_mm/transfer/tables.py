@@ -215,9 +215,10 @@ def _introduction(group: Group, protocol: Protocol) -> list[str]:
     sizes = sorted({tuple(record['size']) for record in records})
     commits = ', '.join(sorted({str(record['machine']['commit']) for record in records}))
     spread = 100 * math.sqrt(group.spread().variance)
+    trained_on = sorted({record['machine'].get('gpu') or record['machine']['cpu'] for record in records})
     text = (
         f'{records[0]["metric"]} in points on {" and ".join(protocol.test)}, after {records[0]["steps"]} steps. '
-        f'{len(records)} runs, {hours:.1f} CPU hours. '
+        f'{len(records)} runs on {" and ".join(trained_on)}, {hours:.1f} CPU hours. '
     )
     if not math.isnan(spread):
         text += f'Spread of seeds, pooled over the nets: {spread:.1f} points. '
@@ -239,6 +240,14 @@ def control_lines(group: Group) -> Iterator[str]:
             yield f'{control.name}: {_score(control)}; {control.net} itself has no record'
             continue
         difference = estimate_difference(control.scores, net.scores, spread)
+        if control.control == 'distilled':
+            is_gain = difference.value > 0 and difference.p_value < 1 - CONFIDENCE
+            yield (
+                f'{"ok" if is_gain else "**no gain shown**"}: {control.name} {_score(control)}, '
+                f'{100 * difference.value:+.1f}{_plus_minus(difference.half_width)} points against the same net '
+                f'without a teacher (p = {difference.p_value:.2g})'
+            )
+            continue
         chance = max(record['chance'] for record in control.records)
         expected, is_right = {
             'shuffled': (
