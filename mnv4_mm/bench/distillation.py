@@ -65,6 +65,8 @@ class Step:
             preprocessor: Any = self.model.data_preprocessor
             preprocessor.size = (size, size)
             self.data = _segmentation_batch(batch, size)
+        # Copying a batch from the host would take longer than a step; data loaders do that in the meantime.
+        self.data = self.model.data_preprocessor.cast_data(self.data)
 
     def __call__(self) -> None:
         self.model.train_step(copy.deepcopy(self.data), self.optimizer)

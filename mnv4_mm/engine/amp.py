@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from mmdet.models.losses import FocalLoss
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
+from mmseg.models.losses import FocalLoss as SegmentationFocalLoss
 from torch import nn
 
 
@@ -19,6 +22,22 @@ class Bf16OptimWrapper(OptimWrapper):
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
+        compute_focal_loss_in_float32(model)
         device = next(model.parameters()).device.type
         with super().optim_context(model), torch.autocast(device, torch.bfloat16):
             yield
+
+
+def compute_focal_loss_in_float32(model: nn.Module) -> None:
+    """Convert the scores that focal losses receive to float32; mmcv's CUDA kernel of this loss lacks bfloat16.
+
+    Open upstream as open-mmlab/mmcv#3061.
+    """
+    for part in model.modules():
+        is_focal = isinstance(part, FocalLoss | SegmentationFocalLoss)
+        if is_focal and _to_float32 not in part._forward_pre_hooks.values():
+            part.register_forward_pre_hook(_to_float32)
+
+
+def _to_float32(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (inputs[0].float(), *inputs[1:]) if inputs else inputs

@@ -13,6 +13,8 @@ import cv2
 import pytest
 import torch
 from end_to_end import arguments, resized
+from mmdet.models.losses import FocalLoss
+from mmseg.models.losses import FocalLoss as SegmentationFocalLoss
 
 from mnv4_mm.apis.train import _cap_warm_up
 from mnv4_mm.engine.amp import Bf16OptimWrapper
@@ -110,6 +112,26 @@ def test_bf16_computes_the_forward_pass_in_bfloat16():
     wrapper.update_params(out.float().sum())
     assert net.weight.dtype == torch.float32
     assert not torch.equal(net.weight, before)
+
+
+@pytest.mark.parametrize('kind', [FocalLoss, SegmentationFocalLoss])
+def test_focal_losses_compute_in_float32_under_bf16(kind):
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.loss = torch.nn.Linear(4, 3), kind()
+
+    net = Net()
+    seen = []
+    net.loss.register_forward_hook(lambda _, inputs, out: seen.append((inputs[0].dtype, out.dtype)))
+    wrapper = Bf16OptimWrapper(torch.optim.SGD(net.parameters(), 0.1))
+    for _ in range(2):
+        with wrapper.optim_context(net):
+            scores = net.layer(torch.ones(2, 4))
+            net.loss(scores, torch.eye(3)[[0, 2]])
+        assert scores.dtype == torch.bfloat16
+    assert seen == [(torch.float32, torch.float32)] * 2
+    assert len(net.loss._forward_pre_hooks) == 1
 
 
 @pytest.mark.parametrize('parts', [1, 2])

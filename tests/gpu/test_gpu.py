@@ -35,6 +35,9 @@ def close(found, expected, tolerance):
 @pytest.mark.parametrize('name', HEADS)
 def test_losses_are_those_of_the_cpu(name, segmentation_batch):
     cpu, gpu = (Step(name, segmentation_batch, device=device) for device in ('cpu', 'cuda'))
+    for part in (*cpu.model.modules(), *gpu.model.modules()):
+        if isinstance(part, torch.nn.Dropout2d):
+            part.p = 0.0  # the devices draw other random numbers
     assert close(gpu(), cpu(), 1e-4)
     assert close(gpu(), cpu(), 2e-2)  # after a step, whose gradients were summed in another order
 
