@@ -50,7 +50,8 @@ class Step:
         cfg = with_fused(with_backbone(cfg, backbone) if backbone else cfg, None)
         if dtype:
             cfg = with_precision(cfg, dtype, device != 'cpu')
-        self.model: Any = build_model(cfg)
+        model: Any = build_model(cfg)
+        self.model = model
         if taught:
             teacher = build_model(with_backbone(load_config(name), 'mnv4_conv_m'))
             use_channels_last(teacher)

@@ -49,6 +49,11 @@ def add_transfer(parser: Parser) -> None:
         action='store_true',
         help='make every step of the first seed with 4 images, one step or epoch of training, into dry.jsonl',
     )
+    parser.add_argument(
+        '--measure-latency',
+        action='store_true',
+        help='train nothing: measure the latency of all recorded nets on this machine, and write it into their records',
+    )
     parser.add_argument('--plan', action='store_true', help='print the runs and the estimated hours, and stop')
     parser.set_defaults(call=transfer)
 
@@ -70,6 +75,8 @@ def transfer(args: argparse.Namespace) -> int:
         raise UserError('--dry-run is for this machine: leave out --launcher slurm')
     if args.slurm and args.launcher != 'slurm':
         raise UserError('--slurm has no effect without --launcher slurm')
+    if args.measure_latency and (args.launcher == 'slurm' or args.dry_run or args.plan):
+        raise UserError('--measure-latency is for this machine: leave out --launcher, --dry-run and --plan')
     records = Path(out) / 'records.jsonl'
     existing = read_records(records) if records.is_file() else []
     if args.plan:
@@ -89,7 +96,7 @@ def transfer(args: argparse.Namespace) -> int:
         check_config_data(check_config(head.config, checked), checked, ('train_dataloader', 'val_dataloader'))
 
     from mnv4_mm.transfer.recipe import head_data_digest, recipe_digest
-    from mnv4_mm.transfer.work import Digests, by_run, submit
+    from mnv4_mm.transfer.work import Digests, by_run, measure_latency, submit
     from mnv4_mm.transfer.work import transfer as make_runs
 
     digests = {
@@ -98,6 +105,9 @@ def transfer(args: argparse.Namespace) -> int:
     options: dict[str, Any] = dict(data=data, weights_dir=args.weights_dir, retry=args.retry, keep=args.keep)
     if args.launcher == 'slurm':
         submit(protocol, runs, digests, out=out, workers=args.workers, parameters=dict(args.slurm), **options)
+        return 0
+    if args.measure_latency:
+        print(f'records: {measure_latency(protocol, runs, digests, data=data, out=out)}')
         return 0
     if args.dry_run:
         runs = [run for run in runs if run.seed == runs[0].seed]

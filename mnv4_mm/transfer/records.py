@@ -6,6 +6,7 @@ A record holds what is needed to repeat its run and to compare it with others (`
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +49,25 @@ def append_record(path: Path, record: Mapping[str, Any]) -> None:
     Raises:
         UserError: The file cannot be written.
     """
-    from filelock import FileLock
-
     try:
-        with FileLock(path.with_name(f'.{path.name}.lock')):
+        with locked(path):
             _end_last_line(path)
             with path.open('a', encoding='utf-8') as file:
-                file.write(json.dumps(record, separators=(',', ':')) + '\n')
+                file.write(as_line(record))
     except OSError as error:
         raise UserError(f'{path} cannot be written: {error.strerror or error}') from error
+
+
+def as_line(record: Mapping[str, Any]) -> str:
+    """Return a record as a line of a file."""
+    return json.dumps(record, separators=(',', ':')) + '\n'
+
+
+def locked(path: Path) -> AbstractContextManager:
+    """Return the lock that each process holds while it writes to a file of records."""
+    from filelock import FileLock
+
+    return FileLock(path.with_name(f'.{path.name}.lock'))
 
 
 def _end_last_line(path: Path) -> None:

@@ -104,7 +104,7 @@ class Row:
             key: ``parameters``, ``macs`` or ``latency_ms``.
             cpu: Use only records that were measured on this CPU.
         """
-        values = [r[key] for r in self.records if r[key] is not None and cpu in (None, r['machine']['cpu'])]
+        values = [r[key] for r in self.records if r[key] is not None and cpu in (None, latency_cpu(r))]
         return min(values) if values else None
 
 
@@ -158,12 +158,17 @@ def group_records(records: Iterable[Record]) -> list[Group]:
     return [_compare(key, list(rows.values())) for key, rows in sorted(groups.items()) if any(not n[3] for n in rows)]
 
 
+def latency_cpu(record: Record) -> str:
+    """Return the CPU that the latency of a record was measured on."""
+    return (record.get('latency_machine') or record['machine'])['cpu']
+
+
 def _compare(key: tuple[str, ...], rows: list[Row]) -> Group:
     names = Counter((row.net, row.start, row.control) for row in rows)
     for row in rows:
         row.records.sort(key=lambda record: record['seed'])
         row.has_namesake = names[row.net, row.start, row.control] > 1
-    cpus = Counter(record['machine']['cpu'] for row in rows for record in row.records)
+    cpus = Counter(latency_cpu(record) for row in rows for record in row.records)
     nets, controls = ([row for row in rows if bool(row.control) == which] for which in (False, True))
     protocol, head, recipe, data = key
     group = Group(protocol, head, recipe, data, cpus.most_common(1)[0][0], nets, controls)

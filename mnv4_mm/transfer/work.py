@@ -13,11 +13,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mnv4_mm.errors import UserError
+from mnv4_mm.files import write_whole
 from mnv4_mm.paths import make_output_folder
 from mnv4_mm.transfer.claims import claimed
 from mnv4_mm.transfer.job import Job
 from mnv4_mm.transfer.protocol import Protocol, Run
-from mnv4_mm.transfer.records import Record, append_record, failure, latest, read_records, run_of
+from mnv4_mm.transfer.records import (
+    Record,
+    append_record,
+    as_line,
+    failure,
+    latest,
+    locked,
+    read_records,
+    run_of,
+)
 
 RECORDS = 'records.jsonl'
 DRY_RECORDS = 'dry.jsonl'
@@ -120,6 +130,60 @@ def transfer(
                 process.kill()
             raise
     return records
+
+
+def measure_latency(
+    protocol: Protocol,
+    runs: Sequence[Run],
+    digests: Mapping[str, Digests],
+    *,
+    data: str | None,
+    out: str,
+    log: Callable[[str], object] = print,
+) -> Path:
+    """Measure the latency of recorded nets on this machine and write it into their records.
+
+    For records of machines whose latency is of no interest, or which were busy. Each net is exported from a dry run.
+
+    Args:
+        protocol: The protocol.
+        runs: Runs of the protocol whose nets are measured.
+        digests: Digests by head.
+        data: See ``transfer``.
+        out: See ``transfer``.
+        log: Function that prints a line about each net.
+
+    Returns:
+        The file of records.
+
+    Raises:
+        UserError: There are no records, or a net could not be exported or measured.
+    """
+    path = Path(out) / RECORDS
+    done = by_run(read_records(path)) if path.is_file() else {}
+    nets = {_deployed_net(run): run for run in runs if 'error' not in done.get(run, {'error': 'no record'})}
+    if not nets:
+        raise UserError(f'{path} has no records of runs that succeeded')
+    dry = transfer(protocol, list(nets.values()), digests, data=data, out=out, dry=True, log=log)
+    measured = {_deployed_net(run_of(record)): record for record in read_records(dry)}
+    for net, run in nets.items():
+        record = measured.get(net, {})
+        if record.get('latency_ms') is None:
+            reason = record.get('error') or record.get('export_error') or 'no record'
+            raise UserError(f'{run.name} could not be measured: {reason}; no record has been changed')
+    with locked(path):
+        records = read_records(path)
+        for record in records:
+            new = measured.get(_deployed_net(run_of(record)))
+            if new and 'error' not in record:
+                record.update(latency_ms=new['latency_ms'], latency_machine={**new['machine'], 'date': new['date']})
+        write_whole(path, ''.join(map(as_line, records)))
+    return path
+
+
+def _deployed_net(run: Run) -> tuple[str, str, bool]:
+    """Return what the latency of a run depends on."""
+    return run.head, run.net, run.control == 'zeroed'
 
 
 def check_same(records: Path, digests: Mapping[str, Digests]) -> None:

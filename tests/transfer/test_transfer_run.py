@@ -19,7 +19,7 @@ from mmengine.registry import MODELS
 
 from mnv4_mm.cli import main
 from mnv4_mm.errors import UserError
-from mnv4_mm.transfer import package_weights
+from mnv4_mm.transfer import package_weights, work
 from mnv4_mm.transfer.bootstrap import mean_iou
 from mnv4_mm.transfer.controls import ShuffleLabels
 from mnv4_mm.transfer.job import Job
@@ -244,6 +244,64 @@ def test_controls_are_judged(records):
     less = [{**one, 'score': 0.51 if one['start'] == 'imagenet' else one['score']} for one in records]
     (line,) = start_lines(group_records(less)[0])
     assert line.startswith('**less than 3 spreads**: resnet18 (imagenet)')
+
+
+@pytest.mark.parametrize(('score', 'verdict'), [(0.55, 'ok'), (0.5, '**no gain shown**'), (0.4, '**no gain shown**')])
+def test_the_gain_of_a_teacher_is_stated(records, score, verdict):
+    taught = [record('mnv4_conv_s', seed, score + 0.01 * seed, control='distilled') for seed in SEEDS]
+    (group,) = group_records([one for one in records if not one['control']] + taught)
+    (line,) = control_lines(group)
+    assert line.startswith(f'{verdict}: ')
+    assert f'{100 * (score - 0.5):+.1f} ±' in line
+    assert '(p = ' in line
+
+
+def test_a_teacher_changes_the_recipe():
+    protocol = read_protocol('distillation-camvid')
+    head = protocol.heads['lraspp']
+    digests = {recipe_digest(replace(protocol, teacher=net), head) for net in ('', 'mnv4_conv_m', 'mnv4_conv_l')}
+    assert len(digests) == 3
+
+
+def test_latencies_are_replaced_by_those_of_this_machine(tmp_path, monkeypatch, records):
+    protocol = read_protocol('bccd')
+    file = tmp_path / 'records.jsonl'
+    for one in [*records, {**record('timm:repvit_m1_1', 0, 0), 'error': 'out of memory'}]:
+        append_record(file, one)
+    new = {**MACHINE, 'cpu': 'Quiet'}
+    made: list[Run] = []
+    failing: list[str] = []
+
+    def run_job(job: Job, *_: Any) -> dict:
+        assert job.dry
+        made.append(job.run)
+        latency = None if job.run.net in failing else 3.0 + len(made)
+        return {
+            **record(job.run.net, 0, 0.0, machine=new, date='now', minutes=1.0, latency_ms=latency),
+            **job.run._asdict(),
+        }
+
+    monkeypatch.setattr(work, 'run_job', run_job)
+    digests = {'ssdlite': work.Digests('r', 'd')}
+    failing.append('timm:resnet18')
+    before = file.read_bytes()
+    with pytest.raises(UserError, match=r'resnet18.* could not be measured: no record; no record has been changed'):
+        work.measure_latency(protocol, protocol.runs(), digests, data='x', out=str(tmp_path), log=lambda line: None)
+    assert file.read_bytes() == before
+    failing.clear()
+    made.clear()
+    path = work.measure_latency(protocol, protocol.runs(), digests, data='x', out=str(tmp_path), log=lambda line: None)
+    found = read_records(path)
+    assert len(made) == len({(run.net, run.control == 'zeroed') for run in made}) == 4
+    (group,) = group_records(one for one in found if 'error' not in one)
+    assert group.cpu == 'Quiet'
+    latencies = {(one['net'], one['control'] == 'zeroed'): one['latency_ms'] for one in found if 'error' not in one}
+    assert sorted(latencies.values()) == [4, 5, 6, 7]
+    unchanged = [{key: one[key] for key in one if key not in ('latency_ms', 'latency_machine')} for one in found]
+    assert unchanged[0] == {key: value for key, value in records[0].items() if key != 'latency_ms'}
+    assert found[-1]['error'] == 'out of memory'
+    with pytest.raises(UserError, match='has no records of runs that succeeded'):
+        work.measure_latency(protocol, protocol.runs(), digests, data='x', out=str(tmp_path / 'none'))
 
 
 def test_one_seed_is_said_to_tell_nothing(records):
