@@ -25,6 +25,9 @@ from mnv4_mm.images import DARK, exif_orientation
 # this share of the image's side.
 CLIPPED_PIXELS, CLIPPED_SHARE = 3, 0.01
 ROUNDING = 0.01  # pixels by which a box may be outside due to rounding
+# Boxes are recognised as percent (Label Studio's unit) if there are as many, on images as large, and none ends beyond
+# 100 although some end close to it.
+MIN_PERCENT_BOXES, MIN_PERCENT_SIDE, NEAR_100 = 20, 250, 90
 MIN_CORNERS = 5  # fewest boxes that can be recognised as (x1, y1, x2, y2) instead of (x, y, width, height)
 OUTSIDE_SHARE = 0.2
 DRIVE, SEPARATOR = re.compile('[A-Za-z]:'), re.compile(r'[/\\]')
@@ -106,7 +109,7 @@ def check_detection(data: DetectionData, previous: Mapping[str, str] | None = No
 
 
 # Kinds that concern all boxes: if there is such a finding, the boxes are not checked one by one.
-WHOLE = ('boxes-as-shares', 'boxes-as-corners')
+WHOLE = ('boxes-as-shares', 'boxes-as-percent', 'boxes-as-corners')
 IMAGE_KINDS = ('annotation-missing', 'annotation-shared', 'annotation-unreadable', 'missing-image', 'unreadable-image')
 
 
@@ -219,6 +222,12 @@ def _check_units(splits: Mapping[str, Sequence[LabelledImage]]) -> Iterator[Find
         image, box = pairs[is_share.argmax()]
         problem = f'{is_share.sum()} of {len(pairs)} boxes are within one pixel, such as {_text(box)}'
         yield Finding('boxes-as-shares', image.source, problem, box.entry)
+        return
+    may_be_percent = len(pairs) >= MIN_PERCENT_BOXES and image_size.min() >= MIN_PERCENT_SIDE
+    if may_be_percent and (end.max(0) > NEAR_100).all() and (start >= -0.5).all() and (end <= 100.5).all():
+        image, box = pairs[0]
+        problem = f'all {len(pairs)} boxes end within 100 pixels, such as {_text(box)}'
+        yield Finding('boxes-as-percent', image.source, problem, box.entry)
         return
     is_outside = (end > image_size + CLIPPED_PIXELS).any(1)
     may_be_corners = (start < size).all() and (size <= image_size + 1).all()

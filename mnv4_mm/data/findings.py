@@ -52,6 +52,9 @@ KINDS: dict[str, Kind] = {
     'boxes-as-corners': Kind(
         Rule.FATAL, 'they look like (x1, y1, x2, y2): write them as [x, y, width, height] in pixels'
     ),
+    'boxes-as-percent': Kind(
+        Rule.FATAL, 'they look like percent of the image: write them as [x, y, width, height] in pixels'
+    ),
     'boxes-as-shares': Kind(
         Rule.FATAL, 'they look like shares of the image: write them as [x, y, width, height] in pixels'
     ),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mnv4_mm.data.check import CheckedImages, check_detection, is_inside
+from mnv4_mm.data.check import CheckedImages, _check_units, check_detection, is_inside
 from mnv4_mm.data.checked import Count
 from mnv4_mm.data.findings import KINDS, Finding, Rule
 from mnv4_mm.data.form import ALL, TRAIN, VAL, Box, DetectionData, LabelledImage
@@ -178,6 +178,25 @@ def test_boxes_as_shares_are_refused(data):
     assert kinds(result) == {'boxes-as-shares': 1}
     assert '16 of 16 boxes are within one pixel' in refusal(result)
     assert result.checked.refusals(allow_dropped=True)
+
+
+@pytest.mark.parametrize(
+    ('side', 'count', 'scale', 'expected'),
+    [
+        (640, 20, 1.0, ['boxes-as-percent']),
+        (640, 20, 0.8, []),  # all in the first 80 pixels: no box ends near 100
+        (640, 20, 1.2, []),
+        (640, 19, 1.0, []),
+        (200, 20, 1.0, []),
+    ],
+)
+def test_boxes_in_percent_are_recognised(tmp_path, side, count, scale, expected):
+    corners = [(5 * i % 60, 4 * i % 60) for i in range(count)]
+    boxes = [Box((scale * x, scale * y, scale * (95 - x), scale * (96 - y)), 0, f'box {x}') for x, y in corners]
+    images = [LabelledImage(f'{i}.jpg', tmp_path / 'train.json', [box], (side, side), i) for i, box in enumerate(boxes)]
+    findings = list(_check_units({TRAIN: images}))
+    assert [finding.kind for finding in findings] == expected
+    assert all('all 20 boxes end within 100 pixels, such as [0, 0, 95, 96]' in one.problem for one in findings)
 
 
 def test_boxes_as_corners_are_refused(data):

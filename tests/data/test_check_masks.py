@@ -145,6 +145,16 @@ def test_colours_of_no_class(tmp_path):
         prepare_masks(root)
 
 
+def test_swapped_red_and_blue_is_named(tmp_path):
+    files = {'labelmap.txt': 'rest:0,0,0::\ncat:255,0,0::\ndog:0,128,64::\n'}
+    swapped = {0: (0, 0, 0), 1: (0, 0, 255), 2: (64, 128, 0)}
+    root = write(tmp_path / 'data', FLAT, [0, 1, 2], mode='RGB', colours=swapped, files=files)
+    with pytest.raises(UserError, match=r'those of labelmap\.txt with red and blue swapped'):
+        prepare_masks(root)
+    (root / 'labelmap.txt').write_text('rest:0,0,0::\ncat:0,0,255::\ndog:64,128,0::\n')
+    assert prepare_masks(root).classes == ('rest', 'cat', 'dog')
+
+
 def test_photographs_are_no_masks(tmp_path):
     root = write(tmp_path / 'data', FLAT, [0, 1], count=4)
     pixels = np.random.default_rng(0).integers(0, 255, (60, 60, 3), np.uint8)

@@ -17,7 +17,7 @@ from mnv4_mm.data.formats.public_classes import (
     are_camvid,
     are_voc,
 )
-from mnv4_mm.data.mask_values import MaskValues, unpack
+from mnv4_mm.data.mask_values import MaskValues, pack, unpack
 from mnv4_mm.errors import UserError
 
 MAX_CLASSES = 254  # canonical masks have 8 bits: 0 is unlabelled, 255 is mmseg's ignore index
@@ -214,9 +214,20 @@ def _decide_colours(
                 f'black is unlabelled ({_percent(found.share(BLACK))} of all pixels): neither trained on nor measured. '
                 f'If it is the background, write background:0,0,0:: into {names.source}'
             )
+    known = {*convention.colours, *convention.ignored}
+    if not found.values <= known and {_swap_red_and_blue(colour) for colour in found.values} <= known:
+        raise UserError(
+            f'the colours of the masks are those of {_name(names)} with red and blue swapped, as OpenCV saves an RGB '
+            'array: convert the masks (cv2.cvtColor(mask, cv2.COLOR_RGB2BGR) before cv2.imwrite), or swap them in '
+            'the file'
+        )
     convention.classes = tuple(classes)
     convention.notes.insert(0, f'{len(convention.colours)} colours of {_name(names)} are the classes')
     return convention
+
+
+def _swap_red_and_blue(colour: int) -> int:
+    return pack(unpack(colour)[::-1])
 
 
 def _ask_for_colours(found: _Occurring, names: ClassNames | None, masks: Mapping[str, MaskValues]) -> str:
