@@ -42,8 +42,8 @@ def check_checkpoint(path: str | Path) -> Path:
     with path.open('rb') as file:
         start = file.read(2)
     if start != ZIP and start[:1] != PICKLE:
-        content = 'empty' if not start else 'neither a zip archive nor a pickle, which torch.save writes'
-        raise UserError(f'{path} is refused: it is no checkpoint, its content is {content}')
+        content = 'empty' if not start else 'neither a zip archive nor a pickle, the two formats of torch.save'
+        raise UserError(f'{path} is not a checkpoint: it is {content}')
     return path
 
 

@@ -26,7 +26,7 @@ from mnv4_mm.config.weights import published_tags
 from mnv4_mm.engine.runner import SafeRunner
 from mnv4_mm.errors import UserError
 from mnv4_mm.paths import make_output_folder
-from mnv4_mm.weights.checkpoint import Checkpoint, list_checkpoints, read_checkpoint, read_newest, tensors_only
+from mnv4_mm.weights.checkpoint import Checkpoint, cannot_be_written, read_checkpoint, read_newest, tensors_only
 from mnv4_mm.weights.hub import fetch_timm, load_tensors
 
 
@@ -199,11 +199,7 @@ def _run(runner: Runner, cfg: Config) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        last = next(iter(list_checkpoints(cfg.work_dir)), None)
-        raise UserError(
-            f'{error.filename or cfg.work_dir} cannot be written: {error.strerror}; the last complete checkpoint is '
-            f'{last}. Free some space, and continue with the same command and --resume'
-        ) from error
+        raise UserError(cannot_be_written(error.filename or cfg.work_dir, error, cfg.work_dir)) from error
     finally:
         for hook in runner.hooks:
             if hasattr(hook, 'close'):

@@ -84,7 +84,7 @@ def export(args: argparse.Namespace) -> None:
 
 def add_compare(parser: Parser) -> None:
     parser.epilog = 'Exit code 1 if a file is outside the tolerance, 2 for a mistake in an argument or a file.'
-    parser.add_argument('checkpoint', help='.pth file they were exported from')
+    parser.add_argument('checkpoint', help='.pth file that the files were exported from')
     parser.add_argument('files', nargs='*', help='exported files (default: all in exported/ beside the checkpoint)')
     parser.add_argument('--config', help='config to use instead of the one in the checkpoint')
     parser.add_argument('--data', metavar='DIR', help='your data set: boxes in any common format, or images and masks')

@@ -55,7 +55,10 @@ def set_size(cfg: Config, size: Sequence[int]) -> Config:
 
     Args:
         cfg: Config of a detector.
-        size: Height and width, multiples of 32; or one number for both.
+        size: (height, width), or (side,) for a square, in pixels; multiples of 32.
+
+    Returns:
+        ``cfg``, which is changed in place.
 
     Raises:
         UserError: The config is not for a detector, or has no ``input_size``.

@@ -1,6 +1,8 @@
 """The ``distillation`` settings of a config, which ``engine.distillation`` uses."""
 
 import os
+from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -114,11 +116,9 @@ def check_teacher(cfg: Config) -> str | None:
         classes = dataset_classes(cfg, innermost_dataset(cfg.train_dataloader.dataset))
         taught = settings.classes and tuple(settings.classes)
         if taught is None or classes != taught:
-            names = 'names no classes' if taught is None else f'was trained on {", ".join(taught[:8])}'
             raise UserError(
                 f'{NAME}.logits_weight needs a teacher of the same classes in the same order: '
-                f'{settings.checkpoint} {names}, the data have {", ".join((classes or ("unnamed ones",))[:8])}; set it '
-                'to 0 to distil feature maps only'
+                f'{_difference(settings.checkpoint, taught, classes)}; set it to 0 to distil feature maps only'
             )
     with tensors_only(), quiet_losses():
         distiller = attach_teacher(build_model(cfg), settings)
@@ -164,3 +164,12 @@ def _config_of(checkpoint: Checkpoint) -> Config:
             f'--teacher {checkpoint.path} carries no config: name the one it was trained with by --teacher-config'
         )
     return checkpoint_config(checkpoint)
+
+
+def _difference(teacher: str, taught: Sequence[str] | None, classes: Sequence[str] | None) -> str:
+    """Describe the first difference between the classes of a teacher and those of the data."""
+    if not taught or not classes:
+        return f'{"the data set" if taught else teacher} names no classes'
+    pairs = zip_longest(taught, classes, fillvalue='missing')
+    label, (theirs, ours) = next((label, pair) for label, pair in enumerate(pairs) if pair[0] != pair[1])
+    return f'label {label} is {theirs} in {teacher} and {ours} in the data ({len(taught)} and {len(classes)} classes)'

@@ -58,7 +58,11 @@ with_weights = on_copy(set_weights)
 
 
 def default_tag(cfg: Config) -> str | None:
-    """Return the tag of timm's default weights for the backbone of a config; None if there are none."""
+    """Return what follows ``timm://`` in the name of the default weights of a config's backbone.
+
+    A tag of ``TAGS`` for MobileNetV4, None if no weights of the net are published. For a net of timm its name, without
+    checking that timm has weights of it. None for other backbones.
+    """
     backbone = cfg.model.get('backbone') or {}
     if backbone.get('type') == 'TimmFeatures':
         return backbone.get('name')

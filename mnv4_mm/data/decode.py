@@ -37,14 +37,14 @@ class Decoded(NamedTuple):
 
 
 def decode_images(root: Path, names: Iterable[str]) -> dict[str, Decoded]:
-    """Decode the images that have changed since they were last decoded, with the reader that training uses.
+    """Decode images with the reader that training uses. Unchanged images are taken from the cache.
 
     Args:
         root: Folder of the data set.
         names: Paths of the images relative to it.
 
     Returns:
-        Result by name. An image that cannot be read is one of the results, not an error.
+        Result for every name, in their order. An image that cannot be read is no error: its ``problem`` says why.
 
     Raises:
         UserError: The cache cannot be written.

@@ -30,7 +30,7 @@ def decode_once(
     what: str,
     version: Sequence,
 ) -> dict[str, ResultT]:
-    """Decode all files that have changed since they were last decoded.
+    """Decode files. Results of unchanged files are taken from the cache.
 
     Args:
         root: Folder of the data set.
@@ -42,7 +42,7 @@ def decode_once(
         version: Version of the decoder. Remembered results of another version are not used.
 
     Returns:
-        Result by name, in the order of the names.
+        Result for every name, in their order.
 
     Raises:
         UserError: The cache cannot be written.

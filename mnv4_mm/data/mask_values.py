@@ -101,14 +101,14 @@ def unpack(colour: int) -> Colour:
 
 
 def decode_masks(root: Path, names: Iterable[str]) -> dict[str, MaskValues]:
-    """Decode the masks that have changed since they were last decoded.
+    """Decode masks and count their values. Unchanged masks are taken from the cache.
 
     Args:
         root: Folder of the data set.
         names: Paths of the masks relative to it.
 
     Returns:
-        Result by name. A mask that cannot be read is one of the results, not an error.
+        Result for every name, in their order. A mask that cannot be read is no error: its ``problem`` says why.
 
     Raises:
         UserError: The cache cannot be written.

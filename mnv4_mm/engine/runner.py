@@ -156,7 +156,8 @@ class SafeRunner(Runner):
             Content of the checkpoint.
 
         Raises:
-            UserError: The file cannot be read safely, or does not fit.
+            UserError: The file cannot be read safely or does not fit, or a run is resumed from a file that holds
+                weights only.
         """
         loaded, self._checkpoint = self._checkpoint, None
         if loaded is None or loaded.path != Path(filename):

@@ -27,7 +27,9 @@ TWIN_SEEDS = 100  # added to the seeds of the control `twin`
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """A config and its training in a protocol.
+    """A detector or segmenter that a protocol trains on each backbone: its config and the length of its training.
+
+    Exactly one of ``epochs`` and ``iters`` must be given, the one that the config counts.
 
     Attributes:
         config: Name or path of the config.

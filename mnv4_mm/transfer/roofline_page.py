@@ -489,8 +489,8 @@ def _method_section() -> list[str]:
         *prose(
             f"""`docs/results/roofline.jsonl` has a record for each net: {
                 ', '.join(f'`{key}`' for key in RECORD_KEYS)
-            }. An entry of `layers` is kind, MACs, bytes of weights, bytes of activations, number of equal
-            layers."""
+            }. An entry of `layers` is kind, MACs, bytes of weights and bytes of activations of one layer, and the
+            number of layers equal to it: `macs` is the sum of MACs times number. `input` is (N, C, H, W)."""
         ),
         *table(('kind', 'layers'), [(kind, text) for kind, text in KINDS.items()]),
         '',

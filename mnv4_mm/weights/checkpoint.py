@@ -1,5 +1,6 @@
 """Read checkpoint files as tensors and plain values only; objects that would run code when unpickled are refused."""
 
+import errno
 import io
 import os
 import pickle
@@ -216,12 +217,23 @@ def written_atomically(path: Path) -> Iterator[Path]:
         _sync(path.parent)
     except OSError as error:
         part.unlink(missing_ok=True)
-        last = next(iter(list_checkpoints(path.parent)), None)
-        kept = f'the last complete checkpoint is {last}' if last else 'no checkpoint has been written yet'
-        raise UserError(
-            f'{path} cannot be written: {error.strerror or error}; {kept}. Free some space, and continue with the same '
-            'command and --resume'
-        ) from error
+        raise UserError(cannot_be_written(path, error, path.parent)) from error
+
+
+def cannot_be_written(path: str | Path, error: OSError, work_dir: str | Path) -> str:
+    """Return the message for a run that stops because a file cannot be written.
+
+    Args:
+        path: The file or folder.
+        error: The reason.
+        work_dir: Folder of the run's checkpoints.
+    """
+    last = next(iter(list_checkpoints(work_dir)), None)
+    kept = f'the last complete checkpoint is {last}' if last else 'no checkpoint has been written yet'
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    advice = 'Free some space' if is_full else 'Make the folder writable'
+    reason = error.strerror or error
+    return f'{path} cannot be written: {reason}; {kept}. {advice}, and continue with the same command and --resume'
 
 
 def _sync(path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from mnv4_mm.errors import UserError
 
-# mean and std of the training images per RGB channel, for pixels in 0...255.
+# Mean and std with which training normalised the images, per RGB channel, for pixels in 0...255.
 IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 INCEPTION = ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5))
 
@@ -21,7 +21,7 @@ class Tag(NamedTuple):
         size: Width and height of the training images in pixels.
         top1: ImageNet-1k top-1 in per cent at ``size``; None for weights with other classes (ImageNet-12k).
         params: Parameters in M, including the classifier of 1,000 classes.
-        normalisation: Mean and std of the training images.
+        normalisation: Mean and std with which training normalised the images, for pixels in 0...255.
     """
 
     arch: str

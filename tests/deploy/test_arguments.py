@@ -118,13 +118,11 @@ def test_a_missing_checkpoint_is_one_line(tmp_path):
             check(str(tmp_path / 'gone.pth'))
 
 
-@pytest.mark.parametrize(
-    ('content', 'message'), [(b'', 'is empty'), (b'a text', 'is neither a zip archive nor a pickle')]
-)
+@pytest.mark.parametrize(('content', 'message'), [(b'', 'empty'), (b'a text', 'neither a zip archive nor a pickle')])
 def test_a_file_that_is_no_checkpoint_is_refused_without_torch(content, message, checkpoint):
     checkpoint.write_bytes(content)
     for check in (lambda path: check_export(path, ['onnx']), check_compare):
-        with pytest.raises(UserError, match=f'net.pth is refused: it is no checkpoint, its content {message}'):
+        with pytest.raises(UserError, match=f'net.pth is not a checkpoint: it is {message}'):
             check(str(checkpoint))
 
 

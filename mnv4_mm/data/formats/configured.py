@@ -23,7 +23,10 @@ HINTS = {
 
 
 def coco_split(dataset: Mapping[str, Any]) -> Split | None:
-    """Return annotation file and image folder of a CocoDataset's config; None if the config is of another class."""
+    """Return the annotation file and the image folder that a config of a detection data set names.
+
+    None unless ``ann_file`` and ``data_prefix.img`` are strings. The class of the data set is not looked at.
+    """
     file, folder = dataset.get('ann_file'), (dataset.get('data_prefix') or {}).get('img')
     if not (isinstance(file, str) and isinstance(folder, str)):
         return None
@@ -33,7 +36,9 @@ def coco_split(dataset: Mapping[str, Any]) -> Split | None:
 
 
 def mask_split(dataset: Mapping[str, Any], suffix: str = '.jpg', mask_suffix: str = '.png') -> MaskSplit | None:
-    """Return the image and mask folders of the config of a BaseSegDataset; None if the config is of another class.
+    """Return the image and mask folders that a config of a segmentation data set names.
+
+    None unless ``data_prefix.img_path`` and ``data_prefix.seg_map_path`` are strings. The class is not looked at.
 
     Args:
         dataset: Config of the data set.

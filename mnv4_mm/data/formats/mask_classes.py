@@ -51,8 +51,8 @@ class MaskSettings(NamedTuple):
         path: The file.
         classes: Class names, if they are stated.
         first_class: Value of the first class.
-        ignored: Values without a label.
-        ignored_colours: Packed colours without a label.
+        ignored: Values without a label; empty if there are none. None if they are to be guessed.
+        ignored_colours: The same for packed colours.
         read: Whether masks must be read as ``values`` or as ``colours``. Empty if the masks decide.
     """
 
