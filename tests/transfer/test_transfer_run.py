@@ -389,7 +389,8 @@ def test_runs_from_the_command_to_the_table(tmp_path, repository, capsys):
         "    'train_dataloader.dataset.times': 1, 'train_dataloader.num_workers': 1}))\n"
         "nets = ['mnv4_conv_s_035']\n"
         'seeds = [0]\n'
-        "controls = ['shuffled', 'twin', 'zeroed']\n"
+        "controls = ['shuffled', 'twin', 'zeroed', 'distilled']\n"
+        "teacher = 'mnv4_conv_s_050'\n"
     )
     arguments = [
         'transfer',
@@ -405,6 +406,7 @@ def test_runs_from_the_command_to_the_table(tmp_path, repository, capsys):
     assert all(0 <= one['score'] <= 1 and len(one['resampled']) == 100 for one in records)
     assert len({(one['recipe'], one['data']) for one in records}) == 1
     assert not list((tmp_path / 'out/runs').iterdir())
+    assert [one['teacher'] and one['teacher']['net'] for one in records].count('mnv4_conv_s_050') == 1
     capsys.readouterr()
     assert main(arguments) == 0
     assert len(read_records(tmp_path / 'out/records.jsonl')) == len(records)
