@@ -2,7 +2,7 @@
 
 ``GET /`` returns the page and ``GET /model`` the task and the classes. ``POST /predict`` takes the bytes of an image
 file and returns the predictions. Requests cannot name files on the server. There are no dependencies besides the
-model's: an exported file runs without PyTorch.
+model's.
 """
 
 import base64
@@ -35,7 +35,7 @@ MAX_BYTES = 64 * 2**20  # of an uploaded file
 MAX_PIXELS = 100_000_000  # of an image: 300 MB decoded
 MAX_SHOWN = 1600  # largest side in pixels of the image that the page shows
 TIMEOUT = 30  # seconds after which an upload that stops is dropped
-IMAGE_TYPE = 'application/octet-stream'  # other sites cannot post this type: browsers first ask for permission
+IMAGE_TYPE = 'application/octet-stream'  # other sites cannot post it: browsers ask this server first, which refuses
 HEADERS = {
     # The page may not load anything from elsewhere, nor be embedded in another page.
     'Content-Security-Policy': "default-src 'none'; connect-src 'self'; img-src data:; style-src 'unsafe-inline'; "
@@ -67,7 +67,7 @@ class DemoServer(ThreadingHTTPServer):
     Args:
         load: Function that loads the model. It is called after the port has been bound, since loading takes seconds.
         name: Name of the model, for the title of the page.
-        host: Address to listen on.
+        host: Address or host name to listen on; IPv6 if it has a colon.
         port: Port; 0 for any free one.
 
     Raises:
@@ -108,7 +108,7 @@ class DemoServer(ThreadingHTTPServer):
         self.server_name, self.server_port = self.host, int(self.server_address[1])
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Ignore connections that the browser has closed, and print other errors in one line."""
+        """Ignore connections that the browser has closed or that have timed out; print other errors in one line."""
         error = sys.exc_info()[1]
         if not isinstance(error, ConnectionError | TimeoutError):
             print(f'error: a request failed: {type(error).__name__}: {error}', file=sys.stderr)
@@ -120,9 +120,14 @@ class DemoServer(ThreadingHTTPServer):
             data: Content of the file.
 
         Returns:
-            ``width`` and ``height`` in pixels; ``image``, the image as it was read, at most ``MAX_SHOWN`` pixels wide
-            and high, as a data URI; ``ms``, the time from the decoded image to the result; and ``detections`` or
-            ``class_map``.
+            A dict that JSON can hold:
+
+            - ``width``, ``height``: of the image, in pixels.
+            - ``image``: the image, reduced to at most ``MAX_SHOWN`` pixels along each side, as the data URI of a JPEG.
+            - ``ms``: milliseconds from the decoded image to the result.
+            - ``detections``, best first: ``label``, ``score``, and ``box`` (x1, y1, x2, y2) in pixels of the image.
+            - Or ``class_map``, of the size of the reduced image: ``width``, ``height``, ``labels`` (row by row, two
+              bytes each, little-endian, in base64), ``palette`` (RGB of each class) and ``share`` of each class.
 
         Raises:
             UserError: The file is not a readable image, or the image is too large.
@@ -214,7 +219,10 @@ class DemoHandler(BaseHTTPRequestHandler):
                 self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, f'the model failed: {type(error).__name__}: {text}')
 
     def _is_allowed(self) -> bool:
-        """Refuse requests for other host names of a local server, as protection from DNS rebinding by other sites."""
+        """Return False, after refusing it, for a request to a local server under a foreign host name.
+
+        This protects from DNS rebinding by other sites.
+        """
         host = urlsplit(f'//{self.headers.get("Host", "")}').hostname
         if not self.server.is_local or host in ('localhost', '127.0.0.1', '::1', self.server.host):
             return True
@@ -242,10 +250,10 @@ class DemoHandler(BaseHTTPRequestHandler):
 
 
 def serve(server: DemoServer, log: Callable[[str], None] = print) -> None:
-    """Serve until Ctrl-C."""
+    """Serve until Ctrl-C, and close the server."""
     log(f'{server.name}: {server.url} (Ctrl-C ends)')
     if not server.is_local:
-        log('warning: everyone who can reach this computer can use it; --host 127.0.0.1 keeps it to this computer')
+        log('warning: everyone who can reach this computer can use the demo; --host 127.0.0.1 keeps others out')
     try:
         server.serve_forever()
     except KeyboardInterrupt:
@@ -278,7 +286,7 @@ def _reason(error: OSError, host: str, port: int) -> str:
     if error.errno == errno.EADDRINUSE:
         return f'--port {port} of {host} is taken: name another one, or 0 for any that is free'
     if error.errno == errno.EACCES:
-        return f'--port {port} is reserved for the system: name one from 1024 on'
+        return f'--port {port} needs a permission that you lack; ports from 1024 on usually need none'
     if error.errno == errno.EADDRNOTAVAIL:
-        return f'--host {host} is no address of this computer'
+        return f'--host {host} is not an address of this computer'
     return f'--host {host} --port {port} cannot be used: {error.strerror}'

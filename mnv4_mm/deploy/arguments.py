@@ -18,7 +18,7 @@ from mnv4_mm.paths import check_checkpoint, check_not_empty, check_output_file, 
 from mnv4_mm.runtime.meta import OUTPUTS, Kind, Precision
 
 INSTALL_MMDEPLOY = '`make mmdeploy`, or `pip install --no-deps -r requirements/mmdeploy.txt`'
-SIZE_DIVISOR = 32  # output stride of the coarsest feature map; multiples of it are downsampled without remainder
+SIZE_DIVISOR = 32  # largest output stride of the backbone; multiples of it are downsampled without remainder
 
 
 def check_compare(
@@ -104,7 +104,8 @@ def check_mmdeploy(
         unsupported: Options of mmdeploy's script for backends other than ONNX Runtime, and their values.
 
     Raises:
-        UserError: An unsupported option is set, a file is missing, or mmdeploy is not installed.
+        UserError: An unsupported option is set, a file is missing or not readable, there is no display to show images
+            on, the output folder cannot be written, or mmdeploy is not installed.
     """
     check_not_empty(deploy_cfg=deploy_cfg, checkpoint=checkpoint, work_dir=work_dir)
     for name, value in unsupported.items():
@@ -116,7 +117,7 @@ def check_mmdeploy(
     if importlib.util.find_spec('mmdeploy') is None:
         raise UserError(f'mmdeploy is not installed: {INSTALL_MMDEPLOY}')
     if show and sys.platform == 'linux' and not (os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY')):
-        raise UserError(f'--show needs a display; without it the images are written to {work_dir}')
+        raise UserError(f'--show needs a display; without --show the images are written to {work_dir} all the same')
     if not Path(deploy_cfg).is_file():
         shipped = sorted((CONFIGS / 'deploy').glob('*.py'))
         raise UserError(f'no deploy config {deploy_cfg}; there are {", ".join(map(str, shipped))}')
@@ -185,10 +186,10 @@ def output_folder(checkpoint: str | Path, out_dir: str | Path | None) -> Path:
 
 
 def calibration_files(folder: Path) -> list[Path]:
-    """Return all image files in a folder and its subfolders, sorted, without hidden ones (macOS: ``._a.jpg``).
+    """Return all image files in a folder and its subfolders, sorted, without hidden files (macOS: ``._a.jpg``).
 
     Raises:
-        UserError: There are no images.
+        UserError: There are no images, or no such folder.
     """
     files = sorted(
         file for file in folder.rglob('*') if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith('.')

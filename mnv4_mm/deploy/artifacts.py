@@ -20,7 +20,7 @@ class Artifact(NamedTuple):
 
     @property
     def megabytes(self) -> float:
-        """Size of all files of the export, in MB."""
+        """Size in MB (10**6 bytes) of all files that running the export needs, without the JSON."""
         return sum((self.path.parent / name).stat().st_size for name in self.meta.files) / 1e6
 
 
@@ -29,13 +29,15 @@ def find_artifacts(checkpoint: str | Path, files: Sequence[str | Path] = ()) -> 
 
     Args:
         checkpoint: A checkpoint; or another exported file, whose checkpoint is looked up by ``checkpoint_of``.
-        files: Exported files; all that ``exported_files`` finds if left out.
+        files: Exported files. If left out, all that ``exported_files`` finds, or only the file that is given in place
+            of the checkpoint.
 
     Returns:
         The checkpoint and the exported files.
 
     Raises:
-        UserError: There are no files, or a file is missing, damaged or was exported from another checkpoint.
+        UserError: There is no checkpoint, there are no exported files, or one is missing, damaged or was exported from
+            another checkpoint.
     """
     checkpoint = Path(checkpoint)
     if sidecar(checkpoint).is_file():
@@ -46,15 +48,20 @@ def find_artifacts(checkpoint: str | Path, files: Sequence[str | Path] = ()) -> 
     artifacts = [Artifact(path, read_meta(path)) for path in paths]
     for path, meta in artifacts:
         if meta.source.get('sha256') != checksum:
-            raise UserError(f'{path} was exported from another checkpoint: {meta.source.get("checkpoint")}')
+            raise UserError(
+                f'{path} was exported from another checkpoint: {meta.source.get("checkpoint")} with a SHA-256 other '
+                f'than that of {checkpoint}'
+            )
     return checkpoint, artifacts
 
 
 def checkpoint_of(path: Path) -> Path:
     """Find the checkpoint that a file was exported from: in the folder above the file's folder, or beside the file.
 
+    The checkpoint is found by its name; its content is not compared.
+
     Raises:
-        UserError: The checkpoint is in neither folder.
+        UserError: The checkpoint is in neither folder, or the exported file is damaged, see ``read_meta``.
     """
     name = Path(read_meta(path).source.get('checkpoint', '')).name  # the name only: a path could lead elsewhere
     candidates = [folder / name for folder in (path.parent.parent, path.parent)]
@@ -68,14 +75,14 @@ def checkpoint_of(path: Path) -> Path:
 
 
 def exported_files(checkpoint: Path, checksum: str) -> list[Path]:
-    """Return the files in ``exported/`` beside a checkpoint that were exported from it.
+    """Return the files in ``exported/`` beside a checkpoint that were exported from it, sorted by name.
 
     Args:
         checkpoint: The checkpoint.
         checksum: SHA-256 of the checkpoint, to leave out files of an earlier checkpoint of the same name.
 
     Raises:
-        UserError: There are no such files.
+        UserError: There are no such files, or the JSON beside one is damaged.
     """
     folder = checkpoint.parent / 'exported'
     # The names that ``export`` writes. A glob alone would also find files of checkpoints whose names begin alike.

@@ -38,10 +38,10 @@ MAX_IMAGES = 8  # images whose outputs are compared
 
 
 class Tolerances(NamedTuple):
-    """Largest differences to PyTorch that pass.
+    """Largest differences from PyTorch that pass.
 
     Attributes:
-        fp: AP or mIoU of fp32 and fp16 files; for fp32 also the outputs, relative to their largest value.
+        fp: AP or mIoU of fp32 and fp16 files; for fp32 also the outputs, see ``Difference.largest``.
         int8: AP or mIoU of int8 files.
     """
 
@@ -91,23 +91,25 @@ def compare(
     Args:
         checkpoint: The checkpoint that the files were exported from; or an exported file to compare as well, whose
             checkpoint is then looked up by ``checkpoint_of``.
-        files: Exported files; all files of the checkpoint in ``exported`` beside it if left out.
-        config: Config to use instead of the one in the checkpoint.
-        data: Data set of the user; the data set of the config if left out.
+        files: Exported files. If left out, all that ``exported_files`` finds, or only the file that is given in place
+            of the checkpoint.
+        config: Path or name of a config to use instead of the one in the checkpoint.
+        data: Folder of the user's data set; the data set of the config if left out.
         allow_dropped: Leave out images and boxes of ``data`` that are broken, even if they are more than 1 %.
         on: ``val`` (the test set) or ``train`` (the training images).
-        tolerance: Largest difference of AP or mIoU, and for fp32 of the outputs relative to their largest value.
+        tolerance: Largest difference of AP or mIoU for fp32 and fp16, and for fp32 of the outputs, see
+            ``Difference.largest``.
         int8_tolerance: Largest difference of AP or mIoU for int8.
         rounds: Number of timed runs of each file; 0 leaves latency and memory out.
         out: JSON file to which the table is also written.
         log: Function that prints a line.
 
     Returns:
-        The rows of the table.
+        The rows of the table. A file that differs, or fails, is a row whose ``passes`` is False, not an error.
 
     Raises:
-        UserError: An argument is invalid, a file cannot be read or was exported from another checkpoint, or latency
-            cannot be measured. In the last case the table has been printed and written.
+        UserError: An argument is invalid, a file cannot be read or was exported from another checkpoint, the data is
+            missing or unusable, or latency cannot be measured. In the last case the table has been printed and written.
     """
     check_not_empty(config=config, data=data)
     checked = check_compare(
@@ -194,7 +196,10 @@ def compare_checked(
 def _test_config(
     cfg: Config, data: str | None, on: str, allow_dropped: bool = False, previous: Mapping[str, str] | None = None
 ) -> Config:
-    """Return a config with the data set of the user; its test set is the training images if ``on`` is ``train``."""
+    """Return a config with the data set of the user, or with its own if ``data`` is None.
+
+    The test set is the training images if ``on`` is ``train``. ``cfg`` itself may be changed.
+    """
     if data:
         layout = task_of(cfg).find(data, allow_dropped=allow_dropped, previous=previous)
         cfg = with_data(cfg, layout, allow_dropped)
@@ -219,7 +224,7 @@ def _can_run(artifact: Artifact, row: Row) -> bool:
     """
     target = TARGETS.get(artifact.meta.target)
     if target is None:
-        row.reject('not run: there is no such runtime')
+        row.reject(f'not run: there is no runtime {artifact.meta.target!r}')
         return False
     if missing := target.absent():
         row.reject(f'not run: {missing}')

@@ -36,9 +36,10 @@ def describe(
         target: The target.
         kind: Outputs of the file, see ``Meta.kind``; the first kind of the target that fits the task if left out.
         precision: Precision of weights and arithmetic.
-        size: Height and width of the input in pixels; from the config's test pipeline if left out.
-        dynamic: Let the file take inputs of any size.
-        normalise: Let the caller normalise the input, instead of the graph.
+        size: Height and width of the input in pixels, multiples of 32. If left out, the size to which the config's test
+            pipeline resizes; for a segmenter whose images keep their aspect ratio, the size of a training crop.
+        dynamic: Let the file take inputs of any height and width that are multiples of 32.
+        normalise: Let the caller normalise the input, instead of the graph. The input is then NCHW float32.
 
     Returns:
         The metadata, without ``source`` and ``files``.
@@ -71,13 +72,13 @@ def describe(
     if not (size or dynamic) and any(side % SIZE_DIVISOR for side in config_size):
         advice = 'train for another size' if is_ssd else 'name height and width by --size'
         raise UserError(
-            f'this config stretches every image to {config_size[0]} {config_size[1]}; files take multiples of '
-            f'{SIZE_DIVISOR}: {advice}'
+            f'this config stretches every image to height {config_size[0]} and width {config_size[1]}; files take '
+            f'multiples of {SIZE_DIVISOR}: {advice}'
         )
     if size and tuple(size) != config_size and is_ssd:
         raise UserError(
-            f'--size does not fit SSD, whose anchors are made for one size, here {config_size[0]} {config_size[1]}: '
-            'train for another size'
+            '--size does not fit SSD, whose anchors are made for one size, here height '
+            f'{config_size[0]} and width {config_size[1]}: train for another size'
         )
     if task == 'segmentation':
         _check_segmenter(model)
@@ -114,6 +115,9 @@ def source_of(checkpoint: Checkpoint, model: Any, target: Target) -> dict[str, s
         checkpoint: The checkpoint.
         model: Model that ``apis.model.load_model`` returned.
         target: The target.
+
+    Raises:
+        UserError: The packages that convert to LiteRT are not installed.
     """
     return dict(
         checkpoint=checkpoint.path.name,
@@ -133,8 +137,8 @@ def _check_segmenter(model: Any) -> None:
         raise UserError('a decode_head with one channel for two classes is not exported: it needs a channel per class')
     if model.test_cfg.get('mode') == 'slide':
         raise UserError(
-            'this config predicts windows (model.test_cfg.mode=slide), a file whole images: name a config with '
-            "mode='whole' by --config"
+            'this config predicts in windows (model.test_cfg.mode=slide), but a file takes whole images: name a config '
+            "with mode='whole' by --config"
         )
 
 
@@ -144,7 +148,7 @@ def _channels(values: Any, default: float) -> tuple[float, float, float]:
 
 
 def _resize(cfg: Config, order: str, dynamic: bool) -> tuple[tuple[int, int], Resize]:
-    """Read the input size and the resizing of images from the test pipeline of a config.
+    """Read the input size and the resizing of images from a config, mainly from its test pipeline.
 
     Args:
         cfg: The config.
@@ -152,7 +156,11 @@ def _resize(cfg: Config, order: str, dynamic: bool) -> tuple[tuple[int, int], Re
         dynamic: True if the file takes inputs of any size.
 
     Returns:
-        Height and width of the input in pixels, and the resizing.
+        Height and width of the input in pixels, and the resizing. If images keep their aspect ratio, the size is that
+        of the task (``export_size``), rounded up to multiples of 32.
+
+    Raises:
+        UserError: The test pipeline has a step that a file cannot reproduce.
     """
     scale, keep_ratio, padded_size, pad_value = None, True, None, None
     for step in innermost_dataset(cfg.test_dataloader.dataset).pipeline:
@@ -196,7 +204,9 @@ def _selection(model: Any) -> Selection:
     cfg = model.bbox_head.test_cfg
     nms = cfg.get('nms', {})
     if nms.get('type', 'nms') != 'nms' or nms.get('class_agnostic') or 'iou_threshold' not in nms:
-        raise UserError(f'nms of this config is {dict(nms)}; only plain nms for each class is exported')
+        raise UserError(
+            f'nms of this config is {dict(nms)}; only plain nms for each class is exported, with an iou_threshold'
+        )
     max_detections, candidates = int(cfg.get('max_per_img', 0)), int(cfg.get('nms_pre', -1))
     if max_detections < 1:
         raise UserError(f'max_per_img of this config is {max_detections}; a file needs at least 1')

@@ -19,7 +19,8 @@ class Difference:
     """Difference of outputs over some images.
 
     Attributes:
-        largest: Largest difference in an image. Raw outputs: largest difference relative to the largest value.
+        largest: Largest difference in an image. Raw outputs: largest difference relative to the largest absolute value
+            of PyTorch's; infinity if it is NaN.
             Detections: largest difference of scores or boxes (relative to the input size) of matching detections, or
             the share of detections without a match if this is larger and over ``MAX_UNMATCHED``. Class maps: share of
             pixels that differ.
@@ -41,10 +42,10 @@ def difference(reference: Predictor, predictor: Predictor, inputs: Iterable[np.n
     Args:
         reference: PyTorch, with raw boxes and scores, or logits, as outputs.
         predictor: The exported file.
-        inputs: Batches for both predictors.
+        inputs: Batches of one image for both predictors.
 
     Raises:
-        ValueError: The outputs have different shapes.
+        ValueError: Raw outputs or logits have different shapes.
     """
     kind, selection = predictor.meta.kind, predictor.meta.selection
     largest, scores_differ = 0.0, False
@@ -68,13 +69,13 @@ def difference(reference: Predictor, predictor: Predictor, inputs: Iterable[np.n
         else:
             for a, b in zip(expected, actual, strict=True):
                 if a.shape != b.shape:
-                    raise ValueError(f'outputs of shape {b.shape}, PyTorch has {a.shape}')
+                    raise ValueError(f'outputs of shape {b.shape} instead of {a.shape} as in PyTorch')
                 relative = float(np.abs(a - b).max() / max(np.abs(a).max(), 1e-12))
                 largest = max(largest, float('inf') if np.isnan(relative) else relative)
-    # With untrained weights, no score reaches the threshold or all outputs are alike. Then any file would match.
+    # With untrained weights, no score reaches the threshold, or most are equal. Then any file would match.
     inconclusive = ''
     if kind == 'nms' and not scores_differ:
-        inconclusive = 'PyTorch has no detections, or all scores are alike (untrained net?): nothing is compared'
+        inconclusive = 'PyTorch has no detections, or most scores are equal (untrained net?): nothing is compared'
     elif kind == 'class_map' and len(classes) < 2:
         inconclusive = 'PyTorch has the same class everywhere (untrained net?): nothing is compared'
     return Difference(largest, {'nms': 'detections', 'class_map': 'pixels'}.get(kind, 'raw'), inconclusive)

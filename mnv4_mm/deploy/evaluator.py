@@ -24,13 +24,14 @@ class PredictorEvaluator:
     """Runs predictors over the test set of a config and computes its metric.
 
     Args:
-        cfg: The config.
+        cfg: The config; it is copied.
 
     Attributes:
         metric: Name of the metric, ``bbox_mAP`` or ``mIoU``.
 
     Raises:
-        UserError: The test set has no ground truth to compute the metric from.
+        UserError: ``test_dataloader`` is not one data set with images and ground truth, or, for detection, it has no
+            boxes.
     """
 
     def __init__(self, cfg: Config) -> None:
@@ -58,6 +59,9 @@ class PredictorEvaluator:
 
         Returns:
             AP or mIoU in [0, 1].
+
+        Raises:
+            UserError: An image or mask cannot be read, or there is no value of the metric, see ``metric_value``.
         """
         with DefaultScope.overwrite_default_scope(self.cfg.default_scope):
             evaluator = Evaluator(self.cfg.test_evaluator)
@@ -72,7 +76,11 @@ class PredictorEvaluator:
 
 
 def baseline_score(cfg: Config, checkpoint: Checkpoint) -> float:
-    """Return the AP or mIoU that ``mnv4 test`` measures, in [0, 1]."""
+    """Return the AP or mIoU that ``mnv4 test`` measures, in [0, 1].
+
+    Raises:
+        UserError: The data or the checkpoint do not fit, or there is no value of the metric, see ``metric_value``.
+    """
     cfg = Config(cfg.to_dict())
     cfg.log_level = 'WARNING'
     with tempfile.TemporaryDirectory() as folder:
@@ -84,7 +92,8 @@ def metric_value(metrics: Mapping[str, float], name: str) -> float:
     """Select the value of AP or mIoU from the results of an evaluator.
 
     Args:
-        metrics: Values by name, e.g. ``coco/bbox_mAP``. Empty if no image has predictions; the value is 0 then.
+        metrics: Values by name, e.g. ``coco/bbox_mAP``. If there are none, because no image has predictions, the value
+            is 0.
         name: ``bbox_mAP`` or ``mIoU``.
 
     Raises:

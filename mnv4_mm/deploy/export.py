@@ -58,27 +58,30 @@ def export(
     Args:
         checkpoint: Checkpoint file written by ``mnv4 train``.
         to: Names of targets, see ``TARGETS``.
-        config: Config to use instead of the one in the checkpoint.
-        out_dir: Output folder; ``exported`` beside the checkpoint if left out.
-        size: Height and width of the input in pixels; those of the config's test pipeline if left out.
+        config: Path or name of a config to use instead of the one in the checkpoint.
+        out_dir: Output folder; ``exported`` beside the checkpoint if left out. Files of the same name are replaced.
+        size: Height and width of the input in pixels, multiples of 32. If left out, the size to which the config's test
+            pipeline resizes; for a segmenter whose images keep their aspect ratio, the size of a training crop.
         dynamic: Let the file take inputs of any height and width that are multiples of 32.
         precision: ``fp32``, ``fp16`` or ``int8``.
         kind: Outputs of the file. Detection: ``nms`` (selected boxes) or ``raw`` (all boxes and their scores).
             Segmentation: ``class_map`` (class of each pixel) or ``logits`` (of the head). If left out, ``nms`` or
             ``class_map`` where the target has it, otherwise ``raw`` or ``logits``.
-        normalise: Let the caller normalise the input, instead of the graph.
+        normalise: Let the caller normalise the input, instead of the graph. The input is then NCHW float32.
         calibration: Folder of images, for int8 and for the comparison. If left out, the training images of the config;
             for the comparison also those of ``data/mini`` if there are none.
         unchecked: Also write files that differ from PyTorch.
         log: Function that prints a line.
 
     Returns:
-        The exported files, in the order of ``to``. Each one has its metadata (``.json``, see ``Meta``) and the expected
-        numbers for a sample image (``.sample.json``, see ``sample``) beside it.
+        The exported files, in the order of ``to``. Each one has its metadata (``.json``, see ``Meta``) beside it and,
+        in a clone, the expected numbers for a sample image (``.sample.json`` and ``.sample.png``, see ``sample``).
 
     Raises:
-        UserError: An argument is invalid, the checkpoint cannot be read, or a package is not installed; nothing has
-            been written then. Or files differ from PyTorch; only these have not been written.
+        UserError: An argument is invalid, the checkpoint or the images for calibration cannot be read, or a package is
+            not installed; nothing has been written then. Or files differ from PyTorch; only these have not been
+            written. Or a conversion fails, or PyTorch's outputs are not finite; files of earlier targets have been
+            written then.
     """
     check_not_empty(config=config)
     targets = check_export(
@@ -105,7 +108,7 @@ def export(
     compared = _spread(images or _images_to_compare(model, calibration), MAX_IMAGES)
     folder = make_output_folder('--out-dir', output_folder(checkpoint, out_dir))
     if not SAMPLE.is_file():
-        log(f'no {SAMPLE}: the expected numbers for a sample image are not written (a clone has it)')
+        log(f'no {SAMPLE} (only a clone has it): the expected numbers for a sample image are not written')
     suffix = '_dynamic' if dynamic else f'_{size[0]}x{size[1]}' if size else ''
     suffix += '_normalised' if normalise else ''
     paths, refused = [], []
@@ -124,14 +127,14 @@ def export(
         log(f'{path} {Artifact(path, written).megabytes:.1f} MB; {_text(result, len(inputs))}')
         paths.append(path)
     if refused:
-        raise UserError('; '.join(refused) + ' (--unchecked writes it nevertheless)')
+        raise UserError('; '.join(refused) + ' (--unchecked writes such files nevertheless)')
     return paths
 
 
 def _text(result: Verification | None, count: int) -> str:
     if result is None:
         return 'not compared with PyTorch: ' + (
-            'it cannot run here' if count else 'no images, name some by --calibration'
+            'it cannot run here' if count else 'there are no images; name a folder of images by --calibration'
         )
     if result.inconclusive:
         return f'not compared with PyTorch: {result.inconclusive}'
@@ -147,23 +150,24 @@ def write(
     inputs: Sequence[np.ndarray] = (),
     unchecked: bool = False,
 ) -> tuple[Meta, Verification | None]:
-    """Convert a graph and write the file and its metadata: whole, or not at all.
+    """Convert a graph and write the file and its metadata: whole, or not at all. Existing files are replaced.
 
     Args:
         graph: The graph.
         target: The target.
         path: The file to write.
         calibration: See ``Target.convert``.
-        pytorch: The PyTorch model. If given, the file is compared with it, and the expected numbers for the sample
-            image are written too: of PyTorch and, if the file can run on this machine, of the file.
-        inputs: Batches of real images to compare with.
+        pytorch: The PyTorch model, see ``reference``. If given, the file is compared with it, and the expected numbers
+            for the sample image are written too: of PyTorch and, if the file can run on this machine, of the file.
+        inputs: Batches of real images to compare with, one image each.
         unchecked: Also write a file that differs from PyTorch.
 
     Returns:
-        The metadata, with the checksums of all files, and the comparison.
+        The metadata, with the checksums of all files, and the comparison; None instead of it if there was none.
 
     Raises:
-        MismatchError: The file differs from PyTorch by more than its precision explains.
+        MismatchError: The file differs from PyTorch by more than its precision explains, and ``unchecked`` is False.
+        UserError: The conversion fails, or the outputs cannot be compared, see ``verify``.
     """
     # A temporary folder in the output folder: renaming is atomic only within a file system.
     with tempfile.TemporaryDirectory(dir=path.parent, prefix='.export-') as folder:
@@ -195,7 +199,11 @@ def write(
 
 
 def _calibration_images(model: Any, folder: str | None) -> list[Path]:
-    """Return image files for calibration, spread evenly over a folder or over the training images of the config."""
+    """Return image files for calibration, spread evenly over a folder or over the training images of the config.
+
+    Raises:
+        UserError: There are no images, or the data set of the config cannot be used.
+    """
     if folder:
         files = calibration_files(Path(folder))
     else:
@@ -210,7 +218,7 @@ def _calibration_images(model: Any, folder: str | None) -> list[Path]:
 
 
 def _images_to_compare(model: Any, folder: str | None) -> list[Path]:
-    """Return the images for calibration or, if there are none, the images of ``data/mini``, which only a clone has."""
+    """Return the images for calibration or, if the config has none, those of ``data/mini``, which only a clone has."""
     try:
         return _calibration_images(model, folder)
     except UserError:

@@ -60,7 +60,7 @@ class Detector(nn.Module):
         to: Size, layout and normalisation of the input.
 
     Raises:
-        UserError: The head or one of its settings is not supported.
+        UserError: The head or one of its settings is not supported, or ``to.size`` is None and the head is SSD's.
     """
 
     priors: Tensor
@@ -73,7 +73,10 @@ class Detector(nn.Module):
         self.generator, self.coder = head.prior_generator, head.bbox_coder
         self.is_anchor = isinstance(self.coder, DeltaXYWHBBoxCoder)
         if not self.is_anchor and not isinstance(self.coder, DistancePointBBoxCoder):
-            raise UserError(f'boxes of {type(self.coder).__name__} are not exported: those of anchors and points are')
+            raise UserError(
+                f'boxes of {type(self.coder).__name__} are not exported: only those of DeltaXYWHBBoxCoder and '
+                'DistancePointBBoxCoder are'
+            )
         if self.is_anchor and self.coder.add_ctr_clamp:
             raise UserError('boxes with add_ctr_clamp (YOLOF) are not exported')
         if to.size is None and isinstance(self.generator, SSDAnchorGenerator):
@@ -141,7 +144,10 @@ def _flat(level: Tensor, channels: int) -> Tensor:
 
 
 class Segmenter(nn.Module):
-    """A segmenter without its last resize and argmax: it returns logits, (N, classes, H / s, W / s), output stride s.
+    """A segmenter without its last resize and argmax.
+
+    Takes a batch of images as ``to`` describes. Returns a tuple of one, the logits (N, classes, H / s, W / s) of output
+    stride s.
 
     Args:
         model: Encoder-decoder of mmseg.
@@ -174,7 +180,7 @@ class Graph:
     meta: Meta
 
     def example(self) -> Tensor:
-        """Return an input of random pixels.
+        """Return an input of random pixels from 0 to 255, the same in each call.
 
         It has two images if the batch size is dynamic: ``torch.export`` would make a batch size of one a constant.
         """
@@ -193,7 +199,7 @@ class Graph:
         return image.shape[1 if self.meta.input.layout == 'NHWC' else 2] // logits.shape[2]
 
     def program(self) -> torch.export.ExportedProgram:
-        """Return the graph as torch exports it, with batch norms folded into the convolutions before them."""
+        """Return the graph as torch exports it, after ``fold_norms`` and, if the size is fixed, ``crop_kernels``."""
         shapes = self._dynamic_shapes()
         with torch.no_grad():
             example = (self.example(),)
@@ -225,7 +231,7 @@ def build_graph(model: Any, meta: Meta) -> Graph:
         meta: Metadata that ``describe`` derived from this model.
 
     Raises:
-        UserError: The head is not supported.
+        UserError: The head or the size of the input is not supported, see ``Detector``.
     """
     model = copy.deepcopy(model).eval().requires_grad_(False).to(memory_format=torch.contiguous_format)
     replace_layers(model, meta.target)
@@ -239,8 +245,11 @@ def reference(model: Any, meta: Meta) -> Predictor:
     Its outputs are raw boxes and scores, or logits, even if the file selects boxes or computes the class map.
 
     Args:
-        model: See ``build_graph``.
+        model: See ``build_graph``. It is copied.
         meta: Metadata of the file.
+
+    Raises:
+        UserError: See ``build_graph``.
     """
     raw_kinds: dict[str, Kind] = {'nms': 'raw', 'class_map': 'logits'}
     meta = replace(meta, kind=raw_kinds.get(meta.kind, meta.kind), target='pytorch')
@@ -264,8 +273,8 @@ def replace_layers(model: nn.Module, target: str) -> None:
     """Replace layers that some converters get wrong by equivalent ones, in place.
 
     - Attention becomes matrix products. For ``scaled_dot_product_attention`` with one key/value head for many queries
-      litert-torch silently loses a transpose (docs/litert.md has the case). It also splits the part of the graph that
-      ExecuTorch can delegate.
+      litert-torch silently loses a transpose (docs/litert.md has the case). That function also splits the part of the
+      graph that ExecuTorch can delegate.
     - ``AdaptiveAvgPool2d(1)`` becomes a mean. torch decomposes it into a mean and ``as_strided``, which ncnn
       does not have.
     - mmseg's ``Upsample`` becomes torch's. mmseg's reads the size of a feature map as Python numbers, which become
@@ -290,8 +299,9 @@ def replace_layers(model: nn.Module, target: str) -> None:
 def fold_norms(module: fx.GraphModule) -> None:
     """Fold each batch norm into the convolution before it, in place.
 
-    Convolutions are found in the graph, not by the order of submodules: where levels share a convolution but have batch
-    norms of their own, each level gets folded weights of its own.
+    A norm behind another layer, or whose input has other readers too, is kept. Convolutions are found in the graph, not
+    by the order of submodules: where levels share a convolution but have batch norms of their own, each level gets
+    folded weights of its own.
     """
     graph = module.graph
     tensors: dict[Any, Tensor] = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers())

@@ -53,8 +53,12 @@ def measure_speed(
         config: Config to use instead of the one in the checkpoint.
         files: Exported files; PyTorch runs with the input of the first.
         image: Image to run on.
-        rounds: Number of runs of each.
-        threads: 1 to restrict the process to one core, whatever the runtimes' settings; None for all cores.
+        rounds: Number of timed runs of each, at least 1.
+        threads: 1 for one thread; on Linux the process is also restricted to one core, whatever the runtimes' settings.
+            None for all cores. Other numbers count as None.
+
+    Returns:
+        The latency of PyTorch if ``checkpoint`` is not None, and then of each file.
 
     Raises:
         RuntimeError: The process failed.
@@ -68,7 +72,7 @@ def measure_memory(
     """Measure the memory that loading and running a model adds to a process, for PyTorch and for each file.
 
     Returns:
-        Values in MiB, PyTorch first; all None on systems other than Linux, which do not report the peak memory.
+        Values in MiB, PyTorch first; all None on systems other than Linux, where the peak memory cannot be reset.
 
     Raises:
         RuntimeError: A process failed.

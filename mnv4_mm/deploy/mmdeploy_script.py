@@ -48,9 +48,9 @@ def deploy(
 ) -> Path:
     """Export a model with mmdeploy, and draw the predictions of the file and of the model for the same images.
 
-    Writes the ONNX file that the deploy config names, ``output_onnxruntime.jpg`` and ``output_pytorch.jpg`` (numbered
-    if there are several ``test_img``), and with ``dump_info`` the ``deploy.json``, ``pipeline.json`` and
-    ``detail.json`` of the SDK.
+    Writes to ``work_dir`` the ONNX file that the deploy config names, ``output_onnxruntime.jpg`` and
+    ``output_pytorch.jpg`` (numbered if there are several ``test_img``), and with ``dump_info`` the ``deploy.json``,
+    ``pipeline.json`` and ``detail.json`` of the SDK.
 
     Args:
         deploy_cfg: Deploy config file, one of configs/deploy.
@@ -61,9 +61,9 @@ def deploy(
         work_dir: Output folder.
         device: torch device.
         log_level: Level of the logs of mmdeploy and mmengine.
-        show: Also show the images in windows.
+        show: Also show each image in a window, and wait for a key.
         dump_info: Also write the files that the SDK needs.
-        cfg_options: Values that replace those of the deploy config.
+        cfg_options: Values that replace those of the deploy config, by dotted keys (``onnx_config.input_shape``).
         **unsupported: Arguments of mmdeploy's script for backends other than ONNX Runtime; an error if one is set.
 
     Returns:
@@ -100,10 +100,11 @@ def load_deploy_config(path: str, options: Mapping[str, Any]) -> Config:
 
     Args:
         path: The file.
-        options: Values that replace those of the file.
+        options: Values that replace those of the file, by dotted keys.
 
     Raises:
-        UserError: The file is not a deploy config, or asks for something that is not supported.
+        UserError: The file is not a deploy config, it asks for something that is not supported, or an option does not
+            fit it.
     """
     config = load_config(path)
     try:
@@ -116,8 +117,8 @@ def load_deploy_config(path: str, options: Mapping[str, Any]) -> Config:
     backend = config.backend_config.get('type')
     if backend != 'onnxruntime':
         raise UserError(
-            f'{path} is for {backend}; only onnxruntime is exported here. Other runtimes take its ONNX file, or '
-            '`mnv4 export` converts to their own formats (docs/mmdeploy.md)'
+            f'{path} is for {backend}; only onnxruntime is exported here. Many runtimes read the ONNX file, and '
+            '`mnv4 export` writes the formats of some others (docs/mmdeploy.md)'
         )
     if 'partition_config' in config:
         raise UserError(f'{path}: remove `partition_config`: only whole models are exported')
@@ -125,10 +126,11 @@ def load_deploy_config(path: str, options: Mapping[str, Any]) -> Config:
 
 
 def fit_size(deploy_config: Config, cfg: Config) -> tuple[Config, Config]:
-    """Make the deploy config and the model config agree on the size of images if the file has a static size.
+    """Make the deploy config and the model config agree on the size of images.
 
-    A test pipeline that resizes all images to one size is not changed. If images keep their aspect ratio, a file of
-    static size stretches them to ``onnx_config.input_shape`` or, if it is None, to the ``input_size`` of the config.
+    - If ``onnx_config.input_shape`` is set, the test pipeline stretches images to it.
+    - If it is None and the file is static, images that keep their aspect ratio are stretched to the ``input_size`` of
+      the config. A test pipeline that resizes or pads all images to one size is not changed.
 
     Args:
         deploy_config: The deploy config.
@@ -143,7 +145,7 @@ def fit_size(deploy_config: Config, cfg: Config) -> tuple[Config, Config]:
     deploy_config, cfg = copy.deepcopy(deploy_config), copy.deepcopy(cfg)
     codebase = deploy_config.codebase_config.get('type')
     if codebase != cfg.default_scope:
-        raise UserError(f'the deploy config is for {codebase}, the model is of {cfg.default_scope}')
+        raise UserError(f'the deploy config is for {codebase}, but the model is of {cfg.default_scope}')
     task_of(cfg).prepare_mmdeploy(cfg)
     pipeline = innermost_dataset(cfg.test_dataloader.dataset).pipeline
     size = deploy_config.onnx_config.get('input_shape')

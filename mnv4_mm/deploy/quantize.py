@@ -45,11 +45,11 @@ class QuantizedModel(NamedTuple):
 # ONNX Runtime copies a bias that several convolutions share, and logs an error for each copy.
 @quiet.no_root_log()
 def quantize_onnx(model: Any, batches: Sequence[np.ndarray]) -> QuantizedModel:
-    """Quantise an ``onnx.ModelProto`` to QDQ form: uint8 activations, 7-bit weights, one scale per output channel.
+    """Quantise an ``onnx.ModelProto`` to QDQ form: uint8 activations, 7-bit weights with a scale per output channel.
 
     Args:
-        model: The float net, from pixels to raw outputs.
-        batches: Inputs made of real images, for calibration.
+        model: The float net, from pixels to raw outputs. Its input is named ``image``.
+        batches: Inputs made of real images, one image each, for calibration.
     """
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
@@ -91,7 +91,7 @@ def quantize_onnx(model: Any, batches: Sequence[np.ndarray]) -> QuantizedModel:
 
 
 def _store_weights_unsigned(model: Any) -> None:
-    """Store the int8 weights of some convolutions as uint8 with a zero point of 128, in place. Their values are equal.
+    """Store the int8 weights of some convolutions as uint8 with a zero point of 128, in place. No weight changes.
 
     OpenCV 5.0 runs convolutions with int8 weights by its own 8-bit kernel. If the number of output positions is not a
     multiple of 8, the last ones are wrong, without an error: the last 4 of 10x10, all of 2x2 (related:
@@ -125,7 +125,7 @@ def quantize_openvino(model: Any, batches: Sequence[np.ndarray], float_nodes: Se
 
     Args:
         model: The float net, converted from ONNX, with the names of the ONNX nodes.
-        batches: Inputs made of real images, for calibration.
+        batches: Inputs made of real images, one image each, for calibration.
         float_nodes: Names of the ONNX nodes that stay in float.
         tail: Prefix of the names of the operations behind the net, which stay in float as well.
     """

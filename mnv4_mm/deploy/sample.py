@@ -33,13 +33,16 @@ def sample(predictor: Predictor | None, pytorch: Predictor, path: Path) -> dict[
         A dict. Its main keys:
 
         - ``of``: the runtime that computed the numbers, or ``pytorch``.
-        - ``input``, ``outputs``: shape, mean and ``middle``, the first values along the last axis at the middle of all
-          other axes.
-        - ``results``: the first boxes, scores and labels, or the labels and shares of the largest classes of the class
-          map.
+        - ``input``, and each of the ``outputs``: shape, mean and ``middle``, the first five values along the last axis
+          at the middle of all other axes.
+        - ``results``: the best five detections, with boxes (x1, y1, x2, y2) in pixels of the image; or the labels of
+          the five largest classes of the class map and their shares of the pixels.
         - ``pytorch``: ``outputs`` and ``results`` of PyTorch.
-        - ``tolerance``: largest differences that pass: of scores and shares absolute, of boxes relative to the longer
-          side of the input or image.
+        - ``tolerance``: largest differences that pass, with the given input and if the client prepares its own: of
+          scores, shares and the mean of the input absolute, of boxes relative to the longer side of the input or image.
+
+    Raises:
+        UserError: The image cannot be read.
     """
     running = predictor or pytorch
     meta = running.meta
@@ -82,11 +85,20 @@ def _results(predictor: Predictor, path: Path) -> dict[str, Any]:
 def write_sample(predictor: Predictor | None, pytorch: Predictor, image: Path, path: Path) -> list[Path]:
     """Write ``<file>.sample.json`` and ``<file>.sample.png`` beside an exported file.
 
-    The PNG holds the pixels of the input, resized and padded but not normalised. A client that starts from it does not
-    depend on how it decodes JPEG and resizes.
+    The JSON holds what ``sample`` returns. The PNG holds the pixels of the input, resized and padded but not
+    normalised. The results of a client that starts from the PNG do not depend on how it decodes and resizes a JPEG.
+
+    Args:
+        predictor: See ``sample``.
+        pytorch: See ``sample``.
+        image: The image.
+        path: The exported file.
 
     Returns:
-        The paths of both.
+        The paths of the JSON and the PNG.
+
+    Raises:
+        UserError: The image cannot be read, or the PNG cannot be written.
     """
     out, png = (path.with_name(f'{path.name}.sample.{suffix}') for suffix in ('json', 'png'))
     content = sample(predictor, pytorch, image)

@@ -97,7 +97,7 @@ class QuantizationNoise:
         self.error += float(((values - quantized) ** 2).sum())
 
     def rounding_db(self) -> float:
-        """Return the SQNR in dB of rounding this output alone."""
+        """Return the SQNR in dB of rounding this output alone; infinity if every channel is constant."""
         step = (self.high - self.low) / 255
         variance = self.squares / self.count - (self.sum / self.count) ** 2
         variance = variance[variance > 0]
@@ -106,7 +106,7 @@ class QuantizationNoise:
         return float(-10 * np.log10(np.minimum(1, step**2 / 12 / variance).mean()))
 
     def total_db(self) -> float:
-        """Return the SQNR in dB of the quantised net at this output."""
+        """Return the SQNR in dB of the quantised net at this output; infinity if there is no noise, or no signal."""
         return 10 * float(np.log10(self.signal / self.error)) if self.signal and self.error else float('inf')
 
 
@@ -116,10 +116,10 @@ def measure_sensitivity(float_path: Path, int8_path: Path, batches: Sequence[np.
     Args:
         float_path: The float net.
         int8_path: The same net, quantised in QDQ form by ``quantize_static``.
-        batches: Inputs made of real images.
+        batches: Inputs made of real images, one image each.
 
     Returns:
-        The layers, the most sensitive one first.
+        The layers, the most sensitive one first; ``in_float`` is not yet set.
     """
     import onnx
     from onnxruntime.quantization import qdq_loss_debug as debug
@@ -213,7 +213,7 @@ def write_layers(path: Path, layers: Sequence[LayerSensitivity]) -> list[Path]:
         layers: Sensitivity of its layers; nothing is written if empty.
 
     Returns:
-        The path of the JSON file, or an empty list.
+        A list of the path of the JSON file; empty if nothing was written.
     """
     if not layers:
         return []

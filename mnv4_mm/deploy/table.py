@@ -13,7 +13,7 @@ from mnv4_mm.files import write_whole
 
 @dataclasses.dataclass
 class Row:
-    """A row of the table.
+    """A row of the table. None stands for what was not measured.
 
     Attributes:
         name: Name of the file, or description of the PyTorch model.
@@ -23,7 +23,7 @@ class Row:
         raw: Difference between the outputs and PyTorch's.
         speed: Latency with one thread, and with all threads.
         memory: Memory in MiB that loading and running adds to a process.
-        verdict: ``ok``, or what is wrong; empty for PyTorch, which is not judged.
+        verdict: ``ok``, what is wrong, or why the file was not run; empty for PyTorch, which is not judged.
         passes: False if this row fails the comparison.
     """
 

@@ -1,4 +1,4 @@
-"""Comparison of a file with PyTorch during its export: a file that differs by more than rounding is not written.
+"""Comparison of a file with PyTorch during its export, which refuses files that differ by more than rounding.
 
 ``LIMITS`` separates the rounding of each precision from conversion errors. ``mnv4 compare`` measures the loss of
 accuracy.
@@ -26,13 +26,13 @@ class MismatchError(UserError):
 
 
 class Limits(NamedTuple):
-    """Largest differences to PyTorch that pass.
+    """Largest differences from PyTorch that pass.
 
     Attributes:
         outputs: Raw outputs and logits: root mean square error, relative to the standard deviation of PyTorch's.
         pixels: Class maps: share of pixels that differ.
-        match: Detections match if their scores, and their boxes relative to the size of the input, differ by at most
-            this.
+        match: Detections match if their scores, and their boxes relative to the longer side of the input, differ by at
+            most this.
         unmatched: Share of detections without a match.
     """
 
@@ -53,7 +53,7 @@ class Verification(NamedTuple):
     """Result of a comparison.
 
     Attributes:
-        difference: Difference to PyTorch, see ``Limits``.
+        difference: Difference from PyTorch, see ``Limits``.
         limit: Largest difference that passes.
         measure: What differs, in words.
         inconclusive: Reason why the comparison proves nothing; empty if it is conclusive.
@@ -79,17 +79,17 @@ def verify(pytorch: Predictor, predictor: Predictor, inputs: Sequence[np.ndarray
     Args:
         pytorch: The PyTorch model, which returns raw boxes and scores, or logits; see ``graph.reference``.
         predictor: The exported file.
-        inputs: Batches of real images.
+        inputs: Batches of real images, one image each.
 
     Raises:
-        UserError: PyTorch's outputs are not finite.
+        UserError: PyTorch's outputs are not finite, or raw outputs have other shapes than PyTorch's.
     """
     limits = LIMITS[predictor.meta.precision]
     pairs = []
     for batch in inputs:
         expected = pytorch.run(batch)
         if not all(np.isfinite(value).all() for value in expected):
-            raise UserError('the outputs of PyTorch are not finite: the checkpoint is of a training that has diverged')
+            raise UserError('the outputs of PyTorch are not finite: the training has probably diverged')
         pairs.append((batch, expected, predictor.run(batch)))
     if predictor.meta.kind == 'nms':
         return _compare_detections(predictor, pairs, limits)
@@ -99,7 +99,7 @@ def verify(pytorch: Predictor, predictor: Predictor, inputs: Sequence[np.ndarray
     for _, expected, actual in pairs:
         for a, b in zip(expected, actual, strict=True):
             if a.shape != b.shape:
-                raise UserError(f'outputs of shape {b.shape}, PyTorch has {a.shape}')
+                raise UserError(f'outputs of shape {b.shape} instead of {a.shape} as in PyTorch')
             error = np.sqrt(np.mean(np.square(a - b, dtype=np.float64)))
             scale = max(float(a.std(dtype=np.float64)), 1e-3 * float(np.abs(a).max()), 1e-12)
             worst = float(np.maximum(worst, error / scale))  # keeps NaN
@@ -151,7 +151,11 @@ def outputs_as(kind: Kind, pytorch: Predictor, batch: np.ndarray) -> list[np.nda
 
 
 def beyond_half(graph: Graph) -> dict[str, float]:
-    """Return the largest weight of each layer whose weights, with batch norms folded in, are out of range of fp16."""
+    """Return the layers whose weights, with batch norms folded in, fp16 cannot hold.
+
+    Returns:
+        The largest absolute weight of each such layer by the name of the layer, the largest first; empty if all fit.
+    """
     layers: dict[str, float] = {}
     for name, tensor in graph.program().state_dict.items():
         if tensor.is_floating_point() and tensor.numel():
@@ -165,7 +169,7 @@ def beyond_half(graph: Graph) -> dict[str, float]:
 def check_file(
     graph: Graph, pytorch: Predictor, predictor: Predictor | None, inputs: Sequence[np.ndarray]
 ) -> Verification | None:
-    """Compare a file with PyTorch and refuse it if it differs by more than its precision explains.
+    """Compare a file with PyTorch, and refuse it if it differs by more than its precision explains.
 
     Args:
         graph: The graph that the file was converted from.
@@ -178,7 +182,8 @@ def check_file(
 
     Raises:
         MismatchError: The file differs; for fp16, the message names layers whose weights are out of range. An fp16 file
-            with such layers is also refused if it cannot be compared.
+            with such layers is also refused if it cannot be compared, or the comparison is inconclusive.
+        UserError: See ``verify``.
     """
     result = verify(pytorch, predictor, inputs) if predictor and inputs else None
     is_verified = result is not None and not result.inconclusive

@@ -1,4 +1,4 @@
-"""Run exported files: numpy, OpenCV and the runtime of the file, neither PyTorch nor OpenMMLab."""
+"""Run exported files with numpy, OpenCV and the file's runtime, without OpenMMLab. Only ExecuTorch needs PyTorch."""
 
 from mnv4_mm.runtime.meta import Meta, read_meta
 from mnv4_mm.runtime.predictor import Predictor, load

@@ -85,16 +85,16 @@ def overlay(image: np.ndarray, class_map: np.ndarray, palette: Sequence[Colour])
 def with_legend(
     image: np.ndarray, class_maps: Sequence[np.ndarray], classes: Sequence[str], palette: Sequence[Colour]
 ) -> np.ndarray:
-    """Add a column with colour and name of each class that occurs to the right of an image, the largest class first.
+    """Add a legend to the right of an image: colour and name of each class that occurs, the largest class first.
 
     Args:
         image: (H, W, 3) uint8 BGR.
         class_maps: Class maps (H, W) whose classes are listed.
-        classes: A name per label.
+        classes: A name per label; labels without a name are not listed.
         palette: A colour per label.
 
     Returns:
-        (max(H, lines), W + legend, 3) uint8 BGR.
+        (max(H, height of the legend), W + width of the legend, 3) uint8 BGR.
     """
     labels = np.concatenate([class_map.ravel() for class_map in class_maps])
     counts = np.bincount(labels, minlength=len(classes))[: len(classes)]

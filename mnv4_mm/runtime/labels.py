@@ -26,10 +26,10 @@ class Labelled(NamedTuple):
     """An image with its boxes.
 
     Attributes:
-        name: Path of the image, relative to the input folder of ``infer``.
+        name: Path of the image, relative to the input folder of ``infer``; a frame of a video is named as CVAT does.
         width: Width of the image in pixels.
         height: Height of the image in pixels.
-        boxes: Class index, (left, top, width, height) in pixels clipped to the image, and score; best first.
+        boxes: Class index from 0, (left, top, width, height) in pixels clipped to the image, and score; best first.
     """
 
     name: str
@@ -39,11 +39,11 @@ class Labelled(NamedTuple):
 
 
 def write_labels(predictions: Path, form: str, *, score_thr: float, folder: str = '', model: str = '') -> Path:
-    """Write predictions as labels beside ``predictions.json``.
+    """Write predictions as labels beside ``predictions.json``; for Label Studio also ``label_studio_config.xml``.
 
     Args:
         predictions: ``predictions.json`` of ``infer``.
-        form: One of ``FORMS``.
+        form: One of ``FORMS``. Class maps can only be written as ``coco``.
         score_thr: Boxes with lower scores are left out.
         folder: Label Studio: folder of the images, relative to its document root.
         model: Label Studio: name of the model.
@@ -52,8 +52,8 @@ def write_labels(predictions: Path, form: str, *, score_thr: float, folder: str 
         The file to import.
 
     Raises:
-        UserError: The form cannot hold class maps, pycocotools is needed for them but not installed, or two images
-            would share a label file.
+        UserError: The form cannot hold class maps, pycocotools is needed for them but not installed, two images would
+            share a label file, a class map cannot be read, or a file cannot be written.
     """
     content = json.loads(predictions.read_text(encoding='utf-8'))
     if 'annotations' not in content:
@@ -79,7 +79,7 @@ def _boxes(content: dict[str, Any], score_thr: float) -> list[Labelled]:
 
 
 def _frame_name(name: str) -> str:
-    """Name a frame of a video as CVAT does."""
+    """Name a frame of a video as CVAT does. Other names are returned as they are."""
     return re.sub(r'^.*#(\d+)$', lambda match: f'frame_{int(match[1]):06}.jpg', name)
 
 

@@ -65,8 +65,9 @@ class Resize:
     Attributes:
         mode: ``stretch``, or ``letterbox``: keep the aspect ratio, place the image at the top left, pad the rest.
         pad: Value of the padding, in the input's ``channel_order``.
-        scale: Only if the input can have any size: images are scaled to the largest size whose longer and shorter side
-            are at most these, in pixels.
+        scale: Only if the input can have any size, otherwise None. Two lengths in pixels, in any order: images are
+            scaled to the largest size whose longer side is at most the larger and whose shorter side is at most the
+            smaller of the two.
     """
 
     mode: Literal['stretch', 'letterbox']
@@ -84,8 +85,8 @@ class Selection:
             box of higher score is above it.
         max_per_img: Maximum number of detections.
         min_size: Width and height of a box, in pixels of the input, must be above it; -1 keeps all boxes.
-        candidates: Number of highest-scoring boxes that enter the suppression: mmdet's ``nms_pre`` times the number of
-            levels.
+        candidates: Number of pairs of a box and a class, those of the highest scores, that enter the suppression:
+            mmdet's ``nms_pre`` times the number of levels; 2**31 - 1 without a limit.
     """
 
     score_thr: float
@@ -110,11 +111,12 @@ class Meta:
         input: Input of the file.
         resize: Resizing of an image to the input.
         selection: Detection: selection of boxes.
-        category_ids: Detection: category id of each class in the data set.
-        first_value: Segmentation: value of the first class in the masks of the data set.
-        palette: Segmentation: RGB of each class.
+        category_ids: Detection: category id of each class in the data set; None if ids count from 1.
+        first_value: Segmentation: value of the first class in the masks of the data set: 1 if 0 stands for unlabelled,
+            else 0.
+        palette: Segmentation: RGB of each class, 0 to 255.
         source: Checkpoint, its SHA-256, config, and versions.
-        files: SHA-256 of each file of the export, by its path relative to the folder of the file.
+        files: SHA-256 of each file that running the export needs, by its path relative to the folder of the file.
     """
 
     task: Task
@@ -149,7 +151,7 @@ class Meta:
             name: Source of the JSON, for messages.
 
         Raises:
-            UserError: The text is no metadata, is damaged, or was written by a later version.
+            UserError: The text is not metadata, is damaged, or was written by a later version.
         """
         try:
             content = json.loads(text)
@@ -199,17 +201,17 @@ def _parse(kind: Any, value: Any, key: str) -> Any:
 
 
 def _check_values(meta: Meta) -> None:
-    """Check the numbers by which preprocessing divides, or from which it computes how much memory to allocate."""
+    """Check sizes, from which memory is allocated, numbers by which preprocessing divides, and colours."""
     for key, sides in (('input.size', meta.input.size), ('resize.scale', meta.resize.scale)):
         if sides and not all(1 <= side <= MAX_INPUT for side in sides):
             raise ValueError(f'{key} is {sides}, not 1 to {MAX_INPUT} pixels')
     if meta.input.size is None and meta.resize.scale is None:
         raise ValueError('neither input.size nor resize.scale has a value')
     if not 1 <= meta.input.divisor <= MAX_INPUT:
-        raise ValueError(f'input.divisor is {meta.input.divisor}')
+        raise ValueError(f'input.divisor is {meta.input.divisor}, not 1 to {MAX_INPUT}')
     numbers = (*meta.input.mean, *meta.input.std)
     if not all(math.isfinite(number) for number in numbers) or 0 in meta.input.std:
-        raise ValueError(f'input.mean or input.std is {numbers}, not finite, or a deviation of 0')
+        raise ValueError(f'input.mean and input.std are {numbers}: a value is not finite, or a deviation of 0')
     if not all(0 <= value <= 255 for colour in (meta.resize.pad, *(meta.palette or ())) for value in colour):
         raise ValueError('resize.pad or palette has a value outside of 0 to 255')
 
@@ -230,7 +232,8 @@ def read_meta(path: str | Path) -> Meta:
         raise UserError(f'no file {path}')
     if not sidecar(path).is_file():
         raise UserError(
-            f'{path} has no {sidecar(path).name} beside it: it was not written by `mnv4 export`, or moved without it'
+            f'{path} has no {sidecar(path).name} beside it: it was not written by `mnv4 export`, or was moved without '
+            'its JSON'
         )
     meta = Meta.from_json(sidecar(path).read_bytes(), sidecar(path))
     if not meta.files:

@@ -19,10 +19,11 @@ def load(path: str | Path, threads: int | None = None) -> 'Predictor':
 
     Args:
         path: The file; its JSON must be beside it.
-        threads: Number of threads of the runtime; its default if left out.
+        threads: Number of threads of the runtime, see ``Runtime.session``.
 
     Raises:
-        UserError: The file is missing or damaged, or its runtime is not installed.
+        UserError: The file is missing or damaged, or its runtime is not installed, does not run on this operating
+            system or cannot load the file.
     """
     path = Path(path)
     meta = read_meta(path)
@@ -51,6 +52,9 @@ class ImagePredictor(ABC):
 
         Args:
             image: (H, W, 3) uint8 BGR, as OpenCV reads, of any size; or an image file.
+
+        Returns:
+            Detections or a class map in pixels of the image. Its ``image`` is the given array, not a copy.
 
         Raises:
             UserError: The array has another shape or type or is empty, or the file is not a readable image.
@@ -108,7 +112,7 @@ class Predictor(ImagePredictor):
             batch: Input, as ``meta.input`` describes it.
 
         Returns:
-            Outputs, as ``meta.kind`` describes them.
+            Outputs, as ``Meta.kind`` describes them, in the order of ``meta.OUTPUTS``.
 
         Raises:
             UserError: The input has another shape or type.

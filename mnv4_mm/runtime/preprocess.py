@@ -12,7 +12,7 @@ from mnv4_mm.runtime.meta import Input, Resize
 
 
 class Placement(NamedTuple):
-    """Size of an image before and after resizing to the input. It is placed at the input's top left corner.
+    """Size of an image before and after resizing to the input. The image is placed at the input's top left corner.
 
     Attributes:
         original: Height and width of the image in pixels.
@@ -30,7 +30,7 @@ def to_pixels(image: np.ndarray | str | Path) -> np.ndarray:
         image: (H, W, 3) uint8 BGR, as OpenCV reads, of any size; or an image file.
 
     Returns:
-        (H, W, 3) uint8 BGR.
+        (H, W, 3) uint8 BGR; an array is returned as it is, not copied.
 
     Raises:
         UserError: The array has another shape or type or is empty, or the file is not a readable image.
@@ -49,7 +49,7 @@ def check_image(image: np.ndarray) -> None:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise UserError(
             f'an image must be (H, W, 3) uint8 BGR and not empty, got {image.shape} {image.dtype}; mnv4_mm.images.'
-            'read_image reads files with alpha, one channel or 16 bits as such'
+            'read_image converts files with alpha, one channel or 16 bits to this form'
         )
 
 
@@ -62,10 +62,10 @@ def prepare(image: np.ndarray, to: Input, resize: Resize) -> tuple[np.ndarray, P
         resize: Resizing of images to the size of the input.
 
     Returns:
-        The input, a batch of one, and the position of the image in it.
+        The input, (1, H, W, 3) or (1, 3, H, W) as ``to`` describes it, and the size of the image before and in it.
 
     Raises:
-        UserError: The image has another shape or type.
+        UserError: The image has another shape or type, or is empty.
     """
     check_image(image)
     height, width = image.shape[:2]

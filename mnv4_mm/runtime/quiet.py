@@ -28,7 +28,8 @@ def coremltools() -> ModuleType:
     """Import coremltools without its warnings about macOS-only libraries and untested versions of torch.
 
     It imports torchao and ExecuTorch where they are installed: torch then logs that types need no registration, and
-    ExecuTorch reads its files by a function that Python has deprecated.
+    ExecuTorch reads its files by a function that Python has deprecated. The levels of two loggers, coremltools' and
+    that of ``torch.utils._pytree``, stay at ERROR afterwards.
     """
     logging.getLogger('coremltools').setLevel(logging.ERROR)
     logging.getLogger('torch.utils._pytree').setLevel(logging.ERROR)

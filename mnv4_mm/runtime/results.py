@@ -23,7 +23,7 @@ class Detections:
         labels: (K,) int64, indices into ``classes``.
         classes: Class names.
         category_ids: Category id of each class in the data set; None if ids count from 1.
-        image: (H, W, 3) uint8 BGR, the image the model was run on.
+        image: (H, W, 3) uint8 BGR, the image the model was run on; None if it is not kept.
     """
 
     boxes: np.ndarray
@@ -45,6 +45,9 @@ class Detections:
 
         Returns:
             (H, W, 3) uint8 BGR.
+
+        Raises:
+            ValueError: There is no image to draw on.
         """
         shown = self.scores >= score_thr
         canvas = _canvas(self.image if image is None else image)
@@ -77,7 +80,7 @@ class ClassMap:
         classes: Class names.
         palette: RGB of each class, 0 to 255; colours are chosen if it is empty.
         first_value: Value of the first class in the masks of the data set: 1 if 0 stands for unlabelled, else 0.
-        image: (H, W, 3) uint8 BGR, the image the model was run on.
+        image: (H, W, 3) uint8 BGR, the image the model was run on; None if it is not kept.
     """
 
     class_map: np.ndarray
@@ -95,12 +98,16 @@ class ClassMap:
         """Lay the colours of the classes over the image.
 
         Args:
-            image: (H, W, 3) uint8 BGR to draw on, which is copied; the image of the class map if left out.
+            image: (H, W, 3) uint8 BGR of the size of the class map to draw on, which is copied; the image of the class
+                map if left out.
             legend: Add a column with the names of the classes that occur. It makes the image wider, and higher if the
                 legend is higher than the image.
 
         Returns:
-            (H', W', 3) uint8 BGR.
+            (H', W', 3) uint8 BGR; (H, W, 3) without a legend.
+
+        Raises:
+            ValueError: There is no image to draw on.
         """
         drawn = draw.overlay(_canvas(self.image if image is None else image), self.class_map, self.colours)
         return draw.with_legend(drawn, [self.class_map], self.classes, self.colours) if legend else drawn
@@ -146,12 +153,12 @@ def select(boxes: np.ndarray, scores: np.ndarray, selection: Selection) -> Detec
     detections can differ from mmdet's.
 
     Args:
-        boxes: (A, 4) as (x1, y1, x2, y2).
-        scores: (A, classes).
+        boxes: (A, 4) as (x1, y1, x2, y2) in pixels of the input.
+        scores: (A, classes), without the background.
         selection: Thresholds and limits.
 
     Returns:
-        Detections without names, their boxes in pixels of the input.
+        Detections without class names, best first, their boxes in pixels of the input.
     """
     anchors, labels = np.nonzero(scores > selection.score_thr)
     boxes, scores = boxes[anchors], scores[anchors, labels]

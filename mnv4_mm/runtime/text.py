@@ -1,7 +1,8 @@
 r"""Text on images. OpenCV draws ASCII, as its fonts have nothing else; Pillow, if installed, draws other text.
 
-Characters that no installed font has are drawn as their code points (``\u732b``). Unlike question marks, they keep two
-names distinguishable. Without Pillow, accents are removed first.
+A text is drawn in the one font that has most of its characters. Characters that this font lacks are drawn as their code
+points (``\u732b``), which keep two names distinguishable, unlike question marks. Without Pillow, accents are removed
+first.
 """
 
 import functools
@@ -25,7 +26,7 @@ NO_CHARACTER = '\uffff'  # every font draws it as its glyph for missing characte
 
 
 def text_size(text: str, scale: float, thickness: int) -> tuple[int, int, int]:
-    """Return the width, the height above the baseline and the depth below it, in pixels.
+    """Return the width, the height above the baseline and the space to leave below it, in pixels.
 
     Args:
         text: One line.

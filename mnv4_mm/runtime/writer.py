@@ -42,6 +42,9 @@ class PredictionWriter(ABC, Generic[ResultT]):
 
         Returns:
             The image with the predictions drawn, (H', W', 3) uint8 BGR.
+
+        Raises:
+            UserError: A class map cannot be written, or its COCO results need pycocotools, which is not installed.
         """
         image_id = len(self.images) + 1 if image_id is None else image_id
         if self.results is not None:
@@ -102,7 +105,7 @@ class DetectionWriter(PredictionWriter[Detections]):
 
 
 class ClassMapWriter(PredictionWriter[ClassMap]):
-    """Writes class maps as palette PNG files into ``class_maps/``, and ``predictions.json``.
+    """Writes class maps as PNG files into ``class_maps/``, each when it is added, and ``predictions.json``.
 
     The pixel values of a class map are the same as in the masks of the training data. The JSON lists the value of each
     class and, for each image, the path of its class map and the share of pixels of each class.
@@ -125,7 +128,7 @@ class ClassMapWriter(PredictionWriter[ClassMap]):
         return result.plot()
 
     def _path(self, image: Path) -> Path:
-        """Return ``class_maps/b/a.png`` for ``b/a.jpg``, or ``b/a.jpg.png`` if it is taken; similarly for frames."""
+        """Return ``class_maps/b/a.png`` for ``b/a.jpg``; ``class_maps/b/a.jpg.png`` if that is taken, or for frames."""
         path = CLASS_MAPS / image.with_suffix('.png')
         if image.suffix.lower() not in IMAGE_SUFFIXES or path in self.paths:
             path = CLASS_MAPS / image.with_name(f'{image.name}.png')
@@ -137,7 +140,13 @@ class ClassMapWriter(PredictionWriter[ClassMap]):
 
 
 def write_class_map(path: Path, result: ClassMap) -> None:
-    """Write a class map as a palette PNG: pixel values as in the masks of the data set, shown in class colours."""
+    """Write a class map as a palette PNG: pixel values as in the masks of the data set, shown in class colours.
+
+    If the classes need values above 255, the PNG is 16-bit grey instead.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
     first = result.first_value
     palette = [(0, 0, 0)] * first + [tuple(colour) for colour in result.colours]
     write_mask(path, result.class_map.astype(np.int32) + first, palette)

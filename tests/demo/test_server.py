@@ -193,7 +193,7 @@ def test_hosts_and_ports_that_cannot_be_used(start):
     for host, port, message in (
         ('127.0.0.1', taken, f'--port {taken} of 127.0.0.1 is taken: name another one, or 0 for any that is free'),
         ('no.such.host.invalid', 0, '--host no.such.host.invalid: there is no such address'),
-        ('203.0.113.1', 0, '--host 203.0.113.1 is no address of this computer'),
+        ('203.0.113.1', 0, '--host 203.0.113.1 is not an address of this computer'),
     ):
         with pytest.raises(UserError) as error:
             demo.DemoServer(Detector, '', host, port)

@@ -164,7 +164,7 @@ def test_a_graph_of_any_size(name, model_of):
         ('mnv4_rtmdet_coco', dict(size=(100, 320)), 'multiples of 32'),
         ('mnv4_rtmdet_coco', dict(size=(320,)), 'height and width'),
         ('mnv4_rtmdet_coco', dict(size=(320, 320), dynamic=True), 'exclude each other'),
-        ('mnv4_ssdlite_coco', dict(size=(512, 512)), 'anchors are made for one size, here 320 320'),
+        ('mnv4_ssdlite_coco', dict(size=(512, 512)), 'anchors are made for one size, here height 320 and width 320'),
         ('mnv4_rtmdet_coco', dict(kind='logits'), '--logits does not fit detection in onnx, which has nms, raw'),
         ('mnv4_lraspp_ade20k', dict(kind='nms'), '--nms does not fit segmentation'),
     ],
@@ -200,9 +200,10 @@ def test_settings_that_a_file_would_ignore_are_refused(model_of):
         return model
 
     odd = changed('mnv4_ssdlite_coco', Resize=dict(scale=(300, 300)))
-    with pytest.raises(UserError, match=r'every image to 300 300; files take multiples of 32: train for another size$'):
+    message = r'every image to height 300 and width 300; files take multiples of 32: train for another size$'
+    with pytest.raises(UserError, match=message):
         describe(odd, ONNX)
-    with pytest.raises(UserError, match='anchors are made for one size, here 300 300'):
+    with pytest.raises(UserError, match='anchors are made for one size, here height 300 and width 300'):
         describe(odd, ONNX, size=(320, 320))
     with pytest.raises(UserError, match='resizes images to 640x640 and pads them to 672x672'):
         describe(changed('mnv4_rtmdet_coco', Pad=dict(size=(672, 672))), ONNX)

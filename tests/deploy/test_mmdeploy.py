@@ -353,7 +353,7 @@ def test_a_static_file_has_the_size_of_the_config(name, size):
         (dict(uri='192.168.1.1:60000'), '--uri is for'),
         (dict(deploy_cfg='configs/mnv4_ssdlite_coco.py'), 'is not a deploy config'),
         (dict(deploy_cfg='gone.py'), 'no deploy config gone.py; there are'),
-        (dict(deploy_cfg='configs/deploy/segmentation_onnxruntime_static.py'), 'is for mmseg, the model is of mmdet'),
+        (dict(deploy_cfg='configs/deploy/segmentation_onnxruntime_static.py'), 'but the model is of mmdet'),
         (dict(cfg_options={'backend_config.type': 'tensorrt'}), 'is for tensorrt; only onnxruntime'),
         (dict(cfg_options={'codebase_config.module.7': 'x'}), '--cfg-options'),
         (dict(model_cfg='mnv4_retinanet_coco'), 'does not fit this config'),

@@ -47,8 +47,8 @@ class LoadMask(BaseTransform):
 
     Required keys: ``seg_map_path``, ``reduce_zero_label``; ``label_map`` is optional.
 
-    Added key: ``gt_seg_map``, (H, W) uint8, the same as from mmseg's ``LoadAnnotations``. That transform takes values
-    above 255 modulo 256, though, while this one refuses them.
+    Added keys: ``gt_seg_map``, (H, W) uint8, the same as from mmseg's ``LoadAnnotations``; ``seg_fields``, which names
+    it. mmseg's transform takes values above 255 modulo 256, though, while this one refuses them.
 
     Raises:
         UserError: The file is missing or not a readable mask.
@@ -68,7 +68,8 @@ def with_one_reader(config: Any, scope: str | None) -> Any:
 
     Args:
         config: Config of a data loader or a data set; built objects in it are not copied.
-        scope: Default scope, ``mmdet`` or ``mmseg``. mmdet's ``LoadAnnotations`` is kept: it reads no image files.
+        scope: Default scope, ``mmdet`` or ``mmseg``; None if there is none. ``LoadAnnotations`` without a prefix is
+            replaced for ``mmseg`` only: mmdet's reads no image files.
     """
     if isinstance(config, dict):
         name = config.get('type')

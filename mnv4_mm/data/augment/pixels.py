@@ -36,16 +36,16 @@ def read_reduced(path: str, box: Box, scale: tuple[int, int]) -> tuple[np.ndarra
     """Read an image whose region ``box`` will be resized to ``scale``, decoding no more pixels than that needs.
 
     Args:
-        path: Image file. Only JPEG files are reduced.
+        path: Image file. It is reduced only if its name ends in ``.jpg`` or ``.jpeg``.
         box: Region of the full-size image, (x1, y1, x2, y2) in pixels.
         scale: Target width and height in pixels.
 
     Returns:
-        The image, (H, W, 3) uint8 BGR, and its reduction: the largest of 1, 2, 4 and 8 with which the region is
-            still not smaller than the target.
+        The image, (H, W, 3) uint8 BGR, and the factor by which its sides were reduced: 2, 4 or 8, the largest with
+        which the region is still not smaller than the target, or 1.
 
     Raises:
-        UserError: the file is not a readable image.
+        UserError: The file is missing or not a readable image.
     """
     shrink = min((box[2] - box[0]) / scale[0], (box[3] - box[1]) / scale[1])
     factors = (1, 2, 4, 8) if path.lower().endswith(JPEG_SUFFIXES) else (1,)
@@ -57,7 +57,7 @@ def warp(image: np.ndarray, box: Box, scale: tuple[int, int], fill: tuple[int, .
     """Crop a region of an image and resize it, with the same result as ``cv2.resize`` of a region of a padded image.
 
     Args:
-        image: (H, W, 3) uint8, the whole image.
+        image: (H, W, 3) uint8, the whole image, perhaps reduced.
         box: Region in pixels of the image before reduction, (x1, y1, x2, y2). It may extend beyond the image.
         scale: Width and height of the result in pixels.
         fill: Colour beyond the edges of the image, in the order of its channels.
@@ -98,7 +98,7 @@ def distort_float(image: np.ndarray, colour: ColourDistortion) -> np.ndarray:
         colour: Parameters; ``hue`` is in degrees.
 
     Returns:
-        (H, W, 3) float32, in planar layout (see ``to_planar``).
+        (H, W, 3) float32, BGR in the order of ``colour.channels``, in planar layout (see ``to_planar``).
     """
     pixels = image.astype(np.float32)
     if colour.brightness is not None:
@@ -124,7 +124,7 @@ def distort_float(image: np.ndarray, colour: ColourDistortion) -> np.ndarray:
 
 
 def distort_uint8(image: np.ndarray, colour: ColourDistortion) -> np.ndarray:
-    """Distort colours like mmseg's ``PhotoMetricDistortion``, which rounds to uint8 after each operation.
+    """Distort colours like mmseg's ``PhotoMetricDistortion``, which truncates to uint8 after each operation.
 
     ``colour.channels`` is not used: mmseg does not permute channels.
 
@@ -133,7 +133,7 @@ def distort_uint8(image: np.ndarray, colour: ColourDistortion) -> np.ndarray:
         colour: Parameters; ``hue`` is in units of 2 degrees.
 
     Returns:
-        (H, W, 3) uint8 BGR.
+        (H, W, 3) uint8 BGR; ``image`` itself if nothing changes.
     """
     values = np.arange(256, dtype=np.float32)
     first = _to_uint8(values + np.float32(colour.brightness or 0))

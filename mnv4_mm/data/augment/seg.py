@@ -52,20 +52,21 @@ class SegAugmentation(BaseTransform):
     smaller.
 
     Args:
-        scale: Longest and shortest side of the scaled image in pixels, before ``ratio_range`` is applied.
+        scale: Limits of the longer and the shorter side of the scaled image in pixels, in any order, before
+            ``ratio_range`` is applied. The image is scaled to the largest size within them.
         crop_size: Height and width of the crop in pixels.
         ratio_range: Range of the factor on ``scale``.
         cat_max_ratio: Limit on the share of one class among the labelled pixels of a crop. A crop that reaches it or
             has a single class is sampled again, up to ten times. 1 accepts every crop.
         flip_prob: Probability of a horizontal flip.
-        brightness_delta: Largest change of brightness.
+        brightness_delta: Largest change of pixel values, which are in [0, 255].
         contrast_range: Range of the contrast factor.
         saturation_range: Range of the saturation factor.
         hue_delta: Largest change of hue in units of 2 degrees.
         ignore_index: Label of unlabelled pixels.
 
     Raises:
-        UserError: a file is not readable, or image and mask differ in size.
+        UserError: A file is missing or not readable, or image and mask differ in size.
     """
 
     def __init__(
@@ -185,7 +186,12 @@ class SegAugmentation(BaseTransform):
 
 
 def build_label_table(reduce_zero_label: bool, label_map: dict[int, int]) -> np.ndarray:
-    """Return the label of each mask value, (256,) uint8, as mmseg's ``LoadAnnotations`` assigns them."""
+    """Return the label of each mask value, (256,) uint8, as mmseg's ``LoadAnnotations`` assigns them.
+
+    Args:
+        reduce_zero_label: True if 0 is unlabelled and the classes begin at 1.
+        label_map: New label of each label, after that reduction. Other labels are kept.
+    """
     reduced = [255, *range(254), 255] if reduce_zero_label else range(256)
     return np.array([label_map.get(label, label) for label in reduced], np.uint8)
 

@@ -62,7 +62,7 @@ class SSDAugmentation(BaseTransform):
 
     Added or modified keys: ``img``, (H, W, 3) float32 BGR, in planar layout; ``gt_bboxes``, (x1, y1, x2, y2) in pixels
     of ``img``; ``gt_bboxes_labels`` and ``gt_ignore_flags`` of the boxes that remain; the sizes, scale factors and
-    flip that mmdet's transforms record.
+    flip that mmdet's transforms record; ``height`` and ``width``, if the image turns out to have another size.
 
     Args:
         scale: Width and height of the result in pixels.
@@ -73,10 +73,13 @@ class SSDAugmentation(BaseTransform):
             minimums, a crop without a minimum, or no crop.
         min_crop_size: Smallest side of a crop, as a fraction of the canvas's side.
         flip_prob: Probability of a horizontal flip.
-        brightness_delta: Largest change of brightness.
+        brightness_delta: Largest change of pixel values, which are in [0, 255].
         contrast_range: Range of the contrast factor.
         saturation_range: Range of the saturation factor.
         hue_delta: Largest change of hue in degrees.
+
+    Raises:
+        UserError: The file is missing or not a readable image.
     """
 
     def __init__(
@@ -167,7 +170,7 @@ class SSDAugmentation(BaseTransform):
 
         Args:
             results: Keys as for the transform; updated in place.
-            image: (H, W, 3) uint8 BGR.
+            image: (H, W, 3) uint8 BGR, at full size or reduced.
             params: Parameters.
             reduction: Factor by which the sides of ``image`` were reduced when it was decoded.
 
@@ -211,7 +214,7 @@ def crop_window(height: int, width: int, params: SSDParams) -> Box:
 
 
 def pairwise_iou(crops: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Return the IoU of each crop with each box, (P, N), for crops (4, P) and boxes (N, 4)."""
+    """Return the IoU of each crop with each box, (P, N), for crops (4, P) and boxes (N, 4) as (x1, y1, x2, y2)."""
     x1, y1, x2, y2 = crops[:, :, None]
     a1, b1, a2, b2 = boxes.T[:, None]
     overlap = (np.minimum(x2, a2) - np.maximum(x1, a1)).clip(0) * (np.minimum(y2, b2) - np.maximum(y1, b1)).clip(0)

@@ -25,7 +25,7 @@ class Target(ABC):
         converter: Modules that conversion needs besides those of the runtime.
         kinds: Kinds of outputs that its files can have; the first that fits the task is the default.
         precisions: Precisions that its files can have.
-        dynamic: True if its files can take images of any size.
+        dynamic: True if its files can take inputs of any height and width that are multiples of 32.
         distributions: Packages whose versions are written into the metadata of a file.
         layout: Layout of the pixels that its files take.
         dtype: Data type of the pixels.
@@ -61,7 +61,10 @@ class Target(ABC):
         return missing_message(self.name, self.runtime.modules + self.converter, f'export,{self.name}')
 
     def versions(self) -> dict[str, str]:
-        """Return the versions of ``distributions``, or of packages with the same module (``onnxruntime-gpu``)."""
+        """Return the versions of ``distributions``, or of packages with the same module (``onnxruntime-gpu``), by name.
+
+        Packages that are not installed are left out.
+        """
         providers = importlib.metadata.packages_distributions()
         versions = {}
         for name in self.distributions:
@@ -76,7 +79,7 @@ class Target(ABC):
         return self.runtime.cannot_run()
 
     def inspect(self, path: Path, meta: Meta) -> str:
-        """Describe a file that cannot be run here by its content.
+        """Describe the content of a file that cannot be run here.
 
         Raises:
             UserError: The content does not fit the metadata.
@@ -93,8 +96,11 @@ class Target(ABC):
             graph: The model.
             path: The file to load later, in an empty folder.
             precision: One of ``precisions``.
-            calibration: For int8: inputs made of real images, as ``graph.meta.input`` describes them.
+            calibration: For int8: inputs made of real images, one image each, as ``graph.meta.input`` describes them.
 
         Returns:
             All files or folders that were written.
+
+        Raises:
+            UserError: The converter failed.
         """

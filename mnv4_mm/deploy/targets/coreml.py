@@ -1,4 +1,4 @@
-"""Core ML: an ``.mlpackage``, converted on any system, run on macOS and iOS only."""
+"""Core ML: an ``.mlpackage``, converted on Linux or macOS, run on macOS and iOS only."""
 
 import gc
 import warnings
@@ -58,7 +58,14 @@ class CoreML(Target):
         return [path]
 
     def inspect(self, path: Path, meta: Meta) -> str:
-        """Compare the model's own description with the metadata: names, shapes and types of inputs and outputs."""
+        """Compare the model's own description with the metadata, and return it.
+
+        Compared are the names of inputs and outputs, the size of the input, the number of classes and the data type of
+        the outputs.
+
+        Raises:
+            UserError: The description does not fit the metadata.
+        """
         spec = coremltools().utils.load_spec(str(path))
         inputs = {item.name: item.type.WhichOneof('Type') for item in spec.description.input}
         outputs = {item.name: list(item.type.multiArrayType.shape) for item in spec.description.output}
@@ -67,19 +74,19 @@ class CoreML(Target):
         size = [image.imageType.height, image.imageType.width]
         if meta.input.normalise:
             size = list(image.multiArrayType.shape[2:])
-        is_float32 = {item.type.multiArrayType.dataType for item in spec.description.output} == {FLOAT32}
+        types = {item.type.multiArrayType.dataType for item in spec.description.output}
         classes = len(meta.classes)
         fits = (
             list(outputs) == list(OUTPUTS[meta.kind])
             and list(inputs) == ['image']
             and size == list(meta.input.size)
-            and is_float32
+            and types == {FLOAT32}
             and (outputs['scores'][2] if meta.kind == 'raw' else outputs['logits'][1]) == classes
         )
         if not fits:
             raise UserError(
-                f'{path} takes {inputs} of {size} and returns {outputs}, which its metadata does not fit: '
-                f'{meta.input.size}, {" and ".join(OUTPUTS[meta.kind])} of {classes} classes, float32'
+                f'{path} takes {inputs} of {size} and returns {outputs} of type {types}; its metadata does not fit: '
+                f'{meta.input.size}, {" and ".join(OUTPUTS[meta.kind])} of {classes} classes, float32 ({FLOAT32})'
             )
         operations = spec.mlProgram.functions['main'].block_specializations
         count = sum(len(block.operations) for block in operations.values())

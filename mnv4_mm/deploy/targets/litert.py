@@ -47,7 +47,7 @@ class LiteRT(Target):
         command = [str(converter()), '-I', '-c', lines]
         done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603
         if done.returncode:
-            raise UserError(f'{converter()} lacks {" or ".join(PACKAGES)}: make litert')
+            raise UserError(f'{converter()} lacks {" or ".join(PACKAGES)}: install them there, or run make litert')
         return super().versions() | dict(zip(PACKAGES, done.stdout.split(), strict=True))
 
     def convert(
@@ -64,7 +64,10 @@ class LiteRT(Target):
 
 
 def converter() -> Path:
-    """Return the Python of the environment with litert-torch: ``MNV4_LITERT_PYTHON`` or the one in ``.venv-litert``."""
+    """Return the Python of the environment with litert-torch: ``MNV4_LITERT_PYTHON`` or the one in ``.venv-litert``.
+
+    ``.venv-litert`` is looked up in the current folder and in the checkout. The returned file may not exist.
+    """
     if python := os.environ.get(VARIABLE):
         return Path(python)
     paths = [folder / FOLDER / 'bin' / 'python' for folder in (Path.cwd(), REPOSITORY)]
@@ -85,7 +88,7 @@ def convert(
     Args:
         program: A net with one input.
         path: The file.
-        outputs: Names of the outputs.
+        outputs: Names of the outputs, in the order in which the net returns them.
         precision: See ``LiteRT.precisions``.
         calibration: For int8: batches of input pixels.
         description: Text to be stored in the file.

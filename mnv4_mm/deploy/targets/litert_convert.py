@@ -127,7 +127,9 @@ def ends(content: bytes) -> list[str]:
 
 
 def sensitive(content: bytes, layers: list[dict], weights: dict[str, np.ndarray]) -> list[str]:
-    """Return the names of the outputs of sensitive layers and of layers that read a sensitive output.
+    """Return the names of the outputs of sensitive layers and of all operators that read a sensitive output.
+
+    Reading through operators in ``COPYING_OPS`` counts too.
 
     Args:
         content: A float file.

@@ -42,8 +42,13 @@ def to_onnx(
 ) -> tuple[Any, list[LayerSensitivity]]:
     """Convert a graph to an ``onnx.ModelProto`` with the outputs of its kind.
 
+    Args:
+        graph: The model.
+        precision: Precision of the result, whatever the metadata of the graph says.
+        calibration: See ``Target.convert``.
+
     Returns:
-        The model, and for int8 the quantisation error of each layer.
+        The model, and for int8 the sensitivity of each layer; otherwise an empty list.
     """
     import onnx
 
@@ -104,7 +109,7 @@ def _append(model: Any, tail: str, values: Sequence[str]) -> Any:
 
 
 def selection(limits: Selection) -> str:
-    """Return ``results.select`` as an ONNX graph, but without the limit ``Selection.candidates``.
+    """Return ``results.select`` as an ONNX graph in text form, but without the limit ``Selection.candidates``.
 
     Its outputs are boxes (K, 4), scores (K,) and labels (K,), best first.
     """
@@ -142,10 +147,10 @@ def selection(limits: Selection) -> str:
 
 
 def class_map(factor: int, classes: int) -> str:
-    """Return ``results.class_map`` as an ONNX graph; its output is class_map (1, H, W).
+    """Return ``results.class_map`` as an ONNX graph in text form; its output is class_map (1, H, W).
 
     Args:
-        factor: Output stride of the logits, in pixels.
+        factor: Output stride of the logits in pixels, 1 or an even number.
         classes: Number of classes.
     """
     kind, number = ('uint8', 2) if classes <= 256 else ('int32', 6)

@@ -42,11 +42,15 @@ class Runtime(ABC):
 
         Args:
             path: The file.
-            meta: Its description.
-            threads: Number of threads; the runtime's default if left out.
+            meta: Its metadata.
+            threads: Number of threads. If left out, the runtime's default, or all cores if that is one thread. Core ML
+                ignores the number.
+
+        Returns:
+            The function that runs the file, see ``Session``.
 
         Raises:
-            UserError: The runtime cannot load the file.
+            UserError: The runtime cannot load the file, or cannot run files on this operating system.
         """
 
 

@@ -18,7 +18,7 @@ class CoreMLRuntime(Runtime):
 
     def cannot_run(self) -> str | None:
         system = platform.system()
-        return None if system == 'Darwin' else f'Core ML runs on macOS and iOS only, this is {system}'
+        return None if system == 'Darwin' else f'Core ML runs on macOS and iOS only, not on {system}'
 
     def session(self, path: Path, meta: Meta, threads: int | None = None) -> Session:
         reason = self.cannot_run()
