@@ -54,7 +54,15 @@ def checking(count: int = COUNT, rounds: int = 3) -> Iterator[Ratio | Figure]:
 
 
 def write_data(root: Path, count: int) -> list[str]:
-    """Write a data set of ``count`` links to COCO images, 80 % of them for training; return their paths in ``root``."""
+    """Write a data set of links to COCO images, 80 % of them for training, with made-up boxes.
+
+    Args:
+        root: Folder to make.
+        count: Number of images.
+
+    Returns:
+        The paths of the images, relative to ``root``.
+    """
     files = sorted(IMAGES.rglob('*.jpg'))
     names: list[str] = []
     sizes = {file: image_size(file) for file in files}

@@ -90,6 +90,8 @@ class Yolo11n(nn.Module):
 def import_ultralytics() -> Any:
     """Import Ultralytics' ``DetectionModel`` without its settings file, network access and automatic installations.
 
+    The environment variables that prevent these stay set.
+
     Raises:
         UserError: Ultralytics cannot be imported.
     """

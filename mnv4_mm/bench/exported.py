@@ -37,7 +37,11 @@ CANDIDATES = 500  # pairs of box and class above the score threshold, per image
 
 
 def predictor_pairs() -> list[Pair]:
-    """Return pairs that time SSDLite at 320x320 from JPEG file to boxes: our exported file with NMS, against mmdet."""
+    """Return pairs that time SSDLite at 320x320 from JPEG file to boxes.
+
+    Our exported files with NMS, in float32 and, where it can be exported, in int8, are compared with mmdet. The float32
+    file is also compared with decoding and the bare session.
+    """
     model = untrained_detector('mnv4_ssdlite_coco')
     predictor = export_predictor(model)
     int8_predictors = [
@@ -108,7 +112,7 @@ def untrained_detector(name: str) -> Any:
 
 
 def add_metadata(model: Any, cfg: Config) -> Any:
-    """Add the attributes to an untrained detector that ``apis.model.load_model`` sets from a checkpoint."""
+    """Add the attributes that ``apis.model.load_model`` sets from a checkpoint to an untrained detector; return it."""
     model.cfg, model.checkpoint_meta = cfg, {}
     model.dataset_meta = dict(classes=tuple(map(str, range(model.bbox_head.num_classes))))
     return model

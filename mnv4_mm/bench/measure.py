@@ -84,7 +84,7 @@ class Process(NamedTuple):
 
     Attributes:
         seconds: Wall-clock time.
-        peak_mib: Peak resident memory of the process in MiB, without its child processes.
+        peak_mib: Peak resident memory of the process in MiB, without its child processes; 0 if it ended within 20 ms.
         output: Text of stdout and stderr.
     """
 

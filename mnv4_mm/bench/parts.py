@@ -36,6 +36,10 @@ INSTALL = {
 def check_bench(out: Path, only: Sequence[str] = ()) -> list[str]:
     """Check the arguments of ``bench``, and that the modules it needs are installed.
 
+    Args:
+        out: The JSON file to write.
+        only: Names of ``PARTS``; all but ``ONLY_ON_REQUEST`` if empty.
+
     Returns:
         Names of the parts to measure.
 

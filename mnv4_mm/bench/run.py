@@ -96,11 +96,11 @@ MEASURE: dict[str, Callable[[], Iterator[Ratio | Figure]]] = {
 
 
 def bench(out: Path, only: Sequence[str] = (), log: Callable[[str], None] = print) -> None:
-    """Measure, print each result as soon as it is known, and write a JSON file and a plot beside it.
+    """Measure, print each result as soon as it is known, and write a JSON file and a plot of the speedups beside it.
 
     Args:
         out: The JSON file.
-        only: Names of ``PARTS``; all of them if left out.
+        only: Names of ``PARTS``; all but ``ONLY_ON_REQUEST`` if empty.
         log: Function that prints a line of the table.
 
     Raises:

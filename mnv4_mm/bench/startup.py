@@ -9,10 +9,12 @@ from mnv4_mm.config.index import REPOSITORY
 
 
 def startup(rounds: int = 5) -> Iterator[Ratio | Figure]:
-    """Measure the time of ``--help`` and of imports as whole processes, and of annotations without the imports.
+    """Measure the time of ``--help`` and of imports as whole processes, and time and memory to read annotations.
+
+    The time to read annotations does not include the imports.
 
     Args:
-        rounds: Number of runs of each process; the median is taken.
+        rounds: Number of runs of ``--help`` and of each import; the median is taken.
     """
 
     def seconds(*arguments: str) -> float:

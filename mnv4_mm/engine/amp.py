@@ -29,9 +29,9 @@ class Bf16OptimWrapper(OptimWrapper):
 
 
 def compute_focal_loss_in_float32(model: nn.Module) -> None:
-    """Convert the scores that focal losses receive to float32; mmcv's CUDA kernel of this loss lacks bfloat16.
+    """Make the focal losses of a model convert their scores to float32: mmcv's CUDA kernel of this loss lacks bfloat16.
 
-    Open upstream as open-mmlab/mmcv#3061.
+    It adds a hook to each of them; calling it twice is safe. The bug is open upstream as open-mmlab/mmcv#3061.
     """
     for part in model.modules():
         is_focal = isinstance(part, FocalLoss | SegmentationFocalLoss)

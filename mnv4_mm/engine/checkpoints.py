@@ -14,7 +14,7 @@ from mnv4_mm.weights.checkpoint import PART_SUFFIX, write_text
 
 @HOOKS.register_module()
 class SafeCheckpointHook(CheckpointHook):
-    """mmengine's ``CheckpointHook``, but a kill or a full disk always leaves at least one complete checkpoint.
+    """mmengine's ``CheckpointHook``, but a kill or a full disk never costs the last complete checkpoint.
 
     mmengine removes old checkpoints and the previous best one before it writes the new one, and does not repeat a
     validation that was interrupted, so that a resumed run may have another best checkpoint. Here old files are removed

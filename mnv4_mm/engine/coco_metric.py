@@ -73,7 +73,8 @@ class FastCocoMetric(CocoMetric):
         **kwargs: See mmdet's ``CocoMetric``. ``use_mp_eval`` has no effect.
 
     Raises:
-        UserError: ``metric_items`` has unknown names, or ``proposal_nums`` fewer than three numbers.
+        UserError: ``metric_items`` has unknown names, or ``proposal_nums`` fewer than three numbers for any metric but
+            ``proposal_fast``.
     """
 
     iou_thrs: np.ndarray
@@ -102,7 +103,10 @@ class FastCocoMetric(CocoMetric):
         """Return the metrics by mmdet's names, in [0, 1].
 
         A metric without ground truth, e.g. for an object size that does not occur, is -1. AP of a class without ground
-        truth is NaN.
+        truth is NaN. With ``format_only``, detections are only written, and the result is empty.
+
+        Raises:
+            UserError: The metric is ``segm``, but the model predicts no masks.
         """
         logger = MMLogger.get_current_instance()
         ground_truths, predictions = zip(*results, strict=True)
@@ -132,16 +136,19 @@ class FastCocoMetric(CocoMetric):
     def to_coco(self, predictions: Sequence[dict], masks: bool = False) -> list[dict]:
         """Convert predictions to COCO's format in memory; ``results2json`` writes the same to disk.
 
+        ``cat_ids``, the category of each label, must be set, as ``compute_metrics`` does.
+
         Args:
-            predictions: For each image ``img_id``, ``bboxes`` (N, 4) as (x1, y1, x2, y2) in pixels, ``scores`` (N,) and
-                ``labels`` (N,); with masks also ``masks``, N RLEs, and optionally ``mask_scores`` (N,).
+            predictions: One or more images, each with ``img_id``, ``bboxes`` (N, 4) as (x1, y1, x2, y2) in pixels,
+                ``scores`` (N,) and ``labels`` (N,); with masks also ``masks``, N RLEs, and optionally ``mask_scores``
+                (N,).
             masks: Return ``segmentation`` instead of ``bbox``. With both, pycocotools would use the area of the box.
 
         Returns:
-            ``[{image_id, category_id, score, bbox: [x, y, w, h]}]``.
+            ``[{image_id, category_id, score, bbox: [x, y, w, h]}]``, or ``segmentation: RLE`` in place of ``bbox``.
 
         Raises:
-            UserError: masks are required, but the model predicts none.
+            UserError: Masks are required, but the model predicts none.
         """
         if masks and 'masks' not in predictions[0]:
             raise UserError("metric='segm' needs masks, but this model predicts none: use metric='bbox'")

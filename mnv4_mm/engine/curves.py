@@ -56,7 +56,8 @@ def read_scalars(work_dir: Path) -> tuple[dict[str, dict[int, float]], dict[str,
     """Read the losses and metrics of a run. Where its parts overlap, the later one is used.
 
     Returns:
-        Losses by name and step; metrics by name and epoch or step.
+        Losses by name and step, and metrics by name with their prefix, such as ``coco/bbox_mAP``, and epoch or step.
+            Only metrics of ``METRICS`` that could be measured are read.
     """
     losses: dict[str, dict[int, float]] = {}
     metrics: dict[str, dict[int, float]] = {}

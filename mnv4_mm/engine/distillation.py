@@ -1,7 +1,7 @@
 """Distillation: a student is trained to imitate the feature maps of a trained teacher.
 
 The student's class, parameter names and config stay as they are. The student gets a child module with the projectors,
-so that the optimizer, gradient clipping and distributed training treat them like all other parameters. Hooks on the
+so that the optimiser, gradient clipping and distributed training treat them like all other parameters. Hooks on the
 student take its feature maps and add the losses. ``state_dict`` leaves the child module out.
 """
 
@@ -33,9 +33,8 @@ PROBE_SIZE = 512  # pixels; SSDLite's coarsest feature map then has 1x1 pixels
 def channel_wise_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     """Return the loss of channel-wise distillation (arXiv 2011.13256, equation 4).
 
-    A softmax over the positions turns each channel into a distribution. The loss is the Kullback-Leibler divergence of
-    the student's distribution from the teacher's, times the square of the temperature, averaged over channels and
-    images.
+    A softmax over the positions turns each channel into a distribution. The loss is the Kullback-Leibler divergence
+    KL(teacher || student) times the square of the temperature, averaged over channels and images.
 
     Args:
         student: Feature map or logits of the student, (N, C, H, W).
@@ -53,7 +52,7 @@ def pearson_loss(student: Tensor, teacher: Tensor) -> Tensor:
     The correlation of a channel is computed over images and positions.
 
     Args:
-        student: Feature map of the student, (N, C, H, W).
+        student: Feature map of the student, (N, C, H, W). N * H * W must be above 1.
         teacher: Feature map of the teacher, of the same shape.
     """
     # Half the squared distance of standardised values is one minus their correlation.
@@ -68,7 +67,8 @@ class Distiller(nn.Module):
     student and teacher with the same output stride are paired, see ``match_strides``.
 
     Args:
-        student: A model of mmdet or mmseg. A forward hook on its neck or backbone takes its feature maps.
+        student: A model of mmdet or mmseg. Forward hooks take the feature maps of its neck or backbone and, if used,
+            its class scores. It is left in training mode.
         teacher: A model of the same package. It is set to evaluation mode and gets no gradients.
         loss: ``cwd`` (``channel_wise_loss``) or ``pkd`` (``pearson_loss``).
         weight: Weight of the loss of each pair of feature maps.
@@ -77,7 +77,8 @@ class Distiller(nn.Module):
         bf16: Run the teacher in bfloat16; if None, where the CPU or GPU supports it natively.
 
     Raises:
-        UserError: Preprocessing, strides or class scores of student and teacher do not fit.
+        UserError: Preprocessing, strides or class scores of student and teacher do not fit, or the teacher does not run
+            in bfloat16.
     """
 
     scale: Tensor | None
@@ -132,8 +133,17 @@ class Distiller(nn.Module):
     def forward(self, images: Tensor) -> dict[str, Any]:
         """Return the losses for the feature maps that the hooks have taken in this step.
 
+        The student must have run in training mode on these images before; its feature maps are used once.
+
         Args:
             images: Input of the student, (N, 3, H, W), as its data preprocessor returns it.
+
+        Returns:
+            ``loss_distill_maps``, a weighted loss for each pair of feature maps, and with ``logits_weight``
+                ``loss_distill_logits``, one for each map of class scores.
+
+        Raises:
+            UserError: The teacher does not run in bfloat16.
         """
         maps, scores = self._maps, self._scores
         self._maps = self._scores = None
@@ -252,7 +262,7 @@ def add_teacher(student: Any, teacher: Any, **settings: Any) -> Distiller:
 
 @HOOKS.register_module()
 class DistillationHook(Hook):
-    """Save the projectors in the checkpoints that can be resumed, beside the state of the optimizer.
+    """Save the projectors in the checkpoints that can be resumed, beside the state of the optimiser.
 
     They are not part of ``state_dict``, so that the rest of a checkpoint is the same as without a teacher.
     """
@@ -278,7 +288,7 @@ class DistillationHook(Hook):
 def match_strides(student: Sequence[float], teacher: Sequence[float]) -> list[tuple[int, int]]:
     """Pair feature maps of student and teacher with equal stride, as (index of student, index of teacher).
 
-    If a stride occurs several times, maps are paired from the last one backwards.
+    Pairs are sorted by stride. If a stride occurs several times, maps are paired from the last one backwards.
     """
     pairs: list[tuple[int, int]] = []
     for stride in sorted(set(student) & set(teacher)):
@@ -332,11 +342,11 @@ def _normalisation(model: Any) -> tuple[Tensor, Tensor, bool]:
     if not hasattr(preprocessor, '_enable_normalize'):
         raise UserError(
             f'a data preprocessor of type {type(preprocessor).__name__} does not say how it normalises images; '
-            '--teacher needs one such as DetDataPreprocessor or SegDataPreProcessor, of student and teacher'
+            '--teacher needs one such as DetDataPreprocessor or SegDataPreProcessor in both student and teacher'
         )
     normalises = preprocessor._enable_normalize
     mean, std = (preprocessor.mean, preprocessor.std) if normalises else (torch.zeros(3, 1, 1), torch.ones(3, 1, 1))
-    # mmdet and mmseg read images as BGR.
+    # Both mmdet and mmseg read images as BGR, so that equal conversions give equal orders.
     return mean.expand(3, 1, 1).clone(), std.expand(3, 1, 1).clone(), bool(preprocessor._channel_conversion)
 
 
@@ -358,7 +368,7 @@ def _score_layer(model: Any) -> nn.Module:
     if not isinstance(layer, nn.Module):
         raise UserError(
             f'distillation.logits_weight needs dense heads; {type(model).__name__} has neither bbox_head nor '
-            'decode_head.conv_seg: set it to 0'
+            'decode_head.conv_seg: set logits_weight to 0'
         )
     return layer
 
@@ -370,13 +380,13 @@ def _class_scores(model: Any, maps: Sequence[Tensor]) -> Sequence[Tensor]:
 
 
 def _check_scores(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
-    """Check that both nets have as many class score channels per map; height and width may differ."""
+    """Check that the class scores of both nets have equal numbers of channels; height and width may differ."""
     shapes = [[tuple(x.shape[1:]) for x in scores] for scores in (student, teacher)]
     if [shape[0] for shape in shapes[0]] != [shape[0] for shape in shapes[1]]:
         raise UserError(
             f'distillation.logits_weight: the class scores of the student have shapes (C, H, W) {shapes[0]} for an '
-            f'image of {PROBE_SIZE} pixels, those of the teacher {shapes[1]}; set it to 0, or use a teacher with the '
-            'same head and anchors'
+            f'image of {PROBE_SIZE}x{PROBE_SIZE} pixels, those of the teacher {shapes[1]}; set logits_weight to 0, or '
+            'use a teacher with the same head and anchors'
         )
 
 

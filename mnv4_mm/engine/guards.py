@@ -36,8 +36,9 @@ class StepSeedHook(Hook):
 class LossGuardHook(Hook):
     """Stop a run at the first loss or weight that is not finite, before it reaches the weights or a checkpoint.
 
-    ``non_finite.json`` then has the step and the images of the batch, and ``last_good.pth`` the last copy of the
-    weights, which are all finite. Infinite gradients of float16 are not an error: the loss scaler skips such steps.
+    It raises a UserError. ``non_finite.json`` then has the step and the images of the batch
+    (``non_finite_rank<n>.json`` those of process n, if it is not the main one), and ``last_good.pth`` the last copy of
+    the weights, which are all finite. Infinite gradients of float16 are not an error: the loss scaler skips such steps.
 
     Args:
         interval: Number of steps between two copies of the weights, which are kept in memory.
@@ -54,7 +55,7 @@ class LossGuardHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         self._runner = runner
-        # It runs before the backward pass. Hooks of mmengine see the loss only after the step of the optimizer.
+        # It runs before the backward pass. Hooks of mmengine see the loss only after the step of the optimiser.
         self._handle = _unwrapped(runner).register_forward_hook(self._check_losses)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
@@ -119,8 +120,9 @@ class LossGuardHook(Hook):
         shown = f' ({", ".join(names[:2])}{", ..." if names[2:] else ""})' if names else ''
         raise UserError(
             f'{problem} at step {step} (epoch {runner.epoch + 1}, learning rate {rates[-1]:.2g}): the run is stopped '
-            f'and this state is not saved{kept}. Try a lower learning rate (--auto-scale-lr, or --cfg-options '
-            f'optim_wrapper.optimizer.lr={rates[-1] / 10:.2g}), optim_wrapper.clip_grad.max_norm=10, or no --amp; and '
+            f'and this state is not saved{kept}. Try a lower learning rate (--cfg-options '
+            f'optim_wrapper.optimizer.lr={rates[-1] / 10:.2g}, or --auto-scale-lr if the batch is smaller than the one '
+            f'of the config), optim_wrapper.clip_grad.max_norm=10, or no --amp; and '
             f'look at the images of the batch{shown}, listed in {record}'
         )
 

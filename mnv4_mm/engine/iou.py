@@ -41,8 +41,9 @@ class ExactIoUMetric(BaseMetric):
     Args:
         ignore_index: Label of unlabelled pixels in the ground truth.
         per_class: Log a table of all classes, and return the IoU of those that occur.
-        out_dir: Folder for the predicted class maps as indexed PNG files with the values of the data set's masks.
-        image_dir: Folder of the images. Paths relative to it are kept in ``out_dir``.
+        out_dir: Folder for the predicted class maps as indexed PNG files with the values of the data set's masks; None
+            to write none.
+        image_dir: Folder that all images are in. Paths relative to it are kept in ``out_dir``.
         prefix: Prefix of the metrics' names.
         collect_device: See mmengine.
     """
@@ -63,11 +64,14 @@ class ExactIoUMetric(BaseMetric):
         self.image_dir = image_dir
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
-        """Count the pixels of a batch.
+        """Count the pixels of a batch and, with ``out_dir``, write its class maps.
 
         Args:
             data_batch: Not used.
-            data_samples: ``pred_sem_seg`` and ``gt_sem_seg``, (1, H, W) labels, of each image.
+            data_samples: ``pred_sem_seg`` and ``gt_sem_seg`` of each image, with (1, H, W) labels as ``data``.
+
+        Raises:
+            ValueError: A label of the ground truth is neither a class nor ``ignore_index``.
         """
         count = len(self.dataset_meta['classes'])
         for sample in data_samples:
@@ -80,9 +84,10 @@ class ExactIoUMetric(BaseMetric):
                 write_class_map(Path(self.out_dir) / name, predicted, self.dataset_meta['palette'], first)
 
     def compute_metrics(self, results: list[ClassAreas]) -> dict[str, float]:
-        """Return mean IoU, mean accuracy and overall accuracy, in [0, 1]; NaN if nothing is labelled.
+        """Return ``mIoU``, ``mAcc`` and ``aAcc`` (overall accuracy), in [0, 1]; NaN if nothing is labelled.
 
-        Mean IoU comes first, because the best checkpoint is selected by the first metric.
+        With ``per_class``, also ``<class>_IoU`` of each class that occurs. Mean IoU comes first, because the best
+        checkpoint is selected by the first metric.
         """
         intersection, predicted, ground_truth = (np.sum(column, axis=0) for column in zip(*results, strict=True))
         names = self.dataset_meta['classes']
@@ -116,7 +121,7 @@ def class_areas(
         ignore_index: Label of pixels that are not counted.
 
     Raises:
-        ValueError: a label of the ground truth is out of range.
+        ValueError: A label of the ground truth is ``num_classes`` or more, and not ``ignore_index``.
     """
     confusion = confusion_matrix(predicted, ground_truth, num_classes, ignore_index)
     return ClassAreas(confusion.diagonal().copy(), confusion.sum(axis=0), confusion.sum(axis=1))

@@ -18,10 +18,10 @@ def prepare_loader(loader: dict[str, Any], seed: int | None) -> dict[str, Any]:
 
     Args:
         loader: Config of a data loader; not changed.
-        seed: Seed of the run.
+        seed: Seed of the run; None to let the sampler draw one.
 
     Returns:
-        The config with the data set and the sampler built.
+        A copy of the config with the data set built and, for training, the sampler.
 
     Raises:
         UserError: The data set has no images, or none after filtering.
@@ -35,7 +35,7 @@ def prepare_loader(loader: dict[str, Any], seed: int | None) -> dict[str, Any]:
     if not loader.get('num_workers'):
         for key in ('persistent_workers', 'prefetch_factor'):
             if loader.pop(key, None):
-                _log(f'{name}: num_workers=0, {key} has no effect')
+                _log(f'{name}: with num_workers=0, {key} has no effect')
     if not (isinstance(dataset, RobustDataset) and isinstance(loader.get('sampler'), dict)):
         return loader
     if is_training and 'num_batch_per_epoch' not in loader:

@@ -21,7 +21,11 @@ class MeasuredEvaluator(Evaluator):
     unmeasured: tuple[str, ...] = ()
 
     def evaluate(self, size: int) -> dict[str, Any]:
-        """Return the metrics that could be measured. Log a warning if the main one could not."""
+        """Return the metrics that could be measured. Log a warning if the main one, the first, could not.
+
+        Args:
+            size: Number of images in the data set.
+        """
         metrics = super().evaluate(size)
         self.unmeasured = tuple(name for name, value in metrics.items() if not is_measured(value))
         # Only for the main metric: others, such as the AP of small objects, are often absent.

@@ -23,7 +23,7 @@ class DrawingHook(Hook):
     Args:
         draw: Whether to draw.
         test_out_dir: Folder to write to.
-        image_dir: Folder of the images. Paths relative to it are kept in ``test_out_dir``.
+        image_dir: Folder that all images are in. Paths relative to it are kept in ``test_out_dir``.
     """
 
     def __init__(self, draw: bool = False, test_out_dir: str = '', image_dir: str = '') -> None:
@@ -43,7 +43,7 @@ class DrawingHook(Hook):
 
     @abstractmethod
     def drawn(self, image: np.ndarray, sample: Any, meta: dict[str, Any]) -> np.ndarray:
-        """Draw an image.
+        """Return an image with its ground truth on the left and its prediction on the right.
 
         Args:
             image: (H, W, 3) uint8 BGR.
@@ -109,7 +109,7 @@ def write_class_map(path: Path, predicted: torch.Tensor, palette: Sequence[Seque
     Args:
         path: File to write; folders are made.
         predicted: (H, W) labels.
-        palette: RGB of each label.
+        palette: RGB of each label, 0 to 255.
         first: Value of the first class in the file: 1 if 0 means unlabelled in the masks of the data, else 0.
     """
     labels = to_class_map(predicted[None], len(palette))

@@ -71,7 +71,7 @@ class ProgressHook(Hook):
         self.close()
 
     def close(self) -> None:
-        """Remove the live line and restore the streams of the log handlers. Calling it twice is safe."""
+        """Stop the live line and restore the streams of the log handlers. Calling it twice is safe."""
         if self._bar is None:
             return
         self._bar.stop()

@@ -69,9 +69,9 @@ class SafeRunner(Runner):
         """Build the Runner of a config.
 
         Args:
-            cfg: The config.
-            checkpoint: The checkpoint that the run will load or resume, if it has been read already. It is released
-                once it has been loaded.
+            cfg: The config; not changed. A resumed run without a seed of its own takes that of ``checkpoint``.
+            checkpoint: The checkpoint that the run will load or resume, if it has been read already; None to read it
+                from its file. It is released once it has been loaded.
         """
         seed = checkpoint.meta.get('seed') if checkpoint is not None and cfg.get('resume') else None
         if seed is not None and (cfg.get('randomness') or {}).get('seed') is None:
@@ -192,7 +192,7 @@ class SafeRunner(Runner):
             super()._init_model_weights()
 
     def _take_over_classes(self, model: nn.Module, loaded: Checkpoint, content: dict[str, Any]) -> None:
-        """Map the class-specific weights of a checkpoint to the classes of the data, see ``rows_by_class``."""
+        """Map the class-specific weights in ``content`` to the classes of the data, see ``rows_by_class``."""
         new = list((getattr(self.train_dataloader.dataset, 'metainfo', None) or {}).get('classes') or ())
         old = list((loaded.meta.get('dataset_meta') or {}).get('classes') or ())
         if not (old and new) or old == new:
@@ -225,6 +225,8 @@ class SafeRunner(Runner):
     @master_only
     def save_checkpoint(self, out_dir: str, filename: str, *args, meta: dict | None = None, **kwargs) -> None:
         """Save as mmengine does, but atomically, and with the data's category ids for the JSON of ``infer``.
+
+        A file of a storage service, whose ``out_dir`` is a URL, is not written atomically.
 
         Raises:
             UserError: The disk is full, or the file cannot be written.

@@ -19,8 +19,8 @@ def use_channels_last(model: nn.Module) -> bool:
     wrapped for distributed training, whose gradient buffers take the layout of the weights.
 
     Returns:
-        False if the model was not changed: it has no backbone or, with a warning, it has a layer for which oneDNN
-            corrupts memory in this layout.
+        False if the model was not changed: it has no backbone or, with a warning and only without a GPU, it has a layer
+            for which oneDNN corrupts memory in this layout.
     """
     unsafe = [name for name, part in model.named_modules() if _corrupts_memory(part)]
     if unsafe and not torch.cuda.is_available():
@@ -50,7 +50,7 @@ def align_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
 
 
 def _corrupts_memory(part: nn.Module) -> bool:
-    """Return True for a strided 1x1 convolution of fewer than 16 channels, as in FastViT's stem.
+    """Return True for a strided 1x1 convolution of fewer than 16 input channels per group, as in FastViT's stem.
 
     On CPUs, its backward pass in channels-last layout corrupts memory (uxlfoundation/oneDNN#6035): the process crashes
     without a message, or continues with wrong numbers. No MobileNetV4 has such a layer.

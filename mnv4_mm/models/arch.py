@@ -60,7 +60,7 @@ class Arch(NamedTuple):
     Attributes:
         stem: Output channels of the stem.
         act: Name of the activation in mmcv.
-        layer_scale: Initial value of the layer scale (hybrids only).
+        layer_scale: Initial value of the layer scale (hybrids only); None for no layer scale.
         stages: Rows of the stages that end in C2, C3, C4 and C5.
         head_conv: Output channels of the 1x1 convolution at stride 32 that follows C5: the first layer of the paper's
             classifier, the stride-32 feature map of timm's ``features_only``, the second level of SSDLite. None if
@@ -337,13 +337,14 @@ ARCHS: dict[str, Arch] = {
     'conv_aa_m': CONV_M._replace(antialias='avg'),
     'conv_aa_l': CONV_L._replace(antialias='avg'),
     'conv_blur_m': CONV_M._replace(antialias='blur'),
+    # Only in TF.
     'conv_m_seg': CONV_M_SEG,
     # Hybrid-M with the attention that the paper compares Mobile MQA with. There are no published weights.
     'hybrid_m_mhsa': HYBRID_M._replace(attention='mhsa'),
     'hybrid_m_kv1': HYBRID_M._replace(kv_stride=1),
 }
 
-# Names of these nets in timm.
+# Names in timm of the nets that it has.
 TIMM_NAMES: dict[str, str] = {
     'conv_s': 'mobilenetv4_conv_small',
     'conv_m': 'mobilenetv4_conv_medium',

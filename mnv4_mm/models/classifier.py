@@ -6,7 +6,13 @@ from mnv4_mm.models.mobilenetv4 import MobileNetV4
 
 
 def classifier(arch: str) -> nn.Sequential:
-    """Build the classification net of paper and timm: backbone, average pooling, 1280 channels, 1000 classes."""
+    """Build the classification net of paper and timm: backbone, average pooling, 1280 channels, 1000 classes.
+
+    The classifier has ReLU; that of timm's Hybrid-L has GELU.
+
+    Raises:
+        UserError: The net is unknown or has no classifier (``conv_m_seg``).
+    """
     net = MobileNetV4(arch, out_indices=(4,))
     return nn.Sequential(
         net,

@@ -13,7 +13,7 @@ class Complexity(NamedTuple):
 
     Attributes:
         params: Number of parameters.
-        macs: Multiply-accumulates of a forward pass, in convolutions and matrix products.
+        macs: Multiply-accumulates of a forward pass of one image, in convolutions and matrix products.
     """
 
     params: int
@@ -24,7 +24,7 @@ def count(model: nn.Module, size: tuple[int, int]) -> Complexity:
     """Count the parameters and MACs of a net, or of a model of mmdet or mmseg without postprocessing.
 
     Args:
-        model: The model.
+        model: The model, on the CPU. It is left in evaluation mode.
         size: Height and width of the image in pixels.
     """
     model.eval()

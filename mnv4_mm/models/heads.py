@@ -75,7 +75,7 @@ class SeparableConv2d(nn.Module):
 
     @property
     def bias(self) -> Tensor | None:
-        """Bias of the 1x1 convolution, (C',)."""
+        """Bias of the 1x1 convolution, (C',); None with ``bias=False``."""
         return self.pointwise.bias
 
     def forward(self, x: Tensor) -> Tensor:

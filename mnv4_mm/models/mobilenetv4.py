@@ -40,7 +40,8 @@ class MobileNetV4(BaseModule):
         norm_eval: Keep the statistics of all norm layers during training.
         act_cfg: mmcv config of the activations. Default: that of the published net (GELU in Hybrid-L, ReLU6 in
             ``conv_m_seg``, otherwise ReLU).
-        drop_path_rate: Stochastic depth rate; it increases linearly over the blocks, from 0 to this rate.
+        drop_path_rate: Stochastic depth rate. As in timm, block i (from 0) of the n blocks of the whole net has
+            the rate ``drop_path_rate * i / n``.
         with_cp: Recompute activations in the backward pass, which saves memory and does not change the results.
         init_cfg: Initialisation as in mmengine; weights of type ``Pretrained`` are loaded strictly. Default: weights
             are sampled from timm's distributions.

@@ -22,7 +22,7 @@ STRIDES = (4, 8, 16, 32)
 
 @MODELS.register_module()
 class TimmFeatures(BaseModule):
-    """A timm ``features_only`` net that returns C2, C3, C4 and C5.
+    """A timm ``features_only`` net that returns feature maps of C2 to C5.
 
     Args:
         name: Name of the net in timm, e.g. ``fastvit_sa12`` or ``repvit_m1_1.dist_450e_in1k``.
@@ -32,7 +32,8 @@ class TimmFeatures(BaseModule):
         output_stride: Largest stride of the feature maps, 32, 16 or 8. A net that timm cannot dilate keeps stride 32,
             with a warning.
         norm_eval: Keep the statistics of all batch norms during training.
-        img_size: Height and width in pixels, for nets that are built for one input size, such as efficientformerv2.
+        img_size: Height and width in pixels, for nets that are built for one input size, such as efficientformerv2;
+            None for the size in timm.
         drop_path_rate: Stochastic depth rate. It is ignored, with a warning, for a net that does not support it.
         init_cfg: ``dict(type='Pretrained', checkpoint=...)`` loads weights through timm: published ones
             (``timm://<name>.<tag>``) or a file. Default: timm's initialisation.
@@ -42,7 +43,8 @@ class TimmFeatures(BaseModule):
         out_strides: Stride of each returned feature map in pixels.
 
     Raises:
-        UserError: timm is not installed or has no such net, or the net has no feature map at a required stride.
+        UserError: timm is not installed or has no such net, the net has no feature map at a required stride, or
+            ``out_indices`` are not ascending or out of range.
     """
 
     def __init__(

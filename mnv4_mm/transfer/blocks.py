@@ -75,6 +75,9 @@ def blocks(part: str) -> Iterator[Block]:
 
     Args:
         part: Name of ``nets.BLOCK_PARTS``.
+
+    Raises:
+        ValueError: There is no such part.
     """
     torch.manual_seed(0)
     style = Style(dict(type='BN'), dict(type='ReLU'), None)
@@ -101,7 +104,9 @@ def blocks(part: str) -> Iterator[Block]:
 def measure_blocks(
     parts: Sequence[str], rounds: int = 5, seconds: float = 0.1, log: Callable[[str], None] = print
 ) -> list[dict[str, Any]]:
-    """Measure the blocks of some parts in each runtime, and return a record for each block.
+    """Measure the blocks of some parts in each runtime, and return a record for each block with a correct ONNX file.
+
+    PyTorch is left with one thread.
 
     Args:
         parts: Names of ``nets.BLOCK_PARTS``.

@@ -37,7 +37,7 @@ def draw_samples(images: int, block: int = 1, resamples: int = RESAMPLES) -> np.
 def mean_iou(confusion: np.ndarray) -> np.ndarray:
     """Return the mean IoU of confusion matrices, (..., classes, classes), with the ground truth in rows.
 
-    Classes that are neither in the ground truth nor predicted are left out of the mean.
+    Classes that are neither in the ground truth nor predicted are left out of the mean, which is NaN without classes.
     """
     intersection = np.diagonal(confusion, axis1=-2, axis2=-1).astype(float)
     union = confusion.sum(-1) + confusion.sum(-2) - intersection
@@ -49,7 +49,7 @@ def resampled_iou(confusion: np.ndarray, block: int = 1) -> list[float]:
     """Return the mean IoU on each sample.
 
     Args:
-        confusion: (images, classes, classes), a confusion matrix of each image with the ground truth in rows.
+        confusion: (images, classes, classes), a confusion matrix of each image, with the ground truth in rows.
         block: See ``draw_samples``.
     """
     samples = draw_samples(len(confusion), block)
@@ -57,7 +57,7 @@ def resampled_iou(confusion: np.ndarray, block: int = 1) -> list[float]:
 
 
 def average_precision(ground_truth: Path, detections: Path) -> float:
-    """Return COCO's AP.
+    """Return COCO's AP, in [0, 1]; 0 if there are no detections.
 
     Args:
         ground_truth: Annotations in COCO's format.
@@ -69,10 +69,10 @@ def average_precision(ground_truth: Path, detections: Path) -> float:
 
 
 def resampled_ap(ground_truth: Path, detections: Path, block: int = 1) -> list[float]:
-    """Return COCO's AP on each sample.
+    """Return COCO's AP on each sample, in [0, 1].
 
     Args:
-        ground_truth: Annotations in COCO's format.
+        ground_truth: Annotations in COCO's format. Samples are drawn from the images in the order of their names.
         detections: Detections in COCO's result format.
         block: See ``draw_samples``.
     """

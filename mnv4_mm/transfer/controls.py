@@ -30,7 +30,10 @@ class ShuffleLabels(BaseTransform):
         self.seed = seed
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Shuffle ``gt_seg_map``, (H, W), or ``gt_bboxes``, (N, 4) as (x1, y1, x2, y2), and ``gt_bboxes_labels``."""
+        """Shuffle the labels of ``results`` in place, and return it.
+
+        They are ``gt_seg_map``, (H, W), or ``gt_bboxes``, (N, 4) as (x1, y1, x2, y2), with ``gt_bboxes_labels``, (N,).
+        """
         name = zlib.crc32(results['img_path'].encode(errors='surrogateescape'))
         random = np.random.default_rng([self.seed, name])
         if 'gt_seg_map' in results:

@@ -11,14 +11,14 @@ from mnv4_mm.transfer.records import Record
 def plan_lines(protocol: Protocol, runs: Sequence[Run], records: Iterable[Record], workers: int) -> Iterator[str]:
     """Describe the runs that have no record yet.
 
-    The time of a run is the mean over earlier runs with the same head and net. Without any, it is guessed: the mean
-    over all earlier runs with the head, or else the protocol's ``minutes``. The times of nets differ by more than a
-    factor of five.
+    The CPU time of a run is the mean over earlier runs with the same head and net. Without any, it is guessed: the mean
+    over all earlier runs with the head, or else the protocol's ``minutes``; without these, it is unknown. The times of
+    nets differ by more than a factor of five.
 
     Args:
         protocol: The protocol.
         runs: Runs of the protocol that have no record yet.
-        records: Records of earlier runs.
+        records: Records of earlier runs; failed ones are ignored.
         workers: Number of runs at the same time.
     """
     measured: dict[tuple[str, str], list[float]] = defaultdict(list)

@@ -43,17 +43,18 @@ class NetGraph(Graph):
     channels: int = 3
 
     def example(self) -> Tensor:
-        """Return a random input, (1, C, H, W)."""
+        """Return a random input, (1, C, H, W), the same at every call."""
         assert self.meta.input.size is not None
         generator = torch.Generator().manual_seed(0)
         return torch.randn(1, self.channels, *self.meta.input.size, generator=generator)
 
 
 def net_graph(net: nn.Module, size: tuple[int, int], target: str = 'onnx', channels: int = 3) -> NetGraph:
-    """Return the graph of a bare net for conversion, and replace the layers of the net that converters get wrong.
+    """Return the graph of a bare net for conversion.
 
     Args:
-        net: The net, with one output: a tensor, or a tuple with one.
+        net: The net, with one output: a tensor, or a tuple with one. It is changed: set to evaluation mode, its
+            parameters without gradients, and the layers that converters get wrong replaced.
         size: Height and width of its input in pixels.
         target: Name of a runtime.
         channels: Channels of its input.
@@ -67,7 +68,7 @@ def net_graph(net: nn.Module, size: tuple[int, int], target: str = 'onnx', chann
 
 
 def convert(graph: Graph, folder: Path, name: str) -> Path:
-    """Write a graph as the file of its runtime and return the path."""
+    """Write a graph to ``folder`` as a file of its runtime, named ``name`` and the suffix, and return the path."""
     target = TARGETS[graph.meta.target]
     path = folder / f'{name}{target.suffix}'
     write(graph, target, path)
@@ -91,7 +92,7 @@ def check_output(graph: Graph, path: Path, tolerance: float = 1e-3) -> np.ndarra
         The random input, (1, C, H, W) float32.
 
     Raises:
-        MismatchError: The difference exceeds the tolerance.
+        MismatchError: The difference exceeds the tolerance, or the number of values differs.
     """
     example = graph.example()
     with torch.no_grad():

@@ -68,11 +68,14 @@ class Layer(NamedTuple):
 
 
 def count_layers(path: Path, inputs: np.ndarray) -> list[Layer]:
-    """Count the layers of an ONNX file.
+    """Count MACs and bytes of the layers of an ONNX file.
 
     Args:
         path: The file.
         inputs: A batch of one for its only input.
+
+    Returns:
+        The layers without views, equal ones as one entry.
     """
     # At the level `all`, ONNX Runtime pads the channels of convolutions to the CPU's vector width: MobileNetV3-L would
     # have 8 % more MACs. `extended` has the MACs of the net, but executes sums and some activations separately,
@@ -99,7 +102,7 @@ def kind_times(path: Path, inputs: np.ndarray, runs: int = 10) -> dict[str, floa
 
 
 def combine(layers: Iterator[Layer]) -> list[Layer]:
-    """Merge equal layers into one each, with their number as ``repeats``."""
+    """Merge equal layers into one each, with their number as ``repeats``; given values of ``repeats`` are replaced."""
     return [layer._replace(repeats=repeats) for layer, repeats in Counter(layers).items()]
 
 

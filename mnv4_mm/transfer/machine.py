@@ -12,7 +12,9 @@ from mnv4_mm.version import __version__
 
 
 def describe_machine(packages: tuple[str, ...]) -> dict[str, Any]:
-    """Return CPU, number of cores, load average of the last minute, versions and commit.
+    """Return CPU, vector extensions, number of cores, load average of the last minute, versions and commit.
+
+    The load is None where the system has none, and the commit None outside a clone.
 
     Args:
         packages: Distributions whose versions are listed if they are installed.

@@ -1,4 +1,4 @@
-"""Names of the nets and models of the roofline, and the checks of its arguments. Imports nothing heavy."""
+"""Names of the nets and models of the roofline and of the blocks, and argument checks. Imports nothing heavy."""
 
 import importlib.util
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ from mnv4_mm.errors import UserError
 from mnv4_mm.models.arch import ARCHS
 from mnv4_mm.paths import check_output_file
 
-# Image sizes of the MobileNetV4 nets in pixels, from table 6 of the paper. Nets that are not in it have the size in
-# timm, or of the net that they are a variant of.
+# Height and width of the images of the MobileNetV4 nets in pixels, from table 6 of the paper. Nets that are not in it
+# have their size in timm, or that of the net that they are a variant of.
 MNV4_SIZES = {
     'conv_s': 224, 'conv_m': 256, 'conv_l': 384, 'hybrid_m': 256, 'hybrid_l': 384, 'conv_s_035': 224, 'conv_s_050': 224,
     'hybrid_m_075': 224, 'hybrid_l_075': 256, 'conv_aa_m': 256, 'conv_aa_l': 384, 'conv_blur_m': 224, 'conv_m_seg': 256,
@@ -76,8 +76,8 @@ def check_files(records: Path | None, page: Path | None, default: Files, *, meas
     """Check the files of ``roofline`` or ``blocks``.
 
     Args:
-        records: ``--records``.
-        page: ``--page``.
+        records: ``--records``; None for the default.
+        page: ``--page``; None for the default.
         default: Files of the repository, relative to its root.
         measure: True if records are written.
         check: True if nothing is written.

@@ -23,7 +23,7 @@ SOURCES = {
 
 
 def convert(name: str, state: Mapping) -> dict:
-    """Return weights under timm's names.
+    """Return weights under timm's names, without the batch counters of norms.
 
     Args:
         name: A net of ``SOURCES``.
@@ -48,10 +48,14 @@ def convert(name: str, state: Mapping) -> dict:
 
 
 def write_weights(out: str) -> list[Path]:
-    """Write ``<net>.safetensors`` for each net whose package is installed.
+    """Write ``<net>.safetensors`` for each net whose package is installed, and return the files.
+
+    Args:
+        out: Folder to write to; it is created.
 
     Raises:
-        UserError: No package of ``SOURCES`` is installed, or the folder cannot be written.
+        UserError: No package of ``SOURCES`` is installed, one is of another version or has other weights, or the folder
+            cannot be created.
     """
     from safetensors.torch import save_file
 

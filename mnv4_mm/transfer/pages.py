@@ -43,17 +43,22 @@ def read_records(path: Path, keys: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def write_records(path: Path, records: Sequence[Record]) -> None:
-    """Write records as JSON Lines. The file is replaced as a whole."""
+    """Write records as JSON Lines. An existing file is replaced as a whole, not appended to."""
     write_whole(path, ''.join(json.dumps(one, separators=(',', ':')) + '\n' for one in records))
 
 
 def merge_records(path: Path, new: Sequence[dict[str, Any]], keys: Sequence[str]) -> list[dict[str, Any]]:
     """Return the records of a file followed by new ones, which replace those with the same values of ``keys``.
 
+    The file is not written.
+
     Args:
         path: The file; it need not exist.
         new: New records.
         keys: Keys that identify a record.
+
+    Raises:
+        UserError: The file exists, but is empty or has a line that is not a record.
     """
     old = read_records(path, keys) if path.is_file() else []
     replaced = {tuple(one[key] for key in keys) for one in new}
@@ -71,7 +76,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def write_page(page: Path, text: str, plot: Callable[[], 'Figure']) -> None:
-    """Write a page, and its plot as a PNG file of the same name."""
+    """Write a page and, beside it, its plot as a PNG file of the same name."""
     write_plot(page.with_suffix('.png'), text, plot())
     write_whole(page, text)
 
@@ -103,7 +108,7 @@ def _digest(text: str) -> str:
 
 
 def machine_lines(records: Sequence[Record]) -> list[str]:
-    """Describe the machines, versions and commits of records, a paragraph for each."""
+    """Describe the machines, versions and commits of records, a paragraph for each combination."""
     paragraphs: dict[str, None] = {}
     for record in records:
         machine = record['machine']

@@ -34,7 +34,7 @@ def measure_peak(seconds: float = 0.5) -> Peak:
     """Measure the limits of this machine. As in the STREAM benchmark, the fastest repetition is taken.
 
     Args:
-        seconds: Duration of each measurement.
+        seconds: Duration of the measurement of each matrix size and each copy size.
     """
     macs = max(size**3 / _best(_gemm(size), seconds) for size in GEMM_SIZES)
     rates = {str(size): 2 * size / _best(_copy(size), seconds) for size in COPY_SIZES}

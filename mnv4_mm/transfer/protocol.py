@@ -35,8 +35,8 @@ class Head:
         config: Name or path of the config.
         epochs: Length of the training, for a config that counts in epochs.
         iters: Length of the training, for a config that counts in iterations.
-        size: Height and width of the input of the exported file in pixels; the size of the config's test pipeline if
-            None.
+        size: Height and width in pixels of the input of the exported file; None for the size of the config's test
+            pipeline.
         cfg_options: Values that replace values of the config, by key.
     """
 
@@ -55,7 +55,7 @@ class Run(NamedTuple):
         net: Backbone, ``mnv4_<arch>`` or ``timm:<name>``.
         start: One of ``STARTS``.
         control: One of ``CONTROLS``, or empty.
-        seed: Seed of the initialisation and of the order and augmentation of the data.
+        seed: Seed of the initialisation, of the order and augmentation of the data, and of shuffled labels.
     """
 
     head: str
@@ -91,7 +91,7 @@ class Protocol:
         block: Number of test images, successive by name, that the bootstrap draws together: more than one for the
             frames of a video, which resemble each other.
         needs_data: True if ``--data`` must name a folder; False if the configs name the data.
-        minutes: Measured minutes of a run with the first net and head on one core, for ``--plan``.
+        minutes: Measured minutes of a run with the first net and head on one core, for ``--plan``; None if unknown.
         published: Published results to list below the table, each a ``dict(name=, value=, protocol=, source=)``.
     """
 
@@ -117,7 +117,7 @@ class Protocol:
         return self.path.stem
 
     def runs(self) -> list[Run]:
-        """Return all runs: first those of the first seed, so that every net has a score early."""
+        """Return all runs, controls included: first those of the first seed, so that every net has a score early."""
         runs: list[Run] = []
         first = next(iter(self.heads)), self.nets[0], self.starts[0]
         for seed in self.seeds:
@@ -177,7 +177,8 @@ def _head(value: Mapping[str, Any]) -> Head:
     head = Head(**value)
     check_config_file(head.config)
     if (head.epochs is None) == (head.iters is None):
-        raise ValueError(f'a head needs either epochs or iters, that of {head.config} has not')
+        found = 'neither' if head.epochs is None else 'both'
+        raise ValueError(f'a head needs either epochs or iters; that of {head.config} has {found}')
     return head
 
 
@@ -193,11 +194,11 @@ def _check(protocol: Protocol) -> None:
     if not protocol.seeds or not all(type(seed) is int and 0 <= seed < TWIN_SEEDS for seed in protocol.seeds):
         raise ValueError(f'seeds must be integers from 0 to {TWIN_SEEDS - 1}, got {protocol.seeds!r}')
     if type(protocol.block) is not int or protocol.block < 1:
-        raise ValueError(f'block must be a number of images, got {protocol.block!r}')
+        raise ValueError(f'block must be a number of images, at least 1; got {protocol.block!r}')
     if protocol.minutes is not None and not isinstance(protocol.minutes, int | float):
         raise ValueError(f'minutes must be a number, got {protocol.minutes!r}')
     if len(set(protocol.runs())) < len(protocol.runs()):
-        raise ValueError('a net, a start or a seed is listed twice')
+        raise ValueError('a net, a start, a seed or a control is listed twice')
 
 
 def select(
@@ -221,7 +222,7 @@ def select(
     ):
         for value in chosen:
             if value not in values:
-                raise UserError(f'{flag}: {value} is not of this protocol{near_names(str(value), map(str, values))}')
+                raise UserError(f'{flag}: {value} is not in this protocol{near_names(str(value), map(str, values))}')
     return [
         run
         for run in runs

@@ -34,7 +34,7 @@ def head_config(head: Head) -> Config:
 
 
 def recipe_digest(protocol: Protocol, head: Head) -> str:
-    """Return a digest of everything that the runs of a head share, except the data."""
+    """Return a digest of all settings that the runs of a head share, except the data and the size of the export."""
     values = dict(
         version=VERSION,
         config=head_config(head).to_dict(),
@@ -50,6 +50,10 @@ def recipe_digest(protocol: Protocol, head: Head) -> str:
 
 def head_data_digest(head: Head, data: str | None) -> str:
     """Return the digest of the data that the runs of a head are trained and tested on.
+
+    Args:
+        head: The head.
+        data: Folder of the data set; None to use the data of the config.
 
     Raises:
         UserError: The data cannot be trained on.
@@ -67,7 +71,7 @@ def run_options(head: Head, run: Run, data: str | None, *, dry: bool = False) ->
         head: Head of the run.
         run: The run.
         data: Folder of the data set; None to use the data of the config.
-        dry: Use ``DRY_IMAGES`` images only.
+        dry: Use ``DRY_IMAGES`` images only, in batches of two for training.
     """
     return {
         **head.cfg_options,
@@ -137,7 +141,12 @@ def _innermost(dataset: Any, key: str) -> tuple[str, Any]:
 
 
 def weights_of(run: Run, folder: str | None) -> str | None:
-    """Return the initial weights of a backbone: a file of the folder, ``timm`` (download), or None (random)."""
+    """Return the initial weights of a backbone: a file of the folder, ``timm`` (published ones), or None (random).
+
+    Args:
+        run: The run.
+        folder: See ``Job.weights_dir``; None if there is none.
+    """
     if run.start == 'random':
         return None
     for suffix in ('.safetensors', '.pth'):

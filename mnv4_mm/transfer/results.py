@@ -73,7 +73,11 @@ def write_results(results: Results, path: Path) -> None:
 
 
 def are_current(results: Results, path: Path) -> bool:
-    """Return True if page, CSV and plots match the results."""
+    """Return True if page, CSV and plots exist and match the results.
+
+    Raises:
+        UserError: The page has no marks.
+    """
     folder, text = path.parent / 'results', to_csv(results.groups)
     file = folder / 'transfer.csv'
     if not (path.is_file() and file.is_file()):
@@ -88,6 +92,10 @@ def are_current(results: Results, path: Path) -> bool:
 
 def with_results(text: str | None, results: Results) -> str:
     """Return the text of a page with these results between its marks.
+
+    Args:
+        text: Text of the page; None for a new page.
+        results: The results.
 
     Raises:
         UserError: The page has no marks.

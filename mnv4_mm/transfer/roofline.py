@@ -76,7 +76,7 @@ def mean_shares(nets: Sequence[Sequence[Layer]], ridge: float) -> dict[tuple[str
 
 
 def spearman(predicted: Sequence[float] | np.ndarray, measured: Sequence[float] | np.ndarray) -> float:
-    """Return Spearman's rank correlation."""
+    """Return Spearman's rank correlation; NaN if one side is constant."""
     return float(stats.spearmanr(predicted, measured).statistic)
 
 

@@ -56,7 +56,11 @@ def build_net(name: str) -> tuple[nn.Module, tuple[int, int]]:
 
 
 def build(name: str) -> tuple[Graph, int]:
-    """Build the graph of a net or of the model of a config for ONNX, and count its parameters."""
+    """Build the graph of a net or of the model of a config for ONNX, and count its parameters.
+
+    Args:
+        name: Name of ``nets.NETS``.
+    """
     torch.manual_seed(0)
     if name not in MODELS:
         net, size = build_net(name)
@@ -83,6 +87,8 @@ def measure_nets(
     names: Sequence[str], rounds: int = 5, seconds: float = 0.3, log: Callable[[str], None] = print
 ) -> list[dict[str, Any]]:
     """Measure nets and return a record for each whose ONNX file agrees with PyTorch.
+
+    PyTorch is left with one thread.
 
     Args:
         names: Names of ``nets.NETS``.

@@ -90,16 +90,16 @@ class Roofline:
         return 1e3 * predicted_time(self.layers[name], self.ridge) / self.macs_per_second
 
     def residuals(self, names: Sequence[str]) -> list[Residual]:
-        """Compare measured and predicted time by the kind of layer."""
+        """Compare measured and predicted time of nets by the kind of layer, see ``roofline.residuals``."""
         times = {one['net']: one['kind_ms'] for one in self.records}
         layers = [self.layers[name] for name in names]
         return residuals(layers, [times[name] for name in names], self.macs_per_second, self.bandwidth)
 
     def by_kind(self, names: Sequence[str], times: Mapping[str, float] | None = None) -> float:
-        """Return Spearman's correlation of a roofline that is scaled by kind of layer.
+        """Return Spearman's correlation of a roofline scaled by kind of layer with latencies.
 
         The predicted time of each kind of layer is multiplied by the ratio of measured to predicted time of this kind
-        in the profiles of all other nets (leave-one-out).
+        in the profiles of all other nets (leave-one-out). Given times by net replace the latencies.
         """
         predicted = []
         for name in names:
@@ -122,7 +122,7 @@ def load_roofline(path: Path) -> Roofline:
     try:
         machines = {json.dumps([one['machine'][key] for key in ('cpu', 'commit', 'peak')]) for one in records}
         if len(machines) > 1:
-            raise UserError(f'--records {path}: of several measurements, whose latencies cannot be ranked together')
+            raise UserError(f'--records {path}: latencies of several measurements cannot be ranked together')
         if sum(one['net'] not in MODELS for one in records) < MIN_NETS:
             raise UserError(f'--records {path}: a ranking needs at least {MIN_NETS} classification nets')
         return Roofline(records)

@@ -62,6 +62,7 @@ def execute(job: Job) -> dict[str, Any]:
 
     Raises:
         UserError: The run cannot be made: the net does not fit the head, or its weights cannot be loaded.
+        RuntimeError: The metric differs from the one computed from the written predictions.
     """
     start = time.monotonic()
     machine = describe_machine(PACKAGES)  # at the start, as the checkout may change during the run
@@ -189,7 +190,11 @@ def _check_equal(score: float, counted: float) -> None:
 
 
 def chance_iou(confusion: np.ndarray) -> float:
-    """Return the mean IoU of a model that predicts the most frequent class of the ground truth for every pixel."""
+    """Return the mean IoU of a model that predicts the most frequent class of the ground truth for every pixel.
+
+    Args:
+        confusion: (classes, classes), with the ground truth in rows.
+    """
     pixels = confusion.sum(1)
     return float(pixels.max() / pixels.sum() / np.count_nonzero(pixels))
 

@@ -24,7 +24,8 @@ def join_splits(root: Path, train: Sequence[str], test: Sequence[str], out: Path
         ``root`` itself if these are its ``train`` and ``val`` already, otherwise ``out``.
 
     Raises:
-        UserError: A split is missing, or splits to be joined have files of the same name.
+        UserError: A split is missing, splits to be joined have files of the same name, or ``out`` has links to another
+            data set.
     """
     if tuple(train) == ('train',) and tuple(test) == ('val',):
         return root

@@ -50,8 +50,9 @@ class Row:
         records: Records of its seeds.
         has_namesake: True if another row has the same net, start and control, but other weights.
         mean: Mean score; None until ``group_records`` has set it.
-        behind: Score minus the score of the best net, at most zero; None for controls.
-        equal: Names of the nets whose scores do not differ significantly.
+        behind: Score minus the score of the best net, at most zero; None for controls, and until ``group_records`` has
+            set it.
+        equal: Names of the other nets whose scores do not differ significantly from this one's; empty for controls.
     """
 
     net: str
@@ -91,7 +92,7 @@ class Row:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of the mean, over seeds and test images."""
+        """95 % interval of the mean, over seeds and test images; NaN if no net of the table has two seeds."""
         assert self.mean is not None
         return self.value - self.mean.half_width, self.value + self.mean.half_width
 
@@ -102,7 +103,7 @@ class Row:
 
         Args:
             key: ``parameters``, ``macs`` or ``latency_ms``.
-            cpu: Use only records that were measured on this CPU.
+            cpu: Use only records whose latency was measured on this CPU; None for all.
         """
         values = [r[key] for r in self.records if r[key] is not None and cpu in (None, latency_cpu(r))]
         return min(values) if values else None
@@ -146,7 +147,10 @@ class Group:
 
 
 def group_records(records: Iterable[Record]) -> list[Group]:
-    """Group the records of successful runs by protocol, head, recipe and data, and compare the nets of each group."""
+    """Group the records of successful runs by protocol, head, recipe and data, and compare the nets of each group.
+
+    A group with controls only is left out.
+    """
     groups: dict[tuple[str, ...], dict[tuple[str, ...], Row]] = defaultdict(dict)
     for record in latest(records):
         if 'error' in record:

@@ -56,20 +56,21 @@ def transfer(
 ) -> Path:
     """Make the runs that have no record yet, each in a process of its own.
 
-    A run that fails gets a record with the reason and does not stop the others.
+    A run that fails gets a record with the reason and does not stop the others. A run that another process is making is
+    left to it, without waiting.
 
     Args:
         protocol: The protocol.
         runs: Runs of the protocol to make.
         digests: Digests by head.
-        data: Folder of the data set; None to use the data of the configs.
+        data: Folder of the data set, with its splits already joined; None to use the data of the configs.
         out: Folder of the records; it is shared by all processes that share the work.
         weights_dir: See ``Job``.
         workers: Number of runs at the same time. The CPU cores are divided evenly among them.
         retry: Repeat runs that have failed.
         keep: Keep checkpoints and logs of runs that have succeeded.
         dry: See ``Job``. The records go to ``dry.jsonl``, which is started anew.
-        log: Function that prints a line about each run.
+        log: Function that prints a line about each run. It is called from the threads of the workers.
 
     Returns:
         The file of records, ``<out>/records.jsonl``, or ``<out>/dry.jsonl`` with ``dry``.
@@ -143,7 +144,8 @@ def measure_latency(
 ) -> Path:
     """Measure the latency of recorded nets on this machine and write it into their records.
 
-    For records of machines whose latency is of no interest, or which were busy. Each net is exported from a dry run.
+    For records of machines that were busy or whose latency is of no interest. Each net is exported from a dry run, and
+    the records of the dry runs replace ``dry.jsonl``.
 
     Args:
         protocol: The protocol.
@@ -157,7 +159,8 @@ def measure_latency(
         The file of records.
 
     Raises:
-        UserError: There are no records, or a net could not be exported or measured.
+        UserError: There are no records of these runs, or a net could not be exported or measured. Records are then
+            unchanged.
     """
     path = Path(out) / RECORDS
     done = by_run(read_records(path)) if path.is_file() else {}
@@ -295,7 +298,7 @@ def submit(
         **options: Further arguments of ``transfer``.
 
     Raises:
-        UserError: submitit is not installed, there is no SLURM, or a parameter is unknown.
+        UserError: submitit is not installed, there is no SLURM, a parameter is unknown, or ``out`` cannot be created.
     """
     try:
         import submitit

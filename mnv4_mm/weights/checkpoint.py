@@ -82,10 +82,11 @@ def read_checkpoint(source: str | Path | Checkpoint, map_location: Any = 'cpu') 
 
     Args:
         source: The file. A checkpoint that has been read already is returned as it is.
-        map_location: Device of the tensors, see ``torch.load``.
+        map_location: Device of the tensors, see ``torch.load``; not used if the checkpoint has been read already.
 
     Raises:
-        UserError: The file is missing, damaged, not a checkpoint, or holds objects that would run code when read.
+        UserError: The file is missing, damaged, compressed, not a checkpoint, or holds objects that would run code when
+            read.
     """
     if isinstance(source, Checkpoint):
         return source
@@ -103,7 +104,7 @@ def read_checkpoint(source: str | Path | Checkpoint, map_location: Any = 'cpu') 
     except Exception as error:
         raise UserError(f'{path} is not a readable checkpoint, perhaps cut short: {reason(error)}') from error
     if not isinstance(content, dict) or not isinstance(content.get('meta', {}), dict):
-        raise UserError(f'{path} is not a checkpoint: it is not a dict, or its meta is not')
+        raise UserError(f'{path} is not a checkpoint: its content is not a dict, or its meta is not')
     return Checkpoint(path, content)
 
 
@@ -120,15 +121,19 @@ def _check_unpacked_size(path: Path) -> None:
         return  # torch.load reports files that are no archives
     if unpacked > path.stat().st_size:
         raise UserError(
-            f'{path} is refused: it unpacks to {unpacked} bytes, more than it has; torch.save compresses nothing'
+            f'{path} is refused: it unpacks to {unpacked} bytes, more than the file has; torch.save compresses nothing'
         )
 
 
 def list_checkpoints(folder: str | Path) -> list[Path]:
-    """Return the checkpoints from which a run can be resumed, the newest first; they may be damaged.
+    """Return the checkpoints from which a run can be resumed, the newest first; empty if there are none.
 
-    The file named in ``last_checkpoint`` comes first, behind later checkpoints only: a run may have been killed after
-    it wrote a checkpoint and before it updated ``last_checkpoint``.
+    Files are not read and may be damaged. The file named in ``last_checkpoint`` comes first, unless checkpoints of
+    later steps were written after it: a run may have been killed between writing a checkpoint and updating
+    ``last_checkpoint``.
+
+    Args:
+        folder: Work directory of the run.
     """
     folder = Path(folder)
     steps = {path: int(match[1]) for path in folder.glob('*.pth') if (match := _RESUMABLE.fullmatch(path.name))}
@@ -151,17 +156,17 @@ def list_checkpoints(folder: str | Path) -> list[Path]:
 
 
 def read_newest(folder: str | Path, log: Callable[[str], object] = print) -> Checkpoint | None:
-    """Read the newest undamaged checkpoint of a run.
+    """Read the newest checkpoint of a run that can be read.
 
     Args:
         folder: Work directory of the run.
-        log: Function that prints a line, called for each damaged file that is skipped.
+        log: Function that prints a line: for each unreadable file that was passed over, and for the file used instead.
 
     Returns:
         The checkpoint; None if the run has not written one.
 
     Raises:
-        UserError: All checkpoints are damaged.
+        UserError: There are checkpoints, and none can be read.
     """
     problems = []
     for path in list_checkpoints(folder):
@@ -176,7 +181,7 @@ def read_newest(folder: str | Path, log: Callable[[str], object] = print) -> Che
             log(f'warning: the run continues from {path}')
         return checkpoint
     if problems:
-        raise UserError(f'no checkpoint in {folder} is complete: {"; ".join(problems)}')
+        raise UserError(f'no checkpoint in {folder} can be read: {"; ".join(problems)}')
     return None
 
 
@@ -204,7 +209,9 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def written_atomically(path: Path) -> Iterator[Path]:
-    """Provide a temporary path to write to; on exit, sync it to the disk and rename it to ``path``.
+    """Provide a temporary path to write to; after the block, sync the file to the disk and rename it to ``path``.
+
+    If the block raises an error, ``path`` is left as it was.
 
     Raises:
         UserError: The disk is full, or the file cannot be written. An existing file of that name is kept.
@@ -231,7 +238,7 @@ def cannot_be_written(path: str | Path, error: OSError, work_dir: str | Path) ->
     last = next(iter(list_checkpoints(work_dir)), None)
     kept = f'the last complete checkpoint is {last}' if last else 'no checkpoint has been written yet'
     is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    advice = 'Free some space' if is_full else 'Make the folder writable'
+    advice = 'Free some space' if is_full else 'Make sure that the run can write there'
     reason = error.strerror or error
     return f'{path} cannot be written: {reason}; {kept}. {advice}, and continue with the same command and --resume'
 
@@ -263,7 +270,10 @@ def tensors_only() -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """Return the message of an error on one line; of torch's long message about ``weights_only`` only the name."""
+    """Return the message of an error on one line, cut to 300 characters.
+
+    Of torch's long message about an object that ``weights_only`` refuses, only the name of the object is kept.
+    """
     text = ' '.join(str(error).split()) or type(error).__name__
     refused = re.search(r'GLOBAL (\S+)', text)
     text = f'it names {refused.group(1)}' if refused else text

@@ -28,8 +28,12 @@ def read_weights(source: str, map_location: Any = 'cpu') -> dict[str, Any]:
         source: ``timm://<tag>``, a local ``.safetensors`` or ``.pth`` file, or a URL that mmengine reads.
         map_location: Device of the tensors, see ``torch.load``.
 
+    Returns:
+        The content of the file: weights by name, or a checkpoint that holds them, see ``strict.tensor_state``.
+
     Raises:
-        UserError: The weights are missing or damaged, or would run code when read.
+        UserError: The weights are missing or damaged, cannot be fetched from timm's hub, or would run code when read.
+            Errors of mmengine's downloads from a URL are passed on as they are.
     """
     scheme = source.partition('://')[0] if '://' in source else 'tensors'
     if scheme == 'timm':
@@ -47,6 +51,9 @@ def read_weights(source: str, map_location: Any = 'cpu') -> dict[str, Any]:
 def load_tensors(source: str, map_location: Any = 'cpu') -> dict[str, Any]:
     """Read a local ``.safetensors`` file or a checkpoint, ``[tensors://]<path>``, as tensors only.
 
+    Returns:
+        Weights by name; of a checkpoint, its whole content.
+
     Raises:
         UserError: The file is missing or damaged, or would run code when read.
     """
@@ -63,11 +70,11 @@ def load_tensors(source: str, map_location: Any = 'cpu') -> dict[str, Any]:
 
 @CheckpointLoader.register_scheme(prefixes='timm://')
 def load_timm(source: str, map_location: Any = 'cpu') -> dict[str, Any]:
-    """Read ``timm://<tag>`` from the cache folder, or download it from the hub (safetensors, by huggingface_hub).
+    """Read ``timm://<tag>`` from a cache on this machine, or download it from the hub (safetensors).
 
     Raises:
-        UserError: The tag is unknown, or the download failed. The message then says which file to fetch by hand, and
-            where to put it.
+        UserError: The tag is unknown, the file is damaged, or it cannot be downloaded; in that case the message says
+            which file to fetch by hand, and where to put it.
     """
     tag = source.removeprefix('timm://')
     if tag not in TAGS:

@@ -29,7 +29,8 @@ def load_pretrained(net: nn.Module, checkpoint: str, prefix: str = '') -> None:
         prefix: Take only keys with this prefix and remove it, e.g. ``backbone.`` for a detector's checkpoint.
 
     Raises:
-        UserError: Weights are missing, unexpected or of another shape, or published for another net.
+        UserError: The source cannot be read, or has no keys with the prefix; or its weights are missing, unexpected, of
+            another shape, or published for another net.
     """
     tag = TAGS.get(checkpoint.removeprefix('timm://')) or TAGS.get(Path(checkpoint).stem)
     arch = getattr(net, 'arch', None)
@@ -62,7 +63,7 @@ def load_into(model: nn.Module, checkpoint: Checkpoint, strict: bool = True) -> 
             list the rest in a log line.
 
     Raises:
-        UserError: The weights do not fit.
+        UserError: The checkpoint holds no weights or, with ``strict``, they do not fit.
     """
     state = tensor_state(checkpoint.content, checkpoint.path)
     state = {key.removeprefix('module.'): value for key, value in state.items()}  # net wrapped for several GPUs
@@ -85,7 +86,7 @@ def rows_by_class(
     old: Sequence[str],
     new: Sequence[str],
 ) -> dict[str, Tensor]:
-    """Adapt the weights of a checkpoint to a model with other classes: copy the rows of classes that both have.
+    """Adapt the weights of a checkpoint to a model with other classes: keep the rows of classes that both have.
 
     A tensor is class-dependent if its number of rows changes with the number of classes. Its rows are then ordered as
     in all heads of mmdet and mmseg: for each anchor the classes, followed by the background if there is one.
@@ -98,7 +99,9 @@ def rows_by_class(
         new: Classes of the model in the order of labels.
 
     Returns:
-        The adapted weights, without class-dependent tensors of other shapes.
+        The weights of ``state``, with class-dependent tensors adapted: rows of common classes and of the background are
+            from the checkpoint, the others from the model. Class-dependent tensors that are not ordered like this are
+            left out.
     """
     kept = [(new.index(name), old.index(name)) for name in new if name in old]
     targets, sources = [target for target, _ in kept], [source for _, source in kept]
@@ -123,7 +126,7 @@ def rows_by_class(
 
 
 def tensor_state(content: Any, source: str | Path) -> dict[str, Tensor]:
-    """Return the ``state_dict`` of a checkpoint, whose content may also be a bare ``state_dict``.
+    """Return the ``state_dict`` in the content of a checkpoint, not copied; the content may be a bare ``state_dict``.
 
     Args:
         content: Content of a checkpoint.

@@ -73,7 +73,7 @@ DEFAULT_TAGS: dict[str, str] = {
 
 
 def tags_of(arch: str | None) -> dict[str, Tag]:
-    """Return the published weights of a net, or all.
+    """Return the published weights of a net, or of all nets, by tag.
 
     Args:
         arch: Name of a net; None for all nets.

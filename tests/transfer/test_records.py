@@ -38,7 +38,7 @@ def test_a_protocol_has_every_combination_and_its_controls(tmp_path):
     assert [run.seed for run in runs if run.control] == [100, 101]
     assert [run.net for run in select(runs, starts=['imagenet'], seeds=[1])] == ['timm:resnet18']
     assert [run.seed for run in select(runs, seeds=[1]) if run.control] == [101]  # the twin of this seed
-    with pytest.raises(UserError, match='--nets: mnv4_conv_l is not of this protocol; near: mnv4_conv_s'):
+    with pytest.raises(UserError, match='--nets: mnv4_conv_l is not in this protocol; near: mnv4_conv_s'):
         select(runs, nets=['mnv4_conv_l'])
 
 
