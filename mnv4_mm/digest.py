@@ -11,7 +11,7 @@ BLOCK = 2**20
 
 
 def file_digest(path: str | Path, algorithm: str = 'sha256') -> '_Hash':
-    """Hash a file in blocks, as ``hashlib.file_digest`` does, which Python 3.10 does not have."""
+    """Return the hash object of a file that is read in blocks: ``hashlib.file_digest``, which Python 3.10 lacks."""
     digest = hashlib.new(algorithm, usedforsecurity=False)
     with open(path, 'rb') as file:
         while block := file.read(BLOCK):

@@ -279,12 +279,12 @@ def _check_file(status: os.stat_result, path: str | Path) -> None:
     if not status.st_size:
         raise UserError(f'{path} is empty')
     if status.st_size > MAX_BYTES:
-        raise UserError(f'{path} is refused: it has {status.st_size} bytes, images at most {MAX_BYTES}')
+        raise UserError(f'{path} is refused: it has {status.st_size} bytes; an image may have {MAX_BYTES}')
 
 
 def _unreadable(data: np.ndarray, path: str | Path) -> UserError:
     if data[4:12].tobytes() in HEIC:
-        return UserError(f'{path} is not a readable image: HEIC is not read, convert it to JPEG')
+        return UserError(f'{path} is not a readable image: HEIC is not read; convert it to JPEG')
     return UserError(f'{path} is not a readable image: truncated, damaged or of an unknown format')
 
 
@@ -381,7 +381,7 @@ def _decode_image(data: np.ndarray, header: Header | None, path: str | Path, red
         expected = tuple(-(-side // reduction) if is_jpeg else side for side in _shown_size(header))
         if (width, height) != expected:
             raise UserError(
-                f'{path} is damaged: its header says {"x".join(map(str, expected))} pixels, it has {width}x{height}'
+                f'{path} is damaged: its header says {"x".join(map(str, expected))} pixels, but it has {width}x{height}'
             )
     if reduction == 1 or is_jpeg:
         return pixels

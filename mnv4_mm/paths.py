@@ -55,7 +55,7 @@ def check_weights_file(path: str | Path) -> Path:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f'--weights {path}: no such file; it takes timm, none, or a .safetensors or .pth file')
+        raise UserError(f'--weights {path}: no such file; the option takes timm, none, or a .safetensors or .pth file')
     if path.suffix not in WEIGHTS_SUFFIXES:
         raise UserError(f'--weights {path}: expected a file that ends in {", ".join(WEIGHTS_SUFFIXES)}')
     return path
@@ -81,7 +81,10 @@ def check_output_folder(flag: str, folder: str | Path) -> Path:
 
 
 def make_output_folder(flag: str, folder: str | Path) -> Path:
-    """Create a folder and its parents. Arguments and errors: see ``check_output_folder``."""
+    """Create a folder and its parents unless they exist, and return its path.
+
+    Arguments and errors are those of ``check_output_folder``.
+    """
     folder = check_output_folder(flag, folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -123,7 +126,7 @@ def check_detections_file(out: str | Path) -> None:
         UserError: The name does not end in ``.json``, or the file cannot be written.
     """
     if Path(out).suffix != '.json':
-        raise UserError(f'--out {out}: detections are written in COCO format, name a .json file')
+        raise UserError(f'--out {out}: detections are written in COCO format; name a .json file')
     check_output_file('--out', out)
 
 
@@ -134,7 +137,7 @@ def check_class_map_folder(out: str | Path) -> None:
         UserError: The name is that of a file, or the folder cannot be written.
     """
     if Path(out).is_file() or (Path(out).suffix and not Path(out).is_dir()):
-        raise UserError(f'--out {out}: class maps are written as PNG files, name a folder')
+        raise UserError(f'--out {out}: class maps are written as PNG files; name a folder')
     check_output_folder('--out', out)
 
 

@@ -193,7 +193,7 @@ UNREADABLE = {
     # OpenCV 4.12 crashes (opencv/opencv#27744), and allocates 2 GB for a chunk.
     'damaged_animation.png': (damaged(first_frames('PNG'), b'IDAT', 40), 'is not a readable image'),
     'long_chunk.png': (with_chunks(PNG, (b'PLTE', bytes(9))).replace(b'\0\0\0\x09PLTE', b'\x7f\0\0\0PLTE'), 'is not a'),
-    'phone.jpg': (b'\0\0\0\x18ftypheic' + bytes(99), 'HEIC is not read, convert it to JPEG'),
+    'phone.jpg': (b'\0\0\0\x18ftypheic' + bytes(99), 'HEIC is not read; convert it to JPEG'),
     'wide.png': (png_header(2_000_000, 2), '2000000x2 is over'),
     'zero.png': (png_header(0, 5), 'its size is 0x5'),
     'half.jpg': (LARGE_JPEG[: len(LARGE_JPEG) // 2], 'truncated'),
@@ -374,7 +374,7 @@ def test_paths_that_are_no_files_or_too_large_are_refused_at_once(tmp_path):
     for path, message in (
         ('/dev/zero', 'it is not a file'),
         (tmp_path / 'pipe.jpg', 'it is not a file'),
-        (sparse, f'{MAX_BYTES + 1} bytes, images at most'),
+        (sparse, f'{MAX_BYTES + 1} bytes; an image may have'),
     ):
         for read in (read_image, image_size, image_facts, read_mask, check_image_file):
             with pytest.raises(UserError, match=message):

@@ -71,7 +71,7 @@ class Finding(NamedTuple):
 
 
 def version(name: str) -> tuple[int, ...] | None:
-    """Return the version of an installed distribution as numbers, or None if it is not installed."""
+    """Return the first three numbers of an installed distribution's version, or None if it is not installed."""
     try:
         text = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -298,7 +298,7 @@ OPTIONAL = (
 
 
 def has_training() -> bool:
-    """Return False if nothing of what training needs is installed: an installation that only runs exported files."""
+    """Return False if neither torchvision nor OpenMMLab is installed: an installation that only runs exported files."""
     return any(importlib.util.find_spec(name) is not None for name in TRAINING_MODULES)
 
 

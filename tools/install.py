@@ -37,7 +37,9 @@ def problem(venv):
         hint = f'run `make PYTHON={found[0]}`' if found else 'install one and run `make PYTHON=python3.11`'
         return f'Python {version[0]}.{version[1]} is outside 3.10 to 3.12: {hint}'
     if sys.platform != 'linux':
-        return f'this installer is for Linux, not {sys.platform}; see "I have OpenMMLab installed already"'
+        return (
+            f'this installer is for Linux, not {sys.platform}; see "Next to an existing OpenMMLab" in docs/install.md'
+        )
     compiler = os.environ.get('CXX') or 'c++'
     if not shutil.which(compiler):
         return f'no C++ compiler ({compiler}): `sudo apt install g++`, or name one with CXX='

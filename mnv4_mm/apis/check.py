@@ -26,14 +26,15 @@ def check(
     Args:
         data: Folder of the data set.
         task: ``detection`` or ``segmentation``; if None, the task of the config or, without one, of the data set found.
-        config: Path or name of a config. The notes then say what it would train on.
+        config: Path or name of a config. The notes then say what it would train on, unless it cannot.
         fix: New or empty folder for a cleaned copy of the data set, without the broken parts.
 
     Returns:
         Findings and statistics. ``refusals()`` lists the reasons why the data cannot be trained on.
 
     Raises:
-        UserError: The data set is not recognised, the config would train on nothing, or ``fix`` cannot be written.
+        UserError: The data set is not recognised, ``task`` is unknown, the config is missing, is for another task or
+            would train on nothing, or ``fix`` cannot be written or would hold nothing that can be trained on.
     """
     if task is not None and task not in TASKS:
         raise UserError(f'the task must be {" or ".join(TASKS)}, got {task!r}')

@@ -40,12 +40,12 @@ class DataIds:
         self.by_name = {part[-1:]: index for index, part in enumerate(parts) if counts[part[-1:]] == 1}
 
     def index(self, file: Path) -> int:
-        """Return the index of the entry for an image file.
+        """Return the index, from 0, of an image file's entry in the list ``images`` of the annotation file.
 
-        It is the longest entry that the path of the file ends with, or else the only entry with its file name.
+        The entry is the longest one that the path of the file ends with, or else the only one with its file name.
 
         Raises:
-            UserError: There is no such entry, or several files have this name.
+            UserError: There is no such entry, or the path matches none and several have this file name.
         """
         parts = file.resolve().parts
         for start in range(len(parts)):
@@ -59,7 +59,7 @@ class DataIds:
         return self.by_name[parts[-1:]]
 
     def indices(self, files: Sequence[Path]) -> list[int]:
-        """Return the index of each file.
+        """Return the ``index`` of each file.
 
         Raises:
             UserError: A file has no entry, or two files have the same entry.
@@ -72,7 +72,12 @@ class DataIds:
         return indices
 
     def image_id(self, index: int, width: int, height: int) -> int:
-        """Return the id of an image.
+        """Return the id of an image, after a check of its size.
+
+        Args:
+            index: What ``index`` returned for its file.
+            width: Width of the decoded image in pixels.
+            height: Height of the decoded image in pixels.
 
         Raises:
             UserError: The image has another size in the annotation file.

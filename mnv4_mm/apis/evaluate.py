@@ -50,7 +50,8 @@ def evaluate_files(
     Args:
         config: Path or name of a config; the checkpoint's own if None.
         checkpoint: Checkpoint file.
-        work_dir: Where to write logs; a folder beside the checkpoint if None.
+        work_dir: Where to write logs and ``metrics.json``; ``test_val`` or ``test_train`` beside the checkpoint if
+            None.
         out: Detection: file for the detections in COCO's result format, ``[{image_id, category_id, bbox: [x, y, w,
             h], score}]``. Segmentation: folder for class maps, indexed PNG files with the values of the data's masks.
         show_dir: Folder for drawn images, ground truth on the left and predictions on the right.
@@ -68,7 +69,8 @@ def evaluate_files(
             out, except ``bbox_mAP`` and ``mIoU``, which are then NaN.
 
     Raises:
-        UserError: An option, the data or the checkpoint is missing, unreadable or does not fit.
+        UserError: An option, the data or the checkpoint is missing, unreadable or does not fit, or the outputs would
+            overwrite the data.
     """
     options = EvaluateOptions(
         work_dir=work_dir,
@@ -105,9 +107,9 @@ def evaluate(
     and writes the files.
 
     Args:
-        cfg: The config; its ``launcher`` is the one that started this process.
+        cfg: The config, which is not changed; its ``launcher`` is the one that started this process.
         checkpoint: Checkpoint file, or the checkpoint that was read from it; must fit the config entirely.
-        work_dir: Where to write logs.
+        work_dir: Where to write logs and ``metrics.json``.
         out: Detection: file for the detections in COCO's result format, ``[{image_id, category_id, bbox: [x, y, w,
             h], score}]``. Segmentation: folder for class maps, indexed PNG files with the values of the data's masks.
         show_dir: Folder for drawn images, ground truth on the left and predictions on the right.
@@ -120,7 +122,7 @@ def evaluate(
             out, except ``bbox_mAP`` and ``mIoU``, which are then NaN.
 
     Raises:
-        UserError: Data or checkpoint are missing, unreadable or do not fit.
+        UserError: Data or checkpoint are missing, unreadable or do not fit, or the outputs would overwrite the data.
     """
     task = task_of(cfg)
     if out:

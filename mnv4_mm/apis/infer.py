@@ -151,7 +151,7 @@ def infer_files(
                 writer.add_unreadable(name, str(error))
                 continue
             if (brightest := int(image.max())) <= DARK:
-                dark.append(f'{name} is next to black: its brightest value is {brightest} of 255')
+                dark.append(f'{name} is almost black: its brightest value is {brightest} of 255')
             height, width = image.shape[:2]
             image_id = ids.image_id(index, width, height) if ids else None
             result: Any = replace(predictor(image), **changes)
@@ -245,7 +245,7 @@ def _pad_or_crop(drawn: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
 
 
 def _track(items: Iterable[T], total: int | None) -> Iterable[T]:
-    """Show a progress bar if ``total`` is given and rich is installed, which a base installation does not need."""
+    """Return the items, with a progress bar if ``total`` is not None and rich is installed; 0 is an unknown total."""
     try:
         from rich.progress import track
     except ImportError:

@@ -12,7 +12,8 @@ from mnv4_mm.errors import UserError
 def join_processes(launcher: str) -> None:
     """Join the processes that a launcher started on CPUs (gloo). On GPUs, mmengine's Runner joins them.
 
-    Does nothing for the launcher ``none``, or if the processes are joined already.
+    Nothing is joined for the launcher ``none``, or if the processes are joined already. For the others, the environment
+    variable ``LOCAL_RANK`` is set.
 
     Args:
         launcher: none, pytorch, slurm or mpi.
@@ -41,5 +42,8 @@ def join_processes(launcher: str) -> None:
 
 
 def is_first_of_machine(launcher: str) -> bool:
-    """Return True for the first process of each machine, which does the work that is needed once per machine."""
+    """Return True for the first process of each machine, and for every process of the launcher ``none``.
+
+    It does the work that is needed once per machine.
+    """
     return launcher == 'none' or os.environ.get('LOCAL_RANK') == '0'

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def is_exported(path: str | Path) -> bool:
-    """Return True for an exported file, False for a checkpoint."""
+    """Return True for an exported file, known by its suffix or the JSON file beside it, False for any other."""
     suffixes = tuple(runtime.suffix for runtime in RUNTIMES.values())
     return str(path).endswith(suffixes) or sidecar(Path(path)).is_file()
 

@@ -30,7 +30,7 @@ def load_model(
 
     Args:
         checkpoint: Checkpoint file, or the checkpoint that was read from it.
-        config: Config to use instead of the one in the checkpoint.
+        config: Path or name of a config to use instead of the one in the checkpoint.
         device: torch device; by default the GPU if there is one.
         inference: Segmentation: ``whole`` images or ``slide`` for windows, see ``config.data.with_inference``; as in
             the config by default.
@@ -40,7 +40,8 @@ def load_model(
         checkpoint's ``meta`` as ``checkpoint_meta``.
 
     Raises:
-        UserError: The checkpoint cannot be read, carries no config, or does not fit.
+        UserError: The checkpoint cannot be read, carries no config or class names, or does not fit, or the device
+            cannot be used.
     """
     content = read_checkpoint(checkpoint)
     cfg = load_config(config) if config else checkpoint_config(content)

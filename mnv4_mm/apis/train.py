@@ -88,7 +88,8 @@ def train(
         The work directory.
 
     Raises:
-        UserError: An option, the config, the data or a checkpoint is invalid, or the run was interrupted.
+        UserError: An option, the config, the data or a checkpoint is invalid, the run was interrupted, or its files
+            cannot be written.
     """
     options = TrainOptions(
         work_dir=work_dir,
@@ -151,7 +152,7 @@ def _check_data(cfg: Config, launcher: str) -> None:
 
 
 def _read_weights(cfg: Config) -> Checkpoint | None:
-    """Check the local weight files of the model, and read the checkpoint that the run starts from.
+    """Check or fetch the weight files of the model, and read the checkpoint that the run starts from, if there is one.
 
     Files that cannot be read safely and completely are refused before anything is built or written.
     """
@@ -212,7 +213,7 @@ def _warn_about_learning_rate(runner: Runner, cfg: Config) -> None:
     actual = cfg.train_dataloader.get('batch_size', 1) * runner.world_size
     if scaling.get('base_batch_size', actual) != actual and not scaling.get('enable'):
         runner.logger.warning(
-            f'the learning rate is made for {scaling.base_batch_size} images a step, this run takes {actual}: '
+            f'the learning rate is made for {scaling.base_batch_size} images a step, and this run takes {actual}: '
             '--auto-scale-lr scales it'
         )
 

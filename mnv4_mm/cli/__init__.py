@@ -44,8 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit code: 0; 1 if ``compare`` or ``parity`` found a file outside the tolerance, ``infer`` left out images that
-        cannot be read, ``env`` found a problem, ``--check`` found an outdated page, or ``transfer`` or ``roofline``
-        has not measured everything; 2 for a user's mistake; 130 for Ctrl-C.
+        cannot be read, ``env`` found a problem, ``--check`` found an outdated page, ``transfer`` or ``roofline`` has
+        not measured everything, or the reader of the output has ended; 2 for a user's mistake, an unusable file or a
+        broken environment; 130 for Ctrl-C.
     """
     return run(lambda: _call(argv))
 

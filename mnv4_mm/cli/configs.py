@@ -35,7 +35,7 @@ def copy_config(args: argparse.Namespace) -> None:
     source = check_config_file(args.name)
     out = args.out or Path(f'{source.stem}.py')
     if out.suffix != '.py':
-        raise UserError(f'--out {out}: a config is a Python file, name one that ends in .py')
+        raise UserError(f'--out {out}: a config is a Python file; name one that ends in .py')
     if out.exists():
         raise UserError(f'{out} exists: name another file by --out')
     check_output_file('--out', out)

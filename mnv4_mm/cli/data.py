@@ -33,7 +33,10 @@ def download(args: argparse.Namespace) -> None:
 
 
 def add_check(parser: Parser) -> None:
-    parser.epilog = 'Exit code 0: it can be trained on; 2: it cannot. The data set is never changed.'
+    parser.epilog = (
+        'Exit code 0: the data set can be trained on or, with --fix, the cleaned copy was written; 2: neither. The '
+        'data set is never changed.'
+    )
     parser.add_argument('path', type=Path, help='folder of the data set')
     parser.add_argument(
         '--task', choices=('detection', 'segmentation'), help='what it is for (default: by what is in the folder)'
@@ -61,7 +64,7 @@ def check(args: argparse.Namespace) -> None:
         if args.report.resolve().is_relative_to(args.path.resolve()):
             raise UserError(f'--report {args.report} is inside of {args.path}, which is never changed')
         if args.report.suffix.lower() not in ('.html', '.htm'):
-            raise UserError(f'--report {args.report}: a web page is written, name a .html file')
+            raise UserError(f'--report {args.report}: a web page is written; name a .html file')
         check_output_file('--report', args.report)
 
     from mnv4_mm.apis.check import check

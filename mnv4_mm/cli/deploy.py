@@ -98,7 +98,7 @@ def add_compare(parser: Parser) -> None:
         '--tolerance',
         type=float,
         default=1e-3,
-        help='largest difference of AP or mIoU, in [0, 1], and of fp32 outputs, relatively (default: 0.001)',
+        help='largest difference of AP or mIoU, in [0, 1], and largest relative one of fp32 outputs (default: 0.001)',
     )
     parser.add_argument(
         '--int8-tolerance', type=float, default=1e-2, help='largest difference of AP or mIoU of int8 (default: 0.01)'

@@ -162,7 +162,7 @@ def results(args: argparse.Namespace) -> int:
     for file in args.records:
         read_records(file)
     if args.page.suffix != '.md':
-        raise UserError(f'--page {args.page}: the tables are Markdown, name a .md file')
+        raise UserError(f'--page {args.page}: the tables are Markdown; name a .md file')
     if not args.check:
         check_output_file('--page', args.page)
 

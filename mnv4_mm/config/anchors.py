@@ -21,7 +21,7 @@ from mnv4_mm.weights.checkpoint import Checkpoint
 
 # Keys of transforms whose values are sizes, (width, height) in mmdet.
 SIZES = ('scale', 'img_scale', 'size', 'crop_size')
-SAMPLE = 300  # maximum number of boxes to fit to, balanced over the classes; the report uses all boxes
+SAMPLE = 300  # boxes to fit to, the same number of each class; the report uses all boxes
 SEED = 0
 
 
@@ -92,11 +92,14 @@ def set_levels(cfg: Config, stride: int) -> Config:
 
     Args:
         cfg: Config of SSDLite on ``MobileNetV4`` or ``TimmFeatures``.
-        stride: 16 (as in the shipped config) or 8. The smallest anchor of the new level has half the size of the
+        stride: 16 (as in ``mnv4_ssdlite_coco``) or 8. The smallest anchor of the new level has half the size of the
             smallest anchor of the next level.
 
+    Returns:
+        ``cfg``, which is changed in place unless its finest level has this stride already.
+
     Raises:
-        UserError: The config is not for SSDLite, or the stride does not fit its finest level.
+        UserError: The config is not for SSDLite on one of these backbones, or the stride does not fit its finest level.
     """
     check_levels(cfg, stride)
     neck, head, backbone = cfg.model.neck, cfg.model.bbox_head, cfg.model.backbone
@@ -123,13 +126,15 @@ def fit_anchors(cfg: Config) -> str:
     The number of anchors stays as it is. The result is the same on each call (fixed seed).
 
     Args:
-        cfg: Config of a detector with anchors; its anchor generator is replaced by one with plain numbers.
+        cfg: Config of a detector with anchors. It is changed in place: its anchor generator is replaced by one with
+            plain numbers, unless the fit is no better.
 
     Returns:
         Description of the result: mean IoU of each class before and after.
 
     Raises:
-        UserError: The detector has no anchors that can be fitted, or there are no boxes.
+        UserError: The detector has no anchors that can be fitted, there are no boxes, or the test pipeline has no
+            ``Resize`` with a scale.
     """
     check_fittable(cfg)
     head = cfg.model.bbox_head
@@ -160,8 +165,10 @@ def check_same_anchors(cfg: Config, checkpoint: Checkpoint) -> None:
 
     The weights fit any anchors of the same number, so that other anchors would give wrong boxes without an error.
 
+    A checkpoint without a config, or of a model without anchors, passes.
+
     Raises:
-        UserError: The checkpoint carries a config with other anchors.
+        UserError: The checkpoint carries a config with other anchors, or one that cannot be read.
     """
     if not isinstance(checkpoint.meta.get('cfg'), str):
         return
@@ -182,7 +189,7 @@ def _anchors_of(cfg: Config) -> Any:
 def training_boxes(cfg: Config) -> Boxes:
     """Return the boxes of a detector's training images, resized as the test pipeline resizes an image.
 
-    Crowds and boxes without area are left out.
+    Crowds, boxes without area and boxes of classes that the config does not name are left out.
 
     Raises:
         UserError: There are no boxes, or the test pipeline has no ``Resize`` with a scale.
@@ -203,7 +210,7 @@ def training_boxes(cfg: Config) -> Boxes:
         if not entry.get('iscrowd') and entry['category_id'] in index and min(entry['bbox'][2:]) > 0
     ]
     if not rows:
-        raise UserError('--fit-anchors: the training images have no boxes')
+        raise UserError('--fit-anchors: the training images have no boxes to fit to')
     table = np.array(rows, dtype=np.float64)
     sizes = table[:, 2:4] * table[:, 4:6]
     centres = table[:, :2] * table[:, 4:6] + sizes / 2
@@ -266,7 +273,10 @@ def _scales(generator: Mapping[str, Any]) -> list[float]:
 
 
 def _ssd_strides(cfg: Config) -> list[Any]:
-    """Return the spacing of anchors on each level of SSD in pixels: input size / size of the feature map."""
+    """Return the spacing of anchors on each level of SSD in pixels: input size / size of the feature map.
+
+    It is a number, or (width, height) if the two differ.
+    """
     neck, backbone = cfg.model.neck, cfg.model.backbone
     sides = np.array(cfg.input_size)
     maps = [-(-sides // (4 * 2 ** min(index, 3))) for index in backbone.out_indices]
@@ -360,11 +370,11 @@ def _resize_factors(cfg: Config, images: Mapping[Any, tuple[int, int]]) -> dict[
 def _report(boxes: Boxes, before: np.ndarray, after: np.ndarray, generator: Mapping[str, Any]) -> str:
     width, height = boxes.input_size
     lines = [
-        f'anchors fitted to {len(boxes.sizes)} boxes of the training images at {width}x{height}; '
-        'mean IoU of a box with its best anchor:'
+        f'anchors fitted to the training images; mean IoU of their {len(boxes.sizes)} boxes with the best anchor, at '
+        f'{width}x{height}:'
     ]
     if after is before:
-        lines = ['the anchors of the config fit the training boxes already and stay; mean IoU with the best anchor:']
+        lines = ['no better anchors were found, so those of the config stay; mean IoU of a box with its best anchor:']
     for label in np.unique(boxes.classes):
         mine = boxes.classes == label
         lines.append(f'  {boxes.names[label]:<20}{before[mine].mean():.3f} -> {after[mine].mean():.3f}')

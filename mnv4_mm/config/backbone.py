@@ -23,16 +23,18 @@ def set_backbone(cfg: Config, name: str) -> Config:
 
     ``out_indices`` and the training settings stay as they are. If the config starts from ``timm://`` weights, the new
     backbone starts from its own default weights (``DEFAULT_TAGS``, or timm's default for a timm net). If none are
-    published, it starts from random weights. In the neck and the heads, the new channels replace the old ones wherever
-    ``in_channels`` or ``out_channels`` starts with them, and wherever a head selects a feature map by ``in_index``.
+    published, it starts from random weights, as it does if the config starts from a file. In the neck and the heads,
+    the new channels replace the old ones wherever ``in_channels`` or ``out_channels`` starts with them, and wherever a
+    head selects a feature map by ``in_index``. For a timm net that is built for one image size, the net and a
+    segmenter's inference are set to the config's ``input_size``.
 
     Args:
-        cfg: A config with ``model.backbone`` of type MobileNetV4.
+        cfg: A config with ``model.backbone`` of type MobileNetV4; changed in place.
         name: ``mnv4_`` and a name of ``ARCHS``, e.g. ``mnv4_conv_l``, or ``timm:`` and a name of timm's, e.g.
             ``timm:fastvit_sa12``.
 
     Raises:
-        UserError: The name is unknown, or the backbone does not fit the config.
+        UserError: The name is unknown, timm is needed and not installed, or the backbone does not fit the config.
     """
     check_backbone_name(name)
     check_backbone_of(cfg)
@@ -48,8 +50,8 @@ def set_backbone(cfg: Config, name: str) -> Config:
         cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=f'timm://{tag}')
     elif pretrained and cfg.model.backbone.get('norm_eval'):
         raise UserError(
-            f'this config keeps the norm statistics of ImageNet weights and none of {name} are published: use a config '
-            'of your own without init_cfg and norm_eval in the backbone'
+            f'this config keeps the norm statistics of ImageNet weights, but no weights of {name} are published: use a '
+            'config of your own without init_cfg and norm_eval in the backbone'
         )
     _set_channels(cfg.model, old, _out_channels(cfg.model.backbone))
     return cfg
@@ -88,7 +90,8 @@ def _set_timm_backbone(cfg: Config, name: str) -> None:
         width, height = cfg.input_size
         if width % 32 or height % 32:
             raise UserError(
-                f'timm:{name} is built for one image size; this config keeps the aspect ratio of each image'
+                f'timm:{name} is built for one image size, in multiples of 32; this config has input_size=({width}, '
+                f'{height})'
             )
         cfg.model.backbone.img_size = (height, width)
         task_of(cfg).set_one_size(cfg, (height, width))
@@ -102,7 +105,7 @@ def _out_channels(backbone: Mapping[str, Any]) -> list[int]:
 
 
 def pretrained_files(cfg: Config) -> list[str]:
-    """Return the local files that parts of a model are initialised from."""
+    """Return the local files that parts of a model are initialised from, as the config names them."""
     sources = [part.get('checkpoint', '') for part in dicts(cfg.model) if part.get('type') == 'Pretrained']
     return [source for source in sources if '://' not in source]
 
@@ -111,8 +114,8 @@ def disagreeing_normalisation(cfg: Config) -> str | None:
     """Describe how the data preprocessor differs from the one with which the backbone's weights were trained.
 
     Returns:
-        The difference, for ``timm://`` weights and local files named after a tag; None if there is no difference, or
-            the weights are unknown.
+        The difference, for ``timm://`` weights and local files named after a tag; None if there is no difference, the
+            weights are unknown, or the backbone starts from random weights.
     """
     backbone = cfg.model.get('backbone') or {}
     preprocessor = cfg.model.get('data_preprocessor') or {}
@@ -130,7 +133,7 @@ def disagreeing_normalisation(cfg: Config) -> str | None:
 
 
 def lost_weights(before: Config, after: Config) -> str | None:
-    """Return a warning if a config starts from random weights because of its new backbone; None otherwise.
+    """Return a warning if a config has a new backbone that starts from random weights, unlike the old one; else None.
 
     Args:
         before: The config as it was loaded.
@@ -140,14 +143,17 @@ def lost_weights(before: Config, after: Config) -> str | None:
     same = before.model.backbone.get('arch') == after.model.backbone.get('arch')
     if entries[0] and not entries[1] and not same:
         return (
-            'no weights of this backbone are published: it starts from random ones, and its score cannot be compared '
-            'with those of nets that start from ImageNet weights'
+            'the new backbone starts from random weights, unlike that of the config: its score cannot be compared with '
+            'those of nets that start from ImageNet weights'
         )
     return None
 
 
 def _normalisation(checkpoint: str) -> Normalisation | None:
-    """Return mean and std (RGB, 0 to 255) of weights, given as a tag, a file named after a tag, or a timm net."""
+    """Return mean and std (RGB, 0 to 255) of weights, given as a tag, a file named after a tag, or a timm net.
+
+    None if they are unknown.
+    """
     name = checkpoint.removeprefix('timm://')
     tag = TAGS.get(name) or TAGS.get(Path(name).name.removesuffix('.safetensors'))
     if tag:

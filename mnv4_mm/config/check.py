@@ -32,11 +32,12 @@ def check_config(config: str | None, options: ConfigOptions) -> Mapping[str, Any
         options: Options of training or evaluation.
 
     Returns:
-        Top-level values of the config. Empty if the config cannot be read without mmengine; the checks that depend
-            on it are then left to mmengine.
+        Top-level values of the config. Empty if ``config`` is None, or cannot be read without mmengine; the checks
+            that depend on it are then made when the config is loaded.
 
     Raises:
-        UserError: The config is missing or broken, or an option is unknown or does not fit.
+        UserError: The config is missing or broken, an option is unknown or does not fit, or this process was not
+            started by ``options.launcher``.
     """
     source = read_source(find_config(config)) if config else None
     check_launcher(options.launcher)
@@ -65,7 +66,8 @@ def check_config_data(source: Mapping[str, Any], options: ConfigOptions, loaders
     """Check the data set of ``--data`` or, without that option, the data that the config names.
 
     Args:
-        source: Top-level values of a config; nothing is checked if they are empty.
+        source: Top-level values of a config; nothing is checked if they are empty, or their ``default_scope`` is
+            neither mmdet nor mmseg.
         options: Options of training or evaluation.
         loaders: Names of the data loaders whose data is needed.
 

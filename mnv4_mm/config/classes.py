@@ -12,7 +12,7 @@ from mnv4_mm.errors import UserError
 from mnv4_mm.tasks import task_of
 from mnv4_mm.weights.checkpoint import Checkpoint
 
-FINE_TUNE = '--cfg-options load_from={path} starts from its weights, for other classes too'
+FINE_TUNE = 'a training with --cfg-options load_from={path} starts from its weights, for other classes too'
 
 
 def set_label_order(cfg: Config) -> Config:
@@ -21,7 +21,7 @@ def set_label_order(cfg: Config) -> Config:
     mmdet's labels follow the order of the categories in the annotation file instead.
 
     Raises:
-        UserError: An annotation file has no category for a class.
+        UserError: An annotation file is invalid, or has no category for a class.
     """
     task = task_of(cfg)
     for loader in LOADERS:
@@ -34,15 +34,16 @@ def set_classes_of(cfg: Config, checkpoint: Checkpoint, *, fine_tuning: bool = F
     """Reorder the labels of the data to follow the classes of a checkpoint.
 
     Args:
-        cfg: Config with the data sets of a run.
+        cfg: Config with the data sets of a run; changed in place.
         checkpoint: Checkpoint that the run evaluates, resumes or starts from.
-        fine_tuning: Allow data with other classes; they are not changed then.
+        fine_tuning: Allow data with other classes, whose labels then stay as they are.
 
     Returns:
-        One line that says that classes were matched by name; None if nothing was changed.
+        One line that says that classes were matched by name; None if nothing was changed, also because the checkpoint
+        or the data do not name their classes.
 
     Raises:
-        UserError: The data have other classes than the checkpoint.
+        UserError: The data have other classes than the checkpoint, or a data set cannot be reordered.
     """
     trained_on = checkpoint_classes(checkpoint)
     if trained_on is None:
@@ -61,7 +62,7 @@ def set_classes_of(cfg: Config, checkpoint: Checkpoint, *, fine_tuning: bool = F
         elif not fine_tuning:
             raise UserError(
                 f'{checkpoint.path} was trained on other classes than the data has: {_listed(trained_on, classes)} '
-                f'there, {_listed(classes, trained_on)} here. It is tested and resumed with its own classes only; '
+                f'there, {_listed(classes, trained_on)} here. It can be tested and resumed with its own classes only; '
                 f'{FINE_TUNE.format(path=checkpoint.path)}'
             )
     return f'the data list the classes in another order than {checkpoint.path}: matched by name' if matched else None
@@ -77,7 +78,7 @@ def checkpoint_classes(checkpoint: Checkpoint) -> tuple[str, ...] | None:
 
 
 def dataset_classes(cfg: Config, dataset: Any) -> tuple[str, ...] | None:
-    """Return the classes of a data set's config in the order of labels; None if it does not name them."""
+    """Return the classes that a data set's config, or else its type, names in the order of labels; None without any."""
     classes = (dataset.get('metainfo') or {}).get('classes')
     if classes is None:
         kind = dataset.type

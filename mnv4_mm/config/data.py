@@ -26,10 +26,18 @@ EVALUATORS = ('val_evaluator', 'test_evaluator')
 def set_data(cfg: Config, layout: Layout, allow_dropped: bool = False) -> Config:
     """Use a user's data set in the data loaders and evaluators, and set the number of classes of the heads.
 
+    The test set is the validation split, and the metrics' prefix is the name of the folder.
+
     Args:
-        cfg: A config.
+        cfg: A config; changed in place.
         layout: The data set, as recognised by the ``find`` of the config's task.
         allow_dropped: Value that ``find`` was called with; stored in the config with the folder of the data set.
+
+    Returns:
+        ``cfg``.
+
+    Raises:
+        UserError: A data loader or an evaluator of the config is missing or of an unsupported type.
     """
     task = task_of(cfg)
     splits = dict(train_dataloader=layout.train, val_dataloader=layout.val, test_dataloader=layout.val)
@@ -69,12 +77,19 @@ def stored_split(cfg: Config) -> dict[str, str]:
 
 
 def checkpoint_split(checkpoint: Checkpoint) -> dict[str, str]:
-    """Return the ``stored_split`` of the config inside a checkpoint; empty if the checkpoint carries no config."""
+    """Return the ``stored_split`` of the config inside a checkpoint; empty if the checkpoint carries no config.
+
+    Raises:
+        UserError: The config inside has more than plain values and registered types.
+    """
     return stored_split(checkpoint_config(checkpoint)) if isinstance(checkpoint.meta.get('cfg'), str) else {}
 
 
 def restore_data(
-    cfg: Config, previous: Mapping[str, str] | None = None, *, remedy: str = '--data names it elsewhere'
+    cfg: Config,
+    previous: Mapping[str, str] | None = None,
+    *,
+    remedy: str = 'if it is in another folder, name that by --data',
 ) -> Config:
     """Recognise, check and prepare the data set that a config names by ``own_data``, and use its files.
 
@@ -83,9 +98,12 @@ def restore_data(
     repository. ``set_data_roots`` updates the evaluators later.
 
     Args:
-        cfg: A config.
-        previous: Split of an earlier run, used if the config stores none.
+        cfg: A config; changed in place if it has ``own_data``.
+        previous: Split of an earlier run, image name -> ``train`` or ``val``, used if the config stores none.
         remedy: Advice for the error message if the data set cannot be used.
+
+    Returns:
+        ``cfg``.
 
     Raises:
         UserError: The data set is missing or cannot be used.
@@ -166,7 +184,8 @@ def set_inference(cfg: Config, mode: str) -> Config:
             config sets are kept; otherwise they have the size of a training crop and overlap by a third.
 
     Raises:
-        UserError: The config is not for a segmenter, or the mode is unknown.
+        UserError: The config is not for a segmenter, the mode is unknown, or the config does not say how large a
+            training crop is.
     """
     if mode not in ('whole', 'slide'):
         raise UserError(f'--inference must be whole or slide, got {mode!r}')
@@ -185,7 +204,13 @@ def set_training_images(cfg: Config) -> Config:
 
 
 def set_data_roots(cfg: Config) -> Config:
-    """Resolve the data paths of a config: in the current folder or, if they exist only there, in the checkout."""
+    """Resolve the data paths of a config, and set the ground truth of its evaluators.
+
+    A path that does not exist in the current folder, but in the checkout, becomes that of the checkout.
+
+    Raises:
+        UserError: A data loader or an evaluator is missing or of an unsupported type.
+    """
     task = task_of(cfg)
     for loader in LOADERS:
         split = dataset_split(cfg, loader)

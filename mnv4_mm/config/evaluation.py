@@ -27,10 +27,11 @@ def evaluation_config(
         source: Name or path of a config, or a checkpoint that carries one.
         options: Options of evaluation. ``cfg_options`` take precedence over all others.
         on_gpu: True if the evaluation runs on a GPU.
-        checkpoint: Checkpoint to evaluate. Its split is used if the data set has no split of its own.
+        checkpoint: Checkpoint to evaluate, unless that is ``source``. Its split is used if the data set has no split of
+            its own.
 
     Raises:
-        UserError: The config or an option is invalid, or they do not fit each other.
+        UserError: The config, an option or the data is invalid, or they do not fit each other.
     """
     cfg = checkpoint_config(source) if isinstance(source, Checkpoint) else load_config(source)
     if options.backbone:

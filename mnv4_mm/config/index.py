@@ -44,7 +44,7 @@ def find_config(name: str | Path) -> Path:
 
 
 def find_data(path: Path) -> Path:
-    """Resolve a data path of a config: in the current folder or, if it exists only there, in the checkout."""
+    """Return a data path of a config or, if it exists in the checkout only, the path there."""
     if not path.exists() and CHECKOUT is not None and (CHECKOUT / path).exists():
         return CHECKOUT / path
     return path

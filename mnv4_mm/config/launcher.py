@@ -6,12 +6,16 @@ from mmengine.config import Config
 def set_launcher(cfg: Config, launcher: str, on_gpu: bool) -> Config:
     """Set the launcher and the settings that depend on it.
 
-    The config of a checkpoint may have such settings from its training; they are replaced.
+    The config of a checkpoint may have a model wrapper from its training; it is replaced or removed, except for the
+    launcher ``none``, which does not use it.
 
     Args:
-        cfg: A config.
+        cfg: A config; changed in place.
         launcher: mmengine's launcher: none, pytorch, slurm or mpi.
         on_gpu: True if the processes run on GPUs.
+
+    Returns:
+        ``cfg``.
     """
     cfg.launcher = launcher
     if launcher == 'none':

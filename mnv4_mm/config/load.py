@@ -30,7 +30,8 @@ def set_options(cfg: Config, options: Mapping[str, Any]) -> Config:
     """Set the values of ``--cfg-options``, e.g. ``{'train_cfg.max_epochs': 3}``.
 
     Raises:
-        UserError: The first part of a key is unknown or has no effect, or a list index is out of range.
+        UserError: The first part of a key is unknown or has no effect, or the rest does not fit the value there, such
+            as a list index that is out of range.
     """
     check_keys(options, cfg)
     try:

@@ -11,7 +11,7 @@ P = ParamSpec('P')
 
 
 def dicts(value: Any) -> Iterator[dict]:
-    """Iterate over all dicts inside nested dicts and sequences."""
+    """Iterate over all dicts in nested dicts and sequences, ``value`` included, and each before those inside it."""
     if isinstance(value, dict):
         yield value
         value = list(value.values())

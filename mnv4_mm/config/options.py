@@ -19,8 +19,8 @@ from mnv4_mm.paths import check_not_empty
 # Launcher -> the command that starts its processes, and its environment variable for the rank on a machine.
 LAUNCHERS = {
     'pytorch': ('torchrun --nproc_per_node=N', 'LOCAL_RANK'),
-    'slurm': ('srun', 'SLURM_LOCALID'),
-    'mpi': ('mpirun', 'OMPI_COMM_WORLD_LOCAL_RANK'),
+    'slurm': ('srun python', 'SLURM_LOCALID'),
+    'mpi': ('mpirun python', 'OMPI_COMM_WORLD_LOCAL_RANK'),
 }
 
 OptionsT = TypeVar('OptionsT', bound='ConfigOptions')
@@ -44,17 +44,17 @@ def check_launcher(launcher: str) -> None:
 
 
 def check_input_size(size: Sequence[int]) -> None:
-    """Check the value of ``--size``: one or two multiples of 32.
+    """Check the value of ``--size``: a list or tuple of one or two multiples of 32.
 
     Raises:
-        UserError: The value has another form.
+        UserError: The value has another form, e.g. that of a single number.
     """
     sides = list(size) if isinstance(size, list | tuple) else [size]
     valid = all(isinstance(side, int) and not isinstance(side, bool) and side > 0 and side % 32 == 0 for side in sides)
     if not valid or len(sides) not in (1, 2) or not isinstance(size, list | tuple):
         raise UserError(
-            f'--size takes one or two multiples of 32 (height and width), e.g. --size 640, got '
-            f'{" ".join(map(str, sides))}'
+            f'--size takes one or two multiples of 32 (height and width), e.g. --size 640 or, in Python, size=[640]; '
+            f'got {" ".join(map(str, sides))}'
         )
 
 
@@ -218,7 +218,9 @@ class ConfigOptions:
 class TrainOptions(ConfigOptions):
     """Options of training: ``mnv4_mm.apis.train.train`` takes the same keyword arguments and describes them."""
 
-    work_dir: str | None = _option(None, metavar='DIR', help='where to write (default: work_dirs/<config>)')
+    work_dir: str | None = _option(
+        None, metavar='DIR', help='where to write (default: work_dirs/<config>, with backbone and data)'
+    )
     resume: bool | str | Path = _option(  # noqa: RUF009 (returns a field)
         False,
         nargs='?',
@@ -251,8 +253,8 @@ class TrainOptions(ConfigOptions):
     channels_last: bool | None = _option(
         None,
         action=argparse.BooleanOptionalAction,
-        help='keep feature maps as (N, H, W, C) in memory: same result, faster (default: as the config says, which is '
-        'yes)',
+        help='keep feature maps as (N, H, W, C) in memory: same result, faster (default: as the config says; the '
+        'shipped ones say yes)',
     )
     fused: bool | None = _option(
         None,

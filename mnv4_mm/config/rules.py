@@ -90,7 +90,7 @@ def check_precision(dtype: str, on_gpu: bool) -> None:
 
 
 def may_have_gpu() -> bool:
-    """Return False if torch would certainly find no GPU, without the two seconds that its import takes."""
+    """Return False if torch would certainly find no CUDA or ROCm GPU, without the two seconds that its import takes."""
     if sys.platform != 'linux':
         return sys.platform != 'darwin'  # a Mac has neither CUDA nor ROCm
     # Device files of NVIDIA (also Jetson), of WSL, and of AMD.
@@ -138,7 +138,7 @@ def check_unit(cfg: Any, unit: str) -> None:
     """
     counts = 'epochs' if 'max_epochs' in (cfg.get('train_cfg') or {}) else 'iters'
     if unit != counts:
-        raise UserError(f'--{unit} does not fit: this config counts in {counts}, use --{counts}')
+        raise UserError(f'--{unit} does not fit: this config counts in {counts}; use --{counts}')
 
 
 def check_sizable(cfg: Any) -> None:
@@ -164,11 +164,15 @@ def check_levels(cfg: Any, stride: int) -> None:
         stride: Output stride of the finest level.
 
     Raises:
-        UserError: The config is not for SSDLite, or the stride does not fit its finest level.
+        UserError: The config is not for SSDLite on MobileNetV4 or a timm net, or the stride does not fit its finest
+            level.
     """
     neck, backbone = ((cfg.get('model') or {}).get(part) or {} for part in ('neck', 'backbone'))
     if neck.get('type') != 'SSDNeck' or backbone.get('type') not in ('MobileNetV4', 'TimmFeatures'):
-        raise UserError('--levels is for SSDLite; RetinaNet and RTMDet have a level of stride 8 as they are')
+        raise UserError(
+            '--levels is for SSDLite on MobileNetV4 or a timm net; RetinaNet and RTMDet already have a level of '
+            'stride 8'
+        )
     finest = 4 * 2 ** min(backbone['out_indices'])  # strides are 4, 8, 16 and 32 for indices 0 to 3, and 32 for 4
     if (finest, stride) not in ((16, 8), (stride, stride)):
         raise UserError(f'--levels {stride} does not fit: the finest level of this config has stride {finest}')
@@ -187,10 +191,8 @@ def check_fittable(cfg: Any) -> None:
     generator = (head.get('anchor_generator') if isinstance(head, dict) else None) or {}
     kind = generator.get('type')
     if kind != 'AnchorGenerator' and not (kind == 'SSDAnchorGenerator' and generator.get('min_sizes')):
-        raise UserError(
-            f'--fit-anchors is for SSDLite and RetinaNet; this config has {kind or "no anchors"}, which has no sizes '
-            'to fit'
-        )
+        found = f'{kind}, which has no sizes to fit' if kind else 'no anchors'
+        raise UserError(f'--fit-anchors is for SSDLite and RetinaNet; this config has {found}')
 
 
 def check_keys(cfg_options: Mapping[str, Any], names: Iterable[str]) -> None:
@@ -210,7 +212,7 @@ def check_keys(cfg_options: Mapping[str, Any], names: Iterable[str]) -> None:
             continue
         if first in names:
             raise UserError(
-                f'--cfg-options {key}: {first} is used while the config file is read, setting it now would do nothing; '
-                'set the value where it goes to, e.g. train_dataloader.batch_size or optim_wrapper.optimizer.lr'
+                f'--cfg-options {key}: {first} is used while the config file is read; setting it now would do nothing. '
+                'Set the value where it goes to, e.g. train_dataloader.batch_size or optim_wrapper.optimizer.lr'
             )
         raise UserError(f'--cfg-options {key}: the config has no {first!r}{near_names(first, READ_KEYS)}')

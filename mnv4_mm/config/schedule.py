@@ -8,10 +8,16 @@ from mnv4_mm.config.rules import check_unit
 def set_length(cfg: Config, length: int, unit: str) -> Config:
     """Set the length of a schedule and scale everything that is counted in its unit in proportion.
 
+    The exception is the interval of checkpoints: if it is counted in iterations, it is limited to a quarter of the
+    length. Schedulers whose range becomes empty are left out.
+
     Args:
-        cfg: A config.
+        cfg: A config; changed in place.
         length: The new number of epochs or iterations, at least 1.
         unit: ``epochs`` or ``iters``, the unit that the config counts in.
+
+    Returns:
+        ``cfg``.
 
     Raises:
         UserError: The config counts in the other unit.

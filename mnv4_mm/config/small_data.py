@@ -29,11 +29,14 @@ def set_small_data(
     Whatever an option or ``--cfg-options`` sets is left alone.
 
     Args:
-        cfg: A config with the user's data.
+        cfg: A config with the user's data; changed in place.
         images: Number of training images.
         options: Options of training.
         log: Called with one line about each choice.
         resumes: True if the run resumes a checkpoint. Weights and norms are then left to ``set_started_backbone``.
+
+    Returns:
+        ``cfg``.
     """
     set_by_user = tuple(options.cfg_options or {})
     if not resumes:
@@ -56,9 +59,12 @@ def set_small_data(
 
 
 def set_started_backbone(cfg: Config, checkpoint: Checkpoint, options: TrainOptions) -> Config:
-    """Use the weights and norms that a resumed run was started with.
+    """Use the weights and norms that a resumed run was started with, unless an option sets them.
 
     The defaults may differ now, e.g. if weights could be downloaded at the start, and now cannot.
+
+    Raises:
+        UserError: The config inside the checkpoint has more than plain values and registered types.
     """
     set_by_user = options.weights or any(key.startswith('model.backbone') for key in options.cfg_options or {})
     if set_by_user or 'cfg' not in checkpoint.meta:
@@ -81,13 +87,13 @@ def _set_weights(cfg: Config, options: TrainOptions, set_by_user: tuple[str, ...
         return  # the weights are in a file
     tag = next(iter(published_tags(cfg)), None) or default_tag(cfg)
     if tag is None:
-        log('weights: random ones, since none of this backbone are published')
+        log('weights: random ones, since no weights of this backbone are published')
         return
     try:
         fetch_timm(tag)
     except UserError as error:
         set_weights(cfg, 'none')
-        log(f'warning: the backbone starts from random weights, which needs far more images: {error}')
+        log(f'warning: the backbone starts from random weights and so needs far more images: {error}')
         return
     if not is_pretrained(cfg):
         set_weights(cfg, 'timm')

@@ -66,7 +66,7 @@ def _literal(value: Any) -> str:
     try:
         ast.literal_eval(text)
     except (ValueError, SyntaxError) as error:
-        raise UserError(f'the value {text} cannot be written to a file: configs to copy have plain values') from error
+        raise UserError(f'the value {text} cannot be written to a file: only plain values can be copied') from error
     return text
 
 

@@ -31,12 +31,16 @@ def set_teacher(cfg: Config, teacher: str | Path, config: str | Path | None = No
     """Set the teacher of a training run.
 
     Args:
-        cfg: A config.
+        cfg: A config; changed in place.
         teacher: Checkpoint of a model of the same task.
         config: Config of the teacher; the one in its checkpoint if None.
 
+    Returns:
+        ``cfg``.
+
     Raises:
-        UserError: The checkpoint or its config cannot be read, or the teacher is of another task.
+        UserError: The checkpoint or the teacher's config cannot be read, that config has no model, or the teacher is of
+            another task.
     """
     checkpoint = read_checkpoint(teacher)
     taught = load_config(config) if config else _config_of(checkpoint)

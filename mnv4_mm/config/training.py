@@ -43,7 +43,7 @@ def training_config(
         log: Called with one line for each default that is derived from the user's data.
 
     Raises:
-        UserError: The config or an option is invalid, or they do not fit each other.
+        UserError: The config, an option or the data is invalid, or they do not fit each other.
     """
     cfg = copy.deepcopy(config) if isinstance(config, Config) else load_config(config)
     check_complete(cfg, TRAINING_PARTS)

@@ -16,12 +16,17 @@ def set_weights(cfg: Config, weights: str) -> Config:
     """Set the initial weights of the backbone.
 
     Args:
-        cfg: A config.
-        weights: ``timm`` for the default ImageNet weights of the backbone, ``none`` for random weights, or a file:
-            weights of the backbone, or of a whole model whose backbone is used.
+        cfg: A config; changed in place.
+        weights: ``timm`` for the default ImageNet weights of the backbone, ``none`` for random weights (which are then
+            trained entirely: no frozen stages or norm statistics), or a file: weights of the backbone, or of a whole
+            model whose backbone is used.
+
+    Returns:
+        ``cfg``.
 
     Raises:
-        UserError: timm has no weights of this backbone, or the file cannot be read.
+        UserError: No ImageNet weights of this backbone are known, the file cannot be read, or the backbone is of a type
+            that takes no file.
     """
     backbone = cfg.model.backbone
     others = [entry for entry in _entries(backbone.get('init_cfg')) if entry.get('type') != 'Pretrained']
@@ -36,13 +41,13 @@ def set_weights(cfg: Config, weights: str) -> Config:
         tag = default_tag(cfg)
         if tag is None:
             raise UserError(
-                '--weights timm: no weights of this backbone are published; --weights none starts from random ones'
+                '--weights timm: no ImageNet weights of this backbone are known; --weights none starts from random ones'
             )
         source = dict(type='Pretrained', checkpoint=f'timm://{tag}')
     else:
         if backbone.type not in ('MobileNetV4', 'TimmFeatures'):
             raise UserError(
-                f'--weights FILE needs a backbone of type MobileNetV4 or TimmFeatures, this config has {backbone.type}'
+                f'--weights FILE needs a backbone of type MobileNetV4 or TimmFeatures; this config has {backbone.type}'
             )
         source = dict(type='Pretrained', checkpoint=str(check_weights_file(weights)))
         # For a timm net, timm itself reads the file.

@@ -32,8 +32,8 @@ class Analysis(NamedTuple):
     """Analysis of the class maps of a test set.
 
     Attributes:
-        counts: Labelled pixels of each class.
-        scores: Metrics of each class.
+        counts: Pixels of each class in the ground truth.
+        scores: IoU, precision and recall of each class; None for one that is not measurable.
         confusion: Confusion matrix.
         images: Results of each image.
     """

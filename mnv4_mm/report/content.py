@@ -19,7 +19,7 @@ class Model:
     Attributes:
         checkpoint: Its file name.
         sha256: SHA-256 of the file.
-        megabytes: Size of the file, which also holds the state of the optimizer.
+        megabytes: Size of the file, which may also hold the state of the optimizer.
         parameters: Number of parameters of the model.
         step: Training step at which it was saved, e.g. ``epoch 12`` or ``iteration 4000``.
         is_best: True if it was selected by its score on the evaluated images.
@@ -145,7 +145,7 @@ class DataSummary:
     """The data of the run.
 
     Attributes:
-        folder: Folder of the data set.
+        folder: Folder of the data set or, if the config names the files itself, of the evaluated images.
         format: Name of the format; empty if the config names the files itself.
         splits: The splits.
         notes: Sentences on how the data was read and what is trained on.

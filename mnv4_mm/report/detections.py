@@ -48,7 +48,7 @@ class Analysis(NamedTuple):
 
     Attributes:
         counts: Number of boxes of each class, without groups (crowds).
-        scores: Metrics of each class.
+        scores: Metrics of each class; None for one that is not measurable.
         precision_recall: Precision-recall curve at IoU 0.5 as (recall, precision), by class name.
         threshold: Score threshold with the best F1 over all boxes; None without a correct detection.
         confusion: Confusion matrix at the threshold, or at 0.3 if it is None.

@@ -21,7 +21,7 @@ GAP = 8  # pixels between the two images of a pair
 def draw_detections(
     results: Sequence[detections.ImageResult], images: Path, classes: Sequence[str], folder: Path
 ) -> list[Example]:
-    """Draw the images with the best and the worst F1.
+    """Draw the images with the best and the worst F1 into ``images/`` of the report, whose earlier content is deleted.
 
     Of images with equal F1, the best are those with most correct detections, and the worst those with most mistakes.
 
@@ -55,6 +55,8 @@ def draw_detections(
 def draw_class_maps(results: Sequence[class_maps.ImageResult], masks: class_maps.Masks, folder: Path) -> list[Example]:
     """Draw the images with the best and the worst mean IoU.
 
+    They are written to ``images/`` of the report, whose earlier content is deleted.
+
     Args:
         results: Results of the images, in the order of ``masks``.
         masks: Ground truth and predictions.
@@ -84,7 +86,7 @@ def _write(
     classes: Sequence[str],
     colours: Sequence[Sequence[int]],
 ) -> list[Example]:
-    """Draw and write images. An image among the best is not repeated among the worst."""
+    """Draw images and write them into an emptied folder. One among the best is not repeated among the worst."""
     target = folder / 'images'
     shutil.rmtree(target, ignore_errors=True)  # of an earlier report
     shown = best[:COUNT]

@@ -73,7 +73,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def percent(value: int, total: int) -> str:
-    """Format a share in per cent."""
+    """Format the share of a total in per cent; ``-`` if the total is 0."""
     return f'{value / total:.1%}' if total else '-'
 
 
@@ -111,7 +111,7 @@ def chart(
 
     Args:
         title: Its title.
-        series: Points of each line by name; empty lines are left out.
+        series: Points of each line by name. Empty lines are left out, but one must have points.
         x_label: Label of the horizontal axis.
         bottom: Lower end of the vertical axis; the smallest value if None.
         top: Upper end of the vertical axis; the largest value if None.

@@ -57,7 +57,9 @@ def _input_size(cfg: Config) -> tuple[int, int] | None:
 
 
 def find_exports(checkpoint: Path, checksum: str) -> list[Export]:
-    """Return the files that were exported from a checkpoint, with the results of ``mnv4 compare``.
+    """Return the files that were exported from a checkpoint, with the results of ``mnv4 compare``; empty without files.
+
+    If the description of a file cannot be read, the reason is its verdict.
 
     Args:
         checkpoint: The checkpoint.
@@ -130,9 +132,9 @@ def commands(file: Path, command: str | None, data: str | None, threshold: float
 
     Args:
         file: The checkpoint.
-        command: The training command; if None, one is made for the config in the work directory.
+        command: The training command; if None, one is made for the config beside the checkpoint, if there is one.
         data: Data set; None to use the config's.
-        threshold: Score threshold for predictions.
+        threshold: Score threshold for predictions; None to use the default.
     """
     given = ['--data', data] if data else []
     configs = sorted(file.parent.glob('*.py'))

@@ -42,8 +42,9 @@ def write_report(
     """Evaluate a trained checkpoint and report on it.
 
     Writes the self-contained page ``index.html``, the model card ``README.md`` with its ``images/``, and
-    ``report.json`` with all numbers. Logs and predictions go to ``held_out/``. If the config has
-    ``report_on_training_pictures``, the training images are evaluated and drawn as well.
+    ``report.json`` with all numbers. Logs and predictions go to ``held_out/`` beside the checkpoint or, if ``out`` is
+    given, in that folder. If the config has ``report_on_training_pictures``, the training images are evaluated and
+    drawn as well.
 
     Args:
         path: A checkpoint, or the work directory of a run. Of a work directory the best checkpoint is taken, or the
@@ -52,13 +53,14 @@ def write_report(
         data: Data set that the checkpoint was trained with, if it has moved; None to use the path in the config.
         out: Folder to write to; ``report`` beside the checkpoint if None.
         launcher: mmengine's launcher that started this process: none, pytorch, slurm or mpi.
-        command: The training command to show in the report.
+        command: The training command to show in the report; if None, that of an earlier report in the same folder, or
+            one for the config beside the checkpoint.
 
     Returns:
         The path of ``index.html``.
 
     Raises:
-        UserError: There is no checkpoint, or the checkpoint or its data cannot be used.
+        UserError: There is no checkpoint, the checkpoint or its data cannot be used, or ``out`` cannot be written.
     """
     checkpoint = read_checkpoint(find_checkpoint(path))
     options = EvaluateOptions(data=data, allow_dropped=True, launcher=launcher)

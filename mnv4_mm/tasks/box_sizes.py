@@ -30,7 +30,10 @@ def smallest_anchor(cfg: Config) -> float | None:
 
 
 def input_scale(cfg: Config) -> tuple[tuple[int, int], bool] | None:
-    """Return the size that the test pipeline resizes images to, (width, height), and whether it keeps the ratio."""
+    """Return the size that the test pipeline resizes images to, (width, height), and whether it keeps the ratio.
+
+    None if the pipeline has no ``Resize`` with a scale.
+    """
     for step in innermost_dataset(cfg.test_dataloader.dataset).get('pipeline') or []:
         if step.get('type') in ('Resize', 'mmdet.Resize') and isinstance(step.get('scale'), list | tuple):
             return tuple(step['scale']), bool(step.get('keep_ratio'))

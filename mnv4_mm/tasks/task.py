@@ -147,7 +147,7 @@ class Task(ABC, Generic[SplitT, LayoutT]):
 
     @abstractmethod
     def set_inference(self, cfg: Config, mode: str) -> None:
-        """Set the inference mode, ``whole`` or ``slide``.
+        """Set the inference mode of a config, ``whole`` or ``slide``; see ``config.data.set_inference``.
 
         Raises:
             UserError: The task or the config has no such mode.
@@ -196,7 +196,13 @@ class Task(ABC, Generic[SplitT, LayoutT]):
 
     @abstractmethod
     def set_outputs(self, cfg: Config, split: SplitT, per_class: bool, out: str | None) -> None:
-        """Prepare a test's config for metrics per class, and for writing predictions to ``out``.
+        """Prepare a test's config for drawing, for metrics per class, and for writing predictions.
+
+        Args:
+            cfg: The config; changed in place.
+            split: Split that is tested.
+            per_class: Print the metrics of each class.
+            out: File or folder for predictions, whose folder is made; None to write none.
 
         Raises:
             UserError: ``out`` would overwrite the data.
@@ -233,7 +239,7 @@ class Task(ABC, Generic[SplitT, LayoutT]):
 
         Args:
             cfg: Config of the model.
-            size: Size to which the test pipeline fits an image.
+            size: Size to which the test pipeline fits an image, (height, width).
         """
 
     @abstractmethod

@@ -108,7 +108,7 @@ def test_images_next_to_black_are_mentioned(nets, tmp_path, capsys):
     assert main(['infer', str(tmp_path / 'in'), nets['detector'], '--out-dir', str(tmp_path / 'out')]) == 0
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
-        'warning: a.png is next to black: its brightest value is 15 of 255 (and 1 more); scale the values of 16-bit '
+        'warning: a.png is almost black: its brightest value is 15 of 255 (and 1 more); scale the values of 16-bit '
         'images to their full range'
     ]
 

@@ -109,7 +109,8 @@ def test_data_that_is_gone_is_named(run, tmp_path):
     moved = run[0].rename(run[0].with_name('moved'))
     try:
         with pytest.raises(
-            UserError, match=r'the data set of this config: no folder .*blood.*--data names it elsewhere'
+            UserError,
+            match=r'the data set of this config: no folder .*blood.*if it is in another folder, name that by --data',
         ):
             evaluate_files(None, checkpoint(run), work_dir=str(tmp_path / 'a'))
         assert not (tmp_path / 'a').exists()

@@ -216,7 +216,7 @@ def test_weights_follow_the_backbone():
     for name, tag in (('mnv4_hybrid_m', DEFAULT_TAGS['hybrid_m']), ('timm:resnet50', 'resnet50')):
         assert with_backbone(cfg, name).model.backbone.init_cfg == dict(type='Pretrained', checkpoint=f'timm://{tag}')
     with pytest.raises(
-        UserError, match='none of mnv4_conv_m_seg are published'
+        UserError, match='no weights of mnv4_conv_m_seg are published'
     ):  # norm_eval would keep random statistics
         with_backbone(cfg, 'mnv4_conv_m_seg')
     segmenter = load_config('mnv4_fpn_ade20k')

@@ -44,7 +44,7 @@ def test_weights_of_a_file(tmp_path):
         torch.save({key: torch.zeros(1)}, tmp_path / name)
         entry = dict(type='Pretrained', checkpoint=str(tmp_path / name), **expected)
         assert with_weights(cfg, str(tmp_path / name)).model.backbone.init_cfg == entry
-    with pytest.raises(UserError, match='no such file; it takes timm, none, or'):
+    with pytest.raises(UserError, match='no such file; the option takes timm, none, or'):
         with_weights(cfg, str(tmp_path / 'gone.pth'))
     (tmp_path / 'x.onnx').touch()
     with pytest.raises(UserError, match=r'ends in \.safetensors'):

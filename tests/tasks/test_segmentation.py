@@ -73,9 +73,9 @@ def test_lengths_are_counted_in_iterations():
     assert cfg.default_hooks.checkpoint.interval == 400
     tiny = training_config('mnv4_segformer_ade20k', TrainOptions(iters=1))
     assert (tiny.train_cfg.val_interval, tiny.default_hooks.checkpoint.interval) == (1, 1)
-    with pytest.raises(UserError, match='counts in iters, use --iters'):
+    with pytest.raises(UserError, match='counts in iters; use --iters'):
         training_config(NAME, TrainOptions(epochs=3))
-    with pytest.raises(UserError, match='counts in epochs, use --epochs'):
+    with pytest.raises(UserError, match='counts in epochs; use --epochs'):
         training_config('mnv4_ssdlite_coco', TrainOptions(iters=3))
 
 
