@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mnv4_mm.files import write_whole
 
-HINT = '; the checked data is kept there, MNV4_CACHE names another folder'
+HINT = '; the checked data is kept there: set MNV4_CACHE to use another folder'
 
 
 def cache_folder(root: Path) -> Path:

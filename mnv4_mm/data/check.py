@@ -25,8 +25,8 @@ from mnv4_mm.images import DARK, exif_orientation
 # this share of the image's side.
 CLIPPED_PIXELS, CLIPPED_SHARE = 3, 0.01
 ROUNDING = 0.01  # pixels by which a box may be outside due to rounding
-# Boxes are recognised as percent (Label Studio's unit) if there are as many, on images as large, and none ends beyond
-# 100 although some end close to it.
+# Boxes are recognised as percent (Label Studio's unit) if there are at least MIN_PERCENT_BOXES of them, no side of an
+# image is shorter than MIN_PERCENT_SIDE pixels, and no box ends beyond 100 although some end beyond NEAR_100.
 MIN_PERCENT_BOXES, MIN_PERCENT_SIDE, NEAR_100 = 20, 250, 90
 MIN_CORNERS = 5  # fewest boxes that can be recognised as (x1, y1, x2, y2) instead of (x, y, width, height)
 OUTSIDE_SHARE = 0.2
@@ -44,14 +44,19 @@ class CheckedImages:
 def check_detection(data: DetectionData, previous: Mapping[str, str] | None = None) -> CheckedImages:
     """Check a detection data set; split it if it is not split.
 
-    Every image is decoded. Boxes are clipped to their image, and sizes are set to those of the decoded images.
+    Every image is decoded, unless the result of an earlier check is in the cache. Boxes are clipped to their image, and
+    sizes are set to those of the decoded images.
 
     Args:
         data: The data set as read; not changed.
-        previous: Split of each image in an earlier check, by image name. Images keep that split.
+        previous: Earlier split, image name -> ``train`` or ``val``, if the data set has no split of its own. See
+            ``split_images``.
 
     Returns:
         The images and boxes that remain, even if they cannot be trained on: ``checked.refusals`` says why.
+
+    Raises:
+        UserError: The cache cannot be written.
     """
     findings = [*data.findings, *_check_classes(data)]
     splits = {name: list(images) for name, images in data.splits.items() if images}
@@ -164,7 +169,7 @@ def _inside(names: Iterable[str]) -> list[str]:
 
 
 def is_inside(name: str) -> bool:
-    """Return True if a relative path stays inside the root of a data set, in POSIX and in Windows notation."""
+    """Return True if a path is relative and has no ``..``, both in POSIX and in Windows notation."""
     return not name.startswith(('/', '\\')) and not DRIVE.match(name) and '..' not in SEPARATOR.split(name)
 
 
@@ -207,7 +212,7 @@ def _size_finding(root: Path, image: LabelledImage, stated: tuple[int, int], siz
 
 
 def _check_units(splits: Mapping[str, Sequence[LabelledImage]]) -> Iterator[Finding]:
-    """Find out whether the boxes as a whole are in another form than (x, y, width, height) in pixels."""
+    """Yield a finding if the boxes as a whole are in another form than (x, y, width, height) in pixels."""
     pairs = [(image, box) for images in splits.values() for image in images for box in image.boxes]
     table = np.array([(*box.xywh, *(image.size or (0, 0))) for image, box in pairs], float).reshape(-1, 6)
     valid = np.isfinite(table).all(1) & (table[:, 2:4] > 0).all(1)
@@ -279,7 +284,7 @@ def _check_boxes(images: Sequence[LabelledImage]) -> tuple[list[LabelledImage], 
 
 
 def _check_box(image: LabelledImage, box: Box, found: Callable[[str, Box, str], None]) -> Box | None:
-    """Return the box clipped to its image; None if it is left out."""
+    """Return the box, clipped to its image and with a valid area; None if it is left out. Problems go to ``found``."""
     x, y, width, height = box.xywh
     image_width, image_height = image.size or (0, 0)
     is_inside = x >= 0 and y >= 0 and x + width <= image_width and y + height <= image_height
@@ -311,7 +316,11 @@ def _check_box(image: LabelledImage, box: Box, found: Callable[[str, Box, str], 
         left, top = max(x, 0.0), max(y, 0.0)
         right, bottom = min(x + width, float(image_width)), min(y + height, float(image_height))
         if right - left < 1 or bottom - top < 1:
-            found('box-outside', box, f'{name} is outside of its {image_width}x{image_height} image')
+            found(
+                'box-outside',
+                box,
+                f'{name} has less than a pixel of width or height inside of its {image_width}x{image_height} image',
+            )
             return None
         found(
             'box-clipped',
@@ -333,7 +342,7 @@ def _check_box(image: LabelledImage, box: Box, found: Callable[[str, Box, str], 
 
 
 def _check_rest(data: DetectionData, splits: Mapping[str, Sequence[LabelledImage]]) -> Iterator[Finding]:
-    """Check that something is left to train on and to validate on."""
+    """Yield findings for splits without images or boxes, and for classes without boxes in a split."""
     for name, purpose in ((TRAIN, 'training'), (VAL, 'validation')):
         images = splits.get(name, ())
         boxes = [box for image in images for box in image.boxes]

@@ -34,11 +34,15 @@ def check_masks(data: MaskData, previous: Mapping[str, str] | None = None) -> Ch
     """Check a segmentation data set; split it if it is not split.
 
     Args:
-        data: The data set as read.
-        previous: Split of each image in an earlier check, by image name. Images keep that split.
+        data: The data set as read; not changed.
+        previous: Earlier split, image name -> ``train`` or ``val``, if the data set has no split of its own. See
+            ``split_images``.
 
     Returns:
         The pairs that remain, even if they cannot be trained on: ``checked.refusals`` says why.
+
+    Raises:
+        UserError: The cache cannot be written.
     """
     pairs = [pair for part in data.splits.values() for pair in part]
     decoded = decode_images(data.root, [pair.name for pair in pairs])
@@ -143,7 +147,7 @@ def _check_pair(
 
 
 def _size_finding(root: Path, pair: MaskedImage, image: Decoded, mask: MaskValues) -> Finding:
-    problem = f'it is {mask.width}x{mask.height}, its image {pair.name} {image.width}x{image.height}'
+    problem = f'it is {mask.width}x{mask.height}, but its image {pair.name} is {image.width}x{image.height}'
     if (mask.height, mask.width) == (image.width, image.height):
         orientation = exif_orientation(root / pair.name)
         if orientation > 4:
@@ -163,7 +167,8 @@ def _value_finding(data: MaskData, path: Path, mask: MaskValues, labels: Mapping
     listed = ', '.join(shown) + (f' and {len(unknown) - len(shown)} more' if len(unknown) > len(shown) else '')
     if data.colours:
         return Finding('mask-colour', path, f'{pixels} pixels have colours of no class: {listed}')
-    return Finding('mask-value', path, f'{pixels} pixels have the value {listed}: {describe_values(data)}')
+    noun = 'value' if len(unknown) == 1 else 'values'
+    return Finding('mask-value', path, f'{pixels} pixels have the {noun} {listed}: {describe_values(data)}')
 
 
 def describe_values(data: MaskData) -> str:
@@ -174,9 +179,8 @@ def describe_values(data: MaskData) -> str:
     ignored = sorted(value for value in data.ignored if isinstance(value, int))[:MAX_LISTED]
     if not ignored:
         return f'{classes} are the classes'
-    return (
-        f'{classes} are the classes, {", ".join(map(str, ignored))} {"is" if len(ignored) == 1 else "are"} unlabelled'
-    )
+    verb = 'is' if len(ignored) == 1 else 'are'
+    return f'{classes} are the classes, and {", ".join(map(str, ignored))} {verb} unlabelled'
 
 
 def _check_split(

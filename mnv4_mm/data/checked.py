@@ -39,7 +39,7 @@ class SplitStatistics:
     Attributes:
         images: Number of images.
         objects: Number of boxes other than crowds, or of labelled pixels.
-        empty_images: Number of images without boxes or without a labelled pixel.
+        empty_images: Number of images without boxes, crowds included, or without a labelled pixel.
         histogram: Number of objects by class, also of classes with none.
         image_sizes: Number of images by size, ``<width>x<height>``.
         box_sides: Square root of the area of each box in pixels, sorted, by class; empty for segmentation.
@@ -71,7 +71,7 @@ class CheckedData:
             Even a large part of the validation images may be a small part of all images.
         splits: Statistics of ``train`` and ``val``.
         split_file: File with the names of the images of each split, if the data set was split here.
-        folder: Folder of the prepared files, in the user's cache.
+        folder: Folder of the prepared files, in the user's cache. None before they are written.
     """
 
     root: Path
@@ -117,7 +117,10 @@ class CheckedData:
         return 'boxes' if self.task == 'detection' else 'labelled pixels'
 
     def refusals(self, allow_dropped: bool = False) -> list[str]:
-        """Return the reasons why the data cannot be trained on or measured with; empty if it can."""
+        """Return the reasons why the data cannot be trained on or measured with; empty if it can.
+
+        With ``allow_dropped``, it is no reason that more than 1 % of the images, boxes or masks are left out.
+        """
         groups = self.grouped()
         reasons = [describe(findings, self.root) for kind, findings in groups.items() if KINDS[kind].rule is Rule.FATAL]
         excess = {name: count for name, count in self.counts.items() if count.is_too_many}
@@ -141,7 +144,7 @@ class CheckedData:
         """Check that the data can be trained on and measured with.
 
         Args:
-            allow_dropped: Accept that more than 1 % of the images or boxes are left out.
+            allow_dropped: Accept that more than 1 % of the images, boxes or masks are left out.
 
         Raises:
             UserError: The data cannot be used; the message names the reasons.
@@ -168,6 +171,11 @@ class CheckedData:
             text: The JSON.
             root: Folder of the data set, as the user names it now.
             folder: Folder of the prepared files.
+
+        Raises:
+            ValueError: The text is not JSON.
+            KeyError: A value is missing.
+            TypeError: A value is of another type.
         """
         values: dict[str, Any] = json.loads(text)
         values['split_file'] = Path(values['split_file']) if values['split_file'] else None
@@ -198,7 +206,7 @@ def count_by_split(
     dropped: Iterable[tuple[str | None, str]],
     lost: Iterable[tuple[str | None, str]],
 ) -> dict[str, Count]:
-    """Count the images and boxes that are found and left out in each split, for ``CheckedData.split_counts``.
+    """Count what is found and left out among the training and validation data, for ``CheckedData.split_counts``.
 
     Args:
         found: For each split, the number by unit (``images``, ``boxes``), without those that the reader has left out.
@@ -232,5 +240,5 @@ def _relative(path: Path, root: Path) -> str:
 
 
 def count_sizes(sizes: Iterable[tuple[int, int]]) -> dict[str, int]:
-    """Return the number of images by size, the most frequent first."""
+    """Return the number of images by size, ``<width>x<height>``, the most frequent first."""
     return {f'{width}x{height}': count for (width, height), count in Counter(sizes).most_common()}

@@ -28,6 +28,6 @@ def class_order(root: Path, found: Sequence[str], required: Sequence[str]) -> li
         if names
     ]
     raise UserError(
-        f'{root} has {len(found)} classes and the checkpoint {len(required)}, which are not the same: '
-        f'{"; ".join(differences)}. They are matched by name: name the data set that the checkpoint was trained on'
+        f'{root} has {len(found)} classes and the checkpoint has {len(required)}, and their names differ: '
+        f'{"; ".join(differences)}. Classes are matched by name: use the data that the checkpoint was trained on'
     )

@@ -38,7 +38,7 @@ MIN_CACHE_BYTES = 16 * 2**20
 
 @dataclass(frozen=True, eq=False)
 class Columns:
-    """Annotations of M images with N boxes as mmdet's ``CocoDataset`` holds them, without the polygons.
+    """Annotations of M images with N boxes of C classes as mmdet's ``CocoDataset`` holds them, without the polygons.
 
     Attributes:
         cat_ids: (C,) int64, category ids of the JSON in the order of labels.
@@ -49,7 +49,7 @@ class Columns:
         box_start: (M + 1,) int64, offset of each image's boxes in ``box``, ``is_int``, ``label`` and ``ignore``.
         box: (N, 4) float64, (x1, y1, x2, y2) in pixels.
         is_int: (N, 4) bool, True for coordinates that mmdet holds as int because the JSON has no decimal point.
-        label: (N,) int64.
+        label: (N,) int64, index of the class.
         ignore: (N,) int64, 1 for crowds.
         source: Path and key of the mapped file; None if the columns are in memory.
     """
@@ -98,7 +98,7 @@ class Columns:
         return self  # columns are never modified
 
     def __reduce__(self) -> tuple:
-        """Pickle mapped columns as their path, so that the receiving process maps the file instead of copying it."""
+        """Pickle mapped columns as their path: the receiving process maps the file. Columns in memory are copied."""
         return (read_columns, self.source) if self.source else (Columns, tuple(self.arrays().values()))
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -135,8 +135,12 @@ class Columns:
     def write(self, path: Path, key: str) -> None:
         """Write the columns to a file, atomically.
 
+        Args:
+            path: The file.
+            key: What the columns were made from; ``read_columns`` must be given the same.
+
         Raises:
-            UserError: The folder cannot be written, or is full.
+            UserError: The file cannot be written.
         """
         arrays = self.arrays()
         # Not safetensors' save_file: only the owner can read its files, and data folders are shared.
@@ -227,7 +231,8 @@ class CachedCocoDataset(CocoDataset):
         """Map the columns, or parse the JSON.
 
         Raises:
-            UserError: the JSON is not in COCO's format, or no image is left for these classes and this filter.
+            UserError: The JSON, if it is to be cached, is not in COCO's format, or no image is left for these classes
+                and this filter.
         """
         if self._fully_initialized:
             return
@@ -251,7 +256,7 @@ class CachedCocoDataset(CocoDataset):
 
     @force_full_init
     def get_data_info(self, idx: int) -> dict[str, Any]:
-        """Return the entry of an image; its ``sample_idx`` is the non-negative index."""
+        """Return the entry of an image; its ``sample_idx`` is counted from the start, even if ``idx`` is negative."""
         if self.columns is None:
             return super().get_data_info(idx)
         info = self.columns.entry(self.data_address[idx].item(), self.data_prefix['img'])
@@ -304,7 +309,7 @@ class CachedCocoDataset(CocoDataset):
         except FileNotFoundError:
             pass
         except UserError as error:
-            print_log(f'{error}; it is written again', logger='current', level=logging.WARNING)
+            print_log(f'{error}; the cache is written again', logger='current', level=logging.WARNING)
         entries = self._parse()
         try:
             columns = Columns.pack(entries, self.cat_ids)
@@ -360,7 +365,7 @@ def order_by_name(ids: Sequence[int], categories: Mapping[int, dict[str, Any]], 
     Args:
         ids: Category ids.
         categories: Categories of a COCO file by id.
-        names: Class names in the order of labels.
+        names: Class names in the order of labels; those of all ``ids`` must be among them.
     """
     places = {name: place for place, name in enumerate(names)}
     return sorted(ids, key=lambda number: places[categories[number]['name']])
@@ -382,7 +387,7 @@ class NamedCocoDataset(CachedCocoDataset):
 
     mmdet's ``CocoDataset`` orders labels by the categories in the JSON, whatever ``metainfo`` says. A checkpoint
     trained on another file with the same categories would then be evaluated with its classes exchanged
-    (open-mmlab/mmdetection#2916). The metric needs ``named_labels=True``.
+    (open-mmlab/mmdetection#2916). The metric, ``engine/coco_metric.py``, needs ``named_labels=True``.
     """
 
     COCOAPI = _NamedCoco

@@ -1,4 +1,4 @@
-"""Check COCO annotation files that a config names directly, without decoding images.
+"""Check the COCO annotation files that a config names directly; images are not decoded.
 
 Imports neither torch nor OpenMMLab, so that the command line can report a mistake at once.
 """
@@ -65,14 +65,15 @@ class CocoLayout(NamedTuple):
 def check_split(split: Split) -> list[dict[str, Any]]:
     """Check the JSON of a split, its ids and boxes, and that every image exists and has the size given in the JSON.
 
-    If the annotation file is larger than ``FULL_CHECK_BYTES``, only its categories are checked. Valid files are not
-    read again until they change, since both a command and the function that it calls check them.
+    If the annotation file is larger than ``FULL_CHECK_BYTES``, only its categories are checked. A process does not read
+    valid files again until they change, since both a command and the function that it calls check them.
 
     Returns:
         The categories, ``dict(id=..., name=...)`` each, in the order of the file.
 
     Raises:
-        UserError: The split has mistakes; the message names the file and the first of them.
+        UserError: The split has mistakes; the message names the file and the first three of them.
+        FileNotFoundError: There is no annotation file. ``require_split`` checks that first.
     """
     return [dict(id=number, name=name) for number, name in _checked_categories(split, _file_state(split))]
 
@@ -111,7 +112,8 @@ def _read_categories(path: Path) -> list[dict[str, Any]] | None:
     """Read the categories of a large file without parsing the rest.
 
     Returns:
-        The categories. None if the file must be parsed in full: it has no valid list ``categories``, or several.
+        The categories. None if the file must be parsed in full: it has no valid list ``categories``, or the key occurs
+        several times.
     """
     with path.open('rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         starts = [match.end() - 1 for match in re.finditer(rb'"categories"\s*:\s*\[', content)]
@@ -127,7 +129,7 @@ def _read_categories(path: Path) -> list[dict[str, Any]] | None:
 
 
 def read_annotations(path: Path) -> dict[str, Any]:
-    """Read a COCO annotation file and check that its entries have the keys that mmdet needs.
+    """Read a COCO annotation file and check the keys that mmdet needs in its entries, and the types of their values.
 
     Raises:
         UserError: the file is not JSON, or not in COCO's format.

@@ -37,7 +37,7 @@ class Decoded(NamedTuple):
 
 
 def decode_images(root: Path, names: Iterable[str]) -> dict[str, Decoded]:
-    """Decode images with the reader that training uses. Unchanged images are taken from the cache.
+    """Decode images with the reader that training uses. Results of unchanged images are taken from the cache.
 
     Args:
         root: Folder of the data set.
@@ -61,7 +61,7 @@ def decode_images(root: Path, names: Iterable[str]) -> dict[str, Decoded]:
 
 
 def decode(path: str) -> Decoded:
-    """Decode an image."""
+    """Decode an image; the result for one that cannot be read has a ``problem``."""
     try:
         pixels = read_image(path)
     except UserError as error:

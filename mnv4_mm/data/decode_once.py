@@ -36,7 +36,7 @@ def decode_once(
         root: Folder of the data set.
         names: Paths of the files relative to it.
         decode: Returns the result for the path of a file. Called in threads.
-        restore: Returns a result for its values, as read from the JSON of the cache.
+        restore: Returns a result, given the list of its values as read from the JSON of the cache.
         failed: Returns the result for a path that is missing or not a file, given the reason.
         what: What the files are, such as ``'images'``: names the file of the cache and the progress bar.
         version: Version of the decoder. Remembered results of another version are not used.

@@ -1,4 +1,4 @@
-"""The one reader of users' JSON, YAML, XML and text files.
+"""Read users' JSON, YAML, XML and text files safely.
 
 Each function raises a UserError that names the file, whatever is wrong with it. Constructs that no data set needs and
 attackers use are refused: entities, aliases and tags, which can run code or grow without bounds, and extreme nesting.
@@ -30,7 +30,8 @@ def read_json(path: Path) -> Any:
     ``NaN`` and ``Infinity``, which some tools write, become floats: the checks of the values name the entry.
 
     Raises:
-        UserError: The file cannot be read, is not JSON, repeats a key within an object, or is nested too deeply.
+        UserError: The file cannot be read, is too large, is not JSON, repeats a key within an object, or is nested too
+            deeply.
     """
     data = _read_bytes(path, MAX_BYTES)
     if not data.strip(b' \t\r\n\0' + codecs.BOM_UTF8 + codecs.BOM_UTF16_LE):
@@ -44,7 +45,7 @@ def read_json(path: Path) -> Any:
         raise UserError(f'{path} is neither UTF-8 nor UTF-16 text ({error}): save it as UTF-8') from error
     except json.JSONDecodeError as error:
         is_cut = error.pos >= len(error.doc.rstrip()) or error.msg.startswith('Unterminated string')
-        hint = '; the file ends too early: was it copied in full?' if is_cut else ''
+        hint = '; perhaps the file ends too early: was it copied in full?' if is_cut else ''
         raise UserError(f'{path} is not JSON: {error}{hint}') from error
     except ValueError as error:  # also numbers with thousands of digits
         raise UserError(f'{path} is not JSON: {error}') from error
@@ -72,10 +73,13 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> Any:
-    """Read a YAML file; every value is text, as it is written, so that a class ``no`` is not False.
+    """Read a YAML file as lists, mappings and text; an empty file gives None.
+
+    Every scalar is text as it is written, so that a class ``no`` is not False.
 
     Raises:
-        UserError: The file cannot be read, is not YAML, repeats a key, has aliases or tags, or is nested too deeply.
+        UserError: The file cannot be read, is too large, is not YAML, repeats a key, has aliases or tags, or is nested
+            too deeply.
     """
     import yaml  # not part of the base installation
 
@@ -109,14 +113,14 @@ def read_yaml(path: Path) -> Any:
     try:
         return yaml.load(data, Loader)  # noqa: S506 (BaseLoader makes text only)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f'{path} is not YAML that is read here: {_one_line(error)}') from error
+        raise UserError(f'{path} cannot be read as YAML: {_one_line(error)}') from error
 
 
 def read_xml(path: Path) -> 'Element':
     """Read an XML file and return its root element.
 
     Raises:
-        UserError: The file cannot be read, is not XML, or defines entities.
+        UserError: The file cannot be read or is too large, is not XML, or defines or refers to entities.
     """
     from xml.etree.ElementTree import ParseError
 
@@ -140,7 +144,7 @@ def read_text(path: Path) -> str:
     """Read a text file in UTF-8, or in UTF-16 with a byte order mark.
 
     Raises:
-        UserError: The file cannot be read or is not text.
+        UserError: The file cannot be read, is too large or is not text.
     """
     data = _read_bytes(path, MAX_BYTES)
     encoding = next((name for bom, name in BOMS if data.startswith(bom)), 'utf-8')

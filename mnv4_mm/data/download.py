@@ -65,7 +65,7 @@ def download_dataset(name: str, root: str | Path | None = None) -> Path:
 
     Args:
         name: A key of ``DATASETS``.
-        root: Target folder. Default: the folder that the configs read.
+        root: Target folder. None uses the folder that the configs read, which is relative to the current one.
 
     Returns:
         The target folder.
@@ -111,7 +111,9 @@ def fetch(archive: Archive, folder: Path) -> Path:
         algorithm, _, digest = archive.checksum.partition(':')
         if file_digest(part, algorithm).hexdigest() != digest:
             part.unlink()
-            raise UserError(f'{archive.url} has a wrong checksum and was deleted: run the same command again')
+            raise UserError(
+                f'the file from {archive.url} has a wrong checksum and was deleted: run the same command again'
+            )
         part.rename(target)
     return target
 
@@ -140,7 +142,7 @@ def _download(archive: Archive, part: Path) -> bool:
     except (urllib.error.URLError, OSError) as error:
         reason = getattr(error, 'reason', None) or error
         raise UserError(
-            f'{archive.url}: {reason}; the downloaded part is kept, run the same command again to resume'
+            f'{archive.url}: {reason}; the downloaded part is kept: run the same command again to resume'
         ) from error
 
 

@@ -37,11 +37,11 @@ def draw_dataset(
 
     Args:
         out: Folder to create. It must be empty or not exist.
-        backgrounds: Folder of JPEG images to draw on.
+        backgrounds: Folder of images ``*.jpg`` to draw on.
         train: Number of training images.
         val: Number of validation images.
         size: Width and height of the images in pixels, 64 to 4096.
-        seed: At least 0; the same seed draws the same data set.
+        seed: At least 0; the same seed and arguments draw the same data set.
 
     Returns:
         ``out``.

@@ -22,7 +22,7 @@ def examine(root: str | Path, task: str | None = None) -> CocoLayout | MaskLayou
         The data set. Its ``checked`` says whether it can be trained on; if not, the files of its splits may be missing.
 
     Raises:
-        UserError: The data set is not recognised.
+        UserError: The data set is not recognised, or the cache cannot be written.
     """
     root = Path(root)
     check_folder(root)

@@ -10,9 +10,9 @@ class Rule(str, enum.Enum):
     """Effect of a finding on the data."""
 
     HARMLESS = 'harmless'
-    """Corrected, or without effect; mentioned once."""
+    """Corrected or accepted; mentioned once for each kind."""
     DROPPED = 'dropped'
-    """The image or box is left out and counted. More than 1 % of them is fatal unless ``--allow-dropped``."""
+    """The image, box or mask is left out and counted. More than 1 % is fatal, unless ``--allow-dropped`` is given."""
     FATAL = 'fatal'
     """Nothing is trained or measured."""
 
@@ -43,9 +43,9 @@ KINDS: dict[str, Kind] = {
     'box-clipped': Kind(Rule.HARMLESS, 'the box is clipped to the image'),
     'box-empty': Kind(Rule.DROPPED, 'the box is left out'),
     'box-invalid': Kind(Rule.DROPPED, 'the box is left out'),
-    'box-negative': Kind(Rule.DROPPED, 'the box is left out; boxes are [x, y, width, height]'),
+    'box-negative': Kind(Rule.DROPPED, 'the box, shown as [x, y, width, height], is left out'),
     'box-not-finite': Kind(Rule.DROPPED, 'the box is left out'),
-    'box-outside': Kind(Rule.DROPPED, 'the box is left out; boxes are [x, y, width, height] in pixels'),
+    'box-outside': Kind(Rule.DROPPED, 'the box, shown as [x, y, width, height] in pixels, is left out'),
     'box-sub-pixel': Kind(Rule.DROPPED, 'the box is left out'),
     'box-twice': Kind(Rule.HARMLESS, 'the box is used once'),
     'box-two-classes': Kind(Rule.HARMLESS, 'both boxes are trained on; correct one if only one class is meant'),
@@ -53,10 +53,10 @@ KINDS: dict[str, Kind] = {
         Rule.FATAL, 'they look like (x1, y1, x2, y2): write them as [x, y, width, height] in pixels'
     ),
     'boxes-as-percent': Kind(
-        Rule.FATAL, 'they look like percent of the image: write them as [x, y, width, height] in pixels'
+        Rule.FATAL, 'they look like percent of the image: write them in pixels, in COCO JSON as [x, y, width, height]'
     ),
     'boxes-as-shares': Kind(
-        Rule.FATAL, 'they look like shares of the image: write them as [x, y, width, height] in pixels'
+        Rule.FATAL, 'they look like shares of the image: write them in pixels, in COCO JSON as [x, y, width, height]'
     ),
     'category-id-twice': Kind(Rule.FATAL, 'give each category its own id'),
     'class-count': Kind(Rule.FATAL, 'correct the list of classes'),
@@ -65,17 +65,18 @@ KINDS: dict[str, Kind] = {
     'class-similar': Kind(Rule.HARMLESS, 'they stay separate classes; write them alike if they are the same'),
     'class-twice': Kind(Rule.FATAL, 'give each class its own name'),
     'class-unknown': Kind(Rule.FATAL, 'a class without training data cannot be learned: name the classes alike'),
-    'class-unlisted': Kind(Rule.FATAL, 'add the class to the list of classes, or correct the number'),
+    'class-unlisted': Kind(Rule.FATAL, 'add the class to the list of classes, or correct the label'),
     'class-without-training-boxes': Kind(Rule.HARMLESS, 'without a training box, the model will not find it'),
     'class-without-training-pixels': Kind(Rule.HARMLESS, 'the model cannot learn it'),
     'class-without-validation-boxes': Kind(Rule.HARMLESS, 'without a validation box, AP cannot be measured'),
     'class-without-validation-pixels': Kind(Rule.HARMLESS, 'it is left out of mIoU, unless it is predicted'),
     'crowd-all': Kind(
         Rule.FATAL,
-        'crowds are neither trained on nor measured: set iscrowd to 0 (CVAT writes 1 for each mask drawn by brush)',
+        'crowds are neither trained on nor measured: set iscrowd, ignore or difficult to 0 (CVAT writes iscrowd 1 for '
+        'each mask drawn by brush)',
     ),
     'dark-image': Kind(
-        Rule.HARMLESS, 'the model sees next to black: scale the values of 16-bit images to their full range'
+        Rule.HARMLESS, 'the model sees an almost black image: scale the values of 16-bit images to their full range'
     ),
     'entry-invalid': Kind(Rule.FATAL, 'correct or remove the entry'),
     'file-name': Kind(Rule.DROPPED, 'the image is left out; rename the file'),
@@ -91,7 +92,8 @@ KINDS: dict[str, Kind] = {
     'image-unlisted': Kind(Rule.DROPPED, 'the box, which belongs to no image, is left out'),
     'listed-twice': Kind(Rule.HARMLESS, 'the image counts once'),
     'mask-colour': Kind(
-        Rule.DROPPED, 'the image is left out; name each colour in labelmap.txt, and do not smooth or compress masks'
+        Rule.DROPPED,
+        'the image is left out; name each colour in labelmap.txt; do not smooth masks or save them as JPEG',
     ),
     'mask-extra': Kind(Rule.FATAL, 'join the masks of an image into one, or move the others out of the folder'),
     'mask-jpeg': Kind(Rule.DROPPED, 'the image is left out; JPEG does not keep the values of a mask: save it as PNG'),
@@ -120,13 +122,13 @@ KINDS: dict[str, Kind] = {
     ),
     'no-validation-labels': Kind(Rule.FATAL, 'mIoU cannot be measured: label some of the validation images'),
     'path-outside': Kind(Rule.FATAL, 'write paths relative to the data set, e.g. images/0001.jpg'),
-    'path-separator': Kind(Rule.HARMLESS, 'they were read as slashes'),
+    'path-separator': Kind(Rule.HARMLESS, 'backslashes are read as slashes'),
     'path-spelling': Kind(
         Rule.HARMLESS, 'the file whose name differs in upper and lower case, or in how accents are coded, is used'
     ),
     'shares-expected': Kind(Rule.FATAL, 'divide x and width by the width of the image, y and height by its height'),
     'size-invalid': Kind(Rule.HARMLESS, 'the size of the image file is used'),
-    'split-missing': Kind(Rule.FATAL, 'correct the path, which is relative to the file or to the path that it names'),
+    'split-missing': Kind(Rule.FATAL, 'correct the path, which is relative to the file or to the `path` in it'),
     'unreadable-image': Kind(Rule.DROPPED, 'the image is left out'),
     'unreadable-mask': Kind(Rule.DROPPED, 'the image is left out'),
     'zero-box': Kind(Rule.HARMLESS, 'it is used as an image without objects'),
@@ -139,8 +141,8 @@ class Finding:
 
     Attributes:
         kind: Key of ``KINDS``.
-        file: File of the data set that has the problem.
-        problem: What is wrong, with the values, e.g. ``the box [3, 4, 0, 7] has no width``.
+        file: File of the data set that has the problem, or its folder.
+        problem: What is wrong, with the values, e.g. ``the box [3, 4, 0, 7] of a.jpg has no area``.
         entry: The entry in the file, e.g. ``annotation 17`` or ``line 4``. Empty if the whole file is meant.
     """
 

@@ -1,7 +1,8 @@
 """The internal form of a data set, whatever format it was read from.
 
-Readers (``data/formats/``) keep everything that the files hold, including invalid boxes and images that do not exist.
-The check (``data/check.py``) makes a finding of each of these. Imports nothing heavy.
+Readers (``data/formats/``) keep invalid boxes and images that do not exist: the check (``data/check.py``) makes a
+finding of each of these. What this form cannot hold, e.g. an image without a name, is a finding of the reader and left
+out. Imports nothing heavy.
 """
 
 from dataclasses import dataclass, field
@@ -18,12 +19,14 @@ class Box:
     """A labelled box as the file has it.
 
     Attributes:
-        xywh: Left, top, width and height in pixels. The box may be non-finite, empty or outside of the image.
+        xywh: Left, top, width and height in pixels, counted from 0. The box may be non-finite, empty or outside of the
+            image.
         label: Index of the class.
         entry: Position in the annotation file, e.g. ``annotation 17``, ``object 3``, ``line 4``.
         area: Area in the file, in square pixels. None if the file has none.
-        is_crowd: A group of objects, which is neither trained on nor counted as missed.
-        annotation_id: Id in the file, if the format has ids.
+        is_crowd: True for a group of objects, or an object marked as difficult or ignored: neither trained on nor
+            counted as missed.
+        annotation_id: Id in the file. None if it has none that is a 64-bit integer.
     """
 
     xywh: tuple[float, float, float, float]
@@ -40,10 +43,12 @@ class LabelledImage:
 
     Attributes:
         name: Path relative to the root of the data set, with ``/``.
-        source: Annotation file that lists it.
+        source: Path of the annotation file that lists it or holds its boxes; of the image itself if there is none.
         boxes: Its boxes in the order of the file.
-        size: Width and height that the annotation file states. None if it states none.
-        image_id: Id in the file. None if the format has no ids: images are then numbered in the order of names.
+        size: Width and height that the annotation file states, None if it states none. After the check, those of the
+            decoded image.
+        image_id: Id in the file. None if the format has no ids, or not all are 64-bit integers: images are then
+            numbered in the order of names.
     """
 
     name: str
@@ -61,8 +66,9 @@ class DetectionData:
         root: Folder of the data set.
         format: Name of the format for messages, e.g. ``Pascal VOC``.
         classes: Class names in the order of labels.
-        splits: Images of each split, ordered by name.
-        category_ids: Category ids in the order of labels: those of the file, or 1, 2, ... for formats without ids.
+        splits: Images by split (``TRAIN``, ``VAL``, ``TEST`` or ``ALL``), ordered by name.
+        category_ids: Category ids in the order of labels: those of the file, or 1, 2, ... if it has no usable ones.
+            Empty means 1, 2, ... too.
         findings: What the reader found.
         notes: What the reader decided, one sentence each, e.g. ``the root category "cells" has no boxes and is left
             out``.
@@ -98,10 +104,10 @@ class MaskData:
         root: Folder of the data set.
         format: Name of the format for messages, e.g. ``masks in colours``.
         classes: Class names in the order of labels.
-        splits: Images of each split, ordered by name.
+        splits: Images by split (``TRAIN`` and ``VAL``, or ``ALL``), ordered by name.
         values: Mask value -> label. Values that are neither here nor in ``ignored`` are mistakes. Empty for masks in
             colours.
-        colours: RGB -> label, for masks in colours.
+        colours: RGB -> label, for masks in colours. Empty for masks of values.
         ignored: Mask values (or RGB colours) without a label.
         findings: What the reader found.
         notes: What the reader decided, one sentence each.

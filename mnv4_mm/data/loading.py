@@ -41,7 +41,8 @@ class Position(int):
     """Index of a sample that carries the key of its seed through batch samplers and pickling.
 
     Attributes:
-        key: Seed of the run, rank, epoch, and place in the epoch.
+        key: Seed of the run, rank, epoch, and place in the epoch. For an infinite sampler, epoch 0
+            and the place in the run.
     """
 
     key: tuple[int, ...]

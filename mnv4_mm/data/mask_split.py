@@ -22,14 +22,16 @@ MIN_PAIRS_FOR_PROGRESS = 500  # fewer are checked in about a second
 
 
 class MaskSplit(NamedTuple):
-    """Training or validation split of a segmentation data set: images and masks whose names differ in suffix only.
+    """Training or validation split of a segmentation data set.
+
+    Image and mask are ``<images>/<name><image_suffix>`` and ``<masks>/<name><mask_suffix>``.
 
     Attributes:
         images: Folder of the images.
         masks: Folder of the masks.
         image_suffix: End of the images' file names; empty if the names in ``names_file`` include their suffixes.
         mask_suffix: End of the masks' file names.
-        names_file: Text file with the names to use, one per line, without suffix. None uses the whole folder.
+        names_file: Text file with the names to use, one per line, without ``image_suffix``. None uses all files.
     """
 
     images: Path
@@ -39,7 +41,11 @@ class MaskSplit(NamedTuple):
     names_file: Path | None = None
 
     def image_files(self) -> list[Path]:
-        """Return the paths of the images, in the order of the list or of their names."""
+        """Return the paths of the images: those in ``names_file``, in its order, or all in the folder, sorted.
+
+        Raises:
+            UserError: ``names_file`` cannot be read.
+        """
         if self.names_file:
             return [self.images / f'{name}{self.image_suffix}' for name in read_names(self.names_file)]
         return sorted(
@@ -73,7 +79,7 @@ def check_pairs(split: MaskSplit, num_classes: int, reduce_zero_label: bool, hin
         hint: Advice for a user who does not have the data.
 
     Raises:
-        UserError: Images or masks are missing or invalid; the message names the first mistakes with their files.
+        UserError: Images or masks are missing or invalid; the message names the first three with their files.
     """
     check_data((split.images, split.masks, *([split.names_file] if split.names_file else [])), hint)
     if split.names_file:
@@ -129,21 +135,22 @@ def _find_mistake(image: Path, mask: Path, allowed: np.ndarray) -> str | None:
     try:
         with Image.open(mask) as file:
             if file.mode not in ('L', 'P'):
-                return f'{mask} has {file.mode} pixels: masks are 8-bit PNG files of one channel, a class id per pixel'
+                return f'{mask} has {file.mode} pixels: masks are 8-bit PNG files of one channel with class ids'
             values = np.asarray(file)
     except (UnidentifiedImageError, OSError, SyntaxError) as error:  # PIL raises each of them for broken PNG files
         return f'{mask} is not a readable mask: {error}'
     if values.shape != (height, width):
-        return f'{mask} is {values.shape[1]}x{values.shape[0]}, its image {image} {width}x{height}'
+        return f'{mask} is {values.shape[1]}x{values.shape[0]}, but its image {image} is {width}x{height}'
     present = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
     wrong = [int(value) for value in present if not allowed[value]]
     if wrong:
-        return f'{mask} has the value {", ".join(map(str, wrong[:5]))}: {_describe_values(allowed)}'
+        noun, more = 'value' if len(wrong) == 1 else 'values', f' and {len(wrong) - 5} more' if wrong[5:] else ''
+        return f'{mask} has the {noun} {", ".join(map(str, wrong[:5]))}{more}: {_describe_values(allowed)}'
     return None
 
 
 def _describe_values(allowed: np.ndarray) -> str:
     count = int(allowed[:IGNORE_INDEX].sum())
     if allowed[IGNORE_INDEX]:
-        return f'0 to {count - 1} are the classes, {IGNORE_INDEX} is unlabelled'
-    return f'0 is unlabelled, 1 to {count - 1} are the classes'
+        return f'0 to {count - 1} are the classes, and {IGNORE_INDEX} is unlabelled'
+    return f'0 is unlabelled, and 1 to {count - 1} are the classes'

@@ -1,7 +1,7 @@
 """The values of a data set's masks. Each mask is decoded once, and its values are remembered.
 
-Which value is which class is decided from the values of all masks (``data/formats/mask_rules.py``). Imports nothing
-heavy.
+Which value is which class is decided from the values of all masks (``data/formats/mask_rules.py``). Imports neither
+torch nor OpenMMLab.
 """
 
 import contextlib
@@ -90,13 +90,13 @@ class DecodedMask(NamedTuple):
 
 
 def pack(colour: Sequence[int]) -> int:
-    """Return RGB as one integer."""
+    """Return (red, green, blue) as one integer, ``0xRRGGBB``."""
     red, green, blue = (int(part) for part in colour)
     return red << 16 | green << 8 | blue
 
 
 def unpack(colour: int) -> Colour:
-    """Return RGB of a packed colour."""
+    """Return (red, green, blue) of a packed colour."""
     return colour >> 16, colour >> 8 & 255, colour & 255
 
 
@@ -133,7 +133,7 @@ def _from_json(entry: list) -> MaskValues:
 
 
 def count_values(path: str) -> MaskValues:
-    """Decode a mask and count its values."""
+    """Decode a mask and count its values; the result for one that cannot be read has a ``problem``."""
     try:
         mask = read_values(path)
     except UserError as error:
@@ -170,7 +170,7 @@ def count_values(path: str) -> MaskValues:
 
 
 def read_values(path: str | Path) -> DecodedMask:
-    """Read a mask of 1 to 16 bits, with a palette or in colours.
+    """Read a mask: grey values of 1 to 16 bits, indices of a palette, or colours.
 
     Greys of 1, 2 or 4 bits have the values stored in the file, which Pillow spreads over 0 to 255. Three equal channels
     are grey. Alpha is dropped, but a mask in which only alpha differs between pixels is an error.
@@ -210,7 +210,7 @@ def _check_alpha(image: Image.Image) -> None:
     """Refuse a mask in which only alpha differs between pixels.
 
     Raises:
-        UserError: All pixels have one colour, and some are transparent.
+        UserError: All pixels have one colour, and their alpha differs.
     """
     if image.mode not in ('RGBA', 'LA', 'PA'):
         return
@@ -218,8 +218,8 @@ def _check_alpha(image: Image.Image) -> None:
     *are_equal, is_alpha_equal = channels.min(0) == channels.max(0)
     if all(are_equal) and not is_alpha_equal:
         raise UserError(
-            f'{image.filename} has one colour, and only its alpha (transparency) differs between pixels, which is not '  # type: ignore[attr-defined]
-            'read: save the alpha as a mask of one channel'
+            f'{image.filename} has one colour, and only its alpha (transparency) differs between pixels. Alpha is not '  # type: ignore[attr-defined]
+            'read: save it as a mask of one channel'
         )
 
 

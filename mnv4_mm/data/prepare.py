@@ -47,14 +47,16 @@ def prepare_detection(
         root: Folder of the data set.
         classes: Class names in the order of a checkpoint. None keeps the order of the data set.
         allow_dropped: Accept that more than 1 % of the images or boxes are left out.
-        previous: Split of an earlier run, which is kept: image name -> ``train`` or ``val``.
+        previous: Split of an earlier run, image name -> ``train`` or ``val``, which is kept if the data set has no
+            split of its own. See ``split_images``.
 
     Returns:
         The data set. Its annotation files are in the user's cache; their file names are relative to ``root``. Images
-            and categories keep the ids of the data set.
+            and categories keep the ids of the data set, if it has usable ones.
 
     Raises:
-        UserError: The data set is not recognised, has other classes than ``classes``, or cannot be trained on.
+        UserError: The data set is not recognised, has other classes than ``classes``, or cannot be trained on; or the
+            cache cannot be written.
     """
     layout = examine_detection(root, classes=classes, previous=previous)
     assert layout.checked is not None
@@ -78,6 +80,9 @@ def examine_detection(
         classes: See ``prepare_detection``.
         data: The data set, if it has been read already.
         previous: See ``prepare_detection``.
+
+    Raises:
+        UserError: The data set is not recognised or has other classes than ``classes``, or the cache cannot be written.
     """
     check_folder(Path(root))
     layout = _examine(Path(root), None, data, previous)
@@ -114,8 +119,14 @@ def prepare_read(
         data: The data set.
         folder: Folder to write to.
         classes: See ``prepare_detection``.
-        split_file: File of the split. It is written if the data set has no splits of its own; a split in it is kept.
+        split_file: File of the split. It is written if the data set is split here; a split in it is kept.
         previous: See ``prepare_detection``.
+
+    Returns:
+        The result of the check. If the data cannot be trained on, there are no files of its splits.
+
+    Raises:
+        UserError: The data set has other classes than ``classes``, or a file cannot be written.
     """
     if classes:
         data = reorder(data, classes)
@@ -138,8 +149,9 @@ def prepared_folder(
 ) -> Iterator[tuple[Path, Path]]:
     """Yield the folder for the prepared files of a data set in its present state, and the file of its split.
 
-    Only one process at a time may use them. A run whose split (``previous``) differs from the split in the cache gets a
-    folder and a file of its own: the cache may have been deleted since the run began, and the data split anew.
+    Neither need exist. Only one process at a time may use them; others wait. A run whose split (``previous``) differs
+    from the split in the cache gets a folder and a file of its own: the cache may have been deleted since the run
+    began, and the data split anew.
 
     Raises:
         UserError: The cache cannot be written.
@@ -157,7 +169,7 @@ def prepared_folder(
             lock.acquire()
     except OSError as error:
         raise UserError(
-            f'{cache} cannot be written: {error.strerror or error}; checked data is kept there, MNV4_CACHE names '
+            f'{cache} cannot be written: {error.strerror or error}; checked data is kept there: set MNV4_CACHE to use '
             'another folder'
         ) from error
     try:
@@ -179,7 +191,7 @@ def _remove_unused(folder: Path) -> None:
     """Remove prepared files that have not been used for a month, mostly of earlier states of the data set.
 
     Args:
-        folder: Folder that is used now.
+        folder: Folder that is used now; it is marked as such.
     """
     mark = 'checked.json'
     if (folder / mark).is_file():
@@ -191,7 +203,11 @@ def _remove_unused(folder: Path) -> None:
 
 
 def is_checked(root: Path) -> bool:
-    """Return True if a folder has been checked as a detection data set in its present state."""
+    """Return True if a folder has been checked as a detection data set in its present state.
+
+    Raises:
+        UserError: The cache cannot be written.
+    """
     with prepared_folder(root, 'detection') as (folder, _):
         return (folder / 'checked.json').is_file()
 
@@ -211,7 +227,7 @@ def is_prepared(path: Path) -> bool:
 
 
 def read_split(path: Path) -> dict[str, str]:
-    """Read the split of an earlier check, image name -> ``train`` or ``val``; empty if there is none."""
+    """Read the split of an earlier check, image name -> ``train`` or ``val``; empty if none can be read."""
     try:
         return parse_split(path.read_bytes())
     except OSError:
@@ -231,6 +247,9 @@ def write_split(path: Path, splits: Mapping[str, Sequence[Any]]) -> Path:
     """Add the names of the images of each split to a file, and return its path.
 
     Names in the file that are no longer in the data stay: images may come back.
+
+    Raises:
+        UserError: The file cannot be written.
     """
     sides = {**read_split(path), **{image.name: name for name in SPLITS for image in splits.get(name, ())}}
     write_cached(path, format_split(sides, indent=1))
@@ -311,8 +330,12 @@ def write_fixed(layout: CocoLayout, out: str | Path) -> Path:
         layout: The data set, as ``prepare_detection`` returns it.
         out: Folder to make; it may exist if it is empty.
 
+    Returns:
+        ``out``.
+
     Raises:
-        UserError: The folder has files already, is inside of the data set, or cannot be written.
+        UserError: The folder has files already, is inside of the data set, or cannot be written; or a file to copy
+            cannot be read.
     """
     out = check_fixed_folder(layout.root, out)
     try:
@@ -324,7 +347,7 @@ def write_fixed(layout: CocoLayout, out: str | Path) -> Path:
                 shutil.copyfile(layout.root / image['file_name'], target)
             write_whole(out / 'annotations' / split.annotations.name, json.dumps(content))
     except OSError as error:
-        raise UserError(f'--fix {out} cannot be written: {error.strerror or error}') from error
+        raise UserError(f'the copy for --fix {out} cannot be made: {error}') from error
     return out
 
 

@@ -1,7 +1,8 @@
 """Prepare a user's segmentation data in the canonical form for training, and write cleaned copies.
 
-Canonical masks have 8 bits; 0 is unlabelled and 1, 2, ... are the classes, as in ADE20K. Masks in this form are linked,
-others are converted into the user's cache. The images stay where they are, and no file of the user is changed.
+Canonical masks have 8 bits; 0 is unlabelled and 1, 2, ... are the classes, as in ADE20K. Masks in this form are linked
+where the system allows links; others are converted into the user's cache. The images stay where they are, and no file
+of the user is changed.
 """
 
 import json
@@ -69,11 +70,13 @@ def prepare_masks(
     Args:
         root: Folder of the data set.
         classes: Class names in the order of a checkpoint. None keeps the order of the data set.
-        allow_dropped: Accept that more than 1 % of the images are left out.
-        previous: Split of an earlier run, which is kept: image name -> ``train`` or ``val``.
+        allow_dropped: Accept that more than 1 % of the images or masks are left out.
+        previous: Split of an earlier run, image name -> ``train`` or ``val``, which is kept if the data set has no
+            split of its own. See ``split_images``.
 
     Raises:
-        UserError: There is no such data set, it cannot be trained on, or it has other classes than ``classes``.
+        UserError: There is no such data set, it cannot be trained on, or it has other classes than ``classes``; or the
+            cache cannot be written.
     """
     layout = examine_masks(root, classes=classes, previous=previous)
     layout.checked.require_usable(allow_dropped)
@@ -98,7 +101,8 @@ def examine_masks(
         previous: See ``prepare_masks``.
 
     Raises:
-        UserError: There is no such data set, or it has other classes than ``classes``.
+        UserError: There is no such data set, its masks cannot be understood, or it has other classes than ``classes``;
+            or the cache cannot be written.
     """
     root = Path(root)
     check_folder(root)
@@ -136,7 +140,7 @@ def is_unchanged(split: MaskSplit) -> bool:
 
 
 def original_folders(split: MaskSplit) -> list[Path]:
-    """Return the folders of the user's own images and masks, which must not be written to."""
+    """Return the folders that must not be written to: those of a split and, if it is prepared, of its originals."""
     content = _read_json(split.names_file.parent / INDEX) if split.names_file else None
     return [split.images, split.masks, *map(Path, content['folders'] if content else ())]
 
@@ -145,19 +149,19 @@ def write_fixed(root: str | Path, out: str | Path, *, allow_dropped: bool = Fals
     """Write a cleaned copy of a segmentation data set in ADE20K's layout.
 
     The copy has ``images/{training,validation}``, ``annotations/{training,validation}`` and ``classes.txt``. Images are
-    copied byte for byte; masks have the canonical values. Images that cannot be used are left out. Files keep their
-    names and the folders below the common one.
+    copied byte for byte; masks have the canonical values. Images that are not used are left out. Files keep their names
+    and the folders below the common one, but images that differ only in suffix get it into their stem: ``a_jpg.jpg``.
 
     Args:
         root: Folder of the data set.
         out: Folder to make; it must be empty or not exist, and not be in ``root``.
-        allow_dropped: Accept that more than 1 % of the images are left out.
+        allow_dropped: Accept that more than 1 % of the images or masks are left out.
 
     Returns:
         ``out``.
 
     Raises:
-        UserError: The data cannot be used, or ``out`` cannot be written.
+        UserError: The data cannot be used, or ``out`` has files, is inside of ``root`` or cannot be written.
     """
     out = check_fixed_folder(Path(root), out)
     layout = prepare_masks(root, allow_dropped=allow_dropped)
@@ -180,7 +184,7 @@ def write_fixed(root: str | Path, out: str | Path, *, allow_dropped: bool = Fals
             _for_each(copy, names, 'copying')
         write_whole(out / 'classes.txt', ''.join(f'{name}\n' for name in layout.classes))
     except OSError as error:
-        raise UserError(f'--fix {out} cannot be written: {error.strerror or error}') from error
+        raise UserError(f'the copy for --fix {out} cannot be made: {error}') from error
     return out
 
 
@@ -192,7 +196,7 @@ def _read_json(path: Path) -> dict | None:
 
 
 def _read_layout(root: Path, folder: Path) -> MaskLayout | None:
-    """Return the data set that was prepared in a folder. None if its files are missing or damaged."""
+    """Return the data set that was prepared in a folder. None if its description or result is missing or damaged."""
     content = _read_json(folder / INDEX)
     if content is None:
         return None
@@ -212,7 +216,13 @@ def _read_layout(root: Path, folder: Path) -> MaskLayout | None:
 
 
 def _write_prepared(folder: Path, data: MaskData, result: CheckedMasks, order: Sequence[int]) -> None:
-    """Write lists of names, masks and the result of the check. The folder appears only when it is complete."""
+    """Write the masks, the lists of names and the result of the check. The folder appears only when it is complete.
+
+    If the data cannot be trained on, there are no masks and lists.
+
+    Raises:
+        UserError: The folder cannot be written.
+    """
     labels = _lookup(data, order)
     splits = {} if result.checked.refusals(allow_dropped=True) else result.splits
     masks = decode_masks(data.root, [pair.mask for pairs in splits.values() for pair in pairs])
@@ -254,7 +264,7 @@ def _write_prepared(folder: Path, data: MaskData, result: CheckedMasks, order: S
 
 def _not_written(folder: Path, error: OSError) -> UserError:
     return UserError(
-        f'{folder} cannot be written: {error.strerror or error}; prepared masks are kept there, MNV4_CACHE names '
+        f'{folder} cannot be written: {error.strerror or error}; prepared masks are kept there: set MNV4_CACHE to use '
         'another folder'
     )
 
@@ -276,7 +286,7 @@ def _is_canonical(data: MaskData, mask: MaskValues, labels: dict[int, int]) -> b
 
 
 def _link(source: Path, target: Path) -> bool:
-    """Link to a file; return False if the system does not allow links."""
+    """Make ``target`` a link to ``source``; return False if the system does not allow links."""
     try:
         target.symlink_to(os.path.abspath(source))
     except (OSError, NotImplementedError):

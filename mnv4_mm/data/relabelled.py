@@ -15,7 +15,7 @@ with without_lines(MISSING_OPTIONAL):
 class RelabelledSegDataset(BaseSegDataset):
     """mmseg's ``BaseSegDataset`` for classes in another order than in the masks.
 
-    mmseg maps labels only for data sets with published classes.
+    mmseg itself maps labels only for data set classes with ``METAINFO['classes']``.
 
     Args:
         file_classes: Class names in the order of the mask values; the same names as ``metainfo['classes']``.

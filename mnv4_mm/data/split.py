@@ -33,7 +33,7 @@ class Division(NamedTuple):
 
     Attributes:
         train: Names of the training images, in their original order.
-        val: Names of the validation images.
+        val: Names of the validation images, in their original order.
         notes: What was decided, one sentence each.
     """
 
@@ -51,16 +51,18 @@ def split_images(
 ) -> Division:
     """Split images at random, with near-duplicates and the frames of a video on the same side.
 
-    A fifth of the images is for validation. Several random splits are drawn, and the one that divides the classes most
-    evenly is used.
+    About a fifth of the images is for validation. Several random splits are drawn, and the one that divides the classes
+    most evenly is used. Near-duplicates and frames that make up more than two fifths of the images are divided all the
+    same, into runs of successive names; a note says so.
 
     Args:
         hashes: pHash by name of the image, as ``decode_images`` returns it; the names are paths with ``/``.
-        classes: Labels that occur in each image, by name.
+        classes: Labels that occur in each image, by name. None balances only the number of images.
         seed: The same seed splits the same images alike.
         previous: Earlier split, image name -> ``train`` or ``val``. Images keep it when others are added, so that an
             earlier model is not measured on images that it was trained on. A validation image still becomes a training
-            image if one of its near-duplicates is a training image.
+            image if a near-duplicate, or a frame of the same video, is one. A split that leaves one side empty is not
+            kept.
 
     Raises:
         UserError: There are fewer than two images.
@@ -91,7 +93,10 @@ def divide(
     classes: Mapping[str, AbstractSet[int]],
     previous: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """Split ``ALL`` into ``TRAIN`` and ``VAL``, in place, and return notes. See ``split_images`` for the arguments."""
+    """Split ``ALL`` into ``TRAIN`` and ``VAL``, in place, and return notes. See ``split_images`` for the arguments.
+
+    A single image is for training.
+    """
     images = splits.pop(ALL)
     if len(images) < 2:
         splits.update({TRAIN: images, VAL: []})
@@ -206,7 +211,7 @@ def _series_pairs(names: Sequence[str], hashes: np.ndarray) -> np.ndarray:
 
 
 def _cut(names: Sequence[str], groups: np.ndarray, notes: list[str]) -> np.ndarray:
-    """Cut groups that are too large for either side into runs of successive names."""
+    """Cut groups of more than two fifths of the images into runs of successive names, and add to the notes."""
     groups = groups.copy()
     limit = max(1, int(len(names) * VAL_SHARE))
     sizes = np.bincount(groups)

@@ -37,12 +37,14 @@ class Trained:
         """
         if not self.boxes:
             raise UserError(
-                f'{path}: {self}; filter_cfg of the training data set says which images are left out, and a smaller '
-                'min_size there takes smaller images'
+                f'{path}: {self}; filter_cfg of the training data set decides which images are left out (a smaller '
+                'min_size there takes smaller images), and its classes decide which boxes'
             )
 
     def __str__(self) -> str:
-        text = f'of {self.all_images} images {self.images}, of {self.all_boxes} boxes {self.boxes} will be trained on'
+        text = (
+            f'{self.images} of {self.all_images} images and {self.boxes} of {self.all_boxes} boxes will be trained on'
+        )
         left_out = ', '.join(f'{count} {reason}' for reason, count in self.reasons.items() if count)
         return f'{text} (left out: {left_out})' if left_out else text
 
@@ -54,7 +56,7 @@ def count_trained(
 
     Args:
         content: A file in COCO's format, as parsed.
-        filter_cfg: ``filter_cfg`` of the data set: ``filter_empty_gt`` and ``min_size``.
+        filter_cfg: ``filter_cfg`` of the data set: ``filter_empty_gt`` and ``min_size``. None leaves out no image.
         classes: Class names of the data set. None uses all categories of the file.
     """
     filter_cfg = filter_cfg or {}

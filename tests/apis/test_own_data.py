@@ -48,14 +48,14 @@ def test_what_is_trained_on_is_printed(run, capsys, tmp_path):
     output = capsys.readouterr().out
     assert 'Pascal VOC, 3 classes, 8 train images' in output
     assert '8 images are for training and 2 for validation, drawn with seed 0' in output
-    assert 'of 8 images 8, of' in output
+    assert '8 of 8 images and ' in output
     assert "% of the boxes of 'Platelets', " in output
     assert 'are smaller than half the smallest anchor (48 pixels) at 96x96' in output
 
 
 def test_nothing_to_train_on_is_one_line_before_training(run, tmp_path):
     options = OPTIONS | {'train_dataloader.dataset.dataset.filter_cfg.min_size': 500}
-    with pytest.raises(UserError, match=r'of 8 images 0.*8 images smaller than 500 pixels'):
+    with pytest.raises(UserError, match=r'0 of 8 images.*8 images smaller than 500 pixels'):
         train(NAME, data=str(run[0]), work_dir=str(tmp_path / 'w'), epochs=1, cfg_options=options)
     assert not (tmp_path / 'w').exists()
 

@@ -215,7 +215,7 @@ def test_a_split_of_crowds_is_refused(data, splits):
     every_box(data, lambda box: replace(box, is_crowd=True), splits)
     result = check_detection(data)
     assert kinds(result) == {'crowd-all': len(splits)}
-    assert 'set iscrowd to 0' in refusal(result)
+    assert 'set iscrowd, ignore or difficult to 0' in refusal(result)
     assert result.checked.refusals(allow_dropped=True)
 
 

@@ -60,14 +60,14 @@ DROPPED = {
     'float': (save_noise, r'masks/0\.tif: it has F pixels; a mask has integers'),
     'mask-size': (
         lambda root: save_mask(root / 'masks/0.png', pattern([0, 1]).T),
-        r'masks/0\.png: it is 10x12, its image .* 12x10',
+        r'masks/0\.png: it is 10x12, but its image .* is 12x10',
     ),
-    'mask-size-exif': (turn, r'it is 12x10, its image images/0\.jpg 10x12 as its EXIF orientation 6 turns it'),
+    'mask-size-exif': (turn, r'it is 12x10, but its image images/0\.jpg is 10x12 as its EXIF orientation 6 turns it'),
     'mask-value': (
         lambda root: save_mask(root / 'masks/0.png', pattern([0, 1, 7])),
-        r'masks/0\.png: 40 pixels have the value 7: 0 to 1 are the classes, 255 is unlabelled',
+        r'masks/0\.png: 40 pixels have the value 7: 0 to 1 are the classes, and 255 is unlabelled',
     ),
-    'smoothed': (smooth, r'masks/0\.png: 118 pixels have the value 2, 4, 6, 9, 11 and'),
+    'smoothed': (smooth, r'masks/0\.png: 118 pixels have the values 2, 4, 6, 9, 11 and'),
     'mask-missing': (lambda root: (root / 'masks/0.png').unlink(), r'images/0\.jpg: the image has no mask'),
     'mask-without-image': (lambda root: (root / 'images/0.jpg').unlink(), r'masks/0\.png: the mask has no image'),
     'mask-jpeg': (
@@ -127,7 +127,7 @@ def test_masks_in_colours_without_their_meaning(tmp_path):
     with pytest.raises(UserError) as error:
         prepare_masks(root)
     message = str(error.value)
-    assert 'masks are in colours, the first is annotations/training/0.png' in message
+    assert 'masks are in colours (first: annotations/training/0.png)' in message
     assert 'classes.txt has names without colours: write labelmap.txt with a line for each' in message
     for line in ('name:0,0,0::', 'name:255,0,0::', 'name:0,0,255::'):
         assert line in message
@@ -175,7 +175,7 @@ def test_vocs_masks(tmp_path):
 def test_masks_as_jpeg(tmp_path):
     layout = Layout('images/{split}/{i}.jpg', 'annotations/{split}/{i}.jpg', ('training', 'validation'))
     root = write(tmp_path / 'data', layout, [0, 120, 250], files={'classes.txt': 'cat\ndog\n'})
-    with pytest.raises(UserError, match=r'6 masks are JPEG files, .* JPEG does not keep .* save the masks as PNG'):
+    with pytest.raises(UserError, match=r'6 masks are JPEG files \(.* JPEG does not keep .* save the masks as PNG'):
         prepare_masks(root)
 
 
@@ -275,12 +275,12 @@ AMBIGUOUS = {
     'last class never occurs': (ADE, [0, 1], 'cat\ndog\n', r'the values 0, 1 and classes\.txt has 2 names: is the'),
     'neither 0 nor the last': (SPLIT, [1, 2], 'a\nb\nc\n', r'the first name value 0 or value 1\? Write `first_class:'),
     'background and one more': (SPLIT, [0, 1, 2], 'background\ncat\n', r'of which the first is background'),
-    'too many values': (SPLIT, list(range(7)), 'a\nb\n', r'values 0 to 6, classes\.txt has 2 names: values without'),
+    'too many values': (SPLIT, list(range(7)), 'a\nb\n', r'7 values \(0 to 6\), but classes\.txt has 2 names'),
     'only background': (SPLIT, [0, 1], 'background\n', r'classes\.txt has background alone'),
     'nothing of the class': (SPLIT, [0], 'cat\n', r'no pixel of any mask is cat: all have the value 0'),
     'empty': (SPLIT, [0, 1], '\n', r'classes\.txt is empty'),
     'empty line': (SPLIT, [0, 1], 'a\n\nb\n', r'classes\.txt, line 2 is empty'),
-    'twice': (SPLIT, [0, 1], 'a\na\n', r"classes\.txt has the class 'a' 2 times: it has duplicates"),
+    'twice': (SPLIT, [0, 1], 'a\na\n', r"classes\.txt has the class 'a' 2 times: give each class its own name"),
 }  # fmt: skip
 
 
@@ -308,7 +308,7 @@ def test_binary_masks_of_two_kinds(tmp_path):
     root = write(tmp_path / 'data', FLAT, [0, 1], count=6, files={'classes.txt': 'cat\n'})
     for i in (2, 4):
         save_mask(root / f'masks/{i}.png', pattern([0, 255]))
-    with pytest.raises(UserError, match=r'4 masks have the value 1 and no 255, .*; 2 have 255 and no 1, .*2\.png'):
+    with pytest.raises(UserError, match=r'4 masks have the value 1 and no 255 \(.*\); 2 have 255 and no 1 \(.*2\.png'):
         prepare_masks(root)
     (root / 'masks.yaml').write_text('ignore: [255]\n')
     assert prepare_masks(root).classes == ('background', 'cat')
@@ -331,9 +331,9 @@ SETTINGS = {
     'read': ('read: both\n', "read must be values or colours, got 'both'"),
     'classes': ('classes: 3\n', 'classes must be a list of class names'),
     'both': ('classes: {0: a, 1: b}\nfirst_class: 1\n', 'first_class does not go with a name for each value'),
-    'not yaml': ('a: [\n', r'masks\.yaml is not YAML'),
+    'not yaml': ('a: [\n', r'masks\.yaml cannot be read as YAML'),
     'aliases': ('classes: &a [x]\nignore: *a\n', 'alias'),
-    'code': ('classes: !!python/object/apply:os.system ["true"]\n', r'masks\.yaml is not YAML'),
+    'code': ('classes: !!python/object/apply:os.system ["true"]\n', r'masks\.yaml cannot be read as YAML'),
 }
 
 

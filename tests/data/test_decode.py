@@ -116,7 +116,7 @@ def test_the_hash_withstands_another_size_and_compression(root, tmp_path):
 def test_a_cache_that_cannot_be_written_is_named(root, monkeypatch, tmp_path):
     (tmp_path / 'file').write_text('')
     monkeypatch.setenv('MNV4_CACHE', str(tmp_path / 'file'))
-    with pytest.raises(UserError, match=r'cannot be written: Not a directory; .* MNV4_CACHE names another folder'):
+    with pytest.raises(UserError, match=r'cannot be written: Not a directory; .* set MNV4_CACHE to use another folder'):
         decode_images(root, ['0.png'])
 
 

@@ -41,7 +41,7 @@ def test_the_small_real_and_the_drawn_data_set_are_valid(repository, drawn):
 
 @pytest.mark.parametrize(
     ('values', 'message'),
-    [(3, r'0\.png has the value 3: 0 is unlabelled, 1 to 2 are the classes'), (255, 'has the value 255')],
+    [(3, r'0\.png has the value 3: 0 is unlabelled, and 1 to 2 are the classes'), (255, 'has the value 255')],
 )
 def test_invalid_mask_values_are_reported(root, values, message):
     Image.fromarray(np.full((10, 12), values, np.uint8)).save(root / 'annotations/training/0.png')
@@ -54,7 +54,7 @@ def test_all_150_classes_and_no_more(root):
     Image.fromarray(np.full((10, 12), 150, np.uint8)).save(root / 'annotations/training/0.png')
     check_pairs(split, 150, reduce_zero_label=True)
     Image.fromarray(np.full((10, 12), 151, np.uint8)).save(root / 'annotations/training/0.png')
-    with pytest.raises(UserError, match=r'0\.png has the value 151: 0 is unlabelled, 1 to 150'):
+    with pytest.raises(UserError, match=r'0\.png has the value 151: 0 is unlabelled, and 1 to 150'):
         check_pairs(split, 150, reduce_zero_label=True)
 
 
@@ -62,7 +62,7 @@ def test_without_reduce_zero_label_255_is_unlabelled(root):
     split = split_of(root)
     Image.fromarray(np.full((10, 12), 255, np.uint8)).save(root / 'annotations/training/0.png')
     check_pairs(split, 3, reduce_zero_label=False)
-    with pytest.raises(UserError, match=r'2\.png has the value 2: 0 to 1 are the classes, 255 is unlabelled'):
+    with pytest.raises(UserError, match=r'2\.png has the value 2: 0 to 1 are the classes, and 255 is unlabelled'):
         check_pairs(split, 2, reduce_zero_label=False)
 
 
@@ -92,7 +92,7 @@ def break_image(root):
     [
         (lambda root: (root / 'annotations/training/1.png').unlink(), r'no mask for the image .*training/1\.jpg'),
         (lambda root: (root / 'images/training/1.jpg').unlink(), r'no image for the mask .*training/1\.png'),
-        (break_size, r'training/1\.png is 10x12, its image .*1\.jpg 12x10'),
+        (break_size, r'training/1\.png is 10x12, but its image .*1\.jpg is 12x10'),
         (break_colour, r'1\.png has RGB pixels'),
         (break_depth, r'1\.png has I;16 pixels'),
         (break_mask, r'1\.png is not a readable mask'),

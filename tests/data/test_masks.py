@@ -67,7 +67,7 @@ CASES = {
     ),
     'ade-background-first': Case(
         ADE, {0: 1, 1: 2, 255: 0}, ('background', 'cat'), {'classes.txt': 'background\ncat\n'},
-        note='mask values 0 to 1 are classes, 255 is unlabelled',
+        note='mask values 0 to 1 are classes (255 is unlabelled)',
     ),
     'from-zero': Case(
         FLAT, {0: 1, 1: 2, 2: 3}, ('a', 'b', 'c'), {'classes.txt': 'a\nb\nc\n'}, note='values 0 to 2 are classes'
@@ -200,7 +200,7 @@ CASES = {
     # Public data sets.
     'voc': Case(
         Layout('kit/VOC2012/JPEGImages/2007_{i:06}.jpg', 'kit/VOC2012/SegmentationClass/2007_{i:06}.png', ('',)),
-        {0: 1, 1: 2, 2: 3, 255: 0}, VOC_CLASSES, mode='P', colours=VOC_COLOURS, note='0 to 20 are classes, 255 is',
+        {0: 1, 1: 2, 2: 3, 255: 0}, VOC_CLASSES, mode='P', colours=VOC_COLOURS, note='0 to 20 are classes (255 is',
     ),
     'voc-own-classes': Case(
         Layout('JPEGImages/{i}.jpg', 'SegmentationClass/{i}.png', ('',)), {0: 1, 1: 2, 2: 3, 255: 0},
@@ -216,7 +216,7 @@ CASES = {
     ),
     'camvid': Case(
         Layout('images/{split}/0001TP_{i:06}.jpg', 'masks/{split}/0001TP_{i:06}.png'), {0: 1, 3: 4, 10: 11, 11: 0},
-        CAMVID_CLASSES, note='mask values 0 to 10 are classes, 11 is unlabelled',
+        CAMVID_CLASSES, note='mask values 0 to 10 are classes (11 is unlabelled)',
     ),
 }  # fmt: skip
 
@@ -431,7 +431,7 @@ def test_mnv4_check_names_and_mends(root, tmp_path, capsys):
     save_mask(root / 'masks/0.png', pattern([0, 1, 7]))
     assert main(['check', str(root), '--allow-dropped', '--fix', str(tmp_path / 'fixed')]) == 0
     out = ' '.join(capsys.readouterr().out.split())
-    assert 'mask values 0 to 1 are classes, 255 is unlabelled' in out
+    assert 'mask values 0 to 1 are classes (255 is unlabelled)' in out
     assert 'masks/0.png: 40 pixels have the value 7' in out
     assert main(['check', str(root)]) == 2
     assert '1 of 6 images (16.7 %)' in ' '.join(capsys.readouterr().err.split())

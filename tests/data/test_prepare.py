@@ -243,7 +243,7 @@ REFUSED = {
     'bbox-normalised': (shares, r'16 of 16 boxes are within one pixel, .*look like shares of the image', False),
     'crowd-all': (
         lambda root: crowds(root, ('train',)),
-        'all 12 training boxes are crowds.*iscrowd to 0',
+        'all 12 training boxes are crowds.*set iscrowd, ignore or difficult to 0',
         False,
     ),
     'crowd-all-val': (lambda root: crowds(root, ('val',)), 'all 4 validation boxes are crowds', False),
@@ -398,7 +398,7 @@ def test_prepared_files_of_any_size_are_counted_and_images_read_once(root, monke
     monkeypatch.setattr(detection, 'check_split', lambda split: pytest.fail('images are read again'))
     cfg = with_data(load_config('mnv4_ssdlite_coco-mini'), layout)
     dataset = innermost_dataset(cfg.train_dataloader.dataset)
-    assert task_of(cfg).training_lines(layout.train, cfg, dataset)[0].startswith('of 6 images 6, of 12 boxes 12')
+    assert task_of(cfg).training_lines(layout.train, cfg, dataset)[0].startswith('6 of 6 images and 12 of 12 boxes')
     set_label_order(cfg)
     assert cfg.train_dataloader.dataset == with_data(cfg, layout).train_dataloader.dataset
     # An order that the file does not have is still noticed.
@@ -443,10 +443,10 @@ def test_images_that_the_config_leaves_out_are_named(root):
     content = json.loads(prepare_detection(root).train.annotations.read_text())
     trained = count_trained(content, dict(filter_empty_gt=True, min_size=50))
     assert str(trained) == (
-        'of 6 images 0, of 12 boxes 0 will be trained on (left out: 6 images smaller than 50 pixels, 12 boxes of small '
-        'images)'
+        '0 of 6 images and 0 of 12 boxes will be trained on (left out: 6 images smaller than 50 pixels, 12 boxes of '
+        'small images)'
     )
-    with pytest.raises(UserError, match=r'of 6 images 0.*a smaller min_size there takes smaller images'):
+    with pytest.raises(UserError, match=r'0 of 6 images.*a smaller min_size there takes smaller images'):
         trained.require_some(Path('train.json'))
 
 

@@ -226,7 +226,7 @@ def test_masks_are_checked_before_training(tmp_path, drawn, call_tool):
     assert result.returncode == 2
     assert result.stderr.count('\n') == 1
     assert 'annotations/training/000122.png: 102400 pixels have the value 8' in result.stderr
-    assert '1 to 7 are the classes, 0 is unlabelled' in result.stderr
+    assert '1 to 7 are the classes, and 0 is unlabelled' in result.stderr
     assert not (tmp_path / 'w').exists()
 
 

@@ -50,7 +50,7 @@ Id = int | str
 
 
 class Category(NamedTuple):
-    """A category of an annotation file."""
+    """A category of an annotation file; ``parent`` is its ``supercategory``, empty if it has none."""
 
     id: Id
     name: str
@@ -121,11 +121,16 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
     The name or folder of a file tells its split. Images are looked up in the folder in which most of the ``file_name``
     entries exist. The categories of several files are matched by name.
 
+    Args:
+        root: Folder of the data set.
+        files: Its files, if they have been listed already. None lists them.
+
     Returns:
         The data set. None if there is no such file.
 
     Raises:
-        UserError: A file is not JSON or not in COCO's format, or it is unclear which file belongs to a split.
+        UserError: A file is not JSON or not in COCO's format, or it is unclear which file belongs to a split or where
+            its images are.
     """
     files = files or Files(root)
     names = find(files) or find_incomplete(files)
@@ -425,7 +430,7 @@ def _read_boxes(
     count = len(source.content['annotations'])
     if areas:
         problem = f'{len(areas)} of {count} annotations have no area'
-        problem += f', {len(unusable)} of them one that is not a number' if unusable else ''
+        problem += f', or one that is not a number ({len(unusable)} of them)' if unusable else ''
         data.findings.append(Finding('area-missing', path, problem, areas[0][0]))
     if outlines:
         data.notes.append(
@@ -482,7 +487,7 @@ def _outline(segmentation: Any) -> list[float] | None:
 
 
 def _box_of_run_lengths(size: Any, counts: Any) -> list[float] | None:
-    """Return the box around a run-length encoded mask; None if it is damaged, or pycocotools is not installed."""
+    """Return the box around a run-length encoded mask; None if it is empty or damaged, or without pycocotools."""
     if not (isinstance(size, list) and len(size) == 2 and all(map(_side, size)) and max(size) < MAX_RUN_SIDE):
         return None
     height, width = (int(side) for side in size)

@@ -13,8 +13,8 @@ from mnv4_mm.data.prepare_masks import prepare_masks
 # have the benchmark's data.
 FIND: dict[str, Callable[..., Any]] = {'mmdet': prepare_detection, 'mmseg': prepare_masks}
 HINTS = {
-    scope: f'fetch it with `mnv4 download {data}`, name a folder with your own by --data, or try `mnv4 train {config}` '
-    'in a clone of the repository, which has the data of -mini configs'
+    scope: f'fetch it with `mnv4 download {data}`, name the folder of your own data by --data, or try '
+    f'`mnv4 train {config}` in a clone of the repository, which has the data of -mini configs'
     for scope, data, config in (
         ('mmdet', 'coco2017', 'mnv4_ssdlite_coco-mini'),
         ('mmseg', 'ade20k', 'mnv4_lraspp_ade20k-mini'),

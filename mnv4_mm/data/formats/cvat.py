@@ -46,15 +46,20 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
     """Read a data set in the format "CVAT for images 1.1".
 
     - The split is the ``subset`` of an image or, without one, the split that the name or folder of the XML file names.
-    - Classes are in the order of the labels in the first file; labels that only other files have come last.
+    - Classes are in the order of the labels in the first file; labels that it lacks follow. If no file lists
+      any, the classes are those of the shapes, sorted by name.
     - Polygons, ellipses, masks and rotated boxes become the boxes around them. Lines, points, cuboids and skeletons are
       left out.
+
+    Args:
+        root: Folder of the data set.
+        files: Its files, if they have been listed already. None lists them.
 
     Returns:
         The data set. None if there are no such files.
 
     Raises:
-        UserError: A file is not XML, or has the tracks of a video.
+        UserError: A file is not XML or has the tracks of a video, or it is unclear in which folder its images are.
     """
     files = files or Files(root)
     names = find(files)
@@ -112,7 +117,7 @@ def _classes(trees: dict[str, 'Element'], data: DetectionData) -> list[str]:
         result = sorted(
             {label for shape in shapes if shape.tag in SHAPES and (label := composed(shape.get('label', '')))}
         )
-        data.notes.append('the files list no labels: classes are those of the boxes, sorted by name')
+        data.notes.append('the files list no labels: classes are those of the shapes, sorted by name')
     return result
 
 

@@ -21,7 +21,7 @@ from mnv4_mm.errors import UserError
 from mnv4_mm.images import IMAGE_SUFFIXES, image_size
 
 MAX_FILES = 4_000_000
-SAMPLE = 100  # names of an annotation file that are looked up to find the folder that they are relative to
+SAMPLE = 100  # about so many names of an annotation file are looked up to find the folder that they are relative to
 MAX_STRIPPED = 4  # most leading folders of a name that are left out to find the image
 # Bytes that a file with a labelled object contains.
 VOC_OBJECT, LABELME_OBJECT = b'<object>', b'"label"'
@@ -107,7 +107,7 @@ class Files:
         return result
 
     def with_suffix(self, *suffixes: str) -> list[str]:
-        """Return the names that end in one of the suffixes, in upper or lower case."""
+        """Return the names that end in one of the suffixes, in any case. The suffixes must be in lower case."""
         return [name for name in self.names if name.lower().endswith(suffixes)]
 
     def has_folder(self, folder: str) -> bool:
@@ -165,8 +165,8 @@ def refuse_folder(error: OSError) -> NoReturn:
         UserError: Always.
     """
     raise UserError(
-        f'{error.filename} cannot be listed: {error.strerror}. The data set may be incomplete: grant the right to read '
-        'the folder, or move it'
+        f'{error.filename} cannot be listed: {error.strerror}. The data set may be incomplete: make the folder '
+        'readable, or move it elsewhere'
     ) from error
 
 
@@ -177,8 +177,9 @@ def _fold(name: str) -> str:
 def split_of(name: str) -> str | None:
     """Return the split that a path names; None if it names none.
 
-    The file name is looked at first, then the folders from the innermost one outwards:
-    ``annotations/instances_train2017.json`` is TRAIN, ``valid/_annotations.coco.json`` is VAL.
+    A split is named by a word that begins with train, val, eval or test. The file name is looked at first, then the
+    folders from the innermost one outwards: ``annotations/instances_train2017.json`` is ``TRAIN``,
+    ``valid/_annotations.coco.json`` is ``VAL``.
     """
     for part in reversed(posixpath.splitext(name)[0].split('/')):
         for word in WORDS.findall(part.lower()):
@@ -189,7 +190,7 @@ def split_of(name: str) -> str | None:
 
 
 def complete_splits(splits: dict[str, list[LabelledImage]]) -> dict[str, list[LabelledImage]]:
-    """Leave out empty splits. A single split other than ``TRAIN`` becomes ``ALL``."""
+    """Return the splits without empty ones. A single split other than ``TRAIN`` becomes ``ALL``."""
     splits = {split: images for split, images in splits.items() if images}
     if len(splits) == 1 and TRAIN not in splits:
         return {ALL: next(iter(splits.values()))}
@@ -197,10 +198,11 @@ def complete_splits(splits: dict[str, list[LabelledImage]]) -> dict[str, list[La
 
 
 def join(folder: str, name: str) -> str | None:
-    """Join a folder and a name that is written in a file, both relative to the root, with ``/``.
+    """Join a folder, given relative to the root, and a name that is written in a file; both have ``/``.
 
     Returns:
-        The path. None if it leaves the root: it is absolute, has a drive or a protocol, or too many ``..``.
+        The path relative to the root. None if it leaves the root: the name is absolute, has a drive or a protocol, or
+            too many ``..``.
     """
     if name.startswith('/') or DRIVE.match(name) or '://' in name:
         return None
@@ -244,7 +246,7 @@ def locate(
         source: Annotation file, relative to the root.
         names: Name as written in the file -> its entry in the file, for messages.
         preferred: Folders to prefer, in this order, relative to the root.
-        split: Split that the annotation file is for.
+        split: Split that the annotation file is for. None considers all folders.
         sizes: Width and height that the annotation file states, by name.
 
     Raises:
@@ -274,7 +276,7 @@ def locate(
         if folder is None and folders[0] not in bases:
             raise UserError(
                 f'{path} lists images that are in {listed}, with the same names: write the folder into the names, or '
-                'leave one of the folders'
+                'keep only one of the folders'
             )
         reason = 'the sizes fit' if folder is not None else 'it is the usual place'
         folder = folders[0] if folder is None else folder
@@ -408,9 +410,9 @@ def match_by_stem(
     Args:
         files: Files of the data set.
         name: The annotation file, relative to the root.
-        split: Split that the annotation file belongs to.
+        split: Split that the annotation file belongs to. None considers the images of all splits.
         stem: Stem to look for instead of the annotation file's; leading folders are ignored.
-        listed: Image name in the annotation file. Its suffix decides between several images of the stem.
+        listed: Image name in the annotation file. It decides between several images of the stem.
     """
     found = images_of_stem(files, name, split, stem=stem, listed=listed)
     return found[0] if len(found) == 1 else None
@@ -438,12 +440,12 @@ def images_of_stem(
 
 
 def other_labels(files: Files, images: Iterable[str], marks: Mapping[str, bytes]) -> list[Finding]:
-    """Find label files in other formats that are named after images without labels.
+    """Return a finding for each image without labels that has a label file in another format.
 
     Args:
         files: Files of the data set.
         images: Images without labels in the format that is read.
-        marks: Suffix of another format -> bytes that a file with a labelled object contains.
+        marks: Suffix of another format, in lower case -> bytes that a file with a labelled object contains.
     """
     labels: dict[str, list[str]] = {}
     for name in files.with_suffix(*marks):
@@ -459,7 +461,10 @@ def other_labels(files: Files, images: Iterable[str], marks: Mapping[str, bytes]
 
 
 def beginning(path: Path, count: int = 2**16) -> bytes:
-    """Return the first bytes of a text file, without byte order mark, leading blanks and the zero bytes of UTF-16."""
+    """Return the first bytes of a text file, without byte order mark, leading blanks and the zero bytes of UTF-16.
+
+    Empty if the file cannot be read.
+    """
     try:
         with path.open('rb') as file:
             data = file.read(count)
@@ -476,13 +481,16 @@ def amount(count: int, noun: str) -> str:
 
 
 def first(values: Iterable[str], count: int = 3) -> str:
-    """Join the first values for a message."""
+    """Join the first values for a message, with the number of the others."""
     values = list(values)
     return ', '.join(values[:count]) + (f' and {len(values) - count} more' if len(values) > count else '')
 
 
 def split_by_folder(splits: dict[str, list[LabelledImage]], notes: list[str]) -> dict[str, list[LabelledImage]]:
-    """Split a data set without splits by the folders of its images, if each folder is named after a split."""
+    """Split a data set without splits by the folders of its images, if each is named after a split; add a note.
+
+    Otherwise, or if there is no folder for training or for validation, return ``splits`` itself.
+    """
     if set(splits) != {ALL}:
         return splits
     named: dict[str | None, list[LabelledImage]] = {}
@@ -495,7 +503,7 @@ def split_by_folder(splits: dict[str, list[LabelledImage]], notes: list[str]) ->
 
 
 def separate(data: DetectionData | MaskData) -> None:
-    """Find training images that are in another split too. Identical training and validation splits become ``ALL``."""
+    """Add findings for training images that are in another split too. If ``TRAIN`` is ``VAL``, it becomes ``ALL``."""
     splits: dict[str, list] = data.splits
     if TRAIN not in splits:
         return

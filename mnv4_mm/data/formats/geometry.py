@@ -12,7 +12,7 @@ def box_of_edges(left: Number, top: Number, right: Number, bottom: Number, offse
     """Return ``(x, y, width, height)`` of a box that is given by its edges.
 
     Width and height are computed in decimals: 30.3 - 10.1 is 20.2, not 20.200000000000003, so that a box is the same
-    whether a file holds its edges or its size.
+    whether a file holds its edges or its size. Edges that are infinite or NaN give a box that is not finite.
 
     Args:
         left: Smallest x, as a number or as text.
@@ -42,7 +42,7 @@ def _decimal(value: Number) -> Decimal:
 
 
 def box_around(points: Sequence[Sequence[Number]]) -> Xywh:
-    """Return ``(x, y, width, height)`` around points.
+    """Return ``(x, y, width, height)`` around points ``(x, y)``.
 
     Raises:
         ValueError: There are no points, or a coordinate is no finite number.
@@ -63,7 +63,7 @@ def box_around_rotated(x: float, y: float, width: float, height: float, degrees:
         y: Top edge before the rotation.
         width: Width before the rotation.
         height: Height before the rotation.
-        degrees: Angle.
+        degrees: Angle; either direction gives the same box.
     """
     cos, sin = abs(math.cos(math.radians(degrees))), abs(math.sin(math.radians(degrees)))
     new_width, new_height = width * cos + height * sin, width * sin + height * cos

@@ -58,8 +58,15 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
     - Shapes of one class with the same ``group_id`` are parts of one object, as in LabelMe's own export to COCO.
     - Folders determine the split. Classes are in the order of ``labels.txt`` if there is one, else sorted by name.
 
+    Args:
+        root: Folder of the data set.
+        files: Its files, if they have been listed already. None lists them.
+
     Returns:
         The data set. None if there are no such files.
+
+    Raises:
+        UserError: ``labels.txt`` cannot be read.
     """
     files = files or Files(root)
     names = find(files)

@@ -48,9 +48,9 @@ class MaskSettings(NamedTuple):
     """Settings of a user's ``masks.yaml``.
 
     Attributes:
-        path: The file.
-        classes: Class names, if they are stated.
-        first_class: Value of the first class.
+        path: The file. None if there is none.
+        classes: Class names. None if they are not stated.
+        first_class: Value of the first class. None if it is not stated.
         ignored: Values without a label; empty if there are none. None if they are to be guessed.
         ignored_colours: The same for packed colours.
         read: Whether masks must be read as ``values`` or as ``colours``. Empty if the masks decide.
@@ -76,7 +76,7 @@ def read_settings(folders: Iterable[Path]) -> MaskSettings:
     """Read ``masks.yaml`` of the first folder that has one; return empty settings if none has.
 
     Raises:
-        UserError: The file has unknown keys or invalid values.
+        UserError: The file cannot be read, or has unknown keys or invalid values.
     """
     path = next((folder / SETTINGS for folder in folders if (folder / SETTINGS).is_file()), None)
     if path is None:
@@ -139,7 +139,9 @@ def _checked(classes: ClassNames) -> ClassNames:
     counts = {name: classes.names.count(name) for name in classes.names}
     twice = [name for name, count in counts.items() if count > 1]
     if twice:
-        raise UserError(f'{classes.source} has the class {twice[0]!r} {counts[twice[0]]} times: it has duplicates')
+        raise UserError(
+            f'{classes.source} has the class {twice[0]!r} {counts[twice[0]]} times: give each class its own name'
+        )
     return classes
 
 
@@ -193,7 +195,11 @@ def _name_and_colour(line: str) -> tuple[str, Colour] | None:
 
 
 def _read_labelmap(path: Path) -> ClassNames | None:
-    """Read CVAT's ``name:R,G,B:parts:actions``. Lines that begin with # are comments. None if it is something else."""
+    """Read CVAT's ``name:R,G,B:parts:actions``. Lines that begin with # are comments. None if there are no others.
+
+    Raises:
+        UserError: A line is something else.
+    """
     entries = []
     for number, line in enumerate(_read_text(path).splitlines(), 1):
         if not line.strip() or line.lstrip().startswith('#'):
@@ -209,7 +215,7 @@ def _read_labelmap(path: Path) -> ClassNames | None:
 
 
 def _read_csv(path: Path) -> ClassNames | None:
-    """Read ``name,r,g,b`` or Roboflow's ``Pixel Value, Class``, with a line of titles."""
+    """Read ``name,r,g,b`` or Roboflow's ``Pixel Value, Class``, with a line of titles. None for other titles."""
     try:
         rows = [[cell.strip() for cell in row] for row in csv.reader(_read_text(path).splitlines()) if any(row)]
     except csv.Error as error:

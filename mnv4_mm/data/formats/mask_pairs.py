@@ -47,7 +47,8 @@ class Pairs(NamedTuple):
         folder: Folder that holds the images and masks, or their folders. Lists of names and classes are searched there.
         splits: Pairs of each split, ordered by name.
         ending: Ending that mask names have and image names do not, e.g. ``_mask``.
-        findings: Images without a mask, masks without an image, names in lists that do not exist.
+        findings: Images without a mask, masks without an image, shared and surplus masks, names in lists that do not
+            exist.
         notes: What was decided.
     """
 
@@ -81,7 +82,11 @@ class _Match(NamedTuple):
 
 
 def find_pairs(root: Path) -> Pairs | None:
-    """Find images and masks, at most two folders below ``root``. None if there are no masks."""
+    """Find images and masks, at most two folders below ``root``. None if there are no masks of images.
+
+    Raises:
+        UserError: A folder cannot be listed.
+    """
     for base in _bases(root):
         for images, masks, is_deep in _candidates(base):
             if not any(_has_files(folder, MASK_SUFFIXES) for folder in masks.values()):
@@ -390,8 +395,8 @@ def _beginnings(stem: str) -> Iterator[str]:
 def _choose(by_ending: Mapping[str, list[tuple[list[_File], _File]]], spare: list[_File]) -> _Match:
     """Choose the ending of the masks, and pair by it.
 
-    Among the endings of at least half as many masks as the most frequent one, no ending is preferred, then the order of
-    ``PREFERRED_ENDINGS`` counts.
+    Only endings of at least half as many masks as the most frequent one count. Masks without an ending come first among
+    them, then endings in the order of ``PREFERRED_ENDINGS``.
     """
     if not any(by_ending.values()):
         return _Match({}, '', spare, [])

@@ -102,12 +102,12 @@ def decide(
 
     Args:
         source: Names of files and folders.
-        names: Class names, if a file has them.
-        settings: The user's decisions.
-        masks: Decoded masks by name.
+        names: Class names. None if no file has them.
+        settings: The user's decisions; class names in them replace ``names``.
+        masks: Decoded masks by name, including unreadable ones.
 
     Raises:
-        UserError: The values are ambiguous, or cannot be classes.
+        UserError: The values are ambiguous or cannot be classes, no mask can be read, or most are JPEG files.
     """
     readable = {name: mask for name, mask in masks.items() if not mask.problem}
     if not readable:
@@ -116,7 +116,7 @@ def decide(
     lossless = {name: mask for name, mask in readable.items() if not mask.is_jpeg}
     if 2 * len(lossless) < len(readable):
         first = next(name for name, mask in readable.items() if mask.is_jpeg)
-        raise UserError(f'{len(readable) - len(lossless)} masks are JPEG files, the first is {first}. {JPEG_ADVICE}')
+        raise UserError(f'{len(readable) - len(lossless)} masks are JPEG files (first: {first}). {JPEG_ADVICE}')
     if settings.classes is not None:
         names = settings.classes
     if _are_colours(lossless, names, settings):
@@ -131,9 +131,11 @@ def decide(
             source, _count(mask.counts for mask in lossless.values()), names, settings, lossless
         )
     if len(convention.classes) < 2:
+        found = ', '.join(map(repr, convention.classes)) or 'none'
+        where = names.source if names and names.source else 'classes.txt'
         raise UserError(
-            f'there is one class, {convention.classes}: write a name for the rest of the image too, '
-            f'e.g. background, into {names.source if names and names.source else "classes.txt"}'
+            f'at least 2 classes are needed, got {found}: write a name for the rest of the image too, e.g. '
+            f'background, into {where}'
         )
     if len(convention.classes) > MAX_CLASSES:
         raise UserError(f'there are {len(convention.classes)} classes; 8-bit masks can hold {MAX_CLASSES}')
@@ -158,7 +160,8 @@ def _count(masks: Iterable[Mapping[int, int]]) -> _Occurring:
 def _are_colours(masks: Mapping[str, MaskValues], names: ClassNames | None, settings: MaskSettings) -> bool:
     """Return True if masks must be read as colours.
 
-    They must be if any mask is in colours, or if masks have palettes and the file of classes names their colours.
+    ``settings.read`` decides if it is set. If not, they must be if any mask is in colours. They also must be if the
+    file of classes states colours, and either no other colours occur or the palettes of the masks differ.
 
     Raises:
         UserError: Palettes differ, and no file of classes names colours.
@@ -207,7 +210,7 @@ def _decide_colours(
         if len(classes) == 1:
             classes.insert(0, 'background')
             convention.colours = {colour: label + 1 for colour, label in convention.colours.items()} | {BLACK: 0}
-            convention.notes.append('black is not a class of its own: it is the class background')
+            convention.notes.append(f'{_name(names)} does not list black: it is the class background')
         else:
             convention.ignored.add(BLACK)
             convention.notes.append(
@@ -242,7 +245,7 @@ def _ask_for_colours(found: _Occurring, names: ClassNames | None, masks: Mapping
     more = f' and {len(found.pixels) - len(common)} more' if len(found.pixels) > len(common) else ''
     has_names = f'; {names.source} has names without colours' if names and names.source else ''
     return (
-        f'masks are in colours, the first is {name}, and no file says which colour is which class{has_names}: write '
+        f'masks are in colours (first: {name}), and no file says which colour is which class{has_names}: write '
         f'labelmap.txt with a line for each, or save masks with one channel. The colours are {lines}{more}'
     )
 
@@ -282,8 +285,8 @@ def _check_one_convention(masks: Mapping[str, MaskValues], top: int) -> None:
     tops = [name for name, mask in masks.items() if top in mask.counts]
     if not set(ones) & set(tops):
         raise UserError(
-            f'{len(ones)} masks have the value 1 and no {top}, the first is {ones[0]}; {len(tops)} have {top} and no '
-            f'1, the first is {tops[0]}. If both mean the object, save all alike; if {top} is unlabelled, '
+            f'{len(ones)} masks have the value 1 and no {top} (first: {ones[0]}); {len(tops)} have {top} and no 1 '
+            f'(first: {tops[0]}). If both mean the object, save all alike; if {top} is unlabelled, '
             f'write `ignore: [{top}]` into {SETTINGS}'
         )
 
@@ -344,7 +347,7 @@ def _describe_ignored(ignored: set[int]) -> str:
     if not ignored:
         return ''
     listed = ', '.join(str(value) for value in sorted(ignored)[:MAX_LISTED])
-    return f', {listed} is unlabelled' if len(ignored) == 1 else f', {listed} are unlabelled'
+    return f' ({listed} {"is" if len(ignored) == 1 else "are"} unlabelled)'
 
 
 def _explicit(names: ClassNames, ignored: set[int]) -> Convention:
@@ -381,15 +384,16 @@ def _unnamed(found: _Occurring, ignored: set[int], masks: Mapping[str, MaskValue
     if len(values) > MAX_UNNAMED:
         name = max(masks, key=lambda name: masks[name].distinct)
         raise UserError(
-            f'masks have {len(values)} values ({_listed(values)}), the most in {name}, and no classes.txt: that is too '
-            'many for classes without names. Masks that were compressed, smoothed or resized have values in between, '
-            'masks of instances a value for each object; write the names into classes.txt if they are classes'
+            f'masks have {len(values)} values ({_listed(values)}), the most in {name}, and there is no classes.txt: '
+            'that is too many for classes without names. Masks that were compressed, smoothed or resized have values '
+            'in between, and masks of instances a value for each object; write the names into classes.txt if they are '
+            'classes'
         )
     once = [value for value in values if found.masks[value] == 1]
     if len(values) >= MIN_INSTANCES and found.total >= MIN_FOR_RARE and 2 * len(once) > len(values):
         raise UserError(
-            f'masks have {len(values)} values ({_listed(values)}), of which {len(once)} are in one mask only, and no '
-            f'classes.txt. {INSTANCE_ADVICE}, or write the names into classes.txt if they are classes'
+            f'masks have {len(values)} values ({_listed(values)}), of which {len(once)} are in one mask only, and '
+            f'there is no classes.txt. {INSTANCE_ADVICE}, or write the names into classes.txt if they are classes'
         )
     binary = len(values) == 2 and values[0] == 0 and values[1] in (1, *UNLABELLED)
     if len(values) == 1:
@@ -515,14 +519,14 @@ def _in_order(names: ClassNames, values: list[int], ignored: set[int], found: _O
     if len(values) != count:
         spread = found.distinct > 2 * count + 2
         advice = (
-            'Masks that were compressed, smoothed or resized have values in between: save them as PNG, resize them '
-            'by nearest neighbour'
+            'Masks that were compressed, smoothed or resized have values in between: save them as PNG, and '
+            'resize them by nearest neighbour'
             if spread
             else f'Write a name for each value: `classes: {{{values[0]}: name, ...}}` in {SETTINGS}'
         )
         raise UserError(
-            f'masks have the values {_listed(values)}, {_name(names)} has {count} '
-            f'{"name" if count == 1 else "names"}: values without a class. {advice}'
+            f'masks have {len(values)} values ({_listed(values)}), but {_name(names)} has {count} '
+            f'{"name" if count == 1 else "names"}. {advice}'
         )
     convention = Convention('masks', (), ignored=set(ignored))
     kept = [(value, name) for value, name in zip(values, names.names, strict=True) if not is_void(name)]

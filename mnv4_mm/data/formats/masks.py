@@ -11,8 +11,8 @@ from mnv4_mm.data.mask_values import decode_masks, unpack
 from mnv4_mm.errors import UserError
 
 LAYOUT = (
-    'images/ with images and masks/ with a PNG mask for each (also annotations/, labels/ or SegmentationClass/; in '
-    'each train/ and val/, or none), and classes.txt with one class name per line'
+    'images/ with images, masks/ (or annotations/, labels/, SegmentationClass/) with a PNG mask for each, both with '
+    'or without subfolders train/ and val/, and classes.txt with one class name per line'
 )
 
 
@@ -22,7 +22,8 @@ def read(root: Path) -> MaskData | None:
     All masks are decoded, since their values tell which convention they follow.
 
     Raises:
-        UserError: The masks have no images beside them, or their values cannot be understood.
+        UserError: The masks have no images beside them, or their values cannot be understood; or the cache cannot be
+            written.
     """
     pairs = find_pairs(root)
     if pairs is None:
@@ -66,7 +67,8 @@ def require(root: str | Path) -> MaskData:
     """Read a segmentation data set, which must exist.
 
     Raises:
-        UserError: The folder has no masks beside images, or the masks cannot be understood.
+        UserError: The folder has no masks beside images, or the masks cannot be understood; or the cache cannot be
+            written.
     """
     root = Path(root)
     data = read(root)
@@ -76,7 +78,7 @@ def require(root: str | Path) -> MaskData:
 
 
 def _choose_splits(splits: dict[str, list[MaskedImage]], notes: list[str]) -> dict[str, list[MaskedImage]]:
-    """Reduce the splits to ``TRAIN`` and ``VAL``, or to ``ALL``."""
+    """Return the splits reduced to ``TRAIN`` and ``VAL``, or to ``ALL``; add to the notes."""
     splits = {name: images for name, images in splits.items() if images}
     if TRAIN in splits and VAL not in splits and TEST in splits:
         splits[VAL] = splits.pop(TEST)

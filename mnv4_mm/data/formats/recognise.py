@@ -120,8 +120,8 @@ def _compare(data: DetectionData, other: ModuleType, files: Files) -> None:
     is_named = not all(name.isdecimal() for name in second.classes)
     if (is_named and set(second.classes) != set(data.classes)) or _count_boxes(second) != _count_boxes(data):
         raise UserError(
-            f'{data.root} has labels in two formats, which differ: {_describe_labels(data)}, and '
-            f'{_describe_labels(second)}: leave the files of one format in the folder'
+            f'{data.root} has labels in two formats, which differ: {_describe_labels(data, second)}, and '
+            f'{_describe_labels(second, data)}: leave the files of one format in the folder'
         )
 
 
@@ -129,9 +129,10 @@ def _count_boxes(data: DetectionData) -> int:
     return sum(len(image.boxes) for images in data.splits.values() for image in images)
 
 
-def _describe_labels(data: DetectionData) -> str:
+def _describe_labels(data: DetectionData, other: DetectionData) -> str:
+    """Describe boxes and classes for a message, beginning with classes that the other data set does not have."""
     source = next((image.source for images in data.splits.values() for image in images), data.root)
-    classes = first(map(repr, data.classes)) or 'no class'
+    classes = first(map(repr, sorted(data.classes, key=lambda name: name in other.classes))) or 'no class'
     return f'{data.format} with {amount(_count_boxes(data), "box")} of {classes} ({source.relative_to(data.root)})'
 
 

@@ -52,10 +52,14 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
       folders determine the split.
     - Pixels are counted from 1, so 1 is subtracted from all four coordinates and a box is ``xmax - xmin`` wide, as in
       mmdet's ``XMLDataset`` and LabelImg. (Boxes of the devkit, detectron2 and supervision are one pixel larger.)
-      If a box of the data set begins at 0 or between 0 and 1, pixels are counted from 0 and nothing is subtracted.
+      If a box of the data set begins in [0, 1), pixels are counted from 0 and nothing is subtracted.
     - Difficult objects become crowds, which are not trained on and are no mistake if they are missed, as in
       ``XMLDataset`` and VOC's metric.
     - Classes are sorted by name.
+
+    Args:
+        root: Folder of the data set.
+        files: Its files, if they have been listed already. None lists them.
 
     Returns:
         The data set. None if there are no such files.

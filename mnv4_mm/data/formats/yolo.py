@@ -52,7 +52,7 @@ class Description(NamedTuple):
     Attributes:
         name: Path of the file relative to the root. Empty if there is none.
         content: The parsed file, a mapping.
-        names: Class names by number. None if the file has none.
+        names: Class names by number. None if there is no file.
     """
 
     name: str = ''
@@ -61,7 +61,11 @@ class Description(NamedTuple):
 
 
 def find(files: Files) -> list[str]:
-    """Return the files that make a folder a YOLO data set: a description, or label files of images."""
+    """Return the files that make a folder a YOLO data set: its descriptions, or else the first label file of an image.
+
+    Raises:
+        UserError: A ``data.yaml`` or ``.data`` file is not valid.
+    """
     found = [name for name, _ in _descriptions(files)]
     if found:
         return found
@@ -79,7 +83,7 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
 
     - The yaml file names the classes and, for each split, a folder of images, a list of images, or several of them.
       Paths are relative to its ``path`` or to the file itself. Without such a file, folders determine the splits and
-      ``classes.txt`` names the classes. Without that file, classes are named by their numbers.
+      a file of ``NAME_FILES`` names the classes, e.g. ``classes.txt``. Without that, they are named by their numbers.
     - The labels of ``images/a.jpg`` are in ``labels/a.txt`` or beside the image. An image without a label file has no
       objects.
     - Shares are converted to pixels by the size of the image file. As a share is rounded, it stands for an interval in
@@ -88,11 +92,16 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
       in all formats.
     - Polygons and rotated boxes become the boxes around them. Of a pose, only its box is used.
 
+    Args:
+        root: Folder of the data set.
+        files: Its files, if they have been listed already. None lists them.
+
     Returns:
         The data set. None if there are no such files.
 
     Raises:
-        UserError: The yaml file is not valid, or there are several.
+        UserError: The yaml or ``.data`` file is not valid or names no images, there are several, or the classes have no
+            names and their numbers are too large.
     """
     files = files or Files(root)
     if not find(files):
@@ -161,7 +170,7 @@ def _note_respelled(files: Files, labels: dict[str, str], data: DetectionData) -
 def _leave_out_shared(
     files: Files, splits: dict[str, list[str]], labels: dict[str, str], data: DetectionData
 ) -> dict[str, list[str]]:
-    """Leave out images that share a label file, e.g. ``a.jpg`` and ``a.png``."""
+    """Return the splits without images that share a label file, e.g. ``a.jpg`` and ``a.png``, and add findings."""
     sharing: dict[str, set[str]] = {}
     for name, label in labels.items():
         sharing.setdefault(label, set()).add(name)
@@ -268,9 +277,10 @@ def _names(
         chosen = found[0]
         others = [name for name in found if lists[name] != lists[chosen]]
         if others:
-            problem = (
-                f'the classes are {first(lists[chosen].values())}; in {others[0]}: {first(lists[others[0]].values())}'
-            )
+            here, there = lists[chosen], lists[others[0]]
+            number = next(n for n in range(max(len(here), len(there))) if here.get(n) != there.get(n))
+            shown = [repr(names[number]) if number in names else 'not listed' for names in (here, there)]
+            problem = f'class {number} is {shown[0]}, but in {others[0]} it is {shown[1]}'
             data.findings.append(Finding('class-count', files.root / chosen, problem))
         data.notes.append(f'class names are those of {chosen}')
         return lists[chosen]
@@ -390,7 +400,7 @@ def _expand(files: Files, target: str, split: str, data: DetectionData) -> Itera
 
 
 def _images_by_folder(files: Files, data: DetectionData) -> dict[str, list[str]]:
-    """Return the images of a data set without a description, without folders in which no image has labels."""
+    """Return the images by split if no description names them. Folders in which no image has labels are left out."""
     images = [name for name in files.images if 'labels' not in name.split('/')[:-1]]
     labelled = [name for name in images if _label_of(files, name)]
     # Images without objects may have no label file, but are in a folder of images that have one.

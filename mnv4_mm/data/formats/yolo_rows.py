@@ -142,7 +142,7 @@ def _box_around(shares: list[float], size: tuple[int, int], digits: int) -> Xywh
 
 
 def _shortest(value: float, error: float) -> float:
-    """Return the number with the fewest decimals within ``error`` of a value; the value itself if it takes over 3."""
+    """Return the number with the fewest decimals within ``error`` of a value; the value itself if 3 are too few."""
     error = max(1.0001 * error, 1e-12 * abs(value))  # a share may have been exactly halfway when it was rounded
     for decimals in range(4):
         rounded = round(value, decimals)
@@ -152,7 +152,7 @@ def _shortest(value: float, error: float) -> float:
 
 
 def class_number(text: str) -> int | None:
-    """Parse the number of a class, which may be written with a decimal point; None if it is not one."""
+    """Return the number of a class, which may be written as ``1.0``; None unless it is whole and not negative."""
     try:
         number = float(text)
     except ValueError:

@@ -152,7 +152,7 @@ def test_mistakes_in_the_description_are_findings(load, description, kind):
         (YAML.replace('images/train', '{a: b}'), 'train should be a path'),
         (YAML.replace('images/', 'none/'), 'names no images'),
         (YAML + 'kpt_shape: [a]\n', 'kpt_shape should be'),
-        ('names: [cat', 'is not YAML'),
+        ('names: [cat', 'cannot be read as YAML'),
     ],
 )
 def test_descriptions_that_are_refused(load, description, message):
