@@ -239,6 +239,11 @@ def test_safetensors_with_a_false_header_are_one_line(tmp_path):
         assert '\n' not in str(caught.value)
 
 
+def test_weights_of_a_server_that_does_not_answer_are_one_line():
+    with refused(r'http://127\.0\.0\.1:1/net\.pth cannot be read: '):
+        read_weights('http://127.0.0.1:1/net.pth')
+
+
 # ---- data sets ----
 
 

@@ -87,6 +87,8 @@ def _set_timm_backbone(cfg: Config, name: str) -> None:
         raise UserError(f"timm:{name} does not take {', '.join(sorted(unknown))} of this config's backbone")
     cfg.model.backbone = dict(type='TimmFeatures', name=name, **kept)
     if has_fixed_input_size(name):
+        if not cfg.get('input_size'):
+            raise UserError(f'timm:{name} is built for one image size: the config needs input_size=(width, height)')
         width, height = cfg.input_size
         if width % 32 or height % 32:
             raise UserError(

@@ -25,7 +25,9 @@ def set_launcher(cfg: Config, launcher: str, on_gpu: bool) -> Config:
         cfg.sync_bn = 'torch'
         if 'device_ids' in (cfg.get('model_wrapper_cfg') or {}):
             cfg.pop('model_wrapper_cfg')  # set by a training on CPUs
-    else:  # mmengine would wrap the model for GPU LOCAL_RANK
+    else:
+        cfg.pop('sync_bn', None)  # set by a training on GPUs; torch's synchronised norms need one
+        # mmengine would wrap the model for GPU LOCAL_RANK
         cfg.model_wrapper_cfg = dict(
             type='MMDistributedDataParallel',
             device_ids=None,

@@ -147,8 +147,11 @@ def _choose_splits(splits: dict[str, list[LabelledImage]]) -> list[str]:
             splits[VAL] = splits.pop(TEST)
             notes.append('there are no validation images: the test images are used')
         else:
-            splits[ALL] = splits.pop(TRAIN)
+            splits[ALL] = [*splits.pop(TRAIN), *splits.get(ALL, ())]
             notes.append('there are no validation images: some of the training images are used')
+    if VAL in splits and TRAIN not in splits and ALL in splits:
+        splits[TRAIN] = splits.pop(ALL)
+        notes.append(f'the {len(splits[TRAIN])} images of no split are for training')
     if TEST in splits:
         notes.append(f'the {len(splits.pop(TEST))} test images are not used')
     if ALL in splits and TRAIN in splits:

@@ -19,6 +19,12 @@ def class_order(root: Path, found: Sequence[str], required: Sequence[str]) -> li
     """
     if sorted(found) == sorted(required):
         return [list(found).index(name) for name in required]
+    if set(found) == set(required):
+        name = next(name for name in [*found, *required] if found.count(name) != required.count(name))
+        raise UserError(
+            f'{root} has {found.count(name)} classes {name!r} and the checkpoint has {required.count(name)}: classes '
+            'are matched by name, so each needs its own'
+        )
     differences = [
         f'only {owner} has {", ".join(map(repr, names[:5]))}{f" and {len(names) - 5} more" if names[5:] else ""}'
         for owner, names in (

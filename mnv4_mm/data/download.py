@@ -12,6 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 
 from mnv4_mm.digest import file_digest
 from mnv4_mm.errors import UserError
+from mnv4_mm.paths import make_output_folder
 
 BLOCK = 2**20
 TIMEOUT = 60  # seconds without a byte
@@ -79,7 +80,7 @@ def download_dataset(name: str, root: str | Path | None = None) -> Path:
     if root.exists() and not root.is_dir():
         raise UserError(f'{root} is not a folder')
     missing = [archive for archive in DATASETS[name] if not (root / archive.unpacked).exists()]
-    root.mkdir(parents=True, exist_ok=True)
+    make_output_folder('--root', root)
     # An archive and its unpacked content exist at the same time. Downloaded parts occupy their space already.
     required = sum(2 * archive.size - _downloaded_bytes(archive, root) for archive in missing)
     if shutil.disk_usage(root).free < required:

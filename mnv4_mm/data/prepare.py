@@ -216,7 +216,7 @@ def read_checked(folder: Path, root: Path) -> CheckedData | None:
     """Read the result of an earlier check; None if it is missing or damaged, or its split file is missing."""
     try:
         checked = CheckedData.from_json((folder / 'checked.json').read_bytes(), root, folder)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return None if checked.split_file and not checked.split_file.is_file() else checked
 

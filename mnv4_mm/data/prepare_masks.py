@@ -135,13 +135,13 @@ def _examine(
 
 def is_unchanged(split: MaskSplit) -> bool:
     """Return True for a prepared split whose data set has not changed since it was checked."""
-    content = _read_json(split.names_file.parent / INDEX) if split.names_file else None
+    content = _read_index(split.names_file.parent) if split.names_file else None
     return content is not None and folder_state(Path(content['root'])) == content['state']
 
 
 def original_folders(split: MaskSplit) -> list[Path]:
     """Return the folders that must not be written to: those of a split and, if it is prepared, of its originals."""
-    content = _read_json(split.names_file.parent / INDEX) if split.names_file else None
+    content = _read_index(split.names_file.parent) if split.names_file else None
     return [split.images, split.masks, *map(Path, content['folders'] if content else ())]
 
 
@@ -188,16 +188,18 @@ def write_fixed(root: str | Path, out: str | Path, *, allow_dropped: bool = Fals
     return out
 
 
-def _read_json(path: Path) -> dict | None:
+def _read_index(folder: Path) -> dict | None:
+    """Return the description of a prepared data set; None if it is missing or damaged."""
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        content = json.loads((folder / INDEX).read_bytes())
+        return content if all(key in content for key in ('root', 'state', 'classes', 'bases', 'folders')) else None
+    except (OSError, ValueError, TypeError):
         return None
 
 
 def _read_layout(root: Path, folder: Path) -> MaskLayout | None:
     """Return the data set that was prepared in a folder. None if its description or result is missing or damaged."""
-    content = _read_json(folder / INDEX)
+    content = _read_index(folder)
     if content is None:
         return None
     checked = read_checked(folder, root)

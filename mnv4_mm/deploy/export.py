@@ -122,12 +122,15 @@ def export(
             )
             written, result = write(graph, target, path, calibrated, reference(model, meta), inputs, unchecked)
         except MismatchError as error:
+            refused.append(f'{path.name} is not written: {error} (--unchecked writes it nevertheless)')
+            continue
+        except UserError as error:  # the converter has failed; the other targets may still be converted
             refused.append(f'{path.name} is not written: {error}')
             continue
         log(f'{path} {Artifact(path, written).megabytes:.1f} MB; {_text(result, len(inputs))}')
         paths.append(path)
     if refused:
-        raise UserError('; '.join(refused) + ' (--unchecked writes such files nevertheless)')
+        raise UserError('; '.join(refused))
     return paths
 
 

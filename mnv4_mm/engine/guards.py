@@ -85,9 +85,9 @@ class LossGuardHook(Hook):
     def _check_losses(self, model: nn.Module, args: Any, losses: Any) -> None:
         if not (model.training and isinstance(losses, dict) and self._runner is not None):
             return
-        values = {name: value for name, value in _flatten(losses) if 'loss' in name}
-        if values and not torch.stack([value.detach().float().mean() for value in values.values()]).isfinite().all():
-            found = {name: float(value.detach().float().mean()) for name, value in values.items()}
+        values = {name: value.detach().float().mean() for name, value in _flatten(losses) if 'loss' in name}
+        if values and not torch.stack(list(values.values())).isfinite().all():
+            found = {name: float(value) for name, value in values.items()}
             name, value = next((name, value) for name, value in found.items() if not math.isfinite(value))
             self._stop(self._runner, f'{name} is {value}', found)
 
@@ -184,9 +184,12 @@ def non_finite(model: nn.Module) -> str | None:
 
 def _flatten(losses: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
     for name, value in losses.items():
-        for part in value if isinstance(value, Sequence) else [value]:
-            if isinstance(part, Tensor):
-                yield name, part
+        if isinstance(value, Tensor):
+            yield name, value
+        elif isinstance(value, Sequence):  # one for each level
+            for level, part in enumerate(value):
+                if isinstance(part, Tensor):
+                    yield f'{name}[{level}]', part
 
 
 def _unwrapped(runner: Runner) -> nn.Module:

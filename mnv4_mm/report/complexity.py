@@ -1,6 +1,7 @@
 """Parameters and multiply-accumulates (MACs) of nets and whole models."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
@@ -122,7 +123,14 @@ def table(names: list[str], backbone: str | None = None) -> str:
     for name, cfg in configs:
         counted = _count_loaded(cfg)
         lines.append(
-            f'| {name} | {backbone or "mnv4_" + cfg.model.backbone.arch} | {cfg.input_size[0]}x{cfg.input_size[1]} '
+            f'| {name} | {backbone or _backbone_name(cfg.model.backbone)} | {cfg.input_size[0]}x{cfg.input_size[1]} '
             f'| {counted.params / 1e6:.2f} | {counted.macs / 1e9:.2f} |'
         )
     return '\n'.join(lines)
+
+
+def _backbone_name(backbone: Mapping[str, Any]) -> str:
+    """Return the name of a backbone as in ``--backbone``; for one of OpenMMLab, its type."""
+    if backbone['type'] == 'TimmFeatures':
+        return f'timm:{backbone["name"]}'
+    return f'mnv4_{backbone["arch"]}' if backbone['type'] == 'MobileNetV4' else backbone['type']

@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,8 @@ def _instructions() -> list[str]:
 
 
 def _commit() -> str | None:
+    if not shutil.which('git'):
+        return None
     done = subprocess.run(
         ['git', 'describe', '--always', '--dirty', '--abbrev=10'],  # noqa: S607
         cwd=REPOSITORY, capture_output=True, text=True,

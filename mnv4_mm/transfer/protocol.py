@@ -191,6 +191,9 @@ def _check(protocol: Protocol) -> None:
         unknown = [name for name in names if name not in choices]
         if unknown:
             raise ValueError(f'{unknown[0]!r} is not one of {", ".join(choices)}')
+    both = [name for name in protocol.train if name in protocol.test]
+    if both:
+        raise ValueError(f'the split {both[0]!r} is in both train and test')
     if not protocol.seeds or not all(type(seed) is int and 0 <= seed < TWIN_SEEDS for seed in protocol.seeds):
         raise ValueError(f'seeds must be integers from 0 to {TWIN_SEEDS - 1}, got {protocol.seeds!r}')
     if type(protocol.block) is not int or protocol.block < 1:

@@ -32,8 +32,7 @@ def read_weights(source: str, map_location: Any = 'cpu') -> dict[str, Any]:
         The content of the file: weights by name, or a checkpoint that holds them, see ``strict.tensor_state``.
 
     Raises:
-        UserError: The weights are missing or damaged, cannot be fetched from timm's hub, or would run code when read.
-            Errors of mmengine's downloads from a URL are passed on as they are.
+        UserError: The weights are missing or damaged, cannot be fetched, or would run code when read.
     """
     scheme = source.partition('://')[0] if '://' in source else 'tensors'
     if scheme == 'timm':
@@ -45,6 +44,8 @@ def read_weights(source: str, map_location: Any = 'cpu') -> dict[str, Any]:
             return CheckpointLoader.load_checkpoint(source, map_location)
     except pickle.UnpicklingError as error:
         raise UserError(f'{source} is refused: it holds objects that would run code when read') from error
+    except OSError as error:  # no network, no such file on the server, ...
+        raise UserError(f'{source} cannot be read: {error}') from error
 
 
 @CheckpointLoader.register_scheme(prefixes='tensors://')

@@ -10,6 +10,7 @@ from mmengine.registry import PARAM_SCHEDULERS
 from mnv4_mm.config.backbone import lost_weights, with_backbone
 from mnv4_mm.config.data import dataset_split, innermost_dataset, with_data, with_data_roots, with_training_images
 from mnv4_mm.config.index import config_index
+from mnv4_mm.config.launcher import set_launcher
 from mnv4_mm.config.load import load_config, with_options
 from mnv4_mm.config.options import TrainOptions
 from mnv4_mm.config.resume import check_no_run, initial_checkpoint
@@ -128,6 +129,8 @@ def test_launcher_by_device():
     assert (on_cpu.env_cfg.dist_cfg.backend, on_cpu.get('sync_bn')) == ('gloo', None)
     assert on_cpu.model_wrapper_cfg.device_ids is None
     assert (on_gpu.env_cfg.dist_cfg.backend, on_gpu.sync_bn) == ('nccl', 'torch')
+    # The config in the work directory of a run on GPUs.
+    assert 'sync_bn' not in set_launcher(on_gpu, 'pytorch', on_gpu=False)
 
 
 def test_auto_scale_lr():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mnv4_mm.data.check import CheckedImages, _check_units, check_detection, is_inside
+from mnv4_mm.data.check import CheckedImages, _check_units, _choose_splits, check_detection, is_inside
 from mnv4_mm.data.checked import Count
 from mnv4_mm.data.findings import KINDS, Finding, Rule
 from mnv4_mm.data.form import ALL, TRAIN, VAL, Box, DetectionData, LabelledImage
@@ -42,6 +42,24 @@ def data(tmp_path: Path) -> DetectionData:
             images.append(LabelledImage(name, tmp_path / f'{split}.json', boxes, (WIDTH, HEIGHT), i))
         splits[split] = images
     return DetectionData(tmp_path, 'COCO JSON', ('cat', 'dog'), splits, (1, 2))
+
+
+@pytest.mark.parametrize(
+    ('given', 'expected', 'note'),
+    [
+        ('train all', {'all': 'train all'}, 'some of the training images are used'),
+        ('val all', {'train': 'all', 'val': 'val'}, 'the 1 images of no split are for training'),
+        ('train val all', {'train': 'train', 'val': 'val'}, '1 images of no split are not used'),
+        ('train test all', {'train': 'train', 'val': 'test'}, '1 images of no split are not used'),
+        ('train', {'all': 'train'}, 'some of the training images are used'),
+    ],
+)
+def test_no_image_of_a_split_is_lost_without_a_note(given, expected, note):
+    splits = {name: [LabelledImage(f'{name}.jpg', Path('x'), [], (8, 8), 0)] for name in given.split()}
+    notes = _choose_splits(splits)
+    left = {name: ' '.join(image.name.removesuffix('.jpg') for image in images) for name, images in splits.items()}
+    assert left == expected
+    assert any(note in line for line in notes)
 
 
 def kinds(result: CheckedImages) -> dict[str, int]:

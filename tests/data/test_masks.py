@@ -361,6 +361,8 @@ def test_a_damaged_cache_is_made_again(root):
     (folder.parent / 'masks.json').write_text('[1')
     (folder.parent / 'images.json').write_text('')
     assert len(prepared_values(prepare_masks(root))) == 6
+    (folder / 'masks.json').write_text('{"root": "."}')
+    assert len(prepared_values(prepare_masks(root))) == 6
 
 
 def test_the_originals_are_not_changed(root):

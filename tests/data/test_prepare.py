@@ -333,8 +333,15 @@ def test_damaged_files_of_the_cache_are_made_again(root):
     (first.train.annotations.parent / 'checked.json').write_text('{"task": ')
     first.train.annotations.unlink()
     assert prepare_detection(root).train.annotations.read_bytes() == content
+    (first.train.annotations.parent / 'checked.json').write_text('{"splits": [1]}')
+    assert prepare_detection(root).train.annotations.read_bytes() == content
     first.train.annotations.unlink()
     assert prepare_detection(root).train.annotations.read_bytes() == content
+
+
+def test_a_class_that_a_checkpoint_has_twice_is_named(root):
+    with pytest.raises(UserError, match=r"1 classes 'cat' and the checkpoint has 2"):
+        prepare_detection(root, classes=('dog', 'cat', 'cat'))
 
 
 def test_classes_in_the_order_of_a_checkpoint(root):

@@ -17,7 +17,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 from torch import nn
 
-from mnv4_mm.engine.guards import SkippedImagesHook, non_finite
+from mnv4_mm.engine.guards import LossGuardHook, SkippedImagesHook, non_finite
 from mnv4_mm.engine.measured import MeasuredEvaluator, is_measured
 from mnv4_mm.errors import UserError
 from mnv4_mm.weights.checkpoint import (
@@ -115,6 +115,23 @@ def test_weights_that_are_not_finite_are_found():
     assert non_finite(net) == '1.running_var'
     net[0].weight.data.fill_(math.nan)
     assert non_finite(net) == '0.weight'
+
+
+def test_every_level_of_a_loss_is_checked(tmp_path):
+    """Heads return a list with the loss of each level; mmengine sums them only later."""
+    guard = LossGuardHook()
+    stopped: list[tuple] = []
+    guard._runner, guard._stop = object(), lambda runner, problem, losses: stopped.append((problem, losses))
+    net = nn.Linear(1, 1)
+    good, bad = torch.tensor(1.0), torch.tensor(math.nan)
+    guard._check_losses(net, (), dict(loss_cls=[good, good], acc=bad))
+    assert not stopped
+    for level in range(2):
+        levels = [bad if number == level else good for number in range(2)]
+        guard._check_losses(net, (), dict(loss_bbox=good, loss_cls=levels))
+        problem, losses = stopped.pop()
+        assert problem == f'loss_cls[{level}] is nan'
+        assert list(losses) == ['loss_bbox', 'loss_cls[0]', 'loss_cls[1]']
 
 
 def cut(path: Path) -> None:

@@ -3,7 +3,9 @@
 import pytest
 from torch import nn
 
+from mnv4_mm.config.backbone import with_backbone
 from mnv4_mm.config.index import config_index
+from mnv4_mm.config.load import load_config
 from mnv4_mm.config.standalone import standalone
 from mnv4_mm.errors import UserError
 from mnv4_mm.report.complexity import count, count_config, table
@@ -28,6 +30,12 @@ def test_a_copied_config_counts_as_its_original(name, tmp_path):
     copied = tmp_path / 'copied.py'
     copied.write_text(standalone(config_index()[name]))
     assert count_config(str(copied)) == count_config(name)
+
+
+def test_backbones_of_others_are_named(tmp_path):
+    path = tmp_path / 'other.py'
+    with_backbone(load_config('mnv4_lraspp_ade20k'), 'timm:resnet18').dump(path)
+    assert '| timm:resnet18 |' in table([str(path)])
 
 
 @pytest.mark.parametrize(

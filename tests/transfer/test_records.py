@@ -55,6 +55,7 @@ def test_a_protocol_has_every_combination_and_its_controls(tmp_path):
         (TEXT.replace('[0, 1]', "['0']"), 'seeds must be integers'),
         (TEXT.replace('[0, 1]', '[-1]'), 'seeds must be integers from 0 to 99'),
         (TEXT + 'block = 0', 'block must be a number of images'),
+        (TEXT + "train = ['train', 'val']\ntest = ['val']", "the split 'val' is in both train and test"),
         (TEXT + "minutes = '3'", 'minutes must be a number'),
         (TEXT + "controls = ['distilled']", "the control 'distilled' needs a teacher"),
         (TEXT + "teacher = 'mnv4_conv_m'", 'a teacher the control'),

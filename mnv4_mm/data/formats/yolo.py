@@ -278,9 +278,9 @@ def _names(
         others = [name for name in found if lists[name] != lists[chosen]]
         if others:
             here, there = lists[chosen], lists[others[0]]
-            number = next(n for n in range(max(len(here), len(there))) if here.get(n) != there.get(n))
-            shown = [repr(names[number]) if number in names else 'not listed' for names in (here, there)]
-            problem = f'class {number} is {shown[0]}, but in {others[0]} it is {shown[1]}'
+            label = next(n for n in range(max(len(here), len(there))) if here.get(n) != there.get(n))
+            shown = [repr(names[label]) if label in names else 'not listed' for names in (here, there)]
+            problem = f'class {label} is {shown[0]}, but in {others[0]} it is {shown[1]}'
             data.findings.append(Finding('class-count', files.root / chosen, problem))
         data.notes.append(f'class names are those of {chosen}')
         return lists[chosen]
