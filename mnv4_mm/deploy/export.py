@@ -79,9 +79,8 @@ def export(
 
     Raises:
         UserError: An argument is invalid, the checkpoint or the images for calibration cannot be read, or a package is
-            not installed; nothing has been written then. Or files differ from PyTorch; only these have not been
-            written. Or a conversion fails, or PyTorch's outputs are not finite; files of earlier targets have been
-            written then.
+            not installed; nothing has been written then. Or a conversion fails, or a file differs from PyTorch; the
+            other files have been written then.
     """
     check_not_empty(config=config)
     targets = check_export(

@@ -161,19 +161,21 @@ def test_unchecked_writes_files_that_differ(large_weights, tmp_path, photos):
     assert 'error of the outputs relative to their standard deviation' in lines[-1]
 
 
-def test_a_file_that_differs_does_not_stop_the_others(lraspp, tmp_path, photos, monkeypatch):
+@pytest.mark.parametrize(('kind', 'advice'), [(MismatchError, True), (UserError, False)])
+def test_a_file_that_is_not_written_does_not_stop_the_others(kind, advice, lraspp, tmp_path, photos, monkeypatch):
     written = []
 
     def write(graph, target, path, *args):
         if target.name == 'onnx':
-            raise MismatchError('it differs from PyTorch')
+            raise kind('its reason')
         written.append(path.name)
         return dataclasses.replace(graph.meta, files={}), None
 
     monkeypatch.setattr('mnv4_mm.deploy.export.write', write)
     options = dict(out_dir=str(tmp_path), size=(64, 96), calibration=str(photos[0].parent), log=lambda line: None)
-    with pytest.raises(UserError, match=r'net_class_map_fp32_64x96\.onnx is not written: it differs.*\(--unchecked'):
+    with pytest.raises(UserError, match=r'net_class_map_fp32_64x96\.onnx is not written: its reason') as caught:
         export(str(lraspp), ['onnx', 'openvino'], **options)
+    assert ('--unchecked' in str(caught.value)) == advice
     assert written == ['net_class_map_fp32_64x96.xml']
 
 
