@@ -12,4 +12,4 @@ heads = dict(ssdlite=dict(config='mnv4_ssdlite_bccd', epochs=6, cfg_options={'tr
 nets = ['mnv4_conv_s']
 seeds = [0, 1, 2, 3, 4]
 controls = ['distilled']
-teacher = 'mnv4_conv_m'
+teacher = dict(net='mnv4_conv_m')

@@ -47,6 +47,21 @@ class Head:
     cfg_options: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """The teacher of the control ``distilled``. It is trained once, as its students are and with the first seed.
+
+    Attributes:
+        net: Its backbone.
+        start: Weights that its backbone starts from, of ``STARTS``.
+        cfg_options: Values that replace values of the students' config, such as ``distillation.weight``.
+    """
+
+    net: str
+    start: str = 'random'
+    cfg_options: Mapping[str, Any] = field(default_factory=dict)
+
+
 class Run(NamedTuple):
     """One training of a protocol.
 
@@ -84,8 +99,7 @@ class Protocol:
         seeds: Seeds with which each combination of head, net and start is trained.
         imagenet_nets: Backbones that are trained with the start ``imagenet``; all of ``nets`` if empty.
         controls: Controls to run, with the first head, net and start.
-        teacher: Backbone of the teacher of the control ``distilled``. It is trained once, with the head and training
-            of its students and the first seed.
+        teacher: Teacher of the control ``distilled``; None if that is not among the controls.
         train: Splits of the data to train on.
         test: Splits to evaluate on.
         block: Number of test images, successive by name, that the bootstrap draws together: more than one for the
@@ -103,7 +117,7 @@ class Protocol:
     seeds: Sequence[int] = (0, 1, 2)
     imagenet_nets: Sequence[str] = ()
     controls: Sequence[str] = ()
-    teacher: str = ''
+    teacher: Teacher | None = None
     train: Sequence[str] = ('train',)
     test: Sequence[str] = ('val',)
     block: int = 1
@@ -166,6 +180,8 @@ def read_protocol(name: str | Path) -> Protocol:
             raise UserError(f'{path} is not a protocol: it has no {key}')
     try:
         heads = {key: _head(value) for key, value in content.pop('heads').items()}
+        if content.get('teacher'):
+            content['teacher'] = Teacher(**content['teacher'])
         protocol = Protocol(path=path, heads=heads, **content)
         _check(protocol)
     except (TypeError, AttributeError, ValueError) as error:
@@ -183,11 +199,12 @@ def _head(value: Mapping[str, Any]) -> Head:
 
 
 def _check(protocol: Protocol) -> None:
-    for net in (*protocol.nets, *protocol.imagenet_nets, *filter(None, [protocol.teacher])):
+    for net in (*protocol.nets, *protocol.imagenet_nets, *([protocol.teacher.net] if protocol.teacher else [])):
         check_backbone_name(net)
     if ('distilled' in protocol.controls) != bool(protocol.teacher):
         raise ValueError("the control 'distilled' needs a teacher, and a teacher the control")
-    for names, choices in ((protocol.starts, STARTS), (protocol.controls, tuple(CONTROLS))):
+    starts = (*protocol.starts, *([protocol.teacher.start] if protocol.teacher else []))
+    for names, choices in ((starts, STARTS), (protocol.controls, tuple(CONTROLS))):
         unknown = [name for name in names if name not in choices]
         if unknown:
             raise ValueError(f'{unknown[0]!r} is not one of {", ".join(choices)}')

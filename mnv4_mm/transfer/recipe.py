@@ -43,7 +43,7 @@ def recipe_digest(protocol: Protocol, head: Head) -> str:
         test=list(protocol.test),
         resamples=RESAMPLES,
         block=protocol.block,
-        **({'teacher': protocol.teacher} if protocol.teacher else {}),
+        **({'teacher': asdict(protocol.teacher)} if protocol.teacher else {}),
     )
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
 

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ from mnv4_mm.transfer.bootstrap import average_precision, mean_iou, resampled_ap
 from mnv4_mm.transfer.exported import measure_latencies
 from mnv4_mm.transfer.job import Job
 from mnv4_mm.transfer.machine import describe_machine
-from mnv4_mm.transfer.protocol import Head, Protocol, Run, read_protocol
+from mnv4_mm.transfer.protocol import Head, Run, Teacher, read_protocol
 from mnv4_mm.transfer.recipe import run_options, weights_of
 from mnv4_mm.transfer.records import failure
 from mnv4_mm.weights.checkpoint import Checkpoint, list_checkpoints, read_checkpoint
@@ -68,12 +69,13 @@ def execute(job: Job) -> dict[str, Any]:
     machine = describe_machine(PACKAGES)  # at the start, as the checkout may change during the run
     machine['gpu'] = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     protocol, run = read_protocol(job.protocol), job.run
-    head, work_dir = protocol.heads[run.head], Path(job.work_dir)
-    weights = weights_of(run, job.weights_dir)
-    if job.dry and weights == 'timm':
-        weights = None
-    teacher = _teacher(job, protocol) if run.control == 'distilled' else None
-    _train(job, head, run, work_dir, weights, teacher)
+    head, work_dir, teacher = protocol.heads[run.head], Path(job.work_dir), None
+    if run.control == 'distilled':
+        assert protocol.teacher is not None
+        teacher = _checkpoint_of_teacher(job, protocol.teacher, protocol.seeds[0])
+        weights = _train(job, run, work_dir, teacher, protocol.teacher.cfg_options)
+    else:
+        weights = _train(job, run, work_dir)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     checkpoint = read_checkpoint(list_checkpoints(work_dir)[0])
     cfg = restore_data(checkpoint_config(checkpoint))
@@ -86,7 +88,7 @@ def execute(job: Job) -> dict[str, Any]:
         'recipe': job.recipe,
         'data': job.data_digest,
         'weights': weights and _describe_weights(run, weights),
-        'teacher': teacher and dict(net=protocol.teacher, sha256=file_digest(teacher).hexdigest()),
+        'teacher': _describe_teacher(protocol.teacher, teacher),
         'metric': metric,
         'score': _main(scores, metric),
         'scores': {name.partition('/')[2]: round(value, 5) for name, value in scores.items()},
@@ -105,7 +107,14 @@ def execute(job: Job) -> dict[str, Any]:
     return {**record, 'minutes': round((time.monotonic() - start) / 60, 2), 'processor_minutes': round(spent / 60, 2)}
 
 
-def _train(job: Job, head: Head, run: Run, work_dir: Path, weights: str | None, teacher: Path | None = None) -> None:
+def _train(
+    job: Job, run: Run, work_dir: Path, teacher: Path | None = None, cfg_options: Mapping[str, Any] | None = None
+) -> str | None:
+    """Train a run, and return the weights that it started from, see ``weights_of``."""
+    head = read_protocol(job.protocol).heads[run.head]
+    weights = weights_of(run, job.weights_dir)
+    if job.dry and weights == 'timm':
+        weights = None
     train(
         head.config,
         work_dir=str(work_dir),
@@ -115,19 +124,26 @@ def _train(job: Job, head: Head, run: Run, work_dir: Path, weights: str | None, 
         teacher=str(teacher) if teacher else None,
         epochs=head.epochs and (1 if job.dry else head.epochs),
         iters=head.iters and (1 if job.dry else head.iters),
-        cfg_options=run_options(head, run, job.data, dry=job.dry),
+        cfg_options={**run_options(head, run, job.data, dry=job.dry), **(cfg_options or {})},
     )
+    return weights
 
 
-def _teacher(job: Job, protocol: Protocol) -> Path:
+def _checkpoint_of_teacher(job: Job, teacher: Teacher, seed: int) -> Path:
     """Return the checkpoint of the teacher, which the first run that needs it trains while the others wait."""
-    folder = Path(job.lock).parent / 'teachers' / ('dry' if job.dry else '') / job.run.head
+    name = f'{job.run.head}-{job.recipe}{"-dry" if job.dry else ""}'
+    folder = Path(job.lock).parent / 'teachers' / name
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f'.{folder.name}.lock')):
+    with FileLock(folder.with_name(f'.{name}.lock')):
         if not list_checkpoints(folder):  # written at the end of the training only
-            run = Run(job.run.head, protocol.teacher, 'random', '', protocol.seeds[0])
-            _train(job, protocol.heads[run.head], run, folder, weights=None)
+            _train(job, Run(job.run.head, teacher.net, teacher.start, '', seed), folder)
         return list_checkpoints(folder)[0]
+
+
+def _describe_teacher(teacher: Teacher | None, checkpoint: Path | None) -> dict[str, Any] | None:
+    if teacher is None or checkpoint is None:
+        return None
+    return {**asdict(teacher), 'sha256': file_digest(checkpoint).hexdigest()}
 
 
 def _main(scores: Mapping[str, float], metric: str) -> float:

@@ -259,8 +259,13 @@ def test_the_gain_of_a_teacher_is_stated(records, score, verdict):
 def test_a_teacher_changes_the_recipe():
     protocol = read_protocol('distillation-camvid')
     head = protocol.heads['lraspp']
-    digests = {recipe_digest(replace(protocol, teacher=net), head) for net in ('', 'mnv4_conv_m', 'mnv4_conv_l')}
-    assert len(digests) == 3
+    teachers = [
+        None,
+        protocol.teacher,
+        replace(protocol.teacher, net='mnv4_conv_l'),
+        replace(protocol.teacher, cfg_options={}),
+    ]
+    assert len({recipe_digest(replace(protocol, teacher=teacher), head) for teacher in teachers}) == 4
 
 
 def test_latencies_are_replaced_by_those_of_this_machine(tmp_path, monkeypatch, records):
@@ -390,7 +395,7 @@ def test_runs_from_the_command_to_the_table(tmp_path, repository, capsys):
         "nets = ['mnv4_conv_s_035']\n"
         'seeds = [0]\n'
         "controls = ['shuffled', 'twin', 'zeroed', 'distilled']\n"
-        "teacher = 'mnv4_conv_s_050'\n"
+        "teacher = dict(net='mnv4_conv_s_050', cfg_options={'distillation.weight': 1.0})\n"
     )
     arguments = [
         'transfer',
