@@ -75,8 +75,10 @@ def transfer(args: argparse.Namespace) -> int:
         raise UserError('--dry-run is for this machine: leave out --launcher slurm')
     if args.slurm and args.launcher != 'slurm':
         raise UserError('--slurm has no effect without --launcher slurm')
-    if args.measure_latency and (args.launcher == 'slurm' or args.dry_run or args.plan):
-        raise UserError('--measure-latency is for this machine: leave out --launcher, --dry-run and --plan')
+    others = ('launcher', 'dry_run', 'plan', 'workers', 'retry', 'keep', 'weights_dir', 'starts', 'seeds')
+    given = [name for name in others if getattr(args, name) not in (False, None, 'none', 1, [])]
+    if args.measure_latency and given:
+        raise UserError(f'--{given[0].replace("_", "-")} has no effect with --measure-latency: leave it out')
     records = Path(out) / 'records.jsonl'
     existing = read_records(records) if records.is_file() else []
     if args.plan:

@@ -27,7 +27,7 @@ CLIPPED_PIXELS, CLIPPED_SHARE = 3, 0.01
 ROUNDING = 0.01  # pixels by which a box may be outside due to rounding
 # Boxes are recognised as percent (Label Studio's unit) if there are at least MIN_PERCENT_BOXES of them, no side of an
 # image is shorter than MIN_PERCENT_SIDE pixels, and no box ends beyond 100 although some end beyond NEAR_100.
-MIN_PERCENT_BOXES, MIN_PERCENT_SIDE, NEAR_100 = 20, 250, 90
+MIN_PERCENT_BOXES, MIN_PERCENT_SIDE, NEAR_100 = 20, 250, 99.5
 MIN_CORNERS = 5  # fewest boxes that can be recognised as (x1, y1, x2, y2) instead of (x, y, width, height)
 OUTSIDE_SHARE = 0.2
 DRIVE, SEPARATOR = re.compile('[A-Za-z]:'), re.compile(r'[/\\]')

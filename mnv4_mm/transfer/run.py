@@ -65,7 +65,7 @@ def execute(job: Job) -> dict[str, Any]:
         UserError: The run cannot be made: the net does not fit the head, or its weights cannot be loaded.
         RuntimeError: The metric differs from the one computed from the written predictions.
     """
-    start = time.monotonic()
+    start, before = time.monotonic(), 0.0
     machine = describe_machine(PACKAGES)  # at the start, as the checkout may change during the run
     machine['gpu'] = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     protocol, run = read_protocol(job.protocol), job.run
@@ -73,6 +73,7 @@ def execute(job: Job) -> dict[str, Any]:
     if run.control == 'distilled':
         assert protocol.teacher is not None
         teacher = _checkpoint_of_teacher(job, protocol.teacher, protocol.seeds[0])
+        start, before = time.monotonic(), _processor_seconds()  # the teacher's training is no part of the run
         weights = _train(job, run, work_dir, teacher, protocol.teacher.cfg_options)
     else:
         weights = _train(job, run, work_dir)
@@ -102,9 +103,13 @@ def execute(job: Job) -> dict[str, Any]:
         'machine': machine,
         'date': datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
     }
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    spent = time.process_time() + children.ru_utime + children.ru_stime
+    spent = _processor_seconds() - before
     return {**record, 'minutes': round((time.monotonic() - start) / 60, 2), 'processor_minutes': round(spent / 60, 2)}
+
+
+def _processor_seconds() -> float:
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
 
 
 def _train(
@@ -131,7 +136,7 @@ def _train(
 
 def _checkpoint_of_teacher(job: Job, teacher: Teacher, seed: int) -> Path:
     """Return the checkpoint of the teacher, which the first run that needs it trains while the others wait."""
-    name = f'{job.run.head}-{job.recipe}{"-dry" if job.dry else ""}'
+    name = '-'.join([job.run.head, job.recipe, job.data_digest, *(['dry'] if job.dry else [])])
     folder = Path(job.lock).parent / 'teachers' / name
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f'.{name}.lock')):

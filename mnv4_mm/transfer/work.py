@@ -96,7 +96,7 @@ def transfer(
             # Another process may have made the run since the list of runs was read.
             if not remaining(records, [run], retry):
                 return
-            work_dir = folder / 'runs' / run.name
+            work_dir = folder / ('dry' if dry else 'runs') / run.name  # a dry run must not replace a kept one
             job = Job(
                 protocol=str(protocol.path),
                 run=run,
@@ -164,7 +164,10 @@ def measure_latency(
     """
     path = Path(out) / RECORDS
     done = by_run(read_records(path)) if path.is_file() else {}
-    nets = {_deployed_net(run): run for run in runs if 'error' not in done.get(run, {'error': 'no record'})}
+    nets: dict[tuple, Run] = {}
+    for run in runs:
+        if run in done and 'error' not in done[run]:
+            nets.setdefault(_deployed_net(run), run)
     if not nets:
         raise UserError(f'{path} has no records of runs that succeeded')
     dry = transfer(protocol, list(nets.values()), digests, data=data, out=out, dry=True, log=log)
@@ -179,7 +182,9 @@ def measure_latency(
         for record in records:
             new = measured.get(_deployed_net(run_of(record)))
             if new and 'error' not in record:
-                record.update(latency_ms=new['latency_ms'], latency_machine={**new['machine'], 'date': new['date']})
+                record.update({key: new[key] for key in ('latency_ms', 'size', 'macs')})
+                record['latency_machine'] = {**new['machine'], 'date': new['date']}
+                record.pop('export_error', None)
         write_whole(path, ''.join(map(as_line, records)))
     return path
 

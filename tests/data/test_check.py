@@ -202,7 +202,7 @@ def test_boxes_as_shares_are_refused(data):
     ('side', 'count', 'scale', 'expected'),
     [
         (640, 20, 1.0, ['boxes-as-percent']),
-        (640, 20, 0.8, []),  # all in the first 80 pixels: no box ends near 100
+        (640, 20, 0.98, []),  # boxes of a logo in the corner: none ends at 100
         (640, 20, 1.2, []),
         (640, 19, 1.0, []),
         (200, 20, 1.0, []),
@@ -210,11 +210,11 @@ def test_boxes_as_shares_are_refused(data):
 )
 def test_boxes_in_percent_are_recognised(tmp_path, side, count, scale, expected):
     corners = [(5 * i % 60, 4 * i % 60) for i in range(count)]
-    boxes = [Box((scale * x, scale * y, scale * (95 - x), scale * (96 - y)), 0, f'box {x}') for x, y in corners]
+    boxes = [Box((scale * x, scale * y, scale * (100 - x), scale * (100 - y)), 0, f'box {x}') for x, y in corners]
     images = [LabelledImage(f'{i}.jpg', tmp_path / 'train.json', [box], (side, side), i) for i, box in enumerate(boxes)]
     findings = list(_check_units({TRAIN: images}))
     assert [finding.kind for finding in findings] == expected
-    assert all('all 20 boxes end within 100 pixels, such as [0, 0, 95, 96]' in one.problem for one in findings)
+    assert all('all 20 boxes end within 100 pixels, such as [0, 0, 100, 100]' in one.problem for one in findings)
 
 
 def test_boxes_as_corners_are_refused(data):

@@ -20,10 +20,11 @@ from mmengine.registry import MODELS
 from mnv4_mm.cli import main
 from mnv4_mm.errors import UserError
 from mnv4_mm.transfer import package_weights, work
+from mnv4_mm.transfer import run as module
 from mnv4_mm.transfer.bootstrap import mean_iou
 from mnv4_mm.transfer.controls import ShuffleLabels
 from mnv4_mm.transfer.job import Job
-from mnv4_mm.transfer.protocol import Head, Run, protocol_index, read_protocol
+from mnv4_mm.transfer.protocol import Head, Run, Teacher, protocol_index, read_protocol
 from mnv4_mm.transfer.recipe import LOADING, recipe_digest, run_options
 from mnv4_mm.transfer.records import FIELDS, append_record, read_records
 from mnv4_mm.transfer.results import Results, are_current, read_results, with_results
@@ -266,6 +267,45 @@ def test_a_teacher_changes_the_recipe():
         replace(protocol.teacher, cfg_options={}),
     ]
     assert len({recipe_digest(replace(protocol, teacher=teacher), head) for teacher in teachers}) == 4
+
+
+def test_a_teacher_is_trained_once_for_each_recipe_and_data(tmp_path, monkeypatch):
+    trained: list[tuple] = []
+
+    def train(job: Job, run: Run, folder: Path) -> None:
+        trained.append((run, folder.name))
+        (folder / 'iter_5.pth').touch()
+
+    monkeypatch.setattr(module, '_train', train)
+    job = Job(
+        protocol='p', run=Run('lraspp', 'mnv4_conv_s', 'random', 'distilled', 4), recipe='r', data_digest='d',
+        data=None, work_dir='w', weights_dir=None, record='w/r', lock=str(tmp_path / '.latency.lock'),
+    )  # fmt: skip
+    teacher = Teacher(net='timm:resnet18', start='imagenet')
+    jobs = [job, job, replace(job, recipe='s'), replace(job, data_digest='e'), replace(job, dry=True), job]
+    paths = [module._checkpoint_of_teacher(one, teacher, 0) for one in jobs]
+    assert paths[0] == paths[1] == paths[5]
+    assert len({*paths}) == len(trained) == 4
+    assert {run for run, _ in trained} == {Run('lraspp', 'timm:resnet18', 'imagenet', '', 0)}
+
+
+def test_a_dry_run_leaves_kept_runs_alone(tmp_path, monkeypatch):
+    protocol = read_protocol('bccd')
+    run = protocol.runs()[0]
+    kept = tmp_path / 'runs' / run.name
+    kept.mkdir(parents=True)
+    (kept / 'record.json').write_text(json.dumps(record(run.net, run.seed, 0.5)))
+    folders: list[Path] = []
+
+    def run_job(job: Job, *_: Any) -> dict:
+        folders.append(Path(job.work_dir))
+        return {**record(run.net, 0, 0.0, minutes=1.0), **job.run._asdict()}
+
+    monkeypatch.setattr(work, 'run_job', run_job)
+    digests = {run.head: work.Digests('r', 'd')}
+    work.transfer(protocol, [run], digests, data='x', out=str(tmp_path), dry=True, log=lambda line: None)
+    assert folders[0] != kept
+    assert (kept / 'record.json').is_file()
 
 
 def test_latencies_are_replaced_by_those_of_this_machine(tmp_path, monkeypatch, records):
