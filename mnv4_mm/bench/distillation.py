@@ -56,7 +56,7 @@ class Step:
             teacher = build_model(with_backbone(load_config(name), 'mnv4_conv_m'))
             use_channels_last(teacher)
             loss = DEFAULT_LOSS[cfg.default_scope]
-            add_teacher(self.model, teacher, loss=loss, weight=WEIGHTS[loss])
+            add_teacher(self.model, teacher, loss=loss, weight=WEIGHTS[cfg.default_scope][loss])
         use_channels_last(self.model)
         self.model.to(device).train()
         self.optimizer = build_optim_wrapper(self.model, cfg.optim_wrapper)

@@ -18,11 +18,15 @@ from mnv4_mm.errors import UserError
 from mnv4_mm.tasks import build_model, task_of
 from mnv4_mm.weights.checkpoint import Checkpoint, read_checkpoint, tensors_only
 
-# Loss -> weight of each pair of feature maps, as in the configs of MMRazor 1.0 (`configs/distill`).
-WEIGHTS = {'cwd': 10.0, 'pkd': 6.0}
+# Loss -> weight of each pair of feature maps. For detectors as in the configs of MMRazor 1.0 (`configs/distill`). With
+# its 10, CWD of the feature maps that segmenters read outweighs the cross entropy thirty times (docs/distillation.md).
+WEIGHTS = {'mmdet': {'cwd': 10.0, 'pkd': 6.0}, 'mmseg': {'cwd': 0.1, 'pkd': 0.1}}
 # PKD was designed for detectors, whose feature maps may differ in scale; channel-wise distillation (CWD) was designed
 # for dense prediction.
 DEFAULT_LOSS = {'mmdet': 'pkd', 'mmseg': 'cwd'}
+# Segmenters with a teacher of the same classes distil the class scores alone, as MMRazor's. Its weight is 5 at a
+# temperature of 1; these values did better in one run (docs/distillation.md).
+SCORES = {'weight': 0.0, 'logits_weight': 3.0, 'temperature': 4.0}
 _CHOICES = (*SETTINGS, 'bf16')
 _TEACHER = ('checkpoint', 'sha256', 'scope', 'classes', 'model')
 
@@ -62,8 +66,8 @@ def set_teacher(cfg: Config, teacher: str | Path, config: str | Path | None = No
         model=model,
         loss=None,
         weight=None,
-        temperature=1.0,
-        logits_weight=0.0,
+        temperature=None,
+        logits_weight=None,
         bf16=None,
     )
     return cfg
@@ -84,12 +88,17 @@ def set_distillation_defaults(cfg: Config) -> Config:
         raise UserError(f'{NAME} has no effect without a teacher: add --teacher CHECKPOINT')
     if unknown := sorted(settings.keys() - {*_CHOICES, *_TEACHER}):
         raise UserError(f'{NAME}.{unknown[0]} is unknown: use one of {", ".join(_CHOICES)}')
+    chosen = any(settings[name] is not None for name in ('loss', *SCORES))
+    if cfg.default_scope == 'mmseg' and not chosen and _same_classes(cfg):
+        settings.update(SCORES)
+    weights = WEIGHTS[cfg.default_scope]
     if settings.loss is None:
         settings.loss = DEFAULT_LOSS[cfg.default_scope]
-    if settings.loss not in WEIGHTS:
-        raise UserError(f'{NAME}.loss must be one of {", ".join(WEIGHTS)}, got {settings.loss!r}')
-    if settings.weight is None:
-        settings.weight = WEIGHTS[settings.loss]
+    if settings.loss not in weights:
+        raise UserError(f'{NAME}.loss must be one of {", ".join(weights)}, got {settings.loss!r}')
+    for name, default in (('weight', weights[settings.loss]), ('temperature', 1.0), ('logits_weight', 0.0)):
+        if settings[name] is None:
+            settings[name] = default
     for name in ('weight', 'temperature', 'logits_weight'):
         value, positive = settings[name], name == 'temperature'
         number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float('inf')
@@ -116,21 +125,21 @@ def check_teacher(cfg: Config) -> str | None:
     settings = cfg.get(NAME)
     if settings is None:
         return None
-    if settings.logits_weight:
-        classes = dataset_classes(cfg, innermost_dataset(cfg.train_dataloader.dataset))
-        taught = settings.classes and tuple(settings.classes)
-        if taught is None or classes != taught:
-            raise UserError(
-                f'{NAME}.logits_weight needs a teacher of the same classes in the same order: '
-                f'{_difference(settings.checkpoint, taught, classes)}; set it to 0 to distil feature maps only'
-            )
+    if settings.logits_weight and not _same_classes(cfg):
+        difference = _difference(settings.checkpoint, settings.classes, _classes(cfg))
+        raise UserError(
+            f'{NAME}.logits_weight needs a teacher of the same classes in the same order: {difference}; set it to 0 to '
+            'distil feature maps only'
+        )
     with tensors_only(), quiet_losses():
         distiller = attach_teacher(build_model(cfg), settings)
-    strides = ', '.join(f'{stride:g}' for stride in distiller.strides)
-    return (
-        f'distillation from {settings.checkpoint}: {settings.loss}, weight {settings.weight:g}, feature maps of output '
-        f'stride {strides}' + (f', logits with weight {settings.logits_weight:g}' if settings.logits_weight else '')
-    )
+    parts = []
+    if settings.weight:
+        strides = ', '.join(f'{stride:g}' for stride in distiller.strides)
+        parts.append(f'{settings.loss}, weight {settings.weight:g}, feature maps of output stride {strides}')
+    if settings.logits_weight:
+        parts.append(f'logits with weight {settings.logits_weight:g}')
+    return f'distillation from {settings.checkpoint}: {", ".join(parts) or "all weights are 0"}'
 
 
 def check_same_teacher(cfg: Config, checkpoint: Checkpoint) -> None:
@@ -168,6 +177,16 @@ def _config_of(checkpoint: Checkpoint) -> Config:
             f'--teacher {checkpoint.path} carries no config: name the one it was trained with by --teacher-config'
         )
     return checkpoint_config(checkpoint)
+
+
+def _classes(cfg: Config) -> tuple[str, ...] | None:
+    return dataset_classes(cfg, innermost_dataset(cfg.train_dataloader.dataset))
+
+
+def _same_classes(cfg: Config) -> bool:
+    """Return True if the teacher has the classes of the data, in the same order."""
+    taught = cfg[NAME].classes
+    return bool(taught) and _classes(cfg) == tuple(taught)
 
 
 def _difference(teacher: str, taught: Sequence[str] | None, classes: Sequence[str] | None) -> str:

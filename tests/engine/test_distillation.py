@@ -302,7 +302,7 @@ def test_a_seed_draws_the_same_numbers_with_a_teacher(tmp_path):
 
 def test_a_loss_of_the_teacher_that_is_not_finite_stops_the_run(few, tmp_path, teacher_file):
     name = 'mnv4_lraspp_ade20k-mini'
-    with pytest.raises(UserError, match='loss_distill_maps is inf at step 1'):
+    with pytest.raises(UserError, match=r'loss_distill_maps\[2\] is inf at step 1'):
         run(name, few, tmp_path / 'a', 1, teacher=teacher_file(name), cfg_options={'distillation.weight': 3e38})
     assert [path.name for path in (tmp_path / 'a').glob('*.pth')] == ['last_good.pth']
     assert not any('distill' in key for key in read_checkpoint(tmp_path / 'a/last_good.pth').content['state_dict'])
@@ -358,7 +358,7 @@ def test_a_model_of_mmseg_teaches(few, tmp_path):
     cfg.dump(tmp_path / 'fcn.py')
     for settings in (dict(teacher=path), dict(teacher=tmp_path / 'bare.pth', teacher_config=tmp_path / 'fcn.py')):
         student = training_config('mnv4_lraspp_ade20k', TrainOptions(weights='none', **settings))
-        assert 'cwd, weight 10, feature maps of output stride 4, 8' in check_teacher(student)
+        assert 'cwd, weight 0.1, feature maps of output stride 4, 8' in check_teacher(student)
     cfg.model.decode_head.type = 'NoSuchHead'
     cfg.dump(tmp_path / 'unknown.py')
     student = training_config(
@@ -372,6 +372,21 @@ def test_a_model_of_mmseg_teaches(few, tmp_path):
         check_teacher(student)
     with pytest.raises(UserError, match='carries no config: name the one it was trained with by --teacher-config'):
         training_config('mnv4_lraspp_ade20k', TrainOptions(teacher=tmp_path / 'bare.pth'))
+
+
+def test_segmenters_distil_class_scores_where_the_classes_are_the_same(few, teacher_file):
+    same = teacher_file('mnv4_lraspp_ade20k-mini', 'mnv4_conv_s')
+
+    def settings(teacher, **changes):
+        options = TrainOptions(data=str(few), weights='none', teacher=teacher, cfg_options=changes)
+        found = training_config('mnv4_lraspp_ade20k-mini', options, log=lambda _: None).distillation
+        return found.loss, found.weight, found.logits_weight, found.temperature
+
+    assert settings(same) == ('cwd', 0, 3, 4)
+    assert settings(same, **{'distillation.weight': 2}) == ('cwd', 2, 0, 1)
+    assert settings(same, **{'distillation.logits_weight': 1}) == ('cwd', 0.1, 1, 1)
+    other = teacher_file('mnv4_lraspp_ade20k-mini', 'mnv4_conv_s', classes=['a', 'b'])
+    assert settings(other) == ('cwd', 0.1, 0, 1)
 
 
 def test_mistakes_are_one_line(few, tmp_path, teacher_file):
@@ -388,7 +403,7 @@ def test_mistakes_are_one_line(few, tmp_path, teacher_file):
 
     with pytest.raises(UserError, match='a detection model needs a teacher of the same task'):
         check('mnv4_rtmdet_coco-mini', teacher=segmenter)
-    only = {'model.backbone.out_indices': (3,)}
+    only = {'model.backbone.out_indices': (3,), 'distillation.weight': 1}
     with pytest.raises(UserError, match='have output strides 4, 8, 16, those of the student 32; at least one must be'):
         check('mnv4_segformer_ade20k-mini', teacher=segmenter, cfg_options=only)
     for value, message in [
