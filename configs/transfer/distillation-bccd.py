@@ -1,4 +1,4 @@
-"""What a teacher gains on BCCD: SSDLite on Conv-S with and without a Conv-M teacher, five seeds each.
+"""Gain from a teacher on BCCD: SSDLite on Conv-S with and without a Conv-M teacher, five seeds each.
 
     python -m mnv4_mm transfer distillation-bccd --data data/mini/bccd --workers 2
 

@@ -1,4 +1,4 @@
-"""What a teacher gains on CamVid: LR-ASPP on Conv-S from random weights, with and without a teacher, five seeds each.
+"""Gain from a teacher on CamVid: LR-ASPP on Conv-S from random weights, with and without a teacher, five seeds each.
 
 The teacher is LR-ASPP on MobileNetV2 from ImageNet weights.
 
