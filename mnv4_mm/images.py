@@ -94,7 +94,7 @@ class ImageFacts(NamedTuple):
 
 
 def read_image(path: str | Path, reduction: int = 1) -> np.ndarray:
-    """Read an image file as 8-bit BGR. The table above lists how unusual files are read.
+    """Read an image file as 8-bit BGR. The module docstring lists how unusual files are read.
 
     Args:
         path: Image file.

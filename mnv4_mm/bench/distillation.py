@@ -13,7 +13,7 @@ from mnv4_mm.bench.measure import Pair
 from mnv4_mm.config.backbone import with_backbone
 from mnv4_mm.config.load import load_config
 from mnv4_mm.config.optimizer import with_fused, with_precision
-from mnv4_mm.config.teacher import DEFAULT_LOSS, WEIGHTS
+from mnv4_mm.config.teacher import DEFAULT_LOSS, SCORES, WEIGHTS
 from mnv4_mm.engine.distillation import add_teacher
 from mnv4_mm.engine.step import use_channels_last
 from mnv4_mm.tasks import build_model
@@ -56,7 +56,8 @@ class Step:
             teacher = build_model(with_backbone(load_config(name), 'mnv4_conv_m'))
             use_channels_last(teacher)
             loss = DEFAULT_LOSS[cfg.default_scope]
-            add_teacher(self.model, teacher, loss=loss, weight=WEIGHTS[cfg.default_scope][loss])
+            defaults = SCORES if cfg.default_scope == 'mmseg' else {'weight': WEIGHTS['mmdet'][loss]}
+            add_teacher(self.model, teacher, loss=loss, **defaults)
         use_channels_last(self.model)
         self.model.to(device).train()
         self.optimizer = build_optim_wrapper(self.model, cfg.optim_wrapper)

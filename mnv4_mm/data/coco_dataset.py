@@ -228,11 +228,11 @@ class CachedCocoDataset(CocoDataset):
         super().__init__(*args, **kwargs)
 
     def full_init(self) -> None:
-        """Map the columns, or parse the JSON.
+        """Memory-map the cached annotations, and write the cache first if needed. Without a cache, do as CocoDataset.
 
         Raises:
-            UserError: The JSON, if it is to be cached, is not in COCO's format, or no image is left for these classes
-                and this filter.
+            UserError: A JSON that is cached is not in COCO's format, or has no image left for these classes and this
+                filter. Without a cache, the errors are those of mmdet and mmengine.
         """
         if self._fully_initialized:
             return

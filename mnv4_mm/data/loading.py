@@ -176,7 +176,7 @@ class RobustDataset(Dataset):
 
 
 def innermost(dataset: Any) -> Any:
-    """Return the data set inside of RepeatDataset, MultiImageMixDataset and other wrappers."""
+    """Return the data set inside of wrappers with an attribute ``dataset``, such as RepeatDataset."""
     while hasattr(dataset, 'dataset'):
         dataset = dataset.dataset
     return dataset

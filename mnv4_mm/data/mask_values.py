@@ -37,7 +37,7 @@ class MaskValues(NamedTuple):
             The most frequent ``MAX_COUNTED`` values only.
         is_coloured: The values are colours.
         palette: Packed colour of each value that occurs, if the mask has a palette.
-        is_plain: The file has 8 bits and one channel, so that mmseg reads the values as they are.
+        is_plain: mmseg reads the stored values as they are: a palette of 1 to 8 bits or 8-bit grey, but no JPEG.
         is_jpeg: It is a JPEG file, which does not keep values.
         distinct: Number of values, including those that are not in ``counts``.
     """
@@ -70,7 +70,7 @@ class DecodedMask(NamedTuple):
         values: (H, W) integers: grey values, indices of a palette, or packed colours.
         is_coloured: The values are colours.
         palette: (256,) packed colours of a mask with a palette. None if it has none.
-        is_plain: The file has 8 bits and one channel.
+        is_plain: mmseg reads the stored values as they are: a palette of 1 to 8 bits or 8-bit grey, but no JPEG.
         is_jpeg: It is a JPEG file.
     """
 

@@ -108,8 +108,8 @@ class Distiller(nn.Module):
             scores = _class_scores(student, maps) if logits_weight else []
         targets, target_scores = self._run_teacher(images)
         strides, teacher_strides = _strides(maps, 'student'), _strides(targets, 'teacher')
-        self.pairs = match_strides(strides, teacher_strides)
-        if not self.pairs:
+        self.pairs = match_strides(strides, teacher_strides) if weight else []
+        if weight and not self.pairs:
             raise UserError(
                 f'--teacher does not fit: its feature maps have output strides {_listed(teacher_strides)}, those of '
                 f'the student {_listed(strides)}; at least one must be the same'
@@ -139,8 +139,8 @@ class Distiller(nn.Module):
             images: Input of the student, (N, 3, H, W), as its data preprocessor returns it.
 
         Returns:
-            ``loss_distill_maps``, a weighted loss for each pair of feature maps, and with ``logits_weight``
-                ``loss_distill_logits``, one for each map of class scores.
+            With ``weight``, ``loss_distill_maps``, a weighted loss for each pair of feature maps; with
+                ``logits_weight``, ``loss_distill_logits``, one for each map of class scores.
 
         Raises:
             UserError: The teacher does not run in bfloat16.
@@ -153,7 +153,7 @@ class Distiller(nn.Module):
             self.weight * self._map_loss(projector(maps[i]), _resized(targets[j], maps[i]))
             for (i, j), projector in zip(self.pairs, self.projectors, strict=True)
         ]
-        result: dict[str, Any] = dict(loss_distill_maps=losses)
+        result: dict[str, Any] = dict(loss_distill_maps=losses) if losses else {}
         if self.logits_weight:
             assert scores is not None
             result['loss_distill_logits'] = [

@@ -53,7 +53,15 @@ class Roofline:
     """Records of nets and the roofline fitted to them.
 
     Args:
-        records: Records that ``roofline_measure.record`` returned.
+        records: Records that ``roofline_measure.record`` returned, all from one measurement. This is not checked here;
+            ``load_roofline`` does it.
+
+    Attributes:
+        latency: Latency in ms by net.
+        cpu: CPU time in ms by net.
+        macs_per_second: Peak rate of multiply-accumulates.
+        bandwidth: Bytes per second from memory.
+        ridge: Ridge point in MACs per byte.
     """
 
     def __init__(self, records: Sequence[dict[str, Any]]) -> None:

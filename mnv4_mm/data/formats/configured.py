@@ -55,7 +55,10 @@ def mask_split(dataset: Mapping[str, Any], suffix: str = '.jpg', mask_suffix: st
 
 
 def innermost_dataset(dataset: Any) -> Any:
-    """Return the config of the data set inside of RepeatDataset, MultiImageMixDataset and other wrappers."""
+    """Return the config of the data set inside of wrappers with a key ``dataset``, such as RepeatDataset.
+
+    A ConcatDataset, whose key is ``datasets``, is returned itself.
+    """
     while 'dataset' in dataset:
         dataset = dataset['dataset']
     return dataset

@@ -171,10 +171,10 @@ def _read_lines(path: Path) -> ClassNames | None:
     while lines and not lines[-1]:
         lines.pop()
     if not lines:
-        raise UserError(f'{path} is empty: it lists the class names, one per line')
+        raise UserError(f'{path} is empty: write the class names into it, one per line')
     if '' in lines:
         raise UserError(
-            f'{path}, line {lines.index("") + 1} is empty: it lists the class names, one per line, without empty lines'
+            f'{path}, line {lines.index("") + 1} is empty: write the class names one per line, without empty lines'
         )
     coloured = [_name_and_colour(line) for line in lines]
     if all(coloured):
