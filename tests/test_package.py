@@ -145,5 +145,5 @@ def test_the_benchmarks_data_is_missed_with_a_hint(mnv4, tmp_path):
         result = mnv4('train', config)
         assert result.returncode == 2
         assert result.stderr.startswith(f'error: no data: looked for {tmp_path}/data/{folder}/annotations')
-        assert 'your own by --data, or try `mnv4 train mnv4_ssdlite_coco-mini` in a clone' in result.stderr
+        assert 'your own data by --data, or try `mnv4 train mnv4_ssdlite_coco-mini` in a clone' in result.stderr
     assert not list(tmp_path.iterdir())
