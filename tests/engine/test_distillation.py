@@ -252,10 +252,12 @@ def test_a_run_with_a_teacher_is_resumed_and_its_file_is_a_students(name, few, t
     teacher = teacher_file(name)
     names = [f'iter_{i}.pth' for i in (2, 4)] if 'ade' in name else [f'epoch_{i}.pth' for i in (1, 2)]
     lengths = (4, 4) if 'ade' in name else (2, 2)
-    whole = run(name, few, tmp_path / 'a', lengths[0], teacher=teacher)
+    maps = {'distillation.weight': 1}
+    whole = run(name, few, tmp_path / 'a', lengths[0], teacher=teacher, cfg_options=maps)
     first = read_checkpoint(whole[names[0]]).content
     # A checkpoint of the middle, continued in a new folder.
-    again = run(name, few, tmp_path / 'b', lengths[1], teacher=teacher, resume=str(whole[names[0]]))
+    resumed = dict(teacher=teacher, resume=str(whole[names[0]]))
+    again = run(name, few, tmp_path / 'b', lengths[1], cfg_options=maps, **resumed)
     a, b = (read_checkpoint(files[names[1]]).content for files in (whole, again))
     for key in ('state_dict', 'optimizer', 'distillation'):
         assert same(a[key], b[key]), key
@@ -281,11 +283,10 @@ def test_a_run_with_a_teacher_is_resumed_and_its_file_is_a_students(name, few, t
     ]:
         with pytest.raises(UserError, match=message):
             run(name, few, tmp_path / 'd', lengths[0], resume=str(resume), teacher=teacher_of_it)
-    same_teacher = dict(resume=str(whole[names[0]]), teacher=teacher)
     with pytest.raises(UserError, match=r'was trained with distillation.weight=[\d.]+, not 3'):
-        run(name, few, tmp_path / 'd', lengths[0], cfg_options={'distillation.weight': 3}, **same_teacher)
+        run(name, few, tmp_path / 'd', lengths[0], cfg_options={'distillation.weight': 3}, **resumed)
     with pytest.raises(UserError, match=r'another student|does not fit'):
-        run(name, few, tmp_path / 'e', lengths[0], backbone='mnv4_conv_m', **same_teacher)
+        run(name, few, tmp_path / 'e', lengths[0], backbone='mnv4_conv_m', cfg_options=maps, **resumed)
     assert not (tmp_path / 'd').exists()
     logged = ''.join(path.read_text() for path in (tmp_path / 'a').glob('*/vis_data/scalars.json'))
     assert '"loss_distill_maps"' in logged
