@@ -20,6 +20,7 @@ from mnv4_mm.data.check import check_detection
 from mnv4_mm.data.checked import CheckedData
 from mnv4_mm.data.classes import class_order
 from mnv4_mm.data.coco_files import CocoLayout, Split
+from mnv4_mm.data.documents import collector_paused
 from mnv4_mm.data.form import ALL, TRAIN, VAL, DetectionData, LabelledImage
 from mnv4_mm.data.formats.recognise import check_folder, recognise
 from mnv4_mm.errors import UserError
@@ -95,7 +96,7 @@ def examine_detection(
 def _examine(
     root: Path, classes: Sequence[str] | None, data: DetectionData | None, previous: Mapping[str, str] | None
 ) -> CocoLayout:
-    with prepared_folder(root, 'detection', classes, previous) as (folder, split_file):
+    with prepared_folder(root, 'detection', classes, previous) as (folder, split_file), collector_paused():
         checked = read_checked(folder, root)
         is_whole = all((folder / f'instances_{name}.json').is_file() for name in SPLITS)
         if checked is None or not (is_whole or checked.refusals(allow_dropped=True)):

@@ -42,7 +42,6 @@ FOLDERS = {
     TEST: ('test', 'testing'),
     ALL: (),
 }
-NUMBER = (int, float)
 RUN_LENGTHS = re.compile(r'[0-o]*[0-O]')
 MAX_RUN_SIDE = 2**20
 MAX_ID = 2**63  # numpy and PyTorch hold ids as 64-bit integers
@@ -183,7 +182,7 @@ def _open(files: Files, name: str, data: DetectionData) -> AnnotationFile:
     for i, entry in enumerate(content['categories']):
         number = _id(entry, 'id')
         category = entry.get('name') if isinstance(entry, dict) else None
-        if isinstance(category, NUMBER) and not isinstance(category, bool):
+        if _is_number(category):
             category = str(category)
         if number is None or not isinstance(category, str):
             problem = f'{_show(entry)} needs an id (a whole number or text) and a name (text)'
@@ -394,7 +393,7 @@ def _read_boxes(
         if numbers is None and (outline := _outline(entry.get('segmentation'))):
             numbers = outline
             outlines.append(position)
-        if not (isinstance(numbers, list) and len(numbers) == 4 and all(_is_number(v) for v in numbers)):
+        if not (isinstance(numbers, list) and len(numbers) == 4 and all(map(_is_number, numbers))):
             problem = f'the box {_show(numbers)} is not [x, y, width, height]'
             if numbers is None:
                 problem = 'it has no bbox, and no segmentation that a box can be drawn around'
@@ -415,7 +414,7 @@ def _read_boxes(
         is_id = isinstance(number, int) and abs(number) < MAX_ID
         if number is not None and not is_id:
             has_texts = True
-        x, y, width, height = (_float(v) for v in numbers)
+        x, y, width, height = map(_float, numbers)
         image.boxes.append(
             Box(
                 (x, y, width, height),
@@ -449,13 +448,15 @@ def _read_boxes(
 def _id(entry: Any, key: str) -> Id | None:
     """Return an id, as an integer if it is a whole number. None if it is missing or of another type."""
     value = entry.get(key) if isinstance(entry, dict) else None
+    if type(value) is int:  # a shortcut: almost all ids are integers
+        return value
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return value if isinstance(value, int | str) and not isinstance(value, bool) else None
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, NUMBER) and not isinstance(value, bool)
+    return type(value) in (int, float)  # not isinstance, for which True is a number
 
 
 def _side(value: Any) -> int | None:
