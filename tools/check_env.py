@@ -58,7 +58,7 @@ DISTRIBUTIONS = (
     ('onedl-mmengine', 'mmengine'), ('onedl-mmcv', 'mmcv', 'mmcv-full', 'mmcv-lite'),
     ('onedl-mmdetection', 'mmdet'), ('onedl-mmsegmentation', 'mmsegmentation'),
     ('faster-coco-eval',), ('pycocotools',), ('timm',), ('onnx',), ('onnxruntime', 'onnxruntime-gpu'),
-    ('onnxscript',), ('openvino',), ('nncf',), ('ncnn',), ('pnnx',), ('coremltools',), ('executorch',), ('torchao',),
+    ('onnxscript',), ('openvino',), ('ncnn',), ('pnnx',), ('coremltools',), ('executorch',), ('torchao',),
     ('ai-edge-litert',), ('mmdeploy',), ('mmdeploy-runtime',), ('mnv4_mm',),
 )  # fmt: skip
 
@@ -215,12 +215,6 @@ def use_openvino() -> None:
     importlib.import_module('openvino').Core()
 
 
-def use_nncf() -> None:
-    sys.modules.setdefault('openvino_telemetry', None)  # type: ignore[arg-type]
-    if importlib.util.find_spec('nncf') is None:
-        raise ModuleNotFoundError('no nncf')
-
-
 def use_ncnn() -> None:
     importlib.import_module('ncnn').Net()
 
@@ -269,7 +263,6 @@ USES = (
     ('ONNX Runtime', use_onnxruntime, extra('onnx', RUNTIME)),
     ('ONNX conversion', use_onnx_converter, extra('export')),
     ('OpenVINO', use_openvino, extra('openvino')),
-    ('NNCF (int8 for OpenVINO)', use_nncf, extra('export')),
     ('ncnn', use_ncnn, extra('ncnn')),
     ('ncnn conversion', use_pnnx, extra('export')),
     ('Core ML conversion', use_coremltools, extra('coreml')),
@@ -292,7 +285,7 @@ USES = (
 TRAINING = ('torchvision operators', 'mmcv operators', 'mmdet', 'mmseg', 'pycocotools')
 TRAINING_MODULES = ('torchvision', 'mmengine', 'mmcv', 'mmdet', 'mmseg')
 OPTIONAL = (
-    'ONNX Runtime', 'ONNX conversion', 'OpenVINO', 'NNCF (int8 for OpenVINO)', 'ncnn', 'ncnn conversion',
+    'ONNX Runtime', 'ONNX conversion', 'OpenVINO', 'ncnn', 'ncnn conversion',
     'Core ML conversion', 'ExecuTorch', 'mmdeploy', 'LiteRT', 'LiteRT conversion',
 )  # fmt: skip
 

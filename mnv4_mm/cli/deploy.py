@@ -44,6 +44,11 @@ def add_export(parser: Parser) -> None:
         metavar='DIR',
         help='folder of images, for int8 and for the comparison with PyTorch (default: the training images)',
     )
+    parser.add_argument(
+        '--plain-int8',
+        action='store_true',
+        help='int8 without the steps that raise its accuracy, to compare with them (docs/int8.md)',
+    )
     parser.add_argument('--unchecked', action='store_true', help='also write files that differ from PyTorch')
     kinds = parser.add_mutually_exclusive_group()
     for kind, text in (
@@ -74,6 +79,7 @@ def export(args: argparse.Namespace) -> None:
         precision=args.precision,
         kind=args.kind,
         calibration=args.calibration,
+        plain_int8=args.plain_int8,
     )
     check_export(args.checkpoint, args.to, **checked)
 

@@ -64,6 +64,7 @@ def check_export(
     precision: Precision = 'fp32',
     kind: Kind | None = None,
     calibration: str | None = None,
+    plain_int8: bool = False,
 ) -> list[Target]:
     """Check those arguments of ``export`` that do not depend on the model.
 
@@ -83,6 +84,8 @@ def check_export(
     # Sensitive layers are measured with ONNX Runtime, whatever the target.
     if precision == 'int8' and (message := TARGETS['onnx'].absent(convert=True)):
         raise UserError(f'--precision int8 needs ONNX Runtime: {message}')
+    if plain_int8 and precision != 'int8':
+        raise UserError(f'--plain-int8 goes with --precision int8, not {precision}')
     if calibration:
         calibration_files(Path(calibration))
     check_output_folder('--out-dir', output_folder(checkpoint, out_dir))

@@ -17,8 +17,8 @@ from mnv4_mm.deploy.arguments import calibration_files, check_export, output_fol
 from mnv4_mm.deploy.artifacts import Artifact
 from mnv4_mm.deploy.describe import describe, source_of
 from mnv4_mm.deploy.graph import Graph, build_graph, reference
+from mnv4_mm.deploy.layers_file import LAYERS_SUFFIX, describe_layers
 from mnv4_mm.deploy.sample import write_sample
-from mnv4_mm.deploy.sensitivity import LAYERS_SUFFIX
 from mnv4_mm.deploy.targets.base import Target
 from mnv4_mm.deploy.verify import MAX_IMAGES, MismatchError, Verification, check_file, verify
 from mnv4_mm.errors import UserError
@@ -47,6 +47,7 @@ def export(
     kind: Kind | None = None,
     normalise: bool = False,
     calibration: str | None = None,
+    plain_int8: bool = False,
     unchecked: bool = False,
     log: Callable[[str], None] = print,
 ) -> list[Path]:
@@ -70,6 +71,8 @@ def export(
         normalise: Let the caller normalise the input, instead of the graph. The input is then NCHW float32.
         calibration: Folder of images, for int8 and for the comparison. If left out, the training images of the config;
             for the comparison also those of ``data/mini`` if there are none.
+        plain_int8: Leave out the steps that raise the accuracy of int8 files, to compare with them. The name of the
+            file then ends with ``_plain``.
         unchecked: Also write files that differ from PyTorch.
         log: Function that prints a line.
 
@@ -92,6 +95,7 @@ def export(
         precision=precision,
         kind=kind,
         calibration=calibration,
+        plain_int8=plain_int8,
     )
     loaded = read_checkpoint(checkpoint)
     model = load_model(loaded, config, device='cpu')
@@ -104,17 +108,23 @@ def export(
         for target in targets
     ]
     images = _calibration_images(model, calibration) if precision == 'int8' else []
+    if images:
+        place = f'--calibration {calibration}' if calibration else 'the training images'
+        log(f'calibration: {len(images)} images of {place}, {images[0].name} to {images[-1].name}')
     compared = _spread(images or _images_to_compare(model, calibration), MAX_IMAGES)
     folder = make_output_folder('--out-dir', output_folder(checkpoint, out_dir))
     if not SAMPLE.is_file():
         log(f'no {SAMPLE} (only a clone has it): the expected numbers for a sample image are not written')
     suffix = '_dynamic' if dynamic else f'_{size[0]}x{size[1]}' if size else ''
     suffix += '_normalised' if normalise else ''
+    suffix += '_plain' if plain_int8 else ''
     paths, refused = [], []
     for target, meta in zip(targets, metas, strict=True):
         path = folder / f'{loaded.path.stem}_{meta.kind}_{precision}{suffix}{target.suffix}'
         try:
-            graph = build_graph(model, meta)
+            graph = dataclasses.replace(
+                build_graph(model, meta), plain_int8=plain_int8, calibration=tuple(image.name for image in images)
+            )
             calibrated, inputs = (
                 [prepare(read_image(image), meta.input, meta.resize)[0] for image in files]
                 for files in (images, compared)
@@ -127,6 +137,8 @@ def export(
             refused.append(f'{path.name} is not written: {error}')
             continue
         log(f'{path} {Artifact(path, written).megabytes:.1f} MB; {_text(result, len(inputs))}')
+        if quantisation := describe_layers(path):
+            log(f'{path.name}: {quantisation}')
         paths.append(path)
     if refused:
         raise UserError('; '.join(refused))

@@ -6,6 +6,7 @@ that support them, or computed outside the file by ``runtime.results``.
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,12 +19,14 @@ from mmseg.models.utils import Upsample
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from mnv4_mm.deploy.equalise import equalise
 from mnv4_mm.errors import UserError
 from mnv4_mm.models.layers import MultiQueryAttention, matmul_attention, repeated_attention
 from mnv4_mm.runtime.meta import Input, Kind, Meta
 from mnv4_mm.runtime.predictor import Predictor
 
 aten = torch.ops.aten
+MAX_EQUALISED_IMAGES = 16  # calibration images on which the ranges of channels are measured
 HEADS = (SSDHead, RetinaHead, RetinaSepBNHead, RTMDetHead)
 
 
@@ -174,10 +177,14 @@ class Graph:
     Attributes:
         module: The trained net, with its batch norms. Exported files are compared with it.
         meta: Metadata of the file to be exported; ``export`` fills in ``files``.
+        plain_int8: True if int8 files are quantised without the steps that raise their accuracy, for comparison.
+        calibration: Names of the calibration images of int8 files.
     """
 
     module: nn.Module
     meta: Meta
+    plain_int8: bool = False
+    calibration: tuple[str, ...] = ()
 
     def example(self) -> Tensor:
         """Return an input of random pixels from 0 to 255, the same in each call.
@@ -198,8 +205,13 @@ class Graph:
             logits = self.module(image)[0]
         return image.shape[1 if self.meta.input.layout == 'NHWC' else 2] // logits.shape[2]
 
-    def program(self) -> torch.export.ExportedProgram:
-        """Return the graph as torch exports it, after ``fold_norms`` and, if the size is fixed, ``crop_kernels``."""
+    def program(self, calibration: Sequence[np.ndarray] = ()) -> torch.export.ExportedProgram:
+        """Return the graph as torch exports it, after ``fold_norms`` and, if the size is fixed, ``crop_kernels``.
+
+        Args:
+            calibration: Inputs made of real images, one image each. With these, channels are equalised on them for
+                quantisation, see ``equalise``.
+        """
         shapes = self._dynamic_shapes()
         with torch.no_grad():
             example = (self.example(),)
@@ -207,6 +219,8 @@ class Graph:
             folded = program.module()
             assert isinstance(folded, fx.GraphModule)
             fold_norms(folded)
+            if calibration:
+                equalise(folded, [torch.from_numpy(batch) for batch in calibration[:MAX_EQUALISED_IMAGES]])
             if self.meta.input.size:
                 crop_kernels(folded)
             return torch.export.export(folded, example, dynamic_shapes=shapes)

@@ -1,13 +1,11 @@
-"""Post-training quantisation to 8 bits with calibration images, by ONNX Runtime and by NNCF (OpenVINO).
+"""Post-training quantisation to 8 bits with calibration images, in ONNX's QDQ form.
 
-Two kinds of layers stay in float:
-
-- Layers before the first and behind the last convolutions (normalisation, box decoding, softmax, selection). They take
-  little time, and box coordinates need more than 256 steps.
-- Sensitive layers, which ``sensitivity`` finds.
+Steps are tried one after the other, and each is kept if it raises the signal-to-noise ratio of the net's outputs on
+calibration images. Layers before the first and behind the last convolutions (normalisation, box decoding, softmax,
+selection) always stay in float. They take little time, and box coordinates need more than 256 steps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -15,82 +13,207 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mnv4_mm.deploy import quiet
+from mnv4_mm.deploy.layers_file import Step
+from mnv4_mm.deploy.ranges import Range, clip_ranges, measure_ranges
+from mnv4_mm.deploy.rounding import round_adaptively
 from mnv4_mm.deploy.sensitivity import (
+    MAX_FLOAT_SHARE,
     MAX_IMAGES,
     LayerSensitivity,
     SensitiveLayer,
+    float_candidates,
     measure_sensitivity,
+    net_db,
     nodes_in_float,
     sensitive_layers,
 )
+
+MAX_CLIPPING_IMAGES = 16  # calibration images used to choose ranges of least error
+MAX_ROUNDING_IMAGES = 16  # and to round weights
+MIN_GAIN_DB = 1.0  # that more layers in float must bring
 
 
 class QuantizedModel(NamedTuple):
     """A net in 8 bits.
 
     Attributes:
-        model: ``onnx.ModelProto``.
+        model: ``onnx.ModelProto`` in QDQ form.
         layers: Sensitivity of each convolution and matrix product, the most sensitive one first.
-        float_nodes: Names of all nodes that stay in float: those before the first or behind the last convolution,
-            and those that ``nodes_in_float`` selects.
-        sensitive: The sensitive layers, described for converters that do not know the names of ONNX nodes.
+        sensitive: The layers that stay in float because they are sensitive, described for converters that do not know
+            the names of ONNX nodes.
+        steps: The steps that were tried.
+        is_equalised: True if the net is the one with equalised channels.
     """
 
     model: Any
     layers: list[LayerSensitivity]
-    float_nodes: list[str]
     sensitive: list[SensitiveLayer]
+    steps: list[Step]
+    is_equalised: bool
+
+
+class _Net(NamedTuple):
+    """A float net that ``_try`` quantises.
+
+    Attributes:
+        model: ``onnx.ModelProto``, optimised and with the shapes of its values.
+        path: File of the same.
+        ranges: Smallest and largest value of each value of the net, by name.
+        outer: Names of the nodes before the first and behind the last convolutions.
+    """
+
+    model: Any
+    path: Path
+    ranges: Mapping[str, Range]
+    outer: list[str]
+
+
+class _Trial(NamedTuple):
+    """A quantised net and its measured layers. ``chosen`` has the names of the sensitive layers in float."""
+
+    net: _Net
+    ranges: Mapping[str, Range]
+    chosen: set[str]
+    model: Any
+    layers: list[LayerSensitivity]
+
+    @property
+    def output_db(self) -> float:
+        return net_db(self.layers, self.net.model.graph)
 
 
 # ONNX Runtime copies a bias that several convolutions share, and logs an error for each copy.
 @quiet.no_root_log()
-def quantize_onnx(model: Any, batches: Sequence[np.ndarray]) -> QuantizedModel:
+def quantize_onnx(
+    model: Any,
+    batches: Sequence[np.ndarray],
+    equalised: Any = None,
+    *,
+    plain: bool = False,
+    max_float_share: float = MAX_FLOAT_SHARE,
+) -> QuantizedModel:
     """Quantise an ``onnx.ModelProto`` to QDQ form: uint8 activations, 7-bit weights with a scale per output channel.
 
     Args:
         model: The float net, from pixels to raw outputs. Its input is named ``image``.
         batches: Inputs made of real images, one image each, for calibration.
+        equalised: The same net after ``equalise``, which is used if it is better; None to leave that step out.
+        plain: Only round all layers with the smallest and largest values as ranges.
+        max_float_share: Largest share of the MACs of layers that stay in float because they are sensitive.
     """
+    with TemporaryDirectory() as folder:
+        net = _prepare(model, batches, Path(folder) / 'plain')
+        best = _try(net, net.ranges, set(), batches)
+        base = best.layers
+        steps = [Step('plain', best.output_db, True)]
+
+        def consider(name: str, trial: _Trial, min_gain: float = 0.0) -> None:
+            nonlocal best
+            is_better = trial.output_db > best.output_db + min_gain
+            steps.append(Step(name, trial.output_db, is_better))
+            best = trial if is_better else best
+
+        if not plain:
+            if equalised is not None:
+                other = _prepare(equalised, batches, Path(folder) / 'equalised')
+                consider('channels equalised', _try(other, other.ranges, set(), batches))
+            clipped = clip_ranges(best.net.model, best.ranges, batches[:MAX_CLIPPING_IMAGES])
+            consider('ranges of least error', _try(best.net, clipped, set(), batches))
+            base = best.layers
+            for chosen in float_candidates(base, best.net.model.graph, max_float_share):
+                plural = 's' if len(chosen) > 1 else ''
+                trial = _try(best.net, best.ranges, chosen, batches, base)
+                consider(f'{len(chosen)} sensitive layer{plural} in float', trial, MIN_GAIN_DB)
+            rounded = type(best.model)()
+            rounded.CopyFrom(best.model)
+            round_adaptively(best.net.model, rounded, batches[:MAX_ROUNDING_IMAGES])
+            consider('weights rounded adaptively', _measure(best._replace(model=rounded), batches))
+        graph = best.net.model.graph
+        base_layers = {layer.layer: layer for layer in base}  # without those that are in float, which have no noise
+        kept = nodes_in_float(base, graph, best.chosen)
+        layers = [
+            base_layers[layer.layer]._replace(total_db=layer.total_db, in_float=layer.layer in kept)
+            for layer in best.layers
+        ]
+        layers.sort(key=lambda layer: layer.lowest_db)
+        sensitive = sensitive_layers(layers, graph, best.chosen)
+        return QuantizedModel(best.model, layers, sensitive, steps, best.net is not net)
+
+
+def _prepare(model: Any, batches: Sequence[np.ndarray], folder: Path) -> _Net:
     import onnx
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    with TemporaryDirectory() as folder:
-        original_path, float_path, int8_path = (Path(folder) / f'{name}.onnx' for name in ('original', 'float', 'int8'))
-        onnx.save(model, original_path)
-        quant_pre_process(original_path, float_path, skip_symbolic_shape=True)
-        graph = onnx.load(float_path).graph
-        outer_nodes = _nodes_before_and_behind_convolutions(graph)
-
-        def quantize(float_nodes: Sequence[str]) -> None:
-            quantize_static(
-                float_path,
-                int8_path,
-                _calibration_reader(batches),
-                quant_format=QuantFormat.QDQ,
-                per_channel=True,
-                # 7-bit weights. x86 without VNNI adds two products of 8 bits in 16 bits, which saturates, as the
-                # quantisation guide of ONNX Runtime explains. With 8 bits an SSDLite lost 1.2 points of AP there, with
-                # 7 bits none.
-                reduce_range=True,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
-                nodes_to_exclude=list(float_nodes),
-            )
-
-        quantize(outer_nodes)
-        layers = measure_sensitivity(float_path, int8_path, batches[:MAX_IMAGES])
-        kept = nodes_in_float(layers, graph)
-        float_nodes = [*outer_nodes, *sorted(kept)]
-        if kept:
-            quantize(float_nodes)
-        layers = [layer._replace(in_float=layer.layer in kept) for layer in layers]
-        quantized = onnx.load(int8_path)
-        _store_weights_unsigned(quantized)
-        return QuantizedModel(quantized, layers, float_nodes, sensitive_layers(layers, graph))
+    folder.mkdir()
+    original, path = folder / 'original.onnx', folder / 'float.onnx'
+    onnx.save(model, original)
+    quant_pre_process(original, path, skip_symbolic_shape=True)
+    prepared = onnx.load(path)
+    outer = _nodes_before_and_behind_convolutions(prepared.graph)
+    return _Net(prepared, path, measure_ranges(prepared, batches), outer)
 
 
-def _store_weights_unsigned(model: Any) -> None:
+def _try(
+    net: _Net,
+    ranges: Mapping[str, Range],
+    chosen: set[str],
+    batches: Sequence[np.ndarray],
+    layers: Sequence[LayerSensitivity] = (),
+) -> _Trial:
+    """Quantise a net and measure it.
+
+    Args:
+        net: The net.
+        ranges: Ranges of its values.
+        chosen: Names of the sensitive layers that stay in float.
+        batches: See ``quantize_onnx``.
+        layers: Sensitivity of the layers, if any stay in float.
+    """
+    kept = nodes_in_float(layers, net.model.graph, chosen)
+    model = _rounded(net.model, ranges, [*net.outer, *sorted(kept)])
+    return _measure(_Trial(net, ranges, chosen, model, []), batches)
+
+
+def _measure(trial: _Trial, batches: Sequence[np.ndarray]) -> _Trial:
+    import onnx
+
+    path = trial.net.path.with_name('int8.onnx')
+    onnx.save(trial.model, path)
+    return trial._replace(layers=measure_sensitivity(trial.net.path, path, batches[:MAX_IMAGES]))
+
+
+def _rounded(model: Any, ranges: Mapping[str, Range], float_nodes: Sequence[str]) -> Any:
+    """Return a copy of an ``onnx.ModelProto`` in QDQ form, by ONNX Runtime's quantiser."""
+    from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, TensorData, TensorsData
+    from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
+
+    copied = type(model)()
+    copied.CopyFrom(model)
+    # Not quantize_static, which measures ranges itself each time.
+    data = TensorsData(
+        CalibrationMethod.MinMax,
+        {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()},
+    )
+    quantizer = QDQQuantizer(
+        copied,
+        per_channel=True,
+        # 7-bit weights. x86 without VNNI adds two products of 8 bits in 16 bits, which saturates, as the quantisation
+        # guide of ONNX Runtime explains. With 8 bits an SSDLite lost 1.2 points of AP there, with 7 bits none.
+        reduce_range=True,
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QUInt8,
+        tensors_range=data,
+        nodes_to_quantize=[],
+        nodes_to_exclude=list(float_nodes),
+        op_types_to_quantize=list({*QLinearOpsRegistry, *QDQRegistry}),
+        extra_options={},
+    )
+    quantizer.quantize_model()
+    quantizer.model.topological_sort()
+    return quantizer.model.model
+
+
+def store_weights_unsigned(model: Any) -> None:
     """Store the int8 weights of some convolutions as uint8 with a zero point of 128, in place. No weight changes.
 
     OpenCV 5.0 runs convolutions with int8 weights by its own 8-bit kernel. If the number of output positions is not a
@@ -118,42 +241,6 @@ def _store_weights_unsigned(model: Any) -> None:
             if values.dtype == np.int8:  # not yet converted for a level that shares them
                 unsigned = (values.astype(np.int16) + 128).astype(np.uint8)
                 tensors[name].CopyFrom(numpy_helper.from_array(unsigned, name))
-
-
-def quantize_openvino(model: Any, batches: Sequence[np.ndarray], float_nodes: Sequence[str], tail: str) -> Any:
-    """Quantise an OpenVINO model with NNCF, keeping the same layers in float as ``quantize_onnx``.
-
-    Args:
-        model: The float net, converted from ONNX, with the names of the ONNX nodes.
-        batches: Inputs made of real images, one image each, for calibration.
-        float_nodes: Names of the ONNX nodes that stay in float.
-        tail: Prefix of the names of the operations behind the net, which stay in float as well.
-    """
-    # OpenVINO splits a convolution with a bias: the addition gets the name of the node, the convolution this suffix.
-    names = [name + suffix for name in float_nodes for suffix in ('', '/WithoutBiases')]
-    quiet.without_telemetry('openvino')
-    nncf = quiet.nncf()
-    return nncf.quantize(
-        model,
-        nncf.Dataset(batches),
-        preset=nncf.QuantizationPreset.MIXED,
-        subset_size=len(batches),
-        ignored_scope=nncf.IgnoredScope(names=names, patterns=[f'{tail}.*'], validate=False),
-    )
-
-
-def _calibration_reader(batches: Sequence[np.ndarray]) -> Any:
-    from onnxruntime.quantization import CalibrationDataReader
-
-    class Reader(CalibrationDataReader):
-        def __init__(self) -> None:
-            self.batches = iter(batches)
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            batch = next(self.batches, None)
-            return None if batch is None else {'image': batch}
-
-    return Reader()
 
 
 def _nodes_before_and_behind_convolutions(graph: Any) -> list[str]:

@@ -3,18 +3,10 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType
 
 from mnv4_mm.runtime.quiet import coremltools, without_telemetry
 
-__all__ = ['coremltools', 'nncf', 'no_root_log', 'without_telemetry']
-
-
-def nncf() -> ModuleType:
-    """Import nncf without telemetry, and without its log line for each operation that stays in float."""
-    module = without_telemetry('nncf')
-    module.set_log_level(logging.WARNING)
-    return module
+__all__ = ['coremltools', 'no_root_log', 'without_telemetry']
 
 
 @contextmanager

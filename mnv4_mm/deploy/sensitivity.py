@@ -1,20 +1,21 @@
-"""Sensitivity of each layer to 8-bit quantisation, and the choice of layers that stay in float.
+"""Sensitivity of each layer to 8-bit quantisation, and the layers that may stay in float.
 
-Sensitivity is a signal-to-quantisation-noise ratio (SQNR) in dB. Layers below ``MIN_SQNR_DB`` stay in float.
+Sensitivity is a signal-to-quantisation-noise ratio (SQNR) in dB.
 """
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-# Layers whose weights or output have a lower SQNR stay in float. 20 dB is an error of a tenth of the signal. Weights
-# are measured with the 7 bits that ONNX Runtime uses; with the 8 bits of other runtimes the SQNR is 6 dB higher.
-MIN_SQNR_DB = 20.0
+from mnv4_mm.deploy.onnx_values import intermediate_values
+
+# Layers whose weights and output have a higher SQNR are not tried in float. 20 dB is an error of a tenth of the signal.
+# Weights are measured with the 7 bits that ONNX Runtime uses; with 8 bits the SQNR is 6 dB higher.
+MAX_SQNR_DB = 25.0
+MAX_FLOAT_SHARE = 0.05  # of the MACs of the net
 MAX_IMAGES = 8  # calibration images used to measure sensitivity
-LAYERS_SUFFIX = '.layers.json'
 # Operators that copy values: a layer that reads their output rounds the same numbers.
 COPYING_OPS = {'Relu', 'Clip', 'Pad', 'Reshape', 'Transpose', 'Concat', 'Resize', 'Slice', 'Split', 'Squeeze'}
 COPYING_OPS |= {'Unsqueeze', 'Flatten', 'Identity', 'MaxPool'}
@@ -28,8 +29,9 @@ class LayerSensitivity(NamedTuple):
         weights: Name of its weights, which contains the name of the module; empty if it has none.
         activation_db: SQNR in dB of rounding its output to 8 bits, see ``QuantizationNoise``. Infinity is written to
             JSON as null.
-        weight_db: SQNR in dB of rounding its weights to 7 bits; None if it has none.
+        weight_db: SQNR in dB of rounding its weights to 7 bits; None if it has none, or is in float.
         total_db: SQNR in dB of its output in the quantised net, which includes the noise of all layers before it.
+        macs: Multiply-accumulate operations for one image.
         in_float: True if the layer stays in float.
     """
 
@@ -38,6 +40,7 @@ class LayerSensitivity(NamedTuple):
     activation_db: float
     weight_db: float | None
     total_db: float
+    macs: int
     in_float: bool = False
 
     @property
@@ -46,8 +49,9 @@ class LayerSensitivity(NamedTuple):
         return min(self.activation_db, np.inf if self.weight_db is None else self.weight_db)
 
     @property
-    def is_sensitive(self) -> bool:
-        return self.lowest_db < MIN_SQNR_DB
+    def is_output_sensitive(self) -> bool:
+        """True if rounding its output, and not only its weights, makes it sensitive."""
+        return self.activation_db < MAX_SQNR_DB
 
 
 class SensitiveLayer(NamedTuple):
@@ -143,24 +147,54 @@ def measure_sensitivity(float_path: Path, int8_path: Path, batches: Sequence[np.
         names = [name + suffix for suffix in (DEQUANT_OUTPUT_SUFFIX, '') for name in (value, node.output[0])]
         float_names.append(value)
         int8_names.append(next(name for name in names if name in int8_values))
-    run_float, run_int8 = _intermediate_values(float_model, float_names), _intermediate_values(int8_model, int8_names)
+    inputs = [node.input[0] for node in layers]
+    run_float = intermediate_values(float_model, [*float_names, *inputs])
+    run_int8 = intermediate_values(int8_model, int8_names)
     noises = [QuantizationNoise() for _ in layers]
+    macs: dict[str, int] = {}
     for batch in batches:  # one by one: the feature maps of all images would not fit into memory
         float_values, quantized_values = run_float(batch), run_int8(batch)
         for node, noise, float_name, int8_name in zip(layers, noises, float_names, int8_names, strict=True):
             channels = shapes[node.input[1]][0] if node.op_type == 'Conv' else 1
             values, quantized = float_values[float_name], quantized_values[int8_name]
             noise.add(values.reshape(channels, -1), quantized.reshape(channels, -1))
+            products = (
+                np.prod(shapes[node.input[1]][1:]) if node.op_type == 'Conv' else float_values[node.input[0]].shape[-1]
+            )
+            macs[node.name] = int(values.size * products)
     sensitivities = []
     for node, noise in zip(layers, noises, strict=True):
         weights = next((name for name in node.input[:2] if name in shapes), '')
-        weight = float(weight_db[weights]) if weights else None
-        sensitivities.append(LayerSensitivity(node.name, weights, noise.rounding_db(), weight, noise.total_db()))
+        weight = float(weight_db[weights]) if weights in weight_db else None  # a layer in float has none
+        sensitivities.append(
+            LayerSensitivity(node.name, weights, noise.rounding_db(), weight, noise.total_db(), macs[node.name])
+        )
     return sorted(sensitivities, key=lambda layer: layer.lowest_db)
 
 
-def nodes_in_float(layers: Sequence[LayerSensitivity], graph: Any) -> set[str]:
-    """Return the names of the nodes that stay in float because of sensitive layers.
+def float_candidates(
+    layers: Sequence[LayerSensitivity], graph: Any, max_share: float = MAX_FLOAT_SHARE
+) -> Iterator[set[str]]:
+    """Yield ever larger sets of layers that may stay in float: the most sensitive 1, 2, 4, ... layers.
+
+    Args:
+        layers: Sensitivity of the layers, the most sensitive one first.
+        graph: ``onnx.GraphProto`` of the float net.
+        max_share: Largest share of the MACs of the net that may be in float, including those of the layers that read
+            a sensitive output.
+    """
+    macs = {layer.layer: layer.macs for layer in layers}
+    sensitive = [layer.layer for layer in layers if layer.lowest_db < MAX_SQNR_DB]
+    sizes = [2**i for i in range(len(sensitive).bit_length())]
+    for size in sorted({*(size for size in sizes if size < len(sensitive)), len(sensitive)} - {0}):
+        chosen = set(sensitive[:size])
+        kept = nodes_in_float(layers, graph, chosen)
+        if sum(macs.get(name, 0) for name in kept) <= max_share * sum(macs.values()):
+            yield chosen
+
+
+def nodes_in_float(layers: Sequence[LayerSensitivity], graph: Any, chosen: Collection[str]) -> set[str]:
+    """Return the names of the nodes that stay in float if some sensitive layers do.
 
     If the output of a layer is sensitive, all nodes that read it stay in float as well, directly or through
     ``COPYING_OPS``: a reader in 8 bits would round the output again.
@@ -168,9 +202,10 @@ def nodes_in_float(layers: Sequence[LayerSensitivity], graph: Any) -> set[str]:
     Args:
         layers: Sensitivity of the layers.
         graph: ``onnx.GraphProto`` of the float net.
+        chosen: Names of the layers that stay in float.
     """
-    names = {layer.layer for layer in layers if layer.is_sensitive}
-    sensitive_outputs = {layer.layer for layer in layers if layer.activation_db < MIN_SQNR_DB}
+    names = set(chosen)
+    sensitive_outputs = {layer.layer for layer in layers if layer.layer in chosen and layer.is_output_sensitive}
     values: set[str] = set()
     for node in graph.node:
         if node.name in sensitive_outputs:
@@ -182,12 +217,13 @@ def nodes_in_float(layers: Sequence[LayerSensitivity], graph: Any) -> set[str]:
     return names
 
 
-def sensitive_layers(layers: Sequence[LayerSensitivity], graph: Any) -> list[SensitiveLayer]:
-    """Describe the sensitive layers for converters that do not know the names of ONNX nodes.
+def sensitive_layers(layers: Sequence[LayerSensitivity], graph: Any, chosen: Collection[str]) -> list[SensitiveLayer]:
+    """Describe the layers that stay in float for converters that do not know the names of ONNX nodes.
 
     Args:
         layers: Sensitivity of the layers.
         graph: ``onnx.GraphProto`` of the float net.
+        chosen: Names of the layers that stay in float.
     """
     from onnx import numpy_helper
 
@@ -198,45 +234,28 @@ def sensitive_layers(layers: Sequence[LayerSensitivity], graph: Any) -> list[Sen
         SensitiveLayer(
             numpy_helper.to_array(tensors[layer.weights]) if layer.weights else None,
             products.index(layer.layer) if not layer.weights else -1,
-            layer.activation_db < MIN_SQNR_DB,
+            layer.is_output_sensitive,
         )
         for layer in layers
-        if layer.is_sensitive
+        if layer.layer in chosen
     ]
 
 
-def write_layers(path: Path, layers: Sequence[LayerSensitivity]) -> list[Path]:
-    """Write the sensitivity of the layers of an exported file as JSON beside it.
+def net_db(layers: Sequence[LayerSensitivity], graph: Any) -> float:
+    """Return the SQNR in dB of the outputs of a quantised net: of the last layers, whose noises are averaged.
 
     Args:
-        path: The exported file.
-        layers: Sensitivity of its layers; nothing is written if empty.
-
-    Returns:
-        A list of the path of the JSON file; empty if nothing was written.
+        layers: Sensitivity of the layers.
+        graph: ``onnx.GraphProto`` of the float net.
     """
-    if not layers:
-        return []
-    # JSON has no infinity.
-    rows = [
-        {key: None if isinstance(value, float) and not np.isfinite(value) else value for key, value in row.items()}
-        for row in (layer._asdict() for layer in layers)
-    ]
-    json_path = path.with_name(path.name + LAYERS_SUFFIX)
-    json_path.write_text(json.dumps(dict(limit_db=MIN_SQNR_DB, layers=rows), indent=1))
-    return [json_path]
-
-
-def _intermediate_values(model: Any, names: Sequence[str]) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    """Return a function that runs an ``onnx.ModelProto`` and returns intermediate values by name."""
-    import onnx
-    import onnxruntime as ort
-
-    outputs = list(dict.fromkeys(names))
-    existing = {output.name for output in model.graph.output}
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs if name not in existing)
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=['CPUExecutionProvider'])
-    (model_input,) = session.get_inputs()
-    return lambda batch: dict(zip(outputs, session.run(outputs, {model_input.name: batch}), strict=True))
+    names = {layer.layer for layer in layers}
+    read: set[str] = set()  # values that a layer reads, directly or not
+    last = set()
+    for node in reversed(graph.node):
+        is_read = bool(read.intersection(node.output))
+        if node.name in names and not is_read:
+            last.add(node.name)
+        if node.name in names or is_read:
+            read.update(node.input)
+    noises = [10 ** (-layer.total_db / 10) for layer in layers if layer.layer in last]
+    return float(-10 * np.log10(np.mean(noises))) if any(noises) else float('inf')

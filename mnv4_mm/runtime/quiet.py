@@ -8,9 +8,9 @@ from types import ModuleType
 
 
 def without_telemetry(name: str) -> ModuleType:
-    """Import openvino or nncf without openvino-telemetry, which reports imports and conversions unasked.
+    """Import openvino without openvino-telemetry, which reports imports and conversions unasked.
 
-    Both work without that package, which is hidden from them for the duration of the import.
+    It works without that package, which is hidden from it for the duration of the import.
     """
     if name in sys.modules:
         return sys.modules[name]

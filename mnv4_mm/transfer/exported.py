@@ -64,7 +64,8 @@ def net_graph(net: nn.Module, size: tuple[int, int], target: str = 'onnx', chann
     # The latency depends only on the layout and the size of the input: the other metadata are placeholders.
     to = Input(size, 'NCHW', 'float32', 'RGB', True, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 1)
     resize = Resize('stretch', (0, 0, 0))
-    return NetGraph(_Outputs(net), Meta('segmentation', 'logits', target, 'fp32', ('output',), to, resize), channels)
+    meta = Meta('segmentation', 'logits', target, 'fp32', ('output',), to, resize)
+    return NetGraph(_Outputs(net), meta, channels=channels)
 
 
 def convert(graph: Graph, folder: Path, name: str) -> Path:

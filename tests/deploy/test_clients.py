@@ -10,7 +10,7 @@ from torch import nn
 
 from mnv4_mm.deploy.export import export
 from mnv4_mm.deploy.graph import crop_kernels
-from mnv4_mm.deploy.quantize import quantize_onnx
+from mnv4_mm.deploy.quantize import quantize_onnx, store_weights_unsigned
 from mnv4_mm.images import read_image
 from mnv4_mm.runtime import load
 from mnv4_mm.runtime.preprocess import prepare
@@ -93,6 +93,7 @@ def test_int8_weights_are_unsigned_where_opencv_is_wrong():
         Maps().eval(), (torch.from_numpy(batches[0]),), input_names=['image'], dynamo=True, verbose=False
     )
     model = quantize_onnx(program.model_proto, batches).model
+    store_weights_unsigned(model)
     onnx.checker.check_model(model, full_check=True)
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     makers = {name: node for node in model.graph.node for name in node.output}

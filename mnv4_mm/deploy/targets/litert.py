@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mnv4_mm.config.index import REPOSITORY
-from mnv4_mm.deploy.sensitivity import LayerSensitivity, SensitiveLayer, write_layers
+from mnv4_mm.deploy.layers_file import write_layers
+from mnv4_mm.deploy.sensitivity import SensitiveLayer
 from mnv4_mm.deploy.targets.base import Target
 from mnv4_mm.deploy.targets.onnx import to_int8
 from mnv4_mm.errors import UserError
@@ -53,14 +54,19 @@ class LiteRT(Target):
     def convert(
         self, graph: 'Graph', path: Path, precision: Precision, calibration: Sequence[np.ndarray] = ()
     ) -> list[Path]:
-        layers: list[LayerSensitivity] = []
-        sensitive: list[SensitiveLayer] = []
-        if precision == 'int8':
-            _, layers, _, sensitive = to_int8(graph, calibration)
+        quantised = to_int8(graph, calibration) if precision == 'int8' else None
+        is_equalised = quantised is not None and quantised.is_equalised
+        sensitive = quantised.sensitive if quantised else []
         convert(
-            graph.program(), path, OUTPUTS[graph.meta.kind], precision, calibration, graph.meta.to_json(), sensitive
+            graph.program(calibration if is_equalised else ()),
+            path,
+            OUTPUTS[graph.meta.kind],
+            precision,
+            calibration,
+            graph.meta.to_json(),
+            sensitive,
         )
-        return [path, *write_layers(path, layers)]
+        return [path, *write_layers(path, quantised, graph.calibration)]
 
 
 def converter() -> Path:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnv4_mm.deploy.quantize import QuantizedModel, quantize_onnx
-from mnv4_mm.deploy.sensitivity import LayerSensitivity, write_layers
+from mnv4_mm.deploy.layers_file import write_layers
+from mnv4_mm.deploy.quantize import QuantizedModel, quantize_onnx, store_weights_unsigned
 from mnv4_mm.deploy.targets.base import Target
 from mnv4_mm.runtime.meta import META_KEY, OUTPUTS, Precision, Selection
 from mnv4_mm.runtime.results import corner_weights
@@ -30,16 +30,18 @@ class Onnx(Target):
     def convert(
         self, graph: 'Graph', path: Path, precision: Precision, calibration: Sequence[np.ndarray] = ()
     ) -> list[Path]:
-        model, layers = to_onnx(graph, precision, calibration)
+        model, quantised = to_onnx(graph, precision, calibration)
+        if quantised:
+            store_weights_unsigned(model)
         entry = model.metadata_props.add()
         entry.key, entry.value = META_KEY, graph.meta.to_json()
         path.write_bytes(model.SerializeToString())
-        return [path, *write_layers(path, layers)]
+        return [path, *write_layers(path, quantised, graph.calibration)]
 
 
 def to_onnx(
     graph: 'Graph', precision: Precision = 'fp32', calibration: Sequence[np.ndarray] = ()
-) -> tuple[Any, list[LayerSensitivity]]:
+) -> tuple[Any, QuantizedModel | None]:
     """Convert a graph to an ``onnx.ModelProto`` with the outputs of its kind.
 
     Args:
@@ -48,13 +50,14 @@ def to_onnx(
         calibration: See ``Target.convert``.
 
     Returns:
-        The model, and for int8 the sensitivity of each layer; otherwise an empty list.
+        The model, and for int8 how it was quantised; otherwise None.
     """
     import onnx
 
-    layers: list[LayerSensitivity] = []
+    quantised = None
     if precision == 'int8':
-        model, layers = to_int8(graph, calibration)[:2]
+        quantised = to_int8(graph, calibration)
+        model = quantised.model
     else:
         model = _exported(graph)
     if precision == 'fp16':
@@ -68,21 +71,23 @@ def to_onnx(
     elif graph.meta.kind == 'class_map':
         model = _append(model, class_map(graph.output_stride(), len(graph.meta.classes)), ('logits',))
     onnx.checker.check_model(model, full_check=True)
-    return model, layers
+    return model, quantised
 
 
 def to_int8(graph: 'Graph', calibration: Sequence[np.ndarray]) -> QuantizedModel:
     """Quantise a graph. Whatever its kind, the outputs are raw boxes and scores, or logits."""
-    return quantize_onnx(_exported(graph), calibration)
+    equalised = None if graph.plain_int8 else _exported(graph, calibration)
+    return quantize_onnx(_exported(graph), calibration, equalised, plain=graph.plain_int8)
 
 
-def _exported(graph: 'Graph') -> Any:
+def _exported(graph: 'Graph', calibration: Sequence[np.ndarray] = ()) -> Any:
+    """Convert a graph; with calibration images, its channels are equalised."""
     import torch
 
     prefix = 'raw_' if graph.meta.kind in ('nms', 'class_map') else ''
     names = OUTPUTS['raw' if graph.meta.task == 'detection' else 'logits']
     program = torch.onnx.export(
-        graph.program(),
+        graph.program(calibration),
         input_names=['image'],
         output_names=[prefix + name for name in names],
         opset_version=OPSET,

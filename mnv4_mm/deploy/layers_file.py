@@ -1,0 +1,75 @@
+"""The file ``<exported file>.layers.json``: how a net was quantised, and the sensitivity of its layers."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from mnv4_mm.deploy.quantize import QuantizedModel
+
+LAYERS_SUFFIX = '.layers.json'
+
+
+class Step(NamedTuple):
+    """A step of quantisation that was tried.
+
+    Attributes:
+        name: What was done.
+        output_db: SQNR in dB of the outputs of the net after it, see ``sensitivity.net_db``.
+        used: True if the exported file has it.
+    """
+
+    name: str
+    output_db: float
+    used: bool
+
+
+def write_layers(path: Path, quantised: 'QuantizedModel | None', calibration: Sequence[str] = ()) -> list[Path]:
+    """Write how an exported file was quantised as JSON beside it.
+
+    Args:
+        path: The exported file.
+        quantised: Its net in QDQ form; nothing is written if None, or if no layers were measured.
+        calibration: Names of the calibration images.
+
+    Returns:
+        A list of the path of the JSON file; empty if nothing was written.
+    """
+    if quantised is None or not quantised.layers:
+        return []
+    content = dict(
+        calibration=list(calibration),
+        steps=[_finite(step) for step in quantised.steps],
+        layers=[_finite(layer) for layer in quantised.layers],
+    )
+    json_path = path.with_name(path.name + LAYERS_SUFFIX)
+    json_path.write_text(json.dumps(content, indent=1))
+    return [json_path]
+
+
+def describe_layers(path: Path) -> str:
+    """Return a line about the quantisation of an exported file: each step and the layers in float; empty if unknown."""
+    json_path = path.with_name(path.name + LAYERS_SUFFIX)
+    if not json_path.is_file():
+        return ''
+    content = json.loads(json_path.read_text())
+    values = ['no noise' if step['output_db'] is None else f'{step["output_db"]:.1f}' for step in content['steps']]
+    steps = ', '.join(
+        f'{step["name"]} {value}{"" if step["used"] else " (not used)"}'
+        for step, value in zip(content['steps'], values, strict=True)
+    )
+    macs = sum(layer['macs'] for layer in content['layers']) or 1
+    share = sum(layer['macs'] for layer in content['layers'] if layer['in_float']) / macs
+    count = sum(layer['in_float'] for layer in content['layers'])
+    return (
+        f'calibrated on {len(content["calibration"])} images; signal-to-noise ratio of the outputs in dB: {steps}; '
+        f'{count} of {len(content["layers"])} layers in float ({100 * share:.1f} % of the MACs)'
+    )
+
+
+def _finite(values: Any) -> dict[str, Any]:
+    """Return a named tuple as a dictionary for JSON, which has no infinity."""
+    items = values._asdict().items()
+    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in items}

@@ -1,0 +1,121 @@
+"""Adaptive rounding of weights: choose 8-bit weights for the error of a layer's output, not of each weight.
+
+Weights are rounded one by one, and those that are not yet rounded make up for the error, as in GPTQ (arXiv 2210.17323).
+This needs the second moments of a layer's inputs on real images and no training; AdaRound (arXiv 2004.10568) minimises
+the same error by gradient descent. The mean error that remains is subtracted from the bias.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mnv4_mm.deploy.onnx_values import attributes, intermediate_values
+
+DAMPING = 0.01  # of the mean second moment, added to the diagonal
+MAX_POSITIONS = 128  # of a feature map that are used, per image
+
+
+def round_adaptively(float_model: Any, model: Any, batches: Sequence[np.ndarray]) -> None:
+    """Round the weights of convolutions again, in place.
+
+    Args:
+        float_model: ``onnx.ModelProto`` of the float net.
+        model: ``onnx.ModelProto`` of the same net in QDQ form, by ONNX Runtime's quantiser. Scales do not change.
+        batches: Inputs made of real images, one image each.
+    """
+    from onnx import numpy_helper
+
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    makers = {name: node for node in model.graph.node for name in node.output}
+    floats = {tensor.name: tensor for tensor in float_model.graph.initializer}
+    convolutions = {node.name: node for node in model.graph.node if node.op_type == 'Conv'}
+    layers = []
+    for node in float_model.graph.node:
+        if (quantized := convolutions.get(node.name)) is None:
+            continue
+        maker = makers.get(quantized.input[1])
+        if maker is not None and maker.op_type == 'DequantizeLinear' and node.input[1] in floats:
+            layers.append((node, quantized, maker))
+    moments = _second_moments(float_model, [node for node, _, _ in layers], batches)
+    for node, quantized, maker in layers:
+        weight = numpy_helper.to_array(floats[node.input[1]]).astype(np.float64)
+        stored, scale = (numpy_helper.to_array(constants[name]) for name in maker.input[:2])
+        moment, mean = moments[node.name]
+        rows = weight.reshape(len(weight), -1)
+        limit = np.abs(stored).max()
+        levels = round_rows(rows, np.broadcast_to(scale, len(rows)).astype(np.float64), moment, int(max(limit, 1)))
+        constants[maker.input[0]].CopyFrom(
+            numpy_helper.from_array(levels.reshape(stored.shape).astype(stored.dtype), maker.input[0])
+        )
+        # The bias takes the mean error.
+        error = ((rows - levels * np.broadcast_to(scale, len(rows))[:, None]) * mean).sum(1)
+        if len(quantized.input) > 2 and (bias := makers.get(quantized.input[2])) is not None:
+            values, step = (numpy_helper.to_array(constants[name]) for name in bias.input[:2])
+            shifted = values + np.round(error / step).astype(values.dtype)
+            constants[bias.input[0]].CopyFrom(numpy_helper.from_array(shifted, bias.input[0]))
+
+
+def round_rows(weights: np.ndarray, scales: np.ndarray, moments: np.ndarray, limit: int) -> np.ndarray:
+    """Round the weights of each output channel to multiples of its scale.
+
+    Args:
+        weights: (O, K).
+        scales: (O,).
+        moments: Second moments of the inputs, (K, K), or (O, K, K) if each output channel has inputs of its own.
+        limit: Largest absolute value of the result.
+
+    Returns:
+        Integers, (O, K).
+    """
+    count = weights.shape[1]
+    moments = np.broadcast_to(moments, (len(weights) if moments.ndim == 3 else 1, count, count)).copy()
+    diagonal = np.einsum('oii->oi', moments)
+    diagonal += DAMPING * diagonal.mean(1, keepdims=True) + 1e-12
+    inverse = np.linalg.cholesky(np.linalg.inv(moments)).swapaxes(1, 2)  # upper triangular
+    rest = weights.copy()
+    levels = np.zeros_like(weights)
+    for i in range(count):
+        levels[:, i] = np.clip(np.round(rest[:, i] / scales), -limit, limit)
+        error = (rest[:, i] - levels[:, i] * scales) / inverse[:, i, i]
+        rest[:, i + 1 :] -= error[:, None] * inverse[:, i, i + 1 :]
+    return levels
+
+
+def _second_moments(
+    model: Any, nodes: Sequence[Any], batches: Sequence[np.ndarray]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return second moments and means of the inputs of each output position of convolutions, by name of the node."""
+    import torch
+    from torch.nn import functional as F
+
+    shapes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+    run = intermediate_values(model, [node.input[0] for node in nodes])
+    sums: dict[str, Any] = {}
+    generator = np.random.default_rng(0)
+    for batch in batches:
+        values = run(batch)
+        for node in nodes:
+            options = attributes(node)
+            x = torch.from_numpy(values[node.input[0]])
+            groups, kernel = options.get('group', 1), tuple(shapes[node.input[1]][2:])
+            pads = options.get('pads', [0, 0, 0, 0])
+            x = F.pad(x, (pads[1], pads[3], pads[0], pads[2]))
+            columns = F.unfold(
+                x, kernel, dilation=options.get('dilations', [1, 1]), stride=options.get('strides', [1, 1])
+            )[0]  # (C * kh * kw, positions)
+            if columns.shape[1] > MAX_POSITIONS:
+                columns = columns[:, generator.choice(columns.shape[1], MAX_POSITIONS, replace=False)]
+            columns = columns.unflatten(0, (groups, -1))  # (groups, K, positions)
+            moment = ((columns @ columns.transpose(1, 2)).double(), columns.double().sum(2), columns.shape[2])
+            sums[node.name] = [a + b for a, b in zip(sums.get(node.name, (0, 0, 0)), moment, strict=True)]
+    result = {}
+    for node in nodes:
+        moment, total, count = sums[node.name]
+        outputs, groups = shapes[node.input[1]][0], len(moment)
+        moment, mean = (moment / count).numpy(), (total / count).numpy()
+        if groups == 1:
+            result[node.name] = moment[0], mean
+        else:
+            result[node.name] = moment.repeat(outputs // groups, 0), mean.repeat(outputs // groups, 0)
+    return result
