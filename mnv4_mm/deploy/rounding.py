@@ -30,30 +30,32 @@ def round_adaptively(float_model: Any, model: Any, batches: Sequence[np.ndarray]
     makers = {name: node for node in model.graph.node for name in node.output}
     floats = {tensor.name: tensor for tensor in float_model.graph.initializer}
     convolutions = {node.name: node for node in model.graph.node if node.op_type == 'Conv'}
-    layers = []
+    groups: dict[str, list[tuple[Any, Any]]] = {}  # by weights: the levels of a pyramid may share them
     for node in float_model.graph.node:
         if (quantized := convolutions.get(node.name)) is None:
             continue
         maker = makers.get(quantized.input[1])
         if maker is not None and maker.op_type == 'DequantizeLinear' and node.input[1] in floats:
-            layers.append((node, quantized, maker))
-    moments = _second_moments(float_model, [node for node, _, _ in layers], batches)
-    for node, quantized, maker in layers:
-        weight = numpy_helper.to_array(floats[node.input[1]]).astype(np.float64)
-        stored, scale = (numpy_helper.to_array(constants[name]) for name in maker.input[:2])
-        moment, mean = moments[node.name]
+            groups.setdefault(maker.input[0], []).append((node, quantized))
+    moments = _second_moments(float_model, [node for group in groups.values() for node, _ in group], batches)
+    for name, group in groups.items():
+        weight = numpy_helper.to_array(floats[group[0][0].input[1]]).astype(np.float64)
+        maker = makers[group[0][1].input[1]]
+        stored, scale = (numpy_helper.to_array(constants[value]) for value in maker.input[:2])
+        pooled = [moments[node.name] for node, _ in group]
+        moment, mean = (np.mean([one[i] for one in pooled], 0) for i in range(2))
         rows = weight.reshape(len(weight), -1)
-        limit = np.abs(stored).max()
-        levels = round_rows(rows, np.broadcast_to(scale, len(rows)).astype(np.float64), moment, int(max(limit, 1)))
-        constants[maker.input[0]].CopyFrom(
-            numpy_helper.from_array(levels.reshape(stored.shape).astype(stored.dtype), maker.input[0])
-        )
-        # The bias takes the mean error.
-        error = ((rows - levels * np.broadcast_to(scale, len(rows))[:, None]) * mean).sum(1)
-        if len(quantized.input) > 2 and (bias := makers.get(quantized.input[2])) is not None:
-            values, step = (numpy_helper.to_array(constants[name]) for name in bias.input[:2])
-            shifted = values + np.round(error / step).astype(values.dtype)
-            constants[bias.input[0]].CopyFrom(numpy_helper.from_array(shifted, bias.input[0]))
+        scales = np.broadcast_to(scale, len(rows)).astype(np.float64)
+        levels = round_rows(rows, scales, moment, max(int(np.abs(stored.astype(int)).max()), 1))
+        rounded = levels.reshape(stored.shape).astype(stored.dtype)
+        constants[name].CopyFrom(numpy_helper.from_array(rounded, name))
+        # The biases take the mean error.
+        error = ((rows - levels * scales[:, None]) * mean).sum(1)
+        biases = [makers.get(quantized.input[2]) for _, quantized in group if len(quantized.input) > 2]
+        for bias, step in {tuple(bias.input[:2]) for bias in biases if bias is not None}:
+            values = numpy_helper.to_array(constants[bias])
+            shift = np.round(error / numpy_helper.to_array(constants[step])).astype(values.dtype)
+            constants[bias].CopyFrom(numpy_helper.from_array(values + shift, bias))
 
 
 def round_rows(weights: np.ndarray, scales: np.ndarray, moments: np.ndarray, limit: int) -> np.ndarray:

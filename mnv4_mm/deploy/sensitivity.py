@@ -175,7 +175,7 @@ def measure_sensitivity(float_path: Path, int8_path: Path, batches: Sequence[np.
 def float_candidates(
     layers: Sequence[LayerSensitivity], graph: Any, max_share: float = MAX_FLOAT_SHARE
 ) -> Iterator[set[str]]:
-    """Yield ever larger sets of layers that may stay in float: the most sensitive 1, 2, 4, ... layers.
+    """Yield ever larger sets of layers that may stay in float: the most sensitive 1, 2, 4, ... that the budget allows.
 
     Args:
         layers: Sensitivity of the layers, the most sensitive one first.
@@ -184,13 +184,14 @@ def float_candidates(
             a sensitive output.
     """
     macs = {layer.layer: layer.macs for layer in layers}
-    sensitive = [layer.layer for layer in layers if layer.lowest_db < MAX_SQNR_DB]
-    sizes = [2**i for i in range(len(sensitive).bit_length())]
-    for size in sorted({*(size for size in sizes if size < len(sensitive)), len(sensitive)} - {0}):
-        chosen = set(sensitive[:size])
-        kept = nodes_in_float(layers, graph, chosen)
-        if sum(macs.get(name, 0) for name in kept) <= max_share * sum(macs.values()):
-            yield chosen
+    chosen: list[str] = []
+    for layer in layers:
+        kept = nodes_in_float(layers, graph, {*chosen, layer.layer})
+        fits = sum(macs.get(name, 0) for name in kept) <= max_share * sum(macs.values())
+        if layer.lowest_db < MAX_SQNR_DB and fits:  # a large layer does not keep smaller ones out
+            chosen.append(layer.layer)
+    sizes = {2**i for i in range(len(chosen).bit_length())} | {len(chosen)}
+    yield from (set(chosen[:size]) for size in sorted(sizes) if 0 < size <= len(chosen))
 
 
 def nodes_in_float(layers: Sequence[LayerSensitivity], graph: Any, chosen: Collection[str]) -> set[str]:

@@ -102,6 +102,7 @@ def test_mistakes_of_compare(options, message, checkpoint):
         (['onnx'], dict(precision='int4'), '--precision must be one of fp32, fp16, int8'),
         (['onnx'], dict(size=(100, 320)), 'multiples of 32'),
         (['onnx'], dict(size=(320, 320), dynamic=True), 'exclude each other'),
+        (['onnx'], dict(plain_int8=True), '--plain-int8 goes with --precision int8, not fp32'),
         (['onnx'], dict(precision='int8', calibration='/no/such'), 'no images for calibration in /no/such'),
         (['onnx'], dict(out_dir=__file__), 'is not a folder'),
     ],

@@ -15,7 +15,8 @@ from mnv4_mm.deploy.export import export
 from mnv4_mm.deploy.graph import reference
 from mnv4_mm.deploy.quantize import quantize_onnx
 from mnv4_mm.deploy.quiet import without_telemetry
-from mnv4_mm.deploy.sensitivity import MAX_FLOAT_SHARE, QuantizationNoise
+from mnv4_mm.deploy.rounding import round_adaptively
+from mnv4_mm.deploy.sensitivity import MAX_FLOAT_SHARE, LayerSensitivity, QuantizationNoise, float_candidates
 from mnv4_mm.deploy.targets import TARGETS
 from mnv4_mm.images import read_image
 from mnv4_mm.runtime import load
@@ -141,6 +142,40 @@ def test_convolutions_that_share_a_bias_print_no_errors(monkeypatch, capfd):
     assert [layer.weights for layer in layers].count('head.weight') == 2
     assert 'not found' not in ''.join(capfd.readouterr())
     assert logging.getLogger().handlers == []
+
+
+def test_weights_that_convolutions_share_are_rounded_once():
+    """Their inputs are taken together, and the mean error of all their outputs is moved to the biases once."""
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    batches = [rng.uniform(0, 1, (1, 3, 64, 64)).astype(np.float32) for _ in range(4)]
+    example = (torch.from_numpy(batches[0]),)
+    program = torch.onnx.export(TwoLevels().eval(), example, input_names=['image'], dynamo=True, verbose=False)
+    plain = quantize_onnx(program.model_proto, batches, plain=True).model
+    rounded = onnx.ModelProto()
+    rounded.CopyFrom(plain)
+    round_adaptively(program.model_proto, rounded, batches)
+    expected = np.concatenate([run(program.model_proto, batch) for batch in batches], 2)
+    errors = [np.concatenate([run(model, batch) for batch in batches], 2) - expected for model in (plain, rounded)]
+    before, after = ((error**2).mean() for error in errors)
+    assert after < before
+
+
+def test_a_large_sensitive_layer_does_not_keep_small_ones_out():
+    layers = [
+        LayerSensitivity(name, name, decibels, 40.0, 30.0, macs)
+        for name, decibels, macs in (
+            ('large', 5.0, 900),
+            ('a', 10.0, 20),
+            ('b', 15.0, 20),
+            ('c', 18.0, 20),
+            ('d', 40.0, 40),
+        )
+    ]
+    graph = onnx.helper.make_graph([], 'empty', [], [])
+    assert list(float_candidates(layers, graph)) == [{'a'}, {'a', 'b'}]
+    assert list(float_candidates(layers, graph, 0.06)) == [{'a'}, {'a', 'b'}, {'a', 'b', 'c'}]
+    assert list(float_candidates(layers, graph, 0.0)) == []
 
 
 def test_nodes_behind_the_last_convolution_stay_in_float(sensitive_net, sensitive_onnx):
