@@ -12,6 +12,15 @@ WEIGHTS_SUFFIXES = ('.safetensors', '.pth', '.pt', '.bin')
 EMPTY = 'empty (an unset variable of the shell?): give a value, or leave it out'
 
 
+def user_cache() -> Path:
+    """Return the folder for files that can be made or fetched again; it need not exist.
+
+    ``$XDG_CACHE_HOME/mnv4_mm``, by default ``~/.cache/mnv4_mm``; ``MNV4_CACHE`` replaces the whole of it.
+    """
+    cache = os.environ.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache')
+    return Path(os.environ.get('MNV4_CACHE') or os.path.join(cache, 'mnv4_mm'))
+
+
 def check_not_empty(**options: Any) -> None:
     """Check that no option is an empty string or a list that contains one.
 

@@ -24,7 +24,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ('images',),
     ('weights',),
     ('models', 'data', 'runtime'),
-    ('engine',),
+    ('engine', 'web'),
     ('tasks',),
     ('config',),
     ('apis',),
@@ -40,8 +40,8 @@ LIGHT = (
     'errors', 'version', 'quiet', 'lazy', 'paths', 'files', 'image_headers', 'images', 'data.formats', 'models.arch',
     'weights.tags', 'weights.cache', 'report.weights', 'runtime',
     'config.check', 'config.index', 'config.options', 'config.rules', 'config.source', 'deploy.arguments',
-    'bench.parts', 'demo', 'transfer.protocol', 'transfer.job', 'transfer.records', 'transfer.splits',
-    'transfer.estimate', 'transfer.claims', 'transfer.nets', 'registration', 'cli', '__init__',
+    'deploy.measured', 'web', 'bench.parts', 'demo', 'transfer.protocol', 'transfer.job', 'transfer.records',
+    'transfer.splits', 'transfer.estimate', 'transfer.claims', 'transfer.nets', 'registration', 'cli', '__init__',
 )  # fmt: skip
 HEAVY = {'torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'timm'}
 

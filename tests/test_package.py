@@ -80,7 +80,8 @@ def test_the_wheel_carries_configs_types_and_the_command(wheel, repository):
     configs = {f'mnv4_mm/{path.relative_to(repository)}' for path in (repository / 'configs').rglob('*.py')}
     assert configs
     templates = {f'mnv4_mm/report/templates/{name}' for name in ('page.html', 'card.md')}
-    extra = {'mnv4_mm/py.typed', 'mnv4_mm/tools/check_env.py', 'mnv4_mm/demo/page.html', *templates}
+    web = {f'mnv4_mm/web/{name}' for name in ('index.html', 'runner.js', 'prepare.js')}
+    extra = {'mnv4_mm/py.typed', 'mnv4_mm/tools/check_env.py', *web, *templates}
     assert {name for name in names if name.startswith('mnv4_mm/')} == modules | configs | extra
     assert {name.split('/')[0] for name in names} == {'mnv4_mm', info}
     # Running exported files needs no PyTorch.

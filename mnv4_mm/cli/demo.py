@@ -15,7 +15,10 @@ def add_demo(parser: Parser) -> None:
     parser.epilog = 'The page is served on this computer only, unless --host says otherwise. Ctrl-C ends it.'
     parser.add_argument('model', help='.pth file written by `mnv4 train`, or file written by `mnv4 export`')
     parser.add_argument('--port', type=int, default=8550, help='port; 0 for any free one (default: 8550)')
-    parser.add_argument('--host', default='127.0.0.1', help='address to serve at (default: 127.0.0.1)')
+    parser.add_argument(
+        '--host', default='127.0.0.1', help='address to serve at; 0.0.0.0: all, by HTTPS (default: 127.0.0.1)'
+    )
+    parser.add_argument('--http', action='store_true', help='no HTTPS: no camera and no threads on other devices')
     parser.add_argument('--device', help='checkpoint: torch device (default: the GPU if there is one)')
     parser.add_argument('--no-browser', dest='browser', action='store_false', help='do not open the page')
     parser.set_defaults(call=demo)
@@ -29,9 +32,20 @@ def demo(args: argparse.Namespace) -> None:
         check_device(args.device)
 
     from mnv4_mm.apis.load import load
-    from mnv4_mm.demo.server import DemoServer, serve
+    from mnv4_mm.demo.server import DemoServer, serve, web_files
+    from mnv4_mm.runtime.sessions.web import WebRuntime
 
-    server = DemoServer(lambda: load(args.model, device=args.device), Path(args.model).name, args.host, args.port)
+    path = Path(args.model)
+    is_page = path.name.endswith(WebRuntime.suffix) and path.is_dir()
+    if is_page and args.device:
+        raise UserError(f'--device {args.device} is for checkpoints; {path} runs in the browser')
+    server = DemoServer(
+        lambda: web_files(path) if is_page else load(path, device=args.device),
+        path.name,
+        args.host,
+        args.port,
+        https=not args.http,
+    )
     if args.browser and _has_screen():
         webbrowser.open(server.url)
     serve(server)

@@ -22,7 +22,7 @@ def add_export(parser: Parser) -> None:
         nargs='+',
         default=['onnx'],
         metavar='RUNTIME',
-        help='onnx, openvino, ncnn, coreml, litert, executorch (default: onnx)',
+        help='onnx, openvino, ncnn, coreml, litert, executorch, web (default: onnx)',
     )
     parser.add_argument('--config', help='config to use instead of the one in the checkpoint')
     parser.add_argument('--out-dir', help='where to write (default: exported/ beside the checkpoint)')
@@ -110,6 +110,13 @@ def add_compare(parser: Parser) -> None:
         '--int8-tolerance', type=float, default=1e-2, help='largest difference of AP or mIoU of int8 (default: 0.01)'
     )
     parser.add_argument('--rounds', type=int, default=20, help='timed runs of each file; 0: none (default: 20)')
+    parser.add_argument(
+        '--measured',
+        nargs='+',
+        default=[],
+        metavar='FILE.jsonl',
+        help='measurements that the page of `mnv4 export --to web` has shown: a row each',
+    )
     parser.add_argument('--out', metavar='FILE.json', help='also write the table to a file')
     parser.set_defaults(call=compare)
 
@@ -117,6 +124,7 @@ def add_compare(parser: Parser) -> None:
 def compare(args: argparse.Namespace) -> int:
     """Check the arguments of ``compare``, compare, and return 1 if a file is outside the tolerance."""
     from mnv4_mm.deploy.arguments import check_compare
+    from mnv4_mm.deploy.measured import read_measurements
 
     if args.config:
         check_config_file(args.config)
@@ -131,12 +139,14 @@ def compare(args: argparse.Namespace) -> int:
         rounds=args.rounds,
         out=args.out,
     )
+    measurements = read_measurements(args.measured, artifacts)
 
     from mnv4_mm.deploy.compare import Tolerances, compare_checked
 
     rows = compare_checked(
         checkpoint,
         artifacts,
+        measurements=measurements,
         config=args.config,
         data=args.data,
         allow_dropped=args.allow_dropped,

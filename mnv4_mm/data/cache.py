@@ -1,8 +1,7 @@
 """Cache of a user's data sets between commands, in the user's cache folder. Imports nothing heavy.
 
-The cache of a data set is ``$XDG_CACHE_HOME/mnv4_mm/data/<name of the folder>-<digest of its path>/``. The default of
-``XDG_CACHE_HOME`` is ``~/.cache``; ``MNV4_CACHE`` replaces the whole of ``$XDG_CACHE_HOME/mnv4_mm``. The cache may be
-deleted at any time: missing files are made again, and a run keeps its split in its config.
+The cache of a data set is ``data/<name of the folder>-<digest of its path>/`` in ``paths.user_cache()``. The cache may
+be deleted at any time: missing files are made again, and a run keeps its split in its config.
 """
 
 import hashlib
@@ -12,17 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mnv4_mm.files import write_whole
+from mnv4_mm.paths import user_cache
 
 HINT = '; the checked data is kept there: set MNV4_CACHE to use another folder'
 
 
 def cache_folder(root: Path) -> Path:
     """Return the cache folder of a data set, which need not exist."""
-    cache = os.environ.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache')
-    base = os.environ.get('MNV4_CACHE') or os.path.join(cache, 'mnv4_mm')
     root = root.resolve()
     name = ''.join(char if char.isalnum() or char in '-_' else '_' for char in root.name)[:40]
-    return Path(base) / 'data' / f'{name}-{hashlib.sha256(os.fsencode(root)).hexdigest()[:16]}'
+    return user_cache() / 'data' / f'{name}-{hashlib.sha256(os.fsencode(root)).hexdigest()[:16]}'
 
 
 def write_cached(path: Path, content: str | bytes) -> None:

@@ -1,45 +1,60 @@
-"""The web server of the demo, based on Python's ``http.server``: one page and two requests that return JSON.
+"""The web server of the demo, based on Python's ``http.server``: one page, and requests that return JSON.
 
-``GET /`` returns the page and ``GET /model`` the task and the classes. ``POST /predict`` takes the bytes of an image
-file and returns the predictions. Requests cannot name files on the server. There are no dependencies besides the
-model's.
+``GET /`` returns the page and ``GET /model.json`` the task and the classes. ``POST /predict`` takes the bytes of an
+image file and returns the predictions. A folder that ``mnv4 export --to web`` has written is served as it is, and runs
+in the browser. Requests cannot name files on the server other than those of such a folder. There are no dependencies
+besides the model's.
 """
 
 import base64
+import contextlib
 import errno
 import ipaddress
 import json
 import socket
 import socketserver
+import ssl
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import cv2
 import numpy as np
 
+from mnv4_mm.demo.certificate import fingerprint, make_certificate
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import image_size, read_image
-from mnv4_mm.runtime.draw import palette
+from mnv4_mm.runtime.meta import read_meta
 from mnv4_mm.runtime.results import ClassMap, Detections
+from mnv4_mm.web import page
 
 MAX_BYTES = 64 * 2**20  # of an uploaded file
 MAX_PIXELS = 100_000_000  # of an image: 300 MB decoded
 MAX_SHOWN = 1600  # largest side in pixels of the image that the page shows
 TIMEOUT = 30  # seconds after which an upload that stops is dropped
 IMAGE_TYPE = 'application/octet-stream'  # other sites cannot post it: browsers ask this server first, which refuses
+TLS_HANDSHAKE = b'\x16'  # the first byte of a connection with HTTPS
+TYPES = {
+    '.html': 'text/html; charset=utf-8',
+    '.js': 'text/javascript; charset=utf-8',
+    '.mjs': 'text/javascript; charset=utf-8',
+    '.json': 'application/json',
+    '.wasm': 'application/wasm',
+}
 HEADERS = {
     # The page may not load anything from elsewhere, nor be embedded in another page.
-    'Content-Security-Policy': "default-src 'none'; connect-src 'self'; img-src data:; style-src 'unsafe-inline'; "
-    "script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    'Content-Security-Policy': f"{page.POLICY}; frame-ancestors 'none'",
+    # Without these, browsers refuse to share memory between threads.
+    'Cross-Origin-Opener-Policy': 'same-origin',
+    'Cross-Origin-Embedder-Policy': 'require-corp',
+    'Cross-Origin-Resource-Policy': 'same-origin',
     'X-Content-Type-Options': 'nosniff',
     'Referrer-Policy': 'no-referrer',
     'Cache-Control': 'no-store',
@@ -64,38 +79,61 @@ class Model(Protocol):
 class DemoServer(ThreadingHTTPServer):
     """Web server of the demo of one model. It processes one image at a time.
 
+    Other devices reach it by HTTPS with a certificate of its own, because browsers give the camera, and memory that is
+    shared between threads, only to pages from HTTPS or from the same computer.
+
     Args:
-        load: Function that loads the model. It is called after the port has been bound, since loading takes seconds.
+        load: Function that loads the model, or returns the files of a page that runs it in the browser, by their paths
+            in the page's folder (see ``web_files``). It is called after the port has been bound, since loading takes
+            seconds.
         name: Name of the model, for the title of the page.
         host: Address or host name to listen on; IPv6 if it has a colon.
         port: Port; 0 for any free one.
+        https: Use HTTPS if other devices can reach the server.
 
     Raises:
-        UserError: The host or port cannot be used, or the model cannot be loaded.
+        UserError: The host or port cannot be used, the certificate cannot be made, or the model cannot be loaded.
     """
 
     daemon_threads = True
 
-    def __init__(self, load: Callable[[], Model], name: str, host: str = '127.0.0.1', port: int = 8550) -> None:
+    def __init__(
+        self,
+        load: Callable[[], Model | Mapping[str, Path]],
+        name: str,
+        host: str = '127.0.0.1',
+        port: int = 8550,
+        https: bool = True,
+    ) -> None:
         self.name, self.host = name, host
         self.lock = threading.Lock()
         self.address_family = socket.AF_INET6 if ':' in host else socket.AF_INET
-        self.page = files('mnv4_mm.demo').joinpath('page.html').read_bytes()
+        self.files: Mapping[str, Path] = {}
+        self.certificate: Path | None = None
+        self.tls: ssl.SSLContext | None = None
         try:
             super().__init__((host, port), DemoHandler)
         except OSError as error:
             raise UserError(_reason(error, host, port)) from None
         try:
-            self.model = load()
+            if https and not self.is_local:
+                self.certificate = make_certificate([public_host(host), socket.gethostname(), 'localhost', '127.0.0.1'])
+                self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                self.tls.load_cert_chain(self.certificate)
+            loaded = load()
         except UserError:
             self.server_close()
             raise
+        if isinstance(loaded, Mapping):
+            self.files = loaded
+        else:
+            self.model = loaded
 
     @property
     def url(self) -> str:
-        """Address of the page."""
-        host = '127.0.0.1' if self.host in ('0.0.0.0', '') else self.host  # noqa: S104 (compared, not bound)
-        return f'http://{f"[{host}]" if ":" in host else host}:{self.server_port}/'
+        """Address of the page; if the server listens on all addresses, one at which other devices reach it."""
+        host = public_host(self.host)
+        return f'http{"s" if self.tls else ""}://{f"[{host}]" if ":" in host else host}:{self.server_port}/'
 
     @property
     def is_local(self) -> bool:
@@ -107,23 +145,41 @@ class DemoServer(ThreadingHTTPServer):
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = self.host, int(self.server_address[1])
 
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        # In the thread of the connection: a client that is slow in its handshake keeps no other one waiting.
+        if self.tls is None:
+            super().finish_request(request, client_address)
+            return
+        request.settimeout(TIMEOUT)
+        if request.recv(1, socket.MSG_PEEK) not in (TLS_HANDSHAKE, b''):  # typed without https://
+            answer = f'HTTP/1.1 308 Permanent Redirect\r\nLocation: {self.url}\r\nContent-Length: 0\r\n\r\n'
+            request.sendall(answer.encode())
+            return
+        with self.tls.wrap_socket(request, server_side=True) as encrypted:
+            super().finish_request(encrypted, client_address)
+
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Ignore connections that the browser has closed or that have timed out; print other errors in one line."""
+        """Ignore connections that the browser has closed or that have timed out; print other errors in one line.
+
+        A browser ends the handshake, too, as long as its user has not accepted the certificate.
+        """
         error = sys.exc_info()[1]
-        if not isinstance(error, ConnectionError | TimeoutError):
+        if not isinstance(error, ConnectionError | TimeoutError | ssl.SSLError):
             print(f'error: a request failed: {type(error).__name__}: {error}', file=sys.stderr)
 
-    def predict(self, data: bytes) -> dict[str, Any]:
+    def predict(self, data: bytes, with_image: bool = True) -> dict[str, Any]:
         """Predict for an image file.
 
         Args:
             data: Content of the file.
+            with_image: Also return the image.
 
         Returns:
             A dict that JSON can hold:
 
             - ``width``, ``height``: of the image, in pixels.
-            - ``image``: the image, reduced to at most ``MAX_SHOWN`` pixels along each side, as the data URI of a JPEG.
+            - ``image``: the image, reduced to at most ``MAX_SHOWN`` pixels along each side, as the data URI of a JPEG;
+              unless ``with_image`` is False.
             - ``ms``: milliseconds from the decoded image to the result.
             - ``detections``, best first: ``label``, ``score``, and ``box`` (x1, y1, x2, y2) in pixels of the image.
             - Or ``class_map``, of the size of the reduced image: ``width``, ``height``, ``labels`` (row by row, two
@@ -140,8 +196,10 @@ class DemoServer(ThreadingHTTPServer):
         height, width = pixels.shape[:2]
         factor = min(1.0, MAX_SHOWN / max(height, width))
         size = (max(1, round(width * factor)), max(1, round(height * factor)))
-        shown = pixels if factor == 1 else cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-        content: dict[str, Any] = dict(width=width, height=height, ms=milliseconds, image=_data_uri(shown))
+        content: dict[str, Any] = dict(width=width, height=height, ms=milliseconds)
+        if with_image:
+            shown = pixels if factor == 1 else cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+            content['image'] = _data_uri(shown)
         if isinstance(result, Detections):
             content['detections'] = [
                 dict(label=label, score=score, box=box)
@@ -164,14 +222,8 @@ class DemoServer(ThreadingHTTPServer):
         return content
 
     def describe(self) -> dict[str, Any]:
-        """Return the name, task and classes of the model, default colours of classes, and the size limit of uploads."""
-        return dict(
-            name=self.name,
-            task=self.model.task,
-            max_bytes=MAX_BYTES,
-            classes=list(self.model.classes),
-            palette=palette(len(self.model.classes)),
-        )
+        """Describe the model for the page."""
+        return page.description('server', self.name, self.model.task, self.model.classes, max_bytes=MAX_BYTES)
 
 
 class DemoHandler(BaseHTTPRequestHandler):
@@ -184,13 +236,13 @@ class DemoHandler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if not self._is_allowed():
             return
-        path = self.path.partition('?')[0]
-        if path == '/':
-            self._send(HTTPStatus.OK, self.server.page, 'text/html; charset=utf-8')
-        elif path == '/model':
+        path = unquote(self.path.partition('?')[0]).removeprefix('/') or page.PAGE
+        if file := self.server.files.get(path):
+            self._send(HTTPStatus.OK, file.read_bytes(), TYPES.get(file.suffix, IMAGE_TYPE))
+        elif path == page.PAGE and not self.server.files:
+            self._send(HTTPStatus.OK, page.source(path), TYPES['.html'])
+        elif path == page.DESCRIPTION and not self.server.files:
             self._send_json(HTTPStatus.OK, self.server.describe())
-        elif path == '/favicon.ico':
-            self._send(HTTPStatus.NO_CONTENT, b'', 'image/x-icon')
         else:
             self._refuse(HTTPStatus.NOT_FOUND, 'there is no such page')
 
@@ -198,7 +250,8 @@ class DemoHandler(BaseHTTPRequestHandler):
         if not self._is_allowed():
             return
         length = self.headers.get('Content-Length', '')
-        if self.path != '/predict':
+        path, _, query = self.path.partition('?')
+        if path != '/predict' or self.server.files:
             self._refuse(HTTPStatus.NOT_FOUND, 'there is no such page')
         elif self.headers.get('Content-Type') != IMAGE_TYPE:
             self._refuse(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f'an image is sent as {IMAGE_TYPE}')
@@ -210,7 +263,9 @@ class DemoHandler(BaseHTTPRequestHandler):
             )
         else:
             try:
-                self._send_json(HTTPStatus.OK, self.server.predict(self.rfile.read(int(length))))
+                # The page has the frames of a clip or the camera already.
+                with_image = 'frame' not in parse_qs(query, keep_blank_values=True)
+                self._send_json(HTTPStatus.OK, self.server.predict(self.rfile.read(int(length)), with_image))
             except UserError as error:
                 self._refuse(HTTPStatus.BAD_REQUEST, str(error))
             # The exceptions of the runtimes have no common base class, and the page shows errors.
@@ -254,12 +309,50 @@ def serve(server: DemoServer, log: Callable[[str], None] = print) -> None:
     log(f'{server.name}: {server.url} (Ctrl-C ends)')
     if not server.is_local:
         log('warning: everyone who can reach this computer can use the demo; --host 127.0.0.1 keeps others out')
+    if server.certificate:
+        log(
+            'The browser will warn of the certificate, which this computer has made itself. SHA-256: '
+            + fingerprint(server.certificate)
+        )
     try:
         server.serve_forever()
     except KeyboardInterrupt:
         log('')  # ends the line with the terminal's ^C
     finally:
         server.server_close()
+
+
+def web_files(path: Path) -> dict[str, Path]:
+    """Return the files of a folder that ``mnv4 export --to web`` has written, by their paths in it.
+
+    Raises:
+        UserError: The folder or its metadata is missing, damaged or was changed, or holds no page.
+    """
+    names = [Path(name) for name in read_meta(path).files]
+    found = {
+        name.relative_to(path.name).as_posix(): path.parent / name for name in names if name.is_relative_to(path.name)
+    }
+    if page.PAGE not in found:
+        raise UserError(f'{path} holds no {page.PAGE}: it was not written by `mnv4 export --to web`')
+    return found
+
+
+def public_host(host: str) -> str:
+    """Return an address at which other devices reach a server that listens on ``host``.
+
+    For the addresses that stand for all of this computer's (``0.0.0.0``, ``::``), it is that of the network of the
+    default route, or the loopback address without one.
+    """
+    if host not in ('', '0.0.0.0', '::'):  # noqa: S104 (compared, not bound)
+        return host
+    families = [(socket.AF_INET, '192.0.2.1')]  # addresses of no computer: nothing is sent
+    if host == '::':  # reached by IPv4, too
+        families.append((socket.AF_INET6, '2001:db8::1'))
+    for family, elsewhere in families:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
+            probe.connect((elsewhere, 9))
+            return str(probe.getsockname()[0])
+    return '::1' if host == '::' else '127.0.0.1'
 
 
 def _decode(data: bytes) -> np.ndarray:

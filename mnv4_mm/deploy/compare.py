@@ -21,7 +21,8 @@ from mnv4_mm.deploy.artifacts import Artifact
 from mnv4_mm.deploy.difference import difference
 from mnv4_mm.deploy.evaluator import PredictorEvaluator, baseline_score
 from mnv4_mm.deploy.graph import reference
-from mnv4_mm.deploy.latency import measure_memory, measure_speed
+from mnv4_mm.deploy.latency import Speed, measure_memory, measure_speed
+from mnv4_mm.deploy.measured import Measurement, read_measurements
 from mnv4_mm.deploy.table import Row, markdown, write_json
 from mnv4_mm.deploy.targets import TARGETS
 from mnv4_mm.errors import UserError
@@ -83,6 +84,7 @@ def compare(
     tolerance: float = 1e-3,
     int8_tolerance: float = 1e-2,
     rounds: int = 20,
+    measured: Sequence[str] = (),
     out: str | None = None,
     log: Callable[[str], None] = print,
 ) -> list[Row]:
@@ -101,6 +103,7 @@ def compare(
             ``Difference.largest``.
         int8_tolerance: Largest difference of AP or mIoU for int8.
         rounds: Number of timed runs of each file; 0 leaves latency and memory out.
+        measured: Files with measurements in browsers, see ``read_measurements``; a row each.
         out: JSON file to which the table is also written.
         log: Function that prints a line.
 
@@ -111,8 +114,8 @@ def compare(
         UserError: An argument is invalid, a file cannot be read or was exported from another checkpoint, the data is
             missing or unusable, or latency cannot be measured. In the last case the table has been printed and written.
     """
-    check_not_empty(config=config, data=data)
-    checked = check_compare(
+    check_not_empty(config=config, data=data, measured=measured)
+    path, artifacts = check_compare(
         checkpoint,
         files,
         on=on,
@@ -122,7 +125,9 @@ def compare(
         out=out,
     )
     return compare_checked(
-        *checked,
+        path,
+        artifacts,
+        measurements=read_measurements(measured, artifacts),
         config=config,
         data=data,
         allow_dropped=allow_dropped,
@@ -138,6 +143,7 @@ def compare_checked(
     path: Path,
     artifacts: Sequence[Artifact],
     *,
+    measurements: Sequence[Measurement] = (),
     config: str | None,
     data: str | None,
     allow_dropped: bool = False,
@@ -147,10 +153,11 @@ def compare_checked(
     out: str | None,
     log: Callable[[str], None] = print,
 ) -> list[Row]:
-    """Compare exported files with PyTorch. Checkpoint and files come from ``check_compare``; the rest as ``compare``.
+    """Compare exported files with PyTorch.
 
-    The command line calls ``check_compare`` before it imports this module. Passing on its result avoids computing the
-    checksums of large files twice.
+    Checkpoint and files come from ``check_compare``, the measurements from ``read_measurements``; the rest as
+    ``compare``. The command line calls these functions before it imports this module. Passing on their results avoids
+    computing the checksums of large files twice.
     """
     loaded = read_checkpoint(path)
     model = load_model(loaded, config, device='cpu')
@@ -174,7 +181,7 @@ def compare_checked(
                 references.append(match)
                 rows.append(match.row)
             _judge(row, artifact, match, evaluator, tolerances)
-            if row.metric is not None:
+            if row.metric is not None and not TARGETS[artifact.meta.target].runs_elsewhere:
                 timed.append((row, artifact, match))
         rows.append(row)
 
@@ -184,6 +191,7 @@ def compare_checked(
             _measure_latency(timed, path, config, evaluator.images()[0], rounds)
         except RuntimeError as error:
             timing_error = error
+    rows += [_measured_row(measurement) for measurement in measurements]
     for line in markdown(rows, evaluator.metric):
         log(line)
     if out:
@@ -269,6 +277,19 @@ def _judge(
         row.reject('; '.join(reasons))
     else:
         row.verdict = 'ok'
+        if TARGETS[meta.target].runs_elsewhere:
+            row.verdict += ', by the ONNX Runtime of this computer; latency is measured in the browser (--measured)'
+
+
+def _measured_row(measurement: Measurement) -> Row:
+    """Return the row of a measurement in a browser, in the column of its number of threads."""
+    speed = Speed(measurement.p50, measurement.p95, measurement.whole)
+    is_single = measurement.backend == 'wasm' and measurement.threads == 1
+    return Row(
+        measurement.name,
+        speed=(speed, None) if is_single else (None, speed),
+        verdict=f'measured there with {measurement.images} images, not judged',
+    )
 
 
 def _measure_latency(

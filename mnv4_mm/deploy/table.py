@@ -21,7 +21,7 @@ class Row:
         metric: AP or mIoU in [0, 1].
         to_pytorch: Metric minus the metric of PyTorch with the same input and postprocessing.
         raw: Difference between the outputs and PyTorch's.
-        speed: Latency with one thread, and with all threads.
+        speed: Latency with one thread, and with all threads; in a browser only one of them.
         memory: Memory in MiB that loading and running adds to a process.
         verdict: ``ok``, what is wrong, or why the file was not run; empty for PyTorch, which is not judged.
         passes: False if this row fails the comparison.
@@ -32,7 +32,7 @@ class Row:
     metric: float | None = None
     to_pytorch: float | None = None
     raw: Difference | None = None
-    speed: tuple[Speed, Speed] | None = None
+    speed: tuple[Speed | None, Speed | None] | None = None
     memory: float | None = None
     verdict: str = ''
     passes: bool = True
@@ -56,15 +56,16 @@ def markdown(rows: Sequence[Row], metric: str) -> Iterator[str]:
     yield '|---|---|---|---|---|---|---|---|---|---|'
     for row in rows:
         single_thread, all_threads = row.speed or (None, None)
+        either = single_thread or all_threads
         cells = [
-            row.name,
+            row.name.replace('|', '\\|'),
             _number(row.megabytes, '.1f'),
             _number(row.metric, '.4f'),
             _number(row.to_pytorch, '+.4f'),
             str(row.raw or ''),
             f'{single_thread.p50:.1f}, {single_thread.p95:.1f}' if single_thread else '',
             f'{all_threads.p50:.1f}, {all_threads.p95:.1f}' if all_threads else '',
-            f'{single_thread.whole:.1f}' if single_thread else '',
+            f'{either.whole:.1f}' if either else '',
             _number(row.memory, '.0f'),
             row.verdict,
         ]

@@ -105,11 +105,12 @@ def _compared(work_dir: Path) -> dict[str, dict[str, Any]]:
     exported = work_dir / 'exported'
     tables = [path for path in (work_dir / COMPARED, exported / COMPARED) if path.is_file()]
     rows: dict[str, dict[str, Any]] = {}
+    files = {file.name: file for file in exported.glob('*')}
     for path in sorted(tables, key=lambda path: path.stat().st_mtime):
         for row in json.loads(path.read_text())['rows']:
-            file = exported / row['name']
+            file = files.get(row['name'])
             # If a file is newer than the table, its row describes an earlier export.
-            if file.exists() and file.stat().st_mtime <= path.stat().st_mtime:
+            if file and file.stat().st_mtime <= path.stat().st_mtime:
                 rows[row['name']] = row
     return rows
 

@@ -3,7 +3,11 @@
 import base64
 import http.client
 import json
+import re
+import shutil
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -14,7 +18,9 @@ import numpy as np
 import pytest
 
 from mnv4_mm.cli import main
+from mnv4_mm.demo import certificate
 from mnv4_mm.demo import server as demo
+from mnv4_mm.demo.certificate import fingerprint, make_certificate
 from mnv4_mm.errors import UserError
 from mnv4_mm.runtime.results import ClassMap, Detections
 
@@ -94,7 +100,7 @@ def test_page_and_model(start):
     assert response.status == 200
     assert b'<canvas' in page
     assert "default-src 'none'" in response.headers['Content-Security-Policy']
-    response, model = ask(server, 'GET', '/model')
+    response, model = ask(server, 'GET', '/model.json')
     assert (model['name'], model['task'], model['classes']) == ('best.onnx', 'detection', list(CLASSES))
     assert len(model['palette']) == 2
 
@@ -161,7 +167,7 @@ def test_limits(start, monkeypatch):
         assert predict(server, None, Content_Length=length.encode())[0].status == 411
 
 
-@pytest.mark.parametrize('path', ['/../../etc/passwd', '/page.html', '/predict', '//etc/passwd', '/%2e%2e/server.py'])
+@pytest.mark.parametrize('path', ['/../../etc/passwd', '/index.html/', '/predict', '//etc/passwd', '/%2e%2e/server.py'])
 def test_no_path_reaches_a_file(start, path):
     response, answer = ask(start(Detector()), 'GET', path)
     assert (response.status, answer['error']) == (404, 'there is no such page')
@@ -173,19 +179,73 @@ def test_other_pages_cannot_use_it(start):
     for kind in ('text/plain', 'multipart/form-data', 'application/x-www-form-urlencoded'):
         assert predict(server, b'x', Content_Type=kind)[0].status == 415
     for host in ('evil.example', 'evil.example:80', 'localhost.evil.example', ''):
-        response, answer = ask(server, 'GET', '/model', Host=host)
+        response, answer = ask(server, 'GET', '/model.json', Host=host)
         assert (response.status, answer['error']) == (403, f'this page is at {server.url}')
-    assert ask(server, 'GET', '/model', Host=f'localhost:{server.server_port}')[0].status == 200
+    assert ask(server, 'GET', '/model.json', Host=f'localhost:{server.server_port}')[0].status == 200
     # Nothing allows other origins to read an answer.
     assert 'Access-Control-Allow-Origin' not in ask(server, 'OPTIONS', '/predict')[0].headers
 
 
 def test_only_this_computer_unless_asked(start):
     assert start(Detector()).is_local
-    server = start(Detector(), host='0.0.0.0')
+    server = start(Detector(), host='0.0.0.0', https=False)
     assert not server.is_local
-    assert server.url == f'http://127.0.0.1:{server.server_port}/'
-    assert ask(server, 'GET', '/model', Host='my-computer')[0].status == 200
+    assert server.url == f'http://{demo.public_host("0.0.0.0")}:{server.server_port}/'
+    assert ask(server, 'GET', '/model.json', Host='my-computer')[0].status == 200
+
+
+def test_frames_are_answered_without_the_image(start):
+    response, answer = ask(
+        start(Detector()),
+        'POST',
+        '/predict?frame',
+        png(np.zeros((9, 9, 3), np.uint8)),
+        **{'Content-Type': demo.IMAGE_TYPE},
+    )
+    assert response.status == 200
+    assert 'image' not in answer
+    assert answer['detections']
+
+
+@pytest.mark.skipif(shutil.which('openssl') is None, reason='the command openssl is not installed')
+def test_other_devices_use_https(start, tmp_path, monkeypatch):
+    monkeypatch.setenv('MNV4_CACHE', str(tmp_path))
+    server = start(Detector(), host='0.0.0.0')
+    assert server.url.startswith('https://')
+    # The certificate is for the printed address, and only its user can read the key.
+    trusting = ssl.create_default_context(cafile=str(server.certificate))
+    with urllib.request.urlopen(f'{server.url}model.json', timeout=10, context=trusting) as response:
+        assert json.load(response)['name'] == 'best.onnx'
+    assert server.certificate.stat().st_mode & 0o077 == 0
+    assert re.fullmatch('(?:[0-9A-F]{2}:){31}[0-9A-F]{2}', fingerprint(server.certificate))
+    # Typed without https:// and, meanwhile, a connection whose client says nothing.
+    with socket.create_connection(('127.0.0.1', server.server_port)):
+        response = ask(server, 'GET', '/')[0]
+    assert (response.status, response.headers['Location']) == (308, server.url)
+    # The next start uses the same certificate; another address, or one about to end, has a new one.
+    content = server.certificate.read_bytes()
+    names = [demo.public_host('0.0.0.0'), socket.gethostname(), 'localhost', '127.0.0.1']
+    assert make_certificate(names).read_bytes() == content
+    assert make_certificate([*names, '2001:db8::1']) != server.certificate
+    monkeypatch.setattr(certificate, 'LEFT', 366 * 24 * 3600)
+    assert make_certificate(names).read_bytes() != content
+
+
+def test_no_openssl_is_one_line(monkeypatch, tmp_path):
+    monkeypatch.setenv('PATH', str(tmp_path))
+    with pytest.raises(UserError, match='HTTPS needs the command openssl'):
+        demo.DemoServer(Detector, '', '0.0.0.0', 0)
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason='this computer has no IPv6')
+def test_an_ipv6_address_has_brackets(start):
+    server = start(Detector(), host='::1')
+    assert server.is_local
+    assert server.url == f'http://[::1]:{server.server_port}/'
+    server = start(Detector(), host='::', https=False)
+    assert '[::]' not in server.url
+    with urllib.request.urlopen(f'{server.url}model.json', timeout=10) as response:
+        assert json.load(response)['name'] == 'best.onnx'
 
 
 def test_hosts_and_ports_that_cannot_be_used(start):
@@ -231,7 +291,7 @@ def test_ctrl_c_ends_it(tmp_path):
     command = [sys.executable, '-W', 'ignore', '-c', SCRIPT, folder]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         url = process.stdout.readline().split()[1]
-        with urllib.request.urlopen(f'{url}model', timeout=10) as response:
+        with urllib.request.urlopen(f'{url}model.json', timeout=10) as response:
             assert json.load(response)['name'] == 'best.onnx'
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=10)

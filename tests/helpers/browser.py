@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,18 +23,19 @@ class Browser:
         profile: Empty folder for its profile.
         width: Width of the page in pixels.
         height: Height of the page in pixels.
+        flags: Further flags of Chromium.
 
     Attributes:
         complaints: Errors and warnings of the page: exceptions, failed requests, violations of its policy.
     """
 
-    def __init__(self, profile: Path, width: int = 1200, height: int = 900) -> None:
+    def __init__(self, profile: Path, width: int = 1200, height: int = 900, flags: Sequence[str] = ()) -> None:
         assert CHROMIUM is not None
         to_browser, self._requests = os.pipe()
         self._answers, from_browser = os.pipe()
         command = [
             CHROMIUM, '--headless', '--no-sandbox', '--disable-gpu', '--hide-scrollbars', '--remote-debugging-pipe',
-            f'--window-size={width},{height}', f'--user-data-dir={profile}', 'about:blank',
+            f'--window-size={width},{height}', f'--user-data-dir={profile}', *flags, 'about:blank',
         ]  # fmt: skip
         # The protocol has its pipe at the files 3 and 4 of the browser, which may be other files here.
         ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (to_browser, from_browser)]

@@ -7,9 +7,10 @@ from mnv4_mm.deploy.targets.litert import LiteRT
 from mnv4_mm.deploy.targets.ncnn import Ncnn
 from mnv4_mm.deploy.targets.onnx import Onnx
 from mnv4_mm.deploy.targets.openvino import OpenVINO
+from mnv4_mm.deploy.targets.web import Web
 
 __all__ = ['TARGETS', 'Target']
 
 TARGETS: dict[str, Target] = {
-    target.name: target for target in (Onnx(), OpenVINO(), Ncnn(), CoreML(), LiteRT(), ExecuTorch())
+    target.name: target for target in (Onnx(), OpenVINO(), Ncnn(), CoreML(), LiteRT(), ExecuTorch(), Web())
 }

@@ -29,6 +29,8 @@ class Target(ABC):
         distributions: Packages whose versions are written into the metadata of a file.
         layout: Layout of the pixels that its files take.
         dtype: Data type of the pixels.
+        runs_elsewhere: True if its files run here in another runtime than on their device, so that latency here is not
+            theirs.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Target(ABC):
     distributions: tuple[str, ...]
     layout: Literal['NHWC', 'NCHW'] = 'NHWC'
     dtype: Literal['uint8', 'float32'] = 'uint8'
+    runs_elsewhere: bool = False
 
     @property
     def runtime(self) -> Runtime:

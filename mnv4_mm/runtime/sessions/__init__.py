@@ -7,6 +7,7 @@ from mnv4_mm.runtime.sessions.litert import LiteRTRuntime
 from mnv4_mm.runtime.sessions.ncnn import NcnnRuntime
 from mnv4_mm.runtime.sessions.onnx import OnnxRuntime
 from mnv4_mm.runtime.sessions.openvino import OpenVINORuntime
+from mnv4_mm.runtime.sessions.web import WebRuntime
 
 __all__ = ['RUNTIMES', 'Runtime', 'Session']
 
@@ -19,5 +20,6 @@ RUNTIMES: dict[str, Runtime] = {
         CoreMLRuntime(),
         LiteRTRuntime(),
         ExecuTorchRuntime(),
+        WebRuntime(),
     )
 }

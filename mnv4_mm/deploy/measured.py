@@ -1,0 +1,150 @@
+"""Measurements of other devices: the lines of JSON that the page of ``mnv4 export --to web`` shows.
+
+They come from anywhere, so nothing in them is trusted: each value is checked before it is used or printed.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mnv4_mm.deploy.artifacts import Artifact
+from mnv4_mm.errors import UserError
+
+FORMAT = 1
+MAX_BYTES = 2**20
+MAX_LINES = 1000
+MAX_TEXT = 200  # characters of a device or a browser
+MAX_THREADS = 1024
+MAX_IMAGES = 10**6
+MAX_MS = 3.6e6  # an hour
+BACKENDS = {'wasm': 'WASM', 'webgpu': 'WebGPU'}
+
+
+class Measurement(NamedTuple):
+    """Latency of an exported file in a browser.
+
+    Attributes:
+        artifact: The exported file.
+        device: Name of the device.
+        browser: Name and version of the browser.
+        backend: ``wasm`` or ``webgpu``.
+        threads: Number of threads of WebAssembly; 1 with ``webgpu``.
+        images: Number of images measured.
+        p50: Median time of the model in milliseconds, from its input to its outputs.
+        p95: 95th percentile of the same.
+        whole: Median time in milliseconds from a decoded image to results.
+    """
+
+    artifact: Artifact
+    device: str
+    browser: str
+    backend: str
+    threads: int
+    images: int
+    p50: float
+    p95: float
+    whole: float
+
+    @property
+    def name(self) -> str:
+        """The file, and where it was measured."""
+        threads = f', {self.threads} thread{"s" if self.threads > 1 else ""}' if self.backend == 'wasm' else ''
+        return f'{self.artifact.path.name} in {self.browser}, {BACKENDS[self.backend]}{threads}, on {self.device}'
+
+
+def read_measurements(files: Sequence[str], artifacts: Sequence[Artifact]) -> list[Measurement]:
+    """Read measurements and find the exported file of each by the SHA-256 of its model.
+
+    Args:
+        files: Text files with one measurement per line, in JSON; empty lines are passed over.
+        artifacts: The exported files that may have been measured.
+
+    Raises:
+        UserError: A file cannot be read or has no measurements, or a line is not a measurement of one of ``artifacts``.
+    """
+    return [
+        _measurement(text, f'--measured {file}, line {number}', artifacts)
+        for file in files
+        for number, text in _lines(Path(file))
+    ]
+
+
+def _lines(path: Path) -> list[tuple[int, str]]:
+    if not path.is_file():
+        raise UserError(f'--measured {path}: no such file')
+    try:
+        with path.open('rb') as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise UserError(f'--measured {path}: larger than {MAX_BYTES // 2**20} MiB, so these are no measurements')
+        text = data.decode('utf-8-sig')
+    except UnicodeDecodeError:
+        raise UserError(f'--measured {path}: not text in UTF-8') from None
+    except OSError as error:
+        raise UserError(f'--measured {path} cannot be read: {error.strerror}') from None
+    # Not splitlines(), which also splits at characters that JSON allows in strings.
+    lines = [(number, line) for number, line in enumerate(text.split('\n'), 1) if line.strip()]
+    if not lines:
+        raise UserError(f'--measured {path}: empty; it takes the lines that the page shows after a measurement')
+    if len(lines) > MAX_LINES:
+        raise UserError(f'--measured {path}: {len(lines)} lines; at most {MAX_LINES} are read')
+    return lines
+
+
+def _measurement(text: str, place: str, artifacts: Sequence[Artifact]) -> Measurement:
+    try:
+        content = json.loads(text, parse_constant=_refuse, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f'{place}: not JSON: {" ".join(str(error).split())[:100]}') from None
+    if not isinstance(content, dict) or type(content.get('format')) is not int:
+        raise UserError(f'{place}: not a line that the page has shown')
+    if content['format'] != FORMAT:
+        raise UserError(f'{place}: written by a page of another version of mnv4_mm')
+    expected = {'format', 'file', 'sha256', *Measurement._fields} - {'artifact'}
+    for name in sorted(expected ^ content.keys()):
+        raise UserError(f'{place}: {name:.40} is {"missing" if name in expected else "unknown"}'.replace('\n', ' '))
+    values: dict[str, Any] = {
+        'device': _text(content, 'device', place),
+        'browser': _text(content, 'browser', place),
+        'threads': _number(content, 'threads', place, (int,), MAX_THREADS),
+        'images': _number(content, 'images', place, (int,), MAX_IMAGES),
+        **{name: float(_number(content, name, place, (int, float), MAX_MS)) for name in ('p50', 'p95', 'whole')},
+    }
+    backend = content['backend']
+    if not isinstance(backend, str) or backend not in BACKENDS:
+        raise UserError(f'{place}: backend is {backend!r:.40}; there are {", ".join(BACKENDS)}')
+    if not values['p50'] <= min(values['p95'], values['whole']):
+        raise UserError(f'{place}: p50 is above p95 or whole')
+    file, checksum = _text(content, 'file', place), content['sha256']
+    # The same model may have been exported for ONNX Runtime, too.
+    for artifact in sorted(artifacts, key=lambda one: one.meta.target != 'web'):
+        if any(Path(name).name == file and checksum == one for name, one in artifact.meta.files.items()):
+            return Measurement(artifact, backend=backend, **values)
+    raise UserError(f'{place}: no compared file is the measured {file}: its name or SHA-256 is another one')
+
+
+def _text(content: dict[str, Any], name: str, place: str) -> str:
+    value = content[name]
+    if not isinstance(value, str) or not value.strip() or len(value) > MAX_TEXT or not value.isprintable():
+        raise UserError(f'{place}: {name} is {value!a:.60}, not 1 to {MAX_TEXT} printable characters')
+    return value
+
+
+def _number(content: dict[str, Any], name: str, place: str, kinds: tuple[type, ...], largest: float) -> int | float:
+    value = content[name]
+    # Not isinstance: bool is a subclass of int.
+    if type(value) not in kinds or not 0 < value <= largest:
+        raise UserError(f'{place}: {name} is {value!a:.40}, not a number above 0 and up to {largest:g}')
+    return value
+
+
+def _refuse(name: str) -> float:
+    raise ValueError(f'{name} is no number of JSON')
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ValueError('a key occurs twice')
+    return content
