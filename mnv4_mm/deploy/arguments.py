@@ -131,7 +131,9 @@ def check_mmdeploy(
 
 
 def check_targets(to: Sequence[str]) -> list[Target]:
-    """Look up targets by name and check that their packages are installed. No names mean all targets.
+    """Look up targets by name and check that their packages are installed.
+
+    No names mean all targets but those whose files another target has, too.
 
     Returns:
         The targets, without duplicates.
@@ -139,7 +141,7 @@ def check_targets(to: Sequence[str]) -> list[Target]:
     Raises:
         UserError: A target is unknown, or a package that its conversion needs is not installed.
     """
-    targets = _targets(to or list(TARGETS))
+    targets = _targets(to or [name for name, target in TARGETS.items() if not target.runs_elsewhere])
     _check_installed(targets)
     return targets
 
