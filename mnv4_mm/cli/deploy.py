@@ -124,12 +124,13 @@ def add_compare(parser: Parser) -> None:
 def compare(args: argparse.Namespace) -> int:
     """Check the arguments of ``compare``, compare, and return 1 if a file is outside the tolerance."""
     from mnv4_mm.deploy.arguments import check_compare
-    from mnv4_mm.deploy.measured import read_measurements
+    from mnv4_mm.deploy.measured import measured_files, read_measurements
 
     if args.config:
         check_config_file(args.config)
     if args.data and not Path(args.data).is_dir():
         raise UserError(f'no folder {args.data}: --data takes the folder of a data set')
+    measurements = read_measurements(args.measured)
     checkpoint, artifacts = check_compare(
         args.checkpoint,
         args.files,
@@ -139,7 +140,7 @@ def compare(args: argparse.Namespace) -> int:
         rounds=args.rounds,
         out=args.out,
     )
-    measurements = read_measurements(args.measured, artifacts)
+    measured_files(measurements, artifacts)
 
     from mnv4_mm.deploy.compare import Tolerances, compare_checked
 

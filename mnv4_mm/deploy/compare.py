@@ -22,7 +22,7 @@ from mnv4_mm.deploy.difference import difference
 from mnv4_mm.deploy.evaluator import PredictorEvaluator, baseline_score
 from mnv4_mm.deploy.graph import reference
 from mnv4_mm.deploy.latency import Speed, measure_memory, measure_speed
-from mnv4_mm.deploy.measured import Measurement, read_measurements
+from mnv4_mm.deploy.measured import Measurement, measured_files, read_measurements
 from mnv4_mm.deploy.table import Row, markdown, write_json
 from mnv4_mm.deploy.targets import TARGETS
 from mnv4_mm.errors import UserError
@@ -115,6 +115,7 @@ def compare(
             missing or unusable, or latency cannot be measured. In the last case the table has been printed and written.
     """
     check_not_empty(config=config, data=data, measured=measured)
+    measurements = read_measurements(measured)
     path, artifacts = check_compare(
         checkpoint,
         files,
@@ -127,7 +128,7 @@ def compare(
     return compare_checked(
         path,
         artifacts,
-        measurements=read_measurements(measured, artifacts),
+        measurements=measurements,
         config=config,
         data=data,
         allow_dropped=allow_dropped,
@@ -159,6 +160,7 @@ def compare_checked(
     ``compare``. The command line calls these functions before it imports this module. Passing on their results avoids
     computing the checksums of large files twice.
     """
+    measured = measured_files(measurements, artifacts)
     loaded = read_checkpoint(path)
     model = load_model(loaded, config, device='cpu')
     model.cfg = with_data_roots(_test_config(model.cfg, data, on, allow_dropped, checkpoint_split(loaded)))
@@ -191,7 +193,7 @@ def compare_checked(
             _measure_latency(timed, path, config, evaluator.images()[0], rounds)
         except RuntimeError as error:
             timing_error = error
-    rows += [_measured_row(measurement) for measurement in measurements]
+    rows += [_measured_row(artifact, one) for artifact, one in zip(measured, measurements, strict=True)]
     for line in markdown(rows, evaluator.metric):
         log(line)
     if out:
@@ -281,12 +283,12 @@ def _judge(
             row.verdict += ', by the ONNX Runtime of this computer; latency is measured in the browser (--measured)'
 
 
-def _measured_row(measurement: Measurement) -> Row:
+def _measured_row(artifact: Artifact, measurement: Measurement) -> Row:
     """Return the row of a measurement in a browser, in the column of its number of threads."""
     speed = Speed(measurement.p50, measurement.p95, measurement.whole)
     is_single = measurement.backend == 'wasm' and measurement.threads == 1
     return Row(
-        measurement.name,
+        f'{artifact.path.name} in {measurement}',
         speed=(speed, None) if is_single else (None, speed),
         verdict=f'measured there with {measurement.images} images, not judged',
     )

@@ -25,7 +25,9 @@ class Measurement(NamedTuple):
     """Latency of an exported file in a browser.
 
     Attributes:
-        artifact: The exported file.
+        place: Where the measurement was read, for messages.
+        file: Name of the ONNX file.
+        sha256: SHA-256 of the ONNX file.
         device: Name of the device.
         browser: Name and version of the browser.
         backend: ``wasm`` or ``webgpu``.
@@ -36,7 +38,9 @@ class Measurement(NamedTuple):
         whole: Median time in milliseconds from a decoded image to results.
     """
 
-    artifact: Artifact
+    place: str
+    file: str
+    sha256: str
     device: str
     browser: str
     backend: str
@@ -46,28 +50,43 @@ class Measurement(NamedTuple):
     p95: float
     whole: float
 
-    @property
-    def name(self) -> str:
-        """The file, and where it was measured."""
+    def __str__(self) -> str:
         threads = f', {self.threads} thread{"s" if self.threads > 1 else ""}' if self.backend == 'wasm' else ''
-        return f'{self.artifact.path.name} in {self.browser}, {BACKENDS[self.backend]}{threads}, on {self.device}'
+        return f'{self.browser}, {BACKENDS[self.backend]}{threads}, on {self.device}'
 
 
-def read_measurements(files: Sequence[str], artifacts: Sequence[Artifact]) -> list[Measurement]:
-    """Read measurements and find the exported file of each by the SHA-256 of its model.
+def read_measurements(files: Sequence[str]) -> list[Measurement]:
+    """Read measurements.
 
     Args:
         files: Text files with one measurement per line, in JSON; empty lines are passed over.
-        artifacts: The exported files that may have been measured.
 
     Raises:
-        UserError: A file cannot be read or has no measurements, or a line is not a measurement of one of ``artifacts``.
+        UserError: A file cannot be read or has no measurements, or a line is not a measurement.
     """
     return [
-        _measurement(text, f'--measured {file}, line {number}', artifacts)
-        for file in files
-        for number, text in _lines(Path(file))
+        _measurement(text, f'--measured {file}, line {number}') for file in files for number, text in _lines(Path(file))
     ]
+
+
+def measured_files(measurements: Sequence[Measurement], artifacts: Sequence[Artifact]) -> list[Artifact]:
+    """Return the exported file of each measurement: that with an ONNX file of the same name and SHA-256.
+
+    Raises:
+        UserError: A measurement is of none of the exported files.
+    """
+    found = []
+    for one in measurements:
+        matching = [
+            artifact
+            for artifact in artifacts
+            if any(Path(name).name == one.file and one.sha256 == sha for name, sha in artifact.meta.files.items())
+        ]
+        if not matching:
+            raise UserError(f'{one.place}: no compared file is the measured {one.file}: name or SHA-256 is another one')
+        # The same ONNX file may have been exported for ONNX Runtime, too.
+        found.append(next((artifact for artifact in matching if artifact.meta.target == 'web'), matching[0]))
+    return found
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:
@@ -92,7 +111,7 @@ def _lines(path: Path) -> list[tuple[int, str]]:
     return lines
 
 
-def _measurement(text: str, place: str, artifacts: Sequence[Artifact]) -> Measurement:
+def _measurement(text: str, place: str) -> Measurement:
     try:
         content = json.loads(text, parse_constant=_refuse, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
@@ -101,12 +120,11 @@ def _measurement(text: str, place: str, artifacts: Sequence[Artifact]) -> Measur
         raise UserError(f'{place}: not a line that the page has shown')
     if content['format'] != FORMAT:
         raise UserError(f'{place}: written by a page of another version of mnv4_mm')
-    expected = {'format', 'file', 'sha256', *Measurement._fields} - {'artifact'}
+    expected = {'format', *Measurement._fields} - {'place'}
     for name in sorted(expected ^ content.keys()):
         raise UserError(f'{place}: {name:.40} is {"missing" if name in expected else "unknown"}'.replace('\n', ' '))
     values: dict[str, Any] = {
-        'device': _text(content, 'device', place),
-        'browser': _text(content, 'browser', place),
+        **{name: _text(content, name, place) for name in ('file', 'sha256', 'device', 'browser')},
         'threads': _number(content, 'threads', place, (int,), MAX_THREADS),
         'images': _number(content, 'images', place, (int,), MAX_IMAGES),
         **{name: float(_number(content, name, place, (int, float), MAX_MS)) for name in ('p50', 'p95', 'whole')},
@@ -116,12 +134,7 @@ def _measurement(text: str, place: str, artifacts: Sequence[Artifact]) -> Measur
         raise UserError(f'{place}: backend is {backend!r:.40}; there are {", ".join(BACKENDS)}')
     if not values['p50'] <= min(values['p95'], values['whole']):
         raise UserError(f'{place}: p50 is above p95 or whole')
-    file, checksum = _text(content, 'file', place), content['sha256']
-    # The same model may have been exported for ONNX Runtime, too.
-    for artifact in sorted(artifacts, key=lambda one: one.meta.target != 'web'):
-        if any(Path(name).name == file and checksum == one for name, one in artifact.meta.files.items()):
-            return Measurement(artifact, backend=backend, **values)
-    raise UserError(f'{place}: no compared file is the measured {file}: its name or SHA-256 is another one')
+    return Measurement(place, backend=backend, **values)
 
 
 def _text(content: dict[str, Any], name: str, place: str) -> str:

@@ -97,6 +97,7 @@ ARGUMENTS = {
     'device': DEVICE,
     'files': ['{gone}.onnx', '{text}', '{folder}'],
     'to': ['tensorrt'],
+    'measured': ['{gone}.jsonl', '{folder}', '{text}'],
     'models': ['nosuch'],
     'nets': ['nosuch'],
     'only': ['nosuch'],

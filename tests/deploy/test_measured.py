@@ -7,7 +7,7 @@ import pytest
 
 from mnv4_mm.deploy import measured
 from mnv4_mm.deploy.artifacts import Artifact
-from mnv4_mm.deploy.measured import read_measurements
+from mnv4_mm.deploy.measured import measured_files, read_measurements
 from mnv4_mm.deploy.table import markdown
 from mnv4_mm.errors import UserError
 from mnv4_mm.runtime.meta import Input, Meta, Resize, Selection
@@ -42,25 +42,26 @@ def read(artifacts, tmp_path):
     def read(content):
         path = tmp_path / 'lines.jsonl'
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return read_measurements([str(path)], artifacts)
+        found = read_measurements([str(path)])
+        return list(zip(measured_files(found, artifacts), found, strict=True))
 
     return read
 
 
 def test_a_line_is_of_the_file_with_its_checksum(read):
     webgpu = LINE | dict(backend='webgpu', threads=1)
-    first, second = read(f'{json.dumps(LINE)}\r\n\n{json.dumps(webgpu)}\n')
-    assert first.artifact.path.name == 'net.web'
+    (artifact, first), (_, second) = read(f'{json.dumps(LINE)}\r\n\n{json.dumps(webgpu)}\n')
+    assert artifact.path.name == 'net.web'
     assert (first.p50, first.p95, first.whole, first.images) == (20.25, 31, 24.5, 50)
-    assert first.name == 'net.web in Chrome 150.0.1, WASM, 4 threads, on Pixel 9 Android 16, 8 cores'
-    assert second.name == 'net.web in Chrome 150.0.1, WebGPU, on Pixel 9 Android 16, 8 cores'
+    assert str(first) == 'Chrome 150.0.1, WASM, 4 threads, on Pixel 9 Android 16, 8 cores'
+    assert str(second) == 'Chrome 150.0.1, WebGPU, on Pixel 9 Android 16, 8 cores'
 
 
 def test_rows_are_in_the_column_of_their_threads(read):
     from mnv4_mm.deploy.compare import _measured_row
 
     single = LINE | dict(threads=1, device='a | b')
-    rows = [_measured_row(one) for one in read(f'{json.dumps(LINE)}\n{json.dumps(single)}')]
+    rows = [_measured_row(*one) for one in read(f'{json.dumps(LINE)}\n{json.dumps(single)}')]
     cells = [line.replace('\\|', '').split('|') for line in list(markdown(rows, 'AP'))[2:]]
     assert [[cell.strip() for cell in row[6:9]] for row in cells] == [
         ['', '20.2, 31.0', '24.5'],
@@ -108,7 +109,7 @@ def without(name):
         (LINE | dict(backend=['wasm']), 'line 1: backend is'),
         (LINE | dict(sha256='c' * 64), 'line 1: no compared file is the measured net.onnx'),
         (LINE | dict(sha256='b' * 64), 'line 1: no compared file is the measured net.onnx'),
-        (LINE | dict(sha256=['a']), 'line 1: no compared file is the measured net.onnx'),
+        (LINE | dict(sha256=['a']), 'line 1: sha256 is '),
         (LINE | dict(file='other.onnx'), 'line 1: no compared file is the measured other.onnx'),
         (f'{json.dumps(LINE)}\n\nx', 'line 3: not JSON'),
     ],
@@ -121,7 +122,7 @@ def test_other_lines_are_refused_in_one_line(read, content, message):
     assert str(caught.value).isprintable()
 
 
-def test_limits_of_files(read, artifacts, tmp_path, monkeypatch):
+def test_limits_of_files(read, tmp_path, monkeypatch):
     monkeypatch.setattr(measured, 'MAX_LINES', 1)
     with pytest.raises(UserError, match='2 lines; at most 1 are read'):
         read(f'{json.dumps(LINE)}\n' * 2)
@@ -130,4 +131,4 @@ def test_limits_of_files(read, artifacts, tmp_path, monkeypatch):
         read(json.dumps(LINE))
     for gone in (tmp_path, tmp_path / 'gone.jsonl'):
         with pytest.raises(UserError, match='no such file'):
-            read_measurements([str(gone)], artifacts)
+            read_measurements([str(gone)])

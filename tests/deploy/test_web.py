@@ -20,7 +20,7 @@ from mnv4_mm.demo.server import DemoServer, web_files
 from mnv4_mm.deploy.artifacts import Artifact
 from mnv4_mm.deploy.evaluator import PredictorEvaluator
 from mnv4_mm.deploy.export import export
-from mnv4_mm.deploy.measured import read_measurements
+from mnv4_mm.deploy.measured import measured_files, read_measurements
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import read_image
 from mnv4_mm.runtime import load
@@ -198,13 +198,12 @@ def test_a_measurement_is_a_row_of_compare(cells, blood, repository, tmp_path, c
     cells.evaluate("get('measure').click()")
     cells.wait_for(f"{STATUS}.startsWith('Measured') || get('status').classList.contains('bad')")
     (tmp_path / 'lines.jsonl').write_text(cells.evaluate("get('lines').value"))
-    (found,) = read_measurements([str(tmp_path / 'lines.jsonl')], [Artifact(blood, read_meta(blood))])
+    (found,) = read_measurements([str(tmp_path / 'lines.jsonl')])
+    assert measured_files([found], [Artifact(blood, read_meta(blood))])[0].path == blood
     assert found.images == 50
     assert found.browser.startswith('Chromium ')
     with capsys.disabled():
-        print(
-            f'\n{found.name}: median {found.p50:.1f} ms, p95 {found.p95:.1f} ms, pixels to result {found.whole:.1f} ms'
-        )
+        print(f'\n{found}: median {found.p50:.1f} ms, p95 {found.p95:.1f} ms, pixels to result {found.whole:.1f} ms')
 
 
 @chromium
@@ -280,7 +279,7 @@ def test_a_static_folder_runs_with_one_thread(blood, tmp_path):
             browser.wait_for(LOADED)
             assert browser.evaluate(STATUS).startswith('Loaded')
             assert browser.evaluate("[...get('backend').options].map(one => one.textContent)") == [
-                'WASM with SIMD, 1 thread'
+                'WASM SIMD, 1 thread'
             ]
             assert 'COOP and COEP' in browser.evaluate("get('hint').textContent")
             server.shutdown()
