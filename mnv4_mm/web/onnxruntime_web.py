@@ -83,6 +83,11 @@ def extract(folder: Path) -> list[Path]:
     return paths
 
 
+def integrity(path: Path) -> str:
+    """Return the SHA-512 of a file as npm writes it, in base64."""
+    return base64.b64encode(file_digest(path, 'sha512').digest()).decode()
+
+
 def _fetch(folder: Path) -> Path:
     npm = shutil.which('npm')
     assert npm is not None  # ``absent`` has looked for it
@@ -102,5 +107,5 @@ def _fetch(folder: Path) -> Path:
 
 
 def _check(path: Path) -> None:
-    if base64.b64encode(file_digest(path, 'sha512').digest()).decode() != INTEGRITY:
+    if integrity(path) != INTEGRITY:
         raise UserError(f'{path} is not {PACKAGE} as published: its SHA-512 is another one; delete it and try again')
