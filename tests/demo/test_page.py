@@ -39,7 +39,8 @@ def page(request, tmp_path):
     thread = threading.Thread(target=server.serve_forever, kwargs=dict(poll_interval=0.01))
     thread.start()
     try:
-        with Browser(tmp_path / 'profile', width=390, height=800) as browser:
+        flags = ('--use-fake-device-for-media-stream', '--use-fake-ui-for-media-stream')
+        with Browser(tmp_path / 'profile', width=390, height=800, flags=flags) as browser:
             browser.open(server.url)
             browser.wait_for(f'{ROWS}.length === 2')
             choose(browser, tmp_path / 'grey.png', np.full((100, 100, 3), 128, np.uint8))
@@ -90,6 +91,11 @@ def test_detector(page, tmp_path):
     choose(page, tmp_path / 'again.png', np.zeros((50, 80, 3), np.uint8))
     assert not page.evaluate("get('status').classList.contains('bad')")
     assert page.evaluate('canvas.width / canvas.height') == pytest.approx(1.6)
+    page.evaluate("get('camera').click()")  # Chromium's own, a clock
+    page.wait_for("get('status').textContent.startsWith('camera: 1280 \u00d7 720 pixels') && times.length > 2")
+    page.evaluate("get('stop').click()")
+    assert page.evaluate('[result.detections.length, frame.width, frame.height]') == [3, 1280, 720]
+    assert page.evaluate("get('measuring').hidden")  # `mnv4 compare` measures this computer
 
 
 @pytest.mark.parametrize('page', [Segmenter], indirect=True)
