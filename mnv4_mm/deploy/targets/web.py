@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mnv4_mm.deploy.sensitivity import LAYERS_SUFFIX
+from mnv4_mm.deploy.layers_file import LAYERS_SUFFIX
 from mnv4_mm.deploy.targets.base import Target
 from mnv4_mm.deploy.targets.onnx import Onnx
 from mnv4_mm.runtime.meta import Precision, sha256, sidecar
