@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LITERT := .venv-litert
+NPU := .venv-npu
 DOCS := .venv-docs
 FIRST := mnv4_ssdlite_bccd
 
-.PHONY: env train test test-long test-litert mmdeploy litert bench gpu docs lint clean
+.PHONY: env train test test-long test-litert mmdeploy litert npu bench gpu docs lint clean
 env: $(VENV)/installed
 
 $(VENV)/installed: requirements/*.txt pyproject.toml tools/install.py
@@ -48,6 +49,14 @@ $(LITERT)/installed: requirements/litert.txt | $(VENV)/installed
 test-litert: env litert
 	$(BIN)/python -m pytest tests/deploy/test_litert.py tests/deploy/test_targets.py -k litert
 
+# The compilers behind `mnv4 compare --npu`, in an environment of their own (0.5 GB).
+npu: $(NPU)/installed
+
+$(NPU)/installed: requirements/npu.txt
+	$(PYTHON) -m venv --clear $(NPU)
+	$(NPU)/bin/python -m pip --disable-pip-version-check install -q -r requirements/npu.txt
+	touch $@
+
 # Beside what else is measured: ultralytics, for nothing but this.
 bench: env
 	$(BIN)/python -m pip --disable-pip-version-check install -q --no-deps -r requirements/bench.txt
@@ -75,4 +84,4 @@ lint: env
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) $(LITERT) $(DOCS) site .cache work_dirs outputs build *.egg-info
+	rm -rf $(VENV) $(LITERT) $(NPU) $(DOCS) site .cache work_dirs outputs build *.egg-info

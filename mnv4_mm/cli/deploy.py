@@ -117,6 +117,14 @@ def add_compare(parser: Parser) -> None:
         metavar='FILE.jsonl',
         help='measurements that the page of `mnv4 export --to web` has shown: a row each',
     )
+    parser.add_argument(
+        '--npu',
+        nargs='+',
+        default=[],
+        metavar='NAME',
+        help='also compile int8 files for NPUs: LiteRT files for ethos-u55-128, ethos-u85-256, ...; ONNX files for '
+        'hexagon-v73, -v75, -v79 (needs `make npu`)',
+    )
     parser.add_argument('--out', metavar='FILE.json', help='also write the table to a file')
     parser.set_defaults(call=compare)
 
@@ -138,6 +146,7 @@ def compare(args: argparse.Namespace) -> int:
         tolerance=args.tolerance,
         int8_tolerance=args.int8_tolerance,
         rounds=args.rounds,
+        npu=args.npu,
         out=args.out,
     )
     measured_files(measurements, artifacts)
@@ -154,6 +163,7 @@ def compare(args: argparse.Namespace) -> int:
         on=args.on,
         tolerances=Tolerances(args.tolerance, args.int8_tolerance),
         rounds=args.rounds,
+        npu=args.npu,
         out=args.out,
     )
     return 0 if all(row.passes for row in rows) else 1

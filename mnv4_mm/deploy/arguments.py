@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 from mnv4_mm.config.index import CONFIGS
 from mnv4_mm.deploy.artifacts import Artifact, find_artifacts
+from mnv4_mm.deploy.npu import NPUS, Npu
 from mnv4_mm.deploy.targets import TARGETS
 from mnv4_mm.deploy.targets.base import Target
 from mnv4_mm.errors import UserError
@@ -29,6 +30,7 @@ def check_compare(
     tolerance: float = 1e-3,
     int8_tolerance: float = 1e-2,
     rounds: int = 20,
+    npu: Sequence[str] = (),
     out: str | None = None,
 ) -> tuple[Path, list[Artifact]]:
     """Check the arguments of ``compare`` and read the metadata of every exported file.
@@ -37,9 +39,10 @@ def check_compare(
         The checkpoint and the exported files.
 
     Raises:
-        UserError: An argument is invalid, or a file is missing, damaged or was exported from another checkpoint.
+        UserError: An argument is invalid, a compiler is not installed, or a file is missing, damaged or was exported
+            from another checkpoint.
     """
-    check_not_empty(checkpoint=checkpoint, files=files, out=out)
+    check_not_empty(checkpoint=checkpoint, files=files, npu=npu, out=out)
     if on not in ('val', 'train'):
         raise UserError(f'--on must be val or train, got {on}')
     if not all(math.isfinite(value) and value >= 0 for value in (tolerance, int8_tolerance, rounds)):
@@ -51,7 +54,32 @@ def check_compare(
         if not Path(out).parent.is_dir():
             raise UserError(f'--out {out}: no folder {Path(out).parent}')
         check_output_file('--out', out)
-    return find_artifacts(checkpoint, files)
+    npus = check_npus(npu)
+    path, artifacts = find_artifacts(checkpoint, files)
+    for one in npus:
+        if not any(one.takes(artifact.meta) for artifact in artifacts):
+            raise UserError(
+                f'--npu {one.name} compiles int8 files of {one.target}, and none is compared: '
+                f'mnv4 export {path} --to {one.target} --precision int8'
+            )
+    return path, artifacts
+
+
+def check_npus(names: Sequence[str]) -> list[Npu]:
+    """Look up NPUs by name and check that their compilers are installed.
+
+    Returns:
+        The NPUs, without duplicates.
+
+    Raises:
+        UserError: An NPU is unknown, or its compiler is not installed.
+    """
+    if unknown := [name for name in names if name not in NPUS]:
+        raise UserError(f'--npu {unknown[0]}: there are {", ".join(NPUS)}')
+    npus = [NPUS[name] for name in dict.fromkeys(names)]
+    if missing := next((message for one in npus if (message := one.absent())), None):
+        raise UserError(missing)
+    return npus
 
 
 def check_export(

@@ -23,7 +23,8 @@ from mnv4_mm.deploy.evaluator import PredictorEvaluator, baseline_score
 from mnv4_mm.deploy.graph import reference
 from mnv4_mm.deploy.latency import Speed, measure_memory, measure_speed
 from mnv4_mm.deploy.measured import Measurement, measured_files, read_measurements
-from mnv4_mm.deploy.table import Row, markdown, write_json
+from mnv4_mm.deploy.npu import NPUS
+from mnv4_mm.deploy.table import Row, markdown, npu_details, write_json
 from mnv4_mm.deploy.targets import TARGETS
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import read_image
@@ -85,6 +86,7 @@ def compare(
     int8_tolerance: float = 1e-2,
     rounds: int = 20,
     measured: Sequence[str] = (),
+    npu: Sequence[str] = (),
     out: str | None = None,
     log: Callable[[str], None] = print,
 ) -> list[Row]:
@@ -104,6 +106,7 @@ def compare(
         int8_tolerance: Largest difference of AP or mIoU for int8.
         rounds: Number of timed runs of each file; 0 leaves latency and memory out.
         measured: Files with measurements in browsers, see ``read_measurements``; a row each.
+        npu: Names of NPUs, see ``NPUS``, that the int8 files of their targets are compiled for.
         out: JSON file to which the table is also written.
         log: Function that prints a line.
 
@@ -123,6 +126,7 @@ def compare(
         tolerance=tolerance,
         int8_tolerance=int8_tolerance,
         rounds=rounds,
+        npu=npu,
         out=out,
     )
     return compare_checked(
@@ -135,6 +139,7 @@ def compare(
         on=on,
         tolerances=Tolerances(tolerance, int8_tolerance),
         rounds=rounds,
+        npu=npu,
         out=out,
         log=log,
     )
@@ -151,6 +156,7 @@ def compare_checked(
     on: str,
     tolerances: Tolerances,
     rounds: int,
+    npu: Sequence[str] = (),
     out: str | None,
     log: Callable[[str], None] = print,
 ) -> list[Row]:
@@ -185,6 +191,7 @@ def compare_checked(
             _judge(row, artifact, match, evaluator, tolerances)
             if row.metric is not None and not TARGETS[artifact.meta.target].runs_elsewhere:
                 timed.append((row, artifact, match))
+                _place(row, artifact, npu)
         rows.append(row)
 
     timing_error = None
@@ -194,7 +201,7 @@ def compare_checked(
         except RuntimeError as error:
             timing_error = error
     rows += [_measured_row(artifact, one) for artifact, one in zip(measured, measurements, strict=True)]
-    for line in markdown(rows, evaluator.metric):
+    for line in (*markdown(rows, evaluator.metric, npu), *npu_details(rows)):
         log(line)
     if out:
         write_json(out, rows, evaluator.metric)
@@ -292,6 +299,16 @@ def _measured_row(artifact: Artifact, measurement: Measurement) -> Row:
         speed=(speed, None) if is_single else (None, speed),
         verdict=f'measured there with {measurement.images} images, not judged',
     )
+
+
+def _place(row: Row, artifact: Artifact, npu: Sequence[str]) -> None:
+    """Compile a file for those NPUs that take it. A file that the user wants on an NPU and that is refused fails."""
+    for name in npu:
+        if NPUS[name].takes(artifact.meta):
+            try:
+                row.npu[name] = NPUS[name].place(artifact.path)
+            except UserError as error:
+                row.reject('; '.join(filter(None, (row.verdict if not row.passes else '', str(error)))))
 
 
 def _measure_latency(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mnv4_mm.deploy.difference import Difference
 from mnv4_mm.deploy.latency import Speed
+from mnv4_mm.deploy.npu import Placement
 from mnv4_mm.files import write_whole
 
 
@@ -23,6 +24,7 @@ class Row:
         raw: Difference between the outputs and PyTorch's.
         speed: Latency with one thread, and with all threads; in a browser only one of them.
         memory: Memory in MiB that loading and running adds to a process.
+        npu: Where its operators run on NPUs, by the name of the NPU.
         verdict: ``ok``, what is wrong, or why the file was not run; empty for PyTorch, which is not judged.
         passes: False if this row fails the comparison.
     """
@@ -34,6 +36,7 @@ class Row:
     raw: Difference | None = None
     speed: tuple[Speed | None, Speed | None] | None = None
     memory: float | None = None
+    npu: dict[str, Placement] = dataclasses.field(default_factory=dict)
     verdict: str = ''
     passes: bool = True
 
@@ -42,18 +45,18 @@ class Row:
         self.verdict, self.passes = reason, False
 
 
-def markdown(rows: Sequence[Row], metric: str) -> Iterator[str]:
+def markdown(rows: Sequence[Row], metric: str, npu: Sequence[str] = ()) -> Iterator[str]:
     """Yield the lines of the table in Markdown.
 
     Args:
         rows: The rows.
         metric: Name of the metric.
+        npu: Names of NPUs, which get a column each: share of operators on the NPU, and estimated ms.
     """
-    yield (
-        f'| file | MB | {metric} | to PyTorch | outputs differ by | 1 thread: p50, p95 ms | all: p50, p95 ms | '
-        'image to result ms | MiB | verdict |'
-    )
-    yield '|---|---|---|---|---|---|---|---|---|---|'
+    columns = ['file', 'MB', metric, 'to PyTorch', 'outputs differ by', '1 thread: p50, p95 ms', 'all: p50, p95 ms']
+    columns += ['image to result ms', 'MiB', *(f'on {name}' for name in dict.fromkeys(npu)), 'verdict']
+    yield f'| {" | ".join(columns)} |'
+    yield f'|{"---|" * len(columns)}'
     for row in rows:
         single_thread, all_threads = row.speed or (None, None)
         either = single_thread or all_threads
@@ -67,9 +70,17 @@ def markdown(rows: Sequence[Row], metric: str) -> Iterator[str]:
             f'{all_threads.p50:.1f}, {all_threads.p95:.1f}' if all_threads else '',
             f'{either.whole:.1f}' if either else '',
             _number(row.memory, '.0f'),
+            *(str(row.npu.get(name, '')) for name in dict.fromkeys(npu)),
             row.verdict,
         ]
         yield f'| {" | ".join(cells)} |'
+
+
+def npu_details(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield a line for each file and each NPU that it was compiled for, see ``Placement.details``."""
+    for row in rows:
+        for name, placement in row.npu.items():
+            yield f'{row.name} on {name}: {placement.details()}'
 
 
 def write_json(path: str | Path, rows: Sequence[Row], metric: str) -> None:
