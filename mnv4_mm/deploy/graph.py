@@ -6,7 +6,8 @@ that support them, or computed outside the file by ``runtime.results``.
 
 import copy
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -50,6 +51,37 @@ class Pixels(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         x = image if self.planar else image.permute(0, 3, 1, 2)
         return (x.float() - self.mean) * self.scale if self.normalise else x
+
+
+class ConvolvedPixels(nn.Module):
+    """``Pixels`` that normalises by a depthwise 1x1 convolution, an operator that NPUs have in 8 bits.
+
+    The normalised image is an int8 feature map like any other, and padding it with zeros is exact. Folding the
+    normalisation into the first convolution of the net instead would be wrong at the border: the padding of that
+    convolution is the mean of each channel, which one padding value for all channels cannot be.
+
+    The convolution sees ``GROUP`` neighbouring pixels as channels. NPUs compute 16 channels or more at once, of which 3
+    would leave most idle.
+
+    Args:
+        to: Size, layout and normalisation of the input of the file: pixels (N, H, W, 3), W a multiple of ``GROUP``.
+    """
+
+    GROUP = 16
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, to: Input) -> None:
+        super().__init__()
+        scale = 1 / torch.tensor(to.std)
+        self.register_buffer('weight', scale.repeat(self.GROUP).view(-1, 1, 1, 1))
+        self.register_buffer('bias', (-torch.tensor(to.mean) * scale).repeat(self.GROUP))
+
+    def forward(self, image: Tensor) -> Tensor:
+        count, height, width, _ = image.shape
+        x = image.reshape(count, height, width // self.GROUP, -1).permute(0, 3, 1, 2).float()  # (N, 48, H, W / 16)
+        x = torch.conv2d(x, self.weight, self.bias, groups=len(self.bias))
+        return x.permute(0, 2, 3, 1).reshape(count, height, width, 3).permute(0, 3, 1, 2)
 
 
 class Detector(nn.Module):
@@ -225,6 +257,21 @@ class Graph:
                 crop_kernels(folded)
             return torch.export.export(folded, example, dynamic_shapes=shapes)
 
+    def layer_names(self, parameters: Iterable[str]) -> dict[str, str]:
+        """Return the name of the layer that each parameter of ``program`` belongs to, as in ``module``.
+
+        Args:
+            parameters: Names of parameters. Those that are not of a layer's weights are left out.
+        """
+        modules = {name.replace('.', '_'): name for name, _ in self.module.named_modules()}
+        layers = {}
+        for parameter in parameters:
+            # fold_norms and crop_kernels name new weights after the layer, with underscores.
+            new = re.fullmatch(r'(.+?)(?:_weight)?(?:_folded_\d+)?(?:_centre_\d+)?', parameter.replace('.', '_'))
+            if new and new[1] in modules:
+                layers[parameter] = modules[new[1]]
+        return layers
+
     def _dynamic_shapes(self) -> tuple | None:
         to = self.meta.input
         if to.size:
@@ -249,7 +296,9 @@ def build_graph(model: Any, meta: Meta) -> Graph:
     """
     model = copy.deepcopy(model).eval().requires_grad_(False).to(memory_format=torch.contiguous_format)
     replace_layers(model, meta.target)
-    module: nn.Module = (Detector if meta.task == 'detection' else Segmenter)(model, meta.input)
+    module: Any = (Detector if meta.task == 'detection' else Segmenter)(model, meta.input)
+    if meta.target == 'litert' and meta.precision == 'int8' and not meta.input.normalise:
+        module.pixels = ConvolvedPixels(meta.input)
     return Graph(module.eval(), meta)
 
 

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,14 +57,16 @@ class LiteRT(Target):
         quantised = to_int8(graph, calibration) if precision == 'int8' else None
         is_equalised = quantised is not None and quantised.is_equalised
         sensitive = quantised.sensitive if quantised else []
+        program = graph.program(calibration if is_equalised else ())
         convert(
-            graph.program(calibration if is_equalised else ()),
+            program,
             path,
             OUTPUTS[graph.meta.kind],
             precision,
             calibration,
             graph.meta.to_json(),
             sensitive,
+            graph.layer_names(program.state_dict),
         )
         return [path, *write_layers(path, quantised, graph.calibration)]
 
@@ -88,6 +90,7 @@ def convert(
     calibration: Sequence[np.ndarray] = (),
     description: str = '',
     sensitive: Sequence[SensitiveLayer] = (),
+    layers: Mapping[str, str] | None = None,
 ) -> None:
     """Write a ``.tflite`` file.
 
@@ -99,6 +102,7 @@ def convert(
         calibration: For int8: batches of input pixels.
         description: Text to be stored in the file.
         sensitive: For int8: layers that stay in float. Layers that read a sensitive output stay in float too.
+        layers: Names of layers by the names of their weights. The operators of the file are named after them.
 
     Raises:
         UserError: The converter failed.
@@ -114,8 +118,9 @@ def convert(
         named: Any = {str(i): one.weights for i, one in enumerate(sensitive) if one.weights is not None}
         np.savez(weights, **named)
         files = dict(program=str(net), calibration=str(inputs), weights=str(weights), path=str(path.absolute()))
-        layers = [dict(product=one.product, output=one.output) for one in sensitive]
-        options = dict(precision=precision, outputs=outputs, description=description, sensitive=layers)
+        in_float = [dict(product=one.product, output=one.output) for one in sensitive]
+        options = dict(precision=precision, outputs=outputs, description=description, sensitive=in_float)
+        options['layers'] = dict(layers or {})
         job.write_text(json.dumps(files | options))
         # Isolated (-I): without PYTHONPATH, and without the folder of the script, whose onnx.py would hide the package.
         command = [str(converter()), '-I', str(SCRIPT), str(job)]

@@ -4,6 +4,7 @@ Run as ``python -I litert_convert.py JOB.json`` with the file that ``litert.conv
 package, which is not installed there.
 """
 
+import copy
 import json
 import os
 import re
@@ -79,6 +80,45 @@ def half(content: bytes) -> bytes:
     return bytes(maker.quantize(enable_progress_report=False).quantized_model)
 
 
+def named(content: bytes, layers: dict[str, np.ndarray]) -> bytes:
+    """Name the operators of a float file after the layers of the net, instead of by numbers.
+
+    An operator is its output tensor's name. An operator with weights gets the name of its layer. Another one gets the
+    name of the layer before it and its own kind, such as ``backbone.conv_stem/PAD``.
+
+    Args:
+        content: A float file.
+        layers: Weights of each layer by its name.
+    """
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model: Any = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+    graph = model.subgraphs[0]
+    known = {name: _relative(values) for name, values in layers.items()}
+    # Inputs and outputs keep their names.
+    names = {int(i): INPUT for i in graph.inputs}
+    taken = {graph.tensors[i].name.decode() for i in (*graph.inputs, *graph.outputs)}
+    for operator in graph.operators:
+        kind = flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex)
+        constants = [_sorted(model, graph.tensors[i]) for i in operator.inputs if i >= 0] if kind in WEIGHTED else []
+        layer = next(
+            (name for values in constants if values is not None for name, one in known.items() if _equal(one, values)),
+            None,
+        )
+        before = next((names[i] for i in operator.inputs if i in names), INPUT)
+        for i in operator.outputs:
+            names[i] = layer or before.partition('/')[0]
+            name = layer or f'{names[i]}/{kind}'
+            count = 1
+            while name in taken:
+                count += 1
+                name = f'{layer or names[i]}/{kind}_{count}'
+            taken.add(name)
+            if i not in graph.outputs:
+                graph.tensors[i].name = name.encode()
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
 def int8(content: bytes, calibration: list[np.ndarray], in_float: list[str]) -> bytes:
     """Quantise weights (per channel) and activations to int8. Inputs and outputs keep their types.
 
@@ -96,7 +136,69 @@ def int8(content: bytes, calibration: list[np.ndarray], in_float: list[str]) -> 
         maker.update_quantization_recipe(where, kind, algorithm_key=quantizer.AlgorithmName.NO_QUANTIZE)
     batches = [{INPUT: batch} for batch in calibration]
     statistics = maker.calibrate({SIGNATURE: batches}, num_threads=os.cpu_count() or 1)
-    return bytes(maker.quantize(statistics, enable_progress_report=False).quantized_model)
+    model = _read(content)
+    if (cast := _cast_of_pixels(model)) is not None:
+        graph = model.subgraphs[0]
+        name = graph.tensors[graph.operators[cast].outputs[0]].name.decode()
+        statistics[name] = dict(
+            min=np.full_like(statistics[name]['min'], 0), max=np.full_like(statistics[name]['max'], 255)
+        )
+    return without_cast(bytes(maker.quantize(statistics, enable_progress_report=False).quantized_model))
+
+
+def without_cast(content: bytes) -> bytes:
+    """Quantise uint8 pixels to int8 directly, without float numbers between. The int8 numbers are the same.
+
+    NPUs have an operator from uint8 to int8, but none from uint8 to float.
+
+    Args:
+        content: An int8 file.
+    """
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model = _read(content)
+    cast = _cast_of_pixels(model)
+    if cast is None:
+        return content
+    graph = model.subgraphs[0]
+    (pixels,), (values,) = graph.operators[cast].inputs, graph.operators[cast].outputs
+    readers = [operator for operator in graph.operators if values in operator.inputs]
+    if [_kind(model, operator) for operator in readers] != ['QUANTIZE']:
+        return content
+    readers[0].inputs = [pixels]
+    quantized = graph.tensors[readers[0].outputs[0]].quantization
+    for tensor in graph.tensors:
+        if tensor.type == graph.tensors[pixels].type:  # the input and what reshapes it
+            tensor.quantization = copy.copy(quantized)
+            tensor.quantization.scale, tensor.quantization.zeroPoint = np.float32([1]), np.int64([0])
+    del graph.operators[cast]
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def _read(content: bytes) -> Any:
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    return flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+
+
+def _kind(model: Any, operator: Any) -> str:
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    return flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex)
+
+
+def _cast_of_pixels(model: Any) -> int | None:
+    """Return the position of the operator that makes float numbers of uint8 pixels; None if there is none."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    graph = model.subgraphs[0]
+    uint8 = schema.TensorType.UINT8
+    casts = [
+        i
+        for i, operator in enumerate(graph.operators)
+        if _kind(model, operator) == 'CAST' and graph.tensors[operator.inputs[0]].type == uint8
+    ]
+    return casts[0] if len(casts) == 1 else None
 
 
 def ends(content: bytes) -> list[str]:
@@ -199,7 +301,10 @@ def with_metadata(content: bytes, name: str, text: str) -> bytes:
 
 def main() -> None:
     job = json.loads(Path(sys.argv[1]).read_text())
-    content = convert(torch.export.load(job['program']), job['outputs'])
+    program = torch.export.load(job['program'])
+    content = convert(program, job['outputs'])
+    tensors = program.state_dict
+    content = named(content, {layer: tensors[name].detach().numpy() for name, layer in job['layers'].items()})
     if job['precision'] == 'fp16':
         content = half(content)
     elif job['precision'] == 'int8':
