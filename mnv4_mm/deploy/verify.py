@@ -182,12 +182,14 @@ def check_file(
 
     Raises:
         MismatchError: The file differs; for fp16, the message names layers whose weights are out of range. An fp16 file
-            with such layers is also refused if it cannot be compared, or the comparison is inconclusive.
+            with such layers is also refused if it cannot be compared, or the comparison is inconclusive. So is a file
+            of Core ML in int8.
         UserError: See ``verify``.
     """
     result = verify(pytorch, predictor, inputs) if predictor and inputs else None
     is_verified = result is not None and not result.inconclusive
-    is_half = graph.meta.precision == 'fp16'
+    # Core ML's int8 is that of weights: it computes in fp16.
+    is_half = graph.meta.precision == 'fp16' or (graph.meta.target, graph.meta.precision) == ('coreml', 'int8')
     if is_verified and result is not None and result.passes:
         return result
     layers = beyond_half(graph) if is_half else {}

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mnv4_mm.deploy.sensitivity import SensitiveLayer, write_layers
 from mnv4_mm.deploy.targets.base import Target
+from mnv4_mm.deploy.targets.onnx import to_int8
 from mnv4_mm.errors import UserError
 from mnv4_mm.runtime.meta import META_KEY, OUTPUTS, Meta, Precision
 from mnv4_mm.runtime.quiet import coremltools
@@ -19,12 +21,13 @@ if TYPE_CHECKING:
     from mnv4_mm.deploy.graph import Graph
 
 FLOAT32 = 65568  # its number in Core ML's ArrayFeatureType
+HALF_STEP = 2**-11  # largest relative error of a number that is rounded to half precision
 
 
 class CoreML(Target):
     name = 'coreml'
     kinds = ('raw', 'logits')
-    precisions = ('fp32', 'fp16')
+    precisions = ('fp32', 'fp16', 'int8')
     distributions = ('coremltools',)
     layout = 'NCHW'
     dtype = 'float32'
@@ -33,6 +36,7 @@ class CoreML(Target):
         self, graph: 'Graph', path: Path, precision: Precision, calibration: Sequence[np.ndarray] = ()
     ) -> list[Path]:
         ct = coremltools()
+        quantized = to_int8(graph, calibration) if precision == 'int8' else None
         to = graph.meta.input
         shape = tuple(graph.example().shape)
         if to.normalise:
@@ -49,13 +53,16 @@ class CoreML(Target):
                 inputs=[image],
                 outputs=[ct.TensorType(name=name, dtype=np.float32) for name in OUTPUTS[graph.meta.kind]],
                 minimum_deployment_target=ct.target.iOS16,
-                compute_precision=ct.precision.FLOAT16 if precision == 'fp16' else ct.precision.FLOAT32,
+                # Weights in 8 bits are for the Neural Engine, which computes in half precision only.
+                compute_precision=ct.precision.FLOAT32 if precision == 'fp32' else ct.precision.FLOAT16,
             )
+            if quantized:
+                model = int8_weights(model, quantized.sensitive)
             model.user_defined_metadata[META_KEY] = graph.meta.to_json()
             model.save(str(path))
             del model
             gc.collect()
-        return [path]
+        return [path, *write_layers(path, quantized.layers if quantized else [])]
 
     def inspect(self, path: Path, meta: Meta) -> str:
         """Compare the model's own description with the metadata, and return it.
@@ -89,5 +96,52 @@ class CoreML(Target):
                 f'{meta.input.size}, {" and ".join(OUTPUTS[meta.kind])} of {classes} classes, float32 ({FLOAT32})'
             )
         operations = spec.mlProgram.functions['main'].block_specializations
-        count = sum(len(block.operations) for block in operations.values())
-        return f'its description: {inputs} -> {outputs}, {count} operations'
+        kinds = [operation.type for block in operations.values() for operation in block.operations]
+        text = f'its description: {inputs} -> {outputs}, {len(kinds)} operations'
+        if meta.precision == 'int8':
+            text += f', {kinds.count("constexpr_affine_dequantize")} of them weights in 8 bits'
+        return text
+
+
+def int8_weights(model: Any, sensitive: Sequence[SensitiveLayer]) -> Any:
+    """Store weights as int8 with one scale per output channel; the arithmetic stays in half precision.
+
+    Core ML quantises activations on macOS only. Weights with fewer than 2048 numbers are not quantised, nor are those
+    of sensitive layers.
+
+    Args:
+        model: A ``MLModel``.
+        sensitive: The sensitive layers.
+
+    Raises:
+        UserError: The weights of a sensitive layer are not in the model.
+    """
+    from coremltools.optimize import coreml as optimize
+
+    config = optimize.OpLinearQuantizerConfig(mode='linear_symmetric', dtype='int8', granularity='per_channel')
+    # Named after operators; found by values, as the names are not those of the graph.
+    stored = {
+        name: np.sort(np.asarray(weight.val, np.float32), axis=None)
+        for name, weight in optimize.get_weights_metadata(model, weight_threshold=config.weight_threshold).items()
+    }
+    in_float = {}
+    for layer in sensitive:
+        if layer.weights is None or layer.weights.size <= config.weight_threshold:
+            continue
+        values = np.sort(layer.weights, axis=None)
+        tolerance = HALF_STEP * np.abs(values).max()
+        names = [
+            name
+            for name, one in stored.items()
+            if one.size == values.size and np.allclose(one, values, rtol=HALF_STEP, atol=tolerance)
+        ]
+        if not names:
+            raise UserError(
+                f'a layer with weights of shape {layer.weights.shape} that stays in float is not in the file'
+            )
+        in_float.update(dict.fromkeys(names))
+    # Not all constants: anchors need more than 8 bits.
+    kinds = dict.fromkeys(('conv', 'conv_transpose', 'linear'), config)
+    return optimize.linear_quantize_weights(
+        model, optimize.OptimizationConfig(op_type_configs=kinds, op_name_configs=in_float)
+    )

@@ -1,0 +1,135 @@
+"""Post-training quantisation of a torch graph to 8 bits, by torchao and ExecuTorch's quantiser for XNNPACK."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from mnv4_mm.deploy.sensitivity import SensitiveLayer
+from mnv4_mm.errors import UserError
+
+aten = torch.ops.aten
+CONVOLUTIONS = (
+    aten.conv2d,
+    aten.conv_transpose2d,
+    aten.linear,
+    aten.matmul,
+    aten.bmm,
+)
+# Operators that copy the values of their inputs, like sensitivity.COPYING_OPS.
+COPYING_OPS = (
+    aten.relu,
+    aten.relu_,
+    aten.relu6,
+    aten.hardtanh,
+    aten.hardtanh_,
+    aten.clamp,
+    aten.pad,
+    aten.constant_pad_nd,
+    aten.reshape,
+    aten.view,
+    aten.permute,
+    aten.transpose,
+    aten.cat,
+    aten.upsample_nearest2d,
+    aten.upsample_bilinear2d,
+    aten.slice,
+    aten.split,
+    aten.squeeze,
+    aten.unsqueeze,
+    aten.flatten,
+    aten.max_pool2d,
+)
+
+
+def quantize_pt2e(
+    program: torch.export.ExportedProgram, batches: Sequence[np.ndarray], sensitive: Sequence[SensitiveLayer]
+) -> torch.export.ExportedProgram:
+    """Quantise what XNNPACK can compute in int8 between the first and the last convolutions.
+
+    These are convolutions, additions, products and concatenations. Weights have one scale per output channel.
+
+    Args:
+        program: The float net, with one input.
+        batches: Inputs made of real images, one image each, for calibration.
+        sensitive: Layers that stay in float. Layers that read a sensitive output stay in float too.
+
+    Raises:
+        UserError: A sensitive layer is not in the graph.
+    """
+    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
+        XNNPACKQuantizer,
+        get_symmetric_quantization_config,
+    )
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+    assert program.example_inputs is not None
+    example = program.example_inputs[0]
+    module = program.module()
+    assert isinstance(module, fx.GraphModule)
+    # By name: preparing copies the graph.
+    in_float = {node.name for node in (*_ends(module), *_sensitive(module, sensitive))}
+    quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
+    quantizer.set_filter_function(lambda node: node.name not in in_float)
+    with torch.no_grad():
+        prepared = prepare_pt2e(module, quantizer)
+        for batch in batches:
+            prepared(torch.from_numpy(batch))
+        return torch.export.export(convert_pt2e(prepared), example)
+
+
+def _calls(module: fx.GraphModule) -> list[fx.Node]:
+    return [node for node in module.graph.nodes if node.op == 'call_function']
+
+
+def _is(node: fx.Node, packets: Sequence[Any]) -> bool:
+    return getattr(node.target, 'overloadpacket', None) in packets
+
+
+def _ends(module: fx.GraphModule) -> list[fx.Node]:
+    """Return the operators before the first and behind the last convolutions or matrix products."""
+    behind: set[fx.Node] = set()
+    before: set[fx.Node] = set()
+    calls = _calls(module)
+    for node in calls:
+        if _is(node, CONVOLUTIONS) or behind.intersection(node.all_input_nodes):
+            behind.add(node)
+    for node in reversed(calls):
+        if _is(node, CONVOLUTIONS) or before.intersection(node.users):
+            before.add(node)
+    return [node for node in calls if node not in behind or node not in before]
+
+
+def _sensitive(module: fx.GraphModule, layers: Sequence[SensitiveLayer]) -> set[fx.Node]:
+    """Return the sensitive layers and all operators that read a sensitive output, also through ``COPYING_OPS``.
+
+    Products of two activations are never quantised, so they need not be found.
+    """
+    tensors: dict[Any, torch.Tensor] = dict(module.named_parameters(remove_duplicate=False))
+    tensors |= dict(module.named_buffers())
+    weights = {
+        node: np.sort(tensors[node.args[1].target].detach().numpy(), axis=None)
+        for node in _calls(module)
+        if _is(node, CONVOLUTIONS) and isinstance(node.args[1], fx.Node) and node.args[1].target in tensors
+    }
+    found: set[fx.Node] = set()
+    unrounded: set[fx.Node] = set()
+    for layer in layers:
+        if layer.weights is None:
+            continue
+        values = np.sort(layer.weights, axis=None)  # a matrix may be transposed
+        nodes = [node for node, one in weights.items() if one.shape == values.shape and np.allclose(one, values)]
+        if not nodes:
+            raise UserError(
+                f'a layer with weights of shape {layer.weights.shape} that stays in float is not in the graph'
+            )
+        found.update(nodes)
+        unrounded.update(nodes if layer.output else [])
+    for node in _calls(module):
+        if unrounded.intersection(node.all_input_nodes):
+            found.add(node)
+            if _is(node, COPYING_OPS):
+                unrounded.add(node)
+    return found
