@@ -98,6 +98,7 @@ ARGUMENTS = {
     'files': ['{gone}.onnx', '{text}', '{folder}'],
     'to': ['tensorrt'],
     'measured': ['{gone}.jsonl', '{folder}', '{text}'],
+    'npu': ['nosuch'],
     'models': ['nosuch'],
     'nets': ['nosuch'],
     'only': ['nosuch'],

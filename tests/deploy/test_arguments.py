@@ -86,6 +86,8 @@ def test_a_changed_file_is_refused(checkpoint):
         (dict(rounds=-1), 'must not be negative'),
         (dict(out='/no/such/folder/table.json'), 'no folder /no/such/folder'),
         (dict(out='/'), 'is a folder'),
+        (dict(npu=['npu9000']), '--npu npu9000: there are ethos-u55-32, .*hexagon-v79'),
+        (dict(npu=['']), 'empty'),
     ],
 )
 def test_mistakes_of_compare(options, message, checkpoint):
@@ -136,8 +138,8 @@ def test_a_missing_package_is_one_line(checkpoint, monkeypatch):
 def test_options_that_a_target_lacks():
     with pytest.raises(UserError, match='--nms does not fit ncnn, which has raw, logits'):
         check_options(TARGETS['ncnn'], kind='nms')
-    with pytest.raises(UserError, match='--precision int8 does not fit coreml'):
-        check_options(TARGETS['coreml'], precision='int8')
+    with pytest.raises(UserError, match='--precision int8 does not fit ncnn'):
+        check_options(TARGETS['ncnn'], precision='int8')
     with pytest.raises(UserError, match='--dynamic does not fit ncnn'):
         check_options(TARGETS['ncnn'], dynamic=True)
 

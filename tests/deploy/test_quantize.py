@@ -10,14 +10,22 @@ import pytest
 import torch
 
 from mnv4_mm.apis.model import load_model
+from mnv4_mm.deploy.describe import describe
 from mnv4_mm.deploy.difference import difference
 from mnv4_mm.deploy.export import export
-from mnv4_mm.deploy.graph import reference
-from mnv4_mm.deploy.quantize import quantize_onnx
+from mnv4_mm.deploy.graph import build_graph, reference
+from mnv4_mm.deploy.quantize import QuantizedModel, quantize_onnx
 from mnv4_mm.deploy.quiet import without_telemetry
 from mnv4_mm.deploy.rounding import round_adaptively
-from mnv4_mm.deploy.sensitivity import MAX_FLOAT_SHARE, LayerSensitivity, QuantizationNoise, float_candidates
-from mnv4_mm.deploy.targets import TARGETS
+from mnv4_mm.deploy.sensitivity import (
+    MAX_FLOAT_SHARE,
+    LayerSensitivity,
+    QuantizationNoise,
+    SensitiveLayer,
+    float_candidates,
+)
+from mnv4_mm.deploy.targets import TARGETS, coreml
+from mnv4_mm.errors import UserError
 from mnv4_mm.images import read_image
 from mnv4_mm.runtime import load
 from mnv4_mm.runtime.meta import read_meta
@@ -187,7 +195,7 @@ def test_nodes_behind_the_last_convolution_stay_in_float(sensitive_net, sensitiv
     assert makers['y'] == 'Softmax'
 
 
-@pytest.mark.parametrize('name', ['onnx', 'openvino'])
+@pytest.mark.parametrize('name', ['onnx', 'openvino', 'executorch'])
 def test_files_of_a_real_net(name, ssdlite, tmp_path, photos, repository):
     if TARGETS[name].absent(convert=True):
         pytest.skip(TARGETS[name].absent(convert=True))
@@ -225,3 +233,70 @@ def test_files_of_a_real_net(name, ssdlite, tmp_path, photos, repository):
         rounded = {value for node in graph.node if node.op_type == 'DequantizeLinear' for value in node.output}
         found = {node.name for node in graph.node if node.op_type == 'Conv' and node.input[1] not in rounded}
         assert found == {layer['layer'] for layer in layers if layer['in_float']}
+
+
+def test_sensitive_layers_stay_in_float_in_torch(sensitive_net, sensitive_onnx):
+    if TARGETS['executorch'].absent(convert=True):
+        pytest.skip(TARGETS['executorch'].absent(convert=True))
+    from mnv4_mm.deploy.quantize_pt2e import quantize_pt2e
+
+    net, batches = sensitive_net
+    program = torch.export.export(net, (torch.from_numpy(batches[0]),))
+    expected = net(torch.from_numpy(batches[0]))
+    found = {}
+    for name, layers in (('all', []), ('kept', quantize_onnx(sensitive_onnx, batches, max_float_share=1).sensitive)):
+        graph = quantize_pt2e(program, batches, layers).module()
+        convolutions = [node for node in graph.graph.nodes if 'conv2d' in str(node.target)]
+        assert len(convolutions) == 3
+        rounded = ['dequantize' in str(node.args[1].target) for node in convolutions]
+        softmax = next(node for node in graph.graph.nodes if 'softmax' in str(node.target))
+        assert not any('quantize_per_tensor' in str(user.target) for user in softmax.users)
+        with torch.no_grad():
+            found[name] = rounded, float((graph(torch.from_numpy(batches[0])) - expected).abs().max())
+    # The sensitive layer, and the one that reads its output.
+    assert [rounded for rounded, _ in found.values()] == [[True] * 3, [True, False, False]]
+    assert 0 < found['kept'][1] < 0.5 * found['all'][1]
+
+
+def test_a_sensitive_layer_that_is_not_in_the_graph_is_one_line(sensitive_net):
+    if TARGETS['executorch'].absent(convert=True):
+        pytest.skip(TARGETS['executorch'].absent(convert=True))
+    from mnv4_mm.deploy.quantize_pt2e import quantize_pt2e
+
+    net, batches = sensitive_net
+    program = torch.export.export(net, (torch.from_numpy(batches[0]),))
+    with pytest.raises(UserError, match=r'weights of shape \(2, 3\) that stays in float is not in the graph'):
+        quantize_pt2e(program, batches, [SensitiveLayer(np.ones((2, 3), np.float32), -1, False)])
+
+
+def test_core_mls_weights_are_those_of_the_net(ssdlite, tmp_path, monkeypatch):
+    """Read back by coremltools, which dequantises them: what is compared does not depend on how they were written."""
+    if TARGETS['coreml'].absent(convert=True):
+        pytest.skip(TARGETS['coreml'].absent(convert=True))
+    from coremltools.models import MLModel
+    from coremltools.optimize import coreml as optimize
+
+    model = load_model(str(ssdlite), device='cpu')
+    meta = describe(model, TARGETS['coreml'], kind='raw', precision='int8')
+    graph = build_graph(model, meta)
+    tensors = {name: value.detach().numpy() for name, value in graph.program().state_dict.items()}
+    weights = {name: value for name, value in tensors.items() if value.ndim == 4}
+    kept = max(weights.values(), key=np.size)
+    sensitive = [SensitiveLayer(kept, -1, False)]
+    monkeypatch.setattr(coreml, 'to_int8', lambda *_: QuantizedModel(None, [], sensitive, [], is_equalised=False))
+    path = tmp_path / 'net.mlpackage'
+    TARGETS['coreml'].convert(graph, path, 'int8')
+    large = [value for value in weights.values() if value.size > 2048]
+    assert f'{len(large) - 1} of them weights in 8 bits' in TARGETS['coreml'].inspect(path, meta)
+    restored = optimize.decompress_weights(MLModel(str(path), skip_model_load=True))
+    stored = [np.float32(one.val).ravel() for one in optimize.get_weights_metadata(restored, 0).values()]
+    for value in large:
+        step = np.abs(value).max() / 127
+        error = min(np.abs(np.sort(one) - np.sort(value, axis=None)).max() for one in stored if one.size == value.size)
+        assert error < 0.6 * step
+        if value is kept:
+            assert error < 2**-10 * np.abs(value).max()  # half precision
+    # Anchors are not rounded to 256 steps.
+    sides = (tensors['priors'][:, 2:] - tensors['priors'][:, :2]).ravel()
+    error = min(np.abs(np.sort(one) - np.sort(sides)).max() for one in stored if one.size == sides.size)
+    assert error < 2**-10 * sides.max()
