@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mnv4_mm.config.index import REPOSITORY
 from mnv4_mm.runtime.meta import Meta
@@ -137,7 +137,7 @@ def compilers() -> Path:
 
 
 def placement(
-    operators: Sequence[Operator], kinds_with_weights: Sequence[str], on_cpu: Sequence[bool], **estimates: float | None
+    operators: Sequence[Operator], kinds_with_weights: Sequence[str], on_cpu: Sequence[bool], **estimates: Any
 ) -> Placement:
     """Count operators.
 
@@ -166,7 +166,7 @@ def placement(
     around = Counter(
         operator.kind for operator, inside, cpu in zip(operators, in_net, on_cpu, strict=True) if cpu and not inside
     )
-    counts: dict = dict(
+    counts = dict(
         operators=len(operators),
         on_npu=len(operators) - sum(on_cpu),
         net=sum(in_net),

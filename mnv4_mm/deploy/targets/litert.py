@@ -120,8 +120,7 @@ def convert(
         files = dict(program=str(net), calibration=str(inputs), weights=str(weights), path=str(path.absolute()))
         in_float = [dict(product=one.product, output=one.output) for one in sensitive]
         options = dict(precision=precision, outputs=outputs, description=description, sensitive=in_float)
-        options['layers'] = dict(layers or {})
-        job.write_text(json.dumps(files | options))
+        job.write_text(json.dumps(files | options | dict(layers=dict(layers or {}))))
         # Isolated (-I): without PYTHONPATH, and without the folder of the script, whose onnx.py would hide the package.
         command = [str(converter()), '-I', str(SCRIPT), str(job)]
         done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603

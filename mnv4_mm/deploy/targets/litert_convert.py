@@ -170,7 +170,7 @@ def without_cast(content: bytes) -> bytes:
     for tensor in graph.tensors:
         if tensor.type == graph.tensors[pixels].type:  # the input and what reshapes it
             tensor.quantization = copy.copy(quantized)
-            tensor.quantization.scale, tensor.quantization.zeroPoint = np.float32([1]), np.int64([0])
+            tensor.quantization.scale, tensor.quantization.zeroPoint = np.ones(1, np.float32), np.zeros(1, np.int64)
     del graph.operators[cast]
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
