@@ -291,7 +291,7 @@ def test_core_mls_weights_are_those_of_the_net(ssdlite, tmp_path, monkeypatch):
     large = [value for value in weights.values() if value.size > 2048]
     assert f'{len(large) - 1} of them weights in 8 bits' in TARGETS['coreml'].inspect(path, meta)
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore', ResourceWarning)  # a MLModel leaves its folder to the garbage collector
+        warnings.simplefilter('ignore')  # its own deprecated calls; folders that it leaves to the garbage collector
         restored = optimize.decompress_weights(MLModel(str(path), skip_model_load=True))
         stored = [np.float32(one.val).ravel() for one in optimize.get_weights_metadata(restored, 0).values()]
         del restored
