@@ -17,7 +17,7 @@ from mnv4_mm.deploy.difference import difference
 from mnv4_mm.deploy.export import export
 from mnv4_mm.deploy.graph import build_graph, reference
 from mnv4_mm.deploy.quantize import QuantizedModel, quantize_onnx
-from mnv4_mm.deploy.quiet import without_telemetry
+from mnv4_mm.deploy.quiet import coremltools, without_telemetry
 from mnv4_mm.deploy.rounding import round_adaptively
 from mnv4_mm.deploy.sensitivity import (
     MAX_FLOAT_SHARE,
@@ -237,6 +237,7 @@ def test_files_of_a_real_net(name, ssdlite, tmp_path, photos, repository):
         assert found == {layer['layer'] for layer in layers if layer['in_float']}
 
 
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')  # in code of executorch and torchao
 def test_sensitive_layers_stay_in_float_in_torch(sensitive_net, sensitive_onnx):
     if TARGETS['executorch'].absent(convert=True):
         pytest.skip(TARGETS['executorch'].absent(convert=True))
@@ -260,6 +261,7 @@ def test_sensitive_layers_stay_in_float_in_torch(sensitive_net, sensitive_onnx):
     assert 0 < found['kept'][1] < 0.5 * found['all'][1]
 
 
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')  # in code of executorch and torchao
 def test_a_sensitive_layer_that_is_not_in_the_graph_is_one_line(sensitive_net):
     if TARGETS['executorch'].absent(convert=True):
         pytest.skip(TARGETS['executorch'].absent(convert=True))
@@ -275,7 +277,7 @@ def test_core_mls_weights_are_those_of_the_net(ssdlite, tmp_path, monkeypatch):
     """Read back by coremltools, which dequantises them: what is compared does not depend on how they were written."""
     if TARGETS['coreml'].absent(convert=True):
         pytest.skip(TARGETS['coreml'].absent(convert=True))
-    from coremltools.models import MLModel
+    MLModel = coremltools().models.MLModel  # noqa: N806
     from coremltools.optimize import coreml as optimize
 
     model = load_model(str(ssdlite), device='cpu')
