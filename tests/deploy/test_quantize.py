@@ -287,7 +287,8 @@ def test_core_mls_weights_are_those_of_the_net(ssdlite, tmp_path, monkeypatch):
     weights = {name: value for name, value in tensors.items() if value.ndim == 4}
     kept = max(weights.values(), key=np.size)
     sensitive = [SensitiveLayer(kept, -1, False)]
-    monkeypatch.setattr(coreml, 'to_int8', lambda *_: QuantizedModel(None, [], sensitive, [], is_equalised=False))
+    quantised = QuantizedModel(None, [], sensitive, [], is_equalised=False)
+    monkeypatch.setattr(coreml, 'float_program', lambda *_: (graph.program(), quantised))
     path = tmp_path / 'net.mlpackage'
     TARGETS['coreml'].convert(graph, path, 'int8')
     large = [value for value in weights.values() if value.size > 2048]

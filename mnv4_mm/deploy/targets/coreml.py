@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnv4_mm.deploy.sensitivity import SensitiveLayer, write_layers
+from mnv4_mm.deploy.layers_file import write_layers
+from mnv4_mm.deploy.sensitivity import SensitiveLayer
 from mnv4_mm.deploy.targets.base import Target
-from mnv4_mm.deploy.targets.onnx import to_int8
+from mnv4_mm.deploy.targets.onnx import float_program
 from mnv4_mm.errors import UserError
 from mnv4_mm.runtime.meta import META_KEY, OUTPUTS, Meta, Precision
 from mnv4_mm.runtime.quiet import coremltools
@@ -36,7 +37,7 @@ class CoreML(Target):
         self, graph: 'Graph', path: Path, precision: Precision, calibration: Sequence[np.ndarray] = ()
     ) -> list[Path]:
         ct = coremltools()
-        quantized = to_int8(graph, calibration) if precision == 'int8' else None
+        program, quantised = float_program(graph, precision, calibration)
         to = graph.meta.input
         shape = tuple(graph.example().shape)
         if to.normalise:
@@ -49,20 +50,20 @@ class CoreML(Target):
         with redirect_stderr(StringIO()), warnings.catch_warnings():
             warnings.simplefilter('ignore')
             model = ct.convert(
-                graph.program().run_decompositions({}),
+                program.run_decompositions({}),
                 inputs=[image],
                 outputs=[ct.TensorType(name=name, dtype=np.float32) for name in OUTPUTS[graph.meta.kind]],
                 minimum_deployment_target=ct.target.iOS16,
                 # Weights in 8 bits are for the Neural Engine, which computes in half precision only.
                 compute_precision=ct.precision.FLOAT32 if precision == 'fp32' else ct.precision.FLOAT16,
             )
-            if quantized:
-                model = int8_weights(model, quantized.sensitive)
+            if quantised:
+                model = int8_weights(model, quantised.sensitive)
             model.user_defined_metadata[META_KEY] = graph.meta.to_json()
             model.save(str(path))
             del model
             gc.collect()
-        return [path, *write_layers(path, quantized.layers if quantized else [])]
+        return [path, *write_layers(path, quantised, graph.calibration)]
 
     def inspect(self, path: Path, meta: Meta) -> str:
         """Compare the model's own description with the metadata, and return it.

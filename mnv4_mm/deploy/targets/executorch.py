@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mnv4_mm.deploy.sensitivity import LayerSensitivity, write_layers
+from mnv4_mm.deploy.layers_file import write_layers
 from mnv4_mm.deploy.targets.base import Target
-from mnv4_mm.deploy.targets.onnx import to_int8
+from mnv4_mm.deploy.targets.onnx import float_program
 from mnv4_mm.runtime.meta import META_KEY, Precision
 
 if TYPE_CHECKING:
@@ -27,8 +27,7 @@ class ExecuTorch(Target):
     def convert(
         self, graph: 'Graph', path: Path, precision: Precision, calibration: Sequence[np.ndarray] = ()
     ) -> list[Path]:
-        layers: list[LayerSensitivity] = []
-        program = graph.program()
+        program, quantised = float_program(graph, precision, calibration)
         # torch logs a deprecation that concerns the code of ExecuTorch and of torchao only.
         logging.getLogger('torch.utils._pytree').setLevel(logging.ERROR)
         with warnings.catch_warnings():
@@ -36,12 +35,10 @@ class ExecuTorch(Target):
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
             from executorch.exir import to_edge_transform_and_lower
 
-            if precision == 'int8':
+            if quantised:
                 from mnv4_mm.deploy.quantize_pt2e import quantize_pt2e
 
-                quantized = to_int8(graph, calibration)
-                layers = quantized.layers
-                program = quantize_pt2e(program, calibration, quantized.sensitive)
+                program = quantize_pt2e(program, calibration, quantised.sensitive)
             edge = to_edge_transform_and_lower(
                 program,
                 partitioner=[XnnpackPartitioner()],
@@ -49,4 +46,4 @@ class ExecuTorch(Target):
                 constant_methods={META_KEY: graph.meta.to_json()},
             )
             path.write_bytes(edge.to_executorch().buffer)
-        return [path, *write_layers(path, layers)]
+        return [path, *write_layers(path, quantised, graph.calibration)]

@@ -14,7 +14,7 @@ from mnv4_mm.config.index import REPOSITORY
 from mnv4_mm.deploy.layers_file import write_layers
 from mnv4_mm.deploy.sensitivity import SensitiveLayer
 from mnv4_mm.deploy.targets.base import Target
-from mnv4_mm.deploy.targets.onnx import to_int8
+from mnv4_mm.deploy.targets.onnx import float_program
 from mnv4_mm.errors import UserError
 from mnv4_mm.runtime.meta import OUTPUTS, Precision
 
@@ -54,10 +54,7 @@ class LiteRT(Target):
     def convert(
         self, graph: 'Graph', path: Path, precision: Precision, calibration: Sequence[np.ndarray] = ()
     ) -> list[Path]:
-        quantised = to_int8(graph, calibration) if precision == 'int8' else None
-        is_equalised = quantised is not None and quantised.is_equalised
-        sensitive = quantised.sensitive if quantised else []
-        program = graph.program(calibration if is_equalised else ())
+        program, quantised = float_program(graph, precision, calibration)
         convert(
             program,
             path,
@@ -65,7 +62,7 @@ class LiteRT(Target):
             precision,
             calibration,
             graph.meta.to_json(),
-            sensitive,
+            quantised.sensitive if quantised else [],
             graph.layer_names(program.state_dict),
         )
         return [path, *write_layers(path, quantised, graph.calibration)]

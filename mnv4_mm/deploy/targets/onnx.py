@@ -13,6 +13,8 @@ from mnv4_mm.runtime.meta import META_KEY, OUTPUTS, Precision, Selection
 from mnv4_mm.runtime.results import corner_weights
 
 if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
     from mnv4_mm.deploy.graph import Graph
 
 OPSET = 18  # the lowest that torch's exporter writes without rewriting
@@ -78,6 +80,24 @@ def to_int8(graph: 'Graph', calibration: Sequence[np.ndarray]) -> QuantizedModel
     """Quantise a graph. Whatever its kind, the outputs are raw boxes and scores, or logits."""
     equalised = None if graph.plain_int8 else _exported(graph, calibration)
     return quantize_onnx(_exported(graph), calibration, equalised, plain=graph.plain_int8)
+
+
+def float_program(
+    graph: 'Graph', precision: Precision, calibration: Sequence[np.ndarray] = ()
+) -> tuple['ExportedProgram', QuantizedModel | None]:
+    """Return the net as a converter that quantises for itself takes it: in float, for int8 with equalised channels.
+
+    Args:
+        graph: The model.
+        precision: Precision of the file.
+        calibration: See ``Target.convert``.
+
+    Returns:
+        The net, and for int8 how ``to_int8`` quantises it: the layers that stay in float. Otherwise None.
+    """
+    quantised = to_int8(graph, calibration) if precision == 'int8' else None
+    is_equalised = quantised is not None and quantised.is_equalised
+    return graph.program(calibration if is_equalised else ()), quantised
 
 
 def _exported(graph: 'Graph', calibration: Sequence[np.ndarray] = ()) -> Any:
