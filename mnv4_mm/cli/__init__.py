@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Parser], None]]] = {
     'infer': ('Detect or segment in images and videos.', train.add_infer),
     'demo': ('Show predictions on a local web page.', demo.add_demo),
     'export': ('Convert a checkpoint for other runtimes.', deploy.add_export),
+    'spread': ('Make a net hard to quantise: channels of other ranges, the same outputs in float.', deploy.add_spread),
     'compare': ('Compare exported files with PyTorch: accuracy, outputs, latency, memory.', deploy.add_compare),
     'deploy': ("Export ONNX for mmdeploy's pipelines and SDK.", deploy.add_deploy),
     'parity': ('Compare every headline model in every runtime: hours on a CPU.', deploy.add_parity),

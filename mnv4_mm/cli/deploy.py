@@ -88,6 +88,28 @@ def export(args: argparse.Namespace) -> None:
     export(args.checkpoint, args.to, config=args.config, normalise=args.normalise, unchecked=args.unchecked, **checked)
 
 
+def add_spread(parser: Parser) -> None:
+    parser.epilog = 'The float outputs stay the same. Quantise the result to see how int8 copes (docs/int8.md).'
+    parser.add_argument('checkpoint', help='.pth file written by `mnv4 train`; carries its config')
+    parser.add_argument('out', help='.pth file to write')
+    parser.add_argument(
+        '--octaves', type=float, default=2.0, help='standard deviation of the factors, in powers of two (default: 2)'
+    )
+    parser.add_argument('--seed', type=int, default=0, help='seed of the factors (default: 0)')
+    parser.set_defaults(call=spread)
+
+
+def spread(args: argparse.Namespace) -> None:
+    """Check the arguments of ``spread``, and write the checkpoint."""
+    from mnv4_mm.deploy.arguments import check_spread
+
+    check_spread(args.checkpoint, args.out, octaves=args.octaves, seed=args.seed)
+
+    from mnv4_mm.deploy.spread import spread_channels
+
+    spread_channels(args.checkpoint, args.out, octaves=args.octaves, seed=args.seed)
+
+
 def add_compare(parser: Parser) -> None:
     parser.epilog = 'Exit code 1 if a file is outside the tolerance, 2 for a mistake in an argument or a file.'
     parser.add_argument('checkpoint', help='.pth file that the files were exported from')

@@ -19,6 +19,7 @@ from mnv4_mm.paths import check_checkpoint, check_not_empty, check_output_file, 
 from mnv4_mm.runtime.meta import OUTPUTS, Kind, Precision
 
 INSTALL_MMDEPLOY = '`make mmdeploy`, or `pip install --no-deps -r requirements/mmdeploy.txt`'
+MAX_OCTAVES = 6.0  # with more, channels of a 32-bit net are lost
 SIZE_DIVISOR = 32  # largest output stride of the backbone; multiples of it are downsampled without remainder
 
 
@@ -119,6 +120,23 @@ def check_export(
     check_output_folder('--out-dir', output_folder(checkpoint, out_dir))
     check_checkpoint(checkpoint)
     return targets
+
+
+def check_spread(checkpoint: str, out: str, *, octaves: float, seed: int) -> None:
+    """Check the arguments of ``spread``.
+
+    Raises:
+        UserError: A number is out of range, the checkpoint is missing, or the file cannot be written or is the
+            checkpoint.
+    """
+    check_not_empty(checkpoint=checkpoint, out=out)
+    if not 0 < octaves <= MAX_OCTAVES:
+        raise UserError(f'--octaves must be above 0 and at most {MAX_OCTAVES:g}, got {octaves:g}')
+    if not 0 <= seed < 2**63:
+        raise UserError(f'--seed must be from 0 to 2**63 - 1, got {seed}')
+    path = check_checkpoint(checkpoint)
+    if check_output_file('OUT', out).resolve() == path.resolve():
+        raise UserError(f'{out} is the checkpoint itself: name another file to write')
 
 
 def check_mmdeploy(
