@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from mnv4_mm.apis.evaluate import evaluate_files as evaluate
     from mnv4_mm.apis.infer import infer
     from mnv4_mm.apis.load import load
-    from mnv4_mm.apis.train import train
     from mnv4_mm.deploy.compare import compare
     from mnv4_mm.deploy.export import export
+    from mnv4_mm.deploy.qat import train
     from mnv4_mm.report.training import write_report
 
 __all__ = ['__version__', 'check', 'compare', 'evaluate', 'export', 'infer', 'load', 'train', 'write_report']
@@ -25,7 +25,7 @@ __all__ = ['__version__', 'check', 'compare', 'evaluate', 'export', 'infer', 'lo
 # Name -> module and attribute.
 _FUNCTIONS = {
     'check': ('mnv4_mm.apis.check', 'check'),
-    'train': ('mnv4_mm.apis.train', 'train'),
+    'train': ('mnv4_mm.deploy.qat', 'train'),
     'evaluate': ('mnv4_mm.apis.evaluate', 'evaluate_files'),
     'infer': ('mnv4_mm.apis.infer', 'infer'),
     'export': ('mnv4_mm.deploy.export', 'export'),

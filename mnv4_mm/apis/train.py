@@ -1,7 +1,7 @@
 """Train a config."""
 
 import errno
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from mnv4_mm.config.classes import set_classes_of, set_label_order
 from mnv4_mm.config.data import data_lines, require_data
 from mnv4_mm.config.load import load_config
 from mnv4_mm.config.options import TrainOptions
+from mnv4_mm.config.qat import check_same_qat
 from mnv4_mm.config.resume import check_no_run, initial_checkpoint
 from mnv4_mm.config.small_data import set_started_backbone
 from mnv4_mm.config.teacher import check_same_teacher, check_teacher
@@ -49,6 +50,7 @@ def train(
     weights: str | None = None,
     teacher: str | None = None,
     teacher_config: str | None = None,
+    qat: str | None = None,
     epochs: int | None = None,
     iters: int | None = None,
     size: Sequence[int] | None = None,
@@ -78,6 +80,8 @@ def train(
             None, as the config says or, with ``data``, as docs/training.md describes.
         teacher: Checkpoint of a trained model of the same task to distil from, of this package, mmdet or mmseg.
         teacher_config: Config of the teacher; the one in its checkpoint if None.
+        qat: Fine-tune the trained model of this checkpoint for int8, by default in a tenth of its steps. Only
+            ``mnv4_mm.train``, which is ``deploy.qat.train``, starts such a run; any ``train`` resumes it.
         epochs: Train for this number of epochs, and scale the schedule in proportion.
         iters: Train for this number of iterations; for configs that count in iterations.
         size: Detection: input size, (height, width) or (side,), in multiples of 32.
@@ -108,32 +112,57 @@ def train(
         weights=weights,
         teacher=teacher,
         teacher_config=teacher_config,
+        qat=qat,
         epochs=epochs,
         iters=iters,
         size=size,
         levels=levels,
         fit_anchors=fit_anchors,
     )
+    return train_with(config, options)
+
+
+def train_with(config: str, options: TrainOptions, start_qat: Callable[[Config], Path] | None = None) -> Path:
+    """Train a config, see ``train``.
+
+    Args:
+        config: Path, or name of a shipped config.
+        options: Options of training.
+        start_qat: Function that writes the checkpoint with which a new run of ``options.qat`` starts, and returns its
+            path. It gets the config of the run, whose ``qat`` it completes.
+
+    Returns:
+        The work directory.
+
+    Raises:
+        UserError: See ``train``.
+    """
+    launcher = options.launcher
     join_processes(launcher)
     loaded = load_config(config)
     cfg = training_config(loaded, options, on_gpu=torch.cuda.is_available(), log=_say)
     _check_data(cfg, launcher)
-    if fit_anchors:
+    if options.fit_anchors:
         fitted = fit_anchors_of(cfg)
         if is_main_process():
             print(fitted)
     if is_main_process():
         print('\n'.join(data_lines(cfg)))
     check_no_run(cfg)
+    if options.qat and not cfg.resume:
+        if start_qat is None:
+            raise UserError('--qat is started by `mnv4 train` or mnv4_mm.train')
+        cfg.load_from = str(start_qat(cfg))
     checkpoint = _read_weights(cfg)
     set_label_order(cfg)
     if checkpoint is not None:
         if cfg.resume:
             check_same_anchors(cfg, checkpoint)
             check_same_teacher(cfg, checkpoint)
-        if cfg.resume and data:
+        check_same_qat(cfg, checkpoint)
+        if cfg.resume and options.data and not options.qat:
             set_started_backbone(cfg, checkpoint, options)
-        _say(set_classes_of(cfg, checkpoint, fine_tuning=not cfg.resume))
+        _say(set_classes_of(cfg, checkpoint, fine_tuning=not (cfg.resume or options.qat)))
     _say(check_teacher(cfg))
     folder = make_output_folder('--work-dir', cfg.work_dir)
     _warn(disagreeing_normalisation(cfg), lost_weights(loaded, cfg))

@@ -44,6 +44,10 @@ def train(args: argparse.Namespace) -> None:
         check_checkpoint(options.teacher)
     if options.teacher_config:
         check_config_file(options.teacher_config)
+    if options.qat:
+        from mnv4_mm.deploy.arguments import check_qat
+
+        check_qat(options.qat)
     check_config_data(source, options, ('train_dataloader', 'val_dataloader'))
     if options.amp_dtype == 'fp16':
         on_gpu = may_have_gpu()
@@ -53,9 +57,13 @@ def train(args: argparse.Namespace) -> None:
             on_gpu = torch.cuda.is_available()
         check_precision(options.amp_dtype, on_gpu)
 
-    from mnv4_mm.apis.train import train
+    from mnv4_mm.deploy.qat import train
 
     folder = train(args.config, **options.as_arguments())
+    if options.qat:
+        from mnv4_mm.deploy.qat import export_after_training
+
+        export_after_training(folder)
     if args.report:
         from mnv4_mm.report.training import report_after_training
 

@@ -23,6 +23,16 @@ LAUNCHERS = {
     'mpi': ('mpirun python', 'OMPI_COMM_WORLD_LOCAL_RANK'),
 }
 
+# Option that --qat does not allow -> the reason.
+WITHOUT_QAT = {
+    **dict.fromkeys(
+        ('backbone', 'weights', 'size', 'levels', 'fit_anchors'), 'the model is that of the checkpoint, as it is'
+    ),
+    **dict.fromkeys(('amp', 'amp_dtype'), 'a rounding to 8 bits needs feature maps in float32'),
+    'compiled': 'the net is captured as a graph of its own',
+    'teacher': 'the feature maps of the neck are inside the captured graph',
+}
+
 OptionsT = TypeVar('OptionsT', bound='ConfigOptions')
 
 
@@ -242,6 +252,11 @@ class TrainOptions(ConfigOptions):
     teacher_config: str | None = _option(
         None, metavar='CONFIG', help='config of the teacher, if its checkpoint carries none'
     )
+    qat: str | None = _option(
+        None,
+        metavar='CHECKPOINT',
+        help='fine-tune this trained model for int8, in a tenth of its steps (docs/int8.md)',
+    )
     epochs: int | None = _option(
         None, type=int, minimum=1, metavar='N', help='train for N epochs, with the schedule in proportion'
     )
@@ -295,11 +310,15 @@ class TrainOptions(ConfigOptions):
             raise UserError(f'--resume must be a checkpoint file, True or False, got {self.resume!r}')
         if isinstance(self.work_dir, os.PathLike):  # a config is written as text, with plain values
             object.__setattr__(self, 'work_dir', os.fspath(self.work_dir))
-        for name in ('teacher', 'teacher_config'):
+        for name in ('teacher', 'teacher_config', 'qat'):
             if isinstance(getattr(self, name), os.PathLike):
                 object.__setattr__(self, name, os.fspath(getattr(self, name)))
         if self.teacher_config is not None and self.teacher is None:
             raise UserError('--teacher-config has no effect without --teacher CHECKPOINT')
+        if self.qat is not None:
+            for option in fields(self):
+                if option.name in WITHOUT_QAT and getattr(self, option.name) != option.default:
+                    raise UserError(f'--qat and {_flag(option)} exclude each other: {WITHOUT_QAT[option.name]}')
         if self.epochs is not None and self.iters is not None:
             raise UserError('--epochs and --iters exclude each other: a config counts in one of them')
 

@@ -45,6 +45,21 @@ def set_small_data(
         if not resumes:
             _freeze_norms(cfg, images, set_by_user, log)
         _set_length(cfg, images, options, set_by_user, log)
+    return set_scaled_rate(cfg, options, log)
+
+
+def set_scaled_rate(cfg: Config, options: TrainOptions, log: Callable[[str], object]) -> Config:
+    """Scale the learning rate to the batch size, unless an option or ``--cfg-options`` sets one of the two.
+
+    Args:
+        cfg: A config with the user's data; changed in place.
+        options: Options of training.
+        log: Called with a line if the rate is scaled.
+
+    Returns:
+        ``cfg``.
+    """
+    set_by_user = tuple(options.cfg_options or {})
     rate_is_set = any(key.startswith(('optim_wrapper', 'auto_scale_lr')) for key in set_by_user)
     base = cfg.get('auto_scale_lr', {}).get('base_batch_size')
     if options.auto_scale_lr is None and base and not rate_is_set:

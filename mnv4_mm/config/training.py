@@ -13,10 +13,11 @@ from mnv4_mm.config.launcher import set_launcher
 from mnv4_mm.config.load import load_config, set_options
 from mnv4_mm.config.optimizer import set_fused, set_learning_rate_scaling, set_precision
 from mnv4_mm.config.options import TrainOptions
+from mnv4_mm.config.qat import set_qat, set_qat_schedule
 from mnv4_mm.config.resume import set_resume
 from mnv4_mm.config.rules import TRAINING_PARTS, check_complete
 from mnv4_mm.config.schedule import set_length
-from mnv4_mm.config.small_data import set_small_data
+from mnv4_mm.config.small_data import set_scaled_rate, set_small_data
 from mnv4_mm.config.teacher import set_distillation_defaults, set_teacher
 from mnv4_mm.config.weights import set_weights
 from mnv4_mm.errors import UserError
@@ -48,6 +49,8 @@ def training_config(
     cfg = copy.deepcopy(config) if isinstance(config, Config) else load_config(config)
     check_complete(cfg, TRAINING_PARTS)
     cfg.work_dir = options.work_dir or _default_work_dir(cfg, options)
+    if options.qat:
+        set_qat(cfg, options)
     if options.backbone:
         set_backbone(cfg, options.backbone)
     if options.weights:
@@ -56,8 +59,11 @@ def training_config(
         previous = _split_of_run(cfg, options)
         layout = task_of(cfg).find(options.data, allow_dropped=options.allow_dropped, previous=previous)
         set_data(cfg, layout, options.allow_dropped)
-        images = task_of(cfg).count_images(layout.train)
-        set_small_data(cfg, images, options, log, resumes=_resumes(cfg, options))
+        if options.qat:
+            set_scaled_rate(cfg, options, log)
+        else:
+            images = task_of(cfg).count_images(layout.train)
+            set_small_data(cfg, images, options, log, resumes=_resumes(cfg, options))
     else:
         restore_data(cfg)
     if options.allow_dropped:
@@ -70,6 +76,8 @@ def training_config(
         set_length(cfg, options.epochs, 'epochs')
     if options.iters:
         set_length(cfg, options.iters, 'iters')
+    if options.qat:
+        set_qat_schedule(cfg, options, log)
     if options.amp or options.amp_dtype:
         set_precision(cfg, options.amp_dtype or ('fp16' if on_gpu else 'bf16'), on_gpu)
     if options.channels_last is not None:
@@ -100,7 +108,9 @@ def _resumes(cfg: Config, options: TrainOptions) -> bool:
 
 
 def _split_of_run(cfg: Config, options: TrainOptions) -> dict[str, str]:
-    """Return the split of the run that ``--resume`` continues; empty for a new run."""
+    """Return the split of the run that ``--resume`` or ``--qat`` continues; empty for a new run."""
+    if options.qat:
+        return checkpoint_split(read_checkpoint(options.qat))
     if not options.resume:
         return {}
     if isinstance(options.resume, bool):
@@ -115,10 +125,12 @@ def _work_dir(cfg: Config, options: TrainOptions) -> str:
 
 
 def _default_work_dir(cfg: Config, options: TrainOptions) -> str:
-    """Return ``work_dirs/<config>[_<backbone>][_<data>]``."""
+    """Return ``work_dirs/<config>[_<backbone>][_<data>][_int8]``."""
     parts = [Path(cfg.filename or 'config').stem]
     if options.backbone:
         parts.append(options.backbone)
     if options.data:
         parts.append(Path(options.data).resolve().name)
+    if options.qat:
+        parts.append('int8')
     return str(Path('work_dirs') / '_'.join(parts))

@@ -139,6 +139,17 @@ def check_spread(checkpoint: str, out: str, *, octaves: float, seed: int) -> Non
         raise UserError(f'{out} is the checkpoint itself: name another file to write')
 
 
+def check_qat(checkpoint: str) -> None:
+    """Check the checkpoint of ``mnv4 train --qat``, and that the packages are installed which the start needs.
+
+    Raises:
+        UserError: There is no such checkpoint, or ONNX or ONNX Runtime is not installed.
+    """
+    check_checkpoint(checkpoint)
+    if message := TARGETS['onnx'].absent(convert=True):
+        raise UserError(f'--qat needs ONNX Runtime: {message}')
+
+
 def check_mmdeploy(
     deploy_cfg: str, checkpoint: str, images: Sequence[str], work_dir: str, show: bool, unsupported: Mapping[str, Any]
 ) -> None:

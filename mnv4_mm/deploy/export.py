@@ -21,6 +21,7 @@ from mnv4_mm.deploy.layers_file import LAYERS_SUFFIX, describe_layers
 from mnv4_mm.deploy.sample import write_sample
 from mnv4_mm.deploy.targets.base import Target
 from mnv4_mm.deploy.verify import MAX_IMAGES, MismatchError, Verification, check_file, verify
+from mnv4_mm.engine.qat import NAME as QAT
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import read_image
 from mnv4_mm.paths import check_not_empty, make_output_folder
@@ -107,11 +108,19 @@ def export(
         )
         for target in targets
     ]
-    images = _calibration_images(model, calibration) if precision == 'int8' else []
+    cfg: Any = model.cfg
+    settings = cfg.get(QAT)
+    if settings and precision != 'int8':
+        raise UserError(
+            f'{loaded.path} has been fine-tuned for int8: use --precision int8. For {precision}, export the checkpoint '
+            f'that it was started from, {settings.checkpoint}'
+        )
+    needs_images = precision == 'int8' and (not settings or any(target.calibrates_again for target in targets))
+    images = _calibration_images(model, calibration) if needs_images else []
     if images:
         place = f'--calibration {calibration}' if calibration else 'the training images'
         log(f'calibration: {len(images)} images of {place}, {images[0].name} to {images[-1].name}')
-    compared = _spread(images or _images_to_compare(model, calibration), MAX_IMAGES)
+    compared = evenly(images or _images_to_compare(model, calibration), MAX_IMAGES)
     folder = make_output_folder('--out-dir', output_folder(checkpoint, out_dir))
     if not SAMPLE.is_file():
         log(f'no {SAMPLE} (only a clone has it): the expected numbers for a sample image are not written')
@@ -123,7 +132,9 @@ def export(
         path = folder / f'{loaded.path.stem}_{meta.kind}_{precision}{suffix}{target.suffix}'
         try:
             graph = dataclasses.replace(
-                build_graph(model, meta), plain_int8=plain_int8, calibration=tuple(image.name for image in images)
+                build_graph(model, meta, without_scales=target.calibrates_again),
+                plain_int8=plain_int8,
+                calibration=tuple(image.name for image in images),
             )
             calibrated, inputs = (
                 [prepare(read_image(image), meta.input, meta.resize)[0] for image in files]
@@ -228,7 +239,7 @@ def _calibration_images(model: Any, folder: str | None) -> list[Path]:
         files = task_of(cfg).image_files(split)
         if not files:
             raise UserError(f'no images for calibration in {split.images}: name a folder of images by --calibration')
-    return _spread(files, MAX_CALIBRATION_IMAGES)
+    return evenly(files, MAX_CALIBRATION_IMAGES)
 
 
 def _images_to_compare(model: Any, folder: str | None) -> list[Path]:
@@ -241,6 +252,6 @@ def _images_to_compare(model: Any, folder: str | None) -> list[Path]:
         return sorted(SAMPLE.parent.glob('*.jpg'))
 
 
-def _spread(files: Sequence[Path], count: int) -> list[Path]:
+def evenly(files: Sequence[Path], count: int) -> list[Path]:
     """Return at most ``count`` files, spread evenly over the list."""
     return [files[i] for i in np.linspace(0, len(files) - 1, min(count, len(files))).astype(int)]

@@ -21,6 +21,8 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from mnv4_mm.deploy.equalise import equalise
+from mnv4_mm.deploy.qdq import remove_roundings, store_integers
+from mnv4_mm.engine.qat import quantized_net
 from mnv4_mm.errors import UserError
 from mnv4_mm.models.layers import MultiQueryAttention, matmul_attention, repeated_attention
 from mnv4_mm.runtime.meta import Input, Kind, Meta
@@ -211,12 +213,14 @@ class Graph:
         meta: Metadata of the file to be exported; ``export`` fills in ``files``.
         plain_int8: True if int8 files are quantised without the steps that raise their accuracy, for comparison.
         calibration: Names of the calibration images of int8 files.
+        has_integers: True if the net has been fine-tuned for int8, and its weights and scales are those of the file.
     """
 
     module: nn.Module
     meta: Meta
     plain_int8: bool = False
     calibration: tuple[str, ...] = ()
+    has_integers: bool = False
 
     def example(self) -> Tensor:
         """Return an input of random pixels from 0 to 255, the same in each call.
@@ -284,22 +288,27 @@ class Graph:
         return (steps,)
 
 
-def build_graph(model: Any, meta: Meta) -> Graph:
+def build_graph(model: Any, meta: Meta, without_scales: bool = False) -> Graph:
     """Build the graph of a trained model.
 
     Args:
         model: Single-stage detector of mmdet or encoder-decoder of mmseg, on the CPU. It is copied.
         meta: Metadata that ``describe`` derived from this model.
+        without_scales: Of a model that has been fine-tuned for int8, take the weights only, in float.
 
     Raises:
         UserError: The head or the size of the input is not supported, see ``Detector``.
     """
     model = copy.deepcopy(model).eval().requires_grad_(False).to(memory_format=torch.contiguous_format)
     replace_layers(model, meta.target)
+    net = quantized_net(model)
+    has_integers = net is not None and not without_scales
+    if net is not None:
+        (store_integers if has_integers else remove_roundings)(net)
     module: Any = (Detector if meta.task == 'detection' else Segmenter)(model, meta.input)
     if meta.target == 'litert' and meta.precision == 'int8' and not meta.input.normalise:
         module.pixels = ConvolvedPixels(meta.input)
-    return Graph(module.eval(), meta)
+    return Graph(module.eval(), meta, has_integers=has_integers)
 
 
 def reference(model: Any, meta: Meta) -> Predictor:
@@ -410,7 +419,10 @@ def crop_kernels(module: fx.GraphModule) -> None:
         defaults = (None, [1, 1], [0, 0], [1, 1], 1)
         settings: tuple[Any, ...] = (*conv.args[2:], *defaults[len(conv.args) - 2 :])
         bias, stride, padding, dilation, groups = settings
-        image, weight = conv.args[0].meta.get('val'), tensors.get(conv.args[1].target)
+        stored = conv.args[1]
+        is_integer = stored.target is torch.ops.mnv4_mm.dequantize.default
+        source = stored.args[0] if is_integer else stored
+        image, weight = conv.args[0].meta.get('val'), tensors.get(source.target)
         if image is None or weight is None or list(image.shape[2:]) != [1, 1]:
             continue
         sides = weight.shape[2:]
@@ -422,10 +434,13 @@ def crop_kernels(module: fx.GraphModule) -> None:
             continue
         middle = sides[0] // 2, sides[1] // 2
         centre = weight[:, :, middle[0] : middle[0] + 1, middle[1] : middle[1] + 1].detach().clone()
-        name = f'{conv.args[1].target.replace(".", "_")}_centre_{number}'
+        name = f'{source.target.replace(".", "_")}_centre_{number}'
         module.register_parameter(name, nn.Parameter(centre, requires_grad=False))
         with graph.inserting_before(conv):
-            conv.args = (conv.args[0], graph.get_attr(name), bias, stride, [0, 0], [1, 1], groups)
+            cropped = graph.get_attr(name)
+            if is_integer:
+                cropped = graph.call_function(stored.target, (cropped, *stored.args[1:]))
+            conv.args = (conv.args[0], cropped, bias, stride, [0, 0], [1, 1], groups)
     graph.eliminate_dead_code()
     module.delete_all_unused_submodules()
     module.recompile()

@@ -23,6 +23,7 @@ from mnv4_mm.apis.model import load_model
 from mnv4_mm.config.data import innermost_dataset
 from mnv4_mm.config.load import load_config
 from mnv4_mm.deploy.arguments import check_mmdeploy
+from mnv4_mm.engine.qat import NAME as QAT
 from mnv4_mm.engine.runner import quiet_losses
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import read_image, write_image
@@ -78,6 +79,11 @@ def deploy(
     deploy_config, cfg = fit_size(deploy_config, load_config(model_cfg))
     images = [read_image(path) for path in images_to_draw]
     model: Any = load_model(checkpoint, model_cfg, device)
+    if model.cfg.get(QAT):
+        raise UserError(
+            f'{checkpoint} has been fine-tuned for int8, which mmdeploy does not export: mnv4 export {checkpoint} '
+            '--precision int8'
+        )
     out_dir = make_output_folder('--work-dir', work_dir)
     file_name = deploy_config.onnx_config.save_file
     with _logging(log_level), tempfile.TemporaryDirectory(dir=out_dir) as temporary:

@@ -213,6 +213,35 @@ def _rounded(model: Any, ranges: Mapping[str, Range], float_nodes: Sequence[str]
     return quantizer.model.model
 
 
+def trained_onnx(model: Any) -> QuantizedModel:
+    """Complete an ``onnx.ModelProto`` in QDQ form whose scales have been trained, in place.
+
+    Args:
+        model: The net as ``torch.onnx.export`` writes it.
+    """
+    import onnx
+
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    # torch's exporter stores equal tensors once. Weights that become unsigned need zero points of their own.
+    for node in model.graph.node:
+        weights, zeros = (tensors.get(name) for name in node.input[::2]) if len(node.input) == 3 else (None, None)
+        if node.op_type == 'DequantizeLinear' and weights is not None and zeros is not None:
+            node.input[2] = f'{weights.name}_zero_point'
+            if node.input[2] not in tensors:
+                own = onnx.TensorProto()
+                own.CopyFrom(zeros)
+                own.name = node.input[2]
+                tensors[own.name] = own
+    read = {name for node in model.graph.node for name in node.input}
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(tensor for name, tensor in tensors.items() if name in read)
+    # torch lists the types of stored tensors too, and those of weights are about to change.
+    values = [value for value in model.graph.value_info if value.name not in tensors]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(values)
+    return QuantizedModel(model, [], [], [], is_equalised=False)
+
+
 def store_weights_unsigned(model: Any) -> None:
     """Store the int8 weights of some convolutions as uint8 with a zero point of 128, in place. No weight changes.
 

@@ -26,6 +26,8 @@ from mnv4_mm.engine.distillation import NAME as DISTILLATION
 from mnv4_mm.engine.distillation import attach_teacher
 from mnv4_mm.engine.loaders import prepare_loader
 from mnv4_mm.engine.measured import MeasuredEvaluator
+from mnv4_mm.engine.qat import NAME as QAT
+from mnv4_mm.engine.qat import quantize_model
 from mnv4_mm.engine.step import align_optimizer_state, use_channels_last
 from mnv4_mm.errors import UserError
 from mnv4_mm.quiet import READING_ANNOTATIONS, without_lines
@@ -93,6 +95,8 @@ class SafeRunner(Runner):
     def build_model(self, model: Any) -> nn.Module:
         with quiet_losses():
             built = super().build_model(model)
+            if self.cfg.get(QAT):
+                quantize_model(built, self.cfg[QAT])
             if self._has_teacher:
                 attach_teacher(built, self.cfg[DISTILLATION], bool(self.cfg.get('channels_last')))
         if self.cfg.get('channels_last'):
@@ -110,6 +114,8 @@ class SafeRunner(Runner):
             hooks['checkpoint'] = {**checkpoint, 'type': 'SafeCheckpointHook'}
         if self._has_teacher:
             hooks['distillation'] = dict(type='DistillationHook')
+        if self.cfg.get(QAT):
+            hooks['ranges'] = dict(type='RangesHook')
         super().register_default_hooks({**GUARDS, **hooks})
 
     @staticmethod
@@ -168,7 +174,7 @@ class SafeRunner(Runner):
         content.get('meta', {}).pop('config', None)
         self.call_hook('after_load_checkpoint', checkpoint=content)
         model = self.model.module if is_model_wrapper(self.model) else self.model
-        exact = strict or self._resume or self._train_loop is None
+        exact = strict or self._resume or self._train_loop is None or bool(self.cfg.get(QAT))
         if not exact:
             self._take_over_classes(model, loaded, content)
         load_into(model, Checkpoint(loaded.path, content), exact)
@@ -187,8 +193,8 @@ class SafeRunner(Runner):
         return content
 
     def _init_model_weights(self) -> None:
-        # A resumed run replaces all weights: ImageNet weights need not be downloaded again.
-        if not (self._resume and self._checkpoint is not None):
+        # A resumed run replaces all weights: ImageNet weights need not be downloaded again. So does one of --qat.
+        if not ((self._resume or self.cfg.get(QAT)) and self._checkpoint is not None):
             super()._init_model_weights()
 
     def _take_over_classes(self, model: nn.Module, loaded: Checkpoint, content: dict[str, Any]) -> None:

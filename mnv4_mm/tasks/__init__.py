@@ -4,6 +4,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
+from mnv4_mm.engine.qat import NAME as QAT
+from mnv4_mm.engine.qat import quantize_model
 from mnv4_mm.errors import UserError
 from mnv4_mm.tasks.detection import Detection
 from mnv4_mm.tasks.segmentation import Segmentation
@@ -25,7 +27,11 @@ def task_of(cfg: Config) -> Task:
 
 
 def build_model(cfg: Config) -> nn.Module:
-    """Build the model of a config; its types are names of the config's ``default_scope``."""
+    """Build the model of a config; its types are names of the config's ``default_scope``.
+
+    With the settings ``qat``, weights and activations are rounded to 8 bits, see ``engine.qat.quantize_model``.
+    """
     task_of(cfg)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        return MODELS.build(cfg.model)
+        model = MODELS.build(cfg.model)
+    return quantize_model(model, cfg[QAT]) if cfg.get(QAT) else model

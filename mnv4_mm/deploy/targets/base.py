@@ -26,6 +26,8 @@ class Target(ABC):
         kinds: Kinds of outputs that its files can have; the first that fits the task is the default.
         precisions: Precisions that its files can have.
         dynamic: True if its files can take inputs of any height and width that are multiples of 32.
+        calibrates_again: True if int8 scales cannot be passed to the converter: it determines those of a net that has
+            been fine-tuned for int8 again, from images.
         distributions: Packages whose versions are written into the metadata of a file.
         layout: Layout of the pixels that its files take.
         dtype: Data type of the pixels.
@@ -39,6 +41,7 @@ class Target(ABC):
     precisions: tuple[Precision, ...]
     dynamic: bool = False
     distributions: tuple[str, ...]
+    calibrates_again: bool = False
     layout: Literal['NHWC', 'NCHW'] = 'NHWC'
     dtype: Literal['uint8', 'float32'] = 'uint8'
     runs_elsewhere: bool = False

@@ -30,6 +30,7 @@ class CoreML(Target):
     kinds = ('raw', 'logits')
     precisions = ('fp32', 'fp16', 'int8')
     distributions = ('coremltools',)
+    calibrates_again = True
     layout = 'NCHW'
     dtype = 'float32'
 

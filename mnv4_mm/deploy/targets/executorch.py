@@ -23,6 +23,7 @@ class ExecuTorch(Target):
     kinds = ('raw', 'logits')
     precisions = ('fp32', 'int8')
     distributions = ('executorch', 'torchao')
+    calibrates_again = True
 
     def convert(
         self, graph: 'Graph', path: Path, precision: Precision, calibration: Sequence[np.ndarray] = ()

@@ -34,6 +34,7 @@ class LiteRT(Target):
     kinds = ('raw', 'logits')
     precisions = ('fp32', 'fp16', 'int8')
     distributions = ('ai-edge-litert',)
+    calibrates_again = True
 
     def absent(self, convert: bool = False) -> str | None:
         if convert and not converter().is_file():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mnv4_mm.deploy.layers_file import write_layers
-from mnv4_mm.deploy.quantize import QuantizedModel, quantize_onnx, store_weights_unsigned
+from mnv4_mm.deploy.quantize import QuantizedModel, quantize_onnx, store_weights_unsigned, trained_onnx
 from mnv4_mm.deploy.targets.base import Target
 from mnv4_mm.runtime.meta import META_KEY, OUTPUTS, Precision, Selection
 from mnv4_mm.runtime.results import corner_weights
@@ -77,7 +77,12 @@ def to_onnx(
 
 
 def to_int8(graph: 'Graph', calibration: Sequence[np.ndarray]) -> QuantizedModel:
-    """Quantise a graph. Whatever its kind, the outputs are raw boxes and scores, or logits."""
+    """Quantise a graph. Whatever its kind, the outputs are raw boxes and scores, or logits.
+
+    A net that has been fine-tuned for int8 has its scales already: images are not used, and no layers are listed.
+    """
+    if graph.has_integers:
+        return trained_onnx(_exported(graph))
     equalised = None if graph.plain_int8 else _exported(graph, calibration)
     return quantize_onnx(_exported(graph), calibration, equalised, plain=graph.plain_int8)
 
@@ -104,6 +109,8 @@ def _exported(graph: 'Graph', calibration: Sequence[np.ndarray] = ()) -> Any:
     """Convert a graph; with calibration images, its channels are equalised."""
     import torch
 
+    from mnv4_mm.deploy.qdq import translations
+
     prefix = 'raw_' if graph.meta.kind in ('nms', 'class_map') else ''
     names = OUTPUTS['raw' if graph.meta.task == 'detection' else 'logits']
     program = torch.onnx.export(
@@ -113,6 +120,7 @@ def _exported(graph: 'Graph', calibration: Sequence[np.ndarray] = ()) -> Any:
         opset_version=OPSET,
         dynamo=True,
         verbose=False,
+        custom_translation_table=translations(),
     )
     assert program is not None
     return program.model_proto

@@ -1,0 +1,200 @@
+"""The ``qat`` settings of a config, with which ``engine.qat`` builds a net for fine-tuning in 8 bits."""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mmengine.config import Config
+
+from mnv4_mm.config.checkpoint import checkpoint_config
+from mnv4_mm.config.data import dataset_split
+from mnv4_mm.config.options import TrainOptions
+from mnv4_mm.engine.qat import NAME
+from mnv4_mm.errors import UserError
+from mnv4_mm.tasks import task_of
+from mnv4_mm.weights.checkpoint import Checkpoint, read_checkpoint
+
+SHARE = 10  # the fine-tuning has a tenth of the steps of the training, and a tenth of its learning rate
+
+
+def qat_settings(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """Return the ``qat`` settings of a checkpoint that has been fine-tuned for int8; None for any other checkpoint.
+
+    Raises:
+        UserError: The config inside has more than plain values and registered types.
+    """
+    text = checkpoint.meta.get('cfg')
+    # Reading the whole config takes longer than the search.
+    if not isinstance(text, str) or not re.search(rf'^{NAME} = ', text, re.MULTILINE):
+        return None
+    return checkpoint_config(checkpoint)[NAME].to_dict()
+
+
+def take_over_qat(cfg: Config, checkpoint: Checkpoint) -> Config:
+    """Build the net as a checkpoint needs it: with its roundings if it has been fine-tuned for int8.
+
+    Args:
+        cfg: Config to evaluate the checkpoint with, which may be another one than that inside; changed in place.
+        checkpoint: The checkpoint.
+
+    Returns:
+        ``cfg``.
+    """
+    settings = qat_settings(checkpoint)
+    if settings is None:
+        cfg.pop(NAME, None)
+    else:
+        cfg[NAME] = settings
+    return cfg
+
+
+def set_qat(cfg: Config, options: TrainOptions) -> Config:
+    """Use the model of the checkpoint that ``--qat`` names.
+
+    Args:
+        cfg: A config; changed in place.
+        options: Options of training.
+
+    Returns:
+        ``cfg``.
+
+    Raises:
+        UserError: The checkpoint cannot be read, carries no config, is of another task, or has been fine-tuned already.
+    """
+    assert options.qat is not None
+    checkpoint = read_checkpoint(options.qat)
+    trained = checkpoint_config(checkpoint)
+    if NAME in trained:
+        raise UserError(
+            f'--qat {checkpoint.path} has been fine-tuned for int8 already: --qat takes the checkpoint that it was '
+            f'started from, {trained[NAME].checkpoint}; --resume continues an interrupted run'
+        )
+    if trained.get('default_scope') != cfg.get('default_scope'):
+        raise UserError(
+            f'--qat {checkpoint.path} has default_scope {trained.get("default_scope")!r}, and this config has '
+            f'{cfg.get("default_scope")!r}: name a config of the same task, best the one it was trained with'
+        )
+    cfg.model = trained.model
+    cfg.model.backbone.pop('init_cfg', None)
+    cfg[NAME] = dict(checkpoint=os.fspath(options.qat), sha256=checkpoint.sha256, in_float=[], unrounded=[])
+    return cfg
+
+
+def set_qat_schedule(cfg: Config, options: TrainOptions, log: Callable[[str], object]) -> Config:
+    """Set the length and the learning rate of the fine-tuning, and log what was chosen.
+
+    ``--epochs``, ``--iters`` and ``--cfg-options`` take precedence.
+
+    Args:
+        cfg: A config with the data of the run; changed in place.
+        options: Options of training.
+        log: Function that takes a line.
+
+    Returns:
+        ``cfg``.
+    """
+    assert options.qat is not None
+
+    def is_set(part: str) -> bool:
+        return any(key.startswith(part) for key in options.cfg_options or {})
+
+    by_epoch = 'max_epochs' in cfg.train_cfg
+    if options.epochs or options.iters or is_set('train_cfg'):
+        chosen = [] if is_set('train_cfg') else ['{} {}'.format(*_length(cfg))]
+    else:
+        total = _steps(read_checkpoint(options.qat), cfg)
+        steps = max(1, total // SHARE)
+        if by_epoch:
+            _count_in_iterations(cfg)
+        cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=steps, val_interval=steps)
+        by_epoch = False
+        cfg.merge_from_dict({'default_hooks.checkpoint.interval': max(1, steps // 4)})
+        chosen = [f'{steps} steps, a tenth of the {total} of the training']
+    rate = cfg.optim_wrapper.optimizer.get('lr')
+    if rate is not None and not is_set('optim_wrapper'):
+        cfg.optim_wrapper.optimizer.lr = rate / SHARE
+        chosen.append(f'learning rate {rate / SHARE:g}, a tenth of that of the config')
+    if not is_set('param_scheduler'):
+        # No warm-up, whose number of steps is made for a whole training.
+        last = _length(cfg)[0]
+        decay = dict(type='CosineAnnealingLR', eta_min_ratio=0.02, by_epoch=by_epoch, begin=0, end=last, T_max=last)
+        cfg.param_scheduler = [decay | (dict(convert_to_iter_based=True) if by_epoch else {})]
+        chosen.append('cosine decay without warm-up')
+    _use_last_stage(cfg)
+    log(f'int8 fine-tuning of {options.qat}: {", ".join(chosen)}')
+    return cfg
+
+
+def check_same_qat(cfg: Config, checkpoint: Checkpoint) -> Config:
+    """Check that a run starts or resumes from a checkpoint that fits ``--qat``, and use its layers.
+
+    Args:
+        cfg: Config of a training run; its layers in float are set to those of the checkpoint.
+        checkpoint: Checkpoint that the run resumes or takes its weights from.
+
+    Returns:
+        ``cfg``.
+
+    Raises:
+        UserError: Only one of the two is for int8, or they were started from different checkpoints.
+    """
+    had, settings = qat_settings(checkpoint), cfg.get(NAME)
+    if had is None and settings is None:
+        return cfg
+    if settings is None:
+        raise UserError(
+            f'{checkpoint.path} has been fine-tuned for int8, and a training in float cannot start from it: continue '
+            f'its run with the same --qat, or start from {had and had["checkpoint"]}'
+        )
+    if had is None:
+        raise UserError(f'{checkpoint.path} was trained in float: continue it without --qat')
+    if had['sha256'] != settings.sha256:
+        raise UserError(
+            f'{checkpoint.path} was started from another checkpoint than --qat {settings.checkpoint}: from '
+            f'{had["checkpoint"]} with SHA-256 {had["sha256"][:12]}...; continue it with the same one'
+        )
+    cfg[NAME].update(in_float=had['in_float'], unrounded=had['unrounded'])
+    return cfg
+
+
+def _length(cfg: Config) -> tuple[int, str]:
+    unit = 'epochs' if 'max_epochs' in cfg.train_cfg else 'iters'
+    return cfg.train_cfg[f'max_{unit}'], unit
+
+
+def _steps(checkpoint: Checkpoint, cfg: Config) -> int:
+    """Return the number of steps of the training that a checkpoint comes from."""
+    trained = checkpoint_config(checkpoint)
+    length, unit = _length(trained)
+    if unit == 'iters':
+        return length
+    epoch, step = (checkpoint.meta.get(key) for key in ('epoch', 'iter'))
+    if epoch and step:
+        return length * step // epoch
+    loader = cfg.train_dataloader
+    images = task_of(cfg).count_images(dataset_split(cfg, 'train_dataloader')) * loader.dataset.get('times', 1)
+    return length * max(1, images // loader.get('batch_size', 1))
+
+
+def _count_in_iterations(cfg: Config) -> None:
+    """Change a config that counts in epochs: a tenth of a short training is less than an epoch."""
+    cfg.merge_from_dict(
+        {
+            'default_hooks.checkpoint.by_epoch': False,
+            'default_hooks.logger.log_metric_by_epoch': False,
+            'log_processor.by_epoch': False,
+        }
+    )
+    cfg.train_dataloader.sampler = dict(type='InfiniteSampler', shuffle=True)
+
+
+def _use_last_stage(cfg: Config) -> None:
+    """Use the images of the last epochs from the start, if the training changes its pipeline (RTMDet)."""
+    hooks: list[Mapping[str, Any]] = []
+    for hook in cfg.get('custom_hooks', []):
+        if 'switch_epoch' not in hook:
+            hooks.append(hook)
+        elif 'switch_pipeline' in hook:
+            cfg.train_dataloader.dataset.pipeline = hook['switch_pipeline']
+    cfg.custom_hooks = hooks

@@ -1,0 +1,152 @@
+"""Start of a quantisation-aware fine-tuning: post-training quantisation gives the layers in float and the ranges."""
+
+import functools
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.dist import barrier, is_main_process
+from torch import nn
+
+from mnv4_mm.apis import train as training
+from mnv4_mm.apis.model import load_model
+from mnv4_mm.config.data import dataset_split
+from mnv4_mm.config.options import TrainOptions
+from mnv4_mm.deploy.describe import describe
+from mnv4_mm.deploy.export import MAX_CALIBRATION_IMAGES, export, spread
+from mnv4_mm.deploy.graph import build_graph
+from mnv4_mm.deploy.sensitivity import MIN_SQNR_DB, LayerSensitivity
+from mnv4_mm.deploy.targets import TARGETS
+from mnv4_mm.deploy.targets.onnx import to_int8
+from mnv4_mm.engine.qat import NAME, calibrate, layer_names, quantize_model
+from mnv4_mm.errors import UserError
+from mnv4_mm.images import read_image
+from mnv4_mm.paths import make_output_folder
+from mnv4_mm.runtime.preprocess import prepare
+from mnv4_mm.tasks import task_of
+from mnv4_mm.weights.checkpoint import read_checkpoint, write_checkpoint
+
+START = 'qat_start.pth'  # name of the checkpoint that a run of --qat starts from, in its work directory
+
+
+@functools.wraps(training.train)
+def train(config: str, **options: Any) -> Path:
+    return training.train_with(config, TrainOptions(**options), start_qat)
+
+
+def start_qat(cfg: Config) -> Path:
+    """Write the checkpoint that a quantisation-aware fine-tuning starts from, into the work directory.
+
+    The trained net is quantised as ``mnv4 export --precision int8`` does. The layers that stay in float there stay in
+    float during the fine-tuning. Ranges of activations are those of the images for calibration.
+
+    Args:
+        cfg: Config of the run. ``qat.in_float`` and ``qat.unrounded`` are set.
+
+    Returns:
+        The path of the checkpoint.
+
+    Raises:
+        UserError: The model cannot be exported, or there are no training images.
+    """
+    checkpoint = read_checkpoint(cfg[NAME].checkpoint)
+    model: Any = load_model(checkpoint, device='cpu')
+    task = task_of(cfg)
+    meta = describe(model, TARGETS['onnx'], kind=task.raw_output, precision='int8')
+    split = dataset_split(cfg, 'train_dataloader')
+    files = spread(task.image_files(split), MAX_CALIBRATION_IMAGES)
+    if not files:
+        raise UserError(f'no images for calibration in {split.images}')
+    batches = [prepare(read_image(file), meta.input, meta.resize)[0] for file in files]
+    graph = build_graph(model, meta)
+    layers = to_int8(graph, batches).layers
+    names = match_layers(model, layers)
+    in_float = [name for name, layer in names if layer.in_float]
+    unrounded = [name for name, layer in names if layer.in_float and layer.activation_db < MIN_SQNR_DB]
+    cfg[NAME].update(in_float=in_float, unrounded=unrounded)
+    pixels: Any = graph.module.pixels
+    quantize_model(model, cfg[NAME])
+    calibrate(model, (pixels(torch.from_numpy(batch)) for batch in batches))
+    path = make_output_folder('--work-dir', cfg.work_dir) / START
+    meta_of_run = {**checkpoint.meta, 'cfg': cfg.pretty_text}
+    write_checkpoint(dict(meta=meta_of_run, state_dict=model.state_dict()), path)
+    if is_main_process():
+        print(
+            f'{len(in_float)} of {len(names)} layers stay in float, as without fine-tuning'
+            f'{": " if in_float else ""}{", ".join(in_float)}; first ranges from {len(files)} training images'
+        )
+    return path
+
+
+def export_after_training(folder: Path) -> None:
+    """Export the best checkpoint of a fine-tuning, or the last one, to an int8 file for ONNX Runtime.
+
+    Raises:
+        UserError: The file differs from PyTorch by more than rounding explains, see ``export``.
+    """
+    barrier()  # wait until the main process has written the checkpoint
+    if is_main_process():
+        best = sorted(folder.glob('best_*.pth'), key=lambda file: file.stat().st_mtime)
+        checkpoint = best[-1] if best else Path((folder / 'last_checkpoint').read_text(encoding='utf-8').strip())
+        export(str(checkpoint), ['onnx'], precision='int8')
+
+
+def match_layers(model: Any, layers: Sequence[LayerSensitivity]) -> list[tuple[str, LayerSensitivity]]:
+    """Match the layers of a quantised ONNX file with those of the model that it was exported from.
+
+    In the file, weights have the name of their module, and a number where levels of a feature pyramid share a module.
+    Products of two activations have no weights; they are matched by their order.
+
+    Args:
+        model: The model in float.
+        layers: Layers of the file, in any order.
+
+    Returns:
+        The name of each layer in ``QuantizedNet.layers``, and the layer.
+    """
+    alias = _aliases(model)
+    groups: dict[str, list[LayerSensitivity]] = {}
+    for layer in sorted(layers, key=_number):
+        groups.setdefault(_module(layer.weights, alias), []).append(layer)
+    matched = []
+    for name in layer_names(model):
+        module = 'product' if name.startswith('product#') else re.sub(r'(_level\d+|#\d+)$', '', name)
+        group = groups.get(alias.get(module.replace('.', '_'), module))
+        assert group, f'{name} is not in the file'
+        matched.append((name, group.pop(0)))
+    left = [layer.layer for group in groups.values() for layer in group]
+    assert not left, f'layers of the file that the net does not have: {left}'
+    return matched
+
+
+def _aliases(model: Any) -> dict[str, str]:
+    """Return the first name of each module by all its names, which have underscores instead of dots.
+
+    Levels may share a module, which then has several names, and the exporter and fx may choose different ones.
+    """
+    head = model.bbox_head if hasattr(model, 'bbox_head') else model.decode_head
+    first: dict[nn.Module, str] = {}
+    names = {}
+    for part, root in (('backbone', model.backbone), ('neck', getattr(model, 'neck', None)), ('head', head)):
+        for name, module in root.named_modules(prefix=part, remove_duplicate=False) if root is not None else ():
+            names[name.replace('.', '_')] = first.setdefault(module, name)
+    return names
+
+
+def _module(weights: str, alias: dict[str, str]) -> str:
+    """Return the first name of the module that weights of an ONNX file belong to; ``product`` if there are none."""
+    if not weights:
+        return 'product'
+    # ONNX Runtime multiplies weights by a constant factor that follows, as of RTMDet's strides.
+    name = weights.removeprefix('ConvMulFusion_W_').replace('.', '_')
+    while name and name not in alias:
+        name = name.rpartition('_')[0]
+    return alias.get(name, weights)
+
+
+def _number(layer: LayerSensitivity) -> tuple[int, ...]:
+    """Return the numbers in the names of weights and node: they follow the order of execution."""
+    return tuple(int(number) for number in re.findall(r'\d+', f'{layer.weights.rpartition("_")[2]} {layer.layer}'))

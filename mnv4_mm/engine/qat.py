@@ -1,0 +1,471 @@
+"""Quantisation-aware fine-tuning: a trained net that rounds weights and activations to 8 bits as its int8 file does.
+
+``quantize_model`` replaces backbone, neck and head of a model by one graph in which batch norms are folded into
+convolutions, the weights of convolutions are rounded, and ``Rounding`` layers round the activations. Losses, decoding
+and evaluation stay those of mmdet and mmseg. The roundings are at the places where post-training quantisation
+(``deploy.quantize``) has them. Gradients pass them unchanged (straight-through estimator), as in
+``torch.fake_quantize_per_tensor_affine``.
+"""
+
+import copy
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.dist import all_reduce, get_world_size
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from mmseg.models.utils import Upsample
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrize
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from mnv4_mm.errors import UserError
+from mnv4_mm.models.layers import BlurPool, LayerScale, MultiQueryAttention, matmul_attention
+
+NAME = 'qat'  # key of the config
+ACTIVATION_MAX = 255  # uint8
+# 7 bits, as ``deploy.quantize`` has them: x86 without VNNI adds two products of 8 bits in 16 bits, which saturates.
+WEIGHT_MAX = 64
+# Share of the range of the current batch in the moving average of a ``Rounding``.
+MOMENTUM = 0.01
+PROBE_SIZE = 128  # pixels; every net has feature maps for it
+
+_PRODUCTS = (operator.matmul, torch.matmul)
+_SUMS = (operator.add, operator.iadd, torch.add, operator.mul, operator.imul, torch.mul)
+_RESIZES = (F.interpolate, torch.cat)
+_CLIPS = (nn.ReLU, nn.ReLU6, nn.Hardtanh)
+# Functions and methods that copy values: their output is rounded if their input is.
+_COPIES = (operator.getitem, torch.flatten, torch.permute, torch.reshape, torch.split, torch.transpose)
+_COPYING_METHODS = {'chunk', 'contiguous', 'flatten', 'permute', 'reshape', 'split', 'transpose', 'unflatten', 'view'}
+
+
+class Rounding(nn.Module):
+    """Round a feature map to the 256 steps of uint8 between two values, which follow the training batches.
+
+    Attributes:
+        low: Smallest value, at most 0.
+        high: Largest value, at least 0. The range includes zero, so that padding is exact.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer('low', torch.zeros(()))
+        self.register_buffer('high', torch.zeros(()))
+
+    def scale(self) -> Tensor:
+        """Return the size of a step."""
+        return ((self.high - self.low) / ACTIVATION_MAX).clamp_min(torch.finfo(torch.float32).tiny * 2**10)
+
+    def zero_point(self) -> Tensor:
+        """Return the number of the step that is zero, int32."""
+        return (-self.low / self.scale()).round().clamp(0, ACTIVATION_MAX).to(torch.int32)
+
+    def observe(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the range of a feature map, extended to include zero."""
+        low, high = x.detach().float().aminmax()
+        return low.clamp_max(0), high.clamp_min(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            low, high = self.observe(x)
+            self.low.lerp_(low, MOMENTUM)
+            self.high.lerp_(high, MOMENTUM)
+        return torch.fake_quantize_per_tensor_affine(x, self.scale(), self.zero_point(), 0, ACTIVATION_MAX)
+
+
+class RoundedWeights(nn.Module):
+    """Parametrisation of weights (C', ...): round each output channel to 7 bits; its largest value is a step."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        scale = weight_scale(weight.detach())
+        zeros = torch.zeros_like(scale, dtype=torch.int32)
+        return torch.fake_quantize_per_channel_affine(weight, scale, zeros, 0, -WEIGHT_MAX, WEIGHT_MAX)
+
+    @staticmethod
+    def integers(weight: Tensor, scale: Tensor) -> Tensor:
+        """Return the numbers of the steps of weights (C', ...) with a scale (C',)."""
+        steps = weight / scale.view(-1, *[1] * (weight.ndim - 1))
+        return steps.round().clamp(-WEIGHT_MAX, WEIGHT_MAX)
+
+
+def weight_scale(weight: Tensor) -> Tensor:
+    """Return the size of a step of each output channel, (C',)."""
+    return (weight.abs().flatten(1).amax(1) / WEIGHT_MAX).clamp_min(torch.finfo(torch.float32).tiny * 2**10)
+
+
+class QuantizedNet(nn.Module):
+    """Backbone, neck and head as one graph with roundings. Takes images (N, 3, H, W), returns the outputs of the head.
+
+    Args:
+        graph: The graph, without batch norms that could be folded. Those that are left keep their statistics.
+
+    Attributes:
+        layers: Names of the convolutions and matrix products in the order of execution.
+    """
+
+    def __init__(self, graph: fx.GraphModule, layers: Sequence[str]) -> None:
+        super().__init__()
+        self.net = graph
+        self.layers = tuple(layers)
+
+    def forward(self, images: Tensor) -> Any:
+        return self.net(images)
+
+    def train(self, mode: bool = True) -> 'QuantizedNet':
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+        return self
+
+    def roundings(self) -> list[Rounding]:
+        """Return the layers that round activations."""
+        return [module for module in self.modules() if isinstance(module, Rounding)]
+
+
+class _Net(nn.Module):
+    """Backbone, neck and head of a model; the parts are named as in a graph for export."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.backbone = model.backbone
+        self.neck = getattr(model, 'neck', None)
+        self.head = _head(model)
+
+    def forward(self, images: Tensor) -> Any:
+        maps = self.backbone(images)
+        # Without a layer between them, the head gets a tuple of fx's proxies, not one proxy of a tuple.
+        return self.head.forward(maps if self.neck is None else self.neck(maps))
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        leaves = (nn.Conv2d, _BatchNorm, LayerScale, Upsample)
+        return isinstance(m, leaves) or super().is_leaf_module(m, module_qualified_name)
+
+
+def quantize_model(model: Any, settings: Mapping[str, Any]) -> Any:
+    """Replace backbone, neck and head of a model by a ``QuantizedNet``, in place. Its ranges are not yet set.
+
+    The model then behaves as before: the backbone returns the outputs of the head, and the head passes them on to its
+    loss and its decoding. Dropout, drop path and an auxiliary head are left out.
+
+    Args:
+        model: Single-stage detector of mmdet or encoder-decoder of mmseg.
+        settings: ``qat`` of a config. ``in_float``: names of the layers that stay in float (``QuantizedNet.layers``).
+            ``unrounded``: those of them whose output is read in float, too.
+
+    Returns:
+        ``model``.
+
+    Raises:
+        UserError: The net cannot be captured as a graph, or it has no layer of such a name.
+    """
+    graph, layers = _capture(model)
+    names = list(layers.values())
+    unknown = [name for key in ('in_float', 'unrounded') for name in settings[key] if name not in names]
+    if unknown:
+        raise UserError(f'the net has no layer {unknown[0]}: the checkpoint was made from another one')
+    in_float = _float_nodes(graph.graph, layers, settings['in_float'], settings['unrounded'])
+    _insert_roundings(graph, in_float)
+    for node, name in layers.items():
+        if node.op == 'call_module' and name not in settings['in_float']:
+            convolution = graph.get_submodule(str(node.target))
+            if not parametrize.is_parametrized(convolution, 'weight'):  # levels may share it
+                parametrize.register_parametrization(convolution, 'weight', RoundedWeights())
+    graph.recompile()
+    head = _head(model)
+    model.backbone, model.neck = QuantizedNet(graph, names), None
+    if hasattr(model, 'auxiliary_head'):
+        model.auxiliary_head = None
+    for name, child in list(head.named_children()):
+        if next(child.parameters(), None) is not None:
+            delattr(head, name)
+    head.forward = _pass_on
+    return model.train(model.training)
+
+
+def layer_names(model: Any) -> list[str]:
+    """Return the names of the convolutions and matrix products of a model, in the order of execution.
+
+    Raises:
+        UserError: The net cannot be captured as a graph.
+    """
+    return list(_capture(copy.deepcopy(model))[1].values())
+
+
+def quantized_net(model: Any) -> QuantizedNet | None:
+    """Return the ``QuantizedNet`` of a model; None if it is in float."""
+    net = getattr(model, 'backbone', None)
+    return net if isinstance(net, QuantizedNet) else None
+
+
+def calibrate(model: Any, batches: Iterable[Tensor]) -> None:
+    """Set the ranges of all roundings to the smallest and the largest value in batches of images.
+
+    Args:
+        model: A model that ``quantize_model`` returned. Activations are not rounded meanwhile.
+        batches: Images (N, 3, H, W), normalised.
+    """
+    net = quantized_net(model)
+    assert net is not None
+    handles = [rounding.register_forward_hook(_widen) for rounding in net.roundings()]
+    try:
+        with torch.no_grad():
+            for images in batches:
+                net.eval()(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _widen(rounding: Rounding, inputs: tuple[Tensor], _: Tensor) -> Tensor:
+    low, high = rounding.observe(inputs[0])
+    rounding.low.copy_(torch.minimum(rounding.low, low))
+    rounding.high.copy_(torch.maximum(rounding.high, high))
+    return inputs[0]
+
+
+@HOOKS.register_module()
+class RangesHook(Hook):
+    """Average the ranges of activations over all processes after each step, so that every process rounds alike."""
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
+    ) -> None:
+        if get_world_size() == 1:
+            return
+        net = quantized_net(runner.model.module if is_model_wrapper(runner.model) else runner.model)
+        assert net is not None
+        ranges = [value for rounding in net.roundings() for value in (rounding.low, rounding.high)]
+        means = torch.stack(ranges)
+        all_reduce(means, 'mean')
+        for value, mean in zip(ranges, means, strict=True):
+            value.copy_(mean)
+
+
+def _pass_on(outputs: Any) -> Any:
+    return outputs
+
+
+def _head(model: Any) -> Any:
+    head = getattr(model, 'bbox_head', None)
+    return model.decode_head if head is None else head
+
+
+def _capture(model: Any) -> tuple[fx.GraphModule, dict[fx.Node, str]]:
+    """Capture backbone, neck and head of a model, in evaluation mode, and fold norms and layer scales.
+
+    Returns:
+        The graph, and the names of its convolutions and matrix products.
+    """
+    net = _Net(model).eval()
+    for module in list(net.modules()):
+        if isinstance(module, MultiQueryAttention):
+            module.attend = matmul_attention
+        for name, child in module.named_children():
+            if isinstance(child, BlurPool):
+                setattr(module, name, _as_convolution(child))
+    try:
+        graph = fx.GraphModule(net, _Tracer().trace(net))
+    # The forward functions of other packages can raise anything when they get fx's proxies.
+    except Exception as error:
+        raise UserError(f'--qat cannot capture this net as a graph: {" ".join(str(error).split())[:300]}') from error
+    _drop_identities(graph)
+    _fold(graph)
+    layers: dict[fx.Node, str] = {}
+    products = 0
+    for node in graph.graph.nodes:
+        if _is_convolution(graph, node):
+            calls = sum(name.partition('#')[0] == node.target for name in layers.values())
+            layers[node] = f'{node.target}#{calls}' if calls else str(node.target)
+        elif node.target in _PRODUCTS:
+            layers[node] = f'product#{products}'
+            products += 1
+    return graph, layers
+
+
+def _as_convolution(blur: BlurPool) -> nn.Conv2d:
+    channels = len(blur.filt)
+    convolution = nn.Conv2d(channels, channels, 3, 2, 1, groups=channels, bias=False)
+    convolution.weight = nn.Parameter(blur.filt.clone(), requires_grad=False)
+    return convolution
+
+
+def _is_convolution(graph: fx.GraphModule, node: fx.Node) -> bool:
+    return _is_module(graph, node, nn.Conv2d)
+
+
+def _is_module(graph: fx.GraphModule, node: Any, kinds: Any) -> bool:
+    if not isinstance(node, fx.Node) or node.op != 'call_module':
+        return False
+    return isinstance(graph.get_submodule(str(node.target)), kinds)
+
+
+def _drop_identities(graph: fx.GraphModule) -> None:
+    """Remove layers that do nothing in evaluation mode, and conversions to channels-last layout."""
+    for node in list(graph.graph.nodes):
+        is_conversion = node.op == 'call_method' and node.target == 'contiguous' and 'memory_format' in node.kwargs
+        if is_conversion or _is_module(graph, node, (nn.Identity, nn.Dropout, nn.Dropout2d)):
+            node.replace_all_uses_with(node.args[0])
+            graph.graph.erase_node(node)
+
+
+def _fold(graph: fx.GraphModule) -> None:
+    """Fold batch norms and layer scales into the convolutions before them, and give each its own weights.
+
+    Where levels share a convolution but have norms of their own, each level gets a convolution of its own.
+    """
+    folded: set[str] = set()
+    for node in list(graph.graph.nodes):
+        is_scale = _is_module(graph, node, LayerScale)
+        if not is_scale and not _is_module(graph, node, _BatchNorm):
+            continue
+        before = node.args[0]
+        if not _is_convolution(graph, before) or len(before.users) > 1:
+            continue
+        convolution, layer = (graph.get_submodule(str(one.target)) for one in (before, node))
+        assert isinstance(convolution, nn.Conv2d)
+        if is_scale:
+            convolution = copy.deepcopy(convolution)
+            assert isinstance(layer, LayerScale)
+            gamma = layer.gamma.detach()
+            convolution.weight.data.mul_(gamma.view(-1, 1, 1, 1))
+            if convolution.bias is not None:
+                convolution.bias.data.mul_(gamma)
+        else:
+            assert isinstance(layer, _BatchNorm)
+            convolution = fuse_conv_bn_eval(convolution, layer)
+        name = str(before.target)
+        calls = [one for one in graph.graph.nodes if one.op == 'call_module' and one.target == name]
+        if len(calls) > 1:  # shared by levels
+            number = sum(one.startswith(f'{name}_level') for one in folded)
+            name = f'{name}_level{number}'
+        folded.add(name)
+        graph.add_submodule(name, convolution.requires_grad_())
+        before.target = name
+        # timm's norms may contain their activation.
+        activation = getattr(layer, 'act', None)
+        if isinstance(activation, nn.Module) and not isinstance(activation, nn.Identity):
+            node.target = f'{node.target}.act'
+        else:
+            node.replace_all_uses_with(before)
+            graph.graph.erase_node(node)
+    graph.delete_all_unused_submodules()
+    graph.recompile()
+
+
+def _float_nodes(
+    graph: fx.Graph, layers: Mapping[fx.Node, str], in_float: Sequence[str], unrounded: Sequence[str]
+) -> set[fx.Node]:
+    """Return the nodes that stay in float because of sensitive layers, by the rule of ``sensitivity.nodes_in_float``.
+
+    Nodes that read an unrounded output stay in float as well, directly or through nodes that copy values.
+    """
+    nodes = {node for node, name in layers.items() if name in in_float}
+    values: set[fx.Node] = set()
+    module: Any = graph.owning_module
+    for node in graph.nodes:
+        if layers.get(node) in unrounded:
+            values.add(node)
+        elif values.intersection(node.all_input_nodes):
+            nodes.add(node)
+            if _copies(node) or node.target in _RESIZES or _is_module(module, node, (*_CLIPS, Upsample)):
+                values.add(node)
+    return nodes
+
+
+def _copies(node: fx.Node) -> bool:
+    return node.target in _COPIES or (node.op == 'call_method' and node.target in _COPYING_METHODS)
+
+
+def _insert_roundings(graph: fx.GraphModule, in_float: set[fx.Node]) -> None:
+    """Insert a ``Rounding`` behind each feature map that an operation in 8 bits reads or writes.
+
+    Args:
+        graph: The graph.
+        in_float: Operations that stay in float.
+    """
+    nodes = list(graph.graph.nodes)
+    features = _features(graph)
+    inside = _between_convolutions(graph, nodes)
+
+    def in_8_bits(node: fx.Node) -> bool:
+        """Return True for operations that runtimes compute in 8 bits."""
+        if node in in_float or node not in inside or node not in features:
+            return False
+        is_operation = node.target in (*_PRODUCTS, *_SUMS, *_RESIZES) or _is_convolution(graph, node)
+        return is_operation or _is_module(graph, node, (Upsample, nn.Upsample))
+
+    def is_clip(node: fx.Node) -> bool:
+        return _is_module(graph, node, _CLIPS) or node.target in (F.relu, torch.relu)
+
+    rounded: set[fx.Node] = set()  # including copies of rounded values
+    to_round = []
+    for node in nodes:
+        if node not in features:
+            continue
+        inputs = [one for one in node.all_input_nodes if one in features]
+        if _copies(node) and inputs and rounded.issuperset(inputs):
+            rounded.add(node)  # already has the values of its input
+            continue
+        readers = list(node.users)
+        if in_8_bits(node) and len(readers) == 1 and is_clip(readers[0]):
+            continue  # rounded behind the ReLU
+        behind_operation = is_clip(node) and in_8_bits(inputs[0]) and len(inputs[0].users) == 1
+        if in_8_bits(node) or behind_operation or any(in_8_bits(reader) for reader in readers):
+            rounded.add(node)
+            to_round.append(node)
+    for number, node in enumerate(to_round):
+        name = f'rounding.{number}_{str(node.target).replace(".", "_") if node.op == "call_module" else node.name}'
+        graph.add_submodule(name, Rounding())
+        with graph.graph.inserting_after(node):
+            new = graph.graph.call_module(name, (node,))
+        node.replace_all_uses_with(new, delete_user_cb=lambda user, new=new: user is not new)
+    graph.graph.lint()
+    graph.recompile()
+
+
+def _features(graph: fx.GraphModule) -> set[fx.Node]:
+    """Return the nodes whose value is a tensor of floating point that depends on the images."""
+    found: set[fx.Node] = set()
+
+    class Interpreter(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            value = super().run_node(n)
+            if isinstance(value, Tensor) and value.is_floating_point():
+                if n.op == 'placeholder' or found.intersection(n.all_input_nodes):
+                    found.add(n)
+            elif isinstance(value, tuple | list) and found.intersection(n.all_input_nodes) and n.op != 'output':
+                found.update({n} if all(isinstance(part, Tensor) for part in value) else ())
+            return value
+
+    parameter = next(graph.parameters())
+    with torch.no_grad():
+        Interpreter(graph).run(torch.zeros(1, 3, PROBE_SIZE, PROBE_SIZE, device=parameter.device))
+    return found
+
+
+def _between_convolutions(graph: fx.GraphModule, nodes: Sequence[fx.Node]) -> set[fx.Node]:
+    """Return the convolutions and matrix products, and the nodes between the first and the last of them."""
+
+    def connected(order: Iterable[fx.Node], neighbours: Callable[[fx.Node], Iterable[fx.Node]]) -> set[fx.Node]:
+        found: set[fx.Node] = set()
+        for node in order:
+            is_layer = _is_convolution(graph, node) or node.target in _PRODUCTS
+            if is_layer or found.intersection(neighbours(node)):
+                found.add(node)
+        return found
+
+    behind = connected(nodes, lambda node: node.all_input_nodes)
+    before = connected(reversed(nodes), lambda node: node.users)
+    return behind & before
