@@ -119,9 +119,9 @@ def test_the_runtime_needs_numpy_and_opencv_only():
 def test_the_functions_of_the_package_are_those_of_its_modules():
     from mnv4_mm.apis.evaluate import evaluate_files
     from mnv4_mm.apis.infer import infer
-    from mnv4_mm.apis.train import train
     from mnv4_mm.deploy.compare import compare
     from mnv4_mm.deploy.export import export
+    from mnv4_mm.deploy.qat import train
 
     assert mnv4_mm.train is train
     assert mnv4_mm.evaluate is evaluate_files

@@ -117,6 +117,7 @@ ARGUMENTS = {
     'report out': OUT_FOLDER,
     'weights': ['{gone}.pth', '{folder}', '{text}'],
     'teacher': CHECKPOINT,
+    'qat': CHECKPOINT,
     'teacher_config': CONFIG,
     'labels': ['nosuch'],
     # Commands of transfer.

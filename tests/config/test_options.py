@@ -80,6 +80,8 @@ def test_values_that_mmengine_does_not_read():
         (TrainOptions, dict(resume=''), 'argument --resume: empty'),
         (EvaluateOptions, dict(show_dir=''), 'argument --show-dir: empty'),
         (TrainOptions, dict(resume=5), '--resume must be a checkpoint file, True or False, got 5'),
+        (TrainOptions, dict(qat='x.pth', teacher='y.pth'), '--qat and --teacher exclude each other: the feature maps'),
+        (TrainOptions, dict(qat='x.pth', amp=True), '--qat and --amp exclude each other: a rounding to 8 bits needs'),
         (EvaluateOptions, dict(on='test'), '--on must be val or train'),
         (EvaluateOptions, dict(inference='both'), '--inference must be whole or slide'),
     ],

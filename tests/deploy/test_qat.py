@@ -1,0 +1,147 @@
+"""Fine-tuning for int8: every head trains, resumes, and is exported with the scales that it was trained with."""
+
+import copy
+
+import onnx
+import pytest
+import torch
+from end_to_end import IN_PROCESS, LEARNED, last_checkpoint, resized
+
+import mnv4_mm
+from mnv4_mm.apis.model import load_model
+from mnv4_mm.apis.train import train as train_without_start
+from mnv4_mm.config.qat import qat_settings
+from mnv4_mm.deploy.graph import build_graph
+from mnv4_mm.deploy.qdq import RoundActivation
+from mnv4_mm.engine.qat import Rounding, calibrate, layer_names, quantize_model, quantized_net
+from mnv4_mm.errors import UserError
+from mnv4_mm.images import read_image
+from mnv4_mm.runtime import load
+from mnv4_mm.runtime.meta import read_meta
+from mnv4_mm.runtime.preprocess import prepare
+from mnv4_mm.weights.checkpoint import read_checkpoint
+
+STEPS = 4  # of two images
+SMALL = 'mnv4_lraspp_ade20k-mini'
+
+
+@pytest.fixture(scope='module')
+def tuned(once, few, learned):
+    """Fine-tune a head for int8 for ``STEPS`` steps, or resume such a run; return the work directory."""
+
+    def tune(name, resume=False, folder=None):
+        options = {**IN_PROCESS, 'train_dataloader.batch_size': 2, 'default_hooks.checkpoint.interval': STEPS // 2}
+        if '_coco' in name:
+            options |= resized(LEARNED[name][1])
+        options |= {'train_cfg.max_iters': STEPS, 'train_cfg.val_interval': STEPS}
+        arguments = dict(qat=last_checkpoint(learned(name)), data=str(few), cfg_options=options, resume=resume)
+        if folder:
+            return mnv4_mm.train(name, work_dir=str(folder), **arguments)
+        return once(f'int8 {name}', lambda out: mnv4_mm.train(name, work_dir=str(out), **arguments))
+
+    return tune
+
+
+def check_outputs(path, checkpoint, image):
+    """Compare the outputs of a file with those of PyTorch with roundings.
+
+    Where a sum is almost exactly between two steps, the order of summation decides, and such a difference changes what
+    later layers round. So the bound is what a relative change of all scales by 3e-7, a few ulp, does to PyTorch.
+    """
+    meta = read_meta(path)
+    batch = prepare(read_image(image), meta.input, meta.resize)[0]
+    exact, changed = (build_graph(load_model(checkpoint, device='cpu'), meta).module for _ in range(2))
+    for module in changed.modules():
+        if isinstance(module, RoundActivation):
+            module.scale.mul_(1 + 3e-7)
+    with torch.no_grad():
+        expected, nearby = (net(torch.from_numpy(batch)) for net in (exact, changed))
+    for found, a, b in zip(load(path).run(batch), expected, nearby, strict=True):
+        error, bound = (float((other - a).square().mean().sqrt() / a.std()) for other in (torch.from_numpy(found), b))
+        assert error < 0.02 + 2 * bound
+
+
+@pytest.mark.parametrize('name', LEARNED)
+def test_every_head_is_fine_tuned_resumed_and_exported(name, tuned, few, tmp_path):
+    folder = tuned(name)
+    last = last_checkpoint(folder)
+    before, after = (read_checkpoint(path).content['state_dict'] for path in (folder / 'qat_start.pth', last))
+    changed = [key for key, value in after.items() if not torch.equal(value, before[key])]
+    assert any(key.endswith('weight.original') for key in changed)
+    assert any(key.endswith('.high') for key in changed)
+    # A run that continues in the middle ends with the same weights and ranges.
+    resumed = tuned(name, resume=folder / f'iter_{STEPS // 2}.pth', folder=tmp_path / 'resumed')
+    again = read_checkpoint(last_checkpoint(resumed)).content['state_dict']
+    assert again.keys() == after.keys()
+    assert [key for key, value in after.items() if not torch.equal(value, again[key])] == []
+    kind = 'raw' if '_coco' in name else 'logits'
+    (path,) = mnv4_mm.export(last, ['onnx'], out_dir=str(tmp_path), kind=kind, precision='int8', log=lambda line: None)
+    check_outputs(path, last, min((few / 'images/validation').iterdir()))
+    # Each layer has 8 bits in the file, unless it stays in float.
+    graph = onnx.load(path).graph
+    makers = {value: node.op_type for node in graph.node for value in node.output}
+    layers = [node for node in graph.node if node.op_type in ('Conv', 'MatMul')]
+    in_float = [node for node in layers if makers.get(node.input[1]) != 'DequantizeLinear']
+    assert len(in_float) == len(qat_settings(read_checkpoint(last))['in_float']) < 0.3 * len(layers)
+
+
+def test_openvino_reads_the_trained_scales(tuned, few, tmp_path):
+    last = last_checkpoint(tuned(SMALL))
+    (path,) = mnv4_mm.export(last, ['openvino'], out_dir=str(tmp_path), kind='logits', precision='int8')
+    check_outputs(path, last, min((few / 'images/validation').iterdir()))
+
+
+def test_mistakes_are_one_line(tuned, learned, few, tmp_path):
+    folder, start = tuned(SMALL), last_checkpoint(learned(SMALL))
+    last, work_dir = last_checkpoint(folder), str(tmp_path / 'run')
+    with pytest.raises(UserError, match=r'fine-tuned for int8: use --precision int8. For fp32, export .*, /'):
+        mnv4_mm.export(last, ['onnx'], out_dir=str(tmp_path))
+    for change, message in (
+        (dict(qat=last), 'has been fine-tuned for int8 already'),
+        (dict(qat=last_checkpoint(learned('mnv4_ssdlite_coco-mini'))), "has default_scope 'mmdet'"),
+        (dict(cfg_options={'load_from': last}), 'a training in float cannot start from it'),
+        (dict(resume=last), 'a training in float cannot start from it'),
+        (dict(qat=start, resume=start), 'was trained in float: continue it without --qat'),
+    ):
+        with pytest.raises(UserError, match=message):
+            mnv4_mm.train(SMALL, data=str(few), work_dir=work_dir, **change)
+    with pytest.raises(UserError, match='--qat is started by'):
+        train_without_start(SMALL, data=str(few), work_dir=work_dir, qat=start)
+
+
+def test_folding_does_not_change_outputs_for_images_of_any_size(make_checkpoint):
+    """With layer scales, attention, and sizes that are no multiples of 32."""
+    model = load_model(str(make_checkpoint('mnv4_lraspp_ade20k', 'mnv4_hybrid_m')), device='cpu')
+    images = torch.randn(1, 3, 97, 131, generator=torch.Generator().manual_seed(0))
+    names = layer_names(model)
+    assert len([name for name in names if name.startswith('product#')]) == 16
+    with torch.no_grad():
+        expected = model.decode_head.forward(model.extract_feat(images))
+        quantize_model(model, dict(in_float=names, unrounded=names))
+        for rounding in quantized_net(model).roundings():  # of a resize, which reads no layer
+            rounding.forward = lambda x: x
+        found = model.decode_head.forward(model.extract_feat(images))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_a_rounding_has_256_steps_with_zero_among_them():
+    rounding = Rounding()
+    x = torch.linspace(-1, 3, 10_000)
+    rounding.train()(x)
+    assert float(rounding.high) == pytest.approx(0.03)  # 1 % of the range of the first batch
+    rounding.low.copy_(x.min())
+    rounding.high.copy_(x.max())
+    found = rounding.eval()(x)
+    assert len(found.unique()) == 256
+    assert float((found - x).abs().max()) <= 4 / 255  # half a step, and half a step for zero
+    assert float(rounding(torch.zeros(1))) == 0
+
+
+def test_calibration_finds_the_largest_values(lraspp):
+    model = load_model(str(lraspp), device='cpu')
+    quantize_model(model, dict(in_float=[], unrounded=[]))
+    batches = list(torch.randn(2, 1, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+    calibrate(model, batches)
+    first = quantized_net(copy.deepcopy(model)).roundings()[0]
+    assert float(first.high) == max(float(batch.max()) for batch in batches)
+    assert float(first.low) == min(float(batch.min()) for batch in batches)
