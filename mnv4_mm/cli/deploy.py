@@ -105,7 +105,7 @@ def spread(args: argparse.Namespace) -> None:
 
     check_spread(args.checkpoint, args.out, octaves=args.octaves, seed=args.seed)
 
-    from mnv4_mm.deploy.spread import spread_channels
+    from mnv4_mm.deploy.channels import spread_channels
 
     spread_channels(args.checkpoint, args.out, octaves=args.octaves, seed=args.seed)
 

@@ -15,10 +15,11 @@ from mnv4_mm.apis import train as training
 from mnv4_mm.apis.model import load_model
 from mnv4_mm.config.data import dataset_split
 from mnv4_mm.config.options import TrainOptions
+from mnv4_mm.deploy.channels import equalise_channels
 from mnv4_mm.deploy.describe import describe
-from mnv4_mm.deploy.export import MAX_CALIBRATION_IMAGES, export, spread
+from mnv4_mm.deploy.export import MAX_CALIBRATION_IMAGES, evenly, export
 from mnv4_mm.deploy.graph import build_graph
-from mnv4_mm.deploy.sensitivity import MIN_SQNR_DB, LayerSensitivity
+from mnv4_mm.deploy.sensitivity import LayerSensitivity
 from mnv4_mm.deploy.targets import TARGETS
 from mnv4_mm.deploy.targets.onnx import to_int8
 from mnv4_mm.engine.qat import NAME, calibrate, layer_names, quantize_model
@@ -40,8 +41,9 @@ def train(config: str, **options: Any) -> Path:
 def start_qat(cfg: Config) -> Path:
     """Write the checkpoint that a quantisation-aware fine-tuning starts from, into the work directory.
 
-    The trained net is quantised as ``mnv4 export --precision int8`` does. The layers that stay in float there stay in
-    float during the fine-tuning. Ranges of activations are those of the images for calibration.
+    The trained net is quantised as ``mnv4 export --precision int8`` does. Its channels are equalised, and the layers
+    that stay in float there stay in float during the fine-tuning. Ranges of activations are those of the images for
+    calibration.
 
     Args:
         cfg: Config of the run. ``qat.in_float`` and ``qat.unrounded`` are set.
@@ -57,15 +59,16 @@ def start_qat(cfg: Config) -> Path:
     task = task_of(cfg)
     meta = describe(model, TARGETS['onnx'], kind=task.raw_output, precision='int8')
     split = dataset_split(cfg, 'train_dataloader')
-    files = spread(task.image_files(split), MAX_CALIBRATION_IMAGES)
+    files = evenly(task.image_files(split), MAX_CALIBRATION_IMAGES)
     if not files:
         raise UserError(f'no images for calibration in {split.images}')
     batches = [prepare(read_image(file), meta.input, meta.resize)[0] for file in files]
+    equalise_channels(model, meta, batches)
     graph = build_graph(model, meta)
     layers = to_int8(graph, batches).layers
     names = match_layers(model, layers)
     in_float = [name for name, layer in names if layer.in_float]
-    unrounded = [name for name, layer in names if layer.in_float and layer.activation_db < MIN_SQNR_DB]
+    unrounded = [name for name, layer in names if layer.in_float and layer.is_output_sensitive]
     cfg[NAME].update(in_float=in_float, unrounded=unrounded)
     pixels: Any = graph.module.pixels
     quantize_model(model, cfg[NAME])

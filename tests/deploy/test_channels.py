@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mnv4_mm.apis.model import load_model
-from mnv4_mm.deploy.spread import spread_channels
+from mnv4_mm.deploy.channels import spread_channels
 from mnv4_mm.errors import UserError
 
 
@@ -32,7 +32,7 @@ def test_outputs_stay_and_ranges_do_not(name, request, tmp_path):
 
 
 def test_factors_that_change_the_outputs_are_refused(ssdlite, tmp_path, monkeypatch):
-    monkeypatch.setattr('mnv4_mm.deploy.spread.MAX_DIFFERENCE', -1.0)
+    monkeypatch.setattr('mnv4_mm.deploy.channels.MAX_DIFFERENCE', -1.0)
     with pytest.raises(UserError, match='outputs differ by'):
         spread_channels(str(ssdlite), str(tmp_path / 'out.pth'), log=lambda line: None)
     assert not list(tmp_path.iterdir())
