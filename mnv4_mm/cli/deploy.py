@@ -20,7 +20,6 @@ def add_export(parser: Parser) -> None:
     parser.add_argument(
         '--to',
         nargs='+',
-        default=['onnx'],
         metavar='RUNTIME',
         help='onnx, openvino, ncnn, coreml, litert, executorch, web (default: onnx)',
     )
@@ -38,7 +37,17 @@ def add_export(parser: Parser) -> None:
         action='store_true',
         help='any height and width that are multiples of 32; with --raw or --logits any number of images, too',
     )
-    parser.add_argument('--precision', choices=('fp32', 'fp16', 'int8'), default='fp32', help='(default: fp32)')
+    parser.add_argument(
+        '--precision',
+        choices=('fp32', 'fp16', 'bf16', 'int8'),
+        help='of the weights; bf16, for OpenVINO, of the arithmetic (default: fp32)',
+    )
+    parser.add_argument(
+        '--best-for',
+        choices=('cpu',),
+        help='export to all runtimes at hand in fp32, int8 and bf16, measure AP or mIoU and latency, and name the '
+        'fastest file that is as accurate as PyTorch; takes minutes',
+    )
     parser.add_argument(
         '--calibration',
         metavar='DIR',
@@ -72,20 +81,36 @@ def export(args: argparse.Namespace) -> None:
 
     if args.config:
         check_config_file(args.config)
+    if args.best_for:
+        chosen = ('to', 'precision', 'dynamic', 'kind', 'normalise', 'plain_int8', 'unchecked')
+        if given := [name for name in chosen if getattr(args, name)]:
+            raise UserError(f'--best-for chooses for itself: leave out --{given[0].replace("_", "-")}')
+    to, precision = args.to or ['onnx'], args.precision or 'fp32'
     checked = dict(
         out_dir=args.out_dir,
         size=args.size,
         dynamic=args.dynamic,
-        precision=args.precision,
+        precision=precision,
         kind=args.kind,
         calibration=args.calibration,
         plain_int8=args.plain_int8,
     )
-    check_export(args.checkpoint, args.to, **checked)
+    check_export(args.checkpoint, to, **checked)
+    if args.best_for:
+        from mnv4_mm.deploy.best import export_best
+
+        export_best(
+            args.checkpoint,
+            config=args.config,
+            out_dir=args.out_dir,
+            size=args.size,
+            calibration=args.calibration,
+        )
+        return
 
     from mnv4_mm.deploy.export import export
 
-    export(args.checkpoint, args.to, config=args.config, normalise=args.normalise, unchecked=args.unchecked, **checked)
+    export(args.checkpoint, to, config=args.config, normalise=args.normalise, unchecked=args.unchecked, **checked)
 
 
 def add_spread(parser: Parser) -> None:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 
 from mnv4_mm.apis.model import load_model
+from mnv4_mm.config.checkpoint import checkpoint_config
 from mnv4_mm.config.classes import set_classes_of, set_label_order
 from mnv4_mm.config.data import (
     checkpoint_split,
@@ -16,6 +17,7 @@ from mnv4_mm.config.data import (
     with_data_roots,
     with_training_images,
 )
+from mnv4_mm.config.load import load_config
 from mnv4_mm.deploy.arguments import check_compare
 from mnv4_mm.deploy.artifacts import Artifact
 from mnv4_mm.deploy.difference import difference
@@ -44,7 +46,7 @@ class Tolerances(NamedTuple):
 
     Attributes:
         fp: AP or mIoU of fp32 and fp16 files; for fp32 also the outputs, see ``Difference.largest``.
-        int8: AP or mIoU of int8 files.
+        int8: AP or mIoU of int8 and bf16 files.
     """
 
     fp: float
@@ -103,7 +105,7 @@ def compare(
         on: ``val`` (the test set) or ``train`` (the training images).
         tolerance: Largest difference of AP or mIoU for fp32 and fp16, and for fp32 of the outputs, see
             ``Difference.largest``.
-        int8_tolerance: Largest difference of AP or mIoU for int8.
+        int8_tolerance: Largest difference of AP or mIoU for int8 and bf16.
         rounds: Number of timed runs of each file; 0 leaves latency and memory out.
         measured: Files with measurements in browsers, see ``read_measurements``; a row each.
         npu: Names of NPUs, see ``NPUS``, that the int8 files of their targets are compiled for.
@@ -210,6 +212,17 @@ def compare_checked(
     return rows
 
 
+def check_test_data(checkpoint: str, config: str | None = None) -> None:
+    """Check that the test set of a checkpoint is there, before work is done that needs it later.
+
+    Raises:
+        UserError: The checkpoint or the config cannot be read, or the test set is missing.
+    """
+    loaded = read_checkpoint(checkpoint)
+    cfg = load_config(config) if config else checkpoint_config(loaded)
+    require_data(with_data_roots(_test_config(cfg, None, 'val', previous=checkpoint_split(loaded))), 'test_dataloader')
+
+
 def _test_config(
     cfg: Config, data: str | None, on: str, allow_dropped: bool = False, previous: Mapping[str, str] | None = None
 ) -> Config:
@@ -274,12 +287,12 @@ def _judge(
     reasons = []
     if meta.precision == 'fp32' and not row.raw.largest <= tolerances.fp:
         reasons.append(f'outputs differ by {row.raw.largest:.2g}, over {tolerances.fp:g}')
-    # For fp16 and int8 only the metric is judged. If it is zero for PyTorch, any file would pass.
+    # For the others only the metric is judged. If it is zero for PyTorch, any file would pass.
     if meta.precision != 'fp32' and not reference.metric > 0:
         reasons.append(f'{evaluator.metric} of PyTorch is {reference.metric:g}: nothing is compared')
     if row.raw.inconclusive:
         reasons.append(row.raw.inconclusive)
-    tolerance = tolerances.int8 if meta.precision == 'int8' else tolerances.fp
+    tolerance = tolerances.int8 if meta.precision in ('bf16', 'int8') else tolerances.fp
     if not abs(row.to_pytorch) <= tolerance:
         reasons.append(f'{evaluator.metric} differs by {row.to_pytorch:+.4f}, over {tolerance:g}')
     if reasons:

@@ -65,7 +65,7 @@ def export(
         size: Height and width of the input in pixels, multiples of 32. If left out, the size to which the config's test
             pipeline resizes; for a segmenter whose images keep their aspect ratio, the size of a training crop.
         dynamic: Let the file take inputs of any height and width that are multiples of 32.
-        precision: ``fp32``, ``fp16`` or ``int8``.
+        precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
         kind: Outputs of the file. Detection: ``nms`` (selected boxes) or ``raw`` (all boxes and their scores).
             Segmentation: ``class_map`` (class of each pixel) or ``logits`` (of the head). If left out, ``nms`` or
             ``class_map`` where the target has it, otherwise ``raw`` or ``logits``.

@@ -45,6 +45,7 @@ class Limits(NamedTuple):
 LIMITS: dict[Precision, Limits] = {
     'fp32': Limits(outputs=0.001, pixels=0.01, match=0.01, unmatched=0.02),
     'fp16': Limits(outputs=0.1, pixels=0.05, match=0.05, unmatched=0.1),
+    'bf16': Limits(outputs=0.3, pixels=0.1, match=0.1, unmatched=0.2),
     'int8': Limits(outputs=0.7, pixels=0.4, match=0.25, unmatched=0.5),
 }
 

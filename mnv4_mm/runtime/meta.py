@@ -22,7 +22,7 @@ MAX_INPUT = 2**14  # largest side of an input in pixels
 META_KEY = 'mnv4_mm'  # the key of the JSON inside a file
 Kind = Literal['raw', 'nms', 'logits', 'class_map']
 Task = Literal['detection', 'segmentation']
-Precision = Literal['fp32', 'fp16', 'int8']
+Precision = Literal['fp32', 'fp16', 'bf16', 'int8']
 # Outputs of each kind, in this order.
 OUTPUTS: dict[str, tuple[str, ...]] = {
     'raw': ('boxes', 'scores'),
@@ -106,7 +106,7 @@ class Meta:
             the input, and scores (N, A, classes); ``nms``: boxes (K, 4), scores (K,), labels (K,), best first.
             Segmentation: ``logits`` (N, classes, H / s, W / s), or ``class_map`` (N, H, W).
         target: Name of the runtime.
-        precision: ``fp32``, ``fp16`` or ``int8``.
+        precision: ``fp32``, ``fp16``, ``bf16`` (of the arithmetic) or ``int8``.
         classes: Class names, in the order of labels.
         input: Input of the file.
         resize: Resizing of an image to the input.

@@ -1,5 +1,6 @@
 """ONNX, for ONNX Runtime; the selection of boxes, or the class map, can be part of the file."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,8 +84,24 @@ def to_int8(graph: 'Graph', calibration: Sequence[np.ndarray]) -> QuantizedModel
     """
     if graph.has_integers:
         return trained_onnx(_exported(graph))
-    equalised = None if graph.plain_int8 else _exported(graph, calibration)
-    return quantize_onnx(_exported(graph), calibration, equalised, plain=graph.plain_int8)
+    equalised = None if graph.plain_int8 else _exported(graph, calibration).SerializeToString()
+    images = tuple((batch.tobytes(), batch.shape, batch.dtype.str) for batch in calibration)
+    quantised = _quantised(_exported(graph).SerializeToString(), equalised, images, graph.plain_int8)
+    own = type(quantised.model)()
+    own.CopyFrom(quantised.model)
+    return quantised._replace(model=own)
+
+
+@functools.lru_cache(maxsize=1)
+def _quantised(
+    model: bytes, equalised: bytes | None, images: tuple[tuple[bytes, tuple[int, ...], str], ...], plain: bool
+) -> QuantizedModel:
+    """Quantise a net; the last result is kept, because several runtimes take the same one."""
+    import onnx
+
+    batches = [np.frombuffer(values, dtype).reshape(shape).copy() for values, shape, dtype in images]
+    other = None if equalised is None else onnx.load_from_string(equalised)
+    return quantize_onnx(onnx.load_from_string(model), batches, other, plain=plain)
 
 
 def float_program(

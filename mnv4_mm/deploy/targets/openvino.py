@@ -20,7 +20,7 @@ class OpenVINO(Target):
     name = 'openvino'
     converter = ('onnx', 'onnxscript', 'onnxruntime')
     kinds = ('nms', 'raw', 'class_map', 'logits')
-    precisions = ('fp32', 'fp16', 'int8')
+    precisions = ('fp32', 'fp16', 'bf16', 'int8')
     dynamic = True
     distributions = ('openvino',)
 

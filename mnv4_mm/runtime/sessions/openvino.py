@@ -18,7 +18,8 @@ class OpenVINORuntime(Runtime):
     def session(self, path: Path, meta: Meta, threads: int | None = None) -> Session:
         ov = without_telemetry('openvino')
         # Set explicitly, because the default is bf16 where the CPU supports it.
-        settings: dict[str, Any] = {'INFERENCE_PRECISION_HINT': 'f32', 'PERFORMANCE_HINT': 'LATENCY'}
+        hint = 'bf16' if meta.precision == 'bf16' else 'f32'
+        settings: dict[str, Any] = {'INFERENCE_PRECISION_HINT': hint, 'PERFORMANCE_HINT': 'LATENCY'}
         if threads:
             settings['INFERENCE_NUM_THREADS'] = threads
         try:
