@@ -25,6 +25,7 @@ POSITIONALS = {
     'test': dict(config=MINI, checkpoint='{checkpoint}'),
     'infer': dict(source='{images}', checkpoint='{checkpoint}'),
     'export': dict(checkpoint='{checkpoint}'),
+    'spread': dict(checkpoint='{checkpoint}', out='{new}'),
     'compare': dict(checkpoint='{checkpoint}'),
     'deploy': dict(
         deploy_cfg='{configs}/deploy/detection_onnxruntime_static.py',
