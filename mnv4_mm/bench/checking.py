@@ -23,7 +23,7 @@ COUNT, BOXES = 5000, 7  # images, and boxes per image as in COCO
 MIN_SPEEDUP, MAX_SECONDS = 1 / 1.2, 1.0
 
 
-def checking(count: int = COUNT, rounds: int = 3) -> Iterator[Ratio | Figure]:
+def checking(count: int = COUNT, rounds: int = 7) -> Iterator[Ratio | Figure]:
     """Measure the first check of a data set against decoding alone on all cores, and the check of unchanged data.
 
     Args:
