@@ -319,7 +319,11 @@ def _reason(error: cv2.error) -> str:
 
 
 def _checked_header(data: np.ndarray, path: str | Path) -> Header | None:
-    """Read the header of an image and check its size; None for formats whose header is not read."""
+    """Read the header of an image and check its size; None if the format is unknown or the header is damaged.
+
+    Raises:
+        UserError: The size is zero or too large, or a PNG's header is damaged.
+    """
     header = read_header(data)
     if header is None:
         if data[:8].tobytes() == PNG:

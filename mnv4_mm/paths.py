@@ -143,7 +143,8 @@ def check_class_map_folder(out: str | Path) -> None:
     """Check the name of a folder for class maps.
 
     Raises:
-        UserError: The name is that of a file, or the folder cannot be written.
+        UserError: The name is that of a file, or has a suffix and is not an existing folder, or the folder cannot be
+            written.
     """
     if Path(out).is_file() or (Path(out).suffix and not Path(out).is_dir()):
         raise UserError(f'--out {out}: class maps are written as PNG files; name a folder')

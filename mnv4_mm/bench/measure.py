@@ -64,7 +64,7 @@ class Figure(NamedTuple):
 
 
 def measure(pair: Pair) -> Ratio:
-    """Time both sides of a pair in each round, in alternating order: A B, B A, A B, ..."""
+    """Time both sides of a pair in each round; the order alternates from round to round."""
     times: tuple[list[float], list[float]] = ([], [])
     sides = [(0, pair.ours), (1, pair.baseline)]
     for i in range(-pair.warm_up, pair.rounds):

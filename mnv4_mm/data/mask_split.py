@@ -67,9 +67,10 @@ def read_names(path: Path) -> list[str]:
 
 
 def check_pairs(split: MaskSplit, num_classes: int, reduce_zero_label: bool, hint: str = '') -> None:
-    """Check that every image has a mask of its size with valid class values, and every mask an image.
+    """Check the pairs of image and mask of a split: both exist, have the same size, and the mask has valid values only.
 
-    mmseg itself fails at the first missing mask in the middle of training, and accepts any value as a class.
+    With ``names_file`` only the pairs that it lists are checked. mmseg checks nothing when it loads the data: it stops
+    in the middle of training at the first missing mask.
 
     Args:
         split: Images and masks.

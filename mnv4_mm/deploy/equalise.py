@@ -33,7 +33,7 @@ class Junction(NamedTuple):
 
     Attributes:
         writers: The layers that write them.
-        values: Nodes that the readers take as their input, behind activations and additions.
+        values: Nodes that the readers take as their input, after activations and additions.
         readers: The layers that read them.
         channels: Number of channels.
     """

@@ -371,7 +371,7 @@ def replace_layers(model: nn.Module, target: str) -> None:
 def fold_norms(module: fx.GraphModule) -> None:
     """Fold each batch norm into the convolution before it, in place.
 
-    A norm behind another layer, or whose input has other readers too, is kept. Convolutions are found in the graph, not
+    A norm after another layer, or whose input has other readers too, is kept. Convolutions are found in the graph, not
     by the order of submodules: where levels share a convolution but have batch norms of their own, each level gets
     folded weights of its own.
     """
@@ -406,7 +406,9 @@ def fold_norms(module: fx.GraphModule) -> None:
 
 
 def crop_kernels(module: fx.GraphModule) -> None:
-    """Crop the kernels of convolutions on 1x1 feature maps to their centre, in place. Other weights meet only padding.
+    """Crop odd kernels with "same" padding on 1x1 feature maps to their centre, in place.
+
+    All other weights of such a kernel are multiplied with padding only.
 
     OpenCV 4 (4.12 and 4.14) computes depthwise convolutions with padding on such maps wrongly, without an error. In SSD
     this concerns the last level, with the largest anchors.

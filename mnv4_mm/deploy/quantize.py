@@ -1,7 +1,7 @@
 """Post-training quantisation to 8 bits with calibration images, in ONNX's QDQ form.
 
 Steps are tried one after the other, and each is kept if it raises the signal-to-noise ratio of the net's outputs on
-calibration images. Layers before the first and behind the last convolutions (normalisation, box decoding, softmax,
+calibration images. Layers before the first and after the last convolutions (normalisation, box decoding, softmax,
 selection) always stay in float. They take little time, and box coordinates need more than 256 steps.
 """
 
@@ -59,7 +59,7 @@ class _Net(NamedTuple):
         model: ``onnx.ModelProto``, optimised and with the shapes of its values.
         path: File of the same.
         ranges: Smallest and largest value of each value of the net, by name.
-        outer: Names of the nodes before the first and behind the last convolutions.
+        outer: Names of the nodes before the first and after the last convolutions.
     """
 
     model: Any
@@ -273,7 +273,10 @@ def store_weights_unsigned(model: Any) -> None:
 
 
 def _nodes_before_and_behind_convolutions(graph: Any) -> list[str]:
-    """Return the names of the nodes before the first convolutions and behind the last ones."""
+    """Return the names of the nodes that are not between two layers (convolutions or matrix products).
+
+    These are the nodes before the first layer and after the last ones.
+    """
     convolutions = ('Conv', 'MatMul', 'Gemm', 'ConvTranspose')
 
     def connected(nodes: Sequence[Any], read: str, write: str) -> set[str]:

@@ -89,7 +89,7 @@ def _is(node: fx.Node, packets: Sequence[Any]) -> bool:
 
 
 def _ends(module: fx.GraphModule) -> list[fx.Node]:
-    """Return the operators before the first and behind the last convolutions or matrix products."""
+    """Return the operators before the first and after the last convolutions or matrix products."""
     behind: set[fx.Node] = set()
     before: set[fx.Node] = set()
     calls = _calls(module)

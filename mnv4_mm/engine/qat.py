@@ -83,7 +83,10 @@ class Rounding(nn.Module):
 
 
 class RoundedWeights(nn.Module):
-    """Parametrisation of weights (C', ...): round each output channel to 7 bits; its largest value is a step."""
+    """Parametrisation of weights (C', ...): round to the integers -64 to 64 times a scale per output channel.
+
+    The largest absolute weight of a channel becomes 64.
+    """
 
     def forward(self, weight: Tensor) -> Tensor:
         scale = weight_scale(weight.detach())
@@ -389,7 +392,7 @@ def _copies(node: fx.Node) -> bool:
 
 
 def _insert_roundings(graph: fx.GraphModule, in_float: set[fx.Node]) -> None:
-    """Insert a ``Rounding`` behind each feature map that an operation in 8 bits reads or writes.
+    """Insert a ``Rounding`` after each feature map that an operation in 8 bits reads or writes.
 
     Args:
         graph: The graph.
@@ -420,7 +423,7 @@ def _insert_roundings(graph: fx.GraphModule, in_float: set[fx.Node]) -> None:
             continue
         readers = list(node.users)
         if in_8_bits(node) and len(readers) == 1 and is_clip(readers[0]):
-            continue  # rounded behind the ReLU
+            continue  # rounded after the ReLU
         behind_operation = is_clip(node) and in_8_bits(inputs[0]) and len(inputs[0].users) == 1
         if in_8_bits(node) or behind_operation or any(in_8_bits(reader) for reader in readers):
             rounded.add(node)

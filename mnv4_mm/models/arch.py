@@ -67,7 +67,7 @@ class Arch(NamedTuple):
             the net has no such layer.
         width: Multiplier of all channels except the stem's (timm ``fix_stem``).
         antialias: Downsampling after the stem: None uses the stride of the convolution; ``avg`` and ``blur`` give the
-            convolution stride 1 and put a 2x2 mean or a binomial filter of stride 2 behind its activation.
+            convolution stride 1 and put a 2x2 mean or a binomial filter of stride 2 after its activation.
         attention: ``mqa`` shares one key and value head between all query heads; ``mhsa`` gives each head its own.
         kv_stride: Stride of keys and values in all attention blocks; None uses the stride of each row.
     """

@@ -17,7 +17,7 @@ PACKAGE = f'onnxruntime-web@{VERSION}'
 # SHA-512 of the package's archive, as npm's lock files state it.
 INTEGRITY = 'q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=='
 ARCHIVE = f'onnxruntime-web-{VERSION}.tgz'
-# The builds for WebAssembly and for WebGPU, a tenth of the package: each is an interface, a loader and a binary. All
+# The builds for WebAssembly and for WebGPU, a quarter of the package: each is an interface, a loader and a binary. All
 # binaries have SIMD and threads. Of the two for WebGPU, asyncify's is the larger one, but runs in every browser.
 FILES = (
     'ort.wasm.min.mjs', 'ort-wasm-simd-threaded.mjs', 'ort-wasm-simd-threaded.wasm',
@@ -43,7 +43,7 @@ def archive() -> Path:
     """Return the archive of the package, after fetching it with npm unless it is in the cache.
 
     Raises:
-        UserError: It cannot be fetched, or its content is not that of the pinned version.
+        UserError: It cannot be fetched or written, or its content is not that of the pinned version.
     """
     path = cached_archive()
     if path.is_file():

@@ -168,7 +168,7 @@ def differences(expected: dict[str, Tensor], state: dict[str, Tensor]) -> str:
 
 
 def _is_droppable(key: str, net: nn.Module) -> bool:
-    """Return True for keys of the classifier and of stages behind the last one that was built."""
+    """Return True for keys of the classifier and of stages after the last one that was built."""
     stage = re.match(r'blocks\.(\d+)\.', key)
     return (
         int(stage.group(1)) >= len(list(net.get_submodule('blocks').children()))

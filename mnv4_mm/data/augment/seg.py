@@ -1,7 +1,8 @@
 """The augmentation of mmseg's ADE20K configs as one crop, one resize and one pass over the colours.
 
-It gives the result of mmseg's chain of transforms, with parameters from the same distributions, in a fraction of the
-time: the crop is taken from the image before it is scaled, so that only the crop is resized and distorted.
+Its result equals that of mmseg's chain but for the three differences that ``SegAugmentation`` lists; the random
+parameters have the same distributions. It takes a fraction of the time: the crop is taken from the image before it is
+scaled, so that only the crop is resized and distorted.
 ``sample_params`` is separate from ``apply`` so that tests can run mmseg's chain with the same random parameters.
 """
 

@@ -241,7 +241,7 @@ def _read_csv(path: Path) -> ClassNames | None:
 
 
 def _rows(path: Path, rows: Sequence[list[str]], parse: Callable[[list[str]], T], what: str) -> Iterator[T]:
-    """Parse the rows behind the titles of a CSV file.
+    """Parse the rows after the titles of a CSV file.
 
     Raises:
         UserError: A row cannot be parsed.

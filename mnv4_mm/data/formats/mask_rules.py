@@ -1,6 +1,7 @@
-"""Decide which mask value or colour is which class, by the class names and the values of all masks.
+"""Decide from the class names and the values of all masks which mask value or colour is which class.
 
-docs/own_masks.md describes the rules. Where they do not decide, the user is asked for ``masks.yaml``.
+docs/own_masks.md describes the rules. Where they do not decide, a UserError says what to write into ``masks.yaml`` or
+the file of class names.
 """
 
 from collections.abc import Iterable, Mapping

@@ -37,7 +37,7 @@ class Operator(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Where a compiler places the operators of a file, and what it estimates. None stands for what it does not.
+    """Where a compiler places the operators of a file, and what it estimates; None for what it does not estimate.
 
     Attributes:
         operators: Number of operators in the file, without those that quantise and dequantise in ONNX.
@@ -45,7 +45,7 @@ class Placement:
         net: Number of operators of the net: from the first one with weights to the last ones.
         net_on_npu: Number of them that run on the NPU.
         fallback: Operators of the net that run on the CPU, with the names of their layers.
-        around: Number of operators before and behind the net that run on the CPU, by kind.
+        around: Number of operators before and after the net that run on the CPU, by kind.
         milliseconds: Estimated latency of the part on the NPU.
         cycles: Estimated cycles of the NPU.
         sram: Most bytes of SRAM in use, in KiB.

@@ -83,8 +83,9 @@ def half(content: bytes) -> bytes:
 def named(content: bytes, layers: dict[str, np.ndarray]) -> bytes:
     """Name the operators of a float file after the layers of the net, instead of by numbers.
 
-    An operator is its output tensor's name. An operator with weights gets the name of its layer. Another one gets the
-    name of the layer before it and its own kind, such as ``backbone.conv_stem/PAD``.
+    LiteRT identifies an operator by the name of its output tensor. An operator with weights gets the name of its layer,
+    any other the name of the layer before it and its kind, such as ``backbone.conv_stem/PAD``. The inputs and outputs
+    of the graph keep their names.
 
     Args:
         content: A float file.
@@ -202,10 +203,10 @@ def _cast_of_pixels(model: Any) -> int | None:
 
 
 def ends(content: bytes) -> list[str]:
-    """Return the names of the outputs of operators before the first and behind the last operator with weights.
+    """Return the names of the outputs of operators before the first and after the last operator with weights.
 
-    These operators are normalisation and box decoding. They cost little, and the 256 steps of int8 are too coarse for
-    box corners in pixels.
+    These are box decoding and, in files whose input is float, normalisation. They cost little, and the 256 steps of
+    int8 are too coarse for box corners in pixels.
     """
     from ai_edge_litert.tools import flatbuffer_utils
 

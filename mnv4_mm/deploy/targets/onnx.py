@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mnv4_mm.deploy.graph import Graph
 
 OPSET = 18  # the lowest that torch's exporter writes without rewriting
-TAIL = 'tail_'  # prefix of the names of nodes behind the net
+TAIL = 'tail_'  # prefix of the names of nodes after the net
 
 
 class Onnx(Target):
