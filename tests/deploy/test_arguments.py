@@ -101,7 +101,7 @@ def test_mistakes_of_compare(options, message, checkpoint):
     ('to', 'options', 'message'),
     [
         (['tensorrt'], {}, '--to tensorrt: there are onnx'),
-        (['onnx'], dict(precision='int4'), '--precision must be one of fp32, fp16, int8'),
+        (['onnx'], dict(precision='int4'), '--precision must be one of fp32, fp16, bf16, int8'),
         (['onnx'], dict(size=(100, 320)), 'multiples of 32'),
         (['onnx'], dict(size=(320, 320), dynamic=True), 'exclude each other'),
         (['onnx'], dict(plain_int8=True), '--plain-int8 goes with --precision int8, not fp32'),

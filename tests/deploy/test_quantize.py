@@ -197,7 +197,7 @@ def test_nodes_behind_the_last_convolution_stay_in_float(sensitive_net, sensitiv
     assert makers['y'] == 'Softmax'
 
 
-@pytest.mark.parametrize('name', ['onnx', 'openvino', 'executorch'])
+@pytest.mark.parametrize('name', ['onnx', 'openvino', pytest.param('executorch', marks=pytest.mark.long)])
 def test_files_of_a_real_net(name, ssdlite, tmp_path, photos, repository):
     if TARGETS[name].absent(convert=True):
         pytest.skip(TARGETS[name].absent(convert=True))
