@@ -233,8 +233,8 @@ def parity(args: argparse.Namespace) -> int:
     """Check the arguments of ``parity``, run it, and return 1 if a file is outside the tolerance."""
     from mnv4_mm.report.recipes import check_parity
 
+    check_output_folder('--folder', args.folder)  # first: the other check is also about what is installed
     check_parity(args.models, args.nets, args.to)
-    check_output_folder('--folder', args.folder)
 
     from mnv4_mm.report.parity import parity
 
