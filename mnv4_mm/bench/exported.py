@@ -33,20 +33,20 @@ from mnv4_mm.runtime.preprocess import prepare
 from mnv4_mm.tasks import build_model
 
 IMAGES = REPOSITORY / 'data/mini/coco/train2017'
+ROUNDS, CALLS = 10, 10
 CANDIDATES = 500  # pairs of box and class above the score threshold, per image
 
 
 def predictor_pairs() -> list[Pair]:
     """Return pairs that time SSDLite at 320x320 from JPEG file to boxes.
 
-    Our exported files with NMS, in float32 and, where it can be exported, in int8, are compared with mmdet. The float32
-    file is also compared with decoding and the bare session.
+    Our exported files with NMS are compared with mmdet: ONNX Runtime's in float32, others where they can be exported.
+    The float32 file is also compared with decoding and the bare session.
     """
     model = untrained_detector('mnv4_ssdlite_coco')
     predictor = export_predictor(model)
-    int8_predictors = [
-        export_predictor(model, name, 'int8') for name in ('onnx', 'openvino') if not TARGETS[name].absent(convert=True)
-    ]
+    others: tuple[tuple[str, Precision], ...] = (('onnx', 'int8'), ('openvino', 'bf16'), ('openvino', 'int8'))
+    predictors = [export_predictor(model, *one) for one in others if not TARGETS[one[0]].absent(convert=True)]
     images = itertools.cycle(sorted(IMAGES.glob('*.jpg')))
 
     def run(file: Predictor) -> Callable[[], object]:
@@ -64,8 +64,18 @@ def predictor_pairs() -> list[Pair]:
 
     name = 'SSDLite MNv4-Conv-S, 320x320, JPEG to boxes, one thread'
     return [
-        Pair(f'{name}: onnx against mmdet', run(predictor), run_mmdet, target=4),
-        *(Pair(f'{name}: {one.meta.target} in int8 against mmdet', run(one), run_mmdet) for one in int8_predictors),
+        Pair(f'{name}: onnx against mmdet', run(predictor), run_mmdet, 4, ROUNDS, calls=CALLS),
+        *(
+            Pair(
+                f'{name}: {one.meta.target} in {one.meta.precision} against mmdet',
+                run(one),
+                run_mmdet,
+                5 if (one.meta.target, one.meta.precision) == ('openvino', 'int8') else None,
+                ROUNDS,
+                calls=CALLS,
+            )
+            for one in predictors
+        ),
         Pair(f'{name}: onnx against decoding and the bare session', run(predictor), decode_and_run_session, target=0.8),
     ]
 

@@ -14,11 +14,13 @@ class Pair(NamedTuple):
 
     Attributes:
         name: Name of the measurement.
-        ours: Our implementation, to be called once a round.
+        ours: Our implementation.
         baseline: The implementation to compare with.
         target: Speedup that we aim at; None if there is no target.
         rounds: Number of timed rounds.
         warm_up: Number of untimed rounds before them.
+        calls: Number of calls of each side in a round. With one, each side finds the caches as the other side has left
+            them; with several, mostly as in a program that calls nothing else.
     """
 
     name: str
@@ -27,6 +29,7 @@ class Pair(NamedTuple):
     target: float | None = None
     rounds: int = 30
     warm_up: int = 2
+    calls: int = 1
 
 
 class Ratio(NamedTuple):
@@ -70,9 +73,10 @@ def measure(pair: Pair) -> Ratio:
     for i in range(-pair.warm_up, pair.rounds):
         for side, call in sides if i % 2 else reversed(sides):
             start = time.perf_counter()
-            call()
+            for _ in range(pair.calls):
+                call()
             if i >= 0:
-                times[side].append((time.perf_counter() - start) * 1e3)
+                times[side].append((time.perf_counter() - start) * 1e3 / pair.calls)
     ours, baseline = (statistics.median(side) for side in times)
     # The median of the ratios, not the ratio of the medians: a disturbance slows both sides of a round.
     speedup = statistics.median(b / a for a, b in zip(*times, strict=True))

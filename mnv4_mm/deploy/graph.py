@@ -251,7 +251,9 @@ class Graph:
         shapes = self._dynamic_shapes()
         with torch.no_grad():
             example = (self.example(),)
-            program = torch.export.export(self.module, example, dynamic_shapes=shapes)
+            # An exported program shares the parameters of its module, and equalising changes them.
+            module = copy.deepcopy(self.module) if calibration else self.module
+            program = torch.export.export(module, example, dynamic_shapes=shapes)
             folded = program.module()
             assert isinstance(folded, fx.GraphModule)
             fold_norms(folded)

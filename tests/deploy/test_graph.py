@@ -257,3 +257,18 @@ def test_attention_by_products_equals_fused_attention(model_of):
         found = model.backbone(image)
     for a, b in zip(expected, found, strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(('name', 'kind'), [('mnv4_ssdlite_coco', 'raw'), ('mnv4_lraspp_ade20k', 'logits')])
+def test_equalising_changes_neither_the_outputs_nor_the_graph(name, kind, model_of):
+    """LR-ASPP has convolutions without norms, whose weights an exported program shares with the model."""
+    model = model_of(name)
+    graph = build_graph(model, describe(model, ONNX, kind=kind, precision='int8'))
+    before = {key: value.clone() for key, value in graph.module.state_dict().items()}
+    image = graph.example()
+    with torch.no_grad():
+        expected = graph.program().module()(image)
+        for _ in range(2):
+            found = graph.program([image.numpy()]).module()(image)
+            assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert all(torch.equal(value, before[key]) for key, value in graph.module.state_dict().items())
