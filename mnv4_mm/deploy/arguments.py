@@ -127,7 +127,7 @@ def check_spread(checkpoint: str, out: str, *, octaves: float, seed: int) -> Non
 
     Raises:
         UserError: A number is out of range, the checkpoint is missing, or the file cannot be written or is the
-            checkpoint.
+            checkpoint or another file that exists.
     """
     check_not_empty(checkpoint=checkpoint, out=out)
     if not 0 < octaves <= MAX_OCTAVES:
@@ -137,6 +137,8 @@ def check_spread(checkpoint: str, out: str, *, octaves: float, seed: int) -> Non
     path = check_checkpoint(checkpoint)
     if check_output_file('OUT', out).resolve() == path.resolve():
         raise UserError(f'{out} is the checkpoint itself: name another file to write')
+    if Path(out).exists():
+        raise UserError(f'{out} exists: name another file to write')
 
 
 def check_qat(checkpoint: str) -> None:
