@@ -20,6 +20,7 @@ from torch import nn
 from mnv4_mm.bench.measure import Pair
 from mnv4_mm.config.index import REPOSITORY
 from mnv4_mm.config.load import load_config
+from mnv4_mm.deploy.best import has_bf16
 from mnv4_mm.deploy.describe import describe
 from mnv4_mm.deploy.export import write
 from mnv4_mm.deploy.graph import build_graph
@@ -46,7 +47,11 @@ def predictor_pairs() -> list[Pair]:
     model = untrained_detector('mnv4_ssdlite_coco')
     predictor = export_predictor(model)
     others: tuple[tuple[str, Precision], ...] = (('onnx', 'int8'), ('openvino', 'bf16'), ('openvino', 'int8'))
-    predictors = [export_predictor(model, *one) for one in others if not TARGETS[one[0]].absent(convert=True)]
+    predictors = [
+        export_predictor(model, name, precision)
+        for name, precision in others
+        if not TARGETS[name].absent(convert=True) and (precision != 'bf16' or has_bf16())
+    ]
     images = itertools.cycle(sorted(IMAGES.glob('*.jpg')))
 
     def run(file: Predictor) -> Callable[[], object]:

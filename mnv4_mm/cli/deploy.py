@@ -84,7 +84,9 @@ def export(args: argparse.Namespace) -> None:
     if args.best_for:
         chosen = ('to', 'precision', 'dynamic', 'kind', 'normalise', 'plain_int8', 'unchecked')
         if given := [name for name in chosen if getattr(args, name)]:
-            raise UserError(f'--best-for chooses for itself: leave out --{given[0].replace("_", "-")}')
+            flags = dict(kind='--nms, --raw, --class-map and --logits', normalise='--normalised')
+            flag = flags.get(given[0], f'--{given[0].replace("_", "-")}')
+            raise UserError(f'--best-for chooses for itself: leave out {flag}')
     to, precision = args.to or ['onnx'], args.precision or 'fp32'
     checked = dict(
         out_dir=args.out_dir,

@@ -60,14 +60,14 @@ def train(args: argparse.Namespace) -> None:
     from mnv4_mm.deploy.qat import train
 
     folder = train(args.config, **options.as_arguments())
-    if options.qat:
-        from mnv4_mm.deploy.qat import export_after_training
-
-        export_after_training(folder)
     if args.report:
         from mnv4_mm.report.training import report_after_training
 
         report_after_training(folder, launcher=options.launcher, command=_train_command(args.config, options))
+    if options.qat:
+        from mnv4_mm.deploy.qat import export_after_training
+
+        export_after_training(folder)
 
 
 def _train_command(config: str, options: TrainOptions) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mnv4_mm.config.anchors import set_size
 from mnv4_mm.config.checkpoint import checkpoint_config
 from mnv4_mm.config.data import dataset_split
 from mnv4_mm.config.options import TrainOptions
@@ -60,7 +61,8 @@ def set_qat(cfg: Config, options: TrainOptions) -> Config:
         ``cfg``.
 
     Raises:
-        UserError: The checkpoint cannot be read, carries no config, is of another task, or has been fine-tuned already.
+        UserError: The checkpoint cannot be read, carries no config, is of another task or head, or has been fine-tuned
+            already.
     """
     assert options.qat is not None
     checkpoint = read_checkpoint(options.qat)
@@ -75,7 +77,17 @@ def set_qat(cfg: Config, options: TrainOptions) -> Config:
             f'--qat {checkpoint.path} has default_scope {trained.get("default_scope")!r}, and this config has '
             f'{cfg.get("default_scope")!r}: name a config of the same task, best the one it was trained with'
         )
+    heads = [one.model.get('bbox_head') or one.model.get('decode_head') or {} for one in (trained, cfg)]
+    if heads[0].get('type') != heads[1].get('type'):
+        raise UserError(
+            f'--qat {checkpoint.path} has the head {heads[0].get("type")}, and this config has {heads[1].get("type")}: '
+            'name the config that it was trained with'
+        )
+    if 'input_size' in cfg and 'input_size' in trained and tuple(cfg.input_size) != tuple(trained.input_size):
+        width, height = trained.input_size
+        set_size(cfg, (height, width))
     cfg.model = trained.model
+    _rename_parameters(cfg)
     cfg.model.backbone.pop('init_cfg', None)
     cfg[NAME] = dict(checkpoint=os.fspath(options.qat), sha256=checkpoint.sha256, in_float=[], unrounded=[])
     return cfg
@@ -96,12 +108,17 @@ def set_qat_schedule(cfg: Config, options: TrainOptions, log: Callable[[str], ob
     """
     assert options.qat is not None
 
-    def is_set(part: str) -> bool:
-        return any(key.startswith(part) for key in options.cfg_options or {})
+    given = options.cfg_options or {}
 
+    def is_set(part: str) -> bool:
+        return any(key.startswith(part) for key in given)
+
+    for unit in ('max_epochs', 'max_iters'):
+        if f'train_cfg.{unit}' in given and unit in cfg.train_cfg:
+            cfg.train_cfg[unit] = given[f'train_cfg.{unit}']
     by_epoch = 'max_epochs' in cfg.train_cfg
-    if options.epochs or options.iters or is_set('train_cfg'):
-        chosen = [] if is_set('train_cfg') else ['{} {}'.format(*_length(cfg))]
+    if options.epochs or options.iters or is_set('train_cfg.max_'):
+        chosen = ['{} {}'.format(*_length(cfg))]
     else:
         total = _steps(read_checkpoint(options.qat), cfg)
         steps = max(1, total // SHARE)
@@ -124,6 +141,15 @@ def set_qat_schedule(cfg: Config, options: TrainOptions, log: Callable[[str], ob
     _use_last_stage(cfg)
     log(f'int8 fine-tuning of {options.qat}: {", ".join(chosen)}')
     return cfg
+
+
+def _rename_parameters(cfg: Config) -> None:
+    """Name the parts of the net in the settings of the optimizer as ``quantize_model`` does."""
+    paramwise = cfg.optim_wrapper.get('paramwise_cfg') or {}
+    keys = paramwise.get('custom_keys')
+    if keys:
+        names = {'backbone': 'net.backbone', 'neck': 'net.neck', 'decode_head': 'net.head', 'bbox_head': 'net.head'}
+        paramwise['custom_keys'] = {re.sub(r'^\w+', lambda m: names.get(m[0], m[0]), key): keys[key] for key in keys}
 
 
 def check_same_qat(cfg: Config, checkpoint: Checkpoint) -> Config:

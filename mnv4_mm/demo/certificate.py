@@ -32,7 +32,7 @@ def make_certificate(names: Sequence[str]) -> Path:
         UserError: The command ``openssl`` is missing or fails, or the file cannot be written.
     """
     names = sorted(set(names))
-    path = user_cache() / 'demo' / f'{hashlib.sha256(" ".join(names).encode()).hexdigest()[:16]}.pem'
+    path = user_cache() / 'demo' / f'server-{hashlib.sha256(" ".join(names).encode()).hexdigest()[:16]}.pem'
     command = shutil.which('openssl')
     if command is None:
         raise UserError('--host: HTTPS needs the command openssl, which is not installed; --http does without HTTPS')
@@ -47,6 +47,8 @@ def make_certificate(names: Sequence[str]) -> Path:
             failure = _run(
                 command, 'req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes',
                 '-sha256', '-days', str(DAYS), '-subj', '/CN=mnv4 demo', '-addext', f'subjectAltName={alternatives}',
+                '-addext', 'basicConstraints=critical,CA:FALSE',  # whoever trusts it trusts no other certificate
+
                 '-keyout', str(key), '-out', str(certificate),
             )  # fmt: skip
             if failure is not None:

@@ -139,6 +139,8 @@ def check_spread(checkpoint: str, out: str, *, octaves: float, seed: int) -> Non
         raise UserError(f'{out} is the checkpoint itself: name another file to write')
     if Path(out).exists():
         raise UserError(f'{out} exists: name another file to write')
+    if not Path(out).parent.is_dir():
+        raise UserError(f'{out}: there is no folder {Path(out).parent}')
 
 
 def check_qat(checkpoint: str) -> None:

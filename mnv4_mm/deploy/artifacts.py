@@ -88,7 +88,7 @@ def exported_files(checkpoint: Path, checksum: str) -> list[Path]:
     # The names that ``export`` writes. A glob alone would also find files of checkpoints whose names begin alike.
     kinds, precisions = '|'.join(OUTPUTS), '|'.join(typing.get_args(Precision))
     stem = checkpoint.stem
-    name = re.compile(rf'{re.escape(stem)}_({kinds})_({precisions})(_dynamic|_\d+x\d+)?(_normalised)?\.')
+    name = re.compile(rf'{re.escape(stem)}_({kinds})_({precisions})(_dynamic|_\d+x\d+)?(_normalised)?(_plain)?\.')
     sidecars = [path for path in sorted(folder.glob(f'{glob.escape(stem)}_*.json')) if name.match(path.name)]
     # Leave out the JSON files of samples and layers, which are not beside a file of the same name.
     paths = [path.with_suffix('') for path in sidecars if path.with_suffix('').exists()]

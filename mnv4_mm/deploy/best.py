@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from mnv4_mm.deploy.arguments import check_compare
-from mnv4_mm.deploy.compare import Tolerances, check_test_data, compare_checked
+from mnv4_mm.deploy.compare import Tolerances, check_data_of, compare_checked
 from mnv4_mm.deploy.export import export
 from mnv4_mm.deploy.quiet import without_telemetry
 from mnv4_mm.deploy.table import Row
@@ -48,7 +48,7 @@ def export_best(
     Raises:
         UserError: See ``export`` and ``compare``; or no file is as accurate as PyTorch.
     """
-    check_test_data(checkpoint, config)
+    check_data_of(checkpoint, config, training=calibration is None)
     paths: list[Path] = []
     for target, precision in candidates():
         try:
@@ -95,7 +95,7 @@ def candidates() -> Iterator[tuple[Target, Precision]]:
         if target.runs_elsewhere or target.absent(convert=True) or target.cannot_run():
             continue
         for precision in target.precisions:
-            if precision in ('fp32', 'int8') or (precision == 'bf16' and _has_bf16()):
+            if precision in ('fp32', 'int8') or (precision == 'bf16' and has_bf16()):
                 yield target, precision
 
 
@@ -122,6 +122,6 @@ def _milliseconds(row: Row) -> float:
     return speed.whole if speed else float('inf')
 
 
-def _has_bf16() -> bool:
+def has_bf16() -> bool:
     """Return True if OpenVINO computes in bf16 on this CPU; elsewhere the hint changes nothing."""
     return 'BF16' in without_telemetry('openvino').Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')

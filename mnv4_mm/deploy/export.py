@@ -115,6 +115,8 @@ def export(
             f'{loaded.path} has been fine-tuned for int8: use --precision int8. For {precision}, export the checkpoint '
             f'that it was started from, {settings.checkpoint}'
         )
+    if settings and plain_int8:
+        raise UserError(f'{loaded.path} has been fine-tuned for int8 and keeps its scales: leave out --plain-int8')
     needs_images = precision == 'int8' and (not settings or any(target.calibrates_again for target in targets))
     images = _calibration_images(model, calibration) if needs_images else []
     if images:

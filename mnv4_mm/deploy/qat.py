@@ -65,10 +65,10 @@ def start_qat(cfg: Config) -> Path:
     batches = [prepare(read_image(file), meta.input, meta.resize)[0] for file in files]
     equalise_channels(model, meta, batches)
     graph = build_graph(model, meta)
-    layers = to_int8(graph, batches).layers
-    names = match_layers(model, layers)
+    quantised = to_int8(graph, batches)
+    names = match_layers(model, quantised.layers)
     in_float = [name for name, layer in names if layer.in_float]
-    unrounded = [name for name, layer in names if layer.in_float and layer.is_output_sensitive]
+    unrounded = [name for name, layer in names if layer.layer in quantised.chosen and layer.is_output_sensitive]
     cfg[NAME].update(in_float=in_float, unrounded=unrounded)
     pixels: Any = graph.module.pixels
     quantize_model(model, cfg[NAME])
@@ -109,6 +109,9 @@ def match_layers(model: Any, layers: Sequence[LayerSensitivity]) -> list[tuple[s
 
     Returns:
         The name of each layer in ``QuantizedNet.layers``, and the layer.
+
+    Raises:
+        UserError: The net has layers other than convolutions and products of two activations.
     """
     alias = _aliases(model)
     groups: dict[str, list[LayerSensitivity]] = {}
@@ -118,10 +121,12 @@ def match_layers(model: Any, layers: Sequence[LayerSensitivity]) -> list[tuple[s
     for name in layer_names(model):
         module = 'product' if name.startswith('product#') else re.sub(r'(_level\d+|#\d+)$', '', name)
         group = groups.get(alias.get(module.replace('.', '_'), module))
-        assert group, f'{name} is not in the file'
+        if not group:
+            raise UserError(f'--qat cannot round this net: its layer {name} is not in the ONNX file')
         matched.append((name, group.pop(0)))
     left = [layer.layer for group in groups.values() for layer in group]
-    assert not left, f'layers of the file that the net does not have: {left}'
+    if left:
+        raise UserError(f'--qat rounds convolutions and products of activations only, and this net also has {left[0]}')
     return matched
 
 

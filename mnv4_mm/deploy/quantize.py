@@ -43,6 +43,7 @@ class QuantizedModel(NamedTuple):
             the names of ONNX nodes.
         steps: The steps that were tried.
         is_equalised: True if the net is the one with equalised channels.
+        chosen: Names of the ONNX nodes of ``sensitive``.
     """
 
     model: Any
@@ -50,6 +51,7 @@ class QuantizedModel(NamedTuple):
     sensitive: list[SensitiveLayer]
     steps: list[Step]
     is_equalised: bool
+    chosen: frozenset[str] = frozenset()
 
 
 class _Net(NamedTuple):
@@ -137,7 +139,7 @@ def quantize_onnx(
         ]
         layers.sort(key=lambda layer: layer.lowest_db)
         sensitive = sensitive_layers(layers, graph, best.chosen)
-        return QuantizedModel(best.model, layers, sensitive, steps, best.net is not net)
+        return QuantizedModel(best.model, layers, sensitive, steps, best.net is not net, frozenset(best.chosen))
 
 
 def _prepare(model: Any, batches: Sequence[np.ndarray], folder: Path) -> _Net:
