@@ -73,7 +73,7 @@ def run(model, batch):
 
 def test_a_sensitive_layer_is_found_and_stays_in_float(sensitive_net, sensitive_onnx):
     batches = sensitive_net[1]
-    found, layers, sensitive, steps, _ = quantize_onnx(sensitive_onnx, batches, max_float_share=1)
+    found, layers, sensitive, steps, *_ = quantize_onnx(sensitive_onnx, batches, max_float_share=1)
     assert len(layers) == 3
     assert layers[0].activation_db < 20 < layers[1].activation_db
     assert [step.used for step in steps if 'in float' in step.name] == [True]
@@ -103,7 +103,7 @@ def test_layers_in_float_are_within_the_budget(sensitive_net, sensitive_onnx):
 
 
 def test_plain_int8_tries_no_step(sensitive_net, sensitive_onnx):
-    _, layers, sensitive, steps, is_equalised = quantize_onnx(sensitive_onnx, sensitive_net[1], plain=True)
+    _, layers, sensitive, steps, is_equalised, _ = quantize_onnx(sensitive_onnx, sensitive_net[1], plain=True)
     assert ([step.name for step in steps], sensitive, is_equalised) == (['plain'], [], False)
     assert not any(layer.in_float for layer in layers)
 
