@@ -143,8 +143,8 @@ def test_outputs_are_those_of_the_sample(cells, blood, repository):
         const {{prepare}} = await import('./prepare.js');
         const meta = await (await fetch(`${{model.name}}.json`)).json();
         const bytes = Uint8Array.from(atob('{base64.b64encode(photo).decode()}'), c => c.charCodeAt(0));
-        const picture = await createImageBitmap(new Blob([bytes]), {{colorSpaceConversion: 'none'}});
-        hold(picture, picture.width, picture.height);
+        const bitmap = await createImageBitmap(new Blob([bytes]), {{colorSpaceConversion: 'none'}});
+        hold(bitmap, bitmap.width, bitmap.height);
         const rgba = frame.getContext('2d').getImageData(0, 0, frame.width, frame.height).data;
         const {{data, dims}} = prepare(rgba, frame.height, frame.width, meta);
         const {{outputs}} = await backend.call('run', {{data, dims}});

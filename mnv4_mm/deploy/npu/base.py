@@ -37,7 +37,7 @@ class Operator(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Where a compiler places the operators of a file, and what it estimates; None for what it does not estimate.
+    """Operators of a file on an NPU and on the CPU, and estimates of the compiler; None: not estimated.
 
     Attributes:
         operators: Number of operators in the file, without those that quantise and dequantise in ONNX.
