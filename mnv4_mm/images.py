@@ -107,7 +107,27 @@ def read_image(path: str | Path, reduction: int = 1) -> np.ndarray:
     Raises:
         UserError: There is no such file, or it is not a readable image.
     """
-    data = _read_bytes(path)
+    return _decode_checked(_read_bytes(path), path, reduction)
+
+
+def decode_image(data: bytes, name: str | Path) -> np.ndarray:
+    """Decode the content of an image file exactly as ``read_image`` does.
+
+    Args:
+        data: Content of the file.
+        name: Name of the image, for messages.
+
+    Returns:
+        (H, W, 3) uint8 BGR.
+
+    Raises:
+        UserError: It is not a readable image.
+    """
+    _check_length(len(data), name)
+    return _decode_checked(np.frombuffer(data, np.uint8), name)
+
+
+def _decode_checked(data: np.ndarray, path: str | Path, reduction: int = 1) -> np.ndarray:
     header = _checked_header(data, path)
     if header is None or header.format == 'TIFF':  # other formats have no floats
         _decode_deep(data, header, path)
@@ -276,10 +296,14 @@ def _check_file(status: os.stat_result, path: str | Path) -> None:
     if not stat.S_ISREG(status.st_mode):  # reading /dev/zero would never end
         kind = os.strerror(errno.EISDIR) if stat.S_ISDIR(status.st_mode) else 'it is not a file'
         raise UserError(f'{path} cannot be read: {kind}')
-    if not status.st_size:
+    _check_length(status.st_size, path)
+
+
+def _check_length(length: int, path: str | Path) -> None:
+    if not length:
         raise UserError(f'{path} is empty')
-    if status.st_size > MAX_BYTES:
-        raise UserError(f'{path} is refused: it has {status.st_size} bytes; an image may have {MAX_BYTES}')
+    if length > MAX_BYTES:
+        raise UserError(f'{path} is refused: it has {length} bytes; an image may have {MAX_BYTES}')
 
 
 def _unreadable(data: np.ndarray, path: str | Path) -> UserError:

@@ -29,7 +29,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ('config',),
     ('apis',),
     ('deploy',),
-    ('report', 'bench', 'demo', 'transfer'),
+    ('report', 'bench', 'demo', 'label', 'transfer'),
     ('registration',),
     ('cli',),
     ('__init__', '__main__'),
@@ -40,7 +40,7 @@ LIGHT = (
     'errors', 'version', 'quiet', 'lazy', 'paths', 'files', 'image_headers', 'images', 'data.formats', 'models.arch',
     'weights.tags', 'weights.cache', 'report.weights', 'runtime',
     'config.check', 'config.index', 'config.options', 'config.rules', 'config.source', 'deploy.arguments',
-    'deploy.measured', 'web', 'bench.parts', 'demo', 'transfer.protocol', 'transfer.job', 'transfer.records',
+    'deploy.measured', 'web', 'bench.parts', 'demo', 'label', 'transfer.protocol', 'transfer.job', 'transfer.records',
     'transfer.splits', 'transfer.estimate', 'transfer.claims', 'transfer.nets', 'registration', 'cli', '__init__',
 )  # fmt: skip
 HEAVY = {'torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'timm'}

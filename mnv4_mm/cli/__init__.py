@@ -5,7 +5,7 @@ A command parses and checks its arguments, and only then imports what does the w
 
 from collections.abc import Callable, Sequence
 
-from mnv4_mm.cli import configs, data, demo, deploy, env, report, roofline, train, transfer
+from mnv4_mm.cli import configs, data, demo, deploy, env, label, report, roofline, train, transfer
 from mnv4_mm.cli.arguments import Parser
 from mnv4_mm.cli.exit_codes import run
 from mnv4_mm.version import __version__
@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Parser], None]]] = {
     'train': ('Train a detector or a segmenter.', train.add_train),
     'test': ('Evaluate a checkpoint: COCO AP or mIoU, and a table per class.', train.add_test),
     'infer': ('Detect or segment in images and videos.', train.add_infer),
+    'label': ('Run an exported file over many images, into Parquet files.', label.add_label),
     'demo': ('Show predictions on a local web page.', demo.add_demo),
     'export': ('Convert a checkpoint for other runtimes.', deploy.add_export),
     'spread': ('Make a net hard to quantise: channels of other ranges, the same outputs in float.', deploy.add_spread),
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit code: 0; 1 if ``compare`` or ``parity`` has a file that does not pass, ``infer`` left out images that
-        cannot be read, ``env`` found a problem, ``--check`` found an outdated page, ``transfer`` has a run without a
+        cannot be read, ``label`` has parts that could not be made, ``env`` found a problem, ``--check`` found an outdated page, ``transfer`` has a run without a
         score, ``roofline`` could not measure a net, or the reader of the output has ended; 2 for a user's mistake, an
         unusable file or a broken environment; 130 for Ctrl-C.
     """

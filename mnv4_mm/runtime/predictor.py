@@ -9,7 +9,7 @@ import numpy as np
 
 from mnv4_mm.errors import UserError
 from mnv4_mm.runtime.meta import Meta, read_meta, sidecar
-from mnv4_mm.runtime.preprocess import prepare, to_pixels
+from mnv4_mm.runtime.preprocess import Placement, prepare, to_pixels
 from mnv4_mm.runtime.results import ClassMap, Detections, boxes_to_image, class_map, map_to_image, select
 from mnv4_mm.runtime.sessions import RUNTIMES, Session
 
@@ -81,29 +81,34 @@ class Predictor(ImagePredictor):
         self.classes = meta.classes
 
     def predict(self, pixels: np.ndarray) -> Detections | ClassMap:
+        batch, placement = prepare(pixels, self.meta.input, self.meta.resize)
+        return replace(self.finish(self.run(batch), placement), image=pixels)
+
+    def finish(self, outputs: list[np.ndarray], placement: Placement, index: int = 0) -> Detections | ClassMap:
+        """Turn the outputs of ``run`` into results.
+
+        Args:
+            outputs: Outputs of the model.
+            placement: Size of the image before and in the input, as ``preprocess.prepare`` returns it.
+            index: Index of the image in the batch.
+
+        Returns:
+            Detections or a class map in pixels of the image, without the image.
+        """
         meta = self.meta
-        batch, placement = prepare(pixels, meta.input, meta.resize)
-        outputs = self.run(batch)
         if meta.task == 'segmentation':
-            labels = outputs[0][0]
+            labels = outputs[0][index]
             if meta.kind == 'logits':
-                size = batch.shape[1:3] if meta.input.layout == 'NHWC' else batch.shape[2:]
-                labels = class_map(labels, (size[0], size[1]))
-            labels = map_to_image(labels, placement)
-            return ClassMap(labels, meta.classes, meta.palette or (), meta.first_value, pixels)
+                labels = class_map(labels, placement.size)
+            return ClassMap(map_to_image(labels, placement), meta.classes, meta.palette or (), meta.first_value)
         if meta.kind == 'nms':
             boxes, scores, labels = outputs
             selected = Detections(boxes, scores, labels.astype(np.int64))
         else:
             assert meta.selection is not None
-            selected = select(outputs[0][0], outputs[1][0], meta.selection)
-        return replace(
-            selected,
-            boxes=boxes_to_image(selected.boxes, placement),
-            classes=meta.classes,
-            category_ids=meta.category_ids,
-            image=pixels,
-        )
+            selected = select(outputs[0][index], outputs[1][index], meta.selection)
+        boxes = boxes_to_image(selected.boxes, placement)
+        return replace(selected, boxes=boxes, classes=meta.classes, category_ids=meta.category_ids)
 
     def run(self, batch: np.ndarray) -> list[np.ndarray]:
         """Run the model without preprocessing and selection.

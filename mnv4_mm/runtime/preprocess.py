@@ -17,10 +17,12 @@ class Placement(NamedTuple):
     Attributes:
         original: Height and width of the image in pixels.
         placed: Height and width of the resized image in the input.
+        size: Height and width of the input.
     """
 
     original: tuple[int, int]
     placed: tuple[int, int]
+    size: tuple[int, int]
 
 
 def to_pixels(image: np.ndarray | str | Path) -> np.ndarray:
@@ -90,7 +92,7 @@ def prepare(image: np.ndarray, to: Input, resize: Resize) -> tuple[np.ndarray, P
         batch = (batch - np.array(to.mean, np.float32)) / np.array(to.std, np.float32)
     if to.layout == 'NCHW':
         batch = batch.transpose(0, 3, 1, 2)
-    return np.ascontiguousarray(batch, to.dtype), Placement((height, width), placed)
+    return np.ascontiguousarray(batch, to.dtype), Placement((height, width), placed, (size[0], size[1]))
 
 
 def _letterbox_size(height: int, width: int, to: Input, resize: Resize) -> tuple[int, int]:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 import pytest
+from stub_file import write_detector
 
 from mnv4_mm.cli import COMMANDS
 from mnv4_mm.cli.arguments import Parser
@@ -24,6 +25,7 @@ POSITIONALS = {
     'train': dict(config=MINI),
     'test': dict(config=MINI, checkpoint='{checkpoint}'),
     'infer': dict(source='{images}', checkpoint='{checkpoint}'),
+    'label': dict(file='{exported}', images='{images}'),
     'export': dict(checkpoint='{checkpoint}'),
     'spread': dict(checkpoint='{checkpoint}', out='{new}'),
     'compare': dict(checkpoint='{checkpoint}'),
@@ -50,6 +52,8 @@ POSITIONALS = {
     'roofline': {},
     'blocks': {},
 }
+# Options that a command requires.
+REQUIRED = {'label': dict(out='{new}')}
 # Options without which another option has no effect.
 NEEDED = {
     ('export', 'calibration'): ['--precision', 'int8'],
@@ -91,6 +95,11 @@ ARGUMENTS = {
     'configs copy out': ['{folder}', '{text}/x.py', '{new}.txt'],
     'draw out': [*OUT_FOLDER, '{folder}'],
     'source': [*IMAGES, '{gone}'],
+    'label file': ['{gone}.onnx', '{text}', '{folder}'],
+    'label images': ['{gone}', '{empty}', '{cut}'],
+    'label out': [*OUT_FOLDER, '{folder}', '{images}', '{images}/x'],
+    'ray': ['no such host'],
+    'coco': ['{folder}', '{text}/x.json', '{new}.txt'],
     'img': ['{gone}.jpg', '{text}', '{folder}'],
     'test_img': ['{gone}.jpg', '{text}', '{folder}'],
     'calibration': DATA,
@@ -146,6 +155,7 @@ RANGES = {
     'draw val': ['0'],
     'size': ['0', '33', '32 32 32'],
     'workers': ['0'],
+    'part': ['0'],
     'seeds': ['99'],
     'port': ['65536'],
     'rounds': ['0'],
@@ -216,6 +226,9 @@ def command_line(command, parser, action, value):
             line += value.split() if value.startswith('-') else [value]
         elif positional.dest in POSITIONALS[command]:
             line.append(POSITIONALS[command][positional.dest])
+    for name, required in REQUIRED.get(command, {}).items():
+        if name != action.dest:
+            line += [f'--{name}', required]
     if action.option_strings:
         flag = action.option_strings[0]
         line += NEEDED.get((command, action.dest), [])
@@ -264,11 +277,13 @@ def answers(repository, tmp_path_factory):
     (tmp / 'net.pth').write_bytes(b'PK\3\4 begins as a checkpoint does')
     record = dict.fromkeys((*Run._fields, *FAILED, 'protocol'), '')
     (tmp / 'records.jsonl').write_text(json.dumps(record))
+    write_detector(tmp / 'net.onnx')
     images = repository / 'data/mini/coco/val2017'
     places = dict(
         gone=tmp / 'gone', text=tmp / 'text.txt', folder=tmp / 'folder', empty=tmp / 'empty', broken=tmp / 'broken.py',
         cut=tmp / 'cut.py', checkpoint=tmp / 'net.pth', new=tmp / 'new', images=images, image=min(images.glob('*.jpg')),
         configs=repository / 'configs', records=tmp / 'records.jsonl',
+        exported=tmp / 'net.onnx',
     )  # fmt: skip
     before = {path.relative_to(tmp) for path in tmp.rglob('*')}
     lines = [[part.format(**places) for part in line] for *_, line in CASES]

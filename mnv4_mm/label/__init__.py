@@ -1,0 +1,21 @@
+"""Run an exported file over many images: on one machine by processes, on several by Ray. Needs no PyTorch."""
+
+from typing import TYPE_CHECKING
+
+from mnv4_mm.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from mnv4_mm.label.labeller import Labeller
+    from mnv4_mm.label.run import Labelled, label
+
+__all__ = ['Labelled', 'Labeller', 'label']
+
+# Lazily: the command line checks arguments before pyarrow is imported, which may be missing.
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        'Labelled': ('mnv4_mm.label.run', 'Labelled'),
+        'Labeller': ('mnv4_mm.label.labeller', 'Labeller'),
+        'label': ('mnv4_mm.label.run', 'label'),
+    },
+)

@@ -1,0 +1,94 @@
+"""Results as COCO JSON, written row by row: the memory that this takes does not grow with the number of images."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pyarrow.parquet as pq
+
+from mnv4_mm.errors import UserError
+from mnv4_mm.label.job import ROWS_AT_ONCE, Job
+from mnv4_mm.runtime.meta import META_KEY
+
+
+def write_coco(job: Job, path: Path) -> None:
+    """Write the results of a job that is done to a JSON file: ``images``, ``annotations`` and ``categories``.
+
+    Images are numbered from 1 in the order of the parts. Those that could not be read are listed under ``unreadable``.
+    Annotations have a ``score``; boxes are [x, y, width, height] in pixels, class maps a ``segmentation`` per class.
+
+    Args:
+        job: The job.
+        path: The file.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    about = json.loads(pq.read_schema(job.path(0)).metadata[META_KEY.encode()])
+    is_detection = 'boxes' in pq.read_schema(job.path(0)).names
+    first = 1 if is_detection else about['first_value']
+    ids = about['category_ids'] or list(range(first, first + len(about['classes'])))
+    categories = [dict(id=id_, name=name) for id_, name in zip(ids, about['classes'], strict=True)]
+    part = path.with_name(f'.{uuid4().hex}.part')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open('w') as file:
+            lists = dict(
+                images=_images(job), unreadable=_unreadable(job), annotations=_annotations(job, ids), categories=categories
+            )
+            for number, (name, items) in enumerate(lists.items()):
+                file.write(f'{"," if number else "{"}{json.dumps(name)}: [')
+                for index, item in enumerate(items):
+                    file.write((',\n' if index else '\n') + json.dumps(item))
+                file.write(']\n')
+            file.write('}\n')
+        part.replace(path)
+    except OSError as error:
+        raise UserError(f'--coco {path} cannot be written: {error.strerror or error}') from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _rows(job: Job, columns: list[str] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the rows of all parts with their numbers, from 1."""
+    number = 0
+    for part in range(job.count):
+        for batch in pq.ParquetFile(job.path(part)).iter_batches(ROWS_AT_ONCE, columns=columns):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
+
+
+def _images(job: Job) -> Iterator[dict[str, Any]]:
+    for number, row in _rows(job, ['id', 'width', 'height', 'error']):
+        if row['error'] is None:
+            yield dict(id=number, file_name=row['id'], width=row['width'], height=row['height'])
+
+
+def _unreadable(job: Job) -> Iterator[dict[str, Any]]:
+    for _, row in _rows(job, ['id', 'error']):
+        if row['error'] is not None:
+            yield dict(file_name=row['id'], reason=row['error'])
+
+
+def _annotations(job: Job, ids: list[int]) -> Iterator[dict[str, Any]]:
+    """Yield detections, or a segment per class that occurs; numbered from 1."""
+    number = 0
+    for image_id, row in _rows(job):
+        for values in _of_row(row, ids):
+            number += 1
+            yield dict(id=number, image_id=image_id, iscrowd=0, **values)
+
+
+def _of_row(row: dict[str, Any], ids: list[int]) -> Iterator[dict[str, Any]]:
+    for box, score, label in zip(
+        row.get('boxes') or (), row.get('scores') or (), row.get('labels') or (), strict=True
+    ):
+        x1, y1, x2, y2 = box
+        width, height = x2 - x1, y2 - y1
+        yield dict(category_id=ids[label], bbox=[x1, y1, width, height], area=width * height, score=score)
+    for segment in row.get('segments') or ():
+        size = [row['height'], row['width']]
+        yield dict(category_id=ids[segment['label']], segmentation=dict(size=size, counts=segment['counts']))

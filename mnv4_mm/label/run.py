@@ -1,0 +1,234 @@
+"""Label the images of a source, and continue where an earlier run has stopped."""
+
+import importlib.util
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from mnv4_mm.errors import UserError
+from mnv4_mm.label.source import read_source
+from mnv4_mm.paths import check_output_file, check_output_folder
+from mnv4_mm.runtime.meta import read_meta
+from mnv4_mm.runtime.sessions import RUNTIMES
+from mnv4_mm.runtime.sessions.base import missing_modules
+
+if TYPE_CHECKING:
+    from mnv4_mm.label.workers import Outcome
+
+PART = 256  # images
+LOCK = '.lock'
+SECONDS = 10.0  # between two lines of progress
+
+
+class Labelled(NamedTuple):
+    """Outcome of a run.
+
+    Attributes:
+        folder: Folder of the Parquet files, one dataset.
+        rows: Images, or frames.
+        errors: How many of them could not be read.
+        failed: Parts that could not be made, each with its first and last image.
+    """
+
+    folder: Path
+    rows: int
+    errors: int
+    failed: list[str]
+
+
+def check_label(
+    file: str,
+    source: str,
+    *,
+    out: str,
+    workers: int | None,
+    ray: str | None,
+    score_thr: float | None,
+    part: int,
+    coco: str | None,
+) -> None:
+    """Check the arguments of ``label``, without listing the images.
+
+    Raises:
+        UserError: An argument or the exported file is invalid, or a package is missing.
+    """
+    missing = missing_modules(['pyarrow', 'filelock'])
+    if missing:
+        raise UserError(f'labelling needs {", ".join(missing)}: pip install "mnv4_mm[label]"')
+    if ray is not None and not re.fullmatch(r'auto|local|(ray://)?[\w.-]+:\d+|(ray://)?\[[\da-f:]+\]:\d+', ray):
+        raise UserError(f'--ray {ray}: auto (the running cluster), local (a new one), or an address like 10.0.0.1:6379')
+    if ray is not None and importlib.util.find_spec('ray') is None:
+        raise UserError(f'--ray {ray} needs ray: pip install "mnv4_mm[ray]"')
+    if workers is not None and workers < 1:
+        raise UserError(f'--workers must be at least 1, got {workers}')
+    if part < 1:
+        raise UserError(f'--part must be at least 1, got {part}')
+    if score_thr is not None and not 0 <= score_thr <= 1:
+        raise UserError(f'--score-thr must be in [0, 1], got {score_thr}')
+    meta = read_meta(file)
+    if meta.target not in RUNTIMES:
+        raise UserError(f'{file} is for the runtime {meta.target!r}, which this version does not know')
+    if reason := RUNTIMES[meta.target].absent() or RUNTIMES[meta.target].cannot_run():
+        raise UserError(reason)
+    if meta.task == 'segmentation':
+        if score_thr is not None:
+            raise UserError(f'--score-thr {score_thr} is for detectors; {file} is a segmenter')
+        if missing_modules(['pycocotools']):
+            raise UserError('run lengths of class maps need pycocotools: pip install "mnv4_mm[label]"')
+    if not Path(source).exists():
+        raise UserError(f'no images at {source}: a source is a folder, a list (.txt, .csv, .parquet), a tar file or a video')
+    folder = check_output_folder('--out', out)
+    inside = folder.resolve()
+    if Path(source).is_dir() and (inside == Path(source).resolve() or inside.is_relative_to(Path(source).resolve())):
+        raise UserError(f'--out {out} is inside the folder of the images, {source}: name another one')
+    if coco is not None:
+        if Path(coco).suffix != '.json':
+            raise UserError(f'--coco {coco}: name a .json file')
+        check_output_file('--coco', coco)
+
+
+def label(
+    file: str,
+    source: str,
+    *,
+    out: str,
+    workers: int | None = None,
+    ray: str | None = None,
+    score_thr: float | None = None,
+    part: int = PART,
+    coco: str | None = None,
+    log: Callable[[str], object] = print,
+) -> Labelled:
+    """Run an exported file over the images of a source, and write a Parquet row per image.
+
+    A run that is stopped is continued by the same call: each image is labelled exactly once. An image that cannot be read
+    has a row with the error.
+
+    Args:
+        file: Exported file, of any runtime.
+        source: A folder, a list, tar files or videos, see ``source.read_source``.
+        out: Folder of the results: a new one, or that of the same job. ``parts/*.parquet`` have the columns that
+            ``table.schema_of`` describes.
+        workers: Number of processes; one per core if None, with ``ray`` per core of the cluster.
+        ray: Use a Ray cluster: ``auto`` for the running one, ``local`` to start one on this machine, or its address.
+            ``file``, ``source`` and ``out`` must have the same paths on all its machines.
+        score_thr: Detection: boxes with lower scores are left out; the limit of the file if None.
+        part: Images per Parquet file, and per unit of work. A tar file or video is one, too.
+        coco: Also write the results to this JSON file in COCO's form.
+        log: Function that prints a line.
+
+    Returns:
+        The numbers of rows and errors.
+
+    Raises:
+        UserError: An argument, the source or the exported file is invalid, the folder cannot be used, or another process
+            uses it. What is done is kept.
+    """
+    check_label(
+        file, source, out=out, workers=workers, ray=ray, score_thr=score_thr, part=part, coco=coco
+    )
+    from filelock import FileLock, Timeout
+
+    from mnv4_mm.label.coco import write_coco
+    from mnv4_mm.label.job import open_job
+    from mnv4_mm.label.labeller import BATCH
+
+    entries = read_source(source)
+    folder = Path(out)
+    existed = folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f'--out {out} is in use by another process') from None
+    try:
+        job = open_job(folder, file, source, entries, part=part, score_thr=score_thr, batch=BATCH)
+        del entries  # up to hundreds of bytes an image
+        job.remove_unfinished()
+        done = job.done()
+        missing = [index for index in range(job.count) if index not in done]
+        if done:
+            log(f'{len(done)} of {job.count} parts are done: {sum(tally.rows for tally in done.values())} images')
+        failed = []
+        progress = Progress(job.count, len(done), log)
+        for outcome in progress.follow(_outcomes(out, missing, workers, ray)):
+            if outcome.tally is None:
+                failed.append(outcome.part)
+            else:
+                done[outcome.part] = outcome.tally
+        job.remove_unfinished()
+        names = []
+        for index in sorted(failed):
+            images = job.entries(index)
+            names.append(f'part {index} ({images[0].id} to {images[-1].id})')
+        rows, errors = (sum(tally[i] for tally in done.values()) for i in (0, 1))
+        if coco is not None and not failed:
+            write_coco(job, Path(coco))
+        return Labelled(job.folder / 'parts', rows, errors, names)
+    finally:
+        lock.release()
+        if not existed and not any(path.name != LOCK for path in folder.iterdir()):
+            (folder / LOCK).unlink(missing_ok=True)
+            folder.rmdir()
+
+
+def _outcomes(folder: str, parts: list[int], workers: int | None, ray: str | None) -> 'Iterable[Outcome]':
+    if not parts:
+        return []
+    if ray is not None:
+        from mnv4_mm.label import ray_workers
+
+        return ray_workers.make_parts(os.path.abspath(folder), parts, workers, ray)
+    from mnv4_mm.label.workers import make_parts
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    return make_parts(folder, parts, workers or cores)
+
+
+class Progress:
+    """Prints how many parts are done, images a second, and the time that is left.
+
+    Args:
+        count: Number of parts.
+        before: How many of them an earlier run has made.
+        log: Function that prints a line.
+    """
+
+    def __init__(self, count: int, before: int, log: Callable[[str], object]) -> None:
+        self.count = count
+        self.before = before
+        self.log = log
+
+    def follow(self, outcomes: 'Iterable[Outcome]') -> 'Iterable[Outcome]':
+        """Yield outcomes, and print a line every few seconds; on a terminal it replaces the one before."""
+        started = shown = time.monotonic()
+        is_terminal, images, parts = sys.stderr.isatty(), 0, 0
+        for outcome in outcomes:
+            parts += 1
+            images += outcome.tally.rows if outcome.tally else 0
+            now = time.monotonic()
+            left = self.count - self.before - parts
+            if not left or now - shown > (1.0 if is_terminal else SECONDS):
+                shown = now
+                seconds = now - started
+                rate = images / seconds if seconds else 0.0
+                line = (
+                    f'{self.before + parts} of {self.count} parts, {images} images, {rate:.0f} images/s, '
+                    f'{_duration(seconds / parts * left)} left'
+                )
+                if is_terminal:
+                    print(f'\r{line}\033[K', end='' if left else '\n', file=sys.stderr, flush=True)
+                else:
+                    self.log(line)
+            yield outcome
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f'{hours}:{minutes:02d}:{seconds:02d}'

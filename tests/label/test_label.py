@@ -1,0 +1,357 @@
+"""`mnv4 label`: each image exactly once, equal to the predictor's own results, whatever the source and whatever dies."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import cv2
+import label_faults
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pycocotools import mask
+from pycocotools.coco import COCO
+from stub_file import CLASSES, write_detector, write_segmenter
+
+from mnv4_mm.errors import UserError
+from mnv4_mm.images import read_image
+from mnv4_mm.label import Labeller, label
+from mnv4_mm.label import workers as worker_module
+from mnv4_mm.runtime import load
+
+
+@pytest.fixture(scope='module')
+def detector(tmp_path_factory) -> Path:
+    return write_detector(tmp_path_factory.mktemp('file') / 'net.onnx')
+
+
+@pytest.fixture(scope='module')
+def images(tmp_path_factory, repository) -> Path:
+    """A folder with twelve images in two subfolders, and four files that are no readable images."""
+    folder = tmp_path_factory.mktemp('images')
+    photos = sorted((repository / 'data/mini/coco/val2017').glob('*.jpg'))[:12]
+    for number, photo in enumerate(photos):
+        target = folder / f'{"ab"[number % 2]}' / f'{number:02d}.jpg'
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(photo.read_bytes())
+    (folder / 'a/cut.jpg').write_bytes(photos[0].read_bytes()[:2000])
+    (folder / 'a/empty.jpg').write_bytes(b'')
+    (folder / 'b/text.png').write_text('no image')
+    (folder / 'b/link.jpg').symlink_to(folder / 'gone.jpg')
+    (folder / '.hidden.jpg').write_bytes(photos[0].read_bytes())
+    return folder
+
+
+def results(folder: Path) -> dict[str, dict]:
+    """Return the rows by id, and check that no id occurs twice."""
+    rows = pq.read_table(folder / 'parts').to_pylist()
+    found = {row['id']: row for row in rows}
+    assert len(found) == len(rows)
+    return found
+
+
+def quiet(*_: object) -> None:
+    pass
+
+
+def run(file: Path, source: Path, out: Path, **options) -> dict[str, dict]:
+    done = label(str(file), str(source), out=str(out), **{'workers': 1, 'log': quiet, **options})
+    found = results(out)
+    assert (done.rows, done.errors) == (len(found), sum(row['error'] is not None for row in found.values()))
+    assert not done.failed
+    return found
+
+
+def test_rows_are_the_predictors_results_and_broken_images_have_their_error(detector, images, tmp_path):
+    found = run(detector, images, tmp_path / 'out', workers=2, part=3)
+    files = {path.relative_to(images).as_posix(): path for path in images.glob('[ab]/*')}
+    assert found.keys() == files.keys()
+    predictor = load(detector, 1)
+    errors = 0
+    for name, path in files.items():
+        row = found[name]
+        try:
+            image = read_image(path)
+        except UserError as error:
+            assert row['error'] == str(error)
+            assert row['boxes'] is row['scores'] is row['labels'] is row['width'] is row['height'] is None
+            errors += 1
+            continue
+        expected = predictor(image)
+        assert (row['height'], row['width'], row['error']) == (*image.shape[:2], None)
+        np.testing.assert_array_equal(np.float32(row['boxes']), expected.boxes)
+        np.testing.assert_array_equal(np.float32(row['scores']), expected.scores)
+        assert row['labels'] == expected.labels.tolist()
+    assert errors == 4
+    schema = pq.read_schema(tmp_path / 'out/parts/part-000000.parquet')
+    assert json.loads(schema.metadata[b'mnv4_mm'])['classes'] == list(CLASSES)
+
+
+def test_scores_below_the_threshold_are_left_out(detector, images, tmp_path):
+    whole, some = run(detector, images, tmp_path / 'a'), run(detector, images, tmp_path / 'b', score_thr=0.6)
+    scores = [score for row in some.values() for score in row['scores'] or ()]
+    assert scores
+    assert min(scores) >= 0.6
+    for name, row in whole.items():
+        if row['error'] is None:
+            count = sum(score >= 0.6 for score in row['scores'])
+            assert some[name]['boxes'] == row['boxes'][:count]
+
+
+def write_source(kind: str, names: list[str], images: Path, folder: Path) -> tuple[Path, list[str]]:
+    """Write a source of the images, and return it with the ids that they have in it."""
+    paths = [images / name for name in names]
+    relative = [os.path.relpath(path, folder) for path in paths]
+    contents = [path.read_bytes() for path in paths]
+    source = folder / f'source{kind}'
+    match kind:
+        case '.txt':
+            source.write_text('\ufeff' + '\n'.join([*map(str, relative), '']), encoding='utf-8')
+            return source, relative
+        case '.csv':
+            rows = '\n'.join(f'{name},"{path}",1' for name, path in zip(names, paths, strict=True))
+            source.write_text(f'id,path,camera\n{rows}\n')
+            return source, names
+        case '-paths.parquet':
+            pq.write_table(pa.table(dict(file_name=relative)), source)
+            return source, relative
+        case '-bytes.parquet':
+            pq.write_table(pa.table(dict(bytes=contents)), source, row_group_size=5)
+            return source, [f'{source.name}#{i // 5}.{i % 5}' for i in range(len(names))]
+        case '-struct.parquet':  # as Hugging Face's datasets write images
+            pq.write_table(pa.table(dict(id=names, image=[dict(bytes=c, path=None) for c in contents])), source)
+            return source, names
+        case '.tar' | '.tgz':
+            with tarfile.open(source, 'w:gz' if kind == '.tgz' else 'w') as shard:
+                for name, content in zip(names, contents, strict=True):
+                    for suffix, data in (('', content), ('.json', b'{}')):
+                        member = tarfile.TarInfo(name + suffix)
+                        member.size = len(data)
+                        shard.addfile(member, io.BytesIO(data))
+            return source, [f'{source.name}/{name}' for name in names]
+    raise AssertionError(kind)
+
+
+@pytest.mark.parametrize(
+    'kind', ['.txt', '.csv', '-paths.parquet', '-bytes.parquet', '-struct.parquet', '.tar', '.tgz']
+)
+def test_every_kind_of_source_gives_the_same_rows(kind, detector, images, tmp_path, folder_rows):
+    names = sorted(folder_rows)
+    names.remove('b/link.jpg')  # which has no content to store
+    source, ids = write_source(kind, names, images, tmp_path)
+    found = run(detector, source, tmp_path / 'out', part=4)
+    assert found.keys() == set(ids)
+    for name, id_ in zip(names, ids, strict=True):
+        expected, row = folder_rows[name], found[id_]
+        assert (row['error'] is None) == (expected['error'] is None)
+        assert {**row, 'id': name, 'error': None} == {**expected, 'error': None}
+
+
+@pytest.fixture(scope='module')
+def folder_rows(detector, images, tmp_path_factory):
+    return run(detector, images, tmp_path_factory.mktemp('folder') / 'out')
+
+
+def test_frames_of_a_video(detector, images, tmp_path):
+    writer = cv2.VideoWriter(str(tmp_path / 'clip.avi'), cv2.VideoWriter.fourcc(*'MJPG'), 10, (64, 48))
+    for value in range(5):
+        writer.write(np.full((48, 64, 3), 40 * value, np.uint8))
+    writer.release()
+    (tmp_path / 'films').mkdir()
+    content = (tmp_path / 'clip.avi').read_bytes()
+    (tmp_path / 'films/whole.avi').write_bytes(content)
+    (tmp_path / 'films/none.mp4').write_bytes(b'no video')
+    found = run(detector, tmp_path / 'films', tmp_path / 'out')
+    assert found.keys() == {*(f'whole.avi#{number}' for number in range(5)), 'none.mp4'}
+    assert found['none.mp4']['error'].endswith('none.mp4 is not a readable video')
+    video, predictor = cv2.VideoCapture(str(tmp_path / 'clip.avi')), load(detector, 1)
+    for number in range(5):
+        np.testing.assert_array_equal(np.float32(found[f'whole.avi#{number}']['scores']), predictor(video.read()[1]).scores)
+
+
+def test_a_cut_shard_keeps_its_first_images_and_has_a_row_with_the_error(detector, images, tmp_path, folder_rows):
+    names = [name for name, row in folder_rows.items() if row['error'] is None]
+    source, ids = write_source('.tar', names, images, tmp_path)
+    source.write_bytes(source.read_bytes()[: source.stat().st_size // 2])
+    found = run(detector, source, tmp_path / 'out')
+    error = found.pop('source.tar')['error']
+    assert 'is damaged' in error
+    assert 0 < len(found) < len(ids)
+    assert all(row['error'] is None for row in found.values())
+
+
+# pycocotools 2.0.11 and numpy 2
+@pytest.mark.filterwarnings('ignore:__array__ implementation doesn.t accept a copy keyword:DeprecationWarning')
+def test_class_maps_as_run_lengths(images, tmp_path):
+    file = write_segmenter(tmp_path / 'net.onnx')
+    found = run(file, images, tmp_path / 'out', coco=str(tmp_path / 'coco.json'))
+    predictor = load(file, 1)
+    annotations = COCO(str(tmp_path / 'coco.json'))
+    by_name = {image['file_name']: image['id'] for image in annotations.dataset['images']}
+    assert len(by_name) == 12
+    for name, id_ in by_name.items():
+        expected = predictor(images / name).class_map
+        decoded = np.full(expected.shape, 255, np.uint8)
+        for segment in found[name]['segments']:
+            size = [found[name]['height'], found[name]['width']]
+            decoded[mask.decode(dict(size=size, counts=segment['counts'])) == 1] = segment['label']
+        np.testing.assert_array_equal(decoded, expected)
+        for annotation in annotations.loadAnns(annotations.getAnnIds(id_)):
+            np.testing.assert_array_equal(annotations.annToMask(annotation) == 1, expected == annotation['category_id'] - 1)
+
+
+def test_coco_json_has_the_rows(detector, images, tmp_path):
+    found = run(detector, images, tmp_path / 'out', part=3, coco=str(tmp_path / 'coco.json'))
+    coco = COCO(str(tmp_path / 'coco.json'))
+    assert {category['name']: category['id'] for category in coco.dataset['categories']} == dict(cat=3, dog=7, cow=9)
+    assert {item['file_name'] for item in coco.dataset['unreadable']} == {n for n, r in found.items() if r['error']}
+    for image in coco.dataset['images']:
+        row = found[image['file_name']]
+        assert (image['width'], image['height']) == (row['width'], row['height'])
+        annotations = coco.loadAnns(coco.getAnnIds(image['id']))
+        assert [a['score'] for a in annotations] == row['scores']
+        assert [a['category_id'] for a in annotations] == [(3, 7, 9)[label] for label in row['labels']]
+        corners = [[x, y, x + w, y + h] for x, y, w, h in (a['bbox'] for a in annotations)]
+        np.testing.assert_allclose(corners, row['boxes'], rtol=1e-6)
+
+
+def test_batches_give_the_results_of_single_images(images, tmp_path):
+    file = write_detector(tmp_path / 'net.onnx', 'raw', size=None)
+    paths = sorted(images.glob('a/*.jpg'))
+    table = pa.table(dict(path=[str(path) for path in paths]))
+    one, many = Labeller(file, batch=1)(table), Labeller(file, batch=4)(table)
+    assert one.column('error') == many.column('error')
+    for name in ('boxes', 'scores'):
+        for a, b in zip(one.column(name).to_pylist(), many.column(name).to_pylist(), strict=True):
+            assert (a is None) == (b is None)
+            if a is not None:
+                np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+def test_a_table_needs_images(detector):
+    with pytest.raises(UserError, match='column path'):
+        Labeller(detector)(pa.table(dict(url=['x'])))
+
+
+def test_an_interrupted_run_is_continued(detector, images, tmp_path, folder_rows, monkeypatch):
+    real = worker_module.make_parts
+
+    def two(*arguments):
+        for number, outcome in enumerate(real(*arguments)):
+            yield outcome
+            if number == 1:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(worker_module, 'make_parts', two)
+    out = tmp_path / 'out'
+    with pytest.raises(KeyboardInterrupt):
+        label(str(detector), str(images), out=str(out), workers=1, part=3, log=quiet)
+    monkeypatch.undo()
+    first = {path.name: path.stat().st_mtime_ns for path in (out / 'parts').glob('part-*')}
+    assert len(first) >= 2
+    # Also after a power cut that left a part incomplete.
+    damaged = out / 'parts' / min(first)
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    lines = []
+    assert run(detector, images, out, part=3, log=lines.append) == folder_rows
+    assert lines[0].startswith(f'{len(first) - 1} of 6 parts are done')
+    kept = {path.name: path.stat().st_mtime_ns for path in (out / 'parts').glob('part-*')}
+    assert {name for name, time_ in first.items() if kept[name] == time_} == first.keys() - {damaged.name}
+    assert run(detector, images, out, part=3) == folder_rows
+    assert kept == {path.name: path.stat().st_mtime_ns for path in (out / 'parts').glob('part-*')}
+
+
+def test_killed_processes_lose_and_repeat_nothing(detector, images, tmp_path, folder_rows, repository):
+    """The command and its workers are killed in turn, until a run ends."""
+    command = [
+        sys.executable, '-m', 'mnv4_mm', 'label', detector, images, '--out', tmp_path / 'out', '--workers', '2',
+        '--part', '1',
+    ]  # fmt: skip
+    for kill in ('driver', 'worker', None):
+        process = subprocess.Popen(
+            list(map(str, command)), cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        if kill:
+            deadline = time.monotonic() + 60
+            before = len(list((tmp_path / 'out/parts').glob('part-*')))
+            while process.poll() is None and time.monotonic() < deadline:
+                if len(list((tmp_path / 'out/parts').glob('part-*'))) > before:
+                    break
+                time.sleep(0.005)
+            victims = [process.pid] if kill == 'driver' else children(process.pid)[-1:]
+            for victim in victims:
+                os.kill(victim, signal.SIGKILL)
+        output, errors = process.communicate(timeout=120)
+        if kill != 'driver':
+            assert process.returncode == 0, errors
+            assert f'{len(folder_rows)} images, 4 of them unreadable' in output
+    assert results(tmp_path / 'out') == folder_rows
+    assert not list((tmp_path / 'out/parts').glob('.*'))
+
+
+def children(process: int) -> list[int]:
+    return [int(number) for number in Path(f'/proc/{process}/task/{process}/children').read_text().split()]
+
+
+def test_a_part_that_always_kills_its_process_does_not_stop_the_others(detector, images, tmp_path, monkeypatch):
+    monkeypatch.setattr(worker_module, '_serve', label_faults.die_at_part_one)
+    done = label(str(detector), str(images), out=str(tmp_path / 'out'), workers=2, part=4, log=quiet)
+    assert len(done.failed) == 1
+    assert done.failed[0].startswith('part 1 (')
+    assert done.rows == len(results(tmp_path / 'out')) == 12
+    monkeypatch.undo()
+    assert len(run(detector, images, tmp_path / 'out', part=4)) == 16
+
+
+def test_a_folder_belongs_to_one_job(detector, images, tmp_path):
+    out = tmp_path / 'out'
+    run(detector, images, out)
+
+    def refused(match: str, source: Path = images, file: Path = detector, **options) -> None:
+        with pytest.raises(UserError, match=match):
+            label(str(file), str(source), out=str(out), workers=1, log=quiet, **options)
+
+    refused('begun with part 256, now 7', part=7)
+    refused('begun with score-thr None, now 0.5', score_thr=0.5)
+    other = write_detector(tmp_path / 'other.onnx', 'raw')
+    refused('begun with file .*net.onnx, now', file=other)
+    (tmp_path / 'list.txt').write_text(str(images / 'a/00.jpg'))
+    refused('1 are new and 16 are gone', source=tmp_path / 'list.txt')
+    (tmp_path / 'mine').mkdir()
+    (tmp_path / 'mine/notes.txt').write_text('')
+    with pytest.raises(UserError, match='is not empty'):
+        label(str(detector), str(images), out=str(tmp_path / 'mine'), log=quiet)
+    assert [path.name for path in (tmp_path / 'mine').iterdir() if path.name != '.lock'] == ['notes.txt']
+
+
+@pytest.mark.parametrize(
+    ('name', 'content', 'match'),
+    [
+        ('list.txt', 'a.jpg\nb.jpg\na.jpg\n', "names 'a.jpg' twice"),
+        ('list.txt', '\n', 'no images'),
+        ('list.csv', 'url\nhttp://x\n', 'no column path'),
+        ('list.csv', 'id,path\n1,a.jpg\n2\n', 'line 3: 1 values'),
+        ('list.csv', 'id,path\n1,\n', 'line 2: no path'),
+        ('list.parquet', 'no parquet', 'not a readable Parquet file'),
+        ('list.xlsx', 'x', 'a source is a folder'),
+    ],
+)
+def test_sources_that_cannot_be_read(name, content, match, detector, tmp_path):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=match):
+        label(str(detector), str(tmp_path / name), out=str(tmp_path / 'out'), log=quiet)
+    assert not (tmp_path / 'out').exists()
+
+
+def test_a_full_disk_is_one_line(detector, images, tmp_path, monkeypatch):
+    out = tmp_path / 'out'
+    monkeypatch.setattr(worker_module, '_serve', label_faults.fail_to_write)
+    with pytest.raises(UserError, match='cannot be written: No space left on device'):
+        label(str(detector), str(images), out=str(out), workers=1, log=quiet)
