@@ -51,6 +51,7 @@ from mnv4_mm.image_headers import PNG, Header, read_header
 # An image whose largest value, of 255, is at most this is nearly black. 12-bit values in a 16-bit file reach 15.
 DARK = 31
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.avif', '.gif', '.tif', '.tiff')
+VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm')
 REDUCED = {
     1: cv2.IMREAD_COLOR,
     2: cv2.IMREAD_REDUCED_COLOR_2,

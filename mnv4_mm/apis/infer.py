@@ -12,7 +12,7 @@ import numpy as np
 
 from mnv4_mm.apis.load import load
 from mnv4_mm.errors import UserError
-from mnv4_mm.images import DARK, IMAGE_SUFFIXES, check_image_file, read_image, write_image
+from mnv4_mm.images import DARK, IMAGE_SUFFIXES, VIDEO_SUFFIXES, check_image_file, read_image, write_image
 from mnv4_mm.paths import check_not_empty, check_output_folder
 from mnv4_mm.runtime.results import ClassMap, Detections
 from mnv4_mm.runtime.writer import CLASS_MAPS, WRITERS, PredictionWriter
@@ -20,7 +20,6 @@ from mnv4_mm.runtime.writer import CLASS_MAPS, WRITERS, PredictionWriter
 if TYPE_CHECKING:
     from mnv4_mm.apis.data_ids import DataIds
 
-VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm')
 T = TypeVar('T')
 Predict = Callable[[np.ndarray], Detections | ClassMap]
 

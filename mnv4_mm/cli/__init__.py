@@ -46,9 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit code: 0; 1 if ``compare`` or ``parity`` has a file that does not pass, ``infer`` left out images that
-        cannot be read, ``label`` has parts that could not be made, ``env`` found a problem, ``--check`` found an outdated page, ``transfer`` has a run without a
-        score, ``roofline`` could not measure a net, or the reader of the output has ended; 2 for a user's mistake, an
-        unusable file or a broken environment; 130 for Ctrl-C.
+        cannot be read, ``label`` has parts that could not be made, ``env`` found a problem, ``--check`` found an
+        outdated page, ``transfer`` has a run without a score, ``roofline`` could not measure a net, or the reader of
+        the output has ended; 2 for a user's mistake, an unusable file or a broken environment; 130 for Ctrl-C.
     """
     return run(lambda: _call(argv))
 

@@ -19,7 +19,7 @@ from mnv4_mm.paths import check_checkpoint, check_not_empty, check_output_file, 
 from mnv4_mm.runtime.meta import OUTPUTS, Kind, Precision
 
 INSTALL_MMDEPLOY = '`make mmdeploy`, or `pip install --no-deps -r requirements/mmdeploy.txt`'
-MAX_OCTAVES = 6.0  # with more, channels of a 32-bit net are lost
+MAX_DEVIATION = 6.0  # with more, channels of a 32-bit net are lost
 SIZE_DIVISOR = 32  # largest output stride of the backbone; multiples of it are downsampled without remainder
 
 
@@ -130,8 +130,8 @@ def check_spread(checkpoint: str, out: str, *, octaves: float, seed: int) -> Non
             checkpoint or another file that exists.
     """
     check_not_empty(checkpoint=checkpoint, out=out)
-    if not 0 < octaves <= MAX_OCTAVES:
-        raise UserError(f'--octaves must be above 0 and at most {MAX_OCTAVES:g}, got {octaves:g}')
+    if not 0 < octaves <= MAX_DEVIATION:
+        raise UserError(f'--octaves must be above 0 and at most {MAX_DEVIATION:g}, got {octaves:g}')
     if not 0 <= seed < 2**63:
         raise UserError(f'--seed must be from 0 to 2**63 - 1, got {seed}')
     path = check_checkpoint(checkpoint)

@@ -36,7 +36,10 @@ def write_coco(job: Job, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open('w') as file:
             lists = dict(
-                images=_images(job), unreadable=_unreadable(job), annotations=_annotations(job, ids), categories=categories
+                images=_images(job),
+                unreadable=_unreadable(job),
+                annotations=_annotations(job, ids),
+                categories=categories,
             )
             for number, (name, items) in enumerate(lists.items()):
                 file.write(f'{"," if number else "{"}{json.dumps(name)}: [')
@@ -83,9 +86,7 @@ def _annotations(job: Job, ids: list[int]) -> Iterator[dict[str, Any]]:
 
 
 def _of_row(row: dict[str, Any], ids: list[int]) -> Iterator[dict[str, Any]]:
-    for box, score, label in zip(
-        row.get('boxes') or (), row.get('scores') or (), row.get('labels') or (), strict=True
-    ):
+    for box, score, label in zip(row.get('boxes') or (), row.get('scores') or (), row.get('labels') or (), strict=True):
         x1, y1, x2, y2 = box
         width, height = x2 - x1, y2 - y1
         yield dict(category_id=ids[label], bbox=[x1, y1, width, height], area=width * height, score=score)

@@ -2,7 +2,6 @@
 
 import tarfile
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -99,8 +98,3 @@ def _rows(entry: Entry) -> Iterator[Item]:
 
 
 READERS = {'shard': _shard, 'video': _video, 'rows': _rows}
-
-
-def file_name(item: Item) -> str:
-    """Return the name of an image for messages."""
-    return item.content if isinstance(item.content, str) else str(Path(item.id))

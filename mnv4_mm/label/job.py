@@ -1,7 +1,7 @@
 """A job: a folder with the plan of the work and a Parquet file for each part that is done.
 
-A part's file appears under its name only when it is complete, so that a run that is stopped at any moment and started again
-makes exactly the parts that are missing. No image is left out, and none is labelled twice.
+A part's file appears under its name only when it is complete. Therefore a run that was stopped at any moment and is
+started again makes exactly the parts that are missing: no image is left out, and none is labelled twice.
 """
 
 import dataclasses
@@ -176,16 +176,16 @@ def _check_same(folder: Path, plan: Plan, entries: Sequence[Entry]) -> None:
         else:
             changed = f'{len(new - old)} are new and {len(old - new)} are gone'
         raise UserError(
-            f'--out {folder} was begun with other images: {changed}. Label into another folder; a text file can list the '
-            'new ones'
+            f'--out {folder} was begun with other images: {changed}. Label into another folder; a text file can list '
+            'the new ones'
         )
     old_plan, new_plan = dataclasses.asdict(before.plan), dataclasses.asdict(plan)
     name = next(key for key, value in new_plan.items() if old_plan[key] != value)
     if name == 'file_sha256':
         raise UserError(f'--out {folder} was begun with another {plan.file}: label into another folder')
     raise UserError(
-        f'--out {folder} was begun with {name.replace("_", "-")} {old_plan[name]}, now {new_plan[name]}: use the same, or '
-        'another folder'
+        f'--out {folder} was begun with {name.replace("_", "-")} {old_plan[name]}, now {new_plan[name]}: use the '
+        'same, or another folder'
     )
 
 
@@ -209,7 +209,9 @@ def _write_entries(path: Path, parts: list[list[Entry]]) -> None:
     with pq.ParquetWriter(path, schema, compression='zstd') as writer:
         for part in parts:
             columns = [pa.array(values) for values in zip(*part, strict=True)]
-            writer.write_table(pa.Table.from_arrays([a.cast(f.type) for a, f in zip(columns, schema, strict=True)], schema=schema))
+            writer.write_table(
+                pa.Table.from_arrays([a.cast(f.type) for a, f in zip(columns, schema, strict=True)], schema=schema)
+            )
 
 
 def _chunks(rows: Iterator[Any], size: int) -> Iterator[list[Any]]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import decode_image, read_image
-from mnv4_mm.label.items import Item, file_name
+from mnv4_mm.label.items import Item
 from mnv4_mm.label.table import Row, schema_of, to_table
 from mnv4_mm.runtime.predictor import load
 from mnv4_mm.runtime.preprocess import Placement, prepare
@@ -42,8 +42,8 @@ class Prepared(NamedTuple):
 class Labeller:
     """Labels images with an exported file.
 
-    Decoding and resizing, the model, and the selection of boxes overlap: the first and the last run in threads beside the
-    model.
+    Decoding and resizing, the model, and the selection of boxes overlap: the first and the last run in threads beside
+    the model.
 
     Args:
         file: Exported file.
@@ -68,11 +68,11 @@ class Labeller:
         """Label a table of images, as ``map_batches`` of Ray Data or ``mapInArrow`` of Spark pass it.
 
         Args:
-            table: A column ``path``, or a column ``bytes`` with the content of image files. A column ``id`` is optional if
-                there are paths.
+            table: A column ``path``, or columns ``bytes`` (content of image files) and ``id``. With paths, ``id`` is
+                optional.
 
         Returns:
-            A table with a row per image, see ``table.schema_of``. An image that cannot be read has a row with the error.
+            A row per image, see ``table.schema_of``. An image that cannot be read has a row with the error.
 
         Raises:
             UserError: A column is missing.
@@ -113,7 +113,7 @@ class Labeller:
             if isinstance(pixels, str):
                 pixels = read_image(pixels)
             elif isinstance(pixels, bytes):
-                pixels = decode_image(pixels, file_name(item))
+                pixels = decode_image(pixels, item.id)
             batch, placement = prepare(pixels, self.predictor.meta.input, self.predictor.meta.resize)
         except UserError as error:
             return Prepared(item.id, error=str(error))

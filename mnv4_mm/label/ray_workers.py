@@ -1,5 +1,6 @@
 """Do the parts of a job on the machines of a Ray cluster, by Ray Data."""
 
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -8,8 +9,8 @@ from unittest import mock
 
 from mnv4_mm.errors import UserError
 from mnv4_mm.label.job import Job
-from mnv4_mm.label.workers import Outcome
 from mnv4_mm.label.table import Tally
+from mnv4_mm.label.workers import Outcome
 
 
 class PartMaker:
@@ -32,7 +33,7 @@ class PartMaker:
 
 
 def make_parts(folder: str, parts: Iterable[int], count: int | None, address: str) -> Iterator[Outcome]:
-    """Make parts in actors, and yield their outcomes as they end. Ray starts actors anew that die, on other machines too.
+    """Make parts in actors, and yield their outcomes as they end. Ray replaces actors that die.
 
     Args:
         folder: Folder of the job, at the same path on every machine.
@@ -74,7 +75,7 @@ def _connected(address: str) -> Iterator[Any]:
 
         options: dict[str, Any] = dict(include_dashboard=False) if address == 'local' else {}
         try:
-            ray.init(address=address, log_to_driver=False, logging_level='error', **options)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UserError(f'--ray {address}: {" ".join(str(error).split())[:200]}') from error
         try:

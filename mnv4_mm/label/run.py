@@ -5,7 +5,8 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -80,7 +81,9 @@ def check_label(
         if missing_modules(['pycocotools']):
             raise UserError('run lengths of class maps need pycocotools: pip install "mnv4_mm[label]"')
     if not Path(source).exists():
-        raise UserError(f'no images at {source}: a source is a folder, a list (.txt, .csv, .parquet), a tar file or a video')
+        raise UserError(
+            f'no images at {source}: a source is a folder, a list (.txt, .csv, .parquet), a tar file or a video'
+        )
     folder = check_output_folder('--out', out)
     inside = folder.resolve()
     if Path(source).is_dir() and (inside == Path(source).resolve() or inside.is_relative_to(Path(source).resolve())):
@@ -105,8 +108,8 @@ def label(
 ) -> Labelled:
     """Run an exported file over the images of a source, and write a Parquet row per image.
 
-    A run that is stopped is continued by the same call: each image is labelled exactly once. An image that cannot be read
-    has a row with the error.
+    A run that is stopped is continued by the same call: each image is labelled exactly once. An image that cannot be
+    read has a row with the error.
 
     Args:
         file: Exported file, of any runtime.
@@ -125,12 +128,10 @@ def label(
         The numbers of rows and errors.
 
     Raises:
-        UserError: An argument, the source or the exported file is invalid, the folder cannot be used, or another process
-            uses it. What is done is kept.
+        UserError: An argument, the source or the exported file is invalid, or the folder cannot be used, e.g. because
+            another process uses it. What is done is kept.
     """
-    check_label(
-        file, source, out=out, workers=workers, ray=ray, score_thr=score_thr, part=part, coco=coco
-    )
+    check_label(file, source, out=out, workers=workers, ray=ray, score_thr=score_thr, part=part, coco=coco)
     from filelock import FileLock, Timeout
 
     from mnv4_mm.label.coco import write_coco
@@ -155,8 +156,7 @@ def label(
         if done:
             log(f'{len(done)} of {job.count} parts are done: {sum(tally.rows for tally in done.values())} images')
         failed = []
-        progress = Progress(job.count, len(done), log)
-        for outcome in progress.follow(_outcomes(out, missing, workers, ray)):
+        for outcome in _with_progress(_outcomes(out, missing, workers, ray), job.count, len(done), log):
             if outcome.tally is None:
                 failed.append(outcome.part)
             else:
@@ -190,45 +190,32 @@ def _outcomes(folder: str, parts: list[int], workers: int | None, ray: str | Non
     return make_parts(folder, parts, workers or cores)
 
 
-class Progress:
-    """Prints how many parts are done, images a second, and the time that is left.
+def _with_progress(
+    outcomes: 'Iterable[Outcome]', count: int, before: int, log: Callable[[str], object]
+) -> 'Iterator[Outcome]':
+    """Yield outcomes, and print parts done, images a second, and the time left; on a terminal in one line.
 
     Args:
-        count: Number of parts.
+        outcomes: The outcomes.
+        count: Number of parts of the job.
         before: How many of them an earlier run has made.
-        log: Function that prints a line.
+        log: Function that prints a line, where there is no terminal.
     """
-
-    def __init__(self, count: int, before: int, log: Callable[[str], object]) -> None:
-        self.count = count
-        self.before = before
-        self.log = log
-
-    def follow(self, outcomes: 'Iterable[Outcome]') -> 'Iterable[Outcome]':
-        """Yield outcomes, and print a line every few seconds; on a terminal it replaces the one before."""
-        started = shown = time.monotonic()
-        is_terminal, images, parts = sys.stderr.isatty(), 0, 0
-        for outcome in outcomes:
-            parts += 1
-            images += outcome.tally.rows if outcome.tally else 0
-            now = time.monotonic()
-            left = self.count - self.before - parts
-            if not left or now - shown > (1.0 if is_terminal else SECONDS):
-                shown = now
-                seconds = now - started
-                rate = images / seconds if seconds else 0.0
-                line = (
-                    f'{self.before + parts} of {self.count} parts, {images} images, {rate:.0f} images/s, '
-                    f'{_duration(seconds / parts * left)} left'
-                )
-                if is_terminal:
-                    print(f'\r{line}\033[K', end='' if left else '\n', file=sys.stderr, flush=True)
-                else:
-                    self.log(line)
-            yield outcome
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f'{hours}:{minutes:02d}:{seconds:02d}'
+    started = shown = time.monotonic()
+    is_terminal, images = sys.stderr.isatty(), 0
+    for parts, outcome in enumerate(outcomes, 1):
+        images += outcome.tally.rows if outcome.tally else 0
+        now = time.monotonic()
+        left = count - before - parts
+        if not left or now - shown > (1.0 if is_terminal else SECONDS):
+            shown = now
+            seconds = max(now - started, 1e-9)
+            line = (
+                f'{before + parts} of {count} parts, {images} images, {images / seconds:.0f} images/s, '
+                f'{timedelta(seconds=int(seconds / parts * left))} left'
+            )
+            if is_terminal:
+                print(f'\r{line}\033[K', end='' if left else '\n', file=sys.stderr, flush=True)
+            else:
+                log(line)
+        yield outcome

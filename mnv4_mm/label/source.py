@@ -1,7 +1,7 @@
 """Sources of images: folders, lists, WebDataset shards, Parquet files and videos.
 
-A source is a table with a row per entry. An entry is an image file, or a file that holds many images. Entries are divided
-into parts, the units of work: a part is done entirely or not at all.
+A source is a list of entries: image files, and files that hold many images. Entries are divided into parts, the units
+of work: a part is done entirely or not at all.
 """
 
 import csv
@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from mnv4_mm.errors import UserError
-from mnv4_mm.images import IMAGE_SUFFIXES
+from mnv4_mm.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 SHARD_SUFFIXES = ('.tar', '.tar.gz', '.tgz')
-VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm')
 PARQUET_SUFFIX = '.parquet'
 LIST_SUFFIXES = ('.txt', '.csv')
 # Names of the column with the paths of images, in CSV and Parquet files.
@@ -47,10 +46,10 @@ def read_source(source: str | Path) -> list[Entry]:
     """List the entries of a source.
 
     Args:
-        source: A folder, which is searched with its subfolders for images, tar files and videos; a text file with a path
-            per line; a CSV or Parquet file with a column of paths; a Parquet file with a column of bytes; a tar file; a
-            video; or an image. Relative paths in lists count from the folder of the list. A column ``id`` replaces the
-            path as the id.
+        source: A folder, which is searched with its subfolders for images, tar files and videos; a text file with a
+            path per line; a CSV or Parquet file with a column of paths; a Parquet file with a column of bytes; a tar
+            file; a video; or an image. Relative paths in lists count from the folder of the list. A column ``id``
+            replaces the path as the id.
 
     Returns:
         The entries; those of a folder are sorted by path.
@@ -62,7 +61,9 @@ def read_source(source: str | Path) -> list[Entry]:
     if path.is_dir():
         entries = sorted(_folder(path))
     elif not path.is_file():
-        raise UserError(f'no images at {path}: a source is a folder, a list (.txt, .csv, .parquet), a tar file or a video')
+        raise UserError(
+            f'no images at {path}: a source is a folder, a list (.txt, .csv, .parquet), a tar file or a video'
+        )
     elif path.suffix.lower() == '.txt':
         lines = _read_text(path).splitlines()
         entries = [_listed(path, line.strip()) for line in lines if line.strip()]
@@ -88,7 +89,7 @@ def read_source(source: str | Path) -> list[Entry]:
 
 
 def kind_of(name: str) -> str | None:
-    """Return the kind of an entry by the name of its file; None if it is neither an image nor a tar file nor a video."""
+    """Return the kind of an entry by the suffix of its file; None for other files."""
     name = name.lower()
     for kind, suffixes in (('image', IMAGE_SUFFIXES), ('shard', SHARD_SUFFIXES), ('video', VIDEO_SUFFIXES)):
         if name.endswith(suffixes):
@@ -121,7 +122,9 @@ def _folder(root: Path) -> Iterator[Entry]:
                         if not item.is_symlink():
                             pending.append(item.path)
                     elif kind := kind_of(item.name):
-                        yield Entry(os.path.relpath(item.path, root).replace(os.sep, '/'), kind, os.path.abspath(item.path))
+                        yield Entry(
+                            os.path.relpath(item.path, root).replace(os.sep, '/'), kind, os.path.abspath(item.path)
+                        )
         except OSError as error:
             raise UserError(f'{folder} cannot be read: {error.strerror}') from error
 
@@ -136,7 +139,7 @@ def _read_text(path: Path) -> str:
 def _listed(source: Path, value: str, id_: str | None = None) -> Entry:
     """Return the entry for a path in a list."""
     path = os.path.abspath(os.path.join(source.parent, value))
-    # A file of an unknown suffix is taken for an image: its content decides, and failing that it gets a row with an error.
+    # The content of a file of another suffix decides whether it is an image; if not, it gets a row with an error.
     return Entry(id_ or value, kind_of(value) or 'image', path)
 
 

@@ -33,9 +33,9 @@ class Row(NamedTuple):
 def schema_of(meta: Meta) -> pa.Schema:
     """Return the schema of the results of a file.
 
-    Columns: ``id``; ``width`` and ``height`` of the image in pixels; ``error``; and for detection ``boxes`` as (x1, y1,
-    x2, y2) in pixels of the image, ``scores`` and ``labels``, best first; for segmentation ``segments``, one per class
-    that occurs, with its ``label`` and its ``counts``, the run lengths of pycocotools. Labels are indices into the class
+    Columns: ``id``; ``width`` and ``height`` of the image in pixels; ``error``. For detection ``boxes`` as (x1, y1, x2,
+    y2) in pixels of the image, ``scores`` and ``labels``, best first. For segmentation ``segments``, one per class that
+    occurs, with its ``label`` and its ``counts``, the run lengths of pycocotools. Labels are indices into the class
     names, which the metadata of the schema hold under ``mnv4_mm``, with the origin of the model.
     """
     if meta.task == 'detection':

@@ -102,7 +102,7 @@ def make_parts(folder: str, parts: Iterable[int], count: int) -> Iterator[Outcom
 
 
 def _serve(folder: str, connection: Connection) -> None:
-    """Make the parts that arrive, and send their tallies back, or an exception. Ends with the process that sends them."""
+    """Make the parts that arrive, and send back their tallies or an exception, until the connection ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one stops the others
     try:
         job = Job(folder)

@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-
-import numpy as np
 
 from mnv4_mm.digest import file_digest
 from mnv4_mm.runtime.meta import Input, Meta, Resize, Selection, sidecar
@@ -31,7 +30,9 @@ def write_detector(path: Path, kind: str = 'nms', size: tuple[int, int] | None =
         helper.make_node('Abs', ['waves'], ['all']),
         helper.make_node('Squeeze', ['all', 'one'], ['scores' if kind == 'raw' else 'raw_scores']),  # (N, 5, 3)
     ]
-    values = dict(plane=np.array([1, 2]), one=np.array([1]), factors=(1 + np.arange(15, dtype=np.float32)).reshape(1, 1, 5, 3) / 7)
+    values = dict(
+        plane=np.array([1, 2]), one=np.array([1]), factors=(1 + np.arange(15, dtype=np.float32)).reshape(1, 1, 5, 3) / 7
+    )
     if kind == 'raw':
         # Boxes are repeated for each image.
         nodes += [

@@ -21,12 +21,12 @@ def test_ray_gives_the_same_rows_although_an_actor_is_killed(repository, tmp_pat
     photos = sorted((repository / 'data/mini/coco/train2017').glob('*.jpg'))
     (tmp_path / 'images').mkdir()
     for number in range(600):
-        (tmp_path / f"images/{number:03d}.jpg").symlink_to(photos[number % len(photos)])
+        (tmp_path / f'images/{number:03d}.jpg').symlink_to(photos[number % len(photos)])
     (tmp_path / 'images/broken.jpg').write_text('no image')
     expected = label(str(file), str(tmp_path / 'images'), out=str(tmp_path / 'alone'), workers=2, part=20, log=str)
     command = [
-        sys.executable, '-m', 'mnv4_mm', 'label', file, tmp_path / 'images', '--out', tmp_path / 'out', '--ray', 'local',
-        '--workers', '2', '--part', '20',
+        sys.executable, '-m', 'mnv4_mm', 'label', file, tmp_path / 'images', '--out', tmp_path / 'out',
+        '--ray', 'local', '--workers', '2', '--part', '20',
     ]  # fmt: skip
     process = subprocess.Popen(
         list(map(str, command)), cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -57,6 +57,6 @@ def actors() -> list[int]:
             title = (folder / 'cmdline').read_bytes()
         except OSError:  # it has ended
             continue
-        if title.startswith(b'ray::') and b'PartMaker' in title or title.startswith(b'ray::MapWorker'):
+        if (title.startswith(b'ray::') and b'PartMaker' in title) or title.startswith(b'ray::MapWorker'):
             found.append(int(folder.name))
     return found

@@ -1,14 +1,13 @@
 """The interface of a compiler for an NPU, and what it says about an exported file."""
 
 import dataclasses
-import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mnv4_mm.config.index import REPOSITORY
+from mnv4_mm.deploy.environments import python_of
 from mnv4_mm.runtime.meta import Meta
 
 VARIABLE = 'MNV4_NPU_PYTHON'  # the python of the environment with the compilers
@@ -104,7 +103,6 @@ class Npu(ABC):
     def absent(self) -> str | None:
         """Return that the compiler is not installed, and the command that installs it; None if it is."""
         python = compilers()
-        # The interpreter is a link that must not be followed: the environment is where the link is.
         found = python.is_file() and any((python.parents[1] / 'lib').glob(f'python*/site-packages/{self.module}'))
         if found:
             return None
@@ -126,14 +124,8 @@ class Npu(ABC):
 
 
 def compilers() -> Path:
-    """Return the Python of the environment with the compilers: ``MNV4_NPU_PYTHON`` or the one in ``.venv-npu``.
-
-    ``.venv-npu`` is looked up in the current folder and in the checkout. The returned file may not exist.
-    """
-    if python := os.environ.get(VARIABLE):
-        return Path(python)
-    paths = [folder / FOLDER / 'bin' / 'python' for folder in (Path.cwd(), REPOSITORY)]
-    return next((path for path in paths if path.is_file()), paths[0])
+    """Return the Python of the environment with the compilers: ``MNV4_NPU_PYTHON`` or the one in ``.venv-npu``."""
+    return python_of(VARIABLE, FOLDER)
 
 
 def placement(

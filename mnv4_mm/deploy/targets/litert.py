@@ -1,7 +1,6 @@
 """LiteRT (formerly TensorFlow Lite): a ``.tflite``, converted in an environment of its own."""
 
 import json
-import os
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnv4_mm.config.index import REPOSITORY
+from mnv4_mm.deploy.environments import python_of
 from mnv4_mm.deploy.layers_file import write_layers
 from mnv4_mm.deploy.sensitivity import SensitiveLayer
 from mnv4_mm.deploy.targets.base import Target
@@ -70,14 +69,8 @@ class LiteRT(Target):
 
 
 def converter() -> Path:
-    """Return the Python of the environment with litert-torch: ``MNV4_LITERT_PYTHON`` or the one in ``.venv-litert``.
-
-    ``.venv-litert`` is looked up in the current folder and in the checkout. The returned file may not exist.
-    """
-    if python := os.environ.get(VARIABLE):
-        return Path(python)
-    paths = [folder / FOLDER / 'bin' / 'python' for folder in (Path.cwd(), REPOSITORY)]
-    return next((path for path in paths if path.is_file()), paths[0])
+    """Return the Python of the environment with litert-torch: ``MNV4_LITERT_PYTHON`` or the one in ``.venv-litert``."""
+    return python_of(VARIABLE, FOLDER)
 
 
 def convert(
