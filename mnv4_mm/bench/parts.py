@@ -19,6 +19,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     'checking': (),
     'backbone': ('timm',),
     'exported': ('onnx', 'onnxscript', 'onnxruntime', 'ultralytics'),
+    'labelling': ('onnx', 'onnxscript', 'onnxruntime', 'pyarrow'),
     'gpu': (),
 }
 # Parts that are measured only if they are named.
@@ -29,6 +30,7 @@ INSTALL = {
     'onnx': "pip install -e '.[export]'",
     'onnxscript': "pip install -e '.[export]'",
     'onnxruntime': "pip install -e '.[onnx]'",
+    'pyarrow': "pip install -e '.[label]'",
     'ultralytics': 'pip install --no-deps -r requirements/bench.txt',
 }
 

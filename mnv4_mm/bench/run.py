@@ -75,6 +75,12 @@ def _exported() -> Iterator[Ratio | Figure]:
     yield from _measured(detector_pairs())
 
 
+def _labelling() -> Iterator[Ratio | Figure]:
+    from mnv4_mm.bench.labelling import labelling
+
+    yield from labelling()
+
+
 def _gpu() -> Iterator[Ratio | Figure]:
     from mnv4_mm.bench.gpu import gpu_figures
 
@@ -91,6 +97,7 @@ MEASURE: dict[str, Callable[[], Iterator[Ratio | Figure]]] = {
     'checking': _checking,
     'backbone': _backbone,
     'exported': _exported,
+    'labelling': _labelling,
     'gpu': _gpu,
 }
 

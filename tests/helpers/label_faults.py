@@ -27,5 +27,5 @@ def fail_to_write(folder: str, connection: Connection) -> None:
     def no_space(*_: object) -> None:
         raise OSError(28, 'No space left on device')
 
-    Job.make = no_space  # type: ignore[method-assign]
+    Job.make = no_space  # type: ignore[assignment, method-assign]
     workers._serve(folder, connection)

@@ -1,0 +1,66 @@
+"""Images a second of ``mnv4 label``, against processes that do nothing but read images and run the file."""
+
+import importlib.util
+import multiprocessing
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from mnv4_mm.bench.measure import Pair, Ratio, measure
+from mnv4_mm.config.index import REPOSITORY
+from mnv4_mm.data.decode_once import cores
+from mnv4_mm.deploy.export import export
+from mnv4_mm.label import label
+from mnv4_mm.runtime import load
+
+CHECKPOINT = REPOSITORY / 'examples/bccd.pth'
+IMAGES = REPOSITORY / 'data/mini/bccd/JPEGImages'
+COUNT = 4000
+MIN_SPEEDUP = 0.9
+
+
+def labelling(count: int = COUNT, rounds: int = 3) -> Iterator[Ratio]:
+    """Measure ``mnv4 label`` with an ONNX file of SSDLite, without Ray and, if it is installed, with it.
+
+    Both sides start their processes anew in each round, and load the file.
+
+    Args:
+        count: Number of images.
+        rounds: Number of timed rounds.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        (file,) = export(str(CHECKPOINT), ['onnx'], out_dir=str(root / 'exported'))
+        images = root / 'images'
+        images.mkdir()
+        photos = sorted(IMAGES.glob('*.jpg'))
+        for number in range(count):
+            (images / f'{number:06}.jpg').symlink_to(photos[number % len(photos)])
+        paths = sorted(map(str, images.iterdir()))
+
+        def bare() -> None:
+            shares = [(str(file), paths[worker :: cores()]) for worker in range(cores())]
+            with multiprocessing.get_context('spawn').Pool(cores()) as pool:
+                assert sum(pool.starmap(_predict, shares)) == count
+
+        def labelled(ray: str | None) -> Callable[[], None]:
+            def call() -> None:
+                out = root / 'out'
+                shutil.rmtree(out, ignore_errors=True)
+                done = label(str(file), str(images), out=str(out), workers=cores(), ray=ray, log=lambda line: None)
+                assert (done.rows, done.errors, done.failed) == (count, 0, [])
+
+            return call
+
+        name = f'mnv4 label, {count} images of 640x480, SSDLite 320x256 on {cores()} cores'
+        against = 'against reading images and running the file'
+        yield measure(Pair(f'{name}, {against}', labelled(None), bare, MIN_SPEEDUP, rounds, warm_up=1))
+        if importlib.util.find_spec('ray') is not None:
+            yield measure(Pair(f'{name}: by Ray, {against}', labelled('local'), bare, MIN_SPEEDUP, rounds, warm_up=0))
+
+
+def _predict(file: str, paths: list[str]) -> int:
+    """Run a file on images, and return their number."""
+    predictor = load(file, 1)
+    return sum(predictor(path) is not None for path in paths)
