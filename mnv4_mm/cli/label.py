@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from typing import Any
 
 from mnv4_mm.cli.arguments import Parser
 from mnv4_mm.label.run import PART, check_label
@@ -9,8 +10,8 @@ from mnv4_mm.label.run import PART, check_label
 
 def add_label(parser: Parser) -> None:
     parser.epilog = (
-        'The same command continues where an earlier one was stopped. Exit code 1 if a part of the images could not be '
-        'labelled; an image that cannot be read only has an error in its row.'
+        'Repeat the command to continue a run that was stopped. An image that cannot be read does not stop it: its row '
+        'has an error. Exit code 1: parts have failed, or no image could be read.'
     )
     parser.add_argument('file', help='file written by `mnv4 export`')
     parser.add_argument(
@@ -19,7 +20,7 @@ def add_label(parser: Parser) -> None:
     parser.add_argument('--out', required=True, metavar='DIR', help='folder of the Parquet files')
     parser.add_argument('--workers', type=int, metavar='N', help='processes (default: one per core)')
     parser.add_argument(
-        '--ray', metavar='ADDRESS', help='use a Ray cluster: auto (the running one), local (a new one), or its address'
+        '--ray', metavar='ADDRESS', help='use a Ray cluster: auto (the running one), local (a new one), or HOST:PORT'
     )
     parser.add_argument(
         '--score-thr', type=float, help="detection: leave out boxes with lower scores (default: the file's limit)"
@@ -28,20 +29,24 @@ def add_label(parser: Parser) -> None:
         '--part', type=int, default=PART, metavar='N', help=f'images per Parquet file (default: {PART})'
     )
     parser.add_argument('--coco', metavar='FILE.json', help='also write the results as COCO JSON')
+    parser.add_argument('--retry', action='store_true', help='label parts again that have images with errors')
     parser.set_defaults(call=label)
 
 
 def label(args: argparse.Namespace) -> int:
     """Check the arguments of ``label``, label the images, and return 1 if a part of them could not be labelled."""
-    options = dict(
+    options: dict[str, Any] = dict(
         out=args.out, workers=args.workers, ray=args.ray, score_thr=args.score_thr, part=args.part, coco=args.coco
     )
     check_label(args.file, args.images, **options)
 
     from mnv4_mm.label.run import label
 
-    done = label(args.file, args.images, **options)
+    done = label(args.file, args.images, retry=args.retry, **options)
     print(f'{done.rows} images, {done.errors} of them unreadable: {done.folder}')
-    for name in done.failed:
-        print(f'{name} could not be labelled: its process died every time', file=sys.stderr)
-    return int(bool(done.failed))
+    for line in done.failed:
+        print(f'failed: {line}', file=sys.stderr)
+    if done.failed:
+        others = '' if args.coco is None else f'; {args.coco} was not written'
+        print(f'{len(done.failed)} parts have failed{others}: repeat the command to try them again', file=sys.stderr)
+    return int(bool(done.failed) or done.errors == done.rows)

@@ -91,5 +91,13 @@ def _of_row(row: dict[str, Any], ids: list[int]) -> Iterator[dict[str, Any]]:
         width, height = x2 - x1, y2 - y1
         yield dict(category_id=ids[label], bbox=[x1, y1, width, height], area=width * height, score=score)
     for segment in row.get('segments') or ():
-        size = [row['height'], row['width']]
-        yield dict(category_id=ids[segment['label']], segmentation=dict(size=size, counts=segment['counts']))
+        from pycocotools import mask
+
+        size, counts = [row['height'], row['width']], segment['counts']
+        run_lengths = dict(size=size, counts=counts.encode())
+        yield dict(
+            category_id=ids[segment['label']],
+            segmentation=dict(size=size, counts=counts),
+            area=int(mask.area(run_lengths)),
+            bbox=mask.toBbox(run_lengths).tolist(),
+        )

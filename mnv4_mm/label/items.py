@@ -1,8 +1,10 @@
 """The images of an entry of a source, one after the other."""
 
+import os
 import tarfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -19,20 +21,40 @@ class Item(NamedTuple):
 
     Attributes:
         id: Identifies the image in the results.
-        content: Path of an image file; content of an image file; pixels (H, W, 3) uint8 BGR; or why there is no image.
+        content: Path of an image file; content of an image file; pixels (H, W, 3) uint8 BGR; or the error, if the image
+            cannot be read.
     """
 
     id: str
     content: str | bytes | np.ndarray | UserError
 
 
+class _Member(tarfile.TarInfo):
+    """A member of a tar file. A damaged header is an error; the module ``tarfile`` takes it for the end of the file."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile: Any) -> '_Member':
+        return _checked(super().fromtarfile, tarfile)
+
+
+def _checked(read: Any, archive: tarfile.TarFile) -> Any:
+    try:
+        return read(archive)
+    except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # the regular end
+        raise
+    except tarfile.HeaderError as error:
+        raise tarfile.ReadError(str(error)) from error
+
+
 def items_of(entries: Iterable[Entry]) -> Iterator[Item]:
-    """Yield the images of entries. An entry that cannot be read, or not to its end, yields an item with the reason."""
+    """Yield the images of entries. An entry that fails, also midway, yields an item that holds the error."""
     for entry in entries:
         if entry.kind == 'image':
             yield Item(entry.id, entry.path)
             continue
         try:
+            if not os.path.isfile(entry.path):  # reading from a named pipe would wait for a writer
+                raise UserError(f'no file {entry.path}')
             yield from READERS[entry.kind](entry)
         except (UserError, OSError) as error:
             name = f'{entry.id}#{entry.group}' if entry.kind == 'rows' else entry.id
@@ -41,18 +63,24 @@ def items_of(entries: Iterable[Entry]) -> Iterator[Item]:
 
 def _shard(entry: Entry) -> Iterator[Item]:
     """Yield the images of a tar file: ``<shard>/<member>``. Nothing is unpacked to the disk."""
+    seen: Counter[str] = Counter()
     try:
-        with tarfile.open(entry.path, 'r|*') as shard:
+        with tarfile.open(entry.path, 'r|*', tarinfo=_Member) as shard:
             for member in shard:
-                if not (member.isfile() and member.name.lower().endswith(IMAGE_SUFFIXES)):
+                if not member.name.lower().endswith(IMAGE_SUFFIXES) or member.isdir():
                     continue
+                seen[member.name] += 1
                 name = f'{entry.id}/{member.name}'
-                if member.size > MAX_BYTES:
+                if seen[member.name] > 1:
+                    yield Item(f'{name}#{seen[member.name]}', UserError(f'{name} occurs twice'))
+                elif not member.isfile():
+                    yield Item(name, UserError(f'{name} is a link or a device: neither is followed in a tar file'))
+                elif member.size > MAX_BYTES:
                     yield Item(name, UserError(f'{name} is refused: it has {member.size} bytes'))
-                    continue
-                file = shard.extractfile(member)
-                assert file is not None
-                yield Item(name, file.read())
+                else:
+                    file = shard.extractfile(member)
+                    assert file is not None
+                    yield Item(name, file.read())
     except (tarfile.TarError, EOFError, ValueError) as error:
         raise UserError(f'{entry.path} is damaged: {error}') from error
 
@@ -89,12 +117,21 @@ def _rows(entry: Entry) -> Iterator[Item]:
                 contents = batch.column(name).to_pylist()
                 ids = batch.column('id').to_pylist() if 'id' in columns else [None] * len(contents)
                 for content, id_ in zip(contents, ids, strict=True):
-                    content = content.get('bytes') if isinstance(content, dict) else content
                     id_ = f'{entry.id}#{entry.group}.{number}' if id_ is None else str(id_)
-                    yield Item(id_, UserError(f'{id_} is empty') if content is None else content)
+                    yield Item(id_, _content(content, entry, id_))
                     number += 1
-        except pa.ArrowException as error:
+        except (pa.ArrowException, UnicodeDecodeError) as error:
             raise UserError(f'{entry.path} is damaged: {" ".join(str(error).split())[:200]}') from error
+
+
+def _content(value: Any, entry: Entry, id_: str) -> str | bytes | UserError:
+    """Return the content of an image, or its path, from a row: bytes, or Hugging Face's struct of bytes and path."""
+    if isinstance(value, dict):
+        path = value.get('path')
+        value = value.get('bytes')
+        if value is None and path:
+            return os.path.join(os.path.dirname(entry.path), path)
+    return UserError(f'{id_} is empty') if value is None else value
 
 
 READERS = {'shard': _shard, 'video': _video, 'rows': _rows}

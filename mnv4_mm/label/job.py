@@ -26,9 +26,11 @@ from mnv4_mm.label.source import Entry, into_parts, open_parquet
 from mnv4_mm.label.table import Tally, tally, to_table
 from mnv4_mm.runtime.meta import checksum, read_meta
 
-PLAN, ENTRIES, PARTS = 'label.json', 'entries.parquet', 'parts'
+PLAN, ENTRIES, PARTS, LOCK = 'label.json', 'entries.parquet', 'parts', '.lock'
 ROWS_AT_ONCE = 512  # rows in memory; also the size of a row group
 FORMAT = 1
+# Paths are bytes: a file name need not be UTF-8.
+SCHEMA = pa.schema([('id', pa.string()), ('kind', pa.string()), ('path', pa.binary()), ('group', pa.int32())])
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,9 @@ class Plan:
         file: Absolute path of the exported file.
         file_sha256: SHA-256 of the metadata of the file, which hold the checksums of all its parts.
         source: Absolute path of the source.
-        source_sha256: SHA-256 of the list of its entries.
+        source_sha256: SHA-256 of the list of its entries, and of the size and time of those that hold several images.
         part: Images per part.
         score_thr: See ``Labeller``.
-        batch: See ``Labeller``.
     """
 
     file: str
@@ -51,7 +52,6 @@ class Plan:
     source_sha256: str
     part: int
     score_thr: float | None
-    batch: int
 
 
 class Job:
@@ -59,11 +59,14 @@ class Job:
 
     Args:
         folder: The folder.
+
+    Raises:
+        UserError: The plan is damaged or of another version.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.plan = Plan(**_read_json(self.folder / PLAN)['plan'])
+        self.plan = Plan(**_read_plan(self.folder / PLAN))
         self._entries = open_parquet(self.folder / ENTRIES)
         self.count = self._entries.num_row_groups
 
@@ -73,14 +76,14 @@ class Job:
         Raises:
             UserError: The file cannot be loaded, or was changed since the job was started.
         """
-        labeller = Labeller(self.plan.file, score_thr=self.plan.score_thr, batch=self.plan.batch)
         if _meta_digest(self.plan.file) != self.plan.file_sha256:
-            raise UserError(f'{self.plan.file} was changed since {self.folder} was started: label into another folder')
-        return labeller
+            raise UserError(f'{self.plan.file} was changed since {self.folder} was started: use another --out')
+        return Labeller(self.plan.file, score_thr=self.plan.score_thr)
 
     def entries(self, part: int) -> list[Entry]:
         """Return the entries of a part."""
-        return [Entry(**row) for row in self._entries.read_row_group(part).to_pylist()]
+        rows = self._entries.read_row_group(part).to_pylist()
+        return [Entry(row['id'], row['kind'], os.fsdecode(row['path']), row['group']) for row in rows]
 
     def path(self, part: int) -> Path:
         """Return the path of the results of a part."""
@@ -89,11 +92,11 @@ class Job:
     def tally(self, part: int) -> Tally | None:
         """Count the rows of a part; None if it is not done. A damaged file of results is removed first."""
         path = self.path(part)
+        if not path.exists():
+            return None
         try:
             return tally(path)
-        except FileNotFoundError:
-            return None
-        except (OSError, pa.ArrowException):
+        except pa.ArrowException:
             path.unlink()
             return None
 
@@ -124,14 +127,35 @@ class Job:
             unfinished.unlink(missing_ok=True)
         return Tally(rows, errors)
 
-    def remove_unfinished(self) -> None:
-        """Remove what processes have left that were killed."""
-        for path in (self.folder / PARTS).glob('.*.unfinished'):
+    def begin(self, part: int) -> int:
+        """Record an attempt at a part, and return how many there have been since ``clear``."""
+        with (self.folder / PARTS / f'.{part}.attempts').open('ab') as file:
+            file.write(b'.')
+            return file.tell()
+
+    def clear(self) -> None:
+        """Remove records of attempts, and what killed processes have left."""
+        parts = self.folder / PARTS
+        parts.mkdir(exist_ok=True)
+        for path in (*parts.glob('.*.unfinished'), *parts.glob('.*.attempts')):
             path.unlink()
 
 
+def check_folder(folder: Path) -> None:
+    """Check that a folder is new, empty or that of a job.
+
+    Raises:
+        UserError: It holds something else.
+    """
+    if not folder.exists() or (folder / PLAN).exists():
+        return
+    # A run that was stopped before it had a plan may have left entries.
+    if any(path.name not in (LOCK, ENTRIES) for path in folder.iterdir()):
+        raise UserError(f'--out {folder} is not empty, and holds no results of `mnv4 label`: name another folder')
+
+
 def open_job(folder: Path, file: str, source: str, entries: Sequence[Entry], **options: Any) -> Job:
-    """Start a job in a new or empty folder, or continue the one that is in it.
+    """Start a job in a folder, or continue the one that is in it.
 
     Args:
         folder: The folder.
@@ -141,22 +165,40 @@ def open_job(folder: Path, file: str, source: str, entries: Sequence[Entry], **o
         **options: The other attributes of ``Plan``.
 
     Raises:
-        UserError: The folder holds something else, or a job with another plan or of other images.
+        UserError: The folder cannot be written, or holds a job with another plan or of other images.
     """
-    digest = hashlib.sha256()
-    for entry in entries:
-        digest.update(json.dumps(entry).encode())
-    plan = Plan(os.path.abspath(file), _meta_digest(file), os.path.abspath(source), digest.hexdigest(), **options)
+    plan = Plan(os.path.abspath(file), _meta_digest(file), os.path.abspath(source), _digest(entries), **options)
     if (folder / PLAN).exists():
         _check_same(folder, plan, entries)
-        return Job(folder)
-    if folder.exists() and any(not path.name.startswith('.') and path.name != ENTRIES for path in folder.iterdir()):
-        raise UserError(f'--out {folder} is not empty, and holds no results of `mnv4 label`: name another folder')
-    (folder / PARTS).mkdir(parents=True, exist_ok=True)
-    _write_entries(folder / ENTRIES, into_parts(list(entries), plan.part))
-    # Last: a folder with a plan is complete.
-    write_whole(folder / PLAN, json.dumps(dict(format=FORMAT, plan=dataclasses.asdict(plan)), indent=1))
-    return Job(folder)
+    else:
+        try:
+            with pq.ParquetWriter(folder / ENTRIES, SCHEMA, compression='zstd') as writer:
+                for part in into_parts(entries, plan.part):
+                    writer.write_table(_to_table(part))
+        except OSError as error:
+            raise UserError(f'--out {folder} cannot be written: {error.strerror or error}') from error
+        write_whole(folder / PLAN, json.dumps(dict(format=FORMAT, plan=dataclasses.asdict(plan)), indent=1))
+    job = Job(folder)
+    job.clear()
+    return job
+
+
+def _digest(entries: Sequence[Entry]) -> str:
+    """Return the SHA-256 of entries. The content of image files is not part of it, and may change."""
+    digest = hashlib.sha256()
+    for entry in entries:
+        stamp = []
+        if entry.kind != 'image' and os.path.exists(entry.path):
+            status = os.stat(entry.path)
+            stamp = [status.st_size, status.st_mtime_ns]
+        digest.update(json.dumps([*entry, *stamp]).encode())
+    return digest.hexdigest()
+
+
+def _to_table(part: Sequence[Entry]) -> pa.Table:
+    rows = [(entry.id, entry.kind, os.fsencode(entry.path), entry.group) for entry in part]
+    columns = [pa.array(values, field.type) for values, field in zip(zip(*rows, strict=True), SCHEMA, strict=True)]
+    return pa.Table.from_arrays(columns, schema=SCHEMA)
 
 
 def _check_same(folder: Path, plan: Plan, entries: Sequence[Entry]) -> None:
@@ -165,53 +207,37 @@ def _check_same(folder: Path, plan: Plan, entries: Sequence[Entry]) -> None:
     Raises:
         UserError: It has another one.
     """
-    before = Job(folder)
-    if before.plan == plan:
+    job = Job(folder)
+    before, now = dataclasses.asdict(job.plan), dataclasses.asdict(plan)
+    changed = next((key for key in now if now[key] != before[key]), None)
+    if changed is None:
         return
-    if before.plan.source_sha256 != plan.source_sha256:
-        old = {entry.id for part in range(before.count) for entry in before.entries(part)}
-        new = {entry.id for entry in entries}
-        if old == new:
-            changed = f'its images were at {before.plan.source}'
-        else:
-            changed = f'{len(new - old)} are new and {len(old - new)} are gone'
+    if changed == 'file_sha256':
+        raise UserError(f'--out {folder} has results of another version of {plan.file}: use another --out')
+    if changed in ('source', 'source_sha256') and before['source_sha256'] != now['source_sha256']:
+        old = {(entry.id, entry.group) for part in range(job.count) for entry in job.entries(part)}
+        new = {(entry.id, entry.group) for entry in entries}
+        what = f'{len(new - old)} added, {len(old - new)} removed' if new != old else 'a file has been replaced'
         raise UserError(
-            f'--out {folder} was begun with other images: {changed}. Label into another folder; a text file can list '
-            'the new ones'
+            f'--out {folder} has results for other images ({what}): use another --out. To label only new images, list '
+            'them in a .txt file'
         )
-    old_plan, new_plan = dataclasses.asdict(before.plan), dataclasses.asdict(plan)
-    name = next(key for key, value in new_plan.items() if old_plan[key] != value)
-    if name == 'file_sha256':
-        raise UserError(f'--out {folder} was begun with another {plan.file}: label into another folder')
-    raise UserError(
-        f'--out {folder} was begun with {name.replace("_", "-")} {old_plan[name]}, now {new_plan[name]}: use the '
-        'same, or another folder'
-    )
+    name = dict(file='the file', source='the source').get(changed, f'--{changed.replace("_", "-")}')
+    raise UserError(f'--out {folder} was started with {name} {before[changed]}, not {now[changed]}: use another --out')
 
 
 def _meta_digest(file: str) -> str:
     return checksum(dataclasses.asdict(read_meta(file)))
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_plan(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
         if content['format'] != FORMAT or {field.name for field in dataclasses.fields(Plan)} != content['plan'].keys():
             raise ValueError('it was written by another version of mnv4_mm')
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f'{path} cannot be read: {error}') from error
-    return content
-
-
-def _write_entries(path: Path, parts: list[list[Entry]]) -> None:
-    """Write the entries, a row group per part."""
-    schema = pa.schema([('id', pa.string()), ('kind', pa.string()), ('path', pa.string()), ('group', pa.int32())])
-    with pq.ParquetWriter(path, schema, compression='zstd') as writer:
-        for part in parts:
-            columns = [pa.array(values) for values in zip(*part, strict=True)]
-            writer.write_table(
-                pa.Table.from_arrays([a.cast(f.type) for a, f in zip(columns, schema, strict=True)], schema=schema)
-            )
+    return content['plan']
 
 
 def _chunks(rows: Iterator[Any], size: int) -> Iterator[list[Any]]:

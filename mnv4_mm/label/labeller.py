@@ -65,11 +65,11 @@ class Labeller:
         self._pool = ThreadPoolExecutor(READERS)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Label a table of images, as ``map_batches`` of Ray Data or ``mapInArrow`` of Spark pass it.
+        """Label a table of images, as ``map_batches`` of Ray Data passes it.
 
         Args:
             table: A column ``path``, or columns ``bytes`` (content of image files) and ``id``. With paths, ``id`` is
-                optional.
+                optional. The table may be empty.
 
         Returns:
             A row per image, see ``table.schema_of``. An image that cannot be read has a row with the error.
@@ -83,7 +83,8 @@ class Labeller:
             if name not in table.schema.names:
                 raise UserError(f'a table of images has a column path, or bytes and id; got {table.schema.names}')
         pairs = zip(table.column(ids).to_pylist(), table.column(content).to_pylist(), strict=True)
-        return to_table(list(self.rows(Item(str(id_), value) for id_, value in pairs)), self.schema)
+        items = (Item(str(id_), UserError('there is no image') if value is None else value) for id_, value in pairs)
+        return to_table(list(self.rows(items)), self.schema)
 
     def rows(self, items: Iterable[Item]) -> Iterator[Row]:
         """Yield the results of images, in their order."""
@@ -120,7 +121,7 @@ class Labeller:
         return Prepared(item.id, batch, placement)
 
     def _grouped(self, prepared: Iterable[Prepared]) -> Iterator[list[Prepared]]:
-        """Group consecutive inputs of the same shape into batches; an image without an input is a group of its own."""
+        """Group consecutive inputs of the same shape. An image that could not be read forms its own group."""
         group: list[Prepared] = []
         for image in prepared:
             same = group and image.batch is not None and group[0].batch is not None

@@ -9,27 +9,49 @@ from unittest import mock
 
 from mnv4_mm.errors import UserError
 from mnv4_mm.label.job import Job
+from mnv4_mm.label.labeller import Labeller
 from mnv4_mm.label.table import Tally
-from mnv4_mm.label.workers import Outcome
+from mnv4_mm.label.workers import ATTEMPTS, CRASHED, Outcome, describe
 
 
 class PartMaker:
     """Makes parts of a job in an actor of Ray Data, which loads the exported file once.
+
+    It raises nothing: Ray would repeat the part for ever, or print hundreds of lines.
 
     Args:
         folder: Folder of the job, at the same path on every machine.
     """
 
     def __init__(self, folder: str) -> None:
-        self.job = Job(folder)
-        self.labeller = self.job.labeller()
+        self.folder = folder
+        self.loaded: tuple[Job, Labeller] | None = None
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         part = int(row['part'])
+        try:
+            if self.loaded is None:
+                job = Job(self.folder)
+                self.loaded = job, job.labeller()
+            tally, reason = self._make(part, *self.loaded)
+        except UserError as error:
+            return dict(part=part, rows=-1, errors=0, reason=str(error), is_fatal=True)
+        except OSError as error:
+            text = f'{self.folder} cannot be written: {error.strerror or error}'
+            return dict(part=part, rows=-1, errors=0, reason=text, is_fatal=True)
+        except Exception as error:  # one part must not stop the others
+            tally, reason = None, describe(error)
+        rows, errors = tally or (-1, 0)
+        return dict(part=part, rows=rows, errors=errors, reason=reason, is_fatal=False)
+
+    @staticmethod
+    def _make(part: int, job: Job, labeller: Labeller) -> tuple[Tally | None, str]:
         # A part whose actor died after writing it is not made again.
-        done = self.job.tally(part)
-        rows, errors = done or self.job.make(part, self.labeller)
-        return dict(part=part, rows=rows, errors=errors)
+        if done := job.tally(part):
+            return done, ''
+        if job.begin(part) > ATTEMPTS:
+            return None, CRASHED
+        return job.make(part, labeller), ''
 
 
 def make_parts(folder: str, parts: Iterable[int], count: int | None, address: str) -> Iterator[Outcome]:
@@ -42,14 +64,14 @@ def make_parts(folder: str, parts: Iterable[int], count: int | None, address: st
         address: ``auto`` for the running cluster, ``local`` for a new one on this machine, or an address.
 
     Raises:
-        UserError: Ray cannot be reached, or a part cannot be made.
+        UserError: Ray cannot be reached, the exported file cannot be loaded, or results cannot be written.
     """
     with _connected(address) as ray:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         parts = list(parts)
         count = count or max(1, int(ray.cluster_resources().get('CPU', 1)))
-        # A block per part: outcomes arrive one by one, and a machine that fails loses only the parts it was making.
+        # A block per part: outcomes arrive one by one, and a machine that fails loses only its unfinished parts.
         data = ray.data.from_items([dict(part=part) for part in parts], override_num_blocks=len(parts))
         done = data.map(
             PartMaker,
@@ -59,26 +81,33 @@ def make_parts(folder: str, parts: Iterable[int], count: int | None, address: st
         )
         try:
             for row in done.iter_rows():
-                yield Outcome(row['part'], Tally(row['rows'], row['errors']))
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, UserError):
-                raise UserError(str(error.cause)) from error
-            raise
+                if row['is_fatal']:
+                    raise UserError(row['reason'])
+                tally = Tally(row['rows'], row['errors']) if row['rows'] >= 0 else None
+                yield Outcome(row['part'], tally, row['reason'])
+        except ray.exceptions.RayError as error:
+            raise UserError(f'--ray {address} failed: {" ".join(str(error).split())[-200:]}') from error
 
 
 @contextmanager
 def _connected(address: str) -> Iterator[Any]:
     # Read when a cluster starts: no reports to Ray's authors.
     with mock.patch.dict(os.environ, RAY_USAGE_STATS_ENABLED='0'):
-        import ray
-        import ray.data
-
+        try:
+            import ray
+            import ray.data
+        except ImportError as error:
+            raise UserError(f'--ray needs {error.name}: pip install "mnv4_mm[ray]"') from error
         options: dict[str, Any] = dict(include_dashboard=False) if address == 'local' else {}
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise UserError(f'--ray {address}: {" ".join(str(error).split())[:200]}') from error
+        logger = logging.getLogger('ray.data')
+        level = logger.level
+        logger.setLevel(logging.ERROR)
         try:
             yield ray
         finally:
+            logger.setLevel(level)
             ray.shutdown()

@@ -1,8 +1,8 @@
 """Label the images of a source, and continue where an earlier run has stopped."""
 
-import importlib.util
 import os
 import re
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from mnv4_mm.errors import UserError
-from mnv4_mm.label.source import read_source
+from mnv4_mm.label.source import WHAT, read_source
 from mnv4_mm.paths import check_output_file, check_output_folder
 from mnv4_mm.runtime.meta import read_meta
 from mnv4_mm.runtime.sessions import RUNTIMES
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from mnv4_mm.label.workers import Outcome
 
 PART = 256  # images
-LOCK = '.lock'
 SECONDS = 10.0  # between two lines of progress
+TIMEOUT = 1.5  # seconds to reach a Ray cluster
 
 
 class Labelled(NamedTuple):
@@ -30,9 +30,9 @@ class Labelled(NamedTuple):
 
     Attributes:
         folder: Folder of the Parquet files, one dataset.
-        rows: Images, or frames.
+        rows: Number of images and frames.
         errors: How many of them could not be read.
-        failed: Parts that could not be made, each with its first and last image.
+        failed: Parts that have failed: their first and last entry, and the reason.
     """
 
     folder: Path
@@ -60,10 +60,8 @@ def check_label(
     missing = missing_modules(['pyarrow', 'filelock'])
     if missing:
         raise UserError(f'labelling needs {", ".join(missing)}: pip install "mnv4_mm[label]"')
-    if ray is not None and not re.fullmatch(r'auto|local|(ray://)?[\w.-]+:\d+|(ray://)?\[[\da-f:]+\]:\d+', ray):
-        raise UserError(f'--ray {ray}: auto (the running cluster), local (a new one), or an address like 10.0.0.1:6379')
-    if ray is not None and importlib.util.find_spec('ray') is None:
-        raise UserError(f'--ray {ray} needs ray: pip install "mnv4_mm[ray]"')
+    if ray is not None:
+        _check_ray(ray)
     if workers is not None and workers < 1:
         raise UserError(f'--workers must be at least 1, got {workers}')
     if part < 1:
@@ -80,18 +78,30 @@ def check_label(
             raise UserError(f'--score-thr {score_thr} is for detectors; {file} is a segmenter')
         if missing_modules(['pycocotools']):
             raise UserError('run lengths of class maps need pycocotools: pip install "mnv4_mm[label]"')
-    if not Path(source).exists():
-        raise UserError(
-            f'no images at {source}: a source is a folder, a list (.txt, .csv, .parquet), a tar file or a video'
-        )
-    folder = check_output_folder('--out', out)
-    inside = folder.resolve()
-    if Path(source).is_dir() and (inside == Path(source).resolve() or inside.is_relative_to(Path(source).resolve())):
+    images = Path(source)
+    if not images.exists():
+        raise UserError(f'{source} does not exist: {WHAT}')
+    folder = check_output_folder('--out', out).resolve()
+    if images.is_dir() and folder.is_relative_to(images.resolve()):
         raise UserError(f'--out {out} is inside the folder of the images, {source}: name another one')
     if coco is not None:
         if Path(coco).suffix != '.json':
             raise UserError(f'--coco {coco}: name a .json file')
         check_output_file('--coco', coco)
+
+
+def _check_ray(address: str) -> None:
+    match = re.fullmatch(r'auto|local|(?P<host>[\w.-]+|\[[\da-fA-F:]+\]):(?P<port>\d{1,5})', address)
+    if not match:
+        raise UserError(f'--ray {address}: auto (the running cluster), local (a new one), or an address, HOST:PORT')
+    if missing_modules(['ray']):
+        raise UserError(f'--ray {address} needs ray: pip install "mnv4_mm[ray]"')
+    if match['host']:
+        # Ray itself waits for minutes.
+        try:
+            socket.create_connection((match['host'].strip('[]'), int(match['port'])), TIMEOUT).close()
+        except (OSError, OverflowError) as error:
+            raise UserError(f'--ray {address} cannot be reached: {error}') from error
 
 
 def label(
@@ -104,28 +114,32 @@ def label(
     score_thr: float | None = None,
     part: int = PART,
     coco: str | None = None,
+    retry: bool = False,
     log: Callable[[str], object] = print,
 ) -> Labelled:
     """Run an exported file over the images of a source, and write a Parquet row per image.
 
-    A run that is stopped is continued by the same call: each image is labelled exactly once. An image that cannot be
-    read has a row with the error.
+    To continue a run that was stopped, repeat the call: no image is skipped or labelled twice. An image that cannot be
+    read has a row with the error. The processes import the main module, so a script that calls this function needs
+    ``if __name__ == '__main__':``.
 
     Args:
         file: Exported file, of any runtime.
         source: A folder, a list, tar files or videos, see ``source.read_source``.
         out: Folder of the results: a new one, or that of the same job. ``parts/*.parquet`` have the columns that
             ``table.schema_of`` describes.
-        workers: Number of processes; one per core if None, with ``ray`` per core of the cluster.
+        workers: Number of processes; one per core if None, with ``ray`` one per core of the cluster.
         ray: Use a Ray cluster: ``auto`` for the running one, ``local`` to start one on this machine, or its address.
             ``file``, ``source`` and ``out`` must have the same paths on all its machines.
         score_thr: Detection: boxes with lower scores are left out; the limit of the file if None.
-        part: Images per Parquet file, and per unit of work. A tar file or video is one, too.
-        coco: Also write the results to this JSON file in COCO's form.
+        part: Images per Parquet file, and per unit of work. A tar file, a video, or a row group of a Parquet file is
+            one, too.
+        coco: Also write the results to this JSON file in COCO's form, unless a part has failed.
+        retry: Label parts again that have images with errors.
         log: Function that prints a line.
 
     Returns:
-        The numbers of rows and errors.
+        The numbers of rows and errors, and the parts that have failed.
 
     Raises:
         UserError: An argument, the source or the exported file is invalid, or the folder cannot be used, e.g. because
@@ -134,47 +148,39 @@ def label(
     check_label(file, source, out=out, workers=workers, ray=ray, score_thr=score_thr, part=part, coco=coco)
     from filelock import FileLock, Timeout
 
-    from mnv4_mm.label.coco import write_coco
-    from mnv4_mm.label.job import open_job
-    from mnv4_mm.label.labeller import BATCH
+    from mnv4_mm.label.job import LOCK, check_folder, open_job
 
-    entries = read_source(source)
     folder = Path(out)
-    existed = folder.exists()
+    check_folder(folder)
+    entries = read_source(source)
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK)
     try:
-        lock.acquire(timeout=0)
+        with FileLock(folder / LOCK, timeout=0):
+            job = open_job(folder, file, source, entries, part=part, score_thr=score_thr)
+            del entries  # hundreds of bytes per image
+            done = job.done()
+            for index in [index for index, tally in done.items() if retry and tally.errors]:
+                job.path(index).unlink()
+                del done[index]
+            missing = [index for index in range(job.count) if index not in done]
+            if done:
+                log(f'{len(done)} of {job.count} parts are done: {sum(tally.rows for tally in done.values())} images')
+            failed = []
+            for outcome in _with_progress(_outcomes(out, missing, workers, ray), job.count, len(done), log):
+                if outcome.tally is not None:
+                    done[outcome.part] = outcome.tally
+                    continue
+                images = job.entries(outcome.part)
+                failed.append(f'part {outcome.part} ({images[0].id} to {images[-1].id}): {outcome.reason}')
+            job.clear()
+            if coco is not None and not failed:
+                from mnv4_mm.label.coco import write_coco
+
+                write_coco(job, Path(coco))
+            rows, errors = (sum(tally[i] for tally in done.values()) for i in (0, 1))
+            return Labelled(job.folder / 'parts', rows, errors, failed)
     except Timeout:
         raise UserError(f'--out {out} is in use by another process') from None
-    try:
-        job = open_job(folder, file, source, entries, part=part, score_thr=score_thr, batch=BATCH)
-        del entries  # up to hundreds of bytes an image
-        job.remove_unfinished()
-        done = job.done()
-        missing = [index for index in range(job.count) if index not in done]
-        if done:
-            log(f'{len(done)} of {job.count} parts are done: {sum(tally.rows for tally in done.values())} images')
-        failed = []
-        for outcome in _with_progress(_outcomes(out, missing, workers, ray), job.count, len(done), log):
-            if outcome.tally is None:
-                failed.append(outcome.part)
-            else:
-                done[outcome.part] = outcome.tally
-        job.remove_unfinished()
-        names = []
-        for index in sorted(failed):
-            images = job.entries(index)
-            names.append(f'part {index} ({images[0].id} to {images[-1].id})')
-        rows, errors = (sum(tally[i] for tally in done.values()) for i in (0, 1))
-        if coco is not None and not failed:
-            write_coco(job, Path(coco))
-        return Labelled(job.folder / 'parts', rows, errors, names)
-    finally:
-        lock.release()
-        if not existed and not any(path.name != LOCK for path in folder.iterdir()):
-            (folder / LOCK).unlink(missing_ok=True)
-            folder.rmdir()
 
 
 def _outcomes(folder: str, parts: list[int], workers: int | None, ray: str | None) -> 'Iterable[Outcome]':
@@ -211,7 +217,7 @@ def _with_progress(
             shown = now
             seconds = max(now - started, 1e-9)
             line = (
-                f'{before + parts} of {count} parts, {images} images, {images / seconds:.0f} images/s, '
+                f'part {before + parts} of {count}; images: {images}, {images / seconds:.0f} a second; '
                 f'{timedelta(seconds=int(seconds / parts * left))} left'
             )
             if is_terminal:

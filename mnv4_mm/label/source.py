@@ -5,21 +5,24 @@ of work: a part is done entirely or not at all.
 """
 
 import csv
+import io
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 SHARD_SUFFIXES = ('.tar', '.tar.gz', '.tgz')
 PARQUET_SUFFIX = '.parquet'
 LIST_SUFFIXES = ('.txt', '.csv')
+WHAT = 'images come from a folder, a list (.txt, .csv, .parquet), a tar file or a video'
 # Names of the column with the paths of images, in CSV and Parquet files.
 PATH_COLUMNS = ('path', 'file_name', 'filename', 'file', 'image')
 # Names of the column with the content of image files in Parquet files. As a struct it has a field ``bytes``.
@@ -30,9 +33,9 @@ class Entry(NamedTuple):
     """An image, or a file that holds several images.
 
     Attributes:
-        id: Identifies it: the path relative to the source's folder, or what the list says.
+        id: Identifies it: the path relative to the folder, or the id or path given in a list.
         kind: ``image``, ``shard`` (a tar file), ``video``, or ``rows`` (a row group of a Parquet file).
-        path: Absolute path of the file.
+        path: Absolute path of the file. Bytes that are not UTF-8 are surrogates, as Python decodes file names.
         group: Index of the row group; 0 for other kinds.
     """
 
@@ -46,10 +49,10 @@ def read_source(source: str | Path) -> list[Entry]:
     """List the entries of a source.
 
     Args:
-        source: A folder, which is searched with its subfolders for images, tar files and videos; a text file with a
-            path per line; a CSV or Parquet file with a column of paths; a Parquet file with a column of bytes; a tar
-            file; a video; or an image. Relative paths in lists count from the folder of the list. A column ``id``
-            replaces the path as the id.
+        source: A folder, which is searched with its subfolders for images, tar files, videos and Parquet files with
+            images; a text file with a path per line; a CSV or Parquet file with a column of paths; a Parquet file with
+            a column of bytes; a tar file; a video; or an image. Relative paths in lists count from the folder of the
+            list. A column ``id`` replaces the path as the id.
 
     Returns:
         The entries; those of a folder are sorted by path.
@@ -58,28 +61,26 @@ def read_source(source: str | Path) -> list[Entry]:
         UserError: The source does not exist, cannot be read or holds no images, or an id occurs twice.
     """
     path = Path(source)
+    suffix = path.suffix.lower()
     if path.is_dir():
         entries = sorted(_folder(path))
     elif not path.is_file():
-        raise UserError(
-            f'no images at {path}: a source is a folder, a list (.txt, .csv, .parquet), a tar file or a video'
-        )
-    elif path.suffix.lower() == '.txt':
-        lines = _read_text(path).splitlines()
-        entries = [_listed(path, line.strip()) for line in lines if line.strip()]
-    elif path.suffix.lower() == '.csv':
+        raise UserError(f'{path} does not exist, or is not a file: {WHAT}')
+    elif suffix == '.txt':
+        entries = [_listed(path, line.strip()) for line in _lines(path) if line.strip()]
+    elif suffix == '.csv':
         entries = list(_csv(path))
-    elif path.suffix.lower() == PARQUET_SUFFIX:
-        entries = list(_parquet(path))
+    elif suffix == PARQUET_SUFFIX:
+        entries = list(_row_groups(path, escaped(path.name))) or list(_parquet_paths(path))
     elif kind := kind_of(path.name):
-        entries = [Entry(path.name, kind, str(path.absolute()))]
+        entries = [Entry(escaped(path.name), kind, str(path.absolute()))]
     else:
-        raise UserError(
-            f'{path}: a source is a folder, or a file that ends in {", ".join(LIST_SUFFIXES)}, {PARQUET_SUFFIX}, '
-            f'{", ".join((*SHARD_SUFFIXES, *VIDEO_SUFFIXES, *IMAGE_SUFFIXES))}'
-        )
+        suffixes = (*LIST_SUFFIXES, PARQUET_SUFFIX, *SHARD_SUFFIXES, *VIDEO_SUFFIXES, *IMAGE_SUFFIXES)
+        raise UserError(f'{path}: {WHAT}, or a file that ends in {", ".join(suffixes)}')
     if not entries:
-        raise UserError(f'no images in {path}: neither {", ".join(IMAGE_SUFFIXES)} nor tar files nor videos')
+        if path.is_dir():
+            raise UserError(f'no images ({", ".join(IMAGE_SUFFIXES)}), tar files or videos in {path}')
+        raise UserError(f'{path} is empty: it names no images')
     seen: set[tuple[str, int]] = set()
     for entry in entries:
         if (entry.id, entry.group) in seen:
@@ -97,14 +98,16 @@ def kind_of(name: str) -> str | None:
     return None
 
 
-def into_parts(entries: list[Entry], size: int) -> list[list[Entry]]:
+def into_parts(entries: Sequence[Entry], size: int) -> Iterator[list[Entry]]:
     """Divide entries into parts: up to ``size`` images, or a file that holds several."""
-    parts: list[list[Entry]] = []
     for is_image, run in itertools.groupby(entries, lambda entry: entry.kind == 'image'):
-        members = list(run)
-        step = size if is_image else 1
-        parts += [members[start : start + step] for start in range(0, len(members), step)]
-    return parts
+        while part := list(itertools.islice(run, size if is_image else 1)):
+            yield part
+
+
+def escaped(text: str) -> str:
+    r"""Return text that can be stored as UTF-8: bytes of file names that are not UTF-8 become ``\udcXX``."""
+    return text.encode('utf-8', 'backslashreplace').decode()
 
 
 def _folder(root: Path) -> Iterator[Entry]:
@@ -114,24 +117,27 @@ def _folder(root: Path) -> Iterator[Entry]:
         folder = pending.pop()
         try:
             with os.scandir(folder) as found:
-                for item in found:
-                    if item.name.startswith('.'):
-                        continue
-                    if item.is_dir():
-                        # A link to a folder could lead back to one above it.
-                        if not item.is_symlink():
-                            pending.append(item.path)
-                    elif kind := kind_of(item.name):
-                        yield Entry(
-                            os.path.relpath(item.path, root).replace(os.sep, '/'), kind, os.path.abspath(item.path)
-                        )
+                items = [item for item in found if not item.name.startswith('.')]
         except OSError as error:
             raise UserError(f'{folder} cannot be read: {error.strerror}') from error
+        for item in items:
+            if item.is_dir():
+                # A link to a folder could lead back to one above it.
+                if not item.is_symlink():
+                    pending.append(item.path)
+                continue
+            name = escaped(os.path.relpath(item.path, root).replace(os.sep, '/'))
+            if kind := kind_of(item.name):
+                yield Entry(name, kind, os.path.abspath(item.path))
+            elif item.name.lower().endswith(PARQUET_SUFFIX):
+                # None for Parquet files without images, such as metadata beside the images.
+                yield from _row_groups(Path(item.path), name)
 
 
-def _read_text(path: Path) -> str:
+def _lines(path: Path) -> list[str]:
+    """Return the lines of a text file with their ends. Unlike for ``str.splitlines``, only line breaks end them."""
     try:
-        return path.read_text(encoding='utf-8-sig')
+        return list(io.StringIO(path.read_text(encoding='utf-8-sig'), newline=None))
     except (UnicodeDecodeError, OSError) as error:
         raise UserError(f'{path} cannot be read as UTF-8 text: {error}') from error
 
@@ -140,11 +146,11 @@ def _listed(source: Path, value: str, id_: str | None = None) -> Entry:
     """Return the entry for a path in a list."""
     path = os.path.abspath(os.path.join(source.parent, value))
     # The content of a file of another suffix decides whether it is an image; if not, it gets a row with an error.
-    return Entry(id_ or value, kind_of(value) or 'image', path)
+    return Entry(escaped(id_ or value), kind_of(value) or 'image', path)
 
 
 def _csv(source: Path) -> Iterator[Entry]:
-    rows = csv.reader(_read_text(source).splitlines())
+    rows = csv.reader(_lines(source))
     try:
         header = [name.strip() for name in next(rows, [])]
         column = _column(source, header, PATH_COLUMNS)
@@ -165,29 +171,50 @@ def _column(source: Path, header: list[str], names: tuple[str, ...]) -> int:
     for name in names:
         if name in header:
             return header.index(name)
-    raise UserError(f'{source} has no column {", ".join(names)}: its first line has {", ".join(header) or "nothing"}')
+    raise UserError(f'{source} has no column {", ".join(names)}; it has {", ".join(header)[:200] or "none"}')
 
 
-def _parquet(source: Path) -> Iterator[Entry]:
+def _parquet_paths(source: Path) -> Iterator[Entry]:
     with open_parquet(source) as file:
-        schema = file.schema_arrow
-        if bytes_column(schema):
-            for group in range(file.num_row_groups):
-                yield Entry(source.name, 'rows', str(source.absolute()), group)
-            return
-        header = list(schema.names)
+        header = list(file.schema_arrow.names)
         name = header[_column(source, header, PATH_COLUMNS)]
-        columns = [name, *(['id'] if 'id' in header else [])]
+        for path, *ids in _values(file, source, [name, *(['id'] if 'id' in header else [])]):
+            if not isinstance(path, str) or not path:
+                raise UserError(f'{source}: column {name} has {path!r:.40}, which is not a path')
+            yield _listed(source, path, str(ids[0]) if ids and ids[0] is not None else None)
+
+
+def _row_groups(path: Path, name: str) -> Iterator[Entry]:
+    """Yield the row groups of a Parquet file with the content of images; nothing for other Parquet files."""
+    with open_parquet(path) as file:
+        if bytes_column(file.schema_arrow) is None:
+            return
+        if 'id' in file.schema_arrow.names:
+            seen: set[str] = set()
+            for (id_,) in _values(file, path, ['id']):
+                if id_ in (None, '') or str(id_) in seen:
+                    raise UserError(f'{path}: the id {id_!r:.40} is missing or occurs twice')
+                seen.add(str(id_))
+        for group in range(file.num_row_groups):
+            yield Entry(name, 'rows', os.path.abspath(path), group)
+
+
+def _values(file: 'pq.ParquetFile', path: Path, columns: list[str]) -> Iterator[tuple[Any, ...]]:
+    """Yield the values of columns, row by row.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    import pyarrow as pa
+
+    try:
         for batch in file.iter_batches(columns=columns):
-            paths = batch.column(name).to_pylist()
-            ids = batch.column('id').to_pylist() if 'id' in header else [None] * len(paths)
-            for path, id_ in zip(paths, ids, strict=True):
-                if not isinstance(path, str) or not path:
-                    raise UserError(f'{source}: column {name} has {path!r}, which is not a path')
-                yield _listed(source, path, None if id_ is None else str(id_))
+            yield from zip(*(batch.column(name).to_pylist() for name in columns), strict=True)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise UserError(f'{path} is damaged: {" ".join(str(error).split())[:200]}') from error
 
 
-def open_parquet(path: str | Path) -> 'pa.parquet.ParquetFile':
+def open_parquet(path: str | Path) -> 'pq.ParquetFile':
     """Open a Parquet file.
 
     Raises:
@@ -197,7 +224,8 @@ def open_parquet(path: str | Path) -> 'pa.parquet.ParquetFile':
     import pyarrow.parquet as pq
 
     try:
-        return pq.ParquetFile(path)
+        # With its defaults, pyarrow reads whole row groups ahead, and pandas writes one per file.
+        return pq.ParquetFile(path, pre_buffer=False, buffer_size=2**20)
     except (OSError, pa.ArrowException) as error:
         raise UserError(f'{path} is not a readable Parquet file: {" ".join(str(error).split())[:200]}') from error
 
@@ -211,6 +239,6 @@ def bytes_column(schema: 'pa.Schema') -> str | None:
             kind = schema.field(name).type
             if pa.types.is_struct(kind) and kind.get_field_index('bytes') >= 0:
                 kind = kind.field('bytes').type
-            if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+            if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
                 return name
     return None

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from mnv4_mm.label.source import escaped
 from mnv4_mm.runtime.meta import META_KEY, Meta
 from mnv4_mm.runtime.results import ClassMap, Detections
 
@@ -35,8 +36,8 @@ def schema_of(meta: Meta) -> pa.Schema:
 
     Columns: ``id``; ``width`` and ``height`` of the image in pixels; ``error``. For detection ``boxes`` as (x1, y1, x2,
     y2) in pixels of the image, ``scores`` and ``labels``, best first. For segmentation ``segments``, one per class that
-    occurs, with its ``label`` and its ``counts``, the run lengths of pycocotools. Labels are indices into the class
-    names, which the metadata of the schema hold under ``mnv4_mm``, with the origin of the model.
+    occurs, with its ``label`` and its mask as pycocotools' run lengths (``counts``). Labels are indices into the class
+    names. The schema's metadata (``mnv4_mm``) has these names and the origin of the model.
     """
     if meta.task == 'detection':
         results = [
@@ -63,10 +64,10 @@ def schema_of(meta: Meta) -> pa.Schema:
 def to_table(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
     """Convert rows to a table with the schema of ``schema_of``."""
     columns: dict[str, Any] = {
-        'id': pa.array([row.id for row in rows], pa.string()),
+        'id': pa.array([escaped(row.id) for row in rows], pa.string()),
         'width': pa.array([row.width for row in rows], pa.int32()),
         'height': pa.array([row.height for row in rows], pa.int32()),
-        'error': pa.array([row.error for row in rows], pa.string()),
+        'error': pa.array([None if row.error is None else escaped(row.error) for row in rows], pa.string()),
     }
     if 'boxes' in schema.names:
         columns |= _detections([row.result for row in rows])
@@ -77,7 +78,7 @@ def to_table(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
 
 
 def _detections(results: list[Any]) -> Mapping[str, pa.Array]:
-    missing = pa.array([result is None for result in results])
+    missing = pa.array([result is None for result in results], pa.bool_())
     found = [result for result in results if result is not None]
     counts = [0 if result is None else len(result) for result in results]
     offsets = pa.array(np.cumsum([0, *counts]), pa.int32())

@@ -1,7 +1,9 @@
 """Do the parts of a job in processes of this machine."""
 
 import multiprocessing
+import os
 import signal
+import threading
 import traceback
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
@@ -12,7 +14,22 @@ from mnv4_mm.errors import UserError
 from mnv4_mm.label.job import Job
 from mnv4_mm.label.table import Tally
 
-ATTEMPTS = 3  # times that a part may end its process
+ATTEMPTS = 3  # crashes after which a part, or the start of processes, is given up
+CRASHED = 'its process crashed (out of memory?)'
+
+
+class Outcome(NamedTuple):
+    """Outcome of a part.
+
+    Attributes:
+        part: The part.
+        tally: Its rows; None if it has failed.
+        reason: Why it has failed.
+    """
+
+    part: int
+    tally: Tally | None
+    reason: str = ''
 
 
 class Worker:
@@ -23,19 +40,21 @@ class Worker:
     """
 
     def __init__(self, folder: str) -> None:
-        # A new interpreter: runtimes start threads, which a copy of this process would lack.
+        # spawn, not fork: threads of a runtime do not survive a fork.
         context = multiprocessing.get_context('spawn')
         self.connection, end = context.Pipe()
         self.process = context.Process(target=_serve, args=(folder, end), daemon=True)
         self.process.start()
-        end.close()  # or the death of the process would not end the connection
+        end.close()  # otherwise recv() would not notice that the process died
+        self.is_ready = False
         self.part: int | None = None
 
     def start(self, part: int) -> None:
+        """Send a part. If the process has died, ``connection`` says so afterwards."""
         self.part = part
         try:
             self.connection.send(part)
-        except BrokenPipeError:  # it has died; `receive` will say so
+        except OSError:
             return
 
     def stop(self) -> None:
@@ -44,22 +63,10 @@ class Worker:
         self.connection.close()
 
 
-class Outcome(NamedTuple):
-    """Outcome of a part.
-
-    Attributes:
-        part: The part.
-        tally: Its rows; None if it could not be made.
-    """
-
-    part: int
-    tally: Tally | None
-
-
 def make_parts(folder: str, parts: Iterable[int], count: int) -> Iterator[Outcome]:
     """Make parts in processes, and yield their outcomes as they end.
 
-    A part whose process dies, perhaps for lack of memory, is tried again in a new one.
+    A part that fails, or whose process dies, is tried again.
 
     Args:
         folder: Folder of the job.
@@ -69,31 +76,39 @@ def make_parts(folder: str, parts: Iterable[int], count: int) -> Iterator[Outcom
     Raises:
         UserError: The exported file cannot be loaded, or results cannot be written.
     """
-    pending, deaths = deque(parts), Counter[int]()
+    pending, failures = deque(parts), Counter[int]()
     workers = [Worker(folder) for _ in range(min(count, len(pending)))]
+    failed_starts = 0
     try:
         for worker in workers:
             worker.start(pending.popleft())
         while busy := {worker.connection: worker for worker in workers if worker.part is not None}:
             for connection in wait(list(busy)):
                 worker = busy[connection]  # type: ignore[index]
-                part = worker.part
+                part, worker_was_ready = worker.part, worker.is_ready
                 assert part is not None
-                worker.part = None
                 try:
                     answer = worker.connection.recv()
                 except (EOFError, ConnectionResetError):
-                    deaths[part] += 1
+                    answer = CRASHED
                     worker.stop()
                     workers[workers.index(worker)] = worker = Worker(folder)
-                    if deaths[part] < ATTEMPTS:
-                        pending.append(part)
-                    else:
-                        yield Outcome(part, None)
-                else:
-                    if isinstance(answer, BaseException):
-                        raise answer
+                    failed_starts = 0 if worker_was_ready else failed_starts + 1
+                    if failed_starts == ATTEMPTS:
+                        raise UserError('the processes crash while they load the file (out of memory?)') from None
+                if isinstance(answer, UserError):
+                    raise answer
+                if answer is None:
+                    worker.is_ready, failed_starts = True, 0
+                    continue
+                worker.part = None
+                if isinstance(answer, Tally):
                     yield Outcome(part, answer)
+                elif failures[part] + 1 < ATTEMPTS:
+                    failures[part] += 1
+                    pending.append(part)
+                else:
+                    yield Outcome(part, None, answer)
                 if pending:
                     worker.start(pending.popleft())
     finally:
@@ -102,18 +117,41 @@ def make_parts(folder: str, parts: Iterable[int], count: int) -> Iterator[Outcom
 
 
 def _serve(folder: str, connection: Connection) -> None:
-    """Make the parts that arrive, and send back their tallies or an exception, until the connection ends."""
+    """Make the parts that arrive, and send back a tally or a reason for each.
+
+    The first message is None, when the file has been loaded. A ``UserError`` is the last one.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one stops the others
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         job = Job(folder)
         labeller = job.labeller()
+        connection.send(None)
         while True:
-            connection.send(job.make(connection.recv(), labeller))
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        return
-    except OSError as error:
-        connection.send(UserError(f'{folder} cannot be written: {error.strerror or error}'))
+            part = connection.recv()
+            try:
+                connection.send(job.make(part, labeller))
+            except OSError as error:
+                connection.send(UserError(f'{folder} cannot be written: {error.strerror or error}'))
+                return
+            except Exception as error:  # one part must not stop the others
+                connection.send(describe(error))
     except UserError as error:
         connection.send(error)
-    except Exception as error:  # a fault of the runtime or of this package; not every exception can be sent
-        connection.send(RuntimeError(''.join(traceback.format_exception(error))))
+    except (EOFError, OSError):  # the first process has ended
+        return
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it has died. A part can take hours."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
+
+
+def describe(error: BaseException) -> str:
+    """Return the kind, text and last place of an exception in one line."""
+    text = ' '.join(str(error).split())[:200]
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f'{type(error).__name__}: {text} ({os.path.basename(place.filename)}, line {place.lineno})'

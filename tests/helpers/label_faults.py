@@ -5,12 +5,15 @@ from multiprocessing.connection import Connection
 
 from mnv4_mm.label import workers
 from mnv4_mm.label.job import Job
+from mnv4_mm.label.labeller import Labeller
+from mnv4_mm.label.table import Tally
 
 
 def die_at_part_one(folder: str, connection: Connection) -> None:
     """Work, but end the process at part 1."""
     job = Job(folder)
     labeller = job.labeller()
+    connection.send(None)
     try:
         while True:
             part = connection.recv()
@@ -19,6 +22,24 @@ def die_at_part_one(folder: str, connection: Connection) -> None:
             connection.send(job.make(part, labeller))
     except EOFError:
         return
+
+
+def die_at_once(folder: str, connection: Connection) -> None:
+    """End the process before the file is loaded."""
+    os._exit(9)
+
+
+def raise_at_part_one(folder: str, connection: Connection) -> None:
+    """Work, but part 1 raises."""
+    real = Job.make
+
+    def make(job: Job, part: int, labeller: Labeller) -> Tally:
+        if part == 1:
+            raise MemoryError('planted')
+        return real(job, part, labeller)
+
+    Job.make = make  # type: ignore[method-assign]
+    workers._serve(folder, connection)
 
 
 def fail_to_write(folder: str, connection: Connection) -> None:

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -20,6 +21,7 @@ from pycocotools import mask
 from pycocotools.coco import COCO
 from stub_file import CLASSES, write_detector, write_segmenter
 
+from mnv4_mm.cli import main
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import read_image
 from mnv4_mm.label import Labeller, label
@@ -176,15 +178,71 @@ def test_frames_of_a_video(detector, images, tmp_path):
         )
 
 
-def test_a_cut_shard_keeps_its_first_images_and_has_a_row_with_the_error(detector, images, tmp_path, folder_rows):
+@pytest.mark.parametrize('fault', ['cut in a member', 'cut in a header', 'cut between members', 'damaged header'])
+def test_a_broken_shard_keeps_its_first_images_and_has_a_row_with_the_error(
+    fault, detector, images, tmp_path, folder_rows
+):
     names = [name for name, row in folder_rows.items() if row['error'] is None]
     source, ids = write_source('.tar', names, images, tmp_path)
-    source.write_bytes(source.read_bytes()[: source.stat().st_size // 2])
+    with tarfile.open(source) as shard:
+        middle = shard.getmembers()[len(names)]
+    content = bytearray(source.read_bytes())
+    if fault == 'damaged header':
+        content[middle.offset + 10] ^= 255
+    else:
+        ends = {'cut in a member': middle.offset_data + 100, 'cut in a header': middle.offset + 100}
+        del content[ends.get(fault, middle.offset) :]
+    source.write_bytes(content)
     found = run(detector, source, tmp_path / 'out')
     error = found.pop('source.tar')['error']
     assert 'is damaged' in error
     assert 0 < len(found) < len(ids)
     assert all(row['error'] is None for row in found.values())
+
+
+def test_repeated_and_linked_members_of_a_shard_have_rows_with_the_error(detector, images, tmp_path):
+    content = (images / 'a/00.jpg').read_bytes()
+    with tarfile.open(tmp_path / 'x.tar', 'w') as shard:
+        for name in ('a.jpg', 'a.jpg'):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            shard.addfile(member, io.BytesIO(content))
+        member = tarfile.TarInfo('link.jpg')
+        member.type, member.linkname = tarfile.LNKTYPE, 'a.jpg'
+        shard.addfile(member)
+    found = run(detector, tmp_path / 'x.tar', tmp_path / 'out')
+    assert found['x.tar/a.jpg']['error'] is None
+    assert 'occurs twice' in found['x.tar/a.jpg#2']['error']
+    assert 'is a link' in found['x.tar/link.jpg']['error']
+    assert len(found) == 3
+
+
+def test_names_that_are_not_utf8(detector, images, tmp_path):
+    folder, content = tmp_path / 'images', (images / 'a/00.jpg').read_bytes()
+    folder.mkdir()
+    (folder / os.fsdecode(b'caf\xe9.jpg')).write_bytes(content)
+    with tarfile.open(folder / 'x.tar', 'w', format=tarfile.USTAR_FORMAT, encoding='latin-1') as shard:
+        member = tarfile.TarInfo('\xe9.jpg')
+        member.size = len(content)
+        shard.addfile(member, io.BytesIO(content))
+    (folder / os.fsdecode(b'\xe8.jpg')).write_text('no image')
+    found = run(detector, folder, tmp_path / 'out', coco=str(tmp_path / 'coco.json'))
+    assert found.keys() == {'caf\\udce9.jpg', 'x.tar/\\udce9.jpg', '\\udce8.jpg'}
+    assert {name for name, row in found.items() if row['error']} == {'\\udce8.jpg'}
+
+
+def test_a_folder_may_hold_shards_and_parquet_files_beside_images(detector, images, tmp_path, folder_rows):
+    names = [name for name, row in folder_rows.items() if row['error'] is None]
+    folder = tmp_path / 'all'
+    folder.mkdir()
+    for kind in ('.tar', '-bytes.parquet', '-paths.parquet'):  # the last one has no images, and is skipped
+        write_source(kind, names, images, folder)
+    (folder / 'a.jpg').write_bytes((images / names[0]).read_bytes())
+    (folder / 'pipe.mp4').unlink(missing_ok=True)
+    os.mkfifo(folder / 'pipe.mp4')  # reading from it would never end
+    found = run(detector, folder, tmp_path / 'out', part=4)
+    assert len(found) == 2 * len(names) + 2
+    assert [name for name, row in found.items() if row['error']] == ['pipe.mp4']
 
 
 # pycocotools 2.0.11 and numpy 2
@@ -237,9 +295,67 @@ def test_batches_give_the_results_of_single_images(images, tmp_path):
                 np.testing.assert_allclose(a, b, rtol=1e-5)
 
 
-def test_a_table_needs_images(detector):
+def test_tables_of_other_engines(detector, images):
+    labeller = Labeller(detector)
     with pytest.raises(UserError, match='column path'):
-        Labeller(detector)(pa.table(dict(url=['x'])))
+        labeller(pa.table(dict(url=['x'])))
+    empty = labeller(pa.table(dict(path=pa.array([], pa.string()))))
+    assert empty.schema == labeller.schema
+    assert len(empty) == 0
+    path = str(images / 'a/00.jpg')
+    rows = labeller(pa.table(dict(path=[path, None]))).to_pylist()
+    assert [row['error'] for row in rows] == [None, 'there is no image']
+    content = labeller(pa.table(dict(bytes=[Path(path).read_bytes()], id=[7]))).to_pylist()
+    assert content == [{**rows[0], 'id': '7'}]
+
+
+def test_a_run_that_was_stopped_before_it_had_a_plan(detector, images, tmp_path, folder_rows):
+    out = tmp_path / 'out'
+    out.mkdir()
+    (out / 'entries.parquet').write_bytes(b'incomplete')
+    (out / '.lock').touch()
+    assert run(detector, images, out) == folder_rows
+    for path in (out / 'parts').iterdir():
+        path.unlink()
+    (out / 'parts').rmdir()
+    assert run(detector, images, out) == folder_rows
+
+
+def test_a_part_that_raises_does_not_stop_the_others_and_is_tried_again(detector, images, tmp_path, monkeypatch):
+    monkeypatch.setattr(worker_module, '_serve', label_faults.raise_at_part_one)
+    done = label(str(detector), str(images), out=str(tmp_path / 'out'), workers=1, part=4, log=quiet)
+    assert done.rows == 12
+    assert len(done.failed) == 1
+    assert 'MemoryError: planted' in done.failed[0]
+    monkeypatch.undo()
+    assert len(run(detector, images, tmp_path / 'out', part=4)) == 16
+
+
+def test_processes_that_crash_while_they_load_are_not_started_for_ever(detector, images, tmp_path, monkeypatch):
+    monkeypatch.setattr(worker_module, '_serve', label_faults.die_at_once)
+    with pytest.raises(UserError, match='crash while they load'):
+        label(str(detector), str(images), out=str(tmp_path / 'out'), workers=2, part=1, log=quiet)
+
+
+def test_images_with_errors_are_labelled_again_on_request(detector, images, tmp_path):
+    folder = tmp_path / 'images'
+    folder.mkdir()
+    (folder / 'a.jpg').write_bytes((images / 'a/00.jpg').read_bytes())
+    (folder / 'b.jpg').write_text('not yet there')
+    found = run(detector, folder, tmp_path / 'out', part=1)
+    assert found['b.jpg']['error']
+    (folder / 'b.jpg').write_bytes((images / 'b/01.jpg').read_bytes())
+    assert run(detector, folder, tmp_path / 'out', part=1) == found
+    again = run(detector, folder, tmp_path / 'out', part=1, retry=True)
+    assert again['a.jpg'] == found['a.jpg']
+    assert again['b.jpg']['error'] is None
+
+
+def test_a_run_without_a_readable_image_does_not_succeed(detector, tmp_path, capsys):
+    (tmp_path / 'list.txt').write_text('gone.jpg\n')
+    command = ['label', str(detector), str(tmp_path / 'list.txt'), '--out', str(tmp_path / 'out')]
+    assert main(command) == 1
+    assert '1 images, 1 of them unreadable' in capsys.readouterr().out
 
 
 def test_an_interrupted_run_is_continued(detector, images, tmp_path, folder_rows, monkeypatch):
@@ -261,6 +377,8 @@ def test_an_interrupted_run_is_continued(detector, images, tmp_path, folder_rows
     # Also after a power cut that left a part incomplete.
     damaged = out / 'parts' / min(first)
     damaged.write_bytes(damaged.read_bytes()[:100])
+    (out / 'parts/.0.attempts').touch()
+    (out / 'parts/.x.unfinished').touch()
     lines = []
     assert run(detector, images, out, part=3, log=lines.append) == folder_rows
     assert lines[0].startswith(f'{len(first) - 1} of 6 parts are done')
@@ -306,7 +424,7 @@ def test_a_part_that_always_kills_its_process_does_not_stop_the_others(detector,
     monkeypatch.setattr(worker_module, '_serve', label_faults.die_at_part_one)
     done = label(str(detector), str(images), out=str(tmp_path / 'out'), workers=2, part=4, log=quiet)
     assert len(done.failed) == 1
-    assert done.failed[0].startswith('part 1 (')
+    assert done.failed[0].startswith('part 1 (a/08.jpg to a/empty.jpg): its process crashed')
     assert done.rows == len(results(tmp_path / 'out')) == 12
     monkeypatch.undo()
     assert len(run(detector, images, tmp_path / 'out', part=4)) == 16
@@ -320,29 +438,34 @@ def test_a_folder_belongs_to_one_job(detector, images, tmp_path):
         with pytest.raises(UserError, match=match):
             label(str(file), str(source), out=str(out), workers=1, log=quiet, **options)
 
-    refused('begun with part 256, now 7', part=7)
-    refused('begun with score-thr None, now 0.5', score_thr=0.5)
+    refused('started with --part 256, not 7', part=7)
+    refused('started with --score-thr None, not 0.5', score_thr=0.5)
     other = write_detector(tmp_path / 'other.onnx', 'raw')
-    refused('begun with file .*net.onnx, now', file=other)
+    refused('started with the file .*net.onnx, not', file=other)
     (tmp_path / 'list.txt').write_text(str(images / 'a/00.jpg'))
-    refused('1 are new and 16 are gone', source=tmp_path / 'list.txt')
+    refused('1 added, 16 removed', source=tmp_path / 'list.txt')
+    shard, _ = write_source('.tar', ['a/00.jpg'], images, tmp_path)
+    label(str(detector), str(shard), out=str(tmp_path / 'shard'), workers=1, log=quiet)
+    shard, _ = write_source('.tar', ['a/02.jpg'], images, tmp_path)
+    with pytest.raises(UserError, match='a file has been replaced'):
+        label(str(detector), str(shard), out=str(tmp_path / 'shard'), workers=1, log=quiet)
     (tmp_path / 'mine').mkdir()
     (tmp_path / 'mine/notes.txt').write_text('')
     with pytest.raises(UserError, match='is not empty'):
         label(str(detector), str(images), out=str(tmp_path / 'mine'), log=quiet)
-    assert [path.name for path in (tmp_path / 'mine').iterdir() if path.name != '.lock'] == ['notes.txt']
+    assert [path.name for path in (tmp_path / 'mine').iterdir()] == ['notes.txt']
 
 
 @pytest.mark.parametrize(
     ('name', 'content', 'match'),
     [
         ('list.txt', 'a.jpg\nb.jpg\na.jpg\n', "names 'a.jpg' twice"),
-        ('list.txt', '\n', 'no images'),
-        ('list.csv', 'url\nhttp://x\n', 'no column path'),
+        ('list.txt', '\n', 'is empty'),
+        ('list.csv', 'url\nhttp://x\n', 'no column path, .* it has url'),
         ('list.csv', 'id,path\n1,a.jpg\n2\n', 'line 3: 1 values'),
         ('list.csv', 'id,path\n1,\n', 'line 2: no path'),
         ('list.parquet', 'no parquet', 'not a readable Parquet file'),
-        ('list.xlsx', 'x', 'a source is a folder'),
+        ('list.xlsx', 'x', 'images come from a folder'),
     ],
 )
 def test_sources_that_cannot_be_read(name, content, match, detector, tmp_path):
@@ -350,6 +473,23 @@ def test_sources_that_cannot_be_read(name, content, match, detector, tmp_path):
     with pytest.raises(UserError, match=match):
         label(str(detector), str(tmp_path / name), out=str(tmp_path / 'out'), log=quiet)
     assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize('ids', [['a', 'a'], ['a', None], ['a', '']])
+def test_ids_of_a_parquet_file_must_be_distinct(ids, detector, images, tmp_path):
+    content = (images / 'a/00.jpg').read_bytes()
+    pq.write_table(pa.table(dict(id=ids, bytes=[content] * 2)), tmp_path / 'x.parquet', row_group_size=1)
+    with pytest.raises(UserError, match='is missing or occurs twice'):
+        label(str(detector), str(tmp_path / 'x.parquet'), out=str(tmp_path / 'out'), log=quiet)
+
+
+def test_a_ray_cluster_that_cannot_be_reached_is_reported_at_once(detector, images, tmp_path):
+    pytest.importorskip('ray', reason='Ray is not installed: pip install "mnv4_mm[ray]"')
+    with socket.socket() as server:
+        server.bind(('127.0.0.1', 0))  # nobody listens
+        address = f'127.0.0.1:{server.getsockname()[1]}'
+        with pytest.raises(UserError, match='cannot be reached'):
+            label(str(detector), str(images), out=str(tmp_path / 'out'), ray=address, log=quiet)
 
 
 def test_a_full_disk_is_one_line(detector, images, tmp_path, monkeypatch):
