@@ -15,6 +15,7 @@ from mnv4_mm.bench import run as running
 from mnv4_mm.bench.augmentation import MMDET, MMSEG, augmentation_pairs
 from mnv4_mm.bench.detectors import TorchvisionSSDLite, Yolo11n
 from mnv4_mm.bench.exported import class_map_pairs, predictor_pairs
+from mnv4_mm.bench.labelling import labelling
 from mnv4_mm.bench.measure import Figure, Pair, Ratio
 from mnv4_mm.bench.step import Step
 from mnv4_mm.errors import UserError
@@ -175,3 +176,10 @@ def test_an_ultralytics_that_cannot_be_imported_is_one_line(monkeypatch):
     to = Input((320, 320), 'NHWC', 'uint8', 'RGB', False, (0.0,) * 3, (1.0,) * 3, 32)
     with pytest.raises(UserError, match=r'pip install --no-deps -r requirements/bench\.txt'):
         Yolo11n(to)
+
+
+@pytest.mark.long
+def test_every_side_of_labelling_runs():
+    ratio = next(labelling(count=8, rounds=1))
+    assert ratio.ours_ms > 0
+    assert ratio.baseline_ms > 0
