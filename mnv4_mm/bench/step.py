@@ -19,7 +19,7 @@ from mnv4_mm.tasks import build_model
 
 
 class Step:
-    """A detector, its optimiser, and a batch of noise with up to ten boxes an image.
+    """A training step of ``mnv4_ssdlite_coco`` on random images with one to nine boxes each. Calling it runs a step.
 
     Args:
         batch: Batch size.

@@ -17,5 +17,5 @@ def add_env(parser: Parser) -> None:
 
 
 def env(args: argparse.Namespace) -> int:
-    """Run the script in a process of its own, where nothing is imported yet."""
+    """Run ``tools/check_env.py`` in a new Python process, where nothing is imported yet; return its exit code."""
     return subprocess.run([sys.executable, str(SCRIPT)]).returncode  # noqa: S603

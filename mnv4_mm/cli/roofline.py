@@ -86,7 +86,11 @@ def add_blocks(parser: Parser) -> None:
 
 
 def blocks(args: argparse.Namespace) -> int:
-    """Check the arguments of ``blocks``, measure if requested, and write the page."""
+    """Run ``mnv4 blocks``: measure with ``--measure``, then write the page or, with ``--check``, compare it.
+
+    Returns:
+        Exit code: 1 if ``--check`` finds that the page is not that of the records, else 0.
+    """
     parts, files = _check(args, '--only', args.only, BLOCK_PARTS, BLOCKS)
 
     from mnv4_mm.transfer import pages

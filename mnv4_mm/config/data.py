@@ -163,7 +163,10 @@ def data_notes(config: str, layout: Layout) -> list[str]:
 
 
 def data_lines(cfg: Config) -> list[str]:
-    """Describe the data of a training run, one line each: what was found in it, and what is trained on.
+    """Return lines of text that describe the data of a training run.
+
+    With ``own_data``, the result of the data check comes first. Then follows what is trained on, unless the annotation
+    file is too large to read at the start.
 
     Raises:
         UserError: Nothing is left to train on.

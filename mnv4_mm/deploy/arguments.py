@@ -228,6 +228,13 @@ def check_options(
 ) -> None:
     """Check that a target supports the options of an export.
 
+    Args:
+        target: The target.
+        kind: Kind of the outputs, see ``OUTPUTS``; None for the target's default.
+        precision: Precision of the file.
+        size: Height and width of the input in pixels, multiples of ``SIZE_DIVISOR``; None for the size of the config.
+        dynamic: Make a file for any image size; excludes ``size``.
+
     Raises:
         UserError: An option is invalid or not supported by the target, or options exclude each other.
     """

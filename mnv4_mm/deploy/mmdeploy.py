@@ -22,11 +22,12 @@ from mnv4_mm.models.layers import MultiQueryAttention, matmul_attention
 
 @FUNCTION_REWRITER.register_rewriter('torch.onnx.export')
 def export_by_trace(*args: Any, **kwargs: Any) -> Any:
-    """Use the tracing exporter, for which mmdeploy's rewriters of graphs and symbolic functions are made.
+    """Call ``torch.onnx.export`` with ``dynamo=False``, that is, with the exporter based on TorchScript.
 
-    Since torch 2.9 the default is the exporter based on ``torch.export``, which fails on these rewriters. The warnings
-    silenced here are about the age of the tracing exporter, about shapes that a head reads as Python numbers, and about
-    negative indices, which NMS and top-k do not produce.
+    mmdeploy rewrites the TorchScript graph and the symbolic functions of operators. The exporter based on
+    ``torch.export``, the default since torch 2.9, fails on these rewriters. Three kinds of warnings are silenced: that
+    the TorchScript exporter is deprecated; that the tracer turns tensors into Python numbers, as heads do with shapes;
+    and that negative indices would be exported incorrectly, which NMS and top-k do not produce.
     """
     ctx = FUNCTION_REWRITER.get_context()
     with warnings.catch_warnings():

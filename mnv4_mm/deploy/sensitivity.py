@@ -45,7 +45,7 @@ class LayerSensitivity(NamedTuple):
 
     @property
     def lowest_db(self) -> float:
-        """The lower one of ``activation_db`` and ``weight_db``."""
+        """The lower of ``activation_db`` and ``weight_db``; ``activation_db`` if ``weight_db`` is None."""
         return min(self.activation_db, np.inf if self.weight_db is None else self.weight_db)
 
     @property

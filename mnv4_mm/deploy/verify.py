@@ -152,10 +152,13 @@ def outputs_as(kind: Kind, pytorch: Predictor, batch: np.ndarray) -> list[np.nda
 
 
 def beyond_half(graph: Graph) -> dict[str, float]:
-    """Return the layers whose weights, with batch norms folded in, fp16 cannot hold.
+    """Find weights that overflow in fp16: larger than 65504 in absolute value, or NaN, with batch norms folded in.
+
+    Biases and other float tensors of the graph are checked too.
 
     Returns:
-        The largest absolute weight of each such layer by the name of the layer, the largest first; empty if all fit.
+        The largest absolute value by name of the layer, or of the parameter if no norm was folded into it; the largest
+        first. Empty if all fit.
     """
     layers: dict[str, float] = {}
     for name, tensor in graph.program().state_dict.items():

@@ -12,7 +12,7 @@ NOT_MEASURABLE = 'not measurable'
 
 @EVALUATOR.register_module()
 class MeasuredEvaluator(Evaluator):
-    """mmengine's ``Evaluator`` without the values for which there is no ground truth.
+    """mmengine's ``Evaluator`` that leaves out metrics without ground truth: NaN, or -1 from pycocotools.
 
     Attributes:
         unmeasured: Names of the metrics that the last evaluation left out.

@@ -116,7 +116,7 @@ def _compared(work_dir: Path) -> dict[str, dict[str, Any]]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the packages that training and evaluation use, and the machine."""
+    """Return versions of Python and the installed packages by name; ``machine`` has OS, architecture and GPU."""
     found = {'mnv4_mm': __version__, 'Python': platform.python_version()}
     for name in PACKAGES:
         try:

@@ -68,14 +68,15 @@ class Layer(NamedTuple):
 
 
 def count_layers(path: Path, inputs: np.ndarray) -> list[Layer]:
-    """Count MACs and bytes of the layers of an ONNX file.
+    """Run an ONNX file once in ONNX Runtime, and count MACs and bytes of each layer that it executes.
 
     Args:
         path: The file.
-        inputs: A batch of one for its only input.
+        inputs: A batch of one image, in the shape and type of the file's only input.
 
     Returns:
-        The layers without views, equal ones as one entry.
+        The layers; equal ones are one entry with ``repeats``. Operators that copy nothing, such as Reshape, are left
+        out.
     """
     # At the level `all`, ONNX Runtime pads the channels of convolutions to the CPU's vector width: MobileNetV3-L would
     # have 8 % more MACs. `extended` has the MACs of the net, but executes sums and some activations separately,

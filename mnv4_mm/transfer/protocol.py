@@ -17,7 +17,7 @@ from mnv4_mm.errors import UserError
 STARTS = ('random', 'imagenet')
 # Control -> its change of the run, and the score that is expected.
 CONTROLS = {
-    'shuffled': 'labels that the images do not determine: the score of chance',
+    'shuffled': 'trained on random labels: no better than a model that ignores the image',
     'twin': 'the same net under another name, with other seeds: the same score',
     'zeroed': 'the deepest feature map set to zero: a lower score',
     'distilled': 'the same net trained with a teacher: a higher score',

@@ -223,9 +223,9 @@ def page(result: Roofline, image: str) -> str:
         *_disturbance(result),
         *prose(
             f"""Peak: {result.macs_per_second / 1e9:.1f} GMACs/s, the fastest of three square matrix products in ONNX
-            Runtime. Bandwidth: {result.bandwidth / 1e9:.1f} GB/s, read and written, of a copy of 256 MiB by numpy.
-            Smaller copies stay in the caches: {cached}. At the measured ridge point, {100 * memory:.0f} % of the
-            predicted time is in layers that memory limits (mean over nets)."""
+            Runtime. Bandwidth: {result.bandwidth / 1e9:.1f} GB/s, the bytes read plus the bytes written by a numpy copy
+            of 256 MiB. By size of the copy, of which small ones stay in the caches: {cached}. At the measured ridge
+            point, {100 * memory:.0f} % of the predicted time is in memory-bound layers (mean over nets)."""
         ),
         *prose(
             """The paper fits the ridge point to its measured latencies. Its values (published) are for int8 on the

@@ -260,7 +260,8 @@ def control_lines(group: Group) -> Iterator[str]:
         chance = max(record['chance'] for record in control.records)
         expected, is_right = {
             'shuffled': (
-                f'at most {100 * MAX_ABOVE_CHANCE:g} points above chance, {100 * chance:.1f}',
+                f'at most {100 * (chance + MAX_ABOVE_CHANCE):.1f}, {100 * MAX_ABOVE_CHANCE:g} points above the chance '
+                f'level of {100 * chance:.1f}',
                 control.value <= chance + MAX_ABOVE_CHANCE,
             ),
             'twin': (f'not told apart from {_score(net)}', difference.p_value >= 1 - CONFIDENCE),

@@ -382,7 +382,15 @@ def _below(folder: str, name: str, stripped: int) -> str | None:
 
 
 def find_respelled(files: Files, name: str) -> str | None:
-    """Return the file whose name differs only in case or in the coding of accents; None unless it is the only one."""
+    """Find a file by its path, regardless of upper and lower case and of the Unicode normalisation of accents.
+
+    Args:
+        files: Files of the data set.
+        name: Path relative to the root.
+
+    Returns:
+        The path as it is on disk; None if no file matches, or several do.
+    """
     found = files.spellings.get(_fold(name), [])
     return found[0] if len(found) == 1 else None
 

@@ -37,7 +37,7 @@ EDGES = ('xmin', 'ymin', 'xmax', 'ymax')
 
 
 def find(files: Files) -> list[str]:
-    """Return the annotation files of a folder, relative to it; none if they are not Pascal VOC's."""
+    """Return all XML files if at least one of a sample is a Pascal VOC annotation; otherwise an empty list."""
     names = files.with_suffix('.xml')
     sample = names[:: max(1, len(names) // SNIFFED)]
     starts = [beginning(files.root / name, 2**12) for name in sample]

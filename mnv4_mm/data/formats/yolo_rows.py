@@ -16,12 +16,12 @@ DIGITS, MIN_DIGITS = 6, 4  # decimals that most tools write, and the fewest that
 
 
 class RowReader:
-    """Reads the rows of label files.
+    """Reads the rows of YOLO label files as boxes (x, y, width, height) in pixels.
 
     Args:
-        order: Label by class number.
-        pose_columns: Number of columns of a pose, if the data has poses.
-        data: Data set that findings are added to.
+        order: Class number in the files -> label, the index of the class in training.
+        pose_columns: Number of values in a whole row with keypoints, including class and box; None without keypoints.
+        data: Data set that findings and notes are added to.
     """
 
     def __init__(self, order: dict[int, int], pose_columns: int | None, data: DetectionData) -> None:
