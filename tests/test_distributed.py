@@ -75,7 +75,8 @@ def test_metrics_are_those_of_one_process(name, repository, tmp_path, learned, d
     if detection:
         detections = [json.loads(path.read_text()) for path in out]
         assert detections[0] == detections[1]
-        assert len({found['image_id'] for found in detections[0]}) == 19
+        # More images than one process has. A net that was trained for seconds need not detect something in all.
+        assert 10 < len({found['image_id'] for found in detections[0]}) <= 19
     else:
         class_maps = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in out]
         assert len(class_maps[0]) == 19

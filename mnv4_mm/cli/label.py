@@ -5,7 +5,6 @@ import sys
 from typing import Any
 
 from mnv4_mm.cli.arguments import Parser
-from mnv4_mm.label.run import PART, check_label
 
 
 def add_label(parser: Parser) -> None:
@@ -25,9 +24,7 @@ def add_label(parser: Parser) -> None:
     parser.add_argument(
         '--score-thr', type=float, help="detection: leave out boxes with lower scores (default: the file's limit)"
     )
-    parser.add_argument(
-        '--part', type=int, default=PART, metavar='N', help=f'images per Parquet file (default: {PART})'
-    )
+    parser.add_argument('--part', type=int, default=256, metavar='N', help='images per Parquet file (default: 256)')
     parser.add_argument('--coco', metavar='FILE.json', help='also write the results as COCO JSON')
     parser.add_argument('--retry', action='store_true', help='label parts again that have images with errors')
     parser.set_defaults(call=label)
@@ -38,8 +35,6 @@ def label(args: argparse.Namespace) -> int:
     options: dict[str, Any] = dict(
         out=args.out, workers=args.workers, ray=args.ray, score_thr=args.score_thr, part=args.part, coco=args.coco
     )
-    check_label(args.file, args.images, **options)
-
     from mnv4_mm.label.run import label
 
     done = label(args.file, args.images, retry=args.retry, **options)

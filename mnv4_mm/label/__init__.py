@@ -10,12 +10,10 @@ if TYPE_CHECKING:
 
 __all__ = ['Labelled', 'Labeller', 'label']
 
-# Lazily: the command line checks arguments before pyarrow is imported, which may be missing.
-__getattr__, __dir__ = lazy_names(
-    __name__,
-    {
-        'Labelled': ('mnv4_mm.label.run', 'Labelled'),
-        'Labeller': ('mnv4_mm.label.labeller', 'Labeller'),
-        'label': ('mnv4_mm.label.run', 'label'),
-    },
-)
+# Name -> module and attribute. Imported on first use: pyarrow may be missing when the command line checks arguments.
+_NAMES = {
+    'Labelled': ('mnv4_mm.label.run', 'Labelled'),
+    'Labeller': ('mnv4_mm.label.labeller', 'Labeller'),
+    'label': ('mnv4_mm.label.run', 'label'),
+}
+__getattr__, __dir__ = lazy_names(__name__, _NAMES)

@@ -20,7 +20,6 @@ from mnv4_mm.runtime.sessions.base import missing_modules
 if TYPE_CHECKING:
     from mnv4_mm.label.workers import Outcome
 
-PART = 256  # images
 SECONDS = 10.0  # between two lines of progress
 TIMEOUT = 1.5  # seconds to reach a Ray cluster
 
@@ -112,7 +111,7 @@ def label(
     workers: int | None = None,
     ray: str | None = None,
     score_thr: float | None = None,
-    part: int = PART,
+    part: int = 256,
     coco: str | None = None,
     retry: bool = False,
     log: Callable[[str], object] = print,

@@ -147,6 +147,7 @@ def test_a_step_has_all_its_parts():
     assert all(seconds > 0 for seconds in parts.values())
 
 
+@pytest.mark.long
 def test_every_side_of_exported_files_runs():
     for pair in (*predictor_pairs(), *class_map_pairs(classes=5, side=16, factor=4)):
         pair.ours()

@@ -89,6 +89,7 @@ def test_hybrid_m_is_right_to_the_end(make_checkpoint, tmp_path, photos):
     assert inside.source == read_meta(path).source
 
 
+@pytest.mark.long
 @needs_converter
 def test_int8_has_the_inputs_and_outputs_of_fp32_and_is_close(ssdlite, tmp_path, photos):
     from ai_edge_litert.interpreter import Interpreter

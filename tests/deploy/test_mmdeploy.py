@@ -154,8 +154,9 @@ def assert_same_detections(expected, found):
 @pytest.mark.parametrize(
     ('name', 'shape'),
     [
-        *((name, 'static') for name in DETECTORS),
+        (DETECTORS[2], 'static'),
         (DETECTORS[0], 'dynamic'),
+        *(pytest.param(name, 'static', marks=pytest.mark.long) for name in DETECTORS[:2]),
         *(pytest.param(name, 'dynamic', marks=pytest.mark.long) for name in DETECTORS[1:]),
     ],
 )

@@ -23,7 +23,6 @@ from mnv4_mm.weights.checkpoint import read_checkpoint
 
 STEPS = 4  # of two images
 SMALL = 'mnv4_lraspp_ade20k-mini'
-SHORT = ('mnv4_ssdlite_coco-mini', SMALL)  # the others are in the long suite
 
 
 @pytest.fixture(scope='module')
@@ -68,7 +67,7 @@ def check_outputs(path, checkpoint, image):
 
 
 @pytest.mark.parametrize(
-    'name', [pytest.param(name, marks=[] if name in SHORT else pytest.mark.long) for name in LEARNED]
+    'name', [pytest.param(name, marks=[] if name == SMALL else pytest.mark.long) for name in LEARNED]
 )
 def test_every_head_is_fine_tuned_resumed_and_exported(name, tuned, few, tmp_path):
     folder = tuned(name)

@@ -262,7 +262,7 @@ def test_any_batch_size(name, config, kind, make_checkpoint, tmp_path, photos):
         predictor.run(np.zeros((0, 96, 160, 3), np.uint8))
 
 
-@pytest.mark.parametrize('name', ['onnx', 'openvino', 'ncnn', 'litert'])
+@pytest.mark.parametrize('name', ['onnx', 'openvino', 'ncnn', pytest.param('litert', marks=pytest.mark.long)])
 def test_half_precision_is_half_the_size(name, exported, pytorch, photos):
     if name not in RUNNABLE:
         pytest.skip(TARGETS[name].absent(convert=True))

@@ -29,6 +29,7 @@ def test_headline_models_are_trained_on_small_data(name):
     assert innermost_dataset(cfg.train_dataloader.dataset).data_root.startswith('data/mini/')
 
 
+@pytest.mark.long
 def test_a_model_is_trained_exported_and_compared_once(tmp_path, monkeypatch):
     monkeypatch.setitem(MODELS, 'mnv4_lraspp_ade20k', MODELS['mnv4_lraspp_ade20k']._replace(length=4))
     lines: list[str] = []

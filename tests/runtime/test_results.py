@@ -86,7 +86,7 @@ def test_other_sizes_are_errors(size):
 
 
 def test_results_are_in_pixels_of_the_image():
-    placement = Placement(original=(100, 400), placed=(50, 100))
+    placement = Placement(original=(100, 400), placed=(50, 100), size=(64, 128))
     boxes = boxes_to_image(np.float32([[10, 20, 30, 40]]), placement)
     np.testing.assert_array_equal(boxes, np.float32([[40, 40, 120, 80]]))
     labels = np.zeros((64, 128), np.uint8)
