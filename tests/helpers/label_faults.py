@@ -33,10 +33,10 @@ def raise_at_part_one(folder: str, connection: Connection) -> None:
     """Work, but part 1 raises."""
     real = Job.make
 
-    def make(job: Job, part: int, labeller: Labeller) -> Tally:
+    def make(self: Job, part: int, labeller: Labeller) -> Tally:
         if part == 1:
             raise MemoryError('planted')
-        return real(job, part, labeller)
+        return real(self, part, labeller)
 
     Job.make = make  # type: ignore[method-assign]
     workers._serve(folder, connection)
