@@ -25,8 +25,10 @@ def check(
 
     Args:
         data: Folder of the data set.
-        task: ``detection`` or ``segmentation``; if None, the task of the config or, without one, of the data set found.
-        config: Path or name of a config. The notes then say what it would train on, unless it cannot.
+        task: ``detection`` or ``segmentation``. If None, the task of ``config`` or, without a config, the task that the
+            data set is recognised for.
+        config: Path or name of a config. The ``notes`` of the result then also describe what the config would train on,
+            unless the data cannot be trained on.
         fix: New or empty folder for a cleaned copy of the data set, without the broken parts.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Ids that a data set's annotation file gives to its images and classes, for predictions on the same images."""
+"""Image and category ids of a data set's annotation file, for use in predictions on the same images."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -42,10 +42,11 @@ class DataIds:
     def index(self, file: Path) -> int:
         """Return the index, from 0, of an image file's entry in the list ``images`` of the annotation file.
 
-        The entry is the longest one that the path of the file ends with, or else the only one with its file name.
+        An entry matches if the absolute path of the file ends with its ``file_name``. If several match, the longest is
+        used. If none matches, entries are compared by the last part of ``file_name`` alone.
 
         Raises:
-            UserError: There is no such entry, or the path matches none and several have this file name.
+            UserError: No entry matches, or several entries match by the last part alone.
         """
         parts = file.resolve().parts
         for start in range(len(parts)):
@@ -72,10 +73,10 @@ class DataIds:
         return indices
 
     def image_id(self, index: int, width: int, height: int) -> int:
-        """Return the id of an image, after a check of its size.
+        """Return the id of an image, and check the size in its entry, if the entry has one.
 
         Args:
-            index: What ``index`` returned for its file.
+            index: Index of the image's entry, as the method ``index`` returns it.
             width: Width of the decoded image in pixels.
             height: Height of the decoded image in pixels.
 

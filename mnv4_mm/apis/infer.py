@@ -50,10 +50,10 @@ def infer(
 ) -> Path:
     """Detect or segment in an image, all images of a folder and its subfolders, or all frames of a video.
 
-    Write the images with the predictions drawn (a video for a video), and ``predictions.json``, whose content
-    ``runtime.writer`` describes; for segmentation also class maps. Hidden files and folders, whose names begin with a
-    dot, are skipped. An image that cannot be read does not stop a folder: it is named on stderr and under
-    ``unreadable`` in ``predictions.json``.
+    The outputs are the images with the predictions drawn (a video for a video), ``predictions.json``, whose content
+    ``runtime.writer`` describes, and, for segmentation, class maps. Hidden files and folders, whose names begin with a
+    dot, are skipped. If an image of a folder cannot be read, the run goes on with the others; the image is named on
+    stderr and under ``unreadable`` in ``predictions.json``.
 
     Args:
         source: Image, folder or video file.
@@ -72,8 +72,8 @@ def infer(
         The path of ``predictions.json``.
 
     Raises:
-        UserError: An argument or a file is invalid, or none of the images can be read. If an image has another size in
-            ``annotations``, the predictions for the images before it are kept.
+        UserError: An argument or a file is invalid, none of the images can be read, or an image has another size in
+            ``annotations``. An error in the middle of a run over images keeps the predictions made before it.
     """
     return infer_files(
         source,
@@ -100,7 +100,10 @@ def infer_files(
     annotations: str | None,
     coco: bool,
 ) -> Inferred:
-    """Do the work of ``infer``, which describes the arguments."""
+    """Do the work of ``infer``, and also return the names of the images that could not be read.
+
+    The arguments and errors are those of ``infer``.
+    """
     check_not_empty(
         source=source,
         checkpoint=checkpoint,

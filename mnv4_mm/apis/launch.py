@@ -10,17 +10,18 @@ from mnv4_mm.errors import UserError
 
 
 def join_processes(launcher: str) -> None:
-    """Join the processes that a launcher started on CPUs (gloo). On GPUs, mmengine's Runner joins them.
+    """Join the processes that a launcher started on CPUs into a process group of torch.distributed (gloo).
 
-    Nothing is joined for the launcher ``none``, or if the processes are joined already. For the others, the environment
-    variable ``LOCAL_RANK`` is set.
+    On GPUs, mmengine's Runner creates the process group. Nothing is joined for the launcher ``none``, or if there is a
+    process group already. For all launchers except ``none``, the environment variable ``LOCAL_RANK`` is set, by which
+    mmengine selects the GPU.
 
     Args:
         launcher: none, pytorch, slurm or mpi.
 
     Raises:
-        UserError: The launcher's command did not start this process, torchrun started it without ``launcher``, or the
-            launcher needs GPUs and there is none.
+        UserError: The launcher's command did not start this process, torchrun started several processes and
+            ``launcher`` is none, or the launcher is slurm or mpi and there is no GPU.
     """
     if launcher == 'none':
         if 'TORCHELASTIC_RUN_ID' in os.environ and os.environ.get('WORLD_SIZE') != '1' and not is_distributed():
@@ -44,6 +45,6 @@ def join_processes(launcher: str) -> None:
 def is_first_of_machine(launcher: str) -> bool:
     """Return True for the first process of each machine, and for every process of the launcher ``none``.
 
-    It does the work that is needed once per machine.
+    Work that is needed once per machine, such as checking the data, is done by these processes only.
     """
     return launcher == 'none' or os.environ.get('LOCAL_RANK') == '0'

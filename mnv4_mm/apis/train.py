@@ -63,7 +63,7 @@ def train(
 
     Args:
         config: Path, or name of a shipped config.
-        work_dir: Where to write; ``work_dirs/<config>[_<backbone>][_<data>]`` if None.
+        work_dir: Where to write; ``work_dirs/<config>[_<backbone>][_<data>][_int8]`` if None.
         resume: Continue from the last checkpoint of the work directory (True), or from this checkpoint.
         amp: Mixed precision: float16 with loss scaling on a GPU, bfloat16 on the CPU.
         amp_dtype: Mixed precision with this type, ``fp16`` or ``bf16``.
@@ -80,8 +80,9 @@ def train(
             None, as the config says or, with ``data``, as docs/training.md describes.
         teacher: Checkpoint of a trained model of the same task to distil from, of this package, mmdet or mmseg.
         teacher_config: Config of the teacher; the one in its checkpoint if None.
-        qat: Fine-tune the trained model of this checkpoint for int8, by default in a tenth of its steps. Only
-            ``mnv4_mm.train``, which is ``deploy.qat.train``, starts such a run; any ``train`` resumes it.
+        qat: Fine-tune the trained model of this checkpoint for int8, by default in a tenth of the steps of its
+            training. To start such a run, call ``mnv4_mm.train`` (``deploy.qat.train``). This function can only resume
+            it.
         epochs: Train for this number of epochs, and scale the schedule in proportion.
         iters: Train for this number of iterations; for configs that count in iterations.
         size: Detection: input size, (height, width) or (side,), in multiples of 32.
@@ -128,8 +129,9 @@ def train_with(config: str, options: TrainOptions, start_qat: Callable[[Config],
     Args:
         config: Path, or name of a shipped config.
         options: Options of training.
-        start_qat: Function that writes the checkpoint with which a new run of ``options.qat`` starts, and returns its
-            path. It gets the config of the run, whose ``qat`` it completes.
+        start_qat: Function that is called with the config of a new ``options.qat`` run, fills in ``in_float`` and
+            ``unrounded`` of its ``qat`` settings, writes the checkpoint to start from and returns the path of this
+            checkpoint. None if the run does not start a quantisation-aware fine-tuning.
 
     Returns:
         The work directory.

@@ -1,4 +1,4 @@
-"""Speed of augmentation, from image file to net input, against mmdet and mmseg, and against decoding alone."""
+"""Speed of the training pipelines, from image file to augmented image, against OpenMMLab's and decoding alone."""
 
 import contextlib
 import io
@@ -47,7 +47,11 @@ MMSEG: list[dict[str, Any]] = [
 
 
 def augmentation_pairs() -> list[Pair]:
-    """Return pairs that time a pass over the small data sets, on one core as in a data loader's worker."""
+    """Return pairs that time our training pipelines for SSD and for segmentation, on one core.
+
+    Each call is a pass over all images of a small data set. The baselines are the pipeline of mmdet or mmseg, and
+    decoding alone.
+    """
     pairs = []
     for name, config, data, openmmlab_pipeline, target in (
         ('SSD', 'mnv4_ssdlite_coco', 'data/mini/coco', MMDET, 5.0),
@@ -104,7 +108,7 @@ def _passes(config: str, data: str, openmmlab_pipeline: list[dict]) -> _Passes:
 
 @contextlib.contextmanager
 def one_core() -> Iterator[None]:
-    """Let OpenCV and torch use one core only, as a data loader's worker does."""
+    """Context manager in which OpenCV and torch use one core only, as in a data loader's worker."""
     before = (torch.get_num_threads(), cv2.getNumThreads())
     torch.set_num_threads(1)
     cv2.setNumThreads(0)

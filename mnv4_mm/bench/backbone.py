@@ -11,9 +11,11 @@ from mnv4_mm.models import MobileNetV4
 
 
 def backbone_pairs(batch: int = 8, size: int = 320) -> list[Pair]:
-    """Return pairs that time forward and backward for the same feature maps, and the forward pass up to C5.
+    """Return two pairs that time our net and timm's.
 
-    In the second pair, timm also computes the 1x1 convolution to 960 channels after C5, which it cannot leave out.
+    The first pair times forward and backward passes in training mode; both nets return the same feature maps. The
+    second pair times the forward pass in evaluation mode. There, our net stops at C5, while timm's also computes the
+    following 1x1 convolution to 960 channels, which it cannot leave out.
 
     Args:
         batch: Batch size.

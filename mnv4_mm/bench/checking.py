@@ -24,11 +24,13 @@ MIN_SPEEDUP, MAX_SECONDS = 1 / 1.2, 1.0
 
 
 def checking(count: int = COUNT, rounds: int = 7) -> Iterator[Ratio | Figure]:
-    """Measure the first check of a data set against decoding alone on all cores, and the check of unchanged data.
+    """Measure the first check of a data set, and the repeated check of the unchanged data set.
+
+    The baseline of the first check is decoding the images on all cores. The repeated check has no baseline.
 
     Args:
         count: Number of images.
-        rounds: Number of timed rounds.
+        rounds: Number of timed rounds of the first check.
     """
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / 'data'
@@ -54,7 +56,9 @@ def checking(count: int = COUNT, rounds: int = 7) -> Iterator[Ratio | Figure]:
 
 
 def write_data(root: Path, count: int) -> list[str]:
-    """Write a data set of links to COCO images, 80 % of them for training, with made-up boxes.
+    """Write a data set in COCO's format of links to COCO images, with made-up boxes.
+
+    The split ``train`` has 80 % of the images, and ``val`` has the others.
 
     Args:
         root: Folder to make.

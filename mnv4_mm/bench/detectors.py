@@ -39,7 +39,8 @@ IMAGES = REPOSITORY / 'data/mini/coco/val2017'
 class TorchvisionSSDLite(nn.Module):
     """torchvision's ``ssdlite320_mobilenet_v3_large`` up to NMS.
 
-    Takes (1, 320, 320, 3) uint8; returns boxes (1, A, 4) as (x1, y1, x2, y2) in pixels and scores (1, A, 90).
+    Takes pixels (1, 320, 320, 3) uint8 in the channel order of ``to``. Returns boxes (1, A, 4) as (x1, y1, x2, y2) in
+    pixels of the input, and scores (1, A, 90).
 
     Args:
         to: Size, layout and normalisation of the input.
@@ -65,7 +66,8 @@ class TorchvisionSSDLite(nn.Module):
 class Yolo11n(nn.Module):
     """Ultralytics' ``yolo11n.yaml`` up to NMS.
 
-    Takes (1, 320, 320, 3) uint8; returns boxes (1, A, 4) as (x1, y1, x2, y2) in pixels and scores (1, A, 80).
+    Takes pixels (1, 320, 320, 3) uint8 in the channel order of ``to``. Returns boxes (1, A, 4) as (x1, y1, x2, y2) in
+    pixels of the input, and scores (1, A, 80).
 
     Args:
         to: Size, layout and normalisation of the input.
@@ -90,7 +92,7 @@ class Yolo11n(nn.Module):
 def import_ultralytics() -> Any:
     """Import Ultralytics' ``DetectionModel`` without its settings file, network access and automatic installations.
 
-    The environment variables that prevent these stay set.
+    The environment variables that switch these off stay set afterwards.
 
     Raises:
         UserError: Ultralytics cannot be imported.
@@ -108,7 +110,10 @@ def import_ultralytics() -> Any:
 
 
 def detector_pairs() -> list[Pair]:
-    """Return pairs of SSDLite (MNv4-Conv-S, 320x320) and torchvision's SSDLite or YOLO11n: ONNX Runtime, one thread."""
+    """Return pairs that time SSDLite with MNv4-Conv-S against torchvision's SSDLite and against YOLO11n.
+
+    All are ONNX files with an input of 320x320 pixels, run by ONNX Runtime on one thread.
+    """
     torch.manual_seed(0)
     cfg = load_config('mnv4_ssdlite_coco')
     model = add_metadata(build_model(cfg), cfg)

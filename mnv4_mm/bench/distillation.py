@@ -22,13 +22,13 @@ TARGET = 1 / 1.5
 
 
 class Step:
-    """A training step as the Runner makes it, on a batch of noise.
+    """A training step of a config's model on a batch of noise. Calling it runs a step.
 
     Args:
-        name: Name of a config.
+        name: Name of the config.
         batch: Batch size.
         size: Height and width of the images in pixels.
-        taught: Add an MNv4-Conv-M teacher.
+        taught: Add a teacher with MNv4-Conv-M to distil from.
         backbone: Backbone that replaces the config's; None to keep it.
         device: Device to train on.
         dtype: Data type of mixed precision, ``fp16`` or ``bf16``; None to train in float32.
@@ -75,7 +75,14 @@ class Step:
 
 
 def distillation_pairs(batch: int = 8, size: int = 320) -> list[Pair]:
-    """Return pairs of steps with and without a teacher. The target allows a teacher to take 1.5 times the time."""
+    """Return pairs that time a training step with a teacher against the same step without a teacher.
+
+    The target allows the step with a teacher to take 1.5 times as long.
+
+    Args:
+        batch: Batch size.
+        size: Height and width of the images in pixels.
+    """
     return [
         Pair(
             f'step of {head}, batch {batch}, {size}x{size}: taught by Conv-M, against not',

@@ -22,10 +22,11 @@ MINI = Path(__file__).parents[2] / 'data/mini/coco/annotations/instances_train20
 
 
 def coco_pairs(images: int = 5000, detections: int = 100) -> list[Pair]:
-    """Return pairs that time the computation of COCO AP from arrays of detections, once: pycocotools takes a minute.
+    """Return pairs that time the computation of COCO AP from arrays of detections.
 
-    For pycocotools, our metric converts the arrays to COCO's list of detections; this is part of its time. mmdet's
-    metric writes the list to a file, reads it back and calls pycocotools.
+    Each side is timed once, because pycocotools takes a minute. The time of pycocotools includes the conversion of the
+    arrays to COCO's results format. mmdet's metric writes these results to a file, reads them back and calls
+    pycocotools.
 
     Args:
         images: Number of images.
@@ -65,7 +66,9 @@ def coco_pairs(images: int = 5000, detections: int = 100) -> list[Pair]:
 
 
 def iou_pairs(classes: int = 150, sizes: tuple[tuple[int, int], ...] = ((512, 683), (1024, 1024))) -> list[Pair]:
-    """Return pairs that time counting the pixels per class: ``ExactIoUMetric`` against mmseg's ``IoUMetric``.
+    """Return pairs that time counting the pixels of each class of one image, which IoU is computed from.
+
+    ``class_areas``, which ``ExactIoUMetric`` uses, is timed against mmseg's ``IoUMetric``. There is a pair per size.
 
     Args:
         classes: Number of classes.

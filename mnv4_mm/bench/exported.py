@@ -1,4 +1,4 @@
-"""Speed of exported files on one thread: detection against mmdet, and the class map against upsampling all logits."""
+"""Speed of exported files on one thread: detection against mmdet, and class maps against upsampling all logits."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -41,8 +41,9 @@ CANDIDATES = 500  # pairs of box and class above the score threshold, per image
 def predictor_pairs() -> list[Pair]:
     """Return pairs that time SSDLite at 320x320 from JPEG file to boxes.
 
-    Our exported files with NMS are compared with mmdet: ONNX Runtime's in float32, others where they can be exported.
-    The float32 file is also compared with decoding and the bare session.
+    Exported files with NMS are compared with mmdet. ONNX in float32 is always measured; ONNX in int8 and OpenVINO in
+    bf16 and int8 only where they can be exported and run. The float32 file is also compared with decoding the JPEG and
+    running the bare ONNX Runtime session.
     """
     model = untrained_detector('mnv4_ssdlite_coco')
     predictor = export_predictor(model)
@@ -86,10 +87,11 @@ def predictor_pairs() -> list[Pair]:
 
 
 def untrained_detector(name: str) -> Any:
-    """Build an untrained SSDLite with as many detections as a trained one.
+    """Build an untrained SSDLite that detects about as many boxes as a trained one.
 
-    Its batch norms have the statistics of real images, and its class logits vary as in a trained net. ``CANDIDATES``
-    pairs of box and class per image exceed the score threshold, because the cost of NMS depends on their number.
+    The batch norms of the model have the statistics of real images, and the class logits vary as in a trained net. On
+    average, ``CANDIDATES`` pairs of box and class per image exceed the score threshold, because the cost of NMS depends
+    on their number.
 
     Args:
         name: Name of a config.
@@ -127,7 +129,15 @@ def untrained_detector(name: str) -> Any:
 
 
 def add_metadata(model: Any, cfg: Config) -> Any:
-    """Add the attributes that ``apis.model.load_model`` sets from a checkpoint to an untrained detector; return it."""
+    """Set the attributes of an untrained detector that ``apis.model.load_model`` sets from a checkpoint.
+
+    Args:
+        model: The detector, which is changed in place.
+        cfg: Config of the detector.
+
+    Returns:
+        ``model``.
+    """
     model.cfg, model.checkpoint_meta = cfg, {}
     model.dataset_meta = dict(classes=tuple(map(str, range(model.bbox_head.num_classes))))
     return model
@@ -140,7 +150,13 @@ def _class_logits(model: Any, batch: torch.Tensor, classes: int) -> torch.Tensor
 
 
 def export_predictor(model: Any, name: str = 'onnx', precision: Precision = 'fp32') -> Predictor:
-    """Export a model to a runtime and load the file, on one thread."""
+    """Export a model and load the exported file, to run on one thread.
+
+    Args:
+        model: The model, with the attributes that ``add_metadata`` sets.
+        name: Name of the target in ``TARGETS``.
+        precision: Precision of the export. For ``int8``, eight images of the small data set are used for calibration.
+    """
     target = TARGETS[name]
     meta = describe(model, target, precision=precision)
     images = sorted(IMAGES.glob('*.jpg'))[:8] if precision == 'int8' else []
@@ -153,7 +169,7 @@ def export_predictor(model: Any, name: str = 'onnx', precision: Precision = 'fp3
 
 @contextmanager
 def single_thread() -> Iterator[None]:
-    """Let torch use one thread only."""
+    """Context manager in which torch uses one thread only."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -165,13 +181,14 @@ def single_thread() -> Iterator[None]:
 def class_map_pairs(classes: int = 150, side: int = 64, factor: int = 8) -> list[Pair]:
     """Return a pair that times the last step of an exported segmenter: from low-resolution logits to the class map.
 
-    The logits are smooth, as in a real net: in a quarter of the squares between four neighbouring positions, the
-    corners do not all have the same best class.
+    The baseline upsamples all logits and then takes the best class of each pixel. The logits are smooth, as in a real
+    net: in a quarter of the squares between four neighbouring positions, the corners do not all have the same best
+    class.
 
     Args:
         classes: Number of classes.
         side: Height and width of the logits.
-        factor: Output stride of the logits, in pixels.
+        factor: Output stride of the logits, by which they are upsampled.
     """
     rng = torch.Generator().manual_seed(0)
     coarse = torch.randn((1, classes, 5, 5), generator=rng)

@@ -21,11 +21,14 @@ CONFIGS = {
 
 
 def gpu_figures(steps: int = 20, warm_up: int = 5) -> Iterator[Figure]:
-    """Measure the training of each headline config with its own backbone, in float32 and in float16.
+    """Measure the training of each headline config with its own backbone, in float32 and in mixed precision (fp16).
 
     Args:
         steps: Number of timed steps.
         warm_up: Number of untimed steps before them.
+
+    Yields:
+        For each config and precision, the speed in images per second and the peak memory in MiB.
     """
     for name, (batch, size) in CONFIGS.items():
         for dtype in (None, 'fp16'):

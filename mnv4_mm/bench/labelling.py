@@ -1,4 +1,4 @@
-"""Images a second of ``mnv4 label``, against processes that do nothing but read images and run the file."""
+"""Speed of ``mnv4 label``, against processes that do nothing but read images and run the exported file."""
 
 import importlib.util
 import multiprocessing
@@ -21,9 +21,9 @@ MIN_SPEEDUP = 0.9
 
 
 def labelling(count: int = COUNT, rounds: int = 3) -> Iterator[Ratio]:
-    """Measure ``mnv4 label`` with an ONNX file of SSDLite, without Ray and, if it is installed, with it.
+    """Measure ``mnv4 label`` with an ONNX file of SSDLite, without Ray and, if Ray is installed, also with Ray.
 
-    Both sides start their processes anew in each round, and load the file.
+    In each round, ``mnv4 label`` and the baseline both start new processes, which load the file.
 
     Args:
         count: Number of images.

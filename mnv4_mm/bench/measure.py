@@ -1,4 +1,7 @@
-"""Timing of a function against a baseline: alternately in one process, so that a slow machine affects both alike."""
+"""Timing of a function against a baseline.
+
+Both are timed alternately in one process, so that other load on the machine affects both alike.
+"""
 
 import statistics
 import subprocess
@@ -14,13 +17,13 @@ class Pair(NamedTuple):
 
     Attributes:
         name: Name of the measurement.
-        ours: Our implementation.
-        baseline: The implementation to compare with.
-        target: Speedup that we aim at; None if there is no target.
+        ours: Function that calls our implementation.
+        baseline: Function that calls the implementation to compare with.
+        target: Speedup over the baseline that we aim at; None if there is no target.
         rounds: Number of timed rounds.
         warm_up: Number of untimed rounds before them.
-        calls: Number of calls of each side in a round. With one, each side finds the caches as the other side has left
-            them; with several, mostly as in a program that calls nothing else.
+        calls: Number of consecutive calls of each side in a round. With one call, the CPU's caches are in the state
+            that the other side has left. With several, most calls find them as in a program that calls nothing else.
     """
 
     name: str
@@ -37,8 +40,8 @@ class Ratio(NamedTuple):
 
     Attributes:
         name: Name of the measurement.
-        ours_ms: Median time of our implementation in ms.
-        baseline_ms: Median time of the baseline in ms.
+        ours_ms: Median time of a call of our implementation in ms.
+        baseline_ms: Median time of a call of the baseline in ms.
         speedup: Median over the rounds of the baseline's time divided by ours.
         target: See ``Pair``.
     """
@@ -67,7 +70,7 @@ class Figure(NamedTuple):
 
 
 def measure(pair: Pair) -> Ratio:
-    """Time both sides of a pair in each round; the order alternates from round to round."""
+    """Time both sides of a pair in each round. The order of the two sides alternates from round to round."""
     times: tuple[list[float], list[float]] = ([], [])
     sides = [(0, pair.ours), (1, pair.baseline)]
     for i in range(-pair.warm_up, pair.rounds):
@@ -87,8 +90,9 @@ class Process(NamedTuple):
     """Cost and output of a finished process.
 
     Attributes:
-        seconds: Wall-clock time.
-        peak_mib: Peak resident memory of the process in MiB, without its child processes; 0 if it ended within 20 ms.
+        seconds: Wall-clock time in seconds.
+        peak_mib: Peak resident memory of the process in MiB, without its child processes. The process is polled every
+            20 ms; the value is 0 if it ended before the first poll.
         output: Text of stdout and stderr.
     """
 
@@ -98,7 +102,7 @@ class Process(NamedTuple):
 
 
 def run_python(arguments: list[str]) -> Process:
-    """Run Python in a process of its own (Linux only: memory is read from /proc).
+    """Run Python in a new process, and measure its time and memory (Linux only: memory is read from /proc).
 
     Args:
         arguments: Command line arguments of the interpreter.

@@ -46,7 +46,8 @@ def check_bench(out: Path, only: Sequence[str] = ()) -> list[str]:
         Names of the parts to measure.
 
     Raises:
-        UserError: A part is unknown, a module is missing, ``out`` cannot be written, or there is no clone.
+        UserError: A part is unknown, a module is missing, ``out`` cannot be written, or the package does not run from a
+            clone of the repository, whose images are needed.
     """
     if unknown := [name for name in only if name not in PARTS]:
         raise UserError(f'no part {unknown[0]!r} to measure; there are {", ".join(PARTS)}')

@@ -96,10 +96,10 @@ def _start(dataset: str, annotations: Path) -> Start:
 
 
 def build(dataset: str, annotations: str) -> None:
-    """Build a data set as the configs do, but without a pipeline, and print a ``Start`` as JSON.
+    """Build a data set as the configs do, but without a pipeline, and print the cost as a ``Start`` in JSON.
 
     Args:
-        dataset: Name of the class; empty to only import.
+        dataset: Name of the data set's class; an empty string to import the packages only.
         annotations: COCO annotation file.
     """
     from mmengine.registry import DATASETS, DefaultScope

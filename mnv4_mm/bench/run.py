@@ -103,7 +103,9 @@ MEASURE: dict[str, Callable[[], Iterator[Ratio | Figure]]] = {
 
 
 def bench(out: Path, only: Sequence[str] = (), log: Callable[[str], None] = print) -> None:
-    """Measure, print each result as soon as it is known, and write a JSON file and a plot of the speedups beside it.
+    """Run the benchmark, and write the results to a JSON file and a plot of the speedups beside it.
+
+    Each result is also printed as soon as it is known. There is no plot if no part measures a speedup.
 
     Args:
         out: The JSON file.
@@ -158,7 +160,7 @@ def plot(ratios: Sequence[Ratio], machine: str, path: Path) -> None:
     Args:
         ratios: The measured speedups.
         machine: Title of the plot.
-        path: The image file.
+        path: The image file to write.
     """
     from matplotlib.figure import Figure as Plot
 

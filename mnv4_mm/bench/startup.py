@@ -9,9 +9,10 @@ from mnv4_mm.config.index import REPOSITORY
 
 
 def startup(rounds: int = 5) -> Iterator[Ratio | Figure]:
-    """Measure the time of ``--help`` and of imports as whole processes, and time and memory to read annotations.
+    """Measure the start-up of the command line, of the package and of training.
 
-    The time to read annotations does not include the imports.
+    ``tools/train.py --help`` and imports are timed as whole processes. For reading annotations as large as COCO's, time
+    without imports and peak memory with imports are measured.
 
     Args:
         rounds: Number of runs of ``--help`` and of each import; the median is taken.

@@ -78,7 +78,14 @@ class Step:
 
 
 def step_pairs(batch: int = 16, size: int = 320) -> list[Pair]:
-    """Return pairs that time a step with and without each option. Compilation takes a minute or two once."""
+    """Return pairs that time a training step with and without each option.
+
+    In the first call of the compiled step, compilation takes a minute or two.
+
+    Args:
+        batch: Batch size.
+        size: Height and width of the images in pixels.
+    """
 
     def pair(name: str, ours: dict[str, bool], baseline: dict[str, bool], target: float | None = None) -> Pair:
         sides = Step(batch, size, **ours), Step(batch, size, **baseline)
@@ -94,7 +101,16 @@ def step_pairs(batch: int = 16, size: int = 320) -> list[Pair]:
 
 
 def profile(batch: int = 16, size: int = 320, rounds: int = 6) -> Iterator[Figure]:
-    """Measure the share of each part of a step with the default options."""
+    """Measure the share of each part in the time of a training step with the default options.
+
+    Args:
+        batch: Batch size.
+        size: Height and width of the images in pixels.
+        rounds: Number of timed steps, after two untimed ones.
+
+    Yields:
+        The share of each part in per cent.
+    """
     step = Step(batch, size, channels_last=True, fused=True)
     steps = [step() for _ in range(rounds + 2)][2:]  # two rounds to warm up
     total = sum(sum(parts.values()) for parts in steps)

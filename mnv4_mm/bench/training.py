@@ -20,9 +20,9 @@ class Run(NamedTuple):
     """Result of a training run.
 
     Attributes:
-        seconds: Median seconds a step.
-        losses: Loss of each line of the log.
-        peak_mib: Peak memory in MiB.
+        seconds: Median time of a step in seconds.
+        losses: Mean loss of each line of the log, which covers ``LOG_INTERVAL`` steps.
+        peak_mib: Peak memory of the process in MiB.
     """
 
     seconds: float
@@ -31,11 +31,11 @@ class Run(NamedTuple):
 
 
 def training(rounds: int = 2) -> Iterator[Ratio | Figure]:
-    """Train for 36 steps on the small data set, alternately with our settings and with plain mmdet settings.
+    """Train for ``STEPS`` steps on the small data set, alternately with each of three settings.
 
-    Plain settings are float32, contiguous tensors and mmdet's pipeline. Images are read by the training process: on two
-    cores, a worker would only compete with it. The time of a step is the median over the lines of the log, without the
-    first one.
+    The settings are plain mmdet settings (float32, contiguous tensors and mmdet's data set and pipeline), our default
+    settings, and our settings in bfloat16. Images are read by the training process, because on two cores a worker would
+    only compete with it. The time of a step is the median over the lines of the log, without the first one.
 
     Args:
         rounds: Number of runs with each of the settings.

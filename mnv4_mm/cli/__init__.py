@@ -1,6 +1,7 @@
 """The command line: ``mnv4 COMMAND``, ``python -m mnv4_mm COMMAND`` or ``python tools/<script>.py``.
 
-A command parses and checks its arguments, and only then imports what does the work: torch and OpenMMLab take seconds.
+A command parses and checks its arguments, and only then imports the modules that do the work, because torch and
+OpenMMLab take seconds to import.
 """
 
 from collections.abc import Callable, Sequence
@@ -45,10 +46,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments, beginning with the command; ``sys.argv[1:]`` if None.
 
     Returns:
-        Exit code: 0; 1 if ``compare`` or ``parity`` has a file that does not pass, ``infer`` left out images that
-        cannot be read, ``label`` has parts that could not be made, ``env`` found a problem, ``--check`` found an
-        outdated page, ``transfer`` has a run without a score, ``roofline`` could not measure a net, or the reader of
-        the output has ended; 2 for a user's mistake, an unusable file or a broken environment; 130 for Ctrl-C.
+        Exit code:
+
+        - 0: success.
+        - 1: ``compare`` or ``parity`` has a file that does not pass, ``infer`` left out images that cannot be read,
+          ``label`` has failed parts or could read no image, ``env`` found a problem, ``--check`` found an outdated
+          page, ``transfer`` has a run that failed or has no record, ``roofline`` could not measure a net, or the output
+          was piped to a process that has ended.
+        - 2: a user's mistake, an unusable file or a broken environment.
+        - 130: Ctrl-C.
     """
     return run(lambda: _call(argv))
 

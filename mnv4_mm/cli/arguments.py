@@ -26,10 +26,13 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f'{message} (`{self.prog} --help` lists the options)')
 
     def refuse(self, arguments: list[str]) -> NoReturn:
-        """Report unknown arguments.
+        """Report unknown arguments as an error.
+
+        Args:
+            arguments: The unknown arguments; the first one is reported.
 
         Raises:
-            UserError: Always; similar options are listed.
+            UserError: Always. If the first argument is an option, the message lists similar options.
         """
         if not arguments[0].startswith('-'):
             self.error(f'unexpected argument {arguments[0]!r}')

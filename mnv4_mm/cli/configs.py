@@ -22,7 +22,7 @@ def add_configs(parser: Parser) -> None:
 
 
 def list_configs(args: argparse.Namespace) -> None:
-    """Print the names of the shipped configs with the first line of their docstrings."""
+    """Run ``mnv4 configs``: print the names of the shipped configs with the first line of their docstrings."""
     index = config_index()
     width = max(map(len, index))
     for name, path in index.items():
@@ -31,7 +31,11 @@ def list_configs(args: argparse.Namespace) -> None:
 
 
 def copy_config(args: argparse.Namespace) -> None:
-    """Write a standalone copy of a config, and print its path."""
+    """Run ``mnv4 configs copy``: write a standalone copy of a config to a new file, and print the path of the file.
+
+    Raises:
+        UserError: There is no such config, or the file exists, does not end in ``.py`` or cannot be written.
+    """
     source = check_config_file(args.name)
     out = args.out or Path(f'{source.stem}.py')
     if out.suffix != '.py':

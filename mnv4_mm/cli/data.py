@@ -26,7 +26,7 @@ def add_download(parser: Parser) -> None:
 
 
 def download(args: argparse.Namespace) -> None:
-    """Download a public data set and print its folder."""
+    """Run ``mnv4 download``: download a public data set and print the path of its folder."""
     from mnv4_mm.data.download import download_dataset
 
     print(download_dataset(args.name, args.root))
@@ -53,7 +53,11 @@ def add_check(parser: Parser) -> None:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Check a data set, and print what it holds and what is wrong with it."""
+    """Run ``mnv4 check``: check a data set, and print what it contains and what is wrong with it.
+
+    Raises:
+        UserError: An argument is invalid, or the data set can neither be trained on nor, with ``--fix``, be cleaned.
+    """
     if args.config:
         check_config_file(args.config)
     if args.fix:
@@ -114,7 +118,7 @@ def add_draw(parser: Parser) -> None:
 
 
 def draw(args: argparse.Namespace) -> None:
-    """Draw a data set and print its folder."""
+    """Run ``mnv4 draw``: draw a synthetic data set and print the path of its folder."""
     if args.backgrounds is None:
         raise UserError('name a folder of .jpg images by --backgrounds: the default is in a clone of the repository')
 

@@ -25,7 +25,7 @@ def add_demo(parser: Parser) -> None:
 
 
 def demo(args: argparse.Namespace) -> None:
-    """Check the arguments of ``demo``, load the model, and serve the page until Ctrl-C."""
+    """Run ``mnv4 demo``: check the arguments, load the model, and serve the page until Ctrl-C."""
     if not 0 <= args.port <= 65535:
         raise UserError(f'--port must be in [0, 65535], got {args.port}')
     if args.device:

@@ -1,4 +1,4 @@
-"""Commands for exported files: export, compare, parity, deploy (mmdeploy)."""
+"""Commands for exported files: export, spread, compare, parity, deploy (mmdeploy)."""
 
 import argparse
 from pathlib import Path
@@ -76,7 +76,7 @@ def add_export(parser: Parser) -> None:
 
 
 def export(args: argparse.Namespace) -> None:
-    """Check the arguments of ``export``, and convert."""
+    """Run ``mnv4 export``: check the arguments, and export the checkpoint."""
     from mnv4_mm.deploy.arguments import check_export
 
     if args.config:
@@ -127,7 +127,7 @@ def add_spread(parser: Parser) -> None:
 
 
 def spread(args: argparse.Namespace) -> None:
-    """Check the arguments of ``spread``, and write the checkpoint."""
+    """Run ``mnv4 spread``: check the arguments, and write a checkpoint that is harder to quantise."""
     from mnv4_mm.deploy.arguments import check_spread
 
     check_spread(args.checkpoint, args.out, octaves=args.octaves, seed=args.seed)
@@ -179,7 +179,11 @@ def add_compare(parser: Parser) -> None:
 
 
 def compare(args: argparse.Namespace) -> int:
-    """Check the arguments of ``compare``, compare, and return 1 if a file is outside the tolerance."""
+    """Run ``mnv4 compare``: check the arguments, and compare exported files with PyTorch.
+
+    Returns:
+        Exit code: 1 if a file does not pass, else 0.
+    """
     from mnv4_mm.deploy.arguments import check_compare
     from mnv4_mm.deploy.measured import measured_files, read_measurements
 
@@ -232,7 +236,11 @@ def add_parity(parser: Parser) -> None:
 
 
 def parity(args: argparse.Namespace) -> int:
-    """Check the arguments of ``parity``, run it, and return 1 if a file is outside the tolerance."""
+    """Run ``mnv4 parity``: check the arguments, and make the parity table.
+
+    Returns:
+        Exit code: 1 if a file does not pass, else 0.
+    """
     from mnv4_mm.report.recipes import check_parity
 
     check_output_folder('--folder', args.folder)  # first: the other check is also about what is installed
@@ -276,7 +284,7 @@ def add_deploy(parser: Parser) -> None:
 
 
 def deploy(args: argparse.Namespace) -> None:
-    """Check the arguments of ``deploy``, export by mmdeploy, and print the path of the file."""
+    """Run ``mnv4 deploy``: check the arguments, export with mmdeploy, and print the path of the exported file."""
     from mnv4_mm.deploy.arguments import check_mmdeploy
 
     check_config_file(args.model_cfg)

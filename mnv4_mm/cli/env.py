@@ -17,5 +17,9 @@ def add_env(parser: Parser) -> None:
 
 
 def env(args: argparse.Namespace) -> int:
-    """Run ``tools/check_env.py`` in a new Python process, where nothing is imported yet; return its exit code."""
+    """Run ``mnv4 env``: run ``tools/check_env.py`` in a new Python process, in which nothing has been imported yet.
+
+    Returns:
+        Exit code of the script: 1 if something has to be repaired, else 0.
+    """
     return subprocess.run([sys.executable, str(SCRIPT)]).returncode  # noqa: S603

@@ -23,8 +23,11 @@ def run(call: Callable[[], int | None]) -> int:
         call: Function that does the work and returns an exit code, or None for 0.
 
     Returns:
-        The exit code: 2 for a ``UserError``, a file that cannot be used, or a broken environment; 130 for Ctrl-C; 1 if
-        the output cannot be written because its reader has ended.
+        The exit code: that of ``call``; 1 if the output is piped to a process that has ended; 2 for a ``UserError``, an
+        ``OSError`` about a file, or the failed import of a required package; or 130 for Ctrl-C.
+
+    Raises:
+        Exception: Any other exception of ``call`` is passed on.
     """
     try:
         return call() or 0

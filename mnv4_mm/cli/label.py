@@ -31,7 +31,11 @@ def add_label(parser: Parser) -> None:
 
 
 def label(args: argparse.Namespace) -> int:
-    """Check the arguments of ``label``, label the images, and return 1 if a part of them could not be labelled."""
+    """Run ``mnv4 label``: check the arguments, label the images, and print how many were labelled.
+
+    Returns:
+        Exit code: 1 if a part of the job has failed or no image could be read, else 0.
+    """
     options: dict[str, Any] = dict(
         out=args.out, workers=args.workers, ray=args.ray, score_thr=args.score_thr, part=args.part, coco=args.coco
     )

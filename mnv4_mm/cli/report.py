@@ -1,4 +1,4 @@
-"""Commands that report: a page on a training run; tables of weights, complexity and speed."""
+"""Commands for the report on a training run, and for tables of weights, complexity and speed."""
 
 import argparse
 from pathlib import Path
@@ -24,7 +24,7 @@ def add_report(parser: Parser) -> None:
 
 
 def report(args: argparse.Namespace) -> None:
-    """Check the arguments of ``report``, and write the report."""
+    """Run ``mnv4 report``: check the arguments, evaluate the checkpoint, and write the report."""
     path = Path(args.path)
     if path.is_dir():
         if not any(path.glob('*.pth')):
@@ -52,7 +52,7 @@ def add_weights(parser: Parser) -> None:
 
 
 def weights(args: argparse.Namespace) -> None:
-    """Print the table of published weights."""
+    """Run ``mnv4 weights``: print the table of published weights."""
     tags_of(args.arch)
 
     from mnv4_mm.report.weights import weights_table
@@ -70,7 +70,7 @@ def add_complexity(parser: Parser) -> None:
 
 
 def complexity(args: argparse.Namespace) -> None:
-    """Print the table of parameters and multiply-accumulates."""
+    """Run ``mnv4 complexity``: print tables of parameters and multiply-accumulates (MACs)."""
     for name in args.configs:
         check_config_file(name)
     if args.backbone:
@@ -94,7 +94,7 @@ def add_bench(parser: Parser) -> None:
 
 
 def bench(args: argparse.Namespace) -> None:
-    """Check the arguments of ``bench`` and the packages that it needs, and measure."""
+    """Run ``mnv4 bench``: check the arguments and that the required packages are installed, and run the benchmark."""
     check_bench(args.out, args.only)
 
     from mnv4_mm.bench.run import bench

@@ -53,9 +53,13 @@ def add_roofline(parser: Parser) -> None:
 
 
 def roofline(args: argparse.Namespace) -> int:
-    """Check the arguments of ``roofline``, measure if requested, print the correlations and write the page.
+    """Run ``mnv4 roofline``: measure with ``--measure``, print the correlations, and write the page.
 
-    Return 1 if a net could not be measured, or if ``--check`` finds an outdated page.
+    With ``--check``, the page is compared with the records instead of written.
+
+    Returns:
+        Exit code: 1 if a net could not be measured, or if ``--check`` finds that the page is not that of the records;
+        else 0.
     """
     names, files = _check(args, '--nets', args.nets, NETS, ROOFLINE)
 

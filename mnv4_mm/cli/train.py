@@ -1,6 +1,6 @@
 """Commands that run a PyTorch model: train, test, infer.
 
-Some imports are inside functions, so that `mnv4 --help` works in the base install, without Pillow and rich.
+Some imports are inside functions, so that ``mnv4 --help`` works without the optional packages Pillow and rich.
 """
 
 import argparse
@@ -28,7 +28,11 @@ def add_train(parser: Parser) -> None:
 
 
 def train(args: argparse.Namespace) -> None:
-    """Check the arguments of ``train``, and train."""
+    """Run ``mnv4 train``: check the arguments, and train.
+
+    Then the report is written, if the config asks for one and ``--no-report`` is not given. After quantisation-aware
+    training (``--qat``), the model is exported, too.
+    """
     from mnv4_mm.config.check import check_config, check_config_data
 
     options = TrainOptions.from_namespace(args)
@@ -84,7 +88,7 @@ def add_test(parser: Parser) -> None:
 
 
 def test(args: argparse.Namespace) -> None:
-    """Check the arguments of ``test``, and evaluate."""
+    """Run ``mnv4 test``: check the arguments, and evaluate the checkpoint."""
     from mnv4_mm.config.check import check_config, check_config_data
 
     if args.config is None:
@@ -139,9 +143,12 @@ def add_infer(parser: Parser) -> None:
 
 
 def infer(args: argparse.Namespace) -> int:
-    """Check the arguments of ``infer``, run the model, print the path of the predictions.
+    """Run ``mnv4 infer``: check the arguments, run the model on the images, and print the path of the predictions.
 
-    Return 1 if images were left out.
+    With ``--labels``, the path of the file for a labelling tool is printed, too.
+
+    Returns:
+        Exit code: 1 if images that cannot be read were left out, else 0.
     """
     from mnv4_mm.apis.infer import infer_files
     from mnv4_mm.runtime.labels import write_labels

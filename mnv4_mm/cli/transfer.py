@@ -59,7 +59,15 @@ def add_transfer(parser: Parser) -> None:
 
 
 def transfer(args: argparse.Namespace) -> int:
-    """Make the runs of a protocol, or print them. Return 1 if a run has failed or has no record yet."""
+    """Run ``mnv4 transfer``: make the training runs of a protocol that have no record yet.
+
+    Instead of that, ``--plan`` prints the runs, ``--measure-latency`` measures the latency of the recorded nets, and
+    ``--launcher slurm`` submits the runs as jobs.
+
+    Returns:
+        Exit code: 1 if one of the selected runs has failed or has no record afterwards, else 0. With ``--plan``,
+        ``--measure-latency`` or ``--launcher slurm`` always 0.
+    """
     protocol = read_protocol(args.protocol)
     runs = select(protocol.runs(), nets=args.nets, heads=args.heads, starts=args.starts, seeds=args.seeds)
     out = args.out or f'work_dirs/transfer/{protocol.name}'
@@ -160,7 +168,11 @@ def add_results(parser: Parser) -> None:
 
 
 def results(args: argparse.Namespace) -> int:
-    """Make tables and plots of records."""
+    """Run ``mnv4 results``: make tables and plots of records or, with ``--check``, compare those that exist.
+
+    Returns:
+        Exit code: 1 if ``--check`` finds that they are not those of the records, else 0.
+    """
     for file in args.records:
         read_records(file)
     if args.page.suffix != '.md':

@@ -1,5 +1,5 @@
-"""From the name or path of a config to the config that runs.
+"""Load a config by name or path, and turn it into the config of a training or evaluation run.
 
-``training_config`` and ``evaluation_config`` load a config and apply their steps in order. A step ``set_...`` modifies
-the config it is given and returns it; ``with_...`` is the same step on a copy, for callers that keep their config.
+``training.training_config`` and ``evaluation.evaluation_config`` load a config and apply steps to it in a fixed order.
+A step ``set_...`` modifies its argument ``cfg`` and returns it. ``with_...`` is the same step, but modifies a copy.
 """

@@ -1,4 +1,4 @@
-"""Anchors and input size of a detector: another size, a level for small objects, anchors fitted to a data set."""
+"""Change the input size, the feature levels and the anchors in the config of a detector."""
 
 import json
 import math
@@ -32,9 +32,9 @@ class Boxes:
     Attributes:
         centres: (N, 2), x and y.
         sizes: (N, 2), width and height.
-        classes: Index of the class of each box, (N,).
+        classes: Label of each box, (N,): an index into ``names``.
         names: Names of the classes.
-        input_size: Width and height of the input.
+        input_size: ``scale`` of the test pipeline's ``Resize``, (width, height).
     """
 
     centres: np.ndarray
@@ -49,9 +49,11 @@ class Boxes:
 
 
 def set_size(cfg: Config, size: Sequence[int]) -> Config:
-    """Set the input size of a detector in all its pipelines, and scale the anchors of SSD in proportion.
+    """Set the input size of a detector in all its pipelines, and scale the anchors of SSD.
 
-    Other sizes in the pipelines, such as the canvas of a mosaic, are scaled by the same factors.
+    Every size in the pipelines and in ``custom_hooks``, such as the canvas of a mosaic, is multiplied by the ratio of
+    new to old input width or height. The sizes in an ``SSDAnchorGenerator`` are multiplied by the geometric mean of
+    both ratios, and its strides are computed anew. Other anchor generators stay as they are.
 
     Args:
         cfg: Config of a detector.
@@ -121,16 +123,17 @@ def set_levels(cfg: Config, stride: int) -> Config:
 def fit_anchors(cfg: Config) -> str:
     """Fit the anchors of a detector to the boxes of its training images.
 
-    The mean IoU of a box with its best anchor is maximised by differential evolution, as mmdet's optimize_anchors.py
-    does. Unlike there, all classes have the same weight, and anchors lie on the grid of their level, as in the head.
-    The number of anchors stays as it is. The result is the same on each call (fixed seed).
+    Like mmdet's ``optimize_anchors.py``, this maximises the mean IoU of a box with its best anchor by differential
+    evolution. Unlike in mmdet's script, all classes have the same weight, and anchors lie on the grid of their level,
+    as they do in the head. The anchors are fitted to a random sample of at most about 300 boxes. The number of anchors
+    stays the same, and the fixed seed makes the result reproducible.
 
     Args:
-        cfg: Config of a detector with anchors. It is changed in place: its anchor generator is replaced by one with
-            plain numbers, unless the fit is no better.
+        cfg: Config of a detector with anchors, changed in place: the sizes (or scales) and ratios of its anchor
+            generator are replaced, unless this does not raise the mean IoU on all boxes.
 
     Returns:
-        Description of the result: mean IoU of each class before and after.
+        Text for the user with the mean IoU of each class before and after, and the final sizes and ratios.
 
     Raises:
         UserError: The detector has no anchors that can be fitted, there are no boxes, or the test pipeline has no
@@ -163,12 +166,13 @@ def fit_anchors(cfg: Config) -> str:
 def check_same_anchors(cfg: Config, checkpoint: Checkpoint) -> None:
     """Check that a checkpoint was trained with the anchors of a config.
 
-    The weights fit any anchors of the same number, so that other anchors would give wrong boxes without an error.
+    The shapes of the weights depend only on the number of anchors. With other anchors of the same number, the weights
+    would load without an error and predict wrong boxes.
 
-    A checkpoint without a config, or of a model without anchors, passes.
+    A checkpoint that carries no config, or was trained without anchors, passes the check.
 
     Raises:
-        UserError: The checkpoint carries a config with other anchors, or one that cannot be read.
+        UserError: The checkpoint carries a config with other anchors, or a config that cannot be read.
     """
     if not isinstance(checkpoint.meta.get('cfg'), str):
         return
@@ -242,10 +246,11 @@ def levels_of(generator: Mapping[str, Any]) -> Iterator[tuple[np.ndarray, np.nda
     """Compute the anchors of each level as mmdet's SSDAnchorGenerator and AnchorGenerator do.
 
     Args:
-        generator: Config of a generator.
+        generator: Config of one of these two anchor generators.
 
     Yields:
-        For each level, in pixels: stride (2,), centre of the first anchors (2,), widths and heights (A, 2).
+        A tuple for each level, in pixels: the stride as (x, y), (2,); the centre of the anchors in the first grid cell
+        as (x, y), (2,); and the widths and heights of the A anchors of a cell, (A, 2).
     """
     is_ssd = generator['type'] == 'SSDAnchorGenerator'
     for i, stride in enumerate(generator['strides']):

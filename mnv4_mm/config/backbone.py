@@ -19,14 +19,20 @@ Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 def set_backbone(cfg: Config, name: str) -> Config:
-    """Replace the backbone of a model and pass its channels on to the neck and the heads.
+    """Replace the backbone of a model, and adapt the channels of the neck and the heads.
 
-    ``out_indices`` and the training settings stay as they are. If the config starts from ``timm://`` weights, the new
-    backbone starts from its own default weights (``DEFAULT_TAGS``, or timm's default for a timm net). If none are
-    published, it starts from random weights, as it does if the config starts from a file. In the neck and the heads,
-    the new channels replace the old ones wherever ``in_channels`` or ``out_channels`` starts with them, and wherever a
-    head selects a feature map by ``in_index``. For a timm net that is built for one image size, the net and a
-    segmenter's inference are set to the config's ``input_size``.
+    ``out_indices`` and the training settings stay as they are.
+
+    If the old backbone starts from ``timm://`` weights, the new backbone starts from its own default weights: those of
+    ``DEFAULT_TAGS``, or timm's default for a timm net. Otherwise, or if no weights of a MobileNetV4 are published, the
+    new backbone starts from random weights.
+
+    In the neck and the heads, each ``in_channels`` and ``out_channels`` that begins with the channels of the old
+    backbone begins with those of the new one instead. Without a neck, a head that selects a feature map by ``in_index``
+    gets the channels of this feature map.
+
+    For a timm net that is built for one image size, the net and a segmenter's inference are set to the config's
+    ``input_size``.
 
     Args:
         cfg: A config with ``model.backbone`` of type MobileNetV4; changed in place.
@@ -107,17 +113,20 @@ def _out_channels(backbone: Mapping[str, Any]) -> list[int]:
 
 
 def pretrained_files(cfg: Config) -> list[str]:
-    """Return the local files that parts of a model are initialised from, as the config names them."""
+    """Return the local files that parts of a model are initialised from (``init_cfg``), as written in the config."""
     sources = [part.get('checkpoint', '') for part in dicts(cfg.model) if part.get('type') == 'Pretrained']
     return [source for source in sources if '://' not in source]
 
 
 def disagreeing_normalisation(cfg: Config) -> str | None:
-    """Describe how the data preprocessor differs from the one with which the backbone's weights were trained.
+    """Describe how the data preprocessor's normalisation differs from that of the backbone's pretrained weights.
+
+    The normalisation is the mean, the standard deviation and the RGB order. That of the weights is known if their
+    source is ``timm://`` or a local file named ``<tag>.safetensors``, with a tag of ``TAGS``.
 
     Returns:
-        The difference, for ``timm://`` weights and local files named after a tag; None if there is no difference, the
-            weights are unknown, or the backbone starts from random weights.
+        A sentence with both normalisations; None if they agree, if that of the weights is unknown, or if the backbone
+        starts from random weights.
     """
     backbone = cfg.model.get('backbone') or {}
     preprocessor = cfg.model.get('data_preprocessor') or {}
@@ -135,11 +144,11 @@ def disagreeing_normalisation(cfg: Config) -> str | None:
 
 
 def lost_weights(before: Config, after: Config) -> str | None:
-    """Return a warning if a config has a new backbone that starts from random weights, unlike the old one; else None.
+    """Return a warning if a pretrained backbone was replaced by one that starts from random weights; otherwise None.
 
     Args:
         before: The config as it was loaded.
-        after: The config with the new backbone.
+        after: The config of the run, whose backbone may have been replaced.
     """
     entries = [pretrained_entries((cfg.model.get('backbone') or {}).get('init_cfg')) for cfg in (before, after)]
     same = before.model.backbone.get('arch') == after.model.backbone.get('arch')

@@ -16,9 +16,16 @@ FINE_TUNE = 'a training with --cfg-options load_from={path} starts from its weig
 
 
 def set_label_order(cfg: Config) -> Config:
-    """Make the labels of each data set follow its class names.
+    """Make the labels of each data set follow the class names in its config.
 
-    mmdet's labels follow the order of the categories in the annotation file instead.
+    mmdet numbers the labels in the order of the categories in the annotation file instead. Where the two orders differ,
+    the type of the data set becomes ``NamedCocoDataset``. Segmentation needs no change.
+
+    Args:
+        cfg: A config; changed in place.
+
+    Returns:
+        ``cfg``.
 
     Raises:
         UserError: An annotation file is invalid, or has no category for a class.
@@ -39,8 +46,8 @@ def set_classes_of(cfg: Config, checkpoint: Checkpoint, *, fine_tuning: bool = F
         fine_tuning: Allow data with other classes, whose labels then stay as they are.
 
     Returns:
-        One line that says that classes were matched by name; None if nothing was changed, also because the checkpoint
-        or the data do not name their classes.
+        A message that the classes were matched by name; None if no data set was changed. A data set is not changed if
+        it has the order of the checkpoint, or if the checkpoint or the data set does not name its classes.
 
     Raises:
         UserError: The data have other classes than the checkpoint, or a data set cannot be reordered.
@@ -78,7 +85,16 @@ def checkpoint_classes(checkpoint: Checkpoint) -> tuple[str, ...] | None:
 
 
 def dataset_classes(cfg: Config, dataset: Any) -> tuple[str, ...] | None:
-    """Return the classes that a data set's config, or else its type, names in the order of labels; None without any."""
+    """Return the class names of a data set in the order of labels.
+
+    Args:
+        cfg: The config that the data set is part of. The type of the data set is looked up in its ``default_scope``.
+        dataset: Config of the data set.
+
+    Returns:
+        ``metainfo.classes`` of the data set's config, or else the classes in ``METAINFO`` of its type; None if neither
+        exists.
+    """
     classes = (dataset.get('metainfo') or {}).get('classes')
     if classes is None:
         kind = dataset.type

@@ -26,18 +26,20 @@ EVALUATORS = ('val_evaluator', 'test_evaluator')
 def set_data(cfg: Config, layout: Layout, allow_dropped: bool = False) -> Config:
     """Use a user's data set in the data loaders and evaluators, and set the number of classes of the heads.
 
-    The test set is the validation split, and the metrics' prefix is the name of the folder.
+    The test set is the validation split. The prefix of the metrics is the name of the data set's folder.
 
     Args:
         cfg: A config; changed in place.
-        layout: The data set, as recognised by the ``find`` of the config's task.
-        allow_dropped: Value that ``find`` was called with; stored in the config with the folder of the data set.
+        layout: The data set, as ``Task.find`` returns it.
+        allow_dropped: Value that ``Task.find`` was called with. It is stored in ``own_data`` of the config, with the
+            folder of the data set.
 
     Returns:
         ``cfg``.
 
     Raises:
-        UserError: A data loader or an evaluator of the config is missing or of an unsupported type.
+        UserError: A data loader is missing, the config of its data set does not name images and ground truth, or an
+            evaluator for detection has no ``ann_file``.
     """
     task = task_of(cfg)
     splits = dict(train_dataloader=layout.train, val_dataloader=layout.val, test_dataloader=layout.val)
@@ -91,11 +93,14 @@ def restore_data(
     *,
     remedy: str = 'if it is in another folder, name that by --data',
 ) -> Config:
-    """Recognise, check and prepare the data set that a config names by ``own_data``, and use its files.
+    """Recognise, check and prepare the data set that a config names by ``own_data``, and set its files in the loaders.
 
-    In the config of a checkpoint, ``own_data`` is the data set of ``--data``. It may have changed since training, and
-    the cache folder with the prepared files may be gone. In a shipped config, ``own_data`` is a data set of the
-    repository. ``set_data_roots`` updates the evaluators later.
+    In the config of a checkpoint, ``own_data`` is the data set of ``--data``. This data set may have changed since
+    training, and the cache folder with the prepared files may be gone. In a shipped config, ``own_data`` is a data set
+    of the repository.
+
+    A data loader whose paths exist and are not prepared files keeps them. The evaluators are left to
+    ``set_data_roots``.
 
     Args:
         cfg: A config; changed in place if it has ``own_data``.
@@ -134,8 +139,10 @@ def restore_data(
 def find_own_data(cfg: Config, classes: Sequence[str]) -> CheckedData | None:
     """Return the result of checking the data set of ``own_data``; None if the config has no ``own_data``.
 
+    The result is read from the cache if the data set has not changed since its last check.
+
     Args:
-        cfg: A config. Its data set has been checked before, and is not checked again.
+        cfg: A config.
         classes: Class names in the order of labels.
     """
     own = cfg.get('own_data')
@@ -148,11 +155,15 @@ def find_own_data(cfg: Config, classes: Sequence[str]) -> CheckedData | None:
 
 
 def data_notes(config: str, layout: Layout) -> list[str]:
-    """Describe what a config would train on, one line each.
+    """Return lines of text that describe what a config would train on.
 
     Args:
         config: Path or name of a config.
-        layout: The data set, as recognised by the ``find`` of the config's task.
+        layout: The data set, as ``Task.find`` returns it.
+
+    Returns:
+        For detection, the number of images and boxes that are trained on and, if many boxes are too small for the
+        anchors, a warning. An empty list for segmentation.
 
     Raises:
         UserError: Nothing is left to train on, or the config cannot be read.
@@ -165,8 +176,9 @@ def data_notes(config: str, layout: Layout) -> list[str]:
 def data_lines(cfg: Config) -> list[str]:
     """Return lines of text that describe the data of a training run.
 
-    With ``own_data``, the result of the data check comes first. Then follows what is trained on, unless the annotation
-    file is too large to read at the start.
+    If the config has ``own_data``, the result of the data check comes first. For detection, the number of images and
+    boxes that are trained on follows and, if many boxes are too small for the anchors, a warning. These lines are left
+    out for annotation files above 64 MiB that have not been prepared.
 
     Raises:
         UserError: Nothing is left to train on.
@@ -197,7 +209,7 @@ def set_inference(cfg: Config, mode: str) -> Config:
 
 
 def set_training_images(cfg: Config) -> Config:
-    """Use the training images as the test set, with the test pipeline, and the metrics' prefix ``trained_on``."""
+    """Use the training images as the test set, with the test pipeline, and name the metrics ``trained_on/...``."""
     task = task_of(cfg)
     split = dataset_split(cfg, 'train_dataloader')
     task.set_split(innermost_dataset(cfg.test_dataloader.dataset), split)
@@ -209,10 +221,12 @@ def set_training_images(cfg: Config) -> Config:
 def set_data_roots(cfg: Config) -> Config:
     """Resolve the data paths of a config, and set the ground truth of its evaluators.
 
-    A path that does not exist in the current folder, but in the checkout, becomes that of the checkout.
+    A path that does not exist relative to the current folder is taken relative to the repository checkout, if it exists
+    there.
 
     Raises:
-        UserError: A data loader or an evaluator is missing or of an unsupported type.
+        UserError: A data loader is missing, the config of its data set does not name images and ground truth, an
+            evaluator is a list, or an evaluator for detection is missing or has no ``ann_file``.
     """
     task = task_of(cfg)
     for loader in LOADERS:
@@ -233,10 +247,17 @@ with_data_roots = on_copy(set_data_roots)
 
 
 def dataset_split(cfg: Config, loader: str) -> Any:
-    """Return images and ground truth of a data loader's data set, as the ``split`` of the config's task.
+    """Return the paths of the images and the ground truth of a data loader's data set.
+
+    Args:
+        cfg: A config.
+        loader: Key of the data loader, e.g. ``val_dataloader``.
+
+    Returns:
+        ``data.coco_files.Split`` for detection, ``data.mask_split.MaskSplit`` for segmentation.
 
     Raises:
-        UserError: There is no such loader, or the task does not support the type of its data set.
+        UserError: There is no such loader, or the config of its data set does not name images and ground truth.
     """
     dataset = innermost_dataset(cfg[loader].dataset) if cfg.get(loader) else None
     split = task_of(cfg).split(dataset) if dataset else None
@@ -248,7 +269,7 @@ def dataset_split(cfg: Config, loader: str) -> Any:
 
 
 def require_data(cfg: Config, loader: str) -> None:
-    """Check that the data of a loader is there and valid.
+    """Check that the data of a data loader exists and is valid.
 
     Raises:
         UserError: The data is missing (the message says how to get it) or invalid.

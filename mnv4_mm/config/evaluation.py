@@ -28,8 +28,9 @@ def evaluation_config(
         source: Name or path of a config, or a checkpoint that carries one.
         options: Options of evaluation. ``cfg_options`` take precedence over all others.
         on_gpu: True if the evaluation runs on a GPU.
-        checkpoint: Checkpoint to evaluate, unless that is ``source``. Its split is used if the data set has no split of
-            its own.
+        checkpoint: Checkpoint to evaluate, if ``source`` is a config; not used otherwise. The config takes over the
+            ``qat`` settings of the evaluated checkpoint and, if the data set has no split of its own, the split into
+            training and validation images.
 
     Raises:
         UserError: The config, an option or the data is invalid, or they do not fit each other.

@@ -44,14 +44,27 @@ def find_config(name: str | Path) -> Path:
 
 
 def find_data(path: Path) -> Path:
-    """Return a data path of a config or, if it exists in the checkout only, the path there."""
+    """Resolve a data path of a config.
+
+    Returns:
+        The path in the repository checkout if ``path`` exists there, but not relative to the current folder. Otherwise
+        ``path`` itself, which may not exist.
+    """
     if not path.exists() and CHECKOUT is not None and (CHECKOUT / path).exists():
         return CHECKOUT / path
     return path
 
 
 def near_names(word: str, names: Iterable[str]) -> str:
-    """Return the end of an error message: the names similar to a mistyped one, or all names if none is."""
+    """Return the end of an error message that suggests names.
+
+    Args:
+        word: The mistyped name.
+        names: The valid names.
+
+    Returns:
+        Up to three names that are similar to ``word``, or all names if none is similar, with ``; `` in front.
+    """
     names = list(names)
     near = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
     return f'; near: {", ".join(near)}' if near else f'; there are {", ".join(sorted(names))}'

@@ -4,10 +4,11 @@ from mmengine.config import Config
 
 
 def set_launcher(cfg: Config, launcher: str, on_gpu: bool) -> Config:
-    """Set the launcher and the settings that depend on it.
+    """Set the launcher and the settings of distributed runs that depend on it.
 
-    The config of a checkpoint may have a model wrapper from its training; it is replaced or removed, except for the
-    launcher ``none``, which does not use it.
+    On GPUs, the backend is NCCL, and batch norms are synchronised. On CPUs, the backend is gloo, the model wrapper runs
+    on the CPU, and batch norms are not synchronised. On GPUs, a model wrapper that a training on CPUs has left in the
+    config is removed. For the launcher ``none``, only ``cfg.launcher`` is set.
 
     Args:
         cfg: A config; changed in place.

@@ -11,7 +11,10 @@ P = ParamSpec('P')
 
 
 def dicts(value: Any) -> Iterator[dict]:
-    """Iterate over all dicts in nested dicts and sequences, ``value`` included, and each before those inside it."""
+    """Iterate over all dicts in nested dicts and sequences, including ``value`` itself.
+
+    Each dict is yielded before the dicts that it contains.
+    """
     if isinstance(value, dict):
         yield value
         value = list(value.values())

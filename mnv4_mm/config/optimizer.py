@@ -30,11 +30,12 @@ def set_precision(cfg: Config, dtype: str, on_gpu: bool) -> Config:
 
 
 def set_fused(cfg: Config, fused: bool | None) -> Config:
-    """Make torch's optimizer update all parameters in one kernel.
+    """Choose whether torch's optimizer updates all parameters in one kernel.
 
     Args:
         cfg: A config.
-        fused: True or False; if None, True where the optimizer supports it and the config chooses no implementation.
+        fused: The value to set. If None, it is set to True where the optimizer supports it, unless the config sets
+            ``fused``, ``foreach`` or ``differentiable``.
 
     Raises:
         UserError: ``fused`` is True, and the optimizer does not support it.

@@ -325,7 +325,10 @@ class TrainOptions(ConfigOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(ConfigOptions):
-    """Options of evaluation: ``mnv4_mm.apis.evaluate.evaluate_files`` takes the same keyword arguments."""
+    """Options of evaluation.
+
+    ``mnv4_mm.apis.evaluate.evaluate_files`` takes the same keyword arguments and describes them.
+    """
 
     work_dir: str | None = _option(
         None, metavar='DIR', help='where to write logs (default: a folder beside the checkpoint)'

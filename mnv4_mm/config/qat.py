@@ -1,4 +1,4 @@
-"""The ``qat`` settings of a config, with which ``engine.qat`` builds a net for fine-tuning in 8 bits."""
+"""The ``qat`` settings of a config, with which ``engine.qat`` builds a net for quantisation-aware training in int8."""
 
 import os
 import re
@@ -33,10 +33,13 @@ def qat_settings(checkpoint: Checkpoint) -> dict[str, Any] | None:
 
 
 def take_over_qat(cfg: Config, checkpoint: Checkpoint) -> Config:
-    """Build the net as a checkpoint needs it: with its roundings if it has been fine-tuned for int8.
+    """Copy the ``qat`` settings of a checkpoint to a config.
+
+    The model is then built with the same fake quantisation as in training. If the checkpoint has not been fine-tuned
+    for int8, ``qat`` is removed from the config.
 
     Args:
-        cfg: Config to evaluate the checkpoint with, which may be another one than that inside; changed in place.
+        cfg: Config to evaluate the checkpoint with, which may differ from the one in the checkpoint; changed in place.
         checkpoint: The checkpoint.
 
     Returns:
@@ -51,7 +54,10 @@ def take_over_qat(cfg: Config, checkpoint: Checkpoint) -> Config:
 
 
 def set_qat(cfg: Config, options: TrainOptions) -> Config:
-    """Use the model of the checkpoint that ``--qat`` names.
+    """Replace the model of a config by that of the checkpoint of ``--qat``, and add the ``qat`` settings.
+
+    The input size of a detector becomes that of the checkpoint, and the keys of ``paramwise_cfg.custom_keys`` are
+    renamed to fit the model after ``quantize_model``.
 
     Args:
         cfg: A config; changed in place.
@@ -94,14 +100,17 @@ def set_qat(cfg: Config, options: TrainOptions) -> Config:
 
 
 def set_qat_schedule(cfg: Config, options: TrainOptions, log: Callable[[str], object]) -> Config:
-    """Set the length and the learning rate of the fine-tuning, and log what was chosen.
+    """Set the schedule of a quantisation-aware fine-tuning, and log it.
 
-    ``--epochs``, ``--iters`` and ``--cfg-options`` take precedence.
+    The length is a tenth of the steps of the training that the checkpoint of ``--qat`` comes from. The learning rate
+    starts at a tenth of that in the config and follows a cosine decay without warm-up. ``--epochs``, ``--iters`` and
+    ``--cfg-options`` take precedence. If the config switches to another training pipeline for its last epochs (RTMDet),
+    this pipeline is used from the start.
 
     Args:
         cfg: A config with the data of the run; changed in place.
         options: Options of training.
-        log: Function that takes a line.
+        log: Called with one line that describes the schedule.
 
     Returns:
         ``cfg``.
@@ -144,7 +153,7 @@ def set_qat_schedule(cfg: Config, options: TrainOptions, log: Callable[[str], ob
 
 
 def _rename_parameters(cfg: Config) -> None:
-    """Name the parts of the net in the settings of the optimizer as ``quantize_model`` does."""
+    """Rename the parts of the net in ``paramwise_cfg.custom_keys`` as ``quantize_model`` does."""
     paramwise = cfg.optim_wrapper.get('paramwise_cfg') or {}
     keys = paramwise.get('custom_keys')
     if keys:
@@ -153,17 +162,18 @@ def _rename_parameters(cfg: Config) -> None:
 
 
 def check_same_qat(cfg: Config, checkpoint: Checkpoint) -> Config:
-    """Check that a run starts or resumes from a checkpoint that fits ``--qat``, and use its layers.
+    """Check that the checkpoint from which a run resumes or starts fits ``--qat``, and use the same layers in float.
 
     Args:
-        cfg: Config of a training run; its layers in float are set to those of the checkpoint.
+        cfg: Config of a training run. ``qat.in_float`` and ``qat.unrounded`` are set to those of the checkpoint.
         checkpoint: Checkpoint that the run resumes or takes its weights from.
 
     Returns:
         ``cfg``.
 
     Raises:
-        UserError: Only one of the two is for int8, or they were started from different checkpoints.
+        UserError: Only one of the config and the checkpoint is for int8, or their ``qat`` settings name different
+            float checkpoints.
     """
     had, settings = qat_settings(checkpoint), cfg.get(NAME)
     if had is None and settings is None:
@@ -204,7 +214,7 @@ def _steps(checkpoint: Checkpoint, cfg: Config) -> int:
 
 
 def _count_in_iterations(cfg: Config) -> None:
-    """Change a config that counts in epochs: a tenth of a short training is less than an epoch."""
+    """Make a config that counts in epochs count in iterations: a tenth of a short training is less than an epoch."""
     cfg.merge_from_dict(
         {
             'default_hooks.checkpoint.by_epoch': False,

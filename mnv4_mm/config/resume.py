@@ -35,7 +35,7 @@ def set_resume(cfg: Config, resume: bool | str | Path, cfg_options: Collection[s
 
 
 def initial_checkpoint(cfg: Config) -> str | None:
-    """Return the checkpoint that a run resumes or takes its weights from; None if there is none."""
+    """Return the path of the checkpoint that a run resumes or takes its weights from; None if there is none."""
     return cfg.get('load_from') or (_last_checkpoint(cfg) if cfg.resume else None)
 
 

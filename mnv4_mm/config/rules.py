@@ -1,6 +1,7 @@
-"""Checks of options that depend on the config. Commands run them first, the Python API when it applies an option.
+"""Checks of options that depend on the config.
 
-Imports nothing heavy: the config is a mapping, read by ``source`` or by mmengine.
+Commands run these checks before they import mmengine. The Python API runs each check when it applies the option. This
+module imports nothing heavy: a config is any mapping, read by ``config.source`` or by mmengine.
 """
 
 import difflib
@@ -48,7 +49,10 @@ def check_backbone_name(name: str) -> None:
 
 
 def _check_timm_name(name: str) -> None:
-    """Check the name of a timm net, e.g. ``resnet50`` or ``resnet50.a1_in1k``. The import of timm takes seconds."""
+    """Check the name of a timm net, e.g. ``resnet50`` or ``resnet50.a1_in1k``.
+
+    Unless timm has been imported, which takes seconds, the names are read from its source files.
+    """
     spec = importlib.util.find_spec('timm')
     if spec is None or not spec.submodule_search_locations:
         raise UserError('a timm:<name> backbone needs timm: pip install timm')
@@ -90,7 +94,10 @@ def check_precision(dtype: str, on_gpu: bool) -> None:
 
 
 def may_have_gpu() -> bool:
-    """Return False if torch would certainly find no CUDA or ROCm GPU, without the two seconds that its import takes."""
+    """Return False if torch would certainly find no CUDA or ROCm GPU.
+
+    torch is not imported, which would take two seconds.
+    """
     if sys.platform != 'linux':
         return sys.platform != 'darwin'  # a Mac has neither CUDA nor ROCm
     # Device files of NVIDIA (also Jetson), of WSL, and of AMD.

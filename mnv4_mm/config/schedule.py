@@ -6,10 +6,12 @@ from mnv4_mm.config.rules import check_unit
 
 
 def set_length(cfg: Config, length: int, unit: str) -> Config:
-    """Set the length of a schedule and scale everything that is counted in its unit in proportion.
+    """Set the length of a training schedule, and scale its points in proportion.
 
-    The exception is the interval of checkpoints: if it is counted in iterations, it is limited to a quarter of the
-    length. Schedulers whose range becomes empty are left out.
+    These are scaled: the validation interval, the points at which it changes (``dynamic_intervals``), the points of the
+    parameter schedulers that count in the same unit, and ``switch_epoch`` of hooks. Schedulers whose range becomes
+    empty are removed. The interval of checkpoints is not scaled, but if the unit is iterations, the interval is limited
+    to a quarter of the length.
 
     Args:
         cfg: A config; changed in place.

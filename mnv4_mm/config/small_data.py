@@ -26,7 +26,10 @@ def set_small_data(
 ) -> Config:
     """Adjust weights, norms, length and learning rate of a config to a user's data set.
 
-    Whatever an option or ``--cfg-options`` sets is left alone.
+    The backbone starts from its default ImageNet weights if they are available. With at most 10,000 training images,
+    the length is limited to 30,000 images seen or 12 passes over the data, whichever is more. With at most 1,000
+    training images, the batch norms of a pretrained MobileNetV4 also keep their statistics (``norm_eval``). The
+    learning rate is scaled by ``set_scaled_rate``. Settings that an option or ``--cfg-options`` sets stay as they are.
 
     Args:
         cfg: A config with the user's data; changed in place.
@@ -49,12 +52,15 @@ def set_small_data(
 
 
 def set_scaled_rate(cfg: Config, options: TrainOptions, log: Callable[[str], object]) -> Config:
-    """Scale the learning rate to the batch size, unless an option or ``--cfg-options`` sets one of the two.
+    """Enable the scaling of the learning rate to the batch size, see ``set_learning_rate_scaling``.
+
+    The config stays as it is if ``options.auto_scale_lr`` is not None, if ``--cfg-options`` sets a value of
+    ``optim_wrapper`` or ``auto_scale_lr``, or if the config has no ``auto_scale_lr.base_batch_size``.
 
     Args:
         cfg: A config with the user's data; changed in place.
         options: Options of training.
-        log: Called with a line if the rate is scaled.
+        log: Called with a line if scaling is enabled and the batch size of a process differs from the base batch size.
 
     Returns:
         ``cfg``.
@@ -74,9 +80,10 @@ def set_scaled_rate(cfg: Config, options: TrainOptions, log: Callable[[str], obj
 
 
 def set_started_backbone(cfg: Config, checkpoint: Checkpoint, options: TrainOptions) -> Config:
-    """Use the weights and norms that a resumed run was started with, unless an option sets them.
+    """Use ``init_cfg`` and ``norm_eval`` of the backbone as a resumed run was started, unless an option sets them.
 
-    The defaults may differ now, e.g. if weights could be downloaded at the start, and now cannot.
+    The defaults that ``set_small_data`` chose at the start cannot always be chosen again, e.g. if weights could be
+    downloaded then and cannot be downloaded now.
 
     Raises:
         UserError: The config inside the checkpoint has more than plain values and registered types.

@@ -1,4 +1,4 @@
-"""Write a config with all its values into one file."""
+"""Turn a config with ``_base_`` files into the source of a single config file."""
 
 import ast
 import keyword
@@ -25,10 +25,10 @@ KEPT = READ_KEYS | {'input_size'}
 
 
 def standalone(path: Path) -> str:
-    """Return the text of a config without ``_base_``.
+    """Return the Python source of a config with the values of its ``_base_`` files written out.
 
-    Values that only other values were computed from (``batch_size``, ``base_lr``, ...) are left out: changing them in
-    the copy would have no effect.
+    Variables that are only used while the config file is read (``batch_size``, ``base_lr``, ...) are left out, because
+    changing them in the copy would have no effect.
 
     Args:
         path: Config file.

@@ -37,14 +37,14 @@ def set_teacher(cfg: Config, teacher: str | Path, config: str | Path | None = No
     Args:
         cfg: A config; changed in place.
         teacher: Checkpoint of a model of the same task.
-        config: Config of the teacher; the one in its checkpoint if None.
+        config: Path or name of the teacher's config; the one in its checkpoint if None.
 
     Returns:
         ``cfg``.
 
     Raises:
-        UserError: The checkpoint or the teacher's config cannot be read, that config has no model, or the teacher is of
-            another task.
+        UserError: The checkpoint or the teacher's config cannot be read, the teacher's config has no model, or the
+            teacher is of another task.
     """
     checkpoint = read_checkpoint(teacher)
     taught = load_config(config) if config else _config_of(checkpoint)
@@ -74,12 +74,14 @@ def set_teacher(cfg: Config, teacher: str | Path, config: str | Path | None = No
 
 
 def set_distillation_defaults(cfg: Config) -> Config:
-    """Check the ``distillation`` settings of a config, and fill in the defaults that depend on the loss.
+    """Check the ``distillation`` settings of a config, and fill in the defaults.
 
-    Call it after ``--cfg-options``, which may change these settings.
+    The defaults depend on the task, on the loss, and on whether the teacher has the classes of the data. A config
+    without ``distillation`` is returned as it is. Call this function after ``--cfg-options`` have been set, because
+    they may change these settings.
 
     Raises:
-        UserError: A value is not allowed, or there is no teacher.
+        UserError: A value is not allowed, or there are settings without a teacher.
     """
     settings: Any = cfg.get(NAME)
     if settings is None:
@@ -146,7 +148,8 @@ def check_same_teacher(cfg: Config, checkpoint: Checkpoint) -> None:
     """Check that a run is resumed with the teacher that it was started with.
 
     Raises:
-        UserError: The run was started with another teacher or other settings, or only one of the two has a teacher.
+        UserError: The run was started with another teacher or other settings, or only one of the config and the
+            checkpoint has a teacher.
     """
     had: Any = checkpoint.content.get(NAME)
     settings = cfg.get(NAME)

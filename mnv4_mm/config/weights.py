@@ -17,9 +17,8 @@ def set_weights(cfg: Config, weights: str) -> Config:
 
     Args:
         cfg: A config; changed in place.
-        weights: ``timm`` for the default ImageNet weights of the backbone, ``none`` for random weights (which are then
-            trained entirely: no frozen stages or norm statistics), or a file: weights of the backbone, or of a whole
-            model whose backbone is used.
+        weights: ``timm`` for the default ImageNet weights of the backbone, ``none`` for random weights, or a file with
+            the weights of a backbone or of a whole model. ``none`` also unfreezes stages and norm statistics.
 
     Returns:
         ``cfg``.
@@ -63,10 +62,11 @@ with_weights = on_copy(set_weights)
 
 
 def default_tag(cfg: Config) -> str | None:
-    """Return what follows ``timm://`` in the name of the default weights of a config's backbone.
+    """Return the tag of the default weights of a config's backbone, as it follows ``timm://``.
 
-    A tag of ``TAGS`` for MobileNetV4, None if no weights of the net are published. For a net of timm its name, without
-    checking that timm has weights of it. None for other backbones.
+    Returns:
+        For MobileNetV4, a tag of ``TAGS``, or None if no weights of the net are published. For a timm net, its name,
+        whether or not timm has weights of it. None for other backbones.
     """
     backbone = cfg.model.get('backbone') or {}
     if backbone.get('type') == 'TimmFeatures':

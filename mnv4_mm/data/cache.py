@@ -17,7 +17,7 @@ HINT = '; the checked data is kept there: set MNV4_CACHE to use another folder'
 
 
 def cache_folder(root: Path) -> Path:
-    """Return the cache folder of a data set, which need not exist."""
+    """Return the path of a data set's cache folder. The folder need not exist."""
     root = root.resolve()
     name = ''.join(char if char.isalnum() or char in '-_' else '_' for char in root.name)[:40]
     return user_cache() / 'data' / f'{name}-{hashlib.sha256(os.fsencode(root)).hexdigest()[:16]}'

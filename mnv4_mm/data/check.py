@@ -35,17 +35,22 @@ DRIVE, SEPARATOR = re.compile('[A-Za-z]:'), re.compile(r'[/\\]')
 
 @dataclass
 class CheckedImages:
-    """Images with their remaining boxes, by split, and the result of the check."""
+    """Images and boxes that passed the check, and its result.
+
+    Attributes:
+        splits: Images with their boxes by split. Images and boxes that are left out are not included.
+        checked: Result of the check.
+    """
 
     splits: dict[str, list[LabelledImage]]
     checked: CheckedData
 
 
 def check_detection(data: DetectionData, previous: Mapping[str, str] | None = None) -> CheckedImages:
-    """Check a detection data set; split it if it is not split.
+    """Check a detection data set, and split it into training and validation images if it has no such split.
 
-    Every image is decoded, unless the result of an earlier check is in the cache. Boxes are clipped to their image, and
-    sizes are set to those of the decoded images.
+    Every image is decoded, unless the result of an earlier check is in the cache. Boxes are clipped to their image. The
+    sizes of the images are set to those of the decoded images.
 
     Args:
         data: The data set as read; not changed.
@@ -53,7 +58,8 @@ def check_detection(data: DetectionData, previous: Mapping[str, str] | None = No
             ``split_images``.
 
     Returns:
-        The images and boxes that remain, even if they cannot be trained on: ``checked.refusals`` says why.
+        The images and boxes that are not left out, and the result of the check. If the data cannot be trained on,
+        there is no error: ``checked.refusals()`` gives the reasons.
 
     Raises:
         UserError: The cache cannot be written.
@@ -123,7 +129,12 @@ def _unit(finding: Finding) -> str:
 
 
 def statistics(images: Sequence[LabelledImage], classes: Sequence[str]) -> SplitStatistics:
-    """Return the statistics of checked images."""
+    """Return the statistics of a split.
+
+    Args:
+        images: Checked images of the split.
+        classes: Class names in the order of labels.
+    """
     boxes = [box for image in images for box in image.boxes if not box.is_crowd]
     sides: dict[str, list[float]] = {name: [] for name in classes}
     for box in boxes:

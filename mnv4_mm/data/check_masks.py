@@ -24,14 +24,19 @@ WITHOUT_PAIR = ('mask-missing', 'mask-shared', 'missing-image')
 
 @dataclass
 class CheckedMasks:
-    """Pairs of image and mask that remain, by split, and the result of the check."""
+    """Pairs of image and mask that passed the check, and its result.
+
+    Attributes:
+        splits: Pairs of ``train`` and ``val``. Pairs that are left out are not included.
+        checked: Result of the check.
+    """
 
     splits: dict[str, list[MaskedImage]]
     checked: CheckedData
 
 
 def check_masks(data: MaskData, previous: Mapping[str, str] | None = None) -> CheckedMasks:
-    """Check a segmentation data set; split it if it is not split.
+    """Check a segmentation data set, and split it into training and validation images if it has no such split.
 
     Args:
         data: The data set as read; not changed.
@@ -39,7 +44,8 @@ def check_masks(data: MaskData, previous: Mapping[str, str] | None = None) -> Ch
             ``split_images``.
 
     Returns:
-        The pairs that remain, even if they cannot be trained on: ``checked.refusals`` says why.
+        The pairs that are not left out, and the result of the check. If the data cannot be trained on, there is no
+        error: ``checked.refusals()`` gives the reasons.
 
     Raises:
         UserError: The cache cannot be written.
@@ -101,7 +107,11 @@ def check_masks(data: MaskData, previous: Mapping[str, str] | None = None) -> Ch
 
 
 def label_table(data: MaskData) -> dict[int, int | None]:
-    """Return the label of each mask value, or packed colour, of a data set; None for unlabelled ones."""
+    """Return the label of each mask value of a data set, or of each packed colour for masks in colours.
+
+    Returns:
+        Value or packed colour (see ``pack``) -> label. The label of unlabelled values is None.
+    """
     if data.colours:
         ignored = {pack(colour) for colour in data.ignored if isinstance(colour, tuple)}
         labels = {pack(colour): label for colour, label in data.colours.items()}
@@ -117,7 +127,16 @@ def values_of(mask: MaskValues, data: MaskData) -> Mapping[int, int]:
 
 
 def count_labels(mask: MaskValues, labels: Mapping[int, int | None], data: MaskData) -> np.ndarray:
-    """Return the number of pixels of each class, (classes,) int64."""
+    """Count the labelled pixels of a mask by class.
+
+    Args:
+        mask: Decoded mask. All of its values must be in ``labels``.
+        labels: Label of each mask value or packed colour, as ``label_table`` returns it.
+        data: Data set of the mask.
+
+    Returns:
+        (C,) int64, number of pixels of each of the C classes.
+    """
     counts = np.zeros(len(data.classes), np.int64)
     for value, count in values_of(mask, data).items():
         label = labels[value]

@@ -38,12 +38,14 @@ class SplitStatistics:
 
     Attributes:
         images: Number of images.
-        objects: Number of boxes other than crowds, or of labelled pixels.
-        empty_images: Number of images without boxes, crowds included, or without a labelled pixel.
-        histogram: Number of objects by class, also of classes with none.
-        image_sizes: Number of images by size, ``<width>x<height>``.
-        box_sides: Square root of the area of each box in pixels, sorted, by class; empty for segmentation.
-        crowds: Number of crowd boxes.
+        objects: Number of objects: for detection, boxes that are not crowds; for segmentation, labelled pixels.
+        empty_images: Number of images without boxes, not even crowds (detection), or without labelled pixels
+            (segmentation).
+        histogram: Number of objects by class name, including classes without any.
+        image_sizes: Number of images by size in pixels, ``<width>x<height>``.
+        box_sides: Square roots of width times height of the boxes in pixels, sorted, by class name. Crowds are not
+            included. Empty for segmentation.
+        crowds: Number of crowd boxes; 0 for segmentation.
     """
 
     images: int
@@ -65,13 +67,15 @@ class CheckedData:
         format: Name of the format, e.g. ``Pascal VOC``.
         classes: Class names in the order of labels.
         findings: All findings, those of the reader first. ``grouped`` sorts them by kind.
-        notes: What was decided, one sentence each.
-        counts: ``images`` and ``boxes`` (or ``masks``): how many were found and how many are left out.
-        split_counts: The same for each split, e.g. ``validation images``, if the data set has splits of its own.
-            Even a large part of the validation images may be a small part of all images.
+        notes: Decisions of the reader and of the check, one sentence each.
+        counts: Numbers found and left out, by unit: ``images`` and ``boxes``, or ``images`` and ``masks``.
+        split_counts: Numbers found and left out by split and unit, e.g. ``validation images``, because even a large
+            part of the validation images may be a small part of all images. Empty if the data set has no split of its
+            own.
         splits: Statistics of ``train`` and ``val``.
-        split_file: File with the names of the images of each split, if the data set was split here.
-        folder: Folder of the prepared files, in the user's cache. None before they are written.
+        split_file: JSON file with the names of the images of each split. None if the data set was already
+            completely split.
+        folder: Folder of the prepared files, in the user's cache. None before the files are written.
     """
 
     root: Path
@@ -105,7 +109,7 @@ class CheckedData:
         ]
 
     def summary(self) -> list[str]:
-        """Describe the data set, what was decided and what was found, one line each."""
+        """Describe the result in lines: one on the data set, one for each note and one for each kind of finding."""
         parts = [
             f'{split.images} {name} images with {split.objects} {self.objects}' for name, split in self.splits.items()
         ]
@@ -117,9 +121,13 @@ class CheckedData:
         return 'boxes' if self.task == 'detection' else 'labelled pixels'
 
     def refusals(self, allow_dropped: bool = False) -> list[str]:
-        """Return the reasons why the data cannot be trained on or measured with; empty if it can.
+        """Return the reasons why the data cannot be used for training and validation.
 
-        With ``allow_dropped``, it is no reason that more than 1 % of the images, boxes or masks are left out.
+        Args:
+            allow_dropped: Accept that more than 1 % of the images, boxes or masks are left out.
+
+        Returns:
+            One message for each reason. The list is empty if the data can be used.
         """
         groups = self.grouped()
         reasons = [describe(findings, self.root) for kind, findings in groups.items() if KINDS[kind].rule is Rule.FATAL]
@@ -141,7 +149,7 @@ class CheckedData:
         return reasons
 
     def require_usable(self, allow_dropped: bool = False) -> None:
-        """Check that the data can be trained on and measured with.
+        """Check that the data can be used for training and validation.
 
         Args:
             allow_dropped: Accept that more than 1 % of the images, boxes or masks are left out.
@@ -206,12 +214,17 @@ def count_by_split(
     dropped: Iterable[tuple[str | None, str]],
     lost: Iterable[tuple[str | None, str]],
 ) -> dict[str, Count]:
-    """Count what is found and left out among the training and validation data, for ``CheckedData.split_counts``.
+    """Count the images and boxes of the training and validation splits, for ``CheckedData.split_counts``.
 
     Args:
-        found: For each split, the number by unit (``images``, ``boxes``), without those that the reader has left out.
-        dropped: Split and unit of each image or box that the check has left out; None for an unknown split.
-        lost: The same for those that the reader has left out.
+        found: Split -> unit (``images`` or ``boxes``) -> number of images or boxes that the reader has returned. Splits
+            other than ``train`` and ``val`` are ignored.
+        dropped: (split, unit) of each image or box that the check has left out. None as split means unknown; such
+            entries are not counted.
+        lost: (split, unit) of each image or box that the reader has left out, with None as in ``dropped``.
+
+    Returns:
+        Numbers found (``lost`` included) and left out, by split and unit, e.g. ``validation images``.
     """
     lost, purposes = list(lost), {TRAIN: 'training', VAL: 'validation'}
     missing, left_out = Counter(lost), Counter([*dropped, *lost])
@@ -224,12 +237,16 @@ def count_by_split(
 
 
 def split_of_finding(finding: Finding, root: Path, sources: Mapping[str, set[Path]]) -> str | None:
-    """Return the split that a reader's finding belongs to; None if that is unknown.
+    """Return the split that a reader's finding belongs to.
 
     Args:
         finding: The finding.
         root: Folder of the data set.
-        sources: Annotation files of the images of each split.
+        sources: Split -> annotation files of its images.
+
+    Returns:
+        The split whose annotation files include the file of the finding. If no split has that file, the split that the
+        path of the file names. None if several splits have the file, or the path names no split.
     """
     splits = [split for split, paths in sources.items() if finding.file in paths]
     return splits[0] if len(splits) == 1 else split_of(_relative(finding.file, root)) if not splits else None

@@ -44,14 +44,14 @@ class Columns:
         cat_ids: (C,) int64, category ids of the JSON in the order of labels.
         image_id: (M,) int64.
         size: (M, 2) int64, width and height in pixels.
-        name: (B,) uint8, concatenated file names in UTF-8.
+        name: (B,) uint8, the B bytes of the concatenated file names in UTF-8.
         name_start: (M + 1,) int64, offset of each image's file name in ``name``.
         box_start: (M + 1,) int64, offset of each image's boxes in ``box``, ``is_int``, ``label`` and ``ignore``.
         box: (N, 4) float64, (x1, y1, x2, y2) in pixels.
         is_int: (N, 4) bool, True for coordinates that mmdet holds as int because the JSON has no decimal point.
         label: (N,) int64, index of the class.
         ignore: (N,) int64, 1 for crowds.
-        source: Path and key of the mapped file; None if the columns are in memory.
+        source: Path and key (see ``read_columns``) of the memory-mapped file; None if the columns are in memory.
     """
 
     cat_ids: np.ndarray
@@ -68,10 +68,14 @@ class Columns:
 
     @classmethod
     def pack(cls, entries: Sequence[dict[str, Any]], cat_ids: Sequence[int]) -> 'Columns':
-        """Convert mmdet's entries, in which ``img_path`` must be the file name alone.
+        """Convert the entries of mmdet's ``CocoDataset`` to columns.
+
+        Args:
+            entries: mmdet's ``data_list``, in which ``img_path`` must be the ``file_name`` of the JSON alone.
+            cat_ids: Category ids in the order of labels.
 
         Raises:
-            ValueError: the columns cannot hold a value, such as an id that is a string.
+            ValueError: An id, width or height is not an integer or overflows int64, or a coordinate is not a number.
         """
         names = [entry['img_path'].encode() for entry in entries]
         instances = [instance for entry in entries for instance in entry['instances']]
@@ -137,7 +141,8 @@ class Columns:
 
         Args:
             path: The file.
-            key: What the columns were made from; ``read_columns`` must be given the same.
+            key: Identifies what the columns were made from, e.g. a digest of the JSON. ``read_columns`` must be given
+                the same key.
 
         Raises:
             UserError: The file cannot be written.
@@ -150,9 +155,13 @@ class Columns:
 def read_columns(path: Path, key: str) -> Columns:
     """Memory-map a file written by ``Columns.write``. All processes share the pages of the file.
 
+    Args:
+        path: The file.
+        key: Key that was given to ``Columns.write``.
+
     Raises:
-        FileNotFoundError: the file does not exist.
-        UserError: the file is damaged, or was written under another key.
+        FileNotFoundError: The file does not exist.
+        UserError: The file is damaged, or was written with another key.
     """
     try:
         with safe_open(path, framework='pt') as file:  # 'pt' maps the file, 'numpy' copies it
@@ -201,15 +210,15 @@ class CachedCocoDataset(CocoDataset):
     The annotations are written to ``<stem>.<key>.cache.safetensors`` beside the JSON. The key is a digest of the JSON's
     content and of all settings that affect what is read. Later runs memory-map that file, shared between all processes
     and workers. The file may be deleted at any time before a run starts. A damaged file is reported and written again.
-    Where it cannot be written, the columns stay in memory.
+    If the file cannot be written, the columns stay in memory.
 
-    Entries equal mmdet's, but have no ``mask``: polygons, which make up most of the JSON, are left out. ``cat_img_map``
-    is not kept.
+    Entries equal mmdet's, but have no ``mask``: polygons, which make up most of the JSON, are left out. The attribute
+    ``cat_img_map`` does not exist.
 
-    It behaves like ``CocoDataset`` without a cache for a JSON smaller than ``min_cache_bytes``, and for settings that
-    need more than the columns hold: masks (a transform with ``with_mask``), a ``data_prefix`` other than ``img``,
-    proposals, ``return_classes``, ``backend_args``, ``serialize_data=False``. The same holds, with a warning, for a
-    JSON whose ids are not integers.
+    The data set behaves like ``CocoDataset``, without a cache, for a JSON smaller than ``min_cache_bytes``, and for
+    settings that need more than the columns hold: masks (a transform with ``with_mask``), keys of ``data_prefix`` other
+    than ``img``, proposals, ``return_classes``, ``backend_args``, ``serialize_data=False``. It also does so, with a
+    warning, for a JSON with values that ``Columns.pack`` rejects, such as ids that are not integers.
 
     Args:
         *args: See ``CocoDataset``.
@@ -228,11 +237,12 @@ class CachedCocoDataset(CocoDataset):
         super().__init__(*args, **kwargs)
 
     def full_init(self) -> None:
-        """Memory-map the cached annotations, and write the cache first if needed. Without a cache, do as CocoDataset.
+        """Load the annotations: memory-map the cache, which is written first if needed.
+
+        A JSON that is not cached (see the class) is loaded by ``CocoDataset.full_init``, which raises its own errors.
 
         Raises:
-            UserError: A JSON that is cached is not in COCO's format, or has no image left for these classes and this
-                filter. Without a cache, the errors are those of mmdet and mmengine.
+            UserError: The JSON is not in COCO's format, or no image is left for its classes and ``filter_cfg``.
         """
         if self._fully_initialized:
             return
@@ -256,7 +266,7 @@ class CachedCocoDataset(CocoDataset):
 
     @force_full_init
     def get_data_info(self, idx: int) -> dict[str, Any]:
-        """Return the entry of an image; its ``sample_idx`` is counted from the start, even if ``idx`` is negative."""
+        """Return the entry of an image. A negative ``idx`` counts from the end; ``sample_idx`` is never negative."""
         if self.columns is None:
             return super().get_data_info(idx)
         info = self.columns.entry(self.data_address[idx].item(), self.data_prefix['img'])
@@ -365,7 +375,7 @@ def order_by_name(ids: Sequence[int], categories: Mapping[int, dict[str, Any]], 
     Args:
         ids: Category ids.
         categories: Categories of a COCO file by id.
-        names: Class names in the order of labels; those of all ``ids`` must be among them.
+        names: Class names in the order of labels. They must include the name of every category in ``ids``.
     """
     places = {name: place for place, name in enumerate(names)}
     return sorted(ids, key=lambda number: places[categories[number]['name']])
@@ -386,8 +396,8 @@ class NamedCocoDataset(CachedCocoDataset):
     """``CachedCocoDataset`` whose labels are in the order of the class names.
 
     mmdet's ``CocoDataset`` orders labels by the categories in the JSON, whatever ``metainfo`` says. A checkpoint
-    trained on another file with the same categories would then be evaluated with its classes exchanged
-    (open-mmlab/mmdetection#2916). The metric, ``engine/coco_metric.py``, needs ``named_labels=True``.
+    trained on another file with the same categories in another order would then be evaluated with its classes permuted
+    (open-mmlab/mmdetection#2916). ``FastCocoMetric`` needs ``named_labels=True`` for this data set.
     """
 
     COCOAPI = _NamedCoco

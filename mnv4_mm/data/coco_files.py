@@ -65,15 +65,15 @@ class CocoLayout(NamedTuple):
 def check_split(split: Split) -> list[dict[str, Any]]:
     """Check the JSON of a split, its ids and boxes, and that every image exists and has the size given in the JSON.
 
-    If the annotation file is larger than ``FULL_CHECK_BYTES``, only its categories are checked. A process does not read
-    valid files again until they change, since both a command and the function that it calls check them.
+    If the annotation file is larger than ``FULL_CHECK_BYTES``, only its categories are checked. The result for a valid
+    split is cached in memory until a file changes, because a command and the function that it calls both check.
 
     Returns:
         The categories, ``dict(id=..., name=...)`` each, in the order of the file.
 
     Raises:
-        UserError: The split has mistakes; the message names the file and the first three of them.
-        FileNotFoundError: There is no annotation file. ``require_split`` checks that first.
+        UserError: The split has mistakes; the message names the file and the first three mistakes.
+        FileNotFoundError: The annotation file does not exist. ``require_split`` raises a UserError instead.
     """
     return [dict(id=number, name=name) for number, name in _checked_categories(split, _file_state(split))]
 
@@ -129,10 +129,13 @@ def _read_categories(path: Path) -> list[dict[str, Any]] | None:
 
 
 def read_annotations(path: Path) -> dict[str, Any]:
-    """Read a COCO annotation file and check the keys that mmdet needs in its entries, and the types of their values.
+    """Read a COCO annotation file and check that its entries have the keys that mmdet needs, with the right types.
+
+    Returns:
+        The parsed JSON, with the lists ``images``, ``annotations`` and ``categories``.
 
     Raises:
-        UserError: the file is not JSON, or not in COCO's format.
+        UserError: The file cannot be read, is not JSON, or is not in COCO's format.
     """
     content = read_json(path)
     keys = ('images', 'annotations', 'categories')
@@ -193,14 +196,16 @@ def _find_mistakes(content: dict[str, Any], images: Path) -> Iterator[str]:
 
 
 def require_split(split: Split, hint: str) -> None:
-    """Check that the split of a config exists, and its content where that is quick.
+    """Check that the files of a split exist. Also check their content, unless the annotation file is large.
+
+    The content of an annotation file larger than ``FULL_CHECK_BYTES`` is not checked at all.
 
     Args:
-        split: Split that the config names.
-        hint: Advice for a user who does not have the data.
+        split: Split that a config names.
+        hint: Advice in the error message for a user who does not have the data.
 
     Raises:
-        UserError: a file or folder is missing or has mistakes.
+        UserError: A file or folder is missing or has mistakes.
     """
     check_data(split, hint)
     if split.annotations.stat().st_size <= FULL_CHECK_BYTES:

@@ -23,7 +23,7 @@ class Decoded(NamedTuple):
 
     Attributes:
         width: Width of the decoded image in pixels; 0 if the image cannot be read.
-        height: Height in pixels.
+        height: Height of the decoded image in pixels; 0 if the image cannot be read.
         problem: Why the image cannot be read; empty if it can.
         brightest: Largest value of any channel, 0 to 255, in a sample of the pixels.
         hash: pHash of the image, 64 bits from its low frequencies. Near-duplicates differ in few bits.
@@ -41,10 +41,11 @@ def decode_images(root: Path, names: Iterable[str]) -> dict[str, Decoded]:
 
     Args:
         root: Folder of the data set.
-        names: Paths of the images relative to it.
+        names: Paths of the images relative to ``root``.
 
     Returns:
-        Result for every name, in their order. An image that cannot be read is no error: its ``problem`` says why.
+        Result by name, in the order of ``names``. An image that cannot be read is no error: the ``problem`` of its
+        result says why.
 
     Raises:
         UserError: The cache cannot be written.
@@ -61,7 +62,7 @@ def decode_images(root: Path, names: Iterable[str]) -> dict[str, Decoded]:
 
 
 def decode(path: str) -> Decoded:
-    """Decode an image; the result for one that cannot be read has a ``problem``."""
+    """Decode an image file. If it cannot be read, the result has a ``problem``."""
     try:
         pixels = read_image(path)
     except UserError as error:

@@ -34,15 +34,15 @@ def decode_once(
 
     Args:
         root: Folder of the data set.
-        names: Paths of the files relative to it.
+        names: Paths of the files relative to ``root``.
         decode: Returns the result for the path of a file. Called in threads.
         restore: Returns a result, given the list of its values as read from the JSON of the cache.
         failed: Returns the result for a path that is missing or not a file, given the reason.
-        what: What the files are, such as ``'images'``: names the file of the cache and the progress bar.
+        what: Plural noun for the files, such as ``'images'``. It names the cache file and is shown at the progress bar.
         version: Version of the decoder. Remembered results of another version are not used.
 
     Returns:
-        Result for every name, in their order.
+        Result by name, in the order of ``names``.
 
     Raises:
         UserError: The cache cannot be written.

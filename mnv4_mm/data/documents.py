@@ -27,7 +27,8 @@ BOMS = ((codecs.BOM_UTF8, 'utf-8-sig'), (codecs.BOM_UTF16_LE, 'utf-16'), (codecs
 def read_json(path: Path) -> Any:
     """Read a JSON file in UTF-8 or UTF-16, with or without a byte order mark.
 
-    ``NaN`` and ``Infinity``, which some tools write, become floats: the checks of the values name the entry.
+    ``NaN`` and ``Infinity``, which some tools write, are accepted and become floats. Later checks of the values report
+    the entry that contains them.
 
     Raises:
         UserError: The file cannot be read, is too large, is not JSON, repeats a key within an object, or is nested too

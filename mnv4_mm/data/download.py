@@ -22,8 +22,8 @@ class Archive(NamedTuple):
     """A zip file of a data set.
 
     Attributes:
-        url: Its address.
-        size: Its approximate size in bytes, for the check of free space. The server sends the exact one.
+        url: Address of the file.
+        size: Approximate size of the file in bytes, for the check of free space. The server sends the exact size.
         checksum: Algorithm and hexadecimal digest, e.g. ``md5:...``.
         unpacked: Path, relative to the data set's folder, that exists once the archive is unpacked.
     """
@@ -66,13 +66,15 @@ def download_dataset(name: str, root: str | Path | None = None) -> Path:
 
     Args:
         name: A key of ``DATASETS``.
-        root: Target folder. None uses the folder that the configs read, which is relative to the current one.
+        root: Target folder. None uses the folder in ``ROOTS``, which the configs read. It is relative to the current
+            folder.
 
     Returns:
         The target folder.
 
     Raises:
-        UserError: the arguments are invalid, the network or disk space is missing, or a checksum is wrong.
+        UserError: The arguments are invalid, the server cannot be reached, the connection was interrupted, disk space
+            is missing, a checksum is wrong, or an archive cannot be unpacked.
     """
     if name not in DATASETS:
         raise UserError(f'no data set {name!r}; available: {", ".join(DATASETS)}')
@@ -96,13 +98,19 @@ def _downloaded_bytes(archive: Archive, folder: Path) -> int:
 
 
 def fetch(archive: Archive, folder: Path) -> Path:
-    """Download an archive into a folder, or the rest of it, and check it.
+    """Download an archive and verify its checksum. An interrupted download is resumed.
+
+    An archive that is already in the folder is neither downloaded nor verified again.
+
+    Args:
+        archive: Archive to download.
+        folder: Existing folder to download into.
 
     Returns:
-        Path of the archive.
+        Path of the downloaded file.
 
     Raises:
-        UserError: the server cannot be reached, the connection was interrupted, or the checksum is wrong.
+        UserError: The server cannot be reached, the connection was interrupted, or the checksum is wrong.
     """
     target = folder / Path(archive.url).name
     part = target.with_suffix('.zip.part')
@@ -148,10 +156,17 @@ def _download(archive: Archive, part: Path) -> bool:
 
 
 def unpack(path: Path, folder: Path, archive: Archive) -> None:
-    """Unpack an archive into a folder, and delete it. The content appears only when it is complete.
+    """Unpack a zip file into a folder, and delete the zip file.
+
+    The content is moved to its place only when all of it is unpacked.
+
+    Args:
+        path: The zip file.
+        folder: Folder to unpack into.
+        archive: Archive whose ``unpacked`` path must exist afterwards.
 
     Raises:
-        UserError: the file is not a zip file or lacks the expected path, or the folder cannot be written.
+        UserError: The file is not a zip file or lacks the expected path, or the folder cannot be written.
     """
     staging = folder / f'.{path.stem}.unpacking'
     shutil.rmtree(staging, ignore_errors=True)  # left by an earlier run that was interrupted

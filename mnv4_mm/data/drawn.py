@@ -1,8 +1,8 @@
 """A synthetic data set of coloured shapes on real images, of any size, reproducible by its seed.
 
-Its validation scores are meaningful: a model that has learned the shapes finds them in images it has not been trained
-on. The small real data set, with 68 classes in 64 images, cannot show that. It is written in COCO's layout and in
-ADE20K's:
+Its validation scores are meaningful: a model that has learned the shapes finds them in images that it has not been
+trained on. The small real data set ``data/mini/coco``, with 68 classes in 64 images, cannot show that. The drawn data
+set is written in COCO's layout and in ADE20K's:
 
     annotations/instances_{train,val}.json   train/ val/   COCO boxes, polygons, category ids 1...6
     annotations/{training,validation}/       images/{training,validation}/
@@ -47,8 +47,8 @@ def draw_dataset(
         ``out``.
 
     Raises:
-        UserError: a number is out of range, there are no backgrounds, one cannot be read, or ``out`` is in use.
-            Nothing has been written then.
+        UserError: A number is out of range, there are no backgrounds, a background cannot be read, or ``out`` exists
+            and is not an empty folder. No part of the data set is left in ``out`` then.
     """
     out = Path(out)
     if train < 1 or val < 1 or not 64 <= size <= 4096:

@@ -12,14 +12,15 @@ TASKS = ('detection', 'segmentation')
 
 
 def examine(root: str | Path, task: str | None = None) -> CocoLayout | MaskLayout:
-    """Recognise, check and prepare a data set, also one that cannot be trained on.
+    """Recognise, check and prepare a data set. A data set that cannot be trained on is returned, too.
 
     Args:
         root: Folder of the data set.
-        task: ``detection`` or ``segmentation``. None decides by the content of the folder.
+        task: ``detection`` or ``segmentation``. None looks for boxes first, then for masks.
 
     Returns:
-        The data set. Its ``checked`` says whether it can be trained on; if not, the files of its splits may be missing.
+        A ``CocoLayout`` for detection or a ``MaskLayout`` for segmentation. If ``checked.refusals()`` is not empty, the
+        data cannot be trained on, and the files of its splits may be missing.
 
     Raises:
         UserError: The data set is not recognised, or the cache cannot be written.

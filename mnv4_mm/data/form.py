@@ -1,8 +1,8 @@
 """The internal form of a data set, whatever format it was read from.
 
-Readers (``data/formats/``) keep invalid boxes and images that do not exist: the check (``data/check.py``) makes a
-finding of each of these. What this form cannot hold, e.g. an image without a name, is a finding of the reader and left
-out. Imports nothing heavy.
+Readers (``data/formats/``) keep invalid boxes and images that do not exist; the check (``data/check.py``) adds a
+finding for each of these. An entry that cannot be represented in this form, e.g. an image without a name, is left out
+by the reader, which adds a finding for it. Imports nothing heavy.
 """
 
 from dataclasses import dataclass, field
@@ -23,10 +23,10 @@ class Box:
             image.
         label: Index of the class.
         entry: Position in the annotation file, e.g. ``annotation 17``, ``object 3``, ``line 4``.
-        area: Area in the file, in square pixels. None if the file has none.
+        area: Area that the file states, in square pixels. None if it states none.
         is_crowd: True for a group of objects, or an object marked as difficult or ignored: neither trained on nor
             counted as missed.
-        annotation_id: Id in the file. None if it has none that is a 64-bit integer.
+        annotation_id: Id of the annotation in the file. None if there is no id, or it is not a 64-bit integer.
     """
 
     xywh: tuple[float, float, float, float]
@@ -43,12 +43,13 @@ class LabelledImage:
 
     Attributes:
         name: Path relative to the root of the data set, with ``/``.
-        source: Path of the annotation file that lists it or holds its boxes; of the image itself if there is none.
-        boxes: Its boxes in the order of the file.
-        size: Width and height that the annotation file states, None if it states none. After the check, those of the
-            decoded image.
-        image_id: Id in the file. None if the format has no ids, or not all are 64-bit integers: images are then
-            numbered in the order of names.
+        source: Path of the annotation file that lists the image or holds its boxes. If there is no such file, the path
+            of the image.
+        boxes: Boxes of the image in the order of the file.
+        size: (width, height) in pixels. Before the check, the size that the annotation file states, or None if it
+            states none. After the check, the size of the decoded image.
+        image_id: Id of the image in the file. None if the format has no ids, or if not all ids are 64-bit integers.
+            Images without ids are numbered in the order of their names.
     """
 
     name: str
@@ -67,10 +68,10 @@ class DetectionData:
         format: Name of the format for messages, e.g. ``Pascal VOC``.
         classes: Class names in the order of labels.
         splits: Images by split (``TRAIN``, ``VAL``, ``TEST`` or ``ALL``), ordered by name.
-        category_ids: Category ids in the order of labels: those of the file, or 1, 2, ... if it has no usable ones.
-            Empty means 1, 2, ... too.
-        findings: What the reader found.
-        notes: What the reader decided, one sentence each, e.g. ``the root category "cells" has no boxes and is left
+        category_ids: Category ids in the order of labels: those of the file, or 1, 2, ... if the file has none, or ids
+            that are repeated or not 64-bit integers. An empty tuple also stands for 1, 2, ...
+        findings: Findings of the reader.
+        notes: Decisions of the reader, one sentence each, e.g. ``the root category "cells" has no boxes and is left
             out``.
     """
 
@@ -89,7 +90,7 @@ class MaskedImage:
 
     Attributes:
         name: Path of the image relative to the root of the data set, with ``/``.
-        mask: Path of the mask relative to the root.
+        mask: Path of the mask relative to the root of the data set, with ``/``.
     """
 
     name: str
@@ -109,8 +110,8 @@ class MaskData:
             colours.
         colours: RGB -> label, for masks in colours. Empty for masks of values.
         ignored: Mask values (or RGB colours) without a label.
-        findings: What the reader found.
-        notes: What the reader decided, one sentence each.
+        findings: Findings of the reader.
+        notes: Decisions of the reader, one sentence each.
     """
 
     root: Path

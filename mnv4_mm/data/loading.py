@@ -92,7 +92,7 @@ class InfiniteSeededSampler(SeededSampler):
     """``SeededSampler`` for an ``InfiniteSampler``, which can start at a later place."""
 
     def skip(self, count: int) -> None:
-        """Start at index ``count`` of the sequence. Some versions of mmengine call it when they resume."""
+        """Start at index ``count`` of the sequence. Some versions of mmengine call this method when they resume."""
         self.start = count
 
     def __iter__(self) -> Iterator[Position]:
@@ -110,8 +110,9 @@ def seeded(sampler: Sampler, seed: int) -> SeededSampler:
 class RobustDataset(Dataset):
     """Data set that seeds each sample and, in training, replaces an image that cannot be read by another one.
 
-    A replacement carries the messages of the images that it replaces, see ``SkippedImagesHook``. In validation and
-    tests an unreadable image is an error: a metric over fewer images cannot be compared with others.
+    Up to ``ATTEMPTS`` images are tried before a UserError is raised. A replacement carries the error messages of the
+    images that it replaces, see ``SkippedImagesHook``. In validation and tests an unreadable image is always an error:
+    a metric over fewer images cannot be compared with others.
 
     Args:
         dataset: Data set of mmengine, or a wrapper of one. Attributes that are not defined here are taken from it.

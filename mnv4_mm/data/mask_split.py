@@ -1,4 +1,6 @@
-"""Images and masks as a config names them, with a light check for those that have not been through the data check.
+"""Splits of a segmentation data set as a config names them, and a light check of their images and masks.
+
+The light check is for data that has not been checked and prepared by ``data/prepare_masks.py``.
 
 Imports neither torch nor OpenMMLab, so that the command line can report a mistake at once.
 """
@@ -77,10 +79,10 @@ def check_pairs(split: MaskSplit, num_classes: int, reduce_zero_label: bool, hin
         num_classes: Number of classes.
         reduce_zero_label: If True, 0 is unlabelled and the classes are 1 to ``num_classes``. If False, the classes are
             0 to ``num_classes - 1`` and 255 is unlabelled.
-        hint: Advice for a user who does not have the data.
+        hint: Advice in the error message for a user who does not have the data.
 
     Raises:
-        UserError: Images or masks are missing or invalid; the message names the first three with their files.
+        UserError: Images or masks are missing or invalid; the message describes the first three mistakes.
     """
     check_data((split.images, split.masks, *([split.names_file] if split.names_file else [])), hint)
     if split.names_file:

@@ -31,15 +31,16 @@ class MaskValues(NamedTuple):
 
     Attributes:
         width: Width in pixels; 0 if the mask cannot be read.
-        height: Height in pixels.
+        height: Height in pixels; 0 if the mask cannot be read.
         problem: Why the mask cannot be read; empty if it can.
         counts: Number of pixels of each value: a grey value, an index of a palette, or a colour as ``pack`` returns it.
-            The most frequent ``MAX_COUNTED`` values only.
-        is_coloured: The values are colours.
-        palette: Packed colour of each value that occurs, if the mask has a palette.
-        is_plain: mmseg reads the stored values as they are: a palette of 1 to 8 bits or 8-bit grey, but no JPEG.
-        is_jpeg: It is a JPEG file, which does not keep values.
-        distinct: Number of values, including those that are not in ``counts``.
+            Only the most frequent ``MAX_COUNTED`` values are included.
+        is_coloured: True if the values are packed colours.
+        palette: Packed colour of each value in ``counts``. Empty if the mask has no palette.
+        is_plain: True if mmseg reads the stored values unchanged: indices of a palette of 1 to 8 bits, or 8-bit grey
+            values, but not from a JPEG file.
+        is_jpeg: True for a JPEG file, whose lossy compression changes values.
+        distinct: Number of distinct values, including those that are not in ``counts``.
     """
 
     width: int
@@ -68,10 +69,10 @@ class DecodedMask(NamedTuple):
 
     Attributes:
         values: (H, W) integers: grey values, indices of a palette, or packed colours.
-        is_coloured: The values are colours.
-        palette: (256,) packed colours of a mask with a palette. None if it has none.
-        is_plain: mmseg reads the stored values as they are: a palette of 1 to 8 bits or 8-bit grey, but no JPEG.
-        is_jpeg: It is a JPEG file.
+        is_coloured: True if the values are packed colours.
+        palette: (256,) int64, packed colour of each index. None if the mask has no palette.
+        is_plain: See ``MaskValues``.
+        is_jpeg: True for a JPEG file.
     """
 
     values: np.ndarray
@@ -101,14 +102,15 @@ def unpack(colour: int) -> Colour:
 
 
 def decode_masks(root: Path, names: Iterable[str]) -> dict[str, MaskValues]:
-    """Decode masks and count their values. Unchanged masks are taken from the cache.
+    """Decode masks and count their values. Results of unchanged masks are taken from the cache.
 
     Args:
         root: Folder of the data set.
-        names: Paths of the masks relative to it.
+        names: Paths of the masks relative to ``root``.
 
     Returns:
-        Result for every name, in their order. A mask that cannot be read is no error: its ``problem`` says why.
+        Result by name, in the order of ``names``. A mask that cannot be read is no error: the ``problem`` of its result
+        says why.
 
     Raises:
         UserError: The cache cannot be written.
@@ -133,7 +135,7 @@ def _from_json(entry: list) -> MaskValues:
 
 
 def count_values(path: str) -> MaskValues:
-    """Decode a mask and count its values; the result for one that cannot be read has a ``problem``."""
+    """Decode a mask file and count its values. If it cannot be read, the result has a ``problem``."""
     try:
         mask = read_values(path)
     except UserError as error:
@@ -172,8 +174,8 @@ def count_values(path: str) -> MaskValues:
 def read_values(path: str | Path) -> DecodedMask:
     """Read a mask: grey values of 1 to 16 bits, indices of a palette, or colours.
 
-    Greys of 1, 2 or 4 bits have the values stored in the file, which Pillow spreads over 0 to 255. Three equal channels
-    are grey. Alpha is dropped, but a mask in which only alpha differs between pixels is an error.
+    Grey values of 1, 2 or 4 bits are returned as stored; Pillow would scale them to 0 to 255. A mask with three equal
+    channels is read as grey. Alpha is dropped, but a mask in which only alpha differs between pixels is an error.
 
     Raises:
         UserError: The file is not a readable image, its values are not integers, or only its alpha differs.

@@ -79,7 +79,7 @@ def examine_detection(
     Args:
         root: Folder of the data set.
         classes: See ``prepare_detection``.
-        data: The data set, if it has been read already.
+        data: The data set, if it has been read already. None reads it.
         previous: See ``prepare_detection``.
 
     Raises:
@@ -120,11 +120,12 @@ def prepare_read(
         data: The data set.
         folder: Folder to write to.
         classes: See ``prepare_detection``.
-        split_file: File of the split. It is written if the data set is split here; a split in it is kept.
+        split_file: JSON file of the split. If the data set is not completely split, images that the file lists keep
+            their split, and the new split is written to the file.
         previous: See ``prepare_detection``.
 
     Returns:
-        The result of the check. If the data cannot be trained on, there are no files of its splits.
+        The result of the check. If the data cannot be trained on, the files of its splits are not written.
 
     Raises:
         UserError: The data set has other classes than ``classes``, or a file cannot be written.
@@ -148,11 +149,21 @@ def prepare_read(
 def prepared_folder(
     root: Path, task: str, classes: Sequence[str] | None = None, previous: Mapping[str, str] | None = None
 ) -> Iterator[tuple[Path, Path]]:
-    """Yield the folder for the prepared files of a data set in its present state, and the file of its split.
+    """Lock the cache of a data set, and yield the paths of its prepared folder and of its split file.
 
-    Neither need exist. Only one process at a time may use them; others wait. A run whose split (``previous``) differs
-    from the split in the cache gets a folder and a file of its own: the cache may have been deleted since the run
-    began, and the data split anew.
+    The folder is that of the data set's present state: another one is yielded after any file has changed. Only one
+    process at a time may use the cache; others wait. A run whose split (``previous``) differs from the split in the
+    cache gets a folder and a split file of its own: the cache may have been deleted since the run began, and the data
+    split anew.
+
+    Args:
+        root: Folder of the data set.
+        task: ``detection`` or ``segmentation``.
+        classes: Class names in the order of a checkpoint. None keeps the order of the data set.
+        previous: Split of an earlier run, image name -> ``train`` or ``val``.
+
+    Yields:
+        Folder for the prepared files, and JSON file of the split. Neither need exist.
 
     Raises:
         UserError: The cache cannot be written.
@@ -228,7 +239,7 @@ def is_prepared(path: Path) -> bool:
 
 
 def read_split(path: Path) -> dict[str, str]:
-    """Read the split of an earlier check, image name -> ``train`` or ``val``; empty if none can be read."""
+    """Read the split of an earlier check, image name -> ``train`` or ``val``; an empty dict if it cannot be read."""
     try:
         return parse_split(path.read_bytes())
     except OSError:
@@ -236,7 +247,11 @@ def read_split(path: Path) -> dict[str, str]:
 
 
 def parse_split(text: str | bytes) -> dict[str, str]:
-    """Parse the content of a file of ``write_split``, image name -> ``train`` or ``val``; empty if it is invalid."""
+    """Parse the content of a file that ``write_split`` has written.
+
+    Returns:
+        Image name -> ``train`` or ``val``. The dict is empty if the content is invalid.
+    """
     try:
         content = json.loads(text)
         return {name: split for split in SPLITS for name in content[split]}
@@ -245,9 +260,13 @@ def parse_split(text: str | bytes) -> dict[str, str]:
 
 
 def write_split(path: Path, splits: Mapping[str, Sequence[Any]]) -> Path:
-    """Add the names of the images of each split to a file, and return its path.
+    """Add the names of the images of each split to a JSON file, and return its path.
 
-    Names in the file that are no longer in the data stay: images may come back.
+    Names in the file that are no longer in the data stay, because the images may be added again.
+
+    Args:
+        path: The file. It need not exist.
+        splits: Images of ``train`` and ``val``, with an attribute ``name``. Other splits are ignored.
 
     Raises:
         UserError: The file cannot be written.
@@ -258,7 +277,12 @@ def write_split(path: Path, splits: Mapping[str, Sequence[Any]]) -> Path:
 
 
 def format_split(sides: Mapping[str, str], indent: int | None = None) -> str:
-    """Format a split, image name -> ``train`` or ``val``, as JSON."""
+    """Format a split as JSON with a list of image names for each of ``train`` and ``val``.
+
+    Args:
+        sides: Image name -> ``train`` or ``val``.
+        indent: See ``json.dumps``.
+    """
     names = {split: [name for name, side in sides.items() if side == split] for split in SPLITS}
     return json.dumps(names, indent=indent)
 
@@ -268,7 +292,11 @@ def _digest(key: Sequence[Any]) -> str:
 
 
 def reorder(data: DetectionData, classes: Sequence[str]) -> DetectionData:
-    """Return a data set with its classes in another order.
+    """Return a copy of a data set with its classes, and the labels of its boxes, in another order.
+
+    Args:
+        data: The data set.
+        classes: Its class names in the new order.
 
     Raises:
         UserError: The data set has other classes than ``classes``.
@@ -290,7 +318,7 @@ def _image_ids(splits: Mapping[str, Sequence[LabelledImage]]) -> dict[str, int]:
 
 
 def to_coco(data: DetectionData, images: Sequence[LabelledImage], ids: Mapping[str, int]) -> dict[str, Any]:
-    """Return checked images in COCO's form.
+    """Return checked images as the content of a COCO annotation file.
 
     Annotations are numbered from 1: the evaluation of pycocotools takes an id 0 for a missing match
     (cocodataset/cocoapi#507).

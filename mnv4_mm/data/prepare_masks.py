@@ -97,7 +97,7 @@ def examine_masks(
     Args:
         root: Folder of the data set.
         classes: See ``prepare_masks``.
-        data: The data set, if it has been read already.
+        data: The data set, if it has been read already. None reads it.
         previous: See ``prepare_masks``.
 
     Raises:
@@ -140,7 +140,10 @@ def is_unchanged(split: MaskSplit) -> bool:
 
 
 def original_folders(split: MaskSplit) -> list[Path]:
-    """Return the folders that must not be written to: those of a split and, if it is prepared, of its originals."""
+    """Return the folders of a split's images and masks, which must not be written to.
+
+    For a prepared split, the folders of the user's original images and masks are included.
+    """
     content = _read_index(split.names_file.parent) if split.names_file else None
     return [split.images, split.masks, *map(Path, content['folders'] if content else ())]
 
@@ -150,7 +153,8 @@ def write_fixed(root: str | Path, out: str | Path, *, allow_dropped: bool = Fals
 
     The copy has ``images/{training,validation}``, ``annotations/{training,validation}`` and ``classes.txt``. Images are
     copied byte for byte; masks have the canonical values. Images that are not used are left out. Files keep their names
-    and the folders below the common one, but images that differ only in suffix get it into their stem: ``a_jpg.jpg``.
+    and their folders below the common folder of the split. If the names of images differ only in their suffixes, e.g.
+    ``a.jpg`` and ``a.png``, the suffix is added to the stem: ``a_jpg.jpg`` and ``a_png.png``.
 
     Args:
         root: Folder of the data set.

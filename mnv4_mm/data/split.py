@@ -34,7 +34,7 @@ class Division(NamedTuple):
     Attributes:
         train: Names of the training images, in their original order.
         val: Names of the validation images, in their original order.
-        notes: What was decided, one sentence each.
+        notes: Sentences on how the data set was split, e.g. the number of images on each side.
     """
 
     train: list[str]
@@ -61,8 +61,8 @@ def split_images(
         seed: The same seed splits the same images alike.
         previous: Earlier split, image name -> ``train`` or ``val``. Images keep it when others are added, so that an
             earlier model is not measured on images that it was trained on. A validation image still becomes a training
-            image if a near-duplicate, or a frame of the same video, is one. A split that leaves one side empty is not
-            kept.
+            image if a near-duplicate, or a frame of the same video, is a training image. A split that leaves one side
+            empty is not kept.
 
     Raises:
         UserError: There are fewer than two images.
@@ -93,9 +93,16 @@ def divide(
     classes: Mapping[str, AbstractSet[int]],
     previous: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """Split ``ALL`` into ``TRAIN`` and ``VAL``, in place, and return notes. See ``split_images`` for the arguments.
+    """Split ``ALL`` into ``TRAIN`` and ``VAL``, in place, by ``split_images``.
 
-    A single image is for training.
+    Args:
+        splits: Images by split. ``ALL`` is replaced by ``TRAIN`` and ``VAL``. A single image goes to ``TRAIN``.
+        hashes: See ``split_images``. Images that are not in ``ALL`` are ignored.
+        classes: See ``split_images``.
+        previous: See ``split_images``.
+
+    Returns:
+        Notes on the split, one sentence each. The list is empty if there are fewer than two images.
     """
     images = splits.pop(ALL)
     if len(images) < 2:
@@ -111,7 +118,13 @@ def divide(
 def find_near_duplicates(
     root: Path, splits: Mapping[str, Sequence[ImageT]], hashes: Mapping[str, int]
 ) -> Iterator[Finding]:
-    """Find validation images with a near-duplicate among the training images."""
+    """Yield a finding for each validation image that has a near-duplicate among the training images.
+
+    Args:
+        root: Folder of the data set.
+        splits: Images by split, of which ``TRAIN`` and ``VAL`` are compared.
+        hashes: pHash by name of the image, as ``decode_images`` returns it.
+    """
     train, val = ({image.name: hashes[image.name] for image in splits.get(name, ())} for name in (TRAIN, VAL))
     for first, second in near_duplicates(train, val):
         problem = (
@@ -123,14 +136,15 @@ def find_near_duplicates(
 
 
 def near_duplicates(first: Mapping[str, int], second: Mapping[str, int]) -> list[tuple[str, str]]:
-    """Return the images of the second set that have a near-duplicate in the first, each with the nearest one there.
+    """Find the images of a second set that have a near-duplicate in a first set.
 
     Args:
-        first: pHash by name.
-        second: pHash by name.
+        first: pHash by name, for the images of the first set.
+        second: pHash by name, for the images of the second set.
 
     Returns:
-        Pairs of (first, second), in the order of the second.
+        (name in ``first``, name in ``second``) for each image of ``second`` that has a near-duplicate, in the order of
+        ``second``. If an image has several near-duplicates, the nearest one is returned.
     """
     if not first:
         return []

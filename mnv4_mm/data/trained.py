@@ -1,4 +1,4 @@
-"""Count the images and boxes that mmdet trains on, as it leaves out others silently. Imports nothing heavy."""
+"""Count the images and boxes that mmdet trains on. mmdet leaves out the others silently. Imports nothing heavy."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class Trained:
         images: Number of images that are trained on.
         boxes: Number of boxes that are trained on.
         all_images: Number of images in the annotation file.
-        all_boxes: Number of boxes in it.
+        all_boxes: Number of boxes in the annotation file.
         reasons: Number of images or boxes that are left out, by reason.
     """
 
@@ -52,11 +52,12 @@ class Trained:
 def count_trained(
     content: Mapping[str, Any], filter_cfg: Mapping[str, Any] | None = None, classes: Sequence[str] | None = None
 ) -> Trained:
-    """Count the images and boxes that mmdet's ``CocoDataset`` trains on, by its rules.
+    """Count the images and boxes that mmdet's ``CocoDataset`` trains on, by the rules of ``CocoDataset``.
 
     Args:
-        content: A file in COCO's format, as parsed.
-        filter_cfg: ``filter_cfg`` of the data set: ``filter_empty_gt`` and ``min_size``. None leaves out no image.
+        content: Parsed content of a COCO annotation file.
+        filter_cfg: ``filter_cfg`` of the data set: ``filter_empty_gt`` and ``min_size`` (in pixels). None leaves out no
+            image.
         classes: Class names of the data set. None uses all categories of the file.
     """
     filter_cfg = filter_cfg or {}

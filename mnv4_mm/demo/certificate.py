@@ -1,7 +1,7 @@
-"""A certificate that this computer makes for itself, so that other devices can use HTTPS without a known host name.
+"""A self-signed certificate, so that other devices can use HTTPS although this computer has no public host name.
 
-It is made by the command ``openssl``, which every Linux distribution that checks certificates has. The package
-``cryptography`` would do the same, at the price of a compiled dependency for one call.
+The certificate is made by the command ``openssl``, which every Linux distribution that checks certificates has. The
+package ``cryptography`` would do the same, at the price of a compiled dependency for one call.
 """
 
 import hashlib
@@ -21,12 +21,16 @@ LEFT = 7 * 24 * 3600  # seconds of validity that a certificate must have left to
 
 
 def make_certificate(names: Sequence[str]) -> Path:
-    """Return a PEM file with a key and a certificate for these names, which only this user can read.
+    """Return a PEM file with a private key and a self-signed certificate, which only this user can read.
 
-    It is kept in the user's cache and used again, so that a device whose user has accepted it does not warn again.
+    The file is kept in the user's cache and used again until a week before the certificate expires. So a browser whose
+    user has accepted the certificate does not warn again.
 
     Args:
-        names: Host names and addresses.
+        names: Host names and IP addresses that the certificate is valid for.
+
+    Returns:
+        The path of the PEM file.
 
     Raises:
         UserError: The command ``openssl`` is missing or fails, or the file cannot be written.
@@ -62,7 +66,7 @@ def make_certificate(names: Sequence[str]) -> Path:
 
 
 def fingerprint(path: Path) -> str:
-    """Return the SHA-256 of the certificate in a PEM file as browsers show it: ``AB:CD:...``."""
+    """Return the SHA-256 fingerprint of the certificate in a PEM file, as browsers show it: ``AB:CD:...``."""
     text = path.read_text()
     encoded = ssl.PEM_cert_to_DER_cert(text[text.index('-----BEGIN CERTIFICATE') :])
     return hashlib.sha256(encoded).digest().hex(':').upper()

@@ -1,9 +1,9 @@
 """The web server of the demo, based on Python's ``http.server``: one page, and requests that return JSON.
 
-``GET /`` returns the page and ``GET /model.json`` the task and the classes. ``POST /predict`` takes the bytes of an
-image file and returns the predictions. A folder that ``mnv4 export --to web`` has written is served as it is, and runs
-in the browser. Requests cannot name files on the server other than those of such a folder. There are no dependencies
-besides the model's.
+``GET /`` returns the page and ``GET /model.json`` a description of the model. ``POST /predict`` takes the bytes of an
+image file and returns the predictions. Alternatively, the server serves the files of a folder that
+``mnv4 export --to web`` has written; the model then runs in the browser. Requests cannot read other files. There are no
+dependencies besides the model's.
 """
 
 import base64
@@ -73,21 +73,21 @@ class Model(Protocol):
         """Class names, in the order of labels."""
 
     def __call__(self, image: np.ndarray) -> Detections | ClassMap:
-        """Predict for an image, (H, W, 3) uint8 BGR."""
+        """Return the predictions for an image, (H, W, 3) uint8 BGR, in pixels of the image."""
 
 
 class DemoServer(ThreadingHTTPServer):
     """Web server of the demo of one model. It processes one image at a time.
 
-    Other devices reach it by HTTPS with a certificate of its own, because browsers give the camera, and memory that is
-    shared between threads, only to pages from HTTPS or from the same computer.
+    Other devices reach the server by HTTPS with a self-signed certificate. The reason is that browsers allow the camera
+    and ``SharedArrayBuffer``, which threads need, only on pages from HTTPS or from the same computer.
 
     Args:
-        load: Function that loads the model, or returns the files of a page that runs it in the browser, by their paths
-            in the page's folder (see ``web_files``). It is called after the port has been bound, since loading takes
-            seconds.
+        load: Function that returns either the model, or the files of a page that runs the model in the browser, by
+            their paths in the page's folder (see ``web_files``). The function is called after the port has been bound,
+            since loading takes seconds.
         name: Name of the model, for the title of the page.
-        host: Address or host name to listen on; IPv6 if it has a colon.
+        host: IP address or host name to listen on. An address with a colon is an IPv6 address.
         port: Port; 0 for any free one.
         https: Use HTTPS if other devices can reach the server.
 
@@ -131,7 +131,7 @@ class DemoServer(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Address of the page; if the server listens on all addresses, one at which other devices reach it."""
+        """URL of the page. If the server listens on all addresses, the URL has one that other devices can reach."""
         host = public_host(self.host)
         return f'http{"s" if self.tls else ""}://{f"[{host}]" if ":" in host else host}:{self.server_port}/'
 
@@ -175,15 +175,17 @@ class DemoServer(ThreadingHTTPServer):
             with_image: Also return the image.
 
         Returns:
-            A dict that JSON can hold:
+            A dict that can be stored as JSON:
 
-            - ``width``, ``height``: of the image, in pixels.
+            - ``width``, ``height``: size of the image in pixels.
             - ``image``: the image, reduced to at most ``MAX_SHOWN`` pixels along each side, as the data URI of a JPEG;
               unless ``with_image`` is False.
             - ``ms``: milliseconds from the decoded image to the result.
-            - ``detections``, best first: ``label``, ``score``, and ``box`` (x1, y1, x2, y2) in pixels of the image.
-            - Or ``class_map``, of the size of the reduced image: ``width``, ``height``, ``labels`` (row by row, two
-              bytes each, little-endian, in base64), ``palette`` (RGB of each class) and ``share`` of each class.
+            - For a detector, ``detections``: a list, best first, of dicts with ``label``, ``score``, and ``box`` (x1,
+              y1, x2, y2) in pixels of the image.
+            - For a segmenter, ``class_map`` of the size of the reduced image: a dict with ``width``, ``height``,
+              ``labels`` (row by row, two bytes each, little-endian, in base64), ``palette`` (RGB of each class, 0 to
+              255) and ``share`` (share of the pixels of each class, in [0, 1]).
 
         Raises:
             UserError: The file is not a readable image, or the image is too large.
@@ -222,7 +224,7 @@ class DemoServer(ThreadingHTTPServer):
         return content
 
     def describe(self) -> dict[str, Any]:
-        """Describe the model for the page."""
+        """Return the content of ``model.json`` for the page, see ``web.page.description``."""
         return page.description('server', self.name, self.model.task, self.model.classes, max_bytes=MAX_BYTES)
 
 
@@ -323,7 +325,13 @@ def serve(server: DemoServer, log: Callable[[str], None] = print) -> None:
 
 
 def web_files(path: Path) -> dict[str, Path]:
-    """Return the files of a folder that ``mnv4 export --to web`` has written, by their paths in it.
+    """Return the files of a folder that ``mnv4 export --to web`` has written.
+
+    Args:
+        path: The folder.
+
+    Returns:
+        Path of each file by its path relative to the folder.
 
     Raises:
         UserError: The folder or its metadata is missing, damaged or was changed, or holds no page.
@@ -340,8 +348,9 @@ def web_files(path: Path) -> dict[str, Path]:
 def public_host(host: str) -> str:
     """Return an address at which other devices reach a server that listens on ``host``.
 
-    For the addresses that stand for all of this computer's (``0.0.0.0``, ``::``), it is that of the network of the
-    default route, or the loopback address without one.
+    If ``host`` stands for all addresses of this computer (empty, ``0.0.0.0`` or ``::``), this computer's address in the
+    network of the default route is returned, or the loopback address if there is no route. Any other host is returned
+    as it is.
     """
     if host not in ('', '0.0.0.0', '::'):  # noqa: S104 (compared, not bound)
         return host

@@ -1,4 +1,4 @@
-"""Run an exported file over many images: on one machine by processes, on several by Ray. Needs no PyTorch."""
+"""Run an exported file over many images: in processes on one machine, or with Ray on several. Needs no PyTorch."""
 
 from typing import TYPE_CHECKING
 

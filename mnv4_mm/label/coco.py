@@ -1,4 +1,4 @@
-"""Results as COCO JSON, written row by row: the memory that this takes does not grow with the number of images."""
+"""Export of the results of a job to COCO JSON, row by row: memory does not grow with the number of images."""
 
 import json
 from collections.abc import Iterator
@@ -14,14 +14,16 @@ from mnv4_mm.runtime.meta import META_KEY
 
 
 def write_coco(job: Job, path: Path) -> None:
-    """Write the results of a job that is done to a JSON file: ``images``, ``annotations`` and ``categories``.
+    """Write the results of a finished job to a JSON file with ``images``, ``annotations`` and ``categories``.
 
-    Images are numbered from 1 in the order of the parts. Those that could not be read are listed under ``unreadable``.
-    Annotations have a ``score``; boxes are [x, y, width, height] in pixels, class maps a ``segmentation`` per class.
+    The id of an image is the number of its row, from 1, in the order of the parts. Images that could not be read are
+    listed under ``unreadable`` instead of ``images``. A detection becomes an annotation with a ``score`` and a ``bbox``
+    [x, y, width, height] in pixels. A class map becomes an annotation with a ``segmentation`` for each class that
+    occurs, without a score; this needs pycocotools.
 
     Args:
-        job: The job.
-        path: The file.
+        job: The job, of which all parts are done.
+        path: The JSON file. Missing folders are created.
 
     Raises:
         UserError: The file cannot be written.

@@ -1,4 +1,4 @@
-"""The images of an entry of a source, one after the other."""
+"""Iteration over the images of the entries of a source."""
 
 import os
 import tarfile
@@ -20,9 +20,9 @@ class Item(NamedTuple):
     """An image to label.
 
     Attributes:
-        id: Identifies the image in the results.
-        content: Path of an image file; content of an image file; pixels (H, W, 3) uint8 BGR; or the error, if the image
-            cannot be read.
+        id: Identifier of the image in the results.
+        content: The image in one of three forms: path of an image file (str), content of an image file (bytes), or
+            pixels (H, W, 3) uint8 BGR. A ``UserError`` if the image cannot be read.
     """
 
     id: str
@@ -47,7 +47,11 @@ def _checked(read: Any, archive: tarfile.TarFile) -> Any:
 
 
 def items_of(entries: Iterable[Entry]) -> Iterator[Item]:
-    """Yield the images of entries. An entry that fails, also midway, yields an item that holds the error."""
+    """Yield the images of entries.
+
+    If an entry cannot be read, or only in part, the images that could be read are followed by an item that holds the
+    error.
+    """
     for entry in entries:
         if entry.kind == 'image':
             yield Item(entry.id, entry.path)

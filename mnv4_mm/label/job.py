@@ -39,11 +39,13 @@ class Plan:
 
     Attributes:
         file: Absolute path of the exported file.
-        file_sha256: SHA-256 of the metadata of the file, which hold the checksums of all its parts.
+        file_sha256: SHA-256 of the metadata of the exported file, which contain the checksums of all files of the
+            export.
         source: Absolute path of the source.
-        source_sha256: SHA-256 of the list of its entries, and of the size and time of those that hold several images.
+        source_sha256: SHA-256 of the list of the source's entries. For files that hold several images, it also covers
+            the size and modification time.
         part: Images per part.
-        score_thr: See ``Labeller``.
+        score_thr: Detection: boxes with lower scores are left out; the score threshold of the exported file if None.
     """
 
     file: str
@@ -55,13 +57,17 @@ class Plan:
 
 
 class Job:
-    """A folder of results, and its plan.
+    """A folder of results with its plan. The parts of the job are numbered from 0.
 
     Args:
-        folder: The folder.
+        folder: The folder, in which ``open_job`` has started a job.
+
+    Attributes:
+        plan: The plan.
+        count: Number of parts.
 
     Raises:
-        UserError: The plan is damaged or of another version.
+        UserError: The plan or the list of entries is damaged, or was written by another version.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -90,7 +96,12 @@ class Job:
         return self.folder / PARTS / f'part-{part:06d}.parquet'
 
     def tally(self, part: int) -> Tally | None:
-        """Count the rows of a part; None if it is not done. A damaged file of results is removed first."""
+        """Count the rows of the results of a part.
+
+        Returns:
+            The numbers of rows and errors; None if the part is not done. A part whose file of results is damaged counts
+            as not done, and the file is deleted.
+        """
         path = self.path(part)
         if not path.exists():
             return None
@@ -101,12 +112,19 @@ class Job:
             return None
 
     def done(self) -> dict[int, Tally]:
-        """Return the tallies of the parts that are done."""
+        """Return the numbers of rows and errors of each part that is done, by the number of the part."""
         found = {part: self.tally(part) for part in range(self.count)}
         return {part: rows for part, rows in found.items() if rows is not None}
 
     def make(self, part: int, labeller: Labeller) -> Tally:
-        """Label a part and write its results.
+        """Label the images of a part and write the results.
+
+        Args:
+            part: Number of the part.
+            labeller: The exported file, as ``labeller`` loads it.
+
+        Returns:
+            The numbers of rows and errors.
 
         Raises:
             OSError: The results cannot be written.
@@ -128,13 +146,13 @@ class Job:
         return Tally(rows, errors)
 
     def begin(self, part: int) -> int:
-        """Record an attempt at a part, and return how many there have been since ``clear``."""
+        """Record an attempt to make a part, and return the number of attempts since the last call of ``clear``."""
         with (self.folder / PARTS / f'.{part}.attempts').open('ab') as file:
             file.write(b'.')
             return file.tell()
 
     def clear(self) -> None:
-        """Remove records of attempts, and what killed processes have left."""
+        """Delete the records of attempts, and the unfinished files that killed processes have left."""
         parts = self.folder / PARTS
         parts.mkdir(exist_ok=True)
         for path in (*parts.glob('.*.unfinished'), *parts.glob('.*.attempts')):
@@ -142,10 +160,10 @@ class Job:
 
 
 def check_folder(folder: Path) -> None:
-    """Check that a folder is new, empty or that of a job.
+    """Check that a folder does not exist yet, is empty or contains a job.
 
     Raises:
-        UserError: It holds something else.
+        UserError: The folder contains anything else.
     """
     if not folder.exists() or (folder / PLAN).exists():
         return
@@ -155,14 +173,14 @@ def check_folder(folder: Path) -> None:
 
 
 def open_job(folder: Path, file: str, source: str, entries: Sequence[Entry], **options: Any) -> Job:
-    """Start a job in a folder, or continue the one that is in it.
+    """Start a job in a folder, or open the job that the folder contains.
 
     Args:
-        folder: The folder.
-        file: Exported file.
-        source: The source.
+        folder: The folder, which must exist.
+        file: Path of the exported file.
+        source: Path of the source.
         entries: Entries of the source.
-        **options: The other attributes of ``Plan``.
+        **options: The other attributes of ``Plan``: ``part`` and ``score_thr``.
 
     Raises:
         UserError: The folder cannot be written, or holds a job with another plan or of other images.

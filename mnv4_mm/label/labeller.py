@@ -1,4 +1,4 @@
-"""Labels batches of images. Runs in a process of ``mnv4 label``, in Ray, or in any engine that passes Arrow tables."""
+"""Labelling of images in a process of ``mnv4 label``, in Ray, or in any engine that passes Arrow tables."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -24,13 +24,13 @@ BATCH = 8  # images per run of a file that takes any number
 
 
 class Prepared(NamedTuple):
-    """An image that is ready for the model; or why it could not be read.
+    """An image that is ready for the model, or the reason why it could not be read.
 
     Attributes:
-        id: Identifies the image.
-        batch: Input of the model, for one image.
-        placement: Size of the image before and in the input.
-        error: Why there is no input; None if there is one.
+        id: Identifier of the image.
+        batch: Input of the model with a batch size of 1; None if the image could not be read.
+        placement: Size of the image before and in the input; None if the image could not be read.
+        error: Why the image could not be read; None if it was read.
     """
 
     id: str
@@ -42,14 +42,14 @@ class Prepared(NamedTuple):
 class Labeller:
     """Labels images with an exported file.
 
-    Decoding and resizing, the model, and the selection of boxes overlap: the first and the last run in threads beside
-    the model.
+    The model runs in the calling thread. At the same time, other threads decode and resize the next images, and compute
+    the results of earlier images from the outputs of the model.
 
     Args:
         file: Exported file.
-        score_thr: Detection: boxes with lower scores are left out; the limit of the file if None.
+        score_thr: Detection: boxes with lower scores are left out; the score threshold of the file if None.
         threads: Number of threads of the runtime.
-        batch: Images per run, if the file takes any number.
+        batch: Maximum number of images per run of the model. Files with a fixed batch size run on one image at a time.
 
     Raises:
         UserError: The file cannot be loaded.
@@ -68,14 +68,15 @@ class Labeller:
         """Label a table of images, as ``map_batches`` of Ray Data passes it.
 
         Args:
-            table: A column ``path``, or columns ``bytes`` (content of image files) and ``id``. With paths, ``id`` is
-                optional. The table may be empty.
+            table: A table with a column ``path``, or with columns ``bytes`` (content of image files) and ``id``. With
+                paths, ``id`` is optional: the path is the default. The table may be empty.
 
         Returns:
-            A row per image, see ``table.schema_of``. An image that cannot be read has a row with the error.
+            A table with a row per image, see ``table.schema_of``. An image that cannot be read has a row with the
+            error.
 
         Raises:
-            UserError: A column is missing.
+            UserError: ``table`` lacks one of these columns.
         """
         content = 'bytes' if 'bytes' in table.schema.names else 'path'
         ids = 'id' if 'id' in table.schema.names else 'path'

@@ -1,4 +1,4 @@
-"""Do the parts of a job on the machines of a Ray cluster, by Ray Data."""
+"""Make the parts of a job on the machines of a Ray cluster with Ray Data."""
 
 import logging
 import os
@@ -17,7 +17,10 @@ from mnv4_mm.label.workers import ATTEMPTS, CRASHED, Outcome, describe
 class PartMaker:
     """Makes parts of a job in an actor of Ray Data, which loads the exported file once.
 
-    It raises nothing: Ray would repeat the part for ever, or print hundreds of lines.
+    A call takes a row with the number of a ``part``, and returns a row with ``part``, ``rows`` (-1 if the part has
+    failed), ``errors``, ``reason`` (of the failure, else empty) and ``is_fatal`` (True if the whole job must stop).
+    Exceptions are returned in the row and not raised, because Ray would then repeat the part for ever, or print
+    hundreds of lines.
 
     Args:
         folder: Folder of the job, at the same path on every machine.
@@ -55,13 +58,15 @@ class PartMaker:
 
 
 def make_parts(folder: str, parts: Iterable[int], count: int | None, address: str) -> Iterator[Outcome]:
-    """Make parts in actors, and yield their outcomes as they end. Ray replaces actors that die.
+    """Make parts in Ray actors, and yield the outcome of each part as soon as it ends.
+
+    Ray replaces actors that die. A part whose actor dies is tried again, up to ``ATTEMPTS`` times in total.
 
     Args:
         folder: Folder of the job, at the same path on every machine.
-        parts: The parts.
-        count: Number of actors, with a CPU core each; all cores of the cluster if None.
-        address: ``auto`` for the running cluster, ``local`` for a new one on this machine, or an address.
+        parts: Numbers of the parts; at least one.
+        count: Number of actors, with a CPU core each. If None, an actor for each core of the cluster.
+        address: ``auto`` for the running cluster, ``local`` for a new one on this machine, or ``HOST:PORT``.
 
     Raises:
         UserError: Ray cannot be reached, the exported file cannot be loaded, or results cannot be written.

@@ -28,10 +28,10 @@ class Labelled(NamedTuple):
     """Outcome of a run.
 
     Attributes:
-        folder: Folder of the Parquet files, one dataset.
-        rows: Number of images and frames.
-        errors: How many of them could not be read.
-        failed: Parts that have failed: their first and last entry, and the reason.
+        folder: Folder of the Parquet files, which can be read as one Parquet data set.
+        rows: Number of rows: one for each image, frame, or entry that could not be read.
+        errors: Number of rows with an error.
+        failed: A line of text for each part that has failed: its number, its first and last entry, and the reason.
     """
 
     folder: Path
@@ -51,7 +51,7 @@ def check_label(
     part: int,
     coco: str | None,
 ) -> None:
-    """Check the arguments of ``label``, without listing the images.
+    """Check the arguments of ``label`` without listing the images. The arguments are those of ``label``.
 
     Raises:
         UserError: An argument or the exported file is invalid, or a package is missing.
@@ -124,16 +124,17 @@ def label(
 
     Args:
         file: Exported file, of any runtime.
-        source: A folder, a list, tar files or videos, see ``source.read_source``.
-        out: Folder of the results: a new one, or that of the same job. ``parts/*.parquet`` have the columns that
-            ``table.schema_of`` describes.
-        workers: Number of processes; one per core if None, with ``ray`` one per core of the cluster.
-        ray: Use a Ray cluster: ``auto`` for the running one, ``local`` to start one on this machine, or its address.
-            ``file``, ``source`` and ``out`` must have the same paths on all its machines.
-        score_thr: Detection: boxes with lower scores are left out; the limit of the file if None.
-        part: Images per Parquet file, and per unit of work. A tar file, a video, or a row group of a Parquet file is
-            one, too.
-        coco: Also write the results to this JSON file in COCO's form, unless a part has failed.
+        source: A folder of images, a list of images, a tar file, a video and others, see ``source.read_source``.
+        out: Folder of the results: a new one, or the folder of the same job to continue it. ``parts/*.parquet`` have
+            the columns that ``table.schema_of`` describes.
+        workers: Number of processes. If None, one per core of this machine or, with ``ray``, of the cluster.
+        ray: Ray cluster to use: ``auto`` for the running one, ``local`` to start one on this machine, or ``HOST:PORT``.
+            ``file``, ``source`` and ``out`` must have the same paths on all machines of the cluster. None for processes
+            of this machine, without Ray.
+        score_thr: Detection: boxes with lower scores are left out; the score threshold of the file if None.
+        part: Number of images per part, the unit of work, which has a Parquet file. A tar file, a video, or a row group
+            of a Parquet file always is a part of its own.
+        coco: JSON file to which the results are also written in COCO's format, unless a part has failed. None: no JSON.
         retry: Label parts again that have images with errors.
         log: Function that prints a line.
 
@@ -142,7 +143,7 @@ def label(
 
     Raises:
         UserError: An argument, the source or the exported file is invalid, or the folder cannot be used, e.g. because
-            another process uses it. What is done is kept.
+            another process uses it. Finished parts are kept.
     """
     check_label(file, source, out=out, workers=workers, ray=ray, score_thr=score_thr, part=part, coco=coco)
     from filelock import FileLock, Timeout

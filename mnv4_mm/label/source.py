@@ -33,7 +33,7 @@ class Entry(NamedTuple):
     """An image, or a file that holds several images.
 
     Attributes:
-        id: Identifies it: the path relative to the folder, or the id or path given in a list.
+        id: Identifier of the entry: the path relative to the folder, or the id or path given in a list.
         kind: ``image``, ``shard`` (a tar file), ``video``, or ``rows`` (a row group of a Parquet file).
         path: Absolute path of the file. Bytes that are not UTF-8 are surrogates, as Python decodes file names.
         group: Index of the row group; 0 for other kinds.
@@ -51,8 +51,8 @@ def read_source(source: str | Path) -> list[Entry]:
     Args:
         source: A folder, which is searched with its subfolders for images, tar files, videos and Parquet files with
             images; a text file with a path per line; a CSV or Parquet file with a column of paths; a Parquet file with
-            a column of bytes; a tar file; a video; or an image. Relative paths in lists count from the folder of the
-            list. A column ``id`` replaces the path as the id.
+            a column of image content; a tar file; a video; or an image. Relative paths in a list are relative to the
+            folder of the list. If a list has a column ``id``, its values are the ids instead of the paths.
 
     Returns:
         The entries; those of a folder are sorted by path.
@@ -90,7 +90,7 @@ def read_source(source: str | Path) -> list[Entry]:
 
 
 def kind_of(name: str) -> str | None:
-    """Return the kind of an entry by the suffix of its file; None for other files."""
+    """Return the kind of an entry by the suffix of the file name: ``image``, ``shard`` or ``video``, otherwise None."""
     name = name.lower()
     for kind, suffixes in (('image', IMAGE_SUFFIXES), ('shard', SHARD_SUFFIXES), ('video', VIDEO_SUFFIXES)):
         if name.endswith(suffixes):
@@ -99,7 +99,15 @@ def kind_of(name: str) -> str | None:
 
 
 def into_parts(entries: Sequence[Entry], size: int) -> Iterator[list[Entry]]:
-    """Divide entries into parts: up to ``size`` images, or a file that holds several."""
+    """Divide entries into parts, in their order.
+
+    Args:
+        entries: Entries of a source.
+        size: Maximum number of image files in a part.
+
+    Yields:
+        Parts of up to ``size`` consecutive image files. An entry that holds several images is a part of its own.
+    """
     for is_image, run in itertools.groupby(entries, lambda entry: entry.kind == 'image'):
         while part := list(itertools.islice(run, size if is_image else 1)):
             yield part
@@ -215,10 +223,10 @@ def _values(file: 'pq.ParquetFile', path: Path, columns: list[str]) -> Iterator[
 
 
 def open_parquet(path: str | Path) -> 'pq.ParquetFile':
-    """Open a Parquet file.
+    """Open a Parquet file so that little memory is used to read it in batches.
 
     Raises:
-        UserError: It is not a readable Parquet file.
+        UserError: The file is not a readable Parquet file.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -231,7 +239,10 @@ def open_parquet(path: str | Path) -> 'pq.ParquetFile':
 
 
 def bytes_column(schema: 'pa.Schema') -> str | None:
-    """Return the name of the column with the content of image files; None if there is none."""
+    """Return the first column of ``BYTES_COLUMNS`` that has the content of image files; None if there is none.
+
+    The type of the column must be binary, or a struct with a binary field ``bytes``.
+    """
     import pyarrow as pa
 
     for name in BYTES_COLUMNS:

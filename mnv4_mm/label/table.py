@@ -17,7 +17,7 @@ class Row(NamedTuple):
     """The result for an image.
 
     Attributes:
-        id: Identifies the image.
+        id: Identifier of the image.
         height: Height of the image in pixels; None without a result.
         width: Width of the image in pixels; None without a result.
         result: Detections or a class map; None if the image could not be read.
@@ -32,12 +32,18 @@ class Row(NamedTuple):
 
 
 def schema_of(meta: Meta) -> pa.Schema:
-    """Return the schema of the results of a file.
+    """Return the schema of the table of results of an exported file.
 
-    Columns: ``id``; ``width`` and ``height`` of the image in pixels; ``error``. For detection ``boxes`` as (x1, y1, x2,
-    y2) in pixels of the image, ``scores`` and ``labels``, best first. For segmentation ``segments``, one per class that
-    occurs, with its ``label`` and its mask as pycocotools' run lengths (``counts``). Labels are indices into the class
-    names. The schema's metadata (``mnv4_mm``) has these names and the origin of the model.
+    All tables have the columns ``id``; ``width`` and ``height`` of the image in pixels; and ``error``, which is null
+    unless the image could not be read. If it could not, all other columns but ``id`` are null.
+
+    For detection, the columns ``boxes`` as (x1, y1, x2, y2) in pixels of the image, ``scores`` and ``labels`` are
+    lists, best first. For segmentation, the column ``segments`` is a list with an element for each class that occurs:
+    its ``label``, and its mask as pycocotools' compressed run-length encoding (``counts``). Labels are indices into the
+    class names.
+
+    The schema's metadata has, under the key ``mnv4_mm``, a JSON with the class names, the category ids, the value of
+    the first class in masks, and the origin of the model.
     """
     if meta.task == 'detection':
         results = [
@@ -104,7 +110,12 @@ def _segments(result: Any) -> list[dict[str, Any]]:
 
 
 class Tally(NamedTuple):
-    """Number of rows of a table, and how many of them have an error."""
+    """Size of a table of results.
+
+    Attributes:
+        rows: Number of rows.
+        errors: Number of rows with an error.
+    """
 
     rows: int
     errors: int
@@ -115,7 +126,7 @@ def tally(path: Path) -> Tally:
 
     Raises:
         pa.ArrowException: The file is damaged or incomplete.
-        OSError: It cannot be read.
+        OSError: The file cannot be read.
     """
     import pyarrow.parquet as pq
 

@@ -1,4 +1,4 @@
-"""Do the parts of a job in processes of this machine."""
+"""Make the parts of a job in processes of this machine."""
 
 import multiprocessing
 import os
@@ -22,9 +22,9 @@ class Outcome(NamedTuple):
     """Outcome of a part.
 
     Attributes:
-        part: The part.
-        tally: Its rows; None if it has failed.
-        reason: Why it has failed.
+        part: Number of the part.
+        tally: Numbers of rows and errors of the part; None if the part has failed.
+        reason: Why the part has failed; empty if it has not.
     """
 
     part: int
@@ -37,6 +37,12 @@ class Worker:
 
     Args:
         folder: Folder of the job.
+
+    Attributes:
+        connection: Connection to the process, which sends answers as ``_serve`` describes.
+        process: The process.
+        is_ready: True once the process has loaded the exported file; set by ``make_parts``.
+        part: Number of the part that the process is making; None if it is idle.
     """
 
     def __init__(self, folder: str) -> None:
@@ -50,7 +56,11 @@ class Worker:
         self.part: int | None = None
 
     def start(self, part: int) -> None:
-        """Send a part. If the process has died, ``connection`` says so afterwards."""
+        """Send the number of a part to the process, which makes the part.
+
+        If the process has died, nothing is raised here: ``connection.recv()`` raises ``EOFError`` or
+        ``ConnectionResetError`` afterwards.
+        """
         self.part = part
         try:
             self.connection.send(part)
@@ -64,17 +74,18 @@ class Worker:
 
 
 def make_parts(folder: str, parts: Iterable[int], count: int) -> Iterator[Outcome]:
-    """Make parts in processes, and yield their outcomes as they end.
+    """Make parts in processes, and yield the outcome of each part as soon as it ends.
 
-    A part that fails, or whose process dies, is tried again.
+    A part that fails, or whose process dies, is tried up to ``ATTEMPTS`` times in total.
 
     Args:
         folder: Folder of the job.
-        parts: The parts.
-        count: Number of processes.
+        parts: Numbers of the parts.
+        count: Maximum number of processes; there are no more than parts.
 
     Raises:
-        UserError: The exported file cannot be loaded, or results cannot be written.
+        UserError: The exported file cannot be loaded, the processes crash while they load it, or results cannot be
+            written.
     """
     pending, failures = deque(parts), Counter[int]()
     workers = [Worker(folder) for _ in range(min(count, len(pending)))]
@@ -151,7 +162,7 @@ def _end_with_parent() -> None:
 
 
 def describe(error: BaseException) -> str:
-    """Return the kind, text and last place of an exception in one line."""
+    """Return the type and message of an exception, and the file and line that raised it, in one line."""
     text = ' '.join(str(error).split())[:200]
     place = traceback.extract_tb(error.__traceback__)[-1]
     return f'{type(error).__name__}: {text} ({os.path.basename(place.filename)}, line {place.lineno})'

@@ -1,1 +1,1 @@
-"""Tables: parity of exported files, complexity of nets, published weights."""
+"""Reports on training runs and data sets, and tables of parity, complexity and published weights."""

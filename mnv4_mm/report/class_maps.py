@@ -32,9 +32,9 @@ class Analysis(NamedTuple):
     """Analysis of the class maps of a test set.
 
     Attributes:
-        counts: Pixels of each class in the ground truth.
-        scores: IoU, precision and recall of each class; None for one that is not measurable.
-        confusion: Confusion matrix.
+        counts: Number of pixels of each class in the ground truth.
+        scores: ``IoU``, ``precision`` and ``recall`` of each class, in [0, 1]; a value is None if it is not measurable.
+        confusion: Confusion matrix in pixels.
         images: Results of each image.
     """
 
@@ -49,7 +49,7 @@ class Masks:
 
     Args:
         cfg: The config.
-        class_maps: Folder of predictions that ``evaluate`` wrote.
+        class_maps: Folder of the class maps that ``evaluate`` predicted and wrote.
     """
 
     def __init__(self, cfg: Config, class_maps: Path) -> None:
@@ -71,7 +71,12 @@ class Masks:
         return Path(self.dataset.get_data_info(index)['img_path']).relative_to(self.images).as_posix()
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the ground truth, with 255 for unlabelled pixels, and the predicted labels: (H, W) uint8 each."""
+        """Return the ground truth and the prediction for an image.
+
+        Returns:
+            Two arrays (H, W) uint8 of labels, which are indices into ``classes``. In the ground truth, 255 stands for
+            unlabelled pixels.
+        """
         with DefaultScope.overwrite_default_scope('mmseg'):
             info: dict[str, Any] = self.dataset[index]
         first = int(bool(info.get('reduce_zero_label')))
@@ -100,7 +105,15 @@ def analyse(masks: Masks) -> Analysis:
 
 
 def count_pixels(masks: Iterable[np.ndarray], classes: Sequence[str]) -> list[int]:
-    """Count the pixels of each class in masks, (H, W) uint8 each."""
+    """Count the pixels of each class.
+
+    Args:
+        masks: Masks (H, W) uint8 of labels, which are indices into ``classes``. Other values are not counted.
+        classes: Class names.
+
+    Returns:
+        Number of pixels of each class over all masks, in the order of ``classes``.
+    """
     total = np.zeros(256, np.int64)
     for labels in masks:
         total += np.bincount(labels.ravel(), minlength=256)

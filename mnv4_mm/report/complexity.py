@@ -22,8 +22,9 @@ class Published(NamedTuple):
 
     Attributes:
         size: Height and width of the images in pixels.
-        paper: Values of table 6 of the paper, which gives its larger nets in units of 2^20 and 2^30.
-        timm: Values of timm's model cards.
+        paper: Parameters and MACs in table 6 of the paper, which gives its larger nets in units of 2^20 and 2^30; None
+            if the net is not in the table.
+        timm: Parameters and MACs in timm's model cards, where MACs may be missing; None without a model card.
     """
 
     size: int
@@ -49,7 +50,11 @@ PUBLISHED = {
 
 
 def nets_table() -> str:
-    """Return a Markdown table of all nets: counts of backbone and classifier, and the values of the paper and timm."""
+    """Return a Markdown table of all nets.
+
+    The columns are the parameters and MACs that are counted for the backbone and the classifier, and the values that
+    the paper and timm publish.
+    """
     lines = [
         '| net | image size | backbone M | backbone GMACs | classifier M | classifier GMACs '
         '| paper M / G | timm M / G |',
@@ -72,7 +77,7 @@ def count_config(name: str, backbone: str | None = None) -> Complexity:
 
     Args:
         name: Config name or path.
-        backbone: Backbone that replaces the one of the config.
+        backbone: Backbone that replaces the one of the config; None to keep it.
 
     Raises:
         UserError: The config or the backbone is unknown, or the config has no ``model`` or no ``input_size``.
@@ -97,11 +102,11 @@ def _count_loaded(cfg: Config) -> Complexity:
 
 
 def table(names: list[str], backbone: str | None = None) -> str:
-    """Return Markdown tables of backbones and of configs.
+    """Return two Markdown tables of parameters and MACs: one of the five main nets, and one of configs.
 
     Args:
-        names: Config names; all shipped ones if empty.
-        backbone: Backbone that replaces the ones of the configs.
+        names: Config names or paths; all shipped configs if empty.
+        backbone: Backbone that replaces the ones of the configs; None to keep them.
 
     Raises:
         UserError: A config or the backbone is unknown, or a config has no ``model`` or no ``input_size``.

@@ -1,6 +1,6 @@
-"""Content of the report on a training run: plain data, which becomes ``report.json``, the page and the model card.
+"""Content of the report on a training run, from which ``report.json``, the page and the model card are written.
 
-A value that could not be measured is None; page and card show it as ``not measurable``.
+A value that could not be measured is None; the page and the model card show it as ``not measurable``.
 """
 
 import dataclasses
@@ -17,15 +17,15 @@ class Model:
     """The checkpoint that was evaluated.
 
     Attributes:
-        checkpoint: Its file name.
+        checkpoint: File name of the checkpoint.
         sha256: SHA-256 of the file.
-        megabytes: Size of the file, which may also hold the state of the optimizer.
+        megabytes: Size of the file in MB (10^6 bytes), including the state of the optimizer if it is stored.
         parameters: Number of parameters of the model.
-        step: Training step at which it was saved, e.g. ``epoch 12`` or ``iteration 4000``.
-        is_best: True if it was selected by its score on the evaluated images.
-        config: Name of its config.
+        step: Training step at which the checkpoint was saved, e.g. ``epoch 12`` or ``iteration 4000``.
+        is_best: True if the checkpoint was selected by its score on the validation images.
+        config: Name of the config.
         head: Type of the head.
-        backbone: Type and net of the backbone.
+        backbone: Type and net of the backbone, e.g. ``MobileNetV4 conv_s``.
         input_size: Height and width of the test input in pixels; None if it depends on the image.
     """
 
@@ -46,10 +46,10 @@ class ClassResult:
     """Results of a class.
 
     Attributes:
-        name: Its name.
-        train: Boxes or pixels of the training images; None if they were not counted.
-        val: Boxes or pixels of the evaluated images.
-        scores: Metrics in [0, 1] by name, the main one (AP or IoU) first; None for one that is not measurable.
+        name: Name of the class.
+        train: Number of boxes or pixels in the training images; None if they were not counted.
+        val: Number of boxes or pixels in the validation images.
+        scores: Metrics in [0, 1] by name, the main one (AP or IoU) first; a metric is None if it is not measurable.
     """
 
     name: str
@@ -73,7 +73,14 @@ class Confusion:
     rule: str
 
     def mistakes(self, limit: int = 10) -> list[tuple[str, str, int]]:
-        """Return the most frequent mistakes as (ground truth, prediction, count)."""
+        """Return the most frequent mistakes.
+
+        Args:
+            limit: Maximum number of mistakes.
+
+        Returns:
+            (class of the ground truth, predicted class, count) for each mistake, in descending order of counts.
+        """
         cells = [
             (self.names[i], self.names[j], count)
             for i, row in enumerate(self.counts)
@@ -129,7 +136,7 @@ class FindingGroup:
         rule: ``harmless``, ``dropped`` or ``fatal``.
         kind: Name of the kind.
         count: Number of findings.
-        remedy: How the findings were treated.
+        remedy: What was done about findings of this kind, or what the user should do.
         first: Description of the first finding.
     """
 
@@ -149,7 +156,7 @@ class DataSummary:
         format: Name of the format; empty if the config names the files itself.
         splits: The splits.
         notes: Sentences on how the data was read and what is trained on.
-        left_out: (left out, found): numbers that the check left out and found, by unit such as images or boxes.
+        left_out: (left out, found) by unit such as images or boxes: how many the check left out, and how many it found.
         findings: Findings of the check. None if the data was not checked for this report.
     """
 
@@ -166,15 +173,15 @@ class Export:
     """An exported file.
 
     Attributes:
-        file: Its name.
-        target: Name of the runtime.
-        precision: ``fp32``, ``fp16`` or ``int8``.
+        file: Name of the file.
+        target: Name of the runtime; empty if the metadata of the file cannot be read.
+        precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``; empty if the metadata of the file cannot be read.
         input_size: Height and width of the input in pixels; None if dynamic.
-        megabytes: Size of all files of the export.
-        metric: AP or mIoU; None if it was not compared.
-        to_pytorch: Difference of the metric from PyTorch's.
-        latency: Median latency in milliseconds with one thread and with all threads.
-        verdict: Verdict of the comparison.
+        megabytes: Size of all files of the export in MB (10^6 bytes).
+        metric: AP or mIoU; None if the file was not compared with PyTorch.
+        to_pytorch: Difference of the metric from PyTorch's; None if the file was not compared.
+        latency: Median latencies in ms, with one thread and with all threads; None if they were not measured.
+        verdict: Verdict of the comparison, or the reason why the metadata cannot be read; empty without a comparison.
     """
 
     file: str
@@ -200,13 +207,14 @@ class Report:
         metric: Name of the main metric, ``bbox_mAP`` or ``mIoU``.
         value: Value of the main metric on the validation images.
         trained_on: Value of the main metric on the training images; None if it was not measured.
-        metrics: All metrics on the validation images by name.
-        losses: Training losses by name: (step, value).
-        validation: Metrics during training by name: (epoch or step, value).
+        metrics: Overall metrics on the validation images, by name.
+        losses: Points (step, value) of each training loss, by name.
+        validation: Points (epoch or iteration, value) of each validation metric during training, by name.
         unit: Unit of the horizontal axis of ``validation``: ``epoch`` or ``iteration``.
         classes: Results per class.
-        precision_recall: Precision-recall curve at IoU 0.5 by class name; empty for segmentation.
-        threshold: Score threshold with the best F1 at IoU 0.5 over all boxes; None for segmentation.
+        precision_recall: Points (recall, precision) at IoU 0.5, by class name; empty for segmentation.
+        threshold: Score threshold with the best F1 at IoU 0.5 over all boxes; None for segmentation, or if no detection
+            is correct.
         confusion: Confusion matrix.
         examples: Best and worst images.
         data: The data.

@@ -27,7 +27,8 @@ def summarise(cfg: Config) -> tuple[DataSummary, dict[str, list[int] | None]]:
         cfg: The config. The data set that it names by ``own_data`` has been checked, and is not checked again.
 
     Returns:
-        The summary, and by split the number of boxes or pixels of each class, None if they were not counted.
+        The summary, and a dict from the name of a split to the number of boxes or pixels of each class, in the order of
+        labels. The value is None if they were not counted, because the split has more than ``MAX_MASKS`` masks.
     """
     task, own = task_of(cfg), cfg.get('own_data')
     classes = innermost_dataset(cfg.test_dataloader.dataset).get('metainfo', {}).get('classes')

@@ -20,11 +20,14 @@ BAR = 300  # length of the longest bar in pixels
 
 
 def data_sheet(checked: CheckedData, allow_dropped: bool = False) -> str:
-    """Return a self-contained HTML page. Text from the data set is escaped.
+    """Return the findings and statistics of a data set as a self-contained HTML page.
+
+    Text from the data set is escaped.
 
     Args:
-        checked: The data set.
-        allow_dropped: See ``CheckedData.refusals``.
+        checked: The data set and the findings of its check.
+        allow_dropped: Do not report it as an obstacle to training that more than 1 % of the images, boxes or masks are
+            left out; see ``CheckedData.refusals``.
     """
     return '\n'.join(_lines(checked, checked.refusals(allow_dropped)))
 

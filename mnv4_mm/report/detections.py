@@ -22,7 +22,7 @@ class ImageResult(NamedTuple):
 
     Attributes:
         name: Path of the image relative to the folder of the images.
-        correct: Number of detections that match a box of their class.
+        correct: Number of detections that match a box of their class, with an IoU of at least 0.5.
         wrong: Number of detections without a match.
         missed: Number of boxes without a match.
         boxes: Boxes of the ground truth, (N, 4) as (x1, y1, x2, y2) in pixels.
@@ -48,11 +48,12 @@ class Analysis(NamedTuple):
 
     Attributes:
         counts: Number of boxes of each class, without groups (crowds).
-        scores: Metrics of each class; None for one that is not measurable.
-        precision_recall: Precision-recall curve at IoU 0.5 as (recall, precision), by class name.
-        threshold: Score threshold with the best F1 over all boxes; None without a correct detection.
-        confusion: Confusion matrix at the threshold, or at 0.3 if it is None.
-        images: Results of each image at the same threshold.
+        scores: ``AP``, ``AP50`` and ``AP75`` of each class, and ``precision`` and ``recall`` at ``threshold``, in
+            [0, 1]; a value is None if it is not measurable.
+        precision_recall: Points (recall, precision) at IoU 0.5, by class name.
+        threshold: Score threshold with the best F1 at IoU 0.5 over all boxes; None if no detection is correct.
+        confusion: Confusion matrix of the detections with a score of at least ``threshold``, or 0.3 if it is None.
+        images: Results of each image at the same score threshold as ``confusion``.
     """
 
     counts: list[int]
@@ -64,11 +65,12 @@ class Analysis(NamedTuple):
 
 
 def analyse(annotations: Path, detections: Sequence[dict], classes: Sequence[str]) -> Analysis:
-    """Analyse detections.
+    """Compare detections with the ground truth.
 
     Args:
         annotations: Ground truth in COCO's format.
-        detections: ``[{image_id, category_id, bbox: [x, y, w, h], score}]``.
+        detections: Detections in COCO's results format: dicts with ``image_id``, ``category_id``, ``bbox`` [x, y,
+            width, height] in pixels, and ``score``. The list may be empty.
         classes: Names of the categories in the order of labels.
     """
     ground_truth = COCO(str(annotations))

@@ -30,6 +30,10 @@ def draw_detections(
         images: Folder of the images.
         classes: Class names.
         folder: Folder of the report.
+
+    Returns:
+        At most ``COUNT`` best and then at most ``COUNT`` worst images. The best need a correct detection, and the worst
+        a mistake. No image is in both.
     """
     colours = palette(len(classes))
 
@@ -61,6 +65,9 @@ def draw_class_maps(results: Sequence[class_maps.ImageResult], masks: class_maps
         results: Results of the images, in the order of ``masks``.
         masks: Ground truth and predictions.
         folder: Folder of the report.
+
+    Returns:
+        At most ``COUNT`` best and then at most ``COUNT`` worst of the images with labelled pixels. No image is in both.
     """
     order = {result.name: index for index, result in enumerate(results)}
 

@@ -29,7 +29,7 @@ MARKDOWN = {ord(character): f'&#{ord(character)};' for character in '\\`*_[]|~$!
 
 
 def write_page(report: Report, path: Path) -> None:
-    """Write the page.
+    """Write a report as a self-contained HTML page.
 
     Args:
         report: The report. Paths of its images are relative to the folder of ``path``.
@@ -39,7 +39,12 @@ def write_page(report: Report, path: Path) -> None:
 
 
 def write_card(report: Report, path: Path) -> None:
-    """Write the model card in Markdown. It shows the images of the report by relative links."""
+    """Write a report as a model card in Markdown, which links to the images of the report.
+
+    Args:
+        report: The report. Paths of its images are relative to the folder of ``path``.
+        path: Markdown file.
+    """
     path.write_text(_render('card.md', report, path.parent), encoding='utf-8')
 
 
@@ -68,7 +73,7 @@ def _render(template: str, report: Report, folder: Path) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Format a metric; None becomes ``not measurable``."""
+    """Format a metric with this number of decimals; None becomes ``not measurable``."""
     return NOT_MEASURABLE if value is None else f'{value:.{digits}f}'
 
 
@@ -110,16 +115,16 @@ def chart(
     """Compute the coordinates of a line chart.
 
     Args:
-        title: Its title.
-        series: Points of each line by name. Empty lines are left out, but one must have points.
+        title: Title of the chart.
+        series: Points (x, y) of each line by name. Lines without points are left out; at least one line must have some.
         x_label: Label of the horizontal axis.
         bottom: Lower end of the vertical axis; the smallest value if None.
         top: Upper end of the vertical axis; the largest value if None.
 
     Returns:
-        ``title``; ``x_label``; ``x_ticks`` and ``y_ticks`` as (position, text); and ``lines``, each with ``name``,
-        ``colour``, ``points`` (text of an SVG polyline) and ``last`` (positions of the points if there are fewer than
-        30, otherwise empty).
+        A dict with ``title``; ``x_label``; ``x_ticks`` and ``y_ticks`` as (position, text); and ``lines``, each with
+        ``name``, ``colour``, ``points`` (text of an SVG polyline) and ``last`` (positions (x, y) of the points to mark:
+        all if there are fewer than 30, otherwise none). Positions are in units of the SVG.
     """
     series = {name: points for name, points in series.items() if points}
     xs = [x for points in series.values() for x, _ in points]

@@ -1,6 +1,7 @@
-"""Parity table: headline models with three nets each, trained for minutes, exported to each runtime and compared.
+"""Parity table: comparison of the headline models in PyTorch and in each runtime.
 
-The models are trained on a few images of ``data/mini`` at a small size. This is enough for AP or mIoU to change if a
+Each model is trained for minutes with each of three nets, exported to each runtime and compared with PyTorch. The
+models are trained on a few images of ``data/mini`` at a small size. This is enough for AP or mIoU to change if a
 conversion is wrong. The metrics say nothing about the quality of a model.
 """
 
@@ -35,17 +36,19 @@ def parity(
     folder: Path = Path('work_dirs/parity'),
     log: Callable[[str], None] = print,
 ) -> list[str]:
-    """Train, export to each runtime, compare, and print the table. Finished results in ``folder`` are reused.
+    """Train the models, export them to each runtime, compare the files with PyTorch, and print the parity table.
+
+    Finished results in ``folder`` are reused.
 
     Args:
         models: Names of ``MODELS``; all if left out.
         nets: Names of ``NETS``; all if left out.
-        to: Names of ``TARGETS``; all if left out.
+        to: Names of ``TARGETS``. If left out, all targets except those with ``runs_elsewhere`` (``web``).
         folder: Folder for checkpoints, exported files and results, with a subfolder for each model and net.
         log: Function that prints a line.
 
     Returns:
-        The models with a file that exceeds the tolerance, as ``model net``.
+        The models with a file that does not pass the comparison, as strings ``model net``; empty if all pass.
 
     Raises:
         UserError: A name is unknown, or a package of a target is not installed.
@@ -65,7 +68,7 @@ def parity(
 
 
 def training_config(model: str, net: str) -> Config:
-    """Return the config of a headline model with random weights, with the data and schedule of a small config.
+    """Return the config to train a headline model from random weights, with the data and schedule of a small config.
 
     Args:
         model: Name of ``MODELS``.

@@ -11,12 +11,13 @@ NETS = ('conv_s', 'conv_m', 'hybrid_m')
 
 
 class Recipe(NamedTuple):
-    """Short training of a headline model.
+    """Recipe of the short training of a headline model.
 
     Attributes:
-        config: Small config whose data and schedule are used.
+        config: Name of the small config whose data and schedule are used.
         size: Height and width of the images in pixels; the small config's size if None.
-        length: Epochs of 256 images for detectors, iterations for segmenters, at a batch size of 4.
+        length: Length of the training at a batch size of 4: for detectors the number of epochs of 256 images, for
+            segmenters the number of iterations.
     """
 
     config: str
@@ -37,10 +38,10 @@ MODELS: dict[str, Recipe] = {
 
 
 def check_parity(models: Sequence[str] = (), nets: Sequence[str] = (), to: Sequence[str] = ()) -> list[Target]:
-    """Check the arguments of ``parity``.
+    """Check the arguments of ``parity``, which are the same here.
 
     Returns:
-        The targets.
+        The targets that ``to`` names.
 
     Raises:
         UserError: A name is unknown, or a package of a target is not installed.

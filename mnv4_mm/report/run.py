@@ -57,13 +57,15 @@ def _input_size(cfg: Config) -> tuple[int, int] | None:
 
 
 def find_exports(checkpoint: Path, checksum: str) -> list[Export]:
-    """Return the files that were exported from a checkpoint, with the results of ``mnv4 compare``; empty without files.
-
-    If the description of a file cannot be read, the reason is its verdict.
+    """Describe the files that were exported from a checkpoint, with the results of ``mnv4 compare``.
 
     Args:
         checkpoint: The checkpoint.
         checksum: SHA-256 of the checkpoint.
+
+    Returns:
+        The exported files, sorted by name. If a file of an export is missing or was changed, the reason is the
+        ``verdict``. The list is empty if nothing was exported, or if the JSON beside one of the files cannot be read.
     """
     try:
         files = exported_files(checkpoint, checksum)
@@ -116,7 +118,10 @@ def _compared(work_dir: Path) -> dict[str, dict[str, Any]]:
 
 
 def versions() -> dict[str, str]:
-    """Return versions of Python and the installed packages by name; ``machine`` has OS, architecture and GPU."""
+    """Return the versions of Python and of the packages in ``PACKAGES`` that are installed, by name.
+
+    The additional key ``machine`` has the operating system, the architecture and the name of the GPU, if there is one.
+    """
     found = {'mnv4_mm': __version__, 'Python': platform.python_version()}
     for name in PACKAGES:
         try:
@@ -133,9 +138,13 @@ def commands(file: Path, command: str | None, data: str | None, threshold: float
 
     Args:
         file: The checkpoint.
-        command: The training command; if None, one is made for the config beside the checkpoint, if there is one.
+        command: The training command. If None, a command is made for the config beside the checkpoint; without such a
+            config, the training command is left out.
         data: Data set; None to use the config's.
         threshold: Score threshold for predictions; None to use the default.
+
+    Returns:
+        Pairs of purpose and command line.
     """
     given = ['--data', data] if data else []
     configs = sorted(file.parent.glob('*.py'))

@@ -1,4 +1,4 @@
-"""Report on a training run: evaluates its checkpoint and writes a page, a model card and the numbers as JSON."""
+"""Report on a training run: evaluates the checkpoint and writes a page, a model card and the numbers as JSON."""
 
 import datetime
 import json
@@ -47,14 +47,14 @@ def write_report(
     drawn as well.
 
     Args:
-        path: A checkpoint, or the work directory of a run. Of a work directory the best checkpoint is taken, or the
-            last one if there is no best one. With ``report_on_training_pictures`` it is always the last one: such a run
-            is meant to learn its training images.
+        path: A checkpoint, or the work directory of a run. In a work directory, the best checkpoint is used, or the
+            last one if there is no best one. With ``report_on_training_pictures``, the last checkpoint is always used,
+            since such a run is meant to learn its training images.
         data: Data set that the checkpoint was trained with, if it has moved; None to use the path in the config.
         out: Folder to write to; ``report`` beside the checkpoint if None.
         launcher: mmengine's launcher that started this process: none, pytorch, slurm or mpi.
-        command: The training command to show in the report; if None, that of an earlier report in the same folder, or
-            one for the config beside the checkpoint.
+        command: The training command to show in the report. If None, the command of an earlier report in the same
+            folder is shown, or one for the config beside the checkpoint.
 
     Returns:
         The path of ``index.html``.
@@ -104,8 +104,8 @@ def write_report(
 def report_after_training(folder: Path, *, launcher: str = 'none', command: str | None = None) -> None:
     """Report on a run that has just ended, if ``report`` of its config is true.
 
-    By default it is true for configs with ``own_data`` or ``report_on_training_pictures``. If the report cannot be
-    made, a warning is printed, so that the training does not fail.
+    The default of ``report`` is true for configs with ``own_data`` or ``report_on_training_pictures``. If the report
+    cannot be made because of a ``UserError``, a warning is printed, so that the training does not fail.
 
     Args:
         folder: Work directory of the run.
@@ -127,7 +127,7 @@ def find_checkpoint(path: str | Path, best: bool = True) -> Path:
 
     Args:
         path: Work directory; a file is returned as it is.
-        best: Prefer the best checkpoint to the last one.
+        best: Prefer the best checkpoint to the last one. If several are named ``best_*.pth``, the newest is used.
 
     Raises:
         UserError: The path does not exist, or the work directory has no checkpoint.
@@ -147,7 +147,17 @@ def find_checkpoint(path: str | Path, best: bool = True) -> Path:
 
 
 class Analysis(NamedTuple):
-    """Analysis of the predictions in the form that both tasks share; see ``Report`` for the fields."""
+    """Analysis of the predictions in the form that both tasks share.
+
+    Attributes:
+        classes: Class names, in the order of labels.
+        counts: Number of boxes or pixels of each class in the ground truth.
+        scores: Metrics of each class, see ``ClassResult.scores``.
+        confusion: See ``Report``.
+        examples: See ``Report``.
+        precision_recall: See ``Report``.
+        threshold: See ``Report``.
+    """
 
     classes: tuple[str, ...]
     counts: list[int]

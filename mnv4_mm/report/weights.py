@@ -5,10 +5,13 @@ from mnv4_mm.weights.tags import INCEPTION, tags_of
 
 
 def weights_table(arch: str | None = None) -> str:
-    """Return a table of the tags: net, top-1 in %, image size in pixels, M parameters, normalisation, cached or not.
+    """Return a plain text table of the published weights, with a line for each tag.
+
+    The columns are the tag, the net, top-1 accuracy in %, image size in pixels, millions of parameters, mean and
+    standard deviation of the normalisation, and whether the weights are in the cache.
 
     Args:
-        arch: Name of a net, to list its tags only.
+        arch: Name of the net whose weights are listed; None for all nets.
 
     Raises:
         UserError: No weights of this net are published.

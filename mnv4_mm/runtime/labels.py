@@ -1,6 +1,6 @@
-"""Predictions as labels for labelling tools, to be corrected there: COCO and YOLO for CVAT, JSON for Label Studio.
+"""Conversion of predictions to the formats of labelling tools, to be corrected there.
 
-Made from ``predictions.json`` of ``infer``. Formats:
+The predictions are read from ``predictions.json``, which ``infer`` writes. Formats:
 
 - COCO: https://docs.cvat.ai/docs/dataset_management/formats/format-coco/ ("COCO 1.0"), also FiftyOne and Roboflow
 - YOLO: https://docs.cvat.ai/docs/dataset_management/formats/format-yolo-ultralytics/ ("Ultralytics YOLO Detection 1.0")
@@ -29,7 +29,8 @@ class Labelled(NamedTuple):
         name: Path of the image, relative to the input folder of ``infer``; a frame of a video is named as CVAT does.
         width: Width of the image in pixels.
         height: Height of the image in pixels.
-        boxes: Class index from 0, (left, top, width, height) in pixels clipped to the image, and score; best first.
+        boxes: A tuple (class, box, score) for each box, best first. The class is an index from 0; the box is (left,
+            top, width, height) in pixels, clipped to the image.
     """
 
     name: str
@@ -52,8 +53,8 @@ def write_labels(predictions: Path, form: str, *, score_thr: float, folder: str 
         The file to import.
 
     Raises:
-        UserError: The form cannot hold class maps, pycocotools is needed for them but not installed, two images would
-            share a label file, a class map cannot be read, or a file cannot be written.
+        UserError: The predictions are class maps, and ``form`` does not support them or pycocotools is not installed;
+            two images would share a label file; a class map cannot be read; or a file cannot be written.
     """
     content = json.loads(predictions.read_text(encoding='utf-8'))
     if 'annotations' not in content:

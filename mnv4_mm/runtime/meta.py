@@ -1,7 +1,7 @@
 """Metadata of an exported file: its input, its outputs and its origin.
 
-It is stored inside the file if the format has room for text, and always beside it as ``<file>.json``. Reading it needs
-only the standard library.
+The metadata is always written as JSON to ``<file>.json`` beside the file, and also into the file if its format can
+store text. Reading the JSON needs only the standard library.
 """
 
 import dataclasses
@@ -34,15 +34,16 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Input:
-    """Input of a file.
+    """Input tensor of an exported file.
 
     Attributes:
-        size: Height and width in pixels; None if both can be any multiple of ``divisor``, see ``Meta.dynamic_batch``.
+        size: Height and width in pixels. None for a dynamic input, whose height and width can be any multiple of
+            ``divisor``.
         layout: ``NHWC`` or ``NCHW``.
         dtype: ``uint8`` or ``float32``.
         channel_order: ``RGB`` or ``BGR``.
-        normalise: True if the caller has to normalise: (pixel - mean) / std. If False, the input is pixels from 0 to
-            255, and the file normalises them.
+        normalise: True if the caller has to normalise: (pixel - mean) / std. If False, the caller passes pixel values
+            from 0 to 255, and the model in the file normalises them.
         mean: Mean of each channel, in ``channel_order``.
         std: Standard deviation of each channel, in ``channel_order``.
         divisor: Divisor of height and width if ``size`` is None.
@@ -85,8 +86,8 @@ class Selection:
             box of higher score is above it.
         max_per_img: Maximum number of detections.
         min_size: Width and height of a box, in pixels of the input, must be above it; -1 keeps all boxes.
-        candidates: Number of pairs of a box and a class, those of the highest scores, that enter the suppression:
-            mmdet's ``nms_pre`` times the number of levels; 2**31 - 1 without a limit.
+        candidates: Maximum number of pairs of a box and a class that enter the suppression; those with the highest
+            scores are kept. It is mmdet's ``nms_pre`` times the number of levels, or 2**31 - 1 without a limit.
     """
 
     score_thr: float
@@ -104,9 +105,9 @@ class Meta:
         task: ``detection`` or ``segmentation``.
         kind: Kind of the outputs, see ``OUTPUTS``. Detection: ``raw``: boxes (N, A, 4) as (x1, y1, x2, y2) in pixels of
             the input, and scores (N, A, classes); ``nms``: boxes (K, 4), scores (K,), labels (K,), best first.
-            Segmentation: ``logits`` (N, classes, H / s, W / s), or ``class_map`` (N, H, W).
+            Segmentation: ``logits`` (N, classes, H / s, W / s) with output stride s, or ``class_map`` (N, H, W).
         target: Name of the runtime.
-        precision: ``fp32``, ``fp16``, ``bf16`` (of the arithmetic) or ``int8``.
+        precision: ``fp32``, ``fp16``, ``int8``, or ``bf16``, which is the precision of the arithmetic.
         classes: Class names, in the order of labels.
         input: Input of the file.
         resize: Resizing of an image to the input.
@@ -115,8 +116,8 @@ class Meta:
         first_value: Segmentation: value of the first class in the masks of the data set: 1 if 0 stands for unlabelled,
             else 0.
         palette: Segmentation: RGB of each class, 0 to 255.
-        source: Checkpoint, its SHA-256, config, and versions.
-        files: SHA-256 of each file that running the export needs, by its path relative to the folder of the file.
+        source: Origin of the export: checkpoint, its SHA-256, config, and versions.
+        files: SHA-256 of each file that the runtime needs, by its path relative to the folder of the exported file.
     """
 
     task: Task
@@ -217,7 +218,7 @@ def _check_values(meta: Meta) -> None:
 
 
 def sidecar(path: Path) -> Path:
-    """Return the path of the metadata beside an exported file."""
+    """Return the path of the JSON metadata beside an exported file: ``<file>.json``."""
     return path.parent / f'{path.name}.json'  # not with_name, which refuses '.' and '..'
 
 

@@ -19,7 +19,10 @@ def load(path: str | Path, threads: int | None = None) -> 'Predictor':
 
     Args:
         path: The file; its JSON must be beside it.
-        threads: Number of threads of the runtime, see ``Runtime.session``.
+        threads: Number of threads of the runtime; None for the default, see ``Runtime.session``.
+
+    Returns:
+        The model, which takes images and returns detections or class maps.
 
     Raises:
         UserError: The file is missing or damaged, or its runtime is not installed, does not run on this operating
@@ -63,15 +66,22 @@ class ImagePredictor(ABC):
 
     @abstractmethod
     def predict(self, pixels: np.ndarray) -> Detections | ClassMap:
-        """Detect or segment in an (H, W, 3) uint8 BGR image."""
+        """Detect or segment in an image that has been read and checked, see ``__call__``.
+
+        Args:
+            pixels: (H, W, 3) uint8 BGR.
+
+        Returns:
+            Detections or a class map in pixels of the image, with ``pixels`` as its ``image``.
+        """
 
 
 class Predictor(ImagePredictor):
-    """A model with its preprocessing and the selection of its results.
+    """An exported model with its preprocessing and postprocessing.
 
     Args:
-        meta: Description of the model.
-        session: Function that runs the model.
+        meta: Metadata of the exported file.
+        session: Function that runs the model, see ``sessions.base.Session``.
     """
 
     def __init__(self, meta: Meta, session: Session) -> None:
@@ -88,9 +98,9 @@ class Predictor(ImagePredictor):
         """Turn the outputs of ``run`` into results.
 
         Args:
-            outputs: Outputs of the model.
+            outputs: Outputs of the model, as ``run`` returns them.
             placement: Size of the image before and in the input, as ``preprocess.prepare`` returns it.
-            index: Index of the image in the batch.
+            index: Index of the image in the batch; not used for ``nms`` outputs, whose batch size is 1.
 
         Returns:
             Detections or a class map in pixels of the image, without the image.
@@ -111,10 +121,11 @@ class Predictor(ImagePredictor):
         return replace(selected, boxes=boxes, classes=meta.classes, category_ids=meta.category_ids)
 
     def run(self, batch: np.ndarray) -> list[np.ndarray]:
-        """Run the model without preprocessing and selection.
+        """Run the model without preprocessing and postprocessing.
 
         Args:
-            batch: Input, as ``meta.input`` describes it.
+            batch: Input batch in the size, layout and type that ``meta.input`` describes. The batch size must be 1
+                unless ``meta.dynamic_batch`` is True.
 
         Returns:
             Outputs, as ``Meta.kind`` describes them, in the order of ``meta.OUTPUTS``.

@@ -29,7 +29,7 @@ def to_pixels(image: np.ndarray | str | Path) -> np.ndarray:
     """Read an image file, or check an image in memory. Used for PyTorch and for exported files.
 
     Args:
-        image: (H, W, 3) uint8 BGR, as OpenCV reads, of any size; or an image file.
+        image: (H, W, 3) uint8 BGR, as OpenCV reads, of any size; or the path of an image file.
 
     Returns:
         (H, W, 3) uint8 BGR; an array is returned as it is, not copied.
@@ -64,7 +64,8 @@ def prepare(image: np.ndarray, to: Input, resize: Resize) -> tuple[np.ndarray, P
         resize: Resizing of images to the size of the input.
 
     Returns:
-        The input, (1, H, W, 3) or (1, 3, H, W) as ``to`` describes it, and the size of the image before and in it.
+        The input batch, (1, H, W, 3) or (1, 3, H, W) in the layout and type of ``to``, and the image's ``Placement`` in
+        the input, which converts results back to pixels of the image.
 
     Raises:
         UserError: The image has another shape or type, or is empty.

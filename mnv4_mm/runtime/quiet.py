@@ -8,9 +8,12 @@ from types import ModuleType
 
 
 def without_telemetry(name: str) -> ModuleType:
-    """Import openvino without openvino-telemetry, which reports imports and conversions unasked.
+    """Import openvino or one of its modules without openvino-telemetry, which reports imports and conversions unasked.
 
-    It works without that package, which is hidden from it for the duration of the import.
+    OpenVINO works without openvino-telemetry, which is made unavailable for the duration of the import.
+
+    Args:
+        name: Name of the module to import.
     """
     if name in sys.modules:
         return sys.modules[name]
@@ -27,9 +30,9 @@ def without_telemetry(name: str) -> ModuleType:
 def coremltools() -> ModuleType:
     """Import coremltools without its warnings about macOS-only libraries and untested versions of torch.
 
-    It imports torchao and ExecuTorch where they are installed: torch then logs that types need no registration, and
-    ExecuTorch reads its files by a function that Python has deprecated. The levels of two loggers, coremltools' and
-    that of ``torch.utils._pytree``, stay at ERROR afterwards.
+    coremltools imports torchao and ExecuTorch if they are installed. Torch then logs a message about the registration
+    of types, and ExecuTorch causes a ``DeprecationWarning``; both are suppressed. The loggers ``coremltools`` and
+    ``torch.utils._pytree`` stay at level ERROR afterwards.
     """
     logging.getLogger('coremltools').setLevel(logging.ERROR)
     logging.getLogger('torch.utils._pytree').setLevel(logging.ERROR)

@@ -56,8 +56,12 @@ class Detections:
     def to_coco(self, image_id: int) -> list[dict[str, Any]]:
         """Return the detections in COCO's results format.
 
+        Args:
+            image_id: Id of the image in the data set.
+
         Returns:
-            A dict per detection: ``image_id``, ``category_id``, ``bbox`` [x, y, width, height] in pixels, ``score``.
+            A dict per detection: ``image_id``, ``category_id``, ``bbox`` [x, y, width, height] in pixels of the image,
+            and ``score``.
         """
         rows = zip(self.boxes.tolist(), self.scores.tolist(), self.labels.tolist(), strict=True)
         return [
@@ -113,11 +117,14 @@ class ClassMap:
         return draw.with_legend(drawn, [self.class_map], self.classes, self.colours) if legend else drawn
 
     def to_coco(self, image_id: int) -> list[dict[str, Any]]:
-        """Return a segment per class that occurs, in COCO's results format for stuff. Needs pycocotools.
+        """Return a segment for each class that occurs, in COCO's results format for stuff. Needs pycocotools.
+
+        Args:
+            image_id: Id of the image in the data set.
 
         Returns:
             A dict per class: ``image_id``, ``category_id`` (the value of the class in the masks of its data set), and
-            ``segmentation``, run lengths as pycocotools encodes them.
+            ``segmentation``, the class's mask as pycocotools' compressed run-length encoding.
 
         Raises:
             UserError: pycocotools is not installed.
@@ -141,7 +148,7 @@ def _canvas(image: np.ndarray | None) -> np.ndarray:
 
 
 def class_map_type(classes: int) -> type[np.generic]:
-    """Return the data type of class maps of this number of classes."""
+    """Return the data type of class maps: uint8 for at most 256 classes, int32 for more."""
     return np.uint8 if classes <= 256 else np.int32
 
 
@@ -186,7 +193,7 @@ def select(boxes: np.ndarray, scores: np.ndarray, selection: Selection) -> Detec
 
 
 def boxes_to_image(boxes: np.ndarray, placement: Placement) -> np.ndarray:
-    """Convert (K, 4) boxes from pixels of the input to pixels of the image."""
+    """Convert boxes (K, 4) as (x1, y1, x2, y2) from pixels of the model's input to pixels of the image."""
     y, x = (original / placed for original, placed in zip(placement.original, placement.placed, strict=True))
     return boxes * np.array([x, y, x, y], np.float32)
 
@@ -194,11 +201,11 @@ def boxes_to_image(boxes: np.ndarray, placement: Placement) -> np.ndarray:
 def class_map(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Compute the class map of bilinearly upsampled logits (``align_corners=False``), without upsampling all of them.
 
-    If the four logits around a pixel have the same best class, it is the best class of the interpolated logits too.
-    Therefore only the other pixels are interpolated. The result is exact; docs/export.md lists the time saved.
+    If the four positions around a pixel have the same best class, that class is also the best one of the interpolated
+    logits. Therefore only the other pixels are interpolated. The result is exact; docs/export.md lists the time saved.
 
     Args:
-        logits: (classes, h, w).
+        logits: (classes, h, w) float32.
         size: Height and width (H, W) of the class map: (h, w), or both multiplied by the same even factor.
 
     Returns:
@@ -230,10 +237,14 @@ def class_map(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def corner_weights(factor: int) -> np.ndarray:
-    """Return the bilinear weights of the corners of a cell: top left, top right, bottom left, bottom right.
+    """Return the bilinear weights of the corners of a cell, the area between four neighbouring logits.
+
+    Args:
+        factor: Upsampling factor: a cell is ``factor`` pixels high and wide.
 
     Returns:
-        (factor * factor, 4) float32, a row per pixel.
+        (factor * factor, 4) float32: a row per pixel of the cell in row-major order, with the weights of the top left,
+        top right, bottom left and bottom right corner.
     """
     t = (np.arange(factor, dtype=np.float32) + 0.5) / factor
     line = np.stack([1 - t, t])  # (2, factor)
@@ -241,7 +252,17 @@ def corner_weights(factor: int) -> np.ndarray:
 
 
 def map_to_image(labels: np.ndarray, placement: Placement) -> np.ndarray:
-    """Crop a class map of the input to the image and resize it to the image's size by nearest neighbour."""
+    """Convert a class map from the size of the model's input to the size of the image.
+
+    The padding of the input is cropped, and the rest is resized by nearest neighbour.
+
+    Args:
+        labels: (H, W) class map of the padded input.
+        placement: Size of the image before and in the input.
+
+    Returns:
+        (H', W') class map of the original image.
+    """
     labels = np.ascontiguousarray(labels[: placement.placed[0], : placement.placed[1]])
     if placement.placed != placement.original:
         labels = cv2.resize(labels, placement.original[::-1], interpolation=cv2.INTER_NEAREST_EXACT)

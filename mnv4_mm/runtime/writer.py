@@ -16,7 +16,7 @@ ResultT = TypeVar('ResultT', Detections, ClassMap)
 
 
 class PredictionWriter(ABC, Generic[ResultT]):
-    """Collects the predictions of a call of ``infer``.
+    """Base class of the writers that collect the predictions of one call of ``infer``.
 
     Args:
         out_dir: Folder to write to.
@@ -36,9 +36,9 @@ class PredictionWriter(ABC, Generic[ResultT]):
         """Add the predictions for an image.
 
         Args:
-            name: File name of the image, or of a frame of a video.
+            name: File name of the image, or name of the frame of a video.
             result: The predictions, including their image.
-            image_id: Id of the image; images are numbered from 1 if left out.
+            image_id: Id of the image; None to number the images from 1.
 
         Returns:
             The image with the predictions drawn, (H', W', 3) uint8 BGR.
@@ -64,7 +64,10 @@ class PredictionWriter(ABC, Generic[ResultT]):
         """Return the content of ``predictions.json``, without the images that cannot be read."""
 
     def save(self) -> Path:
-        """Write ``predictions.json`` and, if asked for, ``coco_results.json``; return the path of the first.
+        """Write ``predictions.json`` and, if ``coco`` is True, ``coco_results.json``.
+
+        Returns:
+            The path of ``predictions.json``.
 
         Raises:
             UserError: A file cannot be written.
@@ -105,10 +108,11 @@ class DetectionWriter(PredictionWriter[Detections]):
 
 
 class ClassMapWriter(PredictionWriter[ClassMap]):
-    """Writes class maps as PNG files into ``class_maps/``, each when it is added, and ``predictions.json``.
+    """Writes class maps as PNG files into ``class_maps/``, and ``predictions.json``.
 
-    The pixel values of a class map are the same as in the masks of the training data. The JSON lists the value of each
-    class and, for each image, the path of its class map and the share of pixels of each class.
+    Each PNG is written as soon as its class map is added. Its pixel values are the same as in the masks of the training
+    data. The JSON lists the value of each class and, for each image, the path of its class map and the share of pixels
+    of each class that occurs.
     """
 
     def __init__(self, out_dir: Path, score_thr: float = 0.3, coco: bool = False) -> None:
@@ -142,7 +146,11 @@ class ClassMapWriter(PredictionWriter[ClassMap]):
 def write_class_map(path: Path, result: ClassMap) -> None:
     """Write a class map as a palette PNG: pixel values as in the masks of the data set, shown in class colours.
 
-    If the classes need values above 255, the PNG is 16-bit grey instead.
+    If the classes need values above 255, the PNG is 16-bit greyscale without colours instead.
+
+    Args:
+        path: The PNG file.
+        result: The class map.
 
     Raises:
         UserError: The file cannot be written.

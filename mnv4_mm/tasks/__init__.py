@@ -27,9 +27,10 @@ def task_of(cfg: Config) -> Task:
 
 
 def build_model(cfg: Config) -> nn.Module:
-    """Build the model of a config; its types are names of the config's ``default_scope``.
+    """Build the model of a config, with its types looked up in the registry of the config's ``default_scope``.
 
-    With the settings ``qat``, weights and activations are rounded to 8 bits, see ``engine.qat.quantize_model``.
+    If the config has ``qat`` settings, weights and activations are fake-quantised to 8 bits, see
+    ``engine.qat.quantize_model``.
     """
     task_of(cfg)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):

@@ -41,14 +41,18 @@ def input_scale(cfg: Config) -> tuple[tuple[int, int], bool] | None:
 
 
 def small_box_lines(content: Mapping[str, Any], cfg: Config) -> Iterator[str]:
-    """Name the classes with many boxes that are too small for the anchors of a config, the worst first.
+    """Warn about classes with many boxes that are too small for the anchors of a config.
+
+    A box is too small if the square root of its area is less than half the side of the smallest anchor, both at the
+    input size. A class is named if more than 20 % of its boxes are too small.
 
     Args:
         content: Training annotations in COCO format.
         cfg: The config.
 
     Yields:
-        At most one line.
+        One warning that names up to five classes, the one with the largest share first. Nothing if there is no such
+        class, no anchors, or no ``Resize`` with a scale in the test pipeline.
     """
     anchor, scale = smallest_anchor(cfg), input_scale(cfg)
     if anchor is None or scale is None:

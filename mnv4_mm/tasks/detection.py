@@ -1,4 +1,4 @@
-"""Detection: data sets in COCO's layout, COCO AP, boxes."""
+"""The task of object detection, with data sets in COCO's format, evaluated by COCO AP."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +25,7 @@ COCO_TYPES = ('CocoDataset', 'mmdet.CocoDataset', 'CachedCocoDataset', 'NamedCoc
 
 
 class Detection(Task[Split, CocoLayout]):
-    """Object detection: data sets in COCO's layout, COCO AP."""
+    """Object detection, with data sets in COCO's format, evaluated by COCO AP."""
 
     name = 'detection'
     metric = 'bbox_mAP'

@@ -1,4 +1,7 @@
-"""Inference with PyTorch models and the pipelines of mmdet and mmseg. Results have the types of exported files."""
+"""Inference with PyTorch models and the pipelines of mmdet and mmseg.
+
+The results have the same types as those of exported files: ``runtime.results.Detections`` and ``ClassMap``.
+"""
 
 import copy
 from typing import Any

@@ -1,4 +1,4 @@
-"""Segmentation: images and masks, mIoU, class maps."""
+"""The task of semantic segmentation, with data sets of images and masks, evaluated by mIoU."""
 
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +26,7 @@ with without_lines(MISSING_OPTIONAL):
 
 
 class Segmentation(Task[MaskSplit, MaskLayout]):
-    """Semantic segmentation: images and masks, mIoU."""
+    """Semantic segmentation, with data sets of images and masks, evaluated by mIoU."""
 
     name = 'segmentation'
     metric = 'mIoU'
@@ -101,7 +101,7 @@ class Segmentation(Task[MaskSplit, MaskLayout]):
             cfg.model.test_cfg = dict(mode='slide', crop_size=size, stride=tuple(length * 2 // 3 for length in size))
 
     def set_one_size(self, cfg: Config, size: tuple[int, int]) -> None:
-        """Predict test images in windows of the one size; training crops have this size already."""
+        """Predict test images in sliding windows, and pad smaller ones to ``size``, the size of the training crops."""
         self.set_inference(cfg, 'slide')
         cfg.model.data_preprocessor.test_cfg = dict(size=size)  # pads images that are smaller than a window
 

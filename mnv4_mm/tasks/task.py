@@ -22,11 +22,11 @@ class Split(Protocol):
         """Folder of the images."""
 
     def __iter__(self) -> Iterator[Any]:
-        """Files, folders and settings of the split."""
+        """Iterate over the fields of the split: files, folders and settings."""
 
 
 class Layout(Protocol):
-    """A user's data set, as recognised."""
+    """A user's data set, as ``Task.find`` returns it."""
 
     @property
     def root(self) -> Path:
@@ -46,11 +46,15 @@ class Layout(Protocol):
 
     @property
     def checked(self) -> CheckedData | None:
-        """Result of the check, if there was one."""
+        """Result of the data check; None if the data set has not been checked."""
 
 
 class Predictor(Protocol):
-    """A model with its preprocessing."""
+    """A model with its preprocessing.
+
+    Attributes:
+        classes: Class names in the order of labels.
+    """
 
     classes: tuple[str, ...]
 
@@ -63,15 +67,16 @@ LayoutT = TypeVar('LayoutT', bound=Layout)
 
 
 class Task(ABC, Generic[SplitT, LayoutT]):
-    """Everything that differs by task.
+    """Base class of the tasks: everything that differs between detection and segmentation.
 
     Attributes:
         name: Name of the task.
         metric: Name of the main metric, as the evaluator returns it.
         benchmark: Public data set of the task's configs.
-        hint: Advice for users who do not have the benchmark.
-        raw_output: Kind of exported file with the raw outputs of the net, see ``runtime.meta.Kind``.
-        ground_truth_steps: Pipeline that loads the ground truth of an image, and nothing else.
+        hint: Advice for users who do not have the benchmark's data.
+        raw_output: Kind of exported file whose outputs are not post-processed, see ``runtime.meta.Kind``.
+        ground_truth_steps: Pipeline that loads only the ground truth of an image; empty if the annotations of the data
+            set contain it.
     """
 
     name: str
@@ -99,17 +104,20 @@ class Task(ABC, Generic[SplitT, LayoutT]):
             previous: Split of an earlier run, image name -> ``train`` or ``val``. It is kept if the data set has no
                 split of its own.
 
+        Returns:
+            The data set with its splits, its classes and the result of the check.
+
         Raises:
             UserError: The data set is missing, invalid, or has other classes than ``classes``.
         """
 
     @abstractmethod
     def split(self, dataset: Any) -> SplitT | None:
-        """Return the split that a data set's config names; None if the task does not support its type."""
+        """Return the split that a data set's config names; None if the config does not name images and ground truth."""
 
     @abstractmethod
     def set_split(self, dataset: Any, split: SplitT) -> None:
-        """Set the split of a data set's config."""
+        """Set the paths of a split in a data set's config."""
 
     @abstractmethod
     def set_classes(self, dataset: Any, layout: LayoutT) -> None:
@@ -121,15 +129,19 @@ class Task(ABC, Generic[SplitT, LayoutT]):
 
     @abstractmethod
     def check_label_order(self, cfg: Config, dataset: Any) -> None:
-        """Make sure that the labels of a data set's config follow its class names.
+        """Make sure that the labels of a data set follow the class names in its config.
+
+        Args:
+            cfg: The config that the data set is part of; changed in place if necessary.
+            dataset: Config of the data set; changed in place if necessary.
 
         Raises:
-            UserError: The ground truth has no entry for a class.
+            UserError: The annotation file is invalid, or has no category for a class.
         """
 
     @abstractmethod
     def set_class_order(self, cfg: Config, dataset: Any, old: Sequence[str], new: Sequence[str]) -> None:
-        """Change the order of the classes in a data set's config, and of its labels with it.
+        """Change the order of the classes, and so of the labels, in a data set's config.
 
         Args:
             cfg: The config that the data set is part of.
@@ -143,7 +155,11 @@ class Task(ABC, Generic[SplitT, LayoutT]):
 
     @abstractmethod
     def set_ground_truth(self, evaluator: Any, split: SplitT) -> None:
-        """Set the ground truth of a split in an evaluator's config, if the evaluator reads it from a file."""
+        """Set the ground truth of a split in an evaluator's config, if the evaluator reads it from a file.
+
+        Raises:
+            UserError: The evaluator should read a file and has no ``ann_file``.
+        """
 
     @abstractmethod
     def set_inference(self, cfg: Config, mode: str) -> None:
@@ -159,14 +175,14 @@ class Task(ABC, Generic[SplitT, LayoutT]):
 
     @abstractmethod
     def check(self, split: SplitT, cfg: Config, dataset: Any) -> None:
-        """Check that a split is there and fit for training and evaluation.
+        """Check that the files of a split exist and are fit for training and evaluation.
 
         Raises:
             UserError: The split is missing or invalid. The message lists the first mistakes.
         """
 
     def data_paths(self, split: SplitT) -> list[Path]:
-        """Return the files and folders of a split, in which nothing may be written."""
+        """Return the files and folders of a split, which outputs must not overwrite."""
         return [part for part in split if isinstance(part, Path)]
 
     def image_files(self, split: SplitT) -> list[Path]:
@@ -174,7 +190,7 @@ class Task(ABC, Generic[SplitT, LayoutT]):
         return sorted(path for path in split.images.rglob('*') if path.suffix.lower() in IMAGE_SUFFIXES)
 
     def training_lines(self, split: SplitT, cfg: Config, dataset: Any) -> list[str]:
-        """Describe the data that is trained on, as lines of text.
+        """Return lines of text that describe the data that is trained on; an empty list if there is nothing to say.
 
         Args:
             split: Training split; its files have been checked.
@@ -188,7 +204,10 @@ class Task(ABC, Generic[SplitT, LayoutT]):
 
     @abstractmethod
     def check_out(self, out: str) -> None:
-        """Check the name of the file or folder for predictions, before anything is read.
+        """Check the file or folder for predictions before the data and the model are read.
+
+        Args:
+            out: JSON file for detections, or folder for class maps.
 
         Raises:
             UserError: Predictions cannot be written there.
@@ -196,13 +215,14 @@ class Task(ABC, Generic[SplitT, LayoutT]):
 
     @abstractmethod
     def set_outputs(self, cfg: Config, split: SplitT, per_class: bool, out: str | None) -> None:
-        """Prepare a test's config for drawing, for metrics per class, and for writing predictions.
+        """Prepare the config of an evaluation for drawing, for metrics per class, and for writing predictions.
 
         Args:
             cfg: The config; changed in place.
-            split: Split that is tested.
+            split: Split to evaluate on.
             per_class: Print the metrics of each class.
-            out: File or folder for predictions, whose folder is made; None to write none.
+            out: File for detections, whose parent folder is created, or folder for class maps, which is created. None
+                writes no predictions.
 
         Raises:
             UserError: ``out`` would overwrite the data.
@@ -210,7 +230,13 @@ class Task(ABC, Generic[SplitT, LayoutT]):
 
     @abstractmethod
     def finish_outputs(self, out: str) -> None:
-        """Finish the output after the predictions have been written."""
+        """Complete the output after the evaluation has written the predictions.
+
+        The file of detections is renamed to the requested name. For class maps, the path of their folder is printed.
+
+        Args:
+            out: The ``out`` that ``set_outputs`` was called with.
+        """
 
     @abstractmethod
     def check_ground_truth(self, infos: Iterable[Mapping[str, Any]]) -> None:
@@ -225,7 +251,9 @@ class Task(ABC, Generic[SplitT, LayoutT]):
 
     @abstractmethod
     def evaluation_sample(self, info: Mapping[str, Any], size: tuple[int, int], prediction: Any) -> dict[str, Any]:
-        """Return the data sample with prediction and ground truth that an evaluator takes.
+        """Return the data sample of an image for the evaluator.
+
+        The sample contains the prediction and, for segmentation, the ground truth.
 
         Args:
             info: Item of a data set with ``ground_truth_steps`` as its pipeline.
@@ -235,11 +263,14 @@ class Task(ABC, Generic[SplitT, LayoutT]):
 
     @abstractmethod
     def export_size(self, cfg: Config, size: tuple[int, int]) -> tuple[int, int]:
-        """Return the default input size of an exported file, (height, width), if images keep their aspect ratio.
+        """Return the default input size of an exported file, for a test pipeline that keeps the aspect ratio.
 
         Args:
             cfg: Config of the model.
-            size: Size to which the test pipeline fits an image, (height, width).
+            size: Size into which the test pipeline fits an image, (height, width) in pixels.
+
+        Returns:
+            (height, width) in pixels, not yet rounded to multiples of 32.
         """
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Description of a transfer run for the process that makes it. Imports nothing heavy."""
+"""Description of a transfer run for the process that executes the run. Imports nothing heavy."""
 
 import json
 from dataclasses import asdict, dataclass

@@ -45,13 +45,13 @@ _ELEMENTWISE = ('Add', 'Sub', 'Mul', 'Div', 'Sum', 'Max', 'Min', 'Pow', 'Neg', '
 
 
 class Layer(NamedTuple):
-    """A layer, or several that are equal.
+    """A layer of a net, or a number of equal layers.
 
     Attributes:
         kind: One of ``KINDS``.
-        macs: Multiply-accumulates of one of them.
-        weight_bytes: Bytes of the weights that it reads.
-        activation_bytes: Bytes of the activations that it reads and writes.
+        macs: Multiply-accumulates of one layer.
+        weight_bytes: Bytes of the weights that one layer reads.
+        activation_bytes: Bytes of the activations that one layer reads and writes.
         repeats: Number of equal layers.
     """
 
@@ -63,7 +63,7 @@ class Layer(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """Bytes that it reads and writes."""
+        """Bytes of weights and activations that one layer reads and writes."""
         return self.weight_bytes + self.activation_bytes
 
 

@@ -108,7 +108,11 @@ def _digest(text: str) -> str:
 
 
 def machine_lines(records: Sequence[Record]) -> list[str]:
-    """Describe the machines, versions and commits of records, a paragraph for each combination."""
+    """Describe the machines, versions and commits of records.
+
+    Returns:
+        The lines of a Markdown paragraph for each distinct combination.
+    """
     paragraphs: dict[str, None] = {}
     for record in records:
         machine = record['machine']

@@ -56,7 +56,7 @@ def shares(layers: Sequence[Layer], ridge: float) -> dict[tuple[str, bool], floa
         ridge: Ridge point in MACs per byte.
 
     Returns:
-        Fractions that add up to 1, by (kind of layer, True if memory is the limit).
+        Fractions that add up to 1, by (kind of layer, True if the layer is memory-bound).
     """
     total = predicted_time(layers, ridge)
     result: dict[tuple[str, bool], float] = {}

@@ -59,7 +59,10 @@ def build(name: str) -> tuple[Graph, int]:
     """Build the graph of a net or of the model of a config for ONNX, and count its parameters.
 
     Args:
-        name: Name of ``nets.NETS``.
+        name: One of ``nets.NETS``.
+
+    Returns:
+        The graph, and the number of parameters.
     """
     torch.manual_seed(0)
     if name not in MODELS:

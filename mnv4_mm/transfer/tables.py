@@ -241,7 +241,7 @@ def _introduction(group: Group, protocol: Protocol) -> list[str]:
 
 
 def control_lines(group: Group) -> Iterator[str]:
-    """Compare each control with its expected score, a line of text each."""
+    """Yield a line of text for each control, which compares its score with the expected one."""
     spread = group.spread()
     for control in group.controls:
         net = next((row for row in group.rows if (row.net, row.start) == (control.net, control.start)), None)
@@ -274,7 +274,7 @@ def control_lines(group: Group) -> Iterator[str]:
 
 
 def start_lines(group: Group) -> Iterator[str]:
-    """Compare ImageNet weights with random ones for the nets that have both, a line of text each."""
+    """Yield a line of text for each net with both starts, which compares ImageNet weights with random ones."""
     random = {row.net: row for row in group.rows if row.start == 'random'}
     for row in group.rows:
         if row.start != 'imagenet' or row.net not in random:

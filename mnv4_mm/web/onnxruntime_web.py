@@ -1,4 +1,4 @@
-"""onnxruntime-web, the ONNX Runtime of browsers, from npm: fetched once, checked, kept in the user's cache."""
+"""Download of onnxruntime-web, the ONNX Runtime for browsers, from npm into the user's cache."""
 
 import base64
 import re
@@ -28,22 +28,22 @@ ADVICE = f'on a computer with npm and a network run `npm pack {PACKAGE}`'
 
 
 def cached_archive() -> Path:
-    """Return where the archive of the package is kept, whether or not it is there."""
+    """Return the path of the package's archive in the user's cache, whether or not the file exists."""
     return user_cache() / 'npm' / ARCHIVE
 
 
 def absent() -> str | None:
-    """Return what to do if the package is neither on this computer nor can be fetched; None otherwise."""
+    """Return an error message if the archive is not in the cache and npm is not installed, otherwise None."""
     if cached_archive().is_file() or shutil.which('npm'):
         return None
     return f'{PACKAGE} is not on this computer, and neither is npm: {ADVICE} and put {ARCHIVE} at {cached_archive()}'
 
 
 def archive() -> Path:
-    """Return the archive of the package, after fetching it with npm unless it is in the cache.
+    """Return the path of the package's archive in the cache. If it is not there, it is fetched with npm first.
 
     Raises:
-        UserError: It cannot be fetched or written, or its content is not that of the pinned version.
+        UserError: The archive cannot be fetched or written, or its checksum is not that of the pinned version.
     """
     path = cached_archive()
     if path.is_file():
@@ -64,10 +64,10 @@ def archive() -> Path:
 
 
 def extract(folder: Path) -> list[Path]:
-    """Write ``FILES`` into a folder, which is created.
+    """Extract ``FILES`` from the package's archive into a folder, which is created if it does not exist.
 
     Returns:
-        Their paths.
+        The paths of the extracted files, in the order of ``FILES``.
 
     Raises:
         UserError: See ``archive``.
@@ -84,7 +84,7 @@ def extract(folder: Path) -> list[Path]:
 
 
 def integrity(path: Path) -> str:
-    """Return the SHA-512 of a file as npm writes it, in base64."""
+    """Return the SHA-512 of a file in base64, as in npm's lock files but without the prefix ``sha512-``."""
     return base64.b64encode(file_digest(path, 'sha512').digest()).decode()
 
 

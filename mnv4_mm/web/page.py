@@ -1,4 +1,4 @@
-"""The files of the page, and the description of a model that it reads."""
+"""The files of the page, and the description of a model that the page reads."""
 
 from collections.abc import Sequence
 from importlib.resources import files
@@ -30,15 +30,16 @@ def description(
     colours: Sequence[Sequence[int]] | None = None,
     **more: Any,
 ) -> dict[str, Any]:
-    """Describe a model for the page, as ``model.json`` holds it.
+    """Return the description of a model for the page, which is the content of ``model.json``.
 
     Args:
-        backend: ``server`` or ``browser``.
-        name: Title of the page. For ``browser`` also the ONNX file beside the page, whose metadata is ``<name>.json``.
+        backend: Where the model runs: ``server`` or ``browser``.
+        name: Title of the page. For ``browser``, also the name of the ONNX file beside the page, whose metadata is in
+            ``<name>.json``.
         task: ``detection`` or ``segmentation``.
         classes: Class names, in the order of labels.
-        colours: RGB of each class, 0 to 255; chosen if left out.
-        **more: Further keys: ``max_bytes`` (``server``), the size limit of images.
+        colours: RGB of each class, 0 to 255; those of ``runtime.draw.palette`` if None or empty.
+        **more: Further keys. For ``server``, ``max_bytes`` is the size limit of an image file in bytes.
     """
     chosen = [list(map(int, colour)) for colour in colours or palette(len(classes))]
     return dict(backend=backend, name=name, task=task, classes=list(classes), palette=chosen, **more)

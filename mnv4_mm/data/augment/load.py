@@ -47,11 +47,14 @@ class LoadMask(BaseTransform):
 
     Required keys: ``seg_map_path``, ``reduce_zero_label``; ``label_map`` is optional.
 
-    Added keys: ``gt_seg_map``, (H, W) uint8, the same as from mmseg's ``LoadAnnotations``; ``seg_fields``, which names
-    it. mmseg's transform takes values above 255 modulo 256, though, while this one refuses them.
+    Added keys: ``gt_seg_map``, (H, W) uint8, with a label for each pixel. ``'gt_seg_map'`` is appended to the list
+    ``seg_fields``.
+
+    The labels are the same as from mmseg's ``LoadAnnotations``, except that mask values above 255 are an error here.
+    mmseg takes them modulo 256.
 
     Raises:
-        UserError: The file is missing or not a readable mask.
+        UserError: The file is missing, is not a readable mask or has values above 255.
     """
 
     def transform(self, results: dict) -> dict:
@@ -64,12 +67,13 @@ class LoadMask(BaseTransform):
 def with_one_reader(config: Any, scope: str | None) -> Any:
     """Return a copy of a config with ``LoadImage`` and ``LoadMask`` as readers, also in nested data sets.
 
-    A transform with settings of its own, such as a storage service or another decoder, is not replaced.
+    A transform with other settings, such as a storage service or another decoder, is not replaced. Only ``to_float32``
+    of ``LoadImageFromFile`` is supported. Settings that are None are ignored.
 
     Args:
-        config: Config of a data loader or a data set; built objects in it are not copied.
+        config: Config of a data loader or a data set. Built objects in the config are not copied.
         scope: Default scope, ``mmdet`` or ``mmseg``; None if there is none. ``LoadAnnotations`` without a prefix is
-            replaced for ``mmseg`` only: mmdet's reads no image files.
+            replaced for ``mmseg`` only, because mmdet's ``LoadAnnotations`` reads no image files.
     """
     if isinstance(config, dict):
         name = config.get('type')

@@ -33,7 +33,7 @@ class ColourDistortion(NamedTuple):
 
 
 def read_reduced(path: str, box: Box, scale: tuple[int, int]) -> tuple[np.ndarray, int]:
-    """Read an image whose region ``box`` will be resized to ``scale``, decoding no more pixels than that needs.
+    """Read an image whose region ``box`` will be resized to ``scale``, at a reduced size if that is large enough.
 
     Args:
         path: Image file. It is reduced only if its name ends in ``.jpg`` or ``.jpeg``.
@@ -41,8 +41,8 @@ def read_reduced(path: str, box: Box, scale: tuple[int, int]) -> tuple[np.ndarra
         scale: Target width and height in pixels.
 
     Returns:
-        The image, (H, W, 3) uint8 BGR, and the factor by which its sides were reduced: 2, 4 or 8, the largest with
-        which the region is still not smaller than the target, or 1.
+        The image, (H, W, 3) uint8 BGR, and the factor by which its sides were reduced. The factor is the largest of 1,
+        2, 4 and 8 with which the reduced region is at least as large as ``scale``, or 1 if there is no such factor.
 
     Raises:
         UserError: The file is missing or not a readable image.
@@ -57,7 +57,7 @@ def warp(image: np.ndarray, box: Box, scale: tuple[int, int], fill: tuple[int, .
     """Crop a region of an image and resize it, with the same result as ``cv2.resize`` of a region of a padded image.
 
     Args:
-        image: (H, W, 3) uint8, the whole image, perhaps reduced.
+        image: (H, W, 3) uint8, the whole image at full size or reduced.
         box: Region in pixels of the image before reduction, (x1, y1, x2, y2). It may extend beyond the image.
         scale: Width and height of the result in pixels.
         fill: Colour beyond the edges of the image, in the order of its channels.
@@ -95,10 +95,10 @@ def distort_float(image: np.ndarray, colour: ColourDistortion) -> np.ndarray:
 
     Args:
         image: (H, W, 3) uint8 BGR.
-        colour: Parameters; ``hue`` is in degrees.
+        colour: Parameters. ``hue`` is in degrees. ``contrast_last`` makes no difference.
 
     Returns:
-        (H, W, 3) float32, BGR in the order of ``colour.channels``, in planar layout (see ``to_planar``).
+        (H, W, 3) float32 in planar layout (see ``to_planar``), BGR with the channels permuted by ``colour.channels``.
     """
     pixels = image.astype(np.float32)
     if colour.brightness is not None:

@@ -1,8 +1,9 @@
 """The augmentation of mmseg's ADE20K configs as one crop, one resize and one pass over the colours.
 
-Its result equals that of mmseg's chain but for the three differences that ``SegAugmentation`` lists; the random
-parameters have the same distributions. It takes a fraction of the time: the crop is taken from the image before it is
-scaled, so that only the crop is resized and distorted.
+The result equals that of mmseg's chain of transforms except for the three differences that ``SegAugmentation`` lists.
+The random parameters have the same distributions. The augmentation takes a fraction of the time, because the crop is
+taken from the unscaled image, so that only the crop is resized and distorted.
+
 ``sample_params`` is separate from ``apply`` so that tests can run mmseg's chain with the same random parameters.
 """
 
@@ -44,13 +45,15 @@ class SegAugmentation(BaseTransform):
     Replaces mmseg's LoadImageFromFile, LoadAnnotations, RandomResize (keep_ratio=True), RandomCrop, RandomFlip and
     PhotoMetricDistortion. There are three differences. The crop is taken from the unscaled image at whole pixels, so
     that image and mask are both shifted by up to half a pixel of the unscaled image. Saturation and hue share one
-    conversion to HSV and back. JPEG files are decoded at 1/2, 1/4 or 1/8 of their size where that is enough.
+    conversion to HSV and back. A JPEG file is decoded at 1/2, 1/4 or 1/8 of its size if that is still at least the size
+    to which it is scaled.
 
     Required keys: ``img_path``, ``seg_map_path``, ``reduce_zero_label``; ``label_map`` is optional.
 
-    Added keys: ``img``, (H, W, 3) uint8 BGR, in planar layout; ``gt_seg_map``, (H, W) uint8; the sizes, scale factors
-    and flip that mmseg's transforms record. H and W are the size of the crop, or of the scaled image where that is
-    smaller.
+    Added keys: ``img``, (H, W, 3) uint8 BGR, in planar layout (see ``to_planar``); ``gt_seg_map``, (H, W) uint8, which
+    ``seg_fields`` then lists; ``ori_shape``, ``img_shape``, ``scale``, ``scale_factor``, ``keep_ratio``, ``flip`` and
+    ``flip_direction``, as mmseg's transforms record them. Each of H and W is that of ``crop_size``, or that of the
+    scaled image if the latter is smaller.
 
     Args:
         scale: Limits of the longer and the shorter side of the scaled image in pixels, in any order, before
@@ -108,8 +111,8 @@ class SegAugmentation(BaseTransform):
         """Sample the random parameters for an image.
 
         Args:
-            mask: (H, W) uint8 mask of the image.
-            label_table: (256,) uint8, the label of each mask value.
+            mask: (H, W) uint8, the mask at full size. Its size is that of the image.
+            label_table: (256,) uint8, the label of each mask value (see ``build_label_table``).
         """
         random, uniform = np.random.random_sample, np.random.uniform
         height, width = mask.shape
@@ -136,8 +139,12 @@ class SegAugmentation(BaseTransform):
     def is_balanced(self, mask: np.ndarray, label_table: np.ndarray) -> bool:
         """Return True if a mask has at least two classes, each below ``cat_max_ratio`` of the labelled pixels.
 
-        Only every second pixel of every second row is counted. Counting all pixels would decide differently only where
-        a share is very close to the limit.
+        Only every second pixel of every second row is counted. Counting all pixels would give another result only if
+        the share of a class is very close to the limit.
+
+        Args:
+            mask: (H, W) uint8, the part of the mask to examine.
+            label_table: (256,) uint8, the label of each mask value (see ``build_label_table``).
         """
         value_counts = cv2.calcHist([mask[::2, ::2]], [0], None, [256], [0, 256]).ravel()
         counts = np.bincount(label_table, value_counts, minlength=256)
@@ -150,14 +157,14 @@ class SegAugmentation(BaseTransform):
         """Apply the given parameters to an image and its mask.
 
         Args:
-            results: Updated in place.
+            results: Results of the pipeline, updated in place. No key is required.
             image: (H', W', 3) uint8 BGR, at full size or reduced.
-            mask: (H, W) uint8 mask at full size.
-            label_table: (256,) uint8, the label of each mask value.
-            params: Parameters.
+            mask: (H, W) uint8, the mask at full size.
+            label_table: (256,) uint8, the label of each mask value (see ``build_label_table``).
+            params: Random parameters as from ``sample_params``.
 
         Returns:
-            ``results``.
+            ``results`` with the keys that the class adds.
         """
         shape = (params.crop[3] - params.crop[1], params.crop[2] - params.crop[0])
         pixels, labels = (part[source_slices(params.crop, params.size, part.shape)] for part in (image, mask))
@@ -187,11 +194,15 @@ class SegAugmentation(BaseTransform):
 
 
 def build_label_table(reduce_zero_label: bool, label_map: dict[int, int]) -> np.ndarray:
-    """Return the label of each mask value, (256,) uint8, as mmseg's ``LoadAnnotations`` assigns them.
+    """Return a lookup table from mask values to labels, as mmseg's ``LoadAnnotations`` assigns them.
 
     Args:
-        reduce_zero_label: True if 0 is unlabelled and the classes begin at 1.
-        label_map: New label of each label, after that reduction. Other labels are kept.
+        reduce_zero_label: True if the value 0 is unlabelled and the first class has the value 1. Labels are then values
+            minus 1, and 0 becomes 255.
+        label_map: Maps labels to new labels, after the reduction by ``reduce_zero_label``. Other labels are kept.
+
+    Returns:
+        (256,) uint8, the label of each mask value.
     """
     reduced = [255, *range(254), 255] if reduce_zero_label else range(256)
     return np.array([label_map.get(label, label) for label in reduced], np.uint8)
@@ -202,8 +213,11 @@ def source_slices(crop: Box, size: tuple[int, int], shape: tuple[int, ...]) -> t
 
     Args:
         crop: (x1, y1, x2, y2) in pixels of the scaled image.
-        size: Width and height of the scaled image.
+        size: Width and height of the scaled image in pixels.
         shape: Shape of the unscaled image, (H, W, ...).
+
+    Returns:
+        Slices of rows and of columns, each at least one pixel long.
     """
     x, y = shape[1] / size[0], shape[0] / size[1]
     x1, y1, x2, y2 = round(crop[0] * x), round(crop[1] * y), round(crop[2] * x), round(crop[3] * y)

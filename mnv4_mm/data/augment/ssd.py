@@ -1,7 +1,9 @@
 """SSD's augmentation for detection as one warp and one pass over the colours.
 
-It gives the result of mmdet's chain of transforms, with parameters from the same distributions, in a fraction of the
-time: the visible region is resized once, directly to the target size, and only the result's colours are distorted.
+The result is that of mmdet's chain of transforms, with parameters from the same distributions. The augmentation takes a
+fraction of the time, because the visible region is resized once, directly to the target size, and colours are distorted
+only at that size.
+
 ``sample_params`` is separate from ``apply`` so that tests can run mmdet's chain with the same random parameters.
 """
 
@@ -56,13 +58,16 @@ class SSDAugmentation(BaseTransform):
 
     Replaces mmdet's LoadImageFromFile, Expand, MinIoURandomCrop, Resize (keep_ratio=False), RandomFlip and
     PhotoMetricDistortion; it comes after LoadAnnotations. Boxes are the same as in mmdet's chain. Images are the same
-    up to rounding, except for JPEG files, which are decoded at 1/2, 1/4 or 1/8 of their size where that is enough.
+    up to rounding, except for JPEG files. A JPEG file is decoded at 1/2, 1/4 or 1/8 of its size if the region to keep
+    is then still at least as large as ``scale``.
 
     Required keys: ``img_path``, ``height``, ``width``, ``gt_bboxes``, ``gt_bboxes_labels``, ``gt_ignore_flags``.
 
-    Added or modified keys: ``img``, (H, W, 3) float32 BGR, in planar layout; ``gt_bboxes``, (x1, y1, x2, y2) in pixels
-    of ``img``; ``gt_bboxes_labels`` and ``gt_ignore_flags`` of the boxes that remain; the sizes, scale factors and
-    flip that mmdet's transforms record; ``height`` and ``width``, if the image turns out to have another size.
+    Added or modified keys: ``img``, (H, W, 3) float32 in planar layout (see ``to_planar``), BGR unless the distortion
+    permutes the channels; ``gt_bboxes``, (x1, y1, x2, y2) in pixels of ``img``; ``gt_bboxes_labels`` and
+    ``gt_ignore_flags`` of the boxes that remain; ``ori_shape``, ``img_shape``, ``scale``, ``scale_factor``,
+    ``keep_ratio``, ``flip`` and ``flip_direction``, as mmdet's transforms record them; ``height`` and ``width``, if the
+    size of the image file differs from that in its annotation.
 
     Args:
         scale: Width and height of the result in pixels.
@@ -169,13 +174,14 @@ class SSDAugmentation(BaseTransform):
         """Apply the given parameters to an image and its boxes.
 
         Args:
-            results: Keys as for the transform; updated in place.
+            results: Results of the pipeline, updated in place. The required keys are those of the class except
+                ``img_path``; ``height`` and ``width`` are those of the full-size image.
             image: (H, W, 3) uint8 BGR, at full size or reduced.
-            params: Parameters.
+            params: Random parameters as from ``sample_params``.
             reduction: Factor by which the sides of ``image`` were reduced when it was decoded.
 
         Returns:
-            ``results``.
+            ``results`` with the keys that the class adds.
         """
         height, width = results['height'], results['width']
         x1, y1, x2, y2 = crop_window(height, width, params)
@@ -207,14 +213,31 @@ class SSDAugmentation(BaseTransform):
 
 
 def crop_window(height: int, width: int, params: SSDParams) -> Box:
-    """Return the region that is kept, (x1, y1, x2, y2) in pixels of the image. It may extend beyond the image."""
+    """Return the region of an image that is kept. The region may extend beyond the image.
+
+    Args:
+        height: Height of the full-size image in pixels.
+        width: Width of the full-size image in pixels.
+        params: Random parameters, of which the expansion and the crop are used.
+
+    Returns:
+        (x1, y1, x2, y2) in pixels of the full-size image.
+    """
     ratio, left, top = params.expansion or (1, 0, 0)
     x1, y1, x2, y2 = params.crop or (0, 0, int(width * ratio), int(height * ratio))
     return x1 - left, y1 - top, x2 - left, y2 - top
 
 
 def pairwise_iou(crops: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Return the IoU of each crop with each box, (P, N), for crops (4, P) and boxes (N, 4) as (x1, y1, x2, y2)."""
+    """Return the IoU of each crop with each box.
+
+    Args:
+        crops: (4, P), the rows are x1, y1, x2 and y2.
+        boxes: (N, 4), (x1, y1, x2, y2).
+
+    Returns:
+        (P, N), 0 to 1.
+    """
     x1, y1, x2, y2 = crops[:, :, None]
     a1, b1, a2, b2 = boxes.T[:, None]
     overlap = (np.minimum(x2, a2) - np.maximum(x1, a1)).clip(0) * (np.minimum(y2, b2) - np.maximum(y1, b1)).clip(0)
@@ -222,7 +245,15 @@ def pairwise_iou(crops: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 
 def contains_centres(crops: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Return whether each crop contains the centre of each box, (P, N) bool, for crops (4, P) and boxes (N, 4)."""
+    """Return whether each crop contains the centre of each box. A centre on the edge of a crop is outside.
+
+    Args:
+        crops: (4, P), the rows are x1, y1, x2 and y2.
+        boxes: (N, 4), (x1, y1, x2, y2).
+
+    Returns:
+        (P, N) bool.
+    """
     x1, y1, x2, y2 = crops[:, :, None]
     x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
     return (x > x1) & (y > y1) & (x < x2) & (y < y2)

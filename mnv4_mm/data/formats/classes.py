@@ -12,23 +12,36 @@ UNPRINTABLE = ('Cc', 'Cs', 'Zl', 'Zp')
 
 
 def composed(name: str) -> str:
-    """Return a name with composed accents (Unicode NFC). macOS writes decomposed ones, which look the same."""
+    """Return a name in Unicode normalisation form NFC, in which an accent and its letter are one character.
+
+    macOS writes names with separate characters (NFD), which look the same but compare as different.
+    """
     return unicodedata.normalize('NFC', name)
 
 
 def note_composed(names: Iterable[str], notes: list[str]) -> None:
-    """Add a note on the names, as written in the files, that ``composed`` changes."""
+    """Add a note that lists the class names that ``composed`` changes. No note is added if all names are NFC already.
+
+    Args:
+        names: Class names as written in the files.
+        notes: Notes on the data set, extended in place.
+    """
     changed = sorted({composed(name) for name in names if composed(name) != name})
     if changed:
         notes.append(f'accents of class names are composed (Unicode NFC): {first(changed)}')
 
 
 def check_names(names: Sequence[str], source: Path) -> list[Finding]:
-    """Return findings for names that are empty, cannot be printed, occur twice, or differ in case or blanks only.
+    """Check class names for empty and repeated names, control characters, and names that are almost the same.
+
+    Two names are almost the same if they differ only in case or whitespace.
 
     Args:
         names: Class names in the order of labels.
-        source: File that lists them.
+        source: File that lists the names, or the folder of the data set if no file does.
+
+    Returns:
+        One finding for each problem; an empty list if there are none.
     """
     findings = []
     positions: dict[str, int] = {}

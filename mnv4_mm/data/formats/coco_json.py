@@ -1,7 +1,7 @@
 """Read COCO JSON in the layouts of COCO, Roboflow, Label Studio and CVAT, and in similar ones.
 
-Entries without a usable id, name or box become findings, so that one wrong entry of a hundred thousand can be named and
-nothing ends in a KeyError.
+Entries without a usable id, name or box become findings instead of exceptions such as a KeyError. A finding names the
+entry, which may be one of a hundred thousand.
 """
 
 import math
@@ -49,7 +49,13 @@ Id = int | str
 
 
 class Category(NamedTuple):
-    """A category of an annotation file; ``parent`` is its ``supercategory``, empty if it has none."""
+    """A category of an annotation file.
+
+    Attributes:
+        id: Its ``id``, a whole number or text.
+        name: Its ``name``, in Unicode normalisation form NFC.
+        parent: Its ``supercategory``. Empty if it has none.
+    """
 
     id: Id
     name: str
@@ -60,11 +66,11 @@ class AnnotationFile(NamedTuple):
     """An annotation file of a split.
 
     Attributes:
-        name: Path relative to the root.
-        path: Its path.
-        content: ``images``, ``annotations`` and ``categories``, a list each.
+        name: Path of the file relative to the root of the data set.
+        path: Path of the file, including the root.
+        content: Parsed JSON, with the lists ``images``, ``annotations`` and ``categories``.
         categories: Valid categories in the order of the file.
-        used: Number of annotations by category id.
+        used: Number of annotations of each category id.
     """
 
     name: str
@@ -75,16 +81,25 @@ class AnnotationFile(NamedTuple):
 
 
 def find(files: Files) -> list[str]:
-    """Return the annotation files of a folder, relative to it; none if all of them are incomplete."""
+    """Return the COCO annotation files of a data set, sorted.
+
+    Returns:
+        Paths relative to the root. An empty list if no file is complete, i.e. has ``images``, ``annotations`` and
+        ``categories``. Files named ``instances*`` or ``*.coco.json`` count as complete. If at least one file is
+        complete, incomplete ones are included.
+    """
     found = _find_all(files)
     return found if any(_is_whole(files.root / name) for name in found) else []
 
 
 def find_incomplete(files: Files) -> list[str]:
-    """Return possible annotation files that lack some of the lists; none if any file is complete.
+    """Return possible COCO annotation files that lack ``images``, ``annotations`` or ``categories``.
 
     Label Studio adds a JSON file with only ``categories`` to its YOLO export, and many tools add one with only
     ``images`` to exports in other formats.
+
+    Returns:
+        Paths relative to the root. An empty list if any file is complete.
     """
     found = _find_all(files)
     return [] if any(_is_whole(files.root / name) for name in found) else found
@@ -122,14 +137,14 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
 
     Args:
         root: Folder of the data set.
-        files: Its files, if they have been listed already. None lists them.
+        files: Files of ``root``, if they have been listed already. If None, they are listed first.
 
     Returns:
-        The data set. None if there is no such file.
+        The data set. None if there is no COCO JSON file.
 
     Raises:
-        UserError: A file is not JSON or not in COCO's format, or it is unclear which file belongs to a split or where
-            its images are.
+        UserError: A file is not JSON or not in COCO's format, or it is unclear which file belongs to a split or in
+            which folder the images are.
     """
     files = files or Files(root)
     names = find(files) or find_incomplete(files)

@@ -1,4 +1,7 @@
-"""The files that a data set of a config names. Works on plain dicts and on mmengine's, and imports nothing heavy."""
+"""Find the files that the config of a data set names.
+
+The functions take plain dicts as well as mmengine's ``ConfigDict``. This module imports neither torch nor OpenMMLab.
+"""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,9 +26,16 @@ HINTS = {
 
 
 def coco_split(dataset: Mapping[str, Any]) -> Split | None:
-    """Return the annotation file and the image folder that a config of a detection data set names.
+    """Return the annotation file and the image folder that the config of a detection data set names.
 
-    None unless ``ann_file`` and ``data_prefix.img`` are strings. The class of the data set is not looked at.
+    The ``type`` of the data set is not checked.
+
+    Args:
+        dataset: Config of the data set itself, without wrappers (see ``innermost_dataset``).
+
+    Returns:
+        The paths, relative to ``data_root`` if the config has one. None if ``ann_file`` or ``data_prefix['img']`` is
+        missing or not a string.
     """
     file, folder = dataset.get('ann_file'), (dataset.get('data_prefix') or {}).get('img')
     if not (isinstance(file, str) and isinstance(folder, str)):
@@ -36,14 +46,18 @@ def coco_split(dataset: Mapping[str, Any]) -> Split | None:
 
 
 def mask_split(dataset: Mapping[str, Any], suffix: str = '.jpg', mask_suffix: str = '.png') -> MaskSplit | None:
-    """Return the image and mask folders that a config of a segmentation data set names.
+    """Return the image and mask folders that the config of a segmentation data set names.
 
-    None unless ``data_prefix.img_path`` and ``data_prefix.seg_map_path`` are strings. The class is not looked at.
+    The ``type`` of the data set is not checked.
 
     Args:
-        dataset: Config of the data set.
-        suffix: Ending of the images' names.
-        mask_suffix: Ending of the masks' names.
+        dataset: Config of the data set itself, without wrappers (see ``innermost_dataset``).
+        suffix: End of the images' file names.
+        mask_suffix: End of the masks' file names.
+
+    Returns:
+        The folders, relative to ``data_root`` if the config has one, with ``ann_file`` as the list of names if there is
+        one. None if ``data_prefix['img_path']`` or ``data_prefix['seg_map_path']`` is missing or not a string.
     """
     prefix = dataset.get('data_prefix') or {}
     if not all(isinstance(prefix.get(key), str) for key in ('img_path', 'seg_map_path')):
@@ -55,9 +69,9 @@ def mask_split(dataset: Mapping[str, Any], suffix: str = '.jpg', mask_suffix: st
 
 
 def innermost_dataset(dataset: Any) -> Any:
-    """Return the config of the data set inside of wrappers with a key ``dataset``, such as RepeatDataset.
+    """Return the config of the data set inside wrappers that have a key ``dataset``, such as RepeatDataset.
 
-    A ConcatDataset, whose key is ``datasets``, is returned itself.
+    A config without such a wrapper is returned unchanged, and so is a ConcatDataset, whose key is ``datasets``.
     """
     while 'dataset' in dataset:
         dataset = dataset['dataset']

@@ -33,7 +33,11 @@ CROWD = ('is_crowd', 'iscrowd', 'ignored', 'difficult')
 
 
 def find(files: Files) -> list[str]:
-    """Return the annotation files of a folder, relative to it."""
+    """Return the CVAT annotation files of a data set, sorted. XML files beside an image of the same name do not count.
+
+    Returns:
+        Paths relative to the root. An empty list if there are none.
+    """
     names = [name for name in files.with_suffix('.xml') if posixpath.splitext(name)[0] not in _stems(files)]
     return [name for name in names if b'<annotations>' in beginning(files.root / name, 2**12)]
 
@@ -46,17 +50,20 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
     """Read a data set in the format "CVAT for images 1.1".
 
     - The split is the ``subset`` of an image or, without one, the split that the name or folder of the XML file names.
-    - Classes are in the order of the labels in the first file; labels that it lacks follow. If no file lists
-      any, the classes are those of the shapes, sorted by name.
+      If only some images have a split, the splits are not used.
+    - Classes are in the order of the labels in the first file. Labels that only other files have follow. If no file
+      lists labels, the classes are those of the shapes, sorted by name.
     - Polygons, ellipses, masks and rotated boxes become the boxes around them. Lines, points, cuboids and skeletons are
       left out.
+    - A shape with a true attribute of ``CROWD``, e.g. ``difficult``, becomes a crowd, which is neither trained on nor
+      counted as missed.
 
     Args:
         root: Folder of the data set.
-        files: Its files, if they have been listed already. None lists them.
+        files: Files of ``root``, if they have been listed already. If None, they are listed first.
 
     Returns:
-        The data set. None if there are no such files.
+        The data set. None if there are no CVAT annotation files.
 
     Raises:
         UserError: A file is not XML or has the tracks of a video, or it is unclear in which folder its images are.

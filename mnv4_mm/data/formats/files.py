@@ -35,14 +35,16 @@ BEGINNINGS = ((TRAIN, 'train'), (VAL, 'val'), (VAL, 'eval'), (TEST, 'test'))
 
 
 class Files:
-    """Files below a folder, without hidden ones, ``OTHER_FOLDERS`` and output folders of ``infer``.
+    """Files below a folder, without hidden files and folders, ``OTHER_FOLDERS`` and output folders of ``mnv4 infer``.
+
+    Links to folders are followed. All paths are relative to the folder and have ``/`` as separator.
 
     Attributes:
         root: The folder.
-        names: Paths relative to it, with ``/``, sorted.
+        names: Paths of all files, sorted.
 
     Raises:
-        UserError: A folder cannot be listed, or there are too many files.
+        UserError: A folder cannot be listed, or there are more than ``MAX_FILES`` files.
     """
 
     def __init__(self, root: Path) -> None:
@@ -69,12 +71,12 @@ class Files:
 
     @cached_property
     def images(self) -> list[str]:
-        """Names with the suffix of an image."""
+        """Paths of the files with the suffix of an image format, sorted."""
         return self.with_suffix(*IMAGE_SUFFIXES)
 
     @cached_property
     def image_folders(self) -> list[str]:
-        """Folders with images, and the folders above them."""
+        """Folders with images at any depth, the outermost first. The root is ``''``."""
         folders = dict.fromkeys(posixpath.dirname(name) for name in self.images)
         for folder in list(folders):
             while folder:
@@ -84,7 +86,7 @@ class Files:
 
     @cached_property
     def images_by_stem(self) -> dict[str, list[str]]:
-        """Images by file name without folder and suffix."""
+        """Paths of the images by file name without folder and suffix."""
         result: dict[str, list[str]] = {}
         for name in self.images:
             result.setdefault(posixpath.splitext(posixpath.basename(name))[0], []).append(name)
@@ -92,7 +94,7 @@ class Files:
 
     @cached_property
     def images_by_base(self) -> dict[str, list[str]]:
-        """Images by file name without folder."""
+        """Paths of the images by file name without folder."""
         result: dict[str, list[str]] = {}
         for name in self.images:
             result.setdefault(posixpath.basename(name), []).append(name)
@@ -100,14 +102,18 @@ class Files:
 
     @cached_property
     def spellings(self) -> dict[str, list[str]]:
-        """Names by spelling, regardless of upper and lower case and of how accents are coded."""
+        """Paths of all files by their path after Unicode normalisation (NFC) and case folding."""
         result: dict[str, list[str]] = {}
         for name in self.names:
             result.setdefault(_fold(name), []).append(name)
         return result
 
     def with_suffix(self, *suffixes: str) -> list[str]:
-        """Return the names that end in one of the suffixes, in any case. The suffixes must be in lower case."""
+        """Return the paths that end in one of the suffixes, ignoring case.
+
+        Args:
+            suffixes: Suffixes in lower case, e.g. ``.json``.
+        """
         return [name for name in self.names if name.lower().endswith(suffixes)]
 
     def has_folder(self, folder: str) -> bool:
@@ -115,7 +121,7 @@ class Files:
 
     @cached_property
     def folders(self) -> frozenset[str]:
-        """Folders that contain files, at any depth."""
+        """Folders that contain files at any depth. The root is ``''`` and always included."""
         folders = {''}
         for folder in {posixpath.dirname(name) for name in self.names}:
             while folder not in folders:
@@ -138,9 +144,10 @@ def _without_outputs(root: Path, names: list[str]) -> list[str]:
 
 
 def holds_predictions(path: Path) -> bool:
-    """Return True for COCO JSON with predictions, not ground truth: each annotation has a score.
+    """Return True for a COCO JSON file with predictions instead of ground truth, i.e. a score in each annotation.
 
-    Also True for a ``predictions.json`` of ``infer`` that has no detections or is of a segmentation model.
+    The result is also True for a ``predictions.json`` of ``mnv4 infer`` that has no detections or is of a segmentation
+    model. It is False for a file that cannot be read.
     """
     try:
         with path.open('rb') as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
@@ -175,7 +182,7 @@ def _fold(name: str) -> str:
 
 
 def split_of(name: str) -> str | None:
-    """Return the split that a path names; None if it names none.
+    """Return the split that a path names: ``TRAIN``, ``VAL`` or ``TEST``, or None if it names none.
 
     A split is named by a word that begins with train, val, eval or test. The file name is looked at first, then the
     folders from the innermost one outwards: ``annotations/instances_train2017.json`` is ``TRAIN``,
@@ -198,11 +205,15 @@ def complete_splits(splits: dict[str, list[LabelledImage]]) -> dict[str, list[La
 
 
 def join(folder: str, name: str) -> str | None:
-    """Join a folder, given relative to the root, and a name that is written in a file; both have ``/``.
+    """Join a folder and a name that is written in a file, and normalise the result.
+
+    Args:
+        folder: Folder relative to the root, with ``/`` as separator.
+        name: Path relative to the folder, with ``/`` as separator.
 
     Returns:
-        The path relative to the root. None if it leaves the root: the name is absolute, has a drive or a protocol, or
-            too many ``..``.
+        The path relative to the root; ``.`` for the root itself. None if the path is outside the root, because the name
+        is absolute, has a drive or a protocol, or has too many ``..``.
     """
     if name.startswith('/') or DRIVE.match(name) or '://' in name:
         return None
@@ -215,10 +226,11 @@ class Located:
     """Images that the names in an annotation file refer to.
 
     Attributes:
-        names: Path relative to the root, by name in the file. It includes images that do not exist, but no names that
-            are invalid or leave the root.
-        findings: Names that are invalid or leave the root, and corrections.
-        notes: What was decided.
+        names: Maps each name in the annotation file to the path of the image relative to the root. Images that do not
+            exist are included. Names that are invalid or lead outside the root are not.
+        findings: Findings on names that are invalid or lead outside the root, and on names that were corrected:
+            backslashes and other spellings.
+        notes: What was decided, one sentence each.
     """
 
     names: dict[str, str]
@@ -238,19 +250,27 @@ def locate(
 
     Names are relative to a folder that most formats do not define. The folder in which most of the names exist is used,
     with as few of the names' leading folders left out as possible. Folders of other splits are not considered. If
-    several folders have as many of the names, the one whose images have the stated sizes is used, or else the first
-    preferred one.
+    several folders contain equally many of the names, the one whose images have the stated sizes is used. If sizes do
+    not decide, the first usual folder is used: one of ``preferred``, the folder of the annotation file, or the root.
+
+    A name that does not exist in this folder is looked up in another spelling (case, Unicode normalisation), and then
+    in other folders, where exactly one image must have a path that ends in the name.
 
     Args:
         files: Files of the data set.
         source: Annotation file, relative to the root.
-        names: Name as written in the file -> its entry in the file, for messages.
+        names: Maps each name as written in the annotation file to its entry in the file, e.g. ``image 17``, for
+            messages.
         preferred: Folders to prefer, in this order, relative to the root.
         split: Split that the annotation file is for. None considers all folders.
-        sizes: Width and height that the annotation file states, by name.
+        sizes: Width and height in pixels that the annotation file states, by name. Names without a size may be missing.
+
+    Returns:
+        The images, with findings and notes.
 
     Raises:
-        UserError: Several folders have as many of the names, and neither sizes nor ``preferred`` decide.
+        UserError: Several folders contain equally many of the names, their image sizes do not decide, and none of them
+            is a usual folder.
     """
     located = Located({})
     path = files.root / source
@@ -333,9 +353,9 @@ def _count(names: list[str], what: str) -> str:
 
 
 def _choose_folders(files: Files, names: list[str], bases: Sequence[str], split: str | None) -> tuple[list[str], int]:
-    """Return the folder in which most of the names exist, and how many leading folders of the names are left out.
+    """Return the folders in which most of the names exist, and how many leading folders of the names are left out.
 
-    Other folders with as many of the names are returned too, if they share names with the first.
+    Usually this is one folder. Several are returned if they contain equally many of the names, some of them the same.
     """
     sample = _sample(names)
     depth = max((name.count('/') for name in sample), default=0)
@@ -359,7 +379,7 @@ def _choose_folders(files: Files, names: list[str], bases: Sequence[str], split:
 def _choose_by_size(
     files: Files, folders: list[str], stripped: int, sizes: Mapping[str, tuple[int, int]]
 ) -> str | None:
-    """Return the folder in which most images have their stated size. None if several folders have as many."""
+    """Return the folder in which most images have their stated size. None if there is a tie."""
     if len(folders) == 1:
         return folders[0]
     counts = dict.fromkeys(folders, 0)
@@ -396,7 +416,7 @@ def find_respelled(files: Files, name: str) -> str | None:
 
 
 def _find_below(files: Files, parts: list[str], split: str | None) -> str | None:
-    """Return the image of this split whose path ends in the whole name; None unless it is the only one."""
+    """Return the only image of this split whose path ends in all given parts. None if there is none or several."""
     end = '/' + '/'.join(parts)
     found = [name for name in files.images_by_base.get(parts[-1], []) if ('/' + name).endswith(end)]
     found = [name for name in found if split is None or split_of(posixpath.dirname(name)) in (None, split)]
@@ -411,16 +431,21 @@ def _hint(files: Files, name: str) -> str:
 def match_by_stem(
     files: Files, name: str, split: str | None = None, *, stem: str | None = None, listed: str = ''
 ) -> str | None:
-    """Return the image with the stem of an annotation file; None if there is none or nothing decides between several.
+    """Return the image that has the same stem (file name without folder and suffix) as an annotation file.
 
-    An image beside the annotation file is preferred, then one whose folders have most in common with the file's.
+    An image in the folder of the annotation file is preferred, whatever its split. Otherwise the image whose path has
+    the most folder names in common with that of the annotation file is taken.
 
     Args:
         files: Files of the data set.
         name: The annotation file, relative to the root.
         split: Split that the annotation file belongs to. None considers the images of all splits.
-        stem: Stem to look for instead of the annotation file's; leading folders are ignored.
-        listed: Image name in the annotation file. It decides between several images of the stem.
+        stem: Stem to look for instead of the annotation file's. Leading folders are ignored.
+        listed: Name of the image in the annotation file. If several images are left, the one with this file name is
+            taken.
+
+    Returns:
+        Path of the image relative to the root. None if there is no such image, or if several are left.
     """
     found = images_of_stem(files, name, split, stem=stem, listed=listed)
     return found[0] if len(found) == 1 else None
@@ -429,7 +454,12 @@ def match_by_stem(
 def images_of_stem(
     files: Files, name: str, split: str | None = None, *, stem: str | None = None, listed: str = ''
 ) -> list[str]:
-    """Return the images that ``match_by_stem`` is left with: more than one if nothing decides between them."""
+    """Return the images that are left after the selection by ``match_by_stem``, which describes the arguments.
+
+    Returns:
+        Paths relative to the root. More than one if nothing decides between the images; an empty list if there is no
+        such image.
+    """
     folder, base = posixpath.split(posixpath.splitext(name)[0])
     stem = posixpath.basename(stem) if stem else base
     found = files.images_by_stem.get(stem, [])
@@ -452,8 +482,9 @@ def other_labels(files: Files, images: Iterable[str], marks: Mapping[str, bytes]
 
     Args:
         files: Files of the data set.
-        images: Images without labels in the format that is read.
-        marks: Suffix of another format, in lower case -> bytes that a file with a labelled object contains.
+        images: Images without labels in the format that is read, relative to the root.
+        marks: Maps the suffix of another format, in lower case, to bytes that each file with a labelled object
+            contains.
     """
     labels: dict[str, list[str]] = {}
     for name in files.with_suffix(*marks):
@@ -469,9 +500,14 @@ def other_labels(files: Files, images: Iterable[str], marks: Mapping[str, bytes]
 
 
 def beginning(path: Path, count: int = 2**16) -> bytes:
-    """Return the first bytes of a text file, without byte order mark, leading blanks and the zero bytes of UTF-16.
+    """Return the first bytes of a text file, without byte order mark, leading whitespace and the zero bytes of UTF-16.
 
-    Empty if the file cannot be read.
+    Args:
+        path: The file.
+        count: Number of bytes to read. Fewer are returned if any are removed or the file is shorter.
+
+    Returns:
+        The bytes. Empty if the file cannot be read.
     """
     try:
         with path.open('rb') as file:
@@ -489,15 +525,26 @@ def amount(count: int, noun: str) -> str:
 
 
 def first(values: Iterable[str], count: int = 3) -> str:
-    """Join the first values for a message, with the number of the others."""
+    """Join the first values for a message and count the others: ``a, b, c and 2 more``.
+
+    Args:
+        values: All values. If there are none, the result is empty.
+        count: Largest number of values to list.
+    """
     values = list(values)
     return ', '.join(values[:count]) + (f' and {len(values) - count} more' if len(values) > count else '')
 
 
 def split_by_folder(splits: dict[str, list[LabelledImage]], notes: list[str]) -> dict[str, list[LabelledImage]]:
-    """Split a data set without splits by the folders of its images, if each is named after a split; add a note.
+    """Split the images of ``ALL`` by the names of their folders, e.g. ``images/train``.
 
-    Otherwise, or if there is no folder for training or for validation, return ``splits`` itself.
+    Args:
+        splits: Images by split.
+        notes: Notes on the data set. A note is added if the images are split.
+
+    Returns:
+        The new splits. ``splits`` itself if it has a split other than ``ALL``, if the folders of an image do not name a
+        split, or if no image is for training or none is for validation.
     """
     if set(splits) != {ALL}:
         return splits
@@ -511,7 +558,14 @@ def split_by_folder(splits: dict[str, list[LabelledImage]], notes: list[str]) ->
 
 
 def separate(data: DetectionData | MaskData) -> None:
-    """Add findings for training images that are in another split too. If ``TRAIN`` is ``VAL``, it becomes ``ALL``."""
+    """Check that no training image is in another split too, and add findings to the data set for those that are.
+
+    If exactly the same images are in ``TRAIN`` and ``VAL``, both splits are replaced by ``ALL``, with a note instead of
+    findings.
+
+    Args:
+        data: Data set, changed in place.
+    """
     splits: dict[str, list] = data.splits
     if TRAIN not in splits:
         return

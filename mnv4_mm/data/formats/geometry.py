@@ -11,18 +11,18 @@ Xywh = tuple[float, float, float, float]
 def box_of_edges(left: Number, top: Number, right: Number, bottom: Number, offset: int = 0) -> Xywh:
     """Return ``(x, y, width, height)`` of a box that is given by its edges.
 
-    Width and height are computed in decimals: 30.3 - 10.1 is 20.2, not 20.200000000000003, so that a box is the same
-    whether a file holds its edges or its size. Edges that are infinite or NaN give a box that is not finite.
+    Width and height are computed by decimal arithmetic: 30.3 - 10.1 is 20.2, not 20.200000000000003, so that a box is
+    the same whether a file holds its edges or its size. Edges that are infinite or NaN give a box that is not finite.
 
     Args:
-        left: Smallest x, as a number or as text.
+        left: Smallest x in pixels, as a number or as text, like the other edges.
         top: Smallest y.
         right: Largest x.
         bottom: Largest y.
-        offset: Coordinate of the first pixel, which is subtracted from the edges.
+        offset: Coordinate of the first pixel in the file, 0 or 1. The offset is subtracted from x and y.
 
     Raises:
-        ValueError: An edge is no number.
+        ValueError: An edge is not a number.
     """
     x1, y1, x2, y2 = (_decimal(value) for value in (left, top, right, bottom))
     if not all(value.is_finite() for value in (x1, y1, x2, y2)):
@@ -42,10 +42,13 @@ def _decimal(value: Number) -> Decimal:
 
 
 def box_around(points: Sequence[Sequence[Number]]) -> Xywh:
-    """Return ``(x, y, width, height)`` around points ``(x, y)``.
+    """Return ``(x, y, width, height)`` of the smallest box around points.
+
+    Args:
+        points: ``(x, y)`` of each point, as numbers or as text.
 
     Raises:
-        ValueError: There are no points, or a coordinate is no finite number.
+        ValueError: There are no points, or a coordinate is not a finite number.
     """
     if not points:
         raise ValueError('no points')
@@ -56,14 +59,14 @@ def box_around(points: Sequence[Sequence[Number]]) -> Xywh:
 
 
 def box_around_rotated(x: float, y: float, width: float, height: float, degrees: float) -> Xywh:
-    """Return ``(x, y, width, height)`` around a rectangle that is rotated about its centre.
+    """Return ``(x, y, width, height)`` of the smallest upright box around a rectangle that is rotated about its centre.
 
     Args:
         x: Left edge before the rotation.
         y: Top edge before the rotation.
         width: Width before the rotation.
         height: Height before the rotation.
-        degrees: Angle; either direction gives the same box.
+        degrees: Angle in degrees. Clockwise and anticlockwise rotations give the same box.
     """
     cos, sin = abs(math.cos(math.radians(degrees))), abs(math.sin(math.radians(degrees)))
     new_width, new_height = width * cos + height * sin, width * sin + height * cos

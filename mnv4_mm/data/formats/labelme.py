@@ -36,7 +36,14 @@ NOT_CLASSES = ('_background_', '__ignore__')  # in LabelMe's lists of labels
 
 
 def find(files: Files) -> list[str]:
-    """Return the annotation files of a folder, relative to it."""
+    """Return the LabelMe annotation files of a data set, sorted.
+
+    Only a few of the JSON files with the name of an image are opened. If one of these is LabelMe's, all count. JSON
+    files with other names are opened one by one.
+
+    Returns:
+        Paths relative to the root. An empty list if there are none.
+    """
     names = files.with_suffix('.json')
     twins = [name for name in names if posixpath.splitext(posixpath.basename(name))[0] in files.images_by_stem]
     others = [name for name in names if name not in set(twins)]
@@ -53,17 +60,18 @@ def _is_labelme(path: Path) -> bool:
 def read(root: Path, files: Files | None = None) -> DetectionData | None:
     """Read a data set in LabelMe's format.
 
-    - The image of a file is its ``imagePath`` or, if that does not exist, the image with the name of the file.
+    - The image of a JSON file is its ``imagePath`` or, if that does not exist, the image with the same name as the JSON
+      file. Images without a JSON file are not used.
     - Polygons, circles, masks and rotated rectangles become the boxes around them. Points and lines are left out.
     - Shapes of one class with the same ``group_id`` are parts of one object, as in LabelMe's own export to COCO.
     - Folders determine the split. Classes are in the order of ``labels.txt`` if there is one, else sorted by name.
 
     Args:
         root: Folder of the data set.
-        files: Its files, if they have been listed already. None lists them.
+        files: Files of ``root``, if they have been listed already. If None, they are listed first.
 
     Returns:
-        The data set. None if there are no such files.
+        The data set. None if there are no LabelMe annotation files.
 
     Raises:
         UserError: ``labels.txt`` cannot be read.
@@ -224,7 +232,8 @@ def _parse(shape: Any) -> tuple[str, str, list[list[float]]]:
     """Return label, kind and points of a shape.
 
     Raises:
-        ValueError: It has no label, or its points are not pairs of finite numbers.
+        ValueError: The shape has no label, its points are not pairs of finite numbers, or a rectangle or circle has too
+            few or too many points.
     """
     if not isinstance(shape, dict) or not isinstance(shape.get('label'), str):
         raise ValueError('the shape has no label')

@@ -32,10 +32,11 @@ class ClassNames(NamedTuple):
     """Class names as stated by a file of the data set.
 
     Attributes:
-        names: Names in the order of the file.
+        names: Names in the order of the file, or of the mask values if the file states values. Names of unlabelled
+            pixels, such as ``void``, are included.
         source: The file. None if the names are those of a public data set.
-        by_value: Name of each mask value, if the file states values.
-        by_colour: Name of each packed colour, if the file states colours.
+        by_value: Name of each mask value, in the order of values. None if the file states no values.
+        by_colour: Name of each packed colour, ``0xRRGGBB``. None if the file states no colours.
     """
 
     names: tuple[str, ...]
@@ -49,11 +50,13 @@ class MaskSettings(NamedTuple):
 
     Attributes:
         path: The file. None if there is none.
-        classes: Class names. None if they are not stated.
-        first_class: Value of the first class. None if it is not stated.
-        ignored: Values without a label; empty if there are none. None if they are to be guessed.
-        ignored_colours: The same for packed colours.
-        read: Whether masks must be read as ``values`` or as ``colours``. Empty if the masks decide.
+        classes: Class names. None if the file does not state them.
+        first_class: Mask value of the first class. None if the file does not state it.
+        ignored: Mask values without a label; may be empty. None if the file has no ``ignore``, so that these values are
+            guessed from the masks.
+        ignored_colours: Packed colours without a label, ``0xRRGGBB``; may be empty. None if the file has no ``ignore``.
+        read: ``'values'`` or ``'colours'``, as which masks must be read. Empty if the file does not state it, so that
+            the masks decide.
     """
 
     path: Path | None = None
@@ -110,13 +113,18 @@ def read_settings(folders: Iterable[Path]) -> MaskSettings:
 
 
 def find_classes(folders: Sequence[Path]) -> ClassNames | None:
-    """Read class names from the first file that has them. None if there is none.
+    """Read class names from the first file that has them.
+
+    The file names in ``READERS`` are tried in their order, each in all folders before the next name.
 
     Args:
-        folders: Folders to search: the root, the folders of masks, ...
+        folders: Folders to search, in this order: the root of the data set, the folders of the masks, ...
+
+    Returns:
+        The class names. None if no file has any.
 
     Raises:
-        UserError: A file is not readable, or has a name twice.
+        UserError: A file cannot be read, is invalid, or has a name twice.
     """
     for name, read in READERS:
         for folder in folders:

@@ -44,12 +44,13 @@ class Pairs(NamedTuple):
     """Images with their masks.
 
     Attributes:
-        folder: Folder that holds the images and masks, or their folders. Lists of names and classes are searched there.
+        folder: Folder that holds the images and masks, or their folders. Lists of image names and of class names are
+            looked for there.
         splits: Pairs of each split, ordered by name.
-        ending: Ending that mask names have and image names do not, e.g. ``_mask``.
-        findings: Images without a mask, masks without an image, shared and surplus masks, names in lists that do not
-            exist.
-        notes: What was decided.
+        ending: Ending that mask names have and image names do not, e.g. ``_mask``. Empty if there is none.
+        findings: Findings on images without a mask, masks without an image, masks of several images, images with
+            several masks, and names in lists without an image.
+        notes: What was decided, one sentence each.
     """
 
     folder: Path
@@ -60,7 +61,11 @@ class Pairs(NamedTuple):
 
 
 def split_of(name: str) -> str | None:
-    """Return the split that a folder is named after, e.g. ``TRAIN`` for ``train2017``. None if there is none."""
+    """Return the split that a folder is named after, e.g. ``TRAIN`` for ``train2017``. None if it is no split's name.
+
+    Args:
+        name: Name of the folder without parent folders, in any mix of upper and lower case.
+    """
     return SPLITS.get(re.sub(r'[-_]?\d+$', '', name.lower()))
 
 
@@ -82,7 +87,16 @@ class _Match(NamedTuple):
 
 
 def find_pairs(root: Path) -> Pairs | None:
-    """Find images and masks, at most two folders below ``root``. None if there are no masks of images.
+    """Find images and their masks in the known layouts, e.g. ``images/`` and ``masks/``.
+
+    If ``root`` has no such layout and only one subfolder, that subfolder is searched, up to two levels down as in
+    ``VOCdevkit/VOC2012``.
+
+    Args:
+        root: Folder of the data set.
+
+    Returns:
+        The pairs. None if no image has a mask.
 
     Raises:
         UserError: A folder cannot be listed.
@@ -101,9 +115,13 @@ def find_pairs(root: Path) -> Pairs | None:
 
 
 def find_lone_masks(root: Path) -> Path | None:
-    """Return a folder ``SegmentationClass`` with masks, for data without images. None if there is none.
+    """Return the folder ``SegmentationClass`` if there is one with masks, otherwise None.
 
-    Other names are not looked for: labelling tools use them for more than masks.
+    If ``find_pairs`` finds nothing, this function tells whether the reason is that masks have no images. Other folder
+    names are not looked for, because labelling tools use them for more than masks.
+
+    Raises:
+        UserError: A folder cannot be listed.
     """
     for base in _bases(root):
         folder = _folders(base).get('segmentationclass')

@@ -41,7 +41,7 @@ class MaskSource(NamedTuple):
 
     Attributes:
         stems: Names of the images without folder and suffix.
-        ending: Ending that mask names have and image names do not.
+        ending: Ending that mask names have and image names do not, e.g. ``_mask``. Empty if there is none.
         is_ade: True for the folders of ADE20K, in whose masks 0 is unlabelled.
         is_voc: True for the folders of Pascal VOC.
     """
@@ -57,11 +57,11 @@ class Convention:
     """Meaning of the values or colours of masks.
 
     Attributes:
-        format: Name for messages.
+        format: Name of the format for messages, e.g. ``masks in colours``.
         classes: Class names in the order of labels.
-        values: Mask value -> label. Empty for masks in colours.
-        colours: Packed colour -> label. Empty for masks of values.
-        ignored: Values or packed colours without a label.
+        values: Maps each mask value to its label, the index of the class. Empty for masks in colours.
+        colours: Maps each packed colour, ``0xRRGGBB``, to its label. Empty for masks of values.
+        ignored: Mask values or packed colours without a label.
         notes: What was decided, one sentence each.
     """
 
@@ -99,16 +99,20 @@ class _Occurring(NamedTuple):
 def decide(
     source: MaskSource, names: ClassNames | None, settings: MaskSettings, masks: Mapping[str, MaskValues]
 ) -> Convention:
-    """Decide what mask values mean.
+    """Decide which class each mask value or colour means.
 
     Args:
         source: Names of files and folders.
         names: Class names. None if no file has them.
-        settings: The user's decisions; class names in them replace ``names``.
-        masks: Decoded masks by name, including unreadable ones.
+        settings: The user's decisions in ``masks.yaml``. Class names in the settings replace ``names``.
+        masks: Decoded masks by path, including unreadable ones. Unreadable masks and JPEG files are not considered.
+
+    Returns:
+        The meaning of the values or colours.
 
     Raises:
-        UserError: The values are ambiguous or cannot be classes, no mask can be read, or most are JPEG files.
+        UserError: The values are ambiguous or cannot be classes, there are fewer than 2 or more than ``MAX_CLASSES``
+            classes, no mask can be read, or most masks are JPEG files.
     """
     readable = {name: mask for name, mask in masks.items() if not mask.problem}
     if not readable:
@@ -161,11 +165,11 @@ def _count(masks: Iterable[Mapping[int, int]]) -> _Occurring:
 def _are_colours(masks: Mapping[str, MaskValues], names: ClassNames | None, settings: MaskSettings) -> bool:
     """Return True if masks must be read as colours.
 
-    ``settings.read`` decides if it is set. If not, they must be if any mask is in colours. They also must be if the
-    file of classes states colours, and either no other colours occur or the palettes of the masks differ.
+    ``settings.read`` decides if it is set. Otherwise masks are read as colours in two cases: any mask is in colours, or
+    the file of class names states colours and either no other colours occur or the palettes of the masks differ.
 
     Raises:
-        UserError: Palettes differ, and no file of classes names colours.
+        UserError: The palettes of the masks differ, and no file of class names states colours.
     """
     if settings.read:
         return settings.read == 'colours'
@@ -373,7 +377,7 @@ def _explicit(names: ClassNames, ignored: set[int]) -> Convention:
 def _counted(
     source: MaskSource, found: _Occurring, names: ClassNames | None, ignored: set[int], first: int
 ) -> Convention:
-    """Return the convention for a value of the first class that the user states."""
+    """Return the convention in which ``first``, as stated by the user, is the value of the first class."""
     below = {value for value in found.values if value < first}
     classes = names.names if names else tuple(f'class_{v}' for v in range(first, max(found.values - ignored) + 1))
     return _consecutive('masks', classes, first, ignored | below)

@@ -17,13 +17,20 @@ LAYOUT = (
 
 
 def read(root: Path) -> MaskData | None:
-    """Read a segmentation data set. None if there are no masks.
+    """Read a segmentation data set.
 
-    All masks are decoded, since their values tell which convention they follow.
+    All masks are decoded, since their values tell which convention they follow. The values are cached, so that
+    unchanged masks are not decoded again.
+
+    Args:
+        root: Folder of the data set.
+
+    Returns:
+        The data set. None if there are no masks.
 
     Raises:
-        UserError: The masks have no images beside them, or their values cannot be understood; or the cache cannot be
-            written.
+        UserError: The masks have no images beside them, the mask values are ambiguous or cannot be classes, a file with
+            class names or settings is invalid, a folder cannot be listed, or the cache cannot be written.
     """
     pairs = find_pairs(root)
     if pairs is None:
@@ -64,11 +71,10 @@ def read(root: Path) -> MaskData | None:
 
 
 def require(root: str | Path) -> MaskData:
-    """Read a segmentation data set, which must exist.
+    """Read a segmentation data set like ``read``, but raise an error if there are no masks.
 
     Raises:
-        UserError: The folder has no masks beside images, or the masks cannot be understood; or the cache cannot be
-            written.
+        UserError: The folder has no masks beside images, or ``read`` fails.
     """
     root = Path(root)
     data = read(root)

@@ -27,12 +27,20 @@ _VOC_NAME = re.compile(r'20\d\d_\d{6}$')
 
 
 def are_camvid(stems: Iterable[str]) -> bool:
-    """Return True if all images are named as in CamVid. False for no images."""
+    """Return True if all images are named as in CamVid, e.g. ``0001TP_006690``.
+
+    Args:
+        stems: File names of the images without folder and suffix. If there are none, the result is False.
+    """
     return _all_match(_CAMVID_NAME, stems)
 
 
 def are_voc(stems: Iterable[str]) -> bool:
-    """Return True if all images are named as in Pascal VOC. False for no images."""
+    """Return True if all images are named as in Pascal VOC, e.g. ``2007_000027``.
+
+    Args:
+        stems: File names of the images without folder and suffix. If there are none, the result is False.
+    """
     return _all_match(_VOC_NAME, stems)
 
 

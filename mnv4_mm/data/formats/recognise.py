@@ -38,14 +38,18 @@ ARCHIVES = ('.zip', '.tar', '.gz', '.tgz', '.7z', '.rar', '.bz2', '.xz')
 
 
 def recognise(root: str | Path, task: Task | None = None) -> DetectionData | MaskData:
-    """Read a data set in whatever format it is in.
+    """Recognise the format of a data set and read it.
 
     Args:
         root: Folder of the data set.
         task: Kind of labels to look for. None looks for boxes first, then for masks.
 
+    Returns:
+        ``DetectionData`` if boxes are found, ``MaskData`` if masks are.
+
     Raises:
-        UserError: There is no such folder, none of the formats is in it, or the data cannot be read.
+        UserError: There is no such folder, it has no data set of a known format, the data cannot be read, none of the
+            listed images exists, or the folder has boxes in two formats that differ.
     """
     root = Path(root)
     check_folder(root)

@@ -37,7 +37,10 @@ EDGES = ('xmin', 'ymin', 'xmax', 'ymax')
 
 
 def find(files: Files) -> list[str]:
-    """Return all XML files if at least one of a sample is a Pascal VOC annotation; otherwise an empty list."""
+    """Return all XML files, relative to the root, if at least one of a sample is a Pascal VOC annotation.
+
+    Otherwise, the list is empty.
+    """
     names = files.with_suffix('.xml')
     sample = names[:: max(1, len(names) // SNIFFED)]
     starts = [beginning(files.root / name, 2**12) for name in sample]
@@ -47,22 +50,23 @@ def find(files: Files) -> list[str]:
 def read(root: Path, files: Files | None = None) -> DetectionData | None:
     """Read a data set in Pascal VOC's format.
 
-    - Splits are the lists in ``ImageSets/Main``: ``train.txt``, ``val.txt`` and ``test.txt``; ``trainval.txt`` only if
-      one of the first two is missing. The lists of a single class, ``<class>_train.txt``, are not used. Without lists,
-      folders determine the split.
+    - Splits are the lists ``train.txt``, ``val.txt`` and ``test.txt`` in ``ImageSets/Main``. If one of the first two is
+      missing, ``trainval.txt`` replaces both. Images in no list are not used, and neither are the lists of a single
+      class, ``<class>_train.txt``. Without lists, folders determine the split.
     - Pixels are counted from 1, so 1 is subtracted from all four coordinates and a box is ``xmax - xmin`` wide, as in
       mmdet's ``XMLDataset`` and LabelImg. (Boxes of the devkit, detectron2 and supervision are one pixel larger.)
-      If a box of the data set begins in [0, 1), pixels are counted from 0 and nothing is subtracted.
-    - Difficult objects become crowds, which are not trained on and are no mistake if they are missed, as in
-      ``XMLDataset`` and VOC's metric.
+      If ``xmin`` or ``ymin`` of any box that is not empty is in [0, 1), pixels are counted from 0 in the whole data set
+      and nothing is subtracted.
+    - Difficult objects become crowds, which are neither trained on nor counted as missed, as in ``XMLDataset`` and
+      VOC's metric.
     - Classes are sorted by name.
 
     Args:
         root: Folder of the data set.
-        files: Its files, if they have been listed already. None lists them.
+        files: Files of ``root``, if they have been listed already. If None, they are listed first.
 
     Returns:
-        The data set. None if there are no such files.
+        The data set. None if there are no Pascal VOC annotation files.
 
     Raises:
         UserError: A list of a split cannot be read.

@@ -1,6 +1,7 @@
-"""Read YOLO: a txt file per image with boxes in shares of the image, and a yaml or darknet's ``.data`` file, if any.
+"""Read YOLO: a txt file per image with boxes in normalised coordinates, and optionally a description of the data set.
 
-The layouts are those of Ultralytics, Roboflow, CVAT, Label Studio and darknet.
+The description is a yaml file or darknet's ``.data`` file. The layouts are those of Ultralytics, Roboflow, CVAT, Label
+Studio and darknet.
 """
 
 import posixpath
@@ -50,9 +51,9 @@ class Description(NamedTuple):
     """The yaml or ``.data`` file that describes a data set.
 
     Attributes:
-        name: Path of the file relative to the root. Empty if there is none.
-        content: The parsed file, a mapping.
-        names: Class names by number. None if there is no file.
+        name: Path of the file relative to the root. Empty if there is no such file.
+        content: The parsed file. Empty if there is no such file.
+        names: Class names by class number. None if there is no such file.
     """
 
     name: str = ''
@@ -61,7 +62,11 @@ class Description(NamedTuple):
 
 
 def find(files: Files) -> list[str]:
-    """Return the files that make a folder a YOLO data set: its descriptions, or else the first label file of an image.
+    """Return the files that show that a folder is a YOLO data set.
+
+    Returns:
+        Paths relative to the root: the yaml and ``.data`` files that describe the data set or, without any, the first
+        label file of an image. An empty list if the folder is not a YOLO data set.
 
     Raises:
         UserError: A ``data.yaml`` or ``.data`` file is not valid.
@@ -83,25 +88,26 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
 
     - The yaml file names the classes and, for each split, a folder of images, a list of images, or several of them.
       Paths are relative to its ``path`` or to the file itself. Without such a file, folders determine the splits and
-      a file of ``NAME_FILES`` names the classes, e.g. ``classes.txt``. Without that, they are named by their numbers.
+      a file of ``NAME_FILES`` names the classes, e.g. ``classes.txt``. Without such a list, the names of classes are
+      their numbers. darknet's ``.data`` file, which names a file of class names, is read in the same way.
     - The labels of ``images/a.jpg`` are in ``labels/a.txt`` or beside the image. An image without a label file has no
       objects.
-    - Shares are converted to pixels by the size of the image file. As a share is rounded, it stands for an interval in
-      pixels, and the number in it with the fewest decimals is used: 0.051563 of 640 pixels is 33, not 33.00032. In
-      images of up to 3,000 pixels, boxes that were written from pixels with up to two decimals are therefore the same
-      in all formats.
+    - Normalised coordinates are converted to pixels by the size of the image file. Since a normalised coordinate is
+      rounded, it stands for an interval in pixels. The number with the fewest decimals in this interval is used:
+      0.051563 of 640 pixels is 33, not 33.00032. If the sides of an image have at most 3,000 pixels, a box that was
+      converted from pixels with up to two decimals is therefore the same in all formats.
     - Polygons and rotated boxes become the boxes around them. Of a pose, only its box is used.
 
     Args:
         root: Folder of the data set.
-        files: Its files, if they have been listed already. None lists them.
+        files: Files of ``root``, if they have been listed already. If None, they are listed first.
 
     Returns:
-        The data set. None if there are no such files.
+        The data set. None if the folder is not a YOLO data set (see ``find``).
 
     Raises:
-        UserError: The yaml or ``.data`` file is not valid or names no images, there are several, or the classes have no
-            names and their numbers are too large.
+        UserError: The yaml or ``.data`` file is not valid or names no images, several such files describe the data set,
+            or the classes have no names and a class number is ``MAX_CLASSES`` or larger.
     """
     files = files or Files(root)
     if not find(files):
@@ -146,7 +152,12 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
 
 
 def unread_labels(files: Files) -> str | None:
-    """Return why a text file that is named after an image cannot be read as labels. None if there is no such text."""
+    """Return for a message why the labels of a folder in which ``find`` finds nothing cannot be read.
+
+    Returns:
+        The problem of the first text file that belongs to an image and is not blank: that of its first line, or why the
+        file cannot be read. None if there is no such file.
+    """
     for image in files.images:
         label = _label_of(files, image)
         try:
@@ -477,7 +488,7 @@ def _sizes(files: Files, names: list[str]) -> dict[str, tuple[int, int]]:
 
 
 def _pose_columns(description: Description, root: Path) -> int | None:
-    """Return the number of columns of a pose; None if the data has none."""
+    """Return the number of values in a label row with keypoints. None if the data set has no keypoints."""
     shape = description.content.get('kpt_shape')
     if shape is None:
         return None

@@ -1,4 +1,7 @@
-"""Read the rows of YOLO's label files: a class and coordinates in shares of the image, converted to pixels."""
+"""Read the rows of YOLO's label files: a class and normalised coordinates, which are converted to pixels.
+
+Normalised coordinates are fractions of the width or height of the image, 0 to 1. In the code they are called shares.
+"""
 
 import math
 import re
@@ -19,8 +22,9 @@ class RowReader:
     """Reads the rows of YOLO label files as boxes (x, y, width, height) in pixels.
 
     Args:
-        order: Class number in the files -> label, the index of the class in training.
-        pose_columns: Number of values in a whole row with keypoints, including class and box; None without keypoints.
+        order: Maps each class number in the files to its label, the index of the class in training.
+        pose_columns: Number of values in a row with keypoints, including class and box. None if the data set has no
+            keypoints.
         data: Data set that findings and notes are added to.
     """
 
@@ -32,11 +36,11 @@ class RowReader:
         self.scores = 0
 
     def read(self, path: Path, rows: list[list[str]], size: tuple[int, int]) -> Iterator[Box]:
-        """Yield the boxes of a label file; each invalid row becomes a finding.
+        """Yield the boxes of a label file. Each invalid row becomes a finding instead.
 
         Args:
-            path: The file.
-            rows: Its lines, split at blanks.
+            path: The label file.
+            rows: Lines of the file, each split at whitespace. Blank lines are empty lists, which are skipped.
             size: Width and height of the image in pixels.
         """
         for number, row in enumerate(rows, 1):
@@ -88,7 +92,11 @@ class RowReader:
 
 
 def problem_of(row: list[str]) -> str:
-    """Return why a line that is not made of numbers cannot be read."""
+    """Return for a message why a line of a label file that is not made of numbers cannot be read.
+
+    Args:
+        row: The line, split at whitespace, with at least one part.
+    """
     problem = f'{" ".join(row)[:80]!r} is not a class and four or more numbers'
     if any(',' in value for value in row):
         return f'{problem}: numbers need decimal points and blanks between them, no commas'
@@ -104,7 +112,7 @@ class _RowError(Exception):
 
 
 def _digits(texts: list[str]) -> int:
-    """Return the number of decimals that numbers were rounded to, or a larger one."""
+    """Return the number of decimals that numbers, given as text, were rounded to, or a larger number."""
     counts = []
     for text in texts:
         match = FRACTION.search(text)
@@ -115,7 +123,7 @@ def _digits(texts: list[str]) -> int:
 
 
 def _box(shares: list[float], size: tuple[int, int], digits: int) -> Xywh:
-    """Convert centre and size in shares to ``(x, y, width, height)`` in pixels."""
+    """Convert a normalised box ``(cx, cy, width, height)`` to ``(x, y, width, height)`` in pixels."""
     (cx, cy, w, h), (width, height) = shares, size
     unit = 10.0**-digits
     return (
@@ -127,7 +135,7 @@ def _box(shares: list[float], size: tuple[int, int], digits: int) -> Xywh:
 
 
 def _box_around(shares: list[float], size: tuple[int, int], digits: int) -> Xywh:
-    """Return ``(x, y, width, height)`` in pixels around points in shares."""
+    """Return the box ``(x, y, width, height)`` in pixels around points in normalised coordinates, x, y, x, y, ..."""
     unit = 10.0**-digits
     result = []
     for axis, side in enumerate(size):
@@ -142,7 +150,7 @@ def _box_around(shares: list[float], size: tuple[int, int], digits: int) -> Xywh
 
 
 def _shortest(value: float, error: float) -> float:
-    """Return the number with the fewest decimals within ``error`` of a value; the value itself if 3 are too few."""
+    """Return the number with the fewest decimals within ``error`` of a value. The value if more than 3 are needed."""
     error = max(1.0001 * error, 1e-12 * abs(value))  # a share may have been exactly halfway when it was rounded
     for decimals in range(4):
         rounded = round(value, decimals)
@@ -152,7 +160,11 @@ def _shortest(value: float, error: float) -> float:
 
 
 def class_number(text: str) -> int | None:
-    """Return the number of a class, which may be written as ``1.0``; None unless it is whole and not negative."""
+    """Parse the number of a class, which may be written as ``1.0``.
+
+    Returns:
+        The number. None if the text is not a whole number from 0 to 2**31 - 1.
+    """
     try:
         number = float(text)
     except ValueError:

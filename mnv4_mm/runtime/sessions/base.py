@@ -16,12 +16,13 @@ Session = Callable[[np.ndarray], list[np.ndarray]]
 
 
 class Runtime(ABC):
-    """A runtime.
+    """A runtime for exported files.
 
     Attributes:
-        name: As in ``Meta.target``; also the extra of this package that installs it.
-        suffix: Suffix of the file to load.
-        modules: Modules that running a file needs.
+        name: Name of the runtime, as in ``Meta.target``. Also the extra of this package that installs the runtime,
+            except for ``web``.
+        suffix: Suffix of the file to load, or of the folder for ``web``.
+        modules: Python modules that are needed to run a file.
     """
 
     name: str
@@ -38,13 +39,13 @@ class Runtime(ABC):
 
     @abstractmethod
     def session(self, path: Path, meta: Meta, threads: int | None = None) -> Session:
-        """Load a file.
+        """Load an exported file.
 
         Args:
             path: The file.
-            meta: Its metadata.
-            threads: Number of threads. If left out, the runtime's default, or all cores if that is one thread. Core ML
-                ignores the number.
+            meta: Metadata of the file.
+            threads: Number of threads. None for the runtime's default, or for all cores if the default is one thread.
+                Core ML ignores the number.
 
         Returns:
             The function that runs the file, see ``Session``.

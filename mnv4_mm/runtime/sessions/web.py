@@ -1,4 +1,4 @@
-"""Folders for the browser: their ONNX file, run by the ONNX Runtime of this computer."""
+"""Folders that are exported for the browser. ONNX Runtime runs their ONNX file in Python, without a browser."""
 
 from pathlib import Path
 
