@@ -35,7 +35,7 @@ SCHEMA = pa.schema([('id', pa.string()), ('kind', pa.string()), ('path', pa.bina
 
 @dataclass(frozen=True)
 class Plan:
-    """What a job does. Two runs with different plans cannot share a folder.
+    """The settings of a job. Two runs with different plans cannot share a folder.
 
     Attributes:
         file: Absolute path of the exported file.
