@@ -295,7 +295,9 @@ def _names(
             data.findings.append(Finding('class-count', files.root / chosen, problem))
         data.notes.append(f'class names are those of {chosen}')
         return lists[chosen]
-    numbers = {number for group in rows.values() for row in group if (number := class_number(row[0])) is not None}
+    numbers = {
+        number for group in rows.values() for row in group if row and (number := class_number(row[0])) is not None
+    }
     count = max(numbers, default=-1) + 1
     if count > MAX_CLASSES:
         raise UserError(
@@ -459,13 +461,13 @@ def _label_names(stem: str) -> Iterator[str]:
 
 
 def _has_labels(path: Path) -> bool:
-    """Return whether a text file begins with a row of numbers. False for an empty one."""
+    """Return whether the first line of a text file that is not blank is a row of numbers."""
     try:
-        rows = _rows(path)
+        first = next((row for row in _rows(path) if row), [])
     except UserError:
         return False
     try:
-        return bool(rows) and len([float(value) for value in rows[0]]) >= 5
+        return len([float(value) for value in first]) >= 5
     except ValueError:
         return False
 

@@ -94,6 +94,14 @@ def test_classes_that_nobody_names(load):
     assert 'no file names the classes' in data.notes[0]
 
 
+def test_blank_lines_are_skipped(load):
+    """Also before the first row, where the format is recognised, and without a file that names the classes."""
+    data = load({'labels/a.txt': f'\n{ROW}\n \n'}, ['images/a.jpg'])
+    assert data.classes == ('0', '1')
+    assert [len(image.boxes) for image in data.splits[ALL]] == [1]
+    assert not data.findings
+
+
 def test_the_layout_of_cvat_and_darknet(load):
     data = load(
         {
