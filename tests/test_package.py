@@ -127,6 +127,7 @@ def test_the_wheel_trains_a_shipped_config_on_own_data(mnv4, shapes, tmp_path):
     assert 'bbox_mAP' in result.stdout + result.stderr
 
 
+@pytest.mark.long
 def test_a_copied_config_trains(mnv4, shapes, tmp_path):
     result = mnv4('configs', 'copy', 'mnv4_lraspp_ade20k-mini', '--out', 'mine.py')
     assert result.returncode == 0, result.stderr

@@ -230,7 +230,7 @@ def add_parity(parser: Parser) -> None:
     parser.epilog = 'Exit code 1 if a file is outside the tolerance, 2 for a mistake in an argument.'
     parser.add_argument('--models', nargs='+', default=[], metavar='NAME', help='headline configs (default: all)')
     parser.add_argument('--nets', nargs='+', default=[], metavar='NAME', help='conv_s, conv_m, hybrid_m (default: all)')
-    parser.add_argument('--to', nargs='+', default=[], metavar='NAME', help='runtimes (default: all)')
+    parser.add_argument('--to', nargs='+', default=[], metavar='NAME', help='runtimes (default: all but web)')
     parser.add_argument('--folder', type=Path, default=Path('work_dirs/parity'), help='default: work_dirs/parity')
     parser.set_defaults(call=parity)
 

@@ -89,7 +89,9 @@ def add_bench(parser: Parser) -> None:
         default=Path('work_dirs/bench.json'),
         help='default: work_dirs/bench.json; a plot goes beside it',
     )
-    parser.add_argument('--only', nargs='+', default=[], metavar='PART', help=f'{", ".join(PARTS)} (default: all)')
+    parser.add_argument(
+        '--only', nargs='+', default=[], metavar='PART', help=f'{", ".join(PARTS)} (default: all but gpu)'
+    )
     parser.set_defaults(call=bench)
 
 

@@ -74,6 +74,7 @@ def test_shared_heads_as_matrix_products_are_right(name, relative_errors):
     assert relative_errors[name] < 1e-5
 
 
+@pytest.mark.long
 @needs_converter
 def test_hybrid_m_is_right_to_the_end(make_checkpoint, tmp_path, photos):
     checkpoint = make_checkpoint('mnv4_ssdlite_coco-mini', 'mnv4_hybrid_m')

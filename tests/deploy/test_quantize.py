@@ -197,7 +197,9 @@ def test_nodes_behind_the_last_convolution_stay_in_float(sensitive_net, sensitiv
     assert makers['y'] == 'Softmax'
 
 
-@pytest.mark.parametrize('name', ['onnx', 'openvino', pytest.param('executorch', marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    'name', ['onnx', *(pytest.param(name, marks=pytest.mark.long) for name in ('openvino', 'executorch'))]
+)
 def test_files_of_a_real_net(name, ssdlite, tmp_path, photos, repository):
     if TARGETS[name].absent(convert=True):
         pytest.skip(TARGETS[name].absent(convert=True))

@@ -245,7 +245,10 @@ def test_any_size(name, make_checkpoint, tmp_path, photos):
 
 @pytest.mark.parametrize(
     ('name', 'config', 'kind'),
-    [('onnx', 'mnv4_rtmdet_coco', 'raw'), ('openvino', 'mnv4_segformer_ade20k-mini', 'logits')],
+    [
+        pytest.param('onnx', 'mnv4_rtmdet_coco', 'raw', marks=pytest.mark.long),
+        ('openvino', 'mnv4_segformer_ade20k-mini', 'logits'),
+    ],
 )
 def test_any_batch_size(name, config, kind, make_checkpoint, tmp_path, photos):
     if name not in RUNNABLE:
@@ -262,7 +265,9 @@ def test_any_batch_size(name, config, kind, make_checkpoint, tmp_path, photos):
         predictor.run(np.zeros((0, 96, 160, 3), np.uint8))
 
 
-@pytest.mark.parametrize('name', ['onnx', 'openvino', 'ncnn', pytest.param('litert', marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    'name', ['onnx', *(pytest.param(name, marks=pytest.mark.long) for name in ('openvino', 'ncnn', 'litert'))]
+)
 def test_half_precision_is_half_the_size(name, exported, pytorch, photos):
     if name not in RUNNABLE:
         pytest.skip(TARGETS[name].absent(convert=True))

@@ -286,6 +286,7 @@ def written(tmp_path):
     return tmp_path, records
 
 
+@pytest.mark.long
 def test_command_writes_the_page_and_check_notices_changes(written, capsys):
     folder, records = written
     arguments = ['roofline', '--records', str(folder / 'r.jsonl'), '--page', str(folder / 'p.md')]
