@@ -123,7 +123,7 @@ def check_export(
 
 
 def check_spread(checkpoint: str, out: str, *, octaves: float, seed: int) -> None:
-    """Check the arguments of ``spread``.
+    """Check the arguments of ``mnv4 spread`` (``channels.spread_channels``).
 
     Raises:
         UserError: A number is out of range, the checkpoint is missing, or the file cannot be written or is the
@@ -194,7 +194,7 @@ def check_mmdeploy(
 def check_targets(to: Sequence[str]) -> list[Target]:
     """Look up targets by name and check that their packages are installed.
 
-    No names mean all targets but those whose files another target has, too.
+    Without names, all targets are returned except those that only package another target's file, such as ``web``.
 
     Returns:
         The targets, without duplicates.

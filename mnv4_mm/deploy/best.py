@@ -100,7 +100,7 @@ def candidates() -> Iterator[tuple[Target, Precision]]:
 
 
 def fastest(rows: Sequence[Row]) -> Row | None:
-    """Return the row with the lowest latency from image to result on one thread among those that pass; None if none."""
+    """Return the row that passes and has the lowest latency from image to result on one thread; None if no row passes."""
     return min((row for row in rows if row.passes), key=_milliseconds, default=None)
 
 
@@ -123,5 +123,5 @@ def _milliseconds(row: Row) -> float:
 
 
 def has_bf16() -> bool:
-    """Return True if OpenVINO computes in bf16 on this CPU; elsewhere the hint changes nothing."""
+    """Return True if OpenVINO can compute in bf16 on this CPU. Otherwise it ignores the precision hint bf16."""
     return 'BF16' in without_telemetry('openvino').Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')

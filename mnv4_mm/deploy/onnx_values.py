@@ -11,7 +11,7 @@ def intermediate_values(model: Any, names: Sequence[str]) -> Callable[[np.ndarra
 
     Args:
         model: The net, with one input. It is copied.
-        names: Names of the values; the input is one, too.
+        names: Names of the values; the name of the input is allowed too.
     """
     import onnx
     import onnxruntime as ort

@@ -119,7 +119,7 @@ def measure_sensitivity(float_path: Path, int8_path: Path, batches: Sequence[np.
 
     Args:
         float_path: The float net.
-        int8_path: The same net, quantised in QDQ form by ``quantize_static``.
+        int8_path: The same net, quantised in QDQ form.
         batches: Inputs made of real images, one image each.
 
     Returns:

@@ -22,7 +22,7 @@ HALF_MAX = 65504  # the largest number of fp16
 
 
 class MismatchError(UserError):
-    """A file differs from PyTorch by more than its precision explains, or its precision cannot hold the weights."""
+    """A file differs from PyTorch by more than its precision explains, or weights overflow in its precision."""
 
 
 class Limits(NamedTuple):

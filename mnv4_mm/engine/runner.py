@@ -60,7 +60,7 @@ class SafeRunner(Runner):
     """Runner that unpickles nothing but tensors from the checkpoints of ``resume``, ``load_from`` and tests.
 
     A run that resumes or only evaluates needs every weight: a missing, unexpected or misshapen one is an error.
-    With ``load_from`` (fine-tuning), weights may be missing, as in mmengine, and are listed.
+    With ``load_from`` (fine-tuning), weights may be missing, unexpected or misshapen, as in mmengine. They are listed.
     """
 
     _checkpoint: Checkpoint | None = None

@@ -117,7 +117,7 @@ def machine_lines(records: Sequence[Record]) -> list[str]:
     for record in records:
         machine = record['machine']
         versions = ', '.join(f'{name} {version}' for name, version in machine['versions'].items() if name != 'mnv4_mm')
-        load = ' and '.join(f'{value:.1f}' for value in machine['load'])
+        load = ' and '.join('unknown' if value is None else f'{value:.1f}' for value in machine['load'])
         text = (
             f'Measured on {record["date"]} (commit {machine["commit"]}) on one thread of a machine with '
             f'{machine["cores"]} cores ({machine["cpu"]}; {", ".join(machine["instructions"])}), Python '

@@ -15,7 +15,7 @@ class Peak(NamedTuple):
     """Limits of a machine, for one thread and float32.
 
     Attributes:
-        macs: Multiply-accumulates per second of a large matrix product in ONNX Runtime.
+        macs: Multiply-accumulates per second of the fastest of the matrix products of ``GEMM_SIZES`` in ONNX Runtime.
         bandwidth: Bytes per second, read and written, of a copy of 256 MiB by numpy.
         cached: Bytes per second, read and written, of a copy of each of ``COPY_SIZES``, by the size as a string.
     """

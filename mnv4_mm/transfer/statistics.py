@@ -58,7 +58,7 @@ class Estimate(NamedTuple):
 
     @property
     def p_value(self) -> float:
-        """Two-sided p-value of the hypothesis that the true value is zero; 1 if the error is unknown."""
+        """Two-sided p-value of the hypothesis that the true value is zero; 1 if the error is unknown or zero."""
         if not self.error > 0:
             return 1.0
         return float(2 * stats.t.sf(abs(self.value) / self.error, self.freedom))

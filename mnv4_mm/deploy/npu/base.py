@@ -47,8 +47,8 @@ class Placement:
         around: Number of operators before and after the net that run on the CPU, by kind.
         milliseconds: Estimated latency of the part on the NPU.
         cycles: Estimated cycles of the NPU.
-        sram: Most bytes of SRAM in use, in KiB.
-        memory: Bytes of weights and other constants outside of SRAM, and of feature maps in DRAM, in KiB.
+        sram: Peak use of SRAM, in KiB.
+        memory: Size of weights and other constants outside of SRAM, and of feature maps in DRAM, in KiB.
     """
 
     operators: int
