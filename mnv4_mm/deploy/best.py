@@ -100,7 +100,7 @@ def candidates() -> Iterator[tuple[Target, Precision]]:
 
 
 def fastest(rows: Sequence[Row]) -> Row | None:
-    """Return the row that passes and has the lowest latency from image to result on one thread; None if no row passes."""
+    """Return the passing row with the lowest latency from image to result on one thread; None if no row passes."""
     return min((row for row in rows if row.passes), key=_milliseconds, default=None)
 
 
