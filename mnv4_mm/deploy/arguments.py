@@ -34,10 +34,10 @@ def check_compare(
     npu: Sequence[str] = (),
     out: str | None = None,
 ) -> tuple[Path, list[Artifact]]:
-    """Check the arguments of ``compare`` and read the metadata of every exported file.
+    """Check the arguments of ``compare.compare``, which describes them, and read the metadata of every exported file.
 
     Returns:
-        The checkpoint and the exported files.
+        The path of the checkpoint, and the exported files with their metadata.
 
     Raises:
         UserError: An argument is invalid, a compiler is not installed, or a file is missing, damaged or was exported
@@ -69,8 +69,11 @@ def check_compare(
 def check_npus(names: Sequence[str]) -> list[Npu]:
     """Look up NPUs by name and check that their compilers are installed.
 
+    Args:
+        names: Keys of ``NPUS``.
+
     Returns:
-        The NPUs, without duplicates.
+        The NPUs in the order of ``names``, without duplicates.
 
     Raises:
         UserError: An NPU is unknown, or its compiler is not installed.
@@ -95,10 +98,10 @@ def check_export(
     calibration: str | None = None,
     plain_int8: bool = False,
 ) -> list[Target]:
-    """Check those arguments of ``export`` that do not depend on the model.
+    """Check those arguments of ``export.export`` that do not depend on the model.
 
     Returns:
-        The targets named by ``to``, without duplicates.
+        The targets in the order of ``to``, without duplicates.
 
     Raises:
         UserError: An argument is invalid, a file is missing, or a package is not installed.
@@ -123,11 +126,11 @@ def check_export(
 
 
 def check_spread(checkpoint: str, out: str, *, octaves: float, seed: int) -> None:
-    """Check the arguments of ``mnv4 spread`` (``channels.spread_channels``).
+    """Check the arguments of ``mnv4 spread``, see ``channels.spread_channels``.
 
     Raises:
-        UserError: A number is out of range, the checkpoint is missing, or the file cannot be written or is the
-            checkpoint or another file that exists.
+        UserError: ``octaves`` is not above 0 and at most ``MAX_DEVIATION``, ``seed`` is not from 0 to 2**63 - 1, the
+            checkpoint is missing, or ``out`` exists or cannot be written.
     """
     check_not_empty(checkpoint=checkpoint, out=out)
     if not 0 < octaves <= MAX_DEVIATION:
@@ -144,10 +147,10 @@ def check_spread(checkpoint: str, out: str, *, octaves: float, seed: int) -> Non
 
 
 def check_qat(checkpoint: str) -> None:
-    """Check the checkpoint of ``mnv4 train --qat``, and that the packages are installed which the start needs.
+    """Check that the checkpoint of ``mnv4 train --qat`` exists and that the packages for ONNX export are installed.
 
     Raises:
-        UserError: There is no such checkpoint, or ONNX or ONNX Runtime is not installed.
+        UserError: There is no such checkpoint, or a package is not installed (ONNX, ONNX Script or ONNX Runtime).
     """
     check_checkpoint(checkpoint)
     if message := TARGETS['onnx'].absent(convert=True):
@@ -165,7 +168,8 @@ def check_mmdeploy(
         images: Image files.
         work_dir: Output folder.
         show: True if images are to be shown in windows.
-        unsupported: Options of mmdeploy's script for backends other than ONNX Runtime, and their values.
+        unsupported: Options of mmdeploy's ``tools/deploy.py`` for backends other than ONNX Runtime: values by name.
+            Every value must be empty, None or False.
 
     Raises:
         UserError: An unsupported option is set, a file is missing or not readable, there is no display to show images
@@ -194,7 +198,9 @@ def check_mmdeploy(
 def check_targets(to: Sequence[str]) -> list[Target]:
     """Look up targets by name and check that their packages are installed.
 
-    Without names, all targets are returned except those that only package another target's file, such as ``web``.
+    Args:
+        to: Keys of ``TARGETS``. If empty, all targets except those whose files run in another runtime here than on
+            their device (``Target.runs_elsewhere``), such as ``web``.
 
     Returns:
         The targets, without duplicates.
@@ -233,7 +239,8 @@ def check_options(
         kind: Kind of the outputs, see ``OUTPUTS``; None for the target's default.
         precision: Precision of the file.
         size: Height and width of the input in pixels, multiples of ``SIZE_DIVISOR``; None for the size of the config.
-        dynamic: Make a file for any image size; excludes ``size``.
+        dynamic: Let the file take inputs of any height and width that are multiples of ``SIZE_DIVISOR``. Excludes
+            ``size``.
 
     Raises:
         UserError: An option is invalid or not supported by the target, or options exclude each other.
@@ -259,7 +266,10 @@ def output_folder(checkpoint: str | Path, out_dir: str | Path | None) -> Path:
 
 
 def calibration_files(folder: Path) -> list[Path]:
-    """Return all image files in a folder and its subfolders, sorted, without hidden files (macOS: ``._a.jpg``).
+    """Return all image files in a folder and its subfolders, sorted by path.
+
+    Hidden files are left out: their names start with a dot, like those of the ``._a.jpg`` that macOS writes beside
+    ``a.jpg``.
 
     Raises:
         UserError: There are no images, or no such folder.

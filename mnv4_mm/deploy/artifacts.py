@@ -20,7 +20,7 @@ class Artifact(NamedTuple):
 
     @property
     def megabytes(self) -> float:
-        """Size in MB (10**6 bytes) of all files that running the export needs, without the JSON."""
+        """Size in MB (10**6 bytes) of all files that the runtime needs, without the JSON of the metadata."""
         return sum((self.path.parent / name).stat().st_size for name in self.meta.files) / 1e6
 
 
@@ -28,12 +28,12 @@ def find_artifacts(checkpoint: str | Path, files: Sequence[str | Path] = ()) -> 
     """Find the exported files of a checkpoint and check that they were exported from it.
 
     Args:
-        checkpoint: A checkpoint; or another exported file, whose checkpoint is looked up by ``checkpoint_of``.
-        files: Exported files. If left out, all that ``exported_files`` finds, or only the file that is given in place
-            of the checkpoint.
+        checkpoint: A checkpoint. Or an exported file, which is then put before ``files``, and whose checkpoint
+            ``checkpoint_of`` finds.
+        files: Exported files. If empty and ``checkpoint`` is a checkpoint, all files that ``exported_files`` finds.
 
     Returns:
-        The checkpoint and the exported files.
+        The path of the checkpoint, and the exported files with their metadata.
 
     Raises:
         UserError: There is no checkpoint, there are no exported files, or one is missing, damaged or was exported from
@@ -58,7 +58,10 @@ def find_artifacts(checkpoint: str | Path, files: Sequence[str | Path] = ()) -> 
 def checkpoint_of(path: Path) -> Path:
     """Find the checkpoint that a file was exported from: in the folder above the file's folder, or beside the file.
 
-    The checkpoint is found by its name; its content is not compared.
+    The checkpoint is found by the name that the metadata of the file has; its content is not compared.
+
+    Args:
+        path: The exported file.
 
     Raises:
         UserError: The checkpoint is in neither folder, or the exported file is damaged, see ``read_meta``.

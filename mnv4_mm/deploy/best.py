@@ -29,9 +29,10 @@ def export_best(
 ) -> Path:
     """Export a checkpoint to the runtimes that are installed, and choose a file for the CPU of this computer.
 
-    Candidates are fp32 and int8 files of each runtime, and bf16 where the CPU has it. The fastest one from the decoded
-    image to the result, on one thread, is chosen among those whose AP or mIoU on the test set differs from PyTorch's by
-    at most ``MAX_DIFFERENCE``. The other files stay.
+    Candidates are the fp32 and int8 files of each runtime, and bf16 files if the CPU supports bf16. A candidate passes
+    if its AP or mIoU on the test set differs from PyTorch's by at most ``MAX_DIFFERENCE``. The outputs of an fp32 file
+    must not differ by more either, see ``Difference.largest``. Of the files that pass, the one with the lowest latency
+    from the decoded image to the result, on one thread, is chosen. The other files are kept.
 
     Args:
         checkpoint: Checkpoint file written by ``mnv4 train``.
@@ -43,10 +44,10 @@ def export_best(
         log: Function that prints a line.
 
     Returns:
-        The file that was chosen.
+        The path of the chosen file.
 
     Raises:
-        UserError: See ``export`` and ``compare``; or no file is as accurate as PyTorch.
+        UserError: No file could be exported, or none passes. See also ``check_data_of`` and ``compare``.
     """
     check_data_of(checkpoint, config, training=calibration is None)
     paths: list[Path] = []
@@ -90,7 +91,7 @@ def export_best(
 
 
 def candidates() -> Iterator[tuple[Target, Precision]]:
-    """Yield the targets whose converter and runtime are installed, each with the precisions to try on this CPU."""
+    """Yield each target whose converter and runtime are installed, paired with each precision to try on this CPU."""
     for target in TARGETS.values():
         if target.runs_elsewhere or target.absent(convert=True) or target.cannot_run():
             continue
@@ -105,7 +106,12 @@ def fastest(rows: Sequence[Row]) -> Row | None:
 
 
 def reasons(best: Row, rows: Sequence[Row]) -> Iterator[str]:
-    """Yield lines that say which file was chosen and why."""
+    """Yield lines that say which file was chosen, and how much slower the other files are or why they were refused.
+
+    Args:
+        best: Row of the chosen file.
+        rows: Rows of all timed files, including ``best``.
+    """
     yield (
         f'best for this CPU: {best.name}, {_milliseconds(best):.1f} ms from image to result on one thread, '
         f'{100 * (best.to_pytorch or 0):+.2f} points from PyTorch'

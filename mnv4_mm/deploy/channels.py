@@ -27,16 +27,16 @@ MAX_DIFFERENCE = 1e-5  # of the outputs, relative to the largest value
 def spread_channels(
     checkpoint: str, out: str, *, octaves: float = 2.0, seed: int = 0, log: Callable[[str], None] = print
 ) -> int:
-    """Write a checkpoint with the same outputs, whose channels have other ranges.
+    """Write a copy of a checkpoint whose net has the same outputs, but channels with other ranges.
 
-    Each channel between two layers is multiplied by a random power of two, and the weights that read it are divided by
-    the same.
+    Each channel between two layers is divided by a random power of two, and the weights that read the channel are
+    multiplied by the same power.
 
     Args:
         checkpoint: Checkpoint of ``mnv4 train``.
         out: Checkpoint to write. It has no optimizer state.
-        octaves: Standard deviation of the exponents.
-        seed: Seed of the exponents.
+        octaves: Standard deviation of the normally distributed exponents, before they are rounded to integers.
+        seed: Seed of the random exponents.
         log: Function that prints a line.
 
     Returns:
@@ -82,15 +82,16 @@ def spread_channels(
 
 
 def equalise_channels(model: Any, meta: Meta, batches: Sequence[np.ndarray]) -> int:
-    """Equalise the ranges of a model's channels, in place, as int8 files have them. Its outputs stay the same.
+    """Equalise the ranges of a model's channels in place, see ``equalise``. The outputs of the model stay the same.
 
     Args:
         model: Single-stage detector of mmdet or encoder-decoder of mmseg, on the CPU.
-        meta: Metadata of an exported file.
-        batches: Inputs of such a file made of real images, one image each.
+        meta: Metadata of a file to be exported from the model. Only the task and the input are used.
+        batches: Inputs as ``meta.input`` describes them, made of real images, one image each. Only the first
+            ``MAX_EQUALISED_IMAGES`` are used.
 
     Returns:
-        Number of feature maps that were rescaled.
+        Number of feature maps that were rescaled. A shortcut and the blocks that it joins count as one.
 
     Raises:
         UserError: The head is not supported.
@@ -104,7 +105,16 @@ def _net(model: Any, meta: Meta) -> nn.Module:
 
 
 def _change(net: nn.Module, image: Tensor, change: Callable[[fx.GraphModule], int]) -> int:
-    """Change the weights of a net by a function that takes its graph, with norms, and return the function's result."""
+    """Call a function that changes the weights in the graph of a net, and copy the changed weights into the net.
+
+    Args:
+        net: The net.
+        image: Input with which the net is captured as a graph. Batch norms are not folded.
+        change: Function that changes the graph in place.
+
+    Returns:
+        The result of ``change``.
+    """
     with torch.no_grad():
         module = torch.export.export(net, (image,)).module()
         assert isinstance(module, fx.GraphModule)

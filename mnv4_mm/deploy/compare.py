@@ -46,8 +46,9 @@ class Tolerances(NamedTuple):
     """Largest differences from PyTorch that pass.
 
     Attributes:
-        fp: AP or mIoU of fp32 and fp16 files; for fp32 also the outputs, see ``Difference.largest``.
-        int8: AP or mIoU of int8 and bf16 files.
+        fp: Limit for the AP or mIoU of fp32 and fp16 files, and for the outputs of fp32 files, see
+            ``Difference.largest``.
+        int8: Limit for the AP or mIoU of int8 and bf16 files.
     """
 
     fp: float
@@ -55,12 +56,12 @@ class Tolerances(NamedTuple):
 
 
 class Reference(NamedTuple):
-    """PyTorch with the input of an exported file.
+    """The PyTorch model, run with the input of an exported file, and its AP or mIoU.
 
     Attributes:
         predictor: The PyTorch model.
-        meta: Metadata of the file.
-        row: The row of PyTorch in the table, with its metric.
+        meta: Metadata of the exported file.
+        row: The row of this PyTorch model in the table, with its AP or mIoU.
     """
 
     predictor: Predictor
@@ -73,7 +74,11 @@ class Reference(NamedTuple):
         return self.row.metric
 
     def matches(self, meta: Meta) -> bool:
-        """Return True if this result also applies to another file: same input, resizing and selection of boxes."""
+        """Return True if another file has the same input, resizing and selection of boxes, and so the same reference.
+
+        Args:
+            meta: Metadata of the other file.
+        """
         return (self.meta.input, self.meta.resize, self.meta.selection) == (meta.input, meta.resize, meta.selection)
 
 
@@ -96,19 +101,18 @@ def compare(
     """Compare exported files with the PyTorch model that they were exported from.
 
     Args:
-        checkpoint: The checkpoint that the files were exported from; or an exported file to compare as well, whose
-            checkpoint is then looked up by ``checkpoint_of``.
-        files: Exported files. If left out, all that ``exported_files`` finds, or only the file that is given in place
-            of the checkpoint.
+        checkpoint: The checkpoint that the files were exported from. Or an exported file, which is then compared as
+            well, and whose checkpoint ``checkpoint_of`` finds.
+        files: Exported files. If empty and ``checkpoint`` is a checkpoint, all files that ``exported_files`` finds.
         config: Path or name of a config to use instead of the one in the checkpoint.
         data: Folder of the user's data set; the data set of the config if left out.
         allow_dropped: Leave out images and boxes of ``data`` that are broken, even if they are more than 1 %.
         on: ``val`` (the test set) or ``train`` (the training images).
-        tolerance: Largest difference of AP or mIoU for fp32 and fp16, and for fp32 of the outputs, see
-            ``Difference.largest``.
-        int8_tolerance: Largest difference of AP or mIoU for int8 and bf16.
+        tolerance: Largest difference of AP or mIoU that passes for fp32 and fp16 files. It is also the limit for the
+            outputs of fp32 files, see ``Difference.largest``.
+        int8_tolerance: Largest difference of AP or mIoU that passes for int8 and bf16 files.
         rounds: Number of timed runs of each file; 0 leaves latency and memory out.
-        measured: Files with measurements in browsers, see ``read_measurements``; a row each.
+        measured: Files with measurements in browsers, see ``read_measurements``. Each measurement becomes a row.
         npu: Names of NPUs, see ``NPUS``, that the int8 files of their targets are compiled for.
         out: JSON file to which the table is also written.
         log: Function that prints a line.
@@ -163,11 +167,30 @@ def compare_checked(
     out: str | None,
     log: Callable[[str], None] = print,
 ) -> list[Row]:
-    """Compare exported files with PyTorch.
+    """Compare exported files with PyTorch like ``compare``, but with arguments that have been checked.
 
-    Checkpoint and files come from ``check_compare``, the measurements from ``read_measurements``; the rest as
-    ``compare``. The command line calls these functions before it imports this module. Passing on their results avoids
-    computing the checksums of large files twice.
+    The command line calls ``check_compare`` and ``read_measurements`` before it imports this module. Passing on their
+    results avoids computing the checksums of large files twice.
+
+    Args:
+        path: The checkpoint that ``check_compare`` returned.
+        artifacts: The exported files that ``check_compare`` returned.
+        measurements: The result of ``read_measurements``.
+        config: See ``compare``.
+        data: See ``compare``.
+        allow_dropped: See ``compare``.
+        on: See ``compare``.
+        tolerances: Largest differences that pass.
+        rounds: See ``compare``.
+        npu: See ``compare``.
+        out: See ``compare``.
+        log: See ``compare``.
+
+    Returns:
+        See ``compare``.
+
+    Raises:
+        UserError: See ``compare``.
     """
     measured = measured_files(measurements, artifacts)
     loaded = read_checkpoint(path)
@@ -214,12 +237,12 @@ def compare_checked(
 
 
 def check_data_of(checkpoint: str, config: str | None = None, *, training: bool = False) -> None:
-    """Check that the test set of a checkpoint is there, before work is done that needs it later.
+    """Check that the test set of a checkpoint's config exists, before a long export and comparison that need the set.
 
     Args:
         checkpoint: Checkpoint file.
         config: See ``compare``.
-        training: Check the training images, too.
+        training: Also check that the training images exist.
 
     Raises:
         UserError: The checkpoint or the config cannot be read, or the images are missing.

@@ -116,8 +116,12 @@ def source_of(checkpoint: Checkpoint, model: Any, target: Target) -> dict[str, s
         model: Model that ``apis.model.load_model`` returned.
         target: The target.
 
+    Returns:
+        The values of ``Meta.source``: ``checkpoint`` (file name), ``sha256``, ``config`` (name without suffix), and
+        versions by package name.
+
     Raises:
-        UserError: The packages that convert to LiteRT are not installed.
+        UserError: The target is LiteRT, and the packages that convert to it are not installed.
     """
     return dict(
         checkpoint=checkpoint.path.name,

@@ -16,15 +16,18 @@ MATCH_TOLERANCE = 0.01  # largest difference of scores and boxes (relative to th
 
 @dataclass
 class Difference:
-    """Difference of outputs over some images.
+    """Difference between the outputs of an exported file and of PyTorch over some images.
 
     Attributes:
-        largest: Largest difference in an image. Raw outputs: largest difference relative to the largest absolute value
-            of PyTorch's; infinity if it is NaN.
-            Detections: largest difference of scores or boxes (relative to the input size) of matching detections, or
-            the share of detections without a match if this is larger and over ``MAX_UNMATCHED``. Class maps: share of
-            pixels that differ.
-        kind: ``raw``, ``detections`` or ``pixels``.
+        largest: The difference in the image where it is largest, by the kind of the outputs:
+
+            - Raw outputs and logits: largest absolute difference, relative to the largest absolute value of PyTorch's
+              output; infinity if the difference is NaN.
+            - Detections: largest difference of the scores, or of the boxes relative to the longer side of the input,
+              of matching detections. It is replaced by the number of detections without a match, divided by the number
+              of PyTorch's detections, if this share is larger and above ``MAX_UNMATCHED``.
+            - Class maps: share of pixels that differ.
+        kind: ``raw`` for raw outputs and logits, ``detections``, or ``pixels`` for class maps.
         inconclusive: Reason why the comparison proves nothing; empty if it is conclusive.
     """
 
@@ -40,9 +43,14 @@ def difference(reference: Predictor, predictor: Predictor, inputs: Iterable[np.n
     """Run two predictors on the same inputs and measure how much their outputs differ.
 
     Args:
-        reference: PyTorch, with raw boxes and scores, or logits, as outputs.
-        predictor: The exported file.
-        inputs: Batches of one image for both predictors.
+        reference: The PyTorch model, with raw boxes and scores, or logits, as outputs, see ``graph.reference``.
+        predictor: The exported file, with outputs of any kind. ``select`` or ``class_map`` converts the outputs of
+            PyTorch to that kind.
+        inputs: Batches of one image each, as ``predictor.meta.input`` describes them.
+
+    Returns:
+        The difference. The comparison is inconclusive if PyTorch detects nothing, if most of its scores are equal in
+        every image, or if its class maps have the same class everywhere.
 
     Raises:
         ValueError: Raw outputs or logits have different shapes.
@@ -91,6 +99,9 @@ def detection_difference(expected: Detections, actual: Detections, selection: Se
         actual: Detections of the exported file.
         selection: Settings by which both were selected.
         size: Longer side of the input in pixels.
+
+    Returns:
+        ``Difference.largest`` of one image.
     """
     largest, unmatched = match_detections(expected, actual, selection, size)
     share = unmatched / max(1, len(expected.scores))

@@ -1,4 +1,4 @@
-"""Environments beside the main one, with packages that need other versions of its packages."""
+"""Additional Python environments, for packages whose requirements conflict with those of the main environment."""
 
 import os
 from pathlib import Path
@@ -7,15 +7,17 @@ from mnv4_mm.config.index import REPOSITORY
 
 
 def python_of(variable: str, folder: str) -> Path:
-    """Return the Python of an environment.
+    """Return the path of the Python interpreter of an additional environment.
 
     Args:
-        variable: Environment variable that names this Python.
-        folder: Folder of the environment without the variable, in the current folder or in the checkout.
+        variable: Name of the environment variable that overrides the path.
+        folder: Folder of the environment, relative to the current folder or else to the checkout. Used if the variable
+            is not set.
 
     Returns:
-        The path, absolute unless the variable has another one. The file may not exist. It is a link that must not be
-        followed, because Python finds its environment by the place of the link.
+        The value of the variable, which may be a relative path, or an absolute path. The file may not exist. The path
+        may be a symbolic link, which must not be resolved, because Python finds its environment by the location of the
+        link.
     """
     if python := os.environ.get(variable):
         return Path(python)

@@ -27,14 +27,15 @@ MAX_OCTAVES = 12  # the largest factor is 2**12: far from the limits of the expo
 
 
 class Junction(NamedTuple):
-    """Feature maps that only convolutions and batch norms write and read, and that share the factors of channels.
+    """Connected feature maps whose channels have to be rescaled by the same factors.
 
-    Usually this is one feature map between two convolutions. A shortcut joins the feature maps of its blocks.
+    Only convolutions and batch norms write and read these feature maps. Usually a junction is one feature map between
+    two convolutions. A shortcut joins the feature maps of its blocks to one junction.
 
     Attributes:
-        writers: The layers that write them.
+        writers: The layers that write the feature maps.
         values: Nodes that the readers take as their input, after activations and additions.
-        readers: The layers that read them.
+        readers: The layers that read the feature maps.
         channels: Number of channels.
     """
 
@@ -48,8 +49,8 @@ def equalise(module: fx.GraphModule, batches: Sequence[Tensor]) -> int:
     """Equalise the ranges of channels between layers, in place. The outputs of the net stay the same.
 
     Args:
-        module: Graph of aten operators with folded batch norms.
-        batches: Inputs made of real images.
+        module: Graph of aten operators that ``torch.export`` captured in evaluation mode. Batch norms may be folded.
+        batches: Inputs of the graph made of real images, on which the ranges are measured.
 
     Returns:
         Number of junctions that were rescaled.
@@ -74,8 +75,8 @@ def rescale(junction: Junction, factors: Tensor, tensors: Mapping[Any, Tensor]) 
 
     Args:
         junction: The feature maps.
-        factors: (C,), positive.
-        tensors: Parameters and buffers by name.
+        factors: Positive factor of each channel, (C,).
+        tensors: Parameters and buffers of the graph by name, see ``tensors_of``.
     """
     rows = factors.view(-1, 1, 1, 1)
     with torch.no_grad():
@@ -94,7 +95,10 @@ def rescale(junction: Junction, factors: Tensor, tensors: Mapping[Any, Tensor]) 
 
 
 def find_junctions(module: fx.GraphModule) -> Iterator[Junction]:
-    """Yield the feature maps whose channels can be rescaled, in the order of the graph."""
+    """Yield the feature maps whose channels can be rescaled, in the order of the graph.
+
+    Feature maps of layers whose weights are used more than once, as by levels of a feature pyramid, are left out.
+    """
     layers = [node for node in module.graph.nodes if _is_convolution(node) or _is_norm(node)]
     uses = Counter(name for node in layers for name in _names(node).values())
     done: set[fx.Node] = set()

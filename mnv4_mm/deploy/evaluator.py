@@ -78,6 +78,10 @@ class PredictorEvaluator:
 def baseline_score(cfg: Config, checkpoint: Checkpoint) -> float:
     """Return the AP or mIoU that ``mnv4 test`` measures, in [0, 1].
 
+    Args:
+        cfg: Config of the model and the test set. It is not changed.
+        checkpoint: The checkpoint to evaluate.
+
     Raises:
         UserError: The data or the checkpoint do not fit, or there is no value of the metric, see ``metric_value``.
     """
@@ -95,6 +99,9 @@ def metric_value(metrics: Mapping[str, float], name: str) -> float:
         metrics: Values by name, e.g. ``coco/bbox_mAP``. If there are none, because no image has predictions, the value
             is 0.
         name: ``bbox_mAP`` or ``mIoU``.
+
+    Returns:
+        The value, in [0, 1].
 
     Raises:
         UserError: The evaluator computes other metrics, or the data set has no ground truth for this one.

@@ -70,10 +70,11 @@ def export(
             Segmentation: ``class_map`` (class of each pixel) or ``logits`` (of the head). If left out, ``nms`` or
             ``class_map`` where the target has it, otherwise ``raw`` or ``logits``.
         normalise: Let the caller normalise the input, instead of the graph. The input is then NCHW float32.
-        calibration: Folder of images, for int8 and for the comparison. If left out, the training images of the config;
-            for the comparison also those of ``data/mini`` if there are none.
-        plain_int8: Leave out the steps that raise the accuracy of int8 files, to compare with them. The name of the
-            file then ends with ``_plain``.
+        calibration: Folder of images for the calibration of int8 files and for the comparison with PyTorch. If left
+            out, the training images of the config. If these are missing, the comparison uses the images of
+            ``data/mini``, and calibration fails.
+        plain_int8: Leave out the steps that raise the accuracy of int8 files, to see what these steps gain. The stem
+            of the file name then ends with ``_plain``.
         unchecked: Also write files that differ from PyTorch.
         log: Function that prints a line.
 
@@ -177,20 +178,24 @@ def write(
     inputs: Sequence[np.ndarray] = (),
     unchecked: bool = False,
 ) -> tuple[Meta, Verification | None]:
-    """Convert a graph and write the file and its metadata: whole, or not at all. Existing files are replaced.
+    """Convert a graph and write the file and its metadata. Existing files are replaced.
+
+    All files are written to a temporary folder and are moved to their place when they are complete.
 
     Args:
         graph: The graph.
         target: The target.
         path: The file to write.
         calibration: See ``Target.convert``.
-        pytorch: The PyTorch model, see ``reference``. If given, the file is compared with it, and the expected numbers
-            for the sample image are written too: of PyTorch and, if the file can run on this machine, of the file.
-        inputs: Batches of real images to compare with, one image each.
+        pytorch: The PyTorch model, see ``reference``. If given, the file is compared with this model, and the expected
+            numbers for the sample image are written too: those of PyTorch and, if the file can run on this machine,
+            those of the file.
+        inputs: Batches of real images, one image each, for the comparison.
         unchecked: Also write a file that differs from PyTorch.
 
     Returns:
-        The metadata, with the checksums of all files, and the comparison; None instead of it if there was none.
+        The metadata with the checksums of all files, and the result of the comparison. The latter is None if nothing
+        was compared, because ``pytorch`` or ``inputs`` is missing or the file cannot run on this machine.
 
     Raises:
         MismatchError: The file differs from PyTorch by more than its precision explains, and ``unchecked`` is False.
@@ -255,5 +260,14 @@ def _images_to_compare(model: Any, folder: str | None) -> list[Path]:
 
 
 def evenly(files: Sequence[Path], count: int) -> list[Path]:
-    """Return at most ``count`` files, spread evenly over the list."""
+    """Return at most ``count`` files, spread evenly over the list.
+
+    Args:
+        files: The list.
+        count: Largest number of files to return.
+
+    Returns:
+        Files in the order of the list, among them the first and, if ``count`` is above 1, the last. All files if there
+        are not more than ``count``.
+    """
     return [files[i] for i in np.linspace(0, len(files) - 1, min(count, len(files))).astype(int)]

@@ -34,7 +34,7 @@ HEADS = (SSDHead, RetinaHead, RetinaSepBNHead, RTMDetHead)
 
 
 class Pixels(nn.Module):
-    """Convert the input of a file to the input of the net, (N, 3, H, W) float32, normalised.
+    """Conversion of the input of a file to the input of the net, (N, 3, H, W) float32, normalised.
 
     Args:
         to: Size, layout and normalisation of the input of the file.
@@ -58,12 +58,12 @@ class Pixels(nn.Module):
 class ConvolvedPixels(nn.Module):
     """``Pixels`` that normalises by a depthwise 1x1 convolution, an operator that NPUs have in 8 bits.
 
-    The normalised image is an int8 feature map like any other, and padding it with zeros is exact. Folding the
-    normalisation into the first convolution of the net instead would be wrong at the border: the padding of that
-    convolution is the mean of each channel, which one padding value for all channels cannot be.
+    The normalised image is an int8 feature map like any other, and padding this map with zeros is exact. Folding the
+    normalisation into the first convolution of the net instead would be wrong at the border: that convolution would
+    have to pad each channel with its own mean, but has only one padding value for all channels.
 
-    The convolution sees ``GROUP`` neighbouring pixels as channels. NPUs compute 16 channels or more at once, of which 3
-    would leave most idle.
+    The convolution sees the 3 channels of ``GROUP`` neighbouring pixels as 48 channels. NPUs compute 16 channels or
+    more at once, so with 3 channels most of their arithmetic units would be idle.
 
     Args:
         to: Size, layout and normalisation of the input of the file: pixels (N, H, W, 3), W a multiple of ``GROUP``.
@@ -183,8 +183,8 @@ def _flat(level: Tensor, channels: int) -> Tensor:
 class Segmenter(nn.Module):
     """A segmenter without its last resize and argmax.
 
-    Takes a batch of images as ``to`` describes. Returns a tuple of one, the logits (N, classes, H / s, W / s) of output
-    stride s.
+    Takes a batch of images as ``to`` describes. Returns a tuple whose only element is the logits
+    (N, classes, H / s, W / s), where s is the output stride.
 
     Args:
         model: Encoder-decoder of mmseg.
@@ -209,11 +209,12 @@ class Graph:
     """A model ready for conversion.
 
     Attributes:
-        module: The trained net, with its batch norms. Exported files are compared with it.
-        meta: Metadata of the file to be exported; ``export`` fills in ``files``.
-        plain_int8: True if int8 files are quantised without the steps that raise their accuracy, for comparison.
+        module: The trained net, a ``Detector`` or a ``Segmenter``. Batch norms are not folded.
+        meta: Metadata of the file to be exported; ``export.write`` fills in ``files``.
+        plain_int8: True if int8 files are quantised without the steps that raise their accuracy.
         calibration: Names of the calibration images of int8 files.
-        has_integers: True if the net has been fine-tuned for int8, and its weights and scales are those of the file.
+        has_integers: True if the net has been fine-tuned for int8 and ``module`` holds its integer weights and scales,
+            which int8 files take over.
     """
 
     module: nn.Module
@@ -223,9 +224,10 @@ class Graph:
     has_integers: bool = False
 
     def example(self) -> Tensor:
-        """Return an input of random pixels from 0 to 255, the same in each call.
+        """Return an input of random pixels from 0 to 255, the same in each call, in the layout and dtype of the file.
 
-        It has two images if the batch size is dynamic: ``torch.export`` would make a batch size of one a constant.
+        The input has one image, or two if the batch size is dynamic: ``torch.export`` would make a batch size of one a
+        constant.
         """
         to = self.meta.input
         height, width = to.size or (10 * to.divisor, 12 * to.divisor)
@@ -245,8 +247,8 @@ class Graph:
         """Return the graph as torch exports it, after ``fold_norms`` and, if the size is fixed, ``crop_kernels``.
 
         Args:
-            calibration: Inputs made of real images, one image each. With these, channels are equalised on them for
-                quantisation, see ``equalise``.
+            calibration: Inputs made of real images, one image each, on which channels are equalised for quantisation,
+                see ``equalise``. If empty, channels are not equalised.
         """
         shapes = self._dynamic_shapes()
         with torch.no_grad():
@@ -264,10 +266,14 @@ class Graph:
             return torch.export.export(folded, example, dynamic_shapes=shapes)
 
     def layer_names(self, parameters: Iterable[str]) -> dict[str, str]:
-        """Return the name of the layer that each parameter of ``program`` belongs to, as in ``module``.
+        """Map weights of ``program`` to the layers of ``module`` that they belong to.
 
         Args:
-            parameters: Names of parameters. Those that are not of a layer's weights are left out.
+            parameters: Names of parameters of ``program``.
+
+        Returns:
+            The name of the layer in ``module`` by the name of the parameter. Parameters other than weights, such as
+            biases, are left out.
         """
         modules = {name.replace('.', '_'): name for name, _ in self.module.named_modules()}
         layers = {}
@@ -296,7 +302,11 @@ def build_graph(model: Any, meta: Meta, without_scales: bool = False) -> Graph:
     Args:
         model: Single-stage detector of mmdet or encoder-decoder of mmseg, on the CPU. It is copied.
         meta: Metadata that ``describe`` derived from this model.
-        without_scales: Of a model that has been fine-tuned for int8, take the weights only, in float.
+        without_scales: If the model has been fine-tuned for int8, keep its weights in float and drop its trained
+            scales. Other models are not affected.
+
+    Returns:
+        The graph, with its net in evaluation mode.
 
     Raises:
         UserError: The head or the size of the input is not supported, see ``Detector``.
@@ -346,9 +356,9 @@ class GlobalMean(nn.Module):
 def replace_layers(model: nn.Module, target: str) -> None:
     """Replace layers that some converters get wrong by equivalent ones, in place.
 
-    - Attention becomes matrix products. For ``scaled_dot_product_attention`` with one key/value head for many queries
-      litert-torch silently loses a transpose (docs/litert.md has the case). That function also splits the part of the
-      graph that ExecuTorch can delegate.
+    - Attention becomes matrix products. For ``scaled_dot_product_attention`` with one key/value head and several query
+      heads, litert-torch silently loses a transpose (docs/litert.md has an example). The same function also splits the
+      part of the graph that ExecuTorch can delegate.
     - ``AdaptiveAvgPool2d(1)`` becomes a mean. torch decomposes it into a mean and ``as_strided``, which ncnn
       does not have.
     - mmseg's ``Upsample`` becomes torch's. mmseg's reads the size of a feature map as Python numbers, which become

@@ -29,7 +29,7 @@ class Speed(NamedTuple):
 
     Attributes:
         p50: Median time of the model, from its input to its outputs.
-        p95: 95th percentile of the same.
+        p95: 95th percentile of the time of the model.
         whole: Median time from a decoded image to results.
     """
 
@@ -50,10 +50,10 @@ def measure_speed(
 
     Args:
         checkpoint: Checkpoint that the files were exported from. None measures the files only.
-        config: Config to use instead of the one in the checkpoint.
-        files: Exported files; PyTorch runs with the input of the first.
-        image: Image to run on.
-        rounds: Number of timed runs of each, at least 1.
+        config: Path or name of a config to use instead of the one in the checkpoint; None for that of the checkpoint.
+        files: Exported files. PyTorch runs with the input of the first one.
+        image: Image file to run on.
+        rounds: Number of timed runs of PyTorch and of each file, at least 1.
         threads: 1 for one thread; on Linux the process is also restricted to one core, whatever the runtimes' settings.
             None for all cores. Other numbers count as None.
 
@@ -71,8 +71,17 @@ def measure_memory(
 ) -> list[float] | list[None]:
     """Measure the memory that loading and running a model adds to a process, for PyTorch and for each file.
 
+    Each model runs in a process of its own.
+
+    Args:
+        checkpoint: Checkpoint that the files were exported from.
+        config: Path or name of a config to use instead of the one in the checkpoint; None for that of the checkpoint.
+        files: Exported files, at least one. PyTorch runs with the input of the first one.
+        image: Image file to run on.
+
     Returns:
-        Values in MiB, PyTorch first; all None on systems other than Linux, where the peak memory cannot be reset.
+        Peak memory in MiB above that before loading: of PyTorch, and then of each file. All values are None on systems
+        other than Linux, where the peak memory cannot be reset.
 
     Raises:
         RuntimeError: A process failed.

@@ -16,9 +16,9 @@ class Step(NamedTuple):
     """A step of quantisation that was tried.
 
     Attributes:
-        name: What was done.
-        output_db: SQNR in dB of the outputs of the net after it, see ``sensitivity.net_db``.
-        used: True if the exported file has it.
+        name: Description of the step, such as ``channels equalised``.
+        output_db: SQNR in dB of the outputs of the quantised net after this step, see ``sensitivity.net_db``.
+        used: True if the exported file includes this step.
     """
 
     name: str
@@ -31,11 +31,11 @@ def write_layers(path: Path, quantised: 'QuantizedModel | None', calibration: Se
 
     Args:
         path: The exported file.
-        quantised: Its net in QDQ form; nothing is written if None, or if no layers were measured.
+        quantised: How the net of the file was quantised. Nothing is written if this is None or has no measured layers.
         calibration: Names of the calibration images.
 
     Returns:
-        A list of the path of the JSON file; empty if nothing was written.
+        A list with the path of the JSON file, or an empty list if nothing was written.
     """
     if quantised is None or not quantised.layers:
         return []
@@ -50,7 +50,15 @@ def write_layers(path: Path, quantised: 'QuantizedModel | None', calibration: Se
 
 
 def describe_layers(path: Path) -> str:
-    """Return a line about the quantisation of an exported file: each step and the layers in float; empty if unknown."""
+    """Summarise in one line how an exported file was quantised.
+
+    Args:
+        path: The exported file.
+
+    Returns:
+        The number of calibration images, the SQNR after each step, and the number of layers in float and their share
+        of the MACs. An empty string if there is no file of layers beside the exported file.
+    """
     json_path = path.with_name(path.name + LAYERS_SUFFIX)
     if not json_path.is_file():
         return ''

@@ -1,6 +1,6 @@
-"""Measurements of other devices: the lines of JSON that the page of ``mnv4 export --to web`` shows.
+"""Measurements on other devices: the lines of JSON that the web page of ``mnv4 export --to web`` shows.
 
-They come from anywhere, so nothing in them is trusted: each value is checked before it is used or printed.
+The lines may come from untrusted sources, so each value is checked before it is used or printed.
 """
 
 import json
@@ -25,7 +25,7 @@ class Measurement(NamedTuple):
     """Latency of an exported file in a browser.
 
     Attributes:
-        place: Where the measurement was read, for messages.
+        place: File and line that the measurement was read from, for error messages.
         file: Name of the ONNX file.
         sha256: SHA-256 of the ONNX file.
         device: Name of the device.
@@ -34,7 +34,7 @@ class Measurement(NamedTuple):
         threads: Number of threads of WebAssembly; 1 with ``webgpu``.
         images: Number of images measured.
         p50: Median time of the model in milliseconds, from its input to its outputs.
-        p95: 95th percentile of the same.
+        p95: 95th percentile of the time of the model in milliseconds.
         whole: Median time in milliseconds from a decoded image to results.
     """
 
@@ -56,10 +56,13 @@ class Measurement(NamedTuple):
 
 
 def read_measurements(files: Sequence[str]) -> list[Measurement]:
-    """Read measurements.
+    """Read and check measurements.
 
     Args:
-        files: Text files with one measurement per line, in JSON; empty lines are passed over.
+        files: Text files with one measurement per line, in JSON. Empty lines are skipped.
+
+    Returns:
+        The measurements, in the order of files and lines.
 
     Raises:
         UserError: A file cannot be read or has no measurements, or a line is not a measurement.
@@ -70,10 +73,18 @@ def read_measurements(files: Sequence[str]) -> list[Measurement]:
 
 
 def measured_files(measurements: Sequence[Measurement], artifacts: Sequence[Artifact]) -> list[Artifact]:
-    """Return the exported file of each measurement: that with an ONNX file of the same name and SHA-256.
+    """Find the exported file that each measurement belongs to, by the name and the SHA-256 of the ONNX file.
+
+    Args:
+        measurements: The measurements.
+        artifacts: The exported files to choose from.
+
+    Returns:
+        An exported file for each measurement, in the same order. If the same ONNX file has been exported for several
+        targets, that for ``web``.
 
     Raises:
-        UserError: A measurement is of none of the exported files.
+        UserError: A measurement belongs to none of the exported files.
     """
     found = []
     for one in measurements:

@@ -1,7 +1,7 @@
 """Rewriters for mmdeploy 1.3.1: fixes of its export, each with its reason.
 
 Deploy configs name this module in ``codebase_config.module``. mmdeploy imports it, applies the rewriters during an
-export and removes them afterwards. Other heads are exported by mmdeploy without changes.
+export and removes them afterwards. Heads that have no rewriter here are exported as mmdeploy does by itself.
 """
 
 import warnings
@@ -50,9 +50,14 @@ def predict_by_feat(self: BaseDenseHead, *args: Any, **kwargs: Any) -> Any:
     - All heads: mmdeploy ignores ``min_bbox_size``. Boxes without area, such as those clipped at the edge of the image,
       are kept and displace others.
     - SSDLite: mmdeploy selects the best ``nms_pre`` boxes of a level without regard to the last class, because it
-      removes the background twice if scores are softmax (fixed after 1.3.1, open-mmlab/mmdeploy#2827). Here all boxes
-      are kept.
+      removes the background twice if scores are softmax (fixed after 1.3.1, open-mmlab/mmdeploy#2827). This rewriter
+      ignores ``nms_pre`` and passes all boxes to NMS.
     - RTMDet: mmdeploy does not clip boxes at the edge of the image.
+
+    Args:
+        self: The head.
+        *args: Positional arguments of mmdet's ``predict_by_feat``.
+        **kwargs: Keyword arguments of mmdet's ``predict_by_feat``.
 
     Returns:
         Detections (N, D, 5) as (x1, y1, x2, y2, score) in pixels, and labels (N, D).

@@ -1,7 +1,7 @@
-"""Export with mmdeploy, with the arguments of mmdeploy's script. Called by ``tools/deploy.py``.
+"""Export with mmdeploy, with the arguments of mmdeploy's ``tools/deploy.py``. Called by the ``tools/deploy.py`` here.
 
-Unlike mmdeploy's script of that name, it reads checkpoints as tensors only, leaves no global state of mmdeploy behind,
-and moves files to the output folder only when all are complete.
+Unlike mmdeploy's script, this module reads checkpoints as tensors only, leaves no global state of mmdeploy behind, and
+moves files to the output folder only when all are complete.
 """
 
 import copy
@@ -47,7 +47,7 @@ def deploy(
     cfg_options: Mapping[str, Any] | None = None,
     **unsupported: Any,
 ) -> Path:
-    """Export a model with mmdeploy, and draw the predictions of the file and of the model for the same images.
+    """Export a model with mmdeploy, and draw the predictions of the ONNX file and of PyTorch for the same images.
 
     Writes to ``work_dir`` the ONNX file that the deploy config names, ``output_onnxruntime.jpg`` and
     ``output_pytorch.jpg`` (numbered if there are several ``test_img``), and with ``dump_info`` the ``deploy.json``,
@@ -55,7 +55,7 @@ def deploy(
 
     Args:
         deploy_cfg: Deploy config file, one of configs/deploy.
-        model_cfg: Path or name of the config the checkpoint was trained with.
+        model_cfg: Path or name of the config that the checkpoint was trained with.
         checkpoint: Checkpoint file written by ``mnv4 train``.
         img: Image file with which the model is traced.
         test_img: Image files to draw; ``img`` if left out.
@@ -65,7 +65,8 @@ def deploy(
         show: Also show each image in a window, and wait for a key.
         dump_info: Also write the files that the SDK needs.
         cfg_options: Values that replace those of the deploy config, by dotted keys (``onnx_config.input_shape``).
-        **unsupported: Arguments of mmdeploy's script for backends other than ONNX Runtime; an error if one is set.
+        **unsupported: Arguments of mmdeploy's ``tools/deploy.py`` for backends other than ONNX Runtime. It is an error
+            if one has a value other than None, False or an empty one.
 
     Returns:
         The path of the ONNX file.
@@ -105,12 +106,15 @@ def load_deploy_config(path: str, options: Mapping[str, Any]) -> Config:
     """Load a deploy config.
 
     Args:
-        path: The file.
+        path: The deploy config file.
         options: Values that replace those of the file, by dotted keys.
 
+    Returns:
+        The config with the replaced values.
+
     Raises:
-        UserError: The file is not a deploy config, it asks for something that is not supported, or an option does not
-            fit it.
+        UserError: The file is not a deploy config for ONNX, its backend is not ONNX Runtime, it has a
+            ``partition_config``, or an option does not fit it.
     """
     config = load_config(path)
     try:
@@ -134,16 +138,19 @@ def load_deploy_config(path: str, options: Mapping[str, Any]) -> Config:
 def fit_size(deploy_config: Config, cfg: Config) -> tuple[Config, Config]:
     """Make the deploy config and the model config agree on the size of images.
 
-    - If ``onnx_config.input_shape`` is set, the test pipeline stretches images to it.
-    - If it is None and the file is static, images that keep their aspect ratio are stretched to the ``input_size`` of
-      the config. A test pipeline that resizes or pads all images to one size is not changed.
+    - If ``onnx_config.input_shape`` (width, height) is set, the test pipeline is changed to stretch images to that
+      size.
+    - If ``input_shape`` is None and the file is static, the test pipeline is changed in the same way if images keep
+      their aspect ratio and are not padded to one size. The size is then the ``input_size`` of the model config, and
+      ``input_shape`` is set.
+    - Otherwise the size is not changed.
 
     Args:
         deploy_config: The deploy config.
         cfg: The config of the model.
 
     Returns:
-        Changed copies of both.
+        Changed copies of ``deploy_config`` and ``cfg``.
 
     Raises:
         UserError: The configs do not fit each other, or the size is unknown or invalid.
@@ -191,7 +198,7 @@ def _mmdeploy_scope(cfg: Config) -> Iterator[None]:
 
 
 def export(deploy_config: Config, cfg: Config, checkpoint: str, image: np.ndarray, folder: Path, device: str) -> None:
-    """Write the ONNX file to a folder. mmdeploy builds the model and reads the checkpoint itself.
+    """Write the ONNX file to a folder. mmdeploy itself builds the model and reads the checkpoint.
 
     Args:
         deploy_config: Deploy config that ``fit_size`` returned.
@@ -217,7 +224,15 @@ def export(deploy_config: Config, cfg: Config, checkpoint: str, image: np.ndarra
 
 
 def dump(deploy_config: Config, cfg: Config, checkpoint: str, folder: Path, device: str) -> None:
-    """Write deploy.json, pipeline.json and detail.json for the SDK to a folder. Arguments: see ``export``."""
+    """Write ``deploy.json``, ``pipeline.json`` and ``detail.json`` for the SDK of mmdeploy to a folder.
+
+    Args:
+        deploy_config: See ``export``.
+        cfg: See ``export``.
+        checkpoint: See ``export``.
+        folder: Output folder.
+        device: torch device.
+    """
     from mmdeploy.backend.sdk.export_info import export2SDK
 
     with _mmdeploy_scope(cfg):
@@ -225,7 +240,14 @@ def dump(deploy_config: Config, cfg: Config, checkpoint: str, folder: Path, devi
 
 
 def load_exported(deploy_config: Config, cfg: Config, file: Path, device: str) -> nn.Module:
-    """Load an exported file as a model with the ``test_step`` of mmdet and mmseg."""
+    """Load an exported file as a model with the same ``test_step`` as models of mmdet and mmseg.
+
+    Args:
+        deploy_config: Deploy config that ``fit_size`` returned.
+        cfg: Config of the model that ``fit_size`` returned.
+        file: The ONNX file.
+        device: torch device.
+    """
     from mmdeploy.apis import build_task_processor
 
     with _mmdeploy_scope(cfg):

@@ -1,4 +1,4 @@
-"""Values inside of an ONNX net."""
+"""Intermediate values and node attributes of an ONNX net."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,11 +7,14 @@ import numpy as np
 
 
 def intermediate_values(model: Any, names: Sequence[str]) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    """Return a function that runs an ``onnx.ModelProto`` on a batch and returns values inside of it by name.
+    """Return a function that runs an ``onnx.ModelProto`` and returns its intermediate values.
 
     Args:
         model: The net, with one input. It is copied.
-        names: Names of the values; the name of the input is allowed too.
+        names: Names of the values to return. The names of the input and of outputs are allowed too.
+
+    Returns:
+        A function that takes a batch, in the shape and dtype of the input, and returns the values by name.
     """
     import onnx
     import onnxruntime as ort

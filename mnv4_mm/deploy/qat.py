@@ -1,4 +1,8 @@
-"""Start of a quantisation-aware fine-tuning: post-training quantisation gives the layers in float and the ranges."""
+"""Start and export of a quantisation-aware fine-tuning.
+
+Post-training quantisation determines which layers stay in float. The first ranges of activations are measured on
+calibration images.
+"""
 
 import functools
 import re
@@ -41,12 +45,12 @@ def train(config: str, **options: Any) -> Path:
 def start_qat(cfg: Config) -> Path:
     """Write the checkpoint that a quantisation-aware fine-tuning starts from, into the work directory.
 
-    The trained net is quantised as ``mnv4 export --precision int8`` does. Its channels are equalised, and the layers
-    that stay in float there stay in float during the fine-tuning. Ranges of activations are those of the images for
-    calibration.
+    The trained net is quantised as by ``mnv4 export --precision int8`` for ONNX Runtime. The layers that this
+    quantisation keeps in float stay in float during the fine-tuning. The checkpoint has equalised channels, and its
+    ranges of activations are measured on training images.
 
     Args:
-        cfg: Config of the run. ``qat.in_float`` and ``qat.unrounded`` are set.
+        cfg: Config of the run. Its ``qat.in_float`` and ``qat.unrounded`` are set in place.
 
     Returns:
         The path of the checkpoint.
@@ -85,10 +89,16 @@ def start_qat(cfg: Config) -> Path:
 
 
 def export_after_training(folder: Path) -> None:
-    """Export the best checkpoint of a fine-tuning, or the last one, to an int8 file for ONNX Runtime.
+    """Export a checkpoint of a quantisation-aware fine-tuning to an int8 file for ONNX Runtime.
+
+    The newest ``best_*.pth`` is exported, or the last checkpoint if there is none. With several processes, only the
+    main one exports.
+
+    Args:
+        folder: Work directory of the fine-tuning.
 
     Raises:
-        UserError: The file differs from PyTorch by more than rounding explains, see ``export``.
+        UserError: See ``export``.
     """
     barrier()  # wait until the main process has written the checkpoint
     if is_main_process():
@@ -100,15 +110,16 @@ def export_after_training(folder: Path) -> None:
 def match_layers(model: Any, layers: Sequence[LayerSensitivity]) -> list[tuple[str, LayerSensitivity]]:
     """Match the layers of a quantised ONNX file with those of the model that it was exported from.
 
-    In the file, weights have the name of their module, and a number where levels of a feature pyramid share a module.
-    Products of two activations have no weights; they are matched by their order.
+    In the file, the name of weights is made of the name of their module, and of a number where levels of a feature
+    pyramid share the module. Products of two activations have no weights, so they are matched by their order.
 
     Args:
         model: The model in float.
         layers: Layers of the file, in any order.
 
     Returns:
-        The name of each layer in ``QuantizedNet.layers``, and the layer.
+        A pair for each layer, in the order of execution: its name as in ``QuantizedNet.layers``, and the layer of the
+        file.
 
     Raises:
         UserError: The net has layers other than convolutions and products of two activations.
@@ -131,9 +142,10 @@ def match_layers(model: Any, layers: Sequence[LayerSensitivity]) -> list[tuple[s
 
 
 def _aliases(model: Any) -> dict[str, str]:
-    """Return the first name of each module by all its names, which have underscores instead of dots.
+    """Map each name of a module, with underscores instead of dots, to the first name of that module.
 
-    Levels may share a module, which then has several names, and the exporter and fx may choose different ones.
+    A module that levels of a feature pyramid share has several names, of which the exporter and fx may choose different
+    ones.
     """
     head = model.bbox_head if hasattr(model, 'bbox_head') else model.decode_head
     first: dict[nn.Module, str] = {}

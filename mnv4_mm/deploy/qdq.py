@@ -35,7 +35,7 @@ def _(values: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
 
 
 def translations() -> dict[Any, Callable]:
-    """Return the functions that ``torch.onnx.export`` translates the two operators with."""
+    """Return the ``custom_translation_table`` of ``torch.onnx.export`` for ``round_activation`` and ``dequantize``."""
     from onnxscript import opset18 as op
 
     def quantize_and_dequantize(x: Any, scale: Any, zero_point: Any) -> Any:
@@ -49,7 +49,11 @@ def translations() -> dict[Any, Callable]:
 
 
 class RoundActivation(nn.Module):
-    """A ``Rounding`` with fixed range."""
+    """A ``Rounding`` whose range is fixed, exported as QuantizeLinear and DequantizeLinear.
+
+    Args:
+        rounding: The layer whose scale and zero point are taken over.
+    """
 
     scale: Tensor
     zero_point: Tensor
@@ -64,7 +68,12 @@ class RoundActivation(nn.Module):
 
 
 class Dequantize(nn.Module):
-    """Parametrisation that turns stored integers (C', ...) into float."""
+    """Parametrisation that turns stored integers (C', ...) into float.
+
+    Args:
+        scale: Scale of each output channel, (C',).
+        dtype: Data type of the integers and of their zero points, which are 0.
+    """
 
     scale: Tensor
     zero_point: Tensor
@@ -79,10 +88,13 @@ class Dequantize(nn.Module):
 
 
 def store_integers(net: QuantizedNet) -> None:
-    """Replace rounded weights by int8, their biases by int32 and roundings by fixed ones, in place.
+    """Replace rounded weights by int8, the biases of their layers by int32, and roundings by fixed ones, in place.
 
-    The outputs stay the same, but for the rounding of the biases, whose steps are those of the products of activations
-    and weights.
+    The outputs change only by the rounding of the biases. The scale of a bias is the product of the scales of the
+    input and of the weights.
+
+    Args:
+        net: A net after quantisation-aware fine-tuning.
     """
     graph = net.net
     calls: dict[str, int] = {}
@@ -104,7 +116,7 @@ def store_integers(net: QuantizedNet) -> None:
 
 
 def remove_roundings(net: QuantizedNet) -> None:
-    """Remove all roundings, of weights too, in place: what is left is the float net with the fine-tuned weights."""
+    """Remove the roundings of activations and weights in place, which leaves a float net with fine-tuned weights."""
     graph = net.net
     for node in list(graph.graph.nodes):
         if node.op != 'call_module':

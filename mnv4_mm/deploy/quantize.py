@@ -1,8 +1,8 @@
 """Post-training quantisation to 8 bits with calibration images, in ONNX's QDQ form.
 
 Steps are tried one after the other, and each is kept if it raises the signal-to-noise ratio of the net's outputs on
-calibration images. Layers before the first and after the last convolutions (normalisation, box decoding, softmax,
-selection) always stay in float. They take little time, and box coordinates need more than 256 steps.
+calibration images. Operators before the first and after the last convolutions (normalisation, box decoding, softmax,
+selection) always stay in float: they take little time, and box coordinates need more than 256 steps.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,13 +36,15 @@ MIN_GAIN_DB = 1.0  # that more layers in float must bring
 class QuantizedModel(NamedTuple):
     """A net in 8 bits.
 
+    The lists are empty if the scales of the net have been trained, see ``trained_onnx``.
+
     Attributes:
         model: ``onnx.ModelProto`` in QDQ form.
         layers: Sensitivity of each convolution and matrix product, the most sensitive one first.
         sensitive: The layers that stay in float because they are sensitive, described for converters that do not know
             the names of ONNX nodes.
-        steps: The steps that were tried.
-        is_equalised: True if the net is the one with equalised channels.
+        steps: The steps that were tried, in order.
+        is_equalised: True if ``quantize_onnx`` chose the net with equalised channels.
         chosen: Names of the ONNX nodes of ``sensitive``.
     """
 
@@ -59,8 +61,8 @@ class _Net(NamedTuple):
 
     Attributes:
         model: ``onnx.ModelProto``, optimised and with the shapes of its values.
-        path: File of the same.
-        ranges: Smallest and largest value of each value of the net, by name.
+        path: ONNX file of ``model``.
+        ranges: Smallest and largest element of each value of the net, by name.
         outer: Names of the nodes before the first and after the last convolutions.
     """
 
@@ -99,9 +101,15 @@ def quantize_onnx(
     Args:
         model: The float net, from pixels to raw outputs. Its input is named ``image``.
         batches: Inputs made of real images, one image each, for calibration.
-        equalised: The same net after ``equalise``, which is used if it is better; None to leave that step out.
-        plain: Only round all layers with the smallest and largest values as ranges.
-        max_float_share: Largest share of the MACs of layers that stay in float because they are sensitive.
+        equalised: The same net after ``equalise``, which is used if its outputs have a higher SQNR; None to leave that
+            step out.
+        plain: Leave out all steps that raise the accuracy, and ignore ``equalised``. Weights are rounded to nearest,
+            and activations are quantised over the range from their smallest to their largest value.
+        max_float_share: Largest share of the MACs of the net, from 0 to 1, that may be computed in float for the sake
+            of sensitive layers, see ``float_candidates``.
+
+    Returns:
+        The quantised net with the steps that were kept, and the sensitivity of its layers.
     """
     with TemporaryDirectory() as folder:
         net = _prepare(model, batches, Path(folder) / 'plain')
@@ -216,10 +224,16 @@ def _rounded(model: Any, ranges: Mapping[str, Range], float_nodes: Sequence[str]
 
 
 def trained_onnx(model: Any) -> QuantizedModel:
-    """Complete an ``onnx.ModelProto`` in QDQ form whose scales have been trained, in place.
+    """Prepare a net in QDQ form whose scales have been trained for ``store_weights_unsigned``, in place.
+
+    Stored integers get zero points of their own, because torch's exporter shares equal ones. Tensors that no node reads
+    and the listed types of stored tensors are removed.
 
     Args:
-        model: The net as ``torch.onnx.export`` writes it.
+        model: ``onnx.ModelProto`` as ``torch.onnx.export`` writes it.
+
+    Returns:
+        The net, without layers and steps, because nothing was measured.
     """
     import onnx
 
@@ -245,12 +259,16 @@ def trained_onnx(model: Any) -> QuantizedModel:
 
 
 def store_weights_unsigned(model: Any) -> None:
-    """Store the int8 weights of some convolutions as uint8 with a zero point of 128, in place. No weight changes.
+    """Store the int8 weights of some convolutions as uint8 with a zero point of 128, in place.
 
-    OpenCV 5.0 runs convolutions with int8 weights by its own 8-bit kernel. If the number of output positions is not a
-    multiple of 8, the last ones are wrong, without an error: the last 4 of 10x10, all of 2x2 (related:
-    opencv/opencv#28798). It runs convolutions with uint8 weights in float. Convolutions with a multiple of 8 positions
-    keep int8 weights, because ONNX Runtime needs 1.6 times as long for a net with uint8 weights.
+    The dequantised weights stay the same. This works around a bug: OpenCV 5.0 runs convolutions with int8 weights by
+    its own 8-bit kernel. If the number of output positions (height times width) is not a multiple of 8, the last
+    positions are wrong, without an error: the last 4 of 10x10, all of 2x2 (related: opencv/opencv#28798). OpenCV runs
+    convolutions with uint8 weights in float. Convolutions with a multiple of 8 positions keep int8 weights, because
+    ONNX Runtime needs 1.6 times as long for a net with uint8 weights.
+
+    Args:
+        model: ``onnx.ModelProto`` in QDQ form.
     """
     from onnx import numpy_helper, shape_inference
 

@@ -47,14 +47,17 @@ COPYING_OPS = (
 def quantize_pt2e(
     program: torch.export.ExportedProgram, batches: Sequence[np.ndarray], sensitive: Sequence[SensitiveLayer]
 ) -> torch.export.ExportedProgram:
-    """Quantise what XNNPACK can compute in int8 between the first and the last convolutions.
+    """Quantise the operators between the first and the last convolutions that XNNPACK can compute in int8.
 
     These are convolutions, additions, products and concatenations. Weights have one scale per output channel.
 
     Args:
         program: The float net, with one input.
         batches: Inputs made of real images, one image each, for calibration.
-        sensitive: Layers that stay in float. Layers that read a sensitive output stay in float too.
+        sensitive: Layers that stay in float. Operators that read a sensitive output stay in float too.
+
+    Returns:
+        The quantised net, with the same input.
 
     Raises:
         UserError: A sensitive layer is not in the graph.

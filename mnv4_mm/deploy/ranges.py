@@ -1,6 +1,7 @@
 """Ranges of the values that are rounded to 8 bits, measured on calibration images.
 
-Except that for minimum and maximum, the calibrators of ONNX Runtime keep the values of all images in memory.
+ONNX Runtime's calibrators are not used: all except the one for minimum and maximum keep the values of all images in
+memory.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,16 +17,18 @@ SHARES = np.linspace(1, 0.2, 81)  # of the full range that are tried
 
 
 class Range(NamedTuple):
-    """Smallest and largest number that 8 bits represent. It includes 0."""
+    """Smallest and largest number that 8 bits represent. The range includes 0."""
 
     low: float
     high: float
 
     def least_error(self, counts: np.ndarray) -> 'Range':
-        """Return the part of this range that has the least mean square error of rounding and clipping.
+        """Return the range with the least mean square error of rounding and clipping.
+
+        The candidates are this range times each of ``SHARES``.
 
         Args:
-            counts: Number of values in each of ``BINS`` bins of equal width, (BINS,).
+            counts: Number of values in each of ``BINS`` bins of equal width over this range, (BINS,).
         """
         edges = np.linspace(self.low, self.high, BINS + 1)
         centres = (edges[:-1] + edges[1:]) / 2
@@ -41,11 +44,15 @@ class Range(NamedTuple):
 
 
 def measure_ranges(model: Any, batches: Sequence[np.ndarray]) -> dict[str, Range]:
-    """Return the smallest and the largest of all values at each place of a net, by name.
+    """Measure the ranges of the input, the intermediate values and the outputs of a net.
 
     Args:
         model: ``onnx.ModelProto`` of the float net, with the shapes of its values.
         batches: Inputs made of real images, one image each.
+
+    Returns:
+        The smallest and the largest element of each float value over all batches, extended to include 0, by the name of
+        the value.
     """
     import onnx
 
@@ -66,12 +73,15 @@ def measure_ranges(model: Any, batches: Sequence[np.ndarray]) -> dict[str, Range
 
 
 def clip_ranges(model: Any, ranges: Mapping[str, Range], batches: Sequence[np.ndarray]) -> dict[str, Range]:
-    """Return the ranges with the least mean square error of rounding and clipping, by name.
+    """Shrink ranges to those with the least mean square error of rounding and clipping, see ``Range.least_error``.
 
     Args:
         model: See ``measure_ranges``.
         ranges: The result of ``measure_ranges``.
         batches: See ``measure_ranges``.
+
+    Returns:
+        The new ranges, by the same names.
     """
     run = intermediate_values(model, list(ranges))
     counts = {name: np.zeros(BINS, np.int64) for name in ranges}

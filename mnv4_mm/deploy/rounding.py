@@ -17,11 +17,12 @@ MAX_POSITIONS = 128  # of a feature map that are used, per image
 
 
 def round_adaptively(float_model: Any, model: Any, batches: Sequence[np.ndarray]) -> None:
-    """Round the weights of convolutions again, in place.
+    """Replace the quantised weights of convolutions by adaptively rounded ones, and correct the biases, in place.
 
     Args:
         float_model: ``onnx.ModelProto`` of the float net.
-        model: ``onnx.ModelProto`` of the same net in QDQ form, by ONNX Runtime's quantiser. Scales do not change.
+        model: ``onnx.ModelProto`` of the same net in QDQ form, written by ONNX Runtime's quantiser. Its weights and
+            biases are changed, and its scales are kept.
         batches: Inputs made of real images, one image each.
     """
     from onnx import numpy_helper
@@ -62,13 +63,14 @@ def round_rows(weights: np.ndarray, scales: np.ndarray, moments: np.ndarray, lim
     """Round the weights of each output channel to multiples of its scale.
 
     Args:
-        weights: (O, K).
-        scales: (O,).
-        moments: Second moments of the inputs, (K, K), or (O, K, K) if each output channel has inputs of its own.
+        weights: Weights of each output channel, (O, K).
+        scales: Scale of each output channel, (O,).
+        moments: Second moments of the K inputs of an output position, (K, K), or (O, K, K) if each output channel has
+            inputs of its own.
         limit: Largest absolute value of the result.
 
     Returns:
-        Integers, (O, K).
+        The weights in units of their scales, integers stored as float, (O, K).
     """
     count = weights.shape[1]
     moments = np.broadcast_to(moments, (len(weights) if moments.ndim == 3 else 1, count, count)).copy()

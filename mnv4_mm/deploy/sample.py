@@ -26,11 +26,12 @@ def sample(predictor: Predictor | None, pytorch: Predictor, path: Path) -> dict[
 
     Args:
         predictor: The exported file; None if it cannot run on this machine.
-        pytorch: PyTorch with its input and ``raw`` or ``logits`` outputs, see ``graph.reference``.
-        path: The image.
+        pytorch: The PyTorch model with the input of the file and ``raw`` or ``logits`` outputs, see
+            ``graph.reference``.
+        path: The image file.
 
     Returns:
-        A dict. Its main keys:
+        A dictionary for JSON. Its main keys:
 
         - ``of``: the runtime that computed the numbers, or ``pytorch``.
         - ``input``, and each of the ``outputs``: shape, mean and ``middle``, the first five values along the last axis
@@ -38,8 +39,10 @@ def sample(predictor: Predictor | None, pytorch: Predictor, path: Path) -> dict[
         - ``results``: the best five detections, with boxes (x1, y1, x2, y2) in pixels of the image; or the labels of
           the five largest classes of the class map and their shares of the pixels.
         - ``pytorch``: ``outputs`` and ``results`` of PyTorch.
-        - ``tolerance``: largest differences that pass, with the given input and if the client prepares its own: of
-          scores, shares and the mean of the input absolute, of boxes relative to the longer side of the input or image.
+        - ``tolerance``: largest differences of a client that pass, as ``given_input`` if the client takes the input
+          from the PNG of ``write_sample``, and as ``own_input`` if the client itself decodes and resizes the image.
+          Differences of scores, shares and the mean of the input are absolute. Those of boxes are relative to the
+          longer side of the input (for ``outputs``) or of the image (for ``results``).
 
     Raises:
         UserError: The image cannot be read.
@@ -85,13 +88,14 @@ def _results(predictor: Predictor, path: Path) -> dict[str, Any]:
 def write_sample(predictor: Predictor | None, pytorch: Predictor, image: Path, path: Path) -> list[Path]:
     """Write ``<file>.sample.json`` and ``<file>.sample.png`` beside an exported file.
 
-    The JSON holds what ``sample`` returns. The PNG holds the pixels of the input, resized and padded but not
-    normalised. The results of a client that starts from the PNG do not depend on how it decodes and resizes a JPEG.
+    The JSON holds what ``sample`` returns, and name and SHA-256 of the PNG. The PNG holds the pixels of the input,
+    resized and padded but not normalised. The results of a client that starts from the PNG do not depend on how the
+    client decodes and resizes a JPEG.
 
     Args:
         predictor: See ``sample``.
         pytorch: See ``sample``.
-        image: The image.
+        image: The image file.
         path: The exported file.
 
     Returns:

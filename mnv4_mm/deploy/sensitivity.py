@@ -26,7 +26,7 @@ class LayerSensitivity(NamedTuple):
 
     Attributes:
         layer: Name of the ONNX node.
-        weights: Name of its weights, which contains the name of the module; empty if it has none.
+        weights: Name of its weights, which contains the name of the module; an empty string if it has none.
         activation_db: SQNR in dB of rounding its output to 8 bits, see ``QuantizationNoise``. Infinity is written to
             JSON as null.
         weight_db: SQNR in dB of rounding its weights to 7 bits; None if it has none, or is in float.
@@ -71,9 +71,9 @@ class SensitiveLayer(NamedTuple):
 class QuantizationNoise:
     """Signal and quantisation noise of the output of a layer, summed over images.
 
-    Rounding noise assumes one scale of 256 steps for all channels. It is measured for each channel relative to the
-    variance of that channel, and is at most 1: measured over the whole feature map, as ``qdq_loss_debug`` does, the
-    largest channel would hide that small ones are rounded away.
+    The noise of rounding is computed for one scale of 256 steps for all channels. For each channel it is divided by the
+    variance of the channel, limited to 1, and then averaged over the channels. ONNX Runtime's ``qdq_loss_debug``
+    measures noise over the whole feature map instead, so large channels would hide that small ones are rounded to zero.
     """
 
     def __init__(self) -> None:
@@ -85,7 +85,7 @@ class QuantizationNoise:
         self.signal = self.error = 0.0
 
     def add(self, values: np.ndarray, quantized: np.ndarray) -> None:
-        """Add an image.
+        """Add the output for an image.
 
         Args:
             values: Output of the layer in the float net, (C, positions).
@@ -101,7 +101,7 @@ class QuantizationNoise:
         self.error += float(((values - quantized) ** 2).sum())
 
     def rounding_db(self) -> float:
-        """Return the SQNR in dB of rounding this output alone; infinity if every channel is constant."""
+        """Return the SQNR in dB if only this output is rounded; infinity if every channel is constant."""
         step = (self.high - self.low) / 255
         variance = self.squares / self.count - (self.sum / self.count) ** 2
         variance = variance[variance > 0]
@@ -110,7 +110,7 @@ class QuantizationNoise:
         return float(-10 * np.log10(np.minimum(1, step**2 / 12 / variance).mean()))
 
     def total_db(self) -> float:
-        """Return the SQNR in dB of the quantised net at this output; infinity if there is no noise, or no signal."""
+        """Return the SQNR in dB of this output in the quantised net; infinity if there is no noise, or no signal."""
         return 10 * float(np.log10(self.signal / self.error)) if self.signal and self.error else float('inf')
 
 
@@ -123,7 +123,7 @@ def measure_sensitivity(float_path: Path, int8_path: Path, batches: Sequence[np.
         batches: Inputs made of real images, one image each.
 
     Returns:
-        The layers, the most sensitive one first; ``in_float`` is not yet set.
+        The layers, the most sensitive one first. ``in_float`` is False for all of them.
     """
     import onnx
     from onnxruntime.quantization import qdq_loss_debug as debug
@@ -175,13 +175,19 @@ def measure_sensitivity(float_path: Path, int8_path: Path, batches: Sequence[np.
 def float_candidates(
     layers: Sequence[LayerSensitivity], graph: Any, max_share: float = MAX_FLOAT_SHARE
 ) -> Iterator[set[str]]:
-    """Yield ever larger sets of layers that may stay in float: the most sensitive 1, 2, 4, ... that the budget allows.
+    """Yield growing sets of sensitive layers that may stay in float.
+
+    A layer may stay in float if its SQNR is below ``MAX_SQNR_DB`` and ``max_share`` is not exceeded. The sets have the
+    most sensitive 1, 2, 4, ... of these layers, and the last one has all of them.
 
     Args:
         layers: Sensitivity of the layers, the most sensitive one first.
         graph: ``onnx.GraphProto`` of the float net.
-        max_share: Largest share of the MACs of the net that may be in float, including those of the layers that read
-            a sensitive output.
+        max_share: Largest share of the MACs of the net, from 0 to 1, that may be in float. The MACs of layers that read
+            a sensitive output count too.
+
+    Yields:
+        Names of the ONNX nodes of the layers. Nothing is yielded if no layer may stay in float.
     """
     macs = {layer.layer: layer.macs for layer in layers}
     chosen: list[str] = []
@@ -195,15 +201,15 @@ def float_candidates(
 
 
 def nodes_in_float(layers: Sequence[LayerSensitivity], graph: Any, chosen: Collection[str]) -> set[str]:
-    """Return the names of the nodes that stay in float if some sensitive layers do.
+    """Return the names of all nodes that have to stay in float so that some sensitive layers can.
 
-    If the output of a layer is sensitive, all nodes that read it stay in float as well, directly or through
-    ``COPYING_OPS``: a reader in 8 bits would round the output again.
+    If the output of a layer is sensitive, all nodes that read this output directly or through ``COPYING_OPS`` stay in
+    float as well: a reader in 8 bits would round the output again.
 
     Args:
         layers: Sensitivity of the layers.
         graph: ``onnx.GraphProto`` of the float net.
-        chosen: Names of the layers that stay in float.
+        chosen: Names of the sensitive layers that stay in float. The result includes them.
     """
     names = set(chosen)
     sensitive_outputs = {layer.layer for layer in layers if layer.layer in chosen and layer.is_output_sensitive}
@@ -225,6 +231,9 @@ def sensitive_layers(layers: Sequence[LayerSensitivity], graph: Any, chosen: Col
         layers: Sensitivity of the layers.
         graph: ``onnx.GraphProto`` of the float net.
         chosen: Names of the layers that stay in float.
+
+    Returns:
+        The descriptions, in the order of ``layers``.
     """
     from onnx import numpy_helper
 
@@ -243,11 +252,16 @@ def sensitive_layers(layers: Sequence[LayerSensitivity], graph: Any, chosen: Col
 
 
 def net_db(layers: Sequence[LayerSensitivity], graph: Any) -> float:
-    """Return the SQNR in dB of the outputs of a quantised net: of the last layers, whose noises are averaged.
+    """Return the SQNR in dB of the outputs of a quantised net.
+
+    The outputs are those of the last layers, which no other layer follows. Their noise-to-signal ratios are averaged.
 
     Args:
         layers: Sensitivity of the layers.
         graph: ``onnx.GraphProto`` of the float net.
+
+    Returns:
+        The SQNR; infinity if there is no noise.
     """
     names = {layer.layer for layer in layers}
     read: set[str] = set()  # values that a layer reads, directly or not

@@ -24,7 +24,7 @@ class Row:
         raw: Difference between the outputs and PyTorch's.
         speed: Latency with one thread, and with all threads; in a browser only one of them.
         memory: Memory in MiB that loading and running adds to a process.
-        npu: Where its operators run on NPUs, by the name of the NPU.
+        npu: Placement of the operators of the file by the compiler of each NPU, by the name of the NPU.
         verdict: ``ok``, what is wrong, or why the file was not run; empty for PyTorch, which is not judged.
         passes: False if this row fails the comparison.
     """
@@ -51,7 +51,8 @@ def markdown(rows: Sequence[Row], metric: str, npu: Sequence[str] = ()) -> Itera
     Args:
         rows: The rows.
         metric: Name of the metric.
-        npu: Names of NPUs, which get a column each: share of operators on the NPU, and estimated ms.
+        npu: Names of NPUs. Each gets a column with the shares of operators that run on the NPU and, if the compiler
+            estimates it, the latency in ms.
     """
     columns = ['file', 'MB', metric, 'to PyTorch', 'outputs differ by', '1 thread: p50, p95 ms', 'all: p50, p95 ms']
     columns += ['image to result ms', 'MiB', *(f'on {name}' for name in dict.fromkeys(npu)), 'verdict']
@@ -84,10 +85,10 @@ def npu_details(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def write_json(path: str | Path, rows: Sequence[Row], metric: str) -> None:
-    """Write the table as JSON: whole, or not at all.
+    """Write the table as JSON. The file is written atomically.
 
     Args:
-        path: The file.
+        path: The JSON file.
         rows: The rows.
         metric: Name of the metric.
 

@@ -1,7 +1,7 @@
-"""Comparison of a file with PyTorch during its export, which refuses files that differ by more than rounding.
+"""Comparison of an exported file with PyTorch, to refuse files that differ by more than rounding explains.
 
-``LIMITS`` separates the rounding of each precision from conversion errors. ``mnv4 compare`` measures the loss of
-accuracy.
+``LIMITS`` separates the rounding of each precision from conversion errors. The loss of accuracy is not measured here
+but by ``mnv4 compare``.
 """
 
 import re
@@ -29,7 +29,8 @@ class Limits(NamedTuple):
     """Largest differences from PyTorch that pass.
 
     Attributes:
-        outputs: Raw outputs and logits: root mean square error, relative to the standard deviation of PyTorch's.
+        outputs: Raw outputs and logits: root mean square error, relative to the standard deviation of PyTorch's
+            outputs.
         pixels: Class maps: share of pixels that differ.
         match: Detections match if their scores, and their boxes relative to the longer side of the input, differ by at
             most this.
@@ -56,7 +57,7 @@ class Verification(NamedTuple):
     Attributes:
         difference: Difference from PyTorch, see ``Limits``.
         limit: Largest difference that passes.
-        measure: What differs, in words.
+        measure: Name of the measured difference, for messages.
         inconclusive: Reason why the comparison proves nothing; empty if it is conclusive.
     """
 
@@ -80,7 +81,11 @@ def verify(pytorch: Predictor, predictor: Predictor, inputs: Sequence[np.ndarray
     Args:
         pytorch: The PyTorch model, which returns raw boxes and scores, or logits; see ``graph.reference``.
         predictor: The exported file.
-        inputs: Batches of real images, one image each.
+        inputs: Batches of real images, one image each, as ``predictor.meta.input`` describes them.
+
+    Returns:
+        The comparison, with the limit for the precision of the file. Raw outputs and logits: the largest difference of
+        an output in an image. Detections: the share over all images. Class maps: the mean share.
 
     Raises:
         UserError: PyTorch's outputs are not finite, or raw outputs have other shapes than PyTorch's.
@@ -139,7 +144,16 @@ def _compare_class_maps(predictor: Predictor, pairs: Pairs, limits: Limits) -> V
 
 
 def outputs_as(kind: Kind, pytorch: Predictor, batch: np.ndarray) -> list[np.ndarray]:
-    """Run PyTorch on a batch of one and convert its outputs to those of a file of this kind, see ``Meta.kind``."""
+    """Run PyTorch on a batch and convert its outputs to those of a file of some kind.
+
+    Args:
+        kind: Kind of the file, see ``Meta.kind``.
+        pytorch: The PyTorch model, which returns raw boxes and scores, or logits; see ``graph.reference``.
+        batch: A batch of one image, as ``pytorch.meta.input`` describes it.
+
+    Returns:
+        Arrays as ``Meta.kind`` describes them, in the order of ``OUTPUTS``.
+    """
     values = pytorch.run(batch)
     if kind == 'nms':
         assert pytorch.meta.selection is not None
@@ -157,8 +171,8 @@ def beyond_half(graph: Graph) -> dict[str, float]:
     Biases and other float tensors of the graph are checked too.
 
     Returns:
-        The largest absolute value by name of the layer, or of the parameter if no norm was folded into it; the largest
-        first. Empty if all fit.
+        The largest absolute value by name of the layer, or by name of the parameter if no norm was folded into it, in
+        descending order. An empty dictionary if nothing overflows.
     """
     layers: dict[str, float] = {}
     for name, tensor in graph.program().state_dict.items():
@@ -177,17 +191,17 @@ def check_file(
 
     Args:
         graph: The graph that the file was converted from.
-        pytorch: PyTorch, see ``verify``.
+        pytorch: The PyTorch model, see ``verify``.
         predictor: The file; None if it cannot run on this machine.
-        inputs: Batches of real images; empty if there are no images.
+        inputs: Batches of real images, one image each; empty if there are no images.
 
     Returns:
-        The comparison; None without a predictor or images.
+        The comparison; None if ``predictor`` is None or ``inputs`` is empty.
 
     Raises:
-        MismatchError: The file differs; for fp16, the message names layers whose weights are out of range. An fp16 file
-            with such layers is also refused if it cannot be compared, or the comparison is inconclusive. So is a file
-            of Core ML in int8.
+        MismatchError: The file differs from PyTorch. Or weights overflow in fp16, see ``beyond_half``, and the file was
+            not compared or the comparison is inconclusive. Only fp16 files and int8 files for Core ML, which computes
+            in fp16, are checked for overflow.
         UserError: See ``verify``.
     """
     result = verify(pytorch, predictor, inputs) if predictor and inputs else None
