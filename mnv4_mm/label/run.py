@@ -40,7 +40,7 @@ class Labelled(NamedTuple):
     failed: list[str]
 
 
-def check_label(
+def _check_arguments(
     file: str,
     source: str,
     *,
@@ -145,7 +145,7 @@ def label(
         UserError: An argument, the source or the exported file is invalid, or the folder cannot be used, e.g. because
             another process uses it. Finished parts are kept.
     """
-    check_label(file, source, out=out, workers=workers, ray=ray, score_thr=score_thr, part=part, coco=coco)
+    _check_arguments(file, source, out=out, workers=workers, ray=ray, score_thr=score_thr, part=part, coco=coco)
     from filelock import FileLock, Timeout
 
     from mnv4_mm.label.job import LOCK, check_folder, open_job

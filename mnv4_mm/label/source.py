@@ -62,8 +62,9 @@ def read_source(source: str | Path) -> list[Entry]:
     """
     path = Path(source)
     suffix = path.suffix.lower()
+    ids: set[str] = set()  # of rows of Parquet files
     if path.is_dir():
-        entries = sorted(_folder(path))
+        entries = sorted(_folder(path, ids))
     elif not path.is_file():
         raise UserError(f'{path} does not exist, or is not a file: {WHAT}')
     elif suffix == '.txt':
@@ -71,7 +72,7 @@ def read_source(source: str | Path) -> list[Entry]:
     elif suffix == '.csv':
         entries = list(_csv(path))
     elif suffix == PARQUET_SUFFIX:
-        entries = list(_row_groups(path, escaped(path.name))) or list(_parquet_paths(path))
+        entries = list(_row_groups(path, escaped(path.name), ids)) or list(_parquet_paths(path))
     elif kind := kind_of(path.name):
         entries = [Entry(escaped(path.name), kind, str(path.absolute()))]
     else:
@@ -83,7 +84,7 @@ def read_source(source: str | Path) -> list[Entry]:
         raise UserError(f'{path} is empty: it names no images')
     seen: set[tuple[str, int]] = set()
     for entry in entries:
-        if (entry.id, entry.group) in seen:
+        if (entry.id, entry.group) in seen or entry.id in ids:
             raise UserError(f'{path} names {entry.id!r} twice: each image needs an id of its own')
         seen.add((entry.id, entry.group))
     return entries
@@ -118,7 +119,7 @@ def escaped(text: str) -> str:
     return text.encode('utf-8', 'backslashreplace').decode()
 
 
-def _folder(root: Path) -> Iterator[Entry]:
+def _folder(root: Path, ids: set[str]) -> Iterator[Entry]:
     """Yield the entries of a folder and its subfolders; names that begin with a dot are skipped."""
     pending = [str(root)]
     while pending:
@@ -139,7 +140,7 @@ def _folder(root: Path) -> Iterator[Entry]:
                 yield Entry(name, kind, os.path.abspath(item.path))
             elif item.name.lower().endswith(PARQUET_SUFFIX):
                 # None for Parquet files without images, such as metadata beside the images.
-                yield from _row_groups(Path(item.path), name)
+                yield from _row_groups(Path(item.path), name, ids)
 
 
 def _lines(path: Path) -> list[str]:
@@ -192,17 +193,25 @@ def _parquet_paths(source: Path) -> Iterator[Entry]:
             yield _listed(source, path, str(ids[0]) if ids and ids[0] is not None else None)
 
 
-def _row_groups(path: Path, name: str) -> Iterator[Entry]:
-    """Yield the row groups of a Parquet file with the content of images; nothing for other Parquet files."""
+def _row_groups(path: Path, name: str, ids: set[str]) -> Iterator[Entry]:
+    """Yield the row groups of a Parquet file with the content of images; nothing for other Parquet files.
+
+    Args:
+        path: The file.
+        name: Name of the file, for the entries.
+        ids: Ids of the rows of other Parquet files; those of this file are added.
+
+    Raises:
+        UserError: The file is damaged, or an id is missing or occurs twice, also in another file.
+    """
     with open_parquet(path) as file:
         if bytes_column(file.schema_arrow) is None:
             return
         if 'id' in file.schema_arrow.names:
-            seen: set[str] = set()
             for (id_,) in _values(file, path, ['id']):
-                if id_ in (None, '') or str(id_) in seen:
+                if id_ in (None, '') or str(id_) in ids:
                     raise UserError(f'{path}: the id {id_!r:.40} is missing or occurs twice')
-                seen.add(str(id_))
+                ids.add(str(id_))
         for group in range(file.num_row_groups):
             yield Entry(name, 'rows', os.path.abspath(path), group)
 

@@ -483,6 +483,19 @@ def test_ids_of_a_parquet_file_must_be_distinct(ids, detector, images, tmp_path)
         label(str(detector), str(tmp_path / 'x.parquet'), out=str(tmp_path / 'out'), log=quiet)
 
 
+@pytest.mark.parametrize('name', ['y.parquet', 'a.jpg'])
+def test_ids_of_a_parquet_file_must_not_be_those_of_another_file(name, detector, images, tmp_path):
+    content = (images / 'a/00.jpg').read_bytes()
+    (tmp_path / 'in').mkdir()
+    for path in (tmp_path / 'in/x.parquet', tmp_path / 'in' / name):
+        if path.suffix == '.jpg':
+            path.write_bytes(content)
+        else:
+            pq.write_table(pa.table(dict(id=['a.jpg'], bytes=[content])), path)
+    with pytest.raises(UserError, match='twice'):
+        label(str(detector), str(tmp_path / 'in'), out=str(tmp_path / 'out'), log=quiet)
+
+
 def test_a_ray_cluster_that_cannot_be_reached_is_reported_at_once(detector, images, tmp_path):
     pytest.importorskip('ray', reason='Ray is not installed: pip install "mnv4_mm[ray]"')
     with socket.socket() as server:
