@@ -13,24 +13,26 @@ EMPTY = 'empty (an unset variable of the shell?): give a value, or leave it out'
 
 
 def user_cache() -> Path:
-    """Return the folder for files that can be made or fetched again; it need not exist.
+    """Return the package's cache folder, for files that can be created or downloaded again.
 
-    ``$XDG_CACHE_HOME/mnv4_mm``, by default ``~/.cache/mnv4_mm``; ``MNV4_CACHE`` replaces the whole of it.
+    The folder is ``$MNV4_CACHE`` if this variable is set, otherwise ``$XDG_CACHE_HOME/mnv4_mm``, otherwise
+    ``~/.cache/mnv4_mm``. An empty variable counts as unset. The folder may not exist yet.
     """
     cache = os.environ.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache')
     return Path(os.environ.get('MNV4_CACHE') or os.path.join(cache, 'mnv4_mm'))
 
 
 def check_not_empty(**options: Any) -> None:
-    """Check that no option is an empty string or a list that contains one.
+    """Check that no option of the command line is an empty string, or a list that contains an empty string.
 
-    Otherwise an empty value would silently count as left out.
+    An unset variable of the shell expands to an empty string, which would otherwise be treated like an option that was
+    not given.
 
     Args:
-        **options: Values by name.
+        **options: Values of the options, by name without dashes: ``work_dir`` for ``--work-dir``. None is allowed.
 
     Raises:
-        UserError: An option is empty.
+        UserError: An option is empty, or contains an empty string.
     """
     for name, value in options.items():
         if value == '' or (isinstance(value, list | tuple) and '' in value):
@@ -38,10 +40,15 @@ def check_not_empty(**options: Any) -> None:
 
 
 def check_checkpoint(path: str | Path) -> Path:
-    """Check that a checkpoint file exists and begins like a file of ``torch.save``.
+    """Check that a checkpoint file exists and begins with the bytes of a zip archive or a pickle.
+
+    These are the two formats of ``torch.save``. The rest of the file is not read.
+
+    Returns:
+        The path.
 
     Raises:
-        UserError: The file is missing or not a checkpoint.
+        UserError: ``path`` is not a path, the file is missing, or it is neither a zip archive nor a pickle.
     """
     if not isinstance(path, str | os.PathLike):
         raise UserError(f'a checkpoint is named by its path, got {path!r}')
@@ -59,6 +66,12 @@ def check_checkpoint(path: str | Path) -> Path:
 def check_weights_file(path: str | Path) -> Path:
     """Check that a file of weights exists and has a supported suffix.
 
+    Args:
+        path: The file, value of the option ``--weights``.
+
+    Returns:
+        The path.
+
     Raises:
         UserError: The file is missing, or its suffix is not supported.
     """
@@ -71,11 +84,14 @@ def check_weights_file(path: str | Path) -> Path:
 
 
 def check_output_folder(flag: str, folder: str | Path) -> Path:
-    """Check that a folder can be written to, or created.
+    """Check that a folder can be written to or, if it does not exist, can be created.
 
     Args:
-        flag: Option that names the folder, for the message.
+        flag: Option that names the folder, e.g. ``--out-dir``, for the message.
         folder: The folder.
+
+    Returns:
+        The path of the folder, which is not created.
 
     Raises:
         UserError: The folder can be neither written to nor created.
@@ -108,28 +124,38 @@ def _existing(path: Path) -> Path:
 
 
 def check_output_file(flag: str, path: str | Path) -> Path:
-    """Check that a file can be written; its folder may still have to be created.
+    """Check that a file can be written. Its folder need not exist yet.
 
     Args:
-        flag: Option that names the file, for the message.
+        flag: Option that names the file, e.g. ``--out``, for the message.
         path: The file.
 
+    Returns:
+        The path. Neither the file nor its folder is created.
+
     Raises:
-        UserError: The path is a folder, or the file cannot be written.
+        UserError: The path is a folder or a device, or the file cannot be written.
     """
     path = Path(path)
     if path.is_dir():
         raise UserError(f'{flag} {path} is a folder: name a file')
-    existing = _existing(path)
-    if not existing.is_dir() and existing != path:
-        raise UserError(f'{flag} {path} cannot be written: {existing} is not a folder')
-    if not os.access(existing, os.W_OK):
-        raise UserError(f'{flag} {path} cannot be written: no permission for {existing}')
+    if path.exists() and not path.is_file():
+        raise UserError(f'{flag} {path} is not a regular file, and files are replaced as a whole: name another')
+    # The file is written beside its final place and renamed, so its folder must be writable too.
+    folder = _existing(path.parent)
+    if not folder.is_dir():
+        raise UserError(f'{flag} {path} cannot be written: {folder} is not a folder')
+    for needed in (folder, path):
+        if needed.exists() and not os.access(needed, os.W_OK):
+            raise UserError(f'{flag} {path} cannot be written: no permission for {needed}')
     return path
 
 
 def check_detections_file(out: str | Path) -> None:
-    """Check the name of a file for detections.
+    """Check that detections can be written to a file.
+
+    Args:
+        out: The file, value of the option ``--out``.
 
     Raises:
         UserError: The name does not end in ``.json``, or the file cannot be written.
@@ -140,11 +166,14 @@ def check_detections_file(out: str | Path) -> None:
 
 
 def check_class_map_folder(out: str | Path) -> None:
-    """Check the name of a folder for class maps.
+    """Check that class maps can be written to a folder.
+
+    Args:
+        out: The folder, value of the option ``--out``.
 
     Raises:
-        UserError: The name is that of a file, or has a suffix and is not an existing folder, or the folder cannot be
-            written.
+        UserError: ``out`` is a file, or has a suffix and does not exist, or the folder can be neither written to nor
+            created.
     """
     if Path(out).is_file() or (Path(out).suffix and not Path(out).is_dir()):
         raise UserError(f'--out {out}: class maps are written as PNG files; name a folder')
@@ -152,11 +181,11 @@ def check_class_map_folder(out: str | Path) -> None:
 
 
 def check_data(paths: Iterable[Path], hint: str) -> None:
-    """Check that the files and folders of a split exist.
+    """Check that the files and folders of a split of a data set exist.
 
     Args:
         paths: Files and folders.
-        hint: What to do without the data.
+        hint: Advice on how to get or name the data, appended to the error message.
 
     Raises:
         UserError: A file or folder does not exist.

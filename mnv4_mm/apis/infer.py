@@ -73,7 +73,7 @@ def infer(
 
     Raises:
         UserError: An argument or a file is invalid, none of the images can be read, or an image has another size in
-            ``annotations``. An error in the middle of a run over images keeps the predictions made before it.
+            ``annotations``. An error in the middle of a run keeps the predictions made before it.
     """
     return infer_files(
         source,
@@ -140,12 +140,11 @@ def infer_files(
         dict(category_ids=ids.categories(predictor.classes)) if ids and predictor.task == 'detection' else {}
     )
     writer = WRITERS[predictor.task](out, score_thr, coco)
-    if is_video:
-        _infer_video(path, predictor, writer, out / f'{path.stem}.mp4')
-        return Inferred(writer.save(), [])
     items = list(zip(files.items(), indices, strict=True))
     dark: list[str] = []
     try:
+        if is_video:
+            _infer_video(path, predictor, writer, out / f'{path.stem}.mp4')
         for (name, file), index in _track(items, len(items) if len(items) > 1 else None):
             try:
                 image = read_image(file)
@@ -216,6 +215,7 @@ def _image_files(path: Path, out: Path) -> dict[str, Path]:
 def _infer_video(path: Path, predict: Predict, writer: PredictionWriter, target: Path) -> None:
     video = cv2.VideoCapture(str(path))
     video_writer = None
+    number = -1
     try:
         count, fps = video.get(cv2.CAP_PROP_FRAME_COUNT), video.get(cv2.CAP_PROP_FPS)
         for number, pixels in enumerate(_track(_frames(video), max(int(count), 0))):
@@ -224,6 +224,8 @@ def _infer_video(path: Path, predict: Predict, writer: PredictionWriter, target:
                 size = drawn.shape[1::-1]
                 target.parent.mkdir(parents=True, exist_ok=True)
                 video_writer = cv2.VideoWriter(str(target), cv2.VideoWriter.fourcc(*'mp4v'), fps or 25, size)
+                if not video_writer.isOpened():
+                    raise UserError(f'{target} cannot be written by this OpenCV')
             video_writer.write(_pad_or_crop(drawn, size))
     finally:
         video.release()
@@ -231,6 +233,9 @@ def _infer_video(path: Path, predict: Predict, writer: PredictionWriter, target:
             video_writer.release()
     if video_writer is None:
         raise UserError(f'{path} is not a readable video')
+    # Some containers count a frame too many; a video that was cut off lacks more.
+    if number + 1 < int(count) - 1:
+        print(f'warning: {path} ends after {number + 1} of {int(count)} frames', file=sys.stderr)
 
 
 def _frames(video: cv2.VideoCapture) -> Iterator[np.ndarray]:

@@ -38,8 +38,8 @@ def set_data(cfg: Config, layout: Layout, allow_dropped: bool = False) -> Config
         ``cfg``.
 
     Raises:
-        UserError: A data loader is missing, the config of its data set does not name images and ground truth, or an
-            evaluator for detection has no ``ann_file``.
+        UserError: A data loader is missing, the config of its data set does not name images and ground truth, an
+            evaluator is missing or a list, or an evaluator for detection has no ``ann_file``.
     """
     task = task_of(cfg)
     splits = dict(train_dataloader=layout.train, val_dataloader=layout.val, test_dataloader=layout.val)
@@ -49,7 +49,7 @@ def set_data(cfg: Config, layout: Layout, allow_dropped: bool = False) -> Config
         task.set_split(dataset, split)
         task.set_classes(dataset, layout)
     for evaluator in EVALUATORS:
-        task.set_ground_truth(cfg[evaluator], layout.val)
+        task.set_ground_truth(_evaluator(cfg, evaluator), layout.val)
         # Named after the data set, so that the score is not mistaken for one on the benchmark or the mini data set.
         cfg[evaluator].prefix = layout.root.resolve().name
     for part in dicts(cfg.model):
@@ -226,7 +226,7 @@ def set_data_roots(cfg: Config) -> Config:
 
     Raises:
         UserError: A data loader is missing, the config of its data set does not name images and ground truth, an
-            evaluator is a list, or an evaluator for detection is missing or has no ``ann_file``.
+            evaluator is missing or a list, or an evaluator for detection has no ``ann_file``.
     """
     task = task_of(cfg)
     for loader in LOADERS:
@@ -234,10 +234,16 @@ def set_data_roots(cfg: Config) -> Config:
         paths = {name: find_data(value) for name, value in split._asdict().items() if isinstance(value, Path)}
         task.set_split(innermost_dataset(cfg[loader].dataset), split._replace(**paths))
     for evaluator, loader in zip(EVALUATORS, LOADERS[1:], strict=True):
-        if isinstance(cfg.get(evaluator), list):
-            raise UserError(f'{evaluator} of this config is a list; these tools need one evaluator')
-        task.set_ground_truth(cfg.get(evaluator, {}), dataset_split(cfg, loader))
+        task.set_ground_truth(_evaluator(cfg, evaluator), dataset_split(cfg, loader))
     return cfg
+
+
+def _evaluator(cfg: Config, name: str) -> Any:
+    evaluator = cfg.get(name)
+    if not isinstance(evaluator, dict):
+        found = 'is a list' if isinstance(evaluator, list) else 'is missing'
+        raise UserError(f'{name} of this config {found}; these tools need one evaluator')
+    return evaluator
 
 
 with_data = on_copy(set_data)

@@ -80,12 +80,14 @@ def checkpoint_of(path: Path) -> Path:
 def exported_files(checkpoint: Path, checksum: str) -> list[Path]:
     """Return the files in ``exported/`` beside a checkpoint that were exported from it, sorted by name.
 
+    A file with damaged JSON beside it is among them, since it may be one of them; ``read_meta`` says what is damaged.
+
     Args:
         checkpoint: The checkpoint.
         checksum: SHA-256 of the checkpoint, to leave out files of an earlier checkpoint of the same name.
 
     Raises:
-        UserError: There are no such files, or the JSON beside one is damaged.
+        UserError: There are no such files.
     """
     folder = checkpoint.parent / 'exported'
     # The names that ``export`` writes. A glob alone would also find files of checkpoints whose names begin alike.
@@ -95,8 +97,15 @@ def exported_files(checkpoint: Path, checksum: str) -> list[Path]:
     sidecars = [path for path in sorted(folder.glob(f'{glob.escape(stem)}_*.json')) if name.match(path.name)]
     # Leave out the JSON files of samples and layers, which are not beside a file of the same name.
     paths = [path.with_suffix('') for path in sidecars if path.with_suffix('').exists()]
-    metas = [Meta.from_json(sidecar(path).read_bytes(), sidecar(path)) for path in paths]
-    paths = [path for path, meta in zip(paths, metas, strict=True) if meta.source.get('sha256') == checksum]
+    paths = [path for path in paths if _checkpoint_sum(path) in (checksum, None)]
     if not paths:
         raise UserError(f'no exported files of {checkpoint} in {folder}: name them, or run export first')
     return paths
+
+
+def _checkpoint_sum(path: Path) -> str | None:
+    """Return the SHA-256 of the checkpoint that a file was exported from; None if the JSON beside it is damaged."""
+    try:
+        return Meta.from_json(sidecar(path).read_bytes(), sidecar(path)).source.get('sha256', '')
+    except UserError:
+        return None

@@ -49,6 +49,8 @@ def export_best(
     Raises:
         UserError: No file could be exported, or none passes. See also ``check_data_of`` and ``compare``.
     """
+    if rounds < 1:
+        raise UserError(f'rounds must be at least 1, got {rounds}: the fastest file is chosen by its latency')
     check_data_of(checkpoint, config, training=calibration is None)
     paths: list[Path] = []
     for target, precision in candidates():

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: old ones are removed last, and the best one is chosen by measured scores only."""
+"""Checkpoint hook that removes old files only after the new file is complete, and repeats interrupted validations."""
 
 from collections import deque
 from pathlib import Path
@@ -9,17 +9,20 @@ from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-from mnv4_mm.weights.checkpoint import PART_SUFFIX, write_text
+from mnv4_mm.files import PART_SUFFIX
+from mnv4_mm.weights.checkpoint import write_text
 
 
 @HOOKS.register_module()
 class SafeCheckpointHook(CheckpointHook):
-    """mmengine's ``CheckpointHook``, but a kill or a full disk never costs the last complete checkpoint.
+    """``CheckpointHook`` of mmengine that keeps the last complete checkpoint if a run is killed or the disk is full.
 
-    mmengine removes old checkpoints and the previous best one before it writes the new one, and does not repeat a
-    validation that was interrupted, so that a resumed run may have another best checkpoint. Here old files are removed
-    last, each validation is recorded in the last checkpoint, and an interrupted one is repeated on resuming.
-    ``SafeRunner.save_checkpoint`` writes each file atomically.
+    mmengine removes old checkpoints and the previous best checkpoint before it writes the new file. This hook removes
+    them after the new file has been written. ``SafeRunner.save_checkpoint`` writes each file atomically.
+
+    mmengine does not repeat an interrupted validation, so that a resumed run may select another best checkpoint. This
+    hook records each finished validation in the last checkpoint, and repeats an interrupted validation on resuming. The
+    best checkpoint does not change if a metric that selects it (``save_best``) could not be measured.
     """
 
     best_ckpt_path: str | None
@@ -108,7 +111,7 @@ class SafeCheckpointHook(CheckpointHook):
 
 
 def _validation_is_due(runner: Runner) -> bool:
-    """Return True if a run was interrupted between a checkpoint and the end of the validation after it."""
+    """Return True if a run was interrupted after it saved a checkpoint and before the next validation ended."""
     loop = runner.train_loop
     if runner.val_loop is None or runner.message_hub.runtime_info.get('last_validation') == runner.iter:
         return False

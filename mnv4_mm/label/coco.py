@@ -4,11 +4,11 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pyarrow.parquet as pq
 
 from mnv4_mm.errors import UserError
+from mnv4_mm.files import replacing
 from mnv4_mm.label.job import ROWS_AT_ONCE, Job
 from mnv4_mm.runtime.meta import META_KEY
 
@@ -33,10 +33,8 @@ def write_coco(job: Job, path: Path) -> None:
     first = 1 if is_detection else about['first_value']
     ids = about['category_ids'] or list(range(first, first + len(about['classes'])))
     categories = [dict(id=id_, name=name) for id_, name in zip(ids, about['classes'], strict=True)]
-    part = path.with_name(f'.{uuid4().hex}.part')
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open('w') as file:
+        with replacing(path) as part, part.open('w') as file:
             lists = dict(
                 images=_images(job),
                 unreadable=_unreadable(job),
@@ -49,11 +47,8 @@ def write_coco(job: Job, path: Path) -> None:
                     file.write((',\n' if index else '\n') + json.dumps(item))
                 file.write(']\n')
             file.write('}\n')
-        part.replace(path)
     except OSError as error:
         raise UserError(f'--coco {path} cannot be written: {error.strerror or error}') from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _rows(job: Job, columns: list[str] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:

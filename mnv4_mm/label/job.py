@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mnv4_mm.errors import UserError
-from mnv4_mm.files import write_whole
+from mnv4_mm.files import PART_SUFFIX, replacing, write_whole
 from mnv4_mm.label.items import items_of
 from mnv4_mm.label.labeller import Labeller
 from mnv4_mm.label.source import Entry, into_parts, open_parquet
@@ -129,20 +128,15 @@ class Job:
         Raises:
             OSError: The results cannot be written.
         """
-        path = self.path(part)
-        unfinished = path.with_name(f'.{uuid4().hex}.unfinished')
         rows, errors = 0, 0
-        try:
-            with pq.ParquetWriter(unfinished, labeller.schema, compression='zstd') as writer:
-                for chunk in _chunks(labeller.rows(items_of(self.entries(part))), ROWS_AT_ONCE):
-                    writer.write_table(to_table(chunk, labeller.schema))
-                    rows += len(chunk)
-                    errors += sum(row.error is not None for row in chunk)
-            with unfinished.open('rb') as file:
-                os.fsync(file.fileno())  # or a power cut could leave an empty file under the final name
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        with (
+            replacing(self.path(part), sync=True) as unfinished,
+            pq.ParquetWriter(unfinished, labeller.schema, compression='zstd') as writer,
+        ):
+            for chunk in _chunks(labeller.rows(items_of(self.entries(part))), ROWS_AT_ONCE):
+                writer.write_table(to_table(chunk, labeller.schema))
+                rows += len(chunk)
+                errors += sum(row.error is not None for row in chunk)
         return Tally(rows, errors)
 
     def begin(self, part: int) -> int:
@@ -155,7 +149,7 @@ class Job:
         """Delete the records of attempts, and the unfinished files that killed processes have left."""
         parts = self.folder / PARTS
         parts.mkdir(exist_ok=True)
-        for path in (*parts.glob('.*.unfinished'), *parts.glob('.*.attempts')):
+        for path in (*parts.glob(f'.*{PART_SUFFIX}'), *parts.glob('.*.attempts')):
             path.unlink()
 
 

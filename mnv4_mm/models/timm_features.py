@@ -31,12 +31,12 @@ class TimmFeatures(BaseModule):
             with all nets.
         output_stride: Largest stride of the feature maps, 32, 16 or 8. A net that timm cannot dilate keeps stride 32,
             with a warning.
-        norm_eval: Keep the statistics of all batch norms during training.
+        norm_eval: Keep the running statistics of all batch norm layers fixed during training.
         img_size: Height and width in pixels, for nets that are built for one input size, such as efficientformerv2;
             None for the size in timm.
         drop_path_rate: Stochastic depth rate. It is ignored, with a warning, for a net that does not support it.
         init_cfg: ``dict(type='Pretrained', checkpoint=...)`` loads weights through timm: published ones
-            (``timm://<name>.<tag>``) or a file. Default: timm's initialisation.
+            (``timm://<name>.<tag>``) or the path of a file. Default: timm's initialisation.
 
     Attributes:
         out_channels: Channels of each returned feature map.
@@ -76,6 +76,8 @@ class TimmFeatures(BaseModule):
             self._warn('cannot be dilated: used at output stride 32')
         self.options['out_indices'] = tuple(sorted(set(selected)))
         self.net = _create(name, **self.options)
+        # timm leaves the feature maps of Swin and a few other nets as (N, H, W, C).
+        self.is_channels_last = getattr(self.net, 'output_fmt', 'NCHW') == 'NHWC'
         # Position in the net's outputs of each requested feature map; two of them may be the same.
         self.order = [self.options['out_indices'].index(i) for i in selected]
         channels = self.net.feature_info.channels()
@@ -100,7 +102,8 @@ class TimmFeatures(BaseModule):
         """Load the weights of an ``init_cfg`` of type Pretrained. Otherwise keep timm's initialisation.
 
         Raises:
-            UserError: The checkpoint cannot be downloaded, or a file does not fit the net.
+            UserError: The checkpoint is unknown or cannot be downloaded, or the file is missing, has an unsupported
+                suffix or does not fit the net.
         """
         for entry in pretrained_entries(self.init_cfg):
             source = entry['checkpoint']
@@ -120,8 +123,17 @@ class TimmFeatures(BaseModule):
             self.net.load_state_dict(loaded.state_dict())
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return one (N, C, H / stride, W / stride) for each of ``out_indices``, from (N, 3, H, W)."""
+        """Return the feature maps of ``out_indices``.
+
+        Args:
+            x: (N, 3, H, W), normalised.
+
+        Returns:
+            One tensor per index, (N, C, H / stride, W / stride). The net determines how sizes are rounded.
+        """
         features = self.net(x)
+        if self.is_channels_last:
+            features = [feature.permute(0, 3, 1, 2) for feature in features]
         return tuple(features[i] for i in self.order)
 
     def train(self, mode: bool = True) -> 'TimmFeatures':
@@ -135,7 +147,7 @@ class TimmFeatures(BaseModule):
 
 
 def has_fixed_input_size(name: str) -> bool:
-    """Return True if a timm net accepts one input size only, which ``img_size`` must set.
+    """Return True if a timm net accepts images of one size only, see ``img_size`` of ``TimmFeatures``.
 
     Raises:
         UserError: timm is not installed or has no such net.
@@ -144,7 +156,12 @@ def has_fixed_input_size(name: str) -> bool:
 
 
 def timm_normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Return the mean and std (RGB, 0 to 255) that a timm net was trained with; None for a name unknown to timm."""
+    """Return the mean and std of the images that a timm net was trained with.
+
+    Returns:
+        Mean and std, each per RGB channel for pixels from 0 to 255; None if timm does not know the net or has no
+            configuration of its weights.
+    """
     import timm
 
     cfg = timm.get_pretrained_cfg(name) if timm.is_model(name) else None

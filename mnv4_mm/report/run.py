@@ -64,8 +64,8 @@ def find_exports(checkpoint: Path, checksum: str) -> list[Export]:
         checksum: SHA-256 of the checkpoint.
 
     Returns:
-        The exported files, sorted by name. If a file of an export is missing or was changed, the reason is the
-        ``verdict``. The list is empty if nothing was exported, or if the JSON beside one of the files cannot be read.
+        The exported files, sorted by name. If a file of an export or its JSON is missing, damaged or was changed, the
+        reason is the ``verdict``. The list is empty if nothing was exported.
     """
     try:
         files = exported_files(checkpoint, checksum)

@@ -1,4 +1,7 @@
-"""Read checkpoint files as tensors and plain values only; objects that would run code when unpickled are refused."""
+"""Read checkpoint files safely, and write them atomically.
+
+Files are read as tensors and plain values only; objects that would run code when unpickled are refused.
+"""
 
 import errno
 import io
@@ -19,6 +22,7 @@ from mmengine.logging import HistoryBuffer
 
 from mnv4_mm.digest import file_digest
 from mnv4_mm.errors import UserError
+from mnv4_mm.files import replacing
 from mnv4_mm.paths import check_checkpoint
 
 
@@ -34,8 +38,6 @@ def _history_statistic(owner: Any, name: str) -> Any:
 
 # Checkpoints of CheckpointHook that can be resumed; checkpoints of the best score hold weights only.
 _RESUMABLE = re.compile(r'(?:epoch|iter)_(\d+)\.pth')
-# Suffix of files that are being written: ``.<name>.<process id>.part``.
-PART_SUFFIX = '.part'
 
 _array, _scalar = np.zeros(0).__reduce__()[0], np.float64(0).__reduce__()[0]
 # Types that mmengine's Runner writes besides tensors and plain containers. mmengine's own loader falls back to
@@ -126,14 +128,18 @@ def _check_unpacked_size(path: Path) -> None:
 
 
 def list_checkpoints(folder: str | Path) -> list[Path]:
-    """Return the checkpoints from which a run can be resumed, the newest first; empty if there are none.
+    """Return the checkpoints from which a run can be resumed, the newest first.
 
-    Files are not read and may be damaged. The file named in ``last_checkpoint`` comes first, unless checkpoints of
-    later steps were written after it: a run may have been killed between writing a checkpoint and updating
+    These are the files ``epoch_<n>.pth`` and ``iter_<n>.pth``, and the file named in ``last_checkpoint``. They are not
+    read and may be damaged. The file named in ``last_checkpoint`` comes first, unless checkpoints of later epochs or
+    iterations were written after it: a run may have been killed between writing a checkpoint and updating
     ``last_checkpoint``.
 
     Args:
         folder: Work directory of the run.
+
+    Returns:
+        Paths of the checkpoints; an empty list if there are none.
     """
     folder = Path(folder)
     steps = {path: int(match[1]) for path in folder.glob('*.pth') if (match := _RESUMABLE.fullmatch(path.name))}
@@ -160,10 +166,11 @@ def read_newest(folder: str | Path, log: Callable[[str], object] = print) -> Che
 
     Args:
         folder: Work directory of the run.
-        log: Function that prints a line: for each unreadable file that was passed over, and for the file used instead.
+        log: Function that is called with a line of text for each unreadable file that is passed over, and with one more
+            line for the file used instead.
 
     Returns:
-        The checkpoint; None if the run has not written one.
+        The checkpoint; None if the run has not written any.
 
     Raises:
         UserError: There are checkpoints, and none can be read.
@@ -209,30 +216,29 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def written_atomically(path: Path) -> Iterator[Path]:
-    """Provide a temporary path to write to; after the block, sync the file to the disk and rename it to ``path``.
+    """Provide a temporary path, to which the ``with`` block writes the file.
 
-    If the block raises an error, ``path`` is left as it was.
+    After the block, the file is synced to the disk and renamed to ``path``. If the block raises an error, ``path`` is
+    left as it was.
 
     Raises:
         UserError: The disk is full, or the file cannot be written. An existing file of that name is kept.
     """
-    part = path.with_name(f'.{path.name}.{os.getpid()}{PART_SUFFIX}')
     try:
-        yield part
-        _sync(part)
-        part.replace(path)
-        _sync(path.parent)
+        with replacing(path, sync=True) as part:
+            yield part
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise UserError(cannot_be_written(path, error, path.parent)) from error
 
 
 def cannot_be_written(path: str | Path, error: OSError, work_dir: str | Path) -> str:
-    """Return the message for a run that stops because a file cannot be written.
+    """Return the error message for a run that stops because a file cannot be written.
+
+    The message names the newest checkpoint and says how to continue the run.
 
     Args:
         path: The file or folder.
-        error: The reason.
+        error: Error of the operating system.
         work_dir: Folder of the run's checkpoints.
     """
     last = next(iter(list_checkpoints(work_dir)), None)
@@ -243,20 +249,12 @@ def cannot_be_written(path: str | Path, error: OSError, work_dir: str | Path) ->
     return f'{path} cannot be written: {reason}; {kept}. {advice}, and continue with the same command and --resume'
 
 
-def _sync(path: Path) -> None:
-    """Wait until a file, or the entries of a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 @contextmanager
 def tensors_only() -> Iterator[None]:
-    """Make every ``torch.load`` within this context read tensors only, also when mmengine or mmdet calls it.
+    """Make every ``torch.load`` within this context use ``weights_only=True``, also when mmengine or mmdet calls it.
 
-    mmengine falls back to unpickling anything if safe loading fails; torch's environment variable prevents that.
+    mmengine falls back to unpickling anything if safe loading fails. torch's environment variable
+    ``TORCH_FORCE_WEIGHTS_ONLY_LOAD``, which is set within the context, prevents this fallback.
     """
     switch = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
     before = os.environ.get(switch)
@@ -270,9 +268,10 @@ def tensors_only() -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """Return the message of an error on one line, cut to 300 characters.
+    """Return the message of an error on one line, truncated to 300 characters.
 
-    Of torch's long message about an object that ``weights_only`` refuses, only the name of the object is kept.
+    An empty message is replaced by the name of the error's type. If torch refuses an object because of
+    ``weights_only``, the long message is replaced by the name of the object.
     """
     text = ' '.join(str(error).split()) or type(error).__name__
     refused = re.search(r'GLOBAL (\S+)', text)

@@ -1,5 +1,7 @@
 """infer reads images of every kind, folders and videos, and writes predictions in COCO format."""
 
+import json
+
 import cv2
 import numpy as np
 import pytest
@@ -84,6 +86,38 @@ def test_a_video(checkpoint, tmp_path):
     assert not (tmp_path / 'out2').exists()
     with pytest.raises(UserError, match=r'--annotations .* is for images'):
         infer(str(video), checkpoint, out_dir=str(tmp_path / 'out2'), annotations=str(path))
+
+
+def test_a_video_that_ends_early(checkpoint, tmp_path, capsys, monkeypatch):
+    """Frames that cannot be read are counted; an interrupted run keeps its predictions."""
+    video = tmp_path / 'in.avi'
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*'MJPG'), 10, (64, 48))
+    for i in range(20):
+        writer.write(np.random.default_rng(i).integers(0, 255, (48, 64, 3), np.uint8))
+    writer.release()
+    content = video.read_bytes()
+    cut = tmp_path / 'cut.avi'
+    cut.write_bytes(content[: len(content) // 2])
+    path = infer(str(cut), checkpoint, out_dir=str(tmp_path / 'cut'))
+    frames = len(json.loads(path.read_text())['images'])
+    assert 5 < frames < 15
+    assert f'warning: {cut} ends after {frames} of 20 frames' in capsys.readouterr().err
+
+    predictor = load(checkpoint)
+    seen = []
+
+    def stopped(pixels):
+        seen.append(pixels)
+        if len(seen) > 4:
+            raise KeyboardInterrupt
+        return predictor(pixels)
+
+    stopped.task, stopped.classes = predictor.task, predictor.classes
+    monkeypatch.setattr('mnv4_mm.apis.infer.load', lambda *_, **__: stopped)
+    with pytest.raises(KeyboardInterrupt):
+        infer(str(video), checkpoint, out_dir=str(tmp_path / 'out'))
+    check(tmp_path / 'out/predictions.json', [f'in.avi#{i}' for i in range(4)], [(64, 48)] * 4)
+    assert 'the predictions before the error are in' in capsys.readouterr().err
 
 
 def test_a_checkpoint_of_something_else(checkpoint, tmp_path):

@@ -8,7 +8,14 @@ from mmengine.config import Config
 from mmengine.registry import PARAM_SCHEDULERS
 
 from mnv4_mm.config.backbone import lost_weights, with_backbone
-from mnv4_mm.config.data import dataset_split, innermost_dataset, with_data, with_data_roots, with_training_images
+from mnv4_mm.config.data import (
+    dataset_split,
+    innermost_dataset,
+    set_data,
+    with_data,
+    with_data_roots,
+    with_training_images,
+)
 from mnv4_mm.config.index import config_index
 from mnv4_mm.config.launcher import set_launcher
 from mnv4_mm.config.load import load_config, with_options
@@ -19,7 +26,7 @@ from mnv4_mm.config.training import training_config
 from mnv4_mm.data.prepare import prepare_detection
 from mnv4_mm.errors import UserError
 from mnv4_mm.models.arch import ARCHS
-from mnv4_mm.tasks import build_model
+from mnv4_mm.tasks import build_model, task_of
 from mnv4_mm.weights.tags import DEFAULT_TAGS, TAGS
 
 DETECTORS = ['mnv4_ssdlite_coco', 'mnv4_retinanet_coco', 'mnv4_retinanet-1x_coco', 'mnv4_rtmdet_coco']
@@ -262,6 +269,17 @@ def test_own_data_reaches_loaders_evaluators_and_heads(name, drawn):
     assert cfg.val_evaluator.ann_file == str(layout.val.annotations)
     assert cfg.own_data == dict(root=str(drawn), allow_dropped=False)
     assert cfg.val_evaluator.prefix == 'shapes'  # never "coco"
+
+
+@pytest.mark.parametrize('name', ['mnv4_ssdlite_coco', 'mnv4_lraspp_ade20k'])
+@pytest.mark.parametrize(('value', 'message'), [(None, 'is missing'), ([dict(type='IoUMetric')], 'is a list')])
+def test_a_config_without_one_evaluator_is_refused(name, value, message, drawn):
+    cfg = load_config(name)
+    cfg.test_evaluator = value
+    layout = task_of(cfg).find(drawn)
+    for change in (lambda: set_data(cfg, layout), lambda: with_data_roots(cfg)):
+        with pytest.raises(UserError, match=f'test_evaluator of this config {message}'):
+            change()
 
 
 def test_training_images_are_reported_under_a_name_of_their_own():

@@ -13,6 +13,7 @@ from mnv4_mm.deploy.arguments import check_compare, check_export, check_options
 from mnv4_mm.deploy.artifacts import checkpoint_of, find_artifacts
 from mnv4_mm.deploy.targets import TARGETS
 from mnv4_mm.errors import UserError
+from mnv4_mm.report.run import find_exports
 from mnv4_mm.runtime.meta import Input, Meta, Resize, sha256, sidecar
 
 META = Meta(
@@ -67,6 +68,19 @@ def test_files_of_a_checkpoint_are_found(checkpoint):
     assert [artifact.path for artifact in find_artifacts(first, [second])[1]] == [first, second]
     with pytest.raises(UserError, match=r'exported from another checkpoint: net\.pth'):
         find_artifacts(checkpoint, [stale])
+
+
+def test_damaged_json_is_named_and_hides_no_other_file(checkpoint):
+    folder = checkpoint.parent / 'exported'
+    right = export_to(folder / 'net_logits_fp32.onnx', checkpoint)
+    damaged = export_to(folder / 'net_logits_int8.onnx', checkpoint)
+    sidecar(damaged).write_text(sidecar(damaged).read_text()[:-5])
+    with pytest.raises(UserError, match=r'net_logits_int8\.onnx\.json cannot be read'):
+        find_artifacts(checkpoint)
+    first, second = find_exports(checkpoint, sha256(checkpoint))
+    assert (first.file, first.target, first.verdict) == (right.name, META.target, '')
+    assert (second.file, second.target) == (damaged.name, '')
+    assert 'net_logits_int8.onnx.json cannot be read' in second.verdict
 
 
 def test_a_changed_file_is_refused(checkpoint):

@@ -39,6 +39,8 @@ def test_candidates_can_run_here():
 def test_other_choices_are_refused(capsys, ssdlite):
     assert main(['export', str(ssdlite), '--best-for', 'cpu', '--precision', 'int8']) == 2
     assert 'leave out --precision' in capsys.readouterr().err
+    with pytest.raises(UserError, match='rounds must be at least 1, got 0'):
+        best.export_best(str(ssdlite), rounds=0)
 
 
 def test_a_file_that_differs_is_left_out(monkeypatch, ssdlite, tmp_path):

@@ -378,7 +378,7 @@ def test_an_interrupted_run_is_continued(detector, images, tmp_path, folder_rows
     damaged = out / 'parts' / min(first)
     damaged.write_bytes(damaged.read_bytes()[:100])
     (out / 'parts/.0.attempts').touch()
-    (out / 'parts/.x.unfinished').touch()
+    (out / 'parts/.x.1.part').touch()
     lines = []
     assert run(detector, images, out, part=3, log=lines.append) == folder_rows
     assert lines[0].startswith(f'{len(first) - 1} of 6 parts are done')

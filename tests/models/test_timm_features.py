@@ -123,6 +123,17 @@ def test_index_4_is_c5():
     assert (c4.shape[-1], last.shape[-1]) == (4, 2)
 
 
+@pytest.mark.parametrize('name', ['swin_tiny_patch4_window7_224', 'mambaout_femto'])
+def test_feature_maps_that_timm_has_as_nhwc(name):
+    net = TimmFeatures(name, (0, 1, 2, 3)).eval()
+    images = torch.randn(1, 3, 224, 224)
+    maps = net(images)
+    sizes = zip(net.out_channels, (4, 8, 16, 32), strict=True)
+    assert [m.shape[1:] for m in maps] == [(channels, 224 // stride, 224 // stride) for channels, stride in sizes]
+    for ours, theirs in zip(maps, net.net(images), strict=True):
+        assert torch.equal(ours, theirs.movedim(-1, 1))
+
+
 def test_stride_32_of_timms_mobilenetv4_is_the_wide_feature_map():
     theirs = TimmFeatures('mobilenetv4_conv_small', (0, 1, 2, 3)).eval()
     assert theirs.out_channels == (32, 64, 96, 960)

@@ -215,6 +215,7 @@ LIGHT = [
     (['compare', '{tmp}/file', 'a.onnx', ''], 'argument files: empty'),
     (['parity', '--folder', ''], 'argument --folder: empty'),
     (['configs', 'copy', MINI, '--out', ''], 'argument --out: empty'),
+    (['compare', '{tmp}/file', '--out', '/dev/null'], '/dev/null is not a regular file'),
     (['draw', '{tmp}/d', '--backgrounds', ''], 'argument --backgrounds: empty'),
     (['download', 'coco2017', '--root', ''], 'argument --root: empty'),
     (['draw', '{tmp}'], 'not an empty folder'),
