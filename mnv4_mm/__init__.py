@@ -1,7 +1,8 @@
 """MobileNetV4 for OpenMMLab: train, evaluate, export and run detectors and segmenters.
 
-``custom_imports = dict(imports=['mnv4_mm'])`` in a config registers everything the package has (see ``registration``).
-The import is light: torch and OpenMMLab are imported when a function that needs them is first used.
+``custom_imports = dict(imports=['mnv4_mm'])`` in a config registers the package's models, data sets, transforms, hooks
+and metrics (see ``registration``). The import is light: torch and OpenMMLab are imported when a function that needs
+them is first used.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""``python -m mnv4_mm`` is ``mnv4``."""
+"""Entry point of ``python -m mnv4_mm``, which does the same as the command ``mnv4``."""
 
 import sys
 

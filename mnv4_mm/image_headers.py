@@ -1,8 +1,8 @@
 """Headers of image files: size, channels, bits and orientation, without decoding a pixel.
 
-OpenCV has no function for it, and exported files run without Pillow. ``images`` compares the size with its limits
-before OpenCV allocates memory. It also applies the orientation itself, except for TIFF, because OpenCV ignores the
-orientation of WebP (opencv/opencv#16579) and AVIF.
+OpenCV has no function that reads only the header, and exported files run without Pillow. ``images`` compares the size
+with its limits before OpenCV allocates memory. It also applies the orientation itself, except for TIFF, because OpenCV
+ignores the orientation of WebP (opencv/opencv#16579) and AVIF.
 """
 
 import struct
@@ -31,7 +31,8 @@ class Header(NamedTuple):
         format: File format.
         width: Width of the stored pixels; an ``orientation`` of 5 to 8 swaps width and height.
         height: Height of the stored pixels.
-        channels: 1 for grey, 2 for grey and alpha, 3 for colour, 4 for colour and alpha or for CMYK.
+        channels: 1 for grey, 2 for grey and alpha, 3 for colour, 4 for colour and alpha or for CMYK. Always 3 for AVIF
+            and GIF.
         bits: Bits per channel; at least 8.
         orientation: EXIF orientation, 1 to 8; 1 if there is none.
         parts: PNG only: start and end, in bytes, of the chunks that decoding needs. The others can be text of any size,
@@ -48,10 +49,13 @@ class Header(NamedTuple):
 
 
 def read_header(data: np.ndarray) -> Header | None:
-    """Return the header of an image file; None if it is damaged or the format is not one of ``Format``.
+    """Read the header of an image file.
 
     Args:
         data: Content of the file, (N,) uint8.
+
+    Returns:
+        The header; None if it is damaged or the format is not one of ``Format``.
     """
     view = memoryview(data.data)
     start = bytes(view[:16])

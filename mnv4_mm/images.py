@@ -249,7 +249,9 @@ def write_image(path: str | Path, pixels: np.ndarray) -> None:
 
 
 def write_mask(path: str | Path, values: np.ndarray, palette: Sequence[Sequence[int]]) -> None:
-    """Write a mask as a palette PNG: the indices are the values, shown in colour. Missing folders are created.
+    """Write a mask as a palette PNG, which stores the values and which viewers show in colour.
+
+    Missing folders are created.
 
     Args:
         path: PNG file.

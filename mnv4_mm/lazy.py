@@ -9,11 +9,15 @@ from typing import Any
 def lazy_names(
     package: str, names: Mapping[str, tuple[str, str]]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Return ``__getattr__`` and ``__dir__`` of a package.
+    """Build the functions ``__getattr__`` and ``__dir__`` of a package.
 
     Args:
-        package: Name of the package.
-        names: Name in the package -> module and its attribute.
+        package: Full name of the package.
+        names: For each lazy name in the package, the full name of a module and of the attribute in this module.
+
+    Returns:
+        ``__getattr__``, which imports the module of a lazy name, returns the attribute, and raises AttributeError for
+        other names; and ``__dir__``, which returns the sorted names of the package including the lazy ones.
     """
 
     def get(name: str) -> Any:

@@ -14,7 +14,10 @@ READING_ANNOTATIONS = ('loading annotations into memory...', 'Done (t=', 'creati
 
 @contextlib.contextmanager
 def without_lines(prefixes: tuple[str, ...]) -> Iterator[None]:
-    """Drop lines with one of these prefixes from stdout; other output passes through at once, line by line."""
+    """Drop the lines that begin with one of ``prefixes`` from ``sys.stdout`` within this context.
+
+    Every other line is written as soon as it is complete.
+    """
     output = _LineFilter(sys.stdout, prefixes)
     try:
         with contextlib.redirect_stdout(output):

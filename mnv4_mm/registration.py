@@ -28,7 +28,7 @@ MODULES = (
 
 
 def register() -> None:
-    """Register everything now if mmengine is imported, else as soon as it is."""
+    """Register the classes of ``MODULES`` now if mmengine is imported, otherwise as soon as its import has finished."""
     if sys.modules.get('mmengine') and not _importing():
         _import_modules()
     elif not any(isinstance(finder, _Watcher) for finder in sys.meta_path):

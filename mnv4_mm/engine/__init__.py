@@ -1,1 +1,1 @@
-"""The Runner, hooks, mixed precision and metrics. They are imported when they are first used (see ``registration``)."""
+"""The Runner, hooks, mixed precision and metrics. ``registration`` imports these modules as soon as mmengine is."""

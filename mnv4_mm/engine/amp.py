@@ -14,10 +14,10 @@ from torch import nn
 
 @OPTIM_WRAPPERS.register_module()
 class Bf16OptimWrapper(OptimWrapper):
-    """Run the forward pass under bfloat16 autocast, on CPU or GPU.
+    """Optimiser wrapper that runs the forward pass under bfloat16 autocast, on CPU or GPU.
 
     mmengine's ``AmpOptimWrapper`` requires a GPU and scales the loss. bfloat16 has the range of float32, so that no
-    scaling is needed.
+    loss scaling is needed. Focal losses are computed in float32, see ``compute_focal_loss_in_float32``.
     """
 
     @contextmanager
@@ -29,9 +29,13 @@ class Bf16OptimWrapper(OptimWrapper):
 
 
 def compute_focal_loss_in_float32(model: nn.Module) -> None:
-    """Make the focal losses of a model convert their scores to float32: mmcv's CUDA kernel of this loss lacks bfloat16.
+    """Make the focal losses of a model convert their predictions to float32.
 
-    It adds a hook to each of them; calling it twice is safe. The bug is open upstream as open-mmlab/mmcv#3061.
+    mmcv's CUDA kernel of the focal loss does not support bfloat16 (open-mmlab/mmcv#3061). A forward pre-hook on each
+    focal loss converts the predictions, which are its first argument. A second call of this function has no effect.
+
+    Args:
+        model: Model of mmdet or mmseg. Hooks are added to its focal losses in place.
     """
     for part in model.modules():
         is_focal = isinstance(part, FocalLoss | SegmentationFocalLoss)

@@ -26,10 +26,10 @@ class Statistic(NamedTuple):
 
     Attributes:
         quantity: ``precision`` or ``recall``.
-        limit: Index in ``proposal_nums`` of the maximum number of detections per image; None for 100 detections,
-            whatever ``proposal_nums`` is.
-        iou: IoU threshold; None for all.
-        area: Index of the object size in pycocotools: all, small, medium, large.
+        limit: Index in ``proposal_nums`` of the maximum number of detections per image; None for a
+            maximum of 100, at whatever index it is.
+        iou: IoU threshold; None for all thresholds.
+        area: Index of the object size in pycocotools: 0 for all, 1 for small, 2 for medium, 3 for large objects.
     """
 
     quantity: str
@@ -59,22 +59,28 @@ RECALLS = [name for name, statistic in STATISTICS.items() if statistic.quantity 
 
 @METRICS.register_module()
 class FastCocoMetric(CocoMetric):
-    """mmdet's ``CocoMetric`` with the results of pycocotools, in a fraction of the time.
+    """mmdet's ``CocoMetric``, computed by faster-coco-eval with the results of pycocotools in a fraction of the time.
 
-    Options and names are mmdet's. There are four differences: results are not rounded, detections are written to disk
-    only if ``outfile_prefix`` is set, AP per class is correct even if the categories of ``ann_file`` are not sorted by
-    id, and AP is 0 if there are no detections at all, where mmdet returns no metrics.
+    Options and names of metrics are mmdet's. There are four differences:
+
+    - Metrics are not rounded.
+    - Detections are written to disk only if ``outfile_prefix`` is set.
+    - AP per class belongs to the right class even if the categories of ``ann_file`` are not sorted by id.
+    - AP is 0 if there are no detections in any image. mmdet returns no metrics then.
 
     Args:
-        ann_file: Ground truth in COCO's format. Default: the annotations of the data set.
-        sort_categories: Sort the categories of ``ann_file`` by id.
-        named_labels: Labels follow the order of the class names, as in ``NamedCocoDataset``. By default they follow
-            the order of the categories in ``ann_file``, as in mmdet.
+        ann_file: Path of a JSON file with the ground truth in COCO's format; None to use the annotations in the data
+            samples.
+        sort_categories: Whether to sort the categories of ``ann_file`` by id before labels are assigned to them. This
+            is needed for mmdet's ``Objects365V1Dataset``, which sorts its categories as well. The argument has no
+            effect without ``ann_file``, or with ``named_labels``.
+        named_labels: Whether labels are indices into the class names of the data set, as in ``NamedCocoDataset``. By
+            default, labels follow the order of the categories in ``ann_file``, as in mmdet.
         **kwargs: See mmdet's ``CocoMetric``. ``use_mp_eval`` has no effect.
 
     Raises:
-        UserError: ``metric_items`` has unknown names, or ``proposal_nums`` fewer than three numbers for any metric but
-            ``proposal_fast``.
+        UserError: ``metric_items`` has unknown names, or ``proposal_nums`` has fewer than three numbers. With
+            ``proposal_fast`` as the only metric, fewer numbers are allowed.
     """
 
     iou_thrs: np.ndarray
@@ -100,10 +106,16 @@ class FastCocoMetric(CocoMetric):
                 self._coco_api.createIndex()
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """Return the metrics by mmdet's names, in [0, 1].
+        """Compute the metrics of all images.
 
-        A metric without ground truth, e.g. for an object size that does not occur, is -1. AP of a class without ground
-        truth is NaN. With ``format_only``, detections are only written, and the result is empty.
+        Args:
+            results: A pair for each image, ground truth and prediction, as ``process`` of mmdet's ``CocoMetric``
+                stores them.
+
+        Returns:
+            Metrics in [0, 1] by mmdet's names. A metric without ground truth, e.g. for an object size that does not
+                occur, is -1. ``mAP`` is also -1 if ``proposal_nums`` does not contain 100. AP of a class without ground
+                truth is NaN. With ``format_only``, the dict is empty, because detections are only written to disk.
 
         Raises:
             UserError: The metric is ``segm``, but the model predicts no masks.
@@ -134,18 +146,20 @@ class FastCocoMetric(CocoMetric):
         return metrics
 
     def to_coco(self, predictions: Sequence[dict], masks: bool = False) -> list[dict]:
-        """Convert predictions to COCO's format in memory; ``results2json`` writes the same to disk.
+        """Convert predictions to COCO's results format in memory; mmdet's ``results2json`` writes the same to disk.
 
-        ``cat_ids``, the category of each label, must be set, as ``compute_metrics`` does.
+        The attribute ``cat_ids``, the category id of each label, must have been set, as ``compute_metrics`` does.
 
         Args:
-            predictions: One or more images, each with ``img_id``, ``bboxes`` (N, 4) as (x1, y1, x2, y2) in pixels,
-                ``scores`` (N,) and ``labels`` (N,); with masks also ``masks``, N RLEs, and optionally ``mask_scores``
-                (N,).
-            masks: Return ``segmentation`` instead of ``bbox``. With both, pycocotools would use the area of the box.
+            predictions: One dict for each of at least one image, with ``img_id``, ``bboxes`` (N, 4) as (x1, y1, x2, y2)
+                in pixels, ``scores`` (N,) and ``labels`` (N,). For ``masks``, the dict also needs ``masks``, a list of
+                N RLEs, and may have ``mask_scores`` (N,), which are used instead of ``scores``.
+            masks: Whether to return masks instead of boxes. If a detection had both, pycocotools would take the area of
+                the object from the box.
 
         Returns:
-            ``[{image_id, category_id, score, bbox: [x, y, w, h]}]``, or ``segmentation: RLE`` in place of ``bbox``.
+            A dict ``{image_id, category_id, score, bbox: [x, y, w, h]}`` for each detection. With ``masks``, the dict
+                has ``segmentation``, an RLE, in place of ``bbox``.
 
         Raises:
             UserError: Masks are required, but the model predicts none.
@@ -209,11 +223,11 @@ class FastCocoMetric(CocoMetric):
 
 
 def _select(evaluation: COCOeval_faster, statistic: Statistic) -> np.ndarray:
-    """Select the entries of a statistic.
+    """Select the entries of pycocotools' result array whose mean is a statistic.
 
     Returns:
         (IoU, recall, class, limit) for precision, (IoU, class, limit) for recall. The last axis has length 1, or 0 if
-            ``proposal_nums`` does not contain the limit.
+            ``statistic.limit`` is None and ``proposal_nums`` does not contain 100.
     """
     array, params = evaluation.eval[statistic.quantity], evaluation.params
     if statistic.iou is not None:

@@ -25,14 +25,14 @@ class CurvesHook(Hook):
 
 
 def plot_curves(work_dir: Path, unit: str = 'epoch') -> Path:
-    """Plot the losses and the validation metrics that mmengine logged, over all resumed parts of a run.
+    """Plot the losses and the validation metrics that mmengine logged for a run, see ``read_scalars``.
 
     Args:
-        work_dir: Folder of the run, with ``<timestamp>/vis_data/scalars.json`` of each part.
-        unit: Label of the validation axis, ``epoch`` or ``iteration``.
+        work_dir: Work directory of the run. ``curves.png`` is written there.
+        unit: Label of the x axis of the validation metrics, ``epoch`` or ``iteration``.
 
     Returns:
-        ``work_dir/curves.png``.
+        Path of ``curves.png``.
     """
     losses, metrics = read_scalars(work_dir)
     figure = Figure(figsize=(13, 4), layout='constrained')
@@ -53,11 +53,19 @@ def plot_curves(work_dir: Path, unit: str = 'epoch') -> Path:
 
 
 def read_scalars(work_dir: Path) -> tuple[dict[str, dict[int, float]], dict[str, dict[int, float]]]:
-    """Read the losses and metrics of a run. Where its parts overlap, the later one is used.
+    """Read the losses and the validation metrics that mmengine logged for a run.
+
+    mmengine writes a new ``<timestamp>/vis_data/scalars.json`` each time a run is started or resumed. All these files
+    are read. If several have an entry for the same step, the entry of the latest file is used.
+
+    Args:
+        work_dir: Work directory of the run.
 
     Returns:
-        Losses by name and step, and metrics by name with their prefix, such as ``coco/bbox_mAP``, and epoch or step.
-            Only metrics of ``METRICS`` that could be measured are read.
+        A tuple (losses, metrics). ``losses[name][step]`` is the value of a loss. ``metrics[name][step]`` is the value
+            of a metric, where ``step`` is the epoch if the run counts epochs. Names of metrics have their prefix, such
+            as ``coco/bbox_mAP``. Only metrics whose name after the prefix begins with a name in ``METRICS`` are
+            returned, and only values that could be measured.
     """
     losses: dict[str, dict[int, float]] = {}
     metrics: dict[str, dict[int, float]] = {}

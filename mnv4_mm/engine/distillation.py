@@ -1,8 +1,9 @@
-"""Distillation: a student is trained to imitate the feature maps of a trained teacher.
+"""Knowledge distillation: a student is trained to imitate the feature maps and class scores of a trained teacher.
 
-The student's class, parameter names and config stay as they are. The student gets a child module with the projectors,
-so that the optimiser, gradient clipping and distributed training treat them like all other parameters. Hooks on the
-student take its feature maps and add the losses. ``state_dict`` leaves the child module out.
+The student's class, parameter names and config stay as they are. The student gets a child module, ``Distiller``, with
+the projectors: 1x1 convolutions that map its feature maps to the widths of the teacher's. The optimiser, gradient
+clipping and distributed training therefore treat the projectors like all other parameters. Forward hooks on the student
+take its feature maps and add the losses. ``state_dict`` of the student leaves the child module out.
 """
 
 import contextlib
@@ -67,14 +68,21 @@ class Distiller(nn.Module):
     student and teacher with the same output stride are paired, see ``match_strides``.
 
     Args:
-        student: A model of mmdet or mmseg. Forward hooks take the feature maps of its neck or backbone and, if used,
-            its class scores. It is left in training mode.
+        student: A model of mmdet or mmseg. Forward hooks take the feature maps of its neck or backbone and, with
+            ``logits_weight``, its class scores. The student is left in training mode.
         teacher: A model of the same package. It is set to evaluation mode and gets no gradients.
-        loss: ``cwd`` (``channel_wise_loss``) or ``pkd`` (``pearson_loss``).
-        weight: Weight of the loss of each pair of feature maps.
-        temperature: See ``channel_wise_loss``.
-        logits_weight: Weight of ``channel_wise_loss`` between the class scores of both; 0 leaves it out.
-        bf16: Run the teacher in bfloat16; if None, where the CPU or GPU supports it natively.
+        loss: ``cwd`` (``channel_wise_loss``) or ``pkd`` (``pearson_loss``); loss of each pair of feature maps.
+        weight: Weight of ``loss``; 0 to leave it out.
+        temperature: Temperature of ``channel_wise_loss``.
+        logits_weight: Weight of ``channel_wise_loss`` between the class scores of student and teacher; 0 to leave it
+            out.
+        bf16: Whether to run the teacher in bfloat16; None to do so if the GPU, or without one the CPU, supports
+            bfloat16 natively.
+
+    Attributes:
+        pairs: Pairs of feature maps, as (index in the student's, index in the teacher's); empty if ``weight`` is 0.
+        strides: Output stride of each pair, in pixels.
+        projectors: Projector of each pair; the identity if the numbers of channels are equal.
 
     Raises:
         UserError: Preprocessing, strides or class scores of student and teacher do not fit, or the teacher does not run
@@ -131,16 +139,17 @@ class Distiller(nn.Module):
         self.register_load_state_dict_post_hook(_expect_nothing)
 
     def forward(self, images: Tensor) -> dict[str, Any]:
-        """Return the losses for the feature maps that the hooks have taken in this step.
+        """Compute the losses for the feature maps that the hooks have taken in this step.
 
-        The student must have run in training mode on these images before; its feature maps are used once.
+        Before each call, the student must have run on the same images in training mode.
 
         Args:
             images: Input of the student, (N, 3, H, W), as its data preprocessor returns it.
 
         Returns:
-            With ``weight``, ``loss_distill_maps``, a weighted loss for each pair of feature maps; with
-                ``logits_weight``, ``loss_distill_logits``, one for each map of class scores.
+            Lists of weighted losses: ``loss_distill_maps`` with a loss for each pair of feature maps, and
+                ``loss_distill_logits`` with a loss for each map of class scores. A list is missing if its weight,
+                ``weight`` or ``logits_weight``, is 0.
 
         Raises:
             UserError: The teacher does not run in bfloat16.
@@ -221,17 +230,20 @@ class _Outside:
 def attach_teacher(student: Any, settings: Mapping[str, Any], channels_last: bool = False) -> Distiller:
     """Build the teacher of a config and add its losses to those of a student.
 
-    The random number generator is left as it was, so that a seed gives the same weights and images as without a
+    torch's CPU random number generator is left as it was, so that a seed gives the same weights and images as without a
     teacher.
 
     Args:
-        student: The model, before it is wrapped for distributed training.
-        settings: ``distillation`` of a config, see ``config.teacher``.
-        channels_last: Use this memory format for the teacher.
+        student: The model, before it is wrapped for distributed training; changed in place.
+        settings: ``distillation`` of a config. ``config.teacher`` sets and checks these settings.
+        channels_last: Whether to store the teacher in channels-last memory layout, see ``use_channels_last``.
+
+    Returns:
+        The module that computes the losses, which is now a child of the student.
 
     Raises:
-        UserError: The checkpoint cannot be read or is not the one of the config, its model cannot be built here, or
-            student and teacher do not fit.
+        UserError: The checkpoint cannot be read, its SHA-256 is not that of the config, its model cannot be built here,
+            its weights do not fit this model, or student and teacher do not fit.
     """
     checkpoint = read_checkpoint(settings['checkpoint'])
     if checkpoint.sha256 != settings['sha256']:
@@ -253,7 +265,19 @@ def attach_teacher(student: Any, settings: Mapping[str, Any], channels_last: boo
 
 
 def add_teacher(student: Any, teacher: Any, **settings: Any) -> Distiller:
-    """Add the losses of a teacher to those of a student; ``settings`` are passed to ``Distiller``."""
+    """Add the losses of a teacher to those that a student returns in training with ``mode='loss'``.
+
+    Args:
+        student: The model, before it is wrapped for distributed training; changed in place.
+        teacher: A trained model of the same package, see ``Distiller``.
+        **settings: See ``Distiller``.
+
+    Returns:
+        The module that computes the losses, which is now a child of the student.
+
+    Raises:
+        UserError: See ``Distiller``.
+    """
     distiller = Distiller(student, teacher, **settings)
     student.add_module(NAME, distiller)
     student.register_forward_hook(_add_losses, with_kwargs=True)
@@ -262,9 +286,10 @@ def add_teacher(student: Any, teacher: Any, **settings: Any) -> Distiller:
 
 @HOOKS.register_module()
 class DistillationHook(Hook):
-    """Save the projectors in the checkpoints that can be resumed, beside the state of the optimiser.
+    """Hook that saves the projectors in checkpoints with the state of the optimiser, and loads them on resuming.
 
-    They are not part of ``state_dict``, so that the rest of a checkpoint is the same as without a teacher.
+    The projectors are an entry of their own, not part of ``state_dict``, so that the other entries of a checkpoint are
+    the same as without a teacher.
     """
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -286,9 +311,17 @@ class DistillationHook(Hook):
 
 
 def match_strides(student: Sequence[float], teacher: Sequence[float]) -> list[tuple[int, int]]:
-    """Pair feature maps of student and teacher with equal stride, as (index of student, index of teacher).
+    """Pair the feature maps of student and teacher that have the same output stride.
 
-    Pairs are sorted by stride. If a stride occurs several times, maps are paired from the last one backwards.
+    If student or teacher has several feature maps of a stride, the last of the student is paired with the last of the
+    teacher, the one before it with the one before, and so on. Feature maps that are left over are not paired.
+
+    Args:
+        student: Output stride of each feature map of the student, in pixels.
+        teacher: Output stride of each feature map of the teacher, in pixels.
+
+    Returns:
+        Pairs (index in ``student``, index in ``teacher``), sorted by stride; empty if no stride is the same.
     """
     pairs: list[tuple[int, int]] = []
     for stride in sorted(set(student) & set(teacher)):

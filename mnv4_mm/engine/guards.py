@@ -1,4 +1,4 @@
-"""Hooks that keep a training run from going wrong unnoticed, and that make it reproducible."""
+"""Hooks that stop training on non-finite losses or too many unreadable images, and that seed each step."""
 
 import json
 import math
@@ -24,7 +24,10 @@ STEP_STREAM = 2**31
 
 @HOOKS.register_module()
 class StepSeedHook(Hook):
-    """Seed each training step by its number, so that dropout does not depend on where a run was resumed."""
+    """Hook that seeds each training step, so that dropout does not depend on where a run was resumed.
+
+    The seed is made from the seed of the run, the rank and the number of the step.
+    """
 
     priority = 'VERY_HIGH'
 
@@ -34,14 +37,18 @@ class StepSeedHook(Hook):
 
 @HOOKS.register_module()
 class LossGuardHook(Hook):
-    """Stop a run at the first loss or weight that is not finite, before it reaches the weights or a checkpoint.
+    """Hook that stops a run with a ``UserError`` at the first loss or weight that is not finite.
 
-    It raises a UserError. ``non_finite.json`` then has the step and the images of the batch
-    (``non_finite_rank<n>.json`` those of process n, if it is not the main one), and ``last_good.pth`` the last copy of
-    the weights, which are all finite. Infinite gradients of float16 are not an error: the loss scaler skips such steps.
+    The losses are checked in each step before the backward pass, so that a broken loss does not reach the weights.
+    Parameters and running statistics of norms are checked before each copy of the weights, and before each checkpoint
+    is saved. Infinite gradients in float16 are not an error, because the loss scaler skips such steps.
+
+    A stopped run leaves two files in its work directory. ``non_finite.json`` has the problem, the step, the learning
+    rates, the losses and the images of the batch; rank n > 0 writes ``non_finite_rank<n>.json`` instead.
+    ``last_good.pth`` has the latest copy of the weights. This file is missing if the weights were never finite.
 
     Args:
-        interval: Number of steps between two copies of the weights, which are kept in memory.
+        interval: Number of steps between two copies of the weights. Only the latest copy is kept, in CPU memory.
     """
 
     priority = 'VERY_HIGH'
@@ -77,7 +84,7 @@ class LossGuardHook(Hook):
         self.close()
 
     def close(self) -> None:
-        """Release the model and the copy of its weights. Calling it twice is safe."""
+        """Stop checking the losses, and release the model and the copy of its weights. A second call has no effect."""
         if self._handle is not None:
             self._handle.remove()
         self._handle = self._good = self._batch = self._runner = None
@@ -129,12 +136,17 @@ class LossGuardHook(Hook):
 
 @HOOKS.register_module()
 class SkippedImagesHook(Hook):
-    """Count the images that ``RobustDataset`` could not read, name them at the end, and stop if there are too many.
+    """Hook that counts the training images that ``RobustDataset`` could not read.
 
-    The count is part of the checkpoints, so that it survives a resume.
+    Each such image is logged when it is skipped, and all are listed in the log after training. The list is saved in the
+    checkpoints, so that a resumed run continues it. With more images than ``allowed``, the run is stopped with a
+    ``UserError``.
+
+    In distributed training, each process compares its own count with ``allowed``, and checkpoints have the list of the
+    main process. The list after training is that of all processes.
 
     Args:
-        allowed: Largest share of the training images that may be skipped.
+        allowed: Largest fraction of the training images, in [0, 1], that may be skipped.
     """
 
     priority = 'NORMAL'

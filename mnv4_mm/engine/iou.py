@@ -17,7 +17,7 @@ from mnv4_mm.images import IMAGE_SUFFIXES
 
 
 class ClassAreas(NamedTuple):
-    """Number of pixels of each class, (classes,) int64 each.
+    """Numbers of pixels of each class in an image, as three int64 arrays of shape (classes,).
 
     Attributes:
         intersection: Pixels of a class in both prediction and ground truth.
@@ -40,12 +40,14 @@ class ExactIoUMetric(BaseMetric):
 
     Args:
         ignore_index: Label of unlabelled pixels in the ground truth.
-        per_class: Log a table of all classes, and return the IoU of those that occur.
-        out_dir: Folder for the predicted class maps as indexed PNG files with the values of the data set's masks; None
-            to write none.
-        image_dir: Folder that all images are in. Paths relative to it are kept in ``out_dir``.
-        prefix: Prefix of the metrics' names.
-        collect_device: See mmengine.
+        per_class: Whether to log a table of all classes, and to return the IoU of each class that occurs.
+        out_dir: Folder for the predicted class maps. They are palette PNG files whose pixel values are those of the
+            masks of the data set. None to write no files.
+        image_dir: Folder that contains all images, also in subfolders. A class map has the same path relative to
+            ``out_dir`` as its image relative to ``image_dir``, apart from the suffix (see ``class_map_name``). Only
+            used with ``out_dir``.
+        prefix: Prefix of the names of the metrics; None for no prefix.
+        collect_device: Device on which the results of all processes are collected, ``cpu`` or ``gpu``.
     """
 
     def __init__(
@@ -71,7 +73,9 @@ class ExactIoUMetric(BaseMetric):
             data_samples: ``pred_sem_seg`` and ``gt_sem_seg`` of each image, with (1, H, W) labels as ``data``.
 
         Raises:
-            ValueError: A label of the ground truth is neither a class nor ``ignore_index``.
+            ValueError: A label of the ground truth is neither a class nor ``ignore_index``, or an image is not in
+                ``image_dir``.
+            UserError: A class map cannot be written.
         """
         count = len(self.dataset_meta['classes'])
         for sample in data_samples:
@@ -84,10 +88,16 @@ class ExactIoUMetric(BaseMetric):
                 write_class_map(Path(self.out_dir) / name, predicted, self.dataset_meta['palette'], first)
 
     def compute_metrics(self, results: list[ClassAreas]) -> dict[str, float]:
-        """Return ``mIoU``, ``mAcc`` and ``aAcc`` (overall accuracy), in [0, 1]; NaN if nothing is labelled.
+        """Compute the metrics of all images from their pixel counts.
 
-        With ``per_class``, also ``<class>_IoU`` of each class that occurs. Mean IoU comes first, because the best
-        checkpoint is selected by the first metric.
+        Args:
+            results: Pixel counts of each image.
+
+        Returns:
+            ``mIoU`` (mean IoU of the classes), ``mAcc`` (mean accuracy of the classes) and ``aAcc`` (accuracy of all
+                pixels), in [0, 1]. All three are NaN if no pixel is labelled. ``mIoU`` comes first, because
+                ``save_best='auto'`` selects the best checkpoint by the first metric. With ``per_class``,
+                ``<class>_IoU`` of each class that occurs follows.
         """
         intersection, predicted, ground_truth = (np.sum(column, axis=0) for column in zip(*results, strict=True))
         names = self.dataset_meta['classes']
@@ -104,7 +114,11 @@ class ExactIoUMetric(BaseMetric):
 
 
 def class_map_name(image: Path) -> Path:
-    """Return ``a.png`` for ``a.jpg``; ``a.jpg.png`` if another image beside it differs in the suffix only."""
+    """Return the path of an image with the suffix of its class map, e.g. ``a.png`` for ``a.jpg``.
+
+    If the folder of the image has another image that differs in the suffix only, the result is ``a.jpg.png``, so that
+    the two class maps do not overwrite each other.
+    """
     others = {image.with_suffix(suffix) for suffix in IMAGE_SUFFIXES} - {image}
     return image.with_name(f'{image.name}.png') if any(map(Path.exists, others)) else image.with_suffix('.png')
 
@@ -130,10 +144,12 @@ def class_areas(
 def confusion_matrix(
     predicted: torch.Tensor, ground_truth: torch.Tensor, num_classes: int, ignore_index: int = 255
 ) -> np.ndarray:
-    """Count the pixels of each pair of classes in an image. Arguments and errors are those of ``class_areas``.
+    """Count the pixels of each pair of ground-truth class and predicted class in an image.
+
+    Arguments and errors are those of ``class_areas``.
 
     Returns:
-        (classes, classes) int64, a row for each class of the ground truth and a column for each prediction.
+        (classes, classes) int64. Rows are the classes of the ground truth, columns the predicted classes.
     """
     # Ignored pixels get an index of their own, because removing them would copy both maps. int32 halves the memory
     # traffic; bincount returns int64.
@@ -150,9 +166,9 @@ def class_table(names: Sequence[str], iou: np.ndarray, accuracy: np.ndarray, gro
 
     Args:
         names: Class names.
-        iou: (classes,), NaN for absent classes, which are shown as 'absent'.
-        accuracy: (classes,), NaN for absent classes.
-        ground_truth: (classes,), number of pixels in the ground truth.
+        iou: (classes,) in [0, 1]; NaN, which is shown as 'absent', for classes in neither ground truth nor prediction.
+        accuracy: (classes,) in [0, 1]; NaN, which is shown as 'absent', for classes that are not in the ground truth.
+        ground_truth: (classes,), number of pixels of each class in the ground truth.
     """
     table = PrettyTable(['class', 'IoU', 'accuracy', 'share of pixels'], align='r')
     table.align['class'] = 'l'

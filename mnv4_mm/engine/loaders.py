@@ -12,16 +12,22 @@ from mnv4_mm.errors import UserError
 
 
 def prepare_loader(loader: dict[str, Any], seed: int | None) -> dict[str, Any]:
-    """Build the data set and the sampler of a data loader, and adjust its settings to the number of images.
+    """Build the data set and the sampler of a data loader, and adjust settings that do not fit the data.
 
-    Each change is logged.
+    Each adjustment is logged:
+
+    - ``persistent_workers`` and ``prefetch_factor`` are removed if ``num_workers`` is 0.
+    - ``drop_last`` of a training loader is switched off if the epoch has fewer images than a batch, and switched on if
+      the last batch would have one image, which batch norm cannot process. Infinite samplers are not affected.
 
     Args:
         loader: Config of a data loader; not changed.
-        seed: Seed of the run; None to let the sampler draw one.
+        seed: Seed of the run, from which each training image gets a seed of its own. None to let the sampler draw a
+            seed for the order of the images, and not to seed the images.
 
     Returns:
-        A copy of the config with the data set built and, for training, the sampler.
+        A copy of the config, in which the data set is built and wrapped in ``RobustDataset``. For training, the sampler
+            is built as well, unless ``num_batch_per_epoch`` is set.
 
     Raises:
         UserError: The data set has no images, or none after filtering.

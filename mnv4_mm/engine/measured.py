@@ -12,7 +12,7 @@ NOT_MEASURABLE = 'not measurable'
 
 @EVALUATOR.register_module()
 class MeasuredEvaluator(Evaluator):
-    """mmengine's ``Evaluator`` that leaves out metrics without ground truth: NaN, or -1 from pycocotools.
+    """mmengine's ``Evaluator``, but metrics without ground truth, which are NaN or pycocotools' -1, are left out.
 
     Attributes:
         unmeasured: Names of the metrics that the last evaluation left out.
@@ -21,10 +21,13 @@ class MeasuredEvaluator(Evaluator):
     unmeasured: tuple[str, ...] = ()
 
     def evaluate(self, size: int) -> dict[str, Any]:
-        """Return the metrics that could be measured. Log a warning if the main one, the first, could not.
+        """Return the metrics that could be measured. Log a warning if the first metric, the main one, could not.
 
         Args:
             size: Number of images in the data set.
+
+        Returns:
+            Metrics by name; empty if none could be measured.
         """
         metrics = super().evaluate(size)
         self.unmeasured = tuple(name for name, value in metrics.items() if not is_measured(value))

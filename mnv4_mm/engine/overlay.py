@@ -1,4 +1,4 @@
-"""Hooks that draw the images of a test, and class maps of tensors as PNG files."""
+"""Hooks that draw ground truth and predictions on test images, and functions that write class maps of tensors."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -18,12 +18,15 @@ from mnv4_mm.runtime.results import ClassMap, class_map_type
 
 
 class DrawingHook(Hook):
-    """Draw the images of a test: ground truth on the left, prediction on the right. Each process draws its share.
+    """Base class of hooks that draw each test image twice: ground truth on the left, prediction on the right.
+
+    In distributed tests, each process draws the images that it evaluates.
 
     Args:
-        draw: Whether to draw.
-        test_out_dir: Folder to write to.
-        image_dir: Folder that all images are in. Paths relative to it are kept in ``test_out_dir``.
+        draw: Whether to draw. If False, the hook does nothing.
+        test_out_dir: Folder to write the drawn images to.
+        image_dir: Folder that contains all images, also in subfolders. A drawn image has the same path relative to
+            ``test_out_dir`` as its image relative to ``image_dir``.
     """
 
     def __init__(self, draw: bool = False, test_out_dir: str = '', image_dir: str = '') -> None:
@@ -43,24 +46,24 @@ class DrawingHook(Hook):
 
     @abstractmethod
     def drawn(self, image: np.ndarray, sample: Any, meta: dict[str, Any]) -> np.ndarray:
-        """Return an image with its ground truth on the left and its prediction on the right.
+        """Draw an image with its ground truth on the left and its prediction on the right.
 
         Args:
             image: (H, W, 3) uint8 BGR.
             sample: Data sample of the image, with ground truth and prediction.
-            meta: Metadata of the data set.
+            meta: Metadata of the data set, with ``classes`` and, for class maps, ``palette``.
 
         Returns:
-            (H', W', 3) uint8 BGR.
+            (H', W', 3) uint8 BGR, where W' is at least 2 W.
         """
 
 
 @HOOKS.register_module()
 class OverlayHook(DrawingHook):
-    """Draw class maps, and a legend of the classes that occur.
+    """Hook that draws class maps over the test images, with a legend of the classes that occur.
 
-    mmseg's hook and visualizer write the class names onto the class map, warn at every run that does not draw, and
-    write all images into one folder.
+    mmseg's ``SegVisualizationHook`` is not used, because it writes the class names onto the class map, warns in every
+    run that does not draw, and writes all images into one folder.
     """
 
     def drawn(self, image: np.ndarray, sample: Any, meta: dict[str, Any]) -> np.ndarray:
@@ -73,10 +76,13 @@ class OverlayHook(DrawingHook):
 
 @HOOKS.register_module()
 class BoxesHook(DrawingHook):
-    """Draw boxes with the names of their classes, and the scores of predictions of at least 0.3.
+    """Hook that draws boxes with the names of their classes on the test images.
 
-    mmdet's hook writes all images into one folder, where images of the same name overwrite each other, and its
-    visualizer draws with matplotlib, which takes ``$`` in class names for a formula (matplotlib/matplotlib#20266).
+    Predicted boxes are drawn with their scores. Those with a score below ``score_thr`` are left out.
+
+    mmdet's ``DetVisualizationHook`` is not used, because it writes all images into one folder, where images of the same
+    name overwrite each other. In addition, mmdet's visualizer draws with matplotlib, which takes ``$`` in class names
+    for a formula (matplotlib/matplotlib#20266).
     """
 
     score_thr = 0.3
@@ -104,13 +110,16 @@ def to_class_map(data: torch.Tensor, classes: int) -> np.ndarray:
 
 
 def write_class_map(path: Path, predicted: torch.Tensor, palette: Sequence[Sequence[int]], first: int) -> None:
-    """Write labels as a palette PNG in the colours of the classes.
+    """Write predicted labels as a PNG file, see ``runtime.writer.write_class_map``.
 
     Args:
-        path: File to write; folders are made.
-        predicted: (H, W) labels.
+        path: File to write. Missing folders are created.
+        predicted: (H, W) labels from 0.
         palette: RGB of each label, 0 to 255.
-        first: Value of the first class in the file: 1 if 0 means unlabelled in the masks of the data, else 0.
+        first: Pixel value of label 0 in the file: 1 if the masks of the data set have 0 for unlabelled pixels, else 0.
+
+    Raises:
+        UserError: The file cannot be written.
     """
     labels = to_class_map(predicted[None], len(palette))
     writer.write_class_map(path, ClassMap(labels, palette=palette, first_value=first))

@@ -1,4 +1,4 @@
-"""Progress of training: a live line on a terminal, and img/s in every log line."""
+"""Progress of training: a progress bar on a terminal, and images per second in every log line."""
 
 import logging
 import sys
@@ -12,14 +12,17 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 @HOOKS.register_module()
 class ProgressHook(Hook):
-    """Show epoch or iteration, remaining time, loss and throughput.
+    """Hook that logs the throughput of training and, on a terminal, shows a progress bar.
 
-    Adds ``train/img_s`` (images per second over all processes, mean of the last ``window`` steps) to mmengine's
-    scalars, so that it appears in log lines, TensorBoard and the curves. On a terminal, a live line replaces the log
-    lines of training, which are still written to the log file.
+    The throughput is the number of images in the batches of all processes, divided by the mean time of the last
+    ``window`` steps. It is added to mmengine's scalars as ``train/img_s``, in images per second, and so appears in log
+    lines and TensorBoard.
+
+    If the standard output of the main process is a terminal, a progress bar shows epoch or iteration, remaining time,
+    loss and throughput. It replaces the log lines of training on the terminal. The log file still gets these lines.
 
     Args:
-        window: Number of steps that the throughput is averaged over.
+        window: Number of steps over which step time and loss are averaged.
     """
 
     priority = 'NORMAL'  # after IterTimerHook, which is registered earlier; before LoggerHook
@@ -71,7 +74,7 @@ class ProgressHook(Hook):
         self.close()
 
     def close(self) -> None:
-        """Stop the live line and restore the streams of the log handlers. Calling it twice is safe."""
+        """Stop the progress bar and restore the streams of the log handlers. A second call has no effect."""
         if self._bar is None:
             return
         self._bar.stop()

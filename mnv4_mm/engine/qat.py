@@ -1,10 +1,10 @@
-"""Quantisation-aware fine-tuning: a trained net that rounds weights and activations to 8 bits as its int8 file does.
+"""Quantisation-aware fine-tuning: in training, a net rounds weights and activations as its exported int8 file does.
 
 ``quantize_model`` replaces backbone, neck and head of a model by one graph in which batch norms are folded into
 convolutions, the weights of convolutions are rounded, and ``Rounding`` layers round the activations. Losses, decoding
 and evaluation stay those of mmdet and mmseg. The roundings are at the places where post-training quantisation
-(``deploy.quantize``) has them. Gradients pass them unchanged (straight-through estimator), as in
-``torch.fake_quantize_per_tensor_affine``.
+(``deploy.quantize``) has them. The gradients of roundings are those of ``torch.fake_quantize_per_tensor_affine``: 1, or
+0 for values that are clipped (straight-through estimator).
 """
 
 import copy
@@ -46,11 +46,15 @@ _COPYING_METHODS = {'chunk', 'contiguous', 'flatten', 'permute', 'reshape', 'spl
 
 
 class Rounding(nn.Module):
-    """Round a feature map to the 256 steps of uint8 between two values, which follow the training batches.
+    """Layer that rounds a feature map to 256 equidistant values from ``low`` to ``high`` (fake quantisation to uint8).
+
+    Values outside this range are clipped. In training mode, the range is an exponential moving average of the ranges of
+    the batches. The range includes zero, and the 256 values are shifted by at most half a step so that zero is one of
+    them. Padding is therefore exact.
 
     Attributes:
-        low: Smallest value, at most 0.
-        high: Largest value, at least 0. The range includes zero, so that padding is exact.
+        low: Lower end of the range, a scalar of at most 0; initially 0.
+        high: Upper end of the range, a scalar of at least 0; initially 0.
     """
 
     low: Tensor
@@ -62,15 +66,18 @@ class Rounding(nn.Module):
         self.register_buffer('high', torch.zeros(()))
 
     def scale(self) -> Tensor:
-        """Return the size of a step."""
+        """Return the quantisation scale, i.e. the distance between neighbouring values, as a scalar."""
         return ((self.high - self.low) / ACTIVATION_MAX).clamp_min(torch.finfo(torch.float32).tiny * 2**10)
 
     def zero_point(self) -> Tensor:
-        """Return the number of the step that is zero, int32."""
+        """Return the zero point, i.e. the uint8 value that stands for zero, as an int32 scalar."""
         return (-self.low / self.scale()).round().clamp(0, ACTIVATION_MAX).to(torch.int32)
 
     def observe(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the range of a feature map, extended to include zero."""
+        """Return the range (low, high) of a feature map as scalars, extended to include zero.
+
+        The range of this layer is not changed.
+        """
         low, high = x.detach().float().aminmax()
         return low.clamp_max(0), high.clamp_min(0)
 
@@ -83,9 +90,9 @@ class Rounding(nn.Module):
 
 
 class RoundedWeights(nn.Module):
-    """Parametrisation of weights (C', ...): round to the integers -64 to 64 times a scale per output channel.
+    """Parametrisation that rounds weights (C', ...) to integers times a scale per output channel (fake quantisation).
 
-    The largest absolute weight of a channel becomes 64.
+    The integers are from -64 to 64. The scale of a channel makes its largest absolute weight 64, see ``weight_scale``.
     """
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -95,24 +102,39 @@ class RoundedWeights(nn.Module):
 
     @staticmethod
     def integers(weight: Tensor, scale: Tensor) -> Tensor:
-        """Return the numbers of the steps of weights (C', ...) with a scale (C',)."""
+        """Return the quantised weights as integers from -64 to 64, in the floating-point type of the weights.
+
+        Args:
+            weight: Weights (C', ...), not rounded.
+            scale: Scale of each output channel, (C',).
+        """
         steps = weight / scale.view(-1, *[1] * (weight.ndim - 1))
         return steps.round().clamp(-WEIGHT_MAX, WEIGHT_MAX)
 
 
 def weight_scale(weight: Tensor) -> Tensor:
-    """Return the size of a step of each output channel, (C',)."""
+    """Return the quantisation scale of each output channel, (C',): its largest absolute weight divided by 64.
+
+    Args:
+        weight: Weights (C', ...), not rounded.
+    """
     return (weight.abs().flatten(1).amax(1) / WEIGHT_MAX).clamp_min(torch.finfo(torch.float32).tiny * 2**10)
 
 
 class QuantizedNet(nn.Module):
-    """Backbone, neck and head as one graph with roundings. Takes images (N, 3, H, W), returns the outputs of the head.
+    """Backbone, neck and head as one graph with roundings, which returns the outputs of the head.
+
+    The input is a batch of normalised images, (N, 3, H, W). Batch norms that could not be folded into a convolution
+    stay in evaluation mode, so that training does not change their running statistics.
 
     Args:
-        graph: The graph, without batch norms that could be folded. Those that are left keep their statistics.
+        graph: The graph with its roundings.
+        layers: Names of the convolutions and matrix products of the graph, in the order of execution. A convolution has
+            the name of its module. If the module is called several times, ``#1``, ``#2``, ... is appended from the
+            second call on. Matrix products are named ``product#0``, ``product#1``, ...
 
     Attributes:
-        layers: Names of the convolutions and matrix products in the order of execution.
+        layers: See the argument.
     """
 
     def __init__(self, graph: fx.GraphModule, layers: Sequence[str]) -> None:
@@ -157,21 +179,23 @@ class _Tracer(fx.Tracer):
 
 
 def quantize_model(model: Any, settings: Mapping[str, Any]) -> Any:
-    """Replace backbone, neck and head of a model by a ``QuantizedNet``, in place. Its ranges are not yet set.
+    """Replace backbone, neck and head of a model by a ``QuantizedNet``, in place.
 
-    The model then behaves as before: the backbone returns the outputs of the head, and the head passes them on to its
-    loss and its decoding. Dropout, drop path and an auxiliary head are left out.
+    The model can be used as before. Its backbone, the ``QuantizedNet``, returns the outputs of the head, and the head
+    passes them on to its loss and its decoding. Dropout, drop path and an auxiliary head are left out. The ranges of
+    the roundings are zero until ``calibrate`` is called or a checkpoint is loaded.
 
     Args:
         model: Single-stage detector of mmdet or encoder-decoder of mmseg.
-        settings: ``qat`` of a config. ``in_float``: names of the layers that stay in float (``QuantizedNet.layers``).
-            ``unrounded``: those of them whose output is read in float, too.
+        settings: ``qat`` of a config, with two lists of names of ``QuantizedNet.layers``. The layers in ``in_float``
+            are not quantised. The layers in ``unrounded`` are a part of ``in_float``; their outputs are not rounded
+            either, so that the operations that read them stay in float as well.
 
     Returns:
         ``model``.
 
     Raises:
-        UserError: The net cannot be captured as a graph, or it has no layer of such a name.
+        UserError: The net cannot be captured as a graph, or it has no layer with one of these names.
     """
     graph, layers = _capture(model)
     names = list(layers.values())
@@ -198,7 +222,7 @@ def quantize_model(model: Any, settings: Mapping[str, Any]) -> Any:
 
 
 def layer_names(model: Any) -> list[str]:
-    """Return the names of the convolutions and matrix products of a model, in the order of execution.
+    """Return the names of the convolutions and matrix products of a float model, as in ``QuantizedNet.layers``.
 
     Raises:
         UserError: The net cannot be captured as a graph.
@@ -207,16 +231,19 @@ def layer_names(model: Any) -> list[str]:
 
 
 def quantized_net(model: Any) -> QuantizedNet | None:
-    """Return the ``QuantizedNet`` of a model; None if it is in float."""
+    """Return the ``QuantizedNet`` of a model; None if ``quantize_model`` was not applied to the model."""
     net = getattr(model, 'backbone', None)
     return net if isinstance(net, QuantizedNet) else None
 
 
 def calibrate(model: Any, batches: Iterable[Tensor]) -> None:
-    """Set the ranges of all roundings to the smallest and the largest value in batches of images.
+    """Extend the ranges of all roundings to the smallest and the largest value that they read in batches of images.
+
+    The ranges of a new ``QuantizedNet`` are zero, so that their values after this call depend on the batches only.
+    Weights are rounded during this call, activations are not. The ``QuantizedNet`` is left in evaluation mode.
 
     Args:
-        model: A model that ``quantize_model`` returned. Activations are not rounded meanwhile.
+        model: A model that ``quantize_model`` returned.
         batches: Images (N, 3, H, W), normalised.
     """
     net = quantized_net(model)
@@ -324,9 +351,10 @@ def _drop_identities(graph: fx.GraphModule) -> None:
 
 
 def _fold(graph: fx.GraphModule) -> None:
-    """Fold batch norms and layer scales into the convolutions before them, and give each its own weights.
+    """Fold batch norms and layer scales into the convolutions before them.
 
-    Where levels share a convolution but have norms of their own, each level gets a convolution of its own.
+    If levels of a feature pyramid share a convolution but have norms of their own, each level gets a copy of the
+    convolution.
     """
     folded: set[str] = set()
     for node in list(graph.graph.nodes):

@@ -1,4 +1,4 @@
-"""mmengine's Runner with safe reading of checkpoints, a readable console, and ``channels_last``."""
+"""mmengine's Runner with safe reading of checkpoints, a shorter console log, and this package's hooks and options."""
 
 import copy
 import logging
@@ -57,10 +57,20 @@ GUARDS = dict(
 
 @RUNNERS.register_module()
 class SafeRunner(Runner):
-    """Runner that unpickles nothing but tensors from the checkpoints of ``resume``, ``load_from`` and tests.
+    """mmengine's Runner with safe and strict loading of checkpoints, and with this package's hooks and options.
 
-    A run that resumes or only evaluates needs every weight: a missing, unexpected or misshapen one is an error.
-    With ``load_from`` (fine-tuning), weights may be missing, unexpected or misshapen, as in mmengine. They are listed.
+    Checkpoints of ``resume``, ``load_from`` and tests are read by ``read_checkpoint``, which refuses objects that would
+    run code when unpickled.
+
+    In a run that resumes, that only evaluates, or whose config has ``qat``, a missing, unexpected or misshapen weight
+    is an error. In other runs with ``load_from`` (fine-tuning), the weights that fit are loaded and the others are
+    listed in the log. If the data has other classes than the checkpoint, the class-specific weights are taken over by
+    class name, see ``rows_by_class``.
+
+    Besides mmengine's keys, the config may have ``channels_last`` (see ``use_channels_last``), ``distillation`` (see
+    ``attach_teacher``) and ``qat`` (see ``quantize_model``). The hooks in ``GUARDS`` are added to its
+    ``default_hooks``. ``CheckpointHook`` is replaced by ``SafeCheckpointHook``, and ``Evaluator`` by
+    ``MeasuredEvaluator``.
     """
 
     _checkpoint: Checkpoint | None = None
@@ -71,9 +81,13 @@ class SafeRunner(Runner):
         """Build the Runner of a config.
 
         Args:
-            cfg: The config; not changed. A resumed run without a seed of its own takes that of ``checkpoint``.
-            checkpoint: The checkpoint that the run will load or resume, if it has been read already; None to read it
-                from its file. It is released once it has been loaded.
+            cfg: The config; not changed. If the run resumes and ``cfg.randomness`` has no seed, the run uses the seed
+                stored in ``checkpoint``.
+            checkpoint: The checkpoint that the run will load or resume, if it has been read already. The Runner drops
+                its reference to this object when it loads the weights. None to read the file that ``cfg`` names.
+
+        Returns:
+            The Runner. The weights of the checkpoint are not yet loaded.
         """
         seed = checkpoint.meta.get('seed') if checkpoint is not None and cfg.get('resume') else None
         if seed is not None and (cfg.get('randomness') or {}).get('seed') is None:
@@ -120,7 +134,15 @@ class SafeRunner(Runner):
 
     @staticmethod
     def build_dataloader(dataloader: Any, seed: int | None = None, diff_rank_seed: bool = False) -> DataLoader:
-        """Build a data loader whose settings fit its data, with reproducible augmentation (see ``data.loading``).
+        """Build a data loader whose settings fit its data, with reproducible augmentation.
+
+        ``prepare_loader`` adjusts the settings, and ``data.loading`` explains how the augmentation is seeded.
+
+        Args:
+            dataloader: Config of a data loader. A ``DataLoader`` is returned as it is.
+            seed: Seed of the run. With None, the augmentation is not seeded image by image.
+            diff_rank_seed: Whether the processes have different seeds. If True, ``seed`` is not used for the order and
+                the augmentation of the images.
 
         Raises:
             UserError: The data set has no images, or none after filtering.
@@ -153,13 +175,14 @@ class SafeRunner(Runner):
         """Load the weights of a local checkpoint file into the model.
 
         Args:
-            filename: The file. It is not read again if it was passed to ``from_cfg``.
+            filename: The file. It is not read if ``from_cfg`` was called with the ``Checkpoint`` of this file.
             map_location: Device of the tensors, see ``torch.load``.
-            strict: Raise an error for anything that does not fit, also when fine-tuning.
+            strict: Whether missing, unexpected or misshapen weights are an error in every run. If False, they are an
+                error only in a run that resumes, only evaluates or has ``qat`` in its config.
             revise_keys: Not used; part of mmengine's signature.
 
         Returns:
-            Content of the checkpoint.
+            Content of the checkpoint, with the changes that hooks and the adaptation to other classes have made.
 
         Raises:
             UserError: The file cannot be read safely or does not fit, or a run is resumed from a file that holds
@@ -230,9 +253,17 @@ class SafeRunner(Runner):
 
     @master_only
     def save_checkpoint(self, out_dir: str, filename: str, *args, meta: dict | None = None, **kwargs) -> None:
-        """Save as mmengine does, but atomically, and with the data's category ids for the JSON of ``infer``.
+        """Save a checkpoint as mmengine does, but write the file atomically.
 
-        A file of a storage service, whose ``out_dir`` is a URL, is not written atomically.
+        If the training data set has ``cat_ids``, ``meta`` of the checkpoint gets them as ``category_ids``, in the order
+        of labels. ``infer`` writes these ids to its JSON files.
+
+        Args:
+            out_dir: Folder, or URL of a storage service. A file on a storage service is not written atomically.
+            filename: Name of the file.
+            *args: See mmengine's ``Runner.save_checkpoint``.
+            meta: More entries for ``meta`` of the checkpoint; None for no more.
+            **kwargs: See mmengine's ``Runner.save_checkpoint``.
 
         Raises:
             UserError: The disk is full, or the file cannot be written.
@@ -250,7 +281,10 @@ class SafeRunner(Runner):
 
 @contextmanager
 def quiet_losses() -> Iterator[None]:
-    """Suppress mmseg's warning about the default of ``avg_non_ignore``, with which mIoU is published."""
+    """Suppress mmseg's warning about the default ``avg_non_ignore=False`` of ``CrossEntropyLoss`` in a ``with`` block.
+
+    The default is intended, because mmseg's published mIoU was obtained with it.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='Default ``avg_non_ignore`` is False')
         yield

@@ -13,14 +13,18 @@ from torch import Tensor, nn
 
 
 def use_channels_last(model: nn.Module) -> bool:
-    """Store weights, images and feature maps as (N, H, W, C) in memory. Shapes and results do not change.
+    """Store weights, images and feature maps of a model in channels-last memory layout, (N, H, W, C).
 
-    The convolution kernels use this layout internally, so that it saves their conversions. Call it before the model is
-    wrapped for distributed training, whose gradient buffers take the layout of the weights.
+    Shapes and results do not change. The convolution kernels use this layout internally, so that conversions are saved.
+    Call this function before the model is wrapped for distributed training, because the gradient buffers of the wrapper
+    take the layout of the weights.
+
+    Args:
+        model: Model of mmdet or mmseg; changed in place.
 
     Returns:
-        False if the model was not changed: it has no backbone or, with a warning and only without a GPU, it has a layer
-            for which oneDNN corrupts memory in this layout.
+        True if the model has been changed. False if it has no ``backbone``, or if there is no GPU and the model has a
+            layer for which oneDNN corrupts memory in this layout. In the latter case a warning is logged.
     """
     unsafe = [name for name, part in model.named_modules() if _corrupts_memory(part)]
     if unsafe and not torch.cuda.is_available():
@@ -41,7 +45,7 @@ def align_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
     """Convert the loaded state of an optimiser (momentum, ...) to the memory layout of its parameters.
 
     torch keeps the layout in which the state was saved, but its fused kernels assume that state and parameter have the
-    same one.
+    same layout.
     """
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
@@ -73,11 +77,14 @@ class CompileHook(Hook):
 
 
 def compile_parts(model: nn.Module) -> None:
-    """Compile backbone, neck and head with ``torch.compile``, for training only.
+    """Compile the forward functions of backbone, neck and head with ``torch.compile``, for training only.
 
     Losses and targets are not compiled, because their shapes depend on the number of boxes. Validation is not compiled
-    either, because its images may all differ in size. mmengine's ``compile`` covers the whole step and recompiles again
-    and again. Parameter names, and so checkpoints, do not change.
+    either, because its images may all differ in size. mmengine's option ``compile`` is no alternative: it compiles the
+    whole training step, which is then recompiled again and again. Parameter names, and so checkpoints, do not change.
+
+    Args:
+        model: Model of mmdet or mmseg; changed in place. Parts that the model does not have are skipped.
     """
     for name in ('backbone', 'neck', 'bbox_head', 'decode_head'):
         part = getattr(model, name, None)

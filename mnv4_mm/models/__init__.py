@@ -1,4 +1,7 @@
-"""Backbones and heads. They are imported, and registered, when they are first used (see ``registration``)."""
+"""Backbones and heads. A class is imported, and thereby registered with mmengine, when its name is first accessed.
+
+``registration`` imports all of them as soon as mmengine has been imported.
+"""
 
 from typing import TYPE_CHECKING
 

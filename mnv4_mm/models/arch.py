@@ -20,7 +20,7 @@ class Conv(NamedTuple):
 
 
 class FusedIB(NamedTuple):
-    """Dense k x k convolution that expands the channels by ``expand``, followed by a linear 1x1 projection."""
+    """Dense k x k convolution that multiplies the channels by ``expand``, followed by a linear 1x1 projection."""
 
     kernel: int
     stride: int
@@ -29,10 +29,17 @@ class FusedIB(NamedTuple):
 
 
 class UIB(NamedTuple):
-    """Universal inverted bottleneck. A kernel size of 0 omits that depthwise convolution.
+    """Universal inverted bottleneck.
 
-    ``start_dw`` and ``middle_dw`` select the paper's four variants: ExtraDW has both, IB only the middle one, ConvNext
-    only the start one, FFN neither.
+    The two depthwise convolutions select one of the paper's four variants: ExtraDW has both, IB only the middle one,
+    ConvNext only the start one, FFN neither.
+
+    Attributes:
+        start_dw: Kernel size of the depthwise convolution before the expansion; 0 for none.
+        middle_dw: Kernel size of the depthwise convolution after the expansion; 0 for none.
+        stride: Stride of the block.
+        expand: Factor by which the 1x1 expansion multiplies the input channels.
+        out: Output channels.
     """
 
     start_dw: int
@@ -43,7 +50,14 @@ class UIB(NamedTuple):
 
 
 class MQA(NamedTuple):
-    """Mobile multi-query attention, with keys and values from the feature map downsampled by ``kv_stride``."""
+    """Mobile multi-query attention, which keeps the shape of the feature map.
+
+    Attributes:
+        heads: Number of query heads.
+        key_dim: Channels of the queries, keys and values of one head.
+        kv_stride: Stride by which the feature map is downsampled for the keys and values; 1 for no downsampling.
+        out: Output channels, equal to the input channels.
+    """
 
     heads: int
     key_dim: int
@@ -62,12 +76,14 @@ class Arch(NamedTuple):
         act: Name of the activation in mmcv.
         layer_scale: Initial value of the layer scale (hybrids only); None for no layer scale.
         stages: Rows of the stages that end in C2, C3, C4 and C5.
-        head_conv: Output channels of the 1x1 convolution at stride 32 that follows C5: the first layer of the paper's
-            classifier, the stride-32 feature map of timm's ``features_only``, the second level of SSDLite. None if
-            the net has no such layer.
-        width: Multiplier of all channels except the stem's (timm ``fix_stem``).
-        antialias: Downsampling after the stem: None uses the stride of the convolution; ``avg`` and ``blur`` give the
-            convolution stride 1 and put a 2x2 mean or a binomial filter of stride 2 after its activation.
+        head_conv: Output channels of the 1x1 convolution at stride 32 that follows C5; None if the net has no such
+            layer. The convolution is the first layer of the paper's classifier. Its output is the stride-32 feature
+            map of timm's ``features_only`` and the second level of SSDLite.
+        width: Multiplier of all channels except the stem's (timm ``fix_stem``). Products are rounded by
+            ``make_divisible``.
+        antialias: Downsampling in the layers after the stem. None uses the stride of the convolution. ``avg`` and
+            ``blur`` give the convolution stride 1 and put a 2x2 mean or a binomial filter of stride 2 after its
+            activation.
         attention: ``mqa`` shares one key and value head between all query heads; ``mhsa`` gives each head its own.
         kv_stride: Stride of keys and values in all attention blocks; None uses the stride of each row.
     """

@@ -6,9 +6,16 @@ from mnv4_mm.models.mobilenetv4 import MobileNetV4
 
 
 def classifier(arch: str) -> nn.Sequential:
-    """Build the classification net of paper and timm: backbone, average pooling, 1280 channels, 1000 classes.
+    """Build the ImageNet classification net of the paper and of timm, with random weights.
 
-    The classifier has ReLU; that of timm's Hybrid-L has GELU.
+    The backbone, up to feature map 4, is followed by global average pooling, a 1x1 convolution to 1280 channels with
+    batch norm and ReLU, and a linear layer. timm's Hybrid-L has GELU in place of this ReLU.
+
+    Args:
+        arch: Name of a net in ``arch.ARCHS``.
+
+    Returns:
+        A module that maps normalised images, (N, 3, H, W), to logits, (N, 1000).
 
     Raises:
         UserError: The net is unknown or has no classifier (``conv_m_seg``).

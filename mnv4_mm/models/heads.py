@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 @MODELS.register_module()
 class SSDLiteHead(SSDHead):
-    """mmdet's SSD head with the attribute that ``predict`` needs.
+    """mmdet's SSD head with the attribute ``loss_cls``, which ``predict`` needs.
 
     ``SSDHead.__init__`` skips the constructor of its parent, which creates ``loss_cls``. ``BaseDenseHead.predict`` has
     read that attribute since mmdet 3.2, so that every SSD config fails at its first validation
@@ -25,10 +25,11 @@ class SSDLiteHead(SSDHead):
 
 @MODELS.register_module()
 class SeparableConv2d(nn.Module):
-    """Depthwise k x k convolution followed by a pointwise 1x1 convolution, with nothing in between.
+    """Depthwise k x k convolution followed by a pointwise 1x1 convolution, without norm or activation in between.
 
-    Equals TF's ``SeparableConv2D``. Use it by ``conv_cfg=dict(type='SeparableConv2d')``. mmcv's ConvModule and mmdet's
-    FPN pass the same ``conv_cfg`` to all their convolutions; one with kernel size 1 becomes a plain 1x1 convolution.
+    Like TF's ``SeparableConv2D``, it has a bias only in the pointwise convolution. Configs select this class by
+    ``conv_cfg=dict(type='SeparableConv2d')``. mmcv's ConvModule and mmdet's FPN pass the same ``conv_cfg`` to all their
+    convolutions; therefore a SeparableConv2d of kernel size 1 is a plain 1x1 convolution.
 
     Raises:
         ValueError: ``groups`` is not 1.
@@ -87,8 +88,9 @@ class SeparableConv2d(nn.Module):
 class SeparableRetinaHead(RetinaSepBNHead):
     """RetinaNet head of the paper's detector (section 7.2), with separable 3x3 convolutions in towers and predictors.
 
-    All levels share the convolutions of the towers, but each has its own norm layers. mmdet's head supports separable
-    towers through ``conv_cfg``, but its two predictors are always plain convolutions.
+    All levels share the convolutions of the towers, but each level has its own norm layers. The two predictors,
+    which are plain convolutions in mmdet's head, are always separable here. The towers become separable by
+    ``conv_cfg=dict(type='SeparableConv2d')``, as in mmdet's head.
     """
 
     def _init_layers(self) -> None:

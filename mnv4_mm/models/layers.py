@@ -33,7 +33,10 @@ class Style(NamedTuple):
 
 
 def make_divisible(channels: float, divisor: int = 8) -> int:
-    """Round to a multiple of ``divisor`` that is at least 90 % of ``channels`` (TF ``make_divisible``)."""
+    """Round to the nearest multiple of ``divisor``, at least ``divisor`` (TF ``make_divisible``).
+
+    If the nearest multiple is below 90 % of ``channels``, the next larger one is returned.
+    """
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
@@ -43,7 +46,7 @@ def _norm(style: Style, channels: int) -> nn.Module:
 
 
 class BlurPool(nn.Module):
-    """Downsample by 2 after a 3x3 binomial filter (arXiv 1904.11486), with zero padding."""
+    """Depthwise 3x3 binomial filter of stride 2 (arXiv 1904.11486), with zero padding."""
 
     filt: Tensor
 
@@ -76,10 +79,22 @@ def ConvBN(  # noqa: N802 (builds a layer and is named like one)
     act: bool = True,
     norm_name: str = 'bn',
 ) -> nn.Sequential:
-    """Build a convolution with norm and, unless ``act=False``, activation.
+    """Build a convolution without bias, followed by a norm layer and, unless ``act=False``, an activation.
 
-    It maps (N, C, H, W) to (N, C', ceil(H / stride), ceil(W / stride)); with antialiasing by a 2x2 mean, sizes are
-    rounded down instead.
+    The result maps (N, in_channels, H, W) to (N, out_channels, ceil(H / stride), ceil(W / stride)). If ``stride`` is 2
+    and ``style.antialias`` is not None, the convolution has stride 1 and a pooling layer of stride 2 comes last; with
+    ``avg``, sizes are then rounded down.
+
+    Args:
+        style: Settings shared by all blocks of the net.
+        in_channels: Input channels.
+        out_channels: Output channels.
+        kernel: Kernel size, odd.
+        stride: Stride, 1 or 2.
+        dilation: Dilation of the convolution.
+        groups: Groups of the convolution.
+        act: Add the activation.
+        norm_name: Name of the norm layer in the result, which differs between timm's blocks.
     """
     stride, pool = _downsampling(style, out_channels, stride)
     layers: OrderedDict[str, nn.Module] = OrderedDict()
@@ -102,7 +117,7 @@ def ConvBN(  # noqa: N802 (builds a layer and is named like one)
 
 
 class LayerScale(nn.Module):
-    """Multiply each channel by a learned factor."""
+    """Layer scale (arXiv 2103.17239): one learned factor per channel."""
 
     def __init__(self, channels: int, init: float) -> None:
         super().__init__()
@@ -137,6 +152,14 @@ class FusedIB(nn.Module):
     """Fused inverted bottleneck: a k x k convolution that expands the channels, then a linear 1x1 projection.
 
     It has no shortcut, because its stride is 2 in all published nets.
+
+    Args:
+        style: Settings shared by all blocks of the net.
+        in_channels: Input channels.
+        out_channels: Output channels.
+        kernel: Kernel size of the expanding convolution.
+        stride: Stride of the expanding convolution.
+        expand: Factor by which the expansion multiplies ``in_channels``; the product is rounded by ``make_divisible``.
     """
 
     def __init__(
@@ -152,7 +175,7 @@ class FusedIB(nn.Module):
         self.bn2 = _norm(style, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, C, H, W) to (N, C', H / stride, W / stride)."""
+        """Map (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride), rounded as in ``ConvBN``."""
         x = self.aa(self.act(self.bn1(self.conv_exp(x))))  # (N, C * expand, H / stride, W / stride)
         return self.bn2(self.conv_pwl(x))  # (N, C', H / stride, W / stride)
 
@@ -160,8 +183,20 @@ class FusedIB(nn.Module):
 class UIB(Residual):
     """Universal inverted bottleneck (paper section 4).
 
-    ``[start DW] -> 1x1 expand -> [middle DW] -> 1x1 project``. A kernel size of 0 omits a depthwise convolution. The
-    middle one has the stride if it exists (TF ``middle_dw_downsample``), otherwise the start one.
+    The layers are ``[start DW] -> 1x1 expand -> [middle DW] -> 1x1 project``, where DW is an optional depthwise
+    convolution. The middle DW has the stride of the block (TF ``middle_dw_downsample``); without a middle DW, the start
+    DW has it. There is a shortcut if ``stride`` is 1 and ``in_channels`` equals ``out_channels``.
+
+    Args:
+        style: Settings shared by all blocks of the net.
+        in_channels: Input channels.
+        out_channels: Output channels.
+        start_dw: Kernel size of the start DW; 0 for none.
+        middle_dw: Kernel size of the middle DW; 0 for none.
+        stride: Stride of the block.
+        expand: Factor by which the expansion multiplies ``in_channels``; the product is rounded by ``make_divisible``.
+        dilation: Dilation of the depthwise convolutions.
+        drop_path: Stochastic depth rate.
 
     Raises:
         ValueError: The stride is above 1 and both depthwise convolutions are omitted.
@@ -195,7 +230,7 @@ class UIB(Residual):
         self.pw_proj = conv(mid, out_channels, 1, act=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, C, H, W) to (N, C', H / stride, W / stride)."""
+        """Map (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride), rounded as in ``ConvBN``."""
         branch = self.dw_start(x)  # (N, C, H, W)
         branch = self.pw_exp(branch)  # (N, C * expand, H, W)
         branch = self.dw_mid(branch)  # (N, C * expand, H / stride, W / stride)
@@ -210,9 +245,9 @@ def matmul_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Compute ``softmax(q k^T / sqrt(d)) v`` as plain matrix products, which all graph converters support.
 
     Args:
-        q: Queries, (N, heads, L, d).
-        k: Keys, (N, 1, P, d), shared by all heads, or (N, heads, P, d).
-        v: Values, of the shape of the keys.
+        q: Queries, (N, heads, L, d), for L positions and d channels per head.
+        k: Keys, (N, 1, P, d) if all heads share them, otherwise (N, heads, P, d), for P positions.
+        v: Values, of the same shape as the keys.
 
     Returns:
         (N, heads, L, d).
@@ -222,10 +257,11 @@ def matmul_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def repeated_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Compute ``matmul_attention`` with a copy of shared keys and values for each head.
+    """Compute ``matmul_attention``, with the shared keys and values copied for each head.
 
-    LiteRT multiplies matrices in XNNPACK if their numbers of heads are equal. Otherwise it multiplies them one by one,
-    with which a whole Mobile MQA block of 160 channels took 2.0 to 2.7 times as long.
+    Arguments and result are those of ``matmul_attention``. LiteRT runs a matrix product in XNNPACK only if both factors
+    have the same number of heads. Otherwise LiteRT multiplies the matrices one by one; a Mobile MQA block of 160
+    channels then took 2.0 to 2.7 times as long.
     """
     if k.shape[1] != q.shape[1]:
         # Not `expand`, which litert-torch converts wrongly.
@@ -236,9 +272,21 @@ def repeated_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 class MultiQueryAttention(nn.Module):
     """Attention with several query heads and one key and value head (paper section 5).
 
-    There is no bias and no position encoding. If ``kv_stride`` is 2, keys and values each have their own depthwise
-    convolution of stride 2 with a norm. With as many key and value heads as query heads (``kv_heads``), it is
-    multi-head self-attention.
+    There is no bias and no position encoding.
+
+    Args:
+        style: Settings shared by all blocks of the net.
+        channels: Input and output channels.
+        heads: Number of query heads.
+        key_dim: Channels of the queries, keys and values of one head.
+        kv_stride: Stride of keys and values. If it is above 1, keys and values each have their own 3x3 depthwise
+            convolution of this stride, followed by a norm layer.
+        dilation: Dilation of these depthwise convolutions.
+        kv_heads: Number of key and value heads: 1, or ``heads`` for multi-head self-attention.
+
+    Attributes:
+        attend: Function that maps queries, keys and values to the output of all heads, with the shapes of
+            ``matmul_attention``. An exporter can replace it.
     """
 
     def __init__(
@@ -293,7 +341,8 @@ class MultiQueryAttention(nn.Module):
 class MobileMQA(Residual):
     """Mobile MQA block: norm, multi-query attention, layer scale and shortcut.
 
-    It has no feed-forward part; the UIB that follows it in the architecture tables takes that role.
+    It has no feed-forward part; the UIB that follows it in the architecture tables takes that role. ``drop_path`` is
+    the stochastic depth rate, and the other arguments are those of ``MultiQueryAttention``.
     """
 
     def __init__(

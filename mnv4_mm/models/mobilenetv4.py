@@ -29,15 +29,16 @@ class MobileNetV4(BaseModule):
         arch: Name of a net in ``arch.ARCHS`` (``conv_s``, ``conv_m``, ``conv_l``, ``hybrid_m``, ``hybrid_l``, ...) or
             an architecture table.
         out_indices: Feature maps to return, in ascending order. 0...3 are C2, C3, C4 and C5 at strides 4, 8, 16 and
-            32. 4 is the output of the 960-channel 1x1 convolution that follows C5 at stride 32, which timm's
-            ``features_only`` returns as its stride-32 feature map. Layers after the last feature map are not built.
+            32. 4 is the output of the 1x1 convolution (960 channels at width 1) that follows C5 at stride 32, which
+            timm's ``features_only`` returns as its stride-32 feature map; ``conv_m_seg`` has no such layer. Layers
+            after the last feature map are not built.
         output_stride: Largest stride of the feature maps, 32, 16 or 8. Later layers are dilated instead of strided and
             use the same weights.
         frozen_stages: Number of stages after the stem that are not trained: -1 freezes nothing, 0 the stem, 1 the stem
-            and the stage of C2, ... 4 everything up to C5. The norm statistics of frozen stages are kept.
+            and the stage of C2, ... 4 everything up to C5. The norm statistics of frozen stages are fixed too.
         norm_cfg: mmcv config of the norm layers. Default: batch norm with eps 1e-5 and momentum 0.1, with which timm's
             weights were trained.
-        norm_eval: Keep the statistics of all norm layers during training.
+        norm_eval: Keep the running statistics of all batch norm layers fixed during training.
         act_cfg: mmcv config of the activations. Default: that of the published net (GELU in Hybrid-L, ReLU6 in
             ``conv_m_seg``, otherwise ReLU).
         drop_path_rate: Stochastic depth rate. As in timm, block i (from 0) of the n blocks of the whole net has
@@ -132,7 +133,7 @@ class MobileNetV4(BaseModule):
 
         Returns:
             One tensor per index, (N, C, ceil(H / stride), ceil(W / stride)). As in timm, nets that downsample by a 2x2
-                mean (``conv_aa_*``) round sizes down instead.
+                mean (``conv_aa_*``) round sizes down instead, except in the stem.
         """
         x = self.act(self.bn1(self.conv_stem(x)))  # (N, stem, H / 2, W / 2)
         recompute = self.with_cp and self.training and torch.is_grad_enabled()
@@ -145,7 +146,7 @@ class MobileNetV4(BaseModule):
         return tuple(features)
 
     def train(self, mode: bool = True) -> 'MobileNetV4':
-        """Set training mode. Frozen stages, and with ``norm_eval`` all norm layers, stay in evaluation mode."""
+        """Set training mode. Frozen stages, and with ``norm_eval`` all batch norms, stay in evaluation mode."""
         super().train(mode)
         self._freeze_stages()
         if mode and self.norm_eval:

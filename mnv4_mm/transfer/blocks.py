@@ -1,7 +1,7 @@
-"""Latency of blocks of MobileNetV4 in isolation, and of Hybrid-M with other attention, in each runtime.
+"""Latency of single blocks of MobileNetV4, and of Hybrid-M with different attention blocks, in several runtimes.
 
-The paper (section 5) claims that Mobile MQA has 25 % fewer parameters and MACs than multi-head attention, and adds 39 %
-less latency to a net.
+The measurements check a claim of the MobileNetV4 paper (section 5): Mobile MQA has 25 % fewer parameters and MACs than
+multi-head self-attention (MHSA), and adds 39 % less latency to a net.
 """
 
 import datetime
@@ -56,11 +56,11 @@ class Block(NamedTuple):
     """A block, or a net, to be measured.
 
     Attributes:
-        part: Name of ``nets.BLOCK_PARTS``.
-        name: Name of the block.
-        channels: Channels of its input.
-        side: Height and width of its input.
-        module: The block.
+        part: One of ``nets.BLOCK_PARTS``.
+        name: Name of the block in the tables, such as ``ExtraDW``.
+        channels: Number of channels of the input.
+        side: Height and width of the input.
+        module: The block or net itself.
     """
 
     part: str
@@ -71,10 +71,11 @@ class Block(NamedTuple):
 
 
 def blocks(part: str) -> Iterator[Block]:
-    """Yield the blocks of a part, with random weights.
+    """Yield the blocks of a part with random weights, after setting PyTorch's global seed to 0.
 
     Args:
-        part: Name of ``nets.BLOCK_PARTS``.
+        part: One of ``nets.BLOCK_PARTS``: ``nets`` for variants of Hybrid-M up to C5, ``attention`` for single
+            attention blocks, ``uib`` for single UIB and FusedIB blocks.
 
     Raises:
         ValueError: There is no such part.
@@ -104,15 +105,20 @@ def blocks(part: str) -> Iterator[Block]:
 def measure_blocks(
     parts: Sequence[str], rounds: int = 5, seconds: float = 0.1, log: Callable[[str], None] = print
 ) -> list[dict[str, Any]]:
-    """Measure the blocks of some parts in each runtime, and return a record for each block with a correct ONNX file.
+    """Measure the latency of the blocks of some parts in each runtime.
 
-    PyTorch is left with one thread.
+    PyTorch's number of threads is set to 1 and not restored.
 
     Args:
-        parts: Names of ``nets.BLOCK_PARTS``.
+        parts: Parts to measure, of ``nets.BLOCK_PARTS``.
         rounds: See ``measure_latencies``.
         seconds: See ``measure_latencies``.
         log: Function that prints a line.
+
+    Returns:
+        A record for each block, with the keys ``blocks_page.ALL_KEYS``. A block whose ONNX file cannot be made or
+        differs from PyTorch has no record, as its MACs are counted from that file. A failure in another runtime is
+        noted in the record under ``failed``.
     """
     torch.set_num_threads(1)
     records: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""The page and the plot of the blocks in isolation, generated from their records."""
+"""Page and plot of the latency of single blocks, generated from the records of ``blocks.measure_blocks``."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ def page(records: Sequence[dict[str, Any]], image: str) -> str:
 
     Args:
         records: Records that ``blocks.measure_blocks`` returned.
-        image: Name of the plot.
+        image: File name of the plot, relative to the page.
     """
     parts = {part: [one for one in records if one['part'] == part] for part in BLOCK_RUNTIMES}
     lines = [
@@ -197,7 +197,13 @@ def _uib(records: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def plot(records: Sequence[dict[str, Any]]) -> 'Figure':
-    """Draw the latency of UIB's forms and of FusedIB by width, a panel for each runtime and resolution."""
+    """Plot latency against the number of channels for the UIB variants and FusedIB.
+
+    The figure has a row of panels for each resolution and a column for each runtime.
+
+    Args:
+        records: Records of all parts; those of other parts than ``uib`` are ignored.
+    """
     from matplotlib.figure import Figure
 
     uib = [one for one in records if one['part'] == 'uib']

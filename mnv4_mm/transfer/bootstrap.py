@@ -1,7 +1,8 @@
-"""Bootstrap of the metric over the test images: how much a score depends on the choice of the images.
+"""Bootstrap over the test images, which estimates how much a score depends on the choice of these images.
 
-Every run of a protocol is measured on the same ``RESAMPLES`` samples of the test images, drawn with replacement. Two
-nets are compared sample by sample, so that images which are difficult for both do not affect the comparison.
+``RESAMPLES`` samples are drawn from the test images with replacement, and the metric is computed on each sample from
+the predictions of a run. All runs of a protocol are scored on the same samples. Two nets are compared sample by sample,
+so that images which are difficult for both do not affect the comparison.
 """
 
 import json
@@ -18,11 +19,16 @@ SEED = 0
 
 
 def draw_samples(images: int, block: int = 1, resamples: int = RESAMPLES) -> np.ndarray:
-    """Draw samples of images with replacement, in blocks of successive images (circular block bootstrap).
+    """Draw bootstrap samples of images (circular block bootstrap).
+
+    A sample consists of blocks of successive images, which are drawn with replacement. A block that reaches the last
+    image continues with the first one. The last block is shortened if necessary, so that each sample has as many images
+    as there are, repeated ones included. The same arguments always give the same samples.
 
     Args:
         images: Number of images.
-        block: Number of images in a block: more than one for the frames of a video, which resemble their neighbours.
+        block: Number of images in a block: 1 to draw each image independently, more for the frames of a video, which
+            resemble their neighbours.
         resamples: Number of samples.
 
     Returns:
@@ -35,9 +41,16 @@ def draw_samples(images: int, block: int = 1, resamples: int = RESAMPLES) -> np.
 
 
 def mean_iou(confusion: np.ndarray) -> np.ndarray:
-    """Return the mean IoU of confusion matrices, (..., classes, classes), with the ground truth in rows.
+    """Return the mean IoU of each of a number of confusion matrices.
 
-    Classes that are neither in the ground truth nor predicted are left out of the mean, which is NaN without classes.
+    Classes that are neither in the ground truth nor predicted are left out of the mean.
+
+    Args:
+        confusion: (..., classes, classes), numbers of pixels, with the ground truth in rows and the prediction in
+            columns.
+
+    Returns:
+        (...), the mean IoU in [0, 1]; NaN for a matrix without pixels.
     """
     intersection = np.diagonal(confusion, axis1=-2, axis2=-1).astype(float)
     union = confusion.sum(-1) + confusion.sum(-2) - intersection
@@ -46,18 +59,21 @@ def mean_iou(confusion: np.ndarray) -> np.ndarray:
 
 
 def resampled_iou(confusion: np.ndarray, block: int = 1) -> list[float]:
-    """Return the mean IoU on each sample.
+    """Return the mean IoU on each bootstrap sample of the test images.
 
     Args:
-        confusion: (images, classes, classes), a confusion matrix of each image, with the ground truth in rows.
+        confusion: (images, classes, classes), a confusion matrix for each image, with the ground truth in rows.
         block: See ``draw_samples``.
+
+    Returns:
+        ``RESAMPLES`` values in [0, 1].
     """
     samples = draw_samples(len(confusion), block)
     return mean_iou(np.tensordot(samples, confusion, axes=1)).tolist()
 
 
 def average_precision(ground_truth: Path, detections: Path) -> float:
-    """Return COCO's AP, in [0, 1]; 0 if there are no detections.
+    """Return COCO's AP of boxes at IoU 0.50:0.95, in [0, 1]; 0 if there are no detections.
 
     Args:
         ground_truth: Annotations in COCO's format.
@@ -69,12 +85,15 @@ def average_precision(ground_truth: Path, detections: Path) -> float:
 
 
 def resampled_ap(ground_truth: Path, detections: Path, block: int = 1) -> list[float]:
-    """Return COCO's AP on each sample, in [0, 1].
+    """Return COCO's AP on each bootstrap sample of the test images, see ``average_precision``.
 
     Args:
-        ground_truth: Annotations in COCO's format. Samples are drawn from the images in the order of their names.
+        ground_truth: Annotations in COCO's format.
         detections: Detections in COCO's result format.
-        block: See ``draw_samples``.
+        block: See ``draw_samples``. Successive images are those whose file names follow each other in sorted order.
+
+    Returns:
+        ``RESAMPLES`` values in [0, 1].
     """
     truth, found = json.loads(ground_truth.read_bytes()), json.loads(detections.read_bytes())
     numbers = _in_order(truth)

@@ -30,7 +30,10 @@ class Claim:
         self.token = token
 
     def is_held(self) -> bool:
-        """Return True if the claim is still ours. Another process may take it over while this one is suspended."""
+        """Return True if this process still holds the claim.
+
+        If this process is suspended for longer than ``EXPIRY``, another one may take the claim over.
+        """
         try:
             return self.path.read_text() == self.token
         except OSError:
@@ -39,11 +42,17 @@ class Claim:
 
 @contextmanager
 def claimed(folder: Path, name: str) -> Iterator[Claim | None]:
-    """Claim a run for the duration of a context. Yields None if another process has claimed it.
+    """Claim a run for the duration of a context, and release the claim afterwards.
+
+    The claim of another process is taken over if its file has not been touched for ``EXPIRY`` seconds, or if that
+    process ran on this machine and has ended.
 
     Args:
-        folder: Folder of the claims, which all processes share.
+        folder: Folder of the lock files, which all processes share; it is created.
         name: Name of the run.
+
+    Yields:
+        The claim; None if another process holds it.
     """
     claim = _take(folder, folder / f'{name}.claim')
     if claim is None:

@@ -1,4 +1,7 @@
-"""Components of the control runs, whose scores are known beforehand; see ``protocol.CONTROLS``."""
+"""Transform and backbone of control runs, for which it is known beforehand how the score should change.
+
+``protocol.CONTROLS`` lists the controls. The transform is for ``shuffled``, the backbone for ``zeroed``.
+"""
 
 import zlib
 from typing import Any
@@ -30,9 +33,14 @@ class ShuffleLabels(BaseTransform):
         self.seed = seed
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Shuffle the labels of ``results`` in place, and return it.
+        """Shuffle the labels of an image in place.
 
-        They are ``gt_seg_map``, (H, W), or ``gt_bboxes``, (N, 4) as (x1, y1, x2, y2), with ``gt_bboxes_labels``, (N,).
+        Args:
+            results: Dict of mmcv's pipelines with ``img_path`` and the labels: ``gt_seg_map``, (H, W), or
+                ``gt_bboxes``, (N, 4) as (x1, y1, x2, y2) in pixels, with ``gt_bboxes_labels``, (N,), and ``img_shape``.
+
+        Returns:
+            ``results``.
         """
         name = zlib.crc32(results['img_path'].encode(errors='surrogateescape'))
         random = np.random.default_rng([self.seed, name])

@@ -9,17 +9,22 @@ from mnv4_mm.transfer.records import Record
 
 
 def plan_lines(protocol: Protocol, runs: Sequence[Run], records: Iterable[Record], workers: int) -> Iterator[str]:
-    """Describe the runs that have no record yet.
+    """Describe the runs that are still to be made, and estimate their CPU time.
 
-    The CPU time of a run is the mean over earlier runs with the same head and net. Without any, it is guessed: the mean
-    over all earlier runs with the head, or else the protocol's ``minutes``; without these, it is unknown. The times of
-    nets differ by more than a factor of five.
+    The CPU time of a run is estimated as the mean over earlier runs with the same head and net. If there are none, the
+    estimate is marked as a guess: it is the mean over all earlier runs with the head or, if there are none either, the
+    protocol's ``minutes``. A guess is rough, since the CPU times of nets differ by more than a factor of five. If
+    ``minutes`` is None too, the time is unknown.
 
     Args:
         protocol: The protocol.
-        runs: Runs of the protocol that have no record yet.
+        runs: Runs of the protocol that are still to be made.
         records: Records of earlier runs; failed ones are ignored.
-        workers: Number of runs at the same time.
+        workers: Number of runs at the same time, by which the total time is divided.
+
+    Yields:
+        A line of text for each combination of head and net, then a line with the total, which leaves out runs of
+        unknown time.
     """
     measured: dict[tuple[str, str], list[float]] = defaultdict(list)
     for record in records:

@@ -1,4 +1,7 @@
-"""Export of a bare net or block, and its latency in the runtimes."""
+"""Export of nets and blocks to the runtimes, and measurement of their latency.
+
+A bare net is a net or block without the preprocessing and postprocessing that exported detectors and segmenters have.
+"""
 
 import statistics
 import time
@@ -34,10 +37,10 @@ class _Outputs(nn.Module):
 
 @dataclass(frozen=True)
 class NetGraph(Graph):
-    """A bare net: (1, C, H, W) float32 in, one tensor out.
+    """Graph of a bare net, which maps (1, C, H, W) float32 to a tuple of one tensor.
 
     Attributes:
-        channels: Channels of its input.
+        channels: Number of channels of the input.
     """
 
     channels: int = 3
@@ -53,11 +56,11 @@ def net_graph(net: nn.Module, size: tuple[int, int], target: str = 'onnx', chann
     """Return the graph of a bare net for conversion.
 
     Args:
-        net: The net, with one output: a tensor, or a tuple with one. It is changed: set to evaluation mode, its
-            parameters without gradients, and the layers that converters get wrong replaced.
-        size: Height and width of its input in pixels.
-        target: Name of a runtime.
-        channels: Channels of its input.
+        net: The net, which returns a tensor or a tuple of one tensor. The net is changed in place: it is set to
+            evaluation mode, its parameters no longer require gradients, and ``replace_layers`` is applied.
+        size: Height and width of the input in pixels.
+        target: Name of the runtime to convert to, a key of ``TARGETS``.
+        channels: Number of channels of the input.
     """
     net = net.eval().requires_grad_(False)
     replace_layers(net, target)
@@ -69,7 +72,16 @@ def net_graph(net: nn.Module, size: tuple[int, int], target: str = 'onnx', chann
 
 
 def convert(graph: Graph, folder: Path, name: str) -> Path:
-    """Write a graph to ``folder`` as a file of its runtime, named ``name`` and the suffix, and return the path."""
+    """Convert a graph to the file format of its runtime.
+
+    Args:
+        graph: The graph; ``graph.meta.target`` is the runtime.
+        folder: Folder to write the file to.
+        name: Name of the file without suffix.
+
+    Returns:
+        The path of the file.
+    """
     target = TARGETS[graph.meta.target]
     path = folder / f'{name}{target.suffix}'
     write(graph, target, path)
@@ -77,23 +89,28 @@ def convert(graph: Graph, folder: Path, name: str) -> Path:
 
 
 def session(path: Path) -> Session:
-    """Load a converted file, on one thread."""
+    """Load a converted file in its runtime, with one thread.
+
+    Returns:
+        The function that runs the file on an input batch and returns a list of output arrays.
+    """
     return load(path, threads=1).session
 
 
 def check_output(graph: Graph, path: Path, tolerance: float = 1e-3) -> np.ndarray:
-    """Compare a file with PyTorch on a random input, so that no wrong file is measured.
+    """Compare the outputs of a converted file with those of PyTorch on a random input.
 
     Args:
-        graph: The net that the file was converted from.
+        graph: The graph that the file was converted from.
         path: The file.
-        tolerance: Largest difference allowed, relative to the largest output.
+        tolerance: Largest difference allowed, relative to the largest absolute value of an output.
 
     Returns:
-        The random input, (1, C, H, W) float32.
+        The random input, ``graph.example()``: (1, C, H, W) float32 for a ``NetGraph``, otherwise in the layout and
+        dtype of ``graph.meta.input``.
 
     Raises:
-        MismatchError: The difference exceeds the tolerance, or the number of values differs.
+        MismatchError: The difference exceeds the tolerance, or an output has another number of values.
     """
     example = graph.example()
     with torch.no_grad():
@@ -112,13 +129,14 @@ def convert_all(
     """Convert graphs and compare each file with PyTorch.
 
     Args:
-        graphs: Pairs of a key and a function that builds the graph.
+        graphs: Pairs of a key of any hashable type and a function that builds the graph.
         folder: Folder to write the files to.
         tolerance: See ``check_output``.
-        log: Function that prints a line.
+        log: Function that prints a line; called for each failure.
 
     Returns:
-        By key: the file and its input, for graphs whose file agrees with PyTorch; the error, for the others.
+        Two dicts by key. The first has the path and a random input batch of each file that agrees with PyTorch. The
+        second has the error message of each graph that could not be built or converted, or whose file differs.
     """
     files: dict[Any, tuple[Path, np.ndarray]] = {}
     failed: dict[Any, str] = {}
@@ -134,12 +152,13 @@ def convert_all(
 
 
 class Latency(NamedTuple):
-    """Latency in ms.
+    """Latency of an inference in ms.
 
     Attributes:
         median: Median of ``rounds``.
-        rounds: Median of each round.
-        cpu: Median CPU time of an inference. It is smaller than the latency if other processes interrupt this one.
+        rounds: Median latency in each round.
+        cpu: Median CPU time over the inferences of all rounds. It is smaller than the latency if other processes
+            interrupt this one.
     """
 
     median: float
@@ -158,10 +177,14 @@ def measure_latencies(
     All files are measured in each round, so that a change of the speed of the machine affects all of them.
 
     Args:
-        files: File and input batch by key.
+        files: Path and input batch of each file, by a key of any hashable type.
         rounds: Number of rounds.
-        seconds: Time for each file in each round. At least five inferences are timed.
-        log: Function that prints a line.
+        seconds: Seconds for which the inferences of each file are timed in each round, after three untimed ones. At
+            least five inferences are timed.
+        log: Function that prints a line; called after each round.
+
+    Returns:
+        The latency of each file by its key in ``files``.
     """
     medians: dict[Any, list[float]] = {key: [] for key in files}
     cpu: dict[Any, list[float]] = {key: [] for key in files}

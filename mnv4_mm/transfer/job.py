@@ -8,7 +8,7 @@ from mnv4_mm.transfer.protocol import Run
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A run, and where it reads and writes.
+    """A run with the paths that it reads and writes, as passed to the process that executes it.
 
     Attributes:
         protocol: Name or path of the protocol.
@@ -17,11 +17,13 @@ class Job:
         data_digest: Digest of the data, see ``data.data_digest``.
         data: Folder of the data set, with its splits already joined; None to use the data of the configs.
         work_dir: Folder for checkpoints and logs.
-        weights_dir: Folder of ImageNet weights, ``<net>.safetensors`` or ``<net>.pth``, used instead of a download.
+        weights_dir: Folder of ImageNet weights, ``<net>.safetensors`` or ``<net>.pth``. Weights without a file there
+            are downloaded; None to download all.
         record: File to write the record to.
-        lock: File that is locked while latency is measured, so that one run of a machine measures at a time.
-        dry: Try every stage of the run on 4 images with one epoch or iteration of training, and with random weights
-            where ``weights_dir`` has no file.
+        lock: File that is locked while latency is measured, so that only one of the runs that share the file measures
+            at a time. Checkpoints of teachers are kept in the folder ``teachers`` beside this file.
+        dry: Only try every stage of the run, with 4 images and one epoch or iteration of training. Nothing is
+            downloaded for the start ``imagenet``: without a file in ``weights_dir``, the weights are random.
     """
 
     protocol: str

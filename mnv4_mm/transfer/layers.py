@@ -75,8 +75,9 @@ def count_layers(path: Path, inputs: np.ndarray) -> list[Layer]:
         inputs: A batch of one image, in the shape and type of the file's only input.
 
     Returns:
-        The layers; equal ones are one entry with ``repeats``. Operators that copy nothing, such as Reshape, are left
-        out.
+        The distinct layers, in the order in which they are first executed. Layers of the same kind, MACs and bytes are
+        merged into one ``Layer`` whose ``repeats`` is their number. Operators that copy nothing, such as Reshape, are
+        left out.
     """
     # At the level `all`, ONNX Runtime pads the channels of convolutions to the CPU's vector width: MobileNetV3-L would
     # have 8 % more MACs. `extended` has the MACs of the net, but executes sums and some activations separately,
@@ -86,15 +87,17 @@ def count_layers(path: Path, inputs: np.ndarray) -> list[Layer]:
 
 
 def kind_times(path: Path, inputs: np.ndarray, runs: int = 10) -> dict[str, float]:
-    """Measure the time in each kind of layer of an ONNX file, with the default optimisation, on one thread.
+    """Measure how long each kind of layer of an ONNX file takes in ONNX Runtime, on one thread.
+
+    The graph is optimised at ONNX Runtime's default level, ``all``, unlike that of ``count_layers``.
 
     Args:
         path: The file.
-        inputs: A batch of one for its only input.
-        runs: Number of runs; the median time of each node is taken.
+        inputs: A batch of one image, in the shape and type of the file's only input.
+        runs: Number of inferences; the median time of each node is taken.
 
     Returns:
-        Milliseconds by kind.
+        Milliseconds per inference for each of ``KINDS`` that the file has.
     """
     times: Counter[str] = Counter()
     for events in zip(*_profile(path, inputs, 'all', runs, {}), strict=True):
@@ -103,7 +106,14 @@ def kind_times(path: Path, inputs: np.ndarray, runs: int = 10) -> dict[str, floa
 
 
 def combine(layers: Iterator[Layer]) -> list[Layer]:
-    """Merge equal layers into one each, with their number as ``repeats``; given values of ``repeats`` are replaced."""
+    """Merge equal layers, and count them in ``repeats``.
+
+    Args:
+        layers: Layers, each with ``repeats=1``.
+
+    Returns:
+        The distinct layers in the order of their first occurrence, with the number of occurrences as ``repeats``.
+    """
     return [layer._replace(repeats=repeats) for layer, repeats in Counter(layers).items()]
 
 

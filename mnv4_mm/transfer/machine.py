@@ -13,12 +13,21 @@ from mnv4_mm.version import __version__
 
 
 def describe_machine(packages: tuple[str, ...]) -> dict[str, Any]:
-    """Return CPU, vector extensions, number of cores, load average of the last minute, versions and commit.
-
-    The load is None where the system has none, and the commit None outside a clone.
+    """Describe the machine and the software for a record.
 
     Args:
         packages: Distributions whose versions are listed if they are installed.
+
+    Returns:
+        A dict with these keys:
+
+        - ``cpu``: name of the CPU;
+        - ``instructions``: its vector extensions;
+        - ``cores``: number of logical cores;
+        - ``load``: load average of the last minute; None if the operating system has none;
+        - ``python``: version of Python;
+        - ``versions``: versions of this package and of the installed ones of ``packages``, by name;
+        - ``commit``: output of ``git describe``; None without git or outside a clone of the repository.
     """
     installed = {name: _version(name) for name in packages}
     return dict(

@@ -1,4 +1,4 @@
-"""Names of the nets and models of the roofline and of the blocks, and argument checks. Imports nothing heavy."""
+"""What ``mnv4 roofline`` and ``mnv4 blocks`` can measure, and checks of their arguments. Imports nothing heavy."""
 
 import importlib.util
 from collections.abc import Sequence
@@ -61,11 +61,11 @@ _MEASURING = ('torch', 'timm', 'mmengine', 'onnx', 'onnxscript', 'onnxruntime')
 
 
 class Files(NamedTuple):
-    """Files of a command.
+    """Files of ``mnv4 roofline`` or ``mnv4 blocks``.
 
     Attributes:
-        records: Measured records, JSON Lines.
-        page: The page that is generated from them.
+        records: Measured records in JSON Lines.
+        page: Markdown page that is generated from the records.
     """
 
     records: Path
@@ -73,18 +73,22 @@ class Files(NamedTuple):
 
 
 def check_files(records: Path | None, page: Path | None, default: Files, *, measure: bool, check: bool) -> Files:
-    """Check the files of ``roofline`` or ``blocks``.
+    """Check the file arguments of ``mnv4 roofline`` or ``mnv4 blocks``, and fill in the defaults.
 
     Args:
-        records: ``--records``; None for the default.
-        page: ``--page``; None for the default.
-        default: Files of the repository, relative to its root.
-        measure: True if records are written.
-        check: True if nothing is written.
+        records: Value of ``--records``; None for the default.
+        page: Value of ``--page``; None for the default.
+        default: Default files, relative to the root of the repository.
+        measure: Value of ``--measure``: records are written.
+        check: Value of ``--check``: the page is compared with the records, and nothing is written.
+
+    Returns:
+        The files to use.
 
     Raises:
-        UserError: A file cannot be read or written, options exclude each other, or a file is not named outside a clone
-            of the repository, where there is no default.
+        UserError: ``measure`` and ``check`` are both True, a file to be read does not exist, a file to be written
+            cannot be written, the page is not a ``.md`` file, or ``records`` or ``page`` is None outside a clone of the
+            repository, where there is no default.
     """
     if measure and check:
         raise UserError('--check compares a page with its records: leave out --measure')
@@ -109,16 +113,17 @@ def check_selection(option: str, names: Sequence[str], available: Sequence[str],
     """Check the names of the nets or parts to be measured.
 
     Args:
-        option: The option, for messages.
-        names: Selected names; all if empty.
-        available: Known names.
-        measure: True if something is to be measured.
+        option: The option that the names were given by, for error messages.
+        names: Selected names; empty to select all.
+        available: All valid names.
+        measure: Value of ``--measure``.
 
     Returns:
-        The selected names without duplicates.
+        The selected names without duplicates; all of ``available`` if ``names`` is empty.
 
     Raises:
-        UserError: A name is unknown, names are given without ``--measure``, or a module is missing.
+        UserError: A name is not among ``available``, names are given although ``measure`` is False, or ``measure`` is
+            True and a module that measuring needs is not installed.
     """
     if unknown := [name for name in names if name not in available]:
         raise UserError(f'{option} {unknown[0]}: unknown{near_names(unknown[0], available)}')

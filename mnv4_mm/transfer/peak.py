@@ -16,8 +16,8 @@ class Peak(NamedTuple):
 
     Attributes:
         macs: Multiply-accumulates per second of the fastest of the matrix products of ``GEMM_SIZES`` in ONNX Runtime.
-        bandwidth: Bytes per second, read and written, of a copy of 256 MiB by numpy.
-        cached: Bytes per second, read and written, of a copy of each of ``COPY_SIZES``, by the size as a string.
+        bandwidth: Bytes read plus bytes written per second when numpy copies an array of 256 MiB.
+        cached: The same for an array of each of ``COPY_SIZES``. The keys are the sizes in bytes, as strings.
     """
 
     macs: float
@@ -26,7 +26,7 @@ class Peak(NamedTuple):
 
     @property
     def ridge(self) -> float:
-        """Ridge point in MACs per byte: layers with fewer MACs per byte are limited by the bandwidth."""
+        """Ridge point of the roofline in MACs per byte: layers with fewer MACs per byte are memory-bound."""
         return self.macs / self.bandwidth
 
 

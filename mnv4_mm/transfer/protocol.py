@@ -1,6 +1,7 @@
 """Transfer protocols: which nets are trained with which heads, from which weights, with which seeds.
 
-A protocol is a Python file of plain values, like a config (``configs/transfer/``). Imports nothing heavy.
+A protocol is a Python file of plain values, like a config. The shipped ones are in ``configs/transfer/``. Imports
+nothing heavy.
 """
 
 import re
@@ -29,15 +30,16 @@ TWIN_SEEDS = 100  # added to the seeds of the control `twin`
 class Head:
     """A detector or segmenter that a protocol trains on each backbone: its config and the length of its training.
 
-    Exactly one of ``epochs`` and ``iters`` must be given, the one that the config counts.
+    Exactly one of ``epochs`` and ``iters`` must be given, depending on whether the config trains by epochs or by
+    iterations.
 
     Attributes:
         config: Name or path of the config.
-        epochs: Length of the training, for a config that counts in epochs.
-        iters: Length of the training, for a config that counts in iterations.
+        epochs: Number of training epochs; None for a config that trains by iterations.
+        iters: Number of training iterations; None for a config that trains by epochs.
         size: Height and width in pixels of the input of the exported file; None for the size of the config's test
             pipeline.
-        cfg_options: Values that replace values of the config, by key.
+        cfg_options: Values that replace values of the config, by dotted key such as ``train_dataloader.num_workers``.
     """
 
     config: str
@@ -49,12 +51,16 @@ class Head:
 
 @dataclass(frozen=True, kw_only=True)
 class Teacher:
-    """The teacher of the control ``distilled``. It is trained once, as its students are and with the first seed.
+    """The teacher of the runs with the control ``distilled``, its students.
+
+    The teacher is trained only once, with the first seed of the protocol, and serves the students of all seeds. Its
+    training has the same config, data and length as that of its students.
 
     Attributes:
-        net: Its backbone.
-        start: Weights that its backbone starts from, of ``STARTS``.
-        cfg_options: Values that replace values of the students' config, such as ``distillation.weight``.
+        net: Backbone of the teacher.
+        start: Weights that this backbone starts from, one of ``STARTS``.
+        cfg_options: Values that replace values of the config for the students only, by dotted key such as
+            ``distillation.weight``.
     """
 
     net: str
@@ -69,7 +75,7 @@ class Run(NamedTuple):
         head: Key of ``Protocol.heads``.
         net: Backbone, ``mnv4_<arch>`` or ``timm:<name>``.
         start: One of ``STARTS``.
-        control: One of ``CONTROLS``, or empty.
+        control: One of ``CONTROLS``; empty for a run that is not a control.
         seed: Seed of the initialisation, of the order and augmentation of the data, and of shuffled labels.
     """
 
@@ -81,7 +87,7 @@ class Run(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Name of the run, which is also a file name."""
+        """Name of the run, made of all its fields and valid as a file name."""
         parts = (self.head, self.net.replace(':', '_'), self.start, self.control, f'seed{self.seed}')
         return '-'.join(re.sub(r'[^\w.]', '_', part) for part in parts if part)
 
@@ -91,19 +97,20 @@ class Protocol:
     """A transfer protocol.
 
     Attributes:
-        path: Its file.
+        path: File of the protocol.
         title: Name of the data set for tables.
         heads: Heads by name.
-        nets: Backbones.
+        nets: Backbones, ``mnv4_<arch>`` or ``timm:<name>``.
         starts: Weights that backbones start from, of ``STARTS``.
         seeds: Seeds with which each combination of head, net and start is trained.
-        imagenet_nets: Backbones that are trained with the start ``imagenet``; all of ``nets`` if empty.
-        controls: Controls to run, with the first head, net and start.
-        teacher: Teacher of the control ``distilled``; None if that is not among the controls.
+        imagenet_nets: Those of ``nets`` that are trained with the start ``imagenet``; empty for all.
+        controls: Controls to run, of ``CONTROLS``. Each is run with every seed, but only with the first head, the first
+            net and the first start.
+        teacher: Teacher of the control ``distilled``; None if ``distilled`` is not among the controls.
         train: Splits of the data to train on.
         test: Splits to evaluate on.
-        block: Number of test images, successive by name, that the bootstrap draws together: more than one for the
-            frames of a video, which resemble each other.
+        block: Number of test images, successive by name, that the bootstrap draws together, see
+            ``bootstrap.draw_samples``: more than one for the frames of a video, which resemble each other.
         needs_data: True if ``--data`` must name a folder; False if the configs name the data.
         minutes: Measured minutes of a run with the first net and head on one core, for ``--plan``; None if unknown.
         published: Published results to list below the table, each a ``dict(name=, value=, protocol=, source=)``.
@@ -127,11 +134,19 @@ class Protocol:
 
     @property
     def name(self) -> str:
-        """Name of the protocol."""
+        """Name of the protocol: the name of its file without suffix."""
         return self.path.stem
 
     def runs(self) -> list[Run]:
-        """Return all runs, controls included: first those of the first seed, so that every net has a score early."""
+        """Return all runs of the protocol, including its controls.
+
+        For each seed there is a run for each combination of head, net and start, followed by a run for each control.
+        Nets that are not among ``imagenet_nets`` have no run with the start ``imagenet``. The control ``twin`` has the
+        seed plus ``TWIN_SEEDS``.
+
+        Returns:
+            The runs, seed by seed, so that every net has a score before a second seed is trained.
+        """
         runs: list[Run] = []
         first = next(iter(self.heads)), self.nets[0], self.starts[0]
         for seed in self.seeds:
@@ -229,10 +244,23 @@ def select(
     starts: Sequence[str] = (),
     seeds: Sequence[int] = (),
 ) -> list[Run]:
-    """Return the runs whose net, head, start and seed are among the given ones; an empty list selects all.
+    """Select the runs whose net, head, start and seed are all among the given ones.
+
+    Controls are selected in the same way: with their head, net, start and seed.
+
+    Args:
+        runs: Runs of a protocol.
+        nets: Nets to select; empty for all.
+        heads: Heads to select; empty for all.
+        starts: Starts to select; empty for all.
+        seeds: Seeds to select, as listed in the protocol; empty for all. A run of the control ``twin``, whose own seed
+            is larger by ``TWIN_SEEDS``, is selected with the seed of the protocol.
+
+    Returns:
+        The selected runs, in the order of ``runs``.
 
     Raises:
-        UserError: The protocol has no run with a given value.
+        UserError: A given net, head, start or seed is that of no run.
     """
     for flag, chosen, values in (
         ('--nets', nets, {run.net for run in runs}),

@@ -34,7 +34,14 @@ def head_config(head: Head) -> Config:
 
 
 def recipe_digest(protocol: Protocol, head: Head) -> str:
-    """Return a digest of all settings that the runs of a head share, except the data and the size of the export."""
+    """Return a digest of all settings that the runs of a head share.
+
+    The names of the splits to train and test on are included. The data itself and ``Head.size``, the input size of the
+    exported file, are not. Records with different digests are never compared.
+
+    Returns:
+        The first 16 hexadecimal digits of a SHA-256.
+    """
     values = dict(
         version=VERSION,
         config=head_config(head).to_dict(),
@@ -49,14 +56,14 @@ def recipe_digest(protocol: Protocol, head: Head) -> str:
 
 
 def head_data_digest(head: Head, data: str | None) -> str:
-    """Return the digest of the data that the runs of a head are trained and tested on.
+    """Return the digest of the data that the runs of a head are trained and tested on, see ``data.data_digest``.
 
     Args:
         head: The head.
-        data: Folder of the data set; None to use the data of the config.
+        data: Folder of the data set, with its splits already joined; None to use the data of the config.
 
     Raises:
-        UserError: The data cannot be trained on.
+        UserError: The config or the data is invalid, or they do not fit each other.
     """
     options = TrainOptions(
         data=data, weights='none', cfg_options=head.cfg_options, epochs=head.epochs, iters=head.iters
@@ -65,13 +72,13 @@ def head_data_digest(head: Head, data: str | None) -> str:
 
 
 def run_options(head: Head, run: Run, data: str | None, *, dry: bool = False) -> dict[str, Any]:
-    """Return the values that a run replaces in its config, by key.
+    """Return the values that a run replaces in its config, by dotted key such as ``randomness.seed``.
 
     Args:
         head: Head of the run.
         run: The run.
-        data: Folder of the data set; None to use the data of the config.
-        dry: Use ``DRY_IMAGES`` images only, in batches of two for training.
+        data: Folder of the data set, with its splits already joined; None to use the data of the config.
+        dry: Use only ``DRY_IMAGES`` images of each split, and a batch size of 2 for training.
     """
     return {
         **head.cfg_options,
@@ -141,11 +148,15 @@ def _innermost(dataset: Any, key: str) -> tuple[str, Any]:
 
 
 def weights_of(run: Run, folder: str | None) -> str | None:
-    """Return the initial weights of a backbone: a file of the folder, ``timm`` (published ones), or None (random).
+    """Return the weights that the backbone of a run starts from.
 
     Args:
         run: The run.
-        folder: See ``Job.weights_dir``; None if there is none.
+        folder: Folder of ImageNet weights, see ``Job.weights_dir``; None to use the published weights.
+
+    Returns:
+        None for random weights. Otherwise the path of the file for the backbone in ``folder``, or ``timm``, the weights
+        that timm publishes, if there is no such file.
     """
     if run.start == 'random':
         return None

@@ -1,4 +1,4 @@
-"""Records of transfer runs: a JSON object per line, appended by any number of processes. Imports nothing heavy.
+"""Records of transfer runs in JSON Lines. Several processes may append to a file. Imports nothing heavy.
 
 A record holds what is needed to repeat its run and to compare it with others (``FIELDS``).
 """
@@ -59,7 +59,7 @@ def append_record(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def as_line(record: Mapping[str, Any]) -> str:
-    """Return a record as a line of a file."""
+    """Return a record as a line of JSON, with the line break at its end."""
     return json.dumps(record, separators=(',', ':')) + '\n'
 
 
@@ -115,6 +115,9 @@ def read_records(path: str | Path) -> list[Record]:
 
 
 def latest(records: Iterable[Record]) -> list[Record]:
-    """Return the last record of each run with the same recipe and data: a failed run may have been repeated."""
+    """Return the last record of each run, because a failed run may have been repeated.
+
+    Records of the same run with different protocols, recipes or data are all kept.
+    """
     last = {(record['protocol'], record['recipe'], record['data'], run_of(record)): record for record in records}
     return list(last.values())

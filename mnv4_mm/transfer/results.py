@@ -1,4 +1,4 @@
-"""The committed results: tables of the records between two marks of a page, a CSV file, and plots."""
+"""Files with the results of transfer runs: a Markdown page with tables between two marks, a CSV file, and plots."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +32,8 @@ def read_results(files: Sequence[Path]) -> Results:
     """Read records and compare those with the same protocol, head, recipe and data.
 
     Args:
-        files: Files of records. Each has the name of a protocol file in the same folder, or of a shipped protocol.
+        files: Files of records. Each is named like its protocol: ``camvid.jsonl`` has records of ``camvid.py`` in the
+            same folder or, if there is no such file, of the shipped protocol ``camvid``.
 
     Raises:
         UserError: A file cannot be read, no run has succeeded, or the protocol of a file or record is missing.
@@ -53,14 +54,14 @@ def read_results(files: Sequence[Path]) -> Results:
 
 
 def write_results(results: Results, path: Path) -> None:
-    """Write the tables into a page, and CSV and plots into a folder ``results`` beside it.
+    """Write the tables into a page, and the CSV file and the plots into the folder ``results`` beside the page.
 
     Args:
         results: The results.
-        path: The page. The text between its marks is replaced; a missing page is created.
+        path: The page. The text between ``BEGIN`` and ``END`` is replaced; a missing page is created.
 
     Raises:
-        UserError: The page has no marks, or a file cannot be written.
+        UserError: The page lacks ``BEGIN`` or ``END``, or a file cannot be written.
     """
     write_whole(path, with_results(path.read_text(encoding='utf-8') if path.is_file() else None, results))
     folder = path.parent / 'results'
@@ -73,10 +74,14 @@ def write_results(results: Results, path: Path) -> None:
 
 
 def are_current(results: Results, path: Path) -> bool:
-    """Return True if page, CSV and plots exist and match the results.
+    """Return True if the files of ``write_results`` exist and match the results.
+
+    Args:
+        results: The results.
+        path: The page.
 
     Raises:
-        UserError: The page has no marks.
+        UserError: The page lacks ``BEGIN`` or ``END``.
     """
     folder, text = path.parent / 'results', to_csv(results.groups)
     file = folder / 'transfer.csv'
@@ -91,14 +96,14 @@ def are_current(results: Results, path: Path) -> bool:
 
 
 def with_results(text: str | None, results: Results) -> str:
-    """Return the text of a page with these results between its marks.
+    """Return the text of a page with the tables of results between ``BEGIN`` and ``END``.
 
     Args:
         text: Text of the page; None for a new page.
         results: The results.
 
     Raises:
-        UserError: The page has no marks.
+        UserError: The page lacks ``BEGIN`` or ``END``.
     """
     text = f'# Transfer\n\n{BEGIN}\n{END}\n' if text is None else text
     before, begin, rest = text.partition(BEGIN)

@@ -1,7 +1,7 @@
 """The roofline model (section 3 of arXiv 2404.10518): latency of a net from the MACs and bytes of its layers.
 
 The time of a layer is the larger of MACs / peak and bytes / bandwidth. The ranking of nets depends only on the ridge
-point, peak / bandwidth, in MACs per byte. At a ridge point of 0, it is the ranking by MACs.
+point, peak / bandwidth, in MACs per byte. A ridge point of 0 ranks the nets by MACs alone.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,11 +17,15 @@ RIDGES = tuple(float(x) for x in np.unique(np.concatenate([np.arange(0, 20, 0.25
 
 
 def predicted_time(layers: Iterable[Layer], ridge: float) -> float:
-    """Return the predicted time of a net in units of one MAC at peak rate: divided by the peak, it is in seconds.
+    """Predict the time of a net with the roofline model.
 
     Args:
         layers: Layers of the net.
         ridge: Ridge point in MACs per byte.
+
+    Returns:
+        The number of MACs that the machine computes at its peak rate in the predicted time. This number divided by the
+        peak rate in MACs per second is the predicted time in seconds.
     """
     return sum(layer.repeats * max(layer.macs, ridge * layer.bytes) for layer in layers)
 
@@ -29,13 +33,14 @@ def predicted_time(layers: Iterable[Layer], ridge: float) -> float:
 def cached_time(layers: Iterable[Layer], macs: float, copies: Mapping[str, float]) -> float:
     """Predict the time of a net in seconds, with a bandwidth that depends on the bytes of a layer.
 
-    Small layers stay in the caches, which are several times as fast as the memory. The bandwidth of a layer is
-    interpolated from copies that move as many bytes.
+    The data of small layers stays in the caches, which are several times as fast as the memory. The bandwidth of a
+    layer is interpolated between measured copies of different sizes.
 
     Args:
         layers: Layers of the net.
         macs: Peak in multiply-accumulates per second.
-        copies: Bytes per second of copies, by the number of bytes copied; see ``Peak.cached``.
+        copies: Measured bandwidths, see ``Peak.cached``: bytes per second, read and written, by the number of bytes
+            copied as a string.
     """
     sizes = sorted(map(int, copies))
     # A copy of n bytes moves 2n: it reads n and writes n.
@@ -67,7 +72,7 @@ def shares(layers: Sequence[Layer], ridge: float) -> dict[tuple[str, bool], floa
 
 
 def mean_shares(nets: Sequence[Sequence[Layer]], ridge: float) -> dict[tuple[str, bool], float]:
-    """Return the mean of ``shares`` over nets."""
+    """Return the mean of ``shares`` over nets. A net without a kind of layer counts as 0 for this kind."""
     result: dict[tuple[str, bool], float] = {}
     for layers in nets:
         for key, value in shares(layers, ridge).items():
@@ -83,13 +88,19 @@ def spearman(predicted: Sequence[float] | np.ndarray, measured: Sequence[float] 
 def spearman_gain(
     predicted: Sequence[float], baseline: Sequence[float], measured: Sequence[float], draws: int = 2000
 ) -> tuple[float, float]:
-    """Return the 95 % interval of the gain in rank correlation over a baseline, by a bootstrap over the nets.
+    """Return a 95 % confidence interval of the gain in rank correlation over a baseline, by a bootstrap over the nets.
+
+    The gain is Spearman's correlation of the prediction with the measurement, minus that of the baseline with the
+    measurement.
 
     Args:
         predicted: Predicted time of each net.
         baseline: Time of each net that the baseline predicts.
         measured: Measured time of each net.
         draws: Number of bootstrap samples.
+
+    Returns:
+        Lower and upper end of the interval.
     """
     columns, random = np.array([predicted, baseline, measured]), np.random.default_rng(0)
     gains: list[float] = []
@@ -140,11 +151,11 @@ class Residual(NamedTuple):
     """Measured and predicted time of a kind of layer, summed over nets.
 
     Attributes:
-        kind: Kind of layer.
+        kind: Kind of layer, one of ``layers.KINDS``.
         macs: Multiply-accumulates.
-        bytes: Bytes read and written.
-        measured_ms: Time in the profile.
-        predicted_ms: Time that the roofline predicts.
+        bytes: Bytes of weights and activations that are read and written.
+        measured_ms: Time in ms in the profile of ONNX Runtime.
+        predicted_ms: Time in ms that the roofline predicts.
     """
 
     kind: str
@@ -157,13 +168,16 @@ class Residual(NamedTuple):
 def residuals(
     nets: Sequence[Sequence[Layer]], times: Sequence[dict[str, float]], macs: float, bandwidth: float
 ) -> list[Residual]:
-    """Compare measured and predicted time by the kind of layer, the largest measured time first.
+    """Compare measured and predicted time by the kind of layer.
 
     Args:
         nets: Layers of each net.
-        times: Measured milliseconds of each net by kind.
+        times: For each net, the measured milliseconds by kind of layer.
         macs: Peak in multiply-accumulates per second.
         bandwidth: Bandwidth in bytes per second.
+
+    Returns:
+        One entry per kind of layer, the largest measured time first.
     """
     kinds = {layer.kind for layers in nets for layer in layers} | {kind for net in times for kind in net}
     rows = []

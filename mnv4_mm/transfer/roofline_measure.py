@@ -1,4 +1,4 @@
-"""Measurement of the roofline: layers, latency and the profile of each net, and the limits of the machine."""
+"""Measurements for the roofline: layers, latency and profile of each net; peak rate and bandwidth of the machine."""
 
 import datetime
 from collections.abc import Callable, Iterator, Sequence
@@ -32,12 +32,13 @@ TOLERANCE = 1e-2
 
 
 def build_net(name: str) -> tuple[nn.Module, tuple[int, int]]:
-    """Build a classification net with random weights, with its branches merged if it is reparameterised.
+    """Build a classification net with random weights, in evaluation mode.
 
-    ``conv_m_seg``, which has no classifier, is built up to C5.
+    Reparameterisable nets of timm, such as RepViT, are built with their branches merged. ``conv_m_seg``, which has no
+    classifier, is built up to its last feature map, C5.
 
     Args:
-        name: ``mnv4_`` and a name of ``ARCHS``, or ``timm:`` and a name of ``PEERS``.
+        name: ``mnv4_<arch>`` with a key of ``ARCHS``, or ``timm:<name>`` with a key of ``PEERS``.
 
     Returns:
         The net, and height and width of its images in pixels.
@@ -56,7 +57,9 @@ def build_net(name: str) -> tuple[nn.Module, tuple[int, int]]:
 
 
 def build(name: str) -> tuple[Graph, int]:
-    """Build the graph of a net or of the model of a config for ONNX, and count its parameters.
+    """Build a classification net, a detector or a segmenter with random weights, as a graph for conversion to ONNX.
+
+    The outputs of a detector are raw boxes and scores, those of a segmenter logits.
 
     Args:
         name: One of ``nets.NETS``.
@@ -89,15 +92,19 @@ def _parameters(net: nn.Module) -> int:
 def measure_nets(
     names: Sequence[str], rounds: int = 5, seconds: float = 0.3, log: Callable[[str], None] = print
 ) -> list[dict[str, Any]]:
-    """Measure nets and return a record for each whose ONNX file agrees with PyTorch.
+    """Measure the layers, the latency and the profile of nets on one thread of ONNX Runtime.
 
-    PyTorch is left with one thread.
+    PyTorch's number of threads is set to 1 and is not restored.
 
     Args:
         names: Names of ``nets.NETS``.
         rounds: See ``measure_latencies``.
         seconds: See ``measure_latencies``.
         log: Function that prints a line.
+
+    Returns:
+        A record for each net, see ``record``. A net whose conversion fails, or whose ONNX file differs from PyTorch, is
+        logged and has no record.
     """
     torch.set_num_threads(1)
     parameters: dict[str, int] = {}
@@ -143,7 +150,18 @@ def record(
     times: dict[str, float],
     machine: dict[str, Any],
 ) -> dict[str, Any]:
-    """Return the record of a net; docs/roofline.md lists its keys."""
+    """Return the record of a net. The keys of records are listed in docs/roofline.md.
+
+    Args:
+        name: Name of the net, one of ``nets.NETS``.
+        parameters: Number of parameters.
+        batch: Input batch of one image. Its shape is (1, C, H, W) for classification nets and (1, H, W, C) for
+            detectors and segmenters.
+        layers: Layers of the net.
+        latency: Measured latency.
+        times: Milliseconds by kind of layer, see ``layers.kind_times``.
+        machine: Description of the machine, see ``describe_machine``, with its peak rate and bandwidth.
+    """
     return dict(
         net=name,
         input=[*batch.shape],

@@ -57,11 +57,19 @@ class Roofline:
             ``load_roofline`` does it.
 
     Attributes:
-        latency: Latency in ms by net.
-        cpu: CPU time in ms by net.
-        macs_per_second: Peak rate of multiply-accumulates.
-        bandwidth: Bytes per second from memory.
-        ridge: Ridge point in MACs per byte.
+        records: The records in the order of latency, the fastest first.
+        by_name: Record by name of the net.
+        layers: Layers by name of the net.
+        latency: Latency in ms by name of the net.
+        cpu: CPU time in ms by name of the net.
+        macs_per_second: Peak rate of the machine in multiply-accumulates per second.
+        bandwidth: Memory bandwidth of the machine in bytes per second.
+        cached: Bytes per second of copies that are small enough for the caches, and of larger ones, see
+            ``Peak.cached``.
+        ridge: Measured ridge point in MACs per byte: ``macs_per_second`` / ``bandwidth``.
+        nets: Names of the classification nets, the fastest first.
+        models: Names of the detectors and segmenters, the fastest first.
+        fit: The roofline fitted to the latencies of ``nets``.
     """
 
     def __init__(self, records: Sequence[dict[str, Any]]) -> None:
@@ -78,36 +86,56 @@ class Roofline:
         self.fit = self.fit_to(self.nets)
 
     def fit_to(self, names: Sequence[str], times: Mapping[str, float] | None = None) -> Fit:
-        """Fit the ridge point to the latencies of nets, or to given times by net."""
+        """Fit the ridge point to the measured times of nets.
+
+        Args:
+            names: Names of the nets.
+            times: Measured time by name of the net; None for the latencies.
+        """
         times = times or self.latency
         return fit([self.layers[name] for name in names], [times[name] for name in names])
 
     def at(self, names: Sequence[str], ridge: float, times: Mapping[str, float] | None = None) -> float:
-        """Return Spearman's correlation of the roofline at a ridge point with latencies, or with given times by net."""
+        """Return Spearman's correlation of the times that the roofline predicts with the measured times of nets.
+
+        Args:
+            names: Names of the nets.
+            ridge: Ridge point of the roofline in MACs per byte.
+            times: Measured time by name of the net; None for the latencies.
+        """
         times = times or self.latency
         return spearman([predicted_time(self.layers[name], ridge) for name in names], [times[name] for name in names])
 
     def with_caches(self, names: Sequence[str], times: Mapping[str, float] | None = None) -> float:
-        """Return Spearman's correlation of ``cached_time`` with the latencies of nets, or with given times by net."""
+        """Return Spearman's correlation of the times that ``cached_time`` predicts with the measured times of nets.
+
+        Args:
+            names: Names of the nets.
+            times: Measured time by name of the net; None for the latencies.
+        """
         times = times or self.latency
         predicted = [cached_time(self.layers[name], self.macs_per_second, self.cached) for name in names]
         return spearman(predicted, [times[name] for name in names])
 
     def predicted_ms(self, name: str) -> float:
-        """Return the latency in ms that the roofline predicts with the measured peak and bandwidth."""
+        """Return the latency in ms that the roofline predicts for a net from the measured peak rate and bandwidth."""
         return 1e3 * predicted_time(self.layers[name], self.ridge) / self.macs_per_second
 
     def residuals(self, names: Sequence[str]) -> list[Residual]:
-        """Compare measured and predicted time of nets by the kind of layer, see ``roofline.residuals``."""
+        """Compare measured and predicted time by the kind of layer, summed over nets; see ``roofline.residuals``."""
         times = {one['net']: one['kind_ms'] for one in self.records}
         layers = [self.layers[name] for name in names]
         return residuals(layers, [times[name] for name in names], self.macs_per_second, self.bandwidth)
 
     def by_kind(self, names: Sequence[str], times: Mapping[str, float] | None = None) -> float:
-        """Return Spearman's correlation of a roofline scaled by kind of layer with latencies.
+        """Return Spearman's correlation of a roofline that is corrected by kind of layer with measured times of nets.
 
-        The predicted time of each kind of layer is multiplied by the ratio of measured to predicted time of this kind
-        in the profiles of all other nets (leave-one-out). Given times by net replace the latencies.
+        To predict the time of a net, the time of each kind of layer is multiplied by a factor: the ratio of measured to
+        predicted time of this kind in the profiles of all other nets of ``names`` (leave-one-out).
+
+        Args:
+            names: Names of the nets.
+            times: Measured time by name of the net; None for the latencies.
         """
         predicted = []
         for name in names:
@@ -120,11 +148,11 @@ class Roofline:
 
 
 def load_roofline(path: Path) -> Roofline:
-    """Read the records of a file.
+    """Read the records of a file and fit the roofline to them.
 
     Raises:
-        UserError: There are fewer than ``MIN_NETS`` classification nets, a record is invalid, or the records are from
-            several measurements.
+        UserError: The file is empty, a record is invalid, there are fewer than ``MIN_NETS`` classification nets, or the
+            records are from several measurements, that is, with different CPUs, commits or peak rates.
     """
     records = read_records(path, RECORD_KEYS)
     try:
@@ -141,7 +169,7 @@ def load_roofline(path: Path) -> Roofline:
 
 
 def summary(result: Roofline) -> list[str]:
-    """Return the rank correlations as lines of text."""
+    """Return the measured peak rate and bandwidth, and the rank correlations, as lines of text."""
     rows = [('classification nets', result.nets)]
     if result.models:
         rows.append(('with detectors and segmenters', result.nets + result.models))
@@ -175,8 +203,8 @@ def page(result: Roofline, image: str) -> str:
     """Return the page as Markdown.
 
     Args:
-        result: The records.
-        image: Name of the plot.
+        result: The records and the fitted roofline.
+        image: Path of the plot relative to the page.
     """
     names = result.nets
     everything = result.nets + result.models
@@ -506,7 +534,11 @@ def _method_section() -> list[str]:
 
 
 def plot(result: Roofline) -> 'Figure':
-    """Draw the correlation, the predicted ranks and the binding kinds of layers against the ridge point."""
+    """Draw three plots against the ridge point.
+
+    The first plot has the rank correlation with the latency, the second one the predicted rank of each net. The third
+    one has the share of each kind of layer in the predicted time, split into compute-bound and memory-bound layers.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 15), layout='constrained')

@@ -1,6 +1,7 @@
 """One transfer run: train, evaluate, export, measure. Runs in a process of its own, see ``work.py``.
 
-``python -m mnv4_mm.transfer.run`` takes a ``Job`` as JSON and writes the record to a file.
+``python -m mnv4_mm.transfer.run`` reads a ``Job`` as one line of JSON from standard input and writes the record to
+``Job.record``. The process exits when standard input is closed, because its parent process has ended then.
 """
 
 import datetime
@@ -59,7 +60,11 @@ PACKAGES = (
 
 
 def execute(job: Job) -> dict[str, Any]:
-    """Train, evaluate, export and measure, and return the record.
+    """Execute a run: train, evaluate, export to ONNX, measure the latency.
+
+    Returns:
+        The record of the run, with the keys ``records.FIELDS`` and ``teacher``. If the net cannot be exported, its
+        ``latency_ms`` is None, and ``export_error`` has the reason.
 
     Raises:
         UserError: The run cannot be made: the net does not fit the head, or its weights cannot be loaded.
@@ -171,7 +176,7 @@ def _describe_weights(run: Run, weights: str) -> dict[str, str]:
 
 
 def state_digest(state: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of the names and values of tensors."""
+    """Return the SHA-256 of the names, types, shapes and values of tensors, in hexadecimal digits."""
     digest = hashlib.sha256()
     for name, tensor in sorted(state.items()):
         array = np.ascontiguousarray(tensor.cpu().numpy())
@@ -214,7 +219,7 @@ def chance_iou(confusion: np.ndarray) -> float:
     """Return the mean IoU of a model that predicts the most frequent class of the ground truth for every pixel.
 
     Args:
-        confusion: (classes, classes), with the ground truth in rows.
+        confusion: (classes, classes), numbers of pixels, with the ground truth in rows.
     """
     pixels = confusion.sum(1)
     return float(pixels.max() / pixels.sum() / np.count_nonzero(pixels))

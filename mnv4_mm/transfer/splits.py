@@ -11,17 +11,18 @@ LISTS = 'ImageSets/Main'  # of Pascal VOC
 
 
 def join_splits(root: Path, train: Sequence[str], test: Sequence[str], out: Path) -> Path:
-    """Make a data set of symbolic links, whose ``train`` and ``val`` join splits of another data set.
+    """Make a data set of symbolic links that joins splits of another data set to ``train`` and ``val``.
 
     Args:
         root: Folder of a data set with a folder for each split, such as ``images/train`` or ``train/images``, or with
             lists as in Pascal VOC.
-        train: Splits to train on.
-        test: Splits to evaluate on.
+        train: Splits to train on, joined as ``train``.
+        test: Splits to evaluate on, joined as ``val``.
         out: Folder to make; missing links are added to an existing one.
 
     Returns:
-        ``root`` itself if these are its ``train`` and ``val`` already, otherwise ``out``.
+        ``out``. If ``train`` is only the split ``train`` and ``test`` only the split ``val``, no links are needed, and
+        ``root`` is returned.
 
     Raises:
         UserError: A split is missing, splits to be joined have files of the same name, or ``out`` has links to another

@@ -53,7 +53,7 @@ class Estimate(NamedTuple):
 
     @property
     def half_width(self) -> float:
-        """Half the width of the 95 % confidence interval."""
+        """Half the width of the 95 % confidence interval; NaN if the error is unknown."""
         return float(stats.t.ppf((1 + CONFIDENCE) / 2, self.freedom) * self.error) if self.freedom > 0 else math.nan
 
     @property
@@ -65,7 +65,7 @@ class Estimate(NamedTuple):
 
 
 def pooled_spread(nets: Iterable[Scores]) -> Spread:
-    """Return the variance over the seeds, pooled over all nets."""
+    """Return the variance of a score over the seeds of a net, pooled over all nets."""
     squares, freedom = 0.0, 0
     for scores in nets:
         squares += float(((scores.seeds - scores.seeds.mean()) ** 2).sum())
@@ -74,15 +74,25 @@ def pooled_spread(nets: Iterable[Scores]) -> Spread:
 
 
 def estimate_mean(scores: Scores, spread: Spread) -> Estimate:
-    """Return the mean score of a net."""
+    """Estimate the mean score of a net.
+
+    Args:
+        scores: Scores of the net.
+        spread: Variance of a score over the seeds, pooled over the nets of the table.
+    """
     return _estimate(float(scores.seeds.mean()), spread, 1 / len(scores.seeds), scores.resampled.mean(0))
 
 
 def estimate_difference(a: Scores, b: Scores, spread: Spread) -> Estimate:
-    """Return the mean score of ``a`` minus the mean score of ``b``.
+    """Estimate the difference of two nets: the mean score of ``a`` minus the mean score of ``b``.
 
-    The difference is taken on each sample of the images, so that images which are difficult for both do not increase
-    its error.
+    The scores are subtracted on each sample of the test images. Images that are difficult for both nets therefore do
+    not increase the error of the difference.
+
+    Args:
+        a: Scores of one net.
+        b: Scores of the other net.
+        spread: Variance of a score over the seeds, pooled over the nets of the table.
     """
     images = a.resampled.mean(0) - b.resampled.mean(0)
     share = 1 / len(a.seeds) + 1 / len(b.seeds)
@@ -108,7 +118,7 @@ def _estimate(value: float, spread: Spread, share: float, resampled: np.ndarray)
 
 
 def indistinguishable(nets: Mapping[str, Scores]) -> dict[str, list[str]]:
-    """Return for each net the others whose scores do not differ significantly.
+    """Return, for each net, the names of the other nets whose scores do not differ significantly from its scores.
 
     All pairs are compared by t-tests with Holm's correction. The probability that any pair with equal expected scores
     is found to differ is at most 5 %.
@@ -129,11 +139,15 @@ def indistinguishable(nets: Mapping[str, Scores]) -> dict[str, list[str]]:
 def rank_agreement(scores: Mapping[str, Sequence[float]]) -> float:
     """Return Kendall's tau between the rankings of the nets by two halves of their seeds.
 
-    It is the mean over all ways to divide the seeds into halves, which are the same for all nets. With an odd number of
-    seeds, one half has one more. NaN with fewer than two seeds or nets.
+    The seeds are divided into two halves in all possible ways, each of them the same for all nets, and the values of
+    tau are averaged. With an odd number of seeds, one half has one seed more than the other.
 
     Args:
-        scores: Score of each seed by net. Of nets with more seeds than others, the first ones are used.
+        scores: Score of each seed by net. All nets are compared with as many seeds as the net with the fewest has: the
+            first ones of each net.
+
+    Returns:
+        The mean; NaN if there are fewer than two nets, or a net has fewer than two seeds.
     """
     count = min((len(values) for values in scores.values()), default=0)
     if count < 2 or len(scores) < 2:

@@ -40,7 +40,7 @@ MIN_SPREADS = 3  # standard deviations over seeds by which ImageNet weights shou
 
 @dataclass
 class Row:
-    """A net with its start, or a control.
+    """A row of a table: the runs of a net with one start, or of a control, over all seeds.
 
     Attributes:
         net: Backbone.
@@ -50,9 +50,10 @@ class Row:
         records: Records of its seeds.
         has_namesake: True if another row has the same net, start and control, but other weights.
         mean: Mean score; None until ``group_records`` has set it.
-        behind: Score minus the score of the best net, at most zero; None for controls, and until ``group_records`` has
+        behind: Mean score minus that of the best net, at most zero; None for controls, and until ``group_records`` has
             set it.
-        equal: Names of the other nets whose scores do not differ significantly from this one's; empty for controls.
+        equal: Names (``Row.name``) of the other nets whose scores do not differ significantly from those of this net;
+            empty for controls.
     """
 
     net: str
@@ -92,7 +93,10 @@ class Row:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of the mean, over seeds and test images; NaN if no net of the table has two seeds."""
+        """95 % confidence interval of the mean over seeds and test images, as (low, high).
+
+        Both are NaN if no net of the table has two seeds.
+        """
         assert self.mean is not None
         return self.value - self.mean.half_width, self.value + self.mean.half_width
 
@@ -163,7 +167,7 @@ def group_records(records: Iterable[Record]) -> list[Group]:
 
 
 def latency_cpu(record: Record) -> str:
-    """Return the CPU that the latency of a record was measured on."""
+    """Return the name of the CPU that the latency of a record was measured on."""
     return (record.get('latency_machine') or record['machine'])['cpu']
 
 
@@ -274,7 +278,10 @@ def control_lines(group: Group) -> Iterator[str]:
 
 
 def start_lines(group: Group) -> Iterator[str]:
-    """Yield a line of text for each net with both starts, which compares ImageNet weights with random ones."""
+    """Yield a line of text for each net with both starts, which compares ImageNet weights with random ones.
+
+    Nothing is yielded if no net has two seeds, because the spread of the seeds is unknown then.
+    """
     random = {row.net: row for row in group.rows if row.start == 'random'}
     for row in group.rows:
         if row.start != 'imagenet' or row.net not in random:
@@ -315,7 +322,10 @@ def _cells(row: Row, group: Group) -> list[str]:
 
 
 def to_csv(groups: Sequence[Group]) -> str:
-    """Return the tables as CSV, with the columns protocol, head, recipe, data and control before ``COLUMNS``."""
+    """Return the tables as CSV, with the columns protocol, head, recipe, data and control before ``COLUMNS``.
+
+    Scores are in [0, 1], and latencies are those of ``Group.cpu``. Unknown values are empty.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator='\n')
     writer.writerow(['protocol', 'head', 'recipe', 'data', 'control', *COLUMNS])
@@ -330,14 +340,27 @@ def to_csv(groups: Sequence[Group]) -> str:
 
 
 def plot_name(group: Group, groups: Sequence[Group]) -> str:
-    """Return the file name of a group's plot, with recipe and data if other groups have the same protocol and head."""
+    """Return the file name of the plot of a group.
+
+    Args:
+        group: The group.
+        groups: All groups of the page. If several have this protocol and head, the name of the file also has the first
+            digits of the digests of recipe and data.
+    """
     others = [one for one in groups if (one.protocol, one.head) == (group.protocol, group.head)]
     suffix = f'-{group.recipe[:6]}-{group.data[:6]}' if len(others) > 1 else ''
     return f'{group.protocol}-{group.head}{suffix}.png'
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Return the indices of the non-dominated points (cost, score), by cost: lower cost and higher score are better."""
+    """Find the points on the Pareto front, which no other point dominates.
+
+    Args:
+        points: Pairs (cost, score). A lower cost and a higher score are better.
+
+    Returns:
+        Indices of the points on the front, the lowest cost first. Of points with equal scores, only the cheapest one.
+    """
     front: list[int] = []
     for i in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):
         if not front or points[i][1] > points[front[-1]][1]:

@@ -56,8 +56,8 @@ def transfer(
 ) -> Path:
     """Make the runs that have no record yet, each in a process of its own.
 
-    A run that fails gets a record with the reason and does not stop the others. A run that another process is making is
-    left to it, without waiting.
+    A run that fails gets a record with the reason and does not stop the others. A run that another process is making
+    is skipped.
 
     Args:
         protocol: The protocol.
@@ -68,7 +68,8 @@ def transfer(
         weights_dir: See ``Job``.
         workers: Number of runs at the same time. The CPU cores are divided evenly among them.
         retry: Repeat runs that have failed.
-        keep: Keep checkpoints and logs of runs that have succeeded.
+        keep: Keep checkpoints and logs of runs that have succeeded. Those of failed runs are kept until
+            the run is repeated.
         dry: See ``Job``. The records go to ``dry.jsonl``, which is started anew.
         log: Function that prints a line about each run. It is called from the threads of the workers.
 
@@ -144,8 +145,9 @@ def measure_latency(
 ) -> Path:
     """Measure the latency of recorded nets on this machine and write it into their records.
 
-    For records of machines that were busy or whose latency is of no interest. Each net is exported from a dry run, and
-    the records of the dry runs replace ``dry.jsonl``.
+    This is useful if the runs were made on machines that were busy, or whose latency is of no interest. Each net is
+    trained in a dry run (see ``Job``), exported and measured. The records of the dry runs replace ``dry.jsonl``. In the
+    records of the runs, latency, input size and MACs are replaced, and ``latency_machine`` describes this machine.
 
     Args:
         protocol: The protocol.
@@ -156,11 +158,11 @@ def measure_latency(
         log: Function that prints a line about each net.
 
     Returns:
-        The file of records.
+        The file of records, ``<out>/records.jsonl``.
 
     Raises:
-        UserError: There are no records of these runs, or a net could not be exported or measured. Records are then
-            unchanged.
+        UserError: None of the runs has a record of success, or a net could not be exported or measured. No record of
+            ``records.jsonl`` is changed then.
     """
     path = Path(out) / RECORDS
     done = by_run(read_records(path)) if path.is_file() else {}
@@ -195,7 +197,11 @@ def _deployed_net(run: Run) -> tuple[str, str, bool]:
 
 
 def check_same(records: Path, digests: Mapping[str, Digests]) -> None:
-    """Check that existing records have the given recipes and data, as their runs are not made again.
+    """Check that existing records have the given recipes and data, because their runs are not made again.
+
+    Args:
+        records: The file of records; it need not exist.
+        digests: Digests by head. Records of other heads are not checked.
 
     Raises:
         UserError: A record has another recipe or other data.
@@ -211,23 +217,35 @@ def check_same(records: Path, digests: Mapping[str, Digests]) -> None:
 
 
 def remaining(records: Path, runs: Sequence[Run], retry: bool = False) -> list[Run]:
-    """Return the runs without a record; with ``retry``, also those that have failed."""
+    """Return the runs that are still to be made, in the given order.
+
+    Args:
+        records: The file of records; it need not exist.
+        runs: Runs to select from.
+        retry: Include runs whose last record is that of a failure, besides those without a record.
+    """
     done = by_run(read_records(records)) if records.is_file() else {}
     return [run for run in runs if run not in done or (retry and 'error' in done[run])]
 
 
 def by_run(records: Iterable[Record]) -> dict[Run, Record]:
-    """Return the last record of each run."""
+    """Return the last record of each run, by run."""
     return {run_of(record): record for record in latest(records)}
 
 
 def run_job(job: Job, threads: int, processes: set[subprocess.Popen] | None = None) -> Record:
-    """Run a job in a process and return its record, or the record of a failure if the process dies.
+    """Run a job in a process of its own.
+
+    If ``Job.record`` already has the record of a successful attempt with the same run, recipe and data, that record is
+    returned and nothing is run. Otherwise the files of earlier attempts in ``Job.work_dir`` are removed first.
 
     Args:
-        job: The job. If an earlier attempt has left a valid record, it is returned; otherwise its files are removed.
+        job: The job.
         threads: Number of threads of the process.
-        processes: Set that the process is added to while it runs.
+        processes: Set that contains the process while it runs, so that the caller can kill it; None if not needed.
+
+    Returns:
+        The record that the process has written, or the record of a failure if the process died without writing one.
     """
     processes = set() if processes is None else processes
     work_dir = Path(job.work_dir)
@@ -290,7 +308,7 @@ def submit(
     log: Callable[[str], object] = print,
     **options: Any,
 ) -> None:
-    """Submit ``workers`` SLURM jobs with one GPU each, which share the runs and the folder ``out``.
+    """Submit ``workers`` SLURM jobs, which share the runs and the folder ``out``. By default, each has one GPU.
 
     Args:
         protocol: The protocol.

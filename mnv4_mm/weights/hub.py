@@ -50,10 +50,15 @@ def read_weights(source: str, map_location: Any = 'cpu') -> dict[str, Any]:
 
 @CheckpointLoader.register_scheme(prefixes='tensors://')
 def load_tensors(source: str, map_location: Any = 'cpu') -> dict[str, Any]:
-    """Read a local ``.safetensors`` file or a checkpoint, ``[tensors://]<path>``, as tensors only.
+    """Read a local ``.safetensors`` file or a checkpoint as tensors only.
+
+    Args:
+        source: Path of the file, with or without the prefix ``tensors://``. A file without the suffix ``.safetensors``
+            is read as a checkpoint.
+        map_location: Device of the tensors, see ``torch.load``.
 
     Returns:
-        Weights by name; of a checkpoint, its whole content.
+        Weights by name from a ``.safetensors`` file; the whole content of a checkpoint.
 
     Raises:
         UserError: The file is missing or damaged, or would run code when read.
@@ -71,11 +76,18 @@ def load_tensors(source: str, map_location: Any = 'cpu') -> dict[str, Any]:
 
 @CheckpointLoader.register_scheme(prefixes='timm://')
 def load_timm(source: str, map_location: Any = 'cpu') -> dict[str, Any]:
-    """Read ``timm://<tag>`` from a cache on this machine, or download it from the hub (safetensors).
+    """Read weights that timm publishes, from a cache on this machine or else from the Hugging Face hub.
+
+    Args:
+        source: ``timm://<tag>``, with a tag in ``TAGS``.
+        map_location: Device of the tensors, see ``torch.load``.
+
+    Returns:
+        Weights by name.
 
     Raises:
-        UserError: The tag is unknown, the file is damaged, or it cannot be downloaded; in that case the message says
-            which file to fetch by hand, and where to put it.
+        UserError: The tag is unknown, or the file is damaged or cannot be downloaded. If the download fails, the
+            message says which file to fetch by hand, and where to put it.
     """
     tag = source.removeprefix('timm://')
     if tag not in TAGS:
@@ -85,7 +97,7 @@ def load_timm(source: str, map_location: Any = 'cpu') -> dict[str, Any]:
 
 
 def fetch_timm(tag: str) -> Path:
-    """Return the file of a tag's weights. If it is not on this machine, try once to download it.
+    """Return the path of a tag's ``.safetensors`` file. If no cache has the file, try once to download it.
 
     Raises:
         UserError: The file cannot be downloaded.

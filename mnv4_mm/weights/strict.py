@@ -1,4 +1,4 @@
-"""Load weights into a module strictly: missing, unexpected or misshapen weights are an error that lists them."""
+"""Load weights into a module strictly: missing, unexpected or wrongly shaped weights are an error that lists them."""
 
 import logging
 import re
@@ -19,7 +19,7 @@ CLASSIFIER = ('conv_head', 'norm_head', 'bn2', 'classifier')
 
 
 def load_pretrained(net: nn.Module, checkpoint: str, prefix: str = '') -> None:
-    """Load ``init_cfg=dict(type='Pretrained', checkpoint=..., prefix=...)`` into a backbone.
+    """Load the weights of ``init_cfg=dict(type='Pretrained', checkpoint=..., prefix=...)`` into a backbone.
 
     Weights of the classifier and of stages that were not built are dropped, and a log line names them.
 
@@ -88,8 +88,9 @@ def rows_by_class(
 ) -> dict[str, Tensor]:
     """Adapt the weights of a checkpoint to a model with other classes: keep the rows of classes that both have.
 
-    A tensor is class-dependent if its number of rows changes with the number of classes. Its rows are then ordered as
-    in all heads of mmdet and mmseg: for each anchor the classes, followed by the background if there is one.
+    The rows of a tensor are its slices along the first dimension. A tensor is class-dependent if its number of rows
+    changes with the number of classes. Its rows are then ordered as in all heads of mmdet and mmseg: for each anchor
+    the classes, followed by the background if there is one.
 
     Args:
         state: Weights of the checkpoint by name.
@@ -100,8 +101,8 @@ def rows_by_class(
 
     Returns:
         The weights of ``state``, with class-dependent tensors adapted: rows of common classes and of the background are
-            from the checkpoint, the others from the model. Class-dependent tensors that are not ordered like this are
-            left out.
+            from the checkpoint, the others from the model. Class-dependent tensors whose shape does not match this
+            order are left out.
     """
     kept = [(new.index(name), old.index(name)) for name in new if name in old]
     targets, sources = [target for target, _ in kept], [source for _, source in kept]
@@ -126,10 +127,10 @@ def rows_by_class(
 
 
 def tensor_state(content: Any, source: str | Path) -> dict[str, Tensor]:
-    """Return the ``state_dict`` in the content of a checkpoint, not copied; the content may be a bare ``state_dict``.
+    """Return the ``state_dict`` of a checkpoint, without a copy.
 
     Args:
-        content: Content of a checkpoint.
+        content: Content of a checkpoint, or a bare ``state_dict``, which is returned as it is.
         source: Origin of the content, for the message.
 
     Raises:
@@ -144,13 +145,29 @@ def tensor_state(content: Any, source: str | Path) -> dict[str, Tensor]:
 
 
 def pretrained_entries(init_cfg: Any) -> list[dict]:
-    """Return the entries of type Pretrained of an ``init_cfg``, which mmengine allows to be a dict or a list."""
+    """Return the entries of type ``Pretrained`` in an ``init_cfg`` of mmengine.
+
+    Args:
+        init_cfg: A dict, a list of dicts, or None.
+
+    Returns:
+        The entries in their order; an empty list if there are none.
+    """
     entries = [init_cfg] if isinstance(init_cfg, dict) else list(init_cfg or [])
     return [entry for entry in entries if entry.get('type') == 'Pretrained']
 
 
 def differences(expected: dict[str, Tensor], state: dict[str, Tensor]) -> str:
-    """Describe what prevents loading ``state`` in place of ``expected``; empty if nothing does."""
+    """Describe how a ``state_dict`` differs from that of a model in names and shapes.
+
+    Args:
+        expected: The ``state_dict`` of the model.
+        state: The ``state_dict`` to be loaded.
+
+    Returns:
+        One line with the number and the first three names of the missing, the unexpected and the wrongly shaped
+            tensors; an empty string if there are no differences.
+    """
     groups = {
         'missing': [key for key in expected if key not in state],
         'unexpected': [key for key in state if key not in expected],

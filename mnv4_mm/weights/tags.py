@@ -17,11 +17,11 @@ class Tag(NamedTuple):
     """Published weights of a net.
 
     Attributes:
-        arch: Name of the net, as in ``ARCHS``.
+        arch: Name of the net, as in ``arch.ARCHS``.
         size: Width and height of the training images in pixels.
         top1: ImageNet-1k top-1 in per cent at ``size``; None for weights with other classes (ImageNet-12k).
         params: Parameters in M, including the classifier of 1,000 classes.
-        normalisation: Mean and std with which training normalised the images, for pixels in 0...255.
+        normalisation: Mean and std, per RGB channel, with which training normalised the images, for pixels in 0...255.
     """
 
     arch: str

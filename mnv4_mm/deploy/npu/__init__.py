@@ -1,4 +1,4 @@
-"""NPUs that exported files are compiled for, without having one: one module for each maker."""
+"""NPUs for which exported files can be compiled without having the device: one module for each vendor."""
 
 from mnv4_mm.deploy.npu import ethos_u, hexagon
 from mnv4_mm.deploy.npu.base import Npu, Placement

@@ -1,4 +1,4 @@
-"""The interface of a compiler for an NPU, and what it says about an exported file."""
+"""The interface of the compilers for NPUs, and the placement of the operators of a file on NPU and CPU."""
 
 import dataclasses
 from abc import ABC, abstractmethod
@@ -16,13 +16,13 @@ TIMEOUT = 1800  # seconds that a compilation may take
 
 
 class Operator(NamedTuple):
-    """An operator of a file.
+    """An operator of an exported file.
 
     Attributes:
-        kind: Its kind in the file's format, such as ``CONV_2D``.
-        name: The layer that it belongs to, as far as the file names layers; otherwise its name in the file.
-        inputs: Names of the tensors that it reads.
-        outputs: Names of the tensors that it writes.
+        kind: Kind of operator in the format of the file, such as ``CONV_2D`` (LiteRT) or ``Conv`` (ONNX).
+        name: Name for messages: that of the layer where the file has it, otherwise that of the operator in the file.
+        inputs: Names of the tensors that the operator reads.
+        outputs: Names of the tensors that the operator writes.
     """
 
     kind: str
@@ -36,19 +36,22 @@ class Operator(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Operators of a file on an NPU and on the CPU, and estimates of the compiler; None: not estimated.
+    """Placement of the operators of a file on the NPU and on the CPU, and what the compiler estimates.
+
+    The *net* is the part of the file from the first to the last convolutions and matrix products: backbone, neck and
+    head. Estimates are None if the compiler makes none.
 
     Attributes:
-        operators: Number of operators in the file, without those that quantise and dequantise in ONNX.
-        on_npu: Number of them that run on the NPU.
-        net: Number of operators of the net: from the first one with weights to the last ones.
-        net_on_npu: Number of them that run on the NPU.
-        fallback: Operators of the net that run on the CPU, with the names of their layers.
+        operators: Number of operators in the file. ``QuantizeLinear`` and ``DequantizeLinear`` of ONNX do not count.
+        on_npu: Number of operators of the file that run on the NPU.
+        net: Number of operators of the net.
+        net_on_npu: Number of operators of the net that run on the NPU.
+        fallback: Operators of the net that run on the CPU, each as ``<name> (<kind>)``, see ``Operator``.
         around: Number of operators before and after the net that run on the CPU, by kind.
-        milliseconds: Estimated latency of the part on the NPU.
+        milliseconds: Estimated latency in ms of the part on the NPU.
         cycles: Estimated cycles of the NPU.
-        sram: Peak use of SRAM, in KiB.
-        memory: Size of weights and other constants outside of SRAM, and of feature maps in DRAM, in KiB.
+        sram: Estimated peak use of SRAM in KiB.
+        memory: Estimated use of DRAM and flash in KiB, by weights, other constants and feature maps.
     """
 
     operators: int
@@ -67,7 +70,7 @@ class Placement:
         return share if self.milliseconds is None else f'{share}, {self.milliseconds:.2f} ms'
 
     def details(self) -> str:
-        """Describe in one line what the NPU needs, and what runs on the CPU instead."""
+        """Describe in one line the estimated cycles and memory, if there are any, and what runs on the CPU."""
         parts = []
         if self.cycles is not None:
             parts.append(f'{self.cycles:,} cycles, {self.sram:.0f} KiB of SRAM, {self.memory:.0f} KiB of other memory')
@@ -82,13 +85,13 @@ class Placement:
 
 
 class Npu(ABC):
-    """An NPU with its compiler, which needs no device.
+    """An NPU and its compiler. The compiler runs without the NPU.
 
     Attributes:
-        name: As in ``--npu``.
-        target: Name of the target whose int8 files it compiles.
+        name: Name of the NPU in ``--npu``.
+        target: Name of the target (``TARGETS``) whose int8 files the compiler takes.
         package: Package of the compiler, in the environment of ``make npu``.
-        module: Module that this package installs.
+        module: Python module of this package.
     """
 
     name: str
@@ -97,11 +100,11 @@ class Npu(ABC):
     module: str
 
     def takes(self, meta: Meta) -> bool:
-        """Return True if its compiler is for files like this one."""
+        """Return True if the compiler takes a file with this metadata: an int8 file of ``target``."""
         return meta.target == self.target and meta.precision == 'int8'
 
     def absent(self) -> str | None:
-        """Return that the compiler is not installed, and the command that installs it; None if it is."""
+        """Return a message that says how to install the compiler; None if it is installed."""
         python = compilers()
         found = python.is_file() and any((python.parents[1] / 'lib').glob(f'python*/site-packages/{self.module}'))
         if found:
@@ -113,31 +116,39 @@ class Npu(ABC):
 
     @abstractmethod
     def place(self, path: Path) -> Placement:
-        """Compile a file.
+        """Compile a file to find out which of its operators run on the NPU. The compiled file is not kept.
 
         Args:
-            path: An exported file that ``takes`` accepts.
+            path: An exported file whose metadata ``takes`` accepts.
+
+        Returns:
+            The placement of the operators, with the estimates of the compiler.
 
         Raises:
             UserError: The compiler refuses the file.
+            subprocess.TimeoutExpired: The compiler takes longer than ``TIMEOUT`` seconds.
         """
 
 
 def compilers() -> Path:
-    """Return the Python of the environment with the compilers: ``MNV4_NPU_PYTHON`` or the one in ``.venv-npu``."""
+    """Return the path of the Python interpreter of the environment with the compilers. The file may not exist.
+
+    The path is the value of the environment variable ``MNV4_NPU_PYTHON`` or, if this variable is not set, that of the
+    interpreter in ``.venv-npu``, see ``python_of``.
+    """
     return python_of(VARIABLE, FOLDER)
 
 
 def placement(
     operators: Sequence[Operator], kinds_with_weights: Sequence[str], on_cpu: Sequence[bool], **estimates: Any
 ) -> Placement:
-    """Count operators.
+    """Count the operators on the NPU and on the CPU, in the whole file and in the net.
 
     Args:
         operators: The operators of a file, in the order in which they run.
-        kinds_with_weights: Kinds of convolutions and matrix products: the net begins and ends with them.
-        on_cpu: True for each operator that runs on the CPU.
-        estimates: The other attributes of a ``Placement``.
+        kinds_with_weights: Kinds of convolutions and matrix products, with which the net begins and ends.
+        on_cpu: For each of ``operators``, True if it runs on the CPU and False if it runs on the NPU.
+        **estimates: Estimates of the compiler, by attribute of ``Placement``, such as ``cycles``.
     """
     behind: set[str] = set()  # tensors that depend on an operator with weights
     before: set[str] = set()  # tensors that an operator with weights depends on

@@ -19,12 +19,12 @@ WEIGHTED = ('CONV_2D', 'DEPTHWISE_CONV_2D', 'FULLY_CONNECTED', 'BATCH_MATMUL', '
 
 
 class EthosU(Npu):
-    """An Ethos-U in the reference system that Vela has for its family.
+    """An Ethos-U NPU in a reference system that Vela, Arm's compiler, defines.
 
     Args:
-        name: Vela's name of the configuration, such as ``ethos-u55-128``.
-        system: System configuration of Vela: clock and memories.
-        memory: Memory mode of Vela.
+        name: Vela's name of the NPU with its number of MACs per cycle, such as ``ethos-u55-128``.
+        system: System configuration of Vela, which defines the clock and the speed of the memories.
+        memory: Memory mode of Vela, which defines which memory holds weights and feature maps.
     """
 
     target = 'litert'
@@ -37,7 +37,7 @@ class EthosU(Npu):
         self.memory = memory
 
     def place(self, path: Path) -> Placement:
-        """Compile a file, see ``Npu.place``."""
+        """Compile a ``.tflite`` file with Vela, see ``Npu.place``. Vela estimates latency, cycles and memory."""
         with tempfile.TemporaryDirectory() as folder:
             command = [str(compilers()), '-I', '-m', 'ethosu.vela', '--accelerator-config', self.name]
             command += ['--config', 'Arm/vela.ini', '--system-config', self.system, '--memory-mode', self.memory]

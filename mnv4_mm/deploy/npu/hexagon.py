@@ -19,10 +19,10 @@ SCRIPT = Path(__file__).with_name('hexagon_compile.py')
 
 
 class Hexagon(Npu):
-    """A Hexagon tensor processor (HTP). Its compiler estimates no latency.
+    """A Hexagon tensor processor (HTP). Its compiler estimates neither latency nor memory.
 
     Args:
-        version: Its version, a key of ``CHIPS``.
+        version: Version of the processor, a key of ``CHIPS``.
     """
 
     target = 'onnx'
@@ -34,7 +34,7 @@ class Hexagon(Npu):
         self.version = version
 
     def place(self, path: Path) -> Placement:
-        """Compile a file, see ``Npu.place``."""
+        """Compile an ONNX file with ONNX Runtime's QNN execution provider, see ``Npu.place``."""
         import onnx
 
         with tempfile.TemporaryDirectory() as folder:

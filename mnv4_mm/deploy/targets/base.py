@@ -1,4 +1,4 @@
-"""The interface of a converter. A converter is a subclass in a module of its own."""
+"""The interface of a converter. Each converter is a subclass of ``Target`` in a module of its own."""
 
 import contextlib
 import importlib.metadata
@@ -21,18 +21,18 @@ class Target(ABC):
     """Conversion to the file format of a runtime.
 
     Attributes:
-        name: As in ``--to``; also the key of its runtime in ``RUNTIMES``.
-        converter: Modules that conversion needs besides those of the runtime.
-        kinds: Kinds of outputs that its files can have; the first that fits the task is the default.
-        precisions: Precisions that its files can have.
-        dynamic: True if its files can take inputs of any height and width that are multiples of 32.
-        calibrates_again: True if int8 scales cannot be passed to the converter: it determines those of a net that has
-            been fine-tuned for int8 again, from images.
-        distributions: Packages whose versions are written into the metadata of a file.
-        layout: Layout of the pixels that its files take.
-        dtype: Data type of the pixels.
-        runs_elsewhere: True if its files run here in another runtime than on their device, so that latency here is not
-            theirs.
+        name: Name of the target in ``--to``, and key of its runtime in ``RUNTIMES``.
+        converter: Python modules that conversion needs, besides those of the runtime.
+        kinds: Kinds of outputs that the files can have; the first one that fits the task is the default.
+        precisions: Precisions that the files can have.
+        dynamic: True if the files can take inputs of any height and width that are multiples of 32.
+        calibrates_again: True if trained int8 scales cannot be passed to the converter. For a net that has been
+            fine-tuned for int8, the converter then determines new scales from calibration images.
+        distributions: Packages whose versions are written into the metadata of a file, see ``versions``.
+        layout: Layout of the input of the files; always NCHW if the caller normalises the input (``Input.normalise``).
+        dtype: Data type of the input of the files; always float32 if the caller normalises the input.
+        runs_elsewhere: True if the files are made for a runtime outside Python, such as a browser. On this machine they
+            run in another runtime, whose latency says nothing about theirs.
     """
 
     name: str
@@ -57,19 +57,26 @@ class Target(ABC):
         return self.runtime.suffix
 
     def absent(self, convert: bool = False) -> str | None:
-        """Return which modules are missing and the command that installs them; None if all are installed.
+        """Return a message that says what is not installed and how to install it; None if nothing is missing.
 
         Args:
-            convert: Include the modules for conversion.
+            convert: Check what conversion needs, too. If False, only the modules that run a file are checked.
         """
         if not convert:
             return self.runtime.absent()
         return missing_message(self.name, self.runtime.modules + self.converter, f'export,{self.name}')
 
     def versions(self) -> dict[str, str]:
-        """Return the versions of ``distributions``, or of packages with the same module (``onnxruntime-gpu``), by name.
+        """Return the versions of the installed packages of ``distributions``.
 
-        Packages that are not installed are left out.
+        If a package is not installed, but another one provides the same module (``onnxruntime-gpu`` instead of
+        ``onnxruntime``), the version of the other one is returned under its own name.
+
+        Returns:
+            Versions by name of the package. Packages that are not installed are left out.
+
+        Raises:
+            UserError: The converter is in an environment of its own (LiteRT), and its packages are not installed there.
         """
         providers = importlib.metadata.packages_distributions()
         versions = {}
@@ -81,11 +88,19 @@ class Target(ABC):
         return versions
 
     def cannot_run(self) -> str | None:
-        """Return why its files cannot be run on this operating system; None if they can."""
+        """Return why files of this target cannot be run on this operating system; None if they can."""
         return self.runtime.cannot_run()
 
     def inspect(self, path: Path, meta: Meta) -> str:
-        """Describe the content of a file that cannot be run here.
+        """Check a file that cannot be run on this operating system by its content, and describe the content.
+
+        Args:
+            path: The exported file.
+            meta: Metadata of the file.
+
+        Returns:
+            The description, for the report of a comparison. Without an implementation for the target, it says that the
+            content was not inspected.
 
         Raises:
             UserError: The content does not fit the metadata.
@@ -100,7 +115,8 @@ class Target(ABC):
 
         Args:
             graph: The model.
-            path: The file to load later, in an empty folder.
+            path: The file to write (for ``web``, the folder), in an empty folder. Other files that the format needs are
+                written beside it.
             precision: One of ``precisions``.
             calibration: For int8: inputs made of real images, one image each, as ``graph.meta.input`` describes them.
 

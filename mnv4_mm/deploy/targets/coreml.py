@@ -67,10 +67,17 @@ class CoreML(Target):
         return [path, *write_layers(path, quantised, graph.calibration)]
 
     def inspect(self, path: Path, meta: Meta) -> str:
-        """Compare the model's own description with the metadata, and return it.
+        """Compare the description of the model in the file with the metadata, and summarise this description.
 
         Compared are the names of inputs and outputs, the size of the input, the number of classes and the data type of
         the outputs.
+
+        Args:
+            path: The ``.mlpackage``.
+            meta: Metadata of the file.
+
+        Returns:
+            Inputs, outputs and number of operations and, for int8, the number of weights in 8 bits.
 
         Raises:
             UserError: The description does not fit the metadata.
@@ -106,14 +113,17 @@ class CoreML(Target):
 
 
 def int8_weights(model: Any, sensitive: Sequence[SensitiveLayer]) -> Any:
-    """Store weights as int8 with one scale per output channel; the arithmetic stays in half precision.
+    """Quantise the weights of a model to int8 with one scale per output channel. The arithmetic stays in fp16.
 
-    Core ML quantises activations on macOS only. Weights with fewer than 2048 numbers are not quantised, nor are those
-    of sensitive layers.
+    Activations are not quantised, because coremltools can do that on macOS only. Only weights of convolutions and
+    linear layers with more than 2048 numbers are quantised, except those of sensitive layers.
 
     Args:
-        model: A ``MLModel``.
-        sensitive: The sensitive layers.
+        model: ``coremltools.models.MLModel``.
+        sensitive: The layers whose weights stay in fp16.
+
+    Returns:
+        The quantised ``MLModel``.
 
     Raises:
         UserError: The weights of a sensitive layer are not in the model.

@@ -69,7 +69,11 @@ class LiteRT(Target):
 
 
 def converter() -> Path:
-    """Return the Python of the environment with litert-torch: ``MNV4_LITERT_PYTHON`` or the one in ``.venv-litert``."""
+    """Return the path of the Python interpreter of the environment with litert-torch. The file may not exist.
+
+    The path is the value of the environment variable ``MNV4_LITERT_PYTHON`` or, if this variable is not set, that of
+    the interpreter in ``.venv-litert``, see ``python_of``.
+    """
     return python_of(VARIABLE, FOLDER)
 
 
@@ -83,17 +87,18 @@ def convert(
     sensitive: Sequence[SensitiveLayer] = (),
     layers: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a ``.tflite`` file.
+    """Convert a net to a ``.tflite`` file, with litert-torch in the environment of ``converter``.
 
     Args:
-        program: A net with one input.
-        path: The file.
+        program: A float net with one input.
+        path: The file to write.
         outputs: Names of the outputs, in the order in which the net returns them.
-        precision: See ``LiteRT.precisions``.
-        calibration: For int8: batches of input pixels.
-        description: Text to be stored in the file.
-        sensitive: For int8: layers that stay in float. Layers that read a sensitive output stay in float too.
-        layers: Names of layers by the names of their weights. The operators of the file are named after them.
+        precision: One of ``LiteRT.precisions``.
+        calibration: For int8: inputs of the net, on which the ranges of activations are measured. Ignored otherwise.
+        description: Text to be stored in the metadata of the file.
+        sensitive: For int8: layers that stay in float. Operators that read a sensitive output stay in float too.
+        layers: Names of layers by the names of their weights in ``program``, see ``Graph.layer_names``. The operators
+            of the file are named after the layers. None to name no layers.
 
     Raises:
         UserError: The converter failed.

@@ -42,7 +42,12 @@ WEIGHTED = ('CONV_2D', 'DEPTHWISE_CONV_2D', 'FULLY_CONNECTED', 'BATCH_MATMUL')
 
 
 class Named(torch.nn.Module):
-    """Name the outputs of a net; the file keeps the names."""
+    """Wrapper of a net that returns its outputs by name. The converted file keeps the names.
+
+    Args:
+        net: Net that returns a sequence of tensors.
+        names: Names of the tensors, in this order.
+    """
 
     def __init__(self, net: torch.nn.Module, names: list[str]) -> None:
         super().__init__()
@@ -54,7 +59,15 @@ class Named(torch.nn.Module):
 
 
 def convert(program: torch.export.ExportedProgram, outputs: list[str]) -> bytes:
-    """Convert a graph with one input to a float ``.tflite``."""
+    """Convert a net to a float ``.tflite`` file.
+
+    Args:
+        program: A net with one input, named ``image`` in the file.
+        outputs: Names of the outputs, in the order in which the net returns them.
+
+    Returns:
+        The content of the file.
+    """
     import litert_torch
 
     assert program.example_inputs is not None
@@ -67,7 +80,14 @@ def convert(program: torch.export.ExportedProgram, outputs: list[str]) -> bytes:
 
 
 def half(content: bytes) -> bytes:
-    """Store weights as fp16; XNNPACK converts them to fp32 when it loads them."""
+    """Store the weights of a float file as fp16. XNNPACK converts these weights to fp32 when it loads the file.
+
+    Args:
+        content: A float file.
+
+    Returns:
+        The content of the fp16 file.
+    """
     from ai_edge_quantizer import quantizer
 
     maker = quantizer.Quantizer(content)
@@ -89,7 +109,10 @@ def named(content: bytes, layers: dict[str, np.ndarray]) -> bytes:
 
     Args:
         content: A float file.
-        layers: Weights of each layer by its name.
+        layers: Weights by name of the layer.
+
+    Returns:
+        The content of the file with these names.
     """
     from ai_edge_litert.tools import flatbuffer_utils
 
@@ -121,12 +144,15 @@ def named(content: bytes, layers: dict[str, np.ndarray]) -> bytes:
 
 
 def int8(content: bytes, calibration: list[np.ndarray], in_float: list[str]) -> bytes:
-    """Quantise weights (per channel) and activations to int8. Inputs and outputs keep their types.
+    """Quantise weights (per channel) and activations to int8. The inputs and outputs of the file keep their types.
 
     Args:
         content: A float file.
-        calibration: Batches of input pixels.
-        in_float: Names of the outputs of operators that stay in float.
+        calibration: Inputs of the net, on which the ranges of activations are measured.
+        in_float: Operators that stay in float, by the names of their output tensors.
+
+    Returns:
+        The content of the int8 file, after ``without_cast``.
     """
     from ai_edge_quantizer import quantizer, recipe
 
@@ -148,12 +174,16 @@ def int8(content: bytes, calibration: list[np.ndarray], in_float: list[str]) -> 
 
 
 def without_cast(content: bytes) -> bytes:
-    """Quantise uint8 pixels to int8 directly, without float numbers between. The int8 numbers are the same.
+    """Remove the conversion of uint8 pixels to float, so that they are quantised to int8 directly.
 
-    NPUs have an operator from uint8 to int8, but none from uint8 to float.
+    The int8 numbers stay the same. NPUs have an operator from uint8 to int8, but none from uint8 to float.
 
     Args:
         content: An int8 file.
+
+    Returns:
+        The content of the changed file. The given content if the file has no such conversion, or if anything other than
+        a single ``QUANTIZE`` reads the float values.
     """
     from ai_edge_litert.tools import flatbuffer_utils
 
@@ -203,10 +233,16 @@ def _cast_of_pixels(model: Any) -> int | None:
 
 
 def ends(content: bytes) -> list[str]:
-    """Return the names of the outputs of operators before the first and after the last operator with weights.
+    """Return the output tensors of the operators before the first and after the last convolutions or matrix products.
 
-    These are box decoding and, in files whose input is float, normalisation. They cost little, and the 256 steps of
-    int8 are too coarse for box corners in pixels.
+    These operators prepare the pixels or decode boxes. They cost little, and the 256 steps of int8 are too coarse for
+    box corners in pixels.
+
+    Args:
+        content: A float file.
+
+    Returns:
+        Names of the tensors.
     """
     from ai_edge_litert.tools import flatbuffer_utils
 
@@ -230,14 +266,17 @@ def ends(content: bytes) -> list[str]:
 
 
 def sensitive(content: bytes, layers: list[dict], weights: dict[str, np.ndarray]) -> list[str]:
-    """Return the names of the outputs of sensitive layers and of all operators that read a sensitive output.
+    """Return the output tensors of sensitive layers, and of all operators that read a sensitive output.
 
-    Reading through operators in ``COPYING_OPS`` counts too.
+    An operator that reads a sensitive output through operators in ``COPYING_OPS`` is included too.
 
     Args:
         content: A float file.
-        layers: ``product`` and ``output`` of each layer, see ``SensitiveLayer``.
-        weights: Weights of layer i under the key ``str(i)``; products of two activations have none.
+        layers: ``product`` and ``output`` of each sensitive layer, see ``SensitiveLayer``.
+        weights: Weights of ``layers[i]`` under the key ``str(i)``; products of two activations have none.
+
+    Returns:
+        Names of the tensors.
 
     Raises:
         ValueError: A layer is not in the file.
@@ -287,7 +326,13 @@ def _equal(a: np.ndarray, b: np.ndarray | None) -> bool:
 
 
 def with_metadata(content: bytes, name: str, text: str) -> bytes:
-    """Add a named text to the metadata of a file."""
+    """Return the content of a file with a text added to its metadata.
+
+    Args:
+        content: Content of the ``.tflite`` file.
+        name: Name of the entry in the metadata.
+        text: The text.
+    """
     from ai_edge_litert import schema_py_generated as schema
     from ai_edge_litert.tools import flatbuffer_utils
 

@@ -1,4 +1,4 @@
-"""ONNX, for ONNX Runtime; the selection of boxes, or the class map, can be part of the file."""
+"""ONNX, for ONNX Runtime. The selection of boxes (NMS), or the class map, can be part of the file."""
 
 import functools
 from collections.abc import Sequence
@@ -45,15 +45,15 @@ class Onnx(Target):
 def to_onnx(
     graph: 'Graph', precision: Precision = 'fp32', calibration: Sequence[np.ndarray] = ()
 ) -> tuple[Any, QuantizedModel | None]:
-    """Convert a graph to an ``onnx.ModelProto`` with the outputs of its kind.
+    """Convert a graph to ONNX.
 
     Args:
-        graph: The model.
-        precision: Precision of the result, whatever the metadata of the graph says.
+        graph: The model. ``graph.meta.kind`` decides which outputs the result has.
+        precision: Precision of the result, ``fp32``, ``fp16`` or ``int8``. ``graph.meta.precision`` is ignored.
         calibration: See ``Target.convert``.
 
     Returns:
-        The model, and for int8 how it was quantised; otherwise None.
+        The ``onnx.ModelProto``, and the result of ``to_int8``. The latter is None if the precision is not int8.
     """
     import onnx
 
@@ -78,9 +78,18 @@ def to_onnx(
 
 
 def to_int8(graph: 'Graph', calibration: Sequence[np.ndarray]) -> QuantizedModel:
-    """Quantise a graph. Whatever its kind, the outputs are raw boxes and scores, or logits.
+    """Quantise a graph to int8, in ONNX's QDQ form.
 
-    A net that has been fine-tuned for int8 has its scales already: images are not used, and no layers are listed.
+    The steps that raise the accuracy are left out if ``graph.plain_int8`` is True. A net that has been fine-tuned for
+    int8 keeps its trained scales.
+
+    Args:
+        graph: The model.
+        calibration: See ``Target.convert``. Ignored if the net has been fine-tuned for int8.
+
+    Returns:
+        The quantised net. Its outputs are raw boxes and scores, or logits, even if ``graph.meta.kind`` is ``nms`` or
+        ``class_map``. If the net has been fine-tuned for int8, no sensitivities of layers are listed.
     """
     if graph.has_integers:
         return trained_onnx(_exported(graph))
@@ -107,7 +116,10 @@ def _quantised(
 def float_program(
     graph: 'Graph', precision: Precision, calibration: Sequence[np.ndarray] = ()
 ) -> tuple['ExportedProgram', QuantizedModel | None]:
-    """Return the net as a converter that quantises for itself takes it: in float, for int8 with equalised channels.
+    """Return the float net for a converter that does its own quantisation.
+
+    For int8, ``to_int8`` first quantises the net, to find out which layers should stay in float, and whether equalised
+    channels raise the accuracy.
 
     Args:
         graph: The model.
@@ -115,7 +127,8 @@ def float_program(
         calibration: See ``Target.convert``.
 
     Returns:
-        The net, and for int8 how ``to_int8`` quantises it: the layers that stay in float. Otherwise None.
+        The float net, with equalised channels if ``to_int8`` chose them, and the result of ``to_int8``. The latter is
+        None if the precision is not int8.
     """
     quantised = to_int8(graph, calibration) if precision == 'int8' else None
     is_equalised = quantised is not None and quantised.is_equalised
@@ -159,9 +172,13 @@ def _append(model: Any, tail: str, values: Sequence[str]) -> Any:
 
 
 def selection(limits: Selection) -> str:
-    """Return ``results.select`` as an ONNX graph in text form, but without the limit ``Selection.candidates``.
+    """Return the ONNX graph, in text form, that selects detections like ``results.select``.
 
-    Its outputs are boxes (K, 4), scores (K,) and labels (K,), best first.
+    The limit ``Selection.candidates`` is not applied. The inputs of the graph are boxes (1, A, 4) as (x1, y1, x2, y2)
+    and scores (1, A, classes). The outputs are boxes (K, 4), scores (K,) and labels (K,), best first.
+
+    Args:
+        limits: Thresholds and limits.
     """
     return f"""
     selection (float[1, A, 4] all_boxes, float[1, A, C] all_scores)
@@ -197,7 +214,10 @@ def selection(limits: Selection) -> str:
 
 
 def class_map(factor: int, classes: int) -> str:
-    """Return ``results.class_map`` as an ONNX graph in text form; its output is class_map (1, H, W).
+    """Return the ONNX graph, in text form, that computes the class map of logits like ``results.class_map``.
+
+    The input of the graph is logits (1, classes, h, w). The output is class_map (1, h * factor, w * factor), uint8 or,
+    for more than 256 classes, int32.
 
     Args:
         factor: Output stride of the logits in pixels, 1 or an even number.

@@ -1,6 +1,6 @@
-"""The browser: a folder with an ONNX file, onnxruntime-web and a page that runs it on the device that opens it.
+"""The browser: a folder with an ONNX file, onnxruntime-web and a page. The browser that opens the page runs the file.
 
-The file selects boxes, or computes the class map, itself: the page only resizes images and draws.
+The selection of boxes, or the class map, is part of the ONNX file. The page only resizes images and draws the results.
 """
 
 import dataclasses
