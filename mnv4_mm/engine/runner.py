@@ -24,6 +24,7 @@ from mnv4_mm.data.augment.load import with_one_reader
 from mnv4_mm.data.loading import innermost
 from mnv4_mm.engine.distillation import NAME as DISTILLATION
 from mnv4_mm.engine.distillation import attach_teacher
+from mnv4_mm.engine.formatted import FormattedConfig
 from mnv4_mm.engine.loaders import prepare_loader
 from mnv4_mm.engine.measured import MeasuredEvaluator
 from mnv4_mm.engine.qat import NAME as QAT
@@ -95,7 +96,7 @@ class SafeRunner(Runner):
             # (open-mmlab/mmengine#1468).
             cfg = copy.deepcopy(cfg)
             cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}
-        runner = super().from_cfg(cfg)
+        runner = super().from_cfg(FormattedConfig.of(cfg))
         runner._checkpoint = checkpoint
         return runner
 
