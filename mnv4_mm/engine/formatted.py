@@ -17,15 +17,15 @@ class FormattedConfig(Config):
     def of(cls, cfg: Config) -> 'FormattedConfig':
         """Return a shallow copy of a config as a FormattedConfig."""
         formatted = cls.__new__(cls)
-        vars(formatted).update(vars(copy.copy(cfg)))
+        formatted.__dict__.update(copy.copy(cfg).__dict__)
         return formatted
 
     @property
     def pretty_text(self) -> str:
         """The text of the config as mmengine formats it. It is formatted again if the content has changed."""
         content = repr(self.to_dict())
-        kept: tuple[str, Any] = vars(self).get('_formatted', ('', ''))
+        kept: tuple[str, Any] = self.__dict__.get('_formatted', ('', ''))
         if kept[0] != content:
             kept = content, super().pretty_text
-            vars(self)['_formatted'] = kept  # not setattr, which would make an entry of the config
+            self.__dict__['_formatted'] = kept  # not setattr, which would make an entry of the config
         return kept[1]

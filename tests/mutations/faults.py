@@ -421,8 +421,8 @@ FAULTS = (
     ),
     Fault(
         'resume from a damaged checkpoint',
-        'mnv4_mm/weights/checkpoint.py',
-        '_sync(part)\n        part.replace(path)',
+        'mnv4_mm/files.py',
+        'part.replace(path)',
         'path.write_bytes(part.read_bytes()[:-100])',
         ('tests/engine/test_training_guards.py',),
     ),
