@@ -40,9 +40,10 @@ def set_seeds(*key: int, all_devices: bool = False) -> None:
 class Position(int):
     """Index of a sample that carries the key of its seed through batch samplers and pickling.
 
-    Attributes:
-        key: Seed of the run, rank, epoch, and place in the epoch. For an infinite sampler, epoch 0
-            and the place in the run.
+    Args:
+        index: Index in the data set.
+        key: Seed of the run, rank, epoch, and place in the epoch. For an infinite sampler, epoch 0 and the place in the
+            run. The default is only for unpickling, which sets the key afterwards.
     """
 
     key: tuple[int, ...]

@@ -172,8 +172,8 @@ def check_mmdeploy(
             Every value must be empty, None or False.
 
     Raises:
-        UserError: An unsupported option is set, a file is missing or not readable, there is no display to show images
-            on, the output folder cannot be written, or mmdeploy is not installed.
+        UserError: An unsupported option is set, a path is empty, a file is missing or not readable, there is no display
+            to show images on, the output folder cannot be written, or mmdeploy is not installed.
     """
     check_not_empty(deploy_cfg=deploy_cfg, checkpoint=checkpoint, work_dir=work_dir)
     for name, value in unsupported.items():

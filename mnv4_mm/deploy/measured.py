@@ -65,7 +65,7 @@ def read_measurements(files: Sequence[str]) -> list[Measurement]:
         The measurements, in the order of files and lines.
 
     Raises:
-        UserError: A file cannot be read or has no measurements, or a line is not a measurement.
+        UserError: A file cannot be read, has no measurements or is too large, or a line is not a measurement.
     """
     return [
         _measurement(text, f'--measured {file}, line {number}') for file in files for number, text in _lines(Path(file))

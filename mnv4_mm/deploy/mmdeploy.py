@@ -52,7 +52,7 @@ def predict_by_feat(self: BaseDenseHead, *args: Any, **kwargs: Any) -> Any:
     - SSDLite: mmdeploy selects the best ``nms_pre`` boxes of a level without regard to the last class, because it
       removes the background twice if scores are softmax (fixed after 1.3.1, open-mmlab/mmdeploy#2827). This rewriter
       ignores ``nms_pre`` and passes all boxes to NMS.
-    - RTMDet: mmdeploy does not clip boxes at the edge of the image.
+    - RTMDet: mmdeploy does not clip boxes at the edge of the image. This rewriter ignores ``nms_pre`` here too.
 
     Args:
         self: The head.

@@ -50,7 +50,7 @@ class LayerSensitivity(NamedTuple):
 
     @property
     def is_output_sensitive(self) -> bool:
-        """True if rounding its output, and not only its weights, makes it sensitive."""
+        """True if rounding its output alone makes it sensitive: ``activation_db`` is below ``MAX_SQNR_DB``."""
         return self.activation_db < MAX_SQNR_DB
 
 

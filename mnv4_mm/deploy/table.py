@@ -72,7 +72,7 @@ def markdown(rows: Sequence[Row], metric: str, npu: Sequence[str] = ()) -> Itera
             f'{either.whole:.1f}' if either else '',
             _number(row.memory, '.0f'),
             *(str(row.npu.get(name, '')) for name in dict.fromkeys(npu)),
-            row.verdict,
+            row.verdict.replace('|', '\\|'),
         ]
         yield f'| {" | ".join(cells)} |'
 

@@ -34,7 +34,9 @@ class Limits(NamedTuple):
         pixels: Class maps: share of pixels that differ.
         match: Detections match if their scores, and their boxes relative to the longer side of the input, differ by at
             most this.
-        unmatched: Share of detections without a match.
+        unmatched: Number of detections of PyTorch and of the file without a match, divided by the larger number of
+            detections of the two. It can reach 2. Detections whose score is at most ``match`` above the lowest possible
+            one count as matched.
     """
 
     outputs: float
@@ -78,17 +80,23 @@ class Verification(NamedTuple):
 def verify(pytorch: Predictor, predictor: Predictor, inputs: Sequence[np.ndarray]) -> Verification:
     """Compare the outputs of an exported file with those of the PyTorch model on the same inputs.
 
+    If the file returns detections or a class map, PyTorch's outputs are converted to the same form first.
+
     Args:
         pytorch: The PyTorch model, which returns raw boxes and scores, or logits; see ``graph.reference``.
         predictor: The exported file.
-        inputs: Batches of real images, one image each, as ``predictor.meta.input`` describes them.
+        inputs: Batches of real images, one image each, as ``predictor.meta.input`` describes them. At least one.
 
     Returns:
-        The comparison, with the limit for the precision of the file. Raw outputs and logits: the largest difference of
-        an output in an image. Detections: the share over all images. Class maps: the mean share.
+        The comparison, with the limit for the precision of the file. Its ``difference`` is one of these, see
+        ``Limits``:
+
+        - raw outputs and logits: the largest ``outputs`` of an output in an image;
+        - detections: ``unmatched``, with the numbers added up over the images;
+        - class maps: the mean of ``pixels`` over the images.
 
     Raises:
-        UserError: PyTorch's outputs are not finite, or raw outputs have other shapes than PyTorch's.
+        UserError: PyTorch's outputs are not finite, or raw outputs or logits have other shapes than PyTorch's.
     """
     limits = LIMITS[predictor.meta.precision]
     pairs = []
@@ -129,7 +137,7 @@ def _compare_detections(predictor: Predictor, pairs: Pairs, limits: Limits) -> V
         count += max(len(detections), len(found))
         differ |= len(np.unique(detections.scores)) > 1
     reason = '' if differ else 'PyTorch has no detections in these images, or all have one score'
-    return Verification(unmatched / max(1, count), limits.unmatched, 'share of unmatched detections', reason)
+    return Verification(unmatched / max(1, count), limits.unmatched, 'unmatched detections per detection', reason)
 
 
 def _compare_class_maps(predictor: Predictor, pairs: Pairs, limits: Limits) -> Verification:
@@ -138,6 +146,8 @@ def _compare_class_maps(predictor: Predictor, pairs: Pairs, limits: Limits) -> V
         height, width = batch.shape[1:3] if predictor.meta.input.layout == 'NHWC' else batch.shape[2:]
         labels = class_map(expected[0][0], (height, width))
         classes.update(np.unique(labels).tolist())
+        if actual[0][0].shape != labels.shape:
+            raise UserError(f'a class map of shape {actual[0][0].shape} instead of {labels.shape} as in PyTorch')
         shares.append(float((labels != actual[0][0]).mean()))
     reason = '' if len(classes) > 1 else 'PyTorch has one class everywhere in these images'
     return Verification(float(np.mean(shares)), limits.pixels, 'share of pixels that differ', reason)

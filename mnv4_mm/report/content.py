@@ -251,5 +251,10 @@ class Report:
 
 
 def measured(value: Any) -> float | None:
-    """Return a metric as a number; None if it is not finite or is -1, COCO's value for missing ground truth."""
+    """Return a metric as a float; None if it cannot be measured.
+
+    Args:
+        value: A Python or numpy number. Numbers that are not finite or are negative, such as COCO's -1 for missing
+            ground truth, mean that the metric cannot be measured.
+    """
     return float(value) if math.isfinite(value) and value >= 0 else None

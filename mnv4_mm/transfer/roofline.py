@@ -34,7 +34,8 @@ def cached_time(layers: Iterable[Layer], macs: float, copies: Mapping[str, float
     """Predict the time of a net in seconds, with a bandwidth that depends on the bytes of a layer.
 
     The data of small layers stays in the caches, which are several times as fast as the memory. The bandwidth of a
-    layer is interpolated between measured copies of different sizes.
+    layer is interpolated, on logarithmic scales, between the copies that read and write fewer and more bytes in total.
+    If the layer has fewer bytes than the smallest copy or more than the largest, it has the bandwidth of that copy.
 
     Args:
         layers: Layers of the net.

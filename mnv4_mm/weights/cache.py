@@ -17,7 +17,11 @@ def cached_path(tag: str) -> Path:
 
 
 def is_cached(tag: str) -> bool:
-    """Return True if a tag's weights are in torch's cache or in the one of huggingface_hub."""
+    """Return True if a tag's weights are in torch's cache or in the one of huggingface_hub.
+
+    Args:
+        tag: Key of ``weights.tags.TAGS``, without ``timm://``.
+    """
     if cached_path(tag).is_file():
         return True
     try:

@@ -83,10 +83,12 @@ class AnnotationFile(NamedTuple):
 def find(files: Files) -> list[str]:
     """Return the COCO annotation files of a data set, sorted.
 
+    LabelMe's files, JSON files named after an image, and predictions (see ``holds_predictions``) are left out.
+
     Returns:
         Paths relative to the root. An empty list if no file is complete, i.e. has ``images``, ``annotations`` and
-        ``categories``. Files named ``instances*`` or ``*.coco.json`` count as complete. If at least one file is
-        complete, incomplete ones are included.
+        ``categories``. Files named ``instances*`` or ``*.coco.json`` and files in UTF-16 count as complete. If at least
+        one file is complete, files with only some of the three keys are included.
     """
     found = _find_all(files)
     return found if any(_is_whole(files.root / name) for name in found) else []
