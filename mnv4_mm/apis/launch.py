@@ -1,45 +1,109 @@
-"""Join the processes that torchrun, Slurm or MPI started."""
+"""Join the processes that torchrun, Slurm, MPI or another program started."""
 
 import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
-from mmengine.dist import is_distributed
+from mmengine.config import Config
+from mmengine.dist import get_rank, get_world_size, init_dist, is_distributed
+from mmengine.utils.dl_utils import set_multi_processing
+from torch.distributed import DistError
 
+from mnv4_mm.config.launcher import check_timeout
 from mnv4_mm.config.options import LAUNCHERS, check_launcher
 from mnv4_mm.errors import UserError
 
+# Part of gloo's messages about a connection that broke or timed out. They are plain RuntimeErrors.
+GLOO = 'gloo/transport'
+DEFAULT_PORT = '29500'  # mmengine's
 
-def join_processes(launcher: str) -> None:
-    """Join the processes that a launcher started on CPUs into a process group of torch.distributed (gloo).
 
-    On GPUs, mmengine's Runner creates the process group. Nothing is joined for the launcher ``none``, or if there is a
-    process group already. For all launchers except ``none``, the environment variable ``LOCAL_RANK`` is set, by which
-    mmengine selects the GPU.
+def prepare_processes(launcher: str) -> None:
+    """Check that this process was started by its launcher, and set the environment variables of torch.distributed.
+
+    ``LOCAL_RANK``, by which mmengine selects the GPU, is set for all launchers. For slurm, ``RANK``, ``WORLD_SIZE``,
+    ``MASTER_ADDR`` and ``MASTER_PORT`` are, too.
 
     Args:
         launcher: none, pytorch, slurm or mpi.
 
     Raises:
-        UserError: The launcher's command did not start this process, torchrun started several processes and
-            ``launcher`` is none, or the launcher is slurm or mpi and there is no GPU.
+        UserError: The launcher did not start this process, several processes were started and ``launcher`` is none,
+            environment variables are missing or wrong, the first machine has no address, or the launcher is mpi and
+            there is no GPU.
     """
     if launcher == 'none':
-        if 'TORCHELASTIC_RUN_ID' in os.environ and os.environ.get('WORLD_SIZE') != '1' and not is_distributed():
+        by_torchrun = 'TORCHELASTIC_RUN_ID' in os.environ and os.environ.get('WORLD_SIZE') != '1'
+        if get_world_size() > 1 or (by_torchrun and not is_distributed()):
             raise UserError(
-                'torchrun started several processes, and each would do the whole work alone: add --launcher pytorch'
+                'several processes were started, and each would do the whole work alone: add --launcher pytorch '
+                "(in Python: launcher='pytorch')"
             )
         return
     check_launcher(launcher)
-    # mmengine selects the GPU by LOCAL_RANK, but does not set it for mpi.
     os.environ['LOCAL_RANK'] = os.environ[LAUNCHERS[launcher][1]]
-    if torch.cuda.is_available() or is_distributed():
+    if is_distributed():
         return
-    if launcher != 'pytorch':
+    if launcher == 'mpi' and not torch.cuda.is_available():
         raise UserError(
-            f'--launcher {launcher} needs GPUs, and there is none here; on CPUs use torchrun and --launcher pytorch'
+            '--launcher mpi needs GPUs, and there is none here; on CPUs use torchrun and --launcher pytorch'
         )
-    # Not mmengine's function, which selects a GPU for every backend. It leaves an existing group as it is.
-    torch.distributed.init_process_group('gloo')
+    if launcher == 'slurm':
+        _set_slurm_variables()
+    _check_variables(launcher)
+
+
+def join_processes(cfg: Config) -> None:
+    """Join the processes of ``cfg.launcher`` into a process group of torch.distributed: NCCL on GPUs, gloo on CPUs.
+
+    Nothing is joined for the launcher ``none``, or if there is a process group already, as in a worker of Ray Train.
+
+    Args:
+        cfg: Config of a run. ``env_cfg.dist_cfg.timeout`` is the number of seconds to wait for the others, now and
+            later; torch's default is 10 minutes for NCCL and 30 for gloo.
+
+    Raises:
+        UserError: The timeout is no positive number, or the processes do not find each other.
+    """
+    if cfg.launcher == 'none' or is_distributed():
+        return
+    timeout = check_timeout(cfg)
+    try:
+        if torch.cuda.is_available():
+            # As the Runner does, but before the checkpoint is chosen, on which all must agree.
+            set_multi_processing(**cfg.env_cfg.get('mp_cfg', {}), distributed=True)
+            init_dist(cfg.launcher, **cfg.env_cfg.get('dist_cfg', {}))
+        else:
+            # Not mmengine's function, which selects a GPU for every backend.
+            torch.distributed.init_process_group('gloo', timeout=timeout and timedelta(seconds=timeout))
+    except DistError as error:
+        given = ' '.join(f'{name}={os.environ.get(name)}' for name in ('MASTER_ADDR', 'MASTER_PORT', 'WORLD_SIZE'))
+        raise UserError(
+            f'process {os.environ.get("RANK")} does not find the others by {given}: {_first_line(error)} Check the '
+            'address, and that all processes were started; see docs/many-machines.md'
+        ) from error
+
+
+@contextmanager
+def telling_lost_processes() -> Iterator[None]:
+    """Turn errors of messages between processes, one of which has gone, into a ``UserError``."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not (isinstance(error, DistError) or GLOO in str(error)):
+            raise
+        raise UserError(
+            f'process {get_rank()} has lost another one, which has ended or cannot be reached ({_first_line(error)}): '
+            'look for its message, and continue with the same command and --resume'
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200]
 
 
 def is_first_of_machine(launcher: str) -> bool:
@@ -48,3 +112,50 @@ def is_first_of_machine(launcher: str) -> bool:
     Work that is needed once per machine, such as checking the data, is done by these processes only.
     """
     return launcher == 'none' or os.environ.get('LOCAL_RANK') == '0'
+
+
+def _set_slurm_variables() -> None:
+    """Set torch's variables from Slurm's; ``MASTER_ADDR`` and ``MASTER_PORT`` only if they are not set."""
+    for variable, name in (('RANK', 'SLURM_PROCID'), ('WORLD_SIZE', 'SLURM_NTASKS')):
+        if name not in os.environ:
+            raise UserError(f'--launcher slurm: {name} is not set; is this process started by srun?')
+        os.environ[variable] = os.environ[name]
+    os.environ.setdefault('MASTER_PORT', DEFAULT_PORT)
+    if 'MASTER_ADDR' in os.environ:
+        return
+    # mmengine takes the output of this command as the address even if it is an error message.
+    command = ['scontrol', 'show', 'hostnames', os.environ.get('SLURM_NODELIST', '')]
+    try:
+        names = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()  # noqa: S603
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = ' '.join((getattr(error, 'stderr', None) or str(error)).split())
+        raise UserError(
+            f'--launcher slurm: `{" ".join(command)}` failed ({reason}): set MASTER_ADDR to the name of the first '
+            'machine'
+        ) from error
+    if not names:
+        raise UserError('--launcher slurm: SLURM_NODELIST names no machine: set MASTER_ADDR to the name of the first')
+    os.environ['MASTER_ADDR'] = names[0]
+
+
+def _check_variables(launcher: str) -> None:
+    """Check the variables by which torch.distributed finds the other processes.
+
+    Raises:
+        UserError: One is missing or is not a number, or the address of the first machine cannot be resolved.
+    """
+    numbers = () if launcher == 'mpi' else ('RANK', 'WORLD_SIZE', 'MASTER_PORT')  # mmengine sets those of mpi
+    for name in (*numbers, 'MASTER_ADDR'):
+        value = os.environ.get(name)
+        if not value or (name in numbers and not value.isdecimal()):
+            allowed = 'a number' if name in numbers else 'the name or address of the first machine'
+            given = f'got {value!r}' if value else 'it is not set'
+            raise UserError(f'--launcher {launcher}: the environment variable {name} must be {allowed}; {given}')
+    address = os.environ['MASTER_ADDR']
+    try:
+        socket.getaddrinfo(address, None)
+    except OSError as error:  # torch would try until its timeout, half an hour
+        raise UserError(
+            f'MASTER_ADDR={address} is not the name or address of a machine: {error.strerror or error}; see '
+            'docs/many-machines.md'
+        ) from error

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import is_main_process
+from mmengine.dist import all_gather_object, is_main_process
 from mmengine.runner import Runner
 
-from mnv4_mm.apis.launch import is_first_of_machine, join_processes
+from mnv4_mm.apis.launch import is_first_of_machine, join_processes, prepare_processes, telling_lost_processes
 from mnv4_mm.config.anchors import check_same_anchors
 from mnv4_mm.config.anchors import fit_anchors as fit_anchors_of
 from mnv4_mm.config.backbone import disagreeing_normalisation, lost_weights, pretrained_files
@@ -123,6 +123,7 @@ def train(
     return train_with(config, options)
 
 
+@telling_lost_processes()
 def train_with(config: str, options: TrainOptions, start_qat: Callable[[Config], Path] | None = None) -> Path:
     """Train a config, see ``train``.
 
@@ -140,9 +141,12 @@ def train_with(config: str, options: TrainOptions, start_qat: Callable[[Config],
         UserError: See ``train``.
     """
     launcher = options.launcher
-    join_processes(launcher)
+    prepare_processes(launcher)
     loaded = load_config(config)
-    cfg = training_config(loaded, options, on_gpu=torch.cuda.is_available(), log=_say)
+    derived: list[str] = []
+    cfg = training_config(loaded, options, on_gpu=torch.cuda.is_available(), log=derived.append)
+    join_processes(cfg)
+    _say(*derived)
     _check_data(cfg, launcher)
     if options.fit_anchors:
         fitted = fit_anchors_of(cfg)
@@ -156,6 +160,7 @@ def train_with(config: str, options: TrainOptions, start_qat: Callable[[Config],
             raise UserError('--qat is started by `mnv4 train` or mnv4_mm.train')
         cfg.load_from = str(start_qat(cfg))
     checkpoint = _read_weights(cfg)
+    _check_same_start(cfg, checkpoint)
     set_label_order(cfg)
     if checkpoint is not None:
         if cfg.resume:
@@ -197,6 +202,23 @@ def _read_weights(cfg: Config) -> Checkpoint | None:
         return None
     # The last checkpoint of a run may be damaged: the newest undamaged one is resumed.
     return read_checkpoint(path) if cfg.get('load_from') else read_newest(cfg.work_dir)
+
+
+def _check_same_start(cfg: Config, checkpoint: Checkpoint | None) -> None:
+    """Check that all processes start from the same checkpoint.
+
+    Each process reads the work directory. If machines do not share it, only the first process finds checkpoints there.
+
+    Raises:
+        UserError: Another process starts from another checkpoint, or from none.
+    """
+    own = None if checkpoint is None else f'{checkpoint.path.name}, step {checkpoint.meta.get("iter", "unknown")}'
+    for rank, other in enumerate(starts := all_gather_object(own)):
+        if other != starts[0]:
+            raise UserError(
+                f'process 0 starts from {starts[0] or "no checkpoint"}, and process {rank} from '
+                f'{other or "no checkpoint"}: {cfg.work_dir} must be one folder that all machines share'
+            )
 
 
 def _say(*lines: str | None) -> None:

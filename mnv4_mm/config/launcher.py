@@ -2,6 +2,8 @@
 
 from mmengine.config import Config
 
+from mnv4_mm.errors import UserError
+
 
 def set_launcher(cfg: Config, launcher: str, on_gpu: bool) -> Config:
     """Set the launcher and the settings of distributed runs that depend on it.
@@ -38,3 +40,17 @@ def set_launcher(cfg: Config, launcher: str, on_gpu: bool) -> Config:
         others = [hook for hook in cfg.get('custom_hooks', []) if hook['type'] != 'SameBuffersHook']
         cfg.custom_hooks = [*others, dict(type='SameBuffersHook')]
     return cfg
+
+
+def check_timeout(cfg: Config) -> float | None:
+    """Return the seconds that a process waits for the others, ``env_cfg.dist_cfg.timeout``; None for torch's default.
+
+    Raises:
+        UserError: It is not a positive number.
+    """
+    timeout = (cfg.env_cfg.get('dist_cfg') or {}).get('timeout')
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
+        raise UserError(f'env_cfg.dist_cfg.timeout must be a positive number of seconds, got {timeout!r}')
+    return timeout

@@ -49,7 +49,7 @@ def check_launcher(launcher: str) -> None:
     command, local_rank = LAUNCHERS[launcher]
     if local_rank not in os.environ:
         raise UserError(
-            f'--launcher {launcher} is for processes started by `{command} -m mnv4_mm ...`; see docs/scaling.md'
+            f'--launcher {launcher} is for processes started by `{command} -m mnv4_mm ...`; see docs/many-machines.md'
         )
 
 

@@ -158,6 +158,11 @@ class SafeRunner(Runner):
     def build_evaluator(self, evaluator: Any) -> Evaluator:
         with without_lines(READING_ANNOTATIONS):
             built = super().build_evaluator(evaluator)
+        for metric in built.metrics:
+            if getattr(metric, 'collect_device', '') == 'cpu' and getattr(metric, 'collect_dir', None) is None:
+                # mmengine's name for "by messages", on CPUs too. The default is by files in the current folder, which
+                # machines need not share.
+                metric.collect_device = 'gpu'
         return MeasuredEvaluator(built.metrics) if type(built) is Evaluator else built
 
     def build_visualizer(self, visualizer: Any = None) -> Visualizer:
