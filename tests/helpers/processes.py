@@ -99,20 +99,23 @@ def check_curves(repository, folder, name, steps, options, *arguments, tolerance
     """Train in one process and in two, compare within a relative tolerance, and return the lines of the latter."""
     train(repository, folder, f'{name}_one', 1, folder / f'{name}.py', *arguments, options=options)
     train(repository, folder, f'{name}_two', 2, folder / f'{name}.py', *arguments, options=options)
-    one = lines(folder / f'{name}_one/process0.jsonl')
-    two = [lines(folder / f'{name}_two/process{rank}.jsonl') for rank in (0, 1)]
+    return check_share_of_batches(folder, f'{name}_one', f'{name}_two', steps, tolerance)
+
+
+def check_share_of_batches(folder, name_of_one, name_of_two, steps, tolerance):
+    """Compare a run of one process with one of two, see ``check_curves``."""
+    one = lines(folder / f'{name_of_one}/process0.jsonl')
+    two = [lines(folder / f'{name_of_two}/process{rank}.jsonl') for rank in (0, 1)]
     assert len(one) >= steps
     largest = max(differences(one, two))
-    print(
-        f'{name}: {len(one)} steps, largest relative difference of a loss {largest:.1e}, moved {one[-1]["moved"]:.4f}'
-    )
+    print(f'{len(one)} steps, largest relative difference of a loss {largest:.1e}, moved {one[-1]["moved"]:.4f}')
     assert largest < tolerance
     # The weights have moved by the same distance; a net that does not learn has equal losses, too.
     assert one[-1]['moved'] > 1e-3
     for shares in two:
         assert [line['moved'] for line in shares] == pytest.approx([line['moved'] for line in one], rel=tolerance)
     # The tools log the loss of the whole batch in one process, and that of the first process in several.
-    for work_dir, first in ((f'{name}_one', one), (f'{name}_two', two[0])):
+    for work_dir, first in ((name_of_one, one), (name_of_two, two[0])):
         (scalars,) = (folder / work_dir).glob('*/vis_data/scalars.json')
         logged = [line['loss'] for line in lines(scalars) if 'loss' in line]
         # Log lines are means of up to 50 steps.

@@ -1,0 +1,145 @@
+"""Training on several machines: what a user sees if they do not find each other, and two that train as one process.
+
+Machines are network namespaces. Kills and replaced machines: tests/long/test_many_machines.py.
+"""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+from machines import two_machines
+from mmengine.config import Config
+from processes import check_share_of_batches, train, write_configs
+
+from mnv4_mm.apis import launch
+from mnv4_mm.apis.launch import join_processes, prepare_processes, telling_lost_processes
+from mnv4_mm.apis.train import _check_same_start
+from mnv4_mm.errors import UserError
+from mnv4_mm.weights.checkpoint import Checkpoint
+
+STEPS = 4
+# Smaller images than the config's, for speed.
+SMALL = ['train_dataloader.dataset.pipeline.2.scale=(96,96)', 'model.data_preprocessor.size=(96,96)']
+VARIABLES = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT')
+SLURM = dict(SLURM_LOCALID='1', SLURM_PROCID='3', SLURM_NTASKS='4', SLURM_NODELIST='node[7-8]')
+TORCHRUN = dict(RANK='1', WORLD_SIZE='2', LOCAL_RANK='1', MASTER_ADDR='127.0.0.1', MASTER_PORT='29400')
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """Set environment variables for a test; those of launchers that are not given are not set."""
+
+    def set_variables(values):
+        for name in (*VARIABLES, *SLURM, 'TORCHELASTIC_RUN_ID'):
+            monkeypatch.setenv(name, '')  # so that it is put back as it was
+            monkeypatch.delenv(name)
+        for name, value in values.items():
+            monkeypatch.setenv(name, value)
+
+    monkeypatch.setattr('torch.cuda.is_available', lambda: False)
+    return set_variables
+
+
+def test_two_machines_train_as_one_process(repository, tmp_path):
+    """They find each other as docs/many-machines.md says, and share the folder of the configs, not the current one."""
+    folder = write_configs(repository, tmp_path)
+    with two_machines(tmp_path) as machines:
+        started = [
+            machine.train(repository, folder / 'segmenter.py', folder / 'two', '--iters', STEPS, options=SMALL)
+            for machine in machines
+        ]
+        codes = [process.wait(timeout=600) for process in started]
+    outputs = [(tmp_path / machine.name / 'output.txt').read_text() for machine in machines]
+    assert codes == [0, 0], outputs
+    train(repository, folder, 'one', 1, folder / 'segmenter.py', '--iters', STEPS, options=SMALL)
+    check_share_of_batches(folder, 'one', 'two', STEPS, 1e-6)
+
+
+@pytest.mark.parametrize(
+    ('launcher', 'values', 'message'),
+    [
+        ('pytorch', {**TORCHRUN, 'MASTER_ADDR': 'first.invalid'}, 'MASTER_ADDR=first.invalid is not the name'),
+        ('pytorch', {**TORCHRUN, 'MASTER_ADDR': ''}, 'MASTER_ADDR must be the name or address .*; it is not set'),
+        ('pytorch', {**TORCHRUN, 'MASTER_PORT': 'abc'}, "MASTER_PORT must be a number; got 'abc'"),
+        ('pytorch', {**TORCHRUN, 'RANK': ''}, 'RANK must be a number; it is not set'),
+        ('slurm', {**SLURM, 'MASTER_ADDR': 'first.invalid'}, 'MASTER_ADDR=first.invalid is not the name'),
+        ('slurm', {'SLURM_LOCALID': '0'}, 'SLURM_PROCID is not set; is this process started by srun'),
+        ('slurm', {**SLURM, 'PATH': ''}, r'`scontrol show hostnames node\[7-8\]` failed .*: set MASTER_ADDR'),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_in_the_environment_is_one_line(environment, launcher, values, message):
+    environment(values)
+    with pytest.raises(UserError, match=message):
+        prepare_processes(launcher)
+
+
+def test_slurm_s_variables_become_torch_s(environment, monkeypatch, tmp_path):
+    scontrol = tmp_path / 'scontrol'
+    scontrol.write_text('#!/bin/sh\n[ "$*" = "show hostnames node[7-8]" ] && printf "localhost\\nnode8\\n"\n')
+    scontrol.chmod(0o755)
+    environment({**SLURM, 'PATH': f'{tmp_path}:{os.environ["PATH"]}'})
+    prepare_processes('slurm')
+    expected = dict(RANK='3', WORLD_SIZE='4', LOCAL_RANK='1', MASTER_ADDR='localhost', MASTER_PORT='29500')
+    assert {name: os.environ[name] for name in VARIABLES} == expected
+    environment({**SLURM, 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': '29501'})
+    prepare_processes('slurm')
+    assert (os.environ['MASTER_ADDR'], os.environ['MASTER_PORT']) == ('127.0.0.1', '29501')
+
+
+def test_several_processes_without_a_launcher_are_refused(environment, monkeypatch):
+    environment({})
+    monkeypatch.setattr(launch, 'get_world_size', lambda: 2)  # that of a worker of Ray Train
+    with pytest.raises(UserError, match=r"each would do the whole work alone: .*launcher='pytorch'"):
+        prepare_processes('none')
+
+
+def config(**dist_cfg):
+    return Config(dict(launcher='pytorch', env_cfg=dict(dist_cfg=dict(backend='gloo', **dist_cfg)), work_dir='w'))
+
+
+@pytest.mark.parametrize('timeout', [0, -1, 'soon', True, float('nan')])
+def test_a_timeout_is_a_positive_number(environment, timeout):
+    environment(TORCHRUN)
+    with pytest.raises(UserError, match=r'env_cfg\.dist_cfg\.timeout must be a positive number'):
+        join_processes(config(timeout=timeout))
+
+
+def test_a_machine_that_does_not_answer_is_one_line(environment):
+    with socket.socket() as unused:
+        unused.bind(('127.0.0.1', 0))
+        environment({**TORCHRUN, 'MASTER_PORT': str(unused.getsockname()[1])})
+        with pytest.raises(
+            UserError, match=r'process 1 does not find the others by MASTER_ADDR=127\.0\.0\.1'
+        ) as caught:
+            join_processes(config(timeout=1))
+    assert '\n' not in str(caught.value)
+    assert not torch.distributed.is_initialized()
+
+
+def test_a_wrong_address_is_one_line_and_exit_code_2(environment, repository, tmp_path, run_tool):
+    environment({**TORCHRUN, 'LOCAL_RANK': '0', 'MASTER_ADDR': 'first.invalid'})
+    config = 'mnv4_lraspp_ade20k-mini'
+    run = run_tool('train.py', config, '--work-dir', tmp_path / 'w', '--launcher', 'pytorch')
+    assert run.returncode == 2
+    assert [line for line in run.stderr.splitlines() if 'first.invalid' in line] == run.stderr.splitlines()
+    assert not (tmp_path / 'w').exists()
+
+
+@pytest.mark.parametrize('others', [None, 'iter_4.pth, step 4'])
+def test_all_processes_start_from_one_checkpoint(monkeypatch, others):
+    own = Checkpoint(Path('w/iter_8.pth'), dict(meta=dict(iter=8)))
+    monkeypatch.setattr('mnv4_mm.apis.train.all_gather_object', lambda start: [start, start])
+    _check_same_start(config(), own)
+    _check_same_start(config(), None)
+    monkeypatch.setattr('mnv4_mm.apis.train.all_gather_object', lambda start: [start, others])
+    with pytest.raises(UserError, match=r'process 0 starts from iter_8\.pth, step 8, and process 1 from (no|iter_4)'):
+        _check_same_start(config(), own)
+
+
+def test_only_errors_of_connections_are_told_as_lost_processes():
+    with pytest.raises(UserError, match='has lost another one'), telling_lost_processes():
+        raise RuntimeError('[../gloo/transport/tcp/pair.cc:547] Connection closed by peer [10.0.0.2]:1\nframe')
+    with pytest.raises(RuntimeError, match='shape'), telling_lost_processes():
+        raise RuntimeError('shape')
