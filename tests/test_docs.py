@@ -25,6 +25,11 @@ CODE_SPAN = re.compile(r'`([^`\n]+(?:\n[^`\n]+)?)`')
 # Options in the docs that belong to other programs: pip, venv, torchrun, srun, python, git.
 FOREIGN = re.compile(r'\b(pip|torchrun|srun|git|sudo|pre-commit|pytest|make|tensorboard|zensical)\b')
 
+# Options of pip and of torchrun that stand without their command.
+FOREIGN_OPTIONS = {
+    '--no-deps', '--nproc_per_node', '--nnodes', '--rdzv-endpoint', '--rdzv-id', '--local-addr', '--max-restarts',
+}  # fmt: skip
+
 
 def relative(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
@@ -66,7 +71,7 @@ def test_links(page):
 
 def test_site_has_all_pages():
     navigation = (ROOT / 'mkdocs.yml').read_text().partition('\nnav:')[2]
-    pages = re.findall(r': (\w+\.md)$', navigation, re.M)
+    pages = re.findall(r': ([\w-]+\.md)$', navigation, re.M)
     assert sorted(pages) == sorted(page.name for page in (ROOT / 'docs').glob('*.md'))
 
 
@@ -125,7 +130,7 @@ def test_options_alone(page):
     every = set().union(*map(options, commands())) | {'--here', '--venv'}
     for span in code(page):
         if span.startswith('--') and not FOREIGN.search(span):
-            unknown = set(named_options(span)) - every - {'--no-deps', '--nproc_per_node', '--rdzv-endpoint'}
+            unknown = set(named_options(span)) - every - FOREIGN_OPTIONS
             assert not unknown, f'{span!r}: no command has {", ".join(unknown)}'
 
 
