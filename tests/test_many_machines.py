@@ -106,6 +106,16 @@ def test_a_timeout_is_a_positive_number(environment, timeout):
         join_processes(config(timeout=timeout))
 
 
+def test_on_gpus_mmengine_makes_the_group_with_the_config_s_settings(environment, monkeypatch):
+    calls = []
+    environment(TORCHRUN)
+    monkeypatch.setattr('torch.cuda.is_available', lambda: True)
+    monkeypatch.setattr(launch, 'set_multi_processing', lambda **settings: calls.append(settings))
+    monkeypatch.setattr(launch, 'init_dist', lambda launcher, **settings: calls.append((launcher, settings)))
+    join_processes(config(timeout=1200))
+    assert calls == [dict(distributed=True), ('pytorch', dict(backend='gloo', timeout=1200))]
+
+
 def test_a_machine_that_does_not_answer_is_one_line(environment):
     with socket.socket() as unused:
         unused.bind(('127.0.0.1', 0))

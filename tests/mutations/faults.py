@@ -426,6 +426,20 @@ FAULTS = (
         'path.write_bytes(part.read_bytes()[:-100])',
         ('tests/engine/test_training_guards.py',),
     ),
+    Fault(
+        'resume from another checkpoint on each machine',
+        'mnv4_mm/apis/train.py',
+        'if other != starts[0]:',
+        'if False:',
+        ('tests/test_many_machines.py', '-k', 'start_from_one_checkpoint'),
+    ),
+    Fault(
+        'let each worker of a process group train alone',
+        'mnv4_mm/apis/launch.py',
+        'if get_world_size() > 1 or (by_torchrun and not is_distributed()):',
+        'if by_torchrun and not is_distributed():',
+        ('tests/test_many_machines.py', '-k', 'without_a_launcher'),
+    ),
     # export
     Fault(
         'accept every exported file',
