@@ -66,7 +66,11 @@ def main():
         ),
     )
     os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
-    ray.init(address=args.address)
+    try:
+        ray.init(address=args.address)
+    except (OSError, ValueError, RuntimeError) as error:
+        print(f'error: --address {args.address}: {" ".join(str(error).split())}', file=sys.stderr)
+        return 2
     try:
         trainer.fit()
     except TrainingFailedError as error:

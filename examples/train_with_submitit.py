@@ -55,7 +55,11 @@ def main():
         return 2
 
     work_dir = Path(options.work_dir).resolve()
-    executor = submitit.AutoExecutor(folder=work_dir / 'submitit', cluster=args.cluster, slurm_max_num_timeout=10)
+    try:
+        executor = submitit.AutoExecutor(folder=work_dir / 'submitit', cluster=args.cluster, slurm_max_num_timeout=10)
+    except RuntimeError as error:  # no Slurm
+        print(f'error: --cluster {args.cluster}: {error}', file=sys.stderr)
+        return 2
     executor.update_parameters(
         name=work_dir.name,
         nodes=args.nodes,

@@ -5,6 +5,8 @@ Machines are network namespaces. Kills and replaced machines: tests/long/test_ma
 
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -153,3 +155,25 @@ def test_only_errors_of_connections_are_told_as_lost_processes():
         raise RuntimeError('[../gloo/transport/tcp/pair.cc:547] Connection closed by peer [10.0.0.2]:1\nframe')
     with pytest.raises(RuntimeError, match='shape'), telling_lost_processes():
         raise RuntimeError('shape')
+
+
+@pytest.mark.parametrize(
+    ('example', 'needs', 'arguments', 'message'),
+    [
+        ('submitit', ['submitit'], ['mnv4_ssdlight', '--work-dir', 'w'], 'error: no config mnv4_ssdlight'),
+        ('submitit', ['submitit'], ['mnv4_ssdlite_coco'], 'error: --work-dir must name a folder that all machines share'),
+        ('submitit', ['submitit'], ['mnv4_ssdlite_coco', '--work-dir', 'w'], 'error: --cluster slurm: Could not detect'),
+        ('ray', ['ray', 'pydantic'], ['mnv4_ssdlite_coco'], 'error: --work-dir must name a folder that all machines'),
+    ],
+)
+def test_mistakes_with_the_examples_are_one_line(repository, tmp_path, example, needs, arguments, message):
+    for package in needs:
+        pytest.importorskip(package)
+    path = os.pathsep.join([str(repository), os.environ.get('PYTHONPATH', '')])
+    run = subprocess.run(
+        [sys.executable, repository / f'examples/train_with_{example}.py', *arguments], cwd=tmp_path,
+        capture_output=True, text=True, env=dict(os.environ, PYTHONPATH=path, PATH=''),
+    )  # fmt: skip
+    assert run.returncode == 2
+    assert run.stderr.startswith(message)
+    assert run.stderr.count('\n') == 1

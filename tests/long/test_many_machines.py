@@ -226,7 +226,8 @@ def test_submitit(repository, data, whole, tmp_path):
 
 def test_ray(repository, data, whole, tmp_path):
     """A worker is killed; Ray Train starts both again."""
-    pytest.importorskip('ray.train.torch', reason='Ray Train is not installed: pip install "ray[train]"')
+    for package in ('ray', 'pydantic'):
+        pytest.importorskip(package, reason='Ray Train is not installed: pip install "ray[train]"')
     work_dir = tmp_path / 'w'
     command = [sys.executable, repository / 'examples/train_with_ray.py', *arguments(work_dir, data)]
     with (tmp_path / 'output.txt').open('w') as output:
