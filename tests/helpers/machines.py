@@ -26,6 +26,7 @@ class Machine:
         self.name = name
         self.namespace = namespace
         self.files = files
+        self.started: list[subprocess.Popen[bytes]] = []
 
     def start(self, command: list[str], output: Path, environment: Mapping[str, str]) -> 'subprocess.Popen[bytes]':
         """Start a command in the folder of its output.
@@ -36,7 +37,7 @@ class Machine:
         prepare = f'hostname {self.name} && {files}exec "$@"'
         inside = ['unshare', '--uts', '--pid', '--fork', '--kill-child=KILL', '--mount-proc', 'sh', '-c', prepare, 'sh']
         with output.open('ab') as file:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 ['ip', 'netns', 'exec', self.namespace, *inside, *command],
                 cwd=output.parent,
                 stdin=subprocess.DEVNULL,
@@ -44,6 +45,8 @@ class Machine:
                 stderr=subprocess.STDOUT,
                 env=environment,
             )
+        self.started.append(process)
+        return process
 
     def train(
         self, repository: Path, config: Path | str, work_dir: Path, *arguments: object, restarts: int = 0,
@@ -72,6 +75,12 @@ class Machine:
         environment = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=path)
         return self.start(list(map(str, command)), folder / 'output.txt', environment)
 
+    def replacement(self) -> 'Machine':
+        """Return a machine of another name, ``third``, to be started at this end of the cable."""
+        machine = Machine('third', self.namespace, self.files)
+        machine.started = self.started
+        return machine
+
     def unplug(self) -> None:
         """Cut the cable: nothing that is sent arrives, and nobody is told."""
         _ip('-n', self.namespace, 'link', 'set', 'cable', 'down')
@@ -82,8 +91,8 @@ def two_machines(folder: Path) -> Iterator[tuple[Machine, Machine]]:
     """Provide machines ``first`` and ``second``. The test is skipped where namespaces are not permitted."""
     suffix = uuid4().hex[:6]
     names = ('first', 'second')
-    addresses = [f'10.213.77.{number}' for number in (1, 2)]
-    (folder / 'hosts').write_text('127.0.0.1 localhost\n' + ''.join(map('{} {}\n'.format, addresses, names)))
+    addresses = ['10.213.77.1', '10.213.77.2']
+    (folder / 'hosts').write_text('127.0.0.1 localhost\n10.213.77.1 first\n10.213.77.2 second third\n')
     (folder / 'resolv.conf').write_text('')  # torch asks for names of addresses, too: nobody is there to ask
     machines = [Machine(name, f'{name}-{suffix}', folder) for name in names]
     made = []
@@ -107,6 +116,9 @@ def two_machines(folder: Path) -> Iterator[tuple[Machine, Machine]]:
         yield machines[0], machines[1]
     finally:
         for machine in made:
+            for process in machine.started:
+                process.kill()
+                process.wait()
             _ip('netns', 'delete', machine.namespace)
 
 

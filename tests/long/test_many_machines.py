@@ -138,9 +138,10 @@ def test_a_machine_that_loses_power_is_replaced(start, whole, tmp_path):
         wait_for(lambda: step(work_dir) >= 8, [first, second])
         second.kill()
         second.wait()
-        replacement = start(machines[1], work_dir, restarts=3)
+        third = machines[1].replacement()
+        replacement = start(third, work_dir, restarts=3)
         codes = [run.wait(timeout=WAIT) for run in (first, replacement)]
-        assert codes == [0, 0], outputs(machines)
+        assert codes == [0, 0], outputs([machines[0], third])
     check_same(whole, work_dir)
 
 
