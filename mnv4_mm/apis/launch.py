@@ -79,7 +79,8 @@ def join_processes(cfg: Config) -> None:
             init_dist(cfg.launcher, **cfg.env_cfg.get('dist_cfg', {}))
         else:
             # Not mmengine's function, which selects a GPU for every backend.
-            torch.distributed.init_process_group('gloo', timeout=timeout and timedelta(seconds=timeout))
+            limit = None if timeout is None else timedelta(seconds=timeout)
+            torch.distributed.init_process_group('gloo', timeout=limit)
     except DistError as error:
         given = ' '.join(f'{name}={os.environ.get(name)}' for name in ('MASTER_ADDR', 'MASTER_PORT', 'WORLD_SIZE'))
         raise UserError(
