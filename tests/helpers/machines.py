@@ -72,7 +72,7 @@ class Machine:
             '--cfg-options', f'train_dataloader.batch_size={batch}', *options,
         ]  # fmt: skip
         path = os.pathsep.join([str(repository), str(repository / 'tests/helpers')])
-        environment = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=path)
+        environment = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=path, TORCH_DISABLE_SHARE_RDZV_TCP_STORE='1')
         return self.start(list(map(str, command)), folder / 'output.txt', environment)
 
     def replacement(self) -> 'Machine':
