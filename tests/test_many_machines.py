@@ -1,6 +1,6 @@
-"""Training on several machines: what a user sees if they do not find each other, and two that train as one process.
+"""Training on several machines: what a user sees if they do not find each other.
 
-Machines are network namespaces. Kills and replaced machines: tests/long/test_many_machines.py.
+Trainings on two machines, kills and replaced machines: tests/long/test_many_machines.py.
 """
 
 import os
@@ -11,9 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from machines import two_machines
 from mmengine.config import Config
-from processes import check_share_of_batches, train, write_configs
 
 from mnv4_mm.apis import launch
 from mnv4_mm.apis.launch import join_processes, prepare_processes, telling_lost_processes
@@ -21,9 +19,6 @@ from mnv4_mm.apis.train import _check_same_start
 from mnv4_mm.errors import UserError
 from mnv4_mm.weights.checkpoint import Checkpoint
 
-STEPS = 4
-# Smaller images than the config's, for speed.
-SMALL = ['train_dataloader.dataset.pipeline.2.scale=(96,96)', 'model.data_preprocessor.size=(96,96)']
 VARIABLES = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT')
 SLURM = dict(SLURM_LOCALID='1', SLURM_PROCID='3', SLURM_NTASKS='4', SLURM_NODELIST='node[7-8]')
 TORCHRUN = dict(RANK='1', WORLD_SIZE='2', LOCAL_RANK='1', MASTER_ADDR='127.0.0.1', MASTER_PORT='29400')
@@ -42,21 +37,6 @@ def environment(monkeypatch):
 
     monkeypatch.setattr('torch.cuda.is_available', lambda: False)
     return set_variables
-
-
-def test_two_machines_train_as_one_process(repository, tmp_path):
-    """They find each other as docs/many-machines.md says, and share the folder of the configs, not the current one."""
-    folder = write_configs(repository, tmp_path)
-    with two_machines(tmp_path) as machines:
-        started = [
-            machine.train(repository, folder / 'segmenter.py', folder / 'two', '--iters', STEPS, options=SMALL)
-            for machine in machines
-        ]
-        codes = [process.wait(timeout=600) for process in started]
-    outputs = [(tmp_path / machine.name / 'output.txt').read_text() for machine in machines]
-    assert codes == [0, 0], outputs
-    train(repository, folder, 'one', 1, folder / 'segmenter.py', '--iters', STEPS, options=SMALL)
-    check_share_of_batches(folder, 'one', 'two', STEPS, 1e-6)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Two processes of a training, started in every way of docs/many-machines.md, killed and replaced: the same weights.
 
-All runs are compared, bit by bit, with one of two machines (network namespaces) that nobody disturbs.
+Machines are network namespaces. A run on two machines is compared with one process, in float64; all others are compared,
+bit by bit, with a run on two machines that nobody disturbs.
 """
 
 import os
@@ -16,10 +17,13 @@ import kills
 import pytest
 from end_to_end import draw_few
 from machines import two_machines
+from processes import check_share_of_batches, train, write_configs
 
 BACKGROUNDS = Path(__file__).parents[2] / 'data/mini/coco/train2017'
 STEPS = 24
 KILLS = 4
+# Smaller images than the config's, for speed.
+SMALL = ['train_dataloader.dataset.pipeline.2.scale=(96,96)', 'model.data_preprocessor.size=(96,96)']
 WAIT = 600  # seconds, for a run on a busy machine
 OPTIONS = {
     **kills.segmenter_options(STEPS),
@@ -107,6 +111,20 @@ def worker(marker, **environment):
             found.append((int(folder.name), int(parent)))
     ids = {process for process, _ in found}
     return next((process for process, parent in found if parent not in ids), None)
+
+
+def test_two_machines_train_as_one_process(repository, tmp_path):
+    """They find each other as docs/many-machines.md says, and share the folder of the configs, not the current one."""
+    folder = write_configs(repository, tmp_path)
+    with two_machines(tmp_path) as machines:
+        started = [
+            machine.train(repository, folder / 'segmenter.py', folder / 'two', '--iters', 8, options=SMALL)
+            for machine in machines
+        ]
+        codes = [process.wait(timeout=WAIT) for process in started]
+        assert codes == [0, 0], outputs(machines)
+    train(repository, folder, 'one', 1, folder / 'segmenter.py', '--iters', 8, options=SMALL)
+    check_share_of_batches(folder, 'one', 'two', 8, 1e-6)
 
 
 def test_killed_processes_are_replaced_by_an_elastic_restart(start, whole, tmp_path):
