@@ -1,7 +1,7 @@
 """Two processes of a training, started in every way of docs/many-machines.md, killed and replaced: the same weights.
 
-Machines are network namespaces. A run on two machines is compared with one process, in float64; all others are compared,
-bit by bit, with a run on two machines that nobody disturbs.
+Machines are network namespaces. A run on two machines is compared with one process, in float64; all others are
+compared, bit by bit, with a run on two machines that nobody disturbs.
 """
 
 import os
