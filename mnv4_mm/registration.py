@@ -23,7 +23,8 @@ MODULES = (
     'mnv4_mm.data.augment.ssd', 'mnv4_mm.engine.amp', 'mnv4_mm.engine.buffers', 'mnv4_mm.engine.checkpoints',
     'mnv4_mm.engine.coco_metric', 'mnv4_mm.engine.curves', 'mnv4_mm.engine.distillation', 'mnv4_mm.engine.guards',
     'mnv4_mm.engine.iou', 'mnv4_mm.engine.measured', 'mnv4_mm.engine.overlay', 'mnv4_mm.engine.progress',
-    'mnv4_mm.engine.qat', 'mnv4_mm.engine.runner', 'mnv4_mm.engine.step', 'mnv4_mm.transfer.controls',
+    'mnv4_mm.engine.qat', 'mnv4_mm.engine.runner', 'mnv4_mm.engine.sandwich', 'mnv4_mm.engine.step',
+    'mnv4_mm.transfer.controls',
 )  # fmt: skip
 
 

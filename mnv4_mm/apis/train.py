@@ -51,6 +51,7 @@ def train(
     teacher: str | None = None,
     teacher_config: str | None = None,
     qat: str | None = None,
+    space: str | None = None,
     epochs: int | None = None,
     iters: int | None = None,
     size: Sequence[int] | None = None,
@@ -63,7 +64,7 @@ def train(
 
     Args:
         config: Path, or name of a shipped config.
-        work_dir: Where to write; ``work_dirs/<config>[_<backbone>][_<data>][_int8]`` if None.
+        work_dir: Where to write; ``work_dirs/<config>[_<backbone>][_<data>][_<space>][_int8]`` if None.
         resume: Continue from the last checkpoint of the work directory (True), or from this checkpoint.
         amp: Mixed precision: float16 with loss scaling on a GPU, bfloat16 on the CPU.
         amp_dtype: Mixed precision with this type, ``fp16`` or ``bf16``.
@@ -83,6 +84,7 @@ def train(
         qat: Fine-tune the trained model of this checkpoint for int8, by default in a tenth of the steps of its
             training. To start such a run, call ``mnv4_mm.train`` (``deploy.qat.train``). This function can only resume
             it.
+        space: Train a supernet, all nets of this search space (``models.space.SPACES``) at once.
         epochs: Train for this number of epochs, and scale the schedule in proportion.
         iters: Train for this number of iterations; for configs that count in iterations.
         size: Detection: input size, (height, width) or (side,), in multiples of 32.
@@ -114,6 +116,7 @@ def train(
         teacher=teacher,
         teacher_config=teacher_config,
         qat=qat,
+        space=space,
         epochs=epochs,
         iters=iters,
         size=size,

@@ -7,9 +7,10 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
-from mnv4_mm.config.nested import dicts, on_copy
+from mnv4_mm.config.nested import on_copy
 from mnv4_mm.config.rules import check_backbone_name, check_backbone_of
 from mnv4_mm.errors import UserError
+from mnv4_mm.models.model_config import dicts, set_channels
 from mnv4_mm.models.timm_features import has_fixed_input_size, timm_normalisation
 from mnv4_mm.tasks import task_of
 from mnv4_mm.weights.strict import pretrained_entries
@@ -44,7 +45,7 @@ def set_backbone(cfg: Config, name: str) -> Config:
     """
     check_backbone_name(name)
     check_backbone_of(cfg)
-    old = _out_channels(cfg.model.backbone)
+    old = backbone_channels(cfg.model.backbone)
     entries = pretrained_entries(cfg.model.backbone.pop('init_cfg', None))
     pretrained = any(entry['checkpoint'].startswith('timm://') for entry in entries)
     if name.startswith('timm:'):
@@ -59,25 +60,11 @@ def set_backbone(cfg: Config, name: str) -> Config:
             f'this config keeps the norm statistics of ImageNet weights, but no weights of {name} are published: use a '
             'config of your own without init_cfg and norm_eval in the backbone'
         )
-    _set_channels(cfg.model, old, _out_channels(cfg.model.backbone))
+    set_channels(cfg.model, old, backbone_channels(cfg.model.backbone))
     return cfg
 
 
 with_backbone = on_copy(set_backbone)
-
-
-def _set_channels(model: Any, old: list[int], new: list[int]) -> None:
-    """Replace the old channels in the neck and the heads."""
-    for part in dicts({key: value for key, value in model.items() if key != 'backbone'}):
-        for key in ('in_channels', 'out_channels'):
-            value = part.get(key)
-            if isinstance(value, list | tuple) and list(value[: len(old)]) == old:
-                part[key] = type(value)([*new, *value[len(old) :]])
-        # mmseg's heads select a feature map by index.
-        if 'neck' not in model and isinstance(part.get('in_index'), int):
-            part['in_channels'] = new[part['in_index']]
-        if 'neck' not in model and part.get('c1_in_channels'):
-            part['c1_in_channels'] = new[0]  # DeepLabV3+ takes low-level features from the first feature map
 
 
 def _default_tag(name: str) -> str | None:
@@ -105,7 +92,12 @@ def _set_timm_backbone(cfg: Config, name: str) -> None:
         task_of(cfg).set_one_size(cfg, (height, width))
 
 
-def _out_channels(backbone: Mapping[str, Any]) -> list[int]:
+def backbone_channels(backbone: Mapping[str, Any]) -> list[int]:
+    """Return the channels of the feature maps of a backbone.
+
+    Raises:
+        UserError: The backbone cannot be built.
+    """
     try:
         return list(MODELS.build({key: value for key, value in backbone.items() if key != 'init_cfg'}).out_channels)
     except ValueError as error:

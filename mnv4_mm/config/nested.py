@@ -2,25 +2,14 @@
 
 import copy
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Concatenate, ParamSpec
+from collections.abc import Callable
+from typing import Concatenate, ParamSpec
 
 from mmengine.config import Config
 
+from mnv4_mm.models.model_config import dicts as dicts
+
 P = ParamSpec('P')
-
-
-def dicts(value: Any) -> Iterator[dict]:
-    """Iterate over all dicts in nested dicts and sequences, including ``value`` itself.
-
-    Each dict is yielded before the dicts that it contains.
-    """
-    if isinstance(value, dict):
-        yield value
-        value = list(value.values())
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        for item in value:
-            yield from dicts(item)
 
 
 def on_copy(step: Callable[Concatenate[Config, P], Config]) -> Callable[Concatenate[Config, P], Config]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mnv4_mm.errors import UserError
+from mnv4_mm.models.space import SPACES
 from mnv4_mm.paths import check_not_empty
 
 # Launcher -> the command that starts its processes, and its environment variable for the rank on a machine.
@@ -21,6 +22,14 @@ LAUNCHERS = {
     'pytorch': ('torchrun --nproc_per_node=N', 'LOCAL_RANK'),
     'slurm': ('srun python', 'SLURM_LOCALID'),
     'mpi': ('mpirun python', 'OMPI_COMM_WORLD_LOCAL_RANK'),
+}
+
+# Option that --space does not allow -> the reason.
+WITHOUT_SPACE = {
+    **dict.fromkeys(('backbone', 'weights'), 'the backbone is the largest net of the space, from random weights'),
+    'teacher': 'the largest net is the teacher of the others',
+    'compiled': 'another net is built in each step',
+    'qat': 'a net is fine-tuned for int8 after it has been chosen',
 }
 
 # Option that --qat does not allow -> the reason.
@@ -257,6 +266,11 @@ class TrainOptions(ConfigOptions):
         metavar='CHECKPOINT',
         help='fine-tune this trained model for int8, in a tenth of its steps (docs/int8.md)',
     )
+    space: str | None = _option(
+        None,
+        choices=tuple(SPACES),
+        help='train a supernet: all nets of this search space at once (docs/search.md)',
+    )
     epochs: int | None = _option(
         None, type=int, minimum=1, metavar='N', help='train for N epochs, with the schedule in proportion'
     )
@@ -315,10 +329,12 @@ class TrainOptions(ConfigOptions):
                 object.__setattr__(self, name, os.fspath(getattr(self, name)))
         if self.teacher_config is not None and self.teacher is None:
             raise UserError('--teacher-config has no effect without --teacher CHECKPOINT')
-        if self.qat is not None:
+        for name, excluded in (('space', WITHOUT_SPACE), ('qat', WITHOUT_QAT)):
+            if getattr(self, name) is None:
+                continue
             for option in fields(self):
-                if option.name in WITHOUT_QAT and getattr(self, option.name) != option.default:
-                    raise UserError(f'--qat and {_flag(option)} exclude each other: {WITHOUT_QAT[option.name]}')
+                if option.name in excluded and getattr(self, option.name) != option.default:
+                    raise UserError(f'--{name} and {_flag(option)} exclude each other: {excluded[option.name]}')
         if self.epochs is not None and self.iters is not None:
             raise UserError('--epochs and --iters exclude each other: a config counts in one of them')
 

@@ -18,6 +18,7 @@ from mnv4_mm.config.resume import set_resume
 from mnv4_mm.config.rules import TRAINING_PARTS, check_complete
 from mnv4_mm.config.schedule import set_length
 from mnv4_mm.config.small_data import set_scaled_rate, set_small_data
+from mnv4_mm.config.supernet import set_supernet
 from mnv4_mm.config.teacher import set_distillation_defaults, set_teacher
 from mnv4_mm.config.weights import set_weights
 from mnv4_mm.errors import UserError
@@ -51,6 +52,8 @@ def training_config(
     cfg.work_dir = options.work_dir or _default_work_dir(cfg, options)
     if options.qat:
         set_qat(cfg, options)
+    if options.space:
+        set_supernet(cfg, options)
     if options.backbone:
         set_backbone(cfg, options.backbone)
     if options.weights:
@@ -125,12 +128,14 @@ def _work_dir(cfg: Config, options: TrainOptions) -> str:
 
 
 def _default_work_dir(cfg: Config, options: TrainOptions) -> str:
-    """Return ``work_dirs/<config>[_<backbone>][_<data>][_int8]``."""
+    """Return ``work_dirs/<config>[_<backbone>][_<data>][_<space>][_int8]``."""
     parts = [Path(cfg.filename or 'config').stem]
     if options.backbone:
         parts.append(options.backbone)
     if options.data:
         parts.append(Path(options.data).resolve().name)
+    if options.space:
+        parts.append(options.space)
     if options.qat:
         parts.append('int8')
     return str(Path('work_dirs') / '_'.join(parts))

@@ -71,7 +71,8 @@ def default_tag(cfg: Config) -> str | None:
     backbone = cfg.model.get('backbone') or {}
     if backbone.get('type') == 'TimmFeatures':
         return backbone.get('name')
-    return DEFAULT_TAGS.get(backbone.get('arch', '')) if backbone.get('type') == 'MobileNetV4' else None
+    arch = backbone.get('arch')
+    return DEFAULT_TAGS.get(arch) if backbone.get('type') == 'MobileNetV4' and isinstance(arch, str) else None
 
 
 def is_pretrained(cfg: Config) -> bool:

@@ -134,7 +134,7 @@ class Distiller(nn.Module):
             self._take_maps
         )
         if logits_weight:
-            _score_layer(student).register_forward_hook(self._take_scores)
+            score_layer(student).register_forward_hook(self._take_scores)
         self.register_state_dict_post_hook(_leave_out)
         self.register_load_state_dict_post_hook(_expect_nothing)
 
@@ -159,14 +159,14 @@ class Distiller(nn.Module):
         assert maps is not None
         targets, target_scores = self._run_teacher(images)
         losses = [
-            self.weight * self._map_loss(projector(maps[i]), _resized(targets[j], maps[i]))
+            self.weight * self._map_loss(projector(maps[i]), resized_to(targets[j], maps[i]))
             for (i, j), projector in zip(self.pairs, self.projectors, strict=True)
         ]
         result: dict[str, Any] = dict(loss_distill_maps=losses) if losses else {}
         if self.logits_weight:
             assert scores is not None
             result['loss_distill_logits'] = [
-                self.logits_weight * channel_wise_loss(score, _resized(target, score), self.temperature)
+                self.logits_weight * channel_wise_loss(score, resized_to(target, score), self.temperature)
                 for score, target in zip(scores, target_scores, strict=True)
             ]
         return result
@@ -393,7 +393,7 @@ def _listed(strides: Sequence[float]) -> str:
     return ', '.join(f'{stride:g}' for stride in strides)
 
 
-def _score_layer(model: Any) -> nn.Module:
+def score_layer(model: Any) -> nn.Module:
     """Return the module that outputs the class scores, or a tuple that begins with them."""
     head = getattr(model, 'bbox_head', None)
     # Not decode_head itself: mmseg calls its `forward` directly, which runs no hooks.
@@ -407,7 +407,7 @@ def _score_layer(model: Any) -> nn.Module:
 
 
 def _class_scores(model: Any, maps: Sequence[Tensor]) -> Sequence[Tensor]:
-    if _score_layer(model) is getattr(model, 'bbox_head', None):
+    if score_layer(model) is getattr(model, 'bbox_head', None):
         return model.bbox_head(maps)[0]
     return [model.decode_head(maps)]
 
@@ -423,7 +423,7 @@ def _check_scores(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
         )
 
 
-def _resized(target: Tensor, reference: Tensor) -> Tensor:
+def resized_to(target: Tensor, reference: Tensor) -> Tensor:
     """Resize to the size of a reference; sizes differ where the two nets round odd sizes differently."""
     if target.shape[-2:] == reference.shape[-2:]:
         return target

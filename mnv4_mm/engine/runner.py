@@ -29,8 +29,11 @@ from mnv4_mm.engine.loaders import prepare_loader
 from mnv4_mm.engine.measured import MeasuredEvaluator
 from mnv4_mm.engine.qat import NAME as QAT
 from mnv4_mm.engine.qat import quantize_model
+from mnv4_mm.engine.sandwich import NAME as SUPERNET
+from mnv4_mm.engine.sandwich import train_supernet
 from mnv4_mm.engine.step import align_optimizer_state, use_channels_last
 from mnv4_mm.errors import UserError
+from mnv4_mm.models.model_config import dicts
 from mnv4_mm.quiet import READING_ANNOTATIONS, without_lines
 from mnv4_mm.weights.checkpoint import Checkpoint, read_checkpoint, written_atomically
 from mnv4_mm.weights.strict import load_into, rows_by_class, tensor_state
@@ -69,9 +72,9 @@ class SafeRunner(Runner):
     class name, see ``rows_by_class``.
 
     Besides mmengine's keys, the config may have ``channels_last`` (see ``use_channels_last``), ``distillation`` (see
-    ``attach_teacher``) and ``qat`` (see ``quantize_model``). The hooks in ``GUARDS`` are added to its
-    ``default_hooks``. ``CheckpointHook`` is replaced by ``SafeCheckpointHook``, and ``Evaluator`` by
-    ``MeasuredEvaluator``.
+    ``attach_teacher``), ``supernet`` (see ``train_supernet``) and ``qat`` (see ``quantize_model``). The hooks in
+    ``GUARDS`` are added to its ``default_hooks``. ``CheckpointHook`` is replaced by ``SafeCheckpointHook``, and
+    ``Evaluator`` by ``MeasuredEvaluator``.
     """
 
     _checkpoint: Checkpoint | None = None
@@ -114,9 +117,22 @@ class SafeRunner(Runner):
                 quantize_model(built, self.cfg[QAT])
             if self._has_teacher:
                 attach_teacher(built, self.cfg[DISTILLATION], bool(self.cfg.get('channels_last')))
+            if self._is_supernet:
+                train_supernet(
+                    built,
+                    self.cfg.model.to_dict(),
+                    self.cfg[SUPERNET],
+                    self.cfg.default_scope,
+                    self.seed,
+                    bool(self.cfg.get('channels_last')),
+                )
         if self.cfg.get('channels_last'):
             use_channels_last(built)
         return built
+
+    @property
+    def _is_supernet(self) -> bool:
+        return bool(self.cfg.get(SUPERNET)) and self._train_loop is not None
 
     @property
     def _has_teacher(self) -> bool:
@@ -129,6 +145,8 @@ class SafeRunner(Runner):
             hooks['checkpoint'] = {**checkpoint, 'type': 'SafeCheckpointHook'}
         if self._has_teacher:
             hooks['distillation'] = dict(type='DistillationHook')
+        if self._is_supernet:
+            hooks['sandwich'] = dict(type='SandwichHook')
         if self.cfg.get(QAT):
             hooks['ranges'] = dict(type='RangesHook')
         super().register_default_hooks({**GUARDS, **hooks})
@@ -233,7 +251,7 @@ class SafeRunner(Runner):
         if not (old and new) or old == new:
             return
         config = copy.deepcopy(self.cfg.model)
-        for part in _dicts(config):
+        for part in dicts(config):
             if 'num_classes' in part:
                 part['num_classes'] += 1
         with quiet_losses():
@@ -294,15 +312,6 @@ def quiet_losses() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='Default ``avg_non_ignore`` is False')
         yield
-
-
-def _dicts(value: Any) -> Iterator[dict]:
-    if isinstance(value, dict):
-        yield value
-        value = list(value.values())
-    if isinstance(value, list | tuple):
-        for item in value:
-            yield from _dicts(item)
 
 
 def _belongs_on_console(record: logging.LogRecord) -> bool:

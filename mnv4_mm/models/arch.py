@@ -8,7 +8,10 @@ compare every net with timm's net or, where timm has none, with the same table b
 A net has a 3x3 stem of stride 2 and four stages that end in the feature maps C2, C3, C4 and C5 (strides 4, 8, 16, 32).
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from mnv4_mm.errors import UserError
 
 
 class Conv(NamedTuple):
@@ -97,6 +100,51 @@ class Arch(NamedTuple):
     antialias: str | None = None
     attention: str = 'mqa'
     kv_stride: int | None = None
+
+
+ROWS: dict[str, type[Row]] = {kind.__name__: kind for kind in (Conv, FusedIB, UIB, MQA)}
+
+
+def arch_to_dict(arch: Arch) -> dict[str, Any]:
+    """Return an architecture as plain values for a config, ``model.backbone.arch``.
+
+    Each row is a list of its kind and its values: ``['UIB', 5, 5, 2, 3, 96]``. Attributes with their default are left
+    out.
+    """
+    values = {
+        name: value
+        for name, value in arch._asdict().items()
+        if name not in Arch._field_defaults or value != Arch._field_defaults[name]
+    }
+    stages = [[[type(row).__name__, *row] for row in stage] for stage in arch.stages]
+    return {**values, 'stages': stages}
+
+
+def arch_from_dict(values: Mapping[str, Any]) -> Arch:
+    """Read what ``arch_to_dict`` returns.
+
+    Raises:
+        UserError: A key is unknown or missing, or a row has an unknown kind, too few or too many values, or values that
+            are no integers.
+    """
+    unknown = values.keys() - set(Arch._fields)
+    missing = set(Arch._fields) - Arch._field_defaults.keys() - values.keys()
+    if unknown or missing:
+        problem = f'unknown: {", ".join(sorted(unknown))}' if unknown else f'missing: {", ".join(sorted(missing))}'
+        raise UserError(f'arch has the keys {", ".join(Arch._fields)}; {problem}')
+    if not isinstance(values['stages'], list | tuple) or len(values['stages']) != 4:
+        raise UserError('arch.stages must have four stages, which end in C2, C3, C4 and C5')
+    return Arch(**{**values, 'stages': tuple(tuple(map(_read_row, stage)) for stage in values['stages'])})
+
+
+def _read_row(values: Any) -> Row:
+    kind = ROWS.get(values[0]) if isinstance(values, list | tuple) and values else None
+    numbers = list(values[1:]) if kind else []
+    is_valid = all(isinstance(number, int) and not isinstance(number, bool) and number >= 0 for number in numbers)
+    if kind is None or len(numbers) != len(kind._fields) or not is_valid:
+        forms = ', '.join(f'[{name}, {", ".join(one._fields)}]' for name, one in ROWS.items())
+        raise UserError(f'a row of arch.stages must be one of {forms} with integers, got {values!r}')
+    return kind(*numbers)
 
 
 CONV_S = Arch(

@@ -1,7 +1,7 @@
 """MobileNetV4 backbone (arXiv 2404.10518), built from an architecture table."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -26,8 +26,8 @@ class MobileNetV4(BaseModule):
     Parameter names are timm's: the ``state_dict`` of timm's ``mobilenetv4_*`` without its classifier can be loaded.
 
     Args:
-        arch: Name of a net in ``arch.ARCHS`` (``conv_s``, ``conv_m``, ``conv_l``, ``hybrid_m``, ``hybrid_l``, ...) or
-            an architecture table.
+        arch: Name of a net in ``arch.ARCHS`` (``conv_s``, ``conv_m``, ``conv_l``, ``hybrid_m``, ``hybrid_l``, ...), an
+            architecture table, or such a table as ``arch.arch_to_dict`` returns it.
         out_indices: Feature maps to return, in ascending order. 0...3 are C2, C3, C4 and C5 at strides 4, 8, 16 and
             32. 4 is the output of the 1x1 convolution (960 channels at width 1) that follows C5 at stride 32, which
             timm's ``features_only`` returns as its stride-32 feature map; ``conv_m_seg`` has no such layer. Layers
@@ -59,7 +59,7 @@ class MobileNetV4(BaseModule):
 
     def __init__(
         self,
-        arch: str | table.Arch = 'conv_s',
+        arch: str | table.Arch | Mapping[str, Any] = 'conv_s',
         out_indices: Sequence[int] = (1, 2, 3),
         output_stride: int = 32,
         frozen_stages: int = -1,
@@ -118,9 +118,11 @@ class MobileNetV4(BaseModule):
         self._freeze_stages()
 
     @staticmethod
-    def _spec(arch: str | table.Arch) -> table.Arch:
+    def _spec(arch: str | table.Arch | Mapping[str, Any]) -> table.Arch:
         if isinstance(arch, table.Arch):
             return arch
+        if isinstance(arch, Mapping):
+            return table.arch_from_dict(arch)
         if arch not in table.ARCHS:
             raise UserError(f'arch must be one of {", ".join(table.ARCHS)}, got {arch!r}')
         return table.ARCHS[arch]

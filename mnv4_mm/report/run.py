@@ -26,7 +26,9 @@ def describe_model(cfg: Config, checkpoint: Checkpoint) -> Model:
     """Describe a checkpoint and its model for the report."""
     meta, file = checkpoint.meta, checkpoint.path
     backbone, head = cfg.model.backbone, cfg.model.get('bbox_head') or cfg.model.get('decode_head') or {}
-    names = [backbone.get(key) for key in ('type', 'arch', 'name', 'depth') if backbone.get(key) is not None]
+    # A table in place of the name of a net would be too long to read.
+    named = {**backbone, 'arch': 'with a table of its own'} if isinstance(backbone.get('arch'), dict) else backbone
+    names = [named.get(key) for key in ('type', 'arch', 'name', 'depth') if named.get(key) is not None]
     experiment = re.sub(r'_\d{8}_\d{6}$', '', str(meta.get('experiment_name', '')))
     by_epoch = cfg.train_cfg.get('type') == 'EpochBasedTrainLoop'
     weights = checkpoint.content.get('state_dict', {})

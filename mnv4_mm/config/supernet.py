@@ -1,0 +1,85 @@
+"""The ``supernet`` settings of a config, with which ``engine.sandwich`` trains all nets of a search space at once."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from mmengine.config import Config
+
+from mnv4_mm.config.backbone import backbone_channels
+from mnv4_mm.config.nested import on_copy
+from mnv4_mm.config.options import TrainOptions
+from mnv4_mm.config.rules import check_backbone_of
+from mnv4_mm.engine.sandwich import NAME
+from mnv4_mm.errors import UserError
+from mnv4_mm.models.arch import arch_to_dict
+from mnv4_mm.models.model_config import set_channels
+from mnv4_mm.models.space import SPACES, Space
+from mnv4_mm.models.supernet import subnet_model
+
+RANDOM_NETS = 2  # in each step, besides the largest and the smallest one
+DISTILLATION = 1.0  # weight
+
+
+def set_supernet(cfg: Config, options: TrainOptions) -> Config:
+    """Replace the backbone of a config by the largest net of a search space, and add the ``supernet`` settings.
+
+    The supernet starts from random weights, because its layers have other shapes than those of published weights. It
+    has no frozen layers or norms, and no stochastic depth, as random nets have a random depth already.
+
+    Args:
+        cfg: A config with ``model.backbone`` of type MobileNetV4; changed in place.
+        options: Options of training; ``space`` names the search space.
+
+    Returns:
+        ``cfg``.
+
+    Raises:
+        UserError: The backbone is not MobileNetV4.
+    """
+    assert options.space is not None
+    check_backbone_of(cfg)
+    backbone = cfg.model.backbone
+    old = backbone_channels(backbone)
+    for key in ('init_cfg', 'norm_eval', 'frozen_stages', 'drop_path_rate'):
+        backbone.pop(key, None)
+    space = SPACES[options.space]
+    backbone.arch = arch_to_dict(space.subnet(space.largest()).arch)
+    set_channels(cfg.model, old, backbone_channels(backbone))
+    cfg[NAME] = dict(space=options.space, random=RANDOM_NETS, distillation=DISTILLATION)
+    return cfg
+
+
+def set_subnet(cfg: Config, genes: Sequence[int]) -> Config:
+    """Make the config of one net of a supernet: an ordinary config.
+
+    Args:
+        cfg: Config of a supernet; changed in place.
+        genes: The net.
+
+    Returns:
+        ``cfg``.
+
+    Raises:
+        UserError: This is not the config of a supernet, or the genes do not fit its space.
+    """
+    space = space_of(cfg)
+    cfg.model = subnet_model(cfg.model.to_dict(), space, genes)
+    cfg.pop(NAME)
+    return cfg
+
+
+with_subnet = on_copy(set_subnet)
+
+
+def space_of(cfg: Any) -> Space:
+    """Return the search space of the config of a supernet.
+
+    Raises:
+        UserError: This is not the config of a supernet, or there is no such space here.
+    """
+    settings = cfg.get(NAME)
+    if not settings:
+        raise UserError('this is not the checkpoint of a supernet: `mnv4 search train` makes one')
+    if settings['space'] not in SPACES:
+        raise UserError(f'no search space {settings["space"]!r}; there are {", ".join(SPACES)}')
+    return SPACES[settings['space']]

@@ -1,0 +1,161 @@
+"""Training of a supernet: in each step, the largest net, the smallest net and random nets of a search space.
+
+This is the sandwich rule with in-place distillation (arXiv 1903.05134): the largest net learns from the ground truth;
+the others learn from the ground truth and from the class scores of the largest net in the same step.
+
+The model that is trained is that of the largest net. It stays an ordinary model, whose checkpoints, evaluation and
+distributed training are those of any other. A forward hook adds the losses of the other nets, which use parts of its
+weights.
+"""
+
+import functools
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS, MODELS, DefaultScope
+from mmengine.runner import Runner
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from mnv4_mm.engine.distillation import channel_wise_loss, resized_to, score_layer
+from mnv4_mm.engine.step import use_channels_last
+from mnv4_mm.models.space import SPACES, Genes
+from mnv4_mm.models.supernet import subnet_model, subnet_state
+
+NAME = 'supernet'  # key of the config, and attribute of the model
+CACHED = 8  # nets that are kept built; the smallest one is used in each step
+
+
+class Sandwich:
+    """Losses of the nets of a search space that share the weights of the largest one.
+
+    Args:
+        model: The detector or segmenter with the largest net.
+        config: ``model`` of its config.
+        settings: ``supernet`` of its config, see ``config.supernet``.
+        scope: ``default_scope`` of its config.
+        seed: Seed of the run.
+        channels_last: Whether the model was changed by ``use_channels_last``.
+
+    Attributes:
+        step: Number of the current step, from which, with the seed, the random nets follow.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        config: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        scope: str,
+        seed: int,
+        channels_last: bool = False,
+    ) -> None:
+        self.space = SPACES[settings['space']]
+        self.count, self.weight = settings['random'], settings['distillation']
+        self.seed, self.step = seed, 0
+        self._model = model
+        self._config, self._scope, self._channels_last = config, scope, channels_last
+        self._scores: list[Tensor] = []
+        self._net = functools.lru_cache(CACHED)(self._build)
+        if self.weight:
+            score_layer(model).register_forward_hook(self._take_scores)
+
+    def nets(self) -> list[Genes]:
+        """Return the smallest net and the random nets of the current step, the same in all processes."""
+        generator = random.Random(f'{self.seed} {self.step}')  # noqa: S311
+        return [self.space.smallest(), *(self.space.sample(generator) for _ in range(self.count))]
+
+    def losses(self, inputs: Tensor, samples: Sequence[Any]) -> dict[str, Any]:
+        """Return the losses of the nets of this step.
+
+        Before each call, the model must have run on the same images in training mode.
+
+        Args:
+            inputs: Normalised images, (N, 3, H, W).
+            samples: Data samples of mmdet or mmseg with the ground truth.
+
+        Returns:
+            ``loss_nets`` with the loss of each net, and ``loss_nets_distill`` with its loss of distillation unless the
+                weight of distillation is 0. All are divided by the number of nets.
+        """
+        targets = [scores.detach() for scores in self._scores]
+        own = dict(self._model.named_parameters(remove_duplicate=False))
+        own |= {name: buffer.clone() for name, buffer in self._model.named_buffers(remove_duplicate=False)}
+        nets = self.nets()
+        losses: dict[str, list[Tensor]] = dict(loss_nets=[], loss_nets_distill=[])
+        for genes in nets:
+            net, shapes, rows = self._net(genes)
+            self._scores = []
+            found = functional_call(net, subnet_state(own, shapes, rows), (inputs, samples), dict(mode='loss'))
+            losses['loss_nets'].append(_total(found) / len(nets))
+            if self.weight:
+                pairs = zip(self._scores, targets, strict=True)
+                distilled = sum(channel_wise_loss(score, resized_to(target, score)) for score, target in pairs)
+                losses['loss_nets_distill'].append(self.weight * distilled / len(nets))
+        self._scores = []
+        return {name: values for name, values in losses.items() if values}
+
+    def _build(self, genes: Genes) -> tuple[nn.Module, dict[str, torch.Size], tuple[tuple[int, ...], ...]]:
+        """Build a net; return it, the shapes of its parameters and buffers, and its rows in the supernet."""
+        # The random numbers of the step must not depend on which nets were built before.
+        with torch.random.fork_rng(devices=[]), DefaultScope.overwrite_default_scope(self._scope):
+            net = MODELS.build(subnet_model(self._config, self.space, genes)).train()
+        if self._channels_last:
+            use_channels_last(net)
+        if self.weight:
+            score_layer(net).register_forward_hook(self._take_scores)
+        # Once each: RTMDet's levels share convolutions.
+        tensors = dict(net.named_parameters()) | dict(net.named_buffers())
+        return net, {name: tensor.shape for name, tensor in tensors.items()}, self.space.subnet(genes).rows
+
+    def _take_scores(self, module: nn.Module, _: Any, output: Any) -> None:
+        if module.training:
+            self._scores = [output] if isinstance(output, Tensor) else list(output[0])
+
+    def __deepcopy__(self, memo: dict) -> 'Sandwich':
+        return self  # EMA copies the model, and its copy is only evaluated
+
+
+def train_supernet(
+    model: Any,
+    config: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    scope: str,
+    seed: int,
+    channels_last: bool = False,
+) -> Sandwich:
+    """Add the losses of the nets of a search space to those that a model returns in training with ``mode='loss'``.
+
+    The arguments are those of ``Sandwich``. ``model`` is changed in place, before it is wrapped for distributed
+    training.
+    """
+    sandwich = Sandwich(model, config, settings, scope, seed, channels_last)
+    model.__dict__[NAME] = sandwich  # no child module: it has no weights
+    model.register_forward_hook(_add_losses, with_kwargs=True)
+    return sandwich
+
+
+@HOOKS.register_module()
+class SandwichHook(Hook):
+    """Hook that tells the ``Sandwich`` of a model the number of the step, also after a resume."""
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        getattr(model, NAME).step = runner.iter
+
+
+def _total(losses: Mapping[str, Any]) -> Tensor:
+    """Return the sum of the losses of a model, as mmengine sums them: others than losses are left out."""
+    values = [value for name, value in losses.items() if 'loss' in name]
+    parts = [part for value in values for part in (value if isinstance(value, list | tuple) else [value])]
+    return torch.stack([part.mean() for part in parts]).sum()
+
+
+def _add_losses(model: Any, arguments: tuple, kwargs: dict[str, Any], losses: Any) -> dict[str, Any] | None:
+    if not model.training or kwargs.get('mode') != 'loss':
+        return None
+    return {**losses, **getattr(model, NAME).losses(kwargs['inputs'], kwargs['data_samples'])}

@@ -1,0 +1,129 @@
+"""A supernet trains its largest, its smallest and random nets in each step, and stays an ordinary model."""
+
+import copy
+
+import pytest
+import torch
+from end_to_end import IN_PROCESS
+from mmdet.testing import demo_mm_inputs
+from mmengine.runner.checkpoint import get_state_dict
+
+from mnv4_mm.apis.train import train
+from mnv4_mm.config.checkpoint import checkpoint_config
+from mnv4_mm.config.load import load_config
+from mnv4_mm.config.options import TrainOptions
+from mnv4_mm.config.supernet import set_supernet, space_of, with_subnet
+from mnv4_mm.engine.sandwich import train_supernet
+from mnv4_mm.errors import UserError
+from mnv4_mm.models.space import SMALL
+from mnv4_mm.models.supernet import subnet_state
+from mnv4_mm.tasks import build_model
+from mnv4_mm.weights.checkpoint import read_checkpoint
+
+HEADS = [
+    'mnv4_ssdlite_coco', 'mnv4_retinanet_coco', 'mnv4_rtmdet_coco',
+    'mnv4_lraspp_ade20k', 'mnv4_fpn_ade20k', 'mnv4_deeplabv3plus_ade20k', 'mnv4_segformer_ade20k',
+]  # fmt: skip
+
+
+def supernet(name):
+    cfg = set_supernet(load_config(name), TrainOptions(space='small'))
+    torch.manual_seed(0)
+    return cfg, build_model(cfg)
+
+
+def batch_of(model, segmentation_batch):
+    if hasattr(model, 'bbox_head'):
+        data = demo_mm_inputs(2, [[3, 64, 64]] * 2, num_classes=80)
+    else:
+        model.data_preprocessor.size = (64, 64)
+        data = segmentation_batch(64, 64)
+    return model.data_preprocessor(copy.deepcopy(data), training=True)
+
+
+def total(losses):
+    values = [value for name, value in losses.items() if 'loss' in name]
+    return sum(part.mean() for value in values for part in (value if isinstance(value, list) else [value]))
+
+
+@pytest.mark.parametrize('name', HEADS)
+def test_losses_are_those_of_ordinary_nets(name, segmentation_batch):
+    """Each net of a step is an ordinary model of an ordinary config with a part of the weights."""
+    cfg, model = supernet(name)
+    batch = batch_of(model, segmentation_batch)
+    names = list(model.state_dict())
+    torch.manual_seed(1)  # of dropout
+    own = model.train()(**batch, mode='loss')
+    sandwich = train_supernet(model, cfg.model.to_dict(), cfg.supernet, cfg.default_scope, seed=0)
+    torch.manual_seed(1)
+    found = model(**batch, mode='loss')
+    assert found.keys() - own.keys() == {'loss_nets', 'loss_nets_distill'}
+    for key in own:
+        torch.testing.assert_close(total({'loss': found[key]}), total({'loss': own[key]}), rtol=1e-5, atol=1e-6)
+    assert list(model.state_dict()) == names == list(get_state_dict(model))
+    nets = sandwich.nets()
+    assert len(nets) == len(found['loss_nets']) == 3
+    assert nets[0] == SMALL.smallest()
+    assert nets == sandwich.nets()
+    state = dict(model.state_dict())
+    for genes, loss, distilled in zip(nets, found['loss_nets'], found['loss_nets_distill'], strict=True):
+        plain = build_model(with_subnet(cfg, genes))
+        shapes = {key: value.shape for key, value in plain.state_dict().items()}
+        plain.load_state_dict(subnet_state(state, shapes, SMALL.subnet(genes).rows))
+        if hasattr(plain, 'bbox_head'):  # without dropout
+            expected = total(plain.train()(**batch, mode='loss')) / 3
+            torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
+        assert distilled.isfinite()
+        assert distilled > 0
+    sandwich.step += 1
+    assert nets[1:] != sandwich.nets()[1:]
+    total(found).backward()
+    without = [key for key, value in model.named_parameters() if value.grad is None]
+    assert without == []
+    model.eval()
+    with torch.no_grad():  # an ordinary evaluation
+        model(batch['inputs'], mode='tensor')
+
+
+def test_a_supernet_is_trained_and_resumed(few, tmp_path):
+    """The weights of a resumed run are those of one that was not interrupted: the random nets are the same."""
+    options = {**IN_PROCESS, 'train_dataloader.batch_size': 2, 'val_dataloader.dataset.indices': 2}
+    options['default_hooks.checkpoint.interval'] = 2
+    arguments = dict(data=str(few), space='small', iters=4, cfg_options=options)
+    folder = train('mnv4_lraspp_ade20k-mini', work_dir=str(tmp_path / 'whole'), **arguments)
+    last = read_checkpoint(folder / 'iter_4.pth')
+    resumed = train(
+        'mnv4_lraspp_ade20k-mini', work_dir=str(tmp_path / 'resumed'), resume=str(folder / 'iter_2.pth'), **arguments
+    )
+    again = read_checkpoint(resumed / 'iter_4.pth').content['state_dict']
+    assert all(torch.equal(value, again[key]) for key, value in last.content['state_dict'].items())
+    cfg = checkpoint_config(last)
+    assert space_of(cfg) == SMALL
+    assert cfg.model.backbone.arch.stages[3][-1] == ['UIB', 5, 5, 1, 4, 128]
+    subnet = with_subnet(cfg, SMALL.smallest())
+    assert 'supernet' not in subnet
+    assert build_model(subnet).backbone.out_channels[-1] in (96, 960)
+    with pytest.raises(UserError, match='not the checkpoint of a supernet'):
+        space_of(subnet)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(space='large'), '--space must be small or medium'),
+        (dict(space='small', backbone='mnv4_conv_m'), '--space and --backbone exclude each other: the backbone is'),
+        (dict(space='small', teacher='a.pth'), '--space and --teacher exclude each other'),
+        (dict(space='small', compiled=True), '--space and --compile exclude each other'),
+        (dict(space='small', qat='a.pth'), '--space and --qat exclude each other'),
+    ],
+)
+def test_options_that_do_not_fit(options, message):
+    with pytest.raises(UserError, match=message):
+        TrainOptions(**options)
+
+
+def test_another_backbone_is_refused():
+    cfg = load_config('mnv4_ssdlite_coco')
+    cfg.model.backbone.type = 'TimmFeatures'
+    with pytest.raises(UserError, match='type MobileNetV4'):
+        set_supernet(cfg, TrainOptions(space='small'))
