@@ -30,7 +30,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ('apis',),
     ('deploy',),
     ('demo', 'label'),
-    ('report', 'bench', 'transfer'),
+    ('report', 'bench', 'transfer', 'search'),
     ('registration',),
     ('cli',),
     ('__init__', '__main__'),
@@ -39,7 +39,7 @@ LEVELS = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 # Modules that are imported, or run exported files, where PyTorch and OpenMMLab are not installed or not yet loaded.
 LIGHT = (
     'errors', 'version', 'quiet', 'lazy', 'paths', 'files', 'image_headers', 'images', 'data.formats', 'models.arch',
-    'weights.tags', 'weights.cache', 'report.weights', 'runtime',
+    'models.space', 'weights.tags', 'weights.cache', 'search.front', 'report.weights', 'runtime',
     'config.check', 'config.index', 'config.options', 'config.rules', 'config.source', 'deploy.arguments',
     'deploy.measured', 'web', 'bench.parts', 'demo', 'label', 'transfer.protocol', 'transfer.job', 'transfer.records',
     'transfer.splits', 'transfer.estimate', 'transfer.claims', 'transfer.nets', 'registration', 'cli', '__init__',

@@ -144,6 +144,8 @@ def test_every_option_is_described(command):
     section = read_cli().partition(f'## mnv4 {command}\n')[2].partition('\n## ')[0]
     for action in commands()[command]:
         shown = action.option_strings and action.help != argparse.SUPPRESS and '--help' not in action.option_strings
+        if command == 'search' and set(action.option_strings) & options('train'):
+            continue  # of `mnv4 search train`, which is described as `mnv4 train`
         # Of a flag that can be turned on and off, one form is enough.
         assert not shown or set(action.option_strings) & set(named_options(section)), action.option_strings
 

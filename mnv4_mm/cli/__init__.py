@@ -6,7 +6,7 @@ OpenMMLab take seconds to import.
 
 from collections.abc import Callable, Sequence
 
-from mnv4_mm.cli import configs, data, demo, deploy, env, label, report, roofline, train, transfer
+from mnv4_mm.cli import configs, data, demo, deploy, env, label, report, roofline, search, train, transfer
 from mnv4_mm.cli.arguments import Parser
 from mnv4_mm.cli.exit_codes import run
 from mnv4_mm.version import __version__
@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Parser], None]]] = {
     'bench': ('Measure speed as ratios to other implementations.', report.add_bench),
     'roofline': ('Predict latency from MACs and bytes, and compare it with measured latency.', roofline.add_roofline),
     'blocks': ('Measure attention and UIB blocks in each runtime.', roofline.add_blocks),
+    'search': ('Search for a net: train a supernet, search in it, write the net that was found.', search.add_search),
     'env': ('Check the environment: versions, what works, and how to repair what does not.', env.add_env),
 }
 

@@ -9,6 +9,8 @@ from mnv4_mm.config.backbone import backbone_channels
 from mnv4_mm.config.nested import on_copy
 from mnv4_mm.config.options import TrainOptions
 from mnv4_mm.config.rules import check_backbone_of
+from mnv4_mm.data.formats.configured import innermost_dataset
+from mnv4_mm.data.held_out import KEY
 from mnv4_mm.engine.sandwich import NAME
 from mnv4_mm.errors import UserError
 from mnv4_mm.models.arch import arch_to_dict
@@ -18,13 +20,15 @@ from mnv4_mm.models.supernet import subnet_model
 
 RANDOM_NETS = 2  # in each step, besides the largest and the smallest one
 DISTILLATION = 1.0  # weight
+HELD_OUT = 0.2  # share of the training images, on which nets are scored
 
 
 def set_supernet(cfg: Config, options: TrainOptions) -> Config:
     """Replace the backbone of a config by the largest net of a search space, and add the ``supernet`` settings.
 
     The supernet starts from random weights, because its layers have other shapes than those of published weights. It
-    has no frozen layers or norms, and no stochastic depth, as random nets have a random depth already.
+    has no frozen layers or norms, and no stochastic depth, as random nets have a random depth already. A share
+    ``HELD_OUT`` of the training images is held out to score nets.
 
     Args:
         cfg: A config with ``model.backbone`` of type MobileNetV4; changed in place.
@@ -45,7 +49,8 @@ def set_supernet(cfg: Config, options: TrainOptions) -> Config:
     space = SPACES[options.space]
     backbone.arch = arch_to_dict(space.subnet(space.largest()).arch)
     set_channels(cfg.model, old, backbone_channels(backbone))
-    cfg[NAME] = dict(space=options.space, random=RANDOM_NETS, distillation=DISTILLATION)
+    cfg[NAME] = dict(space=options.space, random=RANDOM_NETS, distillation=DISTILLATION, held_out=HELD_OUT)
+    innermost_dataset(cfg.train_dataloader.dataset)[KEY] = dict(share=HELD_OUT, scored=False)
     return cfg
 
 
@@ -65,6 +70,7 @@ def set_subnet(cfg: Config, genes: Sequence[int]) -> Config:
     space = space_of(cfg)
     cfg.model = subnet_model(cfg.model.to_dict(), space, genes)
     cfg.pop(NAME)
+    innermost_dataset(cfg.train_dataloader.dataset).pop(KEY, None)
     return cfg
 
 

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -34,6 +34,8 @@ from mnv4_mm.weights.checkpoint import read_checkpoint
 
 MAX_CALIBRATION_IMAGES = 64
 SAMPLE = REPOSITORY / 'data/mini/coco/val2017/000000005001.jpg'  # image for <file>.sample.json
+
+T = TypeVar('T')
 
 
 def export(
@@ -259,15 +261,15 @@ def _images_to_compare(model: Any, folder: str | None) -> list[Path]:
         return sorted(SAMPLE.parent.glob('*.jpg'))
 
 
-def evenly(files: Sequence[Path], count: int) -> list[Path]:
-    """Return at most ``count`` files, spread evenly over the list.
+def evenly(items: Sequence[T], count: int) -> list[T]:
+    """Return at most ``count`` items, spread evenly over a list.
 
     Args:
-        files: The list.
-        count: Largest number of files to return.
+        items: The list.
+        count: Largest number of items to return.
 
     Returns:
-        Files in the order of the list, among them the first and, if ``count`` is above 1, the last. All files if there
+        Items in the order of the list, among them the first and, if ``count`` is above 1, the last. All items if there
         are not more than ``count``.
     """
-    return [files[i] for i in np.linspace(0, len(files) - 1, min(count, len(files))).astype(int)]
+    return [items[i] for i in np.linspace(0, len(items) - 1, min(count, len(items))).astype(int)]

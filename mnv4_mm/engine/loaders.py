@@ -7,6 +7,8 @@ from mmengine.dataset import InfiniteSampler
 from mmengine.logging import print_log
 from mmengine.registry import DATA_SAMPLERS, DATASETS
 
+from mnv4_mm.data.held_out import KEY as HELD_OUT
+from mnv4_mm.data.held_out import part_of
 from mnv4_mm.data.loading import RobustDataset, innermost, seeded
 from mnv4_mm.errors import UserError
 
@@ -52,7 +54,13 @@ def prepare_loader(loader: dict[str, Any], seed: int | None) -> dict[str, Any]:
 
 
 def _build_dataset(config: dict[str, Any]) -> Any:
+    inner = config
+    while isinstance(inner.get('dataset'), dict):
+        inner = inner['dataset']
     try:
+        if part := inner.pop(HELD_OUT, None):
+            whole = DATASETS.build({**inner, 'lazy_init': False})
+            inner['indices'] = part_of(whole, part)
         dataset = DATASETS.build(config)
         if hasattr(dataset, 'full_init'):
             dataset.full_init()
@@ -63,9 +71,6 @@ def _build_dataset(config: dict[str, Any]) -> Any:
             raise
         is_empty = True
     if is_empty:
-        inner = config
-        while isinstance(inner.get('dataset'), dict):
-            inner = inner['dataset']
         raise UserError(
             f'{inner.get("ann_file") or inner.get("data_prefix")}: no image is left to train on or to measure with; '
             f'check the classes and filter_cfg={inner.get("filter_cfg")} of the data set'

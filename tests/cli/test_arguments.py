@@ -51,9 +51,13 @@ POSITIONALS = {
     'results': dict(records='{records}'),
     'roofline': {},
     'blocks': {},
+    'search': {},
+    'search train': dict(config=MINI),
+    'search run': dict(checkpoint='{checkpoint}'),
+    'search export': dict(front='{front}'),
 }
 # Options that a command requires.
-REQUIRED = {'label': dict(out='{new}')}
+REQUIRED = {'label': dict(out='{new}'), 'search export': dict(choose='1')}
 # Options without which another option has no effect.
 NEEDED = {
     ('export', 'calibration'): ['--precision', 'int8'],
@@ -61,6 +65,7 @@ NEEDED = {
     ('train', 'teacher_config'): ['--teacher', '{checkpoint}'],
     ('roofline', 'nets'): ['--measure'],
     ('blocks', 'only'): ['--measure'],
+    ('search train', 'teacher_config'): ['--teacher', '{checkpoint}'],
 }
 # Wrong values of text.
 CHECKPOINT = ['{gone}.pth', '{folder}', '{text}']
@@ -141,6 +146,10 @@ ARGUMENTS = {
     'records': ['{gone}.jsonl', '{folder}', '{text}'],
     'page': ['{folder}', '{text}/x.md', '{new}.txt'],
     'annotations': ['{gone}.json', '{folder}', '{text}'],
+    # Commands of search.
+    'search run out': OUT_FOLDER,
+    'front': ['{gone}.json', '{folder}', '{text}'],
+    'search export out': ['{folder}', '{text}/x.pth', '{new}.txt'],
 }  # fmt: skip
 # Numbers that are out of range, where it is not only -1 and NaN.
 RANGES = {
@@ -159,6 +168,10 @@ RANGES = {
     'seeds': ['99'],
     'port': ['65536'],
     'rounds': ['0'],
+    'nets': ['0'],
+    'images': ['0'],
+    'limit': ['0', 'inf'],
+    'choose': ['0'],
 }
 # torch.distributed.launch passes it, and nobody else.
 IGNORED = ('local_rank',)
@@ -278,12 +291,15 @@ def answers(repository, tmp_path_factory):
     record = dict.fromkeys((*Run._fields, *FAILED, 'protocol'), '')
     (tmp / 'records.jsonl').write_text(json.dumps(record))
     write_detector(tmp / 'net.onnx')
+    content = dict(supernet=str(tmp / 'net.pth'), sha256='', metric='mIoU', images=1, plan={})
+    net = dict(genes=[0], score=0.5, gmacs=0.1)
+    (tmp / 'front.json').write_text(json.dumps({**content, 'nets': [net]}))
     images = repository / 'data/mini/coco/val2017'
     places = dict(
         gone=tmp / 'gone', text=tmp / 'text.txt', folder=tmp / 'folder', empty=tmp / 'empty', broken=tmp / 'broken.py',
         cut=tmp / 'cut.py', checkpoint=tmp / 'net.pth', new=tmp / 'new', images=images, image=min(images.glob('*.jpg')),
         configs=repository / 'configs', records=tmp / 'records.jsonl',
-        exported=tmp / 'net.onnx',
+        exported=tmp / 'net.onnx', front=tmp / 'front.json',
     )  # fmt: skip
     before = {path.relative_to(tmp) for path in tmp.rglob('*')}
     lines = [[part.format(**places) for part in line] for *_, line in CASES]

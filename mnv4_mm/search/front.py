@@ -1,0 +1,114 @@
+"""The nets that are best at their costs, and the file that keeps them. Imports nothing heavy."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mnv4_mm.digest import file_digest
+from mnv4_mm.errors import UserError
+from mnv4_mm.files import write_whole
+
+FILE = 'front.json'
+
+
+class Scored(NamedTuple):
+    """A net with its score and cost.
+
+    Attributes:
+        genes: The net, see ``models.space``.
+        score: AP or mIoU in [0, 1] on the images that were held out.
+        gmacs: Billions of multiply-accumulates of the backbone for one image.
+    """
+
+    genes: tuple[int, ...]
+    score: float
+    gmacs: float
+
+
+class Front(NamedTuple):
+    """Nets of a supernet that are best at their costs.
+
+    Attributes:
+        supernet: Checkpoint of the supernet.
+        sha256: Its SHA-256.
+        metric: Name of the metric of the scores.
+        images: Number of images that were scored on.
+        plan: What the search did, see ``run.Plan``.
+        nets: The nets, by ascending cost and score.
+    """
+
+    supernet: Path
+    sha256: str
+    metric: str
+    images: int
+    plan: dict[str, Any]
+    nets: tuple[Scored, ...]
+
+    def choose(self, limit: float) -> Scored:
+        """Return the net with the best score within a limit of the cost, in GMACs.
+
+        Raises:
+            UserError: All nets cost more.
+        """
+        fitting = [net for net in self.nets if net.gmacs <= limit]
+        if not fitting:
+            cheapest = min((net.gmacs for net in self.nets), default=float('nan'))
+            raise UserError(f'--choose {limit:g}: the cheapest net of the front has {cheapest:.3f} GMACs')
+        return fitting[-1]
+
+    def check_supernet(self) -> Path:
+        """Return the checkpoint of the supernet.
+
+        Raises:
+            UserError: It is missing or has been replaced.
+        """
+        if not self.supernet.is_file():
+            raise UserError(f'the supernet {self.supernet} of this front is missing')
+        if file_digest(self.supernet).hexdigest() != self.sha256:
+            raise UserError(f'the supernet {self.supernet} has been replaced: its SHA-256 is not that of this front')
+        return self.supernet
+
+    def lines(self) -> Iterator[str]:
+        """Yield the lines of a Markdown table."""
+        yield f'| GMACs | {self.metric} |'
+        yield '|---|---|'
+        for net in self.nets:
+            yield f'| {net.gmacs:.3f} | {net.score:.4f} |'
+
+
+def find_front(scored: Iterable[Scored]) -> tuple[Scored, ...]:
+    """Return the nets that no other net equals or beats in both score and cost, by ascending cost."""
+    front: list[Scored] = []
+    for one in sorted(set(scored), key=lambda net: (net.gmacs, -net.score, net.genes)):
+        if not front or one.score > front[-1].score:
+            front.append(one)
+    return tuple(front)
+
+
+def write_front(front: Front, path: Path) -> None:
+    """Write a front as JSON.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    content = {**front._asdict(), 'supernet': str(front.supernet.resolve())}
+    content['nets'] = [net._asdict() for net in front.nets]
+    write_whole(path, json.dumps(content, indent=1))
+
+
+def read_front(path: str | Path) -> Front:
+    """Read what ``write_front`` has written.
+
+    Raises:
+        UserError: The file is missing, or is not a front.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f'no front {path}: `mnv4 search run` writes {FILE}')
+    try:
+        content = json.loads(path.read_bytes())
+        nets = tuple(Scored(tuple(net['genes']), float(net['score']), float(net['gmacs'])) for net in content['nets'])
+        return Front(**{**content, 'supernet': Path(content['supernet']), 'nets': nets})
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise UserError(f'{path} is not a front, as `mnv4 search run` writes it') from error

@@ -1,0 +1,246 @@
+"""Search for the nets of a supernet that have the best scores at their costs.
+
+Everything follows from the seed and the scores: a search that was stopped asks for the same nets again, and takes the
+scores of those that it has scored from its records.
+"""
+
+import json
+import multiprocessing
+import os
+import random
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mnv4_mm.errors import UserError
+from mnv4_mm.models.space import Genes, Space
+from mnv4_mm.search.front import Front, Scored, find_front
+from mnv4_mm.search.score import Scorer
+
+RECORDS = 'scored.jsonl'
+POPULATION = 50
+# Weight of the cost in TuNAS's reward (arXiv 2008.06120, section 3.1).
+TUNAS_BETA = -0.07
+
+
+class Plan(NamedTuple):
+    """What a search does.
+
+    Attributes:
+        engine: ``nsga2`` for the front of score and cost by NSGA-II; ``tunas`` for the best reward of TuNAS; ``random``
+            for random nets.
+        nets: Number of nets to ask for. Those that were asked for before, and those above the limit, count too.
+        seed: Seed.
+        limit: Largest cost in GMACs; None for no limit. ``tunas``: the cost that the reward prefers.
+        images: Largest number of images to score on.
+    """
+
+    engine: str
+    nets: int
+    seed: int
+    limit: float | None
+    images: int
+
+
+class Costs:
+    """Costs of nets, each computed once.
+
+    Args:
+        gmacs: Function from genes to the cost.
+    """
+
+    def __init__(self, gmacs: Callable[[Genes], float]) -> None:
+        self._gmacs = gmacs
+        self._known: dict[Genes, float] = {}
+
+    def __call__(self, genes: Genes) -> float:
+        if genes not in self._known:
+            self._known[genes] = self._gmacs(genes)
+        return self._known[genes]
+
+
+def search(
+    checkpoint: Path,
+    plan: Plan,
+    out: Path,
+    *,
+    workers: int = 1,
+    log: Callable[[str], object] = print,
+) -> Front:
+    """Search for nets of a supernet.
+
+    The nets are scored in ``workers`` processes. The result does not depend on their number.
+
+    Args:
+        checkpoint: Checkpoint of a supernet.
+        plan: What to search for.
+        out: Existing folder for the records, ``scored.jsonl``: one line for each net that was scored.
+        workers: Number of processes.
+        log: Function that prints a line; called after each generation.
+
+    Returns:
+        The front of the nets that this search has asked for.
+
+    Raises:
+        UserError: The checkpoint or the data cannot be used, or the records are of another supernet or of other images.
+    """
+    scorer = Scorer(checkpoint, plan.images)
+    space, size = scorer.space, scorer.input_size
+    costs = Costs(lambda genes: scorer.macs(genes, size) / 1e9)
+    records = _Records(out / RECORDS, dict(supernet=scorer.checkpoint.sha256, images=scorer.images))
+    context = multiprocessing.get_context('spawn')
+    asked: dict[Genes, Scored] = {}
+    with ProcessPoolExecutor(workers, context, _start, (str(checkpoint), plan.images)) as pool:
+
+        def score(nets: Sequence[Genes]) -> list[Scored]:
+            known = records.scores
+            new = [genes for genes in dict.fromkeys(nets) if genes not in known]
+            for genes, value in zip(new, pool.map(_score, new), strict=True):
+                records.add(genes, value)
+            return [Scored(genes, known[genes], costs(genes)) for genes in nets]
+
+        for generation, nets in enumerate(ask(space, plan, costs, score), 1):
+            asked |= {net.genes: net for net in nets}
+            best = max(asked.values(), key=lambda net: net.score, default=None)
+            shown = f'best score {best.score:.4f} at {best.gmacs:.3f} GMACs' if best else 'none within the limit'
+            log(f'generation {generation}: {len(asked)} nets scored; {shown}')
+    return Front(
+        checkpoint,
+        scorer.checkpoint.sha256,
+        scorer.metric,
+        scorer.images,
+        plan._asdict(),
+        find_front(asked.values()),
+    )
+
+
+def ask(
+    space: Space, plan: Plan, cost: Callable[[Genes], float], score: Callable[[Sequence[Genes]], list[Scored]]
+) -> Iterator[list[Scored]]:
+    """Ask for nets in generations, and yield those of each generation that are within the limit, scored.
+
+    Args:
+        space: The search space.
+        plan: What to search for.
+        cost: Function from genes to GMACs.
+        score: Function that scores several nets.
+
+    Raises:
+        UserError: Optuna is needed and not installed.
+    """
+    tell: Callable[[list[Genes], dict[Genes, Scored]], None]
+    propose, tell = _random(space, plan) if plan.engine == 'random' else _optuna(space, plan)
+    for start in range(0, plan.nets, POPULATION):
+        nets = propose(min(POPULATION, plan.nets - start))
+        # With a limit, nets above it are not scored. The reward of TuNAS needs the score of each net.
+        fitting = [one for one in nets if plan.limit is None or plan.engine == 'tunas' or cost(one) <= plan.limit]
+        scored = {one.genes: one for one in score(list(dict.fromkeys(fitting)))}
+        tell(nets, scored)
+        yield list(scored.values())
+
+
+def _random(space: Space, plan: Plan) -> tuple[Callable[[int], list[Genes]], Callable]:
+    generator = random.Random(plan.seed)  # noqa: S311
+    return lambda count: [space.sample(generator) for _ in range(count)], lambda nets, scored: None
+
+
+def _optuna(space: Space, plan: Plan) -> tuple[Callable[[int], list[Genes]], Callable]:
+    try:
+        import optuna
+    except ImportError as error:
+        raise UserError(
+            f'--engine {plan.engine} needs Optuna: pip install optuna; --engine random needs nothing'
+        ) from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    up, down = optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE
+    directions = [up] if plan.engine == 'tunas' else [up, down]
+    sampler = optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=plan.seed)
+    study = optuna.create_study(directions=directions, sampler=sampler)
+    # The values of a variable have an order, see ``Variable``; uniform crossover takes each from one of the parents.
+    ranges: Any = {
+        variable.name: optuna.distributions.IntDistribution(0, len(variable.values) - 1)
+        for variable in space.variables()
+    }
+    pending: list[Any] = []
+
+    def propose(count: int) -> list[Genes]:
+        pending[:] = [study.ask(ranges) for _ in range(count)]
+        return [space.canonical([trial.params[name] for name in ranges]) for trial in pending]
+
+    def tell(nets: list[Genes], scored: dict[Genes, Scored]) -> None:
+        for trial, genes in zip(pending, nets, strict=True):
+            net = scored.get(genes)
+            if plan.engine == 'tunas':
+                assert net is not None
+                study.tell(trial, [reward(net, plan.limit)])
+            else:
+                # A net above the limit is worse than all others.
+                study.tell(trial, [net.score, net.gmacs] if net else [-1.0, 1e9])
+
+    return propose, tell
+
+
+def reward(net: Scored, target: float | None) -> float:
+    """Return TuNAS's absolute reward, ``score + beta * |cost / target - 1|`` (arXiv 2008.06120, equation 3).
+
+    Args:
+        net: The net.
+        target: Cost that is preferred, in GMACs. None leaves out the second term.
+    """
+    return net.score + (TUNAS_BETA * abs(net.gmacs / target - 1) if target else 0.0)
+
+
+class _Records:
+    """Scores in a file of JSON Lines. The first line names the supernet and the number of images."""
+
+    def __init__(self, path: Path, about: dict[str, Any]) -> None:
+        self.path = path
+        self.scores: dict[Genes, float] = {}
+        lines = path.read_text().splitlines() if path.is_file() else []
+        if lines and self._read(lines[0]) != about:
+            raise UserError(f'{path} has scores of another supernet or of other images: name another folder by --out')
+        for line in lines[1:]:
+            record = self._read(line)
+            if record is not None:  # the last line of a search that was killed may be cut off
+                self.scores[tuple(record['genes'])] = record['score']
+        if not lines:
+            self._append(about)
+        elif path.read_bytes()[-1:] != b'\n':
+            with path.open('a') as file:
+                file.write('\n')
+
+    def add(self, genes: Genes, score: float) -> None:
+        self.scores[genes] = score
+        self._append(dict(genes=list(genes), score=score))
+
+    def _append(self, record: dict[str, Any]) -> None:
+        try:
+            with self.path.open('a') as file:
+                file.write(json.dumps(record) + '\n')
+        except OSError as error:
+            raise UserError(f'{self.path} cannot be written: {error.strerror or error}') from error
+
+    @staticmethod
+    def _read(line: str) -> dict[str, Any] | None:
+        try:
+            return json.loads(line)
+        except ValueError:
+            return None
+
+
+_scorer: Scorer | None = None
+
+
+def _start(checkpoint: str, images: int) -> None:
+    """Start a process of the pool: it reads the checkpoint and the images once, and uses one thread."""
+    global _scorer
+    import torch
+
+    torch.set_num_threads(1)
+    _scorer = Scorer(checkpoint, images)
+
+
+def _score(genes: Genes) -> float:
+    assert _scorer is not None, os.getpid()
+    return _scorer.score(genes)

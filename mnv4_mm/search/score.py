@@ -1,0 +1,142 @@
+"""Score of a net of a supernet, without training it."""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.evaluator import Evaluator
+from mmengine.registry import DATASETS, DefaultScope
+
+from mnv4_mm.config.checkpoint import checkpoint_config
+from mnv4_mm.config.classes import set_label_order
+from mnv4_mm.config.data import restore_data, with_data_roots, with_training_images
+from mnv4_mm.config.supernet import space_of, with_subnet
+from mnv4_mm.data.formats.configured import innermost_dataset
+from mnv4_mm.data.held_out import part_of
+from mnv4_mm.deploy.evaluator import metric_value
+from mnv4_mm.deploy.export import evenly
+from mnv4_mm.engine.runner import quiet_losses
+from mnv4_mm.engine.sandwich import NAME
+from mnv4_mm.models.complexity import count
+from mnv4_mm.models.supernet import build_backbone, subnet_state
+from mnv4_mm.quiet import READING_ANNOTATIONS, without_lines
+from mnv4_mm.search.calibrate import recalibrate
+from mnv4_mm.tasks import build_model, task_of
+from mnv4_mm.weights.checkpoint import Checkpoint, read_checkpoint
+from mnv4_mm.weights.strict import tensor_state
+
+CALIBRATION_IMAGES = 64
+MAX_IMAGES = 500  # scored
+BATCH = 16  # images of calibration, of which batch statistics are computed
+
+
+class Scorer:
+    """Scores nets of a supernet on the training images that were held out.
+
+    The images are read once and kept in memory.
+
+    Args:
+        checkpoint: Checkpoint of a supernet, a file or what was read from it.
+        images: Largest number of images to score on.
+
+    Attributes:
+        cfg: Config of the supernet.
+        space: Its search space.
+        metric: Name of the metric, ``bbox_mAP`` or ``mIoU``.
+        images: Number of images that are scored on.
+        input_size: Height and width in pixels of the first of them, after the test pipeline.
+
+    Raises:
+        UserError: The checkpoint cannot be read or is not that of a supernet, or the data is missing or has changed.
+    """
+
+    def __init__(self, checkpoint: str | Path | Checkpoint, images: int = MAX_IMAGES) -> None:
+        loaded = read_checkpoint(checkpoint)
+        self.checkpoint = loaded
+        self.cfg = checkpoint_config(loaded)
+        self.space = space_of(self.cfg)
+        self.metric = task_of(self.cfg).metric
+        self._state = tensor_state(loaded.content, loaded.path)
+        data = with_training_images(with_data_roots(restore_data(copy.deepcopy(self.cfg))))
+        set_label_order(data)
+        scored, self._ids = self._read(data, True, images)
+        self._samples = scored
+        self.images = len(scored)
+        self.input_size: tuple[int, int] = tuple(scored[0]['inputs'].shape[-2:])
+        calibration, _ = self._read(data, False, CALIBRATION_IMAGES)
+        self._calibration = [
+            pseudo_collate(calibration[start : start + self._batch])
+            for start in range(0, len(calibration), self._batch)
+        ]
+        self._evaluator_cfg = data.test_evaluator
+
+    def _read(self, data: Config, scored: bool, limit: int) -> tuple[list[Any], list[int] | None]:
+        """Read images with the test pipeline; return the samples and, for detection, the ids of the images."""
+        config = innermost_dataset(data.test_dataloader.dataset).copy()
+        with without_lines(READING_ANNOTATIONS), DefaultScope.overwrite_default_scope(data.default_scope):
+            dataset = DATASETS.build({**config, 'lazy_init': False})
+            indices = part_of(dataset, dict(share=self.cfg[NAME]['held_out'], scored=scored))
+            samples = [dataset[i] for i in evenly(indices, limit)]
+        self._dataset_meta = dataset.metainfo
+        ids = [sample['data_samples'].metainfo.get('img_id') for sample in samples]
+        shapes = {tuple(sample['inputs'].shape) for sample in samples}
+        self._batch = BATCH if len(shapes) == 1 else 1
+        return samples, ids if task_of(data).name == 'detection' else None
+
+    def model(self, genes: Sequence[int]) -> tuple[Any, Config]:
+        """Build a net with its part of the weights, and with statistics of its own in its batch norms.
+
+        Args:
+            genes: The net.
+
+        Returns:
+            The model in evaluation mode, and its config.
+
+        Raises:
+            UserError: The genes do not fit the space.
+        """
+        cfg = with_subnet(self.cfg, genes)
+        with quiet_losses():
+            model: Any = build_model(cfg)
+        shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+        model.load_state_dict(subnet_state(self._state, shapes, self.space.subnet(genes).rows))
+        model.eval()
+        recalibrate(model, self._calibration)
+        return model, cfg
+
+    def score(self, genes: Sequence[int]) -> float:
+        """Return AP or mIoU of a net on the images that were held out, in [0, 1].
+
+        Raises:
+            UserError: The genes do not fit the space, or the images have no ground truth.
+        """
+        model, cfg = self.model(genes)
+        with torch.no_grad(), DefaultScope.overwrite_default_scope(cfg.default_scope):
+            evaluator = Evaluator(copy.deepcopy(self._evaluator_cfg))
+            evaluator.dataset_meta = self._dataset_meta
+            for metric in evaluator.metrics:
+                if self._ids is not None:
+                    metric.img_ids = self._ids  # the annotation file has all training images
+            for start in range(0, len(self._samples), self._batch):
+                batch = pseudo_collate(self._samples[start : start + self._batch])
+                evaluator.process(data_samples=model.test_step(batch), data_batch=batch)
+            metrics = evaluator.evaluate(len(self._samples))
+        return metric_value(metrics, self.metric)
+
+    def macs(self, genes: Sequence[int], size: tuple[int, int]) -> int:
+        """Return the multiply-accumulates of the backbone of a net.
+
+        Args:
+            genes: The net.
+            size: Height and width of the input in pixels.
+
+        Raises:
+            UserError: The genes do not fit the space.
+        """
+        backbone = self.cfg.model.backbone
+        options = {key: value for key, value in backbone.items() if key in ('out_indices', 'output_stride')}
+        return count(build_backbone(self.space, genes, **options), size).macs

@@ -1,0 +1,151 @@
+"""The front of score and cost, how nets are asked for, and the command."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from mnv4_mm.cli import main
+from mnv4_mm.errors import UserError
+from mnv4_mm.models.space import SMALL
+from mnv4_mm.search.front import Front, Scored, find_front, read_front, write_front
+from mnv4_mm.search.run import POPULATION, Plan, ask, reward
+
+
+def some(count, seed=0):
+    generator = random.Random(seed)
+    return [Scored((i,), generator.randrange(20) / 20, generator.randrange(20) / 20) for i in range(count)]
+
+
+def test_a_front_has_the_nets_that_no_other_beats():
+    nets = some(200)
+    front = find_front(nets)
+    for one in nets:
+        beaten = any(other.score >= one.score and other.gmacs <= one.gmacs and other[1:] != one[1:] for other in nets)
+        assert any(net[1:] == one[1:] for net in front) != beaten
+    assert sorted(front, key=lambda net: net.gmacs) == sorted(front, key=lambda net: net.score) == list(front)
+    assert find_front([]) == ()
+
+
+@pytest.fixture
+def front(tmp_path):
+    supernet = tmp_path / 'supernet.pth'
+    supernet.write_bytes(b'PK weights')
+    from mnv4_mm.digest import file_digest
+
+    nets = (Scored((0, 1), 0.25, 0.1), Scored((1, 1), 0.5, 0.2))
+    return Front(supernet, file_digest(supernet).hexdigest(), 'mIoU', 40, dict(nets=2), nets)
+
+
+def test_a_front_survives_its_file(front, tmp_path):
+    write_front(front, tmp_path / 'front.json')
+    assert read_front(tmp_path / 'front.json') == front
+    assert front.choose(0.15) == front.choose(0.1) == front.nets[0]
+    assert front.choose(7) == front.nets[1]
+    assert list(front.lines())[2:] == ['| 0.100 | 0.2500 |', '| 0.200 | 0.5000 |']
+    assert front.check_supernet() == front.supernet
+    with pytest.raises(UserError, match=r'the cheapest net of the front has 0\.100 GMACs'):
+        front.choose(0.05)
+    front.supernet.write_bytes(b'PK other weights')
+    with pytest.raises(UserError, match='has been replaced'):
+        front.check_supernet()
+    front.supernet.unlink()
+    with pytest.raises(UserError, match='is missing'):
+        front.check_supernet()
+
+
+@pytest.mark.parametrize('text', ['', '{}', '[]', '{"nets": [{"genes": 1}]}', '{"nets": []}', 'null'])
+def test_another_file_is_no_front(text, tmp_path):
+    (tmp_path / 'x.json').write_text(text)
+    with pytest.raises(UserError, match='is not a front'):
+        read_front(tmp_path / 'x.json')
+
+
+def cost(genes):
+    return sum((index + 1) * gene for index, gene in enumerate(genes)) / 100
+
+
+def score(genes):
+    """A score that grows with the cost, but not for all variables alike."""
+    return sum(gene * (index % 3) for index, gene in enumerate(genes)) / 100
+
+
+def run(engine, nets=400, seed=0, limit=None, scale=1.0):
+    found = []
+
+    def scored(nets):
+        return [Scored(genes, scale * score(genes), cost(genes)) for genes in nets]
+
+    for generation in ask(SMALL, Plan(engine, nets, seed, limit, 10), cost, scored):
+        assert len(generation) <= POPULATION
+        found += generation
+    return found
+
+
+def area(nets):
+    """Return the area that a front dominates, up to the cost of the largest net."""
+    largest, total, front = cost(SMALL.largest()), 0.0, find_front(nets)
+    for net, after in zip(front, [*(one.gmacs for one in front[1:]), largest], strict=True):
+        total += net.score * (after - net.gmacs)
+    return total
+
+
+def test_nsga2_finds_more_than_random_nets():
+    pytest.importorskip('optuna')
+    gain = [area(run('nsga2', seed=seed)) - area(run('random', seed=seed)) for seed in range(3)]
+    assert min(gain) > 0.05 * area(run('random'))
+
+
+@pytest.mark.parametrize('engine', ['nsga2', 'random', 'tunas'])
+def test_a_seed_gives_the_same_nets(engine):
+    pytest.importorskip('optuna')
+    limit = 2.0 if engine == 'tunas' else None
+    assert run(engine, 120, limit=limit) == run(engine, 120, limit=limit)
+    assert run(engine, 120, limit=limit) != run(engine, 120, seed=1, limit=limit)
+    # A search for more nets begins with those of a shorter one.
+    assert run(engine, 170, limit=limit)[: len(run(engine, 100, limit=limit))] == run(engine, 100, limit=limit)
+
+
+@pytest.mark.parametrize('engine', ['nsga2', 'random'])
+def test_nets_above_the_limit_are_not_scored(engine):
+    pytest.importorskip('optuna')
+    limit = cost(SMALL.largest()) / 3
+    found = run(engine, 300, limit=limit)
+    assert found
+    assert all(net.gmacs <= limit for net in found)
+    if engine == 'nsga2':
+        assert area(found) > area(run('random', 300, limit=limit))
+
+
+def test_tunas_finds_the_cost_that_it_prefers():
+    pytest.importorskip('optuna')
+    target = cost(SMALL.largest()) / 2
+    assert reward(Scored((), 0.5, target), target) == 0.5
+    assert reward(Scored((), 0.5, 2 * target), target) == pytest.approx(0.43)
+    assert reward(Scored((), 0.5, target / 2), target) == pytest.approx(0.465)
+    # From the target on, a higher score costs more than it is worth.
+    best = max(run('tunas', 600, limit=target, scale=0.02), key=lambda net: reward(net, target))
+    assert abs(best.gmacs / target - 1) < 0.1
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['search', 'run', '{tmp}/a.pth', '--nets', '0'], '--nets must be at least 1, got 0'),
+        (['search', 'run', '{tmp}/a.pth', '--engine', 'tunas'], '--engine tunas needs --limit'),
+        (['search', 'run', '{tmp}/a.pth', '--limit', 'nan'], '--limit must be positive and finite, got nan'),
+        (['search', 'export', '{tmp}/no.json', '--choose', '1'], 'no front'),
+        (['search', 'export', '{tmp}/front.json', '--choose', '0.01'], 'the cheapest net'),
+        (['search', 'export', '{tmp}/front.json', '--choose', '1', '--out', '{tmp}/x.txt'], 'ends in .pth'),
+        (['search', 'train', 'mnv4_ssdlite_coco', '--space', 'huge'], '--space'),
+    ],
+)
+def test_a_mistake_is_one_line(arguments, message, front, tmp_path, capsys):
+    write_front(front, tmp_path / 'front.json')
+    Path(tmp_path / 'a.pth').write_bytes(b'PK')
+    assert main([argument.replace('{tmp}', str(tmp_path)) for argument in arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert 'Traceback' not in error
+    assert json.loads((tmp_path / 'front.json').read_text())['metric'] == 'mIoU'

@@ -1,0 +1,115 @@
+"""A search in a supernet that was trained for seconds: scores, records, and the net that is written."""
+
+import copy
+import json
+
+import pytest
+import torch
+from end_to_end import IN_PROCESS, resized
+
+from mnv4_mm.apis.evaluate import evaluate_files
+from mnv4_mm.apis.model import load_model
+from mnv4_mm.apis.train import train
+from mnv4_mm.cli import main
+from mnv4_mm.data.held_out import is_held_out
+from mnv4_mm.errors import UserError
+from mnv4_mm.search.front import read_front
+from mnv4_mm.search.run import RECORDS, Plan, search
+from mnv4_mm.search.score import Scorer
+
+DETECTOR, SEGMENTER = 'mnv4_ssdlite_coco-mini', 'mnv4_lraspp_ade20k-mini'
+
+
+@pytest.fixture(scope='module')
+def supernet(once, drawn):
+    def make(name):
+        options = {**IN_PROCESS, 'train_dataloader.batch_size': 4, 'val_dataloader.dataset.indices': 2}
+        options['report_on_training_pictures'] = False
+        if name == DETECTOR:
+            options |= resized(96) | {'train_dataloader.dataset.times': 1}
+        length = dict(epochs=1) if name == DETECTOR else dict(iters=4)
+        arguments = dict(data=str(drawn), space='small', cfg_options=options, **length)
+        folder = once(f'supernet {name}', lambda out: train(name, work_dir=str(out), **arguments))
+        return next(iter(sorted(folder.glob('[ei]*.pth'))))
+
+    return make
+
+
+def test_held_out_images_are_a_share_and_follow_from_their_names():
+    names = [f'images/{i:05}.jpg' for i in range(10_000)]
+    held_out = {name for name in names if is_held_out(name, 0.2)}
+    assert len(held_out) == pytest.approx(2000, abs=5 * (10_000 * 0.2 * 0.8) ** 0.5)
+    assert all(is_held_out(f'/elsewhere/{name}', 0.2) == (name in held_out) for name in names)
+    assert not any(is_held_out(name, 0.0) for name in names)
+    assert all(is_held_out(name, 1.0) for name in names)
+
+
+@pytest.mark.parametrize('name', [DETECTOR, SEGMENTER])
+def test_a_score_is_that_of_the_ordinary_net(name, supernet, tmp_path):
+    """The net is written with its own statistics; evaluated as any checkpoint, it has the score of the search."""
+    scorer = Scorer(supernet(name))
+    genes = scorer.space.smallest()
+    before = copy.deepcopy(scorer._state)
+    score = scorer.score(genes)
+    assert scorer.score(scorer.space.largest()) != score == scorer.score(genes)
+    assert all(torch.equal(value, before[key]) for key, value in scorer._state.items())
+    front = tmp_path / 'front.json'
+    net = dict(genes=list(genes), score=score, gmacs=scorer.macs(genes, scorer.input_size) / 1e9)
+    about = dict(supernet=str(supernet(name)), sha256=scorer.checkpoint.sha256, metric=scorer.metric, images=1, plan={})
+    front.write_text(json.dumps({**about, 'nets': [net]}))
+    assert main(['search', 'export', str(front), '--choose', '1', '--out', str(tmp_path / 'net.pth')]) == 0
+    model = load_model(str(tmp_path / 'net.pth'), device='cpu')
+    assert 'supernet' not in model.cfg
+    assert sum(p.numel() for p in model.backbone.parameters()) < 5e5
+    expected = scorer.model(genes)[0].state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
+    if name == SEGMENTER:  # trained further from the config beside it
+        options = {**IN_PROCESS, 'train_dataloader.batch_size': 4, 'val_dataloader.dataset.indices': 2}
+        options['report_on_training_pictures'] = False
+        tuned = train(str(tmp_path / 'net.py'), work_dir=str(tmp_path / 'tuned'), iters=1, cfg_options=options)
+        cfg = load_model(str(tuned / 'iter_1.pth'), device='cpu').cfg
+        assert cfg.model == model.cfg.model
+        assert 'held_out' not in cfg.train_dataloader.dataset
+    # On all training images, of which a part was held out.
+    metrics = evaluate_files(None, str(tmp_path / 'net.pth'), work_dir=str(tmp_path / 'tested'), on='train')
+    (value,) = (value for key, value in metrics.items() if key.endswith(scorer.metric))
+    assert 0 <= value <= 1
+    # Held-out images were not trained on, and only they are scored.
+    names = [sample['data_samples'].img_path for sample in scorer._samples]
+    assert all(is_held_out(path, 0.2) for path in names)
+    assert 0 < len(names) == scorer.images
+
+
+def test_a_search_continues_where_it_was_stopped(supernet, tmp_path, capsys):
+    path = supernet(DETECTOR)
+    lines: list[str] = []
+    plan = Plan('random', 5, 0, None, 6)
+    whole = search(path, plan, tmp_path, log=lines.append)
+    assert lines[0].startswith('generation 1: 5 nets scored; best score ')
+    records = (tmp_path / RECORDS).read_text()
+    assert len(records.splitlines()) == 6
+    # Killed in the middle of a line.
+    (tmp_path / RECORDS).write_text(records[: records.rindex('{') + 9])
+    again = search(path, plan, tmp_path, log=lines.append)
+    assert again == whole
+    scored = [json.loads(line) for line in (tmp_path / RECORDS).read_text().splitlines() if line.endswith('}')]
+    assert scored[1:] == [json.loads(line) for line in records.splitlines()][1:]
+    # The same search by the command, which scores nothing anew.
+    before = (tmp_path / RECORDS).read_bytes()
+    arguments = ['--engine', 'random', '--nets', '5', '--images', '6', '--workers', '1', '--out', str(tmp_path)]
+    assert main(['search', 'run', str(path), *arguments]) == 0
+    assert (tmp_path / RECORDS).read_bytes() == before
+    assert read_front(tmp_path / 'front.json').nets == whole.nets
+    assert '| GMACs | bbox_mAP |' in capsys.readouterr().out
+    with pytest.raises(UserError, match='of another supernet or of other images'):
+        search(path, plan._replace(images=3), tmp_path)
+
+
+@pytest.mark.long
+def test_two_processes_find_the_front_of_one(supernet, tmp_path):
+    fronts = []
+    for workers in (1, 2):
+        out = tmp_path / str(workers)
+        out.mkdir()
+        fronts.append(search(supernet(DETECTOR), Plan('nsga2', 60, 0, None, 6), out, workers=workers))
+    assert fronts[0] == fronts[1]
