@@ -84,11 +84,11 @@ def export_net(args: argparse.Namespace) -> None:
     check_not_empty(front=args.front, out=args.out)
     front = read_front(args.front)
     chosen = front.choose(args.choose)
-    supernet = front.check_supernet()
     path = Path(args.out or Path(args.front).parent / f'net_{chosen.gmacs:.3f}.pth')
     if path.suffix != '.pth':
         raise UserError(f'--out {path}: a checkpoint ends in .pth')
     check_output_file('--out', path)
+    supernet = front.check_supernet()
 
     from mnv4_mm.search.export import export_net
 

@@ -65,7 +65,6 @@ NEEDED = {
     ('train', 'teacher_config'): ['--teacher', '{checkpoint}'],
     ('roofline', 'nets'): ['--measure'],
     ('blocks', 'only'): ['--measure'],
-    ('search train', 'teacher_config'): ['--teacher', '{checkpoint}'],
 }
 # Wrong values of text.
 CHECKPOINT = ['{gone}.pth', '{folder}', '{text}']

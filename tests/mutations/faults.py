@@ -334,7 +334,7 @@ FAULTS = (
     ),
     Fault(
         'keep the old channels of the neck for another backbone',
-        'mnv4_mm/config/backbone.py',
+        'mnv4_mm/models/model_config.py',
         'part[key] = type(value)([*new, *value[len(old) :]])',
         'part[key] = type(value)([*old, *value[len(old) :]])',
         ('tests/config',),
@@ -439,6 +439,35 @@ FAULTS = (
         'if get_world_size() > 1 or (by_torchrun and not is_distributed()):',
         'if by_torchrun and not is_distributed():',
         ('tests/test_many_machines.py', '-k', 'without_a_launcher'),
+    ),
+    # search
+    Fault(
+        'take the corner of a kernel, not its centre',
+        'mnv4_mm/models/supernet.py',
+        'start = (old - new) // 2 if position >= 2 else 0',
+        'start = 0',
+        ('tests/models/test_space.py',),
+    ),
+    Fault(
+        'give a net the blocks that come first in the supernet',
+        'mnv4_mm/models/supernet.py',
+        'rows[int(stage)][int(row)]',
+        'int(row)',
+        ('tests/models/test_space.py',),
+    ),
+    Fault(
+        'train the supernet on the images that nets are scored on',
+        'mnv4_mm/data/held_out.py',
+        "== settings['scored']",
+        "!= settings['scored']",
+        ('tests/search/test_search.py', '-k', 'ordinary and lraspp'),
+    ),
+    Fault(
+        'keep the norm statistics of the largest net',
+        'mnv4_mm/search/calibrate.py',
+        'nn.Module.train(norm)',
+        'norm.eval()',
+        ('tests/search/test_search.py', '-k', 'own_statistics'),
     ),
     # export
     Fault(

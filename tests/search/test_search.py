@@ -3,6 +3,7 @@
 import copy
 import json
 
+import numpy as np
 import pytest
 import torch
 from end_to_end import IN_PROCESS, resized
@@ -42,6 +43,24 @@ def test_held_out_images_are_a_share_and_follow_from_their_names():
     assert all(is_held_out(f'/elsewhere/{name}', 0.2) == (name in held_out) for name in names)
     assert not any(is_held_out(name, 0.0) for name in names)
     assert all(is_held_out(name, 1.0) for name in names)
+
+
+def test_a_net_gets_its_own_statistics(supernet):
+    """They are the means over batches that numpy computes from the inputs of a norm."""
+    scorer = Scorer(supernet(SEGMENTER))
+    model, _ = scorer.model(scorer.space.smallest())
+    norm, inputs = model.backbone.bn1, []
+    norm.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0].double().numpy()))
+    with torch.no_grad():
+        for batch in scorer._calibration:
+            data = model.data_preprocessor(copy.deepcopy(batch), False)
+            model(data['inputs'], data['data_samples'], mode='tensor')
+    means = np.mean([x.mean(axis=(0, 2, 3)) for x in inputs], axis=0)
+    variances = np.mean([x.var(axis=(0, 2, 3), ddof=1) for x in inputs], axis=0)
+    np.testing.assert_allclose(norm.running_mean, means, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(norm.running_var, variances, rtol=1e-4)
+    assert not any(module.training for module in model.modules())
+    assert norm.momentum == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize('name', [DETECTOR, SEGMENTER])
