@@ -13,6 +13,7 @@ from mnv4_mm.config.nested import dicts, on_copy
 from mnv4_mm.data.cache import cache_folder
 from mnv4_mm.data.checked import CheckedData
 from mnv4_mm.data.formats.configured import innermost_dataset
+from mnv4_mm.data.held_out import KEY as HELD_OUT
 from mnv4_mm.data.prepare import format_split, is_prepared, parse_split, read_split
 from mnv4_mm.errors import UserError
 from mnv4_mm.tasks import task_of
@@ -187,7 +188,10 @@ def data_lines(cfg: Config) -> list[str]:
     dataset = innermost_dataset(cfg.train_dataloader.dataset)
     checked = find_own_data(cfg, dataset.metainfo.classes) if cfg.get('own_data') else None
     split = dataset_split(cfg, 'train_dataloader')
-    return [*(checked.summary() if checked else []), *task.training_lines(split, cfg, dataset)]
+    lines = [*(checked.summary() if checked else []), *task.training_lines(split, cfg, dataset)]
+    if HELD_OUT in dataset:
+        lines.append(f'about {dataset[HELD_OUT].share:.0%} of these images are held out from training, to score nets')
+    return lines
 
 
 def set_inference(cfg: Config, mode: str) -> Config:

@@ -32,11 +32,14 @@ def part_of(dataset: Any, settings: Mapping[str, Any]) -> list[int]:
         settings: ``share`` of ``is_held_out``, and ``scored``: True for the images that are held out.
 
     Raises:
-        UserError: There are no such images.
+        UserError: No image is held out, or all are.
     """
     paths = [dataset.get_data_info(i)['img_path'] for i in range(len(dataset))]
-    indices = [i for i, path in enumerate(paths) if is_held_out(path, settings['share']) == settings['scored']]
-    if not indices:
-        what = 'are held out to score nets' if settings['scored'] else 'are left to train on'
-        raise UserError(f'none of the {len(paths)} training images {what}: a supernet needs more images')
-    return indices
+    held_out = [is_held_out(path, settings['share']) for path in paths]
+    if len(set(held_out)) < 2:
+        problem = 'all' if any(held_out) else 'none'
+        raise UserError(
+            f'{problem} of the {len(paths)} training images would be held out to score nets: a supernet needs more '
+            'images'
+        )
+    return [i for i, held in enumerate(held_out) if held == settings['scored']]

@@ -85,12 +85,13 @@ def test_losses_are_those_of_ordinary_nets(name, segmentation_batch):
         model(batch['inputs'], mode='tensor')
 
 
-def test_a_supernet_is_trained_and_resumed(few, tmp_path):
+def test_a_supernet_is_trained_and_resumed(drawn, tmp_path, capsys):
     """The weights of a resumed run are those of one that was not interrupted: the random nets are the same."""
     options = {**IN_PROCESS, 'train_dataloader.batch_size': 2, 'val_dataloader.dataset.indices': 2}
     options['default_hooks.checkpoint.interval'] = 2
-    arguments = dict(data=str(few), space='small', iters=4, cfg_options=options)
+    arguments = dict(data=str(drawn), space='small', iters=4, cfg_options=options)
     folder = train('mnv4_lraspp_ade20k-mini', work_dir=str(tmp_path / 'whole'), **arguments)
+    assert 'about 20% of these images are held out from training' in capsys.readouterr().out
     last = read_checkpoint(folder / 'iter_4.pth')
     resumed = train(
         'mnv4_lraspp_ade20k-mini', work_dir=str(tmp_path / 'resumed'), resume=str(folder / 'iter_2.pth'), **arguments

@@ -63,6 +63,12 @@ def test_a_net_gets_its_own_statistics(supernet):
     assert norm.momentum == pytest.approx(0.1)
 
 
+def test_too_few_images_are_refused_before_training(drawn, tmp_path):
+    options = {**IN_PROCESS, 'train_dataloader.dataset.indices': 1}
+    with pytest.raises(UserError, match=r'of the 1 training images would be held out to score nets'):
+        train(SEGMENTER, data=str(drawn), space='small', work_dir=str(tmp_path / 'w'), iters=1, cfg_options=options)
+
+
 @pytest.mark.parametrize('name', [DETECTOR, SEGMENTER])
 def test_a_score_is_that_of_the_ordinary_net(name, supernet, tmp_path):
     """The net is written with its own statistics; evaluated as any checkpoint, it has the score of the search."""
