@@ -363,10 +363,10 @@ def test_workers_share_the_file(tmp_path, way):
     dataset = build(tmp_path / 'instances.json')
     assert len(pickle.dumps(dataset)) < 50_000 < 400_000 < dataset.columns.box.nbytes
     context = multiprocessing.get_context(way)
-    queue = context.SimpleQueue()
+    queue = context.Queue()
     worker = context.Process(target=read_all, args=(dataset, queue))
     worker.start()
-    texts, fields, left = queue.get()
+    texts, fields, left = queue.get(timeout=120)  # a worker that fails puts nothing
     worker.join()
     assert texts == entries(dataset)
     assert left == 0
