@@ -1,14 +1,14 @@
 """The command that searches for a net: train a supernet, search in it, write the net that was found."""
 
 import argparse
-import os
 from pathlib import Path
 
 from mnv4_mm.cli import train as training
 from mnv4_mm.cli.arguments import Parser
+from mnv4_mm.data.decode_once import cores
 from mnv4_mm.errors import UserError
 from mnv4_mm.paths import check_checkpoint, check_not_empty, check_output_file, check_output_folder, make_output_folder
-from mnv4_mm.search.front import FILE, read_front, write_front
+from mnv4_mm.search.front import DIGITS, read_front, write_front
 
 ENGINES = ('nsga2', 'tunas', 'random')
 
@@ -31,14 +31,12 @@ def add_search(parser: Parser) -> None:
         '--limit', type=float, metavar='GMACS', help='largest cost of the backbone; tunas: the cost that it prefers'
     )
     run.add_argument('--images', type=int, default=500, metavar='N', help='score on at most N images (default: 500)')
-    run.add_argument(
-        '--workers', type=int, default=os.cpu_count() or 1, metavar='N', help='processes (default: all cores)'
-    )
+    run.add_argument('--workers', type=int, default=cores(), metavar='N', help='processes (default: all cores)')
     run.add_argument('--seed', type=int, default=0, metavar='N', help='default: 0')
     run.add_argument('--out', metavar='DIR', help='folder of the records (default: search/ beside the checkpoint)')
     run.set_defaults(call=run_search, parser=run)
     export = commands.add_parser('export', help='write a net that was found as an ordinary checkpoint')
-    export.add_argument('front', help='front.json, which `mnv4 search run` has written')
+    export.add_argument('front', help='front-<engine>.json, which `mnv4 search run` has written')
     export.add_argument(
         '--choose', type=float, required=True, metavar='GMACS', help='the best net that costs at most this'
     )
@@ -73,8 +71,9 @@ def run_search(args: argparse.Namespace) -> None:
     make_output_folder('--out', out)
     plan = Plan(args.engine, args.nets, args.seed, args.limit, args.images)
     front = search(Path(args.checkpoint), plan, out, workers=args.workers)
-    write_front(front, out / FILE)
-    print(*front.lines(), out / FILE, sep='\n')
+    path = out / f'front-{args.engine}.json'
+    write_front(front, path)
+    print(*front.lines(), path, sep='\n')
 
 
 def export_net(args: argparse.Namespace) -> None:
@@ -84,7 +83,7 @@ def export_net(args: argparse.Namespace) -> None:
     check_not_empty(front=args.front, out=args.out)
     front = read_front(args.front)
     chosen = front.choose(args.choose)
-    path = Path(args.out or Path(args.front).parent / f'net_{chosen.gmacs:.3f}.pth')
+    path = Path(args.out or Path(args.front).parent / f'net_{chosen.gmacs:.{DIGITS}f}.pth')
     if path.suffix != '.pth':
         raise UserError(f'--out {path}: a checkpoint ends in .pth')
     check_output_file('--out', path)
@@ -92,4 +91,5 @@ def export_net(args: argparse.Namespace) -> None:
 
     from mnv4_mm.search.export import export_net
 
+    print(f'{chosen.gmacs:.{DIGITS}f} GMACs, {front.metric} {chosen.score:.4f} on {front.images} held-out images')
     print(export_net(supernet, chosen.genes, path))

@@ -189,8 +189,8 @@ def data_lines(cfg: Config) -> list[str]:
     checked = find_own_data(cfg, dataset.metainfo.classes) if cfg.get('own_data') else None
     split = dataset_split(cfg, 'train_dataloader')
     lines = [*(checked.summary() if checked else []), *task.training_lines(split, cfg, dataset)]
-    if HELD_OUT in dataset:
-        lines.append(f'about {dataset[HELD_OUT].share:.0%} of these images are held out from training, to score nets')
+    if share := cfg.train_dataloader.get(HELD_OUT):
+        lines.append(f'about {share:.0%} of these images are held out from training, to score nets')
     return lines
 
 

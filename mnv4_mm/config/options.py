@@ -330,13 +330,24 @@ class TrainOptions(ConfigOptions):
         if self.teacher_config is not None and self.teacher is None:
             raise UserError('--teacher-config has no effect without --teacher CHECKPOINT')
         for name, excluded in (('space', WITHOUT_SPACE), ('qat', WITHOUT_QAT)):
-            if getattr(self, name) is None:
-                continue
-            for option in fields(self):
-                if option.name in excluded and getattr(self, option.name) != option.default:
-                    raise UserError(f'--{name} and {_flag(option)} exclude each other: {excluded[option.name]}')
+            if getattr(self, name) is not None:
+                self.check_excluded(name, excluded)
         if self.epochs is not None and self.iters is not None:
             raise UserError('--epochs and --iters exclude each other: a config counts in one of them')
+
+    def check_excluded(self, name: str, excluded: Mapping[str, str]) -> None:
+        """Check that options which do not go with another one are not given.
+
+        Args:
+            name: Name of the other option.
+            excluded: Names of the options, and the reason of each.
+
+        Raises:
+            UserError: One of them is given.
+        """
+        for option in fields(self):
+            if option.name in excluded and getattr(self, option.name) != option.default:
+                raise UserError(f'--{name} and {_flag(option)} exclude each other: {excluded[option.name]}')
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,13 +7,12 @@ from mmengine.config import Config
 
 from mnv4_mm.config.backbone import backbone_channels
 from mnv4_mm.config.nested import on_copy
-from mnv4_mm.config.options import TrainOptions
+from mnv4_mm.config.options import WITHOUT_SPACE, TrainOptions
 from mnv4_mm.config.rules import check_backbone_of
-from mnv4_mm.data.formats.configured import innermost_dataset
 from mnv4_mm.data.held_out import KEY
 from mnv4_mm.engine.sandwich import NAME
 from mnv4_mm.errors import UserError
-from mnv4_mm.models.arch import arch_to_dict
+from mnv4_mm.models.arch import arch_from_dict, arch_to_dict
 from mnv4_mm.models.model_config import set_channels
 from mnv4_mm.models.space import SPACES, Space
 from mnv4_mm.models.supernet import subnet_model
@@ -49,9 +48,36 @@ def set_supernet(cfg: Config, options: TrainOptions) -> Config:
     space = SPACES[options.space]
     backbone.arch = arch_to_dict(space.subnet(space.largest()).arch)
     set_channels(cfg.model, old, backbone_channels(backbone))
-    cfg[NAME] = dict(space=options.space, random=RANDOM_NETS, distillation=DISTILLATION, held_out=HELD_OUT)
-    innermost_dataset(cfg.train_dataloader.dataset)[KEY] = dict(share=HELD_OUT, scored=False)
+    cfg[NAME] = dict(space=options.space, random=RANDOM_NETS, distillation=DISTILLATION)
+    cfg.train_dataloader[KEY] = HELD_OUT
     return cfg
+
+
+def check_supernet(cfg: Config, options: TrainOptions) -> None:
+    """Check the config of a run that trains a supernet, whether by ``--space`` or by its own ``supernet`` settings.
+
+    Args:
+        cfg: Config of the run, with all options applied.
+        options: Options of training.
+
+    Raises:
+        UserError: An option or a setting does not fit a supernet.
+    """
+    if not cfg.get(NAME):
+        return
+    options.check_excluded('space', WITHOUT_SPACE)
+    space = space_of(cfg)
+    largest = arch_to_dict(space.subnet(space.largest()).arch)
+    arch = cfg.model.backbone.get('arch')
+    if not isinstance(arch, dict) or arch_from_dict(arch) != arch_from_dict(largest):
+        raise UserError(f'model.backbone.arch of a supernet must be the largest net of the space {cfg[NAME].space!r}')
+    count, weight, share = cfg[NAME].get('random'), cfg[NAME].get('distillation'), cfg.train_dataloader.get(KEY)
+    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+        raise UserError(f'{NAME}.random must be a number of nets, got {count!r}')
+    if not isinstance(weight, int | float) or not 0 <= weight < float('inf'):
+        raise UserError(f'{NAME}.distillation must be a weight of at least 0, got {weight!r}')
+    if not isinstance(share, int | float) or not 0 < share < 1:
+        raise UserError(f'train_dataloader.{KEY} must be a share between 0 and 1, got {share!r}')
 
 
 def set_subnet(cfg: Config, genes: Sequence[int]) -> Config:
@@ -70,7 +96,7 @@ def set_subnet(cfg: Config, genes: Sequence[int]) -> Config:
     space = space_of(cfg)
     cfg.model = subnet_model(cfg.model.to_dict(), space, genes)
     cfg.pop(NAME)
-    innermost_dataset(cfg.train_dataloader.dataset).pop(KEY, None)
+    cfg.train_dataloader.pop(KEY, None)
     return cfg
 
 

@@ -18,7 +18,7 @@ from mnv4_mm.config.resume import set_resume
 from mnv4_mm.config.rules import TRAINING_PARTS, check_complete
 from mnv4_mm.config.schedule import set_length
 from mnv4_mm.config.small_data import set_scaled_rate, set_small_data
-from mnv4_mm.config.supernet import set_supernet
+from mnv4_mm.config.supernet import check_supernet, set_supernet
 from mnv4_mm.config.teacher import set_distillation_defaults, set_teacher
 from mnv4_mm.config.weights import set_weights
 from mnv4_mm.errors import UserError
@@ -100,6 +100,7 @@ def training_config(
     set_distillation_defaults(cfg)
     set_fused(cfg, options.fused)
     set_resume(cfg, options.resume, cfg_options)
+    check_supernet(cfg, options)
     return set_data_roots(cfg)
 
 

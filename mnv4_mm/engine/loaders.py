@@ -23,7 +23,8 @@ def prepare_loader(loader: dict[str, Any], seed: int | None) -> dict[str, Any]:
       the last batch would have one image, which batch norm cannot process. Infinite samplers are not affected.
 
     Args:
-        loader: Config of a data loader; not changed.
+        loader: Config of a data loader; not changed. ``held_out`` is a share of the images that is left out, see
+            ``data.held_out``.
         seed: Seed of the run, from which each training image gets a seed of its own. None to let the sampler draw a
             seed for the order of the images, and not to seed the images.
 
@@ -35,8 +36,9 @@ def prepare_loader(loader: dict[str, Any], seed: int | None) -> dict[str, Any]:
         UserError: The data set has no images, or none after filtering.
     """
     loader = copy.deepcopy(loader)
+    held_out = loader.pop(HELD_OUT, None)
     if isinstance(loader.get('dataset'), dict):
-        loader['dataset'] = RobustDataset(_build_dataset(loader['dataset']))
+        loader['dataset'] = RobustDataset(_build_dataset(loader['dataset'], held_out))
     dataset = loader.get('dataset')
     is_training = not getattr(innermost(dataset), 'test_mode', False)
     name = 'train_dataloader' if is_training else 'data loader'
@@ -53,14 +55,13 @@ def prepare_loader(loader: dict[str, Any], seed: int | None) -> dict[str, Any]:
     return loader
 
 
-def _build_dataset(config: dict[str, Any]) -> Any:
+def _build_dataset(config: dict[str, Any], held_out: float | None) -> Any:
     inner = config
     while isinstance(inner.get('dataset'), dict):
         inner = inner['dataset']
     try:
-        if part := inner.pop(HELD_OUT, None):
-            whole = DATASETS.build({**inner, 'lazy_init': False})
-            inner['indices'] = part_of(whole, part)
+        if held_out is not None:
+            inner['indices'] = _without_held_out(inner, held_out)
         dataset = DATASETS.build(config)
         if hasattr(dataset, 'full_init'):
             dataset.full_init()
@@ -76,6 +77,17 @@ def _build_dataset(config: dict[str, Any]) -> Any:
             f'check the classes and filter_cfg={inner.get("filter_cfg")} of the data set'
         )
     return dataset
+
+
+def _without_held_out(config: dict[str, Any], share: float) -> list[int]:
+    """Return the indices of the images that are not held out, among those that ``indices`` of the config selects."""
+    whole = DATASETS.build({**config, 'indices': None, 'lazy_init': False})
+    selected, indices = list(range(len(whole))), config.get('indices')
+    if isinstance(indices, int):
+        selected = selected[:indices] if indices >= 0 else selected[indices:]
+    elif indices is not None:
+        selected = [selected[i] for i in indices]
+    return part_of(whole, share, scored=False, selected=selected)
 
 
 def _fit_batches(loader: dict[str, Any], name: str, samples: int, is_infinite: bool) -> None:

@@ -8,6 +8,7 @@ compare every net with timm's net or, where timm has none, with the same table b
 A net has a 3x3 stem of stride 2 and four stages that end in the feature maps C2, C3, C4 and C5 (strides 4, 8, 16, 32).
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -124,21 +125,69 @@ def arch_from_dict(values: Mapping[str, Any]) -> Arch:
     """Read what ``arch_to_dict`` returns.
 
     Raises:
-        UserError: A key is unknown or missing, or a row has an unknown kind, too few or too many values, or values that
-            are no integers.
+        UserError: A key is unknown or missing, a value or a row is invalid, or a stage does not halve the feature map.
     """
     unknown = values.keys() - set(Arch._fields)
     missing = set(Arch._fields) - Arch._field_defaults.keys() - values.keys()
     if unknown or missing:
         problem = f'unknown: {", ".join(sorted(unknown))}' if unknown else f'missing: {", ".join(sorted(missing))}'
         raise UserError(f'arch has the keys {", ".join(Arch._fields)}; {problem}')
-    if not isinstance(values['stages'], list | tuple) or len(values['stages']) != 4:
-        raise UserError('arch.stages must have four stages, which end in C2, C3, C4 and C5')
-    return Arch(**{**values, 'stages': tuple(tuple(map(_read_row, stage)) for stage in values['stages'])})
+    stages = values['stages']
+    if (
+        not isinstance(stages, list | tuple)
+        or len(stages) != 4
+        or not all(isinstance(stage, list | tuple) and stage for stage in stages)
+    ):
+        raise UserError('arch.stages must be four lists of rows, which end in C2, C3, C4 and C5')
+    arch = Arch(**{**values, 'stages': tuple(tuple(map(_read_row, stage)) for stage in stages)})
+    _check_values(arch)
+    return arch
+
+
+def _check_values(arch: Arch) -> None:
+    checks = (
+        ('stem', isinstance(arch.stem, int) and arch.stem > 0, 'a positive integer'),
+        ('act', arch.act in ('ReLU', 'ReLU6', 'GELU', 'HSwish', 'Swish', 'SiLU'), 'the name of an activation in mmcv'),
+        ('layer_scale', arch.layer_scale is None or isinstance(arch.layer_scale, int | float), 'a number or None'),
+        ('head_conv', arch.head_conv is None or (isinstance(arch.head_conv, int) and arch.head_conv > 0),
+         'a positive integer or None'),
+        ('width', isinstance(arch.width, int | float) and arch.width > 0, 'a positive number'),
+        ('antialias', arch.antialias in (None, 'avg', 'blur'), 'avg, blur or None'),
+        ('attention', arch.attention in ('mqa', 'mhsa'), 'mqa or mhsa'),
+        ('kv_stride', arch.kv_stride in (None, 1, 2), '1, 2 or None'),
+    )  # fmt: skip
+    for name, is_valid, expected in checks:
+        if not is_valid:
+            raise UserError(f'arch.{name} must be {expected}, got {getattr(arch, name)!r}')
+    channels = arch.stem
+    for number, stage in enumerate(arch.stages, 2):
+        strides = [getattr(row, 'stride', 1) for row in stage]
+        if math.prod(strides) != 2:
+            raise UserError(f'arch.stages: the stage of C{number} must have one row of stride 2; it has {strides}')
+        for row in stage:
+            if problem := _row_problem(row, channels):
+                raise UserError(f'arch.stages: {row} {problem}')
+            channels = row.out
+
+
+def _row_problem(row: Row, channels: int) -> str | None:
+    """Return what is wrong with a row that has this number of input channels; None if nothing is."""
+    kernels = [value for name, value in row._asdict().items() if name in ('kernel', 'start_dw', 'middle_dw')]
+    optional = isinstance(row, UIB)
+    if not all((optional and kernel == 0) or kernel % 2 for kernel in kernels):
+        return 'has a kernel size that is not odd'
+    if any(value < 1 for name, value in row._asdict().items() if name not in ('start_dw', 'middle_dw')):
+        return 'has a value below 1'
+    if isinstance(row, UIB) and row.stride > 1 and not any(kernels):
+        return 'has a stride, but no depthwise convolution'
+    if isinstance(row, MQA) and row.out != channels:
+        return f'must have as many output as input channels, {channels}'
+    return None
 
 
 def _read_row(values: Any) -> Row:
-    kind = ROWS.get(values[0]) if isinstance(values, list | tuple) and values else None
+    is_row = isinstance(values, list | tuple) and values and isinstance(values[0], str)
+    kind = ROWS.get(values[0]) if is_row else None
     numbers = list(values[1:]) if kind else []
     is_valid = all(isinstance(number, int) and not isinstance(number, bool) and number >= 0 for number in numbers)
     if kind is None or len(numbers) != len(kind._fields) or not is_valid:

@@ -9,7 +9,7 @@ from mnv4_mm.digest import file_digest
 from mnv4_mm.errors import UserError
 from mnv4_mm.files import write_whole
 
-FILE = 'front.json'
+DIGITS = 4  # of a cost in GMACs, in a table and in the name of a file
 
 
 class Scored(NamedTuple):
@@ -35,7 +35,7 @@ class Front(NamedTuple):
         metric: Name of the metric of the scores.
         images: Number of images that were scored on.
         plan: What the search did, see ``run.Plan``.
-        nets: The nets, by ascending cost and score.
+        nets: The nets, by ascending cost and score; for ``tunas`` the one with the best reward.
     """
 
     supernet: Path
@@ -48,14 +48,16 @@ class Front(NamedTuple):
     def choose(self, limit: float) -> Scored:
         """Return the net with the best score within a limit of the cost, in GMACs.
 
+        Costs count as ``lines`` shows them, rounded to ``DIGITS``.
+
         Raises:
             UserError: All nets cost more.
         """
-        fitting = [net for net in self.nets if net.gmacs <= limit]
+        fitting = [net for net in self.nets if round(net.gmacs, DIGITS) <= limit]
         if not fitting:
-            cheapest = min((net.gmacs for net in self.nets), default=float('nan'))
-            raise UserError(f'--choose {limit:g}: the cheapest net of the front has {cheapest:.3f} GMACs')
-        return fitting[-1]
+            cheapest = min(net.gmacs for net in self.nets)
+            raise UserError(f'--choose {limit:g}: the cheapest net of the front has {cheapest:.{DIGITS}f} GMACs')
+        return max(fitting, key=lambda net: net.score)
 
     def check_supernet(self) -> Path:
         """Return the checkpoint of the supernet.
@@ -74,7 +76,7 @@ class Front(NamedTuple):
         yield f'| GMACs | {self.metric} |'
         yield '|---|---|'
         for net in self.nets:
-            yield f'| {net.gmacs:.3f} | {net.score:.4f} |'
+            yield f'| {net.gmacs:.{DIGITS}f} | {net.score:.4f} |'
 
 
 def find_front(scored: Iterable[Scored]) -> tuple[Scored, ...]:
@@ -105,10 +107,12 @@ def read_front(path: str | Path) -> Front:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f'no front {path}: `mnv4 search run` writes {FILE}')
+        raise UserError(f'no front {path}: `mnv4 search run` writes front-<engine>.json')
     try:
         content = json.loads(path.read_bytes())
         nets = tuple(Scored(tuple(net['genes']), float(net['score']), float(net['gmacs'])) for net in content['nets'])
+        if not nets:
+            raise ValueError('it has no nets')
         return Front(**{**content, 'supernet': Path(content['supernet']), 'nets': nets})
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(f'{path} is not a front, as `mnv4 search run` writes it') from error

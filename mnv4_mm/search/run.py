@@ -6,10 +6,10 @@ scores of those that it has scored from its records.
 
 import json
 import multiprocessing
-import os
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,30 +88,44 @@ def search(
     scorer = Scorer(checkpoint, plan.images)
     space, size = scorer.space, scorer.input_size
     costs = Costs(lambda genes: scorer.macs(genes, size) / 1e9)
-    records = _Records(out / RECORDS, dict(supernet=scorer.checkpoint.sha256, images=scorer.images))
+    if plan.limit is not None and plan.engine != 'tunas' and costs(space.smallest()) > plan.limit:
+        raise UserError(
+            f'--limit {plan.limit:g}: the smallest net of the space has {costs(space.smallest()):.4f} GMACs for images '
+            f'of {size[1]}x{size[0]} pixels'
+        )
+    records = _Records(out / RECORDS, dict(supernet=scorer.checkpoint.sha256, images=scorer.digest))
     context = multiprocessing.get_context('spawn')
     asked: dict[Genes, Scored] = {}
+    best: Scored | None = None
     with ProcessPoolExecutor(workers, context, _start, (str(checkpoint), plan.images)) as pool:
 
         def score(nets: Sequence[Genes]) -> list[Scored]:
             known = records.scores
             new = [genes for genes in dict.fromkeys(nets) if genes not in known]
-            for genes, value in zip(new, pool.map(_score, new), strict=True):
-                records.add(genes, value)
+            try:
+                for genes, value in zip(new, pool.map(_score, new), strict=True):
+                    records.add(genes, value)
+            except BrokenProcessPool as error:
+                raise UserError(
+                    'a process of the search has ended, perhaps for lack of memory: use fewer --workers; the same '
+                    'command continues'
+                ) from error
             return [Scored(genes, known[genes], costs(genes)) for genes in nets]
 
         for generation, nets in enumerate(ask(space, plan, costs, score), 1):
             asked |= {net.genes: net for net in nets}
-            best = max(asked.values(), key=lambda net: net.score, default=None)
-            shown = f'best score {best.score:.4f} at {best.gmacs:.3f} GMACs' if best else 'none within the limit'
+            best = _best(asked.values(), plan)
+            shown = f'the best has {best.score:.4f} at {best.gmacs:.4f} GMACs' if best else 'none within the limit'
             log(f'generation {generation}: {len(asked)} nets scored; {shown}')
+    if not asked:
+        raise UserError(f'none of the {plan.nets} nets is within --limit {plan.limit}: ask for more --nets')
     return Front(
         checkpoint,
         scorer.checkpoint.sha256,
         scorer.metric,
         scorer.images,
         plan._asdict(),
-        find_front(asked.values()),
+        (best,) if plan.engine == 'tunas' and best else find_front(asked.values()),
     )
 
 
@@ -130,7 +144,7 @@ def ask(
         UserError: Optuna is needed and not installed.
     """
     tell: Callable[[list[Genes], dict[Genes, Scored]], None]
-    propose, tell = _random(space, plan) if plan.engine == 'random' else _optuna(space, plan)
+    propose, tell = _random(space, plan) if plan.engine == 'random' else _optuna(space, plan, cost)
     for start in range(0, plan.nets, POPULATION):
         nets = propose(min(POPULATION, plan.nets - start))
         # With a limit, nets above it are not scored. The reward of TuNAS needs the score of each net.
@@ -145,7 +159,7 @@ def _random(space: Space, plan: Plan) -> tuple[Callable[[int], list[Genes]], Cal
     return lambda count: [space.sample(generator) for _ in range(count)], lambda nets, scored: None
 
 
-def _optuna(space: Space, plan: Plan) -> tuple[Callable[[int], list[Genes]], Callable]:
+def _optuna(space: Space, plan: Plan, cost: Callable[[Genes], float]) -> tuple[Callable[[int], list[Genes]], Callable]:
     try:
         import optuna
     except ImportError as error:
@@ -175,10 +189,16 @@ def _optuna(space: Space, plan: Plan) -> tuple[Callable[[int], list[Genes]], Cal
                 assert net is not None
                 study.tell(trial, [reward(net, plan.limit)])
             else:
-                # A net above the limit is worse than all others.
-                study.tell(trial, [net.score, net.gmacs] if net else [-1.0, 1e9])
+                # Nets within the limit beat those above it; among the latter, the cheaper ones lead back to it.
+                study.tell(trial, [net.score, net.gmacs] if net else [-1.0, cost(genes)])
 
     return propose, tell
+
+
+def _best(nets: Iterable[Scored], plan: Plan) -> Scored | None:
+    """Return the net with the best score or, for ``tunas``, the best reward; None if there are none."""
+    target = plan.limit if plan.engine == 'tunas' else None
+    return max(nets, key=lambda net: reward(net, target), default=None)
 
 
 def reward(net: Scored, target: float | None) -> float:
@@ -202,7 +222,8 @@ class _Records:
             raise UserError(f'{path} has scores of another supernet or of other images: name another folder by --out')
         for line in lines[1:]:
             record = self._read(line)
-            if record is not None:  # the last line of a search that was killed may be cut off
+            # The last line of a search that was killed may be cut off.
+            if isinstance(record, dict) and {'genes', 'score'} <= record.keys():
                 self.scores[tuple(record['genes'])] = record['score']
         if not lines:
             self._append(about)
@@ -236,11 +257,13 @@ def _start(checkpoint: str, images: int) -> None:
     """Start a process of the pool: it reads the checkpoint and the images once, and uses one thread."""
     global _scorer
     import torch
+    from mmengine.logging import MMLogger
 
     torch.set_num_threads(1)
+    MMLogger.get_current_instance().setLevel('WARNING')  # the metrics of each net
     _scorer = Scorer(checkpoint, images)
 
 
 def _score(genes: Genes) -> float:
-    assert _scorer is not None, os.getpid()
+    assert _scorer is not None
     return _scorer.score(genes)

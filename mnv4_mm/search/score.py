@@ -1,6 +1,7 @@
 """Score of a net of a supernet, without training it."""
 
 import copy
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,17 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.evaluator import Evaluator
 from mmengine.registry import DATASETS, DefaultScope
+from torch.nn import functional
 
 from mnv4_mm.config.checkpoint import checkpoint_config
 from mnv4_mm.config.classes import set_label_order
 from mnv4_mm.config.data import restore_data, with_data_roots, with_training_images
 from mnv4_mm.config.supernet import space_of, with_subnet
 from mnv4_mm.data.formats.configured import innermost_dataset
-from mnv4_mm.data.held_out import part_of
+from mnv4_mm.data.held_out import KEY, image_names, part_of
 from mnv4_mm.deploy.evaluator import metric_value
 from mnv4_mm.deploy.export import evenly
 from mnv4_mm.engine.runner import quiet_losses
-from mnv4_mm.engine.sandwich import NAME
 from mnv4_mm.models.complexity import count
 from mnv4_mm.models.supernet import build_backbone, subnet_state
 from mnv4_mm.quiet import READING_ANNOTATIONS, without_lines
@@ -48,6 +49,7 @@ class Scorer:
         space: Its search space.
         metric: Name of the metric, ``bbox_mAP`` or ``mIoU``.
         images: Number of images that are scored on.
+        digest: SHA-256 of their names.
         input_size: Height and width in pixels of the first of them, after the test pipeline.
 
     Raises:
@@ -63,29 +65,25 @@ class Scorer:
         self._state = tensor_state(loaded.content, loaded.path)
         data = with_training_images(with_data_roots(restore_data(copy.deepcopy(self.cfg))))
         set_label_order(data)
-        scored, self._ids = self._read(data, True, images)
-        self._samples = scored
+        config = {**innermost_dataset(data.test_dataloader.dataset), 'indices': None, 'lazy_init': False}
+        with without_lines(READING_ANNOTATIONS), DefaultScope.overwrite_default_scope(data.default_scope):
+            dataset = DATASETS.build(config)
+            share = self.cfg.train_dataloader[KEY]
+            indices = evenly(part_of(dataset, share, scored=True), images)
+            scored = [dataset[i] for i in indices]
+            calibration = [dataset[i] for i in evenly(part_of(dataset, share, scored=False), CALIBRATION_IMAGES)]
+        self._dataset_meta = dataset.metainfo
+        self._evaluator_cfg = data.test_evaluator
+        is_detection = task_of(data).name == 'detection'
+        self._ids = [sample['data_samples'].metainfo['img_id'] for sample in scored] if is_detection else None
+        self._scored = _batches(scored)
+        names = image_names(dataset)
+        self.digest = hashlib.sha256('\n'.join(names[i] for i in indices).encode(errors='replace')).hexdigest()
         self.images = len(scored)
         self.input_size: tuple[int, int] = tuple(scored[0]['inputs'].shape[-2:])
-        calibration, _ = self._read(data, False, CALIBRATION_IMAGES)
-        self._calibration = [
-            pseudo_collate(calibration[start : start + self._batch])
-            for start in range(0, len(calibration), self._batch)
-        ]
-        self._evaluator_cfg = data.test_evaluator
-
-    def _read(self, data: Config, scored: bool, limit: int) -> tuple[list[Any], list[int] | None]:
-        """Read images with the test pipeline; return the samples and, for detection, the ids of the images."""
-        config = innermost_dataset(data.test_dataloader.dataset).copy()
-        with without_lines(READING_ANNOTATIONS), DefaultScope.overwrite_default_scope(data.default_scope):
-            dataset = DATASETS.build({**config, 'lazy_init': False})
-            indices = part_of(dataset, dict(share=self.cfg[NAME]['held_out'], scored=scored))
-            samples = [dataset[i] for i in evenly(indices, limit)]
-        self._dataset_meta = dataset.metainfo
-        ids = [sample['data_samples'].metainfo.get('img_id') for sample in samples]
-        shapes = {tuple(sample['inputs'].shape) for sample in samples}
-        self._batch = BATCH if len(shapes) == 1 else 1
-        return samples, ids if task_of(data).name == 'detection' else None
+        self._calibration = _batches([_resized(sample, self.input_size) for sample in calibration])
+        if len(self._calibration) > 1 and len(self._calibration[-1]['inputs']) == 1:
+            self._calibration.pop()  # a norm cannot take the statistics of one value
 
     def model(self, genes: Sequence[int]) -> tuple[Any, Config]:
         """Build a net with its part of the weights, and with statistics of its own in its batch norms.
@@ -121,10 +119,9 @@ class Scorer:
             for metric in evaluator.metrics:
                 if self._ids is not None:
                     metric.img_ids = self._ids  # the annotation file has all training images
-            for start in range(0, len(self._samples), self._batch):
-                batch = pseudo_collate(self._samples[start : start + self._batch])
+            for batch in self._scored:
                 evaluator.process(data_samples=model.test_step(batch), data_batch=batch)
-            metrics = evaluator.evaluate(len(self._samples))
+            metrics = evaluator.evaluate(self.images)
         return metric_value(metrics, self.metric)
 
     def macs(self, genes: Sequence[int], size: tuple[int, int]) -> int:
@@ -140,3 +137,22 @@ class Scorer:
         backbone = self.cfg.model.backbone
         options = {key: value for key, value in backbone.items() if key in ('out_indices', 'output_stride')}
         return count(build_backbone(self.space, genes, **options), size).macs
+
+
+def _batches(samples: Sequence[Any]) -> list[Any]:
+    """Collate samples into batches of images of one size, at most ``BATCH`` images each, in their order."""
+    batches: list[list[Any]] = []
+    for sample in samples:
+        shape = sample['inputs'].shape
+        if not batches or len(batches[-1]) == BATCH or batches[-1][0]['inputs'].shape != shape:
+            batches.append([])
+        batches[-1].append(sample)
+    return [pseudo_collate(batch) for batch in batches]
+
+
+def _resized(sample: Any, size: tuple[int, int]) -> Any:
+    """Resize the image of a sample, so that images of all sizes can be in one batch; its ground truth stays."""
+    if sample['inputs'].shape[-2:] == size:
+        return sample
+    image = functional.interpolate(sample['inputs'][None].float(), size, mode='bilinear', antialias=True)[0]
+    return {**sample, 'inputs': image.round().to(sample['inputs'].dtype)}

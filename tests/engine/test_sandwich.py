@@ -6,6 +6,7 @@ import pytest
 import torch
 from end_to_end import IN_PROCESS
 from mmdet.testing import demo_mm_inputs
+from mmengine.registry import DefaultScope
 from mmengine.runner.checkpoint import get_state_dict
 
 from mnv4_mm.apis.train import train
@@ -13,6 +14,11 @@ from mnv4_mm.config.checkpoint import checkpoint_config
 from mnv4_mm.config.load import load_config
 from mnv4_mm.config.options import TrainOptions
 from mnv4_mm.config.supernet import set_supernet, space_of, with_subnet
+from mnv4_mm.config.training import training_config
+from mnv4_mm.data.formats.configured import innermost_dataset
+from mnv4_mm.data.held_out import image_names, is_held_out
+from mnv4_mm.data.loading import innermost
+from mnv4_mm.engine.loaders import prepare_loader
 from mnv4_mm.engine.sandwich import train_supernet
 from mnv4_mm.errors import UserError
 from mnv4_mm.models.space import SMALL
@@ -121,6 +127,41 @@ def test_a_supernet_is_trained_and_resumed(drawn, tmp_path, capsys):
 def test_options_that_do_not_fit(options, message):
     with pytest.raises(UserError, match=message):
         TrainOptions(**options)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'model.backbone.arch': 'conv_s'}, 'must be the largest net of the space'),
+        ({'supernet.random': -1}, 'supernet.random must be a number of nets, got -1'),
+        ({'supernet.distillation': 'x'}, 'supernet.distillation must be a weight'),
+        ({'train_dataloader.held_out': 1.5}, 'train_dataloader.held_out must be a share between 0 and 1, got 1.5'),
+        ({'supernet.space': 'medium'}, "must be the largest net of the space 'medium'"),
+        ({'supernet.space': 'huge'}, "no search space 'huge'"),
+    ],
+)
+def test_settings_that_do_not_fit(options, message):
+    with pytest.raises(UserError, match=message):
+        training_config('mnv4_ssdlite_coco-mini', TrainOptions(space='small', cfg_options=options))
+
+
+def test_options_do_not_fit_the_config_of_a_supernet_either():
+    cfg = training_config('mnv4_ssdlite_coco-mini', TrainOptions(space='small'))
+    with pytest.raises(UserError, match='--space and --compile exclude each other'):
+        training_config(cfg, TrainOptions(compiled=True))
+
+
+@pytest.mark.parametrize('indices', [None, 12, -12, [0, 3, 5, 7, 9, 11, 13, 15]])
+def test_what_is_left_to_train_on(drawn, indices):
+    """Without the images that are held out, of those that ``indices`` of the config selects."""
+    cfg = training_config('mnv4_ssdlite_coco-mini', TrainOptions(data=str(drawn)))
+    loader = cfg.train_dataloader.to_dict()
+    innermost_dataset(loader['dataset'])['indices'] = indices
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        every = image_names(innermost(prepare_loader(loader, 0)['dataset']))
+        left = image_names(innermost(prepare_loader({**loader, 'held_out': 0.3}, 0)['dataset']))
+    assert left == [name for name in every if not is_held_out(name, 0.3)]
+    assert 0 < len(left) < len(every)
 
 
 def test_another_backbone_is_refused():

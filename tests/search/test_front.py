@@ -43,9 +43,12 @@ def test_a_front_survives_its_file(front, tmp_path):
     assert read_front(tmp_path / 'front.json') == front
     assert front.choose(0.15) == front.choose(0.1) == front.nets[0]
     assert front.choose(7) == front.nets[1]
-    assert list(front.lines())[2:] == ['| 0.100 | 0.2500 |', '| 0.200 | 0.5000 |']
+    assert list(front.lines())[2:] == ['| 0.1000 | 0.2500 |', '| 0.2000 | 0.5000 |']
+    exact = front._replace(nets=(Scored((0, 1), 0.25, 0.20463), Scored((1, 1), 0.5, 0.210474)))
+    for line, net in zip(list(exact.lines())[2:], exact.nets, strict=True):
+        assert exact.choose(float(line.split('|')[1])) == net  # what is printed can be chosen
     assert front.check_supernet() == front.supernet
-    with pytest.raises(UserError, match=r'the cheapest net of the front has 0\.100 GMACs'):
+    with pytest.raises(UserError, match=r'the cheapest net of the front has 0\.1000 GMACs'):
         front.choose(0.05)
     front.supernet.write_bytes(b'PK other weights')
     with pytest.raises(UserError, match='has been replaced'):
@@ -116,6 +119,10 @@ def test_nets_above_the_limit_are_not_scored(engine):
     assert all(net.gmacs <= limit for net in found)
     if engine == 'nsga2':
         assert area(found) > area(run('random', 300, limit=limit))
+        # Random nets, with which the search begins, are all above this one.
+        limit = 0.15 * cost(SMALL.largest())
+        assert not run('random', 600, limit=limit)
+        assert len(run('nsga2', 600, limit=limit)) > 50
 
 
 def test_tunas_finds_the_cost_that_it_prefers():
