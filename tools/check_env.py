@@ -42,7 +42,7 @@ INSTALL = (
 )
 TRAINING_INSTALL = INSTALL if IN_CLONE else f'{extra("train")}, then {INSTALL}'
 REBUILD_MMCV = (
-    f'{PIP} cache remove onedl_mmcv && {PIP} uninstall -y onedl-mmcv mmcv && {INSTALL} '
+    f'{PIP} cache remove "*mmcv" && {PIP} uninstall -y onedl-mmcv mmcv && {INSTALL} '
     '(pip caches a wheel without knowing how it was built: without operators, or against another torch)'
 )
 ONE_OPENCV = f'{PIP} uninstall -y opencv-python-headless && {PIP} install --force-reinstall --no-deps ' + (

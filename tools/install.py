@@ -1,5 +1,7 @@
 """Create the virtual environment with the tested versions: ``python3 tools/install.py``, or ``make``.
 
+``--base upstream`` installs OpenMMLab's own releases instead of their maintained forks.
+
 Standard library only, and old syntax: it must run on any Python 3 to report that a version is not supported.
 """
 
@@ -25,6 +27,11 @@ OPS_TEST = (
     "for device in ['cpu', 'cuda'] if torch.cuda.is_available() else ['cpu']:\n"
     '    nms(torch.tensor([[0., 0., 1., 1.]], device=device), torch.ones(1, device=device), 0.5)'
 )
+# OpenMMLab under its two names: the requirements of all but mmcv, those of mmcv, and the prefix of the distributions.
+BASES = {
+    'onedl': ('requirements/onedl.txt', 'requirements/mmcv.txt', 'onedl-'),
+    'upstream': ('requirements/upstream.txt', 'requirements/upstream-mmcv.txt', ''),
+}
 # System libraries that OpenCV's wheel needs; slim container images do not have them.
 LIBRARIES = (('libGL.so.1', 'libgl1'), ('libgthread-2.0.so.0', 'libglib2.0-0'))
 
@@ -125,15 +132,16 @@ def cxx20(venv):
     return environment
 
 
-def install_mmcv(venv, *options):
-    """Build onedl-mmcv, or install pip's wheel of an earlier build; print ninja's progress.
+def install_mmcv(venv, base, *options):
+    """Build the base's mmcv, or install pip's wheel of an earlier build; print ninja's progress.
 
     Returns:
         True if it was compiled.
     """
+    packages, mmcv, prefix = BASES[base]
     build_log = venv / 'mmcv-build.log'
     command = [str(venv / 'bin' / 'python'), '-m', 'pip', '--disable-pip-version-check', 'install', '-v']
-    command += ['--no-build-isolation', '-c', 'requirements/runtime.txt', '-r', 'requirements/mmcv.txt', *options]
+    command += ['--no-build-isolation', '-c', 'requirements/runtime.txt', '-c', packages, '-r', mmcv, *options]
     shown = -10
     with build_log.open('w') as out:
         process = subprocess.Popen(
@@ -156,7 +164,7 @@ def install_mmcv(venv, *options):
         print()
     if failed:
         sys.stderr.write(''.join(build_log.open().readlines()[-30:]))
-        sys.exit(f'error: onedl-mmcv did not build; the whole log is {build_log}')
+        sys.exit(f'error: {prefix}mmcv did not build; the whole log is {build_log}')
     return shown > 0
 
 
@@ -176,10 +184,10 @@ def keep_one_opencv(venv):
 
     mmdet depends on imaug, whose requirements name both; only mmdet's Corrupt transform uses it.
     """
-    show = [str(venv / 'bin' / 'python'), '-m', 'pip', '--disable-pip-version-check', 'show', 'opencv-python-headless']
-    if quiet(show):
+    if not has_package(venv, 'opencv-python-headless'):
         return
-    subprocess.run([*show[:4], 'uninstall', '-q', '-y', 'opencv-python-headless'], check=True)
+    command = [str(venv / 'bin' / 'python'), '-m', 'pip', '--disable-pip-version-check', 'uninstall', '-q', '-y']
+    subprocess.run([*command, 'opencv-python-headless'], check=True)
     # Removing one has removed files of the other.
     pip(venv, '-q', '--force-reinstall', '--no-deps', '-c', 'requirements/runtime.txt', 'opencv-python')
 
@@ -190,13 +198,44 @@ def lacks_ops(venv):
     return not quiet([python, '-c', 'import mmcv']) and bool(quiet([python, '-c', OPS_TEST]))
 
 
-def main():
-    parser = argparse.ArgumentParser(description='Make the virtual environment with the tested versions.')
-    parser.add_argument('--venv', default='.venv', help='where (default: .venv)')
+def has_package(venv, name):
+    python = venv / 'bin' / 'python'
+    return python.exists() and not quiet([str(python), '-m', 'pip', '--disable-pip-version-check', 'show', name])
+
+
+def installed_base(venv):
+    """Return the base that an environment has, or None if it has none, or both (which check_env.py reports)."""
+    found = [base for base, (_, _, prefix) in BASES.items() if has_package(venv, prefix + 'mmengine')]
+    return found[0] if len(found) == 1 else None
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports a wrong argument in one line."""
+
+    def error(self, message):
+        self.exit(2, f'error: {message}\n')
+
+
+def main(arguments=None):
+    parser = Parser(description='Make the virtual environment with the tested versions.')
+    parser.add_argument('--venv', help='where (default: .venv, or .venv-upstream with --base upstream)')
     parser.add_argument('--here', action='store_true', help='into the environment that runs this, instead')
-    args = parser.parse_args()
-    venv = Path(sys.prefix) if args.here else (ROOT / args.venv).absolute()
+    parser.add_argument(
+        '--base',
+        choices=list(BASES),
+        help="OpenMMLab's maintained forks (onedl) or its own releases (upstream); "
+        'default: that of the environment, onedl for a new one',
+    )
+    args = parser.parse_args(arguments)
+    name = args.venv or ('.venv-upstream' if args.base == 'upstream' else '.venv')
+    venv = Path(sys.prefix) if args.here else (ROOT / name).absolute()
+    present = installed_base(venv)
+    base = args.base or present or 'onedl'
     trouble = problem(venv)
+    if not trouble and present not in (None, base):
+        trouble = (
+            f'{venv} has the base {present}, whose modules have the same names: name another environment by --venv'
+        )
     if trouble:
         print('error: ' + trouble, file=sys.stderr)
         return 2
@@ -206,13 +245,14 @@ def main():
     log('PyTorch (about 3 GB to download)')
     pip(venv, '-q', '-r', 'requirements/torch.txt')
     log('OpenMMLab and the rest')
-    pip(venv, '-q', '-r', 'requirements/runtime.txt', '-r', 'requirements/dev.txt')
+    packages, _, prefix = BASES[base]
+    pip(venv, '-q', '-r', packages, '-r', 'requirements/runtime.txt', '-r', 'requirements/dev.txt')
     keep_one_opencv(venv)
-    log("onedl-mmcv: pip's wheel of an earlier build if it has one, else " + BUILD_NOTE)
-    built = install_mmcv(venv)
+    log(f"{prefix}mmcv: pip's wheel of an earlier build if it has one, else {BUILD_NOTE}")
+    built = install_mmcv(venv, base)
     if not built and lacks_ops(venv):
         log('that wheel has no operators or is of another torch (pip keeps wheels without asking): building it anew')
-        install_mmcv(venv, '--no-cache-dir', '--force-reinstall', '--no-deps')
+        install_mmcv(venv, base, '--no-cache-dir', '--force-reinstall', '--no-deps')
     log('mnv4_mm')
     pip(venv, '-q', '--no-deps', '--no-build-isolation', '-e', '.')
     # After everything that training needs: on some machines not every runtime has a wheel.

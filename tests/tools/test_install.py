@@ -107,3 +107,102 @@ def test_a_runtime_without_a_wheel_does_not_cost_the_others(install, monkeypatch
     assert {'ncnn', 'openvino', 'executorch'} < {arguments[1].partition('==')[0] for arguments in asked}
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith('==> coremltools==9.0 has not been installed')
+
+
+def fake_pip_show(install, monkeypatch, *names):
+    monkeypatch.setattr(install, 'has_package', lambda venv, name: name in names)
+
+
+@pytest.mark.parametrize(
+    ('installed', 'base'),
+    [
+        ((), None),
+        (('onedl-mmengine', 'onedl-mmcv'), 'onedl'),
+        (('mmengine', 'mmcv'), 'upstream'),
+        (('mmengine', 'onedl-mmengine'), None),
+    ],
+)
+def test_the_base_of_an_environment(install, tmp_path, monkeypatch, installed, base):
+    fake_pip_show(install, monkeypatch, *installed)
+    assert install.installed_base(tmp_path) == base
+
+
+def test_an_environment_that_does_not_exist_has_no_packages(install, tmp_path):
+    assert not install.has_package(tmp_path / 'v', 'pip')
+
+
+class Started(Exception):  # noqa: N818
+    """What ``main`` would have installed."""
+
+
+@pytest.fixture
+def planned(install, monkeypatch):
+    """Return ``main`` that stops where it would make or fill an environment, with what it would install there."""
+
+    def plan(*arguments):
+        asked = []
+        monkeypatch.setattr(install, 'problem', lambda venv: None)
+        monkeypatch.setattr(install.subprocess, 'run', lambda command, **_: asked.append(command[-1]))
+        monkeypatch.setattr(install, 'pip', lambda venv, *files: asked.append((venv.name, *files)))
+        monkeypatch.setattr(install, 'keep_one_opencv', lambda venv: None)
+
+        def install_mmcv(venv, base, *options):
+            asked.append(install.BASES[base][1])
+            raise Started
+
+        monkeypatch.setattr(install, 'install_mmcv', install_mmcv)
+        with pytest.raises(Started):
+            install.main(list(arguments))
+        return asked
+
+    return plan
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'installed', 'venv', 'files'),
+    [
+        ((), (), '.venv', ('requirements/onedl.txt', 'requirements/mmcv.txt')),
+        (('--base', 'onedl'), (), '.venv', ('requirements/onedl.txt', 'requirements/mmcv.txt')),
+        (('--base', 'upstream'), (), '.venv-upstream', ('requirements/upstream.txt', 'requirements/upstream-mmcv.txt')),
+        (
+            ('--base', 'upstream', '--venv', 'v'), (), 'v',
+            ('requirements/upstream.txt', 'requirements/upstream-mmcv.txt'),
+        ),
+        (('--venv', 'v'), ('mmengine',), 'v', ('requirements/upstream.txt', 'requirements/upstream-mmcv.txt')),
+    ],
+    ids=['default', 'onedl', 'upstream', 'upstream elsewhere', 'repair of upstream'],
+)  # fmt: skip
+def test_the_base_decides_the_requirements(install, planned, monkeypatch, arguments, installed, venv, files):
+    fake_pip_show(install, monkeypatch, *installed)
+    asked = planned(*arguments)
+    packages, mmcv = files
+    assert (venv, '-q', '-r', packages, '-r', 'requirements/runtime.txt', '-r', 'requirements/dev.txt') in asked
+    assert asked[-1] == mmcv
+
+
+def test_one_base_is_not_installed_over_the_other(install, tmp_path, monkeypatch, capsys):
+    fake_pip_show(install, monkeypatch, 'onedl-mmengine')
+    monkeypatch.setattr(install, 'problem', lambda venv: None)
+    assert install.main(['--base', 'upstream', '--venv', str(tmp_path)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ''
+    assert err.startswith(f'error: {tmp_path} has the base onedl')
+    assert err.count('\n') == 1
+
+
+def test_an_unknown_base_is_one_line(install, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        install.main(['--base', 'openmmlab'])
+    assert stopped.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ''
+    assert err.startswith('error: argument --base: invalid choice')
+    assert err.count('\n') == 1
+
+
+def test_every_base_has_its_requirements(install, repository):
+    for packages, mmcv, prefix in install.BASES.values():
+        pins = [line for file in (packages, mmcv) for line in (repository / file).read_text().splitlines()]
+        names = {line.partition('==')[0] for line in pins if '==' in line}
+        assert {f'{prefix}mmengine', f'{prefix}mmcv'} < names
+        assert len(names) == 4
