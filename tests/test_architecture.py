@@ -23,6 +23,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ('paths', 'files', 'image_headers', 'digest'),
     ('images',),
     ('weights',),
+    ('upstream',),
     ('models', 'data', 'runtime'),
     ('engine', 'web'),
     ('tasks',),

@@ -35,6 +35,7 @@ from mnv4_mm.engine.step import align_optimizer_state, use_channels_last
 from mnv4_mm.errors import UserError
 from mnv4_mm.models.model_config import dicts
 from mnv4_mm.quiet import READING_ANNOTATIONS, without_lines
+from mnv4_mm.upstream import DEPRECATED_LOSSES  # this import also registers a loader with mmengine
 from mnv4_mm.weights.checkpoint import Checkpoint, read_checkpoint, written_atomically
 from mnv4_mm.weights.strict import load_into, rows_by_class, tensor_state
 
@@ -308,8 +309,11 @@ def quiet_losses() -> Iterator[None]:
     """Suppress mmseg's warning about the default ``avg_non_ignore=False`` of ``CrossEntropyLoss`` in a ``with`` block.
 
     The default is intended, because mmseg's published mIoU was obtained with it.
+
+    The warning of upstream mmseg about its own ``build_loss`` is suppressed too, see ``mnv4_mm.upstream``.
     """
     with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message=DEPRECATED_LOSSES)
         warnings.filterwarnings('ignore', message='Default ``avg_non_ignore`` is False')
         yield
 

@@ -1,0 +1,32 @@
+"""Work-arounds for OpenMMLab's own last releases; the maintained forks (``onedl-``) have mended all of them.
+
+Importing this module with a fork changes nothing.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from mmengine.runner import CheckpointLoader, checkpoint
+
+from mnv4_mm.weights.checkpoint import read_checkpoint
+
+# mmseg 1.2.2 warns, for every loss of every head, that it calls a deprecated function of its own
+# (open-mmlab/mmsegmentation#3587, merged after this release).
+DEPRECATED_LOSSES = '``build_loss`` would be deprecated soon'
+
+
+def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:
+    """Read a local checkpoint, for mmengine's ``CheckpointLoader``.
+
+    mmengine 0.10.7 writes types into its checkpoints that torch, from 2.6 on, refuses to read for it
+    (open-mmlab/mmengine#1655).
+
+    Raises:
+        UserError: The file is missing, damaged, not a checkpoint, or holds objects that would run code when read.
+    """
+    return read_checkpoint(Path(filename).expanduser(), map_location).content
+
+
+# The forks have a list of the types.
+if not hasattr(checkpoint, 'get_torch_safe_globals'):
+    CheckpointLoader.register_scheme(prefixes='', loader=load_from_local, force=True)
