@@ -27,6 +27,15 @@ def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:
     return read_checkpoint(Path(filename).expanduser(), map_location).content
 
 
+def converts_channels(preprocessor: Any) -> bool:
+    """Return whether a data preprocessor of mmdet or mmseg exchanges red and blue.
+
+    The attribute of mmseg 1.2.2 has another name than that of mmengine, mmdet and the forks.
+    """
+    name = '_channel_conversion' if hasattr(preprocessor, '_channel_conversion') else 'channel_conversion'
+    return bool(getattr(preprocessor, name))
+
+
 # The forks have a list of the types.
 if not hasattr(checkpoint, 'get_torch_safe_globals'):
     CheckpointLoader.register_scheme(prefixes='', loader=load_from_local, force=True)

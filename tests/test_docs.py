@@ -127,7 +127,7 @@ def test_commands(page):
 @pytest.mark.parametrize('page', CURRENT, ids=relative)
 def test_options_alone(page):
     """An option in the text, without its command, is an option of some command."""
-    every = set().union(*map(options, commands())) | {'--here', '--venv'}
+    every = set().union(*map(options, commands())) | {'--base', '--here', '--venv'}
     for span in code(page):
         if span.startswith('--') and not FOREIGN.search(span):
             unknown = set(named_options(span)) - every - FOREIGN_OPTIONS

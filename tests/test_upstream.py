@@ -61,3 +61,11 @@ def test_mmseg_still_warns_about_itself():
     head = ConfigDict(type='FCNHead', in_channels=4, channels=4, num_classes=3)
     with pytest.warns(UserWarning, match=upstream.DEPRECATED_LOSSES):
         MODELS.build(head)
+
+
+@pytest.mark.parametrize('converts', [True, False])
+@pytest.mark.parametrize('name', ['mmdet.DetDataPreprocessor', 'mmseg.SegDataPreProcessor'])
+def test_the_order_of_channels_is_known_in_both(name, converts):
+    size = dict(size=(8, 8)) if 'mmseg' in name else {}
+    preprocessor = MODELS.build(dict(type=name, mean=[0] * 3, std=[1] * 3, bgr_to_rgb=converts, **size))
+    assert upstream.converts_channels(preprocessor) is converts

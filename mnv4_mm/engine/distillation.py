@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from mnv4_mm.engine.step import use_channels_last
 from mnv4_mm.errors import UserError
+from mnv4_mm.upstream import converts_channels
 from mnv4_mm.weights.checkpoint import read_checkpoint
 from mnv4_mm.weights.strict import load_into
 
@@ -380,7 +381,7 @@ def _normalisation(model: Any) -> tuple[Tensor, Tensor, bool]:
     normalises = preprocessor._enable_normalize
     mean, std = (preprocessor.mean, preprocessor.std) if normalises else (torch.zeros(3, 1, 1), torch.ones(3, 1, 1))
     # Both mmdet and mmseg read images as BGR, so that equal conversions give equal orders.
-    return mean.expand(3, 1, 1).clone(), std.expand(3, 1, 1).clone(), bool(preprocessor._channel_conversion)
+    return mean.expand(3, 1, 1).clone(), std.expand(3, 1, 1).clone(), converts_channels(preprocessor)
 
 
 def _strides(maps: Any, owner: str) -> list[float]:

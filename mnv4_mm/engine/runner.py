@@ -35,7 +35,7 @@ from mnv4_mm.engine.step import align_optimizer_state, use_channels_last
 from mnv4_mm.errors import UserError
 from mnv4_mm.models.model_config import dicts
 from mnv4_mm.quiet import READING_ANNOTATIONS, without_lines
-from mnv4_mm.upstream import DEPRECATED_LOSSES  # this import also registers a loader with mmengine
+from mnv4_mm.upstream import DEPRECATED_LOSSES  # on upstream, this import also gives mmengine a loader
 from mnv4_mm.weights.checkpoint import Checkpoint, read_checkpoint, written_atomically
 from mnv4_mm.weights.strict import load_into, rows_by_class, tensor_state
 
