@@ -3,6 +3,8 @@
 Importing this module with a fork changes nothing.
 """
 
+import ast
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ from mmengine.runner import CheckpointLoader, checkpoint
 
 from mnv4_mm.weights.checkpoint import read_checkpoint
 
+# The forks have a list of the types in a checkpoint.
+IS_UPSTREAM = not hasattr(checkpoint, 'get_torch_safe_globals')
 # mmseg 1.2.2 warns, for every loss of every head, that it calls a deprecated function of its own
 # (open-mmlab/mmsegmentation#3587, merged after this release).
 DEPRECATED_LOSSES = '``build_loss`` would be deprecated soon'
@@ -36,6 +40,23 @@ def converts_channels(preprocessor: Any) -> bool:
     return bool(getattr(preprocessor, name))
 
 
-# The forks have a list of the types.
-if not hasattr(checkpoint, 'get_torch_safe_globals'):
+def lazy_import(path: Path) -> bool | None:
+    """Return ``Config.fromfile``'s argument of this name for a config file; None leaves the decision to mmengine.
+
+    If a config without ``_base_`` imports the standard library only, mmengine 0.10.7 takes it for a config of its lazy
+    style, and its values for names to be imported later, unless Python is the system's. Frozen modules, such as ``os``
+    since Python 3.11, it always takes for that. No public issue was found; the check is open-mmlab/mmengine#1071's.
+    """
+    if not IS_UPSTREAM or path.suffix != '.py':
+        return None
+    modules = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name.partition('.')[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            modules.add('' if node.level else str(node.module).partition('.')[0])
+    return False if modules and modules <= sys.stdlib_module_names else None
+
+
+if IS_UPSTREAM:
     CheckpointLoader.register_scheme(prefixes='', loader=load_from_local, force=True)

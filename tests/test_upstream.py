@@ -5,17 +5,17 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader, checkpoint
 from mmseg.registry import MODELS
 
 from mnv4_mm import upstream
+from mnv4_mm.config.load import load_config
 from mnv4_mm.errors import UserError
 
-IS_UPSTREAM = not hasattr(checkpoint, 'get_torch_safe_globals')
-on_upstream = pytest.mark.skipif(not IS_UPSTREAM, reason="of OpenMMLab's own releases, not of the forks")
-on_forks = pytest.mark.skipif(IS_UPSTREAM, reason="of the forks, not of OpenMMLab's own releases")
+on_upstream = pytest.mark.skipif(not upstream.IS_UPSTREAM, reason="of OpenMMLab's own releases, not of the forks")
+on_forks = pytest.mark.skipif(upstream.IS_UPSTREAM, reason="of the forks, not of OpenMMLab's own releases")
 
 
 @pytest.fixture
@@ -69,3 +69,30 @@ def test_the_order_of_channels_is_known_in_both(name, converts):
     size = dict(size=(8, 8)) if 'mmseg' in name else {}
     preprocessor = MODELS.build(dict(type=name, mean=[0] * 3, std=[1] * 3, bgr_to_rgb=converts, **size))
     assert upstream.converts_channels(preprocessor) is converts
+
+
+STANDARD = 'import os\nmodel = dict(a=os.path.basename("x/y"))\ndel os\n'
+
+
+def test_a_config_may_import_the_standard_library(tmp_path):
+    path = tmp_path / 'own.py'
+    path.write_text(STANDARD)
+    assert load_config(path).model.a == 'y'
+
+
+@on_upstream
+def test_mmengine_still_takes_the_standard_library_for_lazy_imports(tmp_path):
+    """If this fails, mmengine has fixed it: ``upstream.lazy_import`` is needed no longer."""
+    path = tmp_path / 'own.py'
+    path.write_text(STANDARD)
+    assert Config._is_lazy_import(str(path))
+
+
+@on_upstream
+@pytest.mark.parametrize(
+    'text', ['a = 1', 'from mmengine.config import read_base', 'from .base import model', 'import os, mmdet']
+)
+def test_other_configs_are_left_to_mmengine(tmp_path, text):
+    path = tmp_path / 'own.py'
+    path.write_text(text)
+    assert upstream.lazy_import(path) is None

@@ -10,6 +10,7 @@ from mnv4_mm.config.nested import on_copy
 from mnv4_mm.config.rules import check_keys
 from mnv4_mm.config.source import check_config_file, unreadable
 from mnv4_mm.errors import UserError
+from mnv4_mm.upstream import lazy_import
 
 
 def load_config(name: str | Path) -> Config:
@@ -20,7 +21,7 @@ def load_config(name: str | Path) -> Config:
     """
     path = check_config_file(name)
     try:
-        return Config.fromfile(str(path))
+        return Config.fromfile(str(path), lazy_import=lazy_import(path))
     # A config is a Python file that mmengine executes: it can raise anything.
     except Exception as error:
         raise unreadable(path, error) from error
