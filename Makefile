@@ -6,9 +6,10 @@ LITERT := .venv-litert
 NPU := .venv-npu
 DOCS := .venv-docs
 UPSTREAM := .venv-upstream
+MINIMAL := .venv-minimal
 FIRST := mnv4_ssdlite_bccd
 
-.PHONY: env train test test-long test-upstream test-litert mmdeploy litert npu bench gpu docs lint clean
+.PHONY: env train test test-long test-upstream test-minimal test-litert mmdeploy litert npu bench gpu docs lint clean
 env: $(VENV)/installed
 
 $(VENV)/installed: requirements/*.txt pyproject.toml tools/install.py
@@ -36,6 +37,19 @@ test-upstream: $(UPSTREAM)/installed
 
 $(UPSTREAM)/installed: requirements/*.txt pyproject.toml tools/install.py
 	$(PYTHON) tools/install.py --base upstream --venv $(UPSTREAM)
+	touch $@
+
+# The same tests with the lowest versions of the ranges in pyproject.toml. As for LiteRT, the environment sees the packages
+# of the main one behind its own: torch and mmcv are installed once.
+test-minimal: $(MINIMAL)/installed
+	OMP_NUM_THREADS=1 $(MINIMAL)/bin/python -m pytest -n 2 --dist worksteal --durations 25
+
+$(MINIMAL)/installed: requirements/minimal.txt pyproject.toml | $(VENV)/installed
+	$(PYTHON) -m venv --clear $(MINIMAL)
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
+		$$($(MINIMAL)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/main.pth
+	$(MINIMAL)/bin/python -m pip --disable-pip-version-check install -q --no-build-isolation -r requirements/minimal.txt
+	$(MINIMAL)/bin/python -m pip --disable-pip-version-check install -q --no-deps --no-build-isolation -e .
 	touch $@
 
 # `make env` has it; into another environment: pip install --no-deps -r requirements/mmdeploy.txt
@@ -93,4 +107,4 @@ lint: env
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) $(LITERT) $(NPU) $(DOCS) $(UPSTREAM) site .cache work_dirs outputs build *.egg-info
+	rm -rf $(VENV) $(LITERT) $(NPU) $(DOCS) $(UPSTREAM) $(MINIMAL) site .cache work_dirs outputs build *.egg-info
