@@ -48,8 +48,8 @@ $(MINIMAL)/installed: requirements/minimal.txt pyproject.toml | $(VENV)/installe
 	$(PYTHON) -m venv --clear $(MINIMAL)
 	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
 		$$($(MINIMAL)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/main.pth
-	$(MINIMAL)/bin/python -m pip --disable-pip-version-check install -q --no-build-isolation -r requirements/minimal.txt
-	$(MINIMAL)/bin/python -m pip --disable-pip-version-check install -q --no-deps --no-build-isolation -e .
+	$(MINIMAL)/bin/python -m pip --disable-pip-version-check install -q -r requirements/minimal.txt
+	$(MINIMAL)/bin/python -m pip --disable-pip-version-check install -q --no-deps -e .
 	touch $@
 
 # `make env` has it; into another environment: pip install --no-deps -r requirements/mmdeploy.txt
