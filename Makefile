@@ -45,7 +45,7 @@ test-minimal: $(MINIMAL)/installed
 	OMP_NUM_THREADS=1 $(MINIMAL)/bin/python -m pytest -n 2 --dist worksteal --durations 25
 
 $(MINIMAL)/installed: requirements/minimal.txt pyproject.toml | $(VENV)/installed
-	$(PYTHON) -m venv --clear $(MINIMAL)
+	$(BIN)/python -m venv --clear $(MINIMAL)
 	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
 		$$($(MINIMAL)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/main.pth
 	$(MINIMAL)/bin/python -m pip --disable-pip-version-check install -q -r requirements/minimal.txt

@@ -12,4 +12,4 @@
 export MASTER_PORT=$((20000 + ${SLURM_JOB_ID:-0} % 10000))
 
 # If one task fails, all end. After a preemption the job is queued again, and continues from its last checkpoint.
-exec srun --kill-on-bad-exit=1 python -u -m mnv4_mm train "$@" --launcher slurm --resume
+exec srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-8}" python -u -m mnv4_mm train "$@" --launcher slurm --resume

@@ -139,7 +139,9 @@ def check_output_file(flag: str, path: str | Path) -> Path:
     path = Path(path)
     if path.is_dir():
         raise UserError(f'{flag} {path} is a folder: name a file')
-    if path.exists() and not path.is_file():
+    # /dev/stdout may lead to a regular file, but is itself what would be replaced.
+    is_device = os.path.abspath(path).startswith(('/dev/', '/proc/'))
+    if is_device or (path.exists() and not path.is_file()):
         raise UserError(f'{flag} {path} is not a regular file, and files are replaced as a whole: name another')
     # The file is written beside its final place and renamed, so its folder must be writable too.
     folder = _existing(path.parent)

@@ -101,13 +101,15 @@ def test_the_pins_are_within_the_ranges(repository):
     project = (repository / 'pyproject.toml').read_text()
     ranges = [Requirement(text) for text in re.findall(r'"([a-z_-]+[<>=][^"]*)"', project)]
     pins = {}
-    for name in ('runtime', 'deploy', 'torch'):
+    for name in ('runtime', 'onedl', 'mmcv', 'deploy', 'torch'):
         for line in (repository / f'requirements/{name}.txt').read_text().splitlines():
             if '==' in line:
                 pin = Requirement(line)
                 pins.setdefault(pin.name, []).append(next(iter(pin.specifier)).version)
     tested = [item for item in ranges if item.name in pins]
-    assert {'onnxruntime', 'openvino', 'ncnn', 'opencv-python', 'torchao'} <= {item.name for item in tested}
+    assert {'onnxruntime', 'openvino', 'ncnn', 'opencv-python', 'torchao', 'onedl-mmdetection', 'onedl-mmcv'} <= {
+        item.name for item in tested
+    }
     for item in tested:
         for pin in pins[item.name]:
             assert item.specifier.contains(pin), (str(item), pin)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 T = TypeVar('T')
 Predict = Callable[[np.ndarray], Detections | ClassMap]
+MAX_FPS = 65535  # of MPEG-4
 
 
 class Inferred(NamedTuple):
@@ -223,7 +224,9 @@ def _infer_video(path: Path, predict: Predict, writer: PredictionWriter, target:
             if video_writer is None:  # the video has the size of its first drawn frame
                 size = drawn.shape[1::-1]
                 target.parent.mkdir(parents=True, exist_ok=True)
-                video_writer = cv2.VideoWriter(str(target), cv2.VideoWriter.fourcc(*'mp4v'), fps or 25, size)
+                video_writer = cv2.VideoWriter(
+                    str(target), cv2.VideoWriter.fourcc(*'mp4v'), fps if 0 < fps <= MAX_FPS else 25, size
+                )
                 if not video_writer.isOpened():
                     raise UserError(f'{target} cannot be written by this OpenCV')
             video_writer.write(_pad_or_crop(drawn, size))

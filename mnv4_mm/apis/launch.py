@@ -81,7 +81,9 @@ def join_processes(cfg: Config) -> None:
             # Not mmengine's function, which selects a GPU for every backend.
             limit = None if timeout is None else timedelta(seconds=timeout)
             torch.distributed.init_process_group('gloo', timeout=limit)
-    except DistError as error:
+    except RuntimeError as error:
+        if not _is_of_processes(error):
+            raise
         given = ' '.join(f'{name}={os.environ.get(name)}' for name in ('MASTER_ADDR', 'MASTER_PORT', 'WORLD_SIZE'))
         raise UserError(
             f'process {os.environ.get("RANK")} does not find the others by {given}: {_first_line(error)} Check the '
@@ -91,20 +93,31 @@ def join_processes(cfg: Config) -> None:
 
 @contextmanager
 def telling_lost_processes() -> Iterator[None]:
-    """Turn errors of messages between processes, one of which has gone, into a ``UserError``."""
+    """Turn errors of messages between processes, one of which has gone, into a ``LostProcessError``."""
     try:
         yield
     except RuntimeError as error:
-        if not (isinstance(error, DistError) or GLOO in str(error)):
+        if not _is_of_processes(error):
             raise
-        raise UserError(
+        raise LostProcessError(
             f'process {get_rank()} has lost another one, which has ended or cannot be reached ({_first_line(error)}): '
             'look for its message, and continue with the same command and --resume'
         ) from error
 
 
+class LostProcessError(UserError):
+    """Messages between processes have failed."""
+
+
+def _is_of_processes(error: RuntimeError) -> bool:
+    return isinstance(error, DistError) or GLOO in str(error)
+
+
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200]
+    """Return the first line of a message or, of NCCL's, the line with its reason."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    reasons = [i + 1 for i, line in enumerate(lines[:-1]) if line.startswith('Last error')]
+    return lines[reasons[0] if reasons else 0][:200]
 
 
 def is_first_of_machine(launcher: str) -> bool:
@@ -152,11 +165,13 @@ def _check_variables(launcher: str) -> None:
             allowed = 'a number' if name in numbers else 'the name or address of the first machine'
             given = f'got {value!r}' if value else 'it is not set'
             raise UserError(f'--launcher {launcher}: the environment variable {name} must be {allowed}; {given}')
+    if launcher != 'mpi' and int(os.environ['MASTER_PORT']) > 65535:
+        raise UserError(f'--launcher {launcher}: MASTER_PORT must be at most 65535, got {os.environ["MASTER_PORT"]}')
     address = os.environ['MASTER_ADDR']
     try:
         socket.getaddrinfo(address, None)
-    except OSError as error:  # torch would try until its timeout, half an hour
+    except (OSError, UnicodeError) as error:  # torch would try until its timeout, half an hour
+        reason = getattr(error, 'strerror', None) or error
         raise UserError(
-            f'MASTER_ADDR={address} is not the name or address of a machine: {error.strerror or error}; see '
-            'docs/many-machines.md'
+            f'MASTER_ADDR={address} is not the name or address of a machine: {reason}; see docs/many-machines.md'
         ) from error

@@ -30,6 +30,11 @@ from mnv4_mm.paths import make_output_folder
 from mnv4_mm.weights.checkpoint import Checkpoint, cannot_be_written, read_checkpoint, read_newest, tensors_only
 from mnv4_mm.weights.hub import fetch_timm, load_tensors
 
+# What all processes of a run must have in common: each makes its own step with the gradients of all.
+SAME_KEYS = (
+    'model', 'optim_wrapper', 'param_scheduler', 'train_cfg', 'auto_scale_lr', 'randomness', 'qat', 'supernet',
+)  # fmt: skip
+
 
 def train(
     config: str,
@@ -208,15 +213,27 @@ def _read_weights(cfg: Config) -> Checkpoint | None:
 
 
 def _check_same_start(cfg: Config, checkpoint: Checkpoint | None) -> None:
-    """Check that all processes start from the same checkpoint.
+    """Check that all processes have the same recipe, and start from the same checkpoint.
 
     Each process reads the work directory. If machines do not share it, only the first process finds checkpoints there.
 
     Raises:
-        UserError: Another process starts from another checkpoint, or from none.
+        UserError: Another process has another recipe, or starts from another checkpoint or from none.
     """
-    own = None if checkpoint is None else f'{checkpoint.path.name}, step {checkpoint.meta.get("iter", "unknown")}'
-    for rank, other in enumerate(starts := all_gather_object(own)):
+    own = None
+    if checkpoint is not None:
+        meta = checkpoint.meta
+        own = f'{checkpoint.path.name}, step {meta.get("iter", "unknown")}, written {meta.get("time", "some time")}'
+    recipe = {key: repr(cfg.get(key)) for key in SAME_KEYS}
+    recipe['train_dataloader.batch_size'] = repr((cfg.get('train_dataloader') or {}).get('batch_size'))
+    starts, recipes = zip(*all_gather_object((own, recipe)), strict=True)
+    for rank, other in enumerate(recipes):
+        if different := [key for key in recipe if other[key] != recipes[0][key]]:
+            raise UserError(
+                f'process {rank} was started with another config than process 0: {", ".join(different)} differ; start '
+                'all of them by the same command'
+            )
+    for rank, other in enumerate(starts):
         if other != starts[0]:
             raise UserError(
                 f'process 0 starts from {starts[0] or "no checkpoint"}, and process {rank} from '

@@ -51,6 +51,6 @@ def check_timeout(cfg: Config) -> float | None:
     timeout = (cfg.env_cfg.get('dist_cfg') or {}).get('timeout')
     if timeout is None:
         return None
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
-        raise UserError(f'env_cfg.dist_cfg.timeout must be a positive number of seconds, got {timeout!r}')
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < 1e8:
+        raise UserError(f'env_cfg.dist_cfg.timeout must be a positive number of seconds, below 1e8, got {timeout!r}')
     return timeout

@@ -47,7 +47,8 @@ def export_best(
         The path of the chosen file.
 
     Raises:
-        UserError: No file could be exported, or none passes. See also ``check_data_of`` and ``compare``.
+        UserError: ``rounds`` is below 1, no file could be exported, or none passes. See also ``check_data_of`` and
+            ``compare``.
     """
     if rounds < 1:
         raise UserError(f'rounds must be at least 1, got {rounds}: the fastest file is chosen by its latency')

@@ -34,7 +34,7 @@ class SafeCheckpointHook(CheckpointHook):
         super().before_train(runner)
         if is_main_process():
             for file in Path(runner.work_dir).glob(f'.*{PART_SUFFIX}'):
-                file.unlink()  # left by a run that was killed while it wrote
+                file.unlink(missing_ok=True)  # left by a run that was killed while it wrote
         if runner._resume:
             self._saved_iter = runner.iter
             self.last_ckpt = runner.message_hub.runtime_info.get('last_ckpt')

@@ -150,7 +150,7 @@ class Job:
         parts = self.folder / PARTS
         parts.mkdir(exist_ok=True)
         for path in (*parts.glob(f'.*{PART_SUFFIX}'), *parts.glob('.*.attempts')):
-            path.unlink()
+            path.unlink(missing_ok=True)  # a worker that outlived its job may still rename its own
 
 
 def check_folder(folder: Path) -> None:

@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmengine.dist import barrier, is_main_process
 
 from mnv4_mm.apis.evaluate import evaluate
+from mnv4_mm.apis.launch import LostProcessError
 from mnv4_mm.config.checkpoint import checkpoint_config
 from mnv4_mm.config.classes import set_classes_of, set_label_order
 from mnv4_mm.config.data import dataset_split
@@ -111,12 +112,17 @@ def report_after_training(folder: Path, *, launcher: str = 'none', command: str 
         folder: Work directory of the run.
         launcher: See ``write_report``.
         command: See ``write_report``.
+
+    Raises:
+        LostProcessError: Another process has ended, so that the evaluation for the report is not complete.
     """
     barrier()  # wait until the main process has written the checkpoint
     try:
         cfg = checkpoint_config(read_checkpoint(find_checkpoint(folder, best=False)))
         if cfg.get('report', bool(cfg.get('own_data') or cfg.get('report_on_training_pictures'))):
             write_report(folder, launcher=launcher, command=command)
+    except LostProcessError:
+        raise
     except UserError as error:
         if is_main_process():
             print(f'warning: no report: {error}')

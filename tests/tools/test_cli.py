@@ -216,6 +216,7 @@ LIGHT = [
     (['parity', '--folder', ''], 'argument --folder: empty'),
     (['configs', 'copy', MINI, '--out', ''], 'argument --out: empty'),
     (['compare', '{tmp}/file', '--out', '/dev/null'], '/dev/null is not a regular file'),
+    (['compare', '{tmp}/file', '--out', '/dev/stdout'], '/dev/stdout is not a regular file'),
     (['draw', '{tmp}/d', '--backgrounds', ''], 'argument --backgrounds: empty'),
     (['download', 'coco2017', '--root', ''], 'argument --root: empty'),
     (['draw', '{tmp}'], 'not an empty folder'),
