@@ -205,9 +205,9 @@ class Space(NamedTuple):
         Raises:
             UserError: The net is not in the space.
         """
-        wanted: dict[str, object] = {}
+        values: dict[str, object] = {}
         for number, (stage, rows) in enumerate(zip(self.stages, arch.stages, strict=True), 2):
-            wanted[f'C{number}.width'] = rows[-1].out
+            values[f'C{number}.width'] = rows[-1].out
             left = list(rows)
             for i, choices in enumerate(stage.rows):
                 name = f'C{number}.{i}'
@@ -215,16 +215,16 @@ class Space(NamedTuple):
                 if row is not None:
                     left.pop(0)
                 if isinstance(choices, MQAChoices):
-                    wanted[f'{name}.attention'] = row is not None
+                    values[f'{name}.attention'] = row is not None
                 elif isinstance(choices, UIBChoices):
-                    wanted[f'{name}.kernels'] = (row.start_dw, row.middle_dw) if isinstance(row, UIB) else None
+                    values[f'{name}.kernels'] = (row.start_dw, row.middle_dw) if isinstance(row, UIB) else None
                 if isinstance(row, UIB | FusedIB):
-                    wanted[f'{name}.expand'] = row.expand
+                    values[f'{name}.expand'] = row.expand
                 if isinstance(choices, ConvChoices) and isinstance(row, Conv):
-                    wanted[f'{name}.out'] = row.out
+                    values[f'{name}.out'] = row.out
         try:
             genes = tuple(
-                variable.values.index(wanted[variable.name]) if variable.name in wanted else 0
+                variable.values.index(values[variable.name]) if variable.name in values else 0
                 for variable in self.variables()
             )
         except ValueError as error:

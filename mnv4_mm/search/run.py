@@ -25,7 +25,7 @@ TUNAS_BETA = -0.07
 
 
 class Plan(NamedTuple):
-    """What a search does.
+    """Settings of a search.
 
     Attributes:
         engine: ``nsga2`` for the front of score and cost by NSGA-II; ``tunas`` for the best reward of TuNAS; ``random``
