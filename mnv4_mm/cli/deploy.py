@@ -4,9 +4,11 @@ import argparse
 from pathlib import Path
 
 from mnv4_mm.cli.arguments import Parser
+from mnv4_mm.config.check import check_checkpoint_data
+from mnv4_mm.config.index import find_config
 from mnv4_mm.config.options import KeyValueAction
 from mnv4_mm.config.rules import check_device
-from mnv4_mm.config.source import check_config_file
+from mnv4_mm.config.source import check_config_file, read_checkpoint_source, read_source
 from mnv4_mm.errors import UserError
 from mnv4_mm.paths import check_output_folder
 
@@ -187,10 +189,7 @@ def compare(args: argparse.Namespace) -> int:
     from mnv4_mm.deploy.arguments import check_compare
     from mnv4_mm.deploy.measured import measured_files, read_measurements
 
-    if args.config:
-        check_config_file(args.config)
-    if args.data and not Path(args.data).is_dir():
-        raise UserError(f'no folder {args.data}: --data takes the folder of a data set')
+    source = read_source(find_config(args.config)) if args.config else None
     measurements = read_measurements(args.measured)
     checkpoint, artifacts = check_compare(
         args.checkpoint,
@@ -203,6 +202,9 @@ def compare(args: argparse.Namespace) -> int:
         out=args.out,
     )
     measured_files(measurements, artifacts)
+    if not args.config:
+        source = read_checkpoint_source(Path(checkpoint))
+    check_checkpoint_data(source or {}, args.data)
 
     from mnv4_mm.deploy.compare import Tolerances, compare_checked
 

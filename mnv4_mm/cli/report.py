@@ -5,8 +5,9 @@ from pathlib import Path
 
 from mnv4_mm.bench.parts import PARTS, check_bench
 from mnv4_mm.cli.arguments import Parser
+from mnv4_mm.config.check import check_checkpoint_data
 from mnv4_mm.config.rules import check_backbone_name
-from mnv4_mm.config.source import check_config_file
+from mnv4_mm.config.source import check_config_file, read_checkpoint_source
 from mnv4_mm.errors import UserError
 from mnv4_mm.paths import check_checkpoint, check_output_folder
 from mnv4_mm.weights.tags import tags_of
@@ -27,18 +28,19 @@ def report(args: argparse.Namespace) -> None:
     """Run ``mnv4 report``: check the arguments, evaluate the checkpoint, and write the report."""
     path = Path(args.path)
     if path.is_dir():
-        if not any(path.glob('*.pth')):
+        # All checkpoints of a run have the same config.
+        checkpoint = next(path.glob('*.pth'), None)
+        if checkpoint is None:
             raise UserError(
                 f'no checkpoint in {path}: name the work directory of a run that has saved one, or a .pth file'
             )
     elif not path.exists():
         raise UserError(f'no work directory or checkpoint {path}')
     else:
-        check_checkpoint(path)
-    if args.data and not Path(args.data).is_dir():
-        raise UserError(f'no folder {args.data}: --data takes the folder of a data set')
+        checkpoint = check_checkpoint(path)
     if args.out:
         check_output_folder('--out', args.out)
+    check_checkpoint_data(read_checkpoint_source(checkpoint) or {}, args.data)
 
     from mnv4_mm.report.training import write_report
 

@@ -17,29 +17,37 @@ from mnv4_mm.config.rules import (
     check_sizable,
     check_unit,
 )
-from mnv4_mm.config.source import merge_values, read_source
+from mnv4_mm.config.source import merge_values, read_checkpoint_source, read_source
+from mnv4_mm.data.documents import check_json
 from mnv4_mm.data.formats.configured import FIND, HINTS, coco_split, innermost_dataset, mask_split
+from mnv4_mm.data.formats.recognise import Task, recognise
+from mnv4_mm.errors import UserError
 from mnv4_mm.paths import check_data
 
 _SPLIT: dict[str, Any] = {'mmdet': coco_split, 'mmseg': mask_split}
+_TASKS: dict[str, Task] = {'mmdet': 'detection', 'mmseg': 'segmentation'}
 
 
-def check_config(config: str | None, options: ConfigOptions) -> Mapping[str, Any]:
+def check_config(config: str | None, options: ConfigOptions, checkpoint: str | Path | None = None) -> Mapping[str, Any]:
     """Check a config, and the options that depend on it.
 
     Args:
-        config: Name or path of a config; None for the one in a checkpoint.
+        config: Name or path of a config; None for the one in ``checkpoint``.
         options: Options of training or evaluation.
+        checkpoint: ``.pth`` file; read if ``config`` is None.
 
     Returns:
-        Top-level values of the config. Empty if ``config`` is None, or cannot be read without mmengine; the checks
-            that depend on it are then made when the config is loaded.
+        Top-level values of the config. Empty if there is none, or it cannot be read without mmengine; the checks that
+            depend on it are then made when the config is loaded.
 
     Raises:
         UserError: The config is missing or broken, an option is unknown or does not fit, or this process was not
             started by ``options.launcher``.
     """
-    source = read_source(find_config(config)) if config else None
+    if config:
+        source = read_source(find_config(config))
+    else:
+        source = read_checkpoint_source(Path(checkpoint)) if checkpoint else None
     check_launcher(options.launcher)
     if options.backbone:
         check_backbone_name(options.backbone)
@@ -95,4 +103,36 @@ def check_config_data(source: Mapping[str, Any], options: ConfigOptions, loaders
             continue
         split = _SPLIT[scope](innermost_dataset(dataset))
         if split is not None:
-            check_data([find_data(part) for part in split if isinstance(part, Path)], HINTS[scope])
+            paths = [find_data(part) for part in split if isinstance(part, Path)]
+            check_data(paths, HINTS[scope])
+            for path in paths:
+                if path.suffix == '.json' and path.is_file():
+                    check_json(path)
+
+
+def check_checkpoint_data(source: Mapping[str, Any], data: str | None) -> None:
+    """Read the annotations of the data set on which a checkpoint is evaluated, to report mistakes early.
+
+    The images are not decoded, and nothing is written. That is left to the evaluation, which knows the classes of the
+    checkpoint and the split that it was trained with.
+
+    Args:
+        source: Top-level values of the config in the checkpoint; may be empty.
+        data: Folder of the data set; None for the one in ``own_data`` of the config, if it has one.
+
+    Raises:
+        UserError: The data set is missing, broken, or not one for the task of the checkpoint.
+    """
+    task = _TASKS.get(source.get('default_scope', ''))
+    if data:
+        recognise(data, task)
+    elif source.get('own_data'):
+        try:
+            recognise(find_data(Path(source['own_data']['root'])), task)
+        except UserError as error:
+            raise own_data_error(error) from error
+
+
+def own_data_error(error: UserError, remedy: str = 'if it is in another folder, name that by --data') -> UserError:
+    """Return the error for a data set that the config in a checkpoint names and that cannot be used."""
+    return UserError(f'the data set of this config: {error}; {remedy}')

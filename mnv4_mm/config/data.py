@@ -6,6 +6,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mnv4_mm.config.check import own_data_error
 from mnv4_mm.config.checkpoint import checkpoint_config
 from mnv4_mm.config.index import find_data
 from mnv4_mm.config.load import load_config
@@ -92,7 +93,7 @@ def restore_data(
     cfg: Config,
     previous: Mapping[str, str] | None = None,
     *,
-    remedy: str = 'if it is in another folder, name that by --data',
+    remedy: str | None = None,
 ) -> Config:
     """Recognise, check and prepare the data set that a config names by ``own_data``, and set its files in the loaders.
 
@@ -106,7 +107,7 @@ def restore_data(
     Args:
         cfg: A config; changed in place if it has ``own_data``.
         previous: Split of an earlier run, image name -> ``train`` or ``val``, used if the config stores none.
-        remedy: Advice for the error message if the data set cannot be used.
+        remedy: Advice for the error message if the data set cannot be used. None advises ``--data``.
 
     Returns:
         ``cfg``.
@@ -124,7 +125,7 @@ def restore_data(
         previous = stored_split(cfg) or previous
         layout = task.find(str(root), classes=classes, allow_dropped=allow_dropped, previous=previous)
     except UserError as error:
-        raise UserError(f'the data set of this config: {error}; {remedy}') from error
+        raise own_data_error(error, remedy) if remedy else own_data_error(error) from error
     prepared = cache_folder(root)
     for loader, split in zip(LOADERS, (layout.train, layout.val, layout.val), strict=True):
         paths = [part for part in dataset_split(cfg, loader) if isinstance(part, Path)] if cfg.get(loader) else []

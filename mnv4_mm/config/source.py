@@ -6,6 +6,8 @@ The Runner always gets the config that mmengine loads (``load.py``). A config th
 
 import ast
 import builtins
+import pickletools
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -52,13 +54,39 @@ def read_source(path: Path) -> dict[str, Any] | None:
         return None
 
 
+def read_checkpoint_source(path: Path) -> dict[str, Any] | None:
+    """Evaluate the config that the Runner has saved in a checkpoint.
+
+    Nothing is unpickled: the text of the config is looked for among the strings of the pickle.
+
+    Args:
+        path: ``.pth`` file.
+
+    Returns:
+        Top-level values; None if the file has no config, or one that needs more than plain values.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            name = next(name for name in archive.namelist() if name.endswith('/data.pkl'))
+            with archive.open(name) as file:
+                strings = (value for _, value, _ in pickletools.genops(file) if isinstance(value, str))
+                next(value for value in strings if value == 'cfg')
+                return _evaluate(next(strings), path)
+    # The commands report what is wrong with the file when they read it.
+    except Exception:
+        return None
+
+
 def unreadable(path: Path, error: Exception) -> UserError:
     """Return the ``UserError`` for a config that raises an error when it is read."""
     return UserError(f'config {path} cannot be read: {type(error).__name__}: {" ".join(str(error).split())}')
 
 
 def _read(path: Path) -> dict[str, Any]:
-    text = path.read_text(encoding='utf-8')
+    return _evaluate(path.read_text(encoding='utf-8'), path)
+
+
+def _evaluate(text: str, path: Path) -> dict[str, Any]:
     if '{{' in text:
         raise ValueError('mmengine replaces what is in double braces')
     try:

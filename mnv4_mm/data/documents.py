@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # COCO's largest file has 448 MB. More than ten times that is no annotation file, or does not fit into memory.
 MAX_BYTES = 6 * 2**30
+PARSED_BYTES = 20 * 2**20  # parsed in less than a second
 MAX_YAML_BYTES = 4 * 2**20  # PyYAML reads about 100 kB per second; 10,000 class names have 200 kB
 MAX_YAML_DEPTH = 20
 BOMS = ((codecs.BOM_UTF8, 'utf-8-sig'), (codecs.BOM_UTF16_LE, 'utf-16'), (codecs.BOM_UTF16_BE, 'utf-16'))
@@ -50,6 +51,24 @@ def read_json(path: Path) -> Any:
         raise UserError(f'{path} is not JSON: {error}{hint}') from error
     except ValueError as error:  # also numbers with thousands of digits
         raise UserError(f'{path} is not JSON: {error}') from error
+
+
+def check_json(path: Path) -> None:
+    """Check that a file is JSON. Of a file larger than ``PARSED_BYTES`` only the last character is looked at.
+
+    That is enough to recognise a file that was not copied in full.
+
+    Raises:
+        UserError: The file cannot be read, or is not JSON.
+    """
+    if path.stat().st_size <= PARSED_BYTES:
+        read_json(path)
+        return
+    with path.open('rb') as file:
+        file.seek(-100, 2)
+        end = file.read().rstrip(b' \t\r\n\0')
+    if end[-1:] not in (b'}', b']'):
+        raise UserError(f'{path} is not JSON: it does not end with }} or ]; perhaps it was not copied in full')
 
 
 @contextlib.contextmanager

@@ -1,0 +1,70 @@
+"""Data sets and options that do not fit a checkpoint are reported before torch is imported."""
+
+import dataclasses
+import json
+import pickle
+import subprocess
+import sys
+import zipfile
+
+import pytest
+from stub_file import write_detector
+
+from mnv4_mm.data import documents
+from mnv4_mm.digest import file_digest
+from mnv4_mm.errors import UserError
+from mnv4_mm.runtime.meta import read_meta, sidecar
+
+CONFIG = "default_scope = 'mmdet'\ntest_dataloader = dict(batch_size=1)\nown_data = dict(root='/gone')\n"
+CALL = """
+import json, sys
+from mnv4_mm.cli import main
+for arguments in json.loads(sys.argv[1]):
+    print('code', main(arguments), file=sys.stderr)
+    assert 'torch' not in sys.modules and 'mmengine' not in sys.modules, arguments
+"""
+CASES = {
+    'test net.pth --data broken': 'instances_train.json is not JSON',
+    'test net.pth --data gone': 'no folder gone',
+    'test net.pth --data masks': 'masks has no data set of a format that is known',
+    'test net.pth': 'the data set of this config: no folder /gone',
+    'test net.pth --cfg-options nope.x=1': "the config has no 'nope'",
+    'report net.pth --data broken': 'instances_train.json is not JSON',
+    'report . --data gone': 'no folder gone',
+    'compare net.pth net.onnx --data broken': 'instances_train.json is not JSON',
+    'train mnv4_ssdlite_coco': 'instances_train2017.json is not JSON',
+}
+
+
+def test_mistakes_are_reported_without_torch(repository, tmp_path):
+    with zipfile.ZipFile(tmp_path / 'net.pth', 'w') as archive:
+        archive.writestr('net/data.pkl', pickle.dumps({'meta': {'epoch': 1, 'cfg': CONFIG}}, protocol=2))
+    path = write_detector(tmp_path / 'net.onnx')
+    meta = dataclasses.replace(read_meta(path), source=dict(sha256=file_digest(tmp_path / 'net.pth').hexdigest()))
+    sidecar(path).write_text(meta.to_json())
+    for path in ('broken/annotations/instances_train.json', 'data/coco/annotations/instances_train2017.json'):
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_text('{"images": [')
+    for path in ('data/coco/train2017', 'masks'):
+        (tmp_path / path).mkdir(parents=True)
+    lines = [case.split() for case in CASES]
+    done = subprocess.run(
+        [sys.executable, '-c', f'import sys; sys.path.insert(0, {str(repository)!r}){CALL}', json.dumps(lines)],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    errors, codes = done.stderr.splitlines()[::2], done.stderr.splitlines()[1::2]
+    assert codes == ['code 2'] * len(CASES)
+    for error, message in zip(errors, CASES.values(), strict=True):
+        assert message in error
+
+
+@pytest.mark.parametrize('content', ['', '[1, 2', '{"images": []'])
+def test_a_large_json_file_is_looked_at_only_at_its_end(content, tmp_path, monkeypatch):
+    monkeypatch.setattr(documents, 'PARSED_BYTES', -1)
+    path = tmp_path / 'large.json'
+    path.write_text(content + ' ' * 200)
+    with pytest.raises(UserError, match='not JSON'):
+        documents.check_json(path)
+    path.write_text(' ' * 200 + '{"images": []}\n')
+    documents.check_json(path)
