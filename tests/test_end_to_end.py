@@ -107,7 +107,7 @@ def test_both_metrics_of_a_mini_config_are_reported(call_tool, tmp_path):
 
     The same of a detector: tests/engine/test_engine.py.
     """
-    options = arguments({**IN_PROCESS, 'report_on_training_pictures': True})
+    options = arguments({**IN_PROCESS, 'report_on_training_images': True})
     run = call_tool('train.py', 'mnv4_lraspp_ade20k-mini', '--work-dir', tmp_path / 'w', '--iters', 4, *options)
     assert run.returncode == 0, run.stderr
     for prefix, folder in (('trained_on', 'trained_on'), ('ade-mini', 'held_out')):

@@ -15,7 +15,7 @@ from mnv4_mm.config.index import config_index
 from mnv4_mm.data.drawn import draw_dataset
 from mnv4_mm.version import __version__
 
-FAST = ['--cfg-options', 'report_on_training_pictures=False', 'train_dataloader.dataset.times=1']
+FAST = ['--cfg-options', 'report_on_training_images=False', 'train_dataloader.dataset.times=1']
 FAST += [
     f'{loader}_dataloader.{key}' for loader in ('train', 'val') for key in ('num_workers=0', 'persistent_workers=0')
 ]

@@ -32,7 +32,7 @@ def test_output_before_an_error_is_kept(capsys):
 def test_training_prints_no_notes_of_dependencies(run_tool, tmp_path):
     run = run_tool(
         'train.py', 'mnv4_ssdlite_coco-mini', '--epochs', 1, '--work-dir', tmp_path / 'w', '--cfg-options',
-        'report_on_training_pictures=False', 'train_dataloader.dataset.times=1', 'val_dataloader.dataset.indices=2',
+        'report_on_training_images=False', 'train_dataloader.dataset.times=1', 'val_dataloader.dataset.indices=2',
         'train_dataloader.dataset.dataset.indices=4', 'train_dataloader.batch_size=2',
     )  # fmt: skip
     assert run.returncode == 0, run.stderr

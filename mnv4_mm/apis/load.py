@@ -49,7 +49,7 @@ def load(
     if is_exported(path):
         for name, value in (('config', config), ('device', device), ('inference', inference)):
             if value is not None:
-                raise UserError(f'--{name} {value} is for checkpoints; {path} is an exported file')
+                raise UserError(f'{name}={value!r} is for checkpoints; {path} is an exported file')
         return runtime.load(path, threads)
     if threads is not None:
         raise UserError(f'threads is for exported files; {path} is a checkpoint: use torch.set_num_threads')

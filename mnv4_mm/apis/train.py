@@ -87,8 +87,8 @@ def train(
         teacher: Checkpoint of a trained model of the same task to distil from, of this package, mmdet or mmseg.
         teacher_config: Config of the teacher; the one in its checkpoint if None.
         qat: Fine-tune the trained model of this checkpoint for int8, by default in a tenth of the steps of its
-            training. To start such a run, call ``mnv4_mm.train`` (``deploy.qat.train``). This function can only resume
-            it.
+            training. ``mnv4_mm.train`` starts such a run; ``mnv4_mm.apis.train.train``, which it wraps, can only resume
+            one.
         space: Train a supernet, all nets of this search space (``models.space.SPACES``) at once.
         epochs: Train for this number of epochs, and scale the schedule in proportion.
         iters: Train for this number of iterations; for configs that count in iterations.

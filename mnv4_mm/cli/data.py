@@ -41,7 +41,7 @@ def add_check(parser: Parser) -> None:
     parser.add_argument(
         '--task', choices=('detection', 'segmentation'), help='what it is for (default: by what is in the folder)'
     )
-    parser.add_argument('--config', metavar='NAME', help='say what this config would train on')
+    parser.add_argument('--config', metavar='NAME', help='also state what this config would train on')
     parser.add_argument(
         '--allow-dropped', action='store_true', help='leave out what is broken, even if it is more than 1 %%'
     )

@@ -12,7 +12,8 @@ LAUNCHER_TIMEOUT = 10
 # If the import of one of these packages fails, the environment is broken, not the code.
 REQUIRED = (
     'torch', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'numpy', 'cv2', 'rich', 'PIL', 'mnv4_mm', 'faster_coco_eval',
-    'prettytable', 'matplotlib', 'safetensors', 'huggingface_hub', 'timm',
+    'prettytable', 'matplotlib', 'safetensors', 'huggingface_hub', 'timm', 'defusedxml', 'filelock', 'jinja2',
+    'pyarrow', 'pycocotools', 'scipy', 'tensorboard', 'torchvision', 'yaml',
 )  # fmt: skip
 
 

@@ -251,7 +251,7 @@ class TrainOptions(ConfigOptions):
         None,
         metavar='timm|none|FILE',
         help="start the backbone from timm's ImageNet weights, from random weights, or from a .safetensors or .pth "
-        'file (default: as the config says; docs/training.md)',
+        'file (default: as in the config; docs/training.md)',
     )
     teacher: str | None = _option(
         None,
@@ -282,8 +282,8 @@ class TrainOptions(ConfigOptions):
     channels_last: bool | None = _option(
         None,
         action=argparse.BooleanOptionalAction,
-        help='keep feature maps as (N, H, W, C) in memory: same result, faster (default: as the config says; the '
-        'shipped ones say yes)',
+        help='keep feature maps as (N, H, W, C) in memory: same result, faster (default: as in the config; the '
+        'shipped ones do so)',
     )
     fused: bool | None = _option(
         None,

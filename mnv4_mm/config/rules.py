@@ -31,7 +31,7 @@ TRAINING_PARTS = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
 # while it is read, so that setting them later has no effect.
 READ_KEYS = RUNNER_KEYS | {
     'compile', 'custom_imports', 'find_unused_parameters', 'model_wrapper_cfg', 'sync_bn', 'channels_last',
-    'report', 'report_on_training_pictures', 'own_data', 'distillation', 'qat', 'supernet',
+    'report', 'report_on_training_images', 'own_data', 'distillation', 'qat', 'supernet',
 }  # fmt: skip
 
 

@@ -234,7 +234,7 @@ def read_checked(folder: Path, root: Path) -> CheckedData | None:
 
 
 def is_prepared(path: Path) -> bool:
-    """Return True for a file that ``prepare_detection`` has written, and whose data is therefore checked."""
+    """Return True if the file lies in a folder of prepared data, beside a ``checked.json``."""
     return (path.parent / 'checked.json').is_file()
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from mnv4_mm.apis.model import load_model
 from mnv4_mm.deploy.describe import describe
 from mnv4_mm.deploy.equalise import MAX_OCTAVES, equalise, find_junctions, rescale, tensors_of
-from mnv4_mm.deploy.graph import MAX_EQUALISED_IMAGES, Detector, Graph, Segmenter
+from mnv4_mm.deploy.graph import MAX_EQUALISED_IMAGES, Graph, wrap
 from mnv4_mm.deploy.targets import TARGETS
 from mnv4_mm.errors import UserError
 from mnv4_mm.runtime.meta import Meta
@@ -101,7 +101,7 @@ def equalise_channels(model: Any, meta: Meta, batches: Sequence[np.ndarray]) -> 
 
 
 def _net(model: Any, meta: Meta) -> nn.Module:
-    return (Detector if meta.task == 'detection' else Segmenter)(model, meta.input).eval()
+    return wrap(model, meta).eval()
 
 
 def _change(net: nn.Module, image: Tensor, change: Callable[[fx.GraphModule], int]) -> int:

@@ -317,10 +317,19 @@ def build_graph(model: Any, meta: Meta, without_scales: bool = False) -> Graph:
     has_integers = net is not None and not without_scales
     if net is not None:
         (store_integers if has_integers else remove_roundings)(net)
-    module: Any = (Detector if meta.task == 'detection' else Segmenter)(model, meta.input)
+    module: Any = wrap(model, meta)
     if meta.target == 'litert' and meta.precision == 'int8' and not meta.input.normalise:
         module.pixels = ConvolvedPixels(meta.input)
     return Graph(module.eval(), meta, has_integers=has_integers)
+
+
+def wrap(model: Any, meta: Meta) -> 'Detector | Segmenter':
+    """Return a module that maps a batch as described in ``meta.input`` to raw boxes and scores, or to logits.
+
+    Raises:
+        UserError: The head or the size of the input is not supported, see ``Detector``.
+    """
+    return (Detector if meta.task == 'detection' else Segmenter)(model, meta.input)
 
 
 def reference(model: Any, meta: Meta) -> Predictor:

@@ -88,12 +88,12 @@ class BoxesHook(DrawingHook):
     score_thr = 0.3
 
     def drawn(self, image: np.ndarray, sample: Any, meta: dict[str, Any]) -> np.ndarray:
-        truth, found = sample.gt_instances, sample.pred_instances
+        ground_truth, found = sample.gt_instances, sample.pred_instances
         found = found[found.scores >= self.score_thr]
         left = image
-        if 'bboxes' in truth:  # missing if the pipeline loads no annotations
-            boxes = getattr(truth.bboxes, 'tensor', truth.bboxes)  # mmdet's box type, or a tensor
-            left = draw_boxes(image, boxes.cpu().numpy(), truth.labels.cpu().numpy(), None, meta['classes'])
+        if 'bboxes' in ground_truth:  # missing if the pipeline loads no annotations
+            boxes = getattr(ground_truth.bboxes, 'tensor', ground_truth.bboxes)  # mmdet's box type, or a tensor
+            left = draw_boxes(image, boxes.cpu().numpy(), ground_truth.labels.cpu().numpy(), None, meta['classes'])
         right = draw_boxes(
             image,
             found.bboxes.cpu().numpy(),

@@ -95,7 +95,7 @@ def training_config(model: str, net: str) -> Config:
     if 'times' in small.train_dataloader.dataset:
         small.train_dataloader.dataset.times = 256 // NUM_IMAGES
     small.train_cfg.val_interval = 10**6  # no validation: ``compare`` evaluates the models
-    small.report_on_training_pictures = False
+    small.report_on_training_images = False
     return small
 
 

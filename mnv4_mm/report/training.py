@@ -44,12 +44,12 @@ def write_report(
 
     Writes the self-contained page ``index.html``, the model card ``README.md`` with its ``images/``, and
     ``report.json`` with all numbers. Logs and predictions go to ``held_out/`` beside the checkpoint or, if ``out`` is
-    given, in that folder. If the config has ``report_on_training_pictures``, the training images are evaluated and
+    given, in that folder. If the config has ``report_on_training_images``, the training images are evaluated and
     drawn as well.
 
     Args:
         path: A checkpoint, or the work directory of a run. In a work directory, the best checkpoint is used, or the
-            last one if there is no best one. With ``report_on_training_pictures``, the last checkpoint is always used,
+            last one if there is no best one. With ``report_on_training_images``, the last checkpoint is always used,
             since such a run is meant to learn its training images.
         data: Data set that the checkpoint was trained with, if it has moved; None to use the path in the config.
         out: Folder to write to; ``report`` beside the checkpoint if None.
@@ -66,7 +66,7 @@ def write_report(
     checkpoint = read_checkpoint(find_checkpoint(path))
     options = EvaluateOptions(data=data, allow_dropped=True, launcher=launcher)
     cfg = evaluation_config(checkpoint, options, on_gpu=torch.cuda.is_available())
-    if cfg.get('report_on_training_pictures') and Path(path).is_dir():
+    if _on_training_images(cfg) and Path(path).is_dir():
         checkpoint = read_checkpoint(find_checkpoint(path, best=False))
     set_label_order(cfg)
     if (matched := set_classes_of(cfg, checkpoint)) and is_main_process():
@@ -78,14 +78,14 @@ def write_report(
     predictions = logs / 'held_out' / ('detections.json' if task.name == 'detection' else 'class_maps')
     metrics = evaluate(cfg, checkpoint, work_dir=logs / 'held_out', on='val', out=str(predictions))
     trained_on: Mapping[str, float] | None = None
-    if cfg.get('report_on_training_pictures'):
+    if _on_training_images(cfg):
         trained_on = evaluate(
             cfg,
             checkpoint,
             work_dir=logs / 'trained_on',
             on='train',
             per_class=False,
-            show_dir=str(logs / 'pictures'),
+            show_dir=str(logs / 'images'),
         )
     page = folder / 'index.html'
     if is_main_process():
@@ -105,7 +105,7 @@ def write_report(
 def report_after_training(folder: Path, *, launcher: str = 'none', command: str | None = None) -> None:
     """Report on a run that has just ended, if ``report`` of its config is true.
 
-    The default of ``report`` is true for configs with ``own_data`` or ``report_on_training_pictures``. If the report
+    The default of ``report`` is true for configs with ``own_data`` or ``report_on_training_images``. If the report
     cannot be made because of a ``UserError``, a warning is printed, so that the training does not fail.
 
     Args:
@@ -119,13 +119,18 @@ def report_after_training(folder: Path, *, launcher: str = 'none', command: str 
     barrier()  # wait until the main process has written the checkpoint
     try:
         cfg = checkpoint_config(read_checkpoint(find_checkpoint(folder, best=False)))
-        if cfg.get('report', bool(cfg.get('own_data') or cfg.get('report_on_training_pictures'))):
+        if cfg.get('report', bool(cfg.get('own_data')) or _on_training_images(cfg)):
             write_report(folder, launcher=launcher, command=command)
     except LostProcessError:
         raise
     except UserError as error:
         if is_main_process():
             print(f'warning: no report: {error}')
+
+
+def _on_training_images(cfg: Config) -> bool:
+    # The second name is that of earlier versions.
+    return bool(cfg.get('report_on_training_images', cfg.get('report_on_training_pictures')))
 
 
 def find_checkpoint(path: str | Path, best: bool = True) -> Path:

@@ -164,7 +164,7 @@ def _optuna(space: Space, plan: Plan, cost: Callable[[Genes], float]) -> tuple[C
         import optuna
     except ImportError as error:
         raise UserError(
-            f'--engine {plan.engine} needs Optuna: pip install optuna; --engine random needs nothing'
+            f'--engine {plan.engine} needs Optuna: pip install "mnv4_mm[search]"; --engine random needs nothing'
         ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     up, down = optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE

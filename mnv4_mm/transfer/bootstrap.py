@@ -79,9 +79,9 @@ def average_precision(ground_truth: Path, detections: Path) -> float:
         ground_truth: Annotations in COCO's format.
         detections: Detections in COCO's result format.
     """
-    truth, found = json.loads(ground_truth.read_bytes()), json.loads(detections.read_bytes())
-    numbers = _in_order(truth)
-    return _average_precision(truth, found, numbers, np.ones(len(numbers), int))
+    coco, found = json.loads(ground_truth.read_bytes()), json.loads(detections.read_bytes())
+    numbers = _in_order(coco)
+    return _average_precision(coco, found, numbers, np.ones(len(numbers), int))
 
 
 def resampled_ap(ground_truth: Path, detections: Path, block: int = 1) -> list[float]:
@@ -95,34 +95,32 @@ def resampled_ap(ground_truth: Path, detections: Path, block: int = 1) -> list[f
     Returns:
         ``RESAMPLES`` values in [0, 1].
     """
-    truth, found = json.loads(ground_truth.read_bytes()), json.loads(detections.read_bytes())
-    numbers = _in_order(truth)
-    return [_average_precision(truth, found, numbers, counts) for counts in draw_samples(len(numbers), block)]
+    coco, found = json.loads(ground_truth.read_bytes()), json.loads(detections.read_bytes())
+    numbers = _in_order(coco)
+    return [_average_precision(coco, found, numbers, counts) for counts in draw_samples(len(numbers), block)]
 
 
-def _in_order(truth: dict) -> list[int]:
+def _in_order(coco: dict) -> list[int]:
     """Return the ids of the images, in the order of their names."""
-    return [image['id'] for image in sorted(truth['images'], key=lambda image: image['file_name'])]
+    return [image['id'] for image in sorted(coco['images'], key=lambda image: image['file_name'])]
 
 
-def _average_precision(truth: dict, found: list[dict], numbers: Sequence[int], counts: np.ndarray) -> float:
+def _average_precision(coco: dict, found: list[dict], numbers: Sequence[int], counts: np.ndarray) -> float:
     copies: dict[int, list[int]] = {}
     new = 0
     for number, count in zip(numbers, counts.tolist(), strict=True):
         copies[number] = list(range(new + 1, new + count + 1))
         new += count
     annotations = [
-        dict(annotation, image_id=copy)
-        for annotation in truth['annotations']
-        for copy in copies[annotation['image_id']]
+        dict(annotation, image_id=copy) for annotation in coco['annotations'] for copy in copies[annotation['image_id']]
     ]
     detections = [dict(one, image_id=copy) for one in found for copy in copies[one['image_id']]]
     if not detections:
         return 0.0
-    images = [dict(image, id=copy) for image in truth['images'] for copy in copies[image['id']]]
+    images = [dict(image, id=copy) for image in coco['images'] for copy in copies[image['id']]]
     annotations = [dict(annotation, id=i) for i, annotation in enumerate(annotations, 1)]
     with without_lines(READING_ANNOTATIONS):
-        api = COCO(dict(images=images, annotations=annotations, categories=truth['categories']))
+        api = COCO(dict(images=images, annotations=annotations, categories=coco['categories']))
         evaluation = COCOeval_faster(api, api.loadRes(detections), 'bbox')
         evaluation.evaluate()
         evaluation.accumulate()

@@ -23,7 +23,7 @@ class Scores(NamedTuple):
     resampled: np.ndarray
 
 
-class Spread(NamedTuple):
+class PooledVariance(NamedTuple):
     """Variance of a score over the seeds, pooled over the nets of a table.
 
     Three seeds are too few to estimate the variance of one net. Pooled over a dozen nets they are enough, provided that
@@ -64,16 +64,16 @@ class Estimate(NamedTuple):
         return float(2 * stats.t.sf(abs(self.value) / self.error, self.freedom))
 
 
-def pooled_spread(nets: Iterable[Scores]) -> Spread:
+def pooled_variance(nets: Iterable[Scores]) -> PooledVariance:
     """Return the variance of a score over the seeds of a net, pooled over all nets."""
     squares, freedom = 0.0, 0
     for scores in nets:
         squares += float(((scores.seeds - scores.seeds.mean()) ** 2).sum())
         freedom += len(scores.seeds) - 1
-    return Spread(squares / freedom if freedom else math.nan, freedom)
+    return PooledVariance(squares / freedom if freedom else math.nan, freedom)
 
 
-def estimate_mean(scores: Scores, spread: Spread) -> Estimate:
+def estimate_mean(scores: Scores, spread: PooledVariance) -> Estimate:
     """Estimate the mean score of a net.
 
     Args:
@@ -83,7 +83,7 @@ def estimate_mean(scores: Scores, spread: Spread) -> Estimate:
     return _estimate(float(scores.seeds.mean()), spread, 1 / len(scores.seeds), scores.resampled.mean(0))
 
 
-def estimate_difference(a: Scores, b: Scores, spread: Spread) -> Estimate:
+def estimate_difference(a: Scores, b: Scores, spread: PooledVariance) -> Estimate:
     """Estimate the difference of two nets: the mean score of ``a`` minus the mean score of ``b``.
 
     The scores are subtracted on each sample of the test images. Images that are difficult for both nets therefore do
@@ -99,7 +99,7 @@ def estimate_difference(a: Scores, b: Scores, spread: Spread) -> Estimate:
     return _estimate(float(a.seeds.mean() - b.seeds.mean()), spread, share, images)
 
 
-def _estimate(value: float, spread: Spread, share: float, resampled: np.ndarray) -> Estimate:
+def _estimate(value: float, spread: PooledVariance, share: float, resampled: np.ndarray) -> Estimate:
     """Return an estimate.
 
     Args:
@@ -123,7 +123,7 @@ def indistinguishable(nets: Mapping[str, Scores]) -> dict[str, list[str]]:
     All pairs are compared by t-tests with Holm's correction. The probability that any pair with equal expected scores
     is found to differ is at most 5 %.
     """
-    spread = pooled_spread(nets.values())
+    spread = pooled_variance(nets.values())
     pairs = list(itertools.combinations(nets, 2))
     values = {(a, b): estimate_difference(nets[a], nets[b], spread).p_value for a, b in pairs}
     equal: dict[str, list[str]] = {name: [] for name in nets}

@@ -16,12 +16,12 @@ from mnv4_mm.transfer.records import Record, latest, run_of
 from mnv4_mm.transfer.statistics import (
     CONFIDENCE,
     Estimate,
+    PooledVariance,
     Scores,
-    Spread,
     estimate_difference,
     estimate_mean,
     indistinguishable,
-    pooled_spread,
+    pooled_variance,
     rank_agreement,
 )
 
@@ -81,8 +81,8 @@ class Row:
         return Scores(*(np.array([record[key] for record in self.records]) for key in ('score', 'resampled')))
 
     @property
-    def spread(self) -> float:
-        """Standard deviation over the seeds; NaN with one seed."""
+    def standard_deviation(self) -> float:
+        """Sample standard deviation of the score over the seeds; NaN with one seed."""
         return float(np.std(self.scores.seeds, ddof=1)) if len(self.records) > 1 else math.nan
 
     @property
@@ -140,9 +140,9 @@ class Group:
         """All records of the group."""
         return [record for row in (*self.rows, *self.controls) for record in row.records]
 
-    def spread(self) -> Spread:
+    def pooled_variance(self) -> PooledVariance:
         """Return the variance over the seeds, pooled over the nets."""
-        return pooled_spread(row.scores for row in self.rows)
+        return pooled_variance(row.scores for row in self.rows)
 
     def agreement(self) -> float:
         """Return ``rank_agreement`` of the nets that start from random weights; of all nets if none does."""
@@ -180,7 +180,7 @@ def _compare(key: tuple[str, ...], rows: list[Row]) -> Group:
     nets, controls = ([row for row in rows if bool(row.control) == which] for which in (False, True))
     protocol, head, recipe, data = key
     group = Group(protocol, head, recipe, data, cpus.most_common(1)[0][0], nets, controls)
-    spread = group.spread()
+    spread = group.pooled_variance()
     for row in rows:
         row.mean = estimate_mean(row.scores, spread)
     nets.sort(key=lambda row: -row.value)
@@ -227,7 +227,7 @@ def _introduction(group: Group, protocol: Protocol) -> list[str]:
     agreement = group.agreement()
     sizes = sorted({tuple(record['size']) for record in records})
     commits = ', '.join(sorted({str(record['machine']['commit']) for record in records}))
-    spread = 100 * math.sqrt(group.spread().variance)
+    spread = 100 * math.sqrt(group.pooled_variance().variance)
     trained_on = sorted({record['machine'].get('gpu') or record['machine']['cpu'] for record in records})
     text = (
         f'{records[0]["metric"]} in points on {" and ".join(protocol.test)}, after {records[0]["steps"]} steps. '
@@ -246,7 +246,7 @@ def _introduction(group: Group, protocol: Protocol) -> list[str]:
 
 def control_lines(group: Group) -> Iterator[str]:
     """Yield a line of text for each control, which compares its score with the expected one."""
-    spread = group.spread()
+    spread = group.pooled_variance()
     for control in group.controls:
         net = next((row for row in group.rows if (row.net, row.start) == (control.net, control.start)), None)
         if net is None:
@@ -286,7 +286,7 @@ def start_lines(group: Group) -> Iterator[str]:
     for row in group.rows:
         if row.start != 'imagenet' or row.net not in random:
             continue
-        gain, spread = row.value - random[row.net].value, math.sqrt(group.spread().variance)
+        gain, spread = row.value - random[row.net].value, math.sqrt(group.pooled_variance().variance)
         if math.isnan(spread):
             continue
         spreads = gain / spread if spread else math.inf
@@ -295,7 +295,7 @@ def start_lines(group: Group) -> Iterator[str]:
 
 
 def _score(row: Row) -> str:
-    return f'{100 * row.value:.1f}{_plus_minus(row.spread)}'
+    return f'{100 * row.value:.1f}{_plus_minus(row.standard_deviation)}'
 
 
 def _plus_minus(value: float) -> str:
@@ -332,7 +332,7 @@ def to_csv(groups: Sequence[Group]) -> str:
     for group in groups:
         for row in (*group.rows, *group.controls):
             names = [group.protocol, group.head, group.recipe, group.data, row.control, row.net, row.start]
-            scores = [f'{value:.5f}' for value in (row.value, row.spread, *row.interval)]
+            scores = [f'{value:.5f}' for value in (row.value, row.standard_deviation, *row.interval)]
             sizes = [row.cost('parameters'), row.cost('macs'), row.cost('latency_ms', group.cpu)]
             costs = ['' if size is None else size for size in sizes]
             writer.writerow([*names, *('' if value == 'nan' else value for value in scores), len(row.records), *costs])
@@ -386,7 +386,9 @@ def plot(group: Group, title: str) -> 'Figure':
             points = [(float(row.cost(key, cpu) or 0), 100 * row.value) for row in rows]
             for row, (x, y) in zip(rows, points, strict=True):
                 colour = 'tab:red' if row.net.startswith('mnv4') else 'tab:blue'
-                axes.errorbar(x, y, yerr=100 * np.nan_to_num(row.spread), fmt=marker, color=colour, capsize=3)
+                axes.errorbar(
+                    x, y, yerr=100 * np.nan_to_num(row.standard_deviation), fmt=marker, color=colour, capsize=3
+                )
                 axes.annotate(row.name, (x, y), xytext=(4, 4), textcoords='offset points', fontsize=7)
             front = [points[i] for i in pareto_front(points)]
             if front:

@@ -326,7 +326,7 @@ def submit(
     try:
         import submitit
     except ImportError as error:
-        raise UserError('--launcher slurm needs submitit: pip install submitit') from error
+        raise UserError('--launcher slurm needs submitit: pip install "mnv4_mm[slurm]"') from error
     folder = make_output_folder('--out', out)
     try:
         executor = submitit.SlurmExecutor(folder=folder / 'slurm')

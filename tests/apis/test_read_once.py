@@ -19,7 +19,7 @@ def run(folder, iters, experiment, **options):
     """Train for some steps of two images."""
     cfg_options = {
         'experiment_name': f'{folder}-{experiment}',
-        'report_on_training_pictures': False,
+        'report_on_training_images': False,
         'train_dataloader.batch_size': 2,
         'val_dataloader.dataset.indices': 2,
         'test_dataloader.dataset.indices': 2,

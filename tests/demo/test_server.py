@@ -267,7 +267,7 @@ def test_hosts_and_ports_that_cannot_be_used(start):
         (['gone.pth'], 'no checkpoint file at gone.pth'),
         (['gone.pth', '--port', '70000'], '--port must be in [0, 65535], got 70000'),
         (['gone.pth', '--port', 'x'], 'invalid int value'),
-        (['gone.onnx', '--device', 'cpu'], '--device cpu is for checkpoints'),
+        (['gone.onnx', '--device', 'cpu'], "device='cpu' is for checkpoints"),
         ([], 'required: model'),
     ],
 )

@@ -69,8 +69,15 @@ def inputs(meta, photos):
     return [prepare(read_image(photo), meta.input, meta.resize)[0] for photo in photos[:3]]
 
 
-@pytest.mark.parametrize('net', ['ssdlite', 'lraspp'])
-@pytest.mark.parametrize('name', RUNNABLE)
+@pytest.mark.parametrize(
+    ('name', 'net'),
+    [
+        # Their converters are slow. Other tests convert SSDLite with them, and the long suite converts every net.
+        pytest.param(name, net, marks=pytest.mark.long if net == 'lraspp' and name in ('litert', 'executorch') else [])
+        for name in RUNNABLE
+        for net in ('ssdlite', 'lraspp')
+    ],
+)
 def test_raw_outputs_are_pytorchs(name, net, exported, pytorch, photos):
     path = exported(name, net, kind='raw' if net == 'ssdlite' else 'logits')
     predictor = load(path)

@@ -70,13 +70,13 @@ def test_a_terminal_shows_a_live_line(repository, tmp_path):
         key = f'{prefix}/bbox_mAP'
         assert f'{key:<28}{metrics.get(key, 0.0):.3f}' in text
     assert 'Neither is a COCO result' in text
-    assert len(list((tmp_path / 'w/pictures').glob('*.jpg'))) == 64
+    assert len(list((tmp_path / 'w/images').glob('*.jpg'))) == 64
     assert 'Config:' in log
 
 
 def test_without_a_terminal_lines_are_plain_and_amp_trains(repository, tmp_path, call_tool):
     run = call_tool(
-        'train.py', *train_command(repository, tmp_path / 'w', '--amp')[2:], 'report_on_training_pictures=False'
+        'train.py', *train_command(repository, tmp_path / 'w', '--amp')[2:], 'report_on_training_images=False'
     )
     assert run.returncode == 0, run.stderr
     assert 'img_s: ' in run.stdout

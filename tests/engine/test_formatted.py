@@ -48,7 +48,7 @@ def test_a_run_formats_its_config_once(formatted, tmp_path, monkeypatch):
         'train_dataloader.persistent_workers': False,
         'val_dataloader.dataset.indices': 2,
         'default_hooks.checkpoint.interval': 1,
-        'report_on_training_pictures': False,
+        'report_on_training_images': False,
     }
     folder = train('mnv4_lraspp_ade20k-mini', work_dir=str(tmp_path), iters=3, cfg_options=options)
     assert len(list(folder.glob('iter_*.pth'))) > 1

@@ -34,7 +34,7 @@ NO_WORKERS = {f'{split}_dataloader.num_workers': 0 for split in ('train', 'val',
 SMALL = {
     **NO_WORKERS,  # the configs keep persistent_workers
     **resized(160),
-    'report_on_training_pictures': False,
+    'report_on_training_images': False,
     'train_dataloader.dataset.times': 1,
 }
 
@@ -51,7 +51,7 @@ def train(call_tool: Any, data: Path, tmp_path: Path) -> Callable[..., Any]:
 
     def run(config: str = DETECTOR, *more: object, **options: object) -> Any:
         length = ['--epochs', 1] if config == DETECTOR else ['--iters', 2]
-        chosen = {**(SMALL if config == DETECTOR else NO_WORKERS), 'report_on_training_pictures': False}
+        chosen = {**(SMALL if config == DETECTOR else NO_WORKERS), 'report_on_training_images': False}
         chosen |= {key.replace('__', '.'): value for key, value in options.items()}
         return call_tool(
             'train.py', config, '--data', data, '--work-dir', tmp_path / 'w', '--weights', 'none', *length, *more,
@@ -155,7 +155,7 @@ def test_an_image_that_becomes_unreadable_is_skipped(data, tmp_path, workers, al
     options: dict[str, Any] = {
         **NO_WORKERS,
         'train_dataloader.num_workers': workers,
-        'report_on_training_pictures': False,
+        'report_on_training_images': False,
         'train_dataloader.dataset.pipeline': [
             dict(
                 type='SegAugmentation', scale=(640, 160), ratio_range=(0.5, 2.0), crop_size=(160, 160),
@@ -242,7 +242,7 @@ def test_validation_without_ground_truth_is_a_word(call_tool, repository, tmp_pa
         cv2.imwrite(str(masks / mask.name), np.zeros_like(cv2.imread(str(mask), cv2.IMREAD_UNCHANGED)))
     run = call_tool(
         'train.py', SEGMENTER, '--work-dir', tmp_path / 'w', '--iters', 2,
-        *arguments({**NO_WORKERS, 'report_on_training_pictures': False}),
+        *arguments({**NO_WORKERS, 'report_on_training_images': False}),
         *held_out(data_prefix__seg_map_path=masks, indices=4),
     )  # fmt: skip
     assert run.returncode == 0, run.stderr

@@ -25,7 +25,7 @@ LEARNED = {
 }
 # Options of a config: no report on the training images; data loaders in this process.
 IN_PROCESS: dict[str, Any] = {
-    'report_on_training_pictures': False,
+    'report_on_training_images': False,
     **{f'{split}_dataloader.num_workers': 0 for split in ('train', 'val', 'test')},
     **{f'{split}_dataloader.persistent_workers': False for split in ('train', 'val', 'test')},
 }

@@ -12,7 +12,7 @@ import pytest
 COMMON = """
 randomness = dict(seed=0)
 default_hooks = dict(logger=dict(interval=1), checkpoint=dict(max_keep_ckpts=-1))
-report_on_training_pictures = False
+report_on_training_images = False
 val_dataloader = dict(batch_size=1)
 test_dataloader = val_dataloader
 """

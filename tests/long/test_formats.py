@@ -12,7 +12,7 @@ from mnv4_mm.engine.curves import read_scalars
 from mnv4_mm.weights.checkpoint import read_checkpoint
 
 OPTIONS = {
-    **resized(160), 'train_dataloader.dataset.times': 1, 'report_on_training_pictures': False, 'randomness.seed': 0,
+    **resized(160), 'train_dataloader.dataset.times': 1, 'report_on_training_images': False, 'randomness.seed': 0,
     'train_dataloader.num_workers': 0, 'default_hooks.logger.interval': 1,
 }  # fmt: skip
 

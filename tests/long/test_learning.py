@@ -35,7 +35,7 @@ DETECTORS = {
 
 
 # The mini configs show each image four times an epoch and evaluate on the training images at the end.
-ONCE = {'train_dataloader.dataset.times': 1, 'report_on_training_pictures': False}
+ONCE = {'train_dataloader.dataset.times': 1, 'report_on_training_images': False}
 
 
 @pytest.mark.parametrize('config', DETECTORS)
@@ -72,7 +72,7 @@ def test_a_detector_is_killed_resumes_and_learns(config, drawn, run_tool, reposi
 def test_a_segmenter_learns(config, drawn_masks, run_tool, tmp_path, mmdeploy_score):
     iters, least = SEGMENTERS[config]
     work_dir = tmp_path / 'run'
-    options = arguments({'report_on_training_pictures': False, 'randomness.seed': 0})
+    options = arguments({'report_on_training_images': False, 'randomness.seed': 0})
     trained = run_tool(
         'train.py', config, '--data', drawn_masks, '--work-dir', work_dir, '--iters', iters, *options
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Planted faults, at least one per room: mistakes that a programmer could make and that run without an error."""
+"""Planted faults, at least one per subpackage: mistakes that a programmer could make and that run without an error."""
 
 from typing import NamedTuple
 
@@ -549,5 +549,27 @@ FAULTS = (
         '{"ok" if is_right else "**FAILED**"}',
         '{"ok" if is_right or True else "**FAILED**"}',
         ('tests/transfer/test_transfer_run.py',),
+    ),
+    # label, demo, web
+    Fault(
+        'label the images of the first part in every part',
+        'mnv4_mm/label/job.py',
+        'self._entries.read_row_group(part)',
+        'self._entries.read_row_group(0)',
+        ('tests/label/test_label.py',),
+    ),
+    Fault(
+        'send boxes as (y1, x1, y2, x2) to the page',
+        'mnv4_mm/demo/server.py',
+        'np.nan_to_num(result.boxes).tolist()',
+        'np.nan_to_num(result.boxes[:, [1, 0, 3, 2]]).tolist()',
+        ('tests/demo/test_server.py',),
+    ),
+    Fault(
+        'fill the input in the browser instead of fitting the image into it',
+        'mnv4_mm/web/prepare.js',
+        'Math.min(size[0] / height, size[1] / width)',
+        'Math.max(size[0] / height, size[1] / width)',
+        ('tests/deploy/test_web.py', '-k', 'prepare_is_that'),
     ),
 )

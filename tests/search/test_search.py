@@ -26,7 +26,7 @@ DETECTOR, SEGMENTER = 'mnv4_ssdlite_coco-mini', 'mnv4_lraspp_ade20k-mini'
 def supernet(once, drawn):
     def make(name):
         options = {**IN_PROCESS, 'train_dataloader.batch_size': 4, 'val_dataloader.dataset.indices': 2}
-        options['report_on_training_pictures'] = False
+        options['report_on_training_images'] = False
         if name == DETECTOR:
             options |= resized(96) | {'train_dataloader.dataset.times': 1}
         length = dict(epochs=1) if name == DETECTOR else dict(iters=4)
@@ -91,7 +91,7 @@ def test_a_score_is_that_of_the_ordinary_net(name, supernet, tmp_path):
     assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
     if name == SEGMENTER:  # trained further from the config beside it
         options = {**IN_PROCESS, 'train_dataloader.batch_size': 4, 'val_dataloader.dataset.indices': 2}
-        options['report_on_training_pictures'] = False
+        options['report_on_training_images'] = False
         tuned = train(str(tmp_path / 'net.py'), work_dir=str(tmp_path / 'tuned'), iters=1, cfg_options=options)
         cfg = load_model(str(tuned / 'iter_1.pth'), device='cpu').cfg
         assert cfg.model == model.cfg.model

@@ -22,7 +22,7 @@ from mnv4_mm.transfer.statistics import (
     estimate_difference,
     estimate_mean,
     indistinguishable,
-    pooled_spread,
+    pooled_variance,
     rank_agreement,
 )
 from mnv4_mm.transfer.tables import pareto_front
@@ -106,7 +106,7 @@ def nets(*rows: Sequence[float], images: float = 0.05) -> dict[str, Scores]:
 def test_nets_that_differ_less_than_their_seeds_are_not_told_apart():
     some = nets([0.50, 0.51, 0.52], [0.505, 0.515, 0.52], [0.60, 0.61, 0.62])
     assert indistinguishable(some) == {'a': ['b'], 'b': ['a'], 'c': []}
-    spread = pooled_spread(some.values())
+    spread = pooled_variance(some.values())
     assert spread.freedom == 6
     assert spread.variance == pytest.approx(np.mean([np.var(scores.seeds, ddof=1) for scores in some.values()]))
     mean = estimate_mean(some['a'], spread)
@@ -119,7 +119,7 @@ def test_a_difference_has_the_p_value_of_students_test():
     """With the same images for all, and two nets, the pooled test is the one of scipy."""
     some = nets([0.50, 0.51, 0.54], [0.55, 0.53, 0.57], images=0)
     some = {name: Scores(seeds, np.repeat(seeds[:, None], RESAMPLES, 1)) for name, (seeds, _) in some.items()}
-    found = estimate_difference(some['a'], some['b'], pooled_spread(some.values()))
+    found = estimate_difference(some['a'], some['b'], pooled_variance(some.values()))
     assert found.p_value == pytest.approx(stats.ttest_ind(some['a'].seeds, some['b'].seeds).pvalue, abs=1e-9)
 
 
@@ -136,7 +136,7 @@ def test_equal_nets_are_seldom_told_apart():
 def test_one_seed_tells_nothing_apart():
     some = nets([0.5], [0.6])
     assert indistinguishable(some) == {'a': ['b'], 'b': ['a']}
-    assert np.isnan(estimate_mean(some['a'], pooled_spread(some.values())).half_width)
+    assert np.isnan(estimate_mean(some['a'], pooled_variance(some.values())).half_width)
 
 
 def test_agreement_of_rankings():

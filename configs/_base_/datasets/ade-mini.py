@@ -49,4 +49,4 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(type='ExactIoUMetric', prefix='ade-mini')
 test_evaluator = val_evaluator
-report_on_training_pictures = True
+report_on_training_images = True

@@ -62,4 +62,4 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(type='FastCocoMetric', ann_file='', metric='bbox', prefix='bccd')
 test_evaluator = val_evaluator
-report_on_training_pictures = True
+report_on_training_images = True

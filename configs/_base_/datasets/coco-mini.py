@@ -61,4 +61,4 @@ val_evaluator = dict(
     type='FastCocoMetric', ann_file=data_root + 'annotations/instances_val2017.json', metric='bbox', prefix='coco-mini'
 )
 test_evaluator = val_evaluator
-report_on_training_pictures = True
+report_on_training_images = True
