@@ -53,7 +53,7 @@ def equalise(module: fx.GraphModule, batches: Sequence[Tensor]) -> int:
         batches: Inputs of the graph made of real images, on which the ranges are measured.
 
     Returns:
-        Number of junctions that were rescaled.
+        Number of ``Junction``s, groups of connected feature maps, that were rescaled.
     """
     tensors = tensors_of(module)
     junctions = list(find_junctions(module))

@@ -15,14 +15,14 @@ from mnv4_mm.runtime.preprocess import prepare
 from mnv4_mm.runtime.results import Detections
 
 COUNT = 5  # number of values, detections or classes that are listed
-# Tolerances for the numbers of a client. With the given input, only the arithmetic of another CPU differs. If the
-# client decodes and resizes the image itself, pixels differ by one or two units, and scores by 0.02.
+# Tolerances for code under test. With the given input, only the arithmetic of another CPU differs. If the code decodes
+# and resizes the image itself, pixels differ by one or two units, and scores by 0.02.
 GIVEN_INPUT: dict[Precision, float] = {'fp32': 0.001, 'fp16': 0.01, 'bf16': 0.05, 'int8': 0.05}
 OWN_INPUT = dict(input_mean=0.5, scores=0.05, boxes=0.02, share=0.02)
 
 
 def sample(predictor: Predictor | None, pytorch: Predictor, path: Path) -> dict[str, Any]:
-    """Compute the expected input, outputs and results for an image.
+    """Compute reference values for one image, with which code on a device that runs the exported file can be tested.
 
     Args:
         predictor: The exported file; None if it cannot run on this machine.

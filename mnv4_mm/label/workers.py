@@ -81,7 +81,7 @@ def make_parts(folder: str, parts: Iterable[int], count: int) -> Iterator[Outcom
     Args:
         folder: Folder of the job.
         parts: Numbers of the parts.
-        count: Maximum number of processes; there are no more than parts.
+        count: Maximum number of processes. No more processes are started than there are parts.
 
     Raises:
         UserError: The exported file cannot be loaded, the processes crash while they load it, or results cannot be

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -356,3 +357,13 @@ def test_a_mistake_met_in_a_data_loaders_worker_is_one_line_too(capsys):
 
     assert exit_codes.run(read) == 2
     assert capsys.readouterr().err == 'error: x.jpg is not a readable image\n'
+
+
+def test_every_package_that_training_needs_is_named_if_it_is_missing(repository):
+    """Import names differ from those in pyproject.toml for a few packages."""
+    names = {'opencv-python': 'cv2', 'pillow': 'PIL', 'pyyaml': 'yaml', 'faster-coco-eval': 'faster_coco_eval'}
+    project = (repository / 'pyproject.toml').read_text()
+    blocks = re.findall(r'^(?:dependencies|train|label|timm) = (\[.*?\])(?=$| )', project, re.M | re.S)
+    packages = {package for block in blocks for package in re.findall(r'"([\w-]+)', block)}
+    assert len(packages) > 15
+    assert {names.get(package, package) for package in packages} <= set(exit_codes.REQUIRED)
