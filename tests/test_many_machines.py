@@ -72,6 +72,23 @@ def test_slurm_s_variables_become_torch_s(environment, monkeypatch, tmp_path):
     assert (os.environ['MASTER_ADDR'], os.environ['MASTER_PORT']) == ('127.0.0.1', '29501')
 
 
+def test_the_machines_of_a_step_may_be_fewer_than_those_of_its_job(environment, tmp_path):
+    scontrol = tmp_path / 'scontrol'
+    scontrol.write_text('#!/bin/sh\n[ "$*" = "show hostnames node8" ] && printf "localhost\\n"\n')
+    scontrol.chmod(0o755)
+    environment({**SLURM, 'SLURM_STEP_NODELIST': 'node8', 'PATH': f'{tmp_path}:{os.environ["PATH"]}'})
+    prepare_processes('slurm')
+    assert os.environ['MASTER_ADDR'] == 'localhost'
+
+
+def test_more_processes_than_gpus_are_refused(environment, monkeypatch):
+    environment({**SLURM, 'MASTER_ADDR': '127.0.0.1'})
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
+    with pytest.raises(UserError, match=r'process 1 of this machine sees 1 GPU and needs one for each process'):
+        prepare_processes('slurm')
+
+
 def test_several_processes_without_a_launcher_are_refused(environment, monkeypatch):
     environment({})
     monkeypatch.setattr(launch, 'get_world_size', lambda: 2)  # that of a worker of Ray Train

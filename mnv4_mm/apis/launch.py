@@ -33,8 +33,8 @@ def prepare_processes(launcher: str) -> None:
 
     Raises:
         UserError: The launcher did not start this process, several processes were started and ``launcher`` is none,
-            environment variables are missing or wrong, the first machine has no address, or the launcher is mpi and
-            there is no GPU.
+            environment variables are missing or wrong, the first machine has no address, the launcher is mpi and there
+            is no GPU, or the machine has fewer GPUs than processes.
     """
     if launcher == 'none':
         by_torchrun = 'TORCHELASTIC_RUN_ID' in os.environ and os.environ.get('WORLD_SIZE') != '1'
@@ -55,6 +55,7 @@ def prepare_processes(launcher: str) -> None:
     if launcher == 'slurm':
         _set_slurm_variables()
     _check_variables(launcher)
+    _check_gpu(launcher)
 
 
 def join_processes(cfg: Config) -> None:
@@ -138,7 +139,9 @@ def _set_slurm_variables() -> None:
     if 'MASTER_ADDR' in os.environ:
         return
     # mmengine takes the output of this command as the address even if it is an error message.
-    command = ['scontrol', 'show', 'hostnames', os.environ.get('SLURM_NODELIST', '')]
+    # The machines of the step, which may be fewer than those of the job.
+    machines = os.environ.get('SLURM_STEP_NODELIST') or os.environ.get('SLURM_NODELIST', '')
+    command = ['scontrol', 'show', 'hostnames', machines]
     try:
         names = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()  # noqa: S603
     except (OSError, subprocess.CalledProcessError) as error:
@@ -150,6 +153,17 @@ def _set_slurm_variables() -> None:
     if not names:
         raise UserError('--launcher slurm: SLURM_NODELIST names no machine: set MASTER_ADDR to the name of the first')
     os.environ['MASTER_ADDR'] = names[0]
+
+
+def _check_gpu(launcher: str) -> None:
+    """Check that there is a GPU for this process, which takes the one with the number ``LOCAL_RANK``."""
+    rank, count = os.environ['LOCAL_RANK'], torch.cuda.device_count()
+    if torch.cuda.is_available() and rank.isdecimal() and int(rank) >= count:
+        raise UserError(
+            f'--launcher {launcher}: process {rank} of this machine sees {count} GPU{"s" * (count != 1)} and needs one '
+            'for each process: start fewer processes, or let each see all GPUs of the machine (Slurm: --gpus-per-node, '
+            'not --gpus-per-task)'
+        )
 
 
 def _check_variables(launcher: str) -> None:
