@@ -51,6 +51,11 @@ from mnv4_mm.image_headers import PNG, Header, read_header
 # An image whose largest value, of 255, is at most this is nearly black. 12-bit values in a 16-bit file reach 15.
 DARK = 31
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.avif', '.gif', '.tif', '.tiff')
+# Suffixes of image formats that are not read. Such files are named in messages instead of being passed over.
+UNREAD_SUFFIXES = (
+    '.heic', '.heif', '.hif', '.jfif', '.jpe', '.jxl', '.jp2', '.j2k', '.ppm', '.pgm', '.pbm', '.tga', '.psd', '.exr',
+    '.hdr', '.dng', '.cr2', '.cr3', '.nef', '.arw', '.dcm',
+)  # fmt: skip
 VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm')
 REDUCED = {
     1: cv2.IMREAD_COLOR,
@@ -182,6 +187,11 @@ def exif_orientation(path: str | Path) -> int:
     """
     header = read_header(_read_bytes(path, mapped=True))
     return header.orientation if header else 1
+
+
+def unread_format(path: str | Path) -> UserError:
+    """Return an error for a file with one of ``UNREAD_SUFFIXES``."""
+    return UserError(f'{path} is not a readable image: {Path(path).suffix[1:].upper()} is not read; convert it to JPEG')
 
 
 def check_image_file(path: str | Path) -> None:

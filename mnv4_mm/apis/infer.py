@@ -12,7 +12,16 @@ import numpy as np
 
 from mnv4_mm.apis.load import load
 from mnv4_mm.errors import UserError
-from mnv4_mm.images import DARK, IMAGE_SUFFIXES, VIDEO_SUFFIXES, check_image_file, read_image, write_image
+from mnv4_mm.images import (
+    DARK,
+    IMAGE_SUFFIXES,
+    UNREAD_SUFFIXES,
+    VIDEO_SUFFIXES,
+    check_image_file,
+    read_image,
+    unread_format,
+    write_image,
+)
 from mnv4_mm.paths import check_not_empty, check_output_folder
 from mnv4_mm.runtime.results import ClassMap, Detections
 from mnv4_mm.runtime.writer import CLASS_MAPS, WRITERS, PredictionWriter
@@ -53,8 +62,8 @@ def infer(
 
     The outputs are the images with the predictions drawn (a video for a video), ``predictions.json``, whose content
     ``runtime.writer`` describes, and, for segmentation, class maps. Hidden files and folders, whose names begin with a
-    dot, are skipped. If an image of a folder cannot be read, the run goes on with the others; the image is named on
-    stderr and under ``unreadable`` in ``predictions.json``.
+    dot, are skipped. If an image of a folder cannot be read, or has a format that is not read, e.g. HEIC, the run goes
+    on with the others; the image is named on stderr and under ``unreadable`` in ``predictions.json``.
 
     Args:
         source: Image, folder or video file.
@@ -131,7 +140,9 @@ def infer_files(
         if (out / name).resolve() in sources:
             raise UserError(f'--out-dir {out}: {out / name} is one of the images, which would be overwritten')
     ids = _data_ids(annotations)
-    indices = ids.indices(list(files.values())) if ids else [0] * len(files)
+    unread = [name for name in files if name.lower().endswith(UNREAD_SUFFIXES)]
+    readable = {name: file for name, file in files.items() if name not in set(unread)}
+    indices = ids.indices(list(readable.values())) if ids else [0] * len(readable)
     predictor = load(checkpoint, config=config, device=device, inference=inference)
     if predictor.task == 'segmentation' and any(Path(name).parts[0] == CLASS_MAPS.name for name in files):
         raise UserError(f'{path} has a folder {CLASS_MAPS.name}, the name of a folder of the results: name another')
@@ -141,7 +152,9 @@ def infer_files(
         dict(category_ids=ids.categories(predictor.classes)) if ids and predictor.task == 'detection' else {}
     )
     writer = WRITERS[predictor.task](out, score_thr, coco)
-    items = list(zip(files.items(), indices, strict=True))
+    for name in unread:
+        writer.add_unreadable(name, str(unread_format(files[name])))
+    items = list(zip(readable.items(), indices, strict=True))
     dark: list[str] = []
     try:
         if is_video:
@@ -188,12 +201,15 @@ def _data_ids(annotations: str | None) -> 'DataIds | None':
 def _image_files(path: Path, out: Path) -> dict[str, Path]:
     """Return the image files of a folder and its subfolders, or the one image, by name relative to the folder.
 
+    Files with ``UNREAD_SUFFIXES`` are included if they are in a folder.
+
     Args:
         path: Folder or image.
         out: Folder of the results, which is skipped.
     """
     if path.is_dir():
-        names = [file.relative_to(path) for file in path.rglob('*') if file.suffix.lower() in IMAGE_SUFFIXES]
+        suffixes = (*IMAGE_SUFFIXES, *UNREAD_SUFFIXES)
+        names = [file.relative_to(path) for file in path.rglob('*') if file.suffix.lower() in suffixes]
         inside = out.resolve().relative_to(path.resolve()).parts if out.resolve().is_relative_to(path.resolve()) else ()
         files = {
             name.as_posix(): path / name
@@ -207,6 +223,8 @@ def _image_files(path: Path, out: Path) -> dict[str, Path]:
         return files
     if not path.is_file():
         raise UserError(f'no image, folder or video {path}')
+    if path.suffix.lower() in UNREAD_SUFFIXES:
+        raise unread_format(path)
     if path.suffix.lower() not in IMAGE_SUFFIXES:
         raise UserError(f'{path}: images end in {", ".join(IMAGE_SUFFIXES)}, videos in {", ".join(VIDEO_SUFFIXES)}')
     check_image_file(path)

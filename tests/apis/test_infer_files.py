@@ -100,6 +100,20 @@ def test_an_unreadable_image_does_not_stop_a_folder(net, nets, tmp_path, capsys)
     assert infer(str(tmp_path / 'in'), nets[net], out_dir=str(out)) == out / 'predictions.json'
 
 
+def test_images_of_formats_that_are_not_read_are_named(nets, tmp_path, capsys):
+    draw(tmp_path / 'in/a.jpg')
+    for name in ('photo.HEIC', 'scan.jp2'):
+        (tmp_path / 'in' / name).write_bytes(b'\0\0\0\x18ftypheic')
+    assert main(['infer', str(tmp_path / 'in'), nets['detector'], '--out-dir', str(tmp_path / 'out')]) == 1
+    assert names(tmp_path / 'out') == ['a.jpg']
+    assert [entry['file_name'] for entry in content(tmp_path / 'out')['unreadable']] == ['photo.HEIC', 'scan.jp2']
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].endswith('photo.HEIC is not a readable image: HEIC is not read; convert it to JPEG')
+    assert lines[-1] == '2 of 3 images could not be read and have no predictions'
+    assert main(['infer', str(tmp_path / 'in/photo.HEIC'), nets['detector'], '--out-dir', str(tmp_path / 'out')]) == 2
+    assert 'HEIC is not read' in capsys.readouterr().err
+
+
 def test_images_next_to_black_are_mentioned(nets, tmp_path, capsys):
     (tmp_path / 'in').mkdir()
     thermal = np.random.default_rng(0).integers(3000, 4000, (32, 32)).astype(np.uint16)  # 12 bits in 16
