@@ -8,6 +8,7 @@ import codecs
 import contextlib
 import gc
 import json
+import re
 from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,12 @@ MAX_BYTES = 6 * 2**30
 PARSED_BYTES = 20 * 2**20  # parsed in less than a second
 MAX_YAML_BYTES = 4 * 2**20  # PyYAML reads about 100 kB per second; 10,000 class names have 200 kB
 MAX_YAML_DEPTH = 20
+# Encodings of several bytes a character that Python's XML parser refuses, by the names of Python's codecs.
+WIDE_ENCODINGS = (
+    'gb2312', 'gbk', 'gb18030', 'hz', 'big5', 'big5hkscs', 'cp950', 'shift_jis', 'cp932', 'euc_jp', 'iso2022_jp',
+    'euc_kr', 'cp949', 'johab',
+)  # fmt: skip
+DECLARED = re.compile(rb'<\?xml[^>]*encoding\s*=\s*["\']([\w.:-]+)')
 BOMS = ((codecs.BOM_UTF8, 'utf-8-sig'), (codecs.BOM_UTF16_LE, 'utf-16'), (codecs.BOM_UTF16_BE, 'utf-16'))
 
 
@@ -137,7 +144,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def read_xml(path: Path) -> 'Element':
-    """Read an XML file and return its root element.
+    """Read an XML file in any encoding that it declares and Python knows, and return its root element.
 
     Raises:
         UserError: The file cannot be read or is too large, is not XML, or defines or refers to entities.
@@ -151,13 +158,33 @@ def read_xml(path: Path) -> 'Element':
     if not data.strip():
         raise UserError(f'{path} is empty: it should be an XML file')
     try:
-        return defusedxml.ElementTree.fromstring(data)
+        return defusedxml.ElementTree.fromstring(_decode_wide(data))
     except DefusedXmlException as error:
         raise UserError(
             f'{path} defines or refers to entities ({_one_line(error)}), which no annotation file needs'
         ) from error
     except (ParseError, ValueError, LookupError) as error:  # the last two for encodings that expat does not know
-        raise UserError(f'{path} is not XML: {_one_line(error)}') from error
+        hint = '' if _is_utf8(data) else '; save it as UTF-8'
+        raise UserError(f'{path} is not XML: {_one_line(error)}{hint}') from error
+
+
+def _decode_wide(data: bytes) -> bytes | str:
+    """Decode an XML file that declares one of ``WIDE_ENCODINGS``. Others are returned as they are."""
+    declared = DECLARED.match(data)
+    encoding = declared[1].decode() if declared else ''
+    try:
+        is_wide = codecs.lookup(encoding).name in WIDE_ENCODINGS
+    except LookupError:
+        return data
+    return data.decode(encoding) if is_wide else data
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def read_text(path: Path) -> str:

@@ -123,11 +123,21 @@ ENTITIES = ''.join(f'<!ENTITY {b} "&{a};&{a};&{a};&{a};">' for a, b in zip('abcd
         ('<annotation><object></annotation>', 'is not XML: mismatched tag: line 1'),
         ('<annotation><obj', 'is not XML'),
         ('<?xml version="1.0" encoding="klingon"?><r/>', 'is not XML'),
+        ('<?xml version="1.0" encoding="hex"?><r/>', 'is not XML'),
+        ('<?xml version="1.0" encoding="gbk"?><!DOCTYPE r [<!ENTITY a "b">]><r>&a;</r>', 'refers to entities'),
+        ('<r>\u00e4</r>'.encode('cp1252'), 'save it as UTF-8'),
         (b'<r>\xff</r>', 'is not XML'),
     ],
 )
 def test_invalid_xml(tmp_path, content, message):
     assert message in error_of(read_xml, tmp_path / 'a.xml', content)
+
+
+@pytest.mark.parametrize('encoding', ['gb2312', 'GBK', 'big5', 'Shift_JIS', 'euc-kr', 'EUC-JP'])
+def test_xml_in_encodings_of_several_bytes(tmp_path, encoding):
+    path = tmp_path / 'a.xml'
+    path.write_bytes(f'<?xml version="1.0" encoding="{encoding}"?><a><name>水</name></a>'.encode(encoding))
+    assert read_xml(path).findtext('name') == '水'
 
 
 @pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16', 'iso-8859-1', 'windows-1252'])
