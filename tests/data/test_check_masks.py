@@ -443,7 +443,7 @@ def test_masks_whose_alpha_differs_are_refused(root, grey):
     ('files', 'message'),
     [
         ({'classes.txt': 'background\ncell\n'}, r'masks have 13 values \(0 to 12\), classes.txt has 2 names'),
-        ({}, r'masks have 13 values \(0 to 12\), of which 12 are in one mask only'),
+        ({}, r'masks have 13 values \(0 to 12\), of which 12 are in one mask only, which suggests ids'),
     ],
 )
 def test_ids_of_instances_are_refused(root, files, message):
@@ -455,4 +455,13 @@ def test_ids_of_instances_are_refused(root, files, message):
         values[:10], values[10:20] = 2 * i + 1, 2 * i + 2
         save_mask(path, values)
     with pytest.raises(UserError, match=rf'{message}.*ids of instances'):
+        read(root)
+
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
+def test_ids_of_instances_in_many_masks_are_refused(root, dtype):
+    write(root, FLAT, (0, 1), count=6, files={'classes.txt': 'background\ncell\n'})
+    for path in root.glob('masks/*.png'):
+        Image.fromarray(np.repeat(np.arange(48) // 8, 40).reshape(48, 40).T.astype(dtype)).save(path)
+    with pytest.raises(UserError, match=r'masks have 6 values .*ids of instances.*Write a name .* if they are classes'):
         read(root)

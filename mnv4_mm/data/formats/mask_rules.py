@@ -397,8 +397,9 @@ def _unnamed(found: _Occurring, ignored: set[int], masks: Mapping[str, MaskValue
     once = [value for value in values if found.masks[value] == 1]
     if len(values) >= MIN_INSTANCES and found.total >= MIN_FOR_RARE and 2 * len(once) > len(values):
         raise UserError(
-            f'masks have {len(values)} values ({_listed(values)}), of which {len(once)} are in one mask only, and '
-            f'there is no classes.txt. {INSTANCE_ADVICE}, or write the names into classes.txt if they are classes'
+            f'masks have {len(values)} values ({_listed(values)}), of which {len(once)} are in one mask only, '
+            f'which suggests ids of instances, and there is no classes.txt. {INSTANCE_ADVICE}, or write the names into '
+            'classes.txt if they are classes'
         )
     binary = len(values) == 2 and values[0] == 0 and values[1] in (1, *UNLABELLED)
     if len(values) == 1:
@@ -522,13 +523,15 @@ def _in_order(names: ClassNames, values: list[int], ignored: set[int], found: _O
     """Assign values that are not consecutive to the names in order; there must be as many of both."""
     count = len(names.names)
     if len(values) != count:
-        spread = found.distinct > 2 * count + 2
-        advice = (
-            'Masks that were compressed, smoothed or resized have values in between: save them as PNG, and '
-            'resize them by nearest neighbour'
-            if spread
-            else f'Write a name for each value: `classes: {{{values[0]}: name, ...}}` in {SETTINGS}'
-        )
+        advice = f'Write a name for each value: `classes: {{{values[0]}: name, ...}}` in {SETTINGS}'
+        # Ids of instances are numbered without many gaps. Smoothed masks of 0 and 255 have values up to 255.
+        if len(values) > count and not ignored and 2 * len(values) > values[-1]:
+            advice = f'{INSTANCE_ADVICE}. {advice} if they are classes'
+        elif found.distinct > 2 * count + 2:
+            advice = (
+                'Masks that were compressed, smoothed or resized have values in between: save them as PNG, and resize '
+                'them by nearest neighbour'
+            )
         raise UserError(
             f'masks have {len(values)} values ({_listed(values)}), but {_name(names)} has {count} '
             f'{"name" if count == 1 else "names"}. {advice}'
