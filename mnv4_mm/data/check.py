@@ -80,7 +80,7 @@ def check_detection(data: DetectionData, previous: Mapping[str, str] | None = No
         splits[name], more = _check_images(data.root, images, decoded)
         findings += more
         by_split += [(name, finding) for finding in more]
-    findings += _check_units(splits)
+    findings += _check_units(splits, data.has_centres)
     for name, images in splits.items():
         if not any(finding.kind in WHOLE for finding in findings):
             splits[name], more = _check_boxes(images)
@@ -225,8 +225,13 @@ def _size_finding(root: Path, image: LabelledImage, stated: tuple[int, int], siz
     )
 
 
-def _check_units(splits: Mapping[str, Sequence[LabelledImage]]) -> Iterator[Finding]:
-    """Yield a finding if the boxes as a whole are in another form than (x, y, width, height) in pixels."""
+def _check_units(splits: Mapping[str, Sequence[LabelledImage]], has_centres: bool = False) -> Iterator[Finding]:
+    """Yield a finding if the boxes as a whole are in another form than (x, y, width, height) in pixels.
+
+    Args:
+        splits: Images by split.
+        has_centres: See ``DetectionData``.
+    """
     pairs = [(image, box) for images in splits.values() for image in images for box in image.boxes]
     table = np.array([(*box.xywh, *(image.size or (0, 0))) for image, box in pairs], float).reshape(-1, 6)
     valid = np.isfinite(table).all(1) & (table[:, 2:4] > 0).all(1)
@@ -248,8 +253,9 @@ def _check_units(splits: Mapping[str, Sequence[LabelledImage]]) -> Iterator[Find
         problem = f'all {len(pairs)} boxes end within 100 pixels, such as {_text(box)}'
         yield Finding('boxes-as-percent', image.source, problem, box.entry)
         return
-    is_outside = (end > image_size + CLIPPED_PIXELS).any(1)
-    may_be_corners = (start < size).all() and (size <= image_size + 1).all()
+    is_outside = (end > image_size + CLIPPED_PIXELS).any(1) | (has_centres & (start < -CLIPPED_PIXELS)).any(1)
+    stored = start + size / 2 if has_centres else start  # the first two numbers of a box in the file
+    may_be_corners = (stored < size).all() and (size <= image_size + 1).all()
     if may_be_corners and len(pairs) >= MIN_CORNERS and is_outside.sum() > OUTSIDE_SHARE * len(pairs):
         image, box = pairs[is_outside.argmax()]
         problem = f'{is_outside.sum()} of {len(pairs)} boxes leave their image, such as {_text(box)}'

@@ -203,10 +203,12 @@ def describe(findings: Sequence[Finding], root: Path) -> str:
         root: Folder of the data set; files are named relative to it.
     """
     first, remedy = findings[0], KINDS[findings[0].kind].remedy
-    place = ', '.join(filter(None, [_relative(first.file, root), first.entry]))
-    if len(findings) == 1:
-        return f'{place}: {first.problem}: {remedy}'
-    return f'{len(findings)} times {first.kind}: {remedy} (first: {place}: {first.problem})'
+    file = '' if first.file == root else _relative(first.file, root)
+    place = ', '.join(filter(None, [file, first.entry]))
+    shown = f'{place}: {first.problem}' if place else first.problem
+    return (
+        f'{shown}: {remedy}' if len(findings) == 1 else f'{len(findings)} times {first.kind}: {remedy} (first: {shown})'
+    )
 
 
 def count_by_split(

@@ -50,7 +50,9 @@ KINDS: dict[str, Kind] = {
     'box-twice': Kind(Rule.HARMLESS, 'the box is used once'),
     'box-two-classes': Kind(Rule.HARMLESS, 'both boxes are trained on; correct one if only one class is meant'),
     'boxes-as-corners': Kind(
-        Rule.FATAL, 'they look like (x1, y1, x2, y2): write them as [x, y, width, height] in pixels'
+        Rule.FATAL,
+        'they look like (x1, y1, x2, y2): write them as [x, y, width, height] in pixels, in YOLO as centre, width and '
+        'height in shares of the image',
     ),
     'boxes-as-percent': Kind(
         Rule.FATAL, 'they look like percent of the image: write them in pixels, in COCO JSON as [x, y, width, height]'
@@ -60,6 +62,9 @@ KINDS: dict[str, Kind] = {
     ),
     'category-id-twice': Kind(Rule.FATAL, 'give each category its own id'),
     'class-count': Kind(Rule.FATAL, 'correct the list of classes'),
+    'class-ids-shifted': Kind(
+        Rule.FATAL, 'count alike in both (YOLO counts from 0), or add the missing class to the list'
+    ),
     'class-name': Kind(Rule.FATAL, 'give each class a name in letters, digits or other signs that can be seen'),
     'class-name-unusual': Kind(Rule.HARMLESS, 'it is used as it is, blanks and signs included'),
     'class-similar': Kind(Rule.HARMLESS, 'they stay separate classes; write them alike if they are the same'),

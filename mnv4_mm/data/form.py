@@ -73,6 +73,7 @@ class DetectionData:
         findings: Findings of the reader.
         notes: Decisions of the reader, one sentence each, e.g. ``the root category "cells" has no boxes and is left
             out``.
+        has_centres: True if the file holds the centres of boxes, as in YOLO, not their upper left corners.
     """
 
     root: Path
@@ -82,6 +83,7 @@ class DetectionData:
     category_ids: tuple[int, ...] = ()
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    has_centres: bool = False
 
 
 @dataclass

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from mnv4_mm.data.check import CheckedImages, _check_units, _choose_splits, check_detection, is_inside
-from mnv4_mm.data.checked import Count
+from mnv4_mm.data.checked import Count, describe
 from mnv4_mm.data.findings import KINDS, Finding, Rule
 from mnv4_mm.data.form import ALL, TRAIN, VAL, Box, DetectionData, LabelledImage
 
@@ -431,3 +431,19 @@ def test_other_splits(data, given, expected, note):
 
 def test_validation_images_alone_are_refused(data):
     assert 'no training image is left' in refusal(check_detection(replace(data, splits={VAL: data.splits[VAL]})))
+
+
+@pytest.mark.parametrize('has_centres', [True, False])
+def test_corners_in_the_place_of_a_centre_are_noticed(tmp_path, has_centres):
+    """YOLO's rows with x1 y1 x2 y2: what is read has its centre at the upper left corner."""
+    corners = [(i, 2 * i, 60 + i, 70 + i) for i in range(1, 9)]
+    boxes = [Box((x - w / 2, y - h / 2, w, h), 0, f'line {x}') for x, y, w, h in corners]
+    images = [LabelledImage(f'{i}.jpg', tmp_path / f'{i}.txt', [box], (100, 100)) for i, box in enumerate(boxes)]
+    kinds = [finding.kind for finding in _check_units({TRAIN: images}, has_centres)]
+    assert kinds == ['boxes-as-corners'] * has_centres
+
+
+def test_the_folder_itself_is_not_named(data):
+    assert describe([Finding('no-classes', data.root, 'no class is named')], data.root).startswith(
+        'no class is named: '
+    )
