@@ -1,7 +1,7 @@
 """Checks of class names, which are the same for all formats."""
 
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from mnv4_mm.data.findings import Finding
@@ -67,3 +67,31 @@ def check_names(names: Sequence[str], source: Path) -> list[Finding]:
         else:
             similar[folded] = name
     return findings
+
+
+def join_unlisted(findings: Sequence[Finding], used: set[int], listed: Collection[int], source: Path) -> list[Finding]:
+    """Replace findings on classes that are not listed by one finding if the labels are counted from another number.
+
+    This is so if the labels are counted from 1 and the classes from 0, or the other way round, and all ids of the
+    labels are in the list after 1 is subtracted or added.
+
+    Args:
+        findings: Findings on the labels.
+        used: Class ids of the labels.
+        listed: Ids in the list of classes.
+        source: File that lists the classes, or the folder of the data set if no file does.
+
+    Returns:
+        The findings, unchanged if the labels are not counted from another number.
+    """
+    for start, change in ((0, -1), (1, 1)):
+        is_shifted = used and not used <= set(listed) and {number + change for number in used} <= set(listed)
+        if is_shifted and min(listed) == start:
+            problem = (
+                f'labels, with the classes {first(map(str, sorted(used)), 5)}, seem to be counted from {1 - start}, '
+                f'but the list of classes ({first(map(str, sorted(listed)), 5)}) is counted from {start}'
+            )
+            remedy = 'subtract 1 from the class of each label' if change < 0 else 'add 1 to the class of each label'
+            kept = [finding for finding in findings if finding.kind != 'class-unlisted']
+            return [*kept, Finding('class-ids-shifted', source, f'{problem}: {remedy}')]
+    return list(findings)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from mnv4_mm.data.documents import read_json
 from mnv4_mm.data.findings import Finding
 from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, Box, DetectionData, LabelledImage
-from mnv4_mm.data.formats.classes import check_names, composed, note_composed
+from mnv4_mm.data.formats.classes import check_names, composed, join_unlisted, note_composed
 from mnv4_mm.data.formats.files import (
     Files,
     amount,
@@ -29,6 +29,7 @@ from mnv4_mm.data.formats.files import (
     split_by_folder,
     split_of,
 )
+from mnv4_mm.data.formats.geometry import box_around_rotated, rotation
 from mnv4_mm.errors import UserError
 
 NAME = 'COCO JSON'
@@ -374,10 +375,12 @@ def _read_boxes(
     data: DetectionData,
 ) -> None:
     path = source.path
+    before = len(data.findings)
     positions: dict[Id, int] = {}
     areas: list[tuple[str, Any]] = []
     outlines: list[str] = []
     crowds: list[str] = []
+    rotated: list[str] = []
     has_texts = False
     for i, entry in enumerate(source.content['annotations']):
         number = _id(entry, 'id')
@@ -432,6 +435,15 @@ def _read_boxes(
         if number is not None and not is_id:
             has_texts = True
         x, y, width, height = map(_float, numbers)
+        attributes = entry.get('attributes')
+        # CVAT writes the box as it was before its rotation, and no outline (cvat-ai/cvat#4745, cvat-ai/cvat#6785).
+        if (
+            isinstance(attributes, dict)
+            and not entry.get('segmentation')
+            and (angle := rotation(attributes.get('rotation')))
+        ):
+            x, y, width, height = box_around_rotated(x, y, width, height, angle)
+            rotated.append(position)
         image.boxes.append(
             Box(
                 (x, y, width, height),
@@ -442,6 +454,9 @@ def _read_boxes(
                 annotation_id=number if isinstance(number, int) and is_id else None,
             )
         )
+    used = {number for number in source.used if isinstance(number, int)}
+    listed = [number for number in labels if isinstance(number, int)]
+    data.findings[before:] = join_unlisted(data.findings[before:], used, listed, path)
     unusable = [position for position, area in areas if area is not None]
     count = len(source.content['annotations'])
     if areas:
@@ -452,6 +467,10 @@ def _read_boxes(
         data.notes.append(
             f'{source.name}: {amount(len(outlines), "annotation")} without bbox: the box around the outline is used '
             f'(first: {outlines[0]})'
+        )
+    if rotated:
+        data.notes.append(
+            f'{source.name}: {amount(len(rotated), "rotated box")}: the box around each is used (first: {rotated[0]})'
         )
     if crowds:
         data.notes.append(

@@ -41,7 +41,7 @@ class Files:
 
     Attributes:
         root: The folder.
-        names: Paths of all files, sorted.
+        names: Paths of all files, sorted. Like a set, it tells quickly whether a path is among them.
 
     Raises:
         UserError: A folder cannot be listed, or there are more than ``MAX_FILES`` files.
@@ -63,11 +63,7 @@ class Files:
             names += [prefix + name for name in files if not name.startswith('.')]
             if len(names) > MAX_FILES:
                 raise UserError(f'{root} has more than {MAX_FILES:,} files: name the folder of one data set')
-        self.names = sorted(_without_outputs(root, names))
-
-    @cached_property
-    def known(self) -> frozenset[str]:
-        return frozenset(self.names)
+        self.names = dict.fromkeys(sorted(_without_outputs(root, names))).keys()
 
     @cached_property
     def images(self) -> list[str]:
@@ -295,8 +291,8 @@ def locate(
         listed = ' and '.join(f'{other or "."}/' for other in folders[:3])
         if folder is None and folders[0] not in bases:
             raise UserError(
-                f'{path} lists images that are in {listed}, with the same names: write the folder into the names, or '
-                'keep only one of the folders'
+                f'{path} lists images that are in {listed}, with the same names: list them with their folder, or '
+                'keep one of the folders'
             )
         reason = 'the sizes fit' if folder is not None else 'it is the usual place'
         folder = folders[0] if folder is None else folder
@@ -308,7 +304,7 @@ def locate(
     for name in inside:
         parts = straight[name].split('/')
         target = _below(folder, straight[name], stripped)
-        if target is None or target not in files.known:
+        if target is None or target not in files.names:
             found = find_respelled(files, target) if target else None
             if found:
                 respelled.append(name)
@@ -364,7 +360,7 @@ def _choose_folders(files: Files, names: list[str], bases: Sequence[str], split:
     best, chosen = 0, (folders[:1], 0)
     for stripped in range(min(depth, MAX_STRIPPED) + 1):
         found = {
-            folder: {name for name in sample if _below(folder, name, stripped) in files.known} for folder in folders
+            folder: {name for name in sample if _below(folder, name, stripped) in files.names} for folder in folders
         }
         most = max(folders, key=lambda folder: len(found[folder]))
         if len(found[most]) > best:
@@ -413,6 +409,18 @@ def find_respelled(files: Files, name: str) -> str | None:
     """
     found = files.spellings.get(_fold(name), [])
     return found[0] if len(found) == 1 else None
+
+
+def find_similar(files: Files, name: str) -> str | None:
+    """Return the shortest path of a file or folder that ends in a path, regardless of its spelling. None if none does.
+
+    Args:
+        files: Files of the data set.
+        name: Path relative to any folder of the data set.
+    """
+    end = '/' + _fold(name.strip('/'))
+    found = [path for path in (*files.folders, *files.names) if ('/' + _fold(path)).endswith(end)]
+    return min(found, key=lambda path: (len(path), path), default=None)
 
 
 def _find_below(files: Files, parts: list[str], split: str | None) -> str | None:
@@ -475,6 +483,24 @@ def images_of_stem(
         found = [image for image in found if split is None or split_of(posixpath.dirname(image)) in (None, split)]
     same = [image for image in found if posixpath.basename(image) == posixpath.basename(listed)]
     return same or found
+
+
+def note_unlabelled(files: Files, images: Iterable[str], data: DetectionData, marks: Mapping[str, bytes]) -> None:
+    """Add a note on images without an annotation file, and findings for those with labels in another format.
+
+    Images of annotation files that have a finding, e.g. because they cannot be read, are not mentioned again.
+
+    Args:
+        files: Files of the data set.
+        images: Images without an annotation file that was read, relative to the root.
+        data: The data set, to which note and findings are added.
+        marks: See ``other_labels``.
+    """
+    sources = {finding.file.relative_to(files.root).as_posix() for finding in data.findings}
+    named = {image for source in sources for image in images_of_stem(files, source)}
+    if bare := [name for name in images if name not in named]:
+        data.notes.append(f'{amount(len(bare), "image")} without an annotation file, not used: {first(bare)}')
+        data.findings += other_labels(files, bare, marks)
 
 
 def other_labels(files: Files, images: Iterable[str], marks: Mapping[str, bytes]) -> list[Finding]:

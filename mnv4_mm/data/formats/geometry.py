@@ -58,6 +58,22 @@ def box_around(points: Sequence[Sequence[Number]]) -> Xywh:
     return float(min(xs)), float(min(ys)), float(max(xs) - min(xs)), float(max(ys) - min(ys))
 
 
+def rotation(value: object) -> float:
+    """Return the attribute ``rotation`` of an upright box, as CVAT writes it to COCO JSON and Pascal VOC, in degrees.
+
+    Args:
+        value: The attribute as in the file. People may have an attribute of this name with another meaning.
+
+    Returns:
+        The angle; 0 if the value is not a finite number, or a multiple of 360.
+    """
+    try:
+        degrees = float(value) if isinstance(value, str | int | float) else 0.0
+    except (ValueError, OverflowError):
+        return 0.0
+    return degrees % 360 if math.isfinite(degrees) else 0.0
+
+
 def box_around_rotated(x: float, y: float, width: float, height: float, degrees: float) -> Xywh:
     """Return ``(x, y, width, height)`` of the smallest upright box around a rectangle that is rotated about its centre.
 

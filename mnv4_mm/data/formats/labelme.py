@@ -20,7 +20,7 @@ from mnv4_mm.data.formats.files import (
     images_of_stem,
     join,
     match_by_stem,
-    other_labels,
+    note_unlabelled,
     split_by_folder,
     split_of,
 )
@@ -74,7 +74,7 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
         The data set. None if there are no LabelMe annotation files.
 
     Raises:
-        UserError: ``labels.txt`` cannot be read.
+        UserError: ``labels.txt`` cannot be read, or the images are in the JSON files only.
     """
     files = files or Files(root)
     names = find(files)
@@ -82,6 +82,7 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
         return None
     data = DetectionData(root, NAME, (), {})
     contents: dict[str, dict[str, Any]] = {}
+    embedded: set[str] = set()
     for name in names:
         try:
             content = read_json(root / name)
@@ -91,7 +92,9 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
             continue
         if isinstance(content, dict) and isinstance(content.get('shapes'), list):
             contents[name] = content
-            content.pop('imageData', None)  # the image itself, in base64
+            # The image itself, in base64.
+            if content.pop('imageData', None):
+                embedded.add(name)
         else:
             data.findings.append(Finding('annotation-unreadable', root / name, 'it has no list of shapes'))
     labels = _labels(files, contents, data)
@@ -113,15 +116,39 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
         image.boxes = list(reader.read(root / name, content['shapes']))
         splits.setdefault(split, []).append(image)
     reader.add_notes()
+    _check_embedded(files, {name: image for image, name in sources.items() if name in embedded}, len(names), data)
     bare = [name for name in files.images if name not in sources]
-    if bare:
-        data.notes.append(f'{amount(len(bare), "image")} without an annotation file, not used: {first(bare)}')
-        data.findings += other_labels(files, bare, {'.xml': VOC_OBJECT})
+    note_unlabelled(files, bare, data, {'.xml': VOC_OBJECT})
     for images in splits.values():
         images.sort(key=lambda image: image.name)
     splits = {split: splits[split] for split in (TRAIN, VAL, TEST, ALL) if split in splits}
     data.splits = split_by_folder(complete_splits(splits), data.notes)
     return data
+
+
+def _check_embedded(files: Files, images: dict[str, str], count: int, data: DetectionData) -> None:
+    """Add a note on images that are in their JSON files only, not in files of their own.
+
+    Args:
+        files: Files of the data set.
+        images: Image by annotation file, for files that hold their image as ``imageData``.
+        count: Number of annotation files.
+        data: The data set, to which the note is added.
+
+    Raises:
+        UserError: No annotation file has an image in a file of its own.
+    """
+    lost = [name for name, image in images.items() if image not in files.names]
+    if not lost:
+        return
+    problem = (
+        f'{len(lost)} of {count} images are in their JSON files only, as imageData (first: {lost[0]}): write '
+        'each into an image file of the same name, e.g. by `labelme_export_json FILE` of LabelMe 5, whose img.png is '
+        'the image'
+    )
+    if len(lost) == count:
+        raise UserError(f'{files.root}: {problem}')
+    data.notes.append(problem)
 
 
 def _labels(files: Files, contents: dict[str, dict[str, Any]], data: DetectionData) -> dict[str, int]:
@@ -135,7 +162,7 @@ def _labels(files: Files, contents: dict[str, dict[str, Any]], data: DetectionDa
     note_composed(present, data.notes)
     classes = sorted({composed(name) for name in present} - set(NOT_CLASSES))
     source = data.root
-    if 'labels.txt' in files.known:
+    if 'labels.txt' in files.names:
         source = data.root / 'labels.txt'
         listed = [composed(line.strip()) for line in read_text(source).splitlines()]
         listed = [line for line in listed if line and line not in NOT_CLASSES]
@@ -164,7 +191,7 @@ def _read_image(
             return None
         if straight != listed:
             data.findings.append(Finding('path-separator', path, f'imagePath is {listed!r}', 'imagePath'))
-    if target not in files.known:
+    if target not in files.names:
         part, listed_name = None if split == ALL else split, target or ''
         by_name = match_by_stem(files, name, part, listed=listed_name)
         if by_name is None and (several := images_of_stem(files, name, part, listed=listed_name)):

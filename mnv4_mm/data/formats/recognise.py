@@ -11,6 +11,7 @@ from mnv4_mm.data.form import DetectionData, MaskData
 from mnv4_mm.data.formats import coco_json, cvat, labelme, voc, yolo
 from mnv4_mm.data.formats.files import Files, amount, beginning, first, holds_predictions, separate
 from mnv4_mm.errors import UserError
+from mnv4_mm.images import UNREAD_SUFFIXES
 
 Task = Literal['detection', 'segmentation']
 # In the order in which they are tried. Some tools write several of them into one folder.
@@ -21,13 +22,17 @@ BOXES = (
     'file per image)'
 )
 MASKS = 'a folder of images and one of masks with the same names'
+LABEL_STUDIO = 'is in the own format of Label Studio (JSON or JSON-MIN): export as COCO or YOLO, with images'
 # Common formats that are not read, by suffix: bytes in the beginning of a file (empty for any file), and advice.
 FOREIGN: dict[str, tuple[tuple[bytes, str], ...]] = {
     '.json': (
         (b'"_via_', 'is of VGG Image Annotator: export it as COCO'),
         (b'"regions"', 'is of VGG Image Annotator: export it as COCO'),
-        (b'"completed_by"', 'is in the own format of Label Studio: export as COCO or YOLO, with images'),
-        (b'"from_name"', 'is in the own format of Label Studio: export as COCO or YOLO, with images'),
+        *(
+            (mark, LABEL_STUDIO)
+            for mark in (b'"completed_by"', b'"from_name"', b'"rectanglelabels"', b'"polygonlabels"')
+        ),
+        (b'"label_id"', 'is in the own format of Datumaro: export as COCO, with images ("COCO 1.0" in CVAT)'),
         (b'"coordinates"', 'is in the format of Create ML: export as COCO'),
     ),
     '.csv': ((b'', 'is a table of boxes or classes, which is not read: export as COCO, YOLO or Pascal VOC'),),
@@ -62,10 +67,11 @@ def recognise(root: str | Path, task: Task | None = None) -> DetectionData | Mas
         data = _read_masks(root)
     incomplete = [] if task == 'segmentation' else coco_json.find_incomplete(files)
     if data is not None:
+        _note_unread(files, data)
         if incomplete:
             data.notes.append(f'not used, since they are not whole COCO annotation files: {first(incomplete)}')
         return data
-    if incomplete:
+    if incomplete and not any(_foreign(files, name) for name in incomplete):
         coco_json.read(root, files)  # raises an error that says what is missing
     looked_for = {'detection': BOXES, 'segmentation': MASKS, None: f'{BOXES}; {MASKS}'}[task]
     raise UserError(
@@ -140,14 +146,28 @@ def _describe_labels(data: DetectionData, other: DetectionData) -> str:
     return f'{data.format} with {amount(_count_boxes(data), "box")} of {classes} ({source.relative_to(data.root)})'
 
 
+def _note_unread(files: Files, data: DetectionData | MaskData) -> None:
+    """Add a note on images in formats that are not read, without those that are findings or listed."""
+    listed = {image.name for images in data.splits.values() for image in images}
+    named = listed | {finding.file.relative_to(files.root).as_posix() for finding in data.findings}
+    unread = [name for name in files.with_suffix(*UNREAD_SUFFIXES) if name not in named]
+    if unread:
+        data.notes.append(
+            f'{amount(len(unread), "image")} in formats that are not read, left out: {first(unread)}; convert them to '
+            'JPEG'
+        )
+
+
 def _check_images(files: Files, data: DetectionData) -> None:
     """Check that at least one of the listed images is there."""
     images = [image for group in data.splits.values() for image in group]
-    if images and not any(image.name in files.known for image in images):
+    if images and not any(image.name in files.names for image in images):
         source = images[0].source
+        unread = files.with_suffix(*UNREAD_SUFFIXES)
+        hint = f'; {first(unread)} are in formats that are not read: convert them to JPEG' if unread else ''
         raise UserError(
             f'{data.root} has none of the {amount(len(images), "image")} that its annotation files list (the first '
-            f'one: {images[0].name} in {source}): name the folder that holds images and annotations'
+            f'one: {images[0].name} in {source}): name the folder that holds images and annotations{hint}'
         )
 
 

@@ -20,11 +20,11 @@ from mnv4_mm.data.formats.files import (
     images_of_stem,
     join,
     match_by_stem,
-    other_labels,
+    note_unlabelled,
     split_by_folder,
     split_of,
 )
-from mnv4_mm.data.formats.geometry import box_around_rotated, box_of_edges
+from mnv4_mm.data.formats.geometry import Xywh, box_around_rotated, box_of_edges, rotation
 from mnv4_mm.errors import UserError
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
       and nothing is subtracted.
     - Difficult objects become crowds, which are neither trained on nor counted as missed, as in ``XMLDataset`` and
       VOC's metric.
+    - Rotated boxes, as CVAT and roLabelImg write them, become the boxes around them.
     - Classes are sorted by name.
 
     Args:
@@ -88,6 +89,7 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
     labels = {name: label for label, name in enumerate(classes)}
     assigned, lists = _assign(files, names, data)
     images: dict[str, LabelledImage] = {}
+    rotated = 0
     sources: dict[str, str] = {}
     for name, tree in trees.items():
         image = _read_image(files, name, tree, assigned.get(name, ALL), data)
@@ -99,7 +101,10 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
             continue
         sources[image.name] = name
         image.boxes = list(_read_boxes(files.root / name, tree, labels, offset, data))
+        rotated += sum(_is_rotated(obj) for obj in tree.findall('object'))
         images[name] = image
+    if rotated:
+        data.notes.append(f'{amount(rotated, "rotated box")}: the box around each is used')
     difficult = sum(box.is_crowd for image in images.values() for box in image.boxes)
     if difficult:
         data.notes.append(f'{amount(difficult, "difficult object")}: not trained on, and no mistake if missed')
@@ -112,9 +117,7 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
         data.notes.append(f'not used, since no list of ImageSets/Main has them: {first(left_out)}')
     used = set(sources)
     bare = [name for name in files.images if name not in used and not _is_mask(name)]
-    if bare:
-        data.notes.append(f'{amount(len(bare), "image")} without an annotation file, not used: {first(bare)}')
-        data.findings += other_labels(files, bare, {'.json': LABELME_OBJECT})
+    note_unlabelled(files, bare, data, {'.json': LABELME_OBJECT})
     for group in splits.values():
         group.sort(key=lambda image: image.name)
     splits = complete_splits(splits)
@@ -178,13 +181,13 @@ def _assign(files: Files, names: list[str], data: DetectionData) -> tuple[dict[s
                 by_stem[base, inner.split('/', 1)[-1]] = name
     assigned: dict[str, str] = {}
     for base, lists in paths.items():
-        wanted = {posixpath.basename(name): name for name in lists}
-        if {'train.txt', 'val.txt'} <= wanted.keys():
-            wanted.pop('trainval.txt', None)
-        elif 'trainval.txt' in wanted:
+        selected = {posixpath.basename(name): name for name in lists}
+        if {'train.txt', 'val.txt'} <= selected.keys():
+            selected.pop('trainval.txt', None)
+        elif 'trainval.txt' in selected:
             # train.txt or val.txt is missing: the images of both are divided anew.
-            wanted = {base: name for base, name in wanted.items() if LISTS[base] in (ALL, TEST)}
-        for name in wanted.values():
+            selected = {base: name for base, name in selected.items() if LISTS[base] in (ALL, TEST)}
+        for name in selected.values():
             split = LISTS[posixpath.basename(name)]
             for number, line in enumerate(read_text(files.root / name).splitlines(), 1):
                 stem = _listed_stem(line, base, by_stem)
@@ -254,19 +257,46 @@ def _read_boxes(path: Path, tree: 'Element', labels: dict[str, int], offset: int
         if not name:
             data.findings.append(Finding('class-unlisted', path, 'it has no name', entry))
             continue
-        box = obj.find('bndbox')
-        rotated = obj.find('robndbox')
         try:
-            if box is None and rotated is not None:  # written by roLabelImg
-                cx, cy, w, h, angle = (float(rotated.findtext(key, '')) for key in ('cx', 'cy', 'w', 'h', 'angle'))
-                xywh = box_around_rotated(cx - w / 2 - offset, cy - h / 2 - offset, w, h, math.degrees(angle))
-            else:
-                texts = [box.findtext(edge, '') if box is not None else '' for edge in EDGES]
-                left, top, right, bottom = (text.strip() for text in texts)
-                xywh = box_of_edges(left, top, right, bottom, offset)
-        except ValueError:
-            shown = {edge: box.findtext(edge) for edge in EDGES} if box is not None else 'no bndbox'
-            data.findings.append(Finding('box-invalid', path, f'{shown} is not a box of four numbers', entry))
+            xywh = _box(obj, offset)
+        except ValueError as error:
+            data.findings.append(Finding('box-invalid', path, str(error), entry))
             continue
         is_difficult = obj.findtext('difficult', '0').strip() in ('1', 'true', 'True')
         yield Box(xywh, labels[name], entry, is_crowd=is_difficult)
+
+
+def _box(obj: 'Element', offset: int) -> Xywh:
+    """Return the box of an object, ``(x, y, width, height)``. The box around it if it is rotated.
+
+    Raises:
+        ValueError: The object has no box, or a coordinate is not a number.
+    """
+    box, rotated = obj.find('bndbox'), obj.find('robndbox')
+    if box is not None:
+        texts = {edge: box.findtext(edge, '').strip() for edge in EDGES}
+        left, top, right, bottom = texts.values()
+        try:
+            xywh = box_of_edges(left, top, right, bottom, offset)
+        except ValueError:
+            raise ValueError(f'{texts} is not a box of four numbers') from None
+        angle = _cvat_angle(obj)
+        return box_around_rotated(*xywh, angle) if angle else xywh
+    if rotated is None:
+        raise ValueError('it has no bndbox')
+    texts = {key: rotated.findtext(key, '').strip() for key in ('cx', 'cy', 'w', 'h', 'angle')}
+    try:
+        cx, cy, w, h, angle = map(float, texts.values())
+    except ValueError:
+        raise ValueError(f'{texts} is not a rotated box of five numbers') from None
+    return box_around_rotated(cx - w / 2 - offset, cy - h / 2 - offset, w, h, math.degrees(angle))
+
+
+def _cvat_angle(obj: 'Element') -> float:
+    """Return the angle in degrees by which CVAT has rotated a box after writing its edges (cvat-ai/cvat#5881)."""
+    attributes = {item.findtext('name'): item.findtext('value') for item in obj.iterfind('attributes/attribute')}
+    return rotation(attributes.get('rotation'))
+
+
+def _is_rotated(obj: 'Element') -> bool:
+    return bool(_cvat_angle(obj)) or (obj.find('bndbox') is None and obj.find('robndbox') is not None)

@@ -11,19 +11,22 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mnv4_mm.data.decode_once import cores
+from mnv4_mm.data.checked import MAX_DROPPED
+from mnv4_mm.data.decode_once import cores, reason
 from mnv4_mm.data.documents import read_text, read_yaml
 from mnv4_mm.data.findings import Finding
 from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, DetectionData, LabelledImage
-from mnv4_mm.data.formats.classes import check_names, composed, note_composed
+from mnv4_mm.data.formats.classes import check_names, composed, join_unlisted, note_composed
 from mnv4_mm.data.formats.files import (
     DRIVE,
     LABELME_OBJECT,
     VOC_OBJECT,
     Files,
     amount,
+    beginning,
     complete_splits,
     find_respelled,
+    find_similar,
     first,
     join,
     locate,
@@ -33,7 +36,7 @@ from mnv4_mm.data.formats.files import (
 )
 from mnv4_mm.data.formats.yolo_rows import RowReader, class_number, problem_of
 from mnv4_mm.errors import UserError
-from mnv4_mm.images import IMAGE_SUFFIXES, image_size
+from mnv4_mm.images import IMAGE_SUFFIXES, UNREAD_SUFFIXES, exif_orientation, image_size, unread_format
 
 NAME = 'YOLO'
 SPLITS = {TRAIN: ('train',), VAL: ('val', 'valid', 'validation'), TEST: ('test',)}
@@ -90,8 +93,9 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
       Paths are relative to its ``path`` or to the file itself. Without such a file, folders determine the splits and
       a file of ``NAME_FILES`` names the classes, e.g. ``classes.txt``. Without such a list, the names of classes are
       their numbers. darknet's ``.data`` file, which names a file of class names, is read in the same way.
-    - The labels of ``images/a.jpg`` are in ``labels/a.txt`` or beside the image. An image without a label file has no
-      objects.
+    - The labels of ``images/a.jpg`` are in ``labels/a.txt`` or ``labels/a.jpg.txt``, or beside the image. An image
+      without a label file has no objects, unless more than ``MAX_DROPPED`` of the label files have no image: these may
+      be its labels, so it is left out.
     - Normalised coordinates are converted to pixels by the size of the image file. Since a normalised coordinate is
       rounded, it stands for an interval in pixels. The number with the fewest decimals in this interval is used:
       0.051563 of 640 pixels is 33, not 33.00032. If the sides of an image have at most 3,000 pixels, a box that was
@@ -112,14 +116,14 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
     files = files or Files(root)
     if not find(files):
         return None
-    data = DetectionData(root, NAME, (), {})
+    data = DetectionData(root, NAME, (), {}, has_centres=True)
     description = _describe(files, data)
     splits = _images(files, description, data)
     images = [name for names in splits.values() for name in names]
     labels = {name: label for name in images if (label := _label_of(files, name))}
     _note_respelled(files, labels, data)
     splits = _leave_out_shared(files, splits, labels, data)
-    images = [name for names in splits.values() for name in names]
+    splits = _leave_out_missing(files, splits, labels, data)
     rows: dict[str, list[list[str]]] = {}
     for name, label in labels.items():
         try:
@@ -134,8 +138,9 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
     data.category_ids = tuple(range(1, len(numbers) + 1))
     data.findings += check_names(data.classes, root / description.name)
     order = {number: label for label, number in enumerate(numbers)}
-    sizes = _sizes(files, [name for name, group in rows.items() if group])
+    sizes = _sizes(files, [name for name, group in rows.items() if group], data)
     reader = RowReader(order, _pose_columns(description, root), data)
+    before = len(data.findings)
     for split, group in splits.items():
         data.splits[split] = []
         for name in group:
@@ -145,8 +150,9 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
             if name in sizes:
                 image.boxes = list(reader.read(root / labels[name], rows[name], sizes[name]))
             data.splits[split].append(image)
+    used = {number for group in rows.values() for row in group if row and (number := class_number(row[0])) is not None}
+    data.findings[before:] = join_unlisted(data.findings[before:], used, order.keys(), root / description.name)
     reader.add_notes()
-    _note_missing(files, images, labels, data)
     data.splits = split_by_folder(complete_splits(data.splits), data.notes)
     return data
 
@@ -172,7 +178,7 @@ def unread_labels(files: Files) -> str | None:
 
 def _note_respelled(files: Files, labels: dict[str, str], data: DetectionData) -> None:
     """Add a finding if the names of images and of their label files differ in spelling."""
-    respelled = [name for name, label in labels.items() if _stem(name) != _stem(label)]
+    respelled = [name for name, label in labels.items() if _stem(label) not in (_stem(name), posixpath.basename(name))]
     if respelled:
         problem = f'{amount(len(respelled), "image")} with a label file in another spelling, first {respelled[0]!r}'
         data.findings.append(Finding('path-spelling', files.root / labels[respelled[0]], problem))
@@ -198,8 +204,6 @@ def _leave_out_shared(
 def _descriptions(files: Files) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield the yaml and ``.data`` files that describe a data set."""
     for name in files.with_suffix('.yaml', '.yml'):
-        if name.count('/') > 1:
-            continue
         try:
             content = read_yaml(files.root / name)
         except UserError:
@@ -215,7 +219,7 @@ def _descriptions(files: Files) -> Iterator[tuple[str, Mapping[str, Any]]]:
         elif has_images and is_main:
             raise UserError(f'{files.root / name} has no names: it should list the names of the classes')
     for name in files.with_suffix('.data'):
-        if name.count('/') > 1:
+        if b'names' not in beginning(files.root / name):  # the suffix is common, also of files that are no text
             continue
         lines = [line.partition('=') for line in read_text(files.root / name).splitlines() if '=' in line]
         content = {key.strip(): value.strip() for key, _, value in lines}
@@ -325,6 +329,7 @@ def _images(files: Files, description: Description, data: DetectionData) -> dict
                 'the file'
             )
     result: dict[str, list[str]] = {}
+    problems: list[str] = []
     for split, keys in SPLITS.items():
         values = [content[key] for key in keys if content.get(key) not in (None, '')]
         listed = [item for value in values for item in (value if isinstance(value, list) else [value])]
@@ -333,24 +338,52 @@ def _images(files: Files, description: Description, data: DetectionData) -> dict
             if not isinstance(item, str):
                 raise UserError(f'{path}: {keys[0]} should be a path or a list of paths, got {item!r:.80}')
             target = _resolve(files, folder, base, item, start if isinstance(start, str) else '')
-            if target is None:
-                is_outside = all(join(f, item.replace('\\', '/')) is None for f in (base, folder))
-                kind = 'path-outside' if is_outside else 'split-missing'
-                problem = f'{item!r} {"leaves the folder" if is_outside else "does not exist, or is empty"}'
+            found = [] if target is None else list(_expand(files, target, split, data))
+            names.update(dict.fromkeys(found))
+            if not found:
+                kind, problem = _describe_missing(files, base, folder, item, target)
                 if split == TEST:
                     data.notes.append(f'{description.name}: test {problem} and is not used')
                 else:
-                    data.findings.append(Finding(kind, path, problem, keys[0]))
+                    problems.append(f'{keys[0]} {problem}')
+                    if target not in files.names:  # what is wrong in a list is a finding already
+                        data.findings.append(Finding(kind, path, problem, keys[0]))
+            if target is None:
                 continue
             straight = item.replace('\\', '/')
             if target not in (posixpath.normpath(posixpath.join(f, straight)) for f in (base, folder)):
                 data.notes.append(f'{description.name}: {keys[0]} {item!r} is read as {target!r}')
-            names.update(dict.fromkeys(_expand(files, target, split, data)))
         if names:
             result[split] = sorted(names)
     if not result:
-        raise UserError(f'{path} names no images: train and val should be folders of images, or lists of them')
+        raise UserError(f'{path} names no images: {"; ".join(problems) or "name folders or lists as train and val"}')
     return result
+
+
+def _describe_missing(files: Files, base: str, folder: str, item: str, target: str | None) -> tuple[str, str]:
+    """Return kind and problem of an entry of the yaml file without images, with what may be meant instead.
+
+    Args:
+        files: Files of the data set.
+        base: Folder that entries are relative to.
+        folder: Folder of the yaml file, which they may be relative to, too.
+        item: The entry.
+        target: The folder or list that it means; None if there is none.
+    """
+    straight = item.strip().replace('\\', '/')
+    if target is not None:
+        inside = f'{target}/' if target else ''
+        unread = [name for name in files.with_suffix(*UNREAD_SUFFIXES) if name.startswith(inside)]
+        hint = f' of a format that is read: convert {first(unread)} to JPEG' if unread else ''
+        return 'split-missing', f'{item!r} has no images{hint}'
+    if join(base, straight) is None and join(folder, straight) is None:
+        kind, problem = 'path-outside', f'{item!r} leaves the folder'
+    else:
+        kind, problem = 'split-missing', f'{item!r} does not exist, or is empty'
+    similar = find_similar(files, re.sub(r'^(\.{0,2}/)+', '', straight))
+    if similar:
+        problem += f'; {posixpath.relpath(similar, base or ".")} exists: write that path if it is meant'
+    return kind, problem
 
 
 def _resolve(files: Files, folder: str, base: str, item: str, start: str) -> str | None:
@@ -374,13 +407,13 @@ def _resolve(files: Files, folder: str, base: str, item: str, start: str) -> str
         if candidate is None:
             continue
         candidate = '' if candidate == '.' else candidate
-        if files.has_folder(candidate) or candidate in files.known:
+        if files.has_folder(candidate) or candidate in files.names:
             return candidate
     # darknet names files relative to the folder that it is started in.
     parts = name.split('/')
     for i in range(1, len(parts)):
         candidate = posixpath.join(folder, '/'.join(parts[i:]))
-        if join(base, name) is not None and (candidate in files.known):
+        if join(base, name) is not None and (candidate in files.names):
             return candidate
     return None
 
@@ -391,7 +424,7 @@ def _inside(files: Files, folder: str, name: str) -> str | None:
 
 def _expand(files: Files, target: str, split: str, data: DetectionData) -> Iterator[str]:
     """Yield the images of a folder or of a list, or the image itself."""
-    if target not in files.known:
+    if target not in files.names:
         prefix = target + '/' if target else ''
         yield from (name for name in files.images if name.startswith(prefix))
         return
@@ -406,6 +439,16 @@ def _expand(files: Files, target: str, split: str, data: DetectionData) -> Itera
         if name in entries:
             data.findings.append(Finding('listed-twice', files.root / target, f'{name!r}', f'line {number}'))
         entries.setdefault(name, f'line {number}')
+    folder = posixpath.dirname(target)
+    absolute = [name for name in entries if name.startswith('/') or DRIVE.match(name)]
+    found = {name: image for name in absolute if (image := _inside(files, folder, name)) in files.names}
+    if found:
+        name, image = next(iter(found.items()))
+        data.notes.append(
+            f'{target}: {amount(len(found), "absolute path")} looked up by the last parts: {name!r} is {image}'
+        )
+        yield from found.values()
+    entries = {name: entry for name, entry in entries.items() if name not in found}
     located = locate(files, target, entries, split=split)
     data.findings += located.findings
     data.notes += located.notes
@@ -441,15 +484,17 @@ def _stem(name: str) -> str:
 
 
 def _label_of(files: Files, image: str) -> str | None:
-    """Return the label file of an image, relative to the root. None if there is none."""
-    stem = posixpath.splitext(image)[0]
-    candidates = list(_label_names(stem))
-    found = next((name for name in candidates if name in files.known), None)
+    """Return the label file of an image, relative to the root. None if there is none.
+
+    Some tools name it ``a.jpg.txt`` instead of ``a.txt``.
+    """
+    candidates = [*_label_names(posixpath.splitext(image)[0]), *_label_names(image)]
+    found = next((name for name in candidates if name in files.names), None)
     return found or next((name for label in candidates if (name := find_respelled(files, label))), None)
 
 
 def _label_names(stem: str) -> Iterator[str]:
-    """Yield the names that the label file of an image may have, given its path without suffix."""
+    """Yield the names that the label file of an image may have, given its path, usually without suffix."""
     parts = stem.split('/')
     for i in range(len(parts) - 2, -1, -1):
         if parts[i].lower() not in IMAGE_FOLDERS:
@@ -476,17 +521,25 @@ def _rows(path: Path) -> list[list[str]]:
     return [line.split() for line in read_text(path).splitlines()]
 
 
-def _sizes(files: Files, names: list[str]) -> dict[str, tuple[int, int]]:
-    """Return width and height of images, without unreadable ones, which the check reports."""
+def _sizes(files: Files, names: list[str], data: DetectionData) -> dict[str, tuple[int, int]]:
+    """Return width and height of images, without unreadable ones, which the check reports.
 
-    def size(name: str) -> tuple[int, int] | None:
+    A note is added on images that EXIF turns: label files do not tell whether the turned image was labelled.
+    """
+
+    def read(name: str) -> tuple[tuple[int, int], bool] | None:
         try:
-            return image_size(files.root / name)
+            return image_size(files.root / name), exif_orientation(files.root / name) > 1
         except UserError:
             return None
 
     with ThreadPoolExecutor(cores()) as pool:
-        return {name: found for name, found in zip(names, pool.map(size, names), strict=True) if found}
+        found = {name: values for name, values in zip(names, pool.map(read, names), strict=True) if values}
+    if turned := [name for name, (_, is_turned) in found.items() if is_turned]:
+        data.notes.append(
+            f'{amount(len(turned), "image")} turned by EXIF, and labels read as of the turned image: {first(turned)}'
+        )
+    return {name: size for name, (size, _) in found.items()}
 
 
 def _pose_columns(description: Description, root: Path) -> int | None:
@@ -499,20 +552,65 @@ def _pose_columns(description: Description, root: Path) -> int | None:
     return 5 + int(shape[0]) * int(shape[1])
 
 
-def _note_missing(files: Files, images: list[str], labels: dict[str, str], data: DetectionData) -> None:
-    """Add a note on images without label files, and findings for label files without images."""
+def _leave_out_missing(
+    files: Files, splits: dict[str, list[str]], labels: dict[str, str], data: DetectionData
+) -> dict[str, list[str]]:
+    """Return the splits without images whose labels may be lost. Notes and findings name what is missing.
+
+    Few label files without an image are left from images that were removed. If there are many, files were renamed, and
+    images without a label file are not taken as images without objects.
+    """
+    images = [name for names in splits.values() for name in names]
     bare = [name for name in images if name not in labels]
+    orphans = _find_orphans(files, images, set(labels.values()), data)
+    if bare:
+        data.findings += other_labels(files, bare, {'.xml': VOC_OBJECT, '.json': LABELME_OBJECT})
+    if bare and len(orphans) > MAX_DROPPED * len({*orphans, *labels.values()}):
+        problem = f'it has no label file, and {amount(len(orphans), "label file")} no image, first {orphans[0]}'
+        data.findings += [Finding('annotation-missing', files.root / name, problem) for name in bare]
+        return {split: [name for name in names if name in labels] for split, names in splits.items()}
     if bare:
         data.notes.append(
             f'{len(bare)} of {amount(len(images), "image")} without a label file, taken as images without objects: '
             f'{first(bare)}'
         )
-        data.findings += other_labels(files, bare, {'.xml': VOC_OBJECT, '.json': LABELME_OBJECT})
-    used = set(labels.values())
+    return splits
+
+
+def _find_orphans(files: Files, images: list[str], used: set[str], data: DetectionData) -> list[str]:
+    """Return the label files that belong to no image, and add findings for them.
+
+    Args:
+        files: Files of the data set.
+        images: Images of all splits.
+        used: Their label files.
+        data: The data set. A note is added on images that have labels and are in no split.
+    """
     folders = {posixpath.dirname(label) for label in used}
-    for name in files.with_suffix('.txt'):
-        is_label = posixpath.dirname(name) in folders and posixpath.basename(name).lower() not in OTHER_TEXTS
-        if is_label and name not in used and _has_labels(files.root / name):
-            data.findings.append(
-                Finding('annotation-without-image', files.root / name, 'there is no image of its name')
-            )
+    if not folders:  # no image has a label file
+        places = {posixpath.join(posixpath.dirname(image), 'a') for image in images}
+        folders = {posixpath.dirname(label) for place in places for label in _label_names(place)}
+    spare = [
+        name
+        for name in files.with_suffix('.txt')
+        if posixpath.dirname(name) in folders and posixpath.basename(name).lower() not in OTHER_TEXTS
+    ]
+    spare = [name for name in spare if name not in used and _has_labels(files.root / name)]
+    listed = set(images)
+    others = files.with_suffix(*IMAGE_SUFFIXES, *UNREAD_SUFFIXES) if spare else []
+    owners = {label: image for image in others if image not in listed and (label := _label_of(files, image))}
+    orphans, unlisted = [], []
+    for name in spare:
+        owner = owners.get(name)
+        if owner is None:
+            orphans.append(name)
+            problem = 'there is no image of its name'
+            data.findings.append(Finding('annotation-without-image', files.root / name, problem))
+        elif owner.lower().endswith(UNREAD_SUFFIXES):
+            path = files.root / owner
+            data.findings.append(Finding('unreadable-image', path, reason(unread_format(path), str(path))))
+        else:
+            unlisted.append(owner)
+    if unlisted and not any(finding.kind == 'path-outside' for finding in data.findings):
+        data.notes.append(f'{amount(len(unlisted), "image")} with labels in no split, not used: {first(unlisted)}')
+    return orphans

@@ -88,7 +88,9 @@ class RowReader:
         if self.outlines:
             self.data.notes.append(f'{amount(self.outlines, "outline")}: the box around each is used')
         if self.scores:
-            self.data.notes.append(f'{amount(self.scores, "line")} with a sixth number, a score, which is not used')
+            self.data.notes.append(
+                f'{amount(self.scores, "line")} with a sixth number (a score or track id), which is ignored'
+            )
 
 
 def problem_of(row: list[str]) -> str:

@@ -592,3 +592,36 @@ def test_a_box_from_run_lengths(load, content, counts, expected):
     data = load(content)
     assert boxes(data)['images/a.jpg'] == ([('cat', expected)] if expected else [])
     assert [kind for kind, _, _ in findings(data)] == ([] if expected else ['box-invalid'])
+
+
+@pytest.mark.parametrize(
+    ('angle', 'more', 'expected'),
+    [
+        (90.0, {}, (106, 14, 68, 72)),
+        ('90', dict(segmentation=[]), (106, 14, 68, 72)),
+        (-270, {}, (106, 14, 68, 72)),
+        (0.0, {}, (104, 16, 72, 68)),
+        (360, {}, (104, 16, 72, 68)),
+        ('left', {}, (104, 16, 72, 68)),
+        (math.nan, {}, (104, 16, 72, 68)),
+        (90, dict(segmentation=[[104, 16, 176, 16, 176, 84]]), (104, 16, 72, 68)),  # an outline is not turned
+    ],
+)
+def test_rotation_of_cvat(load, content, angle, more, expected):
+    content['annotations'][0] |= dict(bbox=[104, 16, 72, 68], attributes=dict(rotation=angle), **more)
+    data = load(content)
+    assert boxes(data)['images/a.jpg'][0][1] == pytest.approx(expected, abs=1e-9)
+    note = 'annotations/instances_default.json: 1 rotated box: the box around each is used (first: annotation 1)'
+    assert data.notes == [note] * (expected[0] == 106)
+
+
+def test_categories_that_are_counted_from_another_number(load, content):
+    for annotation in content['annotations']:
+        annotation['category_id'] -= 1
+    data = load(content)
+    (found,) = findings(data, Rule.FATAL)
+    assert found[0] == 'class-ids-shifted'
+    assert found[2] == (
+        'labels, with the classes 0, 1, seem to be counted from 0, but the list of classes (1, 2) is counted from 1: '
+        'add 1 to the class of each label'
+    )

@@ -9,6 +9,7 @@ from small_data import boxes, findings, write_file, write_images
 from mnv4_mm.data.findings import Rule
 from mnv4_mm.data.form import ALL, TRAIN, VAL
 from mnv4_mm.data.formats.labelme import read
+from mnv4_mm.errors import UserError
 
 
 def shape(label='cat', points=((1, 2), (4, 6)), kind='rectangle', **more):
@@ -161,3 +162,22 @@ def test_accents_of_class_names_are_composed(tmp_path):
     write_file(tmp_path / 'a.json', dict(shapes=shapes, imagePath='a.jpg'))
     write_images(tmp_path, ['a.jpg'])
     assert [name for name, _ in boxes(read(tmp_path))['a.jpg']] == ['T\u00fcr'] * 2
+
+
+def test_images_in_the_json_files_alone(load, tmp_path):
+    files = {f'{name}.json': document(shape(), path=f'{name}.jpg', imageData='/9j/') for name in 'ab'}
+    with pytest.raises(UserError, match=r'2 of 2 images are in their JSON files only, as imageData \(first: a.json\)'):
+        load(files, [])
+    data = load(files, ['a.jpg'])
+    assert boxes(data)['a.jpg'] == [CAT]
+    assert data.notes[0].startswith(
+        '1 of 2 images are in their JSON files only, as imageData (first: b.json): write each'
+    )
+
+
+def test_images_of_refused_paths_are_not_said_to_be_without_labels(load):
+    data = load(
+        {'a.json': document(shape()), 'b.json': document(shape(), path='../b.jpg')}, ['a.jpg', 'b.jpg', 'c.jpg']
+    )
+    assert [kind for kind, _, _ in findings(data)] == ['path-outside']
+    assert data.notes == ['1 image without an annotation file, not used: c.jpg']

@@ -46,6 +46,12 @@ def test_folders_without_labels(tmp_path):
     [
         ('via.json', {'a.jpg': dict(filename='a.jpg', regions=[])}, 'via.json is of VGG Image Annotator'),
         ('project.json', [dict(id=1, annotations=[dict(completed_by=1)])], 'own format of Label Studio'),
+        ('min.json', [dict(image='/data/a.jpg', label=[dict(rectanglelabels=['cat'])])], 'own format of Label Studio'),
+        (
+            'annotations/default.json',
+            dict(categories={}, items=[dict(id='a', annotations=[dict(label_id=0)])]),
+            'Datumaro',
+        ),
         ('boxes.json', [dict(image='a.jpg', annotations=[dict(label='a', coordinates={})])], 'Create ML'),
         ('_annotations.csv', 'filename,width\n', '_annotations.csv is a table'),
     ],

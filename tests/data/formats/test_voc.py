@@ -253,3 +253,28 @@ def test_accents_of_class_names_are_composed(load):
     assert data.classes == ('T\u00fcr',)
     assert len(data.splits[ALL][0].boxes) == 2
     assert data.notes[-1].startswith('accents of class names are composed')
+
+
+@pytest.mark.parametrize(
+    ('value', 'expected', 'count'),
+    [('90.0', (2.5, 2.5, 6, 7), 1), ('0.0', (2, 3, 7, 6), 0), ('upright', (2, 3, 7, 6), 0)],
+)
+def test_rotation_of_cvat(load, value, expected, count):
+    more = f'<attributes><attribute><name>rotation</name><value>{value}</value></attribute></attributes>'
+    data = load({'Annotations/a.xml': xml(obj(box=(3, 4, 10, 10), more=more))})
+    assert boxes(data)['JPEGImages/a.jpg'][0][1] == pytest.approx(expected)
+    assert data.notes == ['1 rotated box: the box around each is used'] * count
+
+
+def test_unreadable_files_are_not_missing(load):
+    files = {'Annotations/a.xml': xml(obj()), 'Annotations/b.xml': b'<annotation><filename>B\xe4r.jpg</filename>'}
+    data = load(files, [f'JPEGImages/{name}.jpg' for name in 'abc'])
+    (found,) = findings(data)
+    assert found[0] == 'annotation-unreadable'
+    assert found[2].endswith('; save it as UTF-8')
+    assert data.notes == ['1 image without an annotation file, not used: JPEGImages/c.jpg']
+
+
+def test_objects_without_a_box(load):
+    data = load({'Annotations/a.xml': xml(obj(), '<object><name>cat</name><polygon><x1>1</x1></polygon></object>')})
+    assert findings(data) == [('box-invalid', 'object 2', 'it has no bndbox')]

@@ -1,10 +1,13 @@
 """YOLO data of Ultralytics, Roboflow, CVAT, Label Studio, supervision and darknet."""
 
 import pytest
+from PIL import Image
 from small_data import boxes, findings, write_file, write_images
 
+from mnv4_mm.data.check import check_detection
 from mnv4_mm.data.findings import Rule
 from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL
+from mnv4_mm.data.formats import yolo
 from mnv4_mm.data.formats.recognise import recognise
 from mnv4_mm.data.formats.yolo import read
 from mnv4_mm.errors import UserError
@@ -209,7 +212,7 @@ def test_poses_have_boxes(load):
         ('nan 0.25 0.25 0.25 0.5', 'box-invalid'),
         ('1 0.1 0.2 0.3 0.4 0.5 0.6 0.7', 'box-invalid'),
         ('1 0.1 0.2 nan 0.4 0.5 0.6', 'box-invalid'),
-        ('2 0.25 0.25 0.25 0.5', 'class-unlisted'),
+        ('3 0.25 0.25 0.25 0.5', 'class-unlisted'),
         ('-1 0.25 0.25 0.25 0.5', 'class-unlisted'),
         ('1 8 6 8 12', 'shares-expected'),
         ('1 0.25 0.25 0.25 inf', 'shares-expected'),
@@ -250,7 +253,8 @@ def test_shares_become_the_pixels_that_they_were_made_of(load, size, row, expect
     assert boxes(data)['images/a.png'][0][1] == pytest.approx(expected, abs=1e-12)
 
 
-def test_files_that_are_missing_or_unreadable(load, tmp_path):
+def test_files_that_are_missing_or_unreadable(load, monkeypatch):
+    monkeypatch.setattr(yolo, 'MAX_DROPPED', 0.5)
     data = load(
         {
             'data.yaml': YAML,
@@ -355,3 +359,150 @@ def test_label_files_that_are_not_yolo(tmp_path, row, message):
     write_file(tmp_path / 'labels/a.txt', f'\n{row}\n')
     with pytest.raises(UserError, match=message):
         recognise(tmp_path, 'detection')
+
+
+@pytest.mark.parametrize('folder', ['mydata', 'x/y', 'a/b/c'])
+def test_a_description_in_deep_folders(load, folder):
+    files = {'data.yaml': YAML.replace('cat, dog', 'dog, cat'), 'labels/train/a.txt': ROW, 'labels/val/b.txt': ROW}
+    images = [f'{folder}/images/train/a.jpg', f'{folder}/images/val/b.jpg']
+    data = load({f'{folder}/{name}': content for name, content in files.items()}, images)
+    assert boxes(data) == {image: [('cat', DOG[1])] for image in images}
+    assert names(data) == {TRAIN: images[:1], VAL: images[1:]}
+
+
+def test_descriptions_of_two_sets_in_deep_folders(load):
+    with pytest.raises(UserError, match=r'has 2 files that describe it \(x/a/data.yaml, x/b/data.yaml\): leave one'):
+        load({'x/a/data.yaml': YAML, 'x/b/data.yaml': YAML.replace('cat, dog', 'dog, cat')})
+
+
+def test_other_files_with_the_suffix_of_a_description(load):
+    data = load({'data.yaml': YAML, 'x/y/model.data': b'\xff\0\xfe', 'labels/train/a.txt': ROW})
+    assert boxes(data)['images/train/a.jpg'] == [DOG]
+
+
+@pytest.mark.parametrize(
+    ('description', 'images', 'message'),
+    [
+        (YAML, ['ds/images/train/a.jpg'], "train 'images/train' does not exist, or is empty; ds/images/train exists: "),
+        (YAML, ['Images/Train/a.jpg'], "train 'images/train' does not exist, or is empty; Images/Train exists: write"),
+        (
+            YAML.replace('images', 'pictures'),
+            ['images/train/a.jpg'],
+            "train 'pictures/train' does not exist, or is empt",
+        ),
+        (
+            YAML,
+            ['images/train/a.HEIC'],
+            "'images/train' has no images of a format that is read: convert images/train/a",
+        ),
+        ('names: [cat]\ntest: none\n', ['a.jpg'], 'name folders or lists as train and val'),
+    ],
+)
+def test_descriptions_without_images_say_what_may_be_meant(load, description, images, message):
+    files = dict.fromkeys(images, b'') if images[0].endswith('HEIC') else {}
+    with pytest.raises(UserError, match=f'data.yaml names no images: .*{message}'):
+        load({'data.yaml': description} | files, [] if files else images)
+
+
+def test_a_split_without_images_is_a_finding(load):
+    data = load({'data.yaml': YAML, 'labels/train/a.txt': ROW, 'images/val/b.txt': ROW}, ['images/train/a.jpg'])
+    assert findings(data, Rule.FATAL) == [('split-missing', 'val', "'images/val' has no images")]
+
+
+@pytest.mark.parametrize(
+    ('description', 'row', 'problem'),
+    [
+        (
+            YAML,
+            ROW.replace('1', '2', 1),
+            'the classes 2, seem to be counted from 1, but the list of classes (0, 1) is co',
+        ),
+        (
+            YAML,
+            f'{ROW}\n{ROW.replace("1", "2", 1)}',
+            'the classes 1, 2, seem to be counted from 1, but the list of class',
+        ),
+        (YAML.replace('[cat, dog]', '{1: cat, 2: dog}'), ROW.replace('1', '0', 1), 'add 1 to the class of each label'),
+    ],
+)
+def test_classes_that_are_counted_from_another_number(load, description, row, problem):
+    (finding,) = load({'data.yaml': description, 'labels/train/a.txt': row}).findings
+    assert (finding.kind, finding.file.name) == ('class-ids-shifted', 'data.yaml')
+    assert problem in finding.problem
+
+
+@pytest.mark.parametrize('number', ['0.93', '7'])
+def test_a_sixth_number_is_a_score_or_a_track(load, number):
+    data = load({'data.yaml': YAML, 'labels/train/a.txt': f'{ROW} {number}'})
+    assert data.notes[-1] == '1 line with a sixth number (a score or track id), which is ignored'
+
+
+def test_images_that_exif_turns_are_mentioned(load, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in ('a', 'b'):
+        (tmp_path / 'images').mkdir(exist_ok=True)
+        Image.new('RGB', (24, 32)).save(tmp_path / f'images/{name}.jpg', exif=exif if name == 'a' else b'')
+    data = load({'classes.txt': 'cat\ndog', 'labels/a.txt': ROW, 'labels/b.txt': ROW}, [])
+    assert boxes(data)['images/a.jpg'] == [DOG]
+    assert '1 image turned by EXIF, and labels read as of the turned image: images/a.jpg' in data.notes
+
+
+@pytest.mark.parametrize('label', ['labels/a.jpg.txt', 'images/a.jpg.txt', 'labels/A.JPG.txt'])
+def test_label_files_with_the_suffix_of_the_image(load, label):
+    data = load({'classes.txt': 'cat\ndog', label: ROW}, ['images/a.jpg', 'images/b.jpg'])
+    assert boxes(data) == {'images/a.jpg': [DOG], 'images/b.jpg': []}
+    assert not findings(data, Rule.FATAL, Rule.DROPPED)
+    assert [kind for kind, _, _ in findings(data)] == ['path-spelling'] * ('A.JPG' in label)
+
+
+def test_images_whose_labels_may_be_lost_are_left_out(load):
+    """Here one of three label files has no image; if there are few, images without labels have no objects."""
+    images = [f'images/{name}.jpg' for name in 'abc']
+    files = {'classes.txt': 'cat\ndog', 'labels/a.txt': ROW, 'labels/b.txt': ROW, 'labels/frame_c.txt': ROW}
+    data = load(files, images)
+    assert boxes(data) == {'images/a.jpg': [DOG], 'images/b.jpg': [DOG]}
+    assert findings(data) == [
+        ('annotation-without-image', '', 'there is no image of its name'),
+        ('annotation-missing', '', 'it has no label file, and 1 label file no image, first labels/frame_c.txt'),
+    ]
+    assert not any('without a label file' in note for note in data.notes)
+    result = check_detection(data)
+    assert {image.name for group in result.splits.values() for image in group} == {'images/a.jpg', 'images/b.jpg'}
+
+
+def test_label_files_that_all_lack_their_image(load):
+    data = load({'data.yaml': YAML, 'labels/train/frame_a.txt': ROW})
+    assert [kind for kind, _, _ in findings(data)] == ['annotation-without-image', *['annotation-missing'] * 2]
+    assert boxes(data) == {}
+
+
+def test_images_of_formats_that_are_not_read(load, tmp_path):
+    load({'classes.txt': 'cat\ndog', 'labels/a.txt': ROW, 'labels/b.txt': ROW, 'images/b.HEIC': b'x', 'c.jxl': b'x'})
+    write_images(tmp_path, ['images/a.jpg'])
+    data = recognise(tmp_path, 'detection')
+    assert findings(data) == [
+        ('unreadable-image', '', 'it is not a readable image: HEIC is not read; convert it to JPEG'),
+    ]
+    assert '1 image in formats that are not read, left out: c.jxl; convert them to JPEG' in data.notes
+
+
+def test_absolute_paths_in_a_list(load):
+    files = {'data.yaml': YAML.replace('images/train', 'train.txt'), 'labels/train/a.txt': ROW, 'labels/val/b.txt': ROW}
+    listed = '\ufeff/content/pets/images/train/a.jpg\r\nC:\\pets\\images\\train\\c.jpg\r\n/etc/x.jpg'
+    data = load(files | {'train.txt': listed}, [f'images/{name}.jpg' for name in ('train/a', 'train/c', 'val/b')])
+    assert names(data) == {TRAIN: ['images/train/a.jpg', 'images/train/c.jpg'], VAL: ['images/val/b.jpg']}
+    assert findings(data) == [('path-outside', 'line 3', "'/etc/x.jpg' leaves the folder")]
+    assert data.notes[0] == (
+        "train.txt: 2 absolute paths looked up by the last parts: '/content/pets/images/train/a.jpg' is "
+        'images/train/a.jpg'
+    )
+
+
+def test_images_with_labels_in_no_split(load):
+    """Their label files are not without an image."""
+    images = ['images/train/a.jpg', 'images/val/b.jpg', 'images/val/c.jpg']
+    files = {'data.yaml': YAML.replace('images/val', 'val.txt'), 'val.txt': 'images/val/b.jpg', 'labels/val/c.txt': ROW}
+    data = load(files, images)
+    assert [kind for kind, _, _ in findings(data)] == []
+    assert '1 image with labels in no split, not used: images/val/c.jpg' in data.notes
