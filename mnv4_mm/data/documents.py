@@ -56,8 +56,9 @@ def read_json(path: Path) -> Any:
         is_cut = error.pos >= len(error.doc.rstrip()) or error.msg.startswith('Unterminated string')
         hint = '; perhaps the file ends too early: was it copied in full?' if is_cut else ''
         raise UserError(f'{path} is not JSON: {error}{hint}') from error
-    except ValueError as error:  # also numbers with thousands of digits
-        raise UserError(f'{path} is not JSON: {error}') from error
+    except ValueError as error:
+        reason = 'a number has thousands of digits' if 'integer string' in str(error) else error
+        raise UserError(f'{path} is not JSON: {reason}') from error
 
 
 def check_json(path: Path) -> None:
@@ -161,7 +162,7 @@ def read_xml(path: Path) -> 'Element':
         return defusedxml.ElementTree.fromstring(_decode_wide(data))
     except DefusedXmlException as error:
         raise UserError(
-            f'{path} defines or refers to entities ({_one_line(error)}), which no annotation file needs'
+            f'{path} defines or refers to entities, which no annotation file needs: save it without them'
         ) from error
     except (ParseError, ValueError, LookupError) as error:  # the last two for encodings that expat does not know
         hint = '' if _is_utf8(data) else '; save it as UTF-8'

@@ -27,7 +27,7 @@ from mnv4_mm.data.checked import CheckedData
 from mnv4_mm.data.classes import class_order
 from mnv4_mm.data.form import ALL, TRAIN, VAL, MaskData, MaskedImage
 from mnv4_mm.data.formats.masks import require
-from mnv4_mm.data.formats.recognise import check_folder
+from mnv4_mm.data.formats.recognise import check_folder, refuse_other_task
 from mnv4_mm.data.mask_split import MaskSplit, read_names
 from mnv4_mm.data.mask_values import MaskValues, decode_masks, read_values
 from mnv4_mm.data.prepare import check_fixed_folder, prepared_folder, read_checked, read_split, write_split
@@ -83,6 +83,14 @@ def prepare_masks(
     return layout
 
 
+def _read(root: Path) -> MaskData:
+    try:
+        return require(root)
+    except UserError:
+        refuse_other_task(root, 'segmentation')
+        raise
+
+
 def examine_masks(
     root: str | Path,
     *,
@@ -119,7 +127,7 @@ def _examine(
     with prepared_folder(root, 'segmentation', classes, previous) as (folder, split_file):
         layout = _read_layout(root, folder)
         if layout is None:
-            data = data or require(root)
+            data = data or _read(root)
             result = check_masks(data, {**read_split(split_file), **(previous or {})})
             if ALL in data.splits:
                 written = write_split(split_file, result.splits)

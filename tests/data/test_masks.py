@@ -14,7 +14,7 @@ from PIL import Image
 from mnv4_mm.cli import main
 from mnv4_mm.data.check_masks import check_masks
 from mnv4_mm.data.form import DetectionData, MaskData
-from mnv4_mm.data.formats.masks import read
+from mnv4_mm.data.formats.masks import read, require
 from mnv4_mm.data.formats.public_classes import CAMVID_CLASSES, CITYSCAPES_CLASSES, CITYSCAPES_IDS, VOC_CLASSES
 from mnv4_mm.data.formats.recognise import recognise
 from mnv4_mm.data.mask_split import read_names
@@ -411,7 +411,7 @@ def test_folders_without_masks_are_not_segmentation(root):
     (root / 'labels/0.txt').write_text('0 0.5 0.5 0.1 0.1\n')
     assert read(root) is None
     with pytest.raises(UserError, match=r'has no masks beside images: --data takes a folder with images/'):
-        prepare_masks(root)
+        require(root)
     with pytest.raises(UserError, match='no folder'):
         prepare_masks(root / 'none')
 

@@ -394,7 +394,7 @@ def _read_boxes(
             continue
         if number is not None:
             positions[number] = i
-        elif 'id' in entry:
+        elif entry.get('id') is not None:
             problem = f'the id {_show(entry["id"])} is neither a whole number nor text'
             data.findings.append(Finding('entry-invalid', path, problem, position))
             continue
@@ -442,7 +442,7 @@ def _read_boxes(
             and not entry.get('segmentation')
             and (angle := rotation(attributes.get('rotation')))
         ):
-            x, y, width, height = box_around_rotated(x, y, width, height, angle)
+            x, y, width, height = box_around_rotated(x, y, width, height, angle, image.size)
             rotated.append(position)
         image.boxes.append(
             Box(

@@ -193,7 +193,7 @@ class _ShapeReader:
                 self.data.findings.append(Finding('class-unlisted', path, f'the label {label!r} is not listed', entry))
                 continue
             try:
-                xywh = self._box(shape)
+                xywh = self._box(shape, _size(element))
             except ValueError as error:
                 self.data.findings.append(Finding('box-invalid', path, f'{shape.tag}: {error}', entry))
                 continue
@@ -201,7 +201,7 @@ class _ShapeReader:
             is_crowd = any(attributes.get(name, '').lower() in ('true', '1') for name in CROWD)
             yield Box(xywh, self.labels[label], entry, is_crowd=is_crowd)
 
-    def _box(self, shape: 'Element') -> Xywh:
+    def _box(self, shape: 'Element', image: tuple[int, int] | None) -> Xywh:
         rotation = _number(shape, 'rotation') if shape.get('rotation') else 0.0
         if shape.tag == 'box':
             edges = [shape.get(key, '') for key in ('xtl', 'ytl', 'xbr', 'ybr')]
@@ -218,7 +218,7 @@ class _ShapeReader:
             left, top, width, height = (_number(shape, key) for key in ('left', 'top', 'width', 'height'))
             xywh = left, top, width, height
         self.around += shape.tag != 'box' or rotation != 0
-        return box_around_rotated(*xywh, rotation) if rotation else xywh
+        return box_around_rotated(*xywh, rotation, image) if rotation else xywh
 
     def add_notes(self) -> None:
         if self.around:

@@ -329,7 +329,12 @@ def locate(
 
 
 def _decode(files: Files, name: str) -> str:
-    """Decode percent-encoding, as in a URL, if there is an image with the decoded name and none with the name."""
+    """Decode percent-encoding, as in a URL, if there is an image with the decoded name and none with the name.
+
+    Label Studio writes images of its local storage as ``/data/local-files/?d=`` and the encoded path.
+    """
+    if stored := name.partition('/data/local-files/?d=')[2]:
+        return unquote(stored).replace('\\', '/')
     decoded = unquote(name)
     exists = (
         posixpath.basename(decoded) in files.images_by_base and posixpath.basename(name) not in files.images_by_base

@@ -74,7 +74,9 @@ def rotation(value: object) -> float:
     return degrees % 360 if math.isfinite(degrees) else 0.0
 
 
-def box_around_rotated(x: float, y: float, width: float, height: float, degrees: float) -> Xywh:
+def box_around_rotated(
+    x: float, y: float, width: float, height: float, degrees: float, image: tuple[int, int] | None = None
+) -> Xywh:
     """Return ``(x, y, width, height)`` of the smallest upright box around a rectangle that is rotated about its centre.
 
     Args:
@@ -83,7 +85,14 @@ def box_around_rotated(x: float, y: float, width: float, height: float, degrees:
         width: Width before the rotation.
         height: Height before the rotation.
         degrees: Angle in degrees. Clockwise and anticlockwise rotations give the same box.
+        image: Width and height of the image, if known. The box is clipped to the image: its corners may lie outside
+            although the object does not. A box that lies outside as a whole is not clipped.
     """
     cos, sin = abs(math.cos(math.radians(degrees))), abs(math.sin(math.radians(degrees)))
     new_width, new_height = width * cos + height * sin, width * sin + height * cos
-    return x + (width - new_width) / 2, y + (height - new_height) / 2, new_width, new_height
+    left, top = x + (width - new_width) / 2, y + (height - new_height) / 2
+    if image is None or left >= image[0] or top >= image[1] or left + new_width <= 0 or top + new_height <= 0:
+        return left, top, new_width, new_height
+    right, bottom = min(left + new_width, image[0]), min(top + new_height, image[1])
+    left, top = max(left, 0.0), max(top, 0.0)
+    return left, top, right - left, bottom - top

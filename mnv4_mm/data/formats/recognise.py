@@ -73,10 +73,29 @@ def recognise(root: str | Path, task: Task | None = None) -> DetectionData | Mas
         return data
     if incomplete and not any(_foreign(files, name) for name in incomplete):
         coco_json.read(root, files)  # raises an error that says what is missing
+    if task:
+        refuse_other_task(root, task)
     looked_for = {'detection': BOXES, 'segmentation': MASKS, None: f'{BOXES}; {MASKS}'}[task]
     raise UserError(
         f'{root} has no data set of a format that is known. {_describe(root, files)} Looked for: {looked_for}'
     )
+
+
+def refuse_other_task(root: str | Path, task: Task) -> None:
+    """Raise an error if a folder, which has no labels for a task, has labels for the other one.
+
+    Raises:
+        UserError: It has.
+    """
+    root = Path(root)
+    try:
+        found = _read_boxes(root, Files(root)) if task == 'segmentation' else _read_masks(root)
+    except UserError:
+        return
+    if found is not None:
+        holds = f'boxes ({found.format})' if task == 'segmentation' else 'masks'
+        config = 'mnv4_ssdlite_coco' if task == 'segmentation' else 'mnv4_lraspp_ade20k'
+        raise UserError(f'{root} holds {holds}, which are not for {task}: use a config for them, such as {config}')
 
 
 def check_folder(root: Path) -> None:

@@ -245,10 +245,17 @@ def _read_image(files: Files, name: str, tree: 'Element', split: str, data: Dete
     twin = posixpath.join(posixpath.dirname(folder), 'JPEGImages')
     folder = twin if files.has_folder(twin) else folder
     image = image or posixpath.join(folder, posixpath.basename(straight) or f'{stem}.jpg')
-    size = [tree.findtext(f'size/{side}', '').strip() for side in ('width', 'height')]
-    # LabelImg writes 0 x 0 if it has not seen the image.
-    is_size = all(side.isdecimal() and int(side) > 0 for side in size)
-    return LabelledImage(image, path, size=(int(size[0]), int(size[1])) if is_size else None)
+    size = _size(tree)
+    if size is None and tree.find('size') is not None:  # LabelImg writes 0 x 0 if it has not seen the image
+        data.findings.append(Finding('size-invalid', path, 'width and height are not positive whole numbers', 'size'))
+    return LabelledImage(image, path, size=size)
+
+
+def _size(tree: 'Element') -> tuple[int, int] | None:
+    """Return width and height of the image that an annotation file states, if they are usable."""
+    sides = [tree.findtext(f'size/{side}', '').strip() for side in ('width', 'height')]
+    is_size = all(side.isdecimal() and int(side) > 0 for side in sides)
+    return (int(sides[0]), int(sides[1])) if is_size else None
 
 
 def _read_boxes(path: Path, tree: 'Element', labels: dict[str, int], offset: int, data: DetectionData) -> Iterator[Box]:
@@ -258,7 +265,7 @@ def _read_boxes(path: Path, tree: 'Element', labels: dict[str, int], offset: int
             data.findings.append(Finding('class-unlisted', path, 'it has no name', entry))
             continue
         try:
-            xywh = _box(obj, offset)
+            xywh = _box(obj, offset, _size(tree))
         except ValueError as error:
             data.findings.append(Finding('box-invalid', path, str(error), entry))
             continue
@@ -266,7 +273,7 @@ def _read_boxes(path: Path, tree: 'Element', labels: dict[str, int], offset: int
         yield Box(xywh, labels[name], entry, is_crowd=is_difficult)
 
 
-def _box(obj: 'Element', offset: int) -> Xywh:
+def _box(obj: 'Element', offset: int, image: tuple[int, int] | None) -> Xywh:
     """Return the box of an object, ``(x, y, width, height)``. The box around it if it is rotated.
 
     Raises:
@@ -281,7 +288,7 @@ def _box(obj: 'Element', offset: int) -> Xywh:
         except ValueError:
             raise ValueError(f'{texts} is not a box of four numbers') from None
         angle = _cvat_angle(obj)
-        return box_around_rotated(*xywh, angle) if angle else xywh
+        return box_around_rotated(*xywh, angle, image) if angle else xywh
     if rotated is None:
         raise ValueError('it has no bndbox')
     texts = {key: rotated.findtext(key, '').strip() for key in ('cx', 'cy', 'w', 'h', 'angle')}
@@ -289,7 +296,7 @@ def _box(obj: 'Element', offset: int) -> Xywh:
         cx, cy, w, h, angle = map(float, texts.values())
     except ValueError:
         raise ValueError(f'{texts} is not a rotated box of five numbers') from None
-    return box_around_rotated(cx - w / 2 - offset, cy - h / 2 - offset, w, h, math.degrees(angle))
+    return box_around_rotated(cx - w / 2 - offset, cy - h / 2 - offset, w, h, math.degrees(angle), image)
 
 
 def _cvat_angle(obj: 'Element') -> float:

@@ -571,6 +571,21 @@ def test_names_that_are_encoded_as_in_a_url(load, content):
     )
 
 
+def test_paths_of_label_studio_s_local_storage(load, content):
+    content['images'][0]['file_name'] = '/data/local-files/?d=images%5Ca.jpg'
+    content['images'][1]['file_name'] = '/data/local-files/?d=images/b.jpg'
+    data = load(content)
+    assert boxes(data) == {'images/a.jpg': [CAT], 'images/b.jpg': [DOG]}
+    assert data.findings == []
+
+
+def test_ids_that_are_null_count_as_missing(load, content):
+    for annotation in content['annotations']:
+        annotation['id'] = None
+    data = load(content)
+    assert boxes(data) == {'images/a.jpg': [CAT], 'images/b.jpg': [DOG]}
+
+
 @pytest.mark.parametrize(
     ('counts', 'expected'),
     [

@@ -85,6 +85,8 @@ def test_a_file_for_each_split(load):
         ('<ellipse label="cat" cx="2.5" cy="4" rx="1.5" ry="2"/>', (1, 2, 3, 4)),
         ('<mask label="cat" rle="0,12" left="1" top="2" width="3" height="4"/>', (1, 2, 3, 4)),
         ('<box label="cat" xtl="8" ytl="8" xbr="12" ybr="10" rotation="90.00"/>', (9, 7, 2, 4)),
+        # Its corners leave the image of 32x24, and so would the box around them.
+        ('<box label="cat" xtl="0" ytl="0" xbr="8" ybr="8" rotation="45"/>', (0, 0, 4 + 2**5.5 / 8, 4 + 2**5.5 / 8)),
         ('<box label="cat" xtl="10.10" ytl="0.00" xbr="30.30" ybr="6.00"/>', (10.1, 0, 20.2, 6)),
     ],
 )

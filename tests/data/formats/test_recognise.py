@@ -4,9 +4,11 @@ import os
 import zipfile
 
 import pytest
+from mask_folders import pattern, save_mask
 from small_data import write_file, write_images
 
 from mnv4_mm.data.formats.recognise import recognise
+from mnv4_mm.data.prepare_masks import prepare_masks
 from mnv4_mm.errors import UserError
 
 FORMATS = ('COCO JSON', 'YOLO', 'CVAT', 'LabelMe', 'Pascal VOC')
@@ -186,6 +188,18 @@ def test_two_formats_that_differ_are_refused(tmp_path, file, text, described):
     message = rf"which differ: COCO JSON with 1 box of 'cat' \(data\.json\), and {described}: leave the files of one"
     with pytest.raises(UserError, match=message):
         recognise(tmp_path, 'detection')
+
+
+def test_labels_of_the_other_task_are_named(tmp_path):
+    write_images(tmp_path, ['boxes/a.jpg', 'masks/images/a.jpg'])
+    for file, text in LABELS['YOLO'].items():
+        write_file(tmp_path / 'boxes' / file, text)
+    save_mask(tmp_path / 'masks/masks/a.png', pattern([0, 1]))
+    write_file(tmp_path / 'masks/classes.txt', 'cat\ndog\n')
+    with pytest.raises(UserError, match=r'holds boxes \(YOLO\), which are not for segmentation: use .*ssdlite'):
+        prepare_masks(tmp_path / 'boxes')
+    with pytest.raises(UserError, match=r'masks holds masks, which are not for detection: use .*mnv4_lraspp_ade20k'):
+        recognise(tmp_path / 'masks', 'detection')
 
 
 @pytest.mark.parametrize('task', ['detection', 'segmentation'])

@@ -278,3 +278,10 @@ def test_unreadable_files_are_not_missing(load):
 def test_objects_without_a_box(load):
     data = load({'Annotations/a.xml': xml(obj(), '<object><name>cat</name><polygon><x1>1</x1></polygon></object>')})
     assert findings(data) == [('box-invalid', 'object 2', 'it has no bndbox')]
+
+
+def test_a_size_of_zero_is_a_finding(load):
+    data = load({'Annotations/a.xml': xml(obj(), size=(0, 0))})
+    assert [found[0] for found in findings(data)] == ['size-invalid']
+    assert data.splits[ALL][0].size is None
+    assert boxes(data) == {'JPEGImages/a.jpg': [CAT]}
