@@ -14,6 +14,7 @@ from mmengine.registry import METRICS
 from prettytable import PrettyTable
 
 from mnv4_mm.data.coco_dataset import order_by_name
+from mnv4_mm.engine.ground_truth import read_ground_truth
 from mnv4_mm.errors import UserError
 from mnv4_mm.quiet import MISSING_OPTIONAL, without_lines
 
@@ -61,11 +62,12 @@ RECALLS = [name for name, statistic in STATISTICS.items() if statistic.quantity 
 class FastCocoMetric(CocoMetric):
     """mmdet's ``CocoMetric``, computed by faster-coco-eval with the results of pycocotools in a fraction of the time.
 
-    Options and names of metrics are mmdet's. There are four differences:
+    Options and names of metrics are mmdet's. There are five differences:
 
     - Metrics are not rounded.
     - Detections are written to disk only if ``outfile_prefix`` is set.
     - AP per class belongs to the right class even if the categories of ``ann_file`` are not sorted by id.
+    - Ids of annotations do not matter. pycocotools takes a box with the id 0 for missed, even if it is found.
     - AP is 0 if there are no detections in any image. mmdet returns no metrics then.
 
     Args:
@@ -100,7 +102,7 @@ class FastCocoMetric(CocoMetric):
             raise UserError(f'proposal_nums must be three numbers, such as (100, 300, 1000), got {self.proposal_nums}')
         if ann_file is not None:
             with get_local_path(ann_file, backend_args=self.backend_args) as path:
-                self._coco_api = COCO(path)
+                self._coco_api = read_ground_truth(path)
             if sort_categories:
                 self._coco_api.dataset['categories'].sort(key=lambda category: category['id'])
                 self._coco_api.createIndex()

@@ -385,6 +385,38 @@ class FixedPredictions(BaseModel):
         return data_samples
 
 
+@pytest.mark.parametrize(
+    'ids', [lambda i: i, lambda i: -i, lambda i: i // 2, str], ids=['0', 'negative', 'twice', 'text']
+)
+def test_ids_of_annotations_do_not_matter(tmp_path, ground_truth, predictions, ids):
+    """pycocotools, and faster-coco-eval with a warning, take the box with the id 0 for missed."""
+    numbered = dict(
+        ground_truth, annotations=[dict(one, id=ids(i)) for i, one in enumerate(ground_truth['annotations'])]
+    )
+    metric = FastCocoMetric(write_json(tmp_path, numbered), metric_items=list(STATISTICS))
+    check_statistics(compute_metrics(metric, numbered, predictions), run_pycocotools(ground_truth, predictions))
+
+
+def test_perfect_detections_score_1_with_ids_from_0(tmp_path):
+    boxes = [[10.0, 10.0, 20.0, 20.0], [40.0, 40.0, 90.0, 90.0]]
+    ground_truth = dict(
+        images=[dict(id=number, file_name='', width=100, height=100) for number in range(2)],
+        categories=[dict(id=0, name='cat')],
+        annotations=[
+            dict(
+                id=number, image_id=number, category_id=0, bbox=[x, y, r - x, b - y], area=(r - x) * (b - y), iscrowd=0
+            )
+            for number, (x, y, r, b) in enumerate(boxes)
+        ],
+    )
+    predictions = [
+        dict(img_id=number, bboxes=np.array([box]), labels=np.zeros(1, int), scores=np.ones(1))
+        for number, box in enumerate(boxes)
+    ]
+    metrics = compute_metrics(FastCocoMetric(write_json(tmp_path, ground_truth)), ground_truth, predictions)
+    assert metrics['coco/bbox_mAP'] == 1
+
+
 @pytest.mark.parametrize(('metric_type', 'tolerance'), [(None, 1e-12), ('CocoMetric', 5.1e-4)])
 def test_evaluation_equals_pycocotools_on_the_written_file(
     tmp_path, predictions, repository, monkeypatch, metric_type, tolerance

@@ -1,0 +1,20 @@
+"""Ground truth in COCO's format for faster-coco-eval."""
+
+import json
+from pathlib import Path
+
+from faster_coco_eval import COCO
+
+
+def read_ground_truth(path: str | Path) -> COCO:
+    """Read a COCO annotation file.
+
+    If an annotation has no id, or one that is no positive integer or repeated, all annotations are numbered 1, 2, ...
+    The evaluation marks a found box by its id, and 0 stands for a box that is not found.
+    """
+    content = json.loads(Path(path).read_bytes())
+    annotations = content['annotations']
+    ids = [annotation.get('id') for annotation in annotations]
+    if not all(type(number) is int and number > 0 for number in ids) or len(set(ids)) < len(ids):
+        content['annotations'] = [dict(annotation, id=i) for i, annotation in enumerate(annotations, 1)]
+    return COCO(content)
