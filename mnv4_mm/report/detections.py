@@ -10,10 +10,13 @@ from typing import NamedTuple
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
+from mnv4_mm.engine.ground_truth import read_ground_truth
 from mnv4_mm.report.content import Confusion, Points, measured
 
 IOU = 0.5  # from which on a detection matches a box
 BACKGROUND = 'background'
+# Detections per image and class, as in FastCocoMetric and mmdet: the AP of a class is that of the last number.
+MAX_DETECTIONS = [100, 300, 1000]
 KEYS = ('image_id', 'category_id', 'bbox', 'score')
 
 
@@ -73,7 +76,7 @@ def analyse(annotations: Path, detections: Sequence[dict], classes: Sequence[str
             width, height] in pixels, and ``score``. The list may be empty.
         classes: Names of the categories in the order of labels.
     """
-    ground_truth = COCO(str(annotations))
+    ground_truth = read_ground_truth(annotations)
     ids = {category['name']: category['id'] for category in ground_truth.dataset['categories']}
     category_ids = [ids[name] for name in classes]
     counts = [0] * len(classes)
@@ -100,10 +103,10 @@ def _average_precision(
     if found is None:
         return [dict.fromkeys(('AP', 'AP50', 'AP75'), 0.0 if count else None) for count in counts], {}
     evaluation = COCOeval_faster(ground_truth, found, 'bbox')
-    evaluation.params.catIds = category_ids
+    evaluation.params.catIds, evaluation.params.maxDets = category_ids, MAX_DETECTIONS
     evaluation.evaluate()
     evaluation.accumulate()
-    # (IoU, recall, class) with 100 detections per image; -1 without ground truth. COCOeval sorts the classes by id.
+    # (IoU, recall, class) with the last of maxDets; -1 without ground truth. COCOeval sorts the classes by id.
     precision = evaluation.eval['precision'][..., 0, -1]
     order = [list(evaluation.params.catIds).index(category_id) for category_id in category_ids]
     thresholds, recalls = evaluation.params.iouThrs, evaluation.params.recThrs

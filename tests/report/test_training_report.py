@@ -10,12 +10,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mnv4_mm.cli import main
 from mnv4_mm.data.checked import CheckedData
 from mnv4_mm.data.findings import KINDS, Finding
+from mnv4_mm.engine.coco_metric import FastCocoMetric
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import write_image
 from mnv4_mm.report import class_maps, detections
@@ -49,6 +51,47 @@ def ground_truth(tmp_path):
     path = tmp_path / 'val.json'
     path.write_text(json.dumps(content))
     return path
+
+
+def test_ap_of_classes_is_that_of_mnv4_test(tmp_path):
+    """In images with more than 100 boxes, AP with 100 detections differs from AP with 1000."""
+    rng = np.random.default_rng(0)
+    places = [(x, y) for x in range(0, 600, 30) for y in range(0, 210, 30)]  # 140 boxes in each image
+    boxes = [
+        dict(id=len(places) * image + i, image_id=image, category_id=4 + i % 30 // 28, bbox=[x, y, 20, 20], area=400)
+        for image in (0, 1)
+        for i, (x, y) in enumerate(places)
+    ]
+    content = dict(
+        images=[dict(id=image, file_name=f'{image}.jpg', width=600, height=210) for image in (0, 1)],
+        annotations=[dict(one, iscrowd=0) for one in boxes],
+        categories=[dict(id=4, name='cat'), dict(id=5, name='dog')],
+    )
+    path = tmp_path / 'val.json'
+    path.write_text(json.dumps(content))
+    found = [
+        dict(image_id=one['image_id'], category_id=one['category_id'], bbox=[x + shift, y, w, h], score=score)
+        for one in boxes
+        for (x, y, w, h), shift, score in [(one['bbox'], rng.integers(0, 7), rng.random())]
+    ]
+    scores = detections.analyse(path, found, ('cat', 'dog')).scores
+    metric = FastCocoMetric(str(path), classwise=True)
+    metric.dataset_meta = dict(classes=('cat', 'dog'))
+    for image in (0, 1):
+        here = [one for one in found if one['image_id'] == image]
+        corners = np.array([[x, y, x + w, y + h] for x, y, w, h in (one['bbox'] for one in here)], float)
+        predicted = dict(
+            bboxes=torch.from_numpy(corners),
+            scores=torch.tensor([one['score'] for one in here], dtype=torch.float64),
+            labels=torch.tensor([one['category_id'] - 4 for one in here]),
+        )
+        metric.process({}, [dict(img_id=image, ori_shape=(210, 600), pred_instances=predicted)])
+    metrics = metric.evaluate(2)
+    of_cats, of_dogs = (metrics[f'coco/{name}_precision'] for name in ('cat', 'dog'))
+    assert [row['AP'] for row in scores] == pytest.approx([of_cats, of_dogs], abs=1e-12)
+    assert metrics['coco/bbox_mAP'] < (of_cats + of_dogs) / 2 - 0.01  # mAP is that of 100 detections
+    for name, key in (('AP50', 'mAP_50'), ('AP75', 'mAP_75')):
+        assert sum(row[name] for row in scores) / 2 == pytest.approx(metrics[f'coco/bbox_{key}'], abs=1e-12)
 
 
 FOUND = [
