@@ -1,5 +1,6 @@
 """Count the images and boxes that mmdet trains on. mmdet leaves out the others silently. Imports nothing heavy."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,6 +98,8 @@ def _reason(annotation: Mapping[str, Any], size: tuple[int, int], category_ids: 
     inside_y = min(y + height, size[1]) - max(y, 0)
     if annotation.get('ignore'):
         return 'boxes marked "ignore"'
+    if any(map(math.isnan, annotation['bbox'])):
+        return 'boxes that are not finite'
     if inside_x <= 0 or inside_y <= 0:
         return 'boxes outside of their image'
     if annotation['area'] <= 0:

@@ -422,6 +422,8 @@ def test_what_is_trained_on_is_counted_by_mmdets_rules(root, tmp_path):
     annotations = []
     for i in range(200):
         x, y, w, h = (float(value) for value in (*random.uniform(-20, 60, 2), *random.uniform(-0.5, 9, 2)))
+        if i % 20 < 4:
+            x, y, w, h = (math.nan if i % 20 == k else value for k, value in enumerate((x, y, w, h)))
         annotations.append(
             dict(
                 id=i + 1, image_id=int(random.integers(0, 50)), category_id=int(random.integers(1, 4)),
@@ -442,6 +444,7 @@ def test_what_is_trained_on_is_counted_by_mmdets_rules(root, tmp_path):
             assert trained.images == len(infos)
             assert trained.boxes == sum(not item['ignore_flag'] for info in infos for item in info['instances'])
             left_out = {name: count for name, count in trained.reasons.items() if 'images' not in name}
+            assert trained.reasons['boxes that are not finite'] > 0
             assert trained.boxes + sum(left_out.values()) + trained.reasons.get('boxes of small images', 0) == 200
 
 
