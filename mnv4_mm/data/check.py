@@ -28,6 +28,9 @@ ROUNDING = 0.01  # pixels by which a box may be outside due to rounding
 # Boxes are recognised as percent (Label Studio's unit) if there are at least MIN_PERCENT_BOXES of them, no side of an
 # image is shorter than MIN_PERCENT_SIDE pixels, and no box ends beyond 100 although some end beyond NEAR_100.
 MIN_PERCENT_BOXES, MIN_PERCENT_SIDE, NEAR_100 = 20, 250, 99.5
+# Areas are in another unit than the boxes if more than half of at least MIN_AREAS boxes have an area of more than
+# LARGE_AREA times (width + 1) times (height + 1), the area by tools that count both corners as inside of the box.
+MIN_AREAS, LARGE_AREA = 5, 1.5
 MIN_CORNERS = 5  # fewest boxes that can be recognised as (x1, y1, x2, y2) instead of (x, y, width, height)
 OUTSIDE_SHARE = 0.2
 DRIVE, SEPARATOR = re.compile('[A-Za-z]:'), re.compile(r'[/\\]')
@@ -120,7 +123,7 @@ def check_detection(data: DetectionData, previous: Mapping[str, str] | None = No
 
 
 # Kinds that concern all boxes: if there is such a finding, the boxes are not checked one by one.
-WHOLE = ('boxes-as-shares', 'boxes-as-percent', 'boxes-as-corners')
+WHOLE = ('boxes-as-shares', 'boxes-as-percent', 'boxes-as-corners', 'area-unit')
 IMAGE_KINDS = ('annotation-missing', 'annotation-shared', 'annotation-unreadable', 'missing-image', 'unreadable-image')
 
 
@@ -239,8 +242,8 @@ def _check_units(splits: Mapping[str, Sequence[LabelledImage]], has_centres: boo
     if not pairs:
         return
     start, size, image_size = table[:, :2], table[:, 2:4], table[:, 4:]
-    with np.errstate(over='ignore'):  # the sum of two finite numbers may be infinite
-        end = start + size
+    with np.errstate(over='ignore'):  # sum and product of two finite numbers may be infinite
+        end, largest = start + size, LARGE_AREA * (size + 1).prod(1)
     is_share = (start >= -0.5).all(1) & (end <= 1 + 1e-3).all(1)
     if 2 * is_share.sum() > len(pairs):
         image, box = pairs[is_share.argmax()]
@@ -260,6 +263,16 @@ def _check_units(splits: Mapping[str, Sequence[LabelledImage]], has_centres: boo
         image, box = pairs[is_outside.argmax()]
         problem = f'{is_outside.sum()} of {len(pairs)} boxes leave their image, such as {_text(box)}'
         yield Finding('boxes-as-corners', image.source, problem, box.entry)
+        return
+    areas = np.array([math.nan if box.area is None else box.area for image, box in pairs])
+    is_larger = areas > largest
+    if len(pairs) >= MIN_AREAS and 2 * is_larger.sum() > len(pairs):
+        image, box = pairs[is_larger.argmax()]
+        problem = (
+            f'{is_larger.sum()} of {len(pairs)} boxes are smaller than their areas, such as {_text(box)} of the area '
+            f'{box.area:g}'
+        )
+        yield Finding('area-unit', image.source, problem, box.entry)
 
 
 def _excess(image: LabelledImage, box: Box) -> tuple[float, float, float, float]:
@@ -308,8 +321,7 @@ def _check_box(image: LabelledImage, box: Box, found: Callable[[str, Box, str], 
     x, y, width, height = box.xywh
     image_width, image_height = image.size or (0, 0)
     is_inside = x >= 0 and y >= 0 and x + width <= image_width and y + height <= image_height
-    # Tools that count the corners as inside of the box state the area of a box one pixel wider and taller.
-    largest = (width + 1) * (height + 1)
+    largest = (width + 1) * (height + 1)  # see LARGE_AREA
     if is_inside and width >= 1 and height >= 1 and box.area is not None and 0 < box.area <= largest:
         return box  # a shortcut: almost all boxes are valid
     name = f'the box {_text(box)} of {image.name}'

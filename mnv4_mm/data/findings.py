@@ -39,6 +39,7 @@ KINDS: dict[str, Kind] = {
     'annotation-without-image': Kind(Rule.DROPPED, 'the labels of the image, which does not exist, are left out'),
     'area-missing': Kind(Rule.HARMLESS, 'the area of a box is width times height'),
     'area-too-large': Kind(Rule.HARMLESS, 'the area of a box is width times height'),
+    'area-unit': Kind(Rule.FATAL, 'boxes and areas are of different units: write both in pixels'),
     'area-zero': Kind(Rule.HARMLESS, 'the area of a box is width times height'),
     'box-clipped': Kind(Rule.HARMLESS, 'the box is clipped to the image'),
     'box-empty': Kind(Rule.DROPPED, 'the box is left out'),

@@ -217,6 +217,37 @@ def test_boxes_in_percent_are_recognised(tmp_path, side, count, scale, expected)
     assert all('all 20 boxes end within 100 pixels, such as [0, 0, 100, 100]' in one.problem for one in findings)
 
 
+def test_boxes_in_percent_with_areas_in_pixels_are_refused(data):
+    """Too few boxes, and too small images, to know percent by the boxes alone."""
+    every_box(data, lambda box: replace(box, xywh=tuple(value / 3 for value in box.xywh)))
+    result = check_detection(data)
+    assert kinds(result) == {'area-unit': 1}
+    assert '16 of 16 boxes are smaller than their areas, such as [1.33333, 1.66667, ' in refusal(result)
+    assert 'boxes and areas are of different units' in refusal(result)
+
+
+@pytest.mark.parametrize(
+    'area',
+    [
+        lambda width, height: width * height / 20,  # of a thin polygon
+        lambda width, height: (width + 1) * (height + 1),
+        lambda width, height: None,
+        lambda width, height: math.nan,
+    ],
+    ids=['polygon', 'inclusive corners', 'none', 'nan'],
+)
+@pytest.mark.parametrize('shape', [(20, 10), (2, 3)], ids=['box', 'tiny box'])
+def test_other_areas_are_of_the_unit_of_the_boxes(data, area, shape):
+    every_box(data, lambda box: replace(box, xywh=(*box.xywh[:2], *shape), area=area(*shape)))
+    assert refusal(check_detection(data)) == ''
+
+
+def test_a_few_areas_that_are_too_large_are_no_other_unit(data):
+    for image in data.splits[TRAIN][:4]:
+        image.boxes = [replace(box, area=4 * box.area) for box in image.boxes]
+    assert kinds(check_detection(data)) == {'area-too-large': 8}
+
+
 def test_boxes_as_corners_are_refused(data):
     def corners(box: Box) -> Box:
         x, y, w, h = box.xywh
