@@ -77,18 +77,8 @@ def check_detection(data: DetectionData, previous: Mapping[str, str] | None = No
     # ``found`` does not include the images and boxes that the reader has left out.
     lost = [finding for finding in data.findings if finding.rule is Rule.DROPPED]
     sources = {name: {image.source for image in images} for name, images in splits.items()}
-    by_split: list[tuple[str, Finding]] = []
-    decoded = decode_images(data.root, _inside(image.name for images in splits.values() for image in images))
-    for name, images in splits.items():
-        splits[name], more = _check_images(data.root, images, decoded)
-        findings += more
-        by_split += [(name, finding) for finding in more]
-    findings += _check_units(splits, data.has_centres)
-    for name, images in splits.items():
-        if not any(finding.kind in WHOLE for finding in findings):
-            splits[name], more = _check_boxes(images)
-            findings += more
-            by_split += [(name, finding) for finding in more]
+    decoded, more, by_split = _check_content(data.root, splits, data.has_centres)
+    findings += more
     hashes = {name: result.hash for name, result in decoded.items()}
     if ALL in splits:
         labels = {image.name: {box.label for box in image.boxes if not box.is_crowd} for image in splits[ALL]}
@@ -120,6 +110,47 @@ def check_detection(data: DetectionData, previous: Mapping[str, str] | None = No
         splits={name: statistics(splits.get(name, []), data.classes) for name in (TRAIN, VAL)},
     )
     return CheckedImages(splits, checked)
+
+
+def check_as_it_is(data: DetectionData) -> tuple[list[LabelledImage], list[Finding]]:
+    """Check classes, images and boxes of all splits together by the rules of ``check_detection``, and split nothing.
+
+    Args:
+        data: The data set as read; not changed.
+
+    Returns:
+        The images and boxes that ``check_detection`` would not leave out, and the findings, those of the reader first.
+
+    Raises:
+        UserError: The cache cannot be written.
+    """
+    splits = {ALL: [image for images in data.splits.values() for image in images]}
+    _, findings, _ = _check_content(data.root, splits, data.has_centres)
+    return splits[ALL], [*data.findings, *_check_classes(data), *findings]
+
+
+def _check_content(
+    root: Path, splits: dict[str, list[LabelledImage]], has_centres: bool
+) -> tuple[dict[str, Decoded], list[Finding], list[tuple[str, Finding]]]:
+    """Check images and boxes, and replace them, in place, by those that are not left out.
+
+    Returns:
+        The decoded images by name, the findings, and those that belong to a split, with its name.
+    """
+    findings: list[Finding] = []
+    by_split: list[tuple[str, Finding]] = []
+    decoded = decode_images(root, _inside(image.name for images in splits.values() for image in images))
+    for name, images in splits.items():
+        splits[name], more = _check_images(root, images, decoded)
+        findings += more
+        by_split += [(name, finding) for finding in more]
+    findings += _check_units(splits, has_centres)
+    for name, images in splits.items():
+        if not any(finding.kind in WHOLE for finding in findings):
+            splits[name], more = _check_boxes(images)
+            findings += more
+            by_split += [(name, finding) for finding in more]
+    return decoded, findings, by_split
 
 
 # Kinds that concern all boxes: if there is such a finding, the boxes are not checked one by one.

@@ -195,14 +195,15 @@ class CheckedData:
         return cls(root=root, folder=folder, **values)
 
 
-def describe(findings: Sequence[Finding], root: Path) -> str:
+def describe(findings: Sequence[Finding], root: Path, remedy: str | None = None) -> str:
     """Describe the findings of one kind in one line, with the first one in full.
 
     Args:
         findings: At least one.
         root: Folder of the data set; files are named relative to it.
+        remedy: What to do. None takes the remedy of the kind.
     """
-    first, remedy = findings[0], KINDS[findings[0].kind].remedy
+    first, remedy = findings[0], remedy or KINDS[findings[0].kind].remedy
     file = '' if first.file == root else _relative(first.file, root)
     place = ', '.join(filter(None, [file, first.entry]))
     shown = f'{place}: {first.problem}' if place else first.problem

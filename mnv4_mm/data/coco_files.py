@@ -1,27 +1,40 @@
-"""Check the COCO annotation files that a config names directly; images are not decoded.
+"""Check the COCO annotation files that a config names, by the rules of ``data/check.py`` for a data set of ``--data``.
+
+mmdet reads these files itself, so that nothing can be corrected or left out: what ``--data`` leaves out is refused,
+unless mmdet leaves it out, too.
 
 Imports neither torch nor OpenMMLab, so that the command line can report a mistake at once.
 """
 
 import functools
-import itertools
 import json
 import mmap
+import os
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mnv4_mm.data.checked import CheckedData
+from mnv4_mm.data.check import check_as_it_is
+from mnv4_mm.data.checked import CheckedData, describe
 from mnv4_mm.data.documents import read_json
+from mnv4_mm.data.findings import KINDS, Finding, Rule
+from mnv4_mm.data.form import ALL, DetectionData, LabelledImage
+from mnv4_mm.data.formats.classes import check_names
+from mnv4_mm.data.formats.coco_json import NAME, AnnotationFile, Category
+from mnv4_mm.data.formats.coco_json import _read_boxes as read_boxes
 from mnv4_mm.errors import UserError
-from mnv4_mm.images import image_size
 from mnv4_mm.paths import check_data
 
 # Checking every box and every image header of a larger file takes longer than a user wants to wait, so only its
 # categories are read. COCO's own training annotations have 448 MB.
 FULL_CHECK_BYTES = 64 * 2**20
 CATEGORIES_BYTES = 2**20  # more than any list of categories
+
+# What --data leaves out, and mmdet does, too. COCO's own annotations have such boxes.
+LEFT_OUT_BY_MMDET = ('box-empty', 'box-sub-pixel')
+CORRECT = 'correct it, or name the folder of the data by --data, which leaves it out'
 
 # Keys that mmdet reads of each entry, and the types that it accepts.
 NUMBER = (int, float)
@@ -63,7 +76,7 @@ class CocoLayout(NamedTuple):
 
 
 def check_split(split: Split) -> list[dict[str, Any]]:
-    """Check the JSON of a split, its ids and boxes, and that every image exists and has the size given in the JSON.
+    """Check the categories, images and boxes of a split by the rules for the data of ``--data``.
 
     If the annotation file is larger than ``FULL_CHECK_BYTES``, only its categories are checked. The result for a valid
     split is cached in memory until a file changes, because a command and the function that it calls both check.
@@ -72,7 +85,7 @@ def check_split(split: Split) -> list[dict[str, Any]]:
         The categories, ``dict(id=..., name=...)`` each, in the order of the file.
 
     Raises:
-        UserError: The split has mistakes; the message names the file and the first three mistakes.
+        UserError: The split has mistakes, which the message names, or the cache cannot be written.
         FileNotFoundError: The annotation file does not exist. ``require_split`` raises a UserError instead.
     """
     return [dict(id=number, name=name) for number, name in _checked_categories(split, _file_state(split))]
@@ -99,13 +112,81 @@ def _checked_categories(split: Split, state: int) -> tuple[tuple[int, str], ...]
     content = dict(categories=categories) if categories else read_annotations(split.annotations)
     if not content['categories']:
         raise UserError(f'{split.annotations} lists no categories')
+    findings = _check_categories(split, content['categories'])
     if not is_large:
-        mistakes = _find_mistakes(content, split.images)
-        first = list(itertools.islice(mistakes, 3))
-        if first:
-            more = sum(1 for _ in mistakes)
-            raise UserError(f'{split.annotations}: {"; ".join(first)}{f"; and {more} more" if more else ""}')
+        findings += _check_content(split, content)
+    mistakes: dict[str, list[Finding]] = {}
+    for finding in findings:
+        if _is_mistake(finding):
+            mistakes.setdefault(finding.kind, []).append(finding)
+    if mistakes:
+        texts = [
+            describe(same, split.images, CORRECT if KINDS[kind].rule is Rule.DROPPED else None)
+            for kind, same in mistakes.items()
+        ]
+        raise UserError(f'{split.annotations}, with the images in {split.images}: {"; ".join(texts)}')
     return tuple((category['id'], category['name']) for category in content['categories'])
+
+
+def _is_mistake(finding: Finding) -> bool:
+    return finding.rule is not Rule.HARMLESS and finding.kind not in LEFT_OUT_BY_MMDET
+
+
+def _check_categories(split: Split, categories: Sequence[Mapping[str, Any]]) -> list[Finding]:
+    path = Path(split.annotations.name)
+    findings = check_names([category['name'] for category in categories], path)
+    names: dict[int, str] = {}
+    for category in categories:
+        number, name = category['id'], category['name']
+        if number in names:
+            problem = f'the categories {names[number]!r} and {name!r} have the same id'
+            findings.append(Finding('category-id-twice', path, problem, f'category {number}'))
+        names.setdefault(number, name)
+    return findings
+
+
+def _check_content(split: Split, content: dict[str, list]) -> list[Finding]:
+    """Check images and boxes.
+
+    Raises:
+        UserError: There are no images or no boxes.
+    """
+    if not content['images']:
+        raise UserError(f'{split.annotations} lists no images')
+    path = Path(split.annotations.name)
+    # A file_name may lead out of the folder of the images.
+    files = [os.path.abspath(split.images / image['file_name']) for image in content['images']]
+    root = Path(os.path.commonpath([os.path.abspath(split.images), *files]))
+    data = DetectionData(root, NAME, tuple(category['name'] for category in content['categories']), {})
+    images: dict[int | str, LabelledImage] = {}
+    names: dict[str, str] = {}
+    for image, file in zip(content['images'], files, strict=True):
+        number, name = image['id'], os.path.relpath(file, root).replace(os.sep, '/')
+        if number in images:
+            problem = f'{name!r} and {images[number].name!r} have the same id'
+            data.findings.append(Finding('image-id-twice', path, problem, f'image {number}'))
+        elif name in names:
+            problem = f'{image["file_name"]!r} and {names[name]!r} are the same file'
+            data.findings.append(Finding('image-twice', path, problem, f'image {number}'))
+        else:
+            images[number] = LabelledImage(name, path, [], (image['width'], image['height']), number)
+            names[name] = image['file_name']
+    categories = [Category(category['id'], category['name'], '') for category in content['categories']]
+    labels = {category.id: label for label, category in enumerate(categories)}
+    rejected = {image['id'] for image in content['images']} - set(images)
+    read_boxes(AnnotationFile(path.name, path, content, categories, Counter()), images, rejected, labels, data)
+    data.splits = {ALL: list(images.values())}
+    kept, findings = check_as_it_is(data)
+    boxes = [box for image in kept for box in image.boxes]
+    if not any(map(_is_mistake, findings)):
+        if not boxes:
+            raise UserError(
+                f'{split.annotations}: none of its {len(kept)} images has a box: there is nothing to train on or to '
+                'measure AP with'
+            )
+        if all(box.is_crowd for box in boxes):
+            findings.append(Finding('crowd-all', path, f'all {len(boxes)} boxes are crowds'))
+    return findings
 
 
 def _read_categories(path: Path) -> list[dict[str, Any]] | None:
@@ -153,46 +234,6 @@ def _check_fields(path: Path, key: str, entries: list) -> None:
                 raise UserError(f'{path}: entry {i} of {key} has no {field}')
             if not isinstance(entry[field], types):
                 raise UserError(f'{path}: entry {i} of {key} has {field}={entry[field]!r}, of the wrong type')
-
-
-def _find_mistakes(content: dict[str, Any], images: Path) -> Iterator[str]:
-    sizes = {}
-    if not content['images']:
-        yield 'it lists no images'
-    for image in content['images']:
-        size = (image['width'], image['height'])
-        if image['id'] in sizes:
-            yield f'image id {image["id"]} occurs twice'
-        sizes[image['id']] = size
-        path = images / image['file_name']
-        try:
-            width, height = image_size(path)
-        except UserError as error:
-            yield str(error)
-        else:
-            if (width, height) != size:
-                yield f'{path} is {width}x{height}, not {size[0]}x{size[1]}'
-    category_ids = {category['id'] for category in content['categories']}
-    annotation_ids = set()
-    for annotation in content['annotations']:
-        if annotation['id'] in annotation_ids:
-            yield f'annotation id {annotation["id"]} occurs twice'
-        annotation_ids.add(annotation['id'])
-        name = f'annotation {annotation["id"]}'
-        box = annotation['bbox']
-        if annotation['image_id'] not in sizes:
-            yield f'{name} belongs to image {annotation["image_id"]}, which is not listed'
-        elif annotation['category_id'] not in category_ids:
-            yield f'{name} has category {annotation["category_id"]}, which is not listed'
-        elif not (len(box) == 4 and all(isinstance(v, NUMBER) for v in box)):
-            yield f'{name} has the box {box}, expected [x, y, width, height]'
-        elif box[2] < 0 or box[3] < 0:
-            yield f'{name} has a box of negative size, {box}; boxes are [x, y, width, height]'
-        else:
-            width, height = sizes[annotation['image_id']]
-            # COCO's own boxes extend up to a pixel beyond the edge.
-            if box[0] < -1 or box[1] < -1 or box[0] + box[2] > width + 1 or box[1] + box[3] > height + 1:
-                yield f'{name} has the box {box} outside its {width}x{height} image; boxes are [x, y, width, height]'
 
 
 def require_split(split: Split, hint: str) -> None:

@@ -1,6 +1,7 @@
 """Annotation files that a config names: mistakes are reported with their files; the data of --data is prepared."""
 
 import json
+import math
 import shutil
 
 import mmcv
@@ -49,23 +50,42 @@ def test_the_small_real_data_set_is_valid_and_redistributable(repository):
     assert sum(path.stat().st_size for path in root.rglob('*') if path.is_file()) <= 16e6
 
 
+def each(content, change):
+    sizes = {image['id']: (image['width'], image['height']) for image in content['images']}
+    for annotation in content['annotations']:
+        annotation['bbox'] = change(annotation['bbox'], *sizes[annotation['image_id']])
+
+
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
         (lambda c: c.pop('annotations'), 'needs the lists'),
         (lambda c: c['annotations'][0].pop('area'), 'entry 0 of annotations has no area'),
         (lambda c: c['annotations'][0].update(area=None), 'area=None, of the wrong type'),
-        (lambda c: c['annotations'][1].update(id=c['annotations'][0]['id']), 'annotation id .* occurs twice'),
+        (lambda c: c['annotations'][1].update(id=c['annotations'][0]['id']), 'its id is that of entry 0 .*its own id'),
         (lambda c: c['images'][0].update(file_name=None), 'file_name=None, of the wrong type'),
         (lambda c: c['annotations'][0].pop('bbox'), 'entry 0 of annotations has no bbox'),
-        (lambda c: c['annotations'][0].update(category_id=999), 'category 999'),
-        (lambda c: c['annotations'][0].update(image_id=999), 'image 999'),
-        (lambda c: c['annotations'][0].update(bbox=[0, 0, -5, 5]), 'negative size'),
+        (lambda c: c['annotations'][0].update(category_id=999), 'category_id 999 is not listed in categories'),
+        (lambda c: c['annotations'][0].update(image_id=999), 'image_id 999 is not listed in images: correct it, or'),
+        (lambda c: c['annotations'][0].update(bbox=[0, 0, -5, 5]), 'negative size: correct it, or name .* by --data'),
         (lambda c: c['annotations'][0].update(bbox=[0, 0, 5000, 5]), 'outside'),
-        (lambda c: c['annotations'][0].update(bbox=[0, 0, 5]), 'expected'),
+        (lambda c: c['annotations'][0].update(bbox=[-9, 0, 15, 5]), 'reaches 9 pixels outside'),
+        (lambda c: c['annotations'][0].update(bbox=[0, 0, 5]), r'is not \[x, y, width, height\]'),
+        (lambda c: c['annotations'][0].update(bbox=[math.nan, 0, 5, 5]), 'is not finite: correct it'),
+        (lambda c: c['annotations'][0].update(bbox=[0, 0, math.inf, 5]), 'is not finite: correct it'),
+        (lambda c: c['annotations'][0].update(iscrowd='0'), "iscrowd is '0', not 0 or 1"),
+        (lambda c: each(c, lambda box, w, h: [box[0] / w, box[1] / h, box[2] / w, box[3] / h]), 'shares of the image'),
+        (lambda c: each(c, lambda box, w, h: [box[0], box[1], box[0] + box[2], box[1] + box[3]]), 'look like .x1, y1'),
+        (lambda c: each(c, lambda box, w, h: [value / 5 for value in box]), 'of different units'),
+        (lambda c: [a.update(iscrowd=1) for a in c['annotations']], r'all \d+ boxes are crowds'),
+        (lambda c: c.update(annotations=[]), 'none of its 32 images has a box'),
+        (lambda c: c['categories'][1].update(id=1), "'person' and 'bicycle' have the same id"),
+        (lambda c: c['categories'][1].update(name='person'), "classes 0 and 1 are both 'person'"),
+        (lambda c: c['categories'][1].update(name=' '), 'the name is empty'),
         (lambda c: c['images'][0].update(file_name='gone.jpg'), 'no image .*gone.jpg'),
         (lambda c: c['images'][0].update(width=7), 'not 7x'),
-        (lambda c: c['images'].append(c['images'][0]), 'occurs twice'),
+        (lambda c: c['images'].append(c['images'][0]), 'have the same id'),
+        (lambda c: c['images'].append(dict(c['images'][0], id=7)), 'are the same file'),
         (lambda c: c.update(images=[], annotations=[]), 'lists no images'),
         (lambda c: c.update(categories=[], annotations=[]), 'no categories'),
     ],
@@ -76,11 +96,41 @@ def test_mistakes_are_reported(small, change, message):
         require_split(val_split(small), '')
 
 
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda c: [a.update(id=i) for i, a in enumerate(c['annotations'])],
+        lambda c: c['annotations'][0].update(bbox=[-2.5, 0, 20, 5]),
+        lambda c: c['annotations'][0].update(bbox=[3, 3, 0, 5]),
+        lambda c: c['annotations'][0].update(bbox=[3, 3, 0.5, 5]),
+        lambda c: c['annotations'][0].update(area=0),
+        lambda c: c['annotations'][0].update(area=1e9),
+        lambda c: c['annotations'].append(dict(c['annotations'][0], id=1)),
+        lambda c: [image.update(file_name=f'../val2017/{image["file_name"]}') for image in c['images']],
+    ],
+    ids=['ids from 0', 'little outside', 'empty', 'sub-pixel', 'no area', 'large area', 'twice', 'name leads out'],
+)
+def test_what_does_no_harm_is_accepted(small, change):
+    """Either as in the data of --data, or because mmdet leaves it out itself."""
+    edit(small, change)
+    require_split(val_split(small), '')
+
+
+def test_names_may_be_absolute(small):
+    edit(small, lambda c: [one.update(file_name=str(small / 'val2017' / one['file_name'])) for one in c['images']])
+    require_split(val_split(small), '')
+    (small / 'val2017').rename(small / 'moved')
+    with pytest.raises(UserError, match='32 times missing-image: correct it'):
+        check_split(val_split(small))
+
+
 def test_broken_files_are_reported(small):
     image_file = next((small / 'val2017').iterdir())
-    image_file.write_bytes(b'not a image_file')
-    with pytest.raises(UserError, match=f'{image_file.name} is not a readable image'):
-        require_split(val_split(small), '')
+    whole = image_file.read_bytes()
+    for content in (b'not an image file', whole[: len(whole) // 2]):
+        image_file.write_bytes(content)
+        with pytest.raises(UserError, match=rf'{image_file.name}: .*(readable|cut).*: correct it, or'):
+            require_split(val_split(small), '')
     (small / 'annotations/instances_val2017.json').write_text('{"images": [')
     with pytest.raises(UserError, match='is not JSON'):
         require_split(val_split(small), '')
@@ -94,7 +144,7 @@ def test_missing_files_are_reported(small):
 
 def test_many_mistakes_are_counted(small):
     edit(small, lambda c: [a.update(category_id=999) for a in c['annotations'][:10]])
-    with pytest.raises(UserError, match='and 7 more'):
+    with pytest.raises(UserError, match=r'10 times class-unlisted: .*first: instances_val2017\.json, annotation'):
         check_split(val_split(small))
 
 
@@ -119,7 +169,8 @@ def test_exif_rotation_is_applied_to_the_size(small):
     Image.new('RGB', (60, 40)).save(path, exif=exif)
     assert mmcv.imread(str(path)).shape == (60, 40, 3)
     image = dict(id=1, file_name='turned.jpg', width=40, height=60)
-    edit(small, lambda c: c.update(images=[image], annotations=[]))
+    box = dict(id=1, image_id=1, category_id=1, bbox=[5, 40, 20, 15], area=300, iscrowd=0)
+    edit(small, lambda c: c.update(images=[image], annotations=[box]))
     require_split(val_split(small), '')
     edit(small, lambda c: c.update(images=[dict(image, width=60, height=40)]))
     with pytest.raises(UserError, match='is 40x60, not 60x40'):
