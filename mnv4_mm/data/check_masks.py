@@ -60,7 +60,7 @@ def check_masks(data: MaskData, previous: Mapping[str, str] | None = None) -> Ch
     for name, part in data.splits.items():
         splits[name] = []
         for pair in part:
-            finding = _check_pair(data, pair, decoded[pair.name], masks[pair.mask], labels)
+            finding = check_pair(data, pair, decoded[pair.name], masks[pair.mask], labels)
             if finding is None:
                 splits[name].append(pair)
             else:
@@ -145,10 +145,18 @@ def count_labels(mask: MaskValues, labels: Mapping[int, int | None], data: MaskD
     return counts
 
 
-def _check_pair(
+def check_pair(
     data: MaskData, pair: MaskedImage, image: Decoded, mask: MaskValues, labels: Mapping[int, int | None]
 ) -> Finding | None:
-    """Return the finding because of which a pair is left out; None if the pair is used."""
+    """Return the finding because of which a pair is left out; None if the pair is used.
+
+    Args:
+        data: Data set of the pair.
+        pair: The pair.
+        image: Its decoded image.
+        mask: Its decoded mask.
+        labels: Label of each mask value or packed colour, as ``label_table`` returns it.
+    """
     image_path, mask_path = data.root / pair.name, data.root / pair.mask
     if pair.name != pair.name.strip() or not pair.name.isprintable():
         return Finding(

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from mnv4_mm.data.check import check_as_it_is
 from mnv4_mm.data.checked import CheckedData, describe
 from mnv4_mm.data.documents import read_json
-from mnv4_mm.data.findings import KINDS, Finding, Rule
+from mnv4_mm.data.findings import CORRECT, KINDS, Finding, Rule
 from mnv4_mm.data.form import ALL, DetectionData, LabelledImage
 from mnv4_mm.data.formats.classes import check_names
 from mnv4_mm.data.formats.coco_json import NAME, AnnotationFile, Category
@@ -34,7 +34,6 @@ CATEGORIES_BYTES = 2**20  # more than any list of categories
 
 # What --data leaves out, and mmdet does, too. COCO's own annotations have such boxes.
 LEFT_OUT_BY_MMDET = ('box-empty', 'box-sub-pixel')
-CORRECT = 'correct it, or name the folder of the data by --data, which leaves it out'
 
 # Keys that mmdet reads of each entry, and the types that it accepts.
 NUMBER = (int, float)

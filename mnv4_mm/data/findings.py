@@ -141,6 +141,10 @@ KINDS: dict[str, Kind] = {
 }
 
 
+# Remedy for what --data would leave out in files that a config names: OpenMMLab reads these itself.
+CORRECT = 'correct it, or name the folder of the data by --data, which leaves it out'
+
+
 @dataclass(frozen=True)
 class Finding:
     """One finding.

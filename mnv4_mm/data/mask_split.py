@@ -1,26 +1,26 @@
-"""Splits of a segmentation data set as a config names them, and a light check of their images and masks.
+"""Splits of a segmentation data set as a config names them, and their check by the rules of ``data/check_masks.py``.
 
-The light check is for data that has not been checked and prepared by ``data/prepare_masks.py``.
+The check is for data that has not been checked and prepared by ``data/prepare_masks.py``. mmseg reads these files
+itself, so that nothing can be left out: what ``--data`` leaves out is refused.
 
 Imports neither torch nor OpenMMLab, so that the command line can report a mistake at once.
 """
 
-import itertools
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import os
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-from PIL import Image, UnidentifiedImageError
-from rich.progress import track
-
+from mnv4_mm.data.check_masks import check_pair, count_labels, describe_values, label_table
+from mnv4_mm.data.checked import describe
+from mnv4_mm.data.decode import decode_images
+from mnv4_mm.data.findings import CORRECT, Finding
+from mnv4_mm.data.form import ALL, MaskData, MaskedImage
+from mnv4_mm.data.formats.files import first
+from mnv4_mm.data.mask_values import decode_masks
 from mnv4_mm.errors import UserError
-from mnv4_mm.images import image_size
 from mnv4_mm.paths import check_data
 
 IGNORE_INDEX = 255  # mmseg's default
-MIN_PAIRS_FOR_PROGRESS = 500  # fewer are checked in about a second
 
 
 class MaskSplit(NamedTuple):
@@ -69,7 +69,7 @@ def read_names(path: Path) -> list[str]:
 
 
 def check_pairs(split: MaskSplit, num_classes: int, reduce_zero_label: bool, hint: str = '') -> None:
-    """Check the pairs of image and mask of a split: both exist, have the same size, and the mask has valid values only.
+    """Check the pairs of image and mask of a split by the rules for the data of ``--data``.
 
     With ``names_file`` only the pairs that it lists are checked. mmseg checks nothing when it loads the data: it stops
     in the middle of training at the first missing mask.
@@ -77,83 +77,69 @@ def check_pairs(split: MaskSplit, num_classes: int, reduce_zero_label: bool, hin
     Args:
         split: Images and masks.
         num_classes: Number of classes.
-        reduce_zero_label: If True, 0 is unlabelled and the classes are 1 to ``num_classes``. If False, the classes are
-            0 to ``num_classes - 1`` and 255 is unlabelled.
+        reduce_zero_label: If True, 0 and 255 are unlabelled and the classes are 1 to ``num_classes``. If False, the
+            classes are 0 to ``num_classes - 1`` and 255 is unlabelled.
         hint: Advice in the error message for a user who does not have the data.
 
     Raises:
-        UserError: Images or masks are missing or invalid; the message describes the first three mistakes.
+        UserError: Images or masks are missing or invalid, as the message says, or the cache cannot be written.
     """
     check_data((split.images, split.masks, *([split.names_file] if split.names_file else [])), hint)
-    if split.names_file:
-        # The list selects from the folders: files that it does not name are no mistake.
-        images = masks = set(read_names(split.names_file))
-        images = {name for name in images if (split.images / f'{name}{split.image_suffix}').is_file()}
-        missing = [f'no image {split.images / (n + split.image_suffix)}' for n in sorted(masks - images)]
-        masks = {name for name in masks if (split.masks / f'{name}{split.mask_suffix}').is_file()}
-    else:
-        images = _list_names(split.images, split.image_suffix)
-        masks = _list_names(split.masks, split.mask_suffix)
-        missing = [f'no image for the mask {split.masks / (n + split.mask_suffix)}' for n in sorted(masks - images)]
-    missing += [f'no mask for the image {split.images / (n + split.image_suffix)}' for n in sorted(images - masks)]
-    if not images and not missing:
+    # The list selects from the folders: files that it does not name are no mistake.
+    names = (
+        set(read_names(split.names_file))
+        if split.names_file
+        else _list_names(split.images, split.image_suffix) | _list_names(split.masks, split.mask_suffix)
+    )
+    if not names:
         raise UserError(f'no images *{split.image_suffix} in {split.images}')
-    allowed = np.zeros(256, bool)
-    allowed[: num_classes + reduce_zero_label] = True
-    allowed[IGNORE_INDEX] |= not reduce_zero_label
+    images, masks = os.path.abspath(split.images), os.path.abspath(split.masks)
+    root = Path(os.path.commonpath([images, masks]))
+    to_images, to_masks = (Path(os.path.relpath(folder, root)) for folder in (images, masks))
+    pairs = [
+        MaskedImage((to_images / (n + split.image_suffix)).as_posix(), (to_masks / (n + split.mask_suffix)).as_posix())
+        for n in sorted(names)
+    ]
+    offset = int(reduce_zero_label)
+    data = MaskData(
+        root,
+        'masks',
+        tuple(map(str, range(num_classes))),
+        {ALL: pairs},
+        {label + offset: label for label in range(num_classes)},
+        ignored={0, IGNORE_INDEX} if reduce_zero_label else {IGNORE_INDEX},
+    )
+    if mistakes := _find_mistakes(data):
+        raise UserError(f'{split.images} with the masks in {split.masks}: {"; ".join(mistakes)}')
 
-    def check(name: str) -> str | None:
-        return _find_mistake(
-            split.images / (name + split.image_suffix), split.masks / (name + split.mask_suffix), allowed
+
+def _find_mistakes(data: MaskData) -> list[str]:
+    """Describe what is wrong, one line for each kind of mistake."""
+    pairs = data.splits[ALL]
+    decoded = decode_images(data.root, [pair.name for pair in pairs])
+    masks = decode_masks(data.root, [pair.mask for pair in pairs])
+    labels = label_table(data)
+    findings: dict[str, list[Finding]] = {}
+    others = []
+    for pair in pairs:
+        mask = masks[pair.mask]
+        if not (mask.is_plain or mask.is_jpeg or mask.problem):
+            others.append(pair.mask)
+        elif finding := check_pair(data, pair, decoded[pair.name], mask, labels):
+            findings.setdefault(finding.kind, []).append(finding)
+    mistakes = [describe(same, data.root, CORRECT) for same in findings.values()]
+    if others:
+        mistakes.append(
+            f'masks that a config names are 8-bit PNG files of one channel, which {first(others)} '
+            f'{"is" if len(others) == 1 else "are"} not: convert them, or name the folder of the data by --data, which '
+            'reads other masks, too'
         )
-
-    pairs = sorted(images & masks)
-    with ThreadPoolExecutor() as pool:
-        mistakes = itertools.chain(missing, filter(None, _show_progress(pool.map(check, pairs), len(pairs))))
-        first = list(itertools.islice(mistakes, 3))
-        more = sum(1 for _ in mistakes) if first else 0
-    if first:
-        raise UserError(f'{"; ".join(first)}{f"; and {more} more" if more else ""}')
+    if not mistakes and not any(count_labels(masks[pair.mask], labels, data).any() for pair in pairs):
+        mistakes.append(f'no pixel of the {len(pairs)} masks has a label: {describe_values(data)}')
+    return mistakes
 
 
 def _list_names(folder: Path, suffix: str) -> set[str]:
     """List file names without suffix, relative to the folder, as mmseg does: hidden files are left out."""
     paths = (path.relative_to(folder).as_posix() for path in folder.rglob(f'*{suffix}'))
     return {path.removesuffix(suffix) for path in paths if not path.split('/')[-1].startswith('.')}
-
-
-def _show_progress(results: Iterable[str | None], count: int) -> Iterator[str | None]:
-    return iter(track(results, 'checking masks', total=count, disable=count < MIN_PAIRS_FOR_PROGRESS))
-
-
-def _find_mistake(image: Path, mask: Path, allowed: np.ndarray) -> str | None:
-    """Describe what is wrong with a pair; None if it is valid.
-
-    The mask is read by PIL, as in mmseg: the values of a palette image are its indices.
-    """
-    try:
-        width, height = image_size(image)
-    except UserError as error:
-        return str(error)
-    try:
-        with Image.open(mask) as file:
-            if file.mode not in ('L', 'P'):
-                return f'{mask} has {file.mode} pixels: masks are 8-bit PNG files of one channel with class ids'
-            values = np.asarray(file)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:  # PIL raises each of them for broken PNG files
-        return f'{mask} is not a readable mask: {error}'
-    if values.shape != (height, width):
-        return f'{mask} is {values.shape[1]}x{values.shape[0]}, but its image {image} is {width}x{height}'
-    present = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
-    wrong = [int(value) for value in present if not allowed[value]]
-    if wrong:
-        noun, more = 'value' if len(wrong) == 1 else 'values', f' and {len(wrong) - 5} more' if wrong[5:] else ''
-        return f'{mask} has the {noun} {", ".join(map(str, wrong[:5]))}{more}: {_describe_values(allowed)}'
-    return None
-
-
-def _describe_values(allowed: np.ndarray) -> str:
-    count = int(allowed[:IGNORE_INDEX].sum())
-    if allowed[IGNORE_INDEX]:
-        return f'0 to {count - 1} are the classes, and {IGNORE_INDEX} is unlabelled'
-    return f'0 is unlabelled, and 1 to {count - 1} are the classes'

@@ -16,7 +16,8 @@ def root(tmp_path):
             (tmp_path / kind / split).mkdir(parents=True)
         for i in range(count):
             Image.new('RGB', (12, 10)).save(tmp_path / f'images/{split}/{i}.jpg')
-            Image.fromarray(np.full((10, 12), i % 3, np.uint8)).save(tmp_path / f'annotations/{split}/{i}.png')
+            value = (i + (split == 'validation')) % 3
+            Image.fromarray(np.full((10, 12), value, np.uint8)).save(tmp_path / f'annotations/{split}/{i}.png')
     return tmp_path
 
 
@@ -41,7 +42,10 @@ def test_the_small_real_and_the_drawn_data_set_are_valid(repository, drawn):
 
 @pytest.mark.parametrize(
     ('values', 'message'),
-    [(3, r'0\.png has the value 3: 0 is unlabelled, and 1 to 2 are the classes'), (255, 'has the value 255')],
+    [
+        (3, r'0\.png: 120 pixels have the value 3: 1 to 2 are the classes, and 0, 255 are unlabelled: correct it, or'),
+        (254, 'have the value 254'),
+    ],
 )
 def test_invalid_mask_values_are_reported(root, values, message):
     Image.fromarray(np.full((10, 12), values, np.uint8)).save(root / 'annotations/training/0.png')
@@ -54,15 +58,24 @@ def test_all_150_classes_and_no_more(root):
     Image.fromarray(np.full((10, 12), 150, np.uint8)).save(root / 'annotations/training/0.png')
     check_pairs(split, 150, reduce_zero_label=True)
     Image.fromarray(np.full((10, 12), 151, np.uint8)).save(root / 'annotations/training/0.png')
-    with pytest.raises(UserError, match=r'0\.png has the value 151: 0 is unlabelled, and 1 to 150'):
+    with pytest.raises(UserError, match=r'0\.png: 120 pixels have the value 151: 1 to 150 are'):
         check_pairs(split, 150, reduce_zero_label=True)
+
+
+def test_255_is_unlabelled_beside_0(root):
+    for name in ('0', '1'):
+        Image.fromarray(np.full((10, 12), 255, np.uint8)).save(root / f'annotations/training/{name}.png')
+    check(root)
+    Image.fromarray(np.full((10, 12), 0, np.uint8)).save(root / 'annotations/training/2.png')
+    with pytest.raises(UserError, match='no pixel of the 3 masks has a label: 1 to 2 are the classes'):
+        check(root)
 
 
 def test_without_reduce_zero_label_255_is_unlabelled(root):
     split = split_of(root)
     Image.fromarray(np.full((10, 12), 255, np.uint8)).save(root / 'annotations/training/0.png')
     check_pairs(split, 3, reduce_zero_label=False)
-    with pytest.raises(UserError, match=r'2\.png has the value 2: 0 to 1 are the classes, and 255 is unlabelled'):
+    with pytest.raises(UserError, match=r'2\.png: .* have the value 2: 0 to 1 are the classes, and 255 is unlabelled'):
         check_pairs(split, 2, reduce_zero_label=False)
 
 
@@ -87,16 +100,31 @@ def break_image(root):
     (root / 'images/training/1.jpg').write_bytes(b'no')
 
 
+def cut_image(root):
+    path = root / 'images/training/1.jpg'
+    Image.effect_noise((12, 10), 90).save(path)
+    path.write_bytes(path.read_bytes()[:-60])
+
+
+def break_format(root):
+    Image.fromarray(np.ones((10, 12), np.uint8)).save(root / 'annotations/training/1.png', format='JPEG')
+
+
 @pytest.mark.parametrize(
     ('broken', 'message'),
     [
-        (lambda root: (root / 'annotations/training/1.png').unlink(), r'no mask for the image .*training/1\.jpg'),
-        (lambda root: (root / 'images/training/1.jpg').unlink(), r'no image for the mask .*training/1\.png'),
-        (break_size, r'training/1\.png is 10x12, but its image .*1\.jpg is 12x10'),
-        (break_colour, r'1\.png has RGB pixels'),
-        (break_depth, r'1\.png has I;16 pixels'),
-        (break_mask, r'1\.png is not a readable mask'),
-        (break_image, r'1\.jpg is not a readable image'),
+        (
+            lambda root: (root / 'annotations/training/1.png').unlink(),
+            r'training/1\.png: there is no such file',
+        ),
+        (lambda root: (root / 'images/training/1.jpg').unlink(), r'images/training/1\.jpg: there is no such file'),
+        (break_size, r'training/1\.png: it is 10x12, but its image .*1\.jpg is 12x10'),
+        (break_colour, r'8-bit PNG files of one channel, which annotations/training/1\.png is not'),
+        (break_depth, r'8-bit PNG files of one channel, which annotations/training/1\.png is not'),
+        (break_mask, r'1\.png: it is not a readable mask'),
+        (break_image, r'1\.jpg: it is not a readable image'),
+        (cut_image, r'1\.jpg: it is not a readable image'),
+        (break_format, r'1\.png: it is a JPEG file with'),
     ],
 )
 def test_mistakes_are_reported(root, broken, message):
@@ -128,11 +156,11 @@ def test_many_mistakes_are_counted(root):
     for i in range(3):
         Image.fromarray(np.full((10, 12), 7, np.uint8)).save(root / f'annotations/training/{i}.png')
     (root / 'images/training/1.jpg').unlink()
-    with pytest.raises(UserError, match=r'no image for the mask .*0\.png has .*2\.png has'):
+    with pytest.raises(UserError, match=r'2 times mask-value: .*0\.png: 120 pixels.*1\.jpg: there is no such file'):
         check(root)
     (root / 'images/training/2.jpg').unlink()
     (root / 'images/training/0.jpg').unlink()
-    with pytest.raises(UserError, match='no image'):
+    with pytest.raises(UserError, match='3 times unreadable-image: correct it'):
         check_pairs(split_of(root), 2, True)
 
 
@@ -143,7 +171,7 @@ def test_a_names_file_selects_pairs(root):
     split = split_of(root)._replace(names_file=listed)
     check_pairs(split, 2, reduce_zero_label=True)
     listed.write_text('0\n7\n')
-    with pytest.raises(UserError, match=r'no image .*7\.jpg'):
+    with pytest.raises(UserError, match=r'7\.jpg: there is no such file'):
         check_pairs(split, 2, reduce_zero_label=True)
 
 
@@ -160,7 +188,7 @@ def test_names_with_suffixes_select_images_of_several_kinds(root):
     assert split.image_files() == [root / 'images/training/0.jpg', root / 'images/training/1.png']
     check_pairs(split, 2, reduce_zero_label=True)
     (masks / '1.png.png').unlink()
-    with pytest.raises(UserError, match=r'no mask for the image .*1\.png'):
+    with pytest.raises(UserError, match=r'masks/1\.png\.png: there is no such file'):
         check_pairs(split, 2, reduce_zero_label=True)
 
 
