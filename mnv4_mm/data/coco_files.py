@@ -27,12 +27,12 @@ from mnv4_mm.data.formats.coco_json import _read_boxes as read_boxes
 from mnv4_mm.errors import UserError
 from mnv4_mm.paths import check_data
 
-# Checking every box and every image header of a larger file takes longer than a user wants to wait, so only its
+# Checking every box and every image of a larger file takes longer than a user wants to wait, so only its
 # categories are read. COCO's own training annotations have 448 MB.
 FULL_CHECK_BYTES = 64 * 2**20
 CATEGORIES_BYTES = 2**20  # more than any list of categories
 
-# What --data leaves out, and mmdet does, too. COCO's own annotations have such boxes.
+# Kinds that --data leaves out, and mmdet does, too, when it trains.
 LEFT_OUT_BY_MMDET = ('box-empty', 'box-sub-pixel')
 
 # Keys that mmdet reads of each entry, and the types that it accepts.

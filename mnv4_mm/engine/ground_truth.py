@@ -10,10 +10,14 @@ def read_ground_truth(path: str | Path) -> COCO:
     """Read a COCO annotation file.
 
     If an annotation has no id, or one that is no positive integer or repeated, all annotations are numbered 1, 2, ...
-    The evaluation marks a found box by its id, and 0 stands for a box that is not found.
+    The evaluation marks a found box by its id, and 0 stands for a box that is not found. An ``iscrowd`` of null is 0,
+    as for mmdet's data set.
     """
     content = json.loads(Path(path).read_bytes())
     annotations = content['annotations']
+    for annotation in annotations:
+        if annotation.get('iscrowd', 0) is None:
+            annotation['iscrowd'] = 0
     ids = [annotation.get('id') for annotation in annotations]
     if not all(type(number) is int and number > 0 for number in ids) or len(set(ids)) < len(ids):
         content['annotations'] = [dict(annotation, id=i) for i, annotation in enumerate(annotations, 1)]

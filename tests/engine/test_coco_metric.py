@@ -397,16 +397,14 @@ def test_ids_of_annotations_do_not_matter(tmp_path, ground_truth, predictions, i
     check_statistics(compute_metrics(metric, numbered, predictions), run_pycocotools(ground_truth, predictions))
 
 
-def test_perfect_detections_score_1_with_ids_from_0(tmp_path):
+def test_perfect_detections_score_1_with_ids_from_0_and_crowds_of_null(tmp_path):
     boxes = [[10.0, 10.0, 20.0, 20.0], [40.0, 40.0, 90.0, 90.0]]
     ground_truth = dict(
         images=[dict(id=number, file_name='', width=100, height=100) for number in range(2)],
         categories=[dict(id=0, name='cat')],
         annotations=[
-            dict(
-                id=number, image_id=number, category_id=0, bbox=[x, y, r - x, b - y], area=(r - x) * (b - y), iscrowd=0
-            )
-            for number, (x, y, r, b) in enumerate(boxes)
+            dict(id=i, image_id=i, category_id=0, bbox=[x, y, r - x, b - y], area=(r - x) * (b - y), iscrowd=None)
+            for i, (x, y, r, b) in enumerate(boxes)
         ],
     )
     predictions = [
