@@ -37,10 +37,26 @@ class SafeCheckpointHook(CheckpointHook):
                 file.unlink(missing_ok=True)  # left by a run that was killed while it wrote
         if runner._resume:
             self._saved_iter = runner.iter
-            self.last_ckpt = runner.message_hub.runtime_info.get('last_ckpt')
+            self._name_own_files(runner.message_hub.runtime_info.get('last_ckpt'))
             if _validation_is_due(runner):
                 runner.logger.info('the last validation of the resumed run had not ended: it is done now')
                 runner.val_loop.run()
+
+    def _name_own_files(self, last: str | None) -> None:
+        """Replace the folder of the paths that a resumed run recorded by ``out_dir``, unless they are None.
+
+        The folder may have been copied: the recorded paths are then those of the run that it was copied from.
+        """
+        self.last_ckpt = self._own(last)
+        if not self.save_best:
+            return
+        if len(self.key_indicators) > 1:
+            self.best_ckpt_path_dict = {key: self._own(path) for key, path in self.best_ckpt_path_dict.items()}
+        else:
+            self.best_ckpt_path = self._own(self.best_ckpt_path)
+
+    def _own(self, path: str | None) -> str | None:
+        return None if path is None else self.file_backend.join_path(self.out_dir, Path(path).name)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         runner.message_hub.update_info('last_validation', runner.iter)
@@ -71,7 +87,7 @@ class SafeCheckpointHook(CheckpointHook):
             elif new is None:
                 self.best_ckpt_path = path
             elif path and path != new:
-                self._remove(path)
+                self._remove(Path(path).name)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
         outdated: list[int] = []
@@ -99,11 +115,12 @@ class SafeCheckpointHook(CheckpointHook):
             return
         write_text(Path(runner.work_dir) / 'last_checkpoint', str(self.last_ckpt))
         for old in outdated:
-            self._remove(self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(old)))
+            self._remove(self.filename_tmpl.format(old))
 
-    def _remove(self, path: str) -> None:
+    def _remove(self, name: str) -> None:
         if not is_main_process():
             return
+        path = self.file_backend.join_path(self.out_dir, name)
         if self.file_backend.isfile(path):
             self.file_backend.remove(path)
         elif self.file_backend.isdir(path):  # deepspeed's checkpoints are folders

@@ -146,9 +146,9 @@ def list_checkpoints(folder: str | Path) -> list[Path]:
     files = sorted(steps, key=lambda path: steps[path], reverse=True)
     pointer = folder / 'last_checkpoint'
     text = pointer.read_text(encoding='utf-8', errors='replace').strip() if pointer.is_file() else ''
-    last = Path(text)
+    last = folder / Path(text).name  # the text names another folder if this one has been moved or copied
     if not last.is_file():
-        last = folder / last.name  # the folder may have been moved
+        last = Path(text)
     if not (text and last.is_file()):
         return files
     found = _RESUMABLE.fullmatch(last.name)

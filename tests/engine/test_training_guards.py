@@ -4,8 +4,10 @@ import errno
 import json
 import math
 import resource
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -14,9 +16,10 @@ import pytest
 import torch
 from end_to_end import arguments, draw_few, resized
 from mmengine.evaluator import BaseMetric
-from mmengine.logging import MMLogger
+from mmengine.logging import MessageHub, MMLogger
 from torch import nn
 
+from mnv4_mm.engine.checkpoints import SafeCheckpointHook
 from mnv4_mm.engine.guards import LossGuardHook, SkippedImagesHook, non_finite
 from mnv4_mm.engine.measured import MeasuredEvaluator, is_measured
 from mnv4_mm.errors import UserError
@@ -310,6 +313,42 @@ def test_a_run_goes_on_where_the_kill_left_it(tmp_path):
     assert [path.name for path in list_checkpoints(tmp_path)][:2] == ['epoch_3.pth', 'epoch_2.pth']
     moved = tmp_path.rename(tmp_path.with_name(f'{tmp_path.name}_moved'))
     assert list_checkpoints(moved)[0] == moved / 'epoch_3.pth'
+
+
+@pytest.mark.parametrize('several', [False, True])
+def test_a_copied_run_leaves_the_original_alone(tmp_path, several):
+    original, copied = tmp_path / 'w', tmp_path / 'copied'
+    keys = ['ap', 'iou'] if several else ['ap']
+    best = {f'best_ckpt_{key}' if several else 'best_ckpt': original / f'best_{key}_epoch_1.pth' for key in keys}
+    for path in (original / 'epoch_1.pth', original / 'epoch_2.pth', *best.values()):
+        write_checkpoint(small(1), path)
+    (original / 'last_checkpoint').write_text(str(original / 'epoch_2.pth'))
+    shutil.copytree(original, copied)
+    before = sorted(original.iterdir())
+    assert [path.parent for path in list_checkpoints(copied)] == [copied, copied]
+
+    def save(folder: str, filename: str, *args: object, **kwargs: object) -> None:
+        write_checkpoint(small(3), Path(folder) / filename)
+
+    hub = MessageHub('copied')
+    for key, value in {**best, 'last_ckpt': original / 'epoch_2.pth'}.items():
+        hub.update_info(key, str(value))
+    runner: Any = SimpleNamespace(
+        work_dir=str(copied), logger=MMLogger('copied'), message_hub=hub, iter=4, epoch=3, save_checkpoint=save,
+        train_loop=None, val_loop=None, _resume=True,
+    )  # fmt: skip
+    hook = SafeCheckpointHook(save_best=keys, rule='greater', max_keep_ckpts=1)
+    hook.before_train(runner)
+    assert hook.last_ckpt == str(copied / 'epoch_2.pth')
+    hook.after_val_epoch(runner, dict.fromkeys(keys, 0.9))
+    assert sorted(original.iterdir()) == before
+    assert sorted(copied.glob('best_*')) == [copied / f'best_{key}_epoch_3.pth' for key in keys]
+    cut(copied / 'epoch_3.pth')
+    lines: list[str] = []
+    found = read_newest(copied, lines.append)
+    assert found is not None
+    assert found.path == copied / 'epoch_2.pth'
+    assert str(copied / 'epoch_3.pth') in lines[0]
 
 
 def test_no_checkpoint_is_whole(tmp_path):
