@@ -4,6 +4,7 @@ Trainings on two machines, kills and replaced machines: tests/long/test_many_mac
 """
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -170,6 +171,23 @@ def test_only_errors_of_connections_are_told_as_lost_processes():
         raise RuntimeError('[../gloo/transport/tcp/pair.cc:547] Connection closed by peer [10.0.0.2]:1\nframe')
     with pytest.raises(RuntimeError, match='shape'), telling_lost_processes():
         raise RuntimeError('shape')
+
+
+class Terminated(torch.utils.data.Dataset):
+    """Data whose reading ends the process, as a user or a machine without memory would."""
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_lost_process_of_a_data_loader_is_one_line():
+    loader = torch.utils.data.DataLoader(Terminated(), num_workers=1)
+    message = r'loads images has ended \(DataLoader worker .* --resume'
+    with pytest.raises(UserError, match=message), telling_lost_processes():
+        list(loader)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ from mnv4_mm.errors import UserError
 
 # Part of gloo's messages about a connection that broke or timed out. They are plain RuntimeErrors.
 GLOO = 'gloo/transport'
+# How torch's message begins if a process of a data loader has ended: killed by a signal, or out of memory.
+LOADER = 'DataLoader worker (pid'
 DEFAULT_PORT = '29500'  # mmengine's
 
 
@@ -94,10 +96,19 @@ def join_processes(cfg: Config) -> None:
 
 @contextmanager
 def telling_lost_processes() -> Iterator[None]:
-    """Turn errors of messages between processes, one of which has gone, into a ``LostProcessError``."""
+    """Turn errors of messages between processes, one of which has gone, into a ``LostProcessError``.
+
+    An error because a process that loads images has ended becomes a ``UserError``.
+    """
     try:
         yield
     except RuntimeError as error:
+        if str(error).startswith(LOADER):
+            raise UserError(
+                f'a process that loads images has ended ({_first_line(error)}). If memory was short, load images in '
+                'fewer processes: --cfg-options train_dataloader.num_workers=0 val_dataloader.num_workers=0 '
+                'test_dataloader.num_workers=0. A training continues with the same command and --resume'
+            ) from error
         if not _is_of_processes(error):
             raise
         raise LostProcessError(

@@ -14,6 +14,7 @@ from mnv4_mm.apis.launch import is_first_of_machine, join_processes, prepare_pro
 from mnv4_mm.config.anchors import check_same_anchors
 from mnv4_mm.config.anchors import fit_anchors as fit_anchors_of
 from mnv4_mm.config.backbone import disagreeing_normalisation, lost_weights, pretrained_files
+from mnv4_mm.config.batch_norm import refuse_batch_of_one
 from mnv4_mm.config.classes import set_classes_of, set_label_order
 from mnv4_mm.config.data import data_lines, require_data
 from mnv4_mm.config.load import load_config
@@ -266,10 +267,7 @@ def _run(runner: Runner, cfg: Config) -> None:
     except ValueError as error:
         if 'Expected more than 1 value per channel' not in str(error):
             raise
-        raise UserError(
-            f'a batch norm of this model cannot take batches of one image ({error}): use batches of at least two '
-            'images in each process, --cfg-options train_dataloader.batch_size=2'
-        ) from error
+        raise refuse_batch_of_one(error) from error
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise

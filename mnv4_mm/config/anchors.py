@@ -282,13 +282,19 @@ def _ssd_strides(cfg: Config) -> list[Any]:
 
     It is a number, or (width, height) if the two differ.
     """
+    sides = np.array(cfg.input_size)
+    steps = [tuple(round(float(side), 1) for side in sides / cells) for cells in ssd_maps(cfg)]
+    return [step if step[0] != step[1] else step[0] for step in steps]
+
+
+def ssd_maps(cfg: Config) -> list[np.ndarray]:
+    """Return the size of the feature map on each level of SSD, (width, height)."""
     neck, backbone = cfg.model.neck, cfg.model.backbone
     sides = np.array(cfg.input_size)
     maps = [-(-sides // (4 * 2 ** min(index, 3))) for index in backbone.out_indices]
     for step, padding in zip(neck.level_strides, neck.level_paddings, strict=True):
         maps.append((maps[-1] + 2 * padding - 3) // step + 1)
-    steps = [tuple(round(float(side), 1) for side in sides / cells) for cells in maps]
-    return [step if step[0] != step[1] else step[0] for step in steps]
+    return maps
 
 
 Space = tuple[Callable[[np.ndarray], dict[str, Any]], np.ndarray, list[tuple[float, float]]]

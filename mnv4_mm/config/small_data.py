@@ -72,9 +72,13 @@ def set_scaled_rate(cfg: Config, options: TrainOptions, log: Callable[[str], obj
         set_learning_rate_scaling(cfg)
         size = (options.cfg_options or {}).get('train_dataloader.batch_size', cfg.train_dataloader.get('batch_size', 1))
         if size != base:
+            rate = cfg.optim_wrapper.optimizer.get('lr')
+            # The learning rate of --qat is not final yet: set_qat_schedule says what it becomes.
+            result = f': {rate:g} x {size}/{base} = {rate * size / base:g}' if rate and not options.qat else ''
+            several = ', times their number' if result and options.launcher != 'none' else ''
             log(
-                f'learning rate: made for {base} images a step, scaled to {size} in each process (--no-auto-scale-lr '
-                'keeps it)'
+                f'learning rate: made for {base} images a step, scaled to {size} in each process{result}{several} '
+                '(--no-auto-scale-lr keeps it)'
             )
     return cfg
 

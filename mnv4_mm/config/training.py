@@ -8,6 +8,7 @@ from mmengine.config import Config
 
 from mnv4_mm.config.anchors import set_levels, set_size
 from mnv4_mm.config.backbone import set_backbone
+from mnv4_mm.config.batch_norm import check_batch_norms
 from mnv4_mm.config.data import checkpoint_split, restore_data, set_data, set_data_roots
 from mnv4_mm.config.launcher import set_launcher
 from mnv4_mm.config.load import load_config, set_options
@@ -101,6 +102,7 @@ def training_config(
     set_fused(cfg, options.fused)
     set_resume(cfg, options.resume, cfg_options)
     check_supernet(cfg, options)
+    check_batch_norms(cfg)
     return set_data_roots(cfg)
 
 

@@ -123,7 +123,8 @@ def test_images_next_to_black_are_mentioned(nets, tmp_path, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
         'warning: a.png is almost black: its brightest value is 15 of 255 (and 1 more); scale the values of 16-bit '
-        'images to their full range'
+        'images to their full range',
+        'images are numbered from 1; --annotations FILE gives them the ids of a data set',
     ]
 
 
@@ -251,10 +252,11 @@ def average_precision(truth, found):
     return evaluation.stats[0]
 
 
-def test_predictions_have_the_ids_of_the_data(data, nets, tmp_path):
+def test_predictions_have_the_ids_of_the_data(data, nets, tmp_path, capsys):
     out = tmp_path / 'out'
     images = data.parent / 'images'
     infer(str(images), nets['detector'], out_dir=str(out), annotations=str(data), coco=True)
+    assert 'numbered' not in capsys.readouterr().err
     assert {image['file_name']: image['id'] for image in content(out)['images']} == {
         'cam0/0000.png': 5, 'cam1/0000.png': 77, 'z.png': 2**60,
     }  # fmt: skip

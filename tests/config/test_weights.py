@@ -85,7 +85,9 @@ def test_a_small_data_set_without_a_network():
     assert cfg.train_cfg.max_epochs == 21  # 30,000 / (292 x 5)
     assert 'length: 21 epochs of 1460 images, for 292 training images (--epochs N sets another one)' in text
     assert cfg.auto_scale_lr.enable
-    assert 'made for 192 images a step, scaled to 24' in text
+    assert 'made for 192 images a step, scaled to 24 in each process: 0.015 x 24/192 = 0.001875 (' in text
+    _, text = small(load_config('mnv4_ssdlite_coco'), 292, launcher='pytorch')
+    assert '= 0.001875, times their number (' in text
     assert 'norm_eval' not in cfg.model.backbone
 
 

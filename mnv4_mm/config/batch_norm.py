@@ -1,0 +1,43 @@
+"""Batches that are too small for the batch norms of a model."""
+
+from mmengine.config import Config
+
+from mnv4_mm.config.anchors import ssd_maps
+from mnv4_mm.errors import UserError
+
+# Heads with a batch norm after global pooling.
+POOLING = ('ASPPHead', 'DepthwiseSeparableASPPHead')
+
+
+def check_batch_norms(cfg: Config) -> None:
+    """Check that no batch norm gets one value for each channel, from which it cannot compute a variance.
+
+    The check knows SSDLite, whose smallest feature map has one position, and DeepLabV3+, which pools over the image.
+    Other models are refused at the first step (``refuse_batch_of_one``).
+
+    Args:
+        cfg: Config of a training run.
+
+    Raises:
+        UserError: A process trains on one image at a time, and a batch norm of the model gets a map of 1x1.
+    """
+    if cfg.train_dataloader.get('batch_size') != 1 or cfg.get('sync_bn') or cfg.get('qat'):
+        return  # fine-tuning for int8 folds the norms into convolutions
+    neck, head = (cfg.model.get(part) or {} for part in ('neck', 'decode_head'))
+    is_ssd = neck.get('type') == 'SSDNeck' and cfg.model.backbone.get('type') in ('MobileNetV4', 'TimmFeatures')
+    if is_ssd and _is_batch_norm(neck) and 'input_size' in cfg and max(ssd_maps(cfg)[-1]) == 1:
+        raise refuse_batch_of_one('its smallest feature map is 1x1')
+    if head.get('type') in POOLING and _is_batch_norm(head):
+        raise refuse_batch_of_one('it follows a pooling over the image')
+
+
+def refuse_batch_of_one(reason: object) -> UserError:
+    """Return the error for a model that cannot be trained with batches of one image."""
+    return UserError(
+        f'a batch norm of this model cannot take batches of one image ({reason}): use batches of at least two images '
+        'in each process, --cfg-options train_dataloader.batch_size=2'
+    )
+
+
+def _is_batch_norm(part: Config) -> bool:
+    return (part.get('norm_cfg') or {}).get('type') == 'BN'
