@@ -16,11 +16,12 @@ $(VENV)/installed: requirements/*.txt pyproject.toml tools/install.py
 	$(PYTHON) tools/install.py --venv $(VENV)
 	touch $@
 
-# Trains a detector of blood cells from scratch (minutes on 2 CPU cores), exports it to ONNX, evaluates and reports
-# (work_dirs/mnv4_ssdlite_bccd/report/index.html). Continues if it was stopped.
+# Trains a detector of blood cells from scratch (minutes on 2 CPU cores), exports it to ONNX, compares the file with
+# PyTorch, evaluates and reports (work_dirs/mnv4_ssdlite_bccd/report/index.html). Continues if it was stopped.
 train: env
 	$(BIN)/python tools/train.py configs/$(FIRST).py --resume --no-report
 	$(BIN)/python tools/export.py work_dirs/$(FIRST)/epoch_6.pth --to onnx
+	$(BIN)/python tools/compare.py work_dirs/$(FIRST)/epoch_6.pth --rounds 5 --out work_dirs/$(FIRST)/exported/compared.json
 	$(BIN)/python -m mnv4_mm report work_dirs/$(FIRST)
 
 # What a change must pass. Two workers with a core each: most tests cannot use more.
