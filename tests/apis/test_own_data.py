@@ -2,9 +2,11 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from end_to_end import IN_PROCESS, resized
 
 from mnv4_mm.apis.evaluate import evaluate_files
@@ -85,6 +87,28 @@ def test_a_run_that_is_resumed_or_tested_with_data_keeps_its_split(run, reposito
         assert split.items() <= stored_split(cfg).items()
     assert evaluate_files(NAME, checkpoint(run), data=str(grown), work_dir=str(tmp_path / 'a'))
     assert len(stored_split(cfg)) == 40
+
+
+def with_classes(run: tuple[Path, Path], path: Path, change: Callable[[list[str]], list[str]]) -> str:
+    """Write the checkpoint of a run as if it had been trained on other classes."""
+    content = torch.load(checkpoint(run), weights_only=False)
+    meta = content['meta']['dataset_meta']
+    meta['classes'] = change(list(meta['classes']))
+    torch.save(content, path)
+    return str(path)
+
+
+def test_a_run_is_not_resumed_with_other_classes(run, tmp_path):
+    two = with_classes(run, tmp_path / 'two.pth', lambda names: names[:2])
+    with pytest.raises(UserError, match=r'two\.pth was trained on other classes than the data .*load_from=.*two\.pth'):
+        train(NAME, data=str(run[0]), resume=two, work_dir=str(tmp_path / 'w'), epochs=2, cfg_options=OPTIONS)
+    assert not (tmp_path / 'w').exists()
+
+
+def test_classes_in_another_order_are_matched_in_evaluation(run, tmp_path, capsys):
+    turned = with_classes(run, tmp_path / 'turned.pth', lambda names: names[::-1])
+    evaluate_files(NAME, turned, data=str(run[0]), work_dir=str(tmp_path / 'a'))
+    assert f'in another order than {turned}: matched by name' in capsys.readouterr().out
 
 
 def test_changed_data_is_prepared_again_and_data_put_in_by_hand_stays(run, tmp_path):

@@ -128,6 +128,15 @@ def ids_huge(root: Path) -> None:
     edit(root, change)
 
 
+def ids_as_text(root: Path) -> None:
+    def change(content: Content) -> None:
+        for entry in (*content['images'], *content['annotations'], *content['categories']):
+            for key in entry.keys() & {'id', 'image_id', 'category_id'}:
+                entry[key] = f'x{entry[key]}'
+
+    edit(root, change)
+
+
 def negative_as_zero_box(root: Path) -> None:
     def change(content: Content) -> None:
         content['annotations'][2:4] = [dict(content['annotations'][2], bbox=[0, 0, 0, 0], area=0)]
@@ -165,6 +174,7 @@ TRAINED = {
     'iscrowd-missing': (each_box(lambda a: a.pop('iscrowd')), set()),
     'ids-from-zero': (ids_from_zero, set()),
     'ids-huge': (ids_huge, set()),
+    'ids-strings': (ids_as_text, set()),
     'negative-as-zero-box': (negative_as_zero_box, {'zero-box'}),
     'outside-by-two-pixels': (
         lambda root: edit(root, lambda c: c['annotations'][0].update(bbox=[-2, 5, 20, 10])),
@@ -228,6 +238,22 @@ def outside(root: Path) -> None:
     edit(root, lambda content: content['images'][0].update(file_name='../../outside.jpg'), ('train',))
 
 
+def ids_restart(root: Path) -> None:
+    def change(content: Content) -> None:
+        for i, annotation in enumerate(content['annotations']):
+            annotation['id'] = i % 2 + 1  # 1 and 2 in each image
+
+    edit(root, change)
+
+
+def boxes_as_text(root: Path) -> None:
+    def change(content: Content) -> None:
+        content['annotations'][2].update(bbox=['5', '6', '20', '10'])
+        content['annotations'][3].update(bbox=[])
+
+    edit(root, change, ('train',))
+
+
 # Kind of data that is refused -> what the message says, also with allow_dropped; and whether allow_dropped accepts it.
 REFUSED = {
     'bbox-nan': (
@@ -241,6 +267,21 @@ REFUSED = {
         True,
     ),
     'bbox-normalised': (shares, r'16 of 16 boxes are within one pixel, .*look like shares of the image', False),
+    'bbox-strings': (
+        boxes_as_text,
+        r'2 of 16 boxes \(12.5 %\) would be left out, .*2 times box-invalid.*first: .*annotation 3: ',
+        True,
+    ),
+    'category-id-twice': (
+        lambda root: edit(root, lambda c: c['categories'][1].update(id=1)),
+        r'give each category its own id \(first: .*instances_train.json, category 1: .* have the same id',
+        False,
+    ),
+    'annotation-ids-restart': (
+        ids_restart,
+        'annotation-id-twice: .*instances_train.json, annotation 1: ',
+        False,
+    ),
     'crowd-all': (
         lambda root: crowds(root, ('train',)),
         'all 12 training boxes are crowds.*set iscrowd, ignore or difficult to 0',
@@ -249,6 +290,13 @@ REFUSED = {
     'crowd-all-val': (lambda root: crowds(root, ('val',)), 'all 4 validation boxes are crowds', False),
     'exif-swapped': (exif_swapped, r'train/0002.jpg is 48x64, not 64x48: its EXIF orientation 6 turns it', False),
     'path-outside': (outside, 'outside.jpg', False),
+    'path-windows': (
+        lambda root: edit(
+            root, lambda c: [i.update(file_name=rf'..\..\media\upload\4\{i["file_name"]}') for i in c['images']]
+        ),
+        r"8 times path-outside.*instances_train.json, image 1: .*0001.jpg' leaves the folder; train/0001.jpg has",
+        False,
+    ),
     'train-truncated-jpeg': (truncated, r'1 of 8 images \(12.5 %\) would be left out.*train/0003.jpg: it is', True),
     'train-all-negative': (
         lambda root: edit(root, lambda c: c['annotations'].clear(), ('train',)),
@@ -279,7 +327,7 @@ def test_data_that_is_refused(root, case):
     if accepted:
         layout = prepare_detection(root, allow_dropped=True)
         assert score_of_the_truth(layout) == pytest.approx(1)
-        assert sum(count.dropped for count in layout.checked.counts.values()) == 1
+        assert sum(count.dropped for count in layout.checked.counts.values()) == (2 if case == 'bbox-strings' else 1)
     else:
         with pytest.raises(UserError, match=message):
             prepare_detection(root, allow_dropped=True)

@@ -172,6 +172,57 @@ def test_weights_that_convolutions_share_are_rounded_once():
     assert after < before
 
 
+@pytest.mark.parametrize(
+    'zeros',
+    [{'0': slice(2, 5), '2': slice(3)}, {'2': slice(None)}, dict.fromkeys('024', slice(None))],
+    ids=['some', 'a_layer', 'all'],
+)
+def test_filters_of_zeros_have_finite_outputs(zeros):
+    """Pruning leaves such filters, in some or all channels; a scale of 0 for them would divide 0 by 0."""
+    torch.manual_seed(0)
+    depthwise = torch.nn.Conv2d(8, 8, 3, groups=8)
+    last = torch.nn.Conv2d(8, 4, 1)
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, stride=2), torch.nn.ReLU(), depthwise, torch.nn.ReLU(), last)
+    for layer, filters in zeros.items():
+        for parameter in net.get_submodule(layer).parameters():
+            parameter.data[filters] = 0
+    rng = np.random.default_rng(0)
+    batches = [rng.uniform(0, 1, (1, 3, 32, 32)).astype(np.float32) for _ in range(2)]
+    example = (torch.from_numpy(batches[0]),)
+    program = torch.onnx.export(net.eval(), example, input_names=['image'], dynamo=True, verbose=False)
+    for plain in (True, False):
+        found = quantize_onnx(program.model_proto, batches, plain=plain).model
+        stored = {one.name: onnx.numpy_helper.to_array(one) for one in found.graph.initializer}
+        scales = [stored[node.input[1]] for node in found.graph.node if node.op_type in QUANTISED]
+        assert len(scales) > 3
+        assert all(np.isfinite(scale).all() and (scale > 0).all() for scale in scales)
+        for batch in batches:
+            expected = run(program.model_proto, batch)
+            output = run(found, batch)
+            assert np.isfinite(output).all()
+            assert np.abs(output - expected).max() <= 0.1 * np.abs(expected).max()
+
+
+@pytest.mark.long
+def test_a_pruned_net_is_exported(lraspp, tmp_path, photos):
+    content = torch.load(lraspp, weights_only=False)
+    state = content['state_dict']
+    for layer, filters in (
+        ('conv_stem', slice(0, None, 2)),
+        ('blocks.2.1.dw_mid.conv', slice(0, None, 2)),
+        ('blocks.2.2.pw_exp.conv', slice(None)),
+    ):
+        state[f'backbone.{layer}.weight'][filters] = 0
+    checkpoint = tmp_path / 'net.pth'
+    torch.save(content, checkpoint)
+    options = dict(size=(64, 96), kind='logits', precision='int8', calibration=str(photos[0].parent))
+    predictor = load(export(str(checkpoint), ['onnx'], log=lambda line: None, **options)[0])
+    batches = [prepare(read_image(photo), predictor.meta.input, predictor.meta.resize)[0] for photo in photos[:2]]
+    assert all(np.isfinite(predictor.run(batch)[0]).all() for batch in batches)
+    pytorch = reference(load_model(str(checkpoint), device='cpu'), predictor.meta)
+    assert difference(pytorch, predictor, batches).largest < 0.5
+
+
 def test_a_large_sensitive_layer_does_not_keep_small_ones_out():
     layers = [
         LayerSensitivity(name, name, decibels, 40.0, 30.0, macs)

@@ -6,7 +6,9 @@ import platform
 
 import cv2
 import numpy as np
+import onnx
 import pytest
+import torch
 
 from mnv4_mm.apis.infer import infer
 from mnv4_mm.apis.load import load as load_any
@@ -20,6 +22,7 @@ from mnv4_mm.images import read_image
 from mnv4_mm.models.arch import ARCHS
 from mnv4_mm.runtime import load
 from mnv4_mm.runtime.meta import Meta, read_meta, sidecar
+from mnv4_mm.runtime.predictor import Predictor
 from mnv4_mm.runtime.preprocess import prepare
 from mnv4_mm.runtime.results import Detections
 from mnv4_mm.runtime.sessions import RUNTIMES
@@ -155,6 +158,57 @@ def test_checkpoint_and_file_have_the_same_results(net, exported, ssdlite, lrasp
         assert contents[0]['annotations'][0].keys() == contents[1]['annotations'][0].keys()
     else:
         assert contents[0]['values'] == contents[1]['values']
+
+
+def check_empty(predictor, photos):
+    for photo in photos[:2]:
+        found = predictor(photo)
+        assert [value.shape for value in (found.boxes, found.scores, found.labels)] == [(0, 4), (0,), (0,)]
+        assert found.to_coco(1) == []
+        np.testing.assert_array_equal(found.plot(), read_image(photo))
+
+
+@pytest.mark.parametrize('name', RUNNABLE)
+def test_no_detections_are_arrays_without_rows(name, exported, pytorch, photos):
+    """Above a threshold that no score reaches, in every runtime and in PyTorch."""
+    file = load(exported(name, kind='raw'))
+    meta = dataclasses.replace(file.meta, selection=dataclasses.replace(file.meta.selection, score_thr=1.0))
+    for run in (file.run, pytorch(file.meta).run):
+        check_empty(Predictor(meta, run), photos)
+
+
+def test_a_selection_inside_that_selects_nothing_has_outputs_without_rows(exported, tmp_path, photos):
+    """As above, with the threshold inside the file."""
+    path = exported('onnx')
+    model = onnx.load(path)
+    (threshold,) = (tensor for tensor in model.graph.initializer if tensor.name == 'tail_score_thr')
+    value = np.ones_like(onnx.numpy_helper.to_array(threshold))
+    threshold.CopyFrom(onnx.numpy_helper.from_array(value, threshold.name))
+    onnx.save(model, tmp_path / path.name)
+    predictor = Predictor(read_meta(path), RUNTIMES['onnx'].session(tmp_path / path.name, read_meta(path)))
+    check_empty(predictor, photos)
+
+
+@pytest.fixture
+def silent(ssdlite, tmp_path):
+    """A checkpoint to which everything is background."""
+    content = torch.load(ssdlite, weights_only=False)
+    count = 1 + len(content['meta']['dataset_meta']['classes'])  # the background is the last one
+    for key, value in content['state_dict'].items():
+        if key.startswith('bbox_head.cls_convs') and key.endswith('.bias') and len(value) % count == 0:
+            value.view(-1, count)[:, -1] += 1000
+    torch.save(content, tmp_path / 'silent.pth')
+    return tmp_path / 'silent.pth'
+
+
+def test_a_checkpoint_that_detects_nothing_has_empty_results(silent, photos):
+    check_empty(load_any(silent, device='cpu'), photos)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('name', RUNNABLE)
+def test_a_file_that_detects_nothing_has_empty_results(name, silent, photos):
+    check_empty(load(export(str(silent), [name], log=lambda line: None)[0]), photos)
 
 
 @pytest.mark.parametrize('name', RUNNABLE)

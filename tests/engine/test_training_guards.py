@@ -3,9 +3,10 @@
 import errno
 import json
 import math
+import multiprocessing
 import resource
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -93,6 +94,32 @@ def test_batches_fit_the_data(train, tmp_path, batch, code, message):
     assert message in run.stdout
     assert 'with num_workers=0, persistent_workers has no effect' in run.stdout  # no-workers
     assert torch.load(tmp_path / 'w/epoch_1.pth', weights_only=False)['meta']['iter'] == 1
+
+
+@pytest.fixture
+def start_method() -> Iterator[None]:
+    """Forget how processes are started, and restore it after the test: mmengine sets it for this whole process."""
+    before = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method(None, force=True)
+    yield
+    multiprocessing.set_start_method(before, force=True)
+
+
+@pytest.mark.parametrize('config', [DETECTOR, pytest.param(SEGMENTER, marks=pytest.mark.long)])
+def test_workers_may_be_spawned(config, train, start_method, tmp_path):
+    """As on macOS: data sets, transforms and samplers can be pickled, and are registered in a new interpreter."""
+    run = train(
+        config,
+        train_dataloader__num_workers=1,
+        train_dataloader__batch_size=4,
+        val_dataloader__num_workers=1,
+        env_cfg__mp_cfg__mp_start_method='spawn',
+    )
+    assert run.returncode == 0, run.stderr
+    assert multiprocessing.get_start_method() == 'spawn'
+    name, metric = ('epoch_1.pth', 'bbox_mAP') if config == DETECTOR else ('iter_2.pth', 'mIoU')
+    assert torch.load(tmp_path / 'w' / name, weights_only=False)['meta']['iter'] == 2
+    assert f'shapes/{metric}' in run.stdout
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(train, tmp_path):

@@ -387,6 +387,17 @@ def test_root_category_of_roboflow(load, content, root, used, classes, ids, fata
         assert [label for label, _ in boxes(data)['images/a.jpg']] == [names[number] for number in used]
 
 
+def test_a_root_with_the_name_of_the_only_class(load, content):
+    content['categories'] = [
+        dict(id=0, name='disc', supercategory='none'),
+        dict(id=1, name='disc', supercategory='disc'),
+    ]
+    content['annotations'] = roboflow(1)
+    data = load(content)
+    assert (data.classes, data.category_ids, data.findings) == (('disc',), (1,), [])
+    assert boxes(data)['images/a.jpg'] == [('disc', (1, 2, 3, 4))]
+
+
 def test_a_root_with_boxes_in_one_split_is_kept_in_all(tmp_path, content):
     content['categories'] = [
         dict(id=0, name='cells', supercategory='none'),
