@@ -196,6 +196,71 @@ def _read_row(values: Any) -> Row:
     return kind(*numbers)
 
 
+def make_divisible(channels: float, divisor: int = 8) -> int:
+    """Round to the nearest multiple of ``divisor``, at least ``divisor`` (TF ``make_divisible``).
+
+    If the nearest multiple is below 90 % of ``channels``, the next larger one is returned.
+    """
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * channels else rounded
+
+
+class PlacedRow(NamedTuple):
+    """A row of an architecture table at its place in a net.
+
+    Attributes:
+        row: The row, with the width, attention stride and output stride of the net applied.
+        channels: Input channels.
+        stride: Stride of the input feature map in pixels.
+        dilation: Dilation of the depthwise and dense convolutions.
+    """
+
+    row: Row
+    channels: int
+    stride: int
+    dilation: int
+
+
+def placed_rows(spec: Arch, output_stride: int = 32) -> list[list[PlacedRow]]:
+    """Return the rows of the stages that end in C2...C5, and of the 1x1 convolution after C5 if the net has one.
+
+    Args:
+        spec: The net.
+        output_stride: See ``MobileNetV4``.
+    """
+    head_conv = () if spec.head_conv is None else ((Conv(1, 1, spec.head_conv),),)
+    channels, stride, dilation = spec.stem, 2, 1
+    stages = []
+    for stage in (*spec.stages, *head_conv):
+        placed = []
+        for row in stage:
+            row, removed_stride = _fit_row(row, spec, dilate=stride * stride_of(row) > output_stride)
+            placed.append(PlacedRow(row, channels, stride, dilation))
+            channels, stride = row.out, stride * stride_of(row)
+            # The layer whose stride was removed still samples the finer grid; the layers after it are dilated.
+            dilation *= removed_stride
+        stages.append(placed)
+    return stages
+
+
+def stride_of(row: Row) -> int:
+    return 1 if isinstance(row, MQA) else row.stride
+
+
+def _fit_row(row: Row, spec: Arch, dilate: bool) -> tuple[Row, int]:
+    """Apply the settings of a net to a row of its table and, if ``dilate``, remove the stride of the row.
+
+    Returns:
+        The row and the stride that was removed from it, 1 if none.
+    """
+    row = row._replace(out=make_divisible(row.out * spec.width))
+    if isinstance(row, MQA) and spec.kv_stride is not None:
+        row = row._replace(kv_stride=spec.kv_stride)
+    if isinstance(row, MQA) or not dilate:
+        return row, 1
+    return row._replace(stride=1), row.stride
+
+
 CONV_S = Arch(
     stem=32,
     act='ReLU',

@@ -15,6 +15,8 @@ from mmcv.cnn import build_activation_layer, build_norm_layer
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
+from mnv4_mm.models.arch import make_divisible
+
 
 class Style(NamedTuple):
     """Settings shared by all blocks of a net.
@@ -30,15 +32,6 @@ class Style(NamedTuple):
     act_cfg: dict
     layer_scale: float | None
     antialias: str | None = None
-
-
-def make_divisible(channels: float, divisor: int = 8) -> int:
-    """Round to the nearest multiple of ``divisor``, at least ``divisor`` (TF ``make_divisible``).
-
-    If the nearest multiple is below 90 % of ``channels``, the next larger one is returned.
-    """
-    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
 def _norm(style: Style, channels: int) -> nn.Module:

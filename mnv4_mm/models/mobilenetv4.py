@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mnv4_mm.errors import UserError
 from mnv4_mm.models import arch as table
-from mnv4_mm.models.layers import UIB, ConvBN, FusedIB, MobileMQA, MultiQueryAttention, Style, make_divisible
+from mnv4_mm.models.layers import UIB, ConvBN, FusedIB, MobileMQA, MultiQueryAttention, Style
 from mnv4_mm.weights.strict import load_pretrained, pretrained_entries
 
 
@@ -90,29 +90,19 @@ class MobileNetV4(BaseModule):
         # In place where possible (not GELU): 10 % faster, and no other layer needs the input of an activation.
         act_cfg = act_cfg or (dict(type=spec.act) if spec.act == 'GELU' else dict(type=spec.act, inplace=True))
         style = Style(norm_cfg or dict(type='BN'), act_cfg, spec.layer_scale, spec.antialias)
-        head_conv = () if spec.head_conv is None else ((table.Conv(1, 1, spec.head_conv),),)
-        rows = (*spec.stages, *head_conv)
+        stages = table.placed_rows(spec, output_stride)
         # As in timm, rates increase over all blocks of the net, including those that are not built here.
-        rates = iter([drop_path_rate * i / sum(map(len, rows)) for i in range(sum(map(len, rows)))])
+        count = sum(map(len, stages))
+        rates = iter([drop_path_rate * i / count for i in range(count)])
 
         stem = ConvBN(style._replace(antialias=None), 3, spec.stem, 3, stride=2)
         self.conv_stem, self.bn1, self.act = stem.children()
-        channels, stride, dilation = spec.stem, 2, 1
-        widths, strides = [], []
-        self.blocks = nn.ModuleList()
-        for stage in rows[: self.out_indices[-1] + 1]:
-            blocks = []
-            for row in stage:
-                row, removed_stride = _fit_row(row, spec, dilate=stride * _stride(row) > output_stride)
-                blocks.append(_build_block(row, style, channels, dilation, next(rates), spec.attention))
-                channels, stride = row.out, stride * _stride(row)
-                # The layer whose stride was removed still samples the finer grid; the layers after it are dilated.
-                dilation *= removed_stride
-            self.blocks.append(nn.Sequential(*blocks))
-            widths.append(channels)
-            strides.append(stride)
-        self.out_channels = tuple(widths[i] for i in self.out_indices)
-        self.out_strides = tuple(strides[i] for i in self.out_indices)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(*[build_block(row, style, next(rates), spec.attention) for row in stage])
+            for stage in stages[: self.out_indices[-1] + 1]
+        )
+        self.out_channels = tuple(stages[i][-1].row.out for i in self.out_indices)
+        self.out_strides = tuple(stages[i][-1].stride * table.stride_of(stages[i][-1].row) for i in self.out_indices)
 
         self._init_like_timm()
         self._freeze_stages()
@@ -197,28 +187,17 @@ class MobileNetV4(BaseModule):
                         nn.init.xavier_uniform_(conv.weight)
 
 
-def _stride(row: table.Row) -> int:
-    return 1 if isinstance(row, table.MQA) else row.stride
+def build_block(place: table.PlacedRow, style: Style, drop_path: float = 0.0, attention: str = 'mqa') -> nn.Module:
+    """Build the block of a row.
 
-
-def _fit_row(row: table.Row, spec: table.Arch, dilate: bool) -> tuple[table.Row, int]:
-    """Apply the settings of a net to a row of its table and, if ``dilate``, remove the stride of the row.
-
-    Returns:
-        The row and the stride that was removed from it, 1 if none.
+    Args:
+        place: The row at its place.
+        style: Settings shared by all blocks of the net.
+        drop_path: Stochastic depth rate.
+        attention: See ``arch.Arch``.
     """
-    row = row._replace(out=make_divisible(row.out * spec.width))
-    if isinstance(row, table.MQA) and spec.kv_stride is not None:
-        row = row._replace(kv_stride=spec.kv_stride)
-    if isinstance(row, table.MQA) or not dilate:
-        return row, 1
-    return row._replace(stride=1), row.stride
-
-
-def _build_block(
-    row: table.Row, style: Style, in_channels: int, dilation: int, drop_path: float, attention: str
-) -> nn.Module:
-    match row:
+    in_channels, dilation = place.channels, place.dilation
+    match place.row:
         case table.Conv(kernel, stride, out):
             return ConvBN(style, in_channels, out, kernel, stride, dilation, norm_name='bn1')
         case table.FusedIB(kernel, stride, expand, out):
@@ -228,7 +207,7 @@ def _build_block(
         case table.MQA(heads, key_dim, kv_stride, _):
             kv_heads = heads if attention == 'mhsa' else 1
             return MobileMQA(style, in_channels, heads, key_dim, kv_stride, dilation, drop_path, kv_heads)
-    raise TypeError(f'not a row of an architecture table: {row!r}')
+    raise TypeError(f'not a row of an architecture table: {place.row!r}')
 
 
 def _checkpointed(block: nn.Module, x: Tensor) -> Tensor:

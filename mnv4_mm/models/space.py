@@ -4,6 +4,7 @@ The largest net of a space has every layer that any net of the space has. So its
 other net takes a part of them, see ``models.supernet``. A net is written as its genes, one index for each variable.
 """
 
+import functools
 import random
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -130,7 +131,7 @@ class Space(NamedTuple):
 
     def variables(self) -> tuple[Variable, ...]:
         """Return the variables, in the order of the genes. A choice of one value is no variable."""
-        return tuple(variable for variable in self._variables() if len(variable.values) > 1)
+        return _variables_of(self)[1]
 
     def _variables(self) -> Iterator[Variable]:
         for number, stage in enumerate(self.stages, 2):
@@ -188,7 +189,7 @@ class Space(NamedTuple):
             UserError: The genes do not fit the space.
         """
         chosen = {v.name: v.values[gene] for gene, v in zip(self.canonical(genes), self.variables(), strict=True)}
-        chosen = {variable.name: variable.values[0] for variable in self._variables()} | chosen
+        chosen = {variable.name: variable.values[0] for variable in _variables_of(self)[0]} | chosen
         stages, numbers = [], []
         for number, stage in enumerate(self.stages, 2):
             width = chosen[f'C{number}.width']
@@ -232,6 +233,13 @@ class Space(NamedTuple):
         if self.subnet(genes).arch.stages != arch.stages:
             raise UserError('this net is not in the search space')
         return self.canonical(genes)
+
+
+@functools.cache
+def _variables_of(space: Space) -> tuple[tuple[Variable, ...], tuple[Variable, ...]]:
+    """Return all choices of a space, and those of more than one value. A search asks for them with each net."""
+    choices = tuple(space._variables())
+    return choices, tuple(choice for choice in choices if len(choice.values) > 1)
 
 
 def _row(choices: RowChoices, name: str, width: int, chosen: dict[str, object]) -> Row | None:

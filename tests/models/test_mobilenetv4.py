@@ -9,8 +9,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mnv4_mm.models import MobileNetV4
-from mnv4_mm.models.arch import ARCHS, MQA
-from mnv4_mm.models.layers import LayerScale, MultiQueryAttention, make_divisible, matmul_attention, repeated_attention
+from mnv4_mm.models.arch import ARCHS, MQA, make_divisible
+from mnv4_mm.models.layers import LayerScale, MultiQueryAttention, matmul_attention, repeated_attention
 
 PUBLISHED = ['conv_s', 'conv_m', 'conv_l', 'hybrid_m', 'hybrid_l']
 # One net of each kind: plain, with attention, with either antialiasing, without the wide last convolution. The others
