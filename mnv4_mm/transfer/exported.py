@@ -88,13 +88,17 @@ def convert(graph: Graph, folder: Path, name: str) -> Path:
     return path
 
 
-def session(path: Path) -> Session:
-    """Load a converted file in its runtime, with one thread.
+def session(path: Path, threads: int = 1) -> Session:
+    """Load a converted file in its runtime.
+
+    Args:
+        path: The file.
+        threads: Number of threads.
 
     Returns:
         The function that runs the file on an input batch and returns a list of output arrays.
     """
-    return load(path, threads=1).session
+    return load(path, threads).session
 
 
 def check_output(graph: Graph, path: Path, tolerance: float = 1e-3) -> np.ndarray:
@@ -166,6 +170,30 @@ class Latency(NamedTuple):
     cpu: float
 
 
+def time_inferences(run: Session, batch: np.ndarray, seconds: float) -> tuple[list[float], list[float]]:
+    """Time inferences of a loaded file, after three untimed ones.
+
+    Args:
+        run: The file, see ``session``.
+        batch: Input batch.
+        seconds: Seconds for which inferences are timed. At least five are timed.
+
+    Returns:
+        Latency and CPU time of each inference in ms.
+    """
+    for _ in range(3):
+        run(batch)
+    times: list[float] = []
+    cpu: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < 5 or time.perf_counter() < end:
+        start, start_cpu = time.perf_counter(), time.process_time()
+        run(batch)
+        times.append(1e3 * (time.perf_counter() - start))
+        cpu.append(1e3 * (time.process_time() - start_cpu))
+    return times, cpu
+
+
 def measure_latencies(
     files: Mapping[Any, tuple[Path, np.ndarray]],
     rounds: int = 5,
@@ -179,8 +207,7 @@ def measure_latencies(
     Args:
         files: Path and input batch of each file, by a key of any hashable type.
         rounds: Number of rounds.
-        seconds: Seconds for which the inferences of each file are timed in each round, after three untimed ones. At
-            least five inferences are timed.
+        seconds: Seconds for which each file is timed in each round, see ``time_inferences``.
         log: Function that prints a line; called after each round.
 
     Returns:
@@ -190,17 +217,9 @@ def measure_latencies(
     cpu: dict[Any, list[float]] = {key: [] for key in files}
     for number in range(rounds):
         for key, (path, batch) in files.items():
-            run = session(path)
-            for _ in range(3):
-                run(batch)
-            times: list[float] = []
-            end = time.perf_counter() + seconds
-            while len(times) < 5 or time.perf_counter() < end:
-                start, start_cpu = time.perf_counter(), time.process_time()
-                run(batch)
-                times.append(1e3 * (time.perf_counter() - start))
-                cpu[key].append(1e3 * (time.process_time() - start_cpu))
+            times, used = time_inferences(session(path), batch, seconds)
             medians[key].append(statistics.median(times))
+            cpu[key] += used
         log(f'round {number + 1} of {rounds}')
     return {
         key: Latency(statistics.median(values), tuple(values), statistics.median(cpu[key]))
