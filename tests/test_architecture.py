@@ -31,7 +31,8 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ('apis',),
     ('deploy',),
     ('demo', 'label'),
-    ('report', 'bench', 'transfer', 'search'),
+    ('report', 'bench', 'transfer'),
+    ('search',),
     ('registration',),
     ('cli',),
     ('__init__', '__main__'),
@@ -40,7 +41,7 @@ LEVELS = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 # Modules that are imported, or run exported files, where PyTorch and OpenMMLab are not installed or not yet loaded.
 LIGHT = (
     'errors', 'version', 'quiet', 'lazy', 'paths', 'files', 'image_headers', 'images', 'data.formats', 'models.arch',
-    'models.space', 'weights.tags', 'weights.cache', 'search.front', 'report.weights', 'runtime',
+    'models.space', 'weights.tags', 'weights.cache', 'search.front', 'search.latency', 'report.weights', 'runtime',
     'config.check', 'config.index', 'config.options', 'config.rules', 'config.source', 'deploy.arguments',
     'deploy.measured', 'web', 'bench.parts', 'demo', 'label', 'transfer.protocol', 'transfer.job', 'transfer.records',
     'transfer.splits', 'transfer.estimate', 'transfer.claims', 'transfer.nets', 'registration', 'cli', '__init__',

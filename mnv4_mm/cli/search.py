@@ -6,11 +6,15 @@ from pathlib import Path
 from mnv4_mm.cli import train as training
 from mnv4_mm.cli.arguments import Parser
 from mnv4_mm.data.decode_once import cores
+from mnv4_mm.deploy.measured import read_measurements
+from mnv4_mm.deploy.targets import TARGETS
 from mnv4_mm.errors import UserError
 from mnv4_mm.paths import check_checkpoint, check_not_empty, check_output_file, check_output_folder, make_output_folder
-from mnv4_mm.search.front import DIGITS, read_front, write_front
+from mnv4_mm.search.front import DIGITS, GMACS, MS, read_cost, read_front, write_front
+from mnv4_mm.search.latency import read_table
 
 ENGINES = ('nsga2', 'tunas', 'random')
+RUNTIMES = ('onnx', 'openvino', 'litert')
 
 
 def add_search(parser: Parser) -> None:
@@ -18,6 +22,21 @@ def add_search(parser: Parser) -> None:
     train = commands.add_parser('train', help='train a supernet: all nets of a search space at once')
     training.add_train(train)
     train.set_defaults(call=train_supernet, parser=train, report=False)
+    profile = commands.add_parser('profile', help='measure a latency table: what `run --latency` predicts nets from')
+    profile.add_argument('checkpoint', help='checkpoint of a supernet')
+    profile.add_argument('--runtime', choices=RUNTIMES, help='measure in this runtime on this device (default: onnx)')
+    profile.add_argument('--threads', type=int, metavar='N', help='threads of the runtime (default: 1)')
+    profile.add_argument('--nets', type=int, default=24, metavar='N', help='nets to fit to (default: 24)')
+    profile.add_argument('--blocks', metavar='N', help='number of blocks to measure, or all (default: 120)')
+    profile.add_argument('--check', type=int, default=0, metavar='N', help='print the error on N other nets')
+    profile.add_argument('--browser', metavar='DIR', help='write the nets as web pages instead (docs/search.md)')
+    profile.add_argument(
+        '--measured', nargs='+', metavar='FILE.jsonl', help='lines that these pages have shown: make the table of them'
+    )
+    profile.add_argument(
+        '--out', metavar='FILE', help='table to write (default: latency-<runtime>.json beside the checkpoint)'
+    )
+    profile.set_defaults(call=profile_device, parser=profile)
     run = commands.add_parser('run', help='search for the nets with the best scores at their costs')
     run.add_argument('checkpoint', help='checkpoint of a supernet')
     run.add_argument('--nets', type=int, default=1000, metavar='N', help='number of nets to ask for (default: 1000)')
@@ -27,8 +46,9 @@ def add_search(parser: Parser) -> None:
         default='nsga2',
         help='nsga2 (default), the reward of TuNAS, or random nets (docs/search.md)',
     )
+    run.add_argument('--limit', metavar='COST', help='largest cost; tunas: the cost that it prefers')
     run.add_argument(
-        '--limit', type=float, metavar='GMACS', help='largest cost of the backbone; tunas: the cost that it prefers'
+        '--latency', metavar='TABLE', help='costs are ms by this table of `mnv4 search profile` (default: GMACs)'
     )
     run.add_argument('--images', type=int, default=500, metavar='N', help='score on at most N images (default: 500)')
     run.add_argument('--workers', type=int, default=cores(), metavar='N', help='processes (default: all cores)')
@@ -38,9 +58,9 @@ def add_search(parser: Parser) -> None:
     export = commands.add_parser('export', help='write a net that was found as an ordinary checkpoint')
     export.add_argument('front', help='front-<engine>.json, which `mnv4 search run` has written')
     export.add_argument(
-        '--choose', type=float, required=True, metavar='GMACS', help='the best net that costs at most this'
+        '--choose', required=True, metavar='COST', help='the best net that costs at most this: GMACs, or ms as in 12ms'
     )
-    export.add_argument('--out', metavar='FILE', help='file to write (default: net_<GMACS>.pth beside the front)')
+    export.add_argument('--out', metavar='FILE', help='file to write (default: net_<COST>.pth beside the front)')
     export.set_defaults(call=export_net, parser=export)
 
 
@@ -50,6 +70,58 @@ def train_supernet(args: argparse.Namespace) -> None:
     training.train(args)
 
 
+def profile_device(args: argparse.Namespace) -> None:
+    """Run ``mnv4 search profile``: measure a latency table, and print how well it predicts."""
+    if args.nets < 3:
+        raise UserError(f'--nets must be at least 3, got {args.nets}')
+    if args.check < 0:
+        raise UserError(f'--check must not be negative, got {args.check}')
+    if args.threads is not None and args.threads < 1:
+        raise UserError(f'--threads must be at least 1, got {args.threads}')
+    blocks = None if args.blocks == 'all' else _count('--blocks', args.blocks or '120')
+    check_not_empty(checkpoint=args.checkpoint, browser=args.browser, measured=args.measured, out=args.out)
+    check_checkpoint(args.checkpoint)
+    here = {'--runtime': args.runtime, '--threads': args.threads, '--blocks': args.blocks}
+    if args.browser and any(here.values()):
+        given = ', '.join(name for name, value in here.items() if value)
+        raise UserError(f'--browser measures whole nets in a browser: leave out {given}')
+    if args.measured and not args.browser:
+        raise UserError('--measured needs --browser, the folder of the pages that were measured')
+    runtime = 'web' if args.browser else args.runtime or 'onnx'
+    if not args.measured and (absent := TARGETS[runtime].absent(convert=True)):
+        raise UserError(f'--{"browser" if args.browser else "runtime"}: {absent}')
+    out = Path(args.out or Path(args.checkpoint).parent / f'latency-{runtime}.json')
+    if out.suffix != '.json':
+        raise UserError(f'--out {out}: a latency table ends in .json')
+    check_output_file('--out', out)
+    if args.browser and not args.measured:
+        folder = check_output_folder('--browser', args.browser)
+
+        from mnv4_mm.search.browser import write_nets
+
+        pages = write_nets(Path(args.checkpoint), args.nets, args.check, make_output_folder('--browser', folder))
+        print(f'{len(pages)} pages: measure each in the browser, save the lines, and call this with --measured')
+        return
+    measurements = read_measurements(args.measured) if args.measured else []
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if measurements:
+        from mnv4_mm.search.browser import browser_table
+
+        table = browser_table(Path(args.checkpoint), args.nets, args.check, Path(args.browser), measurements, out)
+    else:
+        from mnv4_mm.search.profile import Plan, profile
+
+        plan = Plan(runtime, args.threads or 1, args.nets, blocks, args.check)
+        table = profile(Path(args.checkpoint), plan, out)
+    print(*table.lines(), out, sep='\n')
+
+
+def _count(flag: str, text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(f'{flag} must be a number from 1 on, or all, got {text}')
+    return int(text)
+
+
 def run_search(args: argparse.Namespace) -> None:
     """Run ``mnv4 search run``: check the arguments, search, and print the front."""
     for flag, value in (('--nets', args.nets), ('--images', args.images), ('--workers', args.workers)):
@@ -57,33 +129,37 @@ def run_search(args: argparse.Namespace) -> None:
             raise UserError(f'{flag} must be at least 1, got {value}')
     if args.seed < 0:
         raise UserError(f'--seed must not be negative, got {args.seed}')
-    if args.limit is not None and not 0 < args.limit < float('inf'):
-        raise UserError(f'--limit must be positive and finite, got {args.limit}')
+    limit = None if args.limit is None else read_cost('--limit', args.limit, MS if args.latency else GMACS)
     if args.engine == 'tunas' and args.limit is None:
         raise UserError('--engine tunas needs --limit, the cost that its reward prefers')
-    check_not_empty(checkpoint=args.checkpoint, out=args.out)
+    check_not_empty(checkpoint=args.checkpoint, latency=args.latency, out=args.out)
     check_checkpoint(args.checkpoint)
+    latency = read_table(args.latency) if args.latency else None
     out = Path(args.out or Path(args.checkpoint).parent / 'search')
     check_output_folder('--out', out)
 
+    random = out / 'front-random.json'
+    baseline = read_front(random) if args.engine != 'random' and random.is_file() else None
+
+    from mnv4_mm.search.plot import write_plot
     from mnv4_mm.search.run import Plan, search
 
     make_output_folder('--out', out)
-    plan = Plan(args.engine, args.nets, args.seed, args.limit, args.images)
-    front = search(Path(args.checkpoint), plan, out, workers=args.workers)
+    plan = Plan(args.engine, args.nets, args.seed, limit, args.images)
+    front = search(Path(args.checkpoint), plan, out, latency=latency, workers=args.workers)
     path = out / f'front-{args.engine}.json'
     write_front(front, path)
-    print(*front.lines(), path, sep='\n')
+    write_plot(front, baseline, path.with_suffix('.png'))
+    print(*front.lines(), path, path.with_suffix('.png'), sep='\n')
 
 
 def export_net(args: argparse.Namespace) -> None:
     """Run ``mnv4 search export``: choose a net of a front, write it, and print the path of the file."""
-    if not 0 < args.choose < float('inf'):
-        raise UserError(f'--choose must be positive and finite, got {args.choose}')
     check_not_empty(front=args.front, out=args.out)
     front = read_front(args.front)
-    chosen = front.choose(args.choose)
-    path = Path(args.out or Path(args.front).parent / f'net_{chosen.gmacs:.{DIGITS}f}.pth')
+    chosen = front.choose(read_cost('--choose', args.choose, front.unit))
+    unit = '' if front.unit == GMACS else front.unit
+    path = Path(args.out or Path(args.front).parent / f'net_{chosen.cost:.{DIGITS}f}{unit}.pth')
     if path.suffix != '.pth':
         raise UserError(f'--out {path}: a checkpoint ends in .pth')
     check_output_file('--out', path)
@@ -91,5 +167,5 @@ def export_net(args: argparse.Namespace) -> None:
 
     from mnv4_mm.search.export import export_net
 
-    print(f'{chosen.gmacs:.{DIGITS}f} GMACs, {front.metric} {chosen.score:.4f} on {front.images} held-out images')
+    print(f'{chosen.cost:.{DIGITS}f} {front.unit}, {front.metric} {chosen.score:.4f} on {front.images} held-out images')
     print(export_net(supernet, chosen.genes, path))

@@ -1,5 +1,7 @@
 """The ``supernet`` settings of a config, with which ``engine.sandwich`` trains all nets of a search space at once."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -115,3 +117,9 @@ def space_of(cfg: Any) -> Space:
     if settings['space'] not in SPACES:
         raise UserError(f'no search space {settings["space"]!r}; there are {", ".join(SPACES)}')
     return SPACES[settings['space']]
+
+
+def model_digest(cfg: Any) -> str:
+    """Return a SHA-256 of the detector or segmenter of a supernet, without what only training reads."""
+    model = {key: value for key, value in cfg.model.to_dict().items() if key != 'train_cfg'}
+    return hashlib.sha256(json.dumps(model, sort_keys=True, default=str).encode()).hexdigest()

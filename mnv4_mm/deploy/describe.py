@@ -108,6 +108,15 @@ def describe(
     )
 
 
+def default_size(cfg: Config) -> tuple[int, int]:
+    """Return height and width in pixels of the input of a file that is exported without ``size``.
+
+    Raises:
+        UserError: The test pipeline has a step that a file cannot reproduce.
+    """
+    return _resize(cfg, 'RGB', dynamic=False)[0]
+
+
 def source_of(checkpoint: Checkpoint, model: Any, target: Target) -> dict[str, str]:
     """Describe the origin of a file: checkpoint, its SHA-256, config, and the versions of the packages used.
 

@@ -1,6 +1,8 @@
 """The nets that are best at their costs, and the file that keeps them. Imports nothing heavy."""
 
 import json
+import math
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +11,8 @@ from mnv4_mm.digest import file_digest
 from mnv4_mm.errors import UserError
 from mnv4_mm.files import write_whole
 
-DIGITS = 4  # of a cost in GMACs, in a table and in the name of a file
+GMACS, MS = UNITS = ('GMACs', 'ms')  # of a cost
+DIGITS = 4  # of a cost, in a table and in the name of a file
 
 
 class Scored(NamedTuple):
@@ -18,12 +21,12 @@ class Scored(NamedTuple):
     Attributes:
         genes: The net, see ``models.space``.
         score: AP or mIoU in [0, 1] on the images that were held out.
-        gmacs: Billions of multiply-accumulates of the backbone for one image.
+        cost: Billions of multiply-accumulates of the backbone for one image, or predicted latency in ms.
     """
 
     genes: tuple[int, ...]
     score: float
-    gmacs: float
+    cost: float
 
 
 class Front(NamedTuple):
@@ -36,6 +39,7 @@ class Front(NamedTuple):
         images: Number of images that were scored on.
         plan: What the search did, see ``run.Plan``.
         nets: The nets, by ascending cost and score; for ``tunas`` the one with the best reward.
+        unit: Unit of the costs, one of ``UNITS``.
     """
 
     supernet: Path
@@ -44,19 +48,20 @@ class Front(NamedTuple):
     images: int
     plan: dict[str, Any]
     nets: tuple[Scored, ...]
+    unit: str = GMACS
 
     def choose(self, limit: float) -> Scored:
-        """Return the net with the best score within a limit of the cost, in GMACs.
+        """Return the net with the best score within a limit of the cost.
 
         Costs count as ``lines`` shows them, rounded to ``DIGITS``.
 
         Raises:
             UserError: All nets cost more.
         """
-        fitting = [net for net in self.nets if round(net.gmacs, DIGITS) <= limit]
+        fitting = [net for net in self.nets if round(net.cost, DIGITS) <= limit]
         if not fitting:
-            cheapest = min(net.gmacs for net in self.nets)
-            raise UserError(f'--choose {limit:g}: the cheapest net of the front has {cheapest:.{DIGITS}f} GMACs')
+            cheapest = min(net.cost for net in self.nets)
+            raise UserError(f'--choose {limit:g}: the cheapest net of the front has {cheapest:.{DIGITS}f} {self.unit}')
         return max(fitting, key=lambda net: net.score)
 
     def check_supernet(self) -> Path:
@@ -73,16 +78,39 @@ class Front(NamedTuple):
 
     def lines(self) -> Iterator[str]:
         """Yield the lines of a Markdown table."""
-        yield f'| GMACs | {self.metric} |'
+        yield f'| {self.unit} | {self.metric} |'
         yield '|---|---|'
         for net in self.nets:
-            yield f'| {net.gmacs:.{DIGITS}f} | {net.score:.4f} |'
+            yield f'| {net.cost:.{DIGITS}f} | {net.score:.4f} |'
+
+
+def read_cost(flag: str, text: str, unit: str) -> float:
+    """Read a cost such as ``12``, ``12ms`` or ``0.25 GMACs``.
+
+    Args:
+        flag: Option that the text is the value of, for the message.
+        text: The text.
+        unit: Unit of the costs that it is compared with, one of ``UNITS``.
+
+    Raises:
+        UserError: This is no positive number, or it has another unit.
+    """
+    number, found = re.fullmatch(r'(.*?)\s*(ms|gmacs)?', text.strip(), re.I | re.S).groups()  # type: ignore[union-attr]
+    try:
+        value = float(number)
+    except ValueError:
+        raise UserError(f'{flag} must be a number of {unit}, got {text!r}') from None
+    if found and found.lower() != unit.lower():
+        raise UserError(f'{flag} {text}: the costs are in {unit} here{"" if unit == MS else ", not in ms"}')
+    if not 0 < value < math.inf:
+        raise UserError(f'{flag} must be positive and finite, got {text}')
+    return value
 
 
 def find_front(scored: Iterable[Scored]) -> tuple[Scored, ...]:
     """Return the nets that no other net equals or beats in both score and cost, by ascending cost."""
     front: list[Scored] = []
-    for one in sorted(set(scored), key=lambda net: (net.gmacs, -net.score, net.genes)):
+    for one in sorted(set(scored), key=lambda net: (net.cost, -net.score, net.genes)):
         if not front or one.score > front[-1].score:
             front.append(one)
     return tuple(front)
@@ -110,9 +138,10 @@ def read_front(path: str | Path) -> Front:
         raise UserError(f'no front {path}: `mnv4 search run` writes front-<engine>.json')
     try:
         content = json.loads(path.read_bytes())
-        nets = tuple(Scored(tuple(net['genes']), float(net['score']), float(net['gmacs'])) for net in content['nets'])
-        if not nets:
-            raise ValueError('it has no nets')
+        unit, key = (content['unit'], 'cost') if 'unit' in content else (GMACS, 'gmacs')  # before costs in ms
+        nets = tuple(Scored(tuple(net['genes']), float(net['score']), float(net[key])) for net in content['nets'])
+        if not nets or unit not in UNITS:
+            raise ValueError('it has no nets, or another unit')
         return Front(**{**content, 'supernet': Path(content['supernet']), 'nets': nets})
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(f'{path} is not a front, as `mnv4 search run` writes it') from error

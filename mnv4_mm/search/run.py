@@ -13,10 +13,14 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mnv4_mm.config.checkpoint import checkpoint_config
 from mnv4_mm.errors import UserError
 from mnv4_mm.models.space import Genes, Space
-from mnv4_mm.search.front import Front, Scored, find_front
+from mnv4_mm.search.front import GMACS, MS, Front, Scored, find_front
+from mnv4_mm.search.latency import LatencyTable, Predictor
+from mnv4_mm.search.profile import subject_of
 from mnv4_mm.search.score import Scorer
+from mnv4_mm.weights.checkpoint import read_checkpoint
 
 RECORDS = 'scored.jsonl'
 POPULATION = 50
@@ -32,7 +36,7 @@ class Plan(NamedTuple):
             for random nets.
         nets: Number of nets to ask for. Those that were asked for before, and those above the limit, count too.
         seed: Seed.
-        limit: Largest cost in GMACs; None for no limit. ``tunas``: the cost that the reward prefers.
+        limit: Largest cost; None for no limit. ``tunas``: the cost that the reward prefers.
         images: Largest number of images to score on.
     """
 
@@ -47,16 +51,16 @@ class Costs:
     """Costs of nets, each computed once.
 
     Args:
-        gmacs: Function from genes to the cost.
+        cost: Function from genes to the cost.
     """
 
-    def __init__(self, gmacs: Callable[[Genes], float]) -> None:
-        self._gmacs = gmacs
+    def __init__(self, cost: Callable[[Genes], float]) -> None:
+        self._cost = cost
         self._known: dict[Genes, float] = {}
 
     def __call__(self, genes: Genes) -> float:
         if genes not in self._known:
-            self._known[genes] = self._gmacs(genes)
+            self._known[genes] = self._cost(genes)
         return self._known[genes]
 
 
@@ -65,6 +69,7 @@ def search(
     plan: Plan,
     out: Path,
     *,
+    latency: LatencyTable | None = None,
     workers: int = 1,
     log: Callable[[str], object] = print,
 ) -> Front:
@@ -76,6 +81,7 @@ def search(
         checkpoint: Checkpoint of a supernet.
         plan: What to search for.
         out: Existing folder for the records, ``scored.jsonl``: one line for each net that was scored.
+        latency: Latency table of a device. Costs are then latencies in ms that it predicts, and otherwise GMACs.
         workers: Number of processes.
         log: Function that prints a line; called after each generation.
 
@@ -83,15 +89,19 @@ def search(
         The front of the nets that this search has asked for.
 
     Raises:
-        UserError: The checkpoint or the data cannot be used, or the records are of another supernet or of other images.
+        UserError: The checkpoint or the data cannot be used, the latency table is of something else, or the records are
+            of another supernet or of other images.
     """
-    scorer = Scorer(checkpoint, plan.images)
-    space, size = scorer.space, scorer.input_size
-    costs = Costs(lambda genes: scorer.macs(genes, size) / 1e9)
+    loaded = read_checkpoint(checkpoint)
+    predictor = _predictor(latency, checkpoint_config(loaded)) if latency else None
+    scorer = Scorer(loaded, plan.images)
+    space, size = scorer.space, latency.subject.size if latency else scorer.input_size
+    costs = Costs(predictor or (lambda genes: scorer.macs(genes, size) / 1e9))
+    unit = MS if latency else GMACS
     if plan.limit is not None and plan.engine != 'tunas' and costs(space.smallest()) > plan.limit:
         raise UserError(
-            f'--limit {plan.limit:g}: the smallest net of the space has {costs(space.smallest()):.4f} GMACs for images '
-            f'of {size[1]}x{size[0]} pixels'
+            f'--limit {plan.limit:g}: the smallest net of the space has {costs(space.smallest()):.4f} {unit} for '
+            f'images of {size[1]}x{size[0]} pixels'
         )
     records = _Records(out / RECORDS, dict(supernet=scorer.checkpoint.sha256, images=scorer.digest))
     context = multiprocessing.get_context('spawn')
@@ -115,7 +125,7 @@ def search(
         for generation, nets in enumerate(ask(space, plan, costs, score), 1):
             asked |= {net.genes: net for net in nets}
             best = _best(asked.values(), plan)
-            shown = f'the best has {best.score:.4f} at {best.gmacs:.4f} GMACs' if best else 'none within the limit'
+            shown = f'the best has {best.score:.4f} at {best.cost:.4f} {unit}' if best else 'none within the limit'
             log(f'generation {generation}: {len(asked)} nets scored; {shown}')
     if not asked:
         raise UserError(f'none of the {plan.nets} nets is within --limit {plan.limit}: ask for more --nets')
@@ -124,9 +134,19 @@ def search(
         scorer.checkpoint.sha256,
         scorer.metric,
         scorer.images,
-        plan._asdict(),
+        plan._asdict() | (dict(latency=_source(latency)) if latency else {}),
         (best,) if plan.engine == 'tunas' and best else find_front(asked.values()),
+        unit,
     )
+
+
+def _predictor(latency: LatencyTable, cfg: Any) -> Predictor:
+    return Predictor(latency, subject_of(cfg), cfg.model.backbone)
+
+
+def _source(latency: LatencyTable) -> dict[str, Any]:
+    """Return what a front says about the latency table of its costs."""
+    return dict(runtime=latency.runtime, threads=latency.threads, machine=latency.machine, date=latency.date)
 
 
 def ask(
@@ -137,7 +157,7 @@ def ask(
     Args:
         space: The search space.
         plan: What to search for.
-        cost: Function from genes to GMACs.
+        cost: Function from genes to the cost.
         score: Function that scores several nets.
 
     Raises:
@@ -190,7 +210,7 @@ def _optuna(space: Space, plan: Plan, cost: Callable[[Genes], float]) -> tuple[C
                 study.tell(trial, [reward(net, plan.limit)])
             else:
                 # Nets within the limit beat those above it; among the latter, the cheaper ones lead back to it.
-                study.tell(trial, [net.score, net.gmacs] if net else [-1.0, cost(genes)])
+                study.tell(trial, [net.score, net.cost] if net else [-1.0, cost(genes)])
 
     return propose, tell
 
@@ -206,9 +226,9 @@ def reward(net: Scored, target: float | None) -> float:
 
     Args:
         net: The net.
-        target: Cost that is preferred, in GMACs. None leaves out the second term.
+        target: Cost that is preferred. None leaves out the second term.
     """
-    return net.score + (TUNAS_BETA * abs(net.gmacs / target - 1) if target else 0.0)
+    return net.score + (TUNAS_BETA * abs(net.cost / target - 1) if target else 0.0)
 
 
 class _Records:

@@ -53,6 +53,7 @@ POSITIONALS = {
     'blocks': {},
     'search': {},
     'search train': dict(config=MINI),
+    'search profile': dict(checkpoint='{checkpoint}'),
     'search run': dict(checkpoint='{checkpoint}'),
     'search export': dict(front='{front}'),
 }
@@ -65,6 +66,7 @@ NEEDED = {
     ('train', 'teacher_config'): ['--teacher', '{checkpoint}'],
     ('roofline', 'nets'): ['--measure'],
     ('blocks', 'only'): ['--measure'],
+    ('search profile', 'measured'): ['--browser', '{folder}'],
 }
 # Wrong values of text.
 CHECKPOINT = ['{gone}.pth', '{folder}', '{text}']
@@ -146,6 +148,12 @@ ARGUMENTS = {
     'page': ['{folder}', '{text}/x.md', '{new}.txt'],
     'annotations': ['{gone}.json', '{folder}', '{text}'],
     # Commands of search.
+    'search profile out': ['{folder}', '{text}/x.json', '{new}.txt'],
+    'search profile blocks': ['0', '-1', '1.5', 'many'],
+    'browser': OUT_FOLDER,
+    'latency': ['{gone}.json', '{folder}', '{text}', '{front}'],
+    'limit': ['0', '-1', 'inf', 'nan', 'many', 'ms', '12ms'],
+    'choose': ['0', '-1', 'nan', 'many', 'ms', '12ms'],
     'search run out': OUT_FOLDER,
     'front': ['{gone}.json', '{folder}', '{text}'],
     'search export out': ['{folder}', '{text}/x.pth', '{new}.txt'],
@@ -169,8 +177,8 @@ RANGES = {
     'rounds': ['0'],
     'nets': ['0'],
     'images': ['0'],
-    'limit': ['0', 'inf'],
-    'choose': ['0'],
+    'threads': ['0'],
+    'search profile nets': ['2'],
 }
 # torch.distributed.launch passes it, and nobody else.
 IGNORED = ('local_rank',)

@@ -483,6 +483,20 @@ FAULTS = (
         'norm.eval()',
         ('tests/search/test_search.py', '-k', 'own_statistics'),
     ),
+    Fault(
+        'count a block that a net has twice once',
+        'mnv4_mm/search/latency.py',
+        'sum(times[block] for block in blocks)',
+        'sum(times[block] for block in set(blocks))',
+        ('tests/search/test_latency.py', '-k', 'priced'),
+    ),
+    Fault(
+        'fit whole nets with the worst penalty',
+        'mnv4_mm/search/predict.py',
+        'best = min(',
+        'best = max(',
+        ('tests/search/test_latency.py', '-k', 'exactly'),
+    ),
     # export
     Fault(
         'accept every exported file',

@@ -5,11 +5,13 @@ import random
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from mnv4_mm.cli import main
 from mnv4_mm.errors import UserError
 from mnv4_mm.models.space import SMALL
-from mnv4_mm.search.front import Front, Scored, find_front, read_front, write_front
+from mnv4_mm.search.front import Front, Scored, find_front, read_cost, read_front, write_front
+from mnv4_mm.search.plot import write_plot
 from mnv4_mm.search.run import POPULATION, Plan, ask, reward
 
 
@@ -22,9 +24,9 @@ def test_a_front_has_the_nets_that_no_other_beats():
     nets = some(200)
     front = find_front(nets)
     for one in nets:
-        beaten = any(other.score >= one.score and other.gmacs <= one.gmacs and other[1:] != one[1:] for other in nets)
+        beaten = any(other.score >= one.score and other.cost <= one.cost and other[1:] != one[1:] for other in nets)
         assert any(net[1:] == one[1:] for net in front) != beaten
-    assert sorted(front, key=lambda net: net.gmacs) == sorted(front, key=lambda net: net.score) == list(front)
+    assert sorted(front, key=lambda net: net.cost) == sorted(front, key=lambda net: net.score) == list(front)
     assert find_front([]) == ()
 
 
@@ -58,6 +60,41 @@ def test_a_front_survives_its_file(front, tmp_path):
         front.check_supernet()
 
 
+def test_a_front_in_ms(front, tmp_path):
+    path = tmp_path / 'front.json'
+    write_front(front._replace(unit='ms', nets=(Scored((0, 1), 0.25, 10.0), Scored((1, 1), 0.5, 12.5))), path)
+    slow = read_front(path)
+    assert next(slow.lines()) == '| ms | mIoU |'
+    for text in ('12', '12ms', ' 12 MS', '1.2e1ms'):
+        assert slow.choose(read_cost('--choose', text, slow.unit)).cost == 10.0
+    with pytest.raises(UserError, match='--choose 12GMACs: the costs are in ms here'):
+        read_cost('--choose', '12GMACs', slow.unit)
+    with pytest.raises(UserError, match=r'the cheapest net of the front has 10\.0000 ms'):
+        slow.choose(9)
+
+
+def test_a_front_without_a_unit_is_in_gmacs(front, tmp_path):
+    """As it was written before costs could be in ms."""
+    path = tmp_path / 'front.json'
+    write_front(front, path)
+    content = json.loads(path.read_text())
+    del content['unit']
+    content['nets'] = [dict(genes=net['genes'], score=net['score'], gmacs=net['cost']) for net in content['nets']]
+    path.write_text(json.dumps(content))
+    assert read_front(path) == front
+    assert front.unit == 'GMACs'
+
+
+def test_a_plot_has_the_baseline(front, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Figure, 'savefig', lambda figure, path, **_: drawn.append(figure) or Path(path).touch())
+    random_nets = front._replace(plan=dict(engine='random'))
+    for baseline in (None, random_nets, random_nets._replace(unit='ms'), random_nets._replace(images=7)):
+        write_plot(front._replace(plan=dict(engine='nsga2')), baseline, tmp_path / 'x.png')
+    names = [[line.get_label() for line in figure.axes[0].lines] for figure in drawn]
+    assert names == [['nsga2'], ['nsga2', 'random'], ['nsga2'], ['nsga2']]
+
+
 @pytest.mark.parametrize('text', ['', '{}', '[]', '{"nets": [{"genes": 1}]}', '{"nets": []}', 'null'])
 def test_another_file_is_no_front(text, tmp_path):
     (tmp_path / 'x.json').write_text(text)
@@ -89,8 +126,8 @@ def run(engine, nets=400, seed=0, limit=None, scale=1.0):
 def area(nets):
     """Return the area that a front dominates, up to the cost of the largest net."""
     largest, total, front = cost(SMALL.largest()), 0.0, find_front(nets)
-    for net, after in zip(front, [*(one.gmacs for one in front[1:]), largest], strict=True):
-        total += net.score * (after - net.gmacs)
+    for net, after in zip(front, [*(one.cost for one in front[1:]), largest], strict=True):
+        total += net.score * (after - net.cost)
     return total
 
 
@@ -116,7 +153,7 @@ def test_nets_above_the_limit_are_not_scored(engine):
     limit = cost(SMALL.largest()) / 3
     found = run(engine, 300, limit=limit)
     assert found
-    assert all(net.gmacs <= limit for net in found)
+    assert all(net.cost <= limit for net in found)
     if engine == 'nsga2':
         assert area(found) > area(run('random', 300, limit=limit))
         # Random nets, with which the search begins, are all above this one.
@@ -133,7 +170,7 @@ def test_tunas_finds_the_cost_that_it_prefers():
     assert reward(Scored((), 0.5, target / 2), target) == pytest.approx(0.465)
     # From the target on, a higher score costs more than it is worth.
     best = max(run('tunas', 600, limit=target, scale=0.02), key=lambda net: reward(net, target))
-    assert abs(best.gmacs / target - 1) < 0.1
+    assert abs(best.cost / target - 1) < 0.1
 
 
 @pytest.mark.parametrize(
@@ -142,6 +179,10 @@ def test_tunas_finds_the_cost_that_it_prefers():
         (['search', 'run', '{tmp}/a.pth', '--nets', '0'], '--nets must be at least 1, got 0'),
         (['search', 'run', '{tmp}/a.pth', '--engine', 'tunas'], '--engine tunas needs --limit'),
         (['search', 'run', '{tmp}/a.pth', '--limit', 'nan'], '--limit must be positive and finite, got nan'),
+        (['search', 'run', '{tmp}/a.pth', '--limit', '12ms'], '--limit 12ms: the costs are in GMACs here, not in ms'),
+        (['search', 'profile', '{tmp}/a.pth', '--measured', '{tmp}/x'], '--measured needs --browser'),
+        (['search', 'profile', '{tmp}/a.pth', '--browser', '{tmp}/x', '--threads', '2'], 'leave out --threads'),
+        (['search', 'export', '{tmp}/front.json', '--choose', '12ms'], '--choose 12ms: the costs are in GMACs here'),
         (['search', 'export', '{tmp}/no.json', '--choose', '1'], 'no front'),
         (['search', 'export', '{tmp}/front.json', '--choose', '0.01'], 'the cheapest net'),
         (['search', 'export', '{tmp}/front.json', '--choose', '1', '--out', '{tmp}/x.txt'], 'ends in .pth'),

@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 import torch
-from end_to_end import IN_PROCESS, resized
+from end_to_end import IN_PROCESS
 
 from mnv4_mm.apis.evaluate import evaluate_files
 from mnv4_mm.apis.model import load_model
@@ -20,21 +20,6 @@ from mnv4_mm.search.run import RECORDS, Plan, search
 from mnv4_mm.search.score import Scorer, _batches, _resized
 
 DETECTOR, SEGMENTER = 'mnv4_ssdlite_coco-mini', 'mnv4_lraspp_ade20k-mini'
-
-
-@pytest.fixture(scope='module')
-def supernet(once, drawn):
-    def make(name):
-        options = {**IN_PROCESS, 'train_dataloader.batch_size': 4, 'val_dataloader.dataset.indices': 2}
-        options['report_on_training_images'] = False
-        if name == DETECTOR:
-            options |= resized(96) | {'train_dataloader.dataset.times': 1}
-        length = dict(epochs=1) if name == DETECTOR else dict(iters=4)
-        arguments = dict(data=str(drawn), space='small', cfg_options=options, **length)
-        folder = once(f'supernet {name}', lambda out: train(name, work_dir=str(out), **arguments))
-        return next(iter(sorted(folder.glob('[ei]*.pth'))))
-
-    return make
 
 
 def test_held_out_images_are_a_share_and_follow_from_their_names():

@@ -1,0 +1,276 @@
+"""The latency table of a search space on a device: its file, and what it predicts for a net. Imports nothing heavy."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mnv4_mm.errors import UserError
+from mnv4_mm.files import write_whole
+from mnv4_mm.models.arch import ROWS, PlacedRow, placed_rows
+from mnv4_mm.models.space import SPACES, Genes, Space
+from mnv4_mm.search.blocks import all_blocks, input_size, output_size
+
+FORMAT = 1
+
+
+class Subject(NamedTuple):
+    """What a table is of, besides the device: files of nets with the same subject have the same latency.
+
+    Attributes:
+        space: Name of the search space.
+        size: Height and width of the input in pixels.
+        model: Digest of the config of the detector or segmenter, see ``config.supernet.model_digest``.
+    """
+
+    space: str
+    size: tuple[int, int]
+    model: str
+
+
+class BlockTime(NamedTuple):
+    """Latency of a block.
+
+    Attributes:
+        block: The block.
+        ms: Latency in ms.
+        measured: True if it has been measured; False if it is predicted from the MACs and bytes of its layers.
+    """
+
+    block: PlacedRow
+    ms: float
+    measured: bool
+
+
+class NetTime(NamedTuple):
+    """Latency of an exported net.
+
+    Attributes:
+        genes: The net.
+        ms: Measured latency in ms.
+        predicted: Predicted latency in ms.
+    """
+
+    genes: Genes
+    ms: float
+    predicted: float
+
+    @property
+    def error(self) -> float:
+        """Relative error of the prediction, not negative."""
+        return abs(self.predicted / self.ms - 1)
+
+
+class LatencyTable(NamedTuple):
+    """Latencies of blocks and of whole nets on a device, and the coefficients that predict those of other nets.
+
+    Attributes:
+        subject: What was measured.
+        runtime: Name of the runtime, a key of ``deploy.targets.TARGETS``.
+        threads: Number of threads.
+        machine: Description of the device and of the versions.
+        date: Date of the measurement, ISO 8601.
+        roofline: Coefficients that predict a block from the MACs and bytes of its layers, see ``predict.fit_roofline``.
+        coefficients: Coefficients of ``net_features``, and ``constant``: see ``predicted``.
+        blocks: All blocks of the space.
+        nets: Nets that the coefficients were fitted to.
+        checked: Nets that were not used for the fit.
+    """
+
+    subject: Subject
+    runtime: str
+    threads: int
+    machine: dict[str, Any]
+    date: str
+    roofline: dict[str, float]
+    coefficients: dict[str, float]
+    blocks: tuple[BlockTime, ...]
+    nets: tuple[NetTime, ...]
+    checked: tuple[NetTime, ...] = ()
+
+    def lines(self) -> Iterator[str]:
+        """Yield lines that say what was measured and how well it predicts."""
+        measured = sum(one.measured for one in self.blocks)
+        threads = f'{self.threads} thread{"s" if self.threads > 1 else ""}'
+        device = self.machine.get('cpu') or self.machine.get('device')
+        count = f'{measured} of {len(self.blocks)} blocks and {len(self.nets)} nets'
+        yield f'{self.runtime}, {threads}, on {device}: {count} measured'
+        if self.checked:
+            median, p95 = errors(self.checked)
+            yield (
+                f'error of the prediction on {len(self.checked)} other nets: median {median:.1%}, 95th percentile '
+                f'{p95:.1%}'
+            )
+        else:
+            yield '--check N measures the error of the prediction on N other nets'
+
+
+class Predictor:
+    """Predicts the latency of nets.
+
+    Args:
+        table: A latency table.
+        subject: What is to be predicted.
+        backbone: Config of the backbone, see ``blocks.blocks_of``.
+
+    Raises:
+        UserError: The table is of something else, or lacks a block of the space.
+    """
+
+    def __init__(self, table: LatencyTable, subject: Subject, backbone: Mapping[str, Any]) -> None:
+        found, expected = table.subject, subject
+        if found.space != expected.space:
+            raise UserError(
+                f'--latency: the table is of the search space {found.space!r}, the supernet has {expected.space!r}'
+            )
+        if found.size != expected.size:
+            sizes = [f'{size[1]}x{size[0]}' for size in (found.size, expected.size)]
+            raise UserError(f'--latency: the table is of images of {sizes[0]} pixels, the supernet takes {sizes[1]}')
+        if found.model != expected.model:
+            raise UserError('--latency: the table is of a supernet with another head, neck or number of classes')
+        self._space = SPACES[subject.space]
+        self._size, self._backbone, self._coefficients = subject.size, backbone, table.coefficients
+        self._times = {time.block: time.ms for time in table.blocks}
+        missing = set(all_blocks(self._space, backbone)) - self._times.keys()
+        if missing or table.coefficients.keys() != {'constant', *feature_names(backbone)}:
+            raise UserError('--latency: the table lacks blocks or coefficients of this search space: make it anew')
+
+    def __call__(self, genes: Sequence[int]) -> float:
+        """Return the latency of a net in ms."""
+        return predicted(self._coefficients, net_features(self._space, genes, self._times, self._size, self._backbone))
+
+
+def feature_names(backbone: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of the features of a net, see ``net_features``."""
+    return ('blocks', 'count', 'megabytes', *(f'C{i + 2} width' for i in backbone.get('out_indices', (1, 2, 3))))
+
+
+def net_features(
+    space: Space,
+    genes: Sequence[int],
+    times: Mapping[PlacedRow, float],
+    size: tuple[int, int],
+    backbone: Mapping[str, Any],
+) -> dict[str, float]:
+    """Return what the latency of a net is predicted from.
+
+    Args:
+        space: The space.
+        genes: The net.
+        times: Latency of each block in ms.
+        size: Height and width of the input in pixels.
+        backbone: See ``blocks.blocks_of``.
+
+    Returns:
+        By name: ``blocks``, the sum of the latencies of its blocks in ms. ``count``, their number, and ``megabytes``,
+        the size of their inputs and outputs: a block that is measured alone is called, and its feature maps are
+        converted, once more than within a net. ``C3 width`` and so on, the channels of the maps that the neck gets.
+    """
+    indices = backbone.get('out_indices', (1, 2, 3))
+    stages = placed_rows(space.subnet(genes).arch, backbone.get('output_stride', 32))[: indices[-1] + 1]
+    blocks = [block for stage in stages for block in stage]
+    values = sum(
+        block.channels * math.prod(input_size(block, size)) + block.row.out * math.prod(output_size(block, size))
+        for block in blocks
+    )
+    features = [sum(times[block] for block in blocks), len(blocks), 4e-6 * values]
+    return dict(zip(feature_names(backbone), [*features, *(stages[i][-1].row.out for i in indices)], strict=True))
+
+
+def predicted(coefficients: Mapping[str, float], features: Mapping[str, float]) -> float:
+    """Return the constant plus the sum of coefficients times features, in ms."""
+    return coefficients['constant'] + sum(coefficients[name] * value for name, value in features.items())
+
+
+def errors(nets: Sequence[NetTime]) -> tuple[float, float]:
+    """Return median and 95th percentile of the relative errors of predictions."""
+    median, p95 = np.percentile([net.error for net in nets], [50, 95])
+    return float(median), float(p95)
+
+
+def write_table(table: LatencyTable, path: Path) -> None:
+    """Write a table as JSON.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    content: dict[str, Any] = dict(format=FORMAT) | table._asdict() | table.subject._asdict()
+    del content['subject']
+    content['blocks'] = [block_content(one.block) | dict(ms=one.ms, measured=one.measured) for one in table.blocks]
+    content |= dict(nets=[net._asdict() for net in table.nets], checked=[net._asdict() for net in table.checked])
+    write_whole(path, json.dumps(content, indent=1))
+
+
+def read_table(path: str | Path) -> LatencyTable:
+    """Read what ``write_table`` has written.
+
+    Raises:
+        UserError: The file is missing, or is not a latency table.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f'--latency {path}: no such file; `mnv4 search profile` writes it')
+    try:
+        content = json.loads(path.read_bytes())
+        if content.pop('format') != FORMAT:
+            raise ValueError('another format')
+        height, width = map(_positive, content.pop('size'))
+        subject = Subject(_text(content.pop('space')), (int(height), int(width)), _text(content.pop('model')))
+        if content.keys() != set(LatencyTable._fields) - {'subject'}:
+            raise ValueError('other keys')
+        return LatencyTable(
+            subject,
+            _text(content['runtime']),
+            int(_positive(content['threads'])),
+            dict(content['machine']),
+            _text(content['date']),
+            _numbers(content['roofline']),
+            _numbers(content['coefficients']),
+            tuple(BlockTime(_block(one), _finite(one['ms']), one['measured'] is True) for one in content['blocks']),
+            _nets(content['nets']),
+            _nets(content['checked']),
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise UserError(f'--latency {path} is not a latency table, as `mnv4 search profile` writes it') from error
+
+
+def block_content(block: PlacedRow) -> dict[str, Any]:
+    """Return a block as plain values for JSON."""
+    return {**block._asdict(), 'row': [type(block.row).__name__, *block.row]}
+
+
+def _block(content: Mapping[str, Any]) -> PlacedRow:
+    name, *values = content['row']
+    row = ROWS[name](*map(int, values))
+    return PlacedRow(row, *(int(content[key]) for key in ('channels', 'stride', 'dilation')))
+
+
+def _nets(content: Any) -> tuple[NetTime, ...]:
+    return tuple(
+        NetTime(tuple(map(int, one['genes'])), _positive(one['ms']), _finite(one['predicted'])) for one in content
+    )
+
+
+def _numbers(content: Any) -> dict[str, float]:
+    return {_text(name): _finite(value) for name, value in content.items()}
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f'{value!r} is not text')
+    return value
+
+
+def _finite(value: Any) -> float:
+    if isinstance(value, bool) or not math.isfinite(value):
+        raise ValueError(f'{value!r} is not a number')
+    return float(value)
+
+
+def _positive(value: Any) -> float:
+    if not _finite(value) > 0:
+        raise ValueError(f'{value!r} is not above 0')
+    return float(value)

@@ -1,0 +1,32 @@
+"""The front of a search as a plot."""
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from mnv4_mm.files import replacing
+from mnv4_mm.search.front import MS, Front
+
+
+def write_plot(front: Front, baseline: Front | None, path: Path) -> None:
+    """Draw a front as a PNG file.
+
+    Args:
+        front: The front.
+        baseline: The front of random nets; None, or one with other costs, other images or another supernet, is not
+            drawn.
+        path: The file to write.
+    """
+    fronts = [front]
+    if baseline and all(getattr(baseline, key) == getattr(front, key) for key in ('sha256', 'images', 'unit')):
+        fronts.append(baseline)
+    figure = Figure(figsize=(7, 4.5), layout='constrained')
+    axes = figure.subplots()
+    for one, line in zip(fronts, ('o-', 's--'), strict=False):
+        points = [(net.cost, 100 * net.score) for net in one.nets]
+        axes.plot(*zip(*points, strict=True), line, drawstyle='steps-post', markersize=4, label=one.plan.get('engine'))
+    axes.set(xlabel='predicted latency in ms' if front.unit == MS else 'GMACs of the backbone', ylabel=front.metric)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    with replacing(path) as part:
+        figure.savefig(part, format='png', dpi=150)

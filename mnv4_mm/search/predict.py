@@ -1,0 +1,99 @@
+"""Fits of a latency table: blocks that were not measured, and whole nets."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from scipy.optimize import nnls
+
+from mnv4_mm.transfer.layers import Layer
+
+KINDS = ('conv', 'depthwise', 'pointwise', 'attention')  # whose MACs count
+ROOFLINE = (*KINDS, 'bytes', 'layers', 'constant')
+PENALTIES = tuple(10.0**power for power in range(-4, 4))
+
+
+def roofline_features(layers: Iterable[Layer]) -> np.ndarray:
+    """Return what the latency of layers is predicted from: the values of ``ROOFLINE``.
+
+    These are the MACs of each of ``KINDS``, the bytes that all layers read and write, the number of layers, and 1.
+    """
+    values = dict.fromkeys(ROOFLINE, 0.0) | dict(constant=1.0)
+    for layer in layers:
+        if layer.kind in KINDS:
+            values[layer.kind] += layer.repeats * layer.macs
+        values['bytes'] += layer.repeats * layer.bytes
+        values['layers'] += layer.repeats
+    return np.array(list(values.values()))
+
+
+def fit_roofline(features: Sequence[np.ndarray], ms: Sequence[float]) -> dict[str, float]:
+    """Fit milliseconds for each MAC of a kind, byte and layer, none of them negative, by least squares.
+
+    Unlike in ``transfer.roofline``, the time for MACs and that for bytes are added, not compared: a fit of the larger
+    one of the two has local minima, and is no better on the blocks that were tried.
+
+    Args:
+        features: ``roofline_features`` of each block or net.
+        ms: Latency of each in ms. Its relative error is minimised.
+
+    Returns:
+        A coefficient for each of ``ROOFLINE``.
+    """
+    weighted = np.array(features) / np.array(ms)[:, None]
+    # Columns of one length, since MACs are billions and layers a few.
+    length = np.linalg.norm(weighted, axis=0)
+    length[length == 0] = 1.0
+    found = nnls(weighted / length, np.ones(len(ms)))[0] / length
+    return dict(zip(ROOFLINE, map(float, found), strict=True))
+
+
+def roofline_ms(coefficients: Mapping[str, float], features: np.ndarray) -> float:
+    """Return the latency in ms that ``fit_roofline`` predicts."""
+    return float(features @ [coefficients[name] for name in ROOFLINE])
+
+
+def fit_nets(features: Sequence[Mapping[str, float]], ms: Sequence[float]) -> dict[str, float]:
+    """Fit the coefficients that predict whole nets.
+
+    A net is first taken for the sum of its blocks and a constant. Ridge regression on the relative error corrects the
+    coefficients; its penalty is the one with the smallest error when each net in turn is left out of the fit.
+
+    Args:
+        features: ``latency.net_features`` of each net, at least three.
+        ms: Latency of each in ms.
+
+    Returns:
+        A coefficient for each feature, and ``constant``.
+    """
+    names = list(features[0])
+    x, y = np.array([[one[name] for name in names] for one in features]), np.array(ms)
+    best = min((math.inf, *reversed(PENALTIES)), key=lambda penalty: _left_out(x, y, penalty))
+    return dict(zip(['constant', *names], map(float, _ridge(x, y, best)), strict=True))
+
+
+def _ridge(x: np.ndarray, y: np.ndarray, penalty: float) -> np.ndarray:
+    """Return the constant and the coefficients (1 + features); the first feature is the sum of the blocks."""
+    start = np.zeros(x.shape[1])
+    start[0] = 1.0
+    rest, weights = y - x @ start, 1 / y**2
+    mean_x, mean_rest = np.average(x, axis=0, weights=weights), np.average(rest, weights=weights)
+    change = np.zeros_like(start)
+    scale = np.sqrt(np.average((x - mean_x) ** 2, axis=0, weights=weights))
+    varied = scale > 1e-9 * np.abs(mean_x)  # others belong to the constant
+    if math.isfinite(penalty) and varied.any():
+        a = (x - mean_x)[:, varied] / scale[varied] / y[:, None]
+        gram = a.T @ a + penalty * np.average(1 / y**2) * np.eye(a.shape[1])
+        change[varied] = np.linalg.solve(gram, a.T @ ((rest - mean_rest) / y)) / scale[varied]
+    coefficients = start + change
+    return np.array([mean_rest - mean_x @ change, *coefficients])
+
+
+def _left_out(x: np.ndarray, y: np.ndarray, penalty: float) -> float:
+    """Return the mean squared relative error on nets that are left out of the fit, one at a time."""
+    errors = []
+    for i in range(len(y)):
+        kept = np.arange(len(y)) != i
+        constant, *coefficients = _ridge(x[kept], y[kept], penalty)
+        errors.append(((constant + x[i] @ coefficients) / y[i] - 1) ** 2)
+    return float(np.mean(errors))

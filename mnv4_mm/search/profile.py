@@ -1,0 +1,352 @@
+"""Measure a latency table: blocks and whole nets of a supernet's space, in a runtime on this device."""
+
+import datetime
+import hashlib
+import json
+import random
+import shutil
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from mmengine.config import Config
+
+from mnv4_mm.config.checkpoint import checkpoint_config
+from mnv4_mm.config.supernet import model_digest, space_of, with_subnet
+from mnv4_mm.deploy.describe import default_size, describe
+from mnv4_mm.deploy.graph import Graph, build_graph
+from mnv4_mm.deploy.targets import TARGETS
+from mnv4_mm.engine.runner import quiet_losses
+from mnv4_mm.engine.sandwich import NAME
+from mnv4_mm.errors import UserError
+from mnv4_mm.models.arch import PlacedRow
+from mnv4_mm.models.layers import Style
+from mnv4_mm.models.mobilenetv4 import build_block
+from mnv4_mm.models.space import Genes, Space
+from mnv4_mm.runtime.meta import Kind, read_meta
+from mnv4_mm.search.blocks import all_blocks, blocks_of, choose_blocks, input_size, layers_of
+from mnv4_mm.search.latency import (
+    BlockTime,
+    LatencyTable,
+    NetTime,
+    Subject,
+    block_content,
+    net_features,
+    predicted,
+    write_table,
+)
+from mnv4_mm.search.predict import fit_nets, fit_roofline, roofline_features, roofline_ms
+from mnv4_mm.tasks import build_model, task_of
+from mnv4_mm.transfer.exported import check_output, convert, net_graph, session, time_inferences
+from mnv4_mm.transfer.machine import describe_machine
+from mnv4_mm.weights.checkpoint import Checkpoint, read_checkpoint
+
+ROUNDS = 5
+SECONDS = 0.1  # for each file in each round
+TOLERANCE = 1e-2  # largest difference from PyTorch, relative to the largest output
+FIT_SEED, CHECK_SEED = 0, 1
+
+
+class Plan(NamedTuple):
+    """What to measure.
+
+    Attributes:
+        runtime: A key of ``TARGETS`` whose files run here.
+        threads: Number of threads.
+        nets: Number of whole nets to fit to, at least 3: the smallest, the largest and random ones.
+        blocks: Number of blocks to measure; None for all.
+        check: Number of other random nets, on which the prediction is checked.
+    """
+
+    runtime: str
+    threads: int = 1
+    nets: int = 24
+    blocks: int | None = 120
+    check: int = 0
+
+
+Item = PlacedRow | Genes  # a block or a net
+
+
+class Supernet:
+    """The nets of a supernet, built from their configs with random weights: latency does not depend on the weights.
+
+    Args:
+        checkpoint: Checkpoint of a supernet.
+
+    Attributes:
+        cfg: Its config.
+        space: Its search space.
+        subject: What a latency table of it is of.
+
+    Raises:
+        UserError: The checkpoint cannot be read or is not that of a supernet, or it cannot be exported.
+    """
+
+    def __init__(self, checkpoint: str | Path | Checkpoint) -> None:
+        loaded = read_checkpoint(checkpoint)
+        self.cfg = checkpoint_config(loaded)
+        self.space: Space = space_of(self.cfg)
+        self.subject = subject_of(self.cfg)
+        self.backbone = self.cfg.model.backbone
+        self._meta = loaded.meta
+
+    def graph(self, item: Item, runtime: str) -> Graph:
+        """Return the graph of a block or of a whole net, the latter with its raw outputs."""
+        torch.manual_seed(0)
+        if isinstance(item, PlacedRow):
+            arch = self.space.subnet(self.space.largest()).arch
+            style = Style(self.backbone.get('norm_cfg') or dict(type='BN'), dict(type=arch.act), arch.layer_scale)
+            size = input_size(item, self.subject.size)
+            return net_graph(build_block(item, style), size, runtime, item.channels)
+        cfg = with_subnet(self.cfg, item)
+        with quiet_losses():
+            model: Any = build_model(cfg)
+        model.cfg, model.dataset_meta, model.checkpoint_meta = cfg, self._meta.get('dataset_meta', {}), self._meta
+        kind: Kind = 'raw' if task_of(cfg).name == 'detection' else 'logits'
+        return build_graph(model.eval(), describe(model, TARGETS[runtime], kind=kind))
+
+
+def subject_of(cfg: Config) -> Subject:
+    """Return what a latency table of a supernet is of.
+
+    Raises:
+        UserError: This is not the config of a supernet, or it cannot be exported.
+    """
+    space_of(cfg)
+    return Subject(cfg[NAME].space, default_size(cfg), model_digest(cfg))
+
+
+def profile(checkpoint: Path, plan: Plan, out: Path, *, log: Callable[[str], object] = print) -> LatencyTable:
+    """Measure and write a latency table.
+
+    What has been measured is kept in a file beside it, with the suffix ``.jsonl``: a profile that was stopped
+    continues, and one with other numbers of blocks and nets measures only what is new. Exported files are kept until
+    the table is written, in a folder beside it with the suffix ``.files``.
+
+    Args:
+        checkpoint: Checkpoint of a supernet.
+        plan: What to measure.
+        out: The table to write, ``.json``.
+        log: Function that prints a line.
+
+    Raises:
+        UserError: The checkpoint cannot be used, the measurements are of another supernet or device, or too few nets
+            could be measured.
+    """
+    supernet = Supernet(checkpoint)
+    torch.set_num_threads(1)
+    fitted, checked = choose_nets(supernet.space, plan.nets, plan.check)
+    every = all_blocks(supernet.space, supernet.backbone)
+    count = len(every) if plan.blocks is None else plan.blocks
+    blocks = choose_blocks(every, supernet.space, supernet.backbone, supernet.subject.size, count)
+    machine = describe_machine(TARGETS[plan.runtime].distributions)
+    same = {key: machine[key] for key in ('cpu', 'instructions', 'cores', 'versions')}
+    about = dict(runtime=plan.runtime, threads=plan.threads, **supernet.subject._asdict(), **same)
+    records = _Records(out.with_suffix('.jsonl'), json.loads(json.dumps(about)))
+    folder = out.with_suffix('.files')
+    measured = _measure(supernet, plan, [*fitted, *checked, *blocks], records, folder, log)
+    shutil.rmtree(folder, ignore_errors=True)
+    table = make_table(
+        supernet,
+        plan.runtime,
+        plan.threads,
+        machine,
+        {block: measured[block] for block in blocks if block in measured},
+        {genes: measured[genes] for genes in fitted if genes in measured},
+        {genes: measured[genes] for genes in checked if genes in measured},
+    )
+    write_table(table, out)
+    return table
+
+
+def choose_nets(space: Space, count: int, check: int) -> tuple[list[Genes], list[Genes]]:
+    """Return the nets to fit to, the smallest and the largest one first, and other random nets to check on."""
+    fitted = [space.smallest(), space.largest()]
+    generator = random.Random(FIT_SEED)  # noqa: S311
+    while len(fitted) < count:
+        fitted.append(space.sample(generator))
+    fitted = fitted[:count]
+    generator = random.Random(CHECK_SEED)  # noqa: S311
+    checked: list[Genes] = []
+    while len(checked) < check:
+        genes = space.sample(generator)
+        if genes not in fitted and genes not in checked:
+            checked.append(genes)
+    return fitted, checked
+
+
+def make_table(
+    supernet: Supernet,
+    runtime: str,
+    threads: int,
+    machine: dict[str, Any],
+    blocks: Mapping[PlacedRow, float],
+    nets: Mapping[Genes, float],
+    checked: Mapping[Genes, float],
+) -> LatencyTable:
+    """Fit a latency table to measurements in ms.
+
+    Args:
+        supernet: The supernet.
+        runtime: See ``LatencyTable``.
+        threads: See ``LatencyTable``.
+        machine: See ``LatencyTable``.
+        blocks: Latencies of blocks. If there are none, those of all blocks are fitted to the nets.
+        nets: Latencies of whole nets to fit to.
+        checked: Latencies of whole nets that are not used for the fit.
+
+    Raises:
+        UserError: There are fewer than three nets.
+    """
+    if len(nets) < 3:
+        raise UserError(f'{len(nets)} nets could be measured, and a latency table needs at least 3')
+    space, size, backbone = supernet.space, supernet.subject.size, supernet.backbone
+    layers = {block: roofline_features(layers_of(block, size)) for block in all_blocks(space, backbone)}
+    if blocks:
+        roofline = fit_roofline([layers[block] for block in blocks], list(blocks.values()))
+    else:
+        sums = [
+            np.sum([layers[block] for block in blocks_of(space.subnet(genes).arch, backbone)], axis=0) for genes in nets
+        ]
+        # The constant is that of a net, and comes back in the coefficients.
+        roofline = fit_roofline([np.append(one[:-1], 1.0) for one in sums], list(nets.values())) | dict(constant=0.0)
+    times = {block: roofline_ms(roofline, one) for block, one in layers.items()} | dict(blocks)
+    features = {genes: net_features(space, genes, times, size, backbone) for genes in dict.fromkeys([*nets, *checked])}
+    coefficients = fit_nets([features[genes] for genes in nets], list(nets.values()))
+
+    def predictions(measured: Mapping[Genes, float]) -> tuple[NetTime, ...]:
+        return tuple(NetTime(genes, ms, predicted(coefficients, features[genes])) for genes, ms in measured.items())
+
+    return LatencyTable(
+        supernet.subject,
+        runtime,
+        threads,
+        machine,
+        datetime.date.today().isoformat(),
+        roofline,
+        coefficients,
+        tuple(BlockTime(block, times[block], block in blocks) for block in layers),
+        predictions(nets),
+        predictions(checked),
+    )
+
+
+def _measure(
+    supernet: Supernet,
+    plan: Plan,
+    items: Sequence[Item],
+    records: '_Records',
+    folder: Path,
+    log: Callable[[str], object],
+) -> dict[Item, float]:
+    """Measure what the records do not have yet, and return the latency in ms of each item that could be exported.
+
+    All files are measured in each round, so that a change of the speed of the device affects all of them.
+    """
+    names = {item: _name(item) for item in items}
+    pending = [item for item in items if records.missing(names[item])]
+    folder.mkdir(parents=True, exist_ok=True)
+    files: dict[Item, Path] = {}
+    for number, item in enumerate(pending, 1):
+        path = folder / f'{hashlib.sha256(names[item].encode()).hexdigest()[:16]}{TARGETS[plan.runtime].suffix}'
+        try:
+            if not path.exists():
+                _export(supernet.graph(item, plan.runtime), path)
+            files[item] = path
+        except Exception as error:  # converters raise errors of many kinds
+            log(f'{names[item]}: {type(error).__name__}: {" ".join(str(error).split())[:200]}')
+        if number % 10 == 0 or number == len(pending):
+            log(f'{number} of {len(pending)} files exported')
+    random.Random(0).shuffle(order := list(files))  # noqa: S311 (blocks and nets alternate)
+    for number in range(ROUNDS):
+        todo = [item for item in order if number in records.missing(names[item])]
+        for item in todo:
+            channels = item.channels if isinstance(item, PlacedRow) else 3
+            run, batch = session(files[item], plan.threads), _inputs(files[item], channels)
+            times, _ = time_inferences(run, batch, SECONDS)
+            records.add(names[item], number, round(statistics.median(times), 5))
+        if todo:
+            log(f'round {number + 1} of {ROUNDS}')
+    return {
+        item: statistics.median(records.rounds[name].values())
+        for item, name in names.items()
+        if not records.missing(name)
+    }
+
+
+def _export(graph: Graph, path: Path) -> None:
+    """Convert a graph, and move the file to its place once it has been compared with PyTorch."""
+    with TemporaryDirectory(dir=path.parent) as temporary:
+        written = convert(graph, Path(temporary), path.stem)
+        check_output(graph, written, TOLERANCE)
+        for file in sorted(Path(temporary).iterdir(), key=lambda file: file == written):  # the file itself last
+            file.replace(path.parent / file.name)
+
+
+def _inputs(path: Path, channels: int) -> np.ndarray:
+    """Return a random input batch of an exported file, in its layout and type."""
+    to = read_meta(path).input
+    assert to.size is not None
+    shape = (1, channels, *to.size) if to.layout == 'NCHW' else (1, *to.size, channels)
+    generator = np.random.default_rng(0)
+    if to.dtype == 'uint8':
+        return generator.integers(0, 256, shape, np.uint8)
+    return generator.standard_normal(shape, np.float32)
+
+
+def _name(item: Item) -> str:
+    """Return the name of a block or net in the records."""
+    return json.dumps(block_content(item) if isinstance(item, PlacedRow) else list(item))
+
+
+class _Records:
+    """Measurements in a file of JSON Lines. The first line says what was measured and where.
+
+    Attributes:
+        rounds: Latency in ms of each round, by the name of an item.
+    """
+
+    def __init__(self, path: Path, about: dict[str, Any]) -> None:
+        self.rounds: dict[str, dict[int, float]] = {}
+        self._path = path
+        # A line that was cut off by a kill is no JSON; the ones before and after it count.
+        lines = [_json(line) for line in path.read_text(errors='replace').splitlines()] if path.is_file() else []
+        if lines and lines[0] != about:
+            raise UserError(
+                f'{path} has measurements of another supernet, runtime or device: name another table by --out'
+            )
+        for line in lines[1:]:
+            if isinstance(line, dict) and line.keys() == {'item', 'round', 'ms'}:
+                self.rounds.setdefault(line['item'], {})[line['round']] = line['ms']
+        if not lines:
+            self._append(json.dumps(about) + '\n')
+        elif path.read_bytes()[-1:] != b'\n':
+            self._append('\n')
+
+    def missing(self, name: str) -> list[int]:
+        """Return the rounds in which an item has not been measured."""
+        return [number for number in range(ROUNDS) if number not in self.rounds.get(name, {})]
+
+    def add(self, name: str, number: int, ms: float) -> None:
+        """Add the latency of an item in a round."""
+        self.rounds.setdefault(name, {})[number] = ms
+        self._append(json.dumps(dict(item=name, round=number, ms=ms)) + '\n')
+
+    def _append(self, text: str) -> None:
+        try:
+            with self._path.open('a') as file:
+                file.write(text)
+        except OSError as error:
+            raise UserError(f'{self._path} cannot be written: {error.strerror or error}') from error
+
+
+def _json(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
