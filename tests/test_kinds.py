@@ -101,6 +101,7 @@ KINDS = {
         f'{GUARDS}::test_an_image_that_becomes_unreadable_is_skipped',
     ),
     '16-bit images of a 12-bit sensor': (
+        'tests/data/test_check_masks.py::test_an_image_that_is_almost_black_is_mentioned',
         f'{CHECK}::test_16_bit_images_of_a_12_bit_sensor_are_named',
         f'{FILES}::test_images_next_to_black_are_mentioned',
         f'{IMAGE_KINDS}::test_an_image_means_the_same_everywhere[thermal]',

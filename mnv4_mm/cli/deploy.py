@@ -9,6 +9,7 @@ from mnv4_mm.config.index import find_config
 from mnv4_mm.config.options import KeyValueAction
 from mnv4_mm.config.rules import check_device
 from mnv4_mm.config.source import check_config_file, read_checkpoint_source, read_source
+from mnv4_mm.data.formats.recognise import check_folder
 from mnv4_mm.errors import UserError
 from mnv4_mm.paths import check_output_folder
 
@@ -190,6 +191,8 @@ def compare(args: argparse.Namespace) -> int:
     from mnv4_mm.deploy.measured import measured_files, read_measurements
 
     source = read_source(find_config(args.config)) if args.config else None
+    if args.data:
+        check_folder(Path(args.data))
     measurements = read_measurements(args.measured)
     checkpoint, artifacts = check_compare(
         args.checkpoint,

@@ -16,7 +16,7 @@ import numpy as np
 from mnv4_mm.data.checked import CheckedData, Count, SplitStatistics, count_by_split, count_sizes, split_of_finding
 from mnv4_mm.data.decode import Decoded, decode_images
 from mnv4_mm.data.decode_once import MISSING
-from mnv4_mm.data.findings import Finding, Rule
+from mnv4_mm.data.findings import Finding, Rule, dark_image
 from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, Box, DetectionData, LabelledImage
 from mnv4_mm.data.split import divide, find_near_duplicates
 from mnv4_mm.images import DARK, exif_orientation
@@ -242,9 +242,7 @@ def _check_images(
         if image.size and image.size != size:
             findings.append(_size_finding(root, image, image.size, size))
         if result.brightest <= DARK:
-            findings.append(
-                Finding('dark-image', root / image.name, f'its brightest value is {result.brightest} of 255')
-            )
+            findings.append(dark_image(root / image.name, result.brightest))
         kept.append(replace(image, size=size))
     return kept, findings
 

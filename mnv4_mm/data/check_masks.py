@@ -11,11 +11,11 @@ import numpy as np
 
 from mnv4_mm.data.checked import CheckedData, Count, SplitStatistics, count_by_split, count_sizes, split_of_finding
 from mnv4_mm.data.decode import Decoded, decode_images
-from mnv4_mm.data.findings import Finding
+from mnv4_mm.data.findings import Finding, dark_image
 from mnv4_mm.data.form import ALL, TRAIN, VAL, MaskData, MaskedImage
 from mnv4_mm.data.mask_values import MaskValues, decode_masks, pack, unpack
 from mnv4_mm.data.split import divide, find_near_duplicates
-from mnv4_mm.images import exif_orientation
+from mnv4_mm.images import DARK, exif_orientation
 
 MAX_LISTED = 5
 # Kinds of findings whose image is not among the pairs.
@@ -63,6 +63,8 @@ def check_masks(data: MaskData, previous: Mapping[str, str] | None = None) -> Ch
             finding = check_pair(data, pair, decoded[pair.name], masks[pair.mask], labels)
             if finding is None:
                 splits[name].append(pair)
+                if decoded[pair.name].brightest <= DARK:
+                    findings.append(dark_image(data.root / pair.name, decoded[pair.name].brightest))
             else:
                 findings.append(finding)
                 dropped.append((name, 'images'))

@@ -167,3 +167,8 @@ class Finding:
 
     def __str__(self) -> str:
         return f'{self.file}{f", {self.entry}" if self.entry else ""}: {self.problem}'
+
+
+def dark_image(path: Path, brightest: int) -> Finding:
+    """Return the finding for an image that is almost black, as one of 16 bits from a sensor of 12 is."""
+    return Finding('dark-image', path, f'its brightest value is {brightest} of 255')

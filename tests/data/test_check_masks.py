@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from mask_folders import ADE, FLAT, SPLIT, Layout, pattern, save_image, save_mask, write
@@ -232,6 +233,14 @@ def test_a_mask_without_a_label_is_mentioned(tmp_path):
     root = write(tmp_path / 'data', SPLIT, [0, 1, 255], files={'classes.txt': 'cat\ndog\n'})
     save_mask(root / 'masks/train/1.png', pattern([255]))
     assert 'harmless: masks/train/1.png: no pixel has a label' in '\n'.join(check(root).lines())
+
+
+def test_an_image_that_is_almost_black_is_mentioned(tmp_path):
+    root = write(tmp_path / 'data', SPLIT, [0, 1], files={'classes.txt': 'cat\ndog\n'})
+    dark = np.random.default_rng(0).integers(0, 2**12, cv2.imread(str(root / 'images/train/0.jpg')).shape, np.uint16)
+    cv2.imwrite(str(root / 'images/train/0.png'), dark)
+    (root / 'images/train/0.jpg').unlink()
+    assert 'harmless: images/train/0.png: its brightest value is 15 of 255' in '\n'.join(check(root).lines())
 
 
 def test_several_masks_of_an_image(tmp_path):

@@ -68,7 +68,7 @@ FAULTS = (
     ),
     Fault(
         'dilate twice as far',
-        'mnv4_mm/models/mobilenetv4.py',
+        'mnv4_mm/models/arch.py',
         'dilation *= removed_stride',
         'dilation *= removed_stride**2',
         ('tests/models/test_mobilenetv4.py', '-k', 'dilat'),

@@ -312,7 +312,7 @@ def test_the_best_checkpoint_of_a_run_is_taken(tmp_path):
         (['{tmp}'], 'no checkpoint in {tmp}'),
         (['{tmp}/text.pth2'], 'is not a checkpoint'),
         (['{tmp}/text.pth2', '--data', 'gone'], 'is not a checkpoint'),
-        (['{tmp}/run', '--data', 'gone'], 'no folder gone: --data takes the folder of a data set'),
+        (['{tmp}/run', '--data', 'gone'], 'no folder gone: name the folder of a data set'),
         (['{tmp}/run', '--out', '{tmp}/text.pth2/a'], 'cannot be made'),
         (['{tmp}/run', '--outt', 'x'], 'no option --outt of `mnv4 report`; near: --out'),
     ],
