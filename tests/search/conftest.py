@@ -1,5 +1,7 @@
 """Supernets of the tests of the search."""
 
+from typing import Any
+
 import pytest
 from end_to_end import IN_PROCESS, resized
 
@@ -17,8 +19,8 @@ def supernet(once, drawn):
         options['report_on_training_images'] = False
         if name == DETECTOR:
             options |= resized(96) | {'train_dataloader.dataset.times': 1}
-        length = dict(epochs=1) if name == DETECTOR else dict(iters=4)
-        arguments = dict(data=str(drawn), space='small', cfg_options=options, **length)
+        length: dict[str, Any] = dict(epochs=1) if name == DETECTOR else dict(iters=4)
+        arguments: dict[str, Any] = dict(data=str(drawn), space='small', cfg_options=options, **length)
         folder = once(f'supernet {name}', lambda out: train(name, work_dir=str(out), **arguments))
         return next(iter(sorted(folder.glob('[ei]*.pth'))))
 
