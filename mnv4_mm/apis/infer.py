@@ -188,7 +188,7 @@ def infer_files(
         others = f' (and {len(dark) - 1} more)' if len(dark) > 1 else ''
         print(f'warning: {dark[0]}{others}; scale the values of 16-bit images to their full range', file=sys.stderr)
     if ids is None and not is_video:
-        print('images are numbered from 1; --annotations FILE gives them the ids of a data set', file=sys.stderr)
+        print('images are numbered from 1; --annotations FILE gives them the ids of a data set')
     return Inferred(saved, [entry['file_name'] for entry in writer.unreadable])
 
 

@@ -4,12 +4,10 @@ import argparse
 from pathlib import Path
 
 from mnv4_mm.cli.arguments import Parser
-from mnv4_mm.config.check import check_checkpoint_data
 from mnv4_mm.config.index import find_config
 from mnv4_mm.config.options import KeyValueAction
 from mnv4_mm.config.rules import check_device
 from mnv4_mm.config.source import check_config_file, read_checkpoint_source, read_source
-from mnv4_mm.data.formats.recognise import check_folder
 from mnv4_mm.errors import UserError
 from mnv4_mm.paths import check_output_folder
 
@@ -187,12 +185,13 @@ def compare(args: argparse.Namespace) -> int:
     Returns:
         Exit code: 1 if a file does not pass, else 0.
     """
+    from mnv4_mm.config.check import check_checkpoint_data
     from mnv4_mm.deploy.arguments import check_compare
     from mnv4_mm.deploy.measured import measured_files, read_measurements
 
     source = read_source(find_config(args.config)) if args.config else None
-    if args.data:
-        check_folder(Path(args.data))
+    if args.data and not Path(args.data).is_dir():
+        raise UserError(f'no folder {args.data}: name the folder of a data set')
     measurements = read_measurements(args.measured)
     checkpoint, artifacts = check_compare(
         args.checkpoint,

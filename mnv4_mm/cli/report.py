@@ -5,7 +5,6 @@ from pathlib import Path
 
 from mnv4_mm.bench.parts import PARTS, check_bench
 from mnv4_mm.cli.arguments import Parser
-from mnv4_mm.config.check import check_checkpoint_data
 from mnv4_mm.config.rules import check_backbone_name
 from mnv4_mm.config.source import check_config_file, read_checkpoint_source
 from mnv4_mm.errors import UserError
@@ -28,8 +27,7 @@ def report(args: argparse.Namespace) -> None:
     """Run ``mnv4 report``: check the arguments, evaluate the checkpoint, and write the report."""
     path = Path(args.path)
     if path.is_dir():
-        # All checkpoints of a run have the same config.
-        checkpoint = next(path.glob('*.pth'), None)
+        checkpoint = max(path.glob('*.pth'), key=lambda file: file.stat().st_mtime, default=None)
         if checkpoint is None:
             raise UserError(
                 f'no checkpoint in {path}: name the work directory of a run that has saved one, or a .pth file'
@@ -40,6 +38,9 @@ def report(args: argparse.Namespace) -> None:
         checkpoint = check_checkpoint(path)
     if args.out:
         check_output_folder('--out', args.out)
+
+    from mnv4_mm.config.check import check_checkpoint_data
+
     check_checkpoint_data(read_checkpoint_source(checkpoint) or {}, args.data)
 
     from mnv4_mm.report.training import write_report

@@ -23,7 +23,8 @@ def check_batch_norms(cfg: Config) -> None:
     """
     if cfg.train_dataloader.get('batch_size') != 1 or cfg.get('sync_bn') or cfg.get('qat'):
         return  # fine-tuning for int8 folds the norms into convolutions
-    neck, head = (cfg.model.get(part) or {} for part in ('neck', 'decode_head'))
+    parts = (cfg.model.get(part) for part in ('neck', 'decode_head'))
+    neck, head = (part if isinstance(part, dict) else {} for part in parts)  # lists, as of a cascade, are not known
     is_ssd = neck.get('type') == 'SSDNeck' and cfg.model.backbone.get('type') in ('MobileNetV4', 'TimmFeatures')
     if is_ssd and _is_batch_norm(neck) and 'input_size' in cfg and max(ssd_maps(cfg)[-1]) == 1:
         raise refuse_batch_of_one('its smallest feature map is 1x1')

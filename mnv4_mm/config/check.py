@@ -18,9 +18,9 @@ from mnv4_mm.config.rules import (
     check_unit,
 )
 from mnv4_mm.config.source import merge_values, read_checkpoint_source, read_source
-from mnv4_mm.data.documents import check_json
+from mnv4_mm.data.documents import PARSED_BYTES, check_json
 from mnv4_mm.data.formats.configured import FIND, HINTS, coco_split, innermost_dataset, mask_split
-from mnv4_mm.data.formats.recognise import Task, recognise
+from mnv4_mm.data.formats.recognise import Task, check_folder, recognise
 from mnv4_mm.errors import UserError
 from mnv4_mm.paths import check_data
 
@@ -113,8 +113,8 @@ def check_config_data(source: Mapping[str, Any], options: ConfigOptions, loaders
 def check_checkpoint_data(source: Mapping[str, Any], data: str | None) -> None:
     """Read the annotations of the data set on which a checkpoint is evaluated, to report mistakes early.
 
-    The images are not decoded, and nothing is written. That is left to the evaluation, which knows the classes of the
-    checkpoint and the split that it was trained with.
+    Masks, images and annotations of more than ``PARSED_BYTES`` are left to the evaluation, which also knows the classes
+    of the checkpoint and the split that it was trained with.
 
     Args:
         source: Top-level values of the config in the checkpoint; may be empty.
@@ -125,12 +125,19 @@ def check_checkpoint_data(source: Mapping[str, Any], data: str | None) -> None:
     """
     task = _TASKS.get(source.get('default_scope', ''))
     if data:
-        recognise(data, task)
+        _check_annotations(Path(data), task)
     elif source.get('own_data'):
         try:
-            recognise(find_data(Path(source['own_data']['root'])), task)
+            _check_annotations(find_data(Path(source['own_data']['root'])), task)
         except UserError as error:
             raise own_data_error(error) from error
+
+
+def _check_annotations(root: Path, task: Task | None) -> None:
+    check_folder(root)
+    texts = (path for suffix in ('json', 'xml', 'txt') for path in root.rglob(f'*.{suffix}'))
+    if task != 'segmentation' and sum(path.stat().st_size for path in texts if path.is_file()) <= PARSED_BYTES:
+        recognise(root, task)
 
 
 def own_data_error(error: UserError, remedy: str = 'if it is in another folder, name that by --data') -> UserError:

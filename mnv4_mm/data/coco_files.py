@@ -22,8 +22,8 @@ from mnv4_mm.data.documents import read_json
 from mnv4_mm.data.findings import CORRECT, KINDS, Finding, Rule
 from mnv4_mm.data.form import ALL, DetectionData, LabelledImage
 from mnv4_mm.data.formats.classes import check_names
-from mnv4_mm.data.formats.coco_json import NAME, AnnotationFile, Category
-from mnv4_mm.data.formats.coco_json import _read_boxes as read_boxes
+from mnv4_mm.data.formats.coco_json import NAME, AnnotationFile, Category, read_boxes
+from mnv4_mm.data.formats.geometry import rotation
 from mnv4_mm.errors import UserError
 from mnv4_mm.paths import check_data
 
@@ -148,7 +148,7 @@ def _check_content(split: Split, content: dict[str, list]) -> list[Finding]:
     """Check images and boxes.
 
     Raises:
-        UserError: There are no images or no boxes.
+        UserError: There are no images.
     """
     if not content['images']:
         raise UserError(f'{split.annotations} lists no images')
@@ -177,15 +177,23 @@ def _check_content(split: Split, content: dict[str, list]) -> list[Finding]:
     data.splits = {ALL: list(images.values())}
     kept, findings = check_as_it_is(data)
     boxes = [box for image in kept for box in image.boxes]
-    if not any(map(_is_mistake, findings)):
-        if not boxes:
-            raise UserError(
-                f'{split.annotations}: none of its {len(kept)} images has a box: there is nothing to train on or to '
-                'measure AP with'
-            )
-        if all(box.is_crowd for box in boxes):
-            findings.append(Finding('crowd-all', path, f'all {len(boxes)} boxes are crowds'))
-    return findings
+    # Without boxes, training stops before its first step, and a validation says that it measures nothing.
+    if boxes and all(box.is_crowd for box in boxes) and not any(map(_is_mistake, findings)):
+        findings.append(Finding('crowd-all', path, f'all {len(boxes)} boxes are crowds'))
+    return findings + _not_corrected(content['annotations'], path)
+
+
+def _not_corrected(annotations: Sequence[Mapping[str, Any]], path: Path) -> list[Finding]:
+    """Return findings for boxes that --data corrects, and that mmdet would read as they are."""
+    found = []
+    for annotation in annotations:
+        attributes, entry = annotation.get('attributes'), f'annotation {annotation["id"]}'
+        turned = rotation(attributes.get('rotation')) if isinstance(attributes, Mapping) else 0.0
+        if turned and not annotation.get('segmentation'):
+            found.append(Finding('box-invalid', path, f'the box is rotated by {turned:g} degrees', entry))
+        elif annotation.get('ignore') in (1, True) and not annotation.get('iscrowd'):
+            found.append(Finding('box-invalid', path, 'it has ignore, and not iscrowd', entry))
+    return found
 
 
 def _read_categories(path: Path) -> list[dict[str, Any]] | None:

@@ -142,7 +142,7 @@ KINDS: dict[str, Kind] = {
 
 
 # Remedy for what --data would leave out in files that a config names: OpenMMLab reads these itself.
-CORRECT = 'correct it, or name the folder of the data by --data, which leaves it out'
+CORRECT = 'correct it, or name the folder of the data by --data, which leaves it out (--allow-dropped: above 1 %)'
 
 
 @dataclass(frozen=True)

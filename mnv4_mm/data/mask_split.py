@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from mnv4_mm.data.check_masks import check_pair, count_labels, describe_values, label_table
+from mnv4_mm.data.check_masks import check_pair, label_table
 from mnv4_mm.data.checked import describe
 from mnv4_mm.data.decode import decode_images
 from mnv4_mm.data.findings import CORRECT, Finding
@@ -134,8 +134,6 @@ def _find_mistakes(data: MaskData) -> list[str]:
             f'{"is" if len(others) == 1 else "are"} not: convert them, or name the folder of the data by --data, which '
             'reads other masks, too'
         )
-    if not mistakes and not any(count_labels(masks[pair.mask], labels, data).any() for pair in pairs):
-        mistakes.append(f'no pixel of the {len(pairs)} masks has a label: {describe_values(data)}')
     return mistakes
 
 

@@ -26,7 +26,7 @@ from mnv4_mm.data.check_masks import CheckedMasks, check_masks, label_table
 from mnv4_mm.data.checked import CheckedData
 from mnv4_mm.data.classes import class_order
 from mnv4_mm.data.form import ALL, TRAIN, VAL, MaskData, MaskedImage
-from mnv4_mm.data.formats.masks import require
+from mnv4_mm.data.formats.masks import read, require
 from mnv4_mm.data.formats.recognise import check_folder, refuse_other_task
 from mnv4_mm.data.mask_split import MaskSplit, read_names
 from mnv4_mm.data.mask_values import MaskValues, decode_masks, read_values
@@ -84,11 +84,9 @@ def prepare_masks(
 
 
 def _read(root: Path) -> MaskData:
-    try:
-        return require(root)
-    except UserError:
+    if read(root) is None:
         refuse_other_task(root, 'segmentation')
-        raise
+    return require(root)
 
 
 def examine_masks(

@@ -56,7 +56,8 @@ class SafeCheckpointHook(CheckpointHook):
             self.best_ckpt_path = self._own(self.best_ckpt_path)
 
     def _own(self, path: str | None) -> str | None:
-        return None if path is None else self.file_backend.join_path(self.out_dir, Path(path).name)
+        own = None if path is None else self.file_backend.join_path(self.out_dir, Path(path).name)
+        return own if own is not None and Path(own).exists() else path
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         runner.message_hub.update_info('last_validation', runner.iter)

@@ -14,7 +14,7 @@ def read_ground_truth(path: str | Path) -> COCO:
     as for mmdet's data set.
     """
     content = json.loads(Path(path).read_bytes())
-    annotations = content['annotations']
+    annotations = content.get('annotations', [])  # test sets have none
     for annotation in annotations:
         if annotation.get('iscrowd', 0) is None:
             annotation['iscrowd'] = 0

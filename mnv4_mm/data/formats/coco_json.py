@@ -354,7 +354,7 @@ def _read_images(
             image.image_id = None
     # If an image is a finding already, its annotations do not become further findings.
     named = {_id(entry, 'id') for entry in source.content['images']}
-    _read_boxes(source, images, named - set(images), labels, data)
+    read_boxes(source, images, named - set(images), labels, data)
     return sorted(images.values(), key=lambda image: image.name)
 
 
@@ -367,7 +367,7 @@ def _preferred(name: str, split: str) -> list[str]:
     return [posixpath.join(base, end) for base in dict.fromkeys((above, folder)) for end in ends]
 
 
-def _read_boxes(
+def read_boxes(
     source: AnnotationFile,
     images: dict[Id, LabelledImage],
     rejected: set[Id | None],

@@ -204,6 +204,9 @@ def _leave_out_shared(
 def _descriptions(files: Files) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield the yaml and ``.data`` files that describe a data set."""
     for name in files.with_suffix('.yaml', '.yml'):
+        # Other names deep inside are files of a tool, as those in a clone of ultralytics or YOLOv5.
+        if name.count('/') > 1 and posixpath.basename(name) not in MAIN:
+            continue
         try:
             content = read_yaml(files.root / name)
         except UserError:
@@ -219,7 +222,9 @@ def _descriptions(files: Files) -> Iterator[tuple[str, Mapping[str, Any]]]:
         elif has_images and is_main:
             raise UserError(f'{files.root / name} has no names: it should list the names of the classes')
     for name in files.with_suffix('.data'):
-        if b'names' not in beginning(files.root / name):  # the suffix is common, also of files that are no text
+        if name.count('/') > 1 or b'names' not in beginning(
+            files.root / name
+        ):  # the suffix is common, also of files that are no text
             continue
         lines = [line.partition('=') for line in read_text(files.root / name).splitlines() if '=' in line]
         content = {key.strip(): value.strip() for key, _, value in lines}
