@@ -40,10 +40,12 @@ class Inferred(NamedTuple):
     Attributes:
         path: Path of ``predictions.json``.
         unreadable: Names of the images that could not be read and have no predictions.
+        are_numbered: True if the ids of the images are 1, 2, ..., as no annotation file was given.
     """
 
     path: Path
     unreadable: list[str]
+    are_numbered: bool
 
 
 def infer(
@@ -187,9 +189,7 @@ def infer_files(
     if dark:
         others = f' (and {len(dark) - 1} more)' if len(dark) > 1 else ''
         print(f'warning: {dark[0]}{others}; scale the values of 16-bit images to their full range', file=sys.stderr)
-    if ids is None and not is_video:
-        print('images are numbered from 1; --annotations FILE gives them the ids of a data set')
-    return Inferred(saved, [entry['file_name'] for entry in writer.unreadable])
+    return Inferred(saved, [entry['file_name'] for entry in writer.unreadable], ids is None and not is_video)
 
 
 def _data_ids(annotations: str | None) -> 'DataIds | None':

@@ -6,12 +6,9 @@ from pathlib import Path
 from mnv4_mm.cli import train as training
 from mnv4_mm.cli.arguments import Parser
 from mnv4_mm.data.decode_once import cores
-from mnv4_mm.deploy.measured import read_measurements
-from mnv4_mm.deploy.targets import TARGETS
 from mnv4_mm.errors import UserError
 from mnv4_mm.paths import check_checkpoint, check_not_empty, check_output_file, check_output_folder, make_output_folder
 from mnv4_mm.search.front import DIGITS, GMACS, MS, read_cost, read_front, write_front
-from mnv4_mm.search.latency import read_table
 
 ENGINES = ('nsga2', 'tunas', 'random')
 RUNTIMES = ('onnx', 'openvino', 'litert')
@@ -72,6 +69,9 @@ def train_supernet(args: argparse.Namespace) -> None:
 
 def profile_device(args: argparse.Namespace) -> None:
     """Run ``mnv4 search profile``: measure a latency table, and print how well it predicts."""
+    from mnv4_mm.deploy.measured import read_measurements
+    from mnv4_mm.deploy.targets import TARGETS
+
     if args.nets < 3:
         raise UserError(f'--nets must be at least 3, got {args.nets}')
     if args.check < 0:
@@ -124,6 +124,8 @@ def _count(flag: str, text: str) -> int:
 
 def run_search(args: argparse.Namespace) -> None:
     """Run ``mnv4 search run``: check the arguments, search, and print the front."""
+    from mnv4_mm.search.latency import read_table
+
     for flag, value in (('--nets', args.nets), ('--images', args.images), ('--workers', args.workers)):
         if value < 1:
             raise UserError(f'{flag} must be at least 1, got {value}')

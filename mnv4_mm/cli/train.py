@@ -173,6 +173,8 @@ def infer(args: argparse.Namespace) -> int:
         coco=args.coco,
     )
     print(inferred.path)
+    if inferred.are_numbered:
+        print('images are numbered from 1; --annotations FILE gives them the ids of a data set')
     if args.labels:
         source = Path(args.source).resolve()
         folder = source.name if source.is_dir() else source.parent.name

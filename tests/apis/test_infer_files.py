@@ -166,7 +166,7 @@ def test_hidden_files_are_passed_over(nets, tmp_path, capsys):
     assert names(tmp_path / 'out') == ['a.jpg']
     captured = capsys.readouterr()
     assert captured.err == ''
-    assert captured.out.splitlines()[0] == NUMBERED
+    assert captured.out.splitlines()[1] == NUMBERED
     # A hidden folder that is named is no hidden folder.
     infer(str(tmp_path / 'in/.thumbnails'), nets['detector'], out_dir=str(tmp_path / 'out2'))
     assert names(tmp_path / 'out2') == ['a.jpg']

@@ -110,7 +110,17 @@ def test_mistakes_are_reported(small, change, message):
         lambda c: c['annotations'].append(dict(c['annotations'][0], id=1)),
         lambda c: [image.update(file_name=f'../val2017/{image["file_name"]}') for image in c['images']],
     ],
-    ids=['ids from 0', 'little outside', 'empty', 'sub-pixel', 'no area', 'large area', 'twice', 'name leads out'],
+    ids=[
+        'ids from 0',
+        'little outside',
+        'empty',
+        'sub-pixel',
+        'no area',
+        'no boxes',
+        'large area',
+        'twice',
+        'name leads out',
+    ],
 )
 def test_what_does_no_harm_is_accepted(small, change):
     """Either as in the data of --data, or because mmdet leaves it out itself."""
