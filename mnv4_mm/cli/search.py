@@ -78,8 +78,10 @@ def profile_device(args: argparse.Namespace) -> None:
         raise UserError(f'--check must not be negative, got {args.check}')
     if args.threads is not None and args.threads < 1:
         raise UserError(f'--threads must be at least 1, got {args.threads}')
+    check_not_empty(
+        checkpoint=args.checkpoint, browser=args.browser, measured=args.measured, out=args.out, blocks=args.blocks
+    )
     blocks = None if args.blocks == 'all' else _count('--blocks', args.blocks or '120')
-    check_not_empty(checkpoint=args.checkpoint, browser=args.browser, measured=args.measured, out=args.out)
     check_checkpoint(args.checkpoint)
     here = {'--runtime': args.runtime, '--threads': args.threads, '--blocks': args.blocks}
     if args.browser and any(here.values()):
@@ -146,6 +148,8 @@ def run_search(args: argparse.Namespace) -> None:
     from mnv4_mm.search.plot import write_plot
     from mnv4_mm.search.run import Plan, search
 
+    if latency:
+        print(*latency.lines(), sep='\n')
     make_output_folder('--out', out)
     plan = Plan(args.engine, args.nets, args.seed, limit, args.images)
     front = search(Path(args.checkpoint), plan, out, latency=latency, workers=args.workers)

@@ -98,6 +98,8 @@ class LatencyTable(NamedTuple):
         device = self.machine.get('cpu') or self.machine.get('device')
         count = f'{measured} of {len(self.blocks)} blocks and {len(self.nets)} nets'
         yield f'{self.runtime}, {threads}, on {device}: {count} measured'
+        if self.coefficients['blocks'] <= 0:
+            yield 'by this table slower blocks make a net faster: measure more --blocks and --nets'
         if self.checked:
             median, p95 = errors(self.checked)
             yield (
@@ -233,7 +235,7 @@ def read_table(path: str | Path) -> LatencyTable:
             _nets(content['nets']),
             _nets(content['checked']),
         )
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise UserError(f'--latency {path} is not a latency table, as `mnv4 search profile` writes it') from error
 
 

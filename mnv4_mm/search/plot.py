@@ -13,20 +13,30 @@ def write_plot(front: Front, baseline: Front | None, path: Path) -> None:
 
     Args:
         front: The front.
-        baseline: The front of random nets; None, or one with other costs, other images or another supernet, is not
-            drawn.
+        baseline: The front of random nets. None, or one with costs of another latency table, other images or another
+            supernet, is not drawn.
         path: The file to write.
     """
     fronts = [front]
-    if baseline and all(getattr(baseline, key) == getattr(front, key) for key in ('sha256', 'images', 'unit')):
+    if baseline and _costs(baseline) == _costs(front):
         fronts.append(baseline)
     figure = Figure(figsize=(7, 4.5), layout='constrained')
     axes = figure.subplots()
     for one, line in zip(fronts, ('o-', 's--'), strict=False):
         points = [(net.cost, 100 * net.score) for net in one.nets]
-        axes.plot(*zip(*points, strict=True), line, drawstyle='steps-post', markersize=4, label=one.plan.get('engine'))
-    axes.set(xlabel='predicted latency in ms' if front.unit == MS else 'GMACs of the backbone', ylabel=front.metric)
+        axes.plot(*zip(*points, strict=True), line, drawstyle='steps-post', markersize=4, label=_label(one))
+    axes.set(xlabel='predicted latency in ms' if front.unit == MS else 'GMACs of the backbone')
+    axes.set_ylabel(f'{front.metric}, points')
     axes.grid(alpha=0.3)
     axes.legend()
     with replacing(path) as part:
         figure.savefig(part, format='png', dpi=150)
+
+
+def _costs(front: Front) -> tuple:
+    """Return what two fronts must share for their scores and costs to be comparable."""
+    return front.sha256, front.images, front.unit, front.plan.get('latency')
+
+
+def _label(front: Front) -> str:
+    return f'{front.plan.get("engine")}, {front.plan.get("nets")} nets asked for'

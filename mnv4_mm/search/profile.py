@@ -100,7 +100,8 @@ class Supernet:
         torch.manual_seed(0)
         if isinstance(item, PlacedRow):
             arch = self.space.subnet(self.space.largest()).arch
-            style = Style(self.backbone.get('norm_cfg') or dict(type='BN'), dict(type=arch.act), arch.layer_scale)
+            act_cfg = self.backbone.get('act_cfg') or dict(type=arch.act)
+            style = Style(self.backbone.get('norm_cfg') or dict(type='BN'), act_cfg, arch.layer_scale)
             size = input_size(item, self.subject.size)
             return net_graph(build_block(item, style), size, runtime, item.channels)
         cfg = with_subnet(self.cfg, item)
@@ -144,11 +145,15 @@ def profile(checkpoint: Path, plan: Plan, out: Path, *, log: Callable[[str], obj
     every = all_blocks(supernet.space, supernet.backbone)
     count = len(every) if plan.blocks is None else plan.blocks
     blocks = choose_blocks(every, supernet.space, supernet.backbone, supernet.subject.size, count)
-    machine = describe_machine(TARGETS[plan.runtime].distributions)
-    same = {key: machine[key] for key in ('cpu', 'instructions', 'cores', 'versions')}
+    machine = describe_machine(())
+    machine['versions'] |= dict(torch=torch.__version__, **TARGETS[plan.runtime].versions())
+    same = {key: machine[key] for key in ('cpu', 'instructions', 'cores', 'versions', 'commit')}
     about = dict(runtime=plan.runtime, threads=plan.threads, **supernet.subject._asdict(), **same)
     records = _Records(out.with_suffix('.jsonl'), json.loads(json.dumps(about)))
     folder = out.with_suffix('.files')
+    if not records.rounds:
+        # Files left by a profile whose measurements are gone may be of another supernet.
+        shutil.rmtree(folder, ignore_errors=True)
     measured = _measure(supernet, plan, [*fitted, *checked, *blocks], records, folder, log)
     shutil.rmtree(folder, ignore_errors=True)
     table = make_table(
@@ -314,11 +319,11 @@ class _Records:
         # A line that was cut off by a kill is no JSON; the ones before and after it count.
         lines = [_json(line) for line in path.read_text(errors='replace').splitlines()] if path.is_file() else []
         if lines and lines[0] != about:
-            raise UserError(
-                f'{path} has measurements of another supernet, runtime or device: name another table by --out'
-            )
+            old = lines[0] if isinstance(lines[0], dict) else {}
+            differ = ', '.join(key for key in about if old.get(key) != about[key])
+            raise UserError(f'{path} has measurements with other values of {differ}: name another table by --out')
         for line in lines[1:]:
-            if isinstance(line, dict) and line.keys() == {'item', 'round', 'ms'}:
+            if isinstance(line, dict) and line.keys() == {'item', 'round', 'ms'} and isinstance(line['item'], str):
                 self.rounds.setdefault(line['item'], {})[line['round']] = line['ms']
         if not lines:
             self._append(json.dumps(about) + '\n')

@@ -98,7 +98,8 @@ def search(
     space, size = scorer.space, latency.subject.size if latency else scorer.input_size
     costs = Costs(predictor or (lambda genes: scorer.macs(genes, size) / 1e9))
     unit = MS if latency else GMACS
-    if plan.limit is not None and plan.engine != 'tunas' and costs(space.smallest()) > plan.limit:
+    # By MACs, no net is cheaper than the smallest. A prediction may be lower for another one.
+    if plan.limit is not None and plan.engine != 'tunas' and not latency and costs(space.smallest()) > plan.limit:
         raise UserError(
             f'--limit {plan.limit:g}: the smallest net of the space has {costs(space.smallest()):.4f} {unit} for '
             f'images of {size[1]}x{size[0]} pixels'
@@ -146,7 +147,13 @@ def _predictor(latency: LatencyTable, cfg: Any) -> Predictor:
 
 def _source(latency: LatencyTable) -> dict[str, Any]:
     """Return what a front says about the latency table of its costs."""
-    return dict(runtime=latency.runtime, threads=latency.threads, machine=latency.machine, date=latency.date)
+    return dict(
+        runtime=latency.runtime,
+        threads=latency.threads,
+        machine=latency.machine,
+        date=latency.date,
+        coefficients=latency.coefficients,
+    )
 
 
 def ask(

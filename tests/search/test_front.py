@@ -88,11 +88,14 @@ def test_a_front_without_a_unit_is_in_gmacs(front, tmp_path):
 def test_a_plot_has_the_baseline(front, tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(Figure, 'savefig', lambda figure, path, **_: drawn.append(figure) or Path(path).touch())
-    random_nets = front._replace(plan=dict(engine='random'))
-    for baseline in (None, random_nets, random_nets._replace(unit='ms'), random_nets._replace(images=7)):
-        write_plot(front._replace(plan=dict(engine='nsga2')), baseline, tmp_path / 'x.png')
+    random_nets = front._replace(plan=dict(engine='random', nets=20))
+    other_table = random_nets._replace(plan=random_nets.plan | dict(latency=dict(runtime='litert')))
+    others = (random_nets._replace(unit='ms'), random_nets._replace(images=7), other_table)
+    for baseline in (None, random_nets, *others):
+        write_plot(front._replace(plan=dict(engine='nsga2', nets=30)), baseline, tmp_path / 'x.png')
     names = [[line.get_label() for line in figure.axes[0].lines] for figure in drawn]
-    assert names == [['nsga2'], ['nsga2', 'random'], ['nsga2'], ['nsga2']]
+    ours, baseline = 'nsga2, 30 nets asked for', 'random, 20 nets asked for'
+    assert names == [[ours], [ours, baseline], [ours], [ours], [ours]]
 
 
 @pytest.mark.parametrize('text', ['', '{}', '[]', '{"nets": [{"genes": 1}]}', '{"nets": []}', 'null'])

@@ -83,7 +83,7 @@ def test_a_profile_continues_where_it_was_stopped(table, supernet, quick, tmp_pa
     # Measurements of something else are not mixed with these.
     capsys.readouterr()
     assert main([*command, '--threads', '2']) == 2
-    assert 'has measurements of another supernet, runtime or device' in capsys.readouterr().err
+    assert 'has measurements with other values of threads' in capsys.readouterr().err
 
 
 def test_files_are_kept_until_the_table_is_written(supernet, quick, tmp_path, monkeypatch):
