@@ -97,7 +97,7 @@ def test_boxes_are_those_of_the_coder(name, model_of):
     [
         ('mnv4_ssdlite_coco', 'mnv4_hybrid_m', (320, 320)),
         ('mnv4_retinanet_coco', 'mnv4_conv_s', (96, 128)),
-        ('mnv4_rtmdet_coco', 'mnv4_conv_aa_m', (96, 128)),
+        pytest.param('mnv4_rtmdet_coco', 'mnv4_conv_aa_m', (96, 128), marks=pytest.mark.long),
         ('mnv4_deeplabv3plus_ade20k', 'mnv4_hybrid_m', (96, 128)),
         ('mnv4_fpn_ade20k', 'timm:fastvit_t8', (96, 128)),
     ],

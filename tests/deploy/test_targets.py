@@ -256,7 +256,7 @@ def test_an_input_of_another_size_is_one_line(name, exported):
             predictor.run(batch)
 
 
-@pytest.mark.parametrize('name', ['onnx', 'openvino', 'executorch'])
+@pytest.mark.parametrize('name', ['onnx', 'openvino', pytest.param('executorch', marks=pytest.mark.long)])
 def test_a_description_is_inside_the_file_too(name, exported):
     if name not in INSTALLED:
         pytest.skip(TARGETS[name].absent(convert=True))

@@ -105,7 +105,8 @@ def start_method() -> Iterator[None]:
     multiprocessing.set_start_method(before, force=True)
 
 
-@pytest.mark.parametrize('config', [DETECTOR, pytest.param(SEGMENTER, marks=pytest.mark.long)])
+@pytest.mark.long  # the workers of a data loader alone: tests/data/test_coco_dataset.py
+@pytest.mark.parametrize('config', [DETECTOR, SEGMENTER])
 def test_workers_may_be_spawned(config, train, start_method, tmp_path):
     """As on macOS: data sets, transforms and samplers can be pickled, and are registered in a new interpreter."""
     run = train(
