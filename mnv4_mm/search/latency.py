@@ -18,7 +18,7 @@ FORMAT = 1
 
 
 class Subject(NamedTuple):
-    """What a table is of, besides the device: files of nets with the same subject have the same latency.
+    """Space, input size and model of a table: files of nets with the same subject have the same latency on a device.
 
     Attributes:
         space: Name of the search space.

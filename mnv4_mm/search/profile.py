@@ -52,7 +52,7 @@ FIT_SEED, CHECK_SEED = 0, 1
 
 
 class Plan(NamedTuple):
-    """What to measure.
+    """Settings of a profile.
 
     Attributes:
         runtime: A key of ``TARGETS`` whose files run here.

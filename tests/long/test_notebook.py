@@ -19,8 +19,8 @@ def test_the_quick_start_notebook_runs(repository, tmp_path, monkeypatch):
     values = [cell.outputs[-1]['data']['text/plain'] for cell in cells]
     assert 'bccd/bbox_mAP_50' in values[0]
     assert values[-1] == 'True'  # the exported file has the boxes of the checkpoint
-    pictures = [kind for cell in cells for kind in cell.outputs[-1]['data'] if kind.startswith('image/')]
-    assert pictures == ['image/png', 'image/jpeg']  # the curves, and an image of the report
+    shown = [kind for cell in cells for kind in cell.outputs[-1]['data'] if kind.startswith('image/')]
+    assert shown == ['image/png', 'image/jpeg']  # the curves, and an image of the report
     report = tmp_path / 'work_dirs/quickstart/report/index.html'
     assert any(str(report.relative_to(tmp_path)) in value for value in values)
     assert report.is_file()
