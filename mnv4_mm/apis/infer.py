@@ -1,8 +1,9 @@
 """Run a trained model on images, folders and videos, from a checkpoint or an exported file."""
 
 import importlib.util
+import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -64,8 +65,9 @@ def infer(
 
     The outputs are the images with the predictions drawn (a video for a video), ``predictions.json``, whose content
     ``runtime.writer`` describes, and, for segmentation, class maps. Hidden files and folders, whose names begin with a
-    dot, are skipped. If an image of a folder cannot be read, or has a format that is not read, e.g. HEIC, the run goes
-    on with the others; the image is named on stderr and under ``unreadable`` in ``predictions.json``.
+    dot, are skipped. So are files in a format that is not read, e.g. raw photos, that have a readable image of the same
+    name beside them. If another image of a folder cannot be read, or has such a format, the run goes on with the
+    others; the image is named on stderr and under ``unreadable`` in ``predictions.json``.
 
     Args:
         source: Image, folder or video file.
@@ -142,8 +144,7 @@ def infer_files(
         if (out / name).resolve() in sources:
             raise UserError(f'--out-dir {out}: {out / name} is one of the images, which would be overwritten')
     ids = _data_ids(annotations)
-    unread = [name for name in files if name.lower().endswith(UNREAD_SUFFIXES)]
-    readable = {name: file for name, file in files.items() if name not in set(unread)}
+    readable, unread, passed = _by_format(files)
     indices = ids.indices(list(readable.values())) if ids else [0] * len(readable)
     predictor = load(checkpoint, config=config, device=device, inference=inference)
     if predictor.task == 'segmentation' and any(Path(name).parts[0] == CLASS_MAPS.name for name in files):
@@ -179,17 +180,39 @@ def infer_files(
         raise
     reasons = [entry['reason'] for entry in writer.unreadable]
     if not writer.images:
-        others = f'; none of the other {len(reasons) - 1} images can be read either' if len(reasons) > 1 else ''
-        raise UserError(reasons[0] + others)
+        rest = f'; none of the other {len(reasons) - 1} images can be read either' if len(reasons) > 1 else ''
+        raise UserError(reasons[0] + rest)
     saved = writer.save()
     for reason in reasons:
         print(f'left out: {reason}', file=sys.stderr)
     if reasons:
-        print(f'{len(reasons)} of {len(files)} images could not be read and have no predictions', file=sys.stderr)
+        print(
+            f'{len(reasons)} of {len(items) + len(unread)} images could not be read and have no predictions',
+            file=sys.stderr,
+        )
+    if passed:
+        print(f'passed over, as an image of the same name is beside it: {passed[0]}{_more(passed)}', file=sys.stderr)
     if dark:
-        others = f' (and {len(dark) - 1} more)' if len(dark) > 1 else ''
-        print(f'warning: {dark[0]}{others}; scale the values of 16-bit images to their full range', file=sys.stderr)
+        print(
+            f'warning: {dark[0]}{_more(dark)}; scale the values of 16-bit images to their full range', file=sys.stderr
+        )
     return Inferred(saved, [entry['file_name'] for entry in writer.unreadable], ids is None and not is_video)
+
+
+def _by_format(files: Mapping[str, Path]) -> tuple[dict[str, Path], list[str], list[str]]:
+    """Return the files of formats that are read, names of others, and names of others that are passed over.
+
+    The last have a readable image of the same name beside them: cameras write a raw file and a JPEG of each photo.
+    """
+    readable = {name: file for name, file in files.items() if not name.lower().endswith(UNREAD_SUFFIXES)}
+    stems = {os.path.splitext(name)[0] for name in readable}
+    others = [name for name in files if name not in readable]
+    passed = [name for name in others if os.path.splitext(name)[0] in stems]
+    return readable, [name for name in others if name not in passed], passed
+
+
+def _more(names: Sequence[str]) -> str:
+    return f' (and {len(names) - 1} more)' if len(names) > 1 else ''
 
 
 def _data_ids(annotations: str | None) -> 'DataIds | None':

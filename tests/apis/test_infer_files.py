@@ -115,6 +115,19 @@ def test_images_of_formats_that_are_not_read_are_named(nets, tmp_path, capsys):
     assert 'HEIC is not read' in capsys.readouterr().err
 
 
+def test_a_raw_file_beside_a_jpeg_of_the_same_name_is_passed_over(nets, tmp_path, capsys):
+    draw(tmp_path / 'in/day/photo.JPG')
+    (tmp_path / 'in/day/photo.CR2').write_bytes(b'raw')
+    assert main(['infer', str(tmp_path / 'in'), nets['detector'], '--out-dir', str(tmp_path / 'out')]) == 0
+    assert names(tmp_path / 'out') == ['day/photo.JPG']
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == 'passed over, as an image of the same name is beside it: day/photo.CR2'
+    (tmp_path / 'in/photo.CR2').write_bytes(b'raw')  # in another folder, so it has no JPEG
+    assert main(['infer', str(tmp_path / 'in'), nets['detector'], '--out-dir', str(tmp_path / 'out')]) == 1
+    assert [entry['file_name'] for entry in content(tmp_path / 'out')['unreadable']] == ['photo.CR2']
+    assert '1 of 2 images could not be read' in capsys.readouterr().err
+
+
 def test_images_next_to_black_are_mentioned(nets, tmp_path, capsys):
     (tmp_path / 'in').mkdir()
     thermal = np.random.default_rng(0).integers(3000, 4000, (32, 32)).astype(np.uint16)  # 12 bits in 16
