@@ -208,7 +208,8 @@ def _by_format(files: Mapping[str, Path]) -> tuple[dict[str, Path], list[str], l
     stems = {os.path.splitext(name)[0] for name in readable}
     others = [name for name in files if name not in readable]
     passed = [name for name in others if os.path.splitext(name)[0] in stems]
-    return readable, [name for name in others if name not in passed], passed
+    unread = [name for name in others if os.path.splitext(name)[0] not in stems]
+    return readable, unread, passed
 
 
 def _more(names: Sequence[str]) -> str:
