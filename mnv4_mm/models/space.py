@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from mnv4_mm.errors import UserError
-from mnv4_mm.models.arch import MQA, UIB, Arch, Conv, FusedIB, Row
+from mnv4_mm.models.arch import ARCHS, MQA, UIB, Arch, Conv, FusedIB, Row
 
 Genes = tuple[int, ...]
 
@@ -322,3 +322,29 @@ MEDIUM = Space(
     ),
 )
 SPACES: dict[str, Space] = {'small': SMALL, 'medium': MEDIUM}
+PUBLISHED = {'small': 'conv_s', 'medium': 'conv_m'}  # the net of ARCHS that a space contains
+MULTIPLES = (1.0, 0.875, 0.75)
+
+
+def published_nets(name: str) -> dict[str, Genes]:
+    """Return the published net of a space, and the same net with narrower layers.
+
+    Args:
+        name: A key of ``SPACES``.
+
+    Returns:
+        Genes by name, such as ``mnv4_conv_s`` and ``mnv4_conv_s x 0.75``. Of each width, the largest choice counts that
+        is at most the multiple of the published one, or the smallest choice.
+    """
+    space, arch = SPACES[name], PUBLISHED[name]
+    genes, variables = space.genes(ARCHS[arch]), space.variables()
+    nets: dict[str, Genes] = {}
+    for multiple in MULTIPLES:
+        narrow = [
+            max(i for i, width in enumerate(variable.values) if i == 0 or width <= multiple * variable.values[gene])
+            if variable.name.endswith(('.width', '.out'))
+            else gene
+            for gene, variable in zip(genes, variables, strict=True)
+        ]
+        nets[f'mnv4_{arch}' + (f' x {multiple:g}' if multiple != 1 else '')] = space.canonical(narrow)
+    return nets

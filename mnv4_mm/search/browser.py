@@ -94,6 +94,11 @@ def browser_table(
         values[supernet.space.canonical(genes_of[artifact.path.name])].append(one.p50)
     measured = {genes: statistics.median(ms) for genes, ms in values.items()}
     fitted, checked = choose_nets(supernet.space, nets, check)
+    if others := measured.keys() - {*fitted, *checked}:
+        raise UserError(
+            f'--measured: {len(others)} of these nets are not among those of --nets {nets} and --check {check}: give '
+            'the numbers of the command that wrote the pages'
+        )
     first = measurements[0]
     table = make_table(
         supernet,

@@ -40,6 +40,7 @@ class Front(NamedTuple):
         plan: What the search did, see ``run.Plan``.
         nets: The nets, by ascending cost and score; for ``tunas`` the one with the best reward.
         unit: Unit of the costs, one of ``UNITS``.
+        baselines: Name, score and cost of the published net of the space and of its narrower forms.
     """
 
     supernet: Path
@@ -49,6 +50,7 @@ class Front(NamedTuple):
     plan: dict[str, Any]
     nets: tuple[Scored, ...]
     unit: str = GMACS
+    baselines: tuple[tuple[str, Scored], ...] = ()
 
     def choose(self, limit: float) -> Scored:
         """Return the net with the best score within a limit of the cost.
@@ -77,11 +79,15 @@ class Front(NamedTuple):
         return self.supernet
 
     def lines(self) -> Iterator[str]:
-        """Yield the lines of a Markdown table."""
+        """Yield the lines of a Markdown table, and one for each baseline."""
         yield f'| {self.unit} | {self.metric} |'
         yield '|---|---|'
         for net in self.nets:
             yield f'| {net.cost:.{DIGITS}f} | {net.score:.4f} |'
+        for name, baseline in self.baselines:
+            fitting = [net.score for net in self.nets if net.cost <= baseline.cost]
+            best = f'the best net within this cost has {max(fitting):.4f}' if fitting else 'all nets cost more'
+            yield f'{name}: {self.metric} {baseline.score:.4f} at {baseline.cost:.{DIGITS}f} {self.unit}; {best}'
 
 
 def read_cost(flag: str, text: str, unit: str) -> float:
@@ -124,6 +130,7 @@ def write_front(front: Front, path: Path) -> None:
     """
     content = {**front._asdict(), 'supernet': str(front.supernet.resolve())}
     content['nets'] = [net._asdict() for net in front.nets]
+    content['baselines'] = {name: net._asdict() for name, net in front.baselines}
     write_whole(path, json.dumps(content, indent=1))
 
 
@@ -139,9 +146,14 @@ def read_front(path: str | Path) -> Front:
     try:
         content = json.loads(path.read_bytes())
         unit, key = (content['unit'], 'cost') if 'unit' in content else (GMACS, 'gmacs')  # before costs in ms
-        nets = tuple(Scored(tuple(net['genes']), float(net['score']), float(net[key])) for net in content['nets'])
+        nets = tuple(_scored(net, key) for net in content['nets'])
+        baselines = tuple((name, _scored(net, key)) for name, net in content.get('baselines', {}).items())
         if not nets or unit not in UNITS:
             raise ValueError('it has no nets, or another unit')
-        return Front(**{**content, 'supernet': Path(content['supernet']), 'nets': nets})
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        return Front(**{**content, 'supernet': Path(content['supernet']), 'nets': nets, 'baselines': baselines})
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(f'{path} is not a front, as `mnv4 search run` writes it') from error
+
+
+def _scored(net: Any, key: str) -> Scored:
+    return Scored(tuple(net['genes']), float(net['score']), float(net[key]))

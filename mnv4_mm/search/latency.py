@@ -98,8 +98,6 @@ class LatencyTable(NamedTuple):
         device = self.machine.get('cpu') or self.machine.get('device')
         count = f'{measured} of {len(self.blocks)} blocks and {len(self.nets)} nets'
         yield f'{self.runtime}, {threads}, on {device}: {count} measured'
-        if self.coefficients['blocks'] <= 0:
-            yield 'by this table slower blocks make a net faster: measure more --blocks and --nets'
         if self.checked:
             median, p95 = errors(self.checked)
             yield (

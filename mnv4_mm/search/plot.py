@@ -9,7 +9,7 @@ from mnv4_mm.search.front import MS, Front
 
 
 def write_plot(front: Front, baseline: Front | None, path: Path) -> None:
-    """Draw a front as a PNG file.
+    """Draw a front and its baselines as a PNG file.
 
     Args:
         front: The front.
@@ -25,6 +25,9 @@ def write_plot(front: Front, baseline: Front | None, path: Path) -> None:
     for one, line in zip(fronts, ('o-', 's--'), strict=False):
         points = [(net.cost, 100 * net.score) for net in one.nets]
         axes.plot(*zip(*points, strict=True), line, drawstyle='steps-post', markersize=4, label=_label(one))
+    for name, net in front.baselines:
+        axes.plot(net.cost, 100 * net.score, 'k^')
+        axes.annotate(name, (net.cost, 100 * net.score), xytext=(5, -10), textcoords='offset points', fontsize=8)
     axes.set(xlabel='predicted latency in ms' if front.unit == MS else 'GMACs of the backbone')
     axes.set_ylabel(f'{front.metric}, points')
     axes.grid(alpha=0.3)

@@ -57,7 +57,8 @@ def fit_nets(features: Sequence[Mapping[str, float]], ms: Sequence[float]) -> di
     """Fit the coefficients that predict whole nets.
 
     A net is first taken for the sum of its blocks and a constant. Ridge regression on the relative error corrects the
-    coefficients; its penalty is the one with the smallest error when each net in turn is left out of the fit.
+    coefficients; its penalty is the one with the smallest error when each net in turn is left out of the fit. Penalties
+    by which slower blocks would make a net faster are not considered.
 
     Args:
         features: ``latency.net_features`` of each net, at least three.
@@ -68,7 +69,8 @@ def fit_nets(features: Sequence[Mapping[str, float]], ms: Sequence[float]) -> di
     """
     names = list(features[0])
     x, y = np.array([[one[name] for name in names] for one in features]), np.array(ms)
-    best = min((math.inf, *reversed(PENALTIES)), key=lambda penalty: _left_out(x, y, penalty))
+    penalties = [penalty for penalty in (math.inf, *reversed(PENALTIES)) if _ridge(x, y, penalty)[1] > 0]
+    best = min(penalties, key=lambda penalty: _left_out(x, y, penalty))
     return dict(zip(['constant', *names], map(float, _ridge(x, y, best)), strict=True))
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from mmengine.config import Config
 
 from mnv4_mm.config.checkpoint import checkpoint_config
@@ -136,9 +137,17 @@ def profile(checkpoint: Path, plan: Plan, out: Path, *, log: Callable[[str], obj
         log: Function that prints a line.
 
     Raises:
-        UserError: The checkpoint cannot be used, the measurements are of another supernet or device, or too few nets
-            could be measured.
+        UserError: The checkpoint cannot be used, the measurements are of another supernet or device, another process
+            writes them, or too few nets could be measured.
     """
+    try:
+        with FileLock(out.with_name(f'.{out.name}.lock'), timeout=0):
+            return _profile(checkpoint, plan, out, log)
+    except Timeout as error:
+        raise UserError(f'another process writes {out}: wait for it, or name another table by --out') from error
+
+
+def _profile(checkpoint: Path, plan: Plan, out: Path, log: Callable[[str], object]) -> LatencyTable:
     supernet = Supernet(checkpoint)
     torch.set_num_threads(1)
     fitted, checked = choose_nets(supernet.space, plan.nets, plan.check)
@@ -258,6 +267,7 @@ def _measure(
     pending = [item for item in items if records.missing(names[item])]
     folder.mkdir(parents=True, exist_ok=True)
     files: dict[Item, Path] = {}
+    failed = 0
     for number, item in enumerate(pending, 1):
         path = folder / f'{hashlib.sha256(names[item].encode()).hexdigest()[:16]}{TARGETS[plan.runtime].suffix}'
         try:
@@ -265,9 +275,12 @@ def _measure(
                 _export(supernet.graph(item, plan.runtime), path)
             files[item] = path
         except Exception as error:  # converters raise errors of many kinds
+            failed += 1
             log(f'{names[item]}: {type(error).__name__}: {" ".join(str(error).split())[:200]}')
         if number % 10 == 0 or number == len(pending):
             log(f'{number} of {len(pending)} files exported')
+    if failed:
+        log(f'warning: {failed} of {len(pending)} blocks and nets could not be exported, and are not measured')
     random.Random(0).shuffle(order := list(files))  # noqa: S311 (blocks and nets alternate)
     for number in range(ROUNDS):
         todo = [item for item in order if number in records.missing(names[item])]

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mnv4_mm.config.checkpoint import checkpoint_config
+from mnv4_mm.engine.sandwich import NAME
 from mnv4_mm.errors import UserError
-from mnv4_mm.models.space import Genes, Space
+from mnv4_mm.models.space import Genes, Space, published_nets
 from mnv4_mm.search.front import GMACS, MS, Front, Scored, find_front
 from mnv4_mm.search.latency import LatencyTable, Predictor
 from mnv4_mm.search.profile import subject_of
@@ -75,7 +76,8 @@ def search(
 ) -> Front:
     """Search for nets of a supernet.
 
-    The nets are scored in ``workers`` processes. The result does not depend on their number.
+    The nets are scored in ``workers`` processes. The result does not depend on their number. The published net of the
+    space and its narrower forms are scored, too, as baselines.
 
     Args:
         checkpoint: Checkpoint of a supernet.
@@ -123,6 +125,8 @@ def search(
                 ) from error
             return [Scored(genes, known[genes], costs(genes)) for genes in nets]
 
+        published = published_nets(scorer.cfg[NAME].space)
+        baselines = tuple(zip(published, score(list(published.values())), strict=True))
         for generation, nets in enumerate(ask(space, plan, costs, score), 1):
             asked |= {net.genes: net for net in nets}
             best = _best(asked.values(), plan)
@@ -138,6 +142,7 @@ def search(
         plan._asdict() | (dict(latency=_source(latency)) if latency else {}),
         (best,) if plan.engine == 'tunas' and best else find_front(asked.values()),
         unit,
+        baselines,
     )
 
 

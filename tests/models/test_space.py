@@ -9,7 +9,7 @@ from torch.func import functional_call
 from mnv4_mm.errors import UserError
 from mnv4_mm.models.arch import ARCHS, CONV_M, CONV_S, HYBRID_M, MQA, UIB, arch_from_dict, arch_to_dict
 from mnv4_mm.models.mobilenetv4 import MobileNetV4
-from mnv4_mm.models.space import SMALL, SPACES
+from mnv4_mm.models.space import SMALL, SPACES, published_nets
 from mnv4_mm.models.supernet import subnet_state
 
 
@@ -139,3 +139,19 @@ def test_a_smaller_kernel_is_the_centre_and_fewer_channels_are_the_first():
         subnet_state(source, {name: (3, 3, 5, 5)}, rows)
     with pytest.raises(ValueError, match=r'nothing as backbone\.blocks\.2\.0'):
         subnet_state(source, {name.replace('2.1', '2.0'): (1, 2, 3, 3)}, rows)
+
+
+def test_published_nets_and_narrower_ones():
+    for name, arch in (('small', CONV_S), ('medium', CONV_M)):
+        nets = published_nets(name)
+        space = SPACES[name]
+        whole, *narrower = (space.subnet(genes).arch for genes in nets.values())
+        assert whole.stages == arch.stages
+        for net, multiple in zip(narrower, (0.875, 0.75), strict=True):
+            for stage, own in zip(net.stages, arch.stages, strict=True):
+                assert [row._replace(out=0) for row in stage] == [row._replace(out=0) for row in own]
+                pairs = [(row.out, other.out) for row, other in zip(stage, own, strict=True)]
+                assert all(0.66 * other <= out <= max(multiple, 0.8) * other for out, other in pairs)
+    assert [stage[-1].out for stage in SMALL.subnet(published_nets('small')['mnv4_conv_s x 0.75']).arch.stages] == [
+        24, 48, 64, 96,
+    ]  # fmt: skip

@@ -46,6 +46,15 @@ def test_a_front_survives_its_file(front, tmp_path):
     assert front.choose(0.15) == front.choose(0.1) == front.nets[0]
     assert front.choose(7) == front.nets[1]
     assert list(front.lines())[2:] == ['| 0.1000 | 0.2500 |', '| 0.2000 | 0.5000 |']
+    named = front._replace(
+        baselines=(('mnv4_conv_s', Scored((1, 0), 0.375, 0.15)), ('small', Scored((0, 0), 0.1, 0.01)))
+    )
+    write_front(named, tmp_path / 'front.json')
+    assert read_front(tmp_path / 'front.json') == named
+    assert list(named.lines())[4:] == [
+        'mnv4_conv_s: mIoU 0.3750 at 0.1500 GMACs; the best net within this cost has 0.2500',
+        'small: mIoU 0.1000 at 0.0100 GMACs; all nets cost more',
+    ]
     exact = front._replace(nets=(Scored((0, 1), 0.25, 0.20463), Scored((1, 1), 0.5, 0.210474)))
     for line, net in zip(list(exact.lines())[2:], exact.nets, strict=True):
         assert exact.choose(float(line.split('|')[1])) == net  # what is printed can be chosen

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from stub_file import write_detector
 
 from mnv4_mm.cli import main
@@ -49,7 +50,7 @@ def test_a_profile_measures_blocks_and_nets(table, supernet):
     assert found.machine['versions'].keys() >= {'mnv4_mm', 'onnxruntime'}
     smallest, largest = (net.ms for net in found.nets[:2])
     assert 0 < smallest < largest
-    assert [path.name for path in sorted(table.parent.iterdir())] == ['table.json', 'table.jsonl']
+    assert {path.name for path in table.parent.iterdir()} - {'.table.json.lock'} == {'table.json', 'table.jsonl'}
     predict = Predictor(found, found.subject, Supernet(supernet(DETECTOR)).backbone)
     assert predict(found.nets[0].genes) == pytest.approx(found.nets[0].predicted)
 
@@ -80,6 +81,9 @@ def test_a_profile_continues_where_it_was_stopped(table, supernet, quick, tmp_pa
     assert main(command) == 0
     assert out.with_suffix('.jsonl').read_text() == again
     assert len(exported) == 1
+    with FileLock(tmp_path / '.again.json.lock'):
+        assert main(command) == 2
+    assert f'another process writes {out}' in capsys.readouterr().err
     # Measurements of something else are not mixed with these.
     capsys.readouterr()
     assert main([*command, '--threads', '2']) == 2
@@ -119,6 +123,7 @@ def test_a_block_that_cannot_be_exported_is_left_to_the_roofline(supernet, quick
     records = _Records(tmp_path / 'r.jsonl', {})
     assert profile._measure(loaded, profile.Plan('onnx'), [block], records, tmp_path / 'files', lines.append) == {}
     assert any('RuntimeError: no such operator' in line for line in lines)
+    assert lines[-1] == 'warning: 1 of 1 blocks and nets could not be exported, and are not measured'
 
 
 @pytest.mark.parametrize('name', [DETECTOR, pytest.param(SEGMENTER, marks=pytest.mark.long)])
@@ -232,6 +237,10 @@ def test_lines_of_a_browser(supernet, tmp_path, monkeypatch, capsys):
         lines.write_text(f'{text}\n{line}')
         assert main(measured) == 2
         assert message in capsys.readouterr().err
+    lines.write_text(text)
+    fewer = [word if word != '4' else '3' for word in measured]
+    assert main(fewer) == 2
+    assert '1 of these nets are not among those of --nets 3 and --check 1' in capsys.readouterr().err
     lines.write_text(line_of(written[0], 1))
     assert main(measured) == 2
     assert 'a latency table needs at least 3' in capsys.readouterr().err

@@ -102,7 +102,10 @@ def test_a_search_continues_where_it_was_stopped(supernet, tmp_path, capsys):
     whole = search(path, plan, tmp_path, log=lines.append)
     assert lines[0].startswith('generation 1: 5 nets scored; the best has ')
     records = (tmp_path / RECORDS).read_text()
-    assert len(records.splitlines()) == 6
+    assert len(records.splitlines()) == 1 + 3 + 5
+    assert [name for name, _ in whole.baselines] == ['mnv4_conv_s', 'mnv4_conv_s x 0.875', 'mnv4_conv_s x 0.75']
+    scores = {tuple(one['genes']): one['score'] for one in map(json.loads, records.splitlines()[1:])}
+    assert [net.score for _, net in whole.baselines] == [scores[net.genes] for _, net in whole.baselines]
     # Killed in the middle of a line.
     (tmp_path / RECORDS).write_text(records[: records.rindex('{') + 9])
     again = search(path, plan, tmp_path, log=lines.append)
