@@ -9,6 +9,7 @@ from pathlib import Path
 from mnv4_mm.bench.measure import Figure, Pair, Ratio, measure
 from mnv4_mm.bench.parts import check_bench
 from mnv4_mm.errors import UserError
+from mnv4_mm.files import write_whole
 
 
 def _measured(pairs: Sequence[Pair]) -> Iterator[Ratio | Figure]:
@@ -138,8 +139,7 @@ def bench(out: Path, only: Sequence[str] = (), log: Callable[[str], None] = prin
         ratios=[ratio._asdict() for ratio in ratios],
         figures=[figure._asdict() for figure in figures],
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(content, indent=1))
+    write_whole(out, json.dumps(content, indent=1))
     if ratios:
         plot(ratios, machine, out.with_suffix('.png'))
 

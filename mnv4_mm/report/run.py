@@ -5,6 +5,7 @@ import json
 import platform
 import re
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -105,17 +106,22 @@ def _p50(speed: Any) -> float:
 
 
 def _compared(work_dir: Path) -> dict[str, dict[str, Any]]:
-    """Return the rows of the table of ``mnv4 compare`` by file name; empty without a table."""
+    """Return the rows of the table of ``mnv4 compare`` by file name; empty without a table that can be read."""
     exported = work_dir / 'exported'
     tables = [path for path in (work_dir / COMPARED, exported / COMPARED) if path.is_file()]
     rows: dict[str, dict[str, Any]] = {}
     files = {file.name: file for file in exported.glob('*')}
     for path in sorted(tables, key=lambda path: path.stat().st_mtime):
-        for row in json.loads(path.read_text())['rows']:
-            file = files.get(row['name'])
+        try:
+            found = {str(row['name']): dict(row) for row in json.loads(path.read_bytes())['rows']}
+        except (ValueError, TypeError, KeyError) as error:
+            print(f'warning: {path} is not a table of `mnv4 compare`: {error}', file=sys.stderr)
+            continue
+        for name, row in found.items():
+            file = files.get(name)
             # If a file is newer than the table, its row describes an earlier export.
             if file and file.stat().st_mtime <= path.stat().st_mtime:
-                rows[row['name']] = row
+                rows[name] = row
     return rows
 
 

@@ -370,7 +370,7 @@ def read_sha(path):
     return sha256(path)
 
 
-def test_a_report_made_anew_keeps_the_command_and_shows_what_was_exported(detector, tmp_path, monkeypatch):
+def test_a_report_made_anew_keeps_the_command_and_shows_what_was_exported(detector, tmp_path, monkeypatch, capsys):
     """Also a table of ``mnv4 compare`` beside the files; a table that is older than a file is not of it."""
     checkpoint = find_checkpoint(detector)
     folder = detector / 'exported'
@@ -394,7 +394,9 @@ def test_a_report_made_anew_keeps_the_command_and_shows_what_was_exported(detect
     earlier = json.loads(text)
     earlier['commands'][0] = ['Train', 'mnv4 train my-config --data x']
     (out / 'report.json').write_text(json.dumps(earlier))
+    former.write_text(former.read_text()[:-9])
     write_report(checkpoint, out=out)
+    assert f'warning: {former} is not a table' in capsys.readouterr().err
     content = json.loads((out / 'report.json').read_text(encoding='utf-8'))
     assert content['commands'][0] == ['Train', 'mnv4 train my-config --data x']
     assert content['value'] == earlier['value']
