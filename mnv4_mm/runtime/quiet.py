@@ -2,8 +2,11 @@
 
 import importlib
 import logging
+import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
 
@@ -39,3 +42,21 @@ def coremltools() -> ModuleType:
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', DeprecationWarning)
         return importlib.import_module('coremltools')
+
+
+@contextmanager
+def without_native_stderr() -> Iterator[None]:
+    """Discard what native code writes to standard error. Exceptions are raised as usual."""
+    stderr = 2  # native code does not know sys.stderr
+    try:
+        saved = os.dup(stderr)
+    except OSError:  # it is closed
+        yield
+        return
+    try:
+        with open(os.devnull, 'wb') as null:
+            os.dup2(null.fileno(), stderr)
+        yield
+    finally:
+        os.dup2(saved, stderr)
+        os.close(saved)

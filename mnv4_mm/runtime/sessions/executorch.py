@@ -1,10 +1,12 @@
 """ExecuTorch programs. Their Python runtime takes and returns torch tensors, so it needs PyTorch itself."""
 
+import logging
 import os
 import warnings
 from pathlib import Path
 
 from mnv4_mm.runtime.meta import Meta
+from mnv4_mm.runtime.quiet import without_native_stderr
 from mnv4_mm.runtime.sessions.base import Runtime, Session, unloadable
 
 
@@ -20,12 +22,15 @@ class ExecuTorchRuntime(Runtime):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter('ignore')  # its API is experimental
+                # It imports torchao if that is installed, and torch then logs a message about the registration of types.
+                logging.getLogger('torch.utils._pytree').setLevel(logging.ERROR)
                 from executorch.extension.pybindings import portable_lib
                 from executorch.runtime import Runtime as Programs
 
-                # All programs of a process share one thread pool. It is set only if needed, because that prints a line.
+                # All programs of a process share one thread pool. Setting it prints lines about files of Arm processors.
                 if threads or self._pool_was_set:
-                    portable_lib._unsafe_reset_threadpool(threads or os.cpu_count() or 1)
+                    with without_native_stderr():
+                        portable_lib._unsafe_reset_threadpool(threads or os.cpu_count() or 1)
                     self._pool_was_set = True
                 method = Programs.get().load_program(path).load_method('forward')
         # ExecuTorch raises RuntimeError and others.
