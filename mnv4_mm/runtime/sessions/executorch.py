@@ -22,12 +22,12 @@ class ExecuTorchRuntime(Runtime):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter('ignore')  # its API is experimental
-                # It imports torchao if that is installed, and torch then logs a message about the registration of types.
+                # It imports torchao if that is installed; torch then logs a message about the registration of types.
                 logging.getLogger('torch.utils._pytree').setLevel(logging.ERROR)
                 from executorch.extension.pybindings import portable_lib
                 from executorch.runtime import Runtime as Programs
 
-                # All programs of a process share one thread pool. Setting it prints lines about files of Arm processors.
+                # All programs of a process share one thread pool. Setting it prints lines about Arm processors.
                 if threads or self._pool_was_set:
                     with without_native_stderr():
                         portable_lib._unsafe_reset_threadpool(threads or os.cpu_count() or 1)
