@@ -149,19 +149,24 @@ def test_the_wheel_trains_a_shipped_config_on_own_data(mnv4, shapes, tmp_path):
     assert 'bbox_mAP' in result.stdout + result.stderr
 
 
-@pytest.mark.long
-def test_a_copied_config_trains(mnv4, shapes, tmp_path):
-    result = mnv4('configs', 'copy', 'mnv4_lraspp_ade20k-mini', '--out', 'mine.py')
+def test_the_wheel_copies_a_config(mnv4, tmp_path):
+    copy = 'configs', 'copy', 'mnv4_lraspp_ade20k-mini', '--out', 'mine.py'
+    result = mnv4(*copy)
     assert result.returncode == 0, result.stderr
     text = (tmp_path / 'mine.py').read_text()
     assert text.startswith('"""LR-ASPP on MNv4-Conv-S')
     assert '_base_' not in text
+    again = mnv4(*copy)
+    assert again.returncode == 2
+    assert 'mine.py exists' in again.stderr
+
+
+@pytest.mark.long
+def test_a_copied_config_trains(mnv4, shapes, tmp_path):
+    assert mnv4('configs', 'copy', 'mnv4_lraspp_ade20k-mini', '--out', 'mine.py').returncode == 0
     result = mnv4('train', 'mine.py', '--data', shapes, '--iters', 1, FAST[0], FAST[1], *FAST[3:])
     assert result.returncode == 0, result.stderr
     assert (tmp_path / 'work_dirs/mine_shapes/iter_1.pth').is_file()
-    again = mnv4('configs', 'copy', 'mnv4_lraspp_ade20k-mini', '--out', 'mine.py')
-    assert again.returncode == 2
-    assert 'mine.py exists' in again.stderr
 
 
 def test_the_benchmarks_data_is_missed_with_a_hint(mnv4, tmp_path):
