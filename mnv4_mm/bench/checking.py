@@ -14,9 +14,9 @@ import cv2
 from mnv4_mm.bench.measure import Figure, Pair, Ratio, measure
 from mnv4_mm.config.index import REPOSITORY
 from mnv4_mm.data.cache import cache_folder
-from mnv4_mm.data.decode_once import cores
 from mnv4_mm.data.prepare import prepare_detection
 from mnv4_mm.images import image_size
+from mnv4_mm.processors import cores
 
 IMAGES = REPOSITORY / 'data/mini/coco'
 COUNT, BOXES = 5000, 7  # images, and boxes per image as in COCO

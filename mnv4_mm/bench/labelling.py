@@ -9,9 +9,9 @@ from pathlib import Path
 
 from mnv4_mm.bench.measure import Pair, Ratio, measure
 from mnv4_mm.config.index import REPOSITORY
-from mnv4_mm.data.decode_once import cores
 from mnv4_mm.deploy.export import export
 from mnv4_mm.label import label
+from mnv4_mm.processors import cores
 from mnv4_mm.runtime import load
 
 CHECKPOINT = REPOSITORY / 'examples/bccd.pth'

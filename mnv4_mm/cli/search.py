@@ -5,9 +5,9 @@ from pathlib import Path
 
 from mnv4_mm.cli import train as training
 from mnv4_mm.cli.arguments import Parser
-from mnv4_mm.data.decode_once import cores
 from mnv4_mm.errors import UserError
 from mnv4_mm.paths import check_checkpoint, check_not_empty, check_output_file, check_output_folder, make_output_folder
+from mnv4_mm.processors import cores
 from mnv4_mm.search.front import DIGITS, GMACS, MS, read_cost, read_front, write_front
 
 ENGINES = ('nsga2', 'tunas', 'random')

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from mnv4_mm.data.cache import cache_folder, write_cached
+from mnv4_mm.processors import cores
 from mnv4_mm.version import __version__
 
 MIN_FILES_FOR_PROGRESS = 500  # fewer take about a second
@@ -110,11 +111,6 @@ def _decode_all(
                 progress.advance(task, len(block))
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def cores() -> int:
-    """Return the number of processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
 def reason(error: Exception, path: str) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from mnv4_mm.errors import UserError
 from mnv4_mm.label.source import WHAT, read_source
 from mnv4_mm.paths import check_output_file, check_output_folder
+from mnv4_mm.processors import cores
 from mnv4_mm.runtime.meta import read_meta
 from mnv4_mm.runtime.sessions import RUNTIMES
 from mnv4_mm.runtime.sessions.base import missing_modules
@@ -192,8 +193,7 @@ def _outcomes(folder: str, parts: list[int], workers: int | None, ray: str | Non
         return ray_workers.make_parts(os.path.abspath(folder), parts, workers, ray)
     from mnv4_mm.label.workers import make_parts
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    return make_parts(folder, parts, workers or cores)
+    return make_parts(folder, parts, workers or cores())
 
 
 def _with_progress(

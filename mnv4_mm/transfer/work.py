@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from mnv4_mm.errors import UserError
 from mnv4_mm.files import write_whole
 from mnv4_mm.paths import make_output_folder
+from mnv4_mm.processors import cores
 from mnv4_mm.transfer.claims import claimed
 from mnv4_mm.transfer.job import Job
 from mnv4_mm.transfer.protocol import Protocol, Run
@@ -84,8 +85,7 @@ def transfer(
     if dry:
         records.unlink(missing_ok=True)
     check_same(records, digests)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    threads = max(1, cores // workers)
+    threads = max(1, cores() // workers)
     processes: set[subprocess.Popen] = set()
     stopped = threading.Event()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mnv4_mm.data.checked import MAX_DROPPED
-from mnv4_mm.data.decode_once import cores, reason
+from mnv4_mm.data.decode_once import reason
 from mnv4_mm.data.documents import read_text, read_yaml
 from mnv4_mm.data.findings import Finding
 from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, DetectionData, LabelledImage
@@ -37,6 +37,7 @@ from mnv4_mm.data.formats.files import (
 from mnv4_mm.data.formats.yolo_rows import RowReader, class_number, problem_of
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import IMAGE_SUFFIXES, UNREAD_SUFFIXES, exif_orientation, image_size, unread_format
+from mnv4_mm.processors import cores
 
 NAME = 'YOLO'
 SPLITS = {TRAIN: ('train',), VAL: ('val', 'valid', 'validation'), TEST: ('test',)}
