@@ -75,7 +75,7 @@ def write_report(
     folder = make_output_folder('--out', out or file.parent / 'report')
     logs = folder if out else file.parent
     task = task_of(cfg)
-    predictions = logs / 'held_out' / ('detections.json' if task.name == 'detection' else 'class_maps')
+    predictions = logs / 'held_out' / task.results
     metrics = evaluate(cfg, checkpoint, work_dir=logs / 'held_out', on='val', out=str(predictions))
     trained_on: Mapping[str, float] | None = None
     if _on_training_images(cfg):

@@ -28,7 +28,7 @@ from mnv4_mm.models.arch import PlacedRow
 from mnv4_mm.models.layers import Style
 from mnv4_mm.models.mobilenetv4 import build_block
 from mnv4_mm.models.space import Genes, Space
-from mnv4_mm.runtime.meta import Kind, read_meta
+from mnv4_mm.runtime.meta import read_meta
 from mnv4_mm.search.blocks import all_blocks, blocks_of, choose_blocks, input_size, layers_of
 from mnv4_mm.search.latency import (
     BlockTime,
@@ -109,8 +109,7 @@ class Supernet:
         with quiet_losses():
             model: Any = build_model(cfg)
         model.cfg, model.dataset_meta, model.checkpoint_meta = cfg, self._meta.get('dataset_meta', {}), self._meta
-        kind: Kind = 'raw' if task_of(cfg).name == 'detection' else 'logits'
-        return build_graph(model.eval(), describe(model, TARGETS[runtime], kind=kind))
+        return build_graph(model.eval(), describe(model, TARGETS[runtime], kind=task_of(cfg).raw_output))
 
 
 def subject_of(cfg: Config) -> Subject:

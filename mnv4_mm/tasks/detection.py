@@ -32,6 +32,7 @@ class Detection(Task[Split, CocoLayout]):
     benchmark = 'COCO'
     hint = HINTS['mmdet']
     raw_output = 'raw'
+    results = 'detections.json'
     ground_truth_steps = ()
 
     def find(

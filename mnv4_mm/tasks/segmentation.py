@@ -33,6 +33,7 @@ class Segmentation(Task[MaskSplit, MaskLayout]):
     benchmark = 'ADE20K'
     hint = HINTS['mmseg']
     raw_output = 'logits'
+    results = 'class_maps'
     ground_truth_steps = (dict(type='LoadMask'),)
 
     def find(

@@ -75,6 +75,7 @@ class Task(ABC, Generic[SplitT, LayoutT]):
         benchmark: Public data set of the task's configs.
         hint: Advice for users who do not have the benchmark's data.
         raw_output: Kind of exported file whose outputs are not post-processed, see ``runtime.meta.Kind``.
+        results: Name of the file or folder that ``mnv4 test --out`` writes for reports and records.
         ground_truth_steps: Pipeline that loads only the ground truth of an image; empty if the annotations of the data
             set contain it.
     """
@@ -84,6 +85,7 @@ class Task(ABC, Generic[SplitT, LayoutT]):
     benchmark: str
     hint: str
     raw_output: Literal['raw', 'logits']
+    results: str
     ground_truth_steps: Sequence[dict[str, Any]]
 
     @abstractmethod

@@ -197,15 +197,14 @@ def _measure(
         RuntimeError: The metric differs from the one computed from the written predictions.
     """
     task = task_of(cfg)
-    if task.metric == 'bbox_mAP':
-        file = folder / 'detections.json'
-        folder.mkdir(parents=True, exist_ok=True)
-        scores = evaluate(cfg, checkpoint, work_dir=folder, out=str(file))
+    folder.mkdir(parents=True, exist_ok=True)
+    results = folder / task.results
+    scores = evaluate(cfg, checkpoint, work_dir=folder, out=str(results))
+    if task.name == 'detection':
         annotations = Path(dataset_split(cfg, 'test_dataloader').annotations)
-        _check_equal(_main(scores, 'bbox_mAP'), average_precision(annotations, file))
-        return scores, resampled_ap(annotations, file, block), 0.0
-    scores = evaluate(cfg, checkpoint, work_dir=folder, out=str(folder / 'class_maps'))
-    confusion = _confusion(cfg, folder / 'class_maps')
+        _check_equal(_main(scores, 'bbox_mAP'), average_precision(annotations, results))
+        return scores, resampled_ap(annotations, results, block), 0.0
+    confusion = _confusion(cfg, results)
     _check_equal(_main(scores, 'mIoU'), float(mean_iou(confusion.sum(0))))
     return scores, resampled_iou(confusion, block), chance_iou(confusion.sum(0))
 
