@@ -128,6 +128,21 @@ def test_what_does_no_harm_is_accepted(small, change):
     require_split(val_split(small), '')
 
 
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (lambda c: [a.update(bbox=[0, 0, 0, 0]) for a in c['annotations'][::20]], r'times box-empty: correct it'),
+        (lambda c: [a.update(bbox=[3, 3, 0.5, 5]) for a in c['annotations'][::20]], r'times box-sub-pixel: correct it'),
+        (lambda c: c['annotations'].extend([dict(a, id=-i) for i, a in enumerate(c['annotations'][::20], 1)]), 'twice'),
+    ],
+)
+def test_many_boxes_that_an_evaluation_would_count_as_missed_are_refused(small, change, message):
+    """mmdet does not train on the first two, but each is ground truth of the metric."""
+    edit(small, change)
+    with pytest.raises(UserError, match=message):
+        require_split(val_split(small), '')
+
+
 def test_names_may_be_absolute(small):
     edit(small, lambda c: [one.update(file_name=str(small / 'val2017' / one['file_name'])) for one in c['images']])
     require_split(val_split(small), '')
