@@ -24,6 +24,7 @@ from mnv4_mm.images import (
     write_image,
 )
 from mnv4_mm.paths import check_not_empty, check_output_folder
+from mnv4_mm.runtime.labels import check_names
 from mnv4_mm.runtime.results import ClassMap, Detections
 from mnv4_mm.runtime.writer import CLASS_MAPS, WRITERS, PredictionWriter
 
@@ -113,10 +114,13 @@ def infer_files(
     inference: str | None,
     annotations: str | None,
     coco: bool,
+    labels: str | None = None,
 ) -> Inferred:
     """Do the work of ``infer``, and also return the names of the images that could not be read.
 
-    The arguments and errors are those of ``infer``.
+    The arguments and errors are those of ``infer``. ``labels`` is the form in which labels are to be written
+    afterwards, a key of ``runtime.labels.FORMS``, or None. A UserError is raised if the names of the images do not
+    allow this form.
     """
     check_not_empty(
         source=source,
@@ -145,6 +149,8 @@ def infer_files(
             raise UserError(f'--out-dir {out}: {out / name} is one of the images, which would be overwritten')
     ids = _data_ids(annotations)
     readable, unread, passed = _by_format(files)
+    if labels:
+        check_names(readable, labels)
     indices = ids.indices(list(readable.values())) if ids else [0] * len(readable)
     predictor = load(checkpoint, config=config, device=device, inference=inference)
     if predictor.task == 'segmentation' and any(Path(name).parts[0] == CLASS_MAPS.name for name in files):

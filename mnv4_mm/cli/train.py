@@ -171,6 +171,7 @@ def infer(args: argparse.Namespace) -> int:
         inference=args.inference,
         annotations=args.annotations,
         coco=args.coco,
+        labels=args.labels,
     )
     print(inferred.path)
     if inferred.are_numbered:

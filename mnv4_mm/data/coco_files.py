@@ -1,7 +1,7 @@
 """Check the COCO annotation files that a config names, by the rules of ``data/check.py`` for a data set of ``--data``.
 
-mmdet reads these files itself, so that nothing can be corrected or left out: what ``--data`` leaves out is refused. A few
-boxes without a pixel of width or height, or that are there twice, are accepted, since public data sets have them.
+mmdet reads these files itself, so that nothing can be corrected or left out: what ``--data`` leaves out is refused.
+A few boxes without a pixel of width or height, and a few repeated ones, are accepted: public data sets have them.
 
 Imports neither torch nor OpenMMLab, so that the command line can report a mistake at once.
 """
@@ -32,8 +32,8 @@ from mnv4_mm.paths import check_data
 FULL_CHECK_BYTES = 64 * 2**20
 CATEGORIES_BYTES = 2**20  # more than any list of categories
 
-# Accepted in at most ``MAX_DROPPED`` of the boxes. mmdet does not train on the first two kinds, but an evaluation counts
-# each of these boxes as an object that was not found.
+# Accepted in at most ``MAX_DROPPED`` of the boxes. mmdet does not train on the first two kinds, but an evaluation
+# counts each of these boxes as an object that was not found.
 ACCEPTED_IF_FEW = ('box-empty', 'box-sub-pixel', 'box-twice')
 
 # Keys that mmdet reads of each entry, and the types that it accepts.
@@ -123,9 +123,7 @@ def _checked_categories(split: Split, state: int) -> tuple[tuple[int, str], ...]
             mistakes.setdefault(finding.kind, []).append(finding)
     if mistakes:
         texts = [
-            describe(
-                same, split.images, CORRECT if kind in ACCEPTED_IF_FEW or KINDS[kind].rule is Rule.DROPPED else None
-            )
+            describe(same, split.images, None if KINDS[kind].rule is Rule.FATAL else CORRECT)
             for kind, same in mistakes.items()
         ]
         raise UserError(f'{split.annotations}, with the images in {split.images}: {"; ".join(texts)}')

@@ -35,7 +35,7 @@ def write_page(report: Report, path: Path) -> None:
         report: The report. Paths of its images are relative to the folder of ``path``.
         path: HTML file.
     """
-    path.write_text(_render('page.html', report, path.parent), encoding='utf-8')
+    path.write_text(_render('page.html', report, path.parent), encoding='utf-8', errors='backslashreplace')
 
 
 def write_card(report: Report, path: Path) -> None:
@@ -45,7 +45,7 @@ def write_card(report: Report, path: Path) -> None:
         report: The report. Paths of its images are relative to the folder of ``path``.
         path: Markdown file.
     """
-    path.write_text(_render('card.md', report, path.parent), encoding='utf-8')
+    path.write_text(_render('card.md', report, path.parent), encoding='utf-8', errors='backslashreplace')
 
 
 def _render(template: str, report: Report, folder: Path) -> str:

@@ -92,7 +92,7 @@ def write_report(
         analysis = _analyse(cfg, checkpoint, predictions, folder)
         command = command or _earlier_command(folder)
         content = _gather(cfg, checkpoint, metrics, trained_on, analysis, data, command)
-        (folder / 'report.json').write_text(content.to_json(), encoding='utf-8')
+        (folder / 'report.json').write_text(content.to_json(), encoding='utf-8', errors='backslashreplace')
         write_page(content, page)
         write_card(content, folder / 'README.md')
         _print_summary(

@@ -11,7 +11,7 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -63,6 +63,26 @@ def write_labels(predictions: Path, form: str, *, score_thr: float, folder: str 
         return _write(predictions.with_name('labels_coco.json'), _coco_masks(content, predictions.parent))
     classes = [category['name'] for category in content['categories']]
     return FORMS[form](predictions, content, classes, _boxes(content, score_thr), folder, model)
+
+
+def check_names(names: Iterable[str], form: str) -> None:
+    """Check that images with these names can be written in a form.
+
+    Args:
+        names: Names of the images, relative to their folder.
+        form: A key of ``FORMS``.
+
+    Raises:
+        UserError: A name is not UTF-8, or the label files of two images would have the same name.
+    """
+    files: dict[str, str] = {}
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise UserError(f'--labels {form}: the file name {name!r} is not UTF-8; rename the file') from None
+        if form == 'yolo' and (other := files.setdefault(_yolo_name(name), name)) != name:
+            raise UserError(f'--labels yolo: {name} and {other} would share {_yolo_name(name)}; rename one of them')
 
 
 def _boxes(content: dict[str, Any], score_thr: float) -> list[Labelled]:
@@ -149,16 +169,18 @@ def _coco_masks(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     return dict(images=images, annotations=annotations, categories=categories)
 
 
+def _yolo_name(image: str) -> str:
+    return f'labels/train/{PurePosixPath(image).with_suffix(".txt")}'
+
+
 def _yolo(
     predictions: Path, content: dict[str, Any], classes: list[str], images: list[Labelled], folder: str, model: str
 ) -> Path:
     path = predictions.with_name('labels_yolo.zip')
     names = ''.join(f'  {label}: {json.dumps(name)}\n' for label, name in enumerate(classes))  # JSON is YAML
     files: dict[str, str] = {}
+    check_names([image.name for image in images], 'yolo')
     for image in images:
-        name = f'labels/train/{PurePosixPath(image.name).with_suffix(".txt")}'
-        if name in files:
-            raise UserError(f'--labels yolo: {image.name} and another image would share {name}; rename one of them')
         lines = []
         for label, (left, top, width, height), _ in image.boxes:
             shares = (
@@ -168,7 +190,7 @@ def _yolo(
                 height / image.height,
             )
             lines.append(f'{label} {" ".join(f"{share:.6f}" for share in shares)}\n')
-        files[name] = ''.join(lines)
+        files[_yolo_name(image.name)] = ''.join(lines)
     files['train.txt'] = ''.join(f'images/train/{image.name}\n' for image in images)
     files['data.yaml'] = f'path: ./\ntrain: train.txt\nnames:\n{names}'
     buffer = io.BytesIO()

@@ -4,6 +4,7 @@ The model is an ONNX file of a few operators, so that nothing is trained and PyT
 """
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -126,6 +127,24 @@ def test_a_raw_file_beside_a_jpeg_of_the_same_name_is_passed_over(nets, tmp_path
     assert main(['infer', str(tmp_path / 'in'), nets['detector'], '--out-dir', str(tmp_path / 'out')]) == 1
     assert [entry['file_name'] for entry in content(tmp_path / 'out')['unreadable']] == ['photo.CR2']
     assert '1 of 2 images could not be read' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('names_', 'form', 'message'),
+    [
+        ([b'b\xe4r.png'], 'coco', r"the file name 'b\udce4r.png' is not UTF-8; rename the file"),
+        (['a.png', 'a.jpg'], 'yolo', 'a.png and a.jpg would share labels/train/a.txt; rename one of them'),
+    ],
+)
+def test_names_that_labels_cannot_have_are_refused_at_once(names_, form, message, nets, tmp_path, capsys):
+    for name in names_:
+        draw(tmp_path / 'in' / os.fsdecode(name))
+    command = ['infer', str(tmp_path / 'in'), nets['detector'], '--out-dir', str(tmp_path / 'out')]
+    assert main([*command, '--labels', form]) == 2
+    assert capsys.readouterr().err == f'error: --labels {form}: {message}\n'
+    assert not (tmp_path / 'out').exists()
+    assert main(command) == 0
+    assert sorted(names(tmp_path / 'out')) == sorted(map(os.fsdecode, names_))
 
 
 def test_images_next_to_black_are_mentioned(nets, tmp_path, capsys):

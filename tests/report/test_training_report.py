@@ -1,5 +1,6 @@
 """The report on a training run: its numbers, its page and its model card."""
 
+import dataclasses
 import json
 import os
 import re
@@ -234,6 +235,14 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         self.text += data
+
+
+def test_a_name_that_is_not_utf8_is_escaped(tmp_path):
+    report = dataclasses.replace(evil_report(tmp_path), title='b\udce4r.jpg')
+    write_page(report, tmp_path / 'index.html')
+    assert 'b\\udce4r.jpg' in (tmp_path / 'index.html').read_text(encoding='utf-8')
+    write_card(report, tmp_path / 'README.md')
+    assert 'udce4r' in (tmp_path / 'README.md').read_text(encoding='utf-8')
 
 
 def test_names_with_html_are_text(tmp_path):

@@ -106,7 +106,7 @@ def test_two_images_that_would_share_a_label_file_are_refused(predictions):
     content = json.loads(predictions.read_text())
     content['images'][1]['file_name'] = 'cam 0/a.png'
     predictions.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r'cam 0/a\.png and another image would share labels/train/cam 0/a\.txt'):
+    with pytest.raises(UserError, match=r'cam 0/a\.png and cam 0/a\.jpg would share labels/train/cam 0/a\.txt'):
         write_labels(predictions, 'yolo', score_thr=0.3)
 
 
