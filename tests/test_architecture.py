@@ -43,7 +43,8 @@ LIGHT = (
     'errors', 'version', 'quiet', 'lazy', 'paths', 'files', 'image_headers', 'images', 'data.formats', 'models.arch',
     'processors',
     'models.space', 'weights.tags', 'weights.cache', 'search.front', 'search.latency', 'report.weights', 'runtime',
-    'config.check', 'config.index', 'config.options', 'config.rules', 'config.source', 'deploy.arguments',
+    'config.check', 'config.index', 'config.literals', 'config.options', 'config.rules', 'config.source',
+    'deploy.arguments',
     'deploy.measured', 'web', 'bench.parts', 'demo', 'label', 'transfer.protocol', 'transfer.job', 'transfer.records',
     'transfer.splits', 'transfer.estimate', 'transfer.claims', 'transfer.nets', 'registration', 'cli', '__init__',
 )  # fmt: skip

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mnv4_mm.config.index import find_config
+from mnv4_mm.config.literals import read_assignments
 from mnv4_mm.errors import UserError
 
 _CALLS = ('dict', 'float', 'int', 'len', 'list', 'max', 'min', 'range', 'round', 'str', 'sum', 'tuple')
@@ -55,9 +56,10 @@ def read_source(path: Path) -> dict[str, Any] | None:
 
 
 def read_checkpoint_source(path: Path) -> dict[str, Any] | None:
-    """Evaluate the config that the Runner has saved in a checkpoint.
+    """Read the config that the Runner has saved in a checkpoint.
 
-    Nothing is unpickled: the text of the config is looked for among the strings of the pickle.
+    Nothing is unpickled: the text of the config is looked for among the strings of the pickle. Nor is the text run, as
+    ``config.checkpoint`` does not run it either: checkpoints come from other people, too.
 
     Args:
         path: ``.pth`` file.
@@ -71,7 +73,7 @@ def read_checkpoint_source(path: Path) -> dict[str, Any] | None:
             with archive.open(name) as file:
                 strings = (value for _, value, _ in pickletools.genops(file) if isinstance(value, str))
                 next(value for value in strings if value == 'cfg')
-                return _evaluate(next(strings), path)
+                return read_assignments(next(strings))
     # The commands report what is wrong with the file when they read it.
     except Exception:
         return None

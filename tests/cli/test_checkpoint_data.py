@@ -10,6 +10,7 @@ import zipfile
 import pytest
 from stub_file import write_detector
 
+from mnv4_mm.config.source import read_checkpoint_source
 from mnv4_mm.data import documents
 from mnv4_mm.digest import file_digest
 from mnv4_mm.errors import UserError
@@ -57,6 +58,18 @@ def test_mistakes_are_reported_without_torch(repository, tmp_path):
     assert codes == ['code 2'] * len(CASES)
     for error, message in zip(errors, CASES.values(), strict=True):
         assert message in error
+
+
+@pytest.mark.parametrize('text', ['for i in range(3): x = i', 'x = sum(range(3))', 'x = [i for i in [1]]', '(' * 9999])
+def test_the_config_in_a_checkpoint_is_not_run(text, tmp_path):
+    path = tmp_path / 'net.pth'
+    for cfg, expected in (
+        (text, None),
+        ("x = dict(y=[1, (2.5, None)])\nz = {'a': -1}", dict(x=dict(y=[1, (2.5, None)]), z={'a': -1})),
+    ):
+        with zipfile.ZipFile(path, 'w') as archive:
+            archive.writestr('net/data.pkl', pickle.dumps({'meta': {'epoch': 1, 'cfg': cfg}}, protocol=2))
+        assert read_checkpoint_source(path) == expected
 
 
 @pytest.mark.parametrize('content', ['', '[1, 2', '{"images": []'])
