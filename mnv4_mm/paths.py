@@ -1,6 +1,7 @@
 """Checks of files, folders and other values that a user names. Nothing heavy is imported."""
 
 import os
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -40,15 +41,17 @@ def check_not_empty(**options: Any) -> None:
 
 
 def check_checkpoint(path: str | Path) -> Path:
-    """Check that a checkpoint file exists and begins with the bytes of a zip archive or a pickle.
+    """Check that a checkpoint file exists, and that it is a zip archive of ``torch.save`` or begins as a pickle.
 
-    These are the two formats of ``torch.save``. The rest of the file is not read.
+    These are the two formats of ``torch.save``. Only the list of files of an archive is read, and two bytes of a
+    pickle.
 
     Returns:
         The path.
 
     Raises:
-        UserError: ``path`` is not a path, the file is missing, or it is neither a zip archive nor a pickle.
+        UserError: ``path`` is not a path, the file is missing, it is neither a zip archive nor a pickle, or the archive
+            is truncated, compressed or not one of ``torch.save``.
     """
     if not isinstance(path, str | os.PathLike):
         raise UserError(f'a checkpoint is named by its path, got {path!r}')
@@ -60,11 +63,41 @@ def check_checkpoint(path: str | Path) -> Path:
     if start != ZIP and start[:1] != PICKLE:
         content = 'empty' if not start else 'neither a zip archive nor a pickle, the two formats of torch.save'
         raise UserError(f'{path} is not a checkpoint: it is {content}')
+    if start == ZIP:
+        _check_archive(path)
     return path
 
 
+def _check_archive(path: Path) -> None:
+    """Check the list of files of a zip archive: ``torch.save`` writes one folder with ``data.pkl``, uncompressed.
+
+    Raises:
+        UserError: The list cannot be read, there is no such folder, or the archive unpacks to more bytes than it has.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            parts = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise UserError(
+            f'{path} is truncated, or was not written by torch.save: it begins as a zip archive, whose list of files '
+            'cannot be read'
+        ) from error
+    names = [part.filename for part in parts]
+    folder = names[0].partition('/')[0] if names else ''
+    if f'{folder}/data.pkl' not in names or not all(name.startswith(f'{folder}/') for name in names):
+        raise UserError(
+            f'{path} is truncated, or was not written by torch.save: it is a zip archive, but not of one folder '
+            'with data.pkl'
+        )
+    unpacked, size = sum(part.file_size for part in parts), path.stat().st_size
+    if unpacked > size:
+        raise UserError(
+            f'{path} is refused: it unpacks to {unpacked} bytes, more than the file has; torch.save compresses nothing'
+        )
+
+
 def check_weights_file(path: str | Path) -> Path:
-    """Check that a file of weights exists and has a supported suffix.
+    """Check that a file of weights exists and has a supported suffix, and a checkpoint as ``check_checkpoint`` does.
 
     Args:
         path: The file, value of the option ``--weights``.
@@ -73,14 +106,14 @@ def check_weights_file(path: str | Path) -> Path:
         The path.
 
     Raises:
-        UserError: The file is missing, or its suffix is not supported.
+        UserError: The file is missing, its suffix is not supported, or it is a damaged checkpoint.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f'--weights {path}: no such file; the option takes timm, none, or a .safetensors or .pth file')
     if path.suffix not in WEIGHTS_SUFFIXES:
         raise UserError(f'--weights {path}: expected a file that ends in {", ".join(WEIGHTS_SUFFIXES)}')
-    return path
+    return path if path.suffix == '.safetensors' else check_checkpoint(path)
 
 
 def check_output_folder(flag: str, folder: str | Path) -> Path:

@@ -14,6 +14,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from stub_checkpoint import write_stub_checkpoint
 
 from mnv4_mm import load
 from mnv4_mm.cli import main
@@ -255,7 +256,7 @@ def test_python_files_in_a_data_set_are_not_run(few, tmp_path, monkeypatch, caps
         for name in ('config.py', 'conftest.py', '__init__.py', 'json.py', 'sitecustomize.py', 'mnv4_ssdlite_coco.py'):
             (folder / name).write_text(f'open({str(tmp_path / "ran")!r}, "w")')
     monkeypatch.chdir(root)
-    (tmp_path / 'net.pth').write_bytes(b'PK')
+    write_stub_checkpoint(tmp_path / 'net.pth')
     assert main(['test', 'mnv4_ssdlite_coco', str(tmp_path / 'net.pth'), '--data', str(root)]) == 2
     assert capsys.readouterr().err.startswith('error: ')
     assert not (tmp_path / 'ran').exists()

@@ -8,7 +8,6 @@ import io
 import os
 import pickle
 import re
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -93,7 +92,6 @@ def read_checkpoint(source: str | Path | Checkpoint, map_location: Any = 'cpu') 
     if isinstance(source, Checkpoint):
         return source
     path = check_checkpoint(source)
-    _check_unpacked_size(path)
     try:
         with torch.serialization.safe_globals(RUNNER_TYPES):
             content = torch.load(path, map_location=map_location, weights_only=True)
@@ -108,23 +106,6 @@ def read_checkpoint(source: str | Path | Checkpoint, map_location: Any = 'cpu') 
     if not isinstance(content, dict) or not isinstance(content.get('meta', {}), dict):
         raise UserError(f'{path} is not a checkpoint: its content is not a dict, or its meta is not')
     return Checkpoint(path, content)
-
-
-def _check_unpacked_size(path: Path) -> None:
-    """Check that a zip archive is not compressed, as ``torch.save`` writes it.
-
-    Raises:
-        UserError: The archive unpacks to more bytes than the file has.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(part.file_size for part in archive.infolist())
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return  # torch.load reports files that are no archives
-    if unpacked > path.stat().st_size:
-        raise UserError(
-            f'{path} is refused: it unpacks to {unpacked} bytes, more than the file has; torch.save compresses nothing'
-        )
 
 
 def list_checkpoints(folder: str | Path) -> list[Path]:

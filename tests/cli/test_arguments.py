@@ -9,8 +9,10 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 
 import pytest
+from stub_checkpoint import write_stub_checkpoint
 from stub_file import write_detector
 
 from mnv4_mm.cli import COMMANDS
@@ -69,7 +71,8 @@ NEEDED = {
     ('search profile', 'measured'): ['--browser', '{folder}'],
 }
 # Wrong values of text.
-CHECKPOINT = ['{gone}.pth', '{folder}', '{text}']
+DAMAGED = ['{truncated}', '{pickleless}', '{flat}', '{compressed}']
+CHECKPOINT = ['{gone}.pth', '{folder}', '{text}', *DAMAGED]
 CONFIG = ['mnv4_nothing', '{gone}.py', '{folder}', '{text}', '{broken}', '{cut}']
 DATA = ['{gone}', '{text}', '{empty}']
 IMAGES = ['{gone}.jpg', '{text}', '{empty}']
@@ -131,7 +134,7 @@ ARGUMENTS = {
     'host': ['no such host'],
     'report path': CHECKPOINT,
     'report out': OUT_FOLDER,
-    'weights': ['{gone}.pth', '{folder}', '{text}'],
+    'weights': ['{gone}.pth', '{folder}', '{text}', *DAMAGED],
     'teacher': CHECKPOINT,
     'qat': CHECKPOINT,
     'teacher_config': CONFIG,
@@ -294,7 +297,12 @@ def answers(repository, tmp_path_factory):
     (tmp / 'empty').mkdir()
     (tmp / 'broken.py').write_text("_base_ = 'gone.py'")
     (tmp / 'cut.py').write_text('model = dict(')
-    (tmp / 'net.pth').write_bytes(b'PK\3\4 begins as a checkpoint does')
+    write_stub_checkpoint(tmp / 'net.pth')
+    write_stub_checkpoint(tmp / 'pickleless.pth', name='net/other')
+    write_stub_checkpoint(tmp / 'flat.pth', name='data.pkl')
+    (tmp / 'truncated.pth').write_bytes((tmp / 'net.pth').read_bytes()[:-30])
+    with zipfile.ZipFile(tmp / 'compressed.pth', 'w', zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr('net/data.pkl', bytes(100_000))
     record = dict.fromkeys((*Run._fields, *FAILED, 'protocol'), '')
     (tmp / 'records.jsonl').write_text(json.dumps(record))
     write_detector(tmp / 'net.onnx')
@@ -307,6 +315,7 @@ def answers(repository, tmp_path_factory):
         cut=tmp / 'cut.py', checkpoint=tmp / 'net.pth', new=tmp / 'new', images=images, image=min(images.glob('*.jpg')),
         configs=repository / 'configs', records=tmp / 'records.jsonl',
         exported=tmp / 'net.onnx', front=tmp / 'front.json',
+        **{name: tmp / f'{name}.pth' for name in ('truncated', 'pickleless', 'flat', 'compressed')},
     )  # fmt: skip
     before = {path.relative_to(tmp) for path in tmp.rglob('*')}
     lines = [[part.format(**places) for part in line] for *_, line in CASES]

@@ -2,12 +2,11 @@
 
 import dataclasses
 import json
-import pickle
 import subprocess
 import sys
-import zipfile
 
 import pytest
+from stub_checkpoint import write_stub_checkpoint
 from stub_file import write_detector
 
 from mnv4_mm.config.source import read_checkpoint_source
@@ -38,8 +37,7 @@ CASES = {
 
 
 def test_mistakes_are_reported_without_torch(repository, tmp_path):
-    with zipfile.ZipFile(tmp_path / 'net.pth', 'w') as archive:
-        archive.writestr('net/data.pkl', pickle.dumps({'meta': {'epoch': 1, 'cfg': CONFIG}}, protocol=2))
+    write_stub_checkpoint(tmp_path / 'net.pth', {'epoch': 1, 'cfg': CONFIG})
     path = write_detector(tmp_path / 'net.onnx')
     meta = dataclasses.replace(read_meta(path), source=dict(sha256=file_digest(tmp_path / 'net.pth').hexdigest()))
     sidecar(path).write_text(meta.to_json())
@@ -67,8 +65,7 @@ def test_the_config_in_a_checkpoint_is_not_run(text, tmp_path):
         (text, None),
         ("x = dict(y=[1, (2.5, None)])\nz = {'a': -1}", dict(x=dict(y=[1, (2.5, None)]), z={'a': -1})),
     ):
-        with zipfile.ZipFile(path, 'w') as archive:
-            archive.writestr('net/data.pkl', pickle.dumps({'meta': {'epoch': 1, 'cfg': cfg}}, protocol=2))
+        write_stub_checkpoint(path, {'epoch': 1, 'cfg': cfg})
         assert read_checkpoint_source(path) == expected
 
 

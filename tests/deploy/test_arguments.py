@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from stub_checkpoint import write_stub_checkpoint
 
 from mnv4_mm.deploy.arguments import check_compare, check_export, check_options
 from mnv4_mm.deploy.artifacts import checkpoint_of, find_artifacts
@@ -30,7 +31,7 @@ META = Meta(
 @pytest.fixture
 def checkpoint(tmp_path) -> Path:
     path = tmp_path / 'net.pth'
-    path.write_bytes(b'PK the weights')
+    write_stub_checkpoint(path, dict(epoch=1))
     return path
 
 
@@ -52,11 +53,11 @@ def test_files_of_a_checkpoint_are_found(checkpoint):
     (folder / f'{first.name}.layers.json').write_text(json.dumps(dict(layers=[])))
     # A checkpoint whose name begins alike, and an earlier one of the same name.
     other = checkpoint.with_name('net_2.pth')
-    other.write_bytes(b'PK other weights')
+    write_stub_checkpoint(other, dict(epoch=2))
     export_to(folder / 'net_2_logits_fp32.onnx', other)
     old = checkpoint.parent / 'old' / 'net.pth'
     old.parent.mkdir()
-    old.write_bytes(b'PK old weights')
+    write_stub_checkpoint(old, dict(epoch=3))
     stale = export_to(folder / 'net_logits_int8.onnx', old)
 
     found, artifacts = find_artifacts(checkpoint)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
+from stub_checkpoint import write_stub_checkpoint
 
 from mnv4_mm.cli import main
 from mnv4_mm.errors import UserError
@@ -33,7 +34,7 @@ def test_a_front_has_the_nets_that_no_other_beats():
 @pytest.fixture
 def front(tmp_path):
     supernet = tmp_path / 'supernet.pth'
-    supernet.write_bytes(b'PK weights')
+    write_stub_checkpoint(supernet)
     from mnv4_mm.digest import file_digest
 
     nets = (Scored((0, 1), 0.25, 0.1), Scored((1, 1), 0.5, 0.2))
@@ -61,7 +62,7 @@ def test_a_front_survives_its_file(front, tmp_path):
     assert front.check_supernet() == front.supernet
     with pytest.raises(UserError, match=r'the cheapest net of the front has 0\.1000 GMACs'):
         front.choose(0.05)
-    front.supernet.write_bytes(b'PK other weights')
+    write_stub_checkpoint(front.supernet, dict(epoch=1))
     with pytest.raises(UserError, match='has been replaced'):
         front.check_supernet()
     front.supernet.unlink()
@@ -203,7 +204,7 @@ def test_tunas_finds_the_cost_that_it_prefers():
 )
 def test_a_mistake_is_one_line(arguments, message, front, tmp_path, capsys):
     write_front(front, tmp_path / 'front.json')
-    Path(tmp_path / 'a.pth').write_bytes(b'PK')
+    write_stub_checkpoint(tmp_path / 'a.pth')
     assert main([argument.replace('{tmp}', str(tmp_path)) for argument in arguments]) == 2
     error = capsys.readouterr().err
     assert message in error

@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 from mmengine.config import Config
+from stub_checkpoint import write_stub_checkpoint
 
 from mnv4_mm.cli import main
 from mnv4_mm.errors import UserError
@@ -231,7 +232,7 @@ def test_a_damaged_table_is_refused(damage, table, tmp_path, capsys):
     content = json.loads(path.read_text())
     DAMAGES[damage](content)
     path.write_text(json.dumps(content))
-    (tmp_path / 'a.pth').write_bytes(b'PK')
+    write_stub_checkpoint(tmp_path / 'a.pth')
     assert main(['search', 'run', str(tmp_path / 'a.pth'), '--latency', str(path)]) == 2
     error = capsys.readouterr().err
     assert error == f'error: --latency {path} is not a latency table, as `mnv4 search profile` writes it\n'

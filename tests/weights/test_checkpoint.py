@@ -4,6 +4,7 @@ import ast
 import hashlib
 import pickle
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,13 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer, MMLogger
+from stub_checkpoint import write_stub_checkpoint
 from torch import nn
 
 from mnv4_mm.config.checkpoint import checkpoint_config
 from mnv4_mm.engine.runner import SafeRunner
 from mnv4_mm.errors import UserError
+from mnv4_mm.paths import check_checkpoint
 from mnv4_mm.weights.checkpoint import Checkpoint, read_checkpoint
 from mnv4_mm.weights.strict import load_into
 
@@ -85,6 +88,22 @@ def test_files_that_are_no_checkpoints(tmp_path):
     for path in (cut, text, empty, number, tmp_path, tmp_path / 'absent.pth'):
         with pytest.raises(UserError, match=path.name):
             read_checkpoint(path)
+
+
+def test_an_archive_that_torch_reads_passes_the_check_without_torch(tmp_path):
+    for name in ('net.pth', 'a b.pth', 'net'):
+        torch.save(dict(state_dict=dict(a=torch.ones(3))), tmp_path / name)
+        assert check_checkpoint(tmp_path / name) == tmp_path / name
+    two = tmp_path / 'two.pth'
+    two.write_bytes((tmp_path / 'net.pth').read_bytes())
+    with zipfile.ZipFile(two, 'a') as archive:
+        archive.writestr('__MACOSX/net', b'')
+    pickleless, flat = (write_stub_checkpoint(tmp_path / f'{name[0]}.pth', name=name) for name in ('net/x', 'data.pkl'))
+    for path in (two, pickleless, flat):
+        with pytest.raises(RuntimeError):
+            torch.load(path, weights_only=True)
+        with pytest.raises(UserError, match=rf'{path.name} is truncated, or was not written by torch\.save'):
+            check_checkpoint(path)
 
 
 def test_the_config_inside_is_read_without_being_run():
