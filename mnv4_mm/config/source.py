@@ -18,6 +18,7 @@ from mnv4_mm.errors import UserError
 
 _CALLS = ('dict', 'float', 'int', 'len', 'list', 'max', 'min', 'range', 'round', 'str', 'sum', 'tuple')
 _NODES_TO_REFUSE = (ast.Import, ast.ImportFrom, ast.Attribute, ast.FunctionDef, ast.ClassDef, ast.While, ast.Lambda)
+_SUFFIXES = ('.py', '.json', '.yaml', '.yml')  # of bases, as mmengine allows
 
 
 def check_config_file(name: str | Path) -> Path:
@@ -41,17 +42,17 @@ def read_source(path: Path) -> dict[str, Any] | None:
         path: Config file.
 
     Returns:
-        Top-level values, merged as by mmengine; None if the config needs more than plain values, or fails to run.
+        Top-level values, merged as by mmengine; None if the config needs more than plain values, so that only mmengine
+            can tell whether it is valid.
 
     Raises:
-        UserError: A file is not valid Python, or a base does not exist.
+        UserError: A file is not valid Python or fails to run, or ``_base_`` does not name files.
     """
     try:
-        return _read(path)
-    except UserError:
+        return _read(path, ())
+    except UserError:  # which is a ValueError
         raise
-    # mmengine reports the mistake when it loads the file.
-    except Exception:
+    except (ValueError, RecursionError, MemoryError):
         return None
 
 
@@ -84,35 +85,113 @@ def unreadable(path: Path, error: Exception) -> UserError:
     return UserError(f'config {path} cannot be read: {type(error).__name__}: {" ".join(str(error).split())}')
 
 
-def _read(path: Path) -> dict[str, Any]:
-    return _evaluate(path.read_text(encoding='utf-8'), path)
+def _read(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
+    """Evaluate a config file and its bases.
 
+    Args:
+        path: Config file.
+        chain: Files that lead to this one by their ``_base_``.
 
-def _evaluate(text: str, path: Path) -> dict[str, Any]:
+    Raises:
+        UserError: See ``read_source``.
+        ValueError: The config needs more than plain values.
+    """
+    if path.resolve() in chain:
+        raise UserError(f'config {path} cannot be read: it is a base of itself, by its _base_ or that of its bases')
+    try:
+        text = path.read_text(encoding='utf-8')
+    except UnicodeDecodeError as error:
+        raise UserError(f'config {path} cannot be read: it is not text in UTF-8') from error
+    except OSError as error:
+        raise unreadable(path, error) from error
     if '{{' in text:
         raise ValueError('mmengine replaces what is in double braces')
     try:
         tree = ast.parse(text)
-    except SyntaxError as error:
+    except (SyntaxError, ValueError) as error:  # ValueError: there are null bytes
         raise unreadable(path, error) from error
+    _refuse_code(tree)
+    merged: dict[str, Any] = {}
+    for base in _bases(tree, path):
+        merged.update(_read(base, (*chain, path.resolve())))
+    return _merge(_run(tree, path), merged)
+
+
+def _refuse_code(tree: ast.Module) -> None:
+    """Check that a config consists of plain values.
+
+    Raises:
+        ValueError: It does not, or it uses values of its bases.
+    """
     for node in ast.walk(tree):
         if isinstance(node, _NODES_TO_REFUSE):
             raise ValueError(f'line {node.lineno} is more than a value')
         if isinstance(node, ast.Call) and not (isinstance(node.func, ast.Name) and node.func.id in _CALLS):
             raise ValueError(f'line {node.lineno} calls a function')
+        if isinstance(node, ast.Name) and (
+            node.id.startswith('__') or (node.id == '_base_' and isinstance(node.ctx, ast.Load))
+        ):
+            raise ValueError(f'line {node.lineno} uses {node.id}')
+
+
+def _bases(tree: ast.Module, path: Path) -> list[Path]:
+    """Return the files that the first assignment to ``_base_`` names, which is the one that mmengine reads.
+
+    Raises:
+        UserError: It names no files, or a file does not exist.
+        ValueError: It is not a literal, or names a config that is not a Python file beside this one.
+    """
+    for statement in tree.body:
+        match statement:
+            case ast.Assign(targets=[ast.Name(id='_base_'), *_], value=value):
+                break
+    else:
+        return []
+    try:
+        names = ast.literal_eval(value)
+    except TypeError as error:
+        raise ValueError(f'line {value.lineno} is not a literal') from error
+    names = names if isinstance(names, list) else [names]
+    files = []
+    for name in names:
+        if not isinstance(name, str):
+            raise UserError(
+                f"config {path} cannot be read: _base_ must be a path or a list of paths, e.g. _base_ = './base.py', "
+                f'got {name!r}'
+            )
+        if '::' in name:
+            raise ValueError(f'{name} is a config of another package')
+        if Path(name).suffix not in _SUFFIXES:
+            raise UserError(
+                f"config {path} cannot be read: _base_ is the path of a file from this config's folder, e.g. "
+                f"_base_ = './{Path(name).name or 'base'}.py', got {name!r}"
+            )
+        if not (path.parent / name).is_file():
+            raise UserError(f'config {path} cannot be read: no file {path.parent / name}, named by its _base_')
+        if not name.endswith('.py'):
+            raise ValueError(f'{name} is not Python')
+        files.append(path.parent / name)
+    return files
+
+
+def _run(tree: ast.Module, path: Path) -> dict[str, Any]:
+    """Run a config of plain values, and return these.
+
+    Raises:
+        UserError: It raises an error, as it would when mmengine runs it.
+        ValueError: It uses a built-in function that is not provided here.
+    """
     values: dict[str, Any] = {'__builtins__': {name: getattr(builtins, name) for name in _CALLS}}
-    exec(compile(tree, str(path), 'exec'), values)  # noqa: S102 (plain values: see above)
-    del values['__builtins__']
-    values.pop('__doc__', None)
-    bases = values.pop('_base_', [])
-    merged: dict[str, Any] = {}
-    for base in [bases] if isinstance(bases, str) else bases:
-        if '::' in base or not base.endswith('.py'):
-            raise ValueError(f'{base} is a config of another package, or not Python')
-        if not (path.parent / base).is_file():
-            raise UserError(f'config {path} cannot be read: no file {path.parent / base}, named by its _base_')
-        merged.update(_read(path.parent / base))
-    return _merge(values, merged)
+    try:
+        exec(compile(tree, str(path), 'exec'), values)  # noqa: S102 (plain values: see `_refuse_code`)
+    except (RecursionError, MemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, NameError) and hasattr(builtins, error.name):
+            raise ValueError(f'{error.name} is not provided') from error
+        raise unreadable(path, error) from error
+    # Names with two underscores are Python's own, e.g. __doc__; mmengine drops them, too.
+    return {name: value for name, value in values.items() if name != '_base_' and not name.startswith('__')}
 
 
 def _merge(values: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:

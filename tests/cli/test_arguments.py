@@ -73,7 +73,7 @@ NEEDED = {
 # Wrong values of text.
 DAMAGED = ['{truncated}', '{pickleless}', '{flat}', '{compressed}']
 CHECKPOINT = ['{gone}.pth', '{folder}', '{text}', *DAMAGED]
-CONFIG = ['mnv4_nothing', '{gone}.py', '{folder}', '{text}', '{broken}', '{cut}']
+CONFIG = ['mnv4_nothing', '{gone}.py', '{folder}', '{text}', '{broken}', '{cut}', '{undefined}']
 DATA = ['{gone}', '{text}', '{empty}']
 IMAGES = ['{gone}.jpg', '{text}', '{empty}']
 OUT_FOLDER = ['{text}', '{text}/x']
@@ -297,6 +297,7 @@ def answers(repository, tmp_path_factory):
     (tmp / 'empty').mkdir()
     (tmp / 'broken.py').write_text("_base_ = 'gone.py'")
     (tmp / 'cut.py').write_text('model = dict(')
+    (tmp / 'undefined.py').write_text('model = unknown')
     write_stub_checkpoint(tmp / 'net.pth')
     write_stub_checkpoint(tmp / 'pickleless.pth', name='net/other')
     write_stub_checkpoint(tmp / 'flat.pth', name='data.pkl')
@@ -314,7 +315,7 @@ def answers(repository, tmp_path_factory):
         gone=tmp / 'gone', text=tmp / 'text.txt', folder=tmp / 'folder', empty=tmp / 'empty', broken=tmp / 'broken.py',
         cut=tmp / 'cut.py', checkpoint=tmp / 'net.pth', new=tmp / 'new', images=images, image=min(images.glob('*.jpg')),
         configs=repository / 'configs', records=tmp / 'records.jsonl',
-        exported=tmp / 'net.onnx', front=tmp / 'front.json',
+        exported=tmp / 'net.onnx', front=tmp / 'front.json', undefined=tmp / 'undefined.py',
         **{name: tmp / f'{name}.pth' for name in ('truncated', 'pickleless', 'flat', 'compressed')},
     )  # fmt: skip
     before = {path.relative_to(tmp) for path in tmp.rglob('*')}

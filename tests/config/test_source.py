@@ -2,9 +2,12 @@
 
 import ast
 import copy
+import gc
 import inspect
+import warnings
 
 import pytest
+from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mnv4_mm.config.check import check_config, check_config_data
@@ -43,15 +46,31 @@ def test_a_standalone_config_has_the_same_values(name, tmp_path):
         "x = __import__('os').getcwd()",
         "x = [].append(1) or 'a'.upper()",
         'x = {{ fileDirname }}',
-        'x = unknown',
+        'x = [1, abs]',
+        "_base_ = 'base.py'\nx = len(_base_)",
+        "_base_ = 'values.json'",
+        "_base_ = ['base' + '.py']",
     ],
 )
 def test_more_than_plain_values_is_left_to_mmengine(text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'base.py').write_text('x = 1')
+    (tmp_path / 'values.json').write_text('{"x": 1}')
     (tmp_path / 'config.py').write_text(text)
     assert read_source(tmp_path / 'config.py') is None
-    assert {path.name for path in tmp_path.iterdir()} == {'base.py', 'config.py'}
+    assert {path.name for path in tmp_path.iterdir()} == {'base.py', 'config.py', 'values.json'}
+
+
+def mmengine_refuses(path):
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # it leaves files open
+        try:
+            Config.fromfile(str(path))
+            refuses = False
+        except Exception:
+            refuses = True
+        gc.collect()
+    return refuses
 
 
 @pytest.mark.parametrize(
@@ -60,15 +79,36 @@ def test_more_than_plain_values_is_left_to_mmengine(text, tmp_path, monkeypatch)
         ('x = (', r"config \S+config.py cannot be read: SyntaxError: '\(' was never closed"),
         ("_base_ = 'gone.py'", r'config \S+config.py cannot be read: no file \S+gone.py, named by its _base_'),
         ("_base_ = ['good.py', 'broken.py']", r'config \S+broken.py cannot be read: SyntaxError'),
+        ('_base_ = 5', r"_base_ must be a path or a list of paths, e\.g\. _base_ = './base\.py', got 5"),
+        ("_base_ = ('good.py',)", r"_base_ must be a path or a list of paths, .* got \('good\.py',\)"),
+        ("_base_ = ['good.py', None]", 'must be a path or a list of paths, .* got None'),
+        ("_base_ = 'mnv4_ssdlite_coco'", r"e\.g\. _base_ = './mnv4_ssdlite_coco\.py', got 'mnv4_ssdlite_coco'"),
+        ("_base_ = 'config.py'", r'config \S+config.py cannot be read: it is a base of itself'),
+        ("_base_ = ['good.py', 'round.py']", r'config \S+config.py cannot be read: it is a base of itself'),
+        ('# \xff', r'config \S+config.py cannot be read: it is not text in UTF-8'),
+        ('x = 1\0', r'config \S+config.py cannot be read: \w+: source code string cannot contain null bytes'),
+        ('x = unknown', r"config \S+config.py cannot be read: NameError: name 'unknown' is not defined"),
+        ('x = dict(a=1, a=2)', r'config \S+config.py cannot be read: SyntaxError: keyword argument repeated: a'),
+        ("x = [1]['a']", r'config \S+config.py cannot be read: TypeError'),
     ],
 )
 @pytest.mark.parametrize('read', [read_source, load_config])
+@pytest.mark.filterwarnings('ignore:list indices must be integers:SyntaxWarning')
 def test_broken_files_are_reported_with_and_without_mmengine(read, text, message, tmp_path):
     (tmp_path / 'good.py').write_text('x = 1')
     (tmp_path / 'broken.py').write_text('y = 1 +')
-    (tmp_path / 'config.py').write_text(text)
+    (tmp_path / 'round.py').write_text("_base_ = 'config.py'")
+    (tmp_path / 'config.py').write_text(text, encoding='latin-1')
     with pytest.raises(UserError, match=message):
         read(tmp_path / 'config.py')
+    if read is read_source:
+        assert mmengine_refuses(tmp_path / 'config.py')
+
+
+@pytest.mark.parametrize('text', ['type = 1\nx = type', '_base_: list = [5]', '_base_ = []\nx = max([1, 2])'])
+def test_a_valid_config_is_not_refused(text, tmp_path):
+    (tmp_path / 'config.py').write_text(text)
+    assert read_source(tmp_path / 'config.py') == load_config(tmp_path / 'config.py').to_dict()
 
 
 def test_keys_of_the_runner_are_mmengines():
