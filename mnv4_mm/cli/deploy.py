@@ -78,7 +78,8 @@ def add_export(parser: Parser) -> None:
 
 def export(args: argparse.Namespace) -> None:
     """Run ``mnv4 export``: check the arguments, and export the checkpoint."""
-    from mnv4_mm.deploy.arguments import check_export
+    from mnv4_mm.config.check import TASKS
+    from mnv4_mm.deploy.arguments import check_export, choose_kind
 
     if args.config:
         check_config_file(args.config)
@@ -98,7 +99,12 @@ def export(args: argparse.Namespace) -> None:
         calibration=args.calibration,
         plain_int8=args.plain_int8,
     )
-    check_export(args.checkpoint, to, **checked)
+    targets = check_export(args.checkpoint, to, **checked)
+    if args.kind:
+        source = read_source(find_config(args.config)) if args.config else read_checkpoint_source(Path(args.checkpoint))
+        task = TASKS.get((source or {}).get('default_scope', ''))
+        for target in targets if task else ():
+            choose_kind(target, task, args.kind)
     if args.best_for:
         from mnv4_mm.deploy.best import export_best
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from mnv4_mm.cli import train as training
 from mnv4_mm.cli.arguments import Parser
+from mnv4_mm.config.rules import check_is_supernet
+from mnv4_mm.config.source import read_checkpoint_source
 from mnv4_mm.errors import UserError
 from mnv4_mm.paths import check_checkpoint, check_not_empty, check_output_file, check_output_folder, make_output_folder
 from mnv4_mm.processors import cores
@@ -82,7 +84,7 @@ def profile_device(args: argparse.Namespace) -> None:
         checkpoint=args.checkpoint, browser=args.browser, measured=args.measured, out=args.out, blocks=args.blocks
     )
     blocks = None if args.blocks == 'all' else _count('--blocks', args.blocks or '120')
-    check_checkpoint(args.checkpoint)
+    _check_supernet(args.checkpoint)
     here = {'--runtime': args.runtime, '--threads': args.threads, '--blocks': args.blocks}
     if args.browser and any(here.values()):
         given = ', '.join(name for name, value in here.items() if value)
@@ -118,6 +120,13 @@ def profile_device(args: argparse.Namespace) -> None:
     print(*table.lines(), out, sep='\n')
 
 
+def _check_supernet(checkpoint: str) -> None:
+    """Check that a file is the checkpoint of a supernet, as far as this can be known without torch."""
+    source = read_checkpoint_source(check_checkpoint(checkpoint))
+    if source is not None:
+        check_is_supernet(source)
+
+
 def _count(flag: str, text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise UserError(f'{flag} must be a number from 1 on, or all, got {text}')
@@ -137,7 +146,7 @@ def run_search(args: argparse.Namespace) -> None:
     if args.engine == 'tunas' and args.limit is None:
         raise UserError('--engine tunas needs --limit, the cost that its reward prefers')
     check_not_empty(checkpoint=args.checkpoint, latency=args.latency, out=args.out)
-    check_checkpoint(args.checkpoint)
+    _check_supernet(args.checkpoint)
     latency = read_table(args.latency) if args.latency else None
     out = Path(args.out or Path(args.checkpoint).parent / 'search')
     check_output_folder('--out', out)
@@ -150,7 +159,6 @@ def run_search(args: argparse.Namespace) -> None:
 
     if latency:
         print(*latency.lines(), sep='\n')
-    make_output_folder('--out', out)
     plan = Plan(args.engine, args.nets, args.seed, limit, args.images)
     front = search(Path(args.checkpoint), plan, out, latency=latency, workers=args.workers)
     path = out / f'front-{args.engine}.json'

@@ -14,7 +14,7 @@ from scipy.optimize import differential_evolution
 from mnv4_mm.config.checkpoint import checkpoint_config
 from mnv4_mm.config.data import LOADERS, dataset_split
 from mnv4_mm.config.nested import dicts
-from mnv4_mm.config.rules import check_fittable, check_levels, check_sizable
+from mnv4_mm.config.rules import check_fittable, check_levels, check_same_task, check_sizable
 from mnv4_mm.data.formats.configured import innermost_dataset
 from mnv4_mm.errors import UserError
 from mnv4_mm.weights.checkpoint import Checkpoint
@@ -164,7 +164,7 @@ def fit_anchors(cfg: Config) -> str:
 
 
 def check_same_anchors(cfg: Config, checkpoint: Checkpoint) -> None:
-    """Check that a checkpoint was trained with the anchors of a config.
+    """Check that a checkpoint was trained for the task of a config, and with its anchors.
 
     The shapes of the weights depend only on the number of anchors. With other anchors of the same number, the weights
     would load without an error and predict wrong boxes.
@@ -172,11 +172,13 @@ def check_same_anchors(cfg: Config, checkpoint: Checkpoint) -> None:
     A checkpoint that carries no config, or was trained without anchors, passes the check.
 
     Raises:
-        UserError: The checkpoint carries a config with other anchors, or a config that cannot be read.
+        UserError: The checkpoint carries a config of another task or with other anchors, or one that cannot be read.
     """
     if not isinstance(checkpoint.meta.get('cfg'), str):
         return
-    trained = _anchors_of(checkpoint_config(checkpoint))
+    trained_cfg = checkpoint_config(checkpoint)
+    check_same_task(cfg, trained_cfg, checkpoint.path)
+    trained = _anchors_of(trained_cfg)
     if trained and trained != _anchors_of(cfg):
         raise UserError(
             f'{checkpoint.path} was trained with other anchors than this config has: evaluate it without a config, '

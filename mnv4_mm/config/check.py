@@ -5,15 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from mnv4_mm.config.index import find_config, find_data
-from mnv4_mm.config.options import ConfigOptions, TrainOptions, check_launcher
+from mnv4_mm.config.options import ConfigOptions, EvaluateOptions, TrainOptions, check_launcher
 from mnv4_mm.config.rules import (
     TRAINING_PARTS,
     check_backbone_name,
     check_backbone_of,
     check_complete,
     check_fittable,
+    check_inference,
     check_keys,
     check_levels,
+    check_same_task,
     check_sizable,
     check_unit,
 )
@@ -25,7 +27,7 @@ from mnv4_mm.errors import UserError
 from mnv4_mm.paths import check_data
 
 _SPLIT: dict[str, Any] = {'mmdet': coco_split, 'mmseg': mask_split}
-_TASKS: dict[str, Task] = {'mmdet': 'detection', 'mmseg': 'segmentation'}
+TASKS: dict[str, Task] = {'mmdet': 'detection', 'mmseg': 'segmentation'}
 
 
 def check_config(config: str | None, options: ConfigOptions, checkpoint: str | Path | None = None) -> Mapping[str, Any]:
@@ -34,7 +36,7 @@ def check_config(config: str | None, options: ConfigOptions, checkpoint: str | P
     Args:
         config: Name or path of a config; None for the one in ``checkpoint``.
         options: Options of training or evaluation.
-        checkpoint: ``.pth`` file; read if ``config`` is None.
+        checkpoint: ``.pth`` file, for evaluation. If ``config`` is given, only the tasks are compared.
 
     Returns:
         Top-level values of the config. Empty if there is none, or it cannot be read without mmengine; the checks that
@@ -44,15 +46,17 @@ def check_config(config: str | None, options: ConfigOptions, checkpoint: str | P
         UserError: The config is missing or broken, an option is unknown or does not fit, or this process was not
             started by ``options.launcher``.
     """
-    if config:
-        source = read_source(find_config(config))
-    else:
-        source = read_checkpoint_source(Path(checkpoint)) if checkpoint else None
+    carried = read_checkpoint_source(Path(checkpoint)) if checkpoint else None
+    source = read_source(find_config(config)) if config else carried
     check_launcher(options.launcher)
     if options.backbone:
         check_backbone_name(options.backbone)
     if source is None:
         return {}
+    if carried and checkpoint:
+        check_same_task(source, carried, checkpoint)
+    if isinstance(options, EvaluateOptions) and options.inference:
+        check_inference(source)
     if options.backbone:
         check_backbone_of(source)
     if isinstance(options, TrainOptions):
@@ -123,7 +127,7 @@ def check_checkpoint_data(source: Mapping[str, Any], data: str | None) -> None:
     Raises:
         UserError: The data set is missing, broken, or not one for the task of the checkpoint.
     """
-    task = _TASKS.get(source.get('default_scope', ''))
+    task = TASKS.get(source.get('default_scope', ''))
     if data:
         _check_annotations(Path(data), task)
     elif source.get('own_data'):

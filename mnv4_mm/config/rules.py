@@ -105,14 +105,61 @@ def may_have_gpu() -> bool:
 
 
 def check_device(device: str) -> None:
-    """Check that a text has the form of a torch device, e.g. ``cuda:1``.
+    """Check that a text has the form of a torch device, e.g. ``cuda:1``, and that there may be such a device.
 
     Raises:
-        UserError: The device type is unknown, or the number is malformed.
+        UserError: The device type is unknown, the number is malformed, or it is a GPU and this machine has no driver.
     """
     if not re.fullmatch(rf'({"|".join(DEVICES)})(:\d+)?', device):
         raise UserError(
             f'--device {device}: name one of {", ".join(DEVICES)}, with a number if there are several: cuda:1'
+        )
+    if device.startswith('cuda') and not may_have_gpu():
+        raise UserError(f'--device {device} cannot be used: this machine has no driver of a GPU')
+
+
+def check_inference(cfg: Any) -> None:
+    """Check that ``--inference`` fits a config.
+
+    Args:
+        cfg: A config, mmengine's or a dict; one without ``default_scope`` passes.
+
+    Raises:
+        UserError: The config is for a detector.
+    """
+    if cfg.get('default_scope') == 'mmdet':
+        raise UserError('--inference is for segmentation; a detector always takes the whole image')
+
+
+def check_is_supernet(cfg: Any) -> None:
+    """Check that a config is that of a supernet.
+
+    Args:
+        cfg: A config, mmengine's or a dict.
+
+    Raises:
+        UserError: It is another one.
+    """
+    if not cfg.get('supernet'):
+        raise UserError('this is not the checkpoint of a supernet: `mnv4 search train` makes one')
+
+
+def check_same_task(cfg: Any, trained: Any, checkpoint: str | Path) -> None:
+    """Check that a checkpoint was trained for the task of a config.
+
+    Args:
+        cfg: A config, mmengine's or a dict.
+        trained: The config that the checkpoint carries. If either has no ``default_scope``, the check passes.
+        checkpoint: The checkpoint, for the message.
+
+    Raises:
+        UserError: The tasks differ.
+    """
+    ours, theirs = cfg.get('default_scope'), trained.get('default_scope')
+    if ours and theirs and ours != theirs:
+        raise UserError(
+            f'{checkpoint} was trained with default_scope {theirs!r}, and this config has {ours!r}: give the config it '
+            'was trained with, or none'
         )
 
 

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mnv4_mm.config.backbone import backbone_channels
 from mnv4_mm.config.nested import on_copy
 from mnv4_mm.config.options import WITHOUT_SPACE, TrainOptions
-from mnv4_mm.config.rules import check_backbone_of
+from mnv4_mm.config.rules import check_backbone_of, check_is_supernet
 from mnv4_mm.data.held_out import KEY
 from mnv4_mm.engine.sandwich import NAME
 from mnv4_mm.errors import UserError
@@ -111,9 +111,8 @@ def space_of(cfg: Any) -> Space:
     Raises:
         UserError: This is not the config of a supernet, or there is no such space here.
     """
-    settings = cfg.get(NAME)
-    if not settings:
-        raise UserError('this is not the checkpoint of a supernet: `mnv4 search train` makes one')
+    check_is_supernet(cfg)
+    settings = cfg[NAME]
     if settings['space'] not in SPACES:
         raise UserError(f'no search space {settings["space"]!r}; there are {", ".join(SPACES)}')
     return SPACES[settings['space']]

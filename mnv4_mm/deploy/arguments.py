@@ -16,7 +16,7 @@ from mnv4_mm.deploy.targets.base import Target
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import IMAGE_SUFFIXES, read_image
 from mnv4_mm.paths import check_checkpoint, check_not_empty, check_output_file, check_output_folder
-from mnv4_mm.runtime.meta import OUTPUTS, Kind, Precision
+from mnv4_mm.runtime.meta import OUTPUTS, Kind, Precision, Task
 
 INSTALL_MMDEPLOY = '`make mmdeploy`, or `pip install --no-deps -r requirements/mmdeploy.txt`'
 MAX_DEVIATION = 6.0  # with more, channels of a 32-bit net are lost
@@ -258,6 +258,25 @@ def check_options(
         raise UserError('--size and --dynamic exclude each other')
     if size and (len(size) != 2 or any(side < SIZE_DIVISOR or side % SIZE_DIVISOR for side in size)):
         raise UserError(f'--size must be height and width, multiples of {SIZE_DIVISOR}, got {" ".join(map(str, size))}')
+
+
+def choose_kind(target: Target, task: Task, kind: Kind | None = None) -> Kind:
+    """Return the kind of the outputs of an export.
+
+    Args:
+        target: The target.
+        task: Task of the model.
+        kind: The kind that was asked for; None for the first of the target that fits the task.
+
+    Raises:
+        UserError: The kind does not fit the task, or the target.
+    """
+    kinds = [name for name in target.kinds if (name in ('nms', 'raw')) == (task == 'detection')]
+    kind = kind or kinds[0]
+    if kind not in kinds:
+        option = kind.replace('_', '-')
+        raise UserError(f'--{option} does not fit {task} in {target.name}, which has {", ".join(kinds)}')
+    return kind
 
 
 def output_folder(checkpoint: str | Path, out_dir: str | Path | None) -> Path:

@@ -9,7 +9,7 @@ from mmdet.models.dense_heads import SSDHead
 from mmengine.config import Config
 
 from mnv4_mm.config.data import innermost_dataset
-from mnv4_mm.deploy.arguments import SIZE_DIVISOR, check_options
+from mnv4_mm.deploy.arguments import SIZE_DIVISOR, check_options, choose_kind
 from mnv4_mm.deploy.graph import HEADS
 from mnv4_mm.deploy.targets.base import Target
 from mnv4_mm.errors import UserError
@@ -59,11 +59,7 @@ def describe(
         raise UserError(
             f'a model with the head {type(head).__name__} cannot be exported: only {names} and their subclasses can'
         )
-    kinds = [name for name in target.kinds if (name in ('nms', 'raw')) == (task == 'detection')]
-    kind = kind or kinds[0]
-    if kind not in kinds:
-        option = kind.replace('_', '-')
-        raise UserError(f'--{option} does not fit {task} in {target.name}, which has {", ".join(kinds)}')
+    kind = choose_kind(target, task, kind)
     check_options(target, precision=precision, size=size, dynamic=dynamic)
     cfg, is_ssd = model.cfg, isinstance(head, SSDHead)
     preprocessor = cfg.model.data_preprocessor

@@ -139,15 +139,15 @@ def profile(checkpoint: Path, plan: Plan, out: Path, *, log: Callable[[str], obj
         UserError: The checkpoint cannot be used, the measurements are of another supernet or device, another process
             writes them, or too few nets could be measured.
     """
+    supernet = Supernet(checkpoint)  # before the lock, whose file stays
     try:
         with FileLock(out.with_name(f'.{out.name}.lock'), timeout=0):
-            return _profile(checkpoint, plan, out, log)
+            return _profile(supernet, plan, out, log)
     except Timeout as error:
         raise UserError(f'another process writes {out}: wait for it, or name another table by --out') from error
 
 
-def _profile(checkpoint: Path, plan: Plan, out: Path, log: Callable[[str], object]) -> LatencyTable:
-    supernet = Supernet(checkpoint)
+def _profile(supernet: Supernet, plan: Plan, out: Path, log: Callable[[str], object]) -> LatencyTable:
     torch.set_num_threads(1)
     fitted, checked = choose_nets(supernet.space, plan.nets, plan.check)
     every = all_blocks(supernet.space, supernet.backbone)

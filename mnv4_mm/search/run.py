@@ -17,6 +17,7 @@ from mnv4_mm.config.checkpoint import checkpoint_config
 from mnv4_mm.engine.sandwich import NAME
 from mnv4_mm.errors import UserError
 from mnv4_mm.models.space import Genes, Space, published_nets
+from mnv4_mm.paths import make_output_folder
 from mnv4_mm.search.front import GMACS, MS, Front, Scored, find_front
 from mnv4_mm.search.latency import LatencyTable, Predictor
 from mnv4_mm.search.profile import subject_of
@@ -82,7 +83,7 @@ def search(
     Args:
         checkpoint: Checkpoint of a supernet.
         plan: What to search for.
-        out: Existing folder for the records, ``scored.jsonl``: one line for each net that was scored.
+        out: Folder for the records, ``scored.jsonl``: one line for each net that was scored. It is made if it is missing.
         latency: Latency table of a device. Costs are then latencies in ms that it predicts, and otherwise GMACs.
         workers: Number of processes.
         log: Function that prints a line; called after each generation.
@@ -106,6 +107,7 @@ def search(
             f'--limit {plan.limit:g}: the smallest net of the space has {costs(space.smallest()):.4f} {unit} for '
             f'images of {size[1]}x{size[0]} pixels'
         )
+    make_output_folder('--out', out)
     records = _Records(out / RECORDS, dict(supernet=scorer.checkpoint.sha256, images=scorer.digest))
     context = multiprocessing.get_context('spawn')
     asked: dict[Genes, Scored] = {}

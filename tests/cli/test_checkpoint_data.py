@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 
@@ -9,6 +10,8 @@ import pytest
 from stub_checkpoint import write_stub_checkpoint
 from stub_file import write_detector
 
+from mnv4_mm.config import rules
+from mnv4_mm.config.rules import check_device
 from mnv4_mm.config.source import read_checkpoint_source
 from mnv4_mm.data import documents
 from mnv4_mm.digest import file_digest
@@ -32,6 +35,16 @@ CASES = {
     'report net.pth --data broken': 'instances_train.json is not JSON',
     'report . --data gone': 'no folder gone',
     'compare net.pth net.onnx --data broken': 'instances_train.json is not JSON',
+    'test net.pth --inference slide': '--inference is for segmentation',
+    'infer image.jpg net.pth --inference slide': '--inference is for segmentation',
+    'infer image.jpg net.pth --config mnv4_ssdlite_coco --inference slide': '--inference is for segmentation',
+    'export net.pth --class-map': '--class-map does not fit detection in onnx',
+    'export net.pth --config mnv4_fpn_ade20k --raw': '--raw does not fit segmentation in onnx',
+    'search run net.pth': 'not the checkpoint of a supernet',
+    'search profile net.pth': 'not the checkpoint of a supernet',
+    'search profile net.pth --browser pages': 'not the checkpoint of a supernet',
+    'test mnv4_lraspp_ade20k-mini net.pth': "trained with default_scope 'mmdet', and this config has 'mmseg'",
+    'train mnv4_ssdlite_coco-mini --work-dir /proc/x': '--work-dir /proc/x cannot be made',
     'train mnv4_ssdlite_coco': 'instances_train2017.json is not JSON',
 }
 
@@ -46,12 +59,15 @@ def test_mistakes_are_reported_without_torch(repository, tmp_path):
         (tmp_path / path).write_text('{"images": [')
     for path in ('data/coco/train2017', 'masks'):
         (tmp_path / path).mkdir(parents=True)
+    shutil.copy(min((repository / 'data/mini/coco/val2017').glob('*.jpg')), tmp_path / 'image.jpg')
+    before = sorted(tmp_path.rglob('*'))
     lines = [case.split() for case in CASES]
     done = subprocess.run(
         [sys.executable, '-c', f'import sys; sys.path.insert(0, {str(repository)!r}){CALL}', json.dumps(lines)],
         cwd=tmp_path, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert sorted(tmp_path.rglob('*')) == before
     errors, codes = done.stderr.splitlines()[::2], done.stderr.splitlines()[1::2]
     assert codes == ['code 2'] * len(CASES)
     for error, message in zip(errors, CASES.values(), strict=True):
@@ -78,3 +94,13 @@ def test_a_large_json_file_is_looked_at_only_at_its_end(content, tmp_path, monke
         documents.check_json(path)
     path.write_text(' ' * 200 + '{"images": []}\n')
     documents.check_json(path)
+
+
+def test_a_gpu_without_a_driver_is_refused(monkeypatch):
+    monkeypatch.setattr(rules, 'may_have_gpu', lambda: False)
+    check_device('cpu')
+    check_device('mps')
+    with pytest.raises(UserError, match='--device cuda:1 cannot be used: this machine has no driver'):
+        check_device('cuda:1')
+    monkeypatch.setattr(rules, 'may_have_gpu', lambda: True)
+    check_device('cuda:1')
