@@ -130,10 +130,8 @@ def check_output_folder(flag: str, folder: str | Path) -> Path:
         UserError: The folder can be neither written to nor created.
     """
     folder = Path(folder)
-    if os.path.realpath(folder).startswith(('/proc/', '/sys/')):
-        raise UserError(
-            f'{flag} {folder} cannot be made: there are no files of users in {os.path.realpath(folder)[:5]}'
-        )
+    if f'{os.path.realpath(folder)}/'.startswith(('/proc/', '/sys/')):
+        raise UserError(f'{flag} {folder} cannot be made: /proc and /sys hold no files of users')
     existing = _existing(folder)
     if not existing.is_dir():
         raise UserError(f'{flag} {folder} cannot be made: {existing} is not a folder')

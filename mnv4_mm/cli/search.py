@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mnv4_mm.cli import train as training
 from mnv4_mm.cli.arguments import Parser
+from mnv4_mm.config.options import WITHOUT_SPACE, TrainOptions
 from mnv4_mm.config.rules import check_is_supernet
 from mnv4_mm.config.source import read_checkpoint_source
 from mnv4_mm.errors import UserError
@@ -65,7 +66,9 @@ def add_search(parser: Parser) -> None:
 
 def train_supernet(args: argparse.Namespace) -> None:
     """Run ``mnv4 search train``: ``mnv4 train`` with ``--space small`` unless another space is named."""
-    args.space = args.space or 'small'
+    if args.space is None:
+        TrainOptions.from_namespace(args).check_excluded('`mnv4 search train`', WITHOUT_SPACE)
+        args.space = 'small'
     training.train(args)
 
 

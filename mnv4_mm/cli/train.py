@@ -8,9 +8,11 @@ import shlex
 from pathlib import Path
 
 from mnv4_mm.cli.arguments import Parser
+from mnv4_mm.config.index import config_index
 from mnv4_mm.config.options import EvaluateOptions, TrainOptions
 from mnv4_mm.config.rules import check_device, check_precision, may_have_gpu
 from mnv4_mm.config.source import check_config_file
+from mnv4_mm.errors import UserError
 from mnv4_mm.paths import (
     check_checkpoint,
     check_class_map_folder,
@@ -95,6 +97,8 @@ def test(args: argparse.Namespace) -> None:
         args.parser.error('the following arguments are required: checkpoint')
     options = EvaluateOptions.from_namespace(args)
     config, checkpoint = (args.config, args.checkpoint) if args.checkpoint else (None, args.config)
+    if not config and (checkpoint.endswith('.py') or (checkpoint in config_index() and not Path(checkpoint).exists())):
+        raise UserError(f'{checkpoint} is a config, and CHECKPOINT is missing: mnv4 test {checkpoint} CHECKPOINT')
     check_checkpoint(checkpoint)
     source = check_config(config, options, checkpoint)
     if config:

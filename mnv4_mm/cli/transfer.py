@@ -174,7 +174,8 @@ def results(args: argparse.Namespace) -> int:
         Exit code: 1 if ``--check`` finds that they are not those of the records, else 0.
     """
     for file in args.records:
-        read_records(file)
+        if not read_records(file):
+            raise UserError(f'{file} is empty: it has no record of a run')
     if args.page.suffix != '.md':
         raise UserError(f'--page {args.page}: the tables are Markdown; name a .md file')
     if not args.check:

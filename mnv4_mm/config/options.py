@@ -331,7 +331,7 @@ class TrainOptions(ConfigOptions):
             raise UserError('--teacher-config has no effect without --teacher CHECKPOINT')
         for name, excluded in (('space', WITHOUT_SPACE), ('qat', WITHOUT_QAT)):
             if getattr(self, name) is not None:
-                self.check_excluded(name, excluded)
+                self.check_excluded(f'--{name}', excluded)
         if self.epochs is not None and self.iters is not None:
             raise UserError('--epochs and --iters exclude each other: a config counts in one of them')
 
@@ -339,7 +339,7 @@ class TrainOptions(ConfigOptions):
         """Check that options which do not go with another one are not given.
 
         Args:
-            name: Name of the other option.
+            name: The other option, e.g. ``--space``, or the command that implies it.
             excluded: Names of the options, and the reason of each.
 
         Raises:
@@ -347,7 +347,7 @@ class TrainOptions(ConfigOptions):
         """
         for option in fields(self):
             if option.name in excluded and getattr(self, option.name) != option.default:
-                raise UserError(f'--{name} and {_flag(option)} exclude each other: {excluded[option.name]}')
+                raise UserError(f'{name} and {_flag(option)} exclude each other: {excluded[option.name]}')
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,6 +57,8 @@ def _check_timm_name(name: str) -> None:
     if spec is None or not spec.submodule_search_locations:
         raise UserError('a timm:<name> backbone needs timm: pip install timm')
     net = name.partition('.')[0]
+    if not net:
+        raise UserError("no backbone 'timm:': name a timm net after the colon, e.g. timm:resnet50")
     if 'timm' in sys.modules:  # includes nets that other packages have registered
         names = sys.modules['timm'].list_models()
     else:

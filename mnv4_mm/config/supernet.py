@@ -67,7 +67,7 @@ def check_supernet(cfg: Config, options: TrainOptions) -> None:
     """
     if not cfg.get(NAME):
         return
-    options.check_excluded('space', WITHOUT_SPACE)
+    options.check_excluded('--space', WITHOUT_SPACE)
     space = space_of(cfg)
     largest = arch_to_dict(space.subnet(space.largest()).arch)
     arch = cfg.model.backbone.get('arch')

@@ -232,6 +232,8 @@ def read_meta(path: str | Path) -> Meta:
     if not path.exists():
         raise UserError(f'no file {path}')
     if not sidecar(path).is_file():
+        if path.suffix == '.pth' and path.is_file():
+            raise UserError(f'{path} is a checkpoint: export it first, mnv4 export {path}')
         raise UserError(
             f'{path} has no {sidecar(path).name} beside it: it was not written by `mnv4 export`, or was moved without '
             'its JSON'

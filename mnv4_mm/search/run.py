@@ -83,7 +83,8 @@ def search(
     Args:
         checkpoint: Checkpoint of a supernet.
         plan: What to search for.
-        out: Folder for the records, ``scored.jsonl``: one line for each net that was scored. It is made if it is missing.
+        out: Folder for the records, ``scored.jsonl``: one line for each net that was scored.
+            It is made if it is missing.
         latency: Latency table of a device. Costs are then latencies in ms that it predicts, and otherwise GMACs.
         workers: Number of processes.
         log: Function that prints a line; called after each generation.

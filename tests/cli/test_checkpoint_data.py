@@ -45,6 +45,12 @@ CASES = {
     'search profile net.pth --browser pages': 'not the checkpoint of a supernet',
     'test mnv4_lraspp_ade20k-mini net.pth': "trained with default_scope 'mmdet', and this config has 'mmseg'",
     'train mnv4_ssdlite_coco-mini --work-dir /proc/x': '--work-dir /proc/x cannot be made',
+    'test mnv4_ssdlite_bccd': 'is a config, and CHECKPOINT is missing: mnv4 test mnv4_ssdlite_bccd CHECKPOINT',
+    'test config.py': 'is a config, and CHECKPOINT is missing',
+    'results empty.jsonl': 'empty.jsonl is empty: it has no record of a run',
+    'label net.pth image.jpg --out labels': 'net.pth is a checkpoint: export it first, mnv4 export net.pth',
+    'train mnv4_ssdlite_coco-mini --backbone timm:': "no backbone 'timm:': name a timm net after the colon",
+    'search train mnv4_ssdlite_coco-mini --qat net.pth': '`mnv4 search train` and --qat exclude each other: a net is',
     'train mnv4_ssdlite_coco': 'instances_train2017.json is not JSON',
 }
 
@@ -60,6 +66,8 @@ def test_mistakes_are_reported_without_torch(repository, tmp_path):
     for path in ('data/coco/train2017', 'masks'):
         (tmp_path / path).mkdir(parents=True)
     shutil.copy(min((repository / 'data/mini/coco/val2017').glob('*.jpg')), tmp_path / 'image.jpg')
+    (tmp_path / 'config.py').write_text('x = 1')
+    (tmp_path / 'empty.jsonl').touch()
     before = sorted(tmp_path.rglob('*'))
     lines = [case.split() for case in CASES]
     done = subprocess.run(
