@@ -187,7 +187,7 @@ def _run(tree: ast.Module, path: Path) -> dict[str, Any]:
     except (RecursionError, MemoryError):
         raise
     except Exception as error:
-        if isinstance(error, NameError) and hasattr(builtins, error.name):
+        if isinstance(error, NameError) and hasattr(builtins, error.name or ''):
             raise ValueError(f'{error.name} is not provided') from error
         raise unreadable(path, error) from error
     # Names with two underscores are Python's own, e.g. __doc__; mmengine drops them, too.
