@@ -6,7 +6,7 @@ Studio and darknet.
 
 import posixpath
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -566,8 +566,19 @@ def _leave_out_missing(
     images without a label file are not taken as images without objects.
     """
     images = [name for names in splits.values() for name in names]
+    used = set(labels.values())
+    folders = {posixpath.dirname(label) for label in used}
+    if not folders:  # no image has a label file
+        folders = {folder for image in images for folder in _folders_of_labels(image)}
+    elsewhere, strays = _find_elsewhere(files, splits, labels, folders, data)
+    orphans = _find_orphans(files, images, used.union(elsewhere.values()), folders, data) + strays
+    for name, label in elsewhere.items():
+        expected = next(_label_names(posixpath.splitext(name)[0]))
+        problem = f'it has no label file {expected}, but {label} has its name: move that file if it is of the image'
+        data.findings.append(Finding('annotation-missing', files.root / name, problem))
+    splits = {split: [name for name in names if name not in elsewhere] for split, names in splits.items()}
+    images = [name for name in images if name not in elsewhere]
     bare = [name for name in images if name not in labels]
-    orphans = _find_orphans(files, images, set(labels.values()), data)
     if bare:
         data.findings += other_labels(files, bare, {'.xml': VOC_OBJECT, '.json': LABELME_OBJECT})
     if bare and len(orphans) > MAX_DROPPED * len({*orphans, *labels.values()}):
@@ -582,19 +593,18 @@ def _leave_out_missing(
     return splits
 
 
-def _find_orphans(files: Files, images: list[str], used: set[str], data: DetectionData) -> list[str]:
-    """Return the label files that belong to no image, and add findings for them.
+def _find_orphans(
+    files: Files, images: list[str], used: set[str], folders: set[str], data: DetectionData
+) -> list[str]:
+    """Return the label files in some folders that belong to no image, and add findings for them.
 
     Args:
         files: Files of the data set.
         images: Images of all splits.
         used: Their label files.
+        folders: Folders to look in.
         data: The data set. A note is added on images that have labels and are in no split.
     """
-    folders = {posixpath.dirname(label) for label in used}
-    if not folders:  # no image has a label file
-        places = {posixpath.join(posixpath.dirname(image), 'a') for image in images}
-        folders = {posixpath.dirname(label) for place in places for label in _label_names(place)}
     spare = [
         name
         for name in files.with_suffix('.txt')
@@ -619,3 +629,87 @@ def _find_orphans(files: Files, images: list[str], used: set[str], data: Detecti
     if unlisted and not any(finding.kind == 'path-outside' for finding in data.findings):
         data.notes.append(f'{amount(len(unlisted), "image")} with labels in no split, not used: {first(unlisted)}')
     return orphans
+
+
+def _folders_of_labels(image: str) -> Iterator[str]:
+    """Yield the folders in which the label file of an image is looked up."""
+    yield from map(posixpath.dirname, _label_names(posixpath.join(posixpath.dirname(image), 'a')))
+
+
+def _find_elsewhere(
+    files: Files, splits: dict[str, list[str]], labels: dict[str, str], near: set[str], data: DetectionData
+) -> tuple[dict[str, str], list[str]]:
+    """Look for the labels of images without a label file in other folders than their own.
+
+    These are all folders in and below the folders of labels, e.g. ``labels``, and below those of the images.
+
+    Args:
+        files: Files of the data set.
+        splits: Images of all splits.
+        labels: The label file of each image that has one.
+        near: Folders of these label files.
+        data: The data set. A note is added on label files that are not used.
+
+    Returns:
+        For each image without a label file that is the only one of its split with the name of a label file, this label
+        file. And the label files outside ``near`` without an image of their name.
+    """
+    bare = {split: [name for name in names if name not in labels] for split, names in splits.items()}
+    images = [name for names in splits.values() for name in names]
+    used = set(labels.values())
+    looked_up = {*near, *(folder for names in bare.values() for name in names for folder in _folders_of_labels(name))}
+    roots = {root for folder in looked_up if (root := _root_of_labels(folder))}
+    beside = {posixpath.dirname(name) for names in bare.values() for name in names}
+    by_stem = {split: _by_stem(names) for split, names in splits.items()}
+    bare_by_stem = {split: _by_stem(names) for split, names in bare.items()}
+    owners: set[str] | None = None
+    elsewhere: dict[str, str] = {}
+    strays, others = [], []
+    for label in files.with_suffix('.txt'):
+        folder, base = posixpath.split(label)
+        is_below = _is_in(folder, roots)
+        if label in used or base.lower() in OTHER_TEXTS or not (is_below or _is_in(folder, beside)):
+            continue
+        named = split_of(folder)
+        possible = [split for split, names in bare.items() if names and (split == ALL or named in (None, split))]
+        stem = posixpath.splitext(base)[0]
+        stems = (stem, posixpath.splitext(stem)[0])  # a.jpg.txt
+        found = next((f for stem in stems if (f := [n for s in possible for n in bare_by_stem[s].get(stem, ())])), [])
+        if len(found) != 1 and (folder in near or not (found or is_below)):
+            continue
+        if owners is None:
+            unlisted = set(files.with_suffix(*IMAGE_SUFFIXES, *UNREAD_SUFFIXES)).difference(images)
+            owners = {owned for image in unlisted if (owned := _label_of(files, image))}
+        if label in owners or not _has_labels(files.root / label):
+            continue
+        if len(found) == 1:
+            elsewhere.setdefault(found[0], label)
+            continue
+        others.append(label)
+        if possible and (found or not any(stem in by_stem[split] for split in possible for stem in stems)):
+            strays.append(label)
+    if others:
+        data.notes.append(
+            f'{amount(len(others), "label file")} in other folders than those of the images, not used: {first(others)}'
+        )
+    return elsewhere, strays
+
+
+def _root_of_labels(folder: str) -> str | None:
+    """Return the path up to a folder of labels: ``a/labels`` of ``a/labels/train``. None if there is none."""
+    parts = folder.split('/')
+    last = next((i for i in range(len(parts) - 1, -1, -1) if parts[i] in LABEL_FOLDERS), None)
+    return None if last is None else '/'.join(parts[: last + 1])
+
+
+def _is_in(folder: str, roots: set[str]) -> bool:
+    """Return whether a folder is one of others, or in one of them at any depth."""
+    parts = folder.split('/')
+    return any('/'.join(parts[:i]) in roots for i in range(len(parts) + 1))
+
+
+def _by_stem(names: Iterable[str]) -> dict[str, list[str]]:
+    result: dict[str, list[str]] = {}
+    for name in names:
+        result.setdefault(_stem(name), []).append(name)
+    return result

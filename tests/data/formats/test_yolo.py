@@ -477,6 +477,57 @@ def test_label_files_that_all_lack_their_image(load):
     assert boxes(data) == {}
 
 
+@pytest.mark.parametrize(
+    ('image', 'label', 'expected'),
+    [
+        ('images/train/c.jpg', 'labels/train/batch2/c.txt', 'labels/train/c.txt'),
+        ('images/train/c.jpg', 'labels/c.txt', 'labels/train/c.txt'),
+        ('images/train/c.jpg', 'labels/train/batch2/c.jpg.txt', 'labels/train/c.txt'),
+        ('images/train/cam/c.jpg', 'labels/train/c.txt', 'labels/train/cam/c.txt'),
+    ],
+)
+def test_labels_in_another_folder_than_that_of_the_image(load, image, label, expected):
+    files = {'data.yaml': YAML, 'labels/train/a.txt': ROW, 'labels/val/b.txt': ROW, label: ROW}
+    data = load(files, ['images/train/a.jpg', 'images/train/empty.jpg', 'images/val/b.jpg', image])
+    problem = f'it has no label file {expected}, but {label} has its name: move that file if it is of the image'
+    assert findings(data) == [('annotation-missing', '', problem)]
+    assert data.findings[0].file.name == 'c.jpg'
+    assert boxes(data) == {'images/train/a.jpg': [DOG], 'images/train/empty.jpg': [], 'images/val/b.jpg': [DOG]}
+    assert any('1 of 3 images without a label file, taken as images without objects' in note for note in data.notes)
+
+
+def test_labels_in_folders_that_no_image_has(load):
+    """Those of the images themselves are elsewhere: none of them is an image without objects."""
+    images = ['images/train/cam/a.jpg', 'images/val/cam/b.jpg']
+    data = load({'data.yaml': YAML, 'labels/train/a.txt': ROW, 'labels/val/b.txt': ROW}, images)
+    assert boxes(data) == {}
+    assert [(kind, problem.partition('but ')[2].partition(' has')[0]) for kind, _, problem in findings(data)] == [
+        ('annotation-missing', 'labels/train/a.txt'),
+        ('annotation-missing', 'labels/val/b.txt'),
+    ]
+
+
+@pytest.mark.parametrize(
+    ('label', 'is_lost'),
+    [
+        ('labels/train/batch2/frame_c.txt', True),
+        ('labels/batch2/d.txt', True),  # of images/train/1/d.jpg or images/train/2/d.jpg
+        ('labels/train/old/a.txt', False),
+        ('labels/test/frame_c.txt', False),
+        ('labels/val/c.txt', False),
+    ],
+)
+def test_label_files_in_folders_without_images(load, label, is_lost):
+    """They may be of the images without a label file, unless these are of another split or have other names."""
+    files = {'data.yaml': YAML, 'labels/train/a.txt': ROW, 'labels/val/s/b.txt': ROW, label: ROW}
+    bare = ['images/train/c.jpg', 'images/train/1/d.jpg', 'images/train/2/d.jpg']
+    data = load(files, ['images/train/a.jpg', 'images/val/s/b.jpg', *bare])
+    assert f'1 label file in other folders than those of the images, not used: {label}' in data.notes
+    problem = f'it has no label file, and 1 label file no image, first {label}'
+    assert findings(data) == [('annotation-missing', '', problem)] * (3 * is_lost)
+    assert boxes(data).keys() == {'images/train/a.jpg', 'images/val/s/b.jpg', *(() if is_lost else bare)}
+
+
 def test_images_of_formats_that_are_not_read(load, tmp_path):
     load({'classes.txt': 'cat\ndog', 'labels/a.txt': ROW, 'labels/b.txt': ROW, 'images/b.HEIC': b'x', 'c.jxl': b'x'})
     write_images(tmp_path, ['images/a.jpg'])
