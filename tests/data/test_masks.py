@@ -72,7 +72,7 @@ CASES = {
     'from-zero': Case(
         FLAT, {0: 1, 1: 2, 2: 3}, ('a', 'b', 'c'), {'classes.txt': 'a\nb\nc\n'}, note='values 0 to 2 are classes'
     ),
-    'from-zero-255': Case(FLAT, {0: 1, 1: 2, 255: 0}, ('a', 'b'), {'classes.txt': 'a\nb\n'}),
+    'from-zero-255': Case(FLAT, {0: 1, 1: 2, 255: 0}, ('a', 'b'), {'classes.txt': 'a\nb\n'}, note='255 is 33 % of'),
     'from-one': Case(SPLIT, {1: 1, 2: 2, 3: 3}, ('a', 'b', 'c'), {'classes.txt': 'a\nb\nc\n'}),
     'from-one-255': Case(SPLIT, {1: 1, 2: 2, 255: 0}, ('a', 'b'), {'classes.txt': 'a\nb\n'}),
     'zero-unlabelled': Case(
@@ -84,6 +84,17 @@ CASES = {
     'void-first': Case(FLAT, {0: 0, 1: 1, 2: 2}, ('sky', 'tree'), {'classes.txt': 'Unlabelled\nsky\ntree\n'}),
     'not-consecutive': Case(
         FLAT, {0: 1, 100: 2, 200: 3}, ('a', 'b', 'c'), {'classes.txt': 'a\nb\nc\n'}, note='not consecutive'
+    ),
+    'not-consecutive-255': Case(
+        FLAT, {0: 1, 128: 2, 255: 3}, ('a', 'b', 'c'), {'classes.txt': 'a\nb\nc\n'}, note='0 a, 128 b, 255 c'
+    ),
+    'not-consecutive-ignore-255': Case(
+        FLAT, {0: 1, 128: 2, 255: 0}, ('a', 'b'), {'classes.txt': 'a\nb\n', 'masks.yaml': 'ignore: [255]'},
+        note='0 a, 128 b (255 is unlabelled)',
+    ),
+    'smoothed-edges-ignored': Case(
+        FLAT, {0: 1, 127: 0, 255: 2}, ('a', 'b'), {'classes.txt': 'a\nb\n', 'masks.yaml': 'ignore: [127]'},
+        note='0 a, 255 b (127 is unlabelled)',
     ),
     # One class and binary masks.
     'one-class': Case(
@@ -101,7 +112,9 @@ CASES = {
     'unnamed-255': Case(FLAT, {0: 1, 1: 2, 2: 3, 255: 0}, ('class_0', 'class_1', 'class_2'), note='255 is unlabelled'),
     'unnamed-from-one': Case(FLAT, {1: 1, 2: 2}, ('class_1', 'class_2')),
     # Depths and palettes.
-    '16-bit': Case(FLAT, {0: 1, 300: 2, 65535: 0}, ('class_0', 'class_300'), mode='I;16'),
+    '16-bit': Case(
+        FLAT, {0: 1, 300: 2, 65535: 0}, ('class_0', 'class_300'), {'masks.yaml': 'ignore: [65535]'}, 'I;16',
+    ),
     '16-bit-named': Case(
         FLAT, {0: 1, 300: 2, 1000: 3}, ('a', 'b', 'c'), {'masks.yaml': 'classes: {0: a, 300: b, 1000: c}\n'}, 'I;16'
     ),
@@ -512,3 +525,41 @@ def test_a_background_without_a_name_is_not_taken_for_the_first_class(tmp_path, 
         prepare_masks(tmp_path)
     (tmp_path / 'classes.txt').write_text('background\n' + names)
     assert prepare_masks(tmp_path).classes == ('background', *names.split())
+
+
+@pytest.mark.parametrize(
+    ('values', 'names'),
+    [
+        ([0, 127, 255], 'background\ncell\n'),  # 127 is the smoothed edge of the object, 255
+        ([0, 254, 255], 'rest\ncell\n'),
+        ([0, 85, 170, 255], 'a\nb\nc\n'),
+        ([0, 127, 255], 'cell\n'),
+        ([0, 128, 255], None),
+        ([0, 300, 65535], None),
+    ],
+)
+def test_255_is_not_taken_for_unlabelled_beside_values_that_are_no_numbers_of_classes(root, values, names):
+    mode = 'I;16' if max(values) > 255 else 'L'
+    write(root, FLAT, values, mode=mode, files={'classes.txt': names} if names else {})
+    share = round(100 / len(values))
+    message = (
+        rf'{values[-2]} \({share} % of all pixels\) and {values[-1]} \({share} % .*is {values[-1]} a class, or '
+        rf'unlabelled\? Write `ignore: \[{values[-1]}\]` into masks\.yaml if'
+    )
+    with pytest.raises(UserError, match=message):
+        prepare_masks(root)
+    (root / 'masks.yaml').write_text(f'ignore: [{values[-1]}]')
+    assert len(prepare_masks(root).classes) == len(values) - 1
+    named = ', '.join(f'{value}: class {value}' for value in values)
+    (root / 'masks.yaml').write_text(f'classes: {{{named}}}')
+    assert len(prepare_masks(root).classes) == len(values)
+
+
+def test_a_binary_mask_with_a_few_smoothed_edges(root):
+    """255 would be unlabelled, and no pixel the class cell, since 127 occurs in few masks."""
+    write(root, FLAT, [0, 255], count=6, files={'classes.txt': 'background\ncell\n'})
+    save_mask(root / 'masks/0.png', pattern([0, 127, 255]))
+    with pytest.raises(UserError, match='is 255 a class, or unlabelled'):
+        prepare_masks(root)
+    (root / 'masks.yaml').write_text('ignore: [127]')
+    assert prepare_masks(root).classes == ('background', 'cell')

@@ -271,13 +271,22 @@ def _decide_values(
         _check_one_convention(masks, max(ignored))
     if not values:
         return Convention('masks', names.names if names else ('background', 'foreground'), {0: 0}, ignored=ignored)
+    is_stated = settings.ignored is not None
     if names is not None and names.by_value is not None:
-        return _explicit(names, ignored)
-    if settings.first_class is not None:
-        return _counted(source, found, names, ignored, settings.first_class)
-    if names is None:
-        return _unnamed(found, ignored, masks)
-    return _named(source, found, names, ignored, values, masks)
+        convention = _explicit(names, ignored)
+    elif settings.first_class is not None:
+        convention = _counted(source, found, names, ignored, settings.first_class)
+    elif names is None:
+        convention = _unnamed(found, ignored, is_stated, masks)
+    else:
+        convention = _named(source, found, names, ignored, is_stated, values, masks)
+    top = max(convention.ignored & set(UNLABELLED), default=0)
+    if not is_stated and found.share(top) >= MIN_BACKGROUND and top:
+        convention.notes.append(
+            f'{top} is {_percent(found.share(top))} of all pixels, which are neither trained on nor measured. If it is '
+            f'a class, write a name for each value: `classes: {{{values[0]}: name, ..., {top}: name}}` in {SETTINGS}'
+        )
+    return convention
 
 
 def _check_one_convention(masks: Mapping[str, MaskValues], top: int) -> None:
@@ -383,7 +392,7 @@ def _counted(
     return _consecutive('masks', classes, first, ignored | below)
 
 
-def _unnamed(found: _Occurring, ignored: set[int], masks: Mapping[str, MaskValues]) -> Convention:
+def _unnamed(found: _Occurring, ignored: set[int], is_stated: bool, masks: Mapping[str, MaskValues]) -> Convention:
     """Name classes by their values: each value that occurs is a class."""
     values = sorted(found.values - ignored)
     if len(values) > MAX_UNNAMED:
@@ -407,6 +416,10 @@ def _unnamed(found: _Occurring, ignored: set[int], masks: Mapping[str, MaskValue
             f'all labelled pixels of all masks have the value {values[0]}: segmentation needs at least two classes; '
             'check that the masks show the others, or the background'
         )
+    # Values that are spread over the whole range, as 0, 128 and 255, are shades, of which the last may be a class too.
+    top = max(ignored, default=0)
+    if not is_stated and found.share(top) >= MIN_BACKGROUND and ignored and values[-1] >= 2 * len(values):
+        raise UserError(_ask_unlabelled(None, values, top, found))
     classes = ('background', 'foreground') if binary else tuple(f'class_{value}' for value in values)
     convention = Convention('masks', classes, {value: label for label, value in enumerate(values)}, ignored=ignored)
     named = ', '.join(f'{value} {name}' for value, name in zip(values[:MAX_LISTED], classes, strict=False))
@@ -423,6 +436,7 @@ def _named(
     found: _Occurring,
     names: ClassNames,
     ignored: set[int],
+    is_stated: bool,
     values: list[int],
     masks: Mapping[str, MaskValues],
 ) -> Convention:
@@ -430,12 +444,14 @@ def _named(
     count = len(names.names)
     where = _name(names)
     if count == 1:
-        return _one_class(names, found, ignored, values)
+        return _one_class(names, found, ignored, is_stated, values)
     # A value above the number of names that occurs in few masks is a mistake in those masks.
     regular = [value for value in values if value <= count]
     strays = [value for value in values if value > count]
     if strays and 2 * max(found.masks[value] for value in strays) >= found.total:
-        return _in_order(names, values, ignored, found)
+        return _in_order(names, values, ignored, is_stated, found)
+    if ignored and not is_stated and regular == [0]:  # 0 and 255 are a binary mask, and the strays mistakes
+        raise UserError(_ask_unlabelled(names, values, max(ignored), found))
     straying = sum(not mask.counts.keys().isdisjoint(strays) for mask in masks.values())
     if len(strays) > count and 2 * straying >= found.total:
         raise UserError(
@@ -499,7 +515,22 @@ def _from_one(names: ClassNames, found: _Occurring, ignored: set[int]) -> Conven
     return convention
 
 
-def _one_class(names: ClassNames, found: _Occurring, ignored: set[int], values: list[int]) -> Convention:
+def _ask_unlabelled(names: ClassNames | None, values: list[int], top: int, found: _Occurring) -> str:
+    """Return for a message that 255 (``top``) may be a class or unlabelled, and what to write."""
+    shown = [f'{value} ({_percent(found.share(value))} of all pixels)' for value in [*values[:MAX_LISTED], top]]
+    count = 'no file names the classes'
+    if names is not None:
+        count = f'{_name(names)} has {len(names.names)} {"name" if len(names.names) == 1 else "names"}'
+    return (
+        f'masks have the values {", ".join(shown[:-1])} and {shown[-1]}, and {count}: is {top} a class, or unlabelled? '
+        f'Write `ignore: [{top}]` into {SETTINGS} if it is unlabelled. If it is a class, write a name for each value, '
+        f'`classes: {{{values[0]}: name, ..., {top}: name}}`; values of smoothed edges go into `ignore: [...]`'
+    )
+
+
+def _one_class(
+    names: ClassNames, found: _Occurring, ignored: set[int], is_stated: bool, values: list[int]
+) -> Convention:
     """Return the convention for a single name: one value is this class, and 0 is the background."""
     name = names.names[0]
     if is_background(name) or is_void(name):
@@ -510,7 +541,9 @@ def _one_class(names: ClassNames, found: _Occurring, ignored: set[int], values: 
     value = max(objects, key=lambda value: found.masks[value])
     # Another value that occurs in few masks is a mistake in those masks.
     if any(2 * found.masks[other] >= found.masks[value] for other in objects if other != value):
-        return _in_order(names, values, ignored, found)
+        return _in_order(names, values, ignored, is_stated, found)
+    if ignored and not is_stated and value != 1:
+        raise UserError(_ask_unlabelled(names, values, max(ignored), found))
     convention = Convention('masks', ('background', name), {0: 0, value: 1}, ignored=ignored)
     convention.notes.append(
         f'mask value {value} is {name}, 0 the class background{_describe_ignored(ignored)}; {_name(names)} has no name '
@@ -519,10 +552,21 @@ def _one_class(names: ClassNames, found: _Occurring, ignored: set[int], values: 
     return convention
 
 
-def _in_order(names: ClassNames, values: list[int], ignored: set[int], found: _Occurring) -> Convention:
-    """Assign values that are not consecutive to the names in order; there must be as many of both."""
+def _in_order(
+    names: ClassNames, values: list[int], ignored: set[int], is_stated: bool, found: _Occurring
+) -> Convention:
+    """Assign values that are not consecutive to the names in order; there must be as many of both.
+
+    255 is a class if there is a name for it. If not, it is unlabelled only if the user says so (``is_stated``).
+    """
     count = len(names.names)
+    if ignored and not is_stated:
+        if len(values) + len(ignored) == count:
+            values, ignored = sorted({*values, *ignored}), set()
+        elif len(values) == count:
+            raise UserError(_ask_unlabelled(names, values, max(ignored), found))
     if len(values) != count:
+        besides = f' besides {max(ignored)}' if ignored else ''
         advice = f'Write a name for each value: `classes: {{{values[0]}: name, ...}}` in {SETTINGS}'
         # Ids of instances are numbered without many gaps. Smoothed masks of 0 and 255 have values up to 255.
         if len(values) > count and not ignored and 2 * len(values) > values[-1]:
@@ -533,7 +577,7 @@ def _in_order(names: ClassNames, values: list[int], ignored: set[int], found: _O
                 'them by nearest neighbour'
             )
         raise UserError(
-            f'masks have {len(values)} values ({_listed(values)}), but {_name(names)} has {count} '
+            f'masks have {len(values)} values ({_listed(values)}){besides}, but {_name(names)} has {count} '
             f'{"name" if count == 1 else "names"}. {advice}'
         )
     convention = Convention('masks', (), ignored=set(ignored))

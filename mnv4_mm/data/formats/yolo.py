@@ -593,9 +593,7 @@ def _leave_out_missing(
     return splits
 
 
-def _find_orphans(
-    files: Files, images: list[str], used: set[str], folders: set[str], data: DetectionData
-) -> list[str]:
+def _find_orphans(files: Files, images: list[str], used: set[str], folders: set[str], data: DetectionData) -> list[str]:
     """Return the label files in some folders that belong to no image, and add findings for them.
 
     Args:
