@@ -470,7 +470,8 @@ def read_boxes(
         )
     if rotated:
         data.notes.append(
-            f'{source.name}: {amount(len(rotated), "rotated box")}: the box around each is used (first: {rotated[0]})'
+            f"{source.name}: {amount(len(rotated), 'box')} turned by CVAT's attribute rotation: the box around each is "
+            f'used (first: {rotated[0]})'
         )
     if crowds:
         data.notes.append(

@@ -62,14 +62,17 @@ def rotation(value: object) -> float:
     """Return the attribute ``rotation`` of an upright box, as CVAT writes it to COCO JSON and Pascal VOC, in degrees.
 
     Args:
-        value: The attribute as in the file. People may have an attribute of this name with another meaning.
+        value: The attribute as in the file. CVAT writes a number to JSON; text there is an attribute of the user's own
+            with this name, which may mean anything.
 
     Returns:
         The angle; 0 if the value is not a finite number, or a multiple of 360.
     """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return 0.0
     try:
-        degrees = float(value) if isinstance(value, str | int | float) else 0.0
-    except (ValueError, OverflowError):
+        degrees = float(value)
+    except OverflowError:
         return 0.0
     return degrees % 360 if math.isfinite(degrees) else 0.0
 

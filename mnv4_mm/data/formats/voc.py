@@ -302,7 +302,10 @@ def _box(obj: 'Element', offset: int, image: tuple[int, int] | None) -> Xywh:
 def _cvat_angle(obj: 'Element') -> float:
     """Return the angle in degrees by which CVAT has rotated a box after writing its edges (cvat-ai/cvat#5881)."""
     attributes = {item.findtext('name'): item.findtext('value') for item in obj.iterfind('attributes/attribute')}
-    return rotation(attributes.get('rotation'))
+    try:
+        return rotation(float(attributes.get('rotation') or 0))
+    except ValueError:  # an attribute of the user's own
+        return 0.0
 
 
 def _is_rotated(obj: 'Element') -> bool:

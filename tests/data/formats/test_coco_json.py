@@ -624,7 +624,9 @@ def test_a_box_from_run_lengths(load, content, counts, expected):
     ('angle', 'more', 'expected'),
     [
         (90.0, {}, (106, 14, 68, 72)),
-        ('90', dict(segmentation=[]), (106, 14, 68, 72)),
+        (90, dict(segmentation=[]), (106, 14, 68, 72)),
+        ('90', {}, (104, 16, 72, 68)),  # an attribute of the user's own
+        (True, {}, (104, 16, 72, 68)),
         (-270, {}, (106, 14, 68, 72)),
         (0.0, {}, (104, 16, 72, 68)),
         (360, {}, (104, 16, 72, 68)),
@@ -637,8 +639,8 @@ def test_rotation_of_cvat(load, content, angle, more, expected):
     content['annotations'][0] |= dict(bbox=[104, 16, 72, 68], attributes=dict(rotation=angle), **more)
     data = load(content)
     assert boxes(data)['images/a.jpg'][0][1] == pytest.approx(expected, abs=1e-9)
-    note = 'annotations/instances_default.json: 1 rotated box: the box around each is used (first: annotation 1)'
-    assert data.notes == [note] * (expected[0] == 106)
+    turned = "1 box turned by CVAT's attribute rotation: the box around each is used (first: annotation 1)"
+    assert data.notes == [f'annotations/instances_default.json: {turned}'] * (expected[0] == 106)
 
 
 def test_categories_that_are_counted_from_another_number(load, content):
