@@ -132,7 +132,11 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
         except UserError as error:
             problem = str(error).removeprefix(f'{root / label} ')
             data.findings.append(Finding('annotation-unreadable', root / label, problem))
-    names = description.names if description.names is not None else _names(files, description, rows, data)
+    if description.names is None:
+        names = _names(files, rows, data)
+    else:
+        names = description.names
+        _compare_lists(files, description, names, data)
     numbers = sorted(names)
     data.classes = tuple(composed(names[number]) for number in numbers)
     note_composed(names.values(), data.notes)
@@ -287,21 +291,38 @@ def _listed_names(path: Path) -> dict[int, str]:
     return dict(enumerate(lines))
 
 
-def _names(
-    files: Files, description: Description, rows: dict[str, list[list[str]]], data: DetectionData
-) -> dict[int, str]:
-    """Return the class names of a data set without a description."""
+def _lists_of_names(files: Files) -> dict[str, dict[int, str]]:
+    """Return the class names by number of each file of ``NAME_FILES``, the preferred file first."""
     found = [name for base in NAME_FILES for name in files.names if posixpath.basename(name).lower() == base]
-    lists = {name: _listed_names(files.root / name) for name in found}
+    return {name: _listed_names(files.root / name) for name in found}
+
+
+def _find_difference(source: Path, here: dict[int, str], other: str, there: dict[int, str]) -> Finding:
+    """Return a finding on the first class number that has another name in another list of classes."""
+    label = next(n for n in sorted({*here, *there}) if here.get(n) != there.get(n))
+    shown = [repr(names[label]) if label in names else 'not listed' for names in (here, there)]
+    return Finding('class-count', source, f'class {label} is {shown[0]}, but in {other} it is {shown[1]}')
+
+
+def _compare_lists(files: Files, description: Description, names: dict[int, str], data: DetectionData) -> None:
+    """Add a finding if a list of classes has the names of the description in another order.
+
+    Labelling tools write such a list, whose order is that of the label files. A list with other names is a leftover.
+    """
+    ordered = [names[number] for number in sorted(names)]
+    for name, listed in _lists_of_names(files).items():
+        if list(listed.values()) != ordered and sorted(listed.values()) == sorted(ordered):
+            data.findings.append(_find_difference(files.root / description.name, names, name, listed))
+            return
+
+
+def _names(files: Files, rows: dict[str, list[list[str]]], data: DetectionData) -> dict[int, str]:
+    """Return the class names of a data set without a description."""
+    lists = _lists_of_names(files)
     if lists:
-        chosen = found[0]
-        others = [name for name in found if lists[name] != lists[chosen]]
-        if others:
-            here, there = lists[chosen], lists[others[0]]
-            label = next(n for n in range(max(len(here), len(there))) if here.get(n) != there.get(n))
-            shown = [repr(names[label]) if label in names else 'not listed' for names in (here, there)]
-            problem = f'class {label} is {shown[0]}, but in {others[0]} it is {shown[1]}'
-            data.findings.append(Finding('class-count', files.root / chosen, problem))
+        chosen = next(iter(lists))
+        if others := [name for name in lists if lists[name] != lists[chosen]]:
+            data.findings.append(_find_difference(files.root / chosen, lists[chosen], others[0], lists[others[0]]))
         data.notes.append(f'class names are those of {chosen}')
         return lists[chosen]
     numbers = {

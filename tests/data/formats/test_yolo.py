@@ -97,6 +97,21 @@ def test_classes_that_nobody_names(load):
     assert 'no file names the classes' in data.notes[0]
 
 
+@pytest.mark.parametrize(
+    ('listed', 'problem'),
+    [
+        ('dog\ncat\n', "class 0 is 'cat', but in labels/classes.txt it is 'dog'"),
+        ('cat\ndog\n', None),
+        ('dog\nperson\n', None),  # LabelImg's list of another project
+        ('dog\ncat\nperson\n', None),
+    ],
+)
+def test_a_list_of_classes_in_another_order_than_the_description(load, listed, problem):
+    data = load({'data.yaml': YAML, 'labels/train/a.txt': ROW, 'labels/classes.txt': listed})
+    assert findings(data, Rule.FATAL) == ([('class-count', '', problem)] if problem else [])
+    assert data.classes == ('cat', 'dog')
+
+
 def test_blank_lines_are_skipped(load):
     """Also before the first row, where the format is recognised, and without a file that names the classes."""
     data = load({'labels/a.txt': f'\n{ROW}\n \n'}, ['images/a.jpg'])
