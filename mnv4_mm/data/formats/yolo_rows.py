@@ -77,6 +77,9 @@ class RowReader:
             raise _RowError('box-invalid', f'{" ".join(row)[:80]!r} has points that are not finite')
         if any(abs(share) > MAX_SHARE for share in shares):  # False for NaN, which the check reports
             raise _RowError('shares-expected', f'{" ".join(row[:5])}: coordinates are shares of the image, 0 to 1')
+        if count == 6 and self.pose_columns != 6 and not (0 <= values[5] <= 1 or values[5].is_integer()):
+            problem = f'{" ".join(row)[:80]!r} has a sixth number that is no score (0 to 1) and no track id'
+            raise _RowError('box-invalid', f'{problem}: write a rotated box as a class and four points')
         digits = _digits(row[1:])
         self.scores += count == 6
         if is_box:
@@ -89,7 +92,7 @@ class RowReader:
             self.data.notes.append(f'{amount(self.outlines, "outline")}: the box around each is used')
         if self.scores:
             self.data.notes.append(
-                f'{amount(self.scores, "line")} with a sixth number (a score or track id), which is ignored'
+                f'{amount(self.scores, "line")} with a sixth number (a score, track id or angle), which is ignored'
             )
 
 

@@ -229,6 +229,9 @@ def test_poses_have_boxes(load):
         ('1 0.1 0.2 nan 0.4 0.5 0.6', 'box-invalid'),
         ('3 0.25 0.25 0.25 0.5', 'class-unlisted'),
         ('-1 0.25 0.25 0.25 0.5', 'class-unlisted'),
+        ('1 0.25 0.25 0.25 0.5 1.5708', 'box-invalid'),
+        ('1 0.25 0.25 0.25 0.5 -0.3', 'box-invalid'),
+        ('1 0.25 0.25 0.25 0.5 nan', 'box-invalid'),
         ('1 8 6 8 12', 'shares-expected'),
         ('1 0.25 0.25 0.25 inf', 'shares-expected'),
     ],
@@ -446,10 +449,10 @@ def test_classes_that_are_counted_from_another_number(load, description, row, pr
     assert problem in finding.problem
 
 
-@pytest.mark.parametrize('number', ['0.93', '7'])
+@pytest.mark.parametrize('number', ['0.93', '7', '-1', '1.0'])
 def test_a_sixth_number_is_a_score_or_a_track(load, number):
     data = load({'data.yaml': YAML, 'labels/train/a.txt': f'{ROW} {number}'})
-    assert data.notes[-1] == '1 line with a sixth number (a score or track id), which is ignored'
+    assert data.notes[-1] == '1 line with a sixth number (a score, track id or angle), which is ignored'
 
 
 def test_images_that_exif_turns_are_mentioned(load, tmp_path):
