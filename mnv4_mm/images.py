@@ -50,10 +50,11 @@ from mnv4_mm.image_headers import PNG, Header, read_header
 
 # An image whose largest value, of 255, is at most this is nearly black. 12-bit values in a 16-bit file reach 15.
 DARK = 31
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.avif', '.gif', '.tif', '.tiff')
+JPEG_SUFFIXES = ('.jpg', '.jpeg', '.jpe', '.jfif')
+IMAGE_SUFFIXES = (*JPEG_SUFFIXES, '.png', '.bmp', '.webp', '.avif', '.gif', '.tif', '.tiff')
 # Suffixes of image formats that are not read. Such files are named in messages instead of being passed over.
 UNREAD_SUFFIXES = (
-    '.heic', '.heif', '.hif', '.jfif', '.jpe', '.jxl', '.jp2', '.j2k', '.ppm', '.pgm', '.pbm', '.tga', '.psd', '.exr',
+    '.heic', '.heif', '.hif', '.jxl', '.jp2', '.j2k', '.ppm', '.pgm', '.pbm', '.tga', '.psd', '.exr',
     '.hdr', '.dng', '.cr2', '.cr3', '.nef', '.arw', '.dcm',
 )  # fmt: skip
 VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm')
@@ -341,7 +342,8 @@ def _encode(suffix: str, pixels: np.ndarray, path: str | Path) -> bytes:
         raise UserError(f'{path} cannot be written: its size is {"x".join(map(str, pixels.shape[1::-1]))}')
     try:
         with _silent_opencv:
-            done, data = cv2.imencode(suffix, pixels)
+            # OpenCV does not know all suffixes of JPEG.
+            done, data = cv2.imencode('.jpg' if suffix.lower() in JPEG_SUFFIXES else suffix, pixels)
     except cv2.error as error:
         raise UserError(f'{path} cannot be written: {_reason(error)}') from error
     if not done:

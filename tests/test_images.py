@@ -17,6 +17,7 @@ from mnv4_mm.apis import infer
 from mnv4_mm.data.augment.ssd import read_reduced
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import (
+    JPEG_SUFFIXES,
     MAX_BYTES,
     ImageFacts,
     check_image_file,
@@ -448,6 +449,15 @@ def test_empty_arrays_are_not_written(tmp_path):
         with pytest.raises(UserError, match=r'empty\.png cannot be written: its size is [05]x[05]$'):
             write_empty(tmp_path / 'empty.png')
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('suffix', JPEG_SUFFIXES)
+def test_every_suffix_of_jpeg_is_written_and_read(tmp_path, suffix):
+    """OpenCV's encoder does not know .jfif."""
+    path = tmp_path / f'a{suffix.upper()}'
+    write_image(path, PIXELS)
+    assert path.read_bytes().startswith(b'\xff\xd8\xff')
+    assert read_image(path).shape == PIXELS.shape
 
 
 def test_files_that_cannot_be_written_are_one_line(tmp_path):

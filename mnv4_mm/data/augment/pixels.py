@@ -5,10 +5,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from mnv4_mm.images import read_image
+from mnv4_mm.images import JPEG_SUFFIXES, read_image
 
 Box = tuple[int, int, int, int]  # (x1, y1, x2, y2) in pixels
-JPEG_SUFFIXES = ('.jpg', '.jpeg')  # OpenCV decodes files of other formats in full before it reduces them
 
 
 class ColourDistortion(NamedTuple):
@@ -48,6 +47,7 @@ def read_reduced(path: str, box: Box, scale: tuple[int, int]) -> tuple[np.ndarra
         UserError: The file is missing or not a readable image.
     """
     shrink = min((box[2] - box[0]) / scale[0], (box[3] - box[1]) / scale[1])
+    # OpenCV decodes files of other formats in full before it reduces them.
     factors = (1, 2, 4, 8) if path.lower().endswith(JPEG_SUFFIXES) else (1,)
     reduction = max(factor for factor in factors if factor == 1 or factor <= shrink)
     return read_image(path, reduction), reduction

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from mnv4_mm.data.findings import Finding
 from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, MaskedImage
 from mnv4_mm.data.formats.files import refuse_folder
-from mnv4_mm.images import IMAGE_SUFFIXES
+from mnv4_mm.images import IMAGE_SUFFIXES, JPEG_SUFFIXES
 
 MASK_SUFFIXES = IMAGE_SUFFIXES
 # Names of folders, in lower case; the first that fits is used.
@@ -468,7 +468,7 @@ def _pair_in_one_folder(root: Path, base: Path) -> Pairs | None:
         names = {file.name for file in masks}
         images = [file for file in files if file.name not in names and not file.name.lower().endswith('.gif')]
     else:
-        images = [file for file in files if file.name.lower().endswith(('.jpg', '.jpeg'))]
+        images = [file for file in files if file.name.lower().endswith(JPEG_SUFFIXES)]
         masks = [file for file in files if file.name.lower().endswith('.png')]
         if not _have_one_channel(root, masks) or {i.stem for i in images}.isdisjoint(m.stem for m in masks):
             return None

@@ -291,10 +291,9 @@ def _listed_names(path: Path) -> dict[int, str]:
     return dict(enumerate(lines))
 
 
-def _lists_of_names(files: Files) -> dict[str, dict[int, str]]:
-    """Return the class names by number of each file of ``NAME_FILES``, the preferred file first."""
-    found = [name for base in NAME_FILES for name in files.names if posixpath.basename(name).lower() == base]
-    return {name: _listed_names(files.root / name) for name in found}
+def _list_files(files: Files) -> list[str]:
+    """Return the files with the names of ``NAME_FILES``, the preferred one first."""
+    return [name for base in NAME_FILES for name in files.names if posixpath.basename(name).lower() == base]
 
 
 def _find_difference(source: Path, here: dict[int, str], other: str, there: dict[int, str]) -> Finding:
@@ -310,7 +309,11 @@ def _compare_lists(files: Files, description: Description, names: dict[int, str]
     Labelling tools write such a list, whose order is that of the label files. A list with other names is a leftover.
     """
     ordered = [names[number] for number in sorted(names)]
-    for name, listed in _lists_of_names(files).items():
+    for name in _list_files(files):
+        try:
+            listed = _listed_names(files.root / name)
+        except UserError:  # not text, and not needed
+            continue
         if list(listed.values()) != ordered and sorted(listed.values()) == sorted(ordered):
             data.findings.append(_find_difference(files.root / description.name, names, name, listed))
             return
@@ -318,7 +321,7 @@ def _compare_lists(files: Files, description: Description, names: dict[int, str]
 
 def _names(files: Files, rows: dict[str, list[list[str]]], data: DetectionData) -> dict[int, str]:
     """Return the class names of a data set without a description."""
-    lists = _lists_of_names(files)
+    lists = {name: _listed_names(files.root / name) for name in _list_files(files)}
     if lists:
         chosen = next(iter(lists))
         if others := [name for name in lists if lists[name] != lists[chosen]]:

@@ -104,6 +104,7 @@ def test_classes_that_nobody_names(load):
         ('cat\ndog\n', None),
         ('dog\nperson\n', None),  # LabelImg's list of another project
         ('dog\ncat\nperson\n', None),
+        (b'K\xfcrbis', None),  # not UTF-8
     ],
 )
 def test_a_list_of_classes_in_another_order_than_the_description(load, listed, problem):
@@ -554,6 +555,16 @@ def test_images_of_formats_that_are_not_read(load, tmp_path):
         ('unreadable-image', '', 'it is not a readable image: HEIC is not read; convert it to JPEG'),
     ]
     assert '1 image in formats that are not read, left out: c.jxl; convert them to JPEG' in data.notes
+
+
+@pytest.mark.parametrize('suffix', ['.jfif', '.JPE'])
+def test_other_suffixes_of_jpeg(load, tmp_path, suffix):
+    write_images(tmp_path, ['a.jpg'])
+    (tmp_path / 'images/train').mkdir(parents=True)
+    (tmp_path / 'a.jpg').rename(tmp_path / f'images/train/a{suffix}')
+    data = load({'data.yaml': YAML, 'labels/train/a.txt': ROW}, ['images/val/b.jpg'])
+    assert boxes(data) == {f'images/train/a{suffix}': [DOG], 'images/val/b.jpg': []}
+    assert not findings(data, Rule.FATAL, Rule.DROPPED)
 
 
 def test_absolute_paths_in_a_list(load):
