@@ -8,7 +8,7 @@ import math
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from contextlib import suppress
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
@@ -45,6 +45,7 @@ FOLDERS = {
 }
 RUN_LENGTHS = re.compile(r'[0-o]*[0-O]')
 MAX_RUN_SIDE = 2**20
+MAX_DIGITS = 20
 MAX_ID = 2**63  # numpy and PyTorch hold ids as 64-bit integers
 Id = int | str
 
@@ -402,11 +403,14 @@ def read_boxes(
         image = images.get(image_id) if image_id is not None else None
         if image is None:
             if image_id is None or image_id not in rejected:
-                problem = f'image_id {_show(entry.get("image_id"))} is not listed in images'
+                problem = (
+                    f'image_id {_show(entry.get("image_id"))} is not listed in images{_other_type(image_id, images)}'
+                )
                 data.findings.append(Finding('image-unlisted', path, problem, position))
             continue
         if category_id is None or category_id not in labels:
             problem = f'category_id {_show(entry.get("category_id"))} is not listed in categories'
+            problem += _other_type(category_id, labels)
             data.findings.append(Finding('class-unlisted', path, problem, position))
             continue
         numbers = entry.get('bbox')
@@ -490,6 +494,14 @@ def _id(entry: Any, key: str) -> Id | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return value if isinstance(value, int | str) and not isinstance(value, bool) else None
+
+
+def _other_type(number: Id | None, listed: Container[Id]) -> str:
+    """Return for a message that an id which is not listed would be as text, or as a number. Usually empty."""
+    if isinstance(number, int):
+        return ' as a number, but as text: write both alike' if str(number) in listed else ''
+    is_digits = number is not None and number.isascii() and number.isdecimal() and len(number) < MAX_DIGITS
+    return f' as text, but the number {number} is: write both alike' if is_digits and int(number) in listed else ''
 
 
 def _is_number(value: Any) -> bool:

@@ -342,7 +342,19 @@ def test_ids_that_are_text_or_too_large_are_replaced(load, content, convert):
 
 def test_ids_of_two_types_do_not_match(load, content):
     content['annotations'][0]['image_id'] = '1'
-    assert findings(load(content)) == [('image-unlisted', 'annotation 1', "image_id '1' is not listed in images")]
+    content['annotations'][1]['category_id'] = '2'
+    ending = 'as text, but the number {} is: write both alike'
+    assert findings(load(content)) == [
+        ('image-unlisted', 'annotation 1', f"image_id '1' is not listed in images {ending.format(1)}"),
+        ('class-unlisted', 'annotation 2', f"category_id '2' is not listed in categories {ending.format(2)}"),
+    ]
+
+
+def test_numbers_do_not_match_ids_that_are_text(load, content):
+    for category in content['categories']:
+        category['id'] = str(category['id'])
+    problem = 'category_id 1 is not listed in categories as a number, but as text: write both alike'
+    assert findings(load(content))[0] == ('class-unlisted', 'annotation 1', problem)
 
 
 def test_whole_numbers_with_a_decimal_point_are_ids(load, content):
