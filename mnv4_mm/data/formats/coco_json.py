@@ -414,12 +414,12 @@ def read_boxes(
             data.findings.append(Finding('class-unlisted', path, problem, position))
             continue
         numbers = entry.get('bbox')
-        if numbers is None and (outline := _outline(entry.get('segmentation'))):
+        if numbers in (None, []) and (outline := _outline(entry.get('segmentation'))):
             numbers = outline
             outlines.append(position)
         if not (isinstance(numbers, list) and len(numbers) == 4 and all(map(_is_number, numbers))):
             problem = f'the box {_show(numbers)} is not [x, y, width, height]'
-            if numbers is None:
+            if numbers in (None, []):
                 problem = 'it has no bbox, and no segmentation that a box can be drawn around'
             data.findings.append(Finding('box-invalid', path, problem, position))
             continue
@@ -497,11 +497,11 @@ def _id(entry: Any, key: str) -> Id | None:
 
 
 def _other_type(number: Id | None, listed: Container[Id]) -> str:
-    """Return for a message that an id which is not listed would be as text, or as a number. Usually empty."""
+    """Return for a message that an id is listed, but as text instead of a number or the reverse. Usually empty."""
     if isinstance(number, int):
-        return ' as a number, but as text: write both alike' if str(number) in listed else ''
+        return ': it is a number, and there it is text' if str(number) in listed else ''
     is_digits = number is not None and number.isascii() and number.isdecimal() and len(number) < MAX_DIGITS
-    return f' as text, but the number {number} is: write both alike' if is_digits and int(number) in listed else ''
+    return ': it is text, and there it is a number' if is_digits and int(number) in listed else ''
 
 
 def _is_number(value: Any) -> bool:

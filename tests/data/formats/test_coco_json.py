@@ -229,6 +229,7 @@ def set_key(key, value, entry=0, kind='annotations'):
         (set_boxes([1, 2, True, 4]), [('box-invalid', 'annotation 1')]),
         (set_key('bbox', None), [('box-invalid', 'annotation 1')]),
         (set_key('bbox', dict(x=1)), [('box-invalid', 'annotation 1')]),
+        (set_key('bbox', []), [('box-invalid', 'annotation 1')]),
         (set_key('iscrowd', 'no'), [('box-invalid', 'annotation 1')]),
         (set_key('image_id', 7), [UNLISTED]),
         (set_key('image_id', None), [UNLISTED]),
@@ -343,17 +344,24 @@ def test_ids_that_are_text_or_too_large_are_replaced(load, content, convert):
 def test_ids_of_two_types_do_not_match(load, content):
     content['annotations'][0]['image_id'] = '1'
     content['annotations'][1]['category_id'] = '2'
-    ending = 'as text, but the number {} is: write both alike'
     assert findings(load(content)) == [
-        ('image-unlisted', 'annotation 1', f"image_id '1' is not listed in images {ending.format(1)}"),
-        ('class-unlisted', 'annotation 2', f"category_id '2' is not listed in categories {ending.format(2)}"),
+        (
+            'image-unlisted',
+            'annotation 1',
+            "image_id '1' is not listed in images: it is text, and there it is a number",
+        ),
+        (
+            'class-unlisted',
+            'annotation 2',
+            "category_id '2' is not listed in categories: it is text, and there it is a number",
+        ),
     ]
 
 
 def test_numbers_do_not_match_ids_that_are_text(load, content):
     for category in content['categories']:
         category['id'] = str(category['id'])
-    problem = 'category_id 1 is not listed in categories as a number, but as text: write both alike'
+    problem = 'category_id 1 is not listed in categories: it is a number, and there it is text'
     assert findings(load(content))[0] == ('class-unlisted', 'annotation 1', problem)
 
 
@@ -518,8 +526,9 @@ def test_images_in_sub_folders_that_the_file_does_not_name(load, content):
     assert len(data.notes) == 1
 
 
-def test_a_box_from_its_outline(load, content):
-    content['annotations'][0].update(bbox=None, segmentation=[[1, 2, 4, 2, 4, 6]])
+@pytest.mark.parametrize('missing', [None, []])
+def test_a_box_from_its_outline(load, content, missing):
+    content['annotations'][0].update(bbox=missing, segmentation=[[1, 2, 4, 2, 4, 6]])
     data = load(content)
     assert boxes(data)['images/a.jpg'] == [CAT]
     assert '1 annotation without bbox: the box around the outline is used (first: annotation 1)' in data.notes[0]
