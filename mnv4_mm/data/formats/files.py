@@ -27,6 +27,7 @@ MAX_STRIPPED = 4  # most leading folders of a name that are left out to find the
 VOC_OBJECT, LABELME_OBJECT = b'<object>', b'"label"'
 OTHER_FOLDERS = ('__MACOSX', 'lost+found')  # of macOS's archives and of file systems
 DRIVE = re.compile(r'[A-Za-z]:')
+URL = re.compile(r'(?!file:)[A-Za-z][A-Za-z0-9+.-]+://')
 WORDS = re.compile(r'[a-z]+')
 PREDICTIONS = 'predictions.json'  # written by infer
 LABELS = ('.json', '.xml', '.txt', '.yaml', '.yml')
@@ -279,9 +280,7 @@ def locate(
         if not _is_encodable(name) or not new.strip('/. '):
             located.findings.append(Finding('entry-invalid', path, f'{name!r} is not a file name', names[name]))
         elif all(join(folder, new) is None for folder in bases):
-            located.findings.append(
-                Finding('path-outside', path, f'{name!r} leaves the folder{_hint(files, new)}', names[name])
-            )
+            located.findings.append(Finding('path-outside', path, describe_outside(files, name), names[name]))
         else:
             inside.append(name)
     folders, stripped = _choose_folders(files, [straight[name] for name in inside], bases, split)
@@ -436,9 +435,16 @@ def _find_below(files: Files, parts: list[str], split: str | None) -> str | None
     return found[0] if len(found) == 1 else None
 
 
-def _hint(files: Files, name: str) -> str:
-    found = files.images_by_base.get(posixpath.basename(name), [])
-    return f'; {found[0]} has the same name: if it is meant, write that path' if found else ''
+def describe_outside(files: Files, name: str) -> str:
+    """Return the problem of a name in an annotation file that is outside the root, with the image that may be meant."""
+    straight = name.replace('\\', '/')
+    problem = f'{name!r} leaves the folder'
+    if URL.match(straight):
+        # What follows may be a key that gives access.
+        straight = re.split('[?#]', straight)[0]
+        problem = f'{straight!r} is a URL: download the images into the folder'
+    found = files.images_by_base.get(posixpath.basename(unquote(straight)), [])
+    return f'{problem}; {found[0]} has the same name: if it is meant, write that path' if found else problem
 
 
 def match_by_stem(

@@ -16,6 +16,7 @@ from mnv4_mm.data.formats.files import (
     amount,
     beginning,
     complete_splits,
+    describe_outside,
     first,
     images_of_stem,
     join,
@@ -187,7 +188,7 @@ def _read_image(
         straight = listed.replace('\\', '/')
         target = join(folder, straight)
         if target is None or '\0' in listed:
-            data.findings.append(Finding('path-outside', path, f'{listed!r} leaves the folder', 'imagePath'))
+            data.findings.append(Finding('path-outside', path, describe_outside(files, listed), 'imagePath'))
             return None
         if straight != listed:
             data.findings.append(Finding('path-separator', path, f'imagePath is {listed!r}', 'imagePath'))

@@ -16,6 +16,7 @@ from mnv4_mm.data.formats.files import (
     amount,
     beginning,
     complete_splits,
+    describe_outside,
     first,
     images_of_stem,
     join,
@@ -228,7 +229,7 @@ def _read_image(files: Files, name: str, tree: 'Element', split: str, data: Dete
     straight = listed.replace('\\', '/')
     stem = posixpath.splitext(posixpath.basename(name))[0]
     if straight and join(posixpath.dirname(name), straight) is None:
-        data.findings.append(Finding('path-outside', path, f'{listed!r} leaves the folder', 'filename'))
+        data.findings.append(Finding('path-outside', path, describe_outside(files, listed), 'filename'))
         return None
     part = None if split == ALL else split
     image = match_by_stem(files, name, part, listed=straight)

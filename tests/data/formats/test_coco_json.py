@@ -475,7 +475,6 @@ OUTSIDE = (
     r'C:\data\outside.jpg',
     r'..\..\media\upload\4\outside.jpg',
     'file:///outside.jpg',
-    'https://example.org/outside.jpg',
     'images/../../../outside.jpg',
     r'\\server\outside.jpg',
 )
@@ -499,6 +498,23 @@ def test_a_path_that_leaves_the_folder_names_the_image_that_may_be_meant(load, c
     assert problem.endswith(
         r"a.jpg' leaves the folder; images/a.jpg has the same name: if it is meant, write that path"
     )
+
+
+@pytest.mark.parametrize(
+    ('name', 'problem'),
+    [
+        (
+            'https://example.org/p/a.jpg?sig=a%2Fb#c',
+            "'https://example.org/p/a.jpg' is a URL: download the images into the folder; images/a.jpg has the same "
+            'name: if it is meant, write that path',
+        ),
+        ('s3://bucket/c.jpg', "'s3://bucket/c.jpg' is a URL: download the images into the folder"),
+    ],
+)
+def test_urls_of_images(load, content, name, problem):
+    """A query may hold a key, which is not shown."""
+    content['images'][0]['file_name'] = name
+    assert findings(load(content)) == [('path-outside', 'image 1', problem)]
 
 
 def test_windows_separators_inside_of_the_folder(load, content):
