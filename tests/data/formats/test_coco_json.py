@@ -178,7 +178,7 @@ def test_other_files_of_coco_are_not_used(tmp_path, content):
 def test_two_files_for_one_split(load, content):
     load(content, 'a_train.json')
     with pytest.raises(
-        UserError, match=r'2 COCO JSON files for the split train \(a_train.json, b_train.json\): leave one'
+        UserError, match=r'2 COCO JSON files for the split train \(a_train.json, b_train.json\): join them into one'
     ):
         load(content, 'b_train.json')
 
