@@ -287,7 +287,8 @@ def _box(obj: 'Element', offset: int, image: tuple[int, int] | None) -> Xywh:
         try:
             xywh = box_of_edges(left, top, right, bottom, offset)
         except ValueError:
-            raise ValueError(f'{texts} is not a box of four numbers') from None
+            hint = ': numbers need decimal points, no commas' if any(',' in text for text in texts.values()) else ''
+            raise ValueError(f'{texts} is not a box of four numbers{hint}') from None
         angle = _cvat_angle(obj)
         return box_around_rotated(*xywh, angle, image) if angle else xywh
     if rotated is None:

@@ -404,6 +404,9 @@ def _describe_missing(files: Files, base: str, folder: str, item: str, target: s
         inside = f'{target}/' if target else ''
         unread = [name for name in files.with_suffix(*UNREAD_SUFFIXES) if name.startswith(inside)]
         hint = f' of a format that is read: convert {first(unread)} to JPEG' if unread else ''
+        bare = [name for name in files.names if name.startswith(inside) and '.' not in posixpath.basename(name)]
+        if bare and not unread:
+            hint = f', but {amount(len(bare), "file")} without a suffix such as .jpg: add it ({first(bare)})'
         return 'split-missing', f'{item!r} has no images{hint}'
     if join(base, straight) is None and join(folder, straight) is None:
         kind, problem = 'path-outside', f'{item!r} leaves the folder'

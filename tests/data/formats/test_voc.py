@@ -174,6 +174,12 @@ def test_wrong_entries_are_findings(load, content, expected):
     )
 
 
+def test_commas_in_numbers_are_named(load):
+    data = load({'Annotations/a.xml': xml(obj(box=('2,5', 3, 5, 7)))})
+    ((_, _, problem),) = findings(data, Rule.DROPPED)
+    assert problem.endswith('is not a box of four numbers: numbers need decimal points, no commas')
+
+
 def test_boxes_that_make_no_sense_are_kept_for_the_check(load):
     data = load({'Annotations/a.xml': xml(obj(box=('nan', 3, 5, 7)), obj(box=(9, 3, 5, 7)), obj(box=(4, 4, 4, 4)))})
     first, second, third = data.splits[ALL][0].boxes

@@ -423,6 +423,14 @@ def test_descriptions_without_images_say_what_may_be_meant(load, description, im
         load({'data.yaml': description} | files, [] if files else images)
 
 
+def test_files_without_a_suffix_are_named(load):
+    files = {'data.yaml': YAML, 'labels/train/a.txt': ROW, 'images/val/b': b'x', 'images/val/c': b'x'}
+    problem = (
+        "'images/val' has no images, but 2 files without a suffix such as .jpg: add it (images/val/b, images/val/c)"
+    )
+    assert findings(load(files, ['images/train/a.jpg']), Rule.FATAL) == [('split-missing', 'val', problem)]
+
+
 def test_a_split_without_images_is_a_finding(load):
     data = load({'data.yaml': YAML, 'labels/train/a.txt': ROW, 'images/val/b.txt': ROW}, ['images/train/a.jpg'])
     assert findings(data, Rule.FATAL) == [('split-missing', 'val', "'images/val' has no images")]
