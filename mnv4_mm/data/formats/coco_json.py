@@ -175,8 +175,8 @@ def _choose(names: list[str], data: DetectionData) -> dict[str, str]:
         if len(group) > 1:
             raise UserError(
                 f'{data.root} has {len(group)} COCO JSON files {"" if split == ALL else f"for the split {split} "}'
-                f'({first(group)}): join them into one if each has a part of the images, put the name of its split (train, '
-                'val, test) into the name of each, or leave one in the folder'
+                f'({first(group)}): join them into one if each has a part of the images, put the name of its split '
+                '(train, val, test) into each, or leave one in the folder'
             )
     chosen = {split: group[0] for split, group in groups.items()}
     if ALL in chosen and TRAIN in chosen:

@@ -1,6 +1,7 @@
 """Recognise the format of a data set and read it."""
 
 import posixpath
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -23,7 +24,9 @@ BOXES = (
 )
 MASKS = 'a folder of images and one of masks with the same names'
 LABEL_STUDIO = 'is in the own format of Label Studio (JSON or JSON-MIN): export as COCO or YOLO, with images'
-# Common formats that are not read, by suffix: bytes in the beginning of a file (empty for any file), and advice.
+JSON_LINES = 'has JSON lines, an object a line, which are not read: export as COCO, a single object'
+DOTA = 'is in the format of DOTA, with rotated boxes: convert it to YOLO OBB or COCO'
+# Common formats that are not read, by suffix: a pattern in the beginning of a file (empty for any file), and advice.
 FOREIGN: dict[str, tuple[tuple[bytes, str], ...]] = {
     '.json': (
         (b'"_via_', 'is of VGG Image Annotator: export it as COCO'),
@@ -34,7 +37,18 @@ FOREIGN: dict[str, tuple[tuple[bytes, str], ...]] = {
         ),
         (b'"label_id"', 'is in the own format of Datumaro: export as COCO, with images ("COCO 1.0" in CVAT)'),
         (b'"coordinates"', 'is in the format of Create ML: export as COCO'),
+        (b'"classTitle"', 'is in the own format of Supervisely: export as COCO or YOLO'),
+        (b'"_cls"', 'is in the own format of FiftyOne: export as COCO (fiftyone.types.COCODetectionDataset)'),
+        (rb'\A\s*\{[^\n]*\}\s*\n\s*\{', JSON_LINES),
     ),
+    '.jsonl': ((b'', JSON_LINES),),
+    '.ndjson': ((b'', JSON_LINES),),
+    '.txt': (
+        (rb'\A(imagesource|gsd):', DOTA),
+        (rb'\A([-\d.]+ ){8}[A-Za-z][\w-]* [012]\s', DOTA),
+        (rb'\A[A-Za-z_]+( [-\d.]+){14,15}\s', 'is in the format of KITTI: convert it to COCO or YOLO'),
+    ),
+    '.xml': ((b'<imagesize>', 'is in the format of LabelMe 3.0: export as COCO, CVAT or Pascal VOC'),),
     '.csv': ((b'', 'is a table of boxes or classes, which is not read: export as COCO, YOLO or Pascal VOC'),),
     '.tfrecord': ((b'', 'is a TFRecord, which is not read: export as COCO, YOLO or Pascal VOC'),),
     '.parquet': ((b'', 'is a Parquet table, which is not read: export as COCO, YOLO or Pascal VOC'),),
@@ -207,7 +221,7 @@ def _foreign(files: Files, name: str) -> str | None:
     """Return advice on a file of a format that is not read. None if the format is not recognised."""
     start = beginning(files.root / name)
     marks = FOREIGN[posixpath.splitext(name)[1].lower()]
-    return next((f'{name} {advice}.' for mark, advice in marks if mark in start), None)
+    return next((f'{name} {advice}.' for mark, advice in marks if re.search(mark, start)), None)
 
 
 def _describe(root: Path, files: Files) -> str:

@@ -40,11 +40,12 @@ EDGES = ('xmin', 'ymin', 'xmax', 'ymax')
 def find(files: Files) -> list[str]:
     """Return all XML files, relative to the root, if at least one of a sample is a Pascal VOC annotation.
 
-    Otherwise, the list is empty.
+    Otherwise, the list is empty. Files of LabelMe 3.0, which have polygons instead of boxes, are none.
     """
     names = files.with_suffix('.xml')
     sample = names[:: max(1, len(names) // SNIFFED)]
     starts = [beginning(files.root / name, 2**12) for name in sample]
+    starts = [start for start in starts if b'<imagesize>' not in start or b'<bndbox>' in start]
     return names if any(b'<annotation>' in start or b'<annotation ' in start for start in starts) else []
 
 

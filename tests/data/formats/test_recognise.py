@@ -56,6 +56,23 @@ def test_folders_without_labels(tmp_path):
         ),
         ('boxes.json', [dict(image='a.jpg', annotations=[dict(label='a', coordinates={})])], 'Create ML'),
         ('_annotations.csv', 'filename,width\n', '_annotations.csv is a table'),
+        (
+            'ann/a.jpg.json',
+            dict(objects=[dict(classTitle='cat')]),
+            r'ann/a\.jpg\.json is in the own format of Supervisely',
+        ),
+        ('samples.json', dict(samples=[dict(filepath='a.jpg', x=dict(_cls='Detections'))]), 'own format of FiftyOne'),
+        ('boxes.json', '{"image_id": 1, "bbox": [1, 2, 3, 4]}\n{"image_id": 1}\n', 'boxes.json has JSON lines'),
+        ('metadata.jsonl', '{"file_name": "a.jpg"}\n', 'metadata.jsonl has JSON lines'),
+        ('labelTxt/a.txt', 'imagesource:GoogleEarth\ngsd:0.1\n1 2 3 2 3 4 1 4 cat 0\n', 'format of DOTA'),
+        ('labelTxt/a.txt', '1.0 2 3.0 2 3 4 1 4 small-vehicle 0\n', 'format of DOTA'),
+        ('label_2/a.txt', 'Car 0.00 0 -1.58 1 2 3 4 1.5 1.6 3.9 -2.7 1.7 46.7 -1.59\n', 'format of KITTI'),
+        (
+            'a.xml',
+            '<annotation><filename>a.jpg</filename><imagesize><nrows>24</nrows></imagesize><object><name>cat</name>'
+            '<polygon><pt><x>1</x><y>2</y></pt></polygon></object></annotation>',
+            r'a\.xml is in the format of LabelMe 3\.0',
+        ),
     ],
 )
 def test_formats_that_are_not_read(tmp_path, name, content, message):
