@@ -501,8 +501,9 @@ def _other_type(number: Id | None, listed: Container[Id]) -> str:
     """Return for a message that an id is listed, but as text instead of a number or the reverse. Usually empty."""
     if isinstance(number, int):
         return ': it is a number, and there it is text' if str(number) in listed else ''
-    is_digits = number is not None and number.isascii() and number.isdecimal() and len(number) < MAX_DIGITS
-    return ': it is text, and there it is a number' if is_digits and int(number) in listed else ''
+    if number is None or not (number.isascii() and number.isdecimal() and len(number) < MAX_DIGITS):
+        return ''
+    return ': it is text, and there it is a number' if int(number) in listed else ''
 
 
 def _is_number(value: Any) -> bool:
