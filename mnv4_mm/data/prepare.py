@@ -27,7 +27,7 @@ from mnv4_mm.errors import UserError
 from mnv4_mm.files import write_whole
 from mnv4_mm.version import __version__
 
-FORMAT = 2  # of prepared data: raised with every change of the rules
+FORMAT = 3  # of prepared data: raised with every change of the rules
 SPLITS = (TRAIN, VAL)
 UNUSED_DAYS = 30  # after which prepared files are removed: longer than a training takes
 WAIT = 1  # seconds to wait for another process before a message says so

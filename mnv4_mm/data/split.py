@@ -25,6 +25,8 @@ NEAR_BITS, SERIES_BITS = 8, 20
 MIN_SERIES = 4  # fewest images that can be the frames of a video
 CANDIDATES = 64  # random splits, of which the one that divides the classes most evenly is used
 NUMBER = re.compile(r'(\d+)(?=\D*$)')
+# Roboflow exports several augmented copies of an image, some of them mirrored or rotated, which pHash does not see.
+ROBOFLOW = re.compile(r'(.+)\.rf\.[0-9a-f]{32}\.\w+')
 ROWS = 1024  # rows of the distance matrix that are computed at once: 8 MB for each 1,000 images
 
 
@@ -49,10 +51,10 @@ def split_images(
     seed: int = 0,
     previous: Mapping[str, str] | None = None,
 ) -> Division:
-    """Split images at random, with near-duplicates and the frames of a video on the same side.
+    """Split images at random, with near-duplicates, Roboflow's copies and the frames of a video on the same side.
 
     About a fifth of the images is for validation. Several random splits are drawn, and the one that divides the classes
-    most evenly is used. Near-duplicates and frames that make up more than two fifths of the images are divided all the
+    most evenly is used. Images that belong together and make up more than two fifths of all images are divided all the
     same, into runs of successive names; a note says so.
 
     Args:
@@ -120,19 +122,25 @@ def find_near_duplicates(
 ) -> Iterator[Finding]:
     """Yield a finding for each validation image that has a near-duplicate among the training images.
 
+    Copies of one image by Roboflow, which their names tell, count as near-duplicates.
+
     Args:
         root: Folder of the data set.
         splits: Images by split, of which ``TRAIN`` and ``VAL`` are compared.
         hashes: pHash by name of the image, as ``decode_images`` returns it.
     """
     train, val = ({image.name: hashes[image.name] for image in splits.get(name, ())} for name in (TRAIN, VAL))
-    for first, second in near_duplicates(train, val):
-        problem = (
-            'it is a training image, too'
-            if first == second
-            else f'it is a near-duplicate of the training image {first}'
-        )
-        yield Finding('near-duplicate', root / second, problem)
+    near = {second: first for first, second in near_duplicates(train, val)}
+    originals = {original: name for name in reversed(train) if (original := _original(name))}
+    for name in val:
+        if name in near:
+            is_same = near[name] == name
+            problem = 'a training image, too' if is_same else f'a near-duplicate of the training image {near[name]}'
+        elif copy := originals.get(_original(name)):
+            problem = f'made from the same image as the training image {copy}, by its name'
+        else:
+            continue
+        yield Finding('near-duplicate', root / name, f'it is {problem}')
 
 
 def near_duplicates(first: Mapping[str, int], second: Mapping[str, int]) -> list[tuple[str, str]]:
@@ -159,6 +167,12 @@ def near_duplicates(first: Mapping[str, int], second: Mapping[str, int]) -> list
     return pairs
 
 
+def _original(name: str) -> str:
+    """Return the name that Roboflow's copies of an image share; empty for a name of another form."""
+    match = ROBOFLOW.fullmatch(name.rpartition('/')[2])
+    return match[1] if match else ''
+
+
 def _signs(hashes: Sequence[int] | np.ndarray) -> np.ndarray:
     """Return the bits of hashes, (N, 64) float32: 1 for bits that are set, -1 for the others."""
     octets = np.array(hashes, '>u8').view(np.uint8).reshape(-1, 8)
@@ -176,12 +190,15 @@ def _groups(names: Sequence[str], hashes: np.ndarray) -> tuple[np.ndarray, list[
     from scipy.sparse.csgraph import connected_components
 
     near, frames = _near_pairs(hashes), _series_pairs(names, hashes)
-    rows, columns = np.concatenate([near, frames]).T
+    copies = _copy_pairs(names)
+    rows, columns = np.concatenate([near, copies, frames]).T
     links = coo_array((np.ones(len(rows)), (rows, columns)), shape=(len(names), len(names)))
     groups = connected_components(links, directed=False)[1]
     notes = []
     if len(near):
         notes.append(f'near-duplicates stay on one side: {len(np.unique(near))} images')
+    if len(copies):
+        notes.append(f"Roboflow's copies of an image stay on one side: {len(np.unique(copies))} images")
     if len(frames):
         notes.append(f'frames of a video stay on one side: {len(np.unique(frames))} images')
     return _cut(names, groups, notes), notes
@@ -198,6 +215,13 @@ def _near_pairs(hashes: np.ndarray) -> np.ndarray:
         is_above = rows + start < columns
         pairs.append(np.stack([first[rows[is_above] + start], first[columns[is_above]]], 1))
     return np.concatenate(pairs)
+
+
+def _copy_pairs(names: Sequence[str]) -> np.ndarray:
+    """Return pairs of images, (N, 2), that link the copies of an image that Roboflow has made."""
+    originals: dict[str, int] = {}
+    pairs = [(originals.setdefault(original, i), i) for i, name in enumerate(names) if (original := _original(name))]
+    return np.array([pair for pair in pairs if pair[0] != pair[1]], int).reshape(-1, 2)
 
 
 def _series_pairs(names: Sequence[str], hashes: np.ndarray) -> np.ndarray:

@@ -1,9 +1,12 @@
 """Data without a split is split by group, and near-duplicates are found."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from mnv4_mm.data.split import near_duplicates, split_images
+from mnv4_mm.data.form import TRAIN, VAL, LabelledImage
+from mnv4_mm.data.split import find_near_duplicates, near_duplicates, split_images
 from mnv4_mm.errors import UserError
 
 
@@ -44,6 +47,40 @@ def test_near_duplicates_stay_together():
     assert len(division.val) == 20
     assert {name[:-6] for name in division.val}.isdisjoint(name[:-6] for name in division.train)
     assert 'near-duplicates stay on one side: 100 images' in division.notes
+
+
+def roboflow(original, copy):
+    return f'{original}_jpg.rf.{copy:032x}.jpg'
+
+
+def test_roboflow_s_copies_stay_together():
+    """Mirrored copies have other hashes."""
+    names = [f'train/images/{roboflow(f"cell-{i}", 3 * i + copy)}' for i in range(20) for copy in range(3)]
+    for seed in range(5):
+        division = split_images(dict(zip(names, unrelated(60), strict=True)), seed=seed)
+        assert len(division.val) == 12
+        originals = [{name.split('.rf.')[0] for name in part} for part in (division.train, division.val)]
+        assert originals[0].isdisjoint(originals[1])
+        assert division.notes[1:] == ["Roboflow's copies of an image stay on one side: 60 images"]
+
+
+def test_names_that_only_resemble_roboflow_s_are_not_linked():
+    names = [f'a.rf.{i}.jpg' for i in range(20)] + [f'a.rf.{i:032x}/{i}.jpg' for i in range(20)]
+    division = split_images(dict(zip(names, unrelated(40), strict=True)))
+    assert len(division.notes) == 1
+
+
+def test_roboflow_s_copies_in_both_splits_are_named():
+    names = {TRAIN: ['train/' + roboflow(name, 1) for name in 'abc'], VAL: ['valid/' + roboflow(n, 2) for n in 'cbx']}
+    hashes = dict(zip(names[TRAIN] + names[VAL], unrelated(6), strict=True))
+    hashes[names[VAL][1]] = hashes[names[TRAIN][0]]  # named once, as what it resembles most
+    splits = {split: [LabelledImage(name, Path(name)) for name in group] for split, group in names.items()}
+    found = list(find_near_duplicates(Path('data'), splits, hashes))
+    assert [(finding.kind, finding.file) for finding in found] == [
+        ('near-duplicate', Path('data') / name) for name in names[VAL][:2]
+    ]
+    assert found[0].problem == f'it is made from the same image as the training image {names[TRAIN][2]}, by its name'
+    assert found[1].problem == f'it is a near-duplicate of the training image {names[TRAIN][0]}'
 
 
 def test_frames_of_a_video_stay_together():
