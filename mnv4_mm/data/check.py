@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mnv4_mm.data.checked import CheckedData, Count, SplitStatistics, count_by_split, count_sizes, split_of_finding
-from mnv4_mm.data.decode import Decoded, decode_images
+from mnv4_mm.data.decode import Decoded, decode_images, note_turned
 from mnv4_mm.data.decode_once import MISSING
 from mnv4_mm.data.findings import Finding, Rule, dark_image
 from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, Box, DetectionData, LabelledImage
@@ -77,8 +77,9 @@ def check_detection(data: DetectionData, previous: Mapping[str, str] | None = No
     # ``found`` does not include the images and boxes that the reader has left out.
     lost = [finding for finding in data.findings if finding.rule is Rule.DROPPED]
     sources = {name: {image.source for image in images} for name, images in splits.items()}
-    decoded, more, by_split = _check_content(data.root, splits, data.has_centres)
+    decoded, more, by_split, turned = _check_content(data.root, splits, data.has_centres)
     findings += more
+    notes += turned
     hashes = {name: result.hash for name, result in decoded.items()}
     if ALL in splits:
         labels = {image.name: {box.label for box in image.boxes if not box.is_crowd} for image in splits[ALL]}
@@ -125,32 +126,35 @@ def check_as_it_is(data: DetectionData) -> tuple[list[LabelledImage], list[Findi
         UserError: The cache cannot be written.
     """
     splits = {ALL: [image for images in data.splits.values() for image in images]}
-    _, findings, _ = _check_content(data.root, splits, data.has_centres)
+    _, findings, *_ = _check_content(data.root, splits, data.has_centres)
     return splits[ALL], [*data.findings, *_check_classes(data), *findings]
 
 
 def _check_content(
     root: Path, splits: dict[str, list[LabelledImage]], has_centres: bool
-) -> tuple[dict[str, Decoded], list[Finding], list[tuple[str, Finding]]]:
+) -> tuple[dict[str, Decoded], list[Finding], list[tuple[str, Finding]], list[str]]:
     """Check images and boxes, and replace them, in place, by those that are not left out.
 
     Returns:
-        The decoded images by name, the findings, and those that belong to a split, with its name.
+        The decoded images by name, the findings, those that belong to a split, with its name, and notes.
     """
     findings: list[Finding] = []
     by_split: list[tuple[str, Finding]] = []
     decoded = decode_images(root, _inside(image.name for images in splits.values() for image in images))
+    unsized = {image.name for images in splits.values() for image in images if image.size is None}
     for name, images in splits.items():
         splits[name], more = _check_images(root, images, decoded)
         findings += more
         by_split += [(name, finding) for finding in more]
+    labelled = [image.name for images in splits.values() for image in images if image.boxes]
+    notes = note_turned(decoded, labelled, unsized)
     findings += _check_units(splits, has_centres)
     for name, images in splits.items():
         if not any(finding.kind in WHOLE for finding in findings):
-            splits[name], more = _check_boxes(images)
+            splits[name], more = _check_boxes(images, decoded)
             findings += more
             by_split += [(name, finding) for finding in more]
-    return decoded, findings, by_split
+    return decoded, findings, by_split, notes
 
 
 # Kinds that concern all boxes: if there is such a finding, the boxes are not checked one by one.
@@ -315,12 +319,16 @@ def _text(box: Box) -> str:
     return f'[{", ".join(f"{value:g}" for value in box.xywh)}]'
 
 
-def _check_boxes(images: Sequence[LabelledImage]) -> tuple[list[LabelledImage], list[Finding]]:
+def _check_boxes(
+    images: Sequence[LabelledImage], decoded: Mapping[str, Decoded]
+) -> tuple[list[LabelledImage], list[Finding]]:
     """Return the images with their remaining boxes, clipped, and the findings."""
     kept, findings = [], []
     for image in images:
 
         def found(kind: str, box: Box, problem: str, image: LabelledImage = image) -> None:
+            if kind == 'box-outside' and decoded[image.name].orientation > 1:
+                problem += ', which EXIF turns'
             findings.append(Finding(kind, image.source, problem, box.entry))
 
         if image.boxes and not any(any(box.xywh) for box in image.boxes):

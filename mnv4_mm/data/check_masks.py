@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mnv4_mm.data.checked import CheckedData, Count, SplitStatistics, count_by_split, count_sizes, split_of_finding
-from mnv4_mm.data.decode import Decoded, decode_images
+from mnv4_mm.data.decode import Decoded, decode_images, note_turned
 from mnv4_mm.data.findings import Finding, dark_image
 from mnv4_mm.data.form import ALL, TRAIN, VAL, MaskData, MaskedImage
 from mnv4_mm.data.mask_values import MaskValues, decode_masks, pack, unpack
@@ -75,7 +75,7 @@ def check_masks(data: MaskData, previous: Mapping[str, str] | None = None) -> Ch
         for pair in part
         for name in [pair.name]
     }
-    notes = list(data.notes)
+    notes = [*data.notes, *note_turned(decoded, counts)]
     hashes = {name: result.hash for name, result in decoded.items()}
     if ALL in splits:
         present = {pair.name: set(map(int, np.flatnonzero(counts[pair.name]))) for pair in splits[ALL]}

@@ -398,6 +398,48 @@ def test_exif_is_named_as_the_reason_of_a_swapped_size(data):
     assert 'turned.jpg is 64x48, not 48x64: its EXIF orientation 6 turns it' in refusal(result)
 
 
+TURNED = {
+    'half-turn': (3, (WIDTH, HEIGHT), (WIDTH, HEIGHT), True),
+    'mirrored': (2, (WIDTH, HEIGHT), None, True),
+    'quarter-turn': (6, (WIDTH, HEIGHT), (WIDTH, HEIGHT), False),  # the labels are of the turned image
+    'quarter-turn-without-size': (6, (WIDTH, HEIGHT), None, True),
+    'square': (6, (WIDTH, WIDTH), (WIDTH, WIDTH), True),
+    'upright': (1, (WIDTH, HEIGHT), None, False),
+}
+
+
+@pytest.mark.parametrize('case', TURNED)
+def test_images_that_exif_turns_are_mentioned(data, case):
+    orientation, size, stated, is_mentioned = TURNED[case]
+    save_turned(data.root / 'train/turned.png', size, orientation)
+    save_turned(data.root / 'val/turned.png', size, orientation)
+    data.splits[TRAIN][0] = replace(data.splits[TRAIN][0], name='train/turned.png', size=stated)
+    data.splits[VAL][0] = replace(data.splits[VAL][0], name='val/turned.png', size=stated, boxes=[])
+    result = check_detection(data)
+    note = '1 image turned by EXIF, and labels read as of the turned image: train/turned.png'
+    assert [line for line in result.checked.notes if 'EXIF' in line] == [note] * is_mentioned
+    assert refusal(result) == ''
+
+
+def save_turned(path: Path, size: tuple[int, int], orientation: int) -> None:
+    """Write an image that has a size, (width, height), when EXIF has turned it."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = np.random.default_rng(orientation).integers(0, 256, (*(size if orientation > 4 else size[::-1]), 3))
+    Image.fromarray(pixels.astype(np.uint8)).save(path, exif=exif)
+
+
+def test_exif_is_named_if_boxes_leave_an_image_that_it_turns(data):
+    save_turned(data.root / 'train/turned.png', (HEIGHT, WIDTH), 6)
+    data.splits[TRAIN][0] = replace(data.splits[TRAIN][0], name='train/turned.png', size=None)
+    data.splits[TRAIN][0].boxes[0] = Box((30, 5, 30, 10), 0, 'object 1', 300)
+    data.splits[TRAIN][1].boxes[0] = Box((60, 5, 30, 10), 0, 'object 1', 300)
+    found = check_detection(data).checked.findings
+    assert [finding.kind for finding in found] == ['box-outside'] * 2
+    assert found[0].problem.endswith('train/turned.png reaches 12 pixels outside of its 48x64 image, which EXIF turns')
+    assert found[1].problem.endswith('26 pixels outside of its 64x48 image')
+
+
 def test_16_bit_images_of_a_12_bit_sensor_are_named(data):
     values = np.random.default_rng(0).integers(0, 4096, (HEIGHT, WIDTH)).astype(np.uint16)
     cv2.imwrite(str(data.root / 'train/0.png'), values)

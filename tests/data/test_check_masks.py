@@ -243,6 +243,16 @@ def test_an_image_that_is_almost_black_is_mentioned(tmp_path):
     assert 'harmless: images/train/0.png: its brightest value is 15 of 255' in '\n'.join(check(root).lines())
 
 
+def test_an_image_that_exif_turns_upside_down_is_mentioned(tmp_path):
+    root = write(tmp_path / 'data', SPLIT, [0, 1], files={'classes.txt': 'cat\ndog\n'})
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    with Image.open(root / 'images/train/0.jpg') as image:
+        image.load()
+        image.save(root / 'images/train/0.jpg', exif=exif)
+    assert '1 image turned by EXIF, and labels read as of the turned image: images/train/0.jpg' in check(root).notes
+
+
 def test_several_masks_of_an_image(tmp_path):
     root = write(tmp_path / 'data', FLAT._replace(mask='masks/{i}_mask_0.png'), [0, 1], count=4)
     save_mask(root / 'masks/2_mask_1.png', pattern([0, 1]))

@@ -36,7 +36,7 @@ from mnv4_mm.data.formats.files import (
 )
 from mnv4_mm.data.formats.yolo_rows import RowReader, class_number, problem_of
 from mnv4_mm.errors import UserError
-from mnv4_mm.images import IMAGE_SUFFIXES, UNREAD_SUFFIXES, exif_orientation, image_size, unread_format
+from mnv4_mm.images import IMAGE_SUFFIXES, UNREAD_SUFFIXES, image_size, unread_format
 from mnv4_mm.processors import cores
 
 NAME = 'YOLO'
@@ -143,7 +143,7 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
     data.category_ids = tuple(range(1, len(numbers) + 1))
     data.findings += check_names(data.classes, root / description.name)
     order = {number: label for label, number in enumerate(numbers)}
-    sizes = _sizes(files, [name for name, group in rows.items() if group], data)
+    sizes = _sizes(files, [name for name, group in rows.items() if group])
     reader = RowReader(order, _pose_columns(description, root), data)
     before = len(data.findings)
     for split, group in splits.items():
@@ -553,25 +553,17 @@ def _rows(path: Path) -> list[list[str]]:
     return [line.split() for line in read_text(path).splitlines()]
 
 
-def _sizes(files: Files, names: list[str], data: DetectionData) -> dict[str, tuple[int, int]]:
-    """Return width and height of images, without unreadable ones, which the check reports.
+def _sizes(files: Files, names: list[str]) -> dict[str, tuple[int, int]]:
+    """Return width and height of images, without unreadable ones, which the check reports."""
 
-    A note is added on images that EXIF turns: label files do not tell whether the turned image was labelled.
-    """
-
-    def read(name: str) -> tuple[tuple[int, int], bool] | None:
+    def read(name: str) -> tuple[int, int] | None:
         try:
-            return image_size(files.root / name), exif_orientation(files.root / name) > 1
+            return image_size(files.root / name)
         except UserError:
             return None
 
     with ThreadPoolExecutor(cores()) as pool:
-        found = {name: values for name, values in zip(names, pool.map(read, names), strict=True) if values}
-    if turned := [name for name, (_, is_turned) in found.items() if is_turned]:
-        data.notes.append(
-            f'{amount(len(turned), "image")} turned by EXIF, and labels read as of the turned image: {first(turned)}'
-        )
-    return {name: size for name, (size, _) in found.items()}
+        return {name: size for name, size in zip(names, pool.map(read, names), strict=True) if size}
 
 
 def _pose_columns(description: Description, root: Path) -> int | None:

@@ -1,7 +1,6 @@
 """YOLO data of Ultralytics, Roboflow, CVAT, Label Studio, supervision and darknet."""
 
 import pytest
-from PIL import Image
 from small_data import boxes, findings, write_file, write_images
 
 from mnv4_mm.data.check import check_detection
@@ -462,17 +461,6 @@ def test_classes_that_are_counted_from_another_number(load, description, row, pr
 def test_a_sixth_number_is_a_score_or_a_track(load, number):
     data = load({'data.yaml': YAML, 'labels/train/a.txt': f'{ROW} {number}'})
     assert data.notes[-1] == '1 line with a sixth number (a score, track id or angle), which is ignored'
-
-
-def test_images_that_exif_turns_are_mentioned(load, tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    for name in ('a', 'b'):
-        (tmp_path / 'images').mkdir(exist_ok=True)
-        Image.new('RGB', (24, 32)).save(tmp_path / f'images/{name}.jpg', exif=exif if name == 'a' else b'')
-    data = load({'classes.txt': 'cat\ndog', 'labels/a.txt': ROW, 'labels/b.txt': ROW}, [])
-    assert boxes(data)['images/a.jpg'] == [DOG]
-    assert '1 image turned by EXIF, and labels read as of the turned image: images/a.jpg' in data.notes
 
 
 @pytest.mark.parametrize('label', ['labels/a.jpg.txt', 'images/a.jpg.txt', 'labels/A.JPG.txt'])
