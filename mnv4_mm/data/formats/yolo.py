@@ -48,6 +48,7 @@ OTHER_TEXTS = (*NAME_FILES, 'train.txt', 'val.txt', 'valid.txt', 'test.txt', 're
 IMAGE_FOLDERS = ('images', 'image', 'imgs', 'img', 'jpegimages')  # in upper or lower case
 LABEL_FOLDERS = ('labels', 'Labels', 'LABELS', 'label', 'Label', 'annotations')
 MAIN = ('data.yaml', 'data.yml')
+MIN_LABELS = 10  # fewest labels in which it is unusual that the first class alone does not occur
 MAX_CLASSES = 10_000  # if the classes have no names, but only numbers
 
 
@@ -157,6 +158,11 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
             data.splits[split].append(image)
     used = {number for group in rows.values() for row in group if row and (number := class_number(row[0])) is not None}
     data.findings[before:] = join_unlisted(data.findings[before:], used, order.keys(), root / description.name)
+    if order.keys() - used == {0} and sum(map(len, rows.values())) >= MIN_LABELS:
+        data.notes.append(
+            f'no label has the class 0, {names[0]!r}, and all other classes have some: are the labels counted from 1? '
+            'YOLO counts from 0'
+        )
     reader.add_notes()
     data.splits = split_by_folder(complete_splits(data.splits), data.notes)
     return data

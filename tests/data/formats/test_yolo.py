@@ -457,6 +457,25 @@ def test_classes_that_are_counted_from_another_number(load, description, row, pr
     assert problem in finding.problem
 
 
+@pytest.mark.parametrize(
+    ('names', 'used', 'is_asked'),
+    [
+        ('cat, dog, cow', '1211112222', True),
+        ('cat, dog, cow', '121111222', False),  # too few to tell
+        ('cat, dog, cow', '2222222222', False),
+        ('cat, dog, cow', '0111111111', False),
+    ],
+)
+def test_labels_that_may_be_counted_from_1(load, names, used, is_asked):
+    rows = '\n'.join(number + ROW.removeprefix('1') for number in used)
+    data = load({'data.yaml': YAML.replace('cat, dog', names), 'labels/train/a.txt': rows})
+    assert data.findings == []
+    asked = [note for note in data.notes if 'counted from 1?' in note]
+    assert [note.split(':')[0] for note in asked] == [
+        "no label has the class 0, 'cat', and all other classes have some"
+    ] * is_asked
+
+
 @pytest.mark.parametrize('number', ['0.93', '7', '-1', '1.0'])
 def test_a_sixth_number_is_a_score_or_a_track(load, number):
     data = load({'data.yaml': YAML, 'labels/train/a.txt': f'{ROW} {number}'})
