@@ -18,6 +18,9 @@ from mnv4_mm.data.decode import Decoded, decode_images, note_turned
 from mnv4_mm.data.decode_once import MISSING
 from mnv4_mm.data.findings import Finding, Rule, dark_image
 from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, Box, DetectionData, LabelledImage
+from mnv4_mm.data.formats.coco_json import NAME as COCO
+from mnv4_mm.data.formats.files import first
+from mnv4_mm.data.polygons import check_polygons
 from mnv4_mm.data.split import divide, find_near_duplicates
 from mnv4_mm.images import DARK, exif_orientation
 
@@ -31,6 +34,10 @@ MIN_PERCENT_BOXES, MIN_PERCENT_SIDE, NEAR_100 = 20, 250, 99.5
 # Areas are in another unit than the boxes if more than half of at least MIN_AREAS boxes have an area of more than
 # LARGE_AREA times (width + 1) times (height + 1), the area by tools that count both corners as inside of the box.
 MIN_AREAS, LARGE_AREA = 5, 1.5
+# Boxes are nearly twice in the data if more than NEAR_SHARE of them have another of their class and image with an IoU
+# above NEAR_IOU.
+NEAR_SHARE, NEAR_IOU = 0.1, 0.9
+BARE_SHARE = 0.2  # of the images, above which those without boxes are mentioned
 MIN_CORNERS = 5  # fewest boxes that can be recognised as (x1, y1, x2, y2) instead of (x, y, width, height)
 OUTSIDE_SHARE = 0.2
 DRIVE, SEPARATOR = re.compile('[A-Za-z]:'), re.compile(r'[/\\]')
@@ -74,12 +81,16 @@ def check_detection(data: DetectionData, previous: Mapping[str, str] | None = No
         name: dict(images=len(images), boxes=sum(len(image.boxes) for image in images))
         for name, images in splits.items()
     }
+    notes += _note_bare(splits, data.has_centres)
     # ``found`` does not include the images and boxes that the reader has left out.
     lost = [finding for finding in data.findings if finding.rule is Rule.DROPPED]
     sources = {name: {image.source for image in images} for name, images in splits.items()}
     decoded, more, by_split, turned = _check_content(data.root, splits, data.has_centres)
     findings += more
     notes += turned
+    if data.format == COCO and not any(finding.kind in WHOLE for finding in findings):
+        for path in sorted(set().union(*sources.values())):
+            findings += check_polygons(path)
     hashes = {name: result.hash for name, result in decoded.items()}
     if ALL in splits:
         labels = {image.name: {box.label for box in image.boxes if not box.is_crowd} for image in splits[ALL]}
@@ -154,6 +165,8 @@ def _check_content(
             splits[name], more = _check_boxes(images, decoded)
             findings += more
             by_split += [(name, finding) for finding in more]
+    if not any(finding.kind in WHOLE for finding in findings):
+        findings += _check_copies(splits)
     return decoded, findings, by_split, notes
 
 
@@ -206,6 +219,17 @@ def _choose_splits(splits: dict[str, list[LabelledImage]]) -> list[str]:
     if ALL in splits and TRAIN in splits:
         notes.append(f'{len(splits.pop(ALL))} images of no split are not used')
     return notes
+
+
+def _note_bare(splits: Mapping[str, Sequence[LabelledImage]], has_centres: bool) -> list[str]:
+    """Return a note, or none, on images without boxes if there are many. YOLO's reader names those without a file."""
+    images = [image for images in splits.values() for image in images]
+    bare = [image for image in images if not image.boxes]
+    is_named = has_centres and all(image.source.suffix != '.txt' for image in bare)
+    if is_named or not BARE_SHARE * len(images) < len(bare) < len(images):
+        return []
+    names = first([image.name for image in bare])
+    return [f'{len(bare)} of {len(images)} images have no boxes, taken as images without objects: {names}']
 
 
 def _check_classes(data: DetectionData) -> Iterator[Finding]:
@@ -306,6 +330,49 @@ def _check_units(splits: Mapping[str, Sequence[LabelledImage]], has_centres: boo
             f'{box.area:g}'
         )
         yield Finding('area-unit', image.source, problem, box.entry)
+
+
+def _check_copies(splits: Mapping[str, Sequence[LabelledImage]]) -> Iterator[Finding]:
+    """Yield a finding if many boxes have a near copy: another box of their class in their image.
+
+    Args:
+        splits: Images by split, with boxes that are finite and not empty.
+    """
+    pairs = [(image, box) for images in splits.values() for image in images for box in image.boxes if not box.is_crowd]
+    numbers = {
+        id(image): number for number, image in enumerate(image for images in splits.values() for image in images)
+    }
+    table = np.array([(numbers[id(image)], box.label, *box.xywh) for image, box in pairs], float).reshape(-1, 6)
+    order = np.lexsort(table[:, :3].T[::-1])  # by image, class and left edge
+    table = table[order]
+    start, size, area = table[:, 2:4], table[:, 4:], table[:, 4:].prod(1)
+    end = start + size
+    has_copy = np.zeros(len(pairs), bool)
+    example: tuple[int, int] | None = None
+    # The left edges of two boxes of a large IoU are near each other: each box is compared with those that follow, until
+    # one is of another image or class, or too far away.
+    first: np.ndarray = np.arange(len(pairs))
+    step = 0
+    while len(first):
+        step += 1
+        first = first[first + step < len(pairs)]
+        second = first + step
+        is_near = (table[first, :2] == table[second, :2]).all(1)
+        is_near &= start[second, 0] - start[first, 0] <= (1 - NEAR_IOU) * size[first, 0]
+        first, second = first[is_near], second[is_near]
+        sides = np.minimum(end[first], end[second]) - np.maximum(start[first], start[second])
+        common = sides.clip(0).prod(1)
+        found = common > NEAR_IOU * (area[first] + area[second] - common)
+        has_copy[first[found]] = has_copy[second[found]] = True
+        if found.any() and example is None:
+            example = order[first[found.argmax()]], order[second[found.argmax()]]
+    if example and has_copy.sum() > NEAR_SHARE * len(pairs):
+        (image, one), (_, other) = (pairs[i] for i in sorted(example))
+        problem = (
+            f'{has_copy.sum()} of {len(pairs)} boxes have a near copy of the same class, such as {_text(one)} and '
+            f'{_text(other)} of {image.name}'
+        )
+        yield Finding('boxes-nearly-twice', image.source, problem, other.entry)
 
 
 def _excess(image: LabelledImage, box: Box) -> tuple[float, float, float, float]:

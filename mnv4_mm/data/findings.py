@@ -61,6 +61,12 @@ KINDS: dict[str, Kind] = {
     'boxes-as-shares': Kind(
         Rule.FATAL, 'they look like shares of the image: write them in pixels, in COCO JSON as [x, y, width, height]'
     ),
+    'boxes-nearly-twice': Kind(
+        Rule.HARMLESS, 'both are trained on; if several people have labelled the same objects, keep the boxes of one'
+    ),
+    'boxes-unlike-polygons': Kind(
+        Rule.FATAL, 'correct the boxes or the polygons; polygons that are wrong may also be removed'
+    ),
     'category-id-twice': Kind(Rule.FATAL, 'give each category its own id'),
     'class-count': Kind(Rule.FATAL, 'correct the list of classes'),
     'class-ids-shifted': Kind(

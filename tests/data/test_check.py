@@ -331,6 +331,67 @@ def test_repeated_boxes_are_used_once(data):
     assert [box.annotation_id for box in result.splits[TRAIN][0].boxes] == [1, 2, 51]
 
 
+def test_many_boxes_with_a_near_copy_are_mentioned(data):
+    """As if two people had labelled the same objects."""
+
+    def add_copies(image: LabelledImage, shift: float) -> None:
+        image.boxes += [
+            replace(b, xywh=(b.xywh[0] + shift, *b.xywh[1:]), entry=f'copy of {b.entry}') for b in image.boxes
+        ]
+
+    add_copies(data.splits[TRAIN][1], 0.5)  # of 20 and 8 pixels: IoU 0.95 and 0.88
+    result = check_detection(data)
+    (found,) = result.checked.findings
+    assert (found.kind, found.entry) == ('boxes-nearly-twice', 'copy of annotation 3')
+    assert found.problem == (
+        '2 of 18 boxes have a near copy of the same class, such as [5, 5, 20, 10] and [5.5, 5, 20, 10] of train/1.png'
+    )
+    assert result.splits == data.splits
+    assert refusal(result) == ''
+    add_copies(data.splits[TRAIN][0], 2)  # IoU 0.82: no near copies, of which there are now 2 of 20
+    assert check_detection(data).checked.findings == ()
+
+
+def test_near_copies_are_of_one_class_and_one_image(data):
+    for image in data.splits[TRAIN]:
+        first, _ = image.boxes
+        x, y, width, height = first.xywh
+        others = [(x + 0.1, y, width, height), (x, y, width, 2 * height), (x, y + 8, width, height)]
+        image.boxes = [first, replace(first, xywh=others[0], label=1), *(replace(first, xywh=b) for b in others[1:])]
+        image.boxes.append(replace(first, xywh=others[0], is_crowd=True))
+    assert check_detection(data).checked.findings == ()
+
+
+def test_near_copies_among_many_boxes_of_one_left_edge(data):
+    """Between the two in the order of their left edges are others."""
+    for image in data.splits[TRAIN]:
+        image.boxes = [Box((4 + i / 100, 4 * i + 1, 20, 3), int(i == 9), f'line {i}') for i in range(10)]
+        image.boxes.append(replace(image.boxes[0], xywh=(4.5, 1, 20, 3), entry='copy'))
+    (found,) = check_detection(data).checked.findings
+    assert found.problem.startswith(
+        '12 of 70 boxes have a near copy of the same class, such as [4, 1, 20, 3] and [4.5, 1'
+    )
+
+
+@pytest.mark.parametrize(('count', 'is_mentioned'), [(1, False), (2, True), (8, False)])
+def test_many_images_without_boxes_are_mentioned(data, count, is_mentioned):
+    images = [image for images in data.splits.values() for image in images]
+    for image in [*images[: count - 1], images[-1]]:
+        image.boxes = []
+    notes = check_detection(data).checked.notes
+    note = '2 of 8 images have no boxes, taken as images without objects: train/0.png, val/1.png'
+    assert notes == ((note,) if is_mentioned else ())
+
+
+def test_images_without_a_label_file_are_not_named_twice(data):
+    data.has_centres = True
+    for image in data.splits[TRAIN][:3]:
+        image.boxes, image.source = [], data.root / 'data.yaml'
+    assert check_detection(data).checked.notes == ()
+    data.splits[VAL][0].boxes, data.splits[VAL][0].source = [], data.root / 'val/0.txt'
+    assert check_detection(data).checked.notes[0].startswith('4 of 8 images have no boxes')
+
+
 def test_a_crowd_with_the_box_of_an_object_is_no_repetition(data):
     image = data.splits[TRAIN][0]
     image.boxes.insert(0, replace(image.boxes[0], is_crowd=True, entry='annotation 100'))
