@@ -338,24 +338,25 @@ def _check_copies(splits: Mapping[str, Sequence[LabelledImage]]) -> Iterator[Fin
     Args:
         splits: Images by split, with boxes that are finite and not empty.
     """
-    pairs = [(image, box) for images in splits.values() for image in images for box in image.boxes if not box.is_crowd]
-    numbers = {
-        id(image): number for number, image in enumerate(image for images in splits.values() for image in images)
-    }
-    table = np.array([(numbers[id(image)], box.label, *box.xywh) for image, box in pairs], float).reshape(-1, 6)
+    images = [image for group in splits.values() for image in group]
+    boxes = [[box for box in image.boxes if not box.is_crowd] for image in images]
+    owners = np.repeat(np.arange(len(images)), [len(group) for group in boxes])
+    flat = [box for group in boxes for box in group]
+    labels = np.array([box.label for box in flat])
+    table = np.column_stack([owners, labels, np.array([box.xywh for box in flat], float).reshape(-1, 4)])
     order = np.lexsort(table[:, :3].T[::-1])  # by image, class and left edge
     table = table[order]
     start, size, area = table[:, 2:4], table[:, 4:], table[:, 4:].prod(1)
     end = start + size
-    has_copy = np.zeros(len(pairs), bool)
+    has_copy = np.zeros(len(flat), bool)
     example: tuple[int, int] | None = None
     # The left edges of two boxes of a large IoU are near each other: each box is compared with those that follow, until
     # one is of another image or class, or too far away.
-    first: np.ndarray = np.arange(len(pairs))
+    first: np.ndarray = np.arange(len(flat))
     step = 0
     while len(first):
         step += 1
-        first = first[first + step < len(pairs)]
+        first = first[first + step < len(flat)]
         second = first + step
         is_near = (table[first, :2] == table[second, :2]).all(1)
         is_near &= start[second, 0] - start[first, 0] <= (1 - NEAR_IOU) * size[first, 0]
@@ -366,10 +367,11 @@ def _check_copies(splits: Mapping[str, Sequence[LabelledImage]]) -> Iterator[Fin
         has_copy[first[found]] = has_copy[second[found]] = True
         if found.any() and example is None:
             example = order[first[found.argmax()]], order[second[found.argmax()]]
-    if example and has_copy.sum() > NEAR_SHARE * len(pairs):
-        (image, one), (_, other) = (pairs[i] for i in sorted(example))
+    if example and has_copy.sum() > NEAR_SHARE * len(flat):
+        one, other = (flat[i] for i in sorted(example))
+        image = images[owners[example[0]]]
         problem = (
-            f'{has_copy.sum()} of {len(pairs)} boxes have a near copy of the same class, such as {_text(one)} and '
+            f'{has_copy.sum()} of {len(flat)} boxes have a near copy of the same class, such as {_text(one)} and '
             f'{_text(other)} of {image.name}'
         )
         yield Finding('boxes-nearly-twice', image.source, problem, other.entry)
