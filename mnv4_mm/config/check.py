@@ -20,6 +20,7 @@ from mnv4_mm.config.rules import (
     check_unit,
 )
 from mnv4_mm.config.source import merge_values, read_checkpoint_source, read_source
+from mnv4_mm.config.values import check_values
 from mnv4_mm.data.documents import PARSED_BYTES, check_json
 from mnv4_mm.data.formats.configured import FIND, HINTS, coco_split, innermost_dataset, mask_split
 from mnv4_mm.data.formats.recognise import Task, check_folder, recognise
@@ -71,7 +72,35 @@ def check_config(config: str | None, options: ConfigOptions, checkpoint: str | P
         if getattr(options, unit, None):  # options of training only
             check_unit(source, unit)
     check_keys(options.cfg_options or {}, source)
+    _check_values(source, options)
     return source
+
+
+def _check_values(source: Mapping[str, Any], options: ConfigOptions) -> None:
+    """Check the values of a config with its backbone and ``--cfg-options``.
+
+    Args:
+        source: Top-level values of a config.
+        options: Options of training or evaluation. What only training uses is not checked for an evaluation, unless an
+            option sets it.
+
+    Raises:
+        UserError: See ``check_values``.
+    """
+    values = dict(source)
+    if getattr(options, 'qat', None):
+        values.pop('model', None)  # replaced by that of a checkpoint, which is not read here
+    elif options.backbone:
+        is_timm = options.backbone.startswith('timm:')
+        backbone = dict(type='TimmFeatures') if is_timm else dict(arch=options.backbone.removeprefix('mnv4_'))
+        values['model'] = {**values['model'], 'backbone': {**values['model']['backbone'], **backbone}}
+    cfg_options = options.cfg_options or {}
+    try:
+        values = merge_values(values, cfg_options)
+    # mmengine reports the mistake when it sets these values.
+    except (KeyError, TypeError):
+        return
+    check_values(values, cfg_options, only_options=not isinstance(options, TrainOptions))
 
 
 def check_config_data(source: Mapping[str, Any], options: ConfigOptions, loaders: Sequence[str]) -> None:

@@ -264,6 +264,11 @@ def check_keys(cfg_options: Mapping[str, Any], names: Iterable[str]) -> None:
     names = set(names)
     for key in cfg_options:
         first = key.split('.')[0]
+        if first == 'custom_imports':
+            raise UserError(
+                f'--cfg-options {key}: modules are imported while the config file is read; setting this now would '
+                'import nothing. Write custom_imports into a config of your own (`mnv4 configs copy` makes one)'
+            )
         if first in READ_KEYS:
             continue
         if first in names:

@@ -21,6 +21,7 @@ from mnv4_mm.config.schedule import set_length
 from mnv4_mm.config.small_data import set_scaled_rate, set_small_data
 from mnv4_mm.config.supernet import check_supernet, set_supernet
 from mnv4_mm.config.teacher import set_distillation_defaults, set_teacher
+from mnv4_mm.config.values import check_values
 from mnv4_mm.config.weights import set_weights
 from mnv4_mm.errors import UserError
 from mnv4_mm.tasks import task_of
@@ -95,6 +96,7 @@ def training_config(
     set_launcher(cfg, options.launcher, on_gpu)
     cfg_options = options.cfg_options or {}
     set_options(cfg, cfg_options)
+    check_values(cfg, cfg_options)
     if not isinstance(cfg.work_dir, str):
         raise UserError(f'work_dir must be a path, got {cfg.work_dir!r}')
     # These depend on values that cfg_options may set: the optimizer, the work directory and the data's folder.

@@ -9,7 +9,7 @@ A net has a 3x3 stem of stride 2 and four stages that end in the feature maps C2
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mnv4_mm.errors import UserError
@@ -521,6 +521,37 @@ ARCHS: dict[str, Arch] = {
     'hybrid_m_mhsa': HYBRID_M._replace(attention='mhsa'),
     'hybrid_m_kv1': HYBRID_M._replace(kv_stride=1),
 }
+
+
+def arch_of(arch: str | Arch | Mapping[str, Any]) -> Arch:
+    """Return the architecture that ``model.backbone.arch`` of a config names or holds.
+
+    Args:
+        arch: Name in ``ARCHS``, an architecture, or what ``arch_to_dict`` returns.
+
+    Raises:
+        UserError: The name is unknown, or ``arch_from_dict`` finds a mistake.
+    """
+    if isinstance(arch, Arch):
+        return arch
+    if isinstance(arch, Mapping):
+        return arch_from_dict(arch)
+    if not isinstance(arch, str) or arch not in ARCHS:
+        raise UserError(f'arch must be one of {", ".join(ARCHS)}, got {arch!r}')
+    return ARCHS[arch]
+
+
+def check_out_indices(out_indices: Any, arch: Arch) -> None:
+    """Check which feature maps of a net are requested, see ``MobileNetV4``.
+
+    Raises:
+        UserError: ``out_indices`` are not indices of feature maps of the net in ascending order.
+    """
+    valid = range(4 if arch.head_conv is None else 5)
+    is_list = isinstance(out_indices, Sequence) and not isinstance(out_indices, str)
+    if not is_list or not out_indices or list(out_indices) != [i for i in valid if i in out_indices]:
+        raise UserError(f'out_indices must be a list, ascending, from 0 (C2) to {valid[-1]}, got {out_indices}')
+
 
 # Names in timm of the nets that it has.
 TIMM_NAMES: dict[str, str] = {

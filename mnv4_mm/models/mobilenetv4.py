@@ -71,10 +71,8 @@ class MobileNetV4(BaseModule):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        spec = self._spec(arch)
-        valid = range(4 if spec.head_conv is None else 5)
-        if not out_indices or list(out_indices) != sorted(set(out_indices) & set(valid)):
-            raise UserError(f'out_indices must be ascending, from 0 (C2) to {valid[-1]}, got {out_indices}')
+        spec = table.arch_of(arch)
+        table.check_out_indices(out_indices, spec)
         if output_stride not in (8, 16, 32):
             raise UserError(f'output_stride must be 32, 16 or 8, got {output_stride}')
         if not -1 <= frozen_stages <= 4:
@@ -106,16 +104,6 @@ class MobileNetV4(BaseModule):
 
         self._init_like_timm()
         self._freeze_stages()
-
-    @staticmethod
-    def _spec(arch: str | table.Arch | Mapping[str, Any]) -> table.Arch:
-        if isinstance(arch, table.Arch):
-            return arch
-        if isinstance(arch, Mapping):
-            return table.arch_from_dict(arch)
-        if arch not in table.ARCHS:
-            raise UserError(f'arch must be one of {", ".join(table.ARCHS)}, got {arch!r}')
-        return table.ARCHS[arch]
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return the feature maps of ``out_indices``.

@@ -190,7 +190,8 @@ def test_options_win_over_arguments():
 @pytest.mark.parametrize(
     ('options', 'message'),
     [({'optim_wraper.optimizer.lr': 1}, 'near: optim_wrapper'), ({'param_scheduler.9.end': 7}, '--cfg-options'),
-     ({'load_from.x': 1}, '--cfg-options'), ({'batch_size': 8}, 'would do nothing')],
+     ({'load_from.x': 1}, '--cfg-options'), ({'batch_size': 8}, 'would do nothing'),
+     ({'param_scheduler.0': 1}, 'single items of a list cannot be replaced; set the whole list')],
 )  # fmt: skip
 def test_mistyped_options_are_errors(options, message):
     with pytest.raises(UserError, match=message):
