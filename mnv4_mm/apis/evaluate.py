@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 
 from mnv4_mm.apis.launch import join_processes, prepare_processes, telling_lost_processes
+from mnv4_mm.apis.mistakes import telling_wrong_settings
 from mnv4_mm.config.anchors import check_same_anchors
 from mnv4_mm.config.classes import set_classes_of, set_label_order
 from mnv4_mm.config.data import dataset_split, require_data, with_training_images
@@ -89,7 +90,8 @@ def evaluate_files(
     cfg = evaluation_config(config or loaded, options, on_gpu=torch.cuda.is_available(), checkpoint=loaded)
     folder = Path(work_dir) if work_dir else Path(checkpoint).parent / f'test_{on}'
     join_processes(cfg)
-    return evaluate(cfg, loaded, work_dir=folder, out=out, show_dir=show_dir, on=on)
+    with telling_wrong_settings(config, cfg_options):
+        return evaluate(cfg, loaded, work_dir=folder, out=out, show_dir=show_dir, on=on)
 
 
 @telling_lost_processes()

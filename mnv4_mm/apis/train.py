@@ -11,6 +11,7 @@ from mmengine.dist import all_gather_object, is_main_process
 from mmengine.runner import Runner
 
 from mnv4_mm.apis.launch import is_first_of_machine, join_processes, prepare_processes, telling_lost_processes
+from mnv4_mm.apis.mistakes import telling_wrong_settings
 from mnv4_mm.config.anchors import check_same_anchors
 from mnv4_mm.config.anchors import fit_anchors as fit_anchors_of
 from mnv4_mm.config.backbone import disagreeing_normalisation, lost_weights, pretrained_files
@@ -182,10 +183,11 @@ def train_with(config: str, options: TrainOptions, start_qat: Callable[[Config],
     _say(check_teacher(cfg))
     folder = make_output_folder('--work-dir', cfg.work_dir)
     _warn(disagreeing_normalisation(cfg), lost_weights(loaded, cfg))
-    with tensors_only():
-        runner = SafeRunner.from_cfg(cfg, checkpoint)
-    del checkpoint  # so that its memory is free once the runner has loaded and released it
-    _run(runner, cfg)
+    with telling_wrong_settings(config, options.cfg_options):
+        with tensors_only():
+            runner = SafeRunner.from_cfg(cfg, checkpoint)
+        del checkpoint  # so that its memory is free once the runner has loaded and released it
+        _run(runner, cfg)
     return folder
 
 

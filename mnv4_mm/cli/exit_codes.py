@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable
 
 from mnv4_mm.errors import UserError
@@ -20,6 +21,8 @@ REQUIRED = (
 def run(call: Callable[[], int | None]) -> int:
     """Run a command.
 
+    If the environment variable ``MNV4_DEBUG`` is set, the traceback of a ``UserError`` is printed, too.
+
     Args:
         call: Function that does the work and returns an exit code, or None for 0.
 
@@ -33,6 +36,8 @@ def run(call: Callable[[], int | None]) -> int:
     try:
         return call() or 0
     except UserError as error:
+        if os.environ.get('MNV4_DEBUG'):
+            traceback.print_exception(error)
         return _mistake(str(error))
     except BrokenPipeError:  # the reader of the output has ended, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit

@@ -6,6 +6,7 @@ would refuse, and keys that they do not have. Everything else is left to them. A
 """
 
 import math
+import textwrap
 from collections.abc import Iterator, Mapping
 from numbers import Integral, Real
 from typing import Any, NamedTuple
@@ -110,9 +111,13 @@ def check_values(cfg: Any, cfg_options: Mapping[str, Any], *, only_options: bool
     for problem in _problems(cfg):
         if option := _option_of(problem.key, cfg_options):
             leads_here = '' if option == problem.key else f'{problem.key}: '
-            raise UserError(f'--cfg-options {option}={cfg_options[option]}: {leads_here}{problem.text}')
+            raise UserError(f'--cfg-options {option}={_short(cfg_options[option])}: {leads_here}{problem.text}')
         if not only_options:
-            raise UserError(f'this config has {problem.key}={problem.value!r}: {problem.text}')
+            raise UserError(f'this config has {problem.key}={_short(repr(problem.value))}: {problem.text}')
+
+
+def _short(value: Any) -> str:
+    return textwrap.shorten(str(value), 100, placeholder=' ...')
 
 
 def _option_of(key: str, cfg_options: Mapping[str, Any]) -> str | None:

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from mnv4_mm.data.augment.load import with_one_reader
 from mnv4_mm.data.loading import innermost
+from mnv4_mm.engine.building import building
 from mnv4_mm.engine.distillation import NAME as DISTILLATION
 from mnv4_mm.engine.distillation import attach_teacher
 from mnv4_mm.engine.formatted import FormattedConfig
@@ -93,6 +94,10 @@ class SafeRunner(Runner):
 
         Returns:
             The Runner. The weights of the checkpoint are not yet loaded.
+
+        Raises:
+            BuildError: A component cannot be built. Loaders, loops and the optimizer are built later, by ``train`` and
+                ``test``, which then raise the same error.
         """
         seed = checkpoint.meta.get('seed') if checkpoint is not None and cfg.get('resume') else None
         if seed is not None and (cfg.get('randomness') or {}).get('seed') is None:
@@ -100,7 +105,8 @@ class SafeRunner(Runner):
             # (open-mmlab/mmengine#1468).
             cfg = copy.deepcopy(cfg)
             cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}
-        runner = super().from_cfg(FormattedConfig.of(cfg))
+        with building('a run with these settings'):
+            runner = super().from_cfg(FormattedConfig.of(cfg))
         runner._checkpoint = checkpoint
         return runner
 
@@ -113,7 +119,8 @@ class SafeRunner(Runner):
 
     def build_model(self, model: Any) -> nn.Module:
         with quiet_losses():
-            built = super().build_model(model)
+            with building('model'):
+                built = super().build_model(model)
             if self.cfg.get(QAT):
                 quantize_model(built, self.cfg[QAT])
             if self._has_teacher:
@@ -175,7 +182,8 @@ class SafeRunner(Runner):
             return Runner.build_dataloader(dataloader, seed, diff_rank_seed)
 
     def build_evaluator(self, evaluator: Any) -> Evaluator:
-        with without_lines(READING_ANNOTATIONS):
+        name = 'val_evaluator' if evaluator is self._val_evaluator else 'test_evaluator'
+        with without_lines(READING_ANNOTATIONS), building(name):
             built = super().build_evaluator(evaluator)
         for metric in built.metrics:
             if getattr(metric, 'collect_device', '') == 'cpu' and getattr(metric, 'collect_dir', None) is None:
@@ -188,7 +196,32 @@ class SafeRunner(Runner):
         # mmengine reuses the first visualiser of a process, and its files, for a second Runner with the same name.
         if isinstance(visualizer, dict):
             visualizer = {**visualizer, 'name': self.experiment_name}
-        return super().build_visualizer(visualizer)
+        with building('visualizer'):
+            return super().build_visualizer(visualizer)
+
+    def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
+        with building('optim_wrapper'):
+            return super().build_optim_wrapper(optim_wrapper)
+
+    def build_param_scheduler(self, scheduler: Any) -> Any:
+        with building('param_scheduler'):
+            return super().build_param_scheduler(scheduler)
+
+    def build_train_loop(self, loop: Any) -> Any:
+        with building('train_dataloader or train_cfg'):
+            return super().build_train_loop(loop)
+
+    def build_val_loop(self, loop: Any) -> Any:
+        with building('val_dataloader or val_cfg'):
+            return super().build_val_loop(loop)
+
+    def build_test_loop(self, loop: Any) -> Any:
+        with building('test_dataloader or test_cfg'):
+            return super().build_test_loop(loop)
+
+    def register_hooks(self, *args: Any, **kwargs: Any) -> None:
+        with building('default_hooks or custom_hooks'):
+            super().register_hooks(*args, **kwargs)
 
     def load_checkpoint(
         self,

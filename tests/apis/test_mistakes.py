@@ -1,0 +1,111 @@
+"""What only OpenMMLab can refuse is one line, too, if the user has settings of their own; other errors are ours."""
+
+import re
+
+import pytest
+
+from mnv4_mm.apis.evaluate import evaluate_files
+from mnv4_mm.apis.mistakes import telling_wrong_settings
+from mnv4_mm.cli import exit_codes, main
+from mnv4_mm.engine.building import BuildError, building
+from mnv4_mm.errors import UserError
+
+BCCD = 'mnv4_ssdlite_bccd'
+
+
+def test_an_unknown_optimizer_writes_nothing(tmp_path, capsys):
+    work_dir, pair = tmp_path / 'w', 'optim_wrapper.optimizer.type=AdamV'
+    assert main(['train', BCCD, '--work-dir', str(work_dir), '--cfg-options', pair]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f'error: {pair}: there is no such optimizer; near: Adam')
+    assert error.count('\n') == 1
+    assert not work_dir.exists()
+
+
+@pytest.mark.parametrize(
+    ('pair', 'message'),
+    [
+        ('model.neck.typo=1', r"error: model cannot be built: TypeError: .*'typo'"),
+        ('model.neck.type=NoNeck', r'error: model cannot be built: KeyError: .*NoNeck'),
+        ('optim_wrapper.optimizer.typo=3', r"error: optim_wrapper cannot be built: TypeError: .*'typo'"),
+        ('param_scheduler.0.typo=3', r"error: param_scheduler cannot be built: TypeError: .*'typo'"),
+        ('train_dataloader.sampler.typo=3', r'error: train_dataloader or train_cfg cannot be built: TypeError: '),
+        ('val_evaluator.typo=3', r"error: val_evaluator cannot be built: TypeError: .*'typo'"),
+        ('default_hooks.timer.typo=3', r"error: default_hooks or custom_hooks cannot be built: TypeError: "),
+    ],
+)  # fmt: skip
+def test_a_component_that_cannot_be_built_is_named(pair, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv('MNV4_DEBUG', raising=False)
+    assert main(['train', BCCD, '--work-dir', str(tmp_path / 'w'), '--cfg-options', pair]) == 2
+    error = capsys.readouterr().err
+    assert 'Traceback' not in error
+    line = error.splitlines()[-1]
+    assert re.match(message, line)
+    assert line.endswith(f'; check --cfg-options {pair} (MNV4_DEBUG=1 shows the traceback)')
+
+
+@pytest.fixture
+def wrong():
+    def build():
+        with building('model'), building('neck'):
+            dict(size=3)['missing key']
+
+    return build
+
+
+def test_the_innermost_component_is_named(wrong):
+    with pytest.raises(BuildError, match=r'^neck cannot be built: KeyError: missing key$') as failure:
+        wrong()
+    assert isinstance(failure.value.__cause__, KeyError)
+
+
+def test_mistakes_that_have_been_explained_are_passed_on():
+    with pytest.raises(UserError, match=r'^no image$'), building('train_dataloader'):
+        raise UserError('no image')
+    with pytest.raises(RuntimeError, match=r'^CUDA'), building('model'):
+        raise RuntimeError('CUDA error')
+
+
+@pytest.mark.parametrize('config', [BCCD, None])
+def test_without_settings_of_the_user_it_is_our_bug(wrong, config):
+    with pytest.raises(KeyError, match='missing key'), telling_wrong_settings(config, {}):
+        wrong()
+
+
+def test_a_config_of_the_user_is_named(wrong, tmp_path):
+    path = tmp_path / 'own.py'
+    path.touch()
+    with pytest.raises(UserError, match=f'; check config {path} and --cfg-options a=1 ') as failure:  # noqa: SIM117
+        with telling_wrong_settings(path, {'a': 1}):
+            wrong()
+    assert isinstance(failure.value.__cause__, KeyError)
+
+
+def test_an_error_in_the_middle_of_training_stays_as_it_is():
+    with pytest.raises(TypeError, match=r'^step$'), telling_wrong_settings(BCCD, {'a': 1}):
+        raise TypeError('step')
+
+
+def test_a_long_message_is_shortened():
+    with pytest.raises(UserError) as failure, telling_wrong_settings(BCCD, {'a': 1}), building('model'):
+        raise KeyError('type is missing in\n' + 'config ' * 1000)
+    assert len(str(failure.value)) < 800
+    assert '\n' not in str(failure.value)
+
+
+def test_the_traceback_is_shown_on_request(wrong, capsys, monkeypatch):
+    def call():
+        with telling_wrong_settings(BCCD, {'a': 1}):
+            wrong()
+
+    monkeypatch.setenv('MNV4_DEBUG', '1')
+    assert exit_codes.run(call) == 2
+    error = capsys.readouterr().err
+    assert "dict(size=3)['missing key']" in error
+    assert error.splitlines()[-1].startswith('error: neck cannot be built')
+
+
+def test_an_evaluation_names_its_component(tmp_path, repository):
+    checkpoint = str(repository / 'examples/bccd.pth')
+    with pytest.raises(UserError, match=r"^test_evaluator cannot be built: TypeError: .*'typo'.*; check --cfg-options"):
+        evaluate_files(BCCD, checkpoint, work_dir=str(tmp_path), cfg_options={'test_evaluator.typo': 3})
