@@ -122,8 +122,9 @@ def test_every_net_passes(arch):
 
 
 def test_a_table_of_rows_passes():
-    table = arch_to_dict(ARCHS['conv_s'])
-    check_config(BCCD, TrainOptions(cfg_options={'model.backbone.arch': table}))
+    table = {**arch_to_dict(ARCHS['conv_m_seg']), '_delete_': True}  # instead of the name
+    three = {'model.backbone.out_indices': [1, 2, 3]}
+    check_config(BCCD, TrainOptions(cfg_options={'model.backbone.arch': table, **three}))
     with pytest.raises(UserError, match=r'arch has the keys .*; unknown: stam$') as failure:
         check_config(BCCD, TrainOptions(cfg_options={'model.backbone.arch': {**table, 'stam': 32}}))
     assert len(str(failure.value)) < 400  # not the whole table
