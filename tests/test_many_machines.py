@@ -15,7 +15,7 @@ import torch
 from mmengine.config import Config
 
 from mnv4_mm.apis import launch
-from mnv4_mm.apis.launch import join_processes, prepare_processes, telling_lost_processes
+from mnv4_mm.apis.launch import join_processes, lost_process_errors, prepare_processes
 from mnv4_mm.apis.train import _check_same_start
 from mnv4_mm.errors import UserError
 from mnv4_mm.weights.checkpoint import Checkpoint
@@ -167,9 +167,9 @@ def test_all_processes_have_one_recipe(monkeypatch):
 
 
 def test_only_errors_of_connections_are_told_as_lost_processes():
-    with pytest.raises(UserError, match='has lost another one'), telling_lost_processes():
+    with pytest.raises(UserError, match='has lost another one'), lost_process_errors():
         raise RuntimeError('[../gloo/transport/tcp/pair.cc:547] Connection closed by peer [10.0.0.2]:1\nframe')
-    with pytest.raises(RuntimeError, match='shape'), telling_lost_processes():
+    with pytest.raises(RuntimeError, match='shape'), lost_process_errors():
         raise RuntimeError('shape')
 
 
@@ -186,7 +186,7 @@ class Terminated(torch.utils.data.Dataset):
 def test_a_lost_process_of_a_data_loader_is_one_line():
     loader = torch.utils.data.DataLoader(Terminated(), num_workers=1)
     message = r'loads images has ended \(DataLoader worker .* --resume'
-    with pytest.raises(UserError, match=message), telling_lost_processes():
+    with pytest.raises(UserError, match=message), lost_process_errors():
         list(loader)
 
 

@@ -11,7 +11,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 
-from mnv4_mm.apis.launch import join_processes, prepare_processes, telling_lost_processes
+from mnv4_mm.apis.launch import join_processes, lost_process_errors, prepare_processes
 from mnv4_mm.apis.mistakes import telling_wrong_settings
 from mnv4_mm.config.anchors import check_same_anchors
 from mnv4_mm.config.classes import set_classes_of, set_label_order
@@ -94,7 +94,7 @@ def evaluate_files(
         return evaluate(cfg, loaded, work_dir=folder, out=out, show_dir=show_dir, on=on)
 
 
-@telling_lost_processes()
+@lost_process_errors()
 def evaluate(
     cfg: Config,
     checkpoint: str | Path | Checkpoint,

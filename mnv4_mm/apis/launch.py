@@ -95,7 +95,7 @@ def join_processes(cfg: Config) -> None:
 
 
 @contextmanager
-def telling_lost_processes() -> Iterator[None]:
+def lost_process_errors() -> Iterator[None]:
     """Turn errors of messages between processes, one of which has gone, into a ``LostProcessError``.
 
     An error because a process that loads images has ended becomes a ``UserError``.

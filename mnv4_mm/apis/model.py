@@ -10,7 +10,7 @@ from torch import nn
 from mnv4_mm.config.checkpoint import checkpoint_config
 from mnv4_mm.config.data import with_inference
 from mnv4_mm.config.load import load_config
-from mnv4_mm.config.qat import take_over_qat
+from mnv4_mm.config.qat import copy_qat_settings
 from mnv4_mm.engine.runner import quiet_losses
 from mnv4_mm.engine.step import use_channels_last
 from mnv4_mm.errors import UserError
@@ -45,7 +45,7 @@ def load_model(
             cannot be used.
     """
     content = read_checkpoint(checkpoint)
-    cfg = take_over_qat(load_config(config), content) if config else checkpoint_config(content)
+    cfg = copy_qat_settings(load_config(config), content) if config else checkpoint_config(content)
     if inference:
         cfg = with_inference(cfg, inference)
     with tensors_only(), quiet_losses():

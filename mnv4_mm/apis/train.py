@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.dist import all_gather_object, is_main_process
 from mmengine.runner import Runner
 
-from mnv4_mm.apis.launch import is_first_of_machine, join_processes, prepare_processes, telling_lost_processes
+from mnv4_mm.apis.launch import is_first_of_machine, join_processes, lost_process_errors, prepare_processes
 from mnv4_mm.apis.mistakes import telling_wrong_settings
 from mnv4_mm.config.anchors import check_same_anchors
 from mnv4_mm.config.anchors import fit_anchors as fit_anchors_of
@@ -133,7 +133,7 @@ def train(
     return train_with(config, options)
 
 
-@telling_lost_processes()
+@lost_process_errors()
 def train_with(config: str, options: TrainOptions, start_qat: Callable[[Config], Path] | None = None) -> Path:
     """Train a config, see ``train``.
 

@@ -13,10 +13,10 @@ from scipy.optimize import differential_evolution
 
 from mnv4_mm.config.checkpoint import checkpoint_config
 from mnv4_mm.config.data import LOADERS, dataset_split
-from mnv4_mm.config.nested import dicts
 from mnv4_mm.config.rules import check_fittable, check_levels, check_same_task, check_sizable
 from mnv4_mm.data.formats.configured import innermost_dataset
 from mnv4_mm.errors import UserError
+from mnv4_mm.models.model_config import dicts
 from mnv4_mm.weights.checkpoint import Checkpoint
 
 # Keys of transforms whose values are sizes, (width, height) in mmdet.

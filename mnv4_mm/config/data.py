@@ -10,13 +10,14 @@ from mnv4_mm.config.check import own_data_error
 from mnv4_mm.config.checkpoint import checkpoint_config
 from mnv4_mm.config.index import find_data
 from mnv4_mm.config.load import load_config
-from mnv4_mm.config.nested import dicts, on_copy
+from mnv4_mm.config.nested import on_copy
 from mnv4_mm.data.cache import cache_folder
 from mnv4_mm.data.checked import CheckedData
 from mnv4_mm.data.formats.configured import innermost_dataset
 from mnv4_mm.data.held_out import KEY as HELD_OUT
 from mnv4_mm.data.prepare import format_split, is_prepared, parse_split, read_split
 from mnv4_mm.errors import UserError
+from mnv4_mm.models.model_config import dicts
 from mnv4_mm.tasks import task_of
 from mnv4_mm.tasks.task import Layout
 from mnv4_mm.weights.checkpoint import Checkpoint

@@ -10,7 +10,7 @@ from mnv4_mm.config.data import checkpoint_split, restore_data, set_data, set_da
 from mnv4_mm.config.launcher import set_launcher
 from mnv4_mm.config.load import load_config, set_options
 from mnv4_mm.config.options import EvaluateOptions
-from mnv4_mm.config.qat import take_over_qat
+from mnv4_mm.config.qat import copy_qat_settings
 from mnv4_mm.tasks import task_of
 from mnv4_mm.weights.checkpoint import Checkpoint
 
@@ -40,7 +40,7 @@ def evaluation_config(
         set_backbone(cfg, options.backbone)
     checkpoint = source if isinstance(source, Checkpoint) else checkpoint
     if checkpoint:
-        take_over_qat(cfg, checkpoint)
+        copy_qat_settings(cfg, checkpoint)
     previous = checkpoint_split(checkpoint) if checkpoint else {}
     if options.data:
         layout = task_of(cfg).find(options.data, allow_dropped=options.allow_dropped, previous=previous)

@@ -7,8 +7,6 @@ from typing import Concatenate, ParamSpec
 
 from mmengine.config import Config
 
-from mnv4_mm.models.model_config import dicts as dicts
-
 P = ParamSpec('P')
 
 

@@ -32,7 +32,7 @@ def qat_settings(checkpoint: Checkpoint) -> dict[str, Any] | None:
     return checkpoint_config(checkpoint)[NAME].to_dict()
 
 
-def take_over_qat(cfg: Config, checkpoint: Checkpoint) -> Config:
+def copy_qat_settings(cfg: Config, checkpoint: Checkpoint) -> Config:
     """Copy the ``qat`` settings of a checkpoint to a config.
 
     The model is then built with the same fake quantisation as in training. If the checkpoint has not been fine-tuned

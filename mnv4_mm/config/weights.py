@@ -4,8 +4,9 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from mnv4_mm.config.nested import dicts, on_copy
+from mnv4_mm.config.nested import on_copy
 from mnv4_mm.errors import UserError
+from mnv4_mm.models.model_config import dicts
 from mnv4_mm.paths import check_weights_file
 from mnv4_mm.weights.hub import read_weights
 from mnv4_mm.weights.strict import pretrained_entries, tensor_state

@@ -30,7 +30,7 @@ ROBOFLOW = re.compile(r'(.+)\.rf\.[0-9a-f]{32}\.\w+')
 ROWS = 1024  # rows of the distance matrix that are computed at once: 8 MB for each 1,000 images
 
 
-class Division(NamedTuple):
+class ImageSplit(NamedTuple):
     """A data set split in two.
 
     Attributes:
@@ -50,7 +50,7 @@ def split_images(
     *,
     seed: int = 0,
     previous: Mapping[str, str] | None = None,
-) -> Division:
+) -> ImageSplit:
     """Split images at random, with near-duplicates, Roboflow's copies and the frames of a video on the same side.
 
     About a fifth of the images is for validation. Several random splits are drawn, and the one that divides the classes
@@ -82,7 +82,7 @@ def split_images(
         f'{len(names) - int(chosen.sum())} images are for training and {int(chosen.sum())} for validation, '
         f'drawn with seed {seed}',
     )
-    return Division(
+    return ImageSplit(
         [name for name, is_val in zip(names, chosen, strict=True) if not is_val],
         [name for name, is_val in zip(names, chosen, strict=True) if is_val],
         notes,
@@ -110,11 +110,11 @@ def divide(
     if len(images) < 2:
         splits.update({TRAIN: images, VAL: []})
         return []
-    division = split_images({image.name: hashes[image.name] for image in images}, classes, previous=previous)
-    is_val = set(division.val)
+    split = split_images({image.name: hashes[image.name] for image in images}, classes, previous=previous)
+    is_val = set(split.val)
     splits[TRAIN] = [image for image in images if image.name not in is_val]
     splits[VAL] = [image for image in images if image.name in is_val]
-    return division.notes
+    return split.notes
 
 
 def find_near_duplicates(

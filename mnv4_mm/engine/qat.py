@@ -73,7 +73,7 @@ class Rounding(nn.Module):
         """Return the zero point, i.e. the uint8 value that stands for zero, as an int32 scalar."""
         return (-self.low / self.scale()).round().clamp(0, ACTIVATION_MAX).to(torch.int32)
 
-    def observe(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def measured_range(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the range (low, high) of a feature map as scalars, extended to include zero.
 
         The range of this layer is not changed.
@@ -83,7 +83,7 @@ class Rounding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
-            low, high = self.observe(x)
+            low, high = self.measured_range(x)
             self.low.lerp_(low, MOMENTUM)
             self.high.lerp_(high, MOMENTUM)
         return torch.fake_quantize_per_tensor_affine(x, self.scale(), self.zero_point(), 0, ACTIVATION_MAX)
@@ -259,7 +259,7 @@ def calibrate(model: Any, batches: Iterable[Tensor]) -> None:
 
 
 def _widen(rounding: Rounding, inputs: tuple[Tensor], _: Tensor) -> Tensor:
-    low, high = rounding.observe(inputs[0])
+    low, high = rounding.measured_range(inputs[0])
     rounding.low.copy_(torch.minimum(rounding.low, low))
     rounding.high.copy_(torch.maximum(rounding.high, high))
     return inputs[0]

@@ -17,10 +17,10 @@ from mnv4_mm.apis.train import train
 from mnv4_mm.config.backbone import with_backbone
 from mnv4_mm.config.data import innermost_dataset
 from mnv4_mm.config.load import load_config
-from mnv4_mm.config.nested import dicts
 from mnv4_mm.deploy.compare import compare
 from mnv4_mm.deploy.export import export
 from mnv4_mm.deploy.targets.base import Target
+from mnv4_mm.models.model_config import dicts
 from mnv4_mm.report.recipes import MODELS, NETS, check_parity
 from mnv4_mm.tasks import task_of
 

@@ -10,9 +10,9 @@ from mmengine.config import Config
 
 from mnv4_mm.config.backbone import set_backbone
 from mnv4_mm.config.load import load_config, set_options
-from mnv4_mm.config.nested import dicts
 from mnv4_mm.config.options import TrainOptions
 from mnv4_mm.config.training import training_config
+from mnv4_mm.models.model_config import dicts
 from mnv4_mm.models.timm_features import timm_normalisation
 from mnv4_mm.tasks import task_of
 from mnv4_mm.transfer.bootstrap import RESAMPLES

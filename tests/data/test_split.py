@@ -30,12 +30,12 @@ def frames(count, bits=10):
 
 def test_a_fifth_is_for_validation_and_the_seed_decides_which():
     hashes = {f'{i:04}.jpg': value for i, value in enumerate(unrelated(100))}
-    division = split_images(hashes)
-    assert len(division.val) == 20
-    assert sorted(division.train + division.val) == list(hashes)
-    assert division.train == sorted(division.train)
-    assert split_images(hashes) == division
-    assert split_images(hashes, seed=1).val != division.val
+    split = split_images(hashes)
+    assert len(split.val) == 20
+    assert sorted(split.train + split.val) == list(hashes)
+    assert split.train == sorted(split.train)
+    assert split_images(hashes) == split
+    assert split_images(hashes, seed=1).val != split.val
 
 
 def test_near_duplicates_stay_together():
@@ -43,10 +43,10 @@ def test_near_duplicates_stay_together():
     hashes = {
         f'{i}_{kind}.jpg': flipped(v, bits) for i, v in enumerate(originals) for kind, bits in (('a', 0), ('b', 5))
     }
-    division = split_images(hashes)
-    assert len(division.val) == 20
-    assert {name[:-6] for name in division.val}.isdisjoint(name[:-6] for name in division.train)
-    assert 'near-duplicates stay on one side: 100 images' in division.notes
+    split = split_images(hashes)
+    assert len(split.val) == 20
+    assert {name[:-6] for name in split.val}.isdisjoint(name[:-6] for name in split.train)
+    assert 'near-duplicates stay on one side: 100 images' in split.notes
 
 
 def roboflow(original, copy):
@@ -85,51 +85,51 @@ def test_roboflow_s_copies_in_both_splits_are_named():
 
 def test_frames_of_a_video_stay_together():
     hashes = {f'day{v}/cam_{i}.jpg': value for v in range(10) for i, value in enumerate(frames(12))}
-    division = split_images(hashes)
-    videos = [{name.split('/')[0] for name in part} for part in (division.train, division.val)]
+    split = split_images(hashes)
+    videos = [{name.split('/')[0] for name in part} for part in (split.train, split.val)]
     assert videos[0].isdisjoint(videos[1])
-    assert len(division.val) == 24
+    assert len(split.val) == 24
 
 
 @pytest.mark.parametrize('name', ['{:04}.jpg', 'photo_{}.jpg', 'IMG ({}).JPG'])
 def test_numbered_photographs_are_not_a_video(name):
-    division = split_images({name.format(i): value for i, value in enumerate(unrelated(100))})
-    assert len(division.val) == 20
-    numbers = np.array([int(''.join(filter(str.isdigit, image))) for image in division.val])
-    assert len(division.notes) == 1
+    split = split_images({name.format(i): value for i, value in enumerate(unrelated(100))})
+    assert len(split.val) == 20
+    numbers = np.array([int(''.join(filter(str.isdigit, image))) for image in split.val])
+    assert len(split.notes) == 1
     assert numbers.max() - numbers.min() > 50
 
 
 def test_a_class_in_the_name_is_not_a_video():
     """Else all images of a class would be on one side."""
     hashes = {f'{name}_{i}.jpg': value for name in ('cat', 'dog') for i, value in enumerate(unrelated(30))}
-    division = split_images(hashes)
-    assert {name[:3] for name in division.val} == {name[:3] for name in division.train} == {'cat', 'dog'}
+    split = split_images(hashes)
+    assert {name[:3] for name in split.val} == {name[:3] for name in split.train} == {'cat', 'dog'}
 
 
 def test_one_video_is_cut_into_runs():
-    division = split_images({f'{i}.jpg': value for i, value in enumerate(frames(100))})
-    numbers = sorted(int(name[:-4]) for name in division.val)
+    split = split_images({f'{i}.jpg': value for i, value in enumerate(frames(100))})
+    numbers = sorted(int(name[:-4]) for name in split.val)
     assert numbers == list(range(numbers[0], numbers[0] + 20))
-    assert '100 of 100 images are alike or of one video (first: 0.jpg)' in division.notes[-1]
+    assert '100 of 100 images are alike or of one video (first: 0.jpg)' in split.notes[-1]
 
 
 def test_each_class_is_divided():
     hashes = {f'{i:04}.jpg': value for i, value in enumerate(unrelated(100))}
     classes = {name: {0} | ({1} if i in (7, 70) else set()) for i, name in enumerate(hashes)}
     for seed in range(5):
-        division = split_images(hashes, classes, seed=seed)
-        assert len({'0007.jpg', '0070.jpg'} & set(division.val)) == 1
-        assert len(division.val) == 20
+        split = split_images(hashes, classes, seed=seed)
+        assert len({'0007.jpg', '0070.jpg'} & set(split.val)) == 1
+        assert len(split.val) == 20
 
 
 @pytest.mark.parametrize(
     'hashes', [{'a.jpg': 1, 'b.jpg': 1}, {'a1.jpg': 1, 'a2.jpg': 1, 'a3.jpg': 1}, {'a': 1, 'b': 2**63}]
 )
 def test_both_sides_have_an_image(hashes):
-    division = split_images(hashes)
-    assert division.train
-    assert len(division.val) == 1
+    split = split_images(hashes)
+    assert split.train
+    assert len(split.val) == 1
 
 
 def test_one_image_cannot_be_split():

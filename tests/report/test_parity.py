@@ -5,9 +5,9 @@ import pytest
 from mnv4_mm.config.data import innermost_dataset
 from mnv4_mm.config.index import config_index
 from mnv4_mm.config.load import load_config
-from mnv4_mm.config.nested import dicts
 from mnv4_mm.deploy.targets import TARGETS
 from mnv4_mm.errors import UserError
+from mnv4_mm.models.model_config import dicts
 from mnv4_mm.report import parity as report
 from mnv4_mm.report.parity import MODELS, parity, training_config
 
