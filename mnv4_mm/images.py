@@ -398,7 +398,7 @@ def _decode_deep(data: np.ndarray, header: Header | None, path: str | Path) -> n
         if values.dtype in (np.uint8, np.uint16):
             raise
     if values.dtype not in (np.uint8, np.uint16):
-        raise UserError(f'{path} has {values.dtype} values; images of 8 or 16 bits are read')
+        raise UserError(f'{path} has {values.dtype} values; only 8- and 16-bit images are supported')
     return values
 
 

@@ -167,7 +167,7 @@ def test_all_processes_have_one_recipe(monkeypatch):
 
 
 def test_only_errors_of_connections_are_told_as_lost_processes():
-    with pytest.raises(UserError, match='has lost another one'), lost_process_errors():
+    with pytest.raises(UserError, match='lost its connection to another process'), lost_process_errors():
         raise RuntimeError('[../gloo/transport/tcp/pair.cc:547] Connection closed by peer [10.0.0.2]:1\nframe')
     with pytest.raises(RuntimeError, match='shape'), lost_process_errors():
         raise RuntimeError('shape')

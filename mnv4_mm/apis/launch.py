@@ -70,7 +70,7 @@ def join_processes(cfg: Config) -> None:
             later; torch's default is 10 minutes for NCCL and 30 for gloo.
 
     Raises:
-        UserError: The timeout is no positive number, or the processes do not find each other.
+        UserError: The timeout is not a positive number, or the processes do not find each other.
     """
     if cfg.launcher == 'none' or is_distributed():
         return
@@ -112,8 +112,8 @@ def lost_process_errors() -> Iterator[None]:
         if not _is_of_processes(error):
             raise
         raise LostProcessError(
-            f'process {get_rank()} has lost another one, which has ended or cannot be reached ({_first_line(error)}): '
-            'look for its message, and continue with the same command and --resume'
+            f'process {get_rank()} lost its connection to another process ({_first_line(error)}): '
+            'look for the message of that process, and continue with the same command and --resume'
         ) from error
 
 

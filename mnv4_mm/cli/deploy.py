@@ -46,7 +46,7 @@ def add_export(parser: Parser) -> None:
     parser.add_argument(
         '--best-for',
         choices=('cpu',),
-        help='export to all runtimes at hand in fp32, int8 and bf16, measure AP or mIoU and latency, and name the '
+        help='export to all installed runtimes in fp32, int8 and bf16, measure AP or mIoU and latency, and name the '
         'fastest file that is as accurate as PyTorch; takes minutes',
     )
     parser.add_argument(

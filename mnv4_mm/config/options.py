@@ -251,7 +251,7 @@ class TrainOptions(ConfigOptions):
         None,
         metavar='timm|none|FILE',
         help="start the backbone from timm's ImageNet weights, from random weights, or from a .safetensors or .pth "
-        'file (default: as in the config; docs/training.md)',
+        'file (default: from the config; docs/training.md)',
     )
     teacher: str | None = _option(
         None,
@@ -282,7 +282,7 @@ class TrainOptions(ConfigOptions):
     channels_last: bool | None = _option(
         None,
         action=argparse.BooleanOptionalAction,
-        help='keep feature maps as (N, H, W, C) in memory: same result, faster (default: as in the config; the '
+        help='keep feature maps as (N, H, W, C) in memory: same result, faster (default: from the config; the '
         'shipped ones do so)',
     )
     fused: bool | None = _option(
@@ -372,8 +372,7 @@ class EvaluateOptions(ConfigOptions):
     inference: str | None = _option(
         None,
         choices=('whole', 'slide'),
-        help="segmentation: whole images, or overlapping windows of a training crop's size (default: as the config "
-        'says)',
+        help="segmentation: whole images, or overlapping windows of a training crop's size (default: from the config)",
     )
 
 

@@ -92,7 +92,7 @@ def check_precision(dtype: str, on_gpu: bool) -> None:
         UserError: ``dtype`` is ``fp16``, and there is no GPU.
     """
     if dtype == 'fp16' and not on_gpu:
-        raise UserError('--amp-dtype fp16 needs a GPU; a CPU has bf16')
+        raise UserError('--amp-dtype fp16 needs a GPU; use bf16 on a CPU')
 
 
 def may_have_gpu() -> bool:

@@ -486,7 +486,7 @@ def _check_rest(data: DetectionData, splits: Mapping[str, Sequence[LabelledImage
         boxes = [box for image in images for box in image.boxes]
         source = images[0].source if images else data.root
         if not images:
-            yield Finding(f'no-{purpose}-images', source, f'no {purpose} image is left')
+            yield Finding(f'no-{purpose}-images', source, f'no {purpose} images remain')
             continue
         present = Counter(box.label for box in boxes if not box.is_crowd)
         if boxes and not present:

@@ -217,7 +217,7 @@ def _check_split(
 ) -> Iterator[Finding]:
     purpose = 'training' if split == TRAIN else 'validation'
     if not pairs:
-        yield Finding(f'no-{purpose}-images', data.root, f'no {purpose} image is left')
+        yield Finding(f'no-{purpose}-images', data.root, f'no {purpose} images remain')
         return
     total = sum((counts[pair.name] for pair in pairs), np.zeros(len(data.classes), np.int64))
     if not np.any(total):

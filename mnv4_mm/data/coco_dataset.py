@@ -253,7 +253,7 @@ class CachedCocoDataset(CocoDataset):
         if not len(self.columns):
             classes = ', '.join(self._metainfo['classes'])
             raise UserError(
-                f'{self.ann_file}: no image is left with filter_cfg={self.filter_cfg}, classes {classes}: check both'
+                f'{self.ann_file}: no images remain with filter_cfg={self.filter_cfg}, classes {classes}: check both'
             )
         self.cat_ids = self.columns.cat_ids.tolist()
         self.cat2label = {cat_id: label for label, cat_id in enumerate(self.cat_ids)}

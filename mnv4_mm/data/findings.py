@@ -129,9 +129,7 @@ KINDS: dict[str, Kind] = {
     'no-validation-boxes': Kind(
         Rule.FATAL, 'there is nothing to measure AP with: label them, or move labelled images there'
     ),
-    'no-validation-images': Kind(
-        Rule.FATAL, 'there is nothing to measure with: move some of the training images there'
-    ),
+    'no-validation-images': Kind(Rule.FATAL, 'move some of the training images there'),
     'no-validation-labels': Kind(Rule.FATAL, 'mIoU cannot be measured: label some of the validation images'),
     'path-outside': Kind(Rule.FATAL, 'write paths relative to the data set, e.g. images/0001.jpg'),
     'path-separator': Kind(Rule.HARMLESS, 'backslashes are read as slashes'),

@@ -141,7 +141,9 @@ def source_of(checkpoint: Checkpoint, model: Any, target: Target) -> dict[str, s
 def _check_segmenter(model: Any) -> None:
     """Refuse settings that an exported file would silently ignore."""
     if model.decode_head.align_corners:
-        raise UserError('a decode_head with align_corners is not exported: files enlarge class maps without it')
+        raise UserError(
+            'a decode_head with align_corners is not exported: exported files resize with align_corners=False'
+        )
     if model.decode_head.out_channels != model.decode_head.num_classes:
         raise UserError('a decode_head with one channel for two classes is not exported: it needs a channel per class')
     if model.test_cfg.get('mode') == 'slide':

@@ -107,7 +107,7 @@ def _lines(path: Path) -> list[tuple[int, str]]:
         with path.open('rb') as file:
             data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
-            raise UserError(f'--measured {path}: larger than {MAX_BYTES // 2**20} MiB, so these are no measurements')
+            raise UserError(f'--measured {path}: larger than {MAX_BYTES // 2**20} MiB, not a file of measurements')
         text = data.decode('utf-8-sig')
     except UnicodeDecodeError:
         raise UserError(f'--measured {path}: not text in UTF-8') from None
@@ -164,7 +164,7 @@ def _number(content: dict[str, Any], name: str, place: str, kinds: tuple[type, .
 
 
 def _refuse(name: str) -> float:
-    raise ValueError(f'{name} is no number of JSON')
+    raise ValueError(f'{name} is not a JSON number')
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

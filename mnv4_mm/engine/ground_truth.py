@@ -9,9 +9,9 @@ from faster_coco_eval import COCO
 def read_ground_truth(path: str | Path) -> COCO:
     """Read a COCO annotation file.
 
-    If an annotation has no id, or one that is no positive integer or repeated, all annotations are numbered 1, 2, ...
-    The evaluation marks a found box by its id, and 0 stands for a box that is not found. An ``iscrowd`` of null is 0,
-    as for mmdet's data set.
+    If the id of an annotation is missing, repeated or not a positive integer, all annotations are numbered 1, 2, ...
+    The evaluation marks a found box by its id, and 0 stands for a box that is not found. An ``iscrowd`` of null is
+    read as 0, as by mmdet's data set.
     """
     content = json.loads(Path(path).read_bytes())
     annotations = content.get('annotations', [])  # test sets have none

@@ -73,7 +73,7 @@ def _build_dataset(config: dict[str, Any], held_out: float | None) -> Any:
         is_empty = True
     if is_empty:
         raise UserError(
-            f'{inner.get("ann_file") or inner.get("data_prefix")}: no image is left to train on or to measure with; '
+            f'{inner.get("ann_file") or inner.get("data_prefix")}: no images remain to train on or to evaluate; '
             f'check the classes and filter_cfg={inner.get("filter_cfg")} of the data set'
         )
     return dataset

@@ -99,7 +99,7 @@ def read_cost(flag: str, text: str, unit: str) -> float:
         unit: Unit of the costs that it is compared with, one of ``UNITS``.
 
     Raises:
-        UserError: This is no positive number, or it has another unit.
+        UserError: This is not a positive number, or it has another unit.
     """
     number, found = re.fullmatch(r'(.*?)\s*(ms|gmacs)?', text.strip(), re.I | re.S).groups()  # type: ignore[union-attr]
     try:

@@ -42,7 +42,7 @@ def plan_lines(protocol: Protocol, runs: Sequence[Run], records: Iterable[Record
         starts = ', '.join(sorted({run.control or run.start for run in group}))
         yield f'{head} {net}: {len(group)} runs ({starts}), {each}'
     if not runs:
-        yield 'no run is left: all have records'
+        yield 'no runs remain: all have records'
         return
     if unknown == len(runs):
         yield f'{unknown} runs of unknown length'

@@ -97,7 +97,7 @@ def read_checkpoint(source: str | Path | Checkpoint, map_location: Any = 'cpu') 
             content = torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f'{path} is refused: it is no checkpoint, is damaged, or holds objects that would run code when read; '
+            f'{path} is refused: it is not a checkpoint, is damaged, or holds objects that would run code when read; '
             f'only tensors and plain values are loaded ({reason(error)})'
         ) from error
     # The unpickler can raise any exception for bytes that are no checkpoint.

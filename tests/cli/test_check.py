@@ -97,7 +97,7 @@ def test_what_a_config_would_train_on(root, capsys):
     ('arguments', 'message'),
     [
         (['{tmp}/gone'], 'no folder'),
-        (['{tmp}'], 'no data set of a format that is known'),
+        (['{tmp}'], 'is empty; expected one of'),
         (['{root}', '--report', '{tmp}/sheet.pdf'], 'name a .html file'),
         (['{root}', '--report', '{root}/sheet.html'], 'is inside of'),
         (['{root}', '--fix', '{root}/clean'], 'is inside of'),

@@ -29,7 +29,7 @@ for arguments in json.loads(sys.argv[1]):
 CASES = {
     'test net.pth --data broken': 'instances_train.json is not JSON',
     'test net.pth --data gone': 'no folder gone',
-    'test net.pth --data masks': 'masks has no data set of a format that is known',
+    'test net.pth --data masks': 'masks is empty; expected one of',
     'test net.pth': 'the data set of this config: no folder /gone',
     'test net.pth --cfg-options nope.x=1': "the config has no 'nope'",
     'report net.pth --data broken': 'instances_train.json is not JSON',

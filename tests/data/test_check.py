@@ -288,7 +288,7 @@ def test_a_split_without_boxes_or_images_is_refused(data, split, purpose):
         (data.root / image.name).write_bytes(b'')
     result = check_detection(data)
     assert kinds(result) == {f'no-{purpose}-images': 1, 'unreadable-image': len(data.splits[split])}
-    assert f'no {purpose} image is left' in '; '.join(result.checked.refusals(allow_dropped=True))
+    assert f'no {purpose} images remain' in '; '.join(result.checked.refusals(allow_dropped=True))
 
 
 def test_classes_without_boxes_are_named(data):
@@ -564,7 +564,7 @@ def test_other_splits(data, given, expected, note):
 
 
 def test_validation_images_alone_are_refused(data):
-    assert 'no training image is left' in refusal(check_detection(replace(data, splits={VAL: data.splits[VAL]})))
+    assert 'no training images remain' in refusal(check_detection(replace(data, splits={VAL: data.splits[VAL]})))
 
 
 @pytest.mark.parametrize('has_centres', [True, False])

@@ -207,7 +207,7 @@ def test_no_training_pixel_has_a_label(tmp_path):
 def test_nothing_is_left(root):
     for path in (root / 'images').iterdir():
         path.write_bytes(b'no')
-    assert any('no training image is left' in reason for reason in check(root).refusals(allow_dropped=True))
+    assert any('no training images remain' in reason for reason in check(root).refusals(allow_dropped=True))
     for path in (root / 'masks').iterdir():
         path.write_bytes(b'no')
     with pytest.raises(UserError, match=r'no mask can be read; masks/0\.png: it is'):

@@ -316,7 +316,7 @@ def test_settings_beyond_the_columns_are_not_cached(annotations, log):
 
 def test_an_empty_selection_is_an_error(annotations):
     for _ in range(2):
-        with pytest.raises(UserError, match=r'no image is left .* classes unicorn'):
+        with pytest.raises(UserError, match=r'no images remain .* classes unicorn'):
             build(annotations, metainfo=dict(classes=('unicorn',)), filter_cfg=FILTER)
 
 

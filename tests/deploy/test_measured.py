@@ -88,7 +88,7 @@ def without(name):
         (without('p95'), 'line 1: p95 is missing'),
         (LINE | {'x\ny': 1}, 'line 1: x y is unknown'),
         ('{"format": 1, "format": 1}', 'line 1: not JSON: a key occurs twice'),
-        (LINE | dict(p50=float('nan')), 'line 1: not JSON: NaN is no number'),
+        (LINE | dict(p50=float('nan')), 'line 1: not JSON: NaN is not a JSON number'),
         (LINE | dict(p50=-1), 'line 1: p50 is -1, not a number'),
         (json.dumps(LINE).replace('20.25', '1e999'), 'line 1: p50 is inf'),
         (json.dumps(LINE).replace('20.25', '1' * 5000), 'line 1: not JSON'),

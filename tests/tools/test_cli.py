@@ -131,7 +131,7 @@ LIGHT = [
     (['complexity', '--backbone', 'timm:repvit_m1_2'], "timm has no net 'repvit_m1_2'; near: repvit_m1_5"),
     (['train', MINI, '--cfg-options', 'load_from'], "--cfg-options takes KEY=VALUE, got 'load_from'"),
     (['train', MINI, '--data', 'nowhere'], 'no folder nowhere'),
-    (['train', MINI, '--data', '{cwd}'], 'no data set of a format that is known'),
+    (['train', MINI, '--data', '{cwd}'], 'is empty; expected one of'),
     (['train', MINI, '--data', '{tmp}/broken'], 'instances_train.json is not JSON'),
     (['train', 'mnv4_lraspp_ade20k-mini', '--data', '{cwd}'], 'has no masks beside images: --data takes a folder with'),
     (['train', MINI, '--resume', 'gone.pth'], 'no checkpoint file at gone.pth'),

@@ -206,4 +206,4 @@ def test_the_plan_uses_measured_times(tmp_path):
     assert lines[0] == 'a timm:resnet18: 2 runs (random), 60.0 min each, a guess'
     assert lines[1] == 'a mnv4_conv_s: 1 runs (random), 60.0 min each'
     assert lines[-1] == '3 runs, about 3.0 CPU hours'
-    assert list(plan_lines(protocol, [], [measured], 1)) == ['no run is left: all have records']
+    assert list(plan_lines(protocol, [], [measured], 1)) == ['no runs remain: all have records']

@@ -495,5 +495,5 @@ def test_a_failed_run_is_a_record_with_the_reason(tmp_path):
         weights_dir=None, record=str(tmp_path / 'w/record.json'), recipe='r', data_digest='d', lock=str(tmp_path / 'l'),
     )  # fmt: skip
     record = run_job(job, 1)
-    assert 'has no data set of a format that is known' in record['error']
+    assert 'is empty; expected one of' in record['error']
     assert record['net'] == 'mnv4_conv_s'

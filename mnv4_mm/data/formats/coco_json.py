@@ -248,7 +248,7 @@ def _join_categories(sources: dict[str, AnnotationFile], data: DetectionData) ->
             count = sources[split].used[category.id]
             if count and split == VAL:
                 problem = (
-                    f'{category.name!r} has {amount(count, "box")} here and is no category of {sources[main].name}'
+                    f'{category.name!r} has {amount(count, "box")} here and is not a category of {sources[main].name}'
                 )
                 data.findings.append(Finding('class-unknown', path, problem, f'category {category.id}'))
             else:
@@ -388,7 +388,7 @@ def read_boxes(
         number = _id(entry, 'id')
         position = f'entry {i} of annotations' if number is None else f'annotation {number}'
         if not isinstance(entry, dict):
-            data.findings.append(Finding('entry-invalid', path, f'{_show(entry)} is no object', position))
+            data.findings.append(Finding('entry-invalid', path, f'{_show(entry)} is not an object', position))
             continue
         if number is not None and number in positions:
             problem = f'its id is that of entry {positions[number]} of annotations too (this one is entry {i})'

@@ -32,11 +32,11 @@ def box_of_edges(left: Number, top: Number, right: Number, bottom: Number, offse
 
 def _decimal(value: Number) -> Decimal:
     if isinstance(value, bool):
-        raise ValueError(f'{value!r} is no number')
+        raise ValueError(f'{value!r} is not a number')
     try:
         number = Decimal(repr(value) if isinstance(value, float) else value)
     except (InvalidOperation, TypeError) as error:
-        raise ValueError(f'{value!r} is no number') from error
+        raise ValueError(f'{value!r} is not a number') from error
     # A Decimal may have an exponent that a float cannot hold.
     return number if number.is_nan() or abs(number) < Decimal('1e300') else Decimal('inf')
 

@@ -90,9 +90,9 @@ def recognise(root: str | Path, task: Task | None = None) -> DetectionData | Mas
     if task:
         refuse_other_task(root, task)
     looked_for = {'detection': BOXES, 'segmentation': MASKS, None: f'{BOXES}; {MASKS}'}[task]
-    raise UserError(
-        f'{root} has no data set of a format that is known. {_describe(root, files)} Looked for: {looked_for}'
-    )
+    if not files.names:
+        raise UserError(f'{root} is empty; expected one of: {looked_for}')
+    raise UserError(f'{root} has no data set in a known format. {_describe(root, files)} Expected one of: {looked_for}')
 
 
 def refuse_other_task(root: str | Path, task: Task) -> None:
@@ -226,8 +226,6 @@ def _foreign(files: Files, name: str) -> str | None:
 
 def _describe(root: Path, files: Files) -> str:
     """Return a sentence on what is in the folder."""
-    if not files.names:
-        return 'It is empty.'
     archives = [name for name in files.names if name.lower().endswith(ARCHIVES)]
     if archives and not files.images:
         return f'Unpack {first(archives)} first.'

@@ -138,7 +138,7 @@ def _parse(files: Files, names: list[str], data: DetectionData) -> Iterator[tupl
         if tree.tag == 'annotation':
             yield name, tree
         else:
-            data.notes.append(f'{name} is not used: it is no file of Pascal VOC, but has <{tree.tag[:40]}>')
+            data.notes.append(f'{name} is not used: it is not a Pascal VOC file, but has <{tree.tag[:40]}>')
 
 
 def _is_mask(name: str) -> bool:
