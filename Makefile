@@ -73,7 +73,7 @@ $(LITERT)/installed: requirements/litert.txt | $(VENV)/installed
 test-litert: env litert
 	$(BIN)/python -m pytest tests/deploy/test_litert.py tests/deploy/test_targets.py -k litert
 
-# The compilers behind `mnv4 compare --npu`, in an environment of their own (0.5 GB).
+# The compilers behind `mnv4 compare --npu`, in an environment of their own (0.6 GB).
 npu: $(NPU)/installed
 
 $(NPU)/installed: requirements/npu.txt
@@ -81,7 +81,7 @@ $(NPU)/installed: requirements/npu.txt
 	$(NPU)/bin/python -m pip --disable-pip-version-check install -q -r requirements/npu.txt
 	touch $@
 
-# Beside what else is measured: ultralytics, for nothing but this.
+# Installs ultralytics, which only this benchmark needs.
 bench: env
 	$(BIN)/python -m pip --disable-pip-version-check install -q --no-deps -r requirements/bench.txt
 	$(BIN)/python tools/bench.py

@@ -1,4 +1,4 @@
-"""Work-arounds for OpenMMLab's own last releases; the maintained forks (``onedl-``) have mended all of them.
+"""Work-arounds for OpenMMLab's own last releases; the maintained forks (``onedl-``) have fixed all of them.
 
 Importing this module with a fork changes nothing.
 """

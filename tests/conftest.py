@@ -121,7 +121,7 @@ def few(once: Once) -> Path:
 
 @pytest.fixture(scope='session')
 def learned(once: Once, few: Path) -> Callable[[str], Path]:
-    """Return the work directory of a head that has learned the images of ``few`` by heart; made once."""
+    """Return the work directory of a head that was trained to overfit the images of ``few``; trained once."""
 
     def learn(name: str) -> Path:
         steps, side, rate = LEARNED[name]

@@ -3,7 +3,7 @@
 ``GET /`` returns the page and ``GET /model.json`` a description of the model. ``POST /predict`` takes the bytes of an
 image file and returns the predictions. Alternatively, the server serves the files of a folder that
 ``mnv4 export --to web`` has written; the model then runs in the browser. Requests cannot read other files. There are no
-dependencies besides the model's.
+dependencies in addition to those of the model.
 """
 
 import base64

@@ -37,7 +37,7 @@ def page(records: Sequence[dict[str, Any]], image: str) -> str:
         '',
         '    mnv4 blocks                # write this page and its plot from the records',
         '    mnv4 blocks --check        # exit code 1 if page and records disagree',
-        '    mnv4 blocks --measure      # measure anew: half an hour on a quiet machine (LiteRT needs `make litert`)',
+        '    mnv4 blocks --measure      # measure anew: half an hour on an idle machine (LiteRT needs `make litert`)',
         '',
         *prose(
             """Latency of the blocks of MobileNetV4 in the runtimes: batch 1, float32, one thread, random weights.

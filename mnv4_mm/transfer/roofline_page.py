@@ -216,7 +216,7 @@ def page(result: Roofline, image: str) -> str:
         '',
         '    mnv4 roofline                # print the correlations; write this page and its plot from the records',
         '    mnv4 roofline --check        # exit code 1 if page and records disagree',
-        '    mnv4 roofline --measure      # measure all nets anew: half an hour on a quiet machine',
+        '    mnv4 roofline --measure      # measure all nets anew: half an hour on an idle machine',
         '',
         *prose(
             """The roofline predicts the latency of a net from its layers (section 3 of the paper). The time of a
@@ -232,6 +232,7 @@ def page(result: Roofline, image: str) -> str:
             and run by ONNX Runtime on one thread. The table has Spearman's rank correlation with the
             measured time."""
         ),
+        *_disturbance(result),
         *table(
             ('', 'ridge point, MACs/byte', 'latency', 'CPU time', f'latency, with whole models ({len(everything)})'),
             _correlations(result, names, everything),
@@ -248,7 +249,6 @@ def page(result: Roofline, image: str) -> str:
         ),
         *table(('nets', 'number', 'MACs alone', 'roofline', 'gain, 95 % interval'), _groups(result)),
         '',
-        *_disturbance(result),
         *prose(
             f"""Peak: {result.macs_per_second / 1e9:.1f} GMACs/s, the fastest of three square matrix products in ONNX
             Runtime. Bandwidth: {result.bandwidth / 1e9:.1f} GB/s, the bytes read plus the bytes written by a numpy copy
@@ -340,9 +340,12 @@ def _disturbance(result: Roofline) -> list[str]:
     ratio = float(np.median([result.latency[name] / result.cpu[name] for name in result.nets]))
     if ratio < MAX_DISTURBANCE:
         return []
+    machine = result.records[0]['machine']
+    load = ' and '.join('unknown' if value is None else f'{value:.1f}' for value in machine['load'])
     return prose(
-        f"""Other processes ran during this measurement: the latency is {ratio:.2f} times the CPU time (median over the
-        nets). CPU time is the better figure here."""
+        f"""**The machine was not idle.** Its load average before and after the measurement was {load}, on
+        {machine['cores']} cores, and the latency is {ratio:.2f} times the CPU time (median over the nets). CPU time is
+        the better figure here."""
     )
 
 

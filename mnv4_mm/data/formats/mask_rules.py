@@ -534,7 +534,7 @@ def _one_class(
     """Return the convention for a single name: one value is this class, and 0 is the background."""
     name = names.names[0]
     if is_background(name) or is_void(name):
-        raise UserError(f'{_name(names)} has {name} alone: it must name at least one class besides')
+        raise UserError(f'{_name(names)} has {name} alone: it must also name at least one class')
     objects = [value for value in values if value]
     if not objects:
         raise UserError(f'no pixel of any mask is {name}: all have the value 0{_describe_ignored(ignored)}')
