@@ -60,7 +60,7 @@ class DataIds:
         return self.by_name[parts[-1:]]
 
     def indices(self, files: Sequence[Path]) -> list[int]:
-        """Return the ``index`` of each file.
+        """Return the position of each file in the annotation file.
 
         Raises:
             UserError: A file has no entry, or two files have the same entry.

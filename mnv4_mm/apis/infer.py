@@ -42,7 +42,7 @@ class Inferred(NamedTuple):
     Attributes:
         path: Path of ``predictions.json``.
         unreadable: Names of the images that could not be read and have no predictions.
-        are_numbered: True if the ids of the images are 1, 2, ..., as no annotation file was given.
+        are_numbered: True if the ids of the images are 1, 2, ..., because no annotation file was given.
     """
 
     path: Path
@@ -66,9 +66,9 @@ def infer(
 
     The outputs are the images with the predictions drawn (a video for a video), ``predictions.json``, whose content
     ``runtime.writer`` describes, and, for segmentation, class maps. Hidden files and folders, whose names begin with a
-    dot, are skipped. So are files in a format that is not read, e.g. raw photos, that have a readable image of the same
-    name beside them. If another image of a folder cannot be read, or has such a format, the run goes on with the
-    others; the image is named on stderr and under ``unreadable`` in ``predictions.json``.
+    dot, are skipped. Files in a format that is not read, e.g. raw photos, are skipped too if a readable image of the
+    same name is next to them. If another image of a folder cannot be read, or has such a format, the run goes on with
+    the others; the image is named on stderr and under ``unreadable`` in ``predictions.json``.
 
     Args:
         source: Image, folder or video file.
@@ -206,9 +206,10 @@ def infer_files(
 
 
 def _by_format(files: Mapping[str, Path]) -> tuple[dict[str, Path], list[str], list[str]]:
-    """Return the files of formats that are read, names of others, and names of others that are passed over.
+    """Return the files whose format is read, the names of other files, and the names of other files that are skipped.
 
-    The last have a readable image of the same name beside them: cameras write a raw file and a JPEG of each photo.
+    The skipped files have a readable image of the same name next to them: cameras write a raw file and a JPEG of each
+    photo.
     """
     readable = {name: file for name, file in files.items() if not name.lower().endswith(UNREAD_SUFFIXES)}
     stems = {os.path.splitext(name)[0] for name in readable}

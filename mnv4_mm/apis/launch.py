@@ -96,9 +96,9 @@ def join_processes(cfg: Config) -> None:
 
 @contextmanager
 def lost_process_errors() -> Iterator[None]:
-    """Turn errors of messages between processes, one of which has gone, into a ``LostProcessError``.
+    """Turn communication errors because of a lost process into a ``LostProcessError``.
 
-    An error because a process that loads images has ended becomes a ``UserError``.
+    If a process that loads images has ended, the error becomes a ``UserError``.
     """
     try:
         yield
@@ -118,7 +118,7 @@ def lost_process_errors() -> Iterator[None]:
 
 
 class LostProcessError(UserError):
-    """Messages between processes have failed."""
+    """Communication with another process has failed."""
 
 
 def _is_of_processes(error: RuntimeError) -> bool:

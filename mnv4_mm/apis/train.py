@@ -75,7 +75,7 @@ def train(
         resume: Continue from the last checkpoint of the work directory (True), or from this checkpoint.
         amp: Mixed precision: float16 with loss scaling on a GPU, bfloat16 on the CPU.
         amp_dtype: Mixed precision with this type, ``fp16`` or ``bf16``.
-        channels_last: Keep feature maps as (N, H, W, C) in memory; as the config says if None.
+        channels_last: Keep feature maps as (N, H, W, C) in memory; None for the setting of the config.
         fused: Update all parameters in one kernel; if None, where the optimizer supports it.
         compiled: Compile backbone, neck and head with ``torch.compile``.
         backbone: Use another backbone, e.g. ``mnv4_conv_l``.
@@ -84,8 +84,8 @@ def train(
         cfg_options: Values that replace values of the config.
         launcher: mmengine's launcher: none, pytorch, slurm or mpi.
         auto_scale_lr: Scale the learning rate to the actual batch size; if None, only with ``data``.
-        weights: Start the backbone from ``timm``'s ImageNet weights, from random ones (``none``), or from a file; if
-            None, as the config says or, with ``data``, as docs/training.md describes.
+        weights: Start the backbone from ``timm``'s ImageNet weights, from random ones (``none``), or from a file; None
+            for the setting of the config or, with ``data``, the default that docs/training.md describes.
         teacher: Checkpoint of a trained model of the same task to distil from, of this package, mmdet or mmseg.
         teacher_config: Config of the teacher; the one in its checkpoint if None.
         qat: Fine-tune the trained model of this checkpoint for int8, by default in a tenth of the steps of its

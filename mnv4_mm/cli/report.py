@@ -67,7 +67,9 @@ def add_complexity(parser: Parser) -> None:
     parser.add_argument('configs', nargs='*', help='config names (default: all shipped ones)')
     parser.add_argument('--backbone', metavar='NAME', help='count models with this backbone, e.g. mnv4_hybrid_m')
     parser.add_argument(
-        '--nets', action='store_true', help='all nets instead: backbone and classifier, next to the numbers of the paper and of timm'
+        '--nets',
+        action='store_true',
+        help='all nets instead: backbone and classifier, next to the numbers of the paper and of timm',
     )
     parser.set_defaults(call=complexity)
 

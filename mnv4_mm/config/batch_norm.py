@@ -1,4 +1,4 @@
-"""Batches that are too small for the batch norms of a model."""
+"""Check that batches are large enough for the batch norms of a model."""
 
 from mmengine.config import Config
 
@@ -10,9 +10,9 @@ POOLING = ('ASPPHead', 'DepthwiseSeparableASPPHead')
 
 
 def check_batch_norms(cfg: Config) -> None:
-    """Check that no batch norm gets one value for each channel, from which it cannot compute a variance.
+    """Check that no batch norm gets only one value per channel, from which it cannot compute a variance.
 
-    The check knows SSDLite, whose smallest feature map has one position, and DeepLabV3+, which pools over the image.
+    The check covers SSDLite, whose smallest feature map has one position, and DeepLabV3+, which pools over the image.
     Other models are refused at the first step (``refuse_batch_of_one``).
 
     Args:

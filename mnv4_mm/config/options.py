@@ -336,7 +336,7 @@ class TrainOptions(ConfigOptions):
             raise UserError('--epochs and --iters exclude each other: a config counts in one of them')
 
     def check_excluded(self, name: str, excluded: Mapping[str, str]) -> None:
-        """Check that options which do not go with another one are not given.
+        """Check that no option is given that another one excludes.
 
         Args:
             name: The other option, e.g. ``--space``, or the command that implies it.

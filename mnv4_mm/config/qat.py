@@ -214,7 +214,7 @@ def _steps(checkpoint: Checkpoint, cfg: Config) -> int:
 
 
 def _count_in_iterations(cfg: Config) -> None:
-    """Make a config that counts in epochs count in iterations: a tenth of a short training is less than an epoch."""
+    """Convert a config from epochs to iterations, because a tenth of a short training is less than an epoch."""
     cfg.merge_from_dict(
         {
             'default_hooks.checkpoint.by_epoch': False,
@@ -226,7 +226,7 @@ def _count_in_iterations(cfg: Config) -> None:
 
 
 def _use_last_stage(cfg: Config) -> None:
-    """Use the images of the last epochs from the start, if the training changes its pipeline (RTMDet)."""
+    """Use the pipeline of the last epochs from the start, if the training changes its pipeline (RTMDet)."""
     hooks: list[Mapping[str, Any]] = []
     for hook in cfg.get('custom_hooks', []):
         if 'switch_epoch' not in hook:

@@ -125,7 +125,7 @@ def check_detection(data: DetectionData, previous: Mapping[str, str] | None = No
 
 
 def check_as_it_is(data: DetectionData) -> tuple[list[LabelledImage], list[Finding]]:
-    """Check classes, images and boxes of all splits together by the rules of ``check_detection``, and split nothing.
+    """Check classes, images and boxes by the rules of ``check_detection``, with all splits joined into one.
 
     Args:
         data: The data set as read; not changed.

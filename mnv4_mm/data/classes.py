@@ -7,7 +7,7 @@ from mnv4_mm.errors import UserError
 
 
 def class_order(root: Path, found: Sequence[str], required: Sequence[str]) -> list[int]:
-    """Return, for each class of a checkpoint, its index among the classes of a data set.
+    """Return the index of each class of a checkpoint among the classes of a data set.
 
     Args:
         root: Folder of the data set, for the message.

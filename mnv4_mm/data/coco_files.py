@@ -187,7 +187,7 @@ def _check_content(split: Split, content: dict[str, list]) -> list[Finding]:
 
 
 def _not_corrected(annotations: Sequence[Mapping[str, Any]], path: Path) -> list[Finding]:
-    """Return findings for boxes that --data corrects, and that mmdet would read as they are."""
+    """Return findings for boxes that ``--data`` would correct and mmdet would use unchanged."""
     found = []
     for annotation in annotations:
         attributes, entry = annotation.get('attributes'), f'annotation {annotation["id"]}'

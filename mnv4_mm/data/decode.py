@@ -50,7 +50,7 @@ def decode_images(root: Path, names: Iterable[str]) -> dict[str, Decoded]:
         names: Paths of the images relative to ``root``.
 
     Returns:
-        Result by name, in the order of ``names``. An image that cannot be read is no error: the ``problem`` of its
+        Result by name, in the order of ``names``. An image that cannot be read is not an error: the ``problem`` of its
         result says why.
 
     Raises:

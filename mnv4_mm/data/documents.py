@@ -62,7 +62,7 @@ def read_json(path: Path) -> Any:
 
 
 def check_json(path: Path) -> None:
-    """Check that a file is JSON. Of a file larger than ``PARSED_BYTES`` only the last character is looked at.
+    """Check that a file is JSON. In a file larger than ``PARSED_BYTES``, only the last character is checked.
 
     That is enough to recognise a file that was not copied in full.
 
@@ -103,7 +103,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def read_yaml(path: Path) -> Any:
     """Read a YAML file as lists, mappings and text; an empty file gives None.
 
-    Every scalar is text as it is written, so that a class ``no`` is not False.
+    Every scalar is returned as the text in the file, so that a class ``no`` does not become False.
 
     Raises:
         UserError: The file cannot be read, is too large, is not YAML, repeats a key, has aliases or tags, or is nested

@@ -174,5 +174,5 @@ class Finding:
 
 
 def dark_image(path: Path, brightest: int) -> Finding:
-    """Return the finding for an image that is almost black, as one of 16 bits from a sensor of 12 is."""
+    """Return the finding for an image that is almost black, such as a 16-bit file from a 12-bit sensor."""
     return Finding('dark-image', path, f'its brightest value is {brightest} of 255')

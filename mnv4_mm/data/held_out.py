@@ -1,6 +1,6 @@
-"""A part of the training images that is held out from training, to choose between nets by their scores on it.
+"""The part of the training images that is held out to score nets on.
 
-An image belongs to the part by its path, so that the part does not depend on the order or the number of images.
+Whether an image is held out depends only on its path, not on the order or the number of the images.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """Splits of a segmentation data set as a config names them, and their check by the rules of ``data/check_masks.py``.
 
 The check is for data that has not been checked and prepared by ``data/prepare_masks.py``. mmseg reads these files
-itself, so that nothing can be left out: what ``--data`` leaves out is refused.
+itself, so nothing can be left out. What ``--data`` would leave out is refused.
 
 Imports neither torch nor OpenMMLab, so that the command line can report a mistake at once.
 """

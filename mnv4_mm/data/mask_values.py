@@ -109,8 +109,8 @@ def decode_masks(root: Path, names: Iterable[str]) -> dict[str, MaskValues]:
         names: Paths of the masks relative to ``root``.
 
     Returns:
-        Result by name, in the order of ``names``. A mask that cannot be read is no error: the ``problem`` of its result
-        says why.
+        Result by name, in the order of ``names``. A mask that cannot be read is not an error: the ``problem`` of its
+        result says why.
 
     Raises:
         UserError: The cache cannot be written.

@@ -1,6 +1,6 @@
 """Split a data set into training and validation images; find near-duplicates.
 
-Images that show the same must not be on both sides: the score would measure the model on what it was trained on.
+Images that show the same must not be on both sides: the model would be scored on what it was trained on.
 """
 
 import os

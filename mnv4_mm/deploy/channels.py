@@ -27,7 +27,7 @@ MAX_DIFFERENCE = 1e-5  # of the outputs, relative to the largest value
 def spread_channels(
     checkpoint: str, out: str, *, octaves: float = 2.0, seed: int = 0, log: Callable[[str], None] = print
 ) -> int:
-    """Write a copy of a checkpoint whose net has the same outputs, but channels with other ranges.
+    """Write a copy of a checkpoint with randomly rescaled channels and the same outputs.
 
     Each channel between two layers is divided by a random power of two, and the weights that read the channel are
     multiplied by the same power.

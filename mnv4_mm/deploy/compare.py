@@ -346,7 +346,7 @@ def _measured_row(artifact: Artifact, measurement: Measurement) -> Row:
 
 
 def _place(row: Row, artifact: Artifact, npu: Sequence[str]) -> None:
-    """Compile a file for those NPUs that take it. A file that the user wants on an NPU and that is refused fails."""
+    """Compile a file for the NPUs that take its format. If a compilation fails, the row fails."""
     for name in npu:
         if NPUS[name].takes(artifact.meta):
             try:

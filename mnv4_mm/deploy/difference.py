@@ -28,7 +28,7 @@ class Difference:
               of PyTorch's detections, if this share is larger and above ``MAX_UNMATCHED``.
             - Class maps: share of pixels that differ.
         kind: ``raw`` for raw outputs and logits, ``detections``, or ``pixels`` for class maps.
-        inconclusive: Reason why the comparison proves nothing; empty if it is conclusive.
+        inconclusive: Why the comparison proves nothing; empty if it is conclusive.
     """
 
     largest: float

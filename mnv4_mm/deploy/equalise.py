@@ -173,9 +173,9 @@ def _channel_ranges(
 def _factors(ranges: Tensor, dense: Sequence[Tensor]) -> Tensor:
     """Return the factor of each channel, (C,), a power of two.
 
-    The weights of a convolution have a scale for each output channel. For depthwise convolutions and norms, that is one
-    for each channel of the feature map, and only its ranges matter. In other convolutions the weights of all input
-    channels share a scale, and the factors divide the spread between weights and feature map.
+    The weights of a convolution have one scale per output channel. In depthwise convolutions and norms, that is one per
+    channel of the feature map, so only the ranges of the feature map matter. In other convolutions, the weights of all
+    input channels share a scale, so the factors distribute the spread over weights and feature map.
 
     Args:
         ranges: Largest absolute value of each channel of the feature map, (C,).

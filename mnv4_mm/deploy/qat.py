@@ -110,8 +110,8 @@ def export_after_training(folder: Path) -> None:
 def match_layers(model: Any, layers: Sequence[LayerSensitivity]) -> list[tuple[str, LayerSensitivity]]:
     """Match the layers of a quantised ONNX file with those of the model that it was exported from.
 
-    In the file, the name of weights is made of the name of their module, and of a number where levels of a feature
-    pyramid share the module. Products of two activations have no weights, so they are matched by their order.
+    In the file, weights are named after their module, with a number added if levels of a feature pyramid share the
+    module. Products of two activations have no weights, so they are matched by their order.
 
     Args:
         model: The model in float.

@@ -41,8 +41,7 @@ class QuantizedModel(NamedTuple):
     Attributes:
         model: ``onnx.ModelProto`` in QDQ form.
         layers: Sensitivity of each convolution and matrix product, the most sensitive one first.
-        sensitive: The layers that stay in float because they are sensitive, described for converters that do not know
-            the names of ONNX nodes.
+        sensitive: The layers that stay in float because they are sensitive, described for converters that rename nodes.
         steps: The steps that were tried, in order.
         is_equalised: True if ``quantize_onnx`` chose the net with equalised channels.
         chosen: Names of the ONNX nodes of ``sensitive``.
@@ -224,10 +223,10 @@ def _rounded(model: Any, ranges: Mapping[str, Range], float_nodes: Sequence[str]
 
 
 def trained_onnx(model: Any) -> QuantizedModel:
-    """Prepare a net in QDQ form whose scales have been trained for ``store_weights_unsigned``, in place.
+    """Prepare a net in QDQ form with trained scales for ``store_weights_unsigned``, in place.
 
-    Stored integers get zero points of their own, because torch's exporter shares equal ones. Tensors that no node reads
-    and the listed types of stored tensors are removed.
+    Each tensor of integers gets a zero point of its own, because torch's exporter shares equal ones. Tensors that no
+    node reads are removed, and so are the entries of stored tensors in the list of value types.
 
     Args:
         model: ``onnx.ModelProto`` as ``torch.onnx.export`` writes it.

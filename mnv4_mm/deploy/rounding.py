@@ -1,8 +1,8 @@
-"""Adaptive rounding of weights: choose 8-bit weights for the error of a layer's output, not of each weight.
+"""Adaptive rounding: choose 8-bit weights that minimise the error of a layer's output, not of each weight.
 
-Weights are rounded one by one, and those that are not yet rounded make up for the error, as in GPTQ (arXiv 2210.17323).
-This needs the second moments of a layer's inputs on real images and no training; AdaRound (arXiv 2004.10568) minimises
-the same error by gradient descent. The mean error that remains is subtracted from the bias.
+Weights are rounded one by one, and those that are not yet rounded are changed to compensate for the error, as in GPTQ
+(arXiv 2210.17323). This needs the second moments of a layer's inputs on real images and no training; AdaRound (arXiv
+2004.10568) minimises the same error by gradient descent. The mean error that remains is subtracted from the bias.
 """
 
 from collections.abc import Sequence

@@ -22,7 +22,7 @@ OWN_INPUT = dict(input_mean=0.5, scores=0.05, boxes=0.02, share=0.02)
 
 
 def sample(predictor: Predictor | None, pytorch: Predictor, path: Path) -> dict[str, Any]:
-    """Compute reference values for one image, with which code on a device that runs the exported file can be tested.
+    """Compute reference values for one image, to test code that runs the exported file on a device.
 
     Args:
         predictor: The exported file; None if it cannot run on this machine.

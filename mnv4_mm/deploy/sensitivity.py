@@ -73,7 +73,8 @@ class QuantizationNoise:
 
     The noise of rounding is computed for one scale of 256 steps for all channels. For each channel it is divided by the
     variance of the channel, limited to 1, and then averaged over the channels. ONNX Runtime's ``qdq_loss_debug``
-    measures noise over the whole feature map instead, so large channels would hide that small ones are rounded to zero.
+    measures noise over the whole feature map instead. There, large channels would hide small ones that are rounded to
+    zero.
     """
 
     def __init__(self) -> None:
@@ -201,7 +202,7 @@ def float_candidates(
 
 
 def nodes_in_float(layers: Sequence[LayerSensitivity], graph: Any, chosen: Collection[str]) -> set[str]:
-    """Return the names of all nodes that have to stay in float so that some sensitive layers can.
+    """Return the names of all nodes that stay in float if some sensitive layers do.
 
     If the output of a layer is sensitive, all nodes that read this output directly or through ``COPYING_OPS`` stay in
     float as well: a reader in 8 bits would round the output again.
@@ -225,7 +226,7 @@ def nodes_in_float(layers: Sequence[LayerSensitivity], graph: Any, chosen: Colle
 
 
 def sensitive_layers(layers: Sequence[LayerSensitivity], graph: Any, chosen: Collection[str]) -> list[SensitiveLayer]:
-    """Describe the layers that stay in float for converters that do not know the names of ONNX nodes.
+    """Describe the layers kept in float by their weights, for converters that rename nodes.
 
     Args:
         layers: Sensitivity of the layers.

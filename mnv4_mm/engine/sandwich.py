@@ -42,7 +42,7 @@ class Sandwich:
         channels_last: Whether the model was changed by ``use_channels_last``.
 
     Attributes:
-        step: Number of the current step, from which, with the seed, the random nets follow.
+        step: Number of the current step. With the seed, it determines the random nets.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ def train_supernet(
 
 @HOOKS.register_module()
 class SandwichHook(Hook):
-    """Hook that tells the ``Sandwich`` of a model the number of the step, also after a resume."""
+    """Hook that passes the number of the step to the ``Sandwich`` of a model, also after a resume."""
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
@@ -149,7 +149,7 @@ class SandwichHook(Hook):
 
 
 def _total(losses: Mapping[str, Any]) -> Tensor:
-    """Return the sum of the losses of a model, as mmengine sums them: others than losses are left out."""
+    """Return the sum of the losses of a model, as mmengine sums them: values other than losses are left out."""
     values = [value for name, value in losses.items() if 'loss' in name]
     parts = [part for value in values for part in (value if isinstance(value, list | tuple) else [value])]
     return torch.stack([part.mean() for part in parts]).sum()

@@ -80,8 +80,9 @@ def compile_parts(model: nn.Module) -> None:
     """Compile the forward functions of backbone, neck and head with ``torch.compile``, for training only.
 
     Losses and targets are not compiled, because their shapes depend on the number of boxes. Validation is not compiled
-    either, because its images may all differ in size. mmengine's option ``compile`` is no alternative: it compiles the
-    whole training step, which is then recompiled again and again. Parameter names, and so checkpoints, do not change.
+    either, because its images may all differ in size. mmengine's option ``compile`` is not used, because it compiles
+    the whole training step, which is then recompiled again and again. Parameter names, and so checkpoints, do not
+    change.
 
     Args:
         model: Model of mmdet or mmseg; changed in place. Parts that the model does not have are skipped.

@@ -136,7 +136,7 @@ def label(
         part: Number of images per part, the unit of work, which has a Parquet file. A tar file, a video, or a row group
             of a Parquet file always is a part of its own.
         coco: JSON file to which the results are also written in COCO's format, unless a part has failed. None: no JSON.
-        retry: Label parts again that have images with errors.
+        retry: Repeat the parts that have images with errors.
         log: Function that prints a line.
 
     Returns:

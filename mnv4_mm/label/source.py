@@ -144,7 +144,7 @@ def _folder(root: Path, ids: set[str]) -> Iterator[Entry]:
 
 
 def _lines(path: Path) -> list[str]:
-    """Return the lines of a text file with their ends. Unlike for ``str.splitlines``, only line breaks end them."""
+    """Return the lines of a text file with line breaks; unlike in ``str.splitlines``, nothing else ends a line."""
     try:
         return list(io.StringIO(path.read_text(encoding='utf-8-sig'), newline=None))
     except (UnicodeDecodeError, OSError) as error:

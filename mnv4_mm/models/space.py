@@ -130,7 +130,7 @@ class Space(NamedTuple):
     head_conv: int | None = 960
 
     def variables(self) -> tuple[Variable, ...]:
-        """Return the variables, in the order of the genes. A choice of one value is no variable."""
+        """Return the variables, in the order of the genes. A choice of one value is not a variable."""
         return _variables_of(self)[1]
 
     def _variables(self) -> Iterator[Variable]:

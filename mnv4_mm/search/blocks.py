@@ -1,4 +1,4 @@
-"""The blocks that the nets of a search space are made of, with the multiply-accumulates and bytes of their layers."""
+"""Blocks of the nets of a search space, with the multiply-accumulates and bytes of their layers."""
 
 import itertools
 import random
@@ -58,11 +58,11 @@ def all_blocks(space: Space, backbone: Mapping[str, Any]) -> list[PlacedRow]:
 def choose_blocks(
     blocks: Sequence[PlacedRow], space: Space, backbone: Mapping[str, Any], size: tuple[int, int], count: int
 ) -> list[PlacedRow]:
-    """Choose the blocks to measure: each kind, width, kernel and stride, and then those that nets spend most MACs on.
+    """Choose the blocks to measure: each kind, width, kernel and stride, then those with the most MACs in random nets.
 
     Args:
         blocks: The blocks to choose from, see ``all_blocks``.
-        space: The space, of which ``SAMPLED_NETS`` random nets are counted; always the same ones.
+        space: The space. MACs are counted over ``SAMPLED_NETS`` random nets of it, always the same ones.
         backbone: See ``blocks_of``.
         size: Height and width of the image in pixels.
         count: Number of blocks to choose.
@@ -88,12 +88,12 @@ def choose_blocks(
 
 
 def input_size(block: PlacedRow, size: tuple[int, int]) -> tuple[int, int]:
-    """Return height and width of the input feature map of a block, for an image of a height and width in pixels."""
+    """Return the height and width of a block's input, for an image of this height and width in pixels."""
     return -(-size[0] // block.stride), -(-size[1] // block.stride)
 
 
 def output_size(block: PlacedRow, size: tuple[int, int]) -> tuple[int, int]:
-    """Return height and width of the output feature map of a block, for an image of a height and width in pixels."""
+    """Return the height and width of a block's output, for an image of this height and width in pixels."""
     stride = block.stride * stride_of(block.row)
     return -(-size[0] // stride), -(-size[1] // stride)
 
@@ -101,7 +101,8 @@ def output_size(block: PlacedRow, size: tuple[int, int]) -> tuple[int, int]:
 def layers_of(block: PlacedRow, size: tuple[int, int]) -> list[Layer]:
     """Return the layers of a block with their MACs and bytes in float32, counted from its row.
 
-    Norms are folded into convolutions and activations are fused, as runtimes do; the norm before an attention is not.
+    As in runtimes, norms are folded into convolutions and activations are fused. The norm before an attention is not
+    folded.
 
     Args:
         block: The block.

@@ -1,4 +1,4 @@
-"""A latency table of a browser: whole nets are exported to web pages, and their measurements read back."""
+"""Latency table of a browser, made from measurements of nets that are exported as web pages."""
 
 import json
 import statistics
@@ -28,10 +28,10 @@ TARGET = TARGETS['web']
 def write_nets(
     checkpoint: Path, nets: int, check: int, folder: Path, *, log: Callable[[str], object] = print
 ) -> list[Path]:
-    """Write nets as web pages, and ``nets.json`` with the genes of each. Pages that are there already are kept.
+    """Write nets as web pages, and ``nets.json`` with the genes of each. Existing pages are kept.
 
-    The nets have their parts of the weights and their own norm statistics, since the pages select boxes, and the time
-    for that depends on the scores.
+    Each net has its part of the supernet's weights and norm statistics of its own: the pages select boxes, and the time
+    that this takes depends on the scores.
 
     Args:
         checkpoint: Checkpoint of a supernet.

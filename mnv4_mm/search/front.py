@@ -1,4 +1,4 @@
-"""The nets that are best at their costs, and the file that keeps them. Imports nothing heavy."""
+"""The Pareto front of nets by score and cost, and its file. Imports nothing heavy."""
 
 import json
 import math
@@ -30,7 +30,7 @@ class Scored(NamedTuple):
 
 
 class Front(NamedTuple):
-    """Nets of a supernet that are best at their costs.
+    """The nets of a supernet with the best scores at their costs, and how they were found.
 
     Attributes:
         supernet: Checkpoint of the supernet.

@@ -18,7 +18,9 @@ FORMAT = 1
 
 
 class Subject(NamedTuple):
-    """Space, input size and model of a table: files of nets with the same subject have the same latency on a device.
+    """What a latency table was measured for: search space, input size and model.
+
+    Exported nets with the same genes and the same subject have the same latency on a device.
 
     Attributes:
         space: Name of the search space.
@@ -92,7 +94,7 @@ class LatencyTable(NamedTuple):
     checked: tuple[NetTime, ...] = ()
 
     def lines(self) -> Iterator[str]:
-        """Yield lines that say what was measured and how well it predicts."""
+        """Yield lines that describe what was measured and the error of the predictions."""
         measured = sum(one.measured for one in self.blocks)
         threads = f'{self.threads} thread{"s" if self.threads > 1 else ""}'
         device = self.machine.get('cpu') or self.machine.get('device')
@@ -113,11 +115,11 @@ class Predictor:
 
     Args:
         table: A latency table.
-        subject: What is to be predicted.
+        subject: Space, input size and model of the nets to predict.
         backbone: Config of the backbone, see ``blocks.blocks_of``.
 
     Raises:
-        UserError: The table is of something else, or lacks a block of the space.
+        UserError: The table has another subject, or lacks a block of the space.
     """
 
     def __init__(self, table: LatencyTable, subject: Subject, backbone: Mapping[str, Any]) -> None:
@@ -155,7 +157,7 @@ def net_features(
     size: tuple[int, int],
     backbone: Mapping[str, Any],
 ) -> dict[str, float]:
-    """Return what the latency of a net is predicted from.
+    """Return the features from which the latency of a net is predicted.
 
     Args:
         space: The space.
@@ -165,9 +167,10 @@ def net_features(
         backbone: See ``blocks.blocks_of``.
 
     Returns:
-        By name: ``blocks``, the sum of the latencies of its blocks in ms. ``count``, their number, and ``megabytes``,
-        the size of their inputs and outputs: a block that is measured alone is called, and its feature maps are
-        converted, once more than within a net. ``C3 width`` and so on, the channels of the maps that the neck gets.
+        The features by name. ``blocks`` is the sum of the latencies of its blocks in ms, ``count`` their number, and
+        ``megabytes`` the size of their inputs and outputs. The last two correct for the cost of measuring a block
+        alone: one call more, and one conversion more of its feature maps, than within a net. ``C3 width`` and so on are
+        the channels of the maps that the neck gets.
     """
     indices = backbone.get('out_indices', (1, 2, 3))
     stages = placed_rows(space.subnet(genes).arch, backbone.get('output_stride', 32))[: indices[-1] + 1]

@@ -1,4 +1,4 @@
-"""Fits of a latency table: blocks that were not measured, and whole nets."""
+"""Fit the coefficients that predict the latency of blocks that were not measured, and of whole nets."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ PENALTIES = tuple(10.0**power for power in range(-4, 4))
 
 
 def roofline_features(layers: Iterable[Layer]) -> np.ndarray:
-    """Return what the latency of layers is predicted from: the values of ``ROOFLINE``.
+    """Return the features from which the latency of layers is predicted: the values of ``ROOFLINE``.
 
     These are the MACs of each of ``KINDS``, the bytes that all layers read and write, the number of layers, and 1.
     """
@@ -28,10 +28,10 @@ def roofline_features(layers: Iterable[Layer]) -> np.ndarray:
 
 
 def fit_roofline(features: Sequence[np.ndarray], ms: Sequence[float]) -> dict[str, float]:
-    """Fit milliseconds for each MAC of a kind, byte and layer, none of them negative, by least squares.
+    """Fit the non-negative times in ms of a MAC of each kind, a byte and a layer, by least squares.
 
-    Unlike in ``transfer.roofline``, the time for MACs and that for bytes are added, not compared: a fit of the larger
-    one of the two has local minima, and is no better on the blocks that were tried.
+    Unlike in ``transfer.roofline``, the times for MACs and for bytes are added. Fitting the larger of the two has local
+    minima, and was not better on the blocks that were tried.
 
     Args:
         features: ``roofline_features`` of each block or net.
@@ -56,9 +56,9 @@ def roofline_ms(coefficients: Mapping[str, float], features: np.ndarray) -> floa
 def fit_nets(features: Sequence[Mapping[str, float]], ms: Sequence[float]) -> dict[str, float]:
     """Fit the coefficients that predict whole nets.
 
-    A net is first taken for the sum of its blocks and a constant. Ridge regression on the relative error corrects the
-    coefficients; its penalty is the one with the smallest error when each net in turn is left out of the fit. Penalties
-    by which slower blocks would make a net faster are not considered.
+    The first prediction is the sum of the blocks plus a constant. Ridge regression on the relative error corrects its
+    coefficients. Of the penalties that give the sum of the blocks a positive coefficient, the one with the smallest
+    leave-one-out error is used.
 
     Args:
         features: ``latency.net_features`` of each net, at least three.
@@ -92,7 +92,7 @@ def _ridge(x: np.ndarray, y: np.ndarray, penalty: float) -> np.ndarray:
 
 
 def _left_out(x: np.ndarray, y: np.ndarray, penalty: float) -> float:
-    """Return the mean squared relative error on nets that are left out of the fit, one at a time."""
+    """Return the mean squared relative error of leave-one-out predictions."""
     errors = []
     for i in range(len(y)):
         kept = np.arange(len(y)) != i

@@ -1,4 +1,4 @@
-"""Measure a latency table: blocks and whole nets of a supernet's space, in a runtime on this device."""
+"""Measure the latency table of a search space, from blocks and whole nets in a runtime on this device."""
 
 import datetime
 import hashlib
@@ -82,7 +82,7 @@ class Supernet:
     Attributes:
         cfg: Its config.
         space: Its search space.
-        subject: What a latency table of it is of.
+        subject: Subject of its latency tables.
 
     Raises:
         UserError: The checkpoint cannot be read or is not that of a supernet, or it cannot be exported.
@@ -113,7 +113,7 @@ class Supernet:
 
 
 def subject_of(cfg: Config) -> Subject:
-    """Return what a latency table of a supernet is of.
+    """Return the space, input size and model digest that identify a latency table.
 
     Raises:
         UserError: This is not the config of a supernet, or it cannot be exported.
@@ -125,9 +125,9 @@ def subject_of(cfg: Config) -> Subject:
 def profile(checkpoint: Path, plan: Plan, out: Path, *, log: Callable[[str], object] = print) -> LatencyTable:
     """Measure and write a latency table.
 
-    What has been measured is kept in a file beside it, with the suffix ``.jsonl``: a profile that was stopped
-    continues, and one with other numbers of blocks and nets measures only what is new. Exported files are kept until
-    the table is written, in a folder beside it with the suffix ``.files``.
+    Measurements are kept in a ``.jsonl`` file next to the table. A profile that was stopped continues from this file,
+    and one with other numbers of blocks and nets measures only the new ones. Exported files are kept in a ``.files``
+    folder next to the table until the table is written.
 
     Args:
         checkpoint: Checkpoint of a supernet.
@@ -257,10 +257,10 @@ def _measure(
     folder: Path,
     log: Callable[[str], object],
 ) -> dict[Item, float]:
-    """Measure what the records do not have yet, and return the latency in ms of each item that could be exported.
+    """Measure items that have no records yet, and return the latency in ms of each item that could be exported.
 
     All files are measured in each round, so that a change of the speed of the device affects all of them. The latency
-    is the median within a round, of the fastest round: other processes only ever add to it.
+    of an item is the lowest of the medians of its rounds, because other processes can only add to it.
     """
     names = {item: _name(item) for item in items}
     pending = [item for item in items if records.missing(names[item])]

@@ -1,7 +1,7 @@
 """Search for the nets of a supernet that have the best scores at their costs.
 
-Everything follows from the seed and the scores: a search that was stopped asks for the same nets again, and takes the
-scores of those that it has scored from its records.
+A search depends only on the seed and the scores. If it was stopped and is started again, it asks for the same nets, and
+reads the scores that it already has from its records.
 """
 
 import json
@@ -93,7 +93,7 @@ def search(
         The front of the nets that this search has asked for.
 
     Raises:
-        UserError: The checkpoint or the data cannot be used, the latency table is of something else, or the records are
+        UserError: The checkpoint or the data cannot be used, the latency table has another subject, or the records are
             of another supernet or of other images.
     """
     loaded = read_checkpoint(checkpoint)
@@ -154,7 +154,7 @@ def _predictor(latency: LatencyTable, cfg: Any) -> Predictor:
 
 
 def _source(latency: LatencyTable) -> dict[str, Any]:
-    """Return what a front says about the latency table of its costs."""
+    """Return the attributes of a front that describe the latency table of its costs."""
     return dict(
         runtime=latency.runtime,
         threads=latency.threads,
@@ -167,7 +167,7 @@ def _source(latency: LatencyTable) -> dict[str, Any]:
 def ask(
     space: Space, plan: Plan, cost: Callable[[Genes], float], score: Callable[[Sequence[Genes]], list[Scored]]
 ) -> Iterator[list[Scored]]:
-    """Ask for nets in generations, and yield those of each generation that are within the limit, scored.
+    """Ask for nets in generations, and yield the scored nets of each generation, without those above the limit.
 
     Args:
         space: The search space.

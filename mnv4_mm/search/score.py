@@ -151,7 +151,7 @@ def _batches(samples: Sequence[Any]) -> list[Any]:
 
 
 def _resized(sample: Any, size: tuple[int, int]) -> Any:
-    """Resize the image of a sample, so that images of all sizes can be in one batch; its ground truth stays."""
+    """Resize the image of a sample, but not its ground truth, so that images of all sizes can be in one batch."""
     if sample['inputs'].shape[-2:] == size:
         return sample
     image = functional.interpolate(sample['inputs'][None].float(), size, mode='bilinear', antialias=True)[0]

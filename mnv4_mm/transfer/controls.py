@@ -1,4 +1,4 @@
-"""Transform and backbone of control runs, for which it is known beforehand how the score should change.
+"""Transform and backbone of control runs, whose scores should change in a known way.
 
 ``protocol.CONTROLS`` lists the controls. The transform is for ``shuffled``, the backbone for ``zeroed``.
 """

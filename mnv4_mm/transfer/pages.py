@@ -127,7 +127,7 @@ def _digest(text: str) -> str:
 
 
 def machine_lines(records: Sequence[Record]) -> list[str]:
-    """Describe with which machines, versions and commits records were measured.
+    """Describe the machines, versions and commits with which records were measured.
 
     Args:
         records: Records with ``date`` and ``machine``, see ``describe_machine``. ``machine['load']`` is a pair: the

@@ -260,7 +260,7 @@ def select(
         The selected runs, in the order of ``runs``.
 
     Raises:
-        UserError: A given net, head, start or seed is that of no run.
+        UserError: No run has a given net, head, start or seed.
     """
     for flag, chosen, values in (
         ('--nets', nets, {run.net for run in runs}),

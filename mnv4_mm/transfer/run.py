@@ -140,7 +140,7 @@ def _train(
 
 
 def _checkpoint_of_teacher(job: Job, teacher: Teacher, seed: int) -> Path:
-    """Return the checkpoint of the teacher, which the first run that needs it trains while the others wait."""
+    """Return the checkpoint of the teacher. The first run that needs it trains it, while the others wait."""
     name = '-'.join([job.run.head, job.recipe, job.data_digest, *(['dry'] if job.dry else [])])
     folder = Path(job.lock).parent / 'teachers' / name
     folder.mkdir(parents=True, exist_ok=True)

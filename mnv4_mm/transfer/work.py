@@ -222,7 +222,7 @@ def remaining(records: Path, runs: Sequence[Run], retry: bool = False) -> list[R
     Args:
         records: The file of records; it need not exist.
         runs: Runs to select from.
-        retry: Include runs whose last record is that of a failure, besides those without a record.
+        retry: Also include runs whose last record is that of a failure.
     """
     done = by_run(read_records(records)) if records.is_file() else {}
     return [run for run in runs if run not in done or (retry and 'error' in done[run])]

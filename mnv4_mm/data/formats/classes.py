@@ -70,10 +70,10 @@ def check_names(names: Sequence[str], source: Path) -> list[Finding]:
 
 
 def join_unlisted(findings: Sequence[Finding], used: set[int], listed: Collection[int], source: Path) -> list[Finding]:
-    """Replace findings on classes that are not listed by one finding if the labels are counted from another number.
+    """Replace findings on unlisted classes by one finding if labels and classes are counted from different numbers.
 
-    This is so if the labels are counted from 1 and the classes from 0, or the other way round, and all ids of the
-    labels are in the list after 1 is subtracted or added.
+    That is the case if one is counted from 0 and the other from 1: after 1 is added or subtracted, all ids of the
+    labels are in the list.
 
     Args:
         findings: Findings on the labels.
@@ -82,7 +82,7 @@ def join_unlisted(findings: Sequence[Finding], used: set[int], listed: Collectio
         source: File that lists the classes, or the folder of the data set if no file does.
 
     Returns:
-        The findings, unchanged if the labels are not counted from another number.
+        The findings, unchanged if both are counted from the same number.
     """
     for start, change in ((0, -1), (1, 1)):
         is_shifted = used and not used <= set(listed) and {number + change for number in used} <= set(listed)

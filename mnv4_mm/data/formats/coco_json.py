@@ -361,7 +361,7 @@ def _read_images(
 
 
 def _preferred(name: str, split: str) -> list[str]:
-    """Return folders in which the images of an annotation file are looked up first."""
+    """Return the folders in which the images of an annotation file are looked up first."""
     folder = posixpath.dirname(name)
     stem = posixpath.splitext(posixpath.basename(name))[0].removeprefix('instances_')
     above = posixpath.dirname(folder)

@@ -416,7 +416,7 @@ def find_respelled(files: Files, name: str) -> str | None:
 
 
 def find_similar(files: Files, name: str) -> str | None:
-    """Return the shortest path of a file or folder that ends in a path, regardless of its spelling. None if none does.
+    """Return the shortest path of a file or folder that ends in the given path in any spelling. None if there is none.
 
     Args:
         files: Files of the data set.
@@ -473,7 +473,7 @@ def match_by_stem(
 def images_of_stem(
     files: Files, name: str, split: str | None = None, *, stem: str | None = None, listed: str = ''
 ) -> list[str]:
-    """Return the images that are left after the selection by ``match_by_stem``, which describes the arguments.
+    """Return the images that fit an annotation file equally well. ``match_by_stem`` describes the arguments.
 
     Returns:
         Paths relative to the root. More than one if nothing decides between the images; an empty list if there is no

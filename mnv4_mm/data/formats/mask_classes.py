@@ -55,8 +55,8 @@ class MaskSettings(NamedTuple):
         ignored: Mask values without a label; may be empty. None if the file has no ``ignore``, so that these values are
             guessed from the masks.
         ignored_colours: Packed colours without a label, ``0xRRGGBB``; may be empty. None if the file has no ``ignore``.
-        read: ``'values'`` or ``'colours'``, as which masks must be read. Empty if the file does not state it, so that
-            the masks decide.
+        read: How masks must be read, ``'values'`` or ``'colours'``. Empty if the file does not state it; the masks then
+            decide.
     """
 
     path: Path | None = None

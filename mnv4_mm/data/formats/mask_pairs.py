@@ -61,7 +61,7 @@ class Pairs(NamedTuple):
 
 
 def split_of(name: str) -> str | None:
-    """Return the split that a folder is named after, e.g. ``TRAIN`` for ``train2017``. None if it is no split's name.
+    """Return the split that a folder is named after, e.g. ``TRAIN`` for ``train2017``. None if it names no split.
 
     Args:
         name: Name of the folder without parent folders, in any mix of upper and lower case.
@@ -413,8 +413,8 @@ def _beginnings(stem: str) -> Iterator[str]:
 def _choose(by_ending: Mapping[str, list[tuple[list[_File], _File]]], spare: list[_File]) -> _Match:
     """Choose the ending of the masks, and pair by it.
 
-    Only endings of at least half as many masks as the most frequent one count. Masks without an ending come first among
-    them, then endings in the order of ``PREFERRED_ENDINGS``.
+    Only endings that are at least half as frequent as the most frequent one are considered. Of these, no ending is
+    preferred, then the endings in the order of ``PREFERRED_ENDINGS``.
     """
     if not any(by_ending.values()):
         return _Match({}, '', spare, [])

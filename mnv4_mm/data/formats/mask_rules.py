@@ -1,4 +1,4 @@
-"""Decide from the class names and the values of all masks which mask value or colour is which class.
+"""Decide which class each mask value or colour stands for, from the class names and the values of all masks.
 
 docs/own_masks.md describes the rules. Where they do not decide, a UserError says what to write into ``masks.yaml`` or
 the file of class names.
@@ -341,7 +341,7 @@ def _public(
 def _consecutive(name: str, classes: tuple[str, ...], first: int, ignored: set[int]) -> Convention:
     """Return the convention in which consecutive values from ``first`` are the classes.
 
-    Names such as void are no classes, and their values have no label.
+    Names such as ``void`` are not classes, and their values have no label.
     """
     convention = Convention(name, tuple(part for part in classes if not is_void(part)))
     label = 0

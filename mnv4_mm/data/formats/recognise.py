@@ -96,10 +96,10 @@ def recognise(root: str | Path, task: Task | None = None) -> DetectionData | Mas
 
 
 def refuse_other_task(root: str | Path, task: Task) -> None:
-    """Raise an error if a folder, which has no labels for a task, has labels for the other one.
+    """Raise an error if a folder without labels for a task has labels for the other task.
 
     Raises:
-        UserError: It has.
+        UserError: It has labels for the other task.
     """
     root = Path(root)
     try:
@@ -180,7 +180,7 @@ def _describe_labels(data: DetectionData, other: DetectionData) -> str:
 
 
 def _note_unread(files: Files, data: DetectionData | MaskData) -> None:
-    """Add a note on images in formats that are not read, without those that are findings or listed."""
+    """Add a note on images in formats that are not read, except those that have findings or are listed."""
     listed = {image.name for images in data.splits.values() for image in images}
     named = listed | {finding.file.relative_to(files.root).as_posix() for finding in data.findings}
     unread = [name for name in files.with_suffix(*UNREAD_SUFFIXES) if name not in named]

@@ -93,7 +93,7 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
 
     - The yaml file names the classes and, for each split, a folder of images, a list of images, or several of them.
       Paths are relative to its ``path`` or to the file itself. Without such a file, folders determine the splits and
-      a file of ``NAME_FILES`` names the classes, e.g. ``classes.txt``. Without such a list, the names of classes are
+      a file of ``NAME_FILES`` names the classes, e.g. ``classes.txt``. Without such a list, classes are named by
       their numbers. darknet's ``.data`` file, which names a file of class names, is read in the same way.
     - The labels of ``images/a.jpg`` are in ``labels/a.txt`` or ``labels/a.jpg.txt``, or beside the image. An image
       without a label file has no objects, unless more than ``MAX_DROPPED`` of the label files have no image: these may
@@ -169,7 +169,7 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
 
 
 def unread_labels(files: Files) -> str | None:
-    """Return for a message why the labels of a folder in which ``find`` finds nothing cannot be read.
+    """Explain why no label file could be read, for the error message.
 
     Returns:
         The problem of the first text file that belongs to an image and is not blank: that of its first line, or why the
@@ -396,7 +396,7 @@ def _images(files: Files, description: Description, data: DetectionData) -> dict
 
 
 def _describe_missing(files: Files, base: str, folder: str, item: str, target: str | None) -> tuple[str, str]:
-    """Return kind and problem of an entry of the yaml file without images, with what may be meant instead.
+    """Return the kind and problem of an entry of the yaml file that has no images, with a suggestion.
 
     Args:
         files: Files of the data set.
@@ -428,7 +428,8 @@ def _resolve(files: Files, folder: str, base: str, item: str, start: str) -> str
     """Return the folder or list that an entry of the yaml file means, relative to the root. None if there is none.
 
     Roboflow writes ``../train/images`` for a folder beside the file, which Ultralytics reads as if ``../`` were not
-    there. An absolute path is of the machine that the file was made on: it is searched by its last parts, at least two.
+    there. An absolute path belongs to the machine on which the file was made. It is looked up by its last parts, at
+    least two.
     """
     name = item.strip().replace('\\', '/')
     candidates = [join(base, name), join(folder, name)]
@@ -494,7 +495,7 @@ def _expand(files: Files, target: str, split: str, data: DetectionData) -> Itera
 
 
 def _images_by_folder(files: Files, data: DetectionData) -> dict[str, list[str]]:
-    """Return the images by split if no description names them. Folders in which no image has labels are left out."""
+    """Return the images by split, by folders, if no description names them. Folders without any labels are left out."""
     images = [name for name in files.images if 'labels' not in name.split('/')[:-1]]
     labelled = [name for name in images if _label_of(files, name)]
     # Images without objects may have no label file, but are in a folder of images that have one.
@@ -587,8 +588,8 @@ def _leave_out_missing(
 ) -> dict[str, list[str]]:
     """Return the splits without images whose labels may be lost. Notes and findings name what is missing.
 
-    Few label files without an image are left from images that were removed. If there are many, files were renamed, and
-    images without a label file are not taken as images without objects.
+    A few label files without an image are what removed images leave behind. If there are many, files were probably
+    renamed, and an image without a label file is then not taken for an image without objects.
     """
     images = [name for names in splits.values() for name in names]
     used = set(labels.values())

@@ -97,7 +97,7 @@ class RowReader:
 
 
 def problem_of(row: list[str]) -> str:
-    """Return for a message why a line of a label file that is not made of numbers cannot be read.
+    """Explain why a line of a label file could not be read, for the error message.
 
     Args:
         row: The line, split at whitespace, with at least one part.

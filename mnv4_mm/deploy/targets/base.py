@@ -92,7 +92,7 @@ class Target(ABC):
         return self.runtime.cannot_run()
 
     def inspect(self, path: Path, meta: Meta) -> str:
-        """Check a file that cannot be run on this operating system by its content, and describe the content.
+        """Check the content of a file that cannot be run on this operating system, and describe the content.
 
         Args:
             path: The exported file.
