@@ -1,4 +1,4 @@
-"""Each head in a user's order: train, test, infer, export; and it has learned its few images by heart.
+"""Each head in the order of a user: train, test, infer, export. Each head also overfits its few images.
 
 The tools run in the tests' own process, except where a process is killed. tests/long/test_learning.py trains in full
 length and measures on images that the nets have not seen.

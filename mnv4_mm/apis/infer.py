@@ -197,7 +197,7 @@ def infer_files(
             file=sys.stderr,
         )
     if passed:
-        print(f'passed over, as an image of the same name is beside it: {passed[0]}{_more(passed)}', file=sys.stderr)
+        print(f'skipped, because an image of the same name is next to it: {passed[0]}{_more(passed)}', file=sys.stderr)
     if dark:
         print(
             f'warning: {dark[0]}{_more(dark)}; scale the values of 16-bit images to their full range', file=sys.stderr

@@ -18,7 +18,7 @@ def add_report(parser: Parser) -> None:
         'end, anew, e.g. after exporting.'
     )
     parser.add_argument('path', metavar='WORK_DIR|CHECKPOINT', help='folder of a run, or .pth file')
-    parser.add_argument('--data', metavar='DIR', help='the data set it was trained with (default: that of its config)')
+    parser.add_argument('--data', metavar='DIR', help='the data set it was trained with (default: from its config)')
     parser.add_argument('--out', metavar='DIR', help='where to write (default: report/ beside the checkpoint)')
     parser.set_defaults(call=report)
 

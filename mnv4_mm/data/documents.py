@@ -18,7 +18,7 @@ from mnv4_mm.errors import UserError
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
-# COCO's largest file has 448 MB. More than ten times that is no annotation file, or does not fit into memory.
+# COCO's largest file has 448 MB. A file of more than ten times that is something else, or does not fit into memory.
 MAX_BYTES = 6 * 2**30
 PARSED_BYTES = 20 * 2**20  # parsed in less than a second
 MAX_YAML_BYTES = 4 * 2**20  # PyYAML reads about 100 kB per second; 10,000 class names have 200 kB

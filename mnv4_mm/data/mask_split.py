@@ -85,7 +85,7 @@ def check_pairs(split: MaskSplit, num_classes: int, reduce_zero_label: bool, hin
         UserError: Images or masks are missing or invalid, as the message says, or the cache cannot be written.
     """
     check_data((split.images, split.masks, *([split.names_file] if split.names_file else [])), hint)
-    # The list selects from the folders: files that it does not name are no mistake.
+    # The list selects from the folders: files that it does not name are not a mistake.
     names = (
         set(read_names(split.names_file))
         if split.names_file

@@ -39,7 +39,7 @@ def make_certificate(names: Sequence[str]) -> Path:
     path = user_cache() / 'demo' / f'server-{hashlib.sha256(" ".join(names).encode()).hexdigest()[:16]}.pem'
     command = shutil.which('openssl')
     if command is None:
-        raise UserError('--host: HTTPS needs the command openssl, which is not installed; --http does without HTTPS')
+        raise UserError('--host: HTTPS needs the command openssl, which is not installed; --http serves without HTTPS')
     if path.is_file() and _run(command, 'x509', '-checkend', str(LEFT), '-noout', '-in', str(path)) is None:
         return path
     alternatives = ','.join(f'{"IP" if _is_address(name) else "DNS"}:{name}' for name in names)
@@ -56,7 +56,7 @@ def make_certificate(names: Sequence[str]) -> Path:
                 '-keyout', str(key), '-out', str(certificate),
             )  # fmt: skip
             if failure is not None:
-                raise UserError(f'--host: openssl cannot make a certificate ({failure}); --http does without HTTPS')
+                raise UserError(f'--host: openssl cannot make a certificate ({failure}); --http serves without HTTPS')
             with key.open('ab') as file:
                 file.write(certificate.read_bytes())
             key.replace(path)

@@ -94,7 +94,7 @@ def measured_files(measurements: Sequence[Measurement], artifacts: Sequence[Arti
             if any(Path(name).name == one.file and one.sha256 == sha for name, sha in artifact.meta.files.items())
         ]
         if not matching:
-            raise UserError(f'{one.place}: no compared file is the measured {one.file}: name or SHA-256 is another one')
+            raise UserError(f'{one.place}: no compared file is the measured {one.file}: its name or SHA-256 differs')
         # The same ONNX file may have been exported for ONNX Runtime, too.
         found.append(next((artifact for artifact in matching if artifact.meta.target == 'web'), matching[0]))
     return found

@@ -78,7 +78,7 @@ def execute(job: Job) -> dict[str, Any]:
     if run.control == 'distilled':
         assert protocol.teacher is not None
         teacher = _checkpoint_of_teacher(job, protocol.teacher, protocol.seeds[0])
-        start, before = time.monotonic(), _processor_seconds()  # the teacher's training is no part of the run
+        start, before = time.monotonic(), _processor_seconds()  # the teacher's training is not part of the run
         weights = _train(job, run, work_dir, teacher, protocol.teacher.cfg_options)
     else:
         weights = _train(job, run, work_dir)

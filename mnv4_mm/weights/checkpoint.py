@@ -100,7 +100,7 @@ def read_checkpoint(source: str | Path | Checkpoint, map_location: Any = 'cpu') 
             f'{path} is refused: it is not a checkpoint, is damaged, or holds objects that would run code when read; '
             f'only tensors and plain values are loaded ({reason(error)})'
         ) from error
-    # The unpickler can raise any exception for bytes that are no checkpoint.
+    # The unpickler can raise any exception for bytes that are not a checkpoint.
     except Exception as error:
         raise UserError(f'{path} is not a readable checkpoint, perhaps cut short: {reason(error)}') from error
     if not isinstance(content, dict) or not isinstance(content.get('meta', {}), dict):
@@ -147,7 +147,7 @@ def read_newest(folder: str | Path, log: Callable[[str], object] = print) -> Che
 
     Args:
         folder: Work directory of the run.
-        log: Function that is called with a line of text for each unreadable file that is passed over, and with one more
+        log: Function that is called with a line of text for each unreadable file that is skipped, and with one more
             line for the file used instead.
 
     Returns:
@@ -164,7 +164,7 @@ def read_newest(folder: str | Path, log: Callable[[str], object] = print) -> Che
             problems.append(str(error))
             continue
         for problem in problems:
-            log(f'warning: passed over: {problem}')
+            log(f'warning: skipped: {problem}')
         if problems:
             log(f'warning: the run continues from {path}')
         return checkpoint

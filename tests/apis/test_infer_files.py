@@ -122,7 +122,7 @@ def test_a_raw_file_beside_a_jpeg_of_the_same_name_is_passed_over(nets, tmp_path
     assert main(['infer', str(tmp_path / 'in'), nets['detector'], '--out-dir', str(tmp_path / 'out')]) == 0
     assert names(tmp_path / 'out') == ['day/photo.JPG']
     (line,) = capsys.readouterr().err.splitlines()
-    assert line == 'passed over, as an image of the same name is beside it: day/photo.CR2'
+    assert line == 'skipped, because an image of the same name is next to it: day/photo.CR2'
     (tmp_path / 'in/photo.CR2').write_bytes(b'raw')  # in another folder, so it has no JPEG
     assert main(['infer', str(tmp_path / 'in'), nets['detector'], '--out-dir', str(tmp_path / 'out')]) == 1
     assert [entry['file_name'] for entry in content(tmp_path / 'out')['unreadable']] == ['photo.CR2']

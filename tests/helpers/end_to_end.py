@@ -47,7 +47,7 @@ def arguments(options: dict[str, Any]) -> list[str]:
 
 
 def draw_few(out: Path, backgrounds: Path, count: int, size: int) -> Path:
-    """Draw a data set whose validation images are its training images: for nets that learn them by heart."""
+    """Draw a data set whose validation images are its training images: for nets that overfit them."""
     draw_dataset(out, backgrounds, train=count, val=1, size=size, seed=3)  # all six shapes in four images
     for source, target in (
         ('train', 'val'),

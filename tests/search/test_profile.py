@@ -230,7 +230,7 @@ def test_lines_of_a_browser(supernet, tmp_path, monkeypatch, capsys):
     assert '0 of 453 blocks and 4 nets measured' in capsys.readouterr().out
     wrong = {
         line_of(written[0], 1, device='another'): 'these are lines of',
-        line_of(written[0], 1, sha256='0'): 'name or SHA-256 is another one',
+        line_of(written[0], 1, sha256='0'): 'its name or SHA-256 differs',
     }
     text = lines.read_text()
     for line, message in wrong.items():

@@ -53,7 +53,7 @@ def check_names(names: Sequence[str], source: Path) -> list[Finding]:
             continue
         if any(unicodedata.category(character) in UNPRINTABLE for character in name):
             findings.append(
-                Finding('class-name', source, f'the name {name!r} has control characters or ends of lines', entry)
+                Finding('class-name', source, f'the name {name!r} has control characters or line breaks', entry)
             )
         if name in positions:
             findings.append(

@@ -110,7 +110,7 @@ def _classes(trees: dict[str, 'Element'], data: DetectionData) -> list[str]:
     """Return the class names that the files list, the first file first. If none lists any, those of the shapes."""
     result: list[str] = []
     for name, tree in trees.items():
-        # The points of a skeleton are labels with a parent: they are no objects.
+        # The points of a skeleton are labels with a parent: they are not objects.
         labels = (label for label in tree.iterfind('meta//labels/label') if label.find('parent') is None)
         listed = [composed(label.findtext('name', '')) for label in labels]
         # Exports of a task and of a project list the labels in different places.

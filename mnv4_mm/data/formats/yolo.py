@@ -233,7 +233,7 @@ def _descriptions(files: Files) -> Iterator[tuple[str, Mapping[str, Any]]]:
         elif has_images and is_main:
             raise UserError(f'{files.root / name} has no names: it should list the names of the classes')
     for name in files.with_suffix('.data'):
-        # The suffix is common, also of files that are no text.
+        # The suffix is common, also of files that are not text.
         if name.count('/') > 1 or b'names' not in beginning(files.root / name):
             continue
         lines = [line.partition('=') for line in read_text(files.root / name).splitlines() if '=' in line]
