@@ -363,7 +363,7 @@ class GlobalMean(nn.Module):
 
 
 def replace_layers(model: nn.Module, target: str) -> None:
-    """Replace layers that some converters get wrong by equivalent ones, in place.
+    """Replace layers that some converters convert incorrectly by equivalent ones, in place.
 
     - Attention becomes matrix products. For ``scaled_dot_product_attention`` with one key/value head and several query
       heads, litert-torch silently loses a transpose (docs/litert.md has an example). The same function also splits the

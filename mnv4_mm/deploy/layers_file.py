@@ -27,7 +27,7 @@ class Step(NamedTuple):
 
 
 def write_layers(path: Path, quantised: 'QuantizedModel | None', calibration: Sequence[str] = ()) -> list[Path]:
-    """Write how an exported file was quantised as JSON beside it.
+    """Write a JSON file next to an exported file that describes how the file was quantised.
 
     Args:
         path: The exported file.

@@ -245,7 +245,7 @@ def page(result: Roofline, image: str) -> str:
         *prose(
             """The same for groups of nets, with CPU time at the measured ridge point. The last column is the 95 %
             interval of the gain of the roofline over MACs alone, by a bootstrap over the nets. Many of the MobileNetV4
-            are variants of each other."""
+            nets are variants of each other."""
         ),
         *table(('nets', 'number', 'MACs alone', 'roofline', 'gain, 95 % interval'), _groups(result)),
         '',

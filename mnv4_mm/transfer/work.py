@@ -192,7 +192,7 @@ def measure_latency(
 
 
 def _deployed_net(run: Run) -> tuple[str, str, bool]:
-    """Return what the latency of a run depends on."""
+    """Return the attributes of a run on which its latency depends."""
     return run.head, run.net, run.control == 'zeroed'
 
 

@@ -403,7 +403,7 @@ def _by_stem_alone(images: list[_File], masks: list[_File]) -> _Match:
 
 
 def _beginnings(stem: str) -> Iterator[str]:
-    """Yield the stem, and what is before each character that is neither a letter nor a digit, the longest first."""
+    """Yield the stem, and its part before each character that is neither a letter nor a digit, the longest first."""
     yield stem
     for end in range(len(stem) - 1, 0, -1):
         if not stem[end].isalnum():
