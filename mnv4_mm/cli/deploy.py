@@ -103,8 +103,9 @@ def export(args: argparse.Namespace) -> None:
     if args.kind:
         source = read_source(find_config(args.config)) if args.config else read_checkpoint_source(Path(args.checkpoint))
         task = TASKS.get((source or {}).get('default_scope', ''))
-        for target in targets if task else ():
-            choose_kind(target, task, args.kind)
+        if task:
+            for target in targets:
+                choose_kind(target, task, args.kind)
     if args.best_for:
         from mnv4_mm.deploy.best import export_best
 
