@@ -1,6 +1,7 @@
 """The paper's detector: RetinaNet with separable convolutions on MNv4-Conv-M at 384x384, COCO 2017.
 
-The paper (arXiv 2404.10518, section 7.2, table 7) reports 32.6 AP with Conv-M, and 34.0 with `--backbone mnv4_hybrid_m`.
+The paper (arXiv 2404.10518, section 7.2, table 7) reports 32.6 AP with Conv-M, and 34.0 with Hybrid-M
+(`--backbone mnv4_hybrid_m`).
 
     torchrun --nproc_per_node=8 tools/train.py configs/mnv4_retinanet_coco.py --launcher pytorch --auto-scale-lr
 

@@ -5,6 +5,7 @@ import inspect
 import pytest
 from mmengine.dataset import ClassBalancedDataset, RepeatDataset
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from stub_checkpoint import write_stub_checkpoint
 from torch.utils.data import DataLoader
 
 from mnv4_mm.cli import main
@@ -145,7 +146,7 @@ def test_a_config_of_the_user_is_checked_as_well(tmp_path, repository, capsys):
 
 
 def test_test_refuses_wrong_values(tmp_path, capsys):
-    (tmp_path / 'net.pth').touch()
+    write_stub_checkpoint(tmp_path / 'net.pth')
     assert main(['test', BCCD, str(tmp_path / 'net.pth'), '--cfg-options', 'test_dataloader.batch_size=0']) == 2
     line = 'error: --cfg-options test_dataloader.batch_size=0: must be an integer of at least 1\n'
     assert capsys.readouterr().err == line

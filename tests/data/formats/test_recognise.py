@@ -33,7 +33,7 @@ def test_archives_are_not_opened(tmp_path):
 
 
 def test_folders_without_labels(tmp_path):
-    with pytest.raises(UserError, match='It is empty'):
+    with pytest.raises(UserError, match='is empty; expected one of'):
         recognise(tmp_path, 'detection')
     write_images(tmp_path, ['a.jpg', 'b.jpg'])
     write_file(tmp_path / 'notes.docx', b'x')
