@@ -4,9 +4,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnv4_mm import runtime
-from mnv4_mm.config.index import find_config
-from mnv4_mm.config.rules import check_inference
-from mnv4_mm.config.source import read_checkpoint_source, read_source
 from mnv4_mm.errors import UserError
 from mnv4_mm.paths import check_checkpoint
 from mnv4_mm.runtime.meta import sidecar
@@ -58,6 +55,10 @@ def load(
         raise UserError(f'threads is for exported files; {path} is a checkpoint: use torch.set_num_threads')
     check_checkpoint(path)
     if inference is not None:
+        from mnv4_mm.config.index import find_config
+        from mnv4_mm.config.rules import check_inference
+        from mnv4_mm.config.source import read_checkpoint_source, read_source
+
         source = read_source(find_config(config)) if config else read_checkpoint_source(Path(path))
         check_inference(source or {})
     from mnv4_mm.apis.model import TorchPredictor, load_model

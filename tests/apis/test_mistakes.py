@@ -34,6 +34,8 @@ def test_an_unknown_optimizer_writes_nothing(tmp_path, capsys):
         ('default_hooks.timer.typo=3', r"error: default_hooks or custom_hooks cannot be built: TypeError: "),
     ],
 )  # fmt: skip
+# Two runs within a second have the same name, at which mmengine warns.
+@pytest.mark.filterwarnings('ignore:.*instance named of')
 def test_a_component_that_cannot_be_built_is_named(pair, message, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv('MNV4_DEBUG', raising=False)
     assert main(['train', BCCD, '--work-dir', str(tmp_path / 'w'), '--cfg-options', pair]) == 2
