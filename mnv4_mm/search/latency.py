@@ -18,7 +18,7 @@ FORMAT = 1
 
 
 class Subject(NamedTuple):
-    """What a latency table was measured for: search space, input size and model.
+    """Search space, input size and model that a latency table was measured for.
 
     Exported nets with the same genes and the same subject have the same latency on a device.
 

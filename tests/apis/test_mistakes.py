@@ -1,4 +1,4 @@
-"""What only OpenMMLab can refuse is one line, too, if the user has settings of their own; other errors are ours."""
+"""Errors of OpenMMLab about settings of the user are one line; other errors keep their traceback."""
 
 import re
 
