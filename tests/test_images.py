@@ -177,10 +177,13 @@ LARGE_JPEG = pillow(RGB.resize((800, 600)), 'JPEG', quality=95)
 UNREADABLE = {
     'empty.jpg': (b'', 'is empty'),
     'text.png': (b'not an image', 'is not a readable image'),
-    'float.tif': (opencv('.tif', PIXELS.astype(np.float32) / 255), 'has float32 values; images of 8 or 16 bits'),
+    'float.tif': (
+        opencv('.tif', PIXELS.astype(np.float32) / 255),
+        'has float32 values; only 8- and 16-bit images are supported',
+    ),
     'grey-float.tif': (
         opencv('.tif', PIXELS[..., 0].astype(np.float32) / 255),
-        'has float32 values; images of 8 or 16 bits',
+        'has float32 values; only 8- and 16-bit images are supported',
     ),
     'bomb.png': (png_header(40000, 40000), '40000x40000 is over 268435456 pixels'),
     'bomb.jpg': (with_size(JPEG, (60000, 60000)), '60000x60000 is over 268435456 pixels'),
