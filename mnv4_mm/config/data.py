@@ -67,9 +67,12 @@ def _own_data(layout: Layout, allow_dropped: bool, previous: Mapping[str, str] |
 
     If the data set has no split of its own, the value includes the split. A checkpoint is then never evaluated on
     images that it was trained on, not even on another machine or without the cache. The split is one string, because
-    mmengine takes minutes to write long lists.
+    mmengine takes minutes to write long lists. ``statistics`` describes each split after the check, so that a resumed
+    run notices that the data set has changed.
     """
     own: dict[str, Any] = dict(root=str(layout.root.resolve()), allow_dropped=allow_dropped)
+    if layout.checked:
+        own['statistics'] = {name: split.digest() for name, split in layout.checked.splits.items()}
     split_file = layout.checked.split_file if layout.checked else None
     if split_file:
         own['split'] = format_split({**(previous or {}), **read_split(split_file)})

@@ -1,9 +1,10 @@
 """The result of checking a user's data set: findings, statistics, and whether it can be trained on."""
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,11 @@ class SplitStatistics:
     image_sizes: dict[str, int]
     box_sides: dict[str, list[float]] = field(default_factory=dict)
     crowds: int = 0
+
+    def digest(self) -> str:
+        """Return the number of images and a digest of all statistics, e.g. ``292 images, 5f1c0b9a``."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return f'{self.images} images, {hashlib.sha256(text.encode()).hexdigest()[:8]}'
 
 
 @dataclass(frozen=True)

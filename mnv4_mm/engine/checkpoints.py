@@ -23,6 +23,9 @@ class SafeCheckpointHook(CheckpointHook):
     mmengine does not repeat an interrupted validation, so that a resumed run may select another best checkpoint. This
     hook records each finished validation in the last checkpoint, and repeats an interrupted validation on resuming. The
     best checkpoint does not change if a metric that selects it (``save_best``) could not be measured.
+
+    If a resumed run has other images or ground truth than before, as ``own_data`` of the config tells, a warning says
+    so. Scores on other validation images cannot be compared: the next validation then selects the best checkpoint anew.
     """
 
     best_ckpt_path: str | None
@@ -35,12 +38,27 @@ class SafeCheckpointHook(CheckpointHook):
         if is_main_process():
             for file in Path(runner.work_dir).glob(f'.*{PART_SUFFIX}'):
                 file.unlink(missing_ok=True)  # left by a run that was killed while it wrote
+        self._record_data(runner)
         if runner._resume:
             self._saved_iter = runner.iter
             self._name_own_files(runner.message_hub.runtime_info.get('last_ckpt'))
             if _validation_is_due(runner):
                 runner.logger.info('the last validation of the resumed run had not ended: it is done now')
                 runner.val_loop.run()
+
+    def _record_data(self, runner: Runner) -> None:
+        """Record the statistics of the data in the run's checkpoints, and compare them with those recorded before."""
+        data = dict((runner.cfg.get('own_data') or {}).get('statistics') or {})
+        before = (runner._resume and runner.message_hub.runtime_info.get('data')) or data
+        changed = [name for name in data if data[name] != before.get(name)]
+        if changed:
+            sides = ', '.join(f'{name}: {before.get(name)} before, {data[name]} now' for name in changed)
+            again = '; the best checkpoint is selected anew' if 'val' in changed else ''
+            runner.logger.warning(f'the data set has changed since this run was interrupted ({sides}){again}')
+        if 'val' in changed:
+            for key in [key for key in runner.message_hub.runtime_info if key.startswith('best_score')]:
+                del runner.message_hub.runtime_info[key]
+        runner.message_hub.update_info('data', data)
 
     def _name_own_files(self, last: str | None) -> None:
         """Replace the folder of the paths that a resumed run recorded by ``out_dir``, unless they are None.

@@ -65,7 +65,9 @@ def test_nothing_to_train_on_is_one_line_before_training(run, tmp_path):
 def test_a_checkpoint_remembers_its_data(run, tmp_path):
     cfg = checkpoint_config(read_checkpoint(checkpoint(run)))
     split = json.loads(cfg.own_data.pop('split'))
+    statistics = cfg.own_data.pop('statistics')
     assert cfg.own_data == dict(root=str(run[0]), allow_dropped=False)
+    assert [statistics[name].split(',')[0] for name in ('train', 'val')] == ['8 images', '2 images']
     assert (len(split['train']), len(split['val'])) == (8, 2)
     first = evaluate_files(None, checkpoint(run), work_dir=str(tmp_path / 'a'))
     assert next(iter(first)).startswith('blood/')
@@ -87,6 +89,21 @@ def test_a_run_that_is_resumed_or_tested_with_data_keeps_its_split(run, reposito
         assert split.items() <= stored_split(cfg).items()
     assert evaluate_files(NAME, checkpoint(run), data=str(grown), work_dir=str(tmp_path / 'a'))
     assert len(stored_split(cfg)) == 40
+
+
+@pytest.mark.parametrize('count', [10, 40])
+def test_a_resumed_run_notices_other_images(run, repository, tmp_path, count):
+    """A score on other validation images does not decide which checkpoint is the best."""
+    data = copy_bccd(repository / 'data/mini/bccd', tmp_path / 'blood', count)
+    work_dir = Path(shutil.copytree(run[1], tmp_path / 'w'))
+    content = torch.load(work_dir / 'epoch_1.pth', weights_only=False)
+    content['message_hub']['runtime_info']['best_score'] = 0.9
+    torch.save(content, work_dir / 'epoch_1.pth')
+    train(NAME, data=str(data), resume=True, work_dir=str(work_dir), epochs=2, cfg_options=OPTIONS)
+    log = ''.join(path.read_text() for path in work_dir.glob('*/*.log'))
+    line = 'the data set has changed since this run was interrupted (train: 8 images, '
+    assert (line in log) == (count == 40)
+    assert len(list(work_dir.glob('best_*_epoch_2.pth'))) == (count == 40)
 
 
 def with_classes(run: tuple[Path, Path], path: Path, change: Callable[[list[str]], list[str]]) -> str:

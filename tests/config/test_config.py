@@ -268,7 +268,7 @@ def test_own_data_reaches_loaders_evaluators_and_heads(name, drawn):
         assert len(innermost_dataset(cfg[loader].dataset).metainfo['palette']) == 6
     assert cfg.model.bbox_head.num_classes == 6
     assert cfg.val_evaluator.ann_file == str(layout.val.annotations)
-    assert cfg.own_data == dict(root=str(drawn), allow_dropped=False)
+    assert (cfg.own_data.root, cfg.own_data.allow_dropped) == (str(drawn), False)
     assert cfg.val_evaluator.prefix == 'shapes'  # never "coco"
 
 

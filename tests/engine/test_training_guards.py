@@ -363,7 +363,7 @@ def test_a_copied_run_leaves_the_original_alone(tmp_path, several):
         hub.update_info(key, str(value))
     runner: Any = SimpleNamespace(
         work_dir=str(copied), logger=MMLogger('copied'), message_hub=hub, iter=4, epoch=3, save_checkpoint=save,
-        train_loop=None, val_loop=None, _resume=True,
+        train_loop=None, val_loop=None, _resume=True, cfg={},
     )  # fmt: skip
     hook = SafeCheckpointHook(save_best=keys, rule='greater', max_keep_ckpts=1)
     hook.before_train(runner)
