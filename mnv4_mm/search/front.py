@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from mnv4_mm.digest import file_digest
 from mnv4_mm.errors import UserError
 from mnv4_mm.files import write_whole
+from mnv4_mm.pareto import pareto_front
 
 GMACS, MS = UNITS = ('GMACs', 'ms')  # of a cost
 DIGITS = 4  # of a cost, in a table and in the name of a file
@@ -115,11 +116,8 @@ def read_cost(flag: str, text: str, unit: str) -> float:
 
 def find_front(scored: Iterable[Scored]) -> tuple[Scored, ...]:
     """Return the nets that no other net equals or beats in both score and cost, by ascending cost."""
-    front: list[Scored] = []
-    for one in sorted(set(scored), key=lambda net: (net.cost, -net.score, net.genes)):
-        if not front or one.score > front[-1].score:
-            front.append(one)
-    return tuple(front)
+    nets = sorted(set(scored), key=lambda net: net.genes)  # of equal nets, always the same one
+    return tuple(nets[i] for i in pareto_front([(net.cost, net.score) for net in nets]))
 
 
 def write_front(front: Front, path: Path) -> None:

@@ -24,6 +24,7 @@ from mnv4_mm.deploy.targets import TARGETS
 from mnv4_mm.engine.runner import quiet_losses
 from mnv4_mm.engine.sandwich import NAME
 from mnv4_mm.errors import UserError
+from mnv4_mm.json_lines import append_line, read_whole_lines
 from mnv4_mm.models.arch import PlacedRow
 from mnv4_mm.models.layers import Style
 from mnv4_mm.models.mobilenetv4 import build_block
@@ -328,8 +329,7 @@ class _Records:
     def __init__(self, path: Path, about: dict[str, Any]) -> None:
         self.rounds: dict[str, dict[int, float]] = {}
         self._path = path
-        # A line that was cut off by a kill is no JSON; the ones before and after it count.
-        lines = [_json(line) for line in path.read_text(errors='replace').splitlines()] if path.is_file() else []
+        lines = read_whole_lines(path)
         if lines and lines[0] != about:
             old = lines[0] if isinstance(lines[0], dict) else {}
             differ = ', '.join(key for key in about if old.get(key) != about[key])
@@ -338,9 +338,7 @@ class _Records:
             if isinstance(line, dict) and line.keys() == {'item', 'round', 'ms'} and isinstance(line['item'], str):
                 self.rounds.setdefault(line['item'], {})[line['round']] = line['ms']
         if not lines:
-            self._append(json.dumps(about) + '\n')
-        elif path.read_bytes()[-1:] != b'\n':
-            self._append('\n')
+            append_line(path, about)
 
     def missing(self, name: str) -> list[int]:
         """Return the rounds in which an item has not been measured."""
@@ -349,18 +347,4 @@ class _Records:
     def add(self, name: str, number: int, ms: float) -> None:
         """Add the latency of an item in a round."""
         self.rounds.setdefault(name, {})[number] = ms
-        self._append(json.dumps(dict(item=name, round=number, ms=ms)) + '\n')
-
-    def _append(self, text: str) -> None:
-        try:
-            with self._path.open('a') as file:
-                file.write(text)
-        except OSError as error:
-            raise UserError(f'{self._path} cannot be written: {error.strerror or error}') from error
-
-
-def _json(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None
+        append_line(self._path, dict(item=name, round=number, ms=ms))

@@ -4,7 +4,6 @@ A search depends only on the seed and the scores. If it was stopped and is start
 reads the scores that it already has from its records.
 """
 
-import json
 import multiprocessing
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 from mnv4_mm.config.checkpoint import checkpoint_config
 from mnv4_mm.engine.sandwich import NAME
 from mnv4_mm.errors import UserError
+from mnv4_mm.json_lines import append_line, read_whole_lines
 from mnv4_mm.models.space import Genes, Space, published_nets
 from mnv4_mm.paths import make_output_folder
 from mnv4_mm.search.front import GMACS, MS, Front, Scored, find_front
@@ -252,37 +252,18 @@ class _Records:
     def __init__(self, path: Path, about: dict[str, Any]) -> None:
         self.path = path
         self.scores: dict[Genes, float] = {}
-        lines = path.read_text().splitlines() if path.is_file() else []
-        if lines and self._read(lines[0]) != about:
+        lines = read_whole_lines(path)
+        if lines and lines[0] != about:
             raise UserError(f'{path} has scores of another supernet or of other images: name another folder by --out')
-        for line in lines[1:]:
-            record = self._read(line)
-            # The last line of a search that was killed may be cut off.
+        for record in lines[1:]:
             if isinstance(record, dict) and {'genes', 'score'} <= record.keys():
                 self.scores[tuple(record['genes'])] = record['score']
         if not lines:
-            self._append(about)
-        elif path.read_bytes()[-1:] != b'\n':
-            with path.open('a') as file:
-                file.write('\n')
+            append_line(path, about)
 
     def add(self, genes: Genes, score: float) -> None:
         self.scores[genes] = score
-        self._append(dict(genes=list(genes), score=score))
-
-    def _append(self, record: dict[str, Any]) -> None:
-        try:
-            with self.path.open('a') as file:
-                file.write(json.dumps(record) + '\n')
-        except OSError as error:
-            raise UserError(f'{self.path} cannot be written: {error.strerror or error}') from error
-
-    @staticmethod
-    def _read(line: str) -> dict[str, Any] | None:
-        try:
-            return json.loads(line)
-        except ValueError:
-            return None
+        append_line(self.path, dict(genes=list(genes), score=score))
 
 
 _scorer: Scorer | None = None

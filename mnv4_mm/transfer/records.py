@@ -4,9 +4,7 @@ A record holds what is needed to repeat its run and to compare it with others (`
 """
 
 import json
-import os
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -41,48 +39,6 @@ def failure(job: Job, reason: str) -> Record:
     """Return the record of a run that has failed."""
     run = job.run._asdict()
     return {'protocol': Path(job.protocol).stem, **run, 'recipe': job.recipe, 'data': job.data_digest, 'error': reason}
-
-
-def append_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Append a record to a file that other processes may append to at the same time.
-
-    Raises:
-        UserError: The file cannot be written.
-    """
-    try:
-        with locked(path):
-            _end_last_line(path)
-            with path.open('a', encoding='utf-8') as file:
-                file.write(as_line(record))
-    except OSError as error:
-        raise UserError(f'{path} cannot be written: {error.strerror or error}') from error
-
-
-def as_line(record: Mapping[str, Any]) -> str:
-    """Return a record as a line of JSON, with the line break at its end."""
-    return json.dumps(record, separators=(',', ':')) + '\n'
-
-
-def locked(path: Path) -> AbstractContextManager:
-    """Return the lock that each process holds while it writes to a file of records."""
-    from filelock import FileLock
-
-    return FileLock(path.with_name(f'.{path.name}.lock'))
-
-
-def _end_last_line(path: Path) -> None:
-    """End the last line, or remove it if it is incomplete: a process was killed, or the disk full, during writing."""
-    content = path.read_bytes() if path.is_file() else b''
-    whole = content.rfind(b'\n') + 1
-    if whole == len(content):
-        return
-    try:
-        json.loads(content[whole:])
-    except ValueError:
-        os.truncate(path, whole)
-    else:
-        with path.open('ab') as file:
-            file.write(b'\n')
 
 
 def read_records(path: str | Path) -> list[Record]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mnv4_mm.pareto import pareto_front
 from mnv4_mm.transfer.pages import prose, table
 from mnv4_mm.transfer.protocol import CONTROLS, Protocol
 from mnv4_mm.transfer.records import Record, latest, run_of
@@ -350,22 +351,6 @@ def plot_name(group: Group, groups: Sequence[Group]) -> str:
     others = [one for one in groups if (one.protocol, one.head) == (group.protocol, group.head)]
     suffix = f'-{group.recipe[:6]}-{group.data[:6]}' if len(others) > 1 else ''
     return f'{group.protocol}-{group.head}{suffix}.png'
-
-
-def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Find the points on the Pareto front, which no other point dominates.
-
-    Args:
-        points: Pairs (cost, score). A lower cost and a higher score are better.
-
-    Returns:
-        Indices of the points on the front, the lowest cost first. Of points with equal scores, only the cheapest one.
-    """
-    front: list[int] = []
-    for i in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):
-        if not front or points[i][1] > points[front[-1]][1]:
-            front.append(i)
-    return front
 
 
 def plot(group: Group, title: str) -> 'Figure':

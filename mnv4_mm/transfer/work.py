@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from mnv4_mm.errors import UserError
 from mnv4_mm.files import write_whole
+from mnv4_mm.json_lines import append_line, as_line, locked
 from mnv4_mm.paths import make_output_folder
 from mnv4_mm.processors import cores
 from mnv4_mm.transfer.claims import claimed
@@ -21,11 +22,8 @@ from mnv4_mm.transfer.job import Job
 from mnv4_mm.transfer.protocol import Protocol, Run
 from mnv4_mm.transfer.records import (
     Record,
-    append_record,
-    as_line,
     failure,
     latest,
-    locked,
     read_records,
     run_of,
 )
@@ -116,7 +114,7 @@ def transfer(
                 record = failure(job, f'{error.filename or work_dir}: {error.strerror or error}')
             if stopped.is_set() or not claim.is_held():
                 return
-            append_record(records, record)
+            append_line(records, record)
             if 'error' not in record and not keep:
                 shutil.rmtree(work_dir, ignore_errors=True)
             log(_line(run, record))

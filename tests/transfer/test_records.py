@@ -8,10 +8,11 @@ import time
 import pytest
 
 from mnv4_mm.errors import UserError
+from mnv4_mm.json_lines import append_line
 from mnv4_mm.transfer import claims
 from mnv4_mm.transfer.estimate import plan_lines
 from mnv4_mm.transfer.protocol import Run, protocol_index, read_protocol, select
-from mnv4_mm.transfer.records import append_record, latest, read_records
+from mnv4_mm.transfer.records import latest, read_records
 from mnv4_mm.transfer.work import Digests, check_same, remaining
 
 RUN = Run('lraspp', 'mnv4_conv_s', 'random', '', 0)
@@ -76,7 +77,7 @@ def test_mistakes_in_a_protocol(tmp_path, text, message):
 
 def append_many(path, number):
     for i in range(50):
-        append_record(path, {**FAILURE, 'seed': 100 * number + i, 'error': 'x' * 5000})
+        append_line(path, {**FAILURE, 'seed': 100 * number + i, 'error': 'x' * 5000})
 
 
 def test_processes_append_whole_records(tmp_path):
@@ -103,10 +104,10 @@ def test_a_failed_run_is_repeated_only_if_asked(tmp_path):
     path = tmp_path / 'records.jsonl'
     other = RUN._replace(seed=1)
     assert remaining(path, [RUN, other]) == [RUN, other]
-    append_record(path, FAILURE)
+    append_line(path, FAILURE)
     assert remaining(path, [RUN, other]) == [other]
     assert remaining(path, [RUN, other], retry=True) == [RUN, other]
-    append_record(path, {**FAILURE, 'error': 'later'})
+    append_line(path, {**FAILURE, 'error': 'later'})
     (last,) = latest(read_records(path))
     assert last['error'] == 'later'
 
@@ -118,7 +119,7 @@ def test_records_of_another_protocol_recipe_or_data_are_kept_apart():
 
 def test_records_of_another_recipe_are_not_taken_for_done(tmp_path):
     path = tmp_path / 'records.jsonl'
-    append_record(path, FAILURE)
+    append_line(path, FAILURE)
     check_same(path, {RUN.head: Digests('r', 'd'), 'other': Digests('x', 'y')})
     with pytest.raises(UserError, match=r'records of lraspp with another recipe \(r, now new\): name another folder'):
         check_same(path, {RUN.head: Digests('new', 'd')})
@@ -128,15 +129,15 @@ def test_records_of_another_recipe_are_not_taken_for_done(tmp_path):
 
 def test_a_line_that_was_cut_is_no_record_and_is_replaced(tmp_path):
     path = tmp_path / 'records.jsonl'
-    append_record(path, FAILURE)
+    append_line(path, FAILURE)
     with path.open('a') as file:
         file.write('{"protocol": "x", "he')
     assert read_records(path) == [FAILURE]
-    append_record(path, {**FAILURE, 'seed': 1})
+    append_line(path, {**FAILURE, 'seed': 1})
     assert [record['seed'] for record in read_records(path)] == [0, 1]
     path.write_text(path.read_text().rstrip())  # a whole record without an end, of an editor
     assert len(read_records(path)) == 2
-    append_record(path, {**FAILURE, 'seed': 2})
+    append_line(path, {**FAILURE, 'seed': 2})
     assert [record['seed'] for record in read_records(path)] == [0, 1, 2]
 
 

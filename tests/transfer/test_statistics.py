@@ -9,6 +9,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from scipy import stats
 
+from mnv4_mm.pareto import pareto_front
 from mnv4_mm.transfer.bootstrap import (
     RESAMPLES,
     average_precision,
@@ -25,7 +26,6 @@ from mnv4_mm.transfer.statistics import (
     pooled_variance,
     rank_agreement,
 )
-from mnv4_mm.transfer.tables import pareto_front
 
 
 def test_mean_iou_by_hand():

@@ -19,6 +19,7 @@ from mmengine.registry import MODELS
 
 from mnv4_mm.cli import main
 from mnv4_mm.errors import UserError
+from mnv4_mm.json_lines import append_line
 from mnv4_mm.transfer import package_weights, work
 from mnv4_mm.transfer import run as module
 from mnv4_mm.transfer.bootstrap import mean_iou
@@ -26,7 +27,7 @@ from mnv4_mm.transfer.controls import ShuffleLabels
 from mnv4_mm.transfer.job import Job
 from mnv4_mm.transfer.protocol import Head, Run, Teacher, protocol_index, read_protocol
 from mnv4_mm.transfer.recipe import LOADING, recipe_digest, run_options
-from mnv4_mm.transfer.records import FIELDS, append_record, read_records
+from mnv4_mm.transfer.records import FIELDS, read_records
 from mnv4_mm.transfer.results import Results, are_current, read_results, with_results
 from mnv4_mm.transfer.run import chance_iou, state_digest
 from mnv4_mm.transfer.splits import join_splits
@@ -312,7 +313,7 @@ def test_latencies_are_replaced_by_those_of_this_machine(tmp_path, monkeypatch, 
     protocol = read_protocol('bccd')
     file = tmp_path / 'records.jsonl'
     for one in [*records, {**record('timm:repvit_m1_1', 0, 0), 'error': 'out of memory'}]:
-        append_record(file, one)
+        append_line(file, one)
     new = {**MACHINE, 'cpu': 'Quiet'}
     made: list[Run] = []
     failing: list[str] = []
@@ -360,8 +361,8 @@ def test_one_seed_is_said_to_tell_nothing(records):
 def test_page_table_and_plot(records, tmp_path, capsys):
     file = tmp_path / 'bccd.jsonl'
     for one in records:
-        append_record(file, one)
-    append_record(file, {**Run('rtmdet', 'x', 'random', '', 3)._asdict(), 'protocol': 'bccd', 'recipe': 'r',
+        append_line(file, one)
+    append_line(file, {**Run('rtmdet', 'x', 'random', '', 3)._asdict(), 'protocol': 'bccd', 'recipe': 'r',
                          'data': 'd', 'error': 'the reason'})  # fmt: skip
     page = tmp_path / 'page.md'
     page.write_text('# Title\n\n<!-- begin results -->\nformer\n<!-- end results -->\nafter\n')
