@@ -13,6 +13,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from mnv4_mm.data.form import ALL, DetectionData, LabelledImage
 from mnv4_mm.data.formats.classes import check_names
 from mnv4_mm.data.formats.coco_json import NAME, AnnotationFile, Category, read_boxes
 from mnv4_mm.data.formats.geometry import rotation
+from mnv4_mm.data.polygons import check_polygons
 from mnv4_mm.errors import UserError
 from mnv4_mm.paths import check_data
 
@@ -115,6 +117,9 @@ def _checked_categories(split: Split, state: int) -> tuple[tuple[int, str], ...]
     findings = _check_categories(split, content['categories'])
     if not is_large:
         findings += _check_content(split, content)
+        findings += [
+            replace(finding, file=Path(split.annotations.name)) for finding in check_polygons(split.annotations)
+        ]
     few = [finding for finding in findings if finding.kind in ACCEPTED_IF_FEW]
     are_few = not few or not Count(len(content['annotations']), len(few)).is_too_many
     mistakes: dict[str, list[Finding]] = {}

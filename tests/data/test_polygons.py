@@ -6,6 +6,7 @@ import pytest
 from small_data import write_file, write_images
 
 from mnv4_mm.data import polygons
+from mnv4_mm.data.coco_files import Split, check_split
 from mnv4_mm.data.polygons import check_polygons
 from mnv4_mm.data.prepare import prepare_detection
 from mnv4_mm.errors import UserError
@@ -104,3 +105,6 @@ def test_they_are_not_trained_on(tmp_path):
     write_file(tmp_path / 'a.json', content([annotation(i, 0.5, image_id=1 + i % 3) for i in range(9)]))
     with pytest.raises(UserError, match=r'a\.json, annotation 0: 9 of 9 boxes are not around their polygons'):
         prepare_detection(tmp_path, allow_dropped=True)
+    split = Split(tmp_path / 'a.json', tmp_path)  # as a config names it
+    with pytest.raises(UserError, match=r': a\.json, annotation 0: 9 of 9 boxes are not around their polygons'):
+        check_split(split)
