@@ -52,7 +52,7 @@ from mnv4_mm.image_headers import PNG, Header, read_header
 DARK = 31
 JPEG_SUFFIXES = ('.jpg', '.jpeg', '.jpe', '.jfif')
 IMAGE_SUFFIXES = (*JPEG_SUFFIXES, '.png', '.bmp', '.webp', '.avif', '.gif', '.tif', '.tiff')
-# Suffixes of image formats that are not read. Such files are named in messages instead of being passed over.
+# Suffixes of image formats that are not read. Such files are named in messages instead of being ignored.
 UNREAD_SUFFIXES = (
     '.heic', '.heif', '.hif', '.jxl', '.jp2', '.j2k', '.ppm', '.pgm', '.pbm', '.tga', '.psd', '.exr',
     '.hdr', '.dng', '.cr2', '.cr3', '.nef', '.arw', '.dcm',

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import sys
 from collections.abc import Iterator
 from typing import TextIO
@@ -24,6 +25,19 @@ def without_lines(prefixes: tuple[str, ...]) -> Iterator[None]:
             yield
     finally:
         output.finish()
+
+
+@contextlib.contextmanager
+def errors_only(*loggers: str) -> Iterator[None]:
+    """Drop what the named loggers log below the level of errors within this context."""
+    levels = {name: logging.getLogger(name).level for name in loggers}
+    for name in loggers:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 class _LineFilter(io.TextIOBase):

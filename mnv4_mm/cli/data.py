@@ -121,6 +121,7 @@ def draw(args: argparse.Namespace) -> None:
     """Run ``mnv4 draw``: draw a synthetic data set and print the path of its folder."""
     if args.backgrounds is None:
         raise UserError('name a folder of .jpg images by --backgrounds: the default is in a clone of the repository')
+    check_output_folder('OUT', args.out)
 
     from mnv4_mm.data.drawn import draw_dataset
 

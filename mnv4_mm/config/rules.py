@@ -140,7 +140,7 @@ def check_is_supernet(cfg: Any) -> None:
         cfg: A config, mmengine's or a dict.
 
     Raises:
-        UserError: It is another one.
+        UserError: The config is not that of a supernet.
     """
     if not cfg.get('supernet'):
         raise UserError('this is not the checkpoint of a supernet: `mnv4 search train` makes one')

@@ -222,7 +222,11 @@ def _choose_splits(splits: dict[str, list[LabelledImage]]) -> list[str]:
 
 
 def _note_bare(splits: Mapping[str, Sequence[LabelledImage]], has_centres: bool) -> list[str]:
-    """Return a note, or none, on images without boxes if there are many. YOLO's reader names those without a file."""
+    """Return a note if more than ``BARE_SHARE`` of the images have no boxes.
+
+    The reader of YOLO has already named the images without a label file. Of such a data set, only empty label files
+    are noted here.
+    """
     images = [image for images in splits.values() for image in images]
     bare = [image for image in images if not image.boxes]
     is_named = has_centres and all(image.source.suffix != '.txt' for image in bare)
@@ -352,21 +356,21 @@ def _check_copies(splits: Mapping[str, Sequence[LabelledImage]]) -> Iterator[Fin
     example: tuple[int, int] | None = None
     # The left edges of two boxes of a large IoU are near each other: each box is compared with those that follow, until
     # one is of another image or class, or too far away.
-    first: np.ndarray = np.arange(len(flat))
+    left: np.ndarray = np.arange(len(flat))
     step = 0
-    while len(first):
+    while len(left):
         step += 1
-        first = first[first + step < len(flat)]
-        second = first + step
-        is_near = (table[first, :2] == table[second, :2]).all(1)
-        is_near &= start[second, 0] - start[first, 0] <= (1 - NEAR_IOU) * size[first, 0]
-        first, second = first[is_near], second[is_near]
-        sides = np.minimum(end[first], end[second]) - np.maximum(start[first], start[second])
+        left = left[left + step < len(flat)]
+        right = left + step
+        is_near = (table[left, :2] == table[right, :2]).all(1)
+        is_near &= start[right, 0] - start[left, 0] <= (1 - NEAR_IOU) * size[left, 0]
+        left, right = left[is_near], right[is_near]
+        sides = np.minimum(end[left], end[right]) - np.maximum(start[left], start[right])
         common = sides.clip(0).prod(1)
-        found = common > NEAR_IOU * (area[first] + area[second] - common)
-        has_copy[first[found]] = has_copy[second[found]] = True
+        found = common > NEAR_IOU * (area[left] + area[right] - common)
+        has_copy[left[found]] = has_copy[right[found]] = True
         if found.any() and example is None:
-            example = order[first[found.argmax()]], order[second[found.argmax()]]
+            example = order[left[found.argmax()]], order[right[found.argmax()]]
     if example and has_copy.sum() > NEAR_SHARE * len(flat):
         one, other = (flat[i] for i in sorted(example))
         image = images[owners[example[0]]]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from mnv4_mm.data.formats.files import first
 from mnv4_mm.errors import UserError
 
 
@@ -26,7 +27,7 @@ def class_order(root: Path, found: Sequence[str], required: Sequence[str]) -> li
             'are matched by name, so each needs its own'
         )
     differences = [
-        f'only {owner} has {", ".join(map(repr, names[:5]))}{f" and {len(names) - 5} more" if names[5:] else ""}'
+        f'only {owner} has {first(map(repr, names), 5)}'
         for owner, names in (
             ('the data set', [name for name in found if name not in required]),
             ('the checkpoint', [name for name in required if name not in found]),

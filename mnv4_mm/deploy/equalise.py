@@ -30,7 +30,7 @@ class Junction(NamedTuple):
     """Connected feature maps whose channels have to be rescaled by the same factors.
 
     Only convolutions and batch norms write and read these feature maps. Usually a junction is one feature map between
-    two convolutions. A shortcut joins the feature maps of its blocks to one junction.
+    two convolutions. A shortcut adds feature maps of several blocks, which then belong to one junction.
 
     Attributes:
         writers: The layers that write the feature maps.

@@ -392,9 +392,9 @@ def replace_layers(model: nn.Module, target: str) -> None:
 def fold_norms(module: fx.GraphModule) -> None:
     """Fold each batch norm into the convolution before it, in place.
 
-    A norm is kept if it follows another kind of layer, or if its input has other readers. Convolutions are found in the
-    graph, not by the order of submodules: where levels share a convolution but have batch norms of their own, each
-    level gets folded weights of its own.
+    A norm is kept if it follows another kind of layer, or if its input has other readers. The convolution of a norm is
+    found in the traced graph. If pyramid levels share a convolution but have their own norms, each level gets its own
+    folded copy of the weights.
     """
     graph = module.graph
     tensors: dict[Any, Tensor] = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers())

@@ -25,9 +25,11 @@ def export_by_trace(*args: Any, **kwargs: Any) -> Any:
     """Call ``torch.onnx.export`` with ``dynamo=False``, that is, with the exporter based on TorchScript.
 
     mmdeploy rewrites the TorchScript graph and the symbolic functions of operators. The exporter based on
-    ``torch.export``, the default since torch 2.9, fails on these rewriters. Three kinds of warnings are silenced: that
-    the TorchScript exporter is deprecated; that the tracer turns tensors into Python numbers, as heads do with shapes;
-    and that negative indices would be exported incorrectly, which NMS and top-k do not produce.
+    ``torch.export``, the default since torch 2.9, fails on these rewriters. These warnings are silenced:
+
+    - the TorchScript exporter is deprecated;
+    - the tracer turns tensors into Python numbers, as heads do with shapes;
+    - negative indices would be exported incorrectly: NMS and top-k produce none.
     """
     ctx = FUNCTION_REWRITER.get_context()
     with warnings.catch_warnings():

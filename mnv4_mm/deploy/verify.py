@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mnv4_mm.data.formats.files import first
 from mnv4_mm.deploy.difference import match_detections
 from mnv4_mm.deploy.graph import Graph
 from mnv4_mm.errors import UserError
@@ -221,9 +222,8 @@ def check_file(
     if is_verified and result is not None and result.passes:
         return result
     layers = beyond_half(graph) if is_half else {}
-    named = ', '.join(f'{name} ({largest:.3g})' for name, largest in list(layers.items())[:3])
-    more = f' and {len(layers) - 3} more' if len(layers) > 3 else ''
-    reason = f'fp16 holds numbers up to {HALF_MAX}, and weights of these layers are larger: {named}{more}'
+    named = first(f'{name} ({largest:.3g})' for name, largest in layers.items())
+    reason = f'fp16 holds numbers up to {HALF_MAX}, and weights of these layers are larger: {named}'
     if result is not None and not result.passes:
         raise MismatchError(
             f'it differs from PyTorch by more than {graph.meta.precision} explains ({result})'

@@ -162,7 +162,7 @@ def confusion_matrix(
 
 
 def class_table(names: Sequence[str], iou: np.ndarray, accuracy: np.ndarray, ground_truth: np.ndarray) -> str:
-    """Format a text table of IoU, accuracy and share of the labelled pixels of each class.
+    """Format a text table of each class's IoU, accuracy and share of the labelled pixels.
 
     Args:
         names: Class names.

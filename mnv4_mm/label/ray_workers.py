@@ -12,6 +12,7 @@ from mnv4_mm.label.job import Job
 from mnv4_mm.label.labeller import Labeller
 from mnv4_mm.label.table import Tally
 from mnv4_mm.label.workers import ATTEMPTS, CRASHED, Outcome, describe
+from mnv4_mm.quiet import errors_only
 
 
 class PartMaker:
@@ -108,11 +109,8 @@ def _connected(address: str) -> Iterator[Any]:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(f'--ray {address}: {" ".join(str(error).split())[:200]}') from error
-        logger = logging.getLogger('ray.data')
-        level = logger.level
-        logger.setLevel(logging.ERROR)
         try:
-            yield ray
+            with errors_only('ray.data'):
+                yield ray
         finally:
-            logger.setLevel(level)
             ray.shutdown()

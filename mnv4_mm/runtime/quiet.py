@@ -1,13 +1,17 @@
 """Import runtimes without their telemetry and noise."""
 
 import importlib
-import logging
 import os
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
+
+from mnv4_mm.quiet import errors_only
+
+# Logs a deprecation when ExecuTorch or torchao is imported, which concerns their code only.
+PYTREE = 'torch.utils._pytree'
 
 
 def without_telemetry(name: str) -> ModuleType:
@@ -34,12 +38,9 @@ def coremltools() -> ModuleType:
     """Import coremltools without its warnings about macOS-only libraries and untested versions of torch.
 
     coremltools imports torchao and ExecuTorch if they are installed. Torch then logs a message about the registration
-    of types, and ExecuTorch causes a ``DeprecationWarning``; both are suppressed. The loggers ``coremltools`` and
-    ``torch.utils._pytree`` stay at level ERROR afterwards.
+    of types, and ExecuTorch causes a ``DeprecationWarning``; both are suppressed.
     """
-    logging.getLogger('coremltools').setLevel(logging.ERROR)
-    logging.getLogger('torch.utils._pytree').setLevel(logging.ERROR)
-    with warnings.catch_warnings():
+    with errors_only('coremltools', PYTREE), warnings.catch_warnings():
         warnings.simplefilter('ignore', DeprecationWarning)
         return importlib.import_module('coremltools')
 

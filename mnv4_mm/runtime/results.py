@@ -254,7 +254,7 @@ def corner_weights(factor: int) -> np.ndarray:
 def map_to_image(labels: np.ndarray, placement: Placement) -> np.ndarray:
     """Convert a class map from the size of the model's input to the size of the image.
 
-    The padding of the input is cropped, and the rest is resized by nearest neighbour.
+    Crop the padding, then resize to the image by nearest neighbour.
 
     Args:
         labels: (H, W) class map of the padded input.

@@ -20,7 +20,8 @@ FORMAT = 1
 class Subject(NamedTuple):
     """Search space, input size and model that a latency table was measured for.
 
-    Exported nets with the same genes and the same subject have the same latency on a device.
+    Exported nets with the same genes (the choices that define a net of the space) and the same subject have the same
+    latency on a device.
 
     Attributes:
         space: Name of the search space.

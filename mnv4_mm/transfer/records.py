@@ -50,8 +50,10 @@ def read_records(path: str | Path) -> list[Record]:
     path = Path(path)
     try:
         lines = path.read_text(encoding='utf-8').split('\n')
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f'{path} cannot be read: {error}') from error
+    except OSError as error:
+        raise UserError(f'{path} cannot be read: {error.strerror or error}') from error
+    except UnicodeDecodeError as error:
+        raise UserError(f'{path} cannot be read: it is not UTF-8') from error
     records = []
     for number, line in enumerate(lines, 1):
         if not line.strip():

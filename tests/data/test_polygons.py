@@ -78,6 +78,12 @@ def test_boxes_of_few_pixels_may_differ(tmp_path):
     assert check(tmp_path, [annotation(i, **tiny) for i in range(9)]) == []
 
 
+def test_boxes_may_be_generous(tmp_path):
+    """A box that is 3 pixels wider than its polygon on each side has an IoU of 0.77."""
+    assert check(tmp_path, [annotation(i, bbox=[7 + i, 20, 26, 10]) for i in range(9)]) == []
+    assert check(tmp_path, [annotation(i, bbox=[0, 20, 60, 10]) for i in range(9)])  # 0.33
+
+
 @pytest.mark.parametrize(
     'text', ['', '{', '[1, 2]', '{"annotations": [', '{"annotations": [1, {"bbox": 2}, {"id": ', '[' * 9]
 )

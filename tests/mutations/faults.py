@@ -578,6 +578,35 @@ FAULTS = (
         '{"ok" if is_right or True else "**FAILED**"}',
         ('tests/transfer/test_transfer_run.py',),
     ),
+    # resumed runs, options, shared files
+    Fault(
+        'keep the best score of other validation images',
+        'mnv4_mm/engine/checkpoints.py',
+        "        if 'val' in changed:\n            for key",
+        "        if 'val' not in data:\n            for key",
+        ('tests/apis/test_own_data.py', '-k', 'notices'),
+    ),
+    Fault(
+        'take the size of a box for its end when it is compared with polygons',
+        'mnv4_mm/data/polygons.py',
+        'end = start + size',
+        'end = size',
+        ('tests/data/test_polygons.py',),
+    ),
+    Fault(
+        'append to a line that was cut off',
+        'mnv4_mm/json_lines.py',
+        'os.truncate(path, whole)',
+        'pass',
+        ('tests/transfer/test_records.py',),
+    ),
+    Fault(
+        'allow a seed of any size',
+        'mnv4_mm/config/values.py',
+        'Range(0, 2**32 - 1, none=True)',
+        'Range(0, none=True)',
+        ('tests/config/test_values.py',),
+    ),
     # label, demo, web
     Fault(
         'label the images of the first part in every part',

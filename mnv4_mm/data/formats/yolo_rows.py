@@ -78,7 +78,7 @@ class RowReader:
         if any(abs(share) > MAX_SHARE for share in shares):  # False for NaN, which the check reports
             raise _RowError('shares-expected', f'{" ".join(row[:5])}: coordinates are shares of the image, 0 to 1')
         if count == 6 and self.pose_columns != 6 and not (0 <= values[5] <= 1 or values[5].is_integer()):
-            problem = f'{" ".join(row)[:80]!r} has a sixth number that is no score (0 to 1) and no track id'
+            problem = f'{" ".join(row)[:80]!r} has a sixth number, which is neither a score (0 to 1) nor a track id'
             raise _RowError('box-invalid', f'{problem}: write a rotated box as a class and four points')
         digits = _digits(row[1:])
         self.scores += count == 6

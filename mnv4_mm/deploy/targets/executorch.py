@@ -1,6 +1,5 @@
 """ExecuTorch: a ``.pte`` for its XNNPACK backend, for the CPUs of phones."""
 
-import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,9 @@ import numpy as np
 from mnv4_mm.deploy.layers_file import write_layers
 from mnv4_mm.deploy.targets.base import Target
 from mnv4_mm.deploy.targets.onnx import float_program
+from mnv4_mm.quiet import errors_only
 from mnv4_mm.runtime.meta import META_KEY, Precision
+from mnv4_mm.runtime.quiet import PYTREE
 
 if TYPE_CHECKING:
     from mnv4_mm.deploy.graph import Graph
@@ -29,9 +30,7 @@ class ExecuTorch(Target):
         self, graph: 'Graph', path: Path, precision: Precision, calibration: Sequence[np.ndarray] = ()
     ) -> list[Path]:
         program, quantised = float_program(graph, precision, calibration)
-        # torch logs a deprecation that concerns the code of ExecuTorch and of torchao only.
-        logging.getLogger('torch.utils._pytree').setLevel(logging.ERROR)
-        with warnings.catch_warnings():
+        with errors_only(PYTREE), warnings.catch_warnings():
             warnings.simplefilter('ignore', DeprecationWarning)  # about calls in its own code
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
             from executorch.exir import to_edge_transform_and_lower

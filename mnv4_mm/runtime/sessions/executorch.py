@@ -1,12 +1,12 @@
 """ExecuTorch programs. Their Python runtime takes and returns torch tensors, so it needs PyTorch itself."""
 
-import logging
 import os
 import warnings
 from pathlib import Path
 
+from mnv4_mm.quiet import errors_only
 from mnv4_mm.runtime.meta import Meta
-from mnv4_mm.runtime.quiet import without_native_stderr
+from mnv4_mm.runtime.quiet import PYTREE, without_native_stderr
 from mnv4_mm.runtime.sessions.base import Runtime, Session, unloadable
 
 
@@ -20,10 +20,8 @@ class ExecuTorchRuntime(Runtime):
         import torch
 
         try:
-            with warnings.catch_warnings():
+            with errors_only(PYTREE), warnings.catch_warnings():
                 warnings.simplefilter('ignore')  # its API is experimental
-                # It imports torchao if that is installed; torch then logs a message about the registration of types.
-                logging.getLogger('torch.utils._pytree').setLevel(logging.ERROR)
                 from executorch.extension.pybindings import portable_lib
                 from executorch.runtime import Runtime as Programs
 
