@@ -11,13 +11,15 @@ from mnv4_mm.data.held_out import KEY as HELD_OUT
 from mnv4_mm.data.held_out import part_of
 from mnv4_mm.data.loading import RobustDataset, innermost, seeded
 from mnv4_mm.errors import UserError
+from mnv4_mm.processors import cores
 
 
 def prepare_loader(loader: dict[str, Any], seed: int | None) -> dict[str, Any]:
-    """Build the data set and the sampler of a data loader, and adjust settings that do not fit the data.
+    """Build the data set and the sampler of a data loader, and adjust settings that do not fit the data or the machine.
 
     Each adjustment is logged:
 
+    - ``num_workers`` is reduced to the number of processors. torch warns that more of them may be slower.
     - ``persistent_workers`` and ``prefetch_factor`` are removed if ``num_workers`` is 0.
     - ``drop_last`` of a training loader is switched off if the epoch has fewer images than a batch, and switched on if
       the last batch would have one image, which batch norm cannot process. Infinite samplers are not affected.
@@ -42,6 +44,9 @@ def prepare_loader(loader: dict[str, Any], seed: int | None) -> dict[str, Any]:
     dataset = loader.get('dataset')
     is_training = not getattr(innermost(dataset), 'test_mode', False)
     name = 'train_dataloader' if is_training else 'data loader'
+    if loader.get('num_workers', 0) > cores():
+        _log(f'{name}: num_workers={cores()} instead of {loader["num_workers"]}, for as many processors')
+        loader['num_workers'] = cores()
     if not loader.get('num_workers'):
         for key in ('persistent_workers', 'prefetch_factor'):
             if loader.pop(key, None):

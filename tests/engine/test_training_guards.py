@@ -20,6 +20,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import MessageHub, MMLogger
 from torch import nn
 
+from mnv4_mm.engine import loaders
 from mnv4_mm.engine.checkpoints import SafeCheckpointHook
 from mnv4_mm.engine.guards import LossGuardHook, SkippedImagesHook, non_finite
 from mnv4_mm.engine.measured import MeasuredEvaluator, is_measured
@@ -94,6 +95,14 @@ def test_batches_fit_the_data(train, tmp_path, batch, code, message):
     assert message in run.stdout
     assert 'with num_workers=0, persistent_workers has no effect' in run.stdout  # no-workers
     assert torch.load(tmp_path / 'w/epoch_1.pth', weights_only=False)['meta']['iter'] == 1
+
+
+def test_there_are_no_more_workers_than_processors(monkeypatch):
+    monkeypatch.setattr(loaders, 'cores', lambda: 3)
+    for given, used in ((8, 3), (3, 3), (0, 0)):
+        loader = dict(num_workers=given, dataset=[0])
+        assert loaders.prepare_loader(loader, 0)['num_workers'] == used
+        assert loader['num_workers'] == given
 
 
 @pytest.fixture
