@@ -158,7 +158,7 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
             data.splits[split].append(image)
     used = {number for group in rows.values() for row in group if row and (number := class_number(row[0])) is not None}
     data.findings[before:] = join_unlisted(data.findings[before:], used, order.keys(), root / description.name)
-    if order.keys() ^ used == {0} and sum(map(len, rows.values())) >= MIN_LABELS:
+    if order.keys() - used == {0} and used <= order.keys() and sum(map(len, rows.values())) >= MIN_LABELS:
         data.notes.append(
             f'no label has the class 0, {names[0]!r}, and all other classes have some: are the labels counted from 1? '
             'YOLO counts from 0'

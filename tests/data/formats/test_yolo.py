@@ -460,16 +460,17 @@ def test_classes_that_are_counted_from_another_number(load, description, row, pr
 @pytest.mark.parametrize(
     ('names', 'used', 'is_asked'),
     [
-        ('cat, dog, cow', '1211112222', True),
-        ('cat, dog, cow', '121111222', False),  # too few to tell
-        ('cat, dog, cow', '2222222222', False),
-        ('cat, dog, cow', '0111111111', False),
-        ('cat, dog, cow', '1231111222', False),  # class-ids-shifted says so
+        ('[cat, dog, cow]', '1211112222', True),
+        ('[cat, dog, cow]', '121111222', False),  # too few to tell
+        ('[cat, dog, cow]', '2222222222', False),
+        ('[cat, dog, cow]', '0111111111', False),
+        ('[cat, dog, cow]', '1231111222', False),  # class-ids-shifted says so
+        ('{1: cat, 2: dog}', '0121111222', False),  # class-unlisted says so
     ],
 )
 def test_labels_that_may_be_counted_from_1(load, names, used, is_asked):
     rows = '\n'.join(number + ROW.removeprefix('1') for number in used)
-    data = load({'data.yaml': YAML.replace('cat, dog', names), 'labels/train/a.txt': rows})
+    data = load({'data.yaml': YAML.replace('[cat, dog]', names), 'labels/train/a.txt': rows})
     asked = [note for note in data.notes if 'counted from 1?' in note]
     assert [note.split(':')[0] for note in asked] == [
         "no label has the class 0, 'cat', and all other classes have some"
