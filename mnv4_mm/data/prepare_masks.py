@@ -310,7 +310,7 @@ def _convert(data: MaskData, name: str, labels: dict[int, int], target: Path) ->
     """Write a mask with canonical values."""
     mask = read_values(data.root / name)
     values = mask.as_colours() if data.colours else mask.values
-    if data.colours or int(values.max()) >= MAX_VALUE:
+    if data.colours or not all(0 <= value < MAX_VALUE for value in labels):
         keys, inverse = np.unique(values, return_inverse=True)
         canonical = np.array([labels[int(key)] for key in keys], np.uint8)[inverse.reshape(values.shape)]
     else:

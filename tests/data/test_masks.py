@@ -486,6 +486,19 @@ def test_palettes_that_differ(root):
         prepare_masks(root)
     (root / 'masks.yaml').write_text('read: values\n')
     assert prepare_masks(root).classes == ('background', 'foreground')
+    save_mask(root / 'masks/3.png', pattern([0, 1]), 'RGB', RGB)
+    with pytest.raises(UserError, match=r'masks/3\.png is in RGB colours, which are no values: save it with one'):
+        prepare_masks(root)
+
+
+def test_values_above_16_bits(root):
+    """Such a value may be in other masks than the one that is converted."""
+    layout = Layout('images/{i}.png', 'masks/{i}.tif', ('',))
+    write(root, layout, [0, 1], count=4, files={'masks.yaml': 'classes: {0: a, 1: b, 70000: c}'})
+    Image.fromarray(pattern([0, 70000])).save(root / 'masks/2.tif')
+    values = prepared_values(prepare_masks(root))
+    np.testing.assert_array_equal(values['images/2.png'], np.where(pattern([0, 1]) == 1, 3, 1))
+    np.testing.assert_array_equal(values['images/1.png'], pattern([0, 1], 1) + 1)
 
 
 def test_camvids_names_with_other_values_are_not_camvid(root):

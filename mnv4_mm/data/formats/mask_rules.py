@@ -169,11 +169,18 @@ def _are_colours(masks: Mapping[str, MaskValues], names: ClassNames | None, sett
     the file of class names states colours and either no other colours occur or the palettes of the masks differ.
 
     Raises:
-        UserError: The palettes of the masks differ, and no file of class names states colours.
+        UserError: The palettes of the masks differ, and no file of class names states colours; or a mask in colours
+            should be read as values.
     """
+    coloured = next((name for name, mask in masks.items() if mask.is_coloured), None)
+    if settings.read == 'values' and coloured is not None:
+        raise UserError(
+            f'{coloured} is in RGB colours, which are no values: save it with one channel, or write `read: colours` '
+            f'into {SETTINGS} if colours are the classes'
+        )
     if settings.read:
         return settings.read == 'colours'
-    if any(mask.is_coloured for mask in masks.values()):
+    if coloured is not None:
         return True
     if names is not None and names.by_colour is not None:
         known = {*names.by_colour, BLACK, *(settings.ignored_colours or ())}
