@@ -297,7 +297,8 @@ AMBIGUOUS = {
     'too many values': (SPLIT, list(range(7)), 'a\nb\n', r'7 values \(0 to 6\), but classes\.txt has 2 names'),
     'only background': (SPLIT, [0, 1], 'background\n', r'classes\.txt has background alone'),
     'nothing of the class': (SPLIT, [0], 'cat\n', r'no pixel of any mask is cat: all have the value 0'),
-    'empty': (SPLIT, [0, 1], '\n', r'classes\.txt is empty'),
+    'empty': (SPLIT, [0, 1], '\n', r'classes\.txt has no class names'),
+    'nothing but labelme\'s first line': (SPLIT, [0], '__ignore__\n', r'classes\.txt has no class names'),
     'empty line': (SPLIT, [0, 1], 'a\n\nb\n', r'classes\.txt, line 2 is empty'),
     'twice': (SPLIT, [0, 1], 'a\na\n', r"classes\.txt has the class 'a' 2 times: give each class its own name"),
 }  # fmt: skip
@@ -370,6 +371,7 @@ FILES = {
         'name,r,g,b\ncat,1,2\n',
         r"csv, line 2: expected a name and a colour .*, got 'cat,1,2'",
     ),
+    'class_dict.csv, titles only': ('name,r,g,b\n', r'class_dict\.csv has no class names: write them into it'),
     '_classes.csv': (
         'Pixel Value, Class\nnone, cat\n',
         r"csv, line 2: expected a value and a class, got 'none,cat'",
@@ -383,7 +385,7 @@ FILES = {
 def test_wrong_files_of_classes(root, name):
     text, message = FILES[name]
     (root / 'classes.txt').unlink()
-    (root / name).write_text(text)
+    (root / name.split(',')[0]).write_text(text)
     with pytest.raises(UserError, match=message):
         prepare_masks(root)
 

@@ -124,7 +124,7 @@ def find_classes(folders: Sequence[Path]) -> ClassNames | None:
         The class names. None if no file has any.
 
     Raises:
-        UserError: A file cannot be read, is invalid, or has a name twice.
+        UserError: A file cannot be read, is invalid, or has no name or a name twice.
     """
     for name, read in READERS:
         for folder in folders:
@@ -137,7 +137,9 @@ def find_classes(folders: Sequence[Path]) -> ClassNames | None:
 
 
 def _checked(classes: ClassNames) -> ClassNames:
-    """Compose the accents of class names (Unicode NFC), and check that each name occurs once."""
+    """Compose the accents of class names (Unicode NFC), and check that there are names, and each occurs once."""
+    if not classes.names:
+        raise UserError(f'{classes.source} has no class names: write them into it, one per line')
     by_value, by_colour = classes.by_value, classes.by_colour
     classes = classes._replace(
         names=tuple(map(composed, classes.names)),
@@ -178,8 +180,6 @@ def _read_lines(path: Path) -> ClassNames | None:
     lines = [line.strip() for line in _read_text(path).splitlines()]
     while lines and not lines[-1]:
         lines.pop()
-    if not lines:
-        raise UserError(f'{path} is empty: write the class names into it, one per line')
     if '' in lines:
         raise UserError(
             f'{path}, line {lines.index("") + 1} is empty: write the class names one per line, without empty lines'
@@ -190,7 +190,7 @@ def _read_lines(path: Path) -> ClassNames | None:
     numbered = [re.fullmatch(r'(\d+)\s*[\s:,;=]\s*(\S.*)', line) for line in lines]
     if all(numbered):
         return _with_values(path, [(int(match[1]), match[2].strip()) for match in numbered if match])
-    if lines[0].lower() == '__ignore__':  # labelme's labels.txt: it has no value
+    if lines[:1] and lines[0].lower() == '__ignore__':  # labelme's labels.txt: it has no value
         lines = lines[1:]
     return ClassNames(tuple(lines), path)
 
