@@ -479,6 +479,38 @@ def test_ids_of_instances_are_refused(root, files, message):
         read(root)
 
 
+@pytest.mark.parametrize(('largest', 'are_ids'), [((7, 5, 6, 7), True), ((2, 3, 2, 1), False), ((7, 7, 7, 7), False)])
+def test_ids_that_are_numbered_in_each_mask_are_refused(tmp_path, largest, are_ids):
+    """An organ and its tumour are numbered as well, and all classes may be in all masks."""
+    root = write(tmp_path / 'data', FLAT, [0, 1], count=len(largest))
+    for i, number in enumerate(largest):
+        save_mask(root / f'masks/{i}.png', pattern(range(number + 1)))
+    if not are_ids:
+        assert len(prepare_masks(root).classes) == max(largest) + 1
+        return
+    with pytest.raises(UserError, match=r'8 values \(0 to 7\), in most masks 1, 2, \.\.\. without gaps up to a'):
+        prepare_masks(root)
+    (root / 'classes.txt').write_text('\n'.join('abcdefgh'))
+    (root / 'masks.yaml').write_text('first_class: 0')
+    assert len(prepare_masks(root).classes) == 8
+
+
+def test_values_of_validation_masks_that_no_training_mask_has(tmp_path):
+    root = write(tmp_path / 'data', SPLIT, [0, 1, 2])
+    for path in (root / 'masks/val').iterdir():
+        save_mask(path, pattern([0, 1, 80, 160]))
+    with pytest.raises(
+        UserError, match=r'180 of the 270 validation pixels .* \(80, 160; training masks have 0, 1, 2\): save all masks'
+    ):
+        prepare_masks(root)
+    (root / 'masks.yaml').write_text('classes: {0: a, 1: b, 2: c, 80: d, 160: e}')
+    assert not check(root).refusals()
+    for path in (root / 'masks/val').iterdir():
+        save_mask(path, pattern([0, 1, 2, 3]))
+    (root / 'masks.yaml').unlink()
+    assert not check(root).refusals()
+
+
 @pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
 def test_ids_of_instances_in_many_masks_are_refused(root, dtype):
     write(root, FLAT, (0, 1), count=6, files={'classes.txt': 'background\ncell\n'})

@@ -27,6 +27,9 @@ UNLABELLED = (255, 65535)  # usual values for pixels without a label, of 8 and 1
 MAX_LISTED = 12
 MIN_FOR_RARE = 4  # fewest masks from which a value can be said to be rare
 MIN_INSTANCES = 10  # fewest values that are taken for ids of instances if most of them are in one mask only
+# Fewest values, and fewest largest values of a mask, for ids of instances that are numbered in each mask. Nested
+# classes, such as an organ and its tumour, are numbered too, but are few.
+MIN_NUMBERED, MIN_LARGEST, NUMBERED = 6, 3, 0.9
 BLACK = 0
 DOMINANT = 0.5  # share of a value from which it may be a background rather than a class
 MIN_BACKGROUND = 0.3  # share of unlabelled pixels from which a background is likely meant
@@ -411,11 +414,14 @@ def _unnamed(found: _Occurring, ignored: set[int], is_stated: bool, masks: Mappi
             'classes'
         )
     once = [value for value in values if found.masks[value] == 1]
-    if len(values) >= MIN_INSTANCES and found.total >= MIN_FOR_RARE and 2 * len(once) > len(values):
+    is_rare = len(values) >= MIN_INSTANCES and 2 * len(once) > len(values)
+    if found.total >= MIN_FOR_RARE and (is_rare or _are_numbered(values, masks)):
+        how = f'of which {len(once)} are in one mask only'
+        if not is_rare:
+            how = 'in most masks 1, 2, ... without gaps up to a number that differs'
         raise UserError(
-            f'masks have {len(values)} values ({_listed(values)}), of which {len(once)} are in one mask only, '
-            f'which suggests ids of instances, and there is no classes.txt. {INSTANCE_ADVICE}, or write the names into '
-            'classes.txt if they are classes'
+            f'masks have {len(values)} values ({_listed(values)}), {how}, which suggests ids of instances, and there '
+            f'is no classes.txt. {INSTANCE_ADVICE}, or write the names into classes.txt if they are classes'
         )
     binary = len(values) == 2 and values[0] == 0 and values[1] in (1, *UNLABELLED)
     if len(values) == 1:
@@ -436,6 +442,16 @@ def _unnamed(found: _Occurring, ignored: set[int], is_stated: bool, masks: Mappi
         'write names into classes.txt, one a line, in the order of values'
     )
     return convention
+
+
+def _are_numbered(values: list[int], masks: Mapping[str, MaskValues]) -> bool:
+    """Return True if most masks have the values 1, 2, ... without gaps, up to numbers that differ."""
+    objects = [set(values) & mask.counts.keys() - {0} for mask in masks.values()]
+    largest = [max(ids) for ids in objects if ids and max(ids) > 1]  # 1 alone has no gaps in any case
+    numbered = [max(ids) for ids in objects if len(ids) == max(ids, default=0) > 1]
+    return (
+        len(values) >= MIN_NUMBERED and len(set(numbered)) >= MIN_LARGEST and len(numbered) >= NUMBERED * len(largest)
+    )
 
 
 def _named(

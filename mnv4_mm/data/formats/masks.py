@@ -1,13 +1,15 @@
 """Read a segmentation data set: images and masks in any of the layouts and conventions of docs/own_masks.md."""
 
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, MaskData, MaskedImage
-from mnv4_mm.data.formats.files import separate
-from mnv4_mm.data.formats.mask_classes import find_classes, read_settings
+from mnv4_mm.data.formats.files import first, separate
+from mnv4_mm.data.formats.mask_classes import SETTINGS, find_classes, read_settings
 from mnv4_mm.data.formats.mask_pairs import Pairs, find_lone_masks, find_pairs
 from mnv4_mm.data.formats.mask_rules import MaskSource, decide
-from mnv4_mm.data.mask_values import decode_masks, unpack
+from mnv4_mm.data.mask_values import MaskValues, decode_masks, unpack
 from mnv4_mm.errors import UserError
 
 LAYOUT = (
@@ -29,8 +31,9 @@ def read(root: Path) -> MaskData | None:
         The data set. None if there are no masks.
 
     Raises:
-        UserError: The masks have no images beside them, the mask values are ambiguous or cannot be classes, a file with
-            class names or settings is invalid, a folder cannot be listed, or the cache cannot be written.
+        UserError: The masks have no images beside them, the mask values are ambiguous or cannot be classes, those of
+            training and validation differ, a file with class names or settings is invalid, a folder cannot be listed,
+            or the cache cannot be written.
     """
     pairs = find_pairs(root)
     if pairs is None:
@@ -53,6 +56,8 @@ def read(root: Path) -> MaskData | None:
         is_voc=any('segmentationclass' in image.mask.lower() for images in splits.values() for image in images),
     )
     convention = decide(source, names, settings, masks)
+    if names is None and settings.classes is None and convention.format == 'masks':  # not a public data set's
+        _check_values(splits, masks)
     if names is not None and names.source is not None:
         notes.append(f'class names are those of {names.source.relative_to(root)}')
     data = MaskData(
@@ -100,6 +105,30 @@ def _choose_splits(splits: dict[str, list[MaskedImage]], notes: list[str]) -> di
         notes.append(f'the images of {" and ".join(sorted(splits))} are split into training and validation images')
     images = [image for part in splits.values() for image in part]
     return {ALL: sorted(images, key=lambda image: image.name)}
+
+
+def _check_values(splits: dict[str, list[MaskedImage]], masks: Mapping[str, MaskValues]) -> None:
+    """Check that validation masks have the values of training masks, if these are the only names of the classes.
+
+    Raises:
+        UserError: Most of the pixels of the validation masks that are not 0 have values that no training mask has, as
+            after saving 0, 1 and 2 in one split and 0, 127 and 254 in the other.
+    """
+    counts: dict[str, Counter[int]] = {split: Counter() for split in (TRAIN, VAL)}
+    for split in counts:
+        for image in splits.get(split, []):
+            if not masks[image.mask].is_jpeg:  # its values are not those of the classes
+                counts[split].update(masks[image.mask].counts)
+    training, validation = (counts[split] for split in (TRAIN, VAL))
+    others = sorted(value for value in validation.keys() - training.keys() if value)
+    pixels, total = sum(validation[value] for value in others), sum(validation.values()) - validation[0]
+    if training and 2 * pixels > total:
+        raise UserError(
+            f'{pixels} of the {total} validation pixels that are not 0 have values that no training mask has '
+            f'({first(map(str, others), 5)}; training masks have {first(map(str, sorted(training)), 5)}): save all '
+            'masks alike, or write a name for each value if all are classes, '
+            f'`classes: {{{others[0]}: name, ...}}` in {SETTINGS}'
+        )
 
 
 def _is_ade(root: Path, splits: dict[str, list[MaskedImage]]) -> bool:
