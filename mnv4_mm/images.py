@@ -64,6 +64,7 @@ REDUCED = {
     4: cv2.IMREAD_REDUCED_COLOR_4,
     8: cv2.IMREAD_REDUCED_COLOR_8,
 }
+LFS = b'version https://git-lfs'  # begins the text file that Git LFS puts in the place of a file
 HEIC = (b'ftypheic', b'ftypheix', b'ftyphevc', b'ftypmif1', b'ftypmsf1')  # bytes 4 to 12 of photos of phones
 MAX_PIXELS, MAX_SIDE = 2**28, 2**20  # OpenCV's own limit is 2**30 pixels, decoded 3 GB
 MAX_BYTES = 2**31  # an image of MAX_PIXELS pixels never needs more
@@ -323,6 +324,8 @@ def _check_length(length: int, path: str | Path) -> None:
 def _unreadable(data: np.ndarray, path: str | Path) -> UserError:
     if data[4:12].tobytes() in HEIC:
         return UserError(f'{path} is not a readable image: HEIC is not read; convert it to JPEG')
+    if data[: len(LFS)].tobytes() == LFS:
+        return UserError(f'{path} is not a readable image: it is a pointer of Git LFS; get the file by `git lfs pull`')
     return UserError(f'{path} is not a readable image: truncated, damaged or of an unknown format')
 
 

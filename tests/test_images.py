@@ -197,6 +197,10 @@ UNREADABLE = {
     # OpenCV 4.12 crashes (opencv/opencv#27744), and allocates 2 GB for a chunk.
     'damaged_animation.png': (damaged(first_frames('PNG'), b'IDAT', 40), 'is not a readable image'),
     'long_chunk.png': (with_chunks(PNG, (b'PLTE', bytes(9))).replace(b'\0\0\0\x09PLTE', b'\x7f\0\0\0PLTE'), 'is not a'),
+    'lfs.jpg': (
+        b'version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n',
+        'a pointer of Git LFS; get the file by `git lfs pull`',
+    ),
     'phone.jpg': (b'\0\0\0\x18ftypheic' + bytes(99), 'HEIC is not read; convert it to JPEG'),
     'wide.png': (png_header(2_000_000, 2), '2000000x2 is over'),
     'zero.png': (png_header(0, 5), 'its size is 0x5'),

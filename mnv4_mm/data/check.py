@@ -237,7 +237,8 @@ def _note_bare(splits: Mapping[str, Sequence[LabelledImage]], has_centres: bool)
 
 
 def _check_classes(data: DetectionData) -> Iterator[Finding]:
-    if not data.classes:
+    # If what was left out had the classes, that is to be corrected.
+    if not data.classes and not any(finding.rule is Rule.DROPPED for finding in data.findings):
         yield Finding('no-classes', data.root, 'no class is named')
     for name in data.classes:
         if name.strip() and (name != name.strip() or re.search(r'[<>/\\"]', name)):

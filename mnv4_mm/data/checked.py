@@ -148,10 +148,13 @@ class CheckedData:
                 f'{count.dropped} of {count.found} {name} ({100 * count.dropped / count.found:.3g} %)'
                 for name, count in excess.items()
             )
-            reasons.append(
+            reason = (
                 f'{numbers} would be left out, more than {100 * MAX_DROPPED:g} %: {"; ".join(dropped)}; correct '
                 'them, or leave them out by --allow-dropped'
             )
+            # If all are left out, other reasons follow from that, e.g. that no training images remain.
+            is_all = any(count.dropped == count.found for count in excess.values())
+            reasons = [reason, *reasons] if is_all else [*reasons, reason]
         return reasons
 
     def require_usable(self, allow_dropped: bool = False) -> None:

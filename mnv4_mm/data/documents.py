@@ -101,13 +101,15 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> Any:
-    """Read a YAML file as lists, mappings and text; an empty file gives None.
+    """Read a YAML file in UTF-8, or in UTF-16 with a byte order mark, as lists, mappings and text.
+
+    An empty file gives None.
 
     Every scalar is returned as the text in the file, so that a class ``no`` does not become False.
 
     Raises:
-        UserError: The file cannot be read, is too large, is not YAML, repeats a key, has aliases or tags, or is nested
-            too deeply.
+        UserError: The file cannot be read, is too large, is not text or not YAML, repeats a key, has aliases or tags,
+            or is nested too deeply.
     """
     import yaml  # not part of the base installation
 
@@ -137,10 +139,10 @@ def read_yaml(path: Path) -> Any:
                 raise yaml.YAMLError(f'the key {twice[0]!r} occurs twice in one mapping')
             return super().construct_mapping(node, deep)
 
-    data = _read_bytes(path, MAX_YAML_BYTES)
+    text = _decode(path, _read_bytes(path, MAX_YAML_BYTES))
     try:
-        return yaml.load(data, Loader)  # noqa: S506 (BaseLoader makes text only)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        return yaml.load(text, Loader)  # noqa: S506 (BaseLoader makes text only)
+    except yaml.YAMLError as error:
         raise UserError(f'{path} cannot be read as YAML: {_one_line(error)}') from error
 
 
@@ -194,15 +196,18 @@ def read_text(path: Path) -> str:
     Raises:
         UserError: The file cannot be read, is too large or is not text.
     """
-    data = _read_bytes(path, MAX_BYTES)
-    encoding = next((name for bom, name in BOMS if data.startswith(bom)), 'utf-8')
-    try:
-        text = data.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise UserError(f'{path} is not UTF-8 text ({error}): save it as UTF-8') from error
+    text = _decode(path, _read_bytes(path, MAX_BYTES))
     if '\0' in text:
         raise UserError(f'{path} is not a text file: it contains a zero byte')
     return text
+
+
+def _decode(path: Path, data: bytes) -> str:
+    encoding = next((name for bom, name in BOMS if data.startswith(bom)), 'utf-8')
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise UserError(f'{path} is not UTF-8 text ({error}): save it as UTF-8') from error
 
 
 def _read_bytes(path: Path, limit: int) -> bytes:

@@ -315,6 +315,14 @@ def test_there_must_be_a_class(data):
         for image in images:
             image.boxes.clear()
     assert kinds(check_detection(data)) == {'no-classes': 1}
+    data.findings.append(Finding('annotation-unreadable', data.root / 'a.xml', 'it is not XML'))
+    assert kinds(check_detection(data)) == {
+        'annotation-unreadable': 1,
+        'no-training-boxes': 1,
+        'no-validation-boxes': 1,
+    }
+    data = replace(data, splits={TRAIN: []})
+    assert refusal(check_detection(data)).startswith('1 of 1 images (100 %) would be left out')
 
 
 def test_what_the_reader_has_left_out_counts(data):

@@ -81,6 +81,8 @@ def test_yaml_values_are_text(tmp_path):
     path.write_text('names: [no, on, 010, 1.50, 2020-01-01, null, "a: b"]\nnc: 7\ntrain:\n', encoding='utf-8-sig')
     content = read_yaml(path)
     assert content == dict(names=['no', 'on', '010', '1.50', '2020-01-01', 'null', 'a: b'], nc='7', train='')
+    path.write_text('names: [café]', encoding='utf-16')
+    assert read_yaml(path) == dict(names=['café'])
 
 
 BOMB = 'a: &a [x, x]\n' + ''.join(
@@ -99,7 +101,8 @@ BOMB = 'a: &a [x, x]\n' + ''.join(
         ('a: [1, 2', 'cannot be read as YAML'),
         ('a:\n\t- b', 'cannot be read as YAML'),
         ('--- a\n--- b', 'cannot be read as YAML'),
-        (b'a: \xff\xfe\x00', 'cannot be read as YAML'),
+        (b'a: \xff\xfe\x00', r'^ is not UTF-8 text .*: save it as UTF-8'),
+        (b'a: \x00', 'cannot be read as YAML'),
         ('[' * 5000, 'nested more than 20 deep'),
         ('a' * (4 * 2**20 + 1), 'at most 4,194,304 are read'),
     ],

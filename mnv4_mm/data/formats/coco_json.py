@@ -267,7 +267,10 @@ def _join_categories(sources: dict[str, AnnotationFile], data: DetectionData) ->
         data.category_ids = tuple(usable)
     else:
         data.category_ids = tuple(range(1, len(ids) + 1))
-        data.notes.append('categories are numbered anew, 1, 2, ..., since their ids are not unique 64-bit integers')
+        reason = 'not all of their ids are 64-bit integers'
+        if len(usable) == len(ids):
+            reason = 'several of them have the same id'
+        data.notes.append(f'categories are numbered anew, 1, 2, ..., since {reason}')
     positions = {name: label for label, name in reversed(list(enumerate(classes)))}
     return {split: {c.id: positions[c.name] for c in categories} for split, categories in kept.items()}
 

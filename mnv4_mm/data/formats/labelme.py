@@ -83,7 +83,7 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
         return None
     data = DetectionData(root, NAME, (), {})
     contents: dict[str, dict[str, Any]] = {}
-    embedded: set[str] = set()
+    embedded: set[str] = set()  # files that hold their image, in base64
     for name in names:
         try:
             content = read_json(root / name)
@@ -93,7 +93,6 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
             continue
         if isinstance(content, dict) and isinstance(content.get('shapes'), list):
             contents[name] = content
-            # The image itself, in base64.
             if content.pop('imageData', None):
                 embedded.add(name)
         else:
@@ -103,10 +102,13 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
     sources: dict[str, str] = {}
     splits: dict[str, list[LabelledImage]] = {}
     folders = {name: split_of(posixpath.dirname(name)) for name in contents}
+    lost: list[str] = []
     is_split = None not in folders.values() and {TRAIN, VAL} <= set(folders.values())
     for name, content in contents.items():
         split = (is_split and folders[name]) or ALL
         image = _read_image(files, name, content, split, data)
+        if name in embedded and not (images_of_stem(files, name) if image is None else image.name in files.names):
+            lost.append(name)
         if image is None:
             continue
         if image.name in sources:
@@ -117,7 +119,8 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
         image.boxes = list(reader.read(root / name, content['shapes']))
         splits.setdefault(split, []).append(image)
     reader.add_notes()
-    _check_embedded(files, {name: image for image, name in sources.items() if name in embedded}, len(names), data)
+    if lost:
+        _describe_embedded(files, lost, len(names), data)
     bare = [name for name in files.images if name not in sources]
     note_unlabelled(files, bare, data, {'.xml': VOC_OBJECT})
     for images in splits.values():
@@ -127,21 +130,18 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
     return data
 
 
-def _check_embedded(files: Files, images: dict[str, str], count: int, data: DetectionData) -> None:
+def _describe_embedded(files: Files, lost: list[str], count: int, data: DetectionData) -> None:
     """Add a note on images that are in their JSON files only, not in files of their own.
 
     Args:
         files: Files of the data set.
-        images: Image by annotation file, for files that hold their image as ``imageData``.
+        lost: Their annotation files.
         count: Number of annotation files.
         data: The data set, to which the note is added.
 
     Raises:
         UserError: No annotation file has an image in a file of its own.
     """
-    lost = [name for name, image in images.items() if image not in files.names]
-    if not lost:
-        return
     problem = (
         f'{len(lost)} of {count} images are in their JSON files only, as imageData (first: {lost[0]}): write '
         'each into an image file of the same name, e.g. by `labelme_export_json FILE` of LabelMe 5, whose img.png is '
@@ -155,10 +155,10 @@ def _check_embedded(files: Files, images: dict[str, str], count: int, data: Dete
 def _labels(files: Files, contents: dict[str, dict[str, Any]], data: DetectionData) -> dict[str, int]:
     """Set the classes of the data set and return the label by class name."""
     present = {
-        shape['label']
+        label
         for content in contents.values()
         for shape in content['shapes']
-        if isinstance(shape, dict) and isinstance(shape.get('label'), str)
+        if isinstance(shape, dict) and (label := _label_of(shape)) is not None
     }
     note_composed(present, data.notes)
     classes = sorted({composed(name) for name in present} - set(NOT_CLASSES))
@@ -256,6 +256,12 @@ class _ShapeReader:
             self.data.notes.append(f'{amount(count, "shape")} of the kind {kind}: left out')
 
 
+def _label_of(shape: dict[str, Any]) -> str | None:
+    """Return the label of a shape, of which a number is read as its text. None if it has none."""
+    label = shape.get('label')
+    return str(label) if type(label) in (str, int, float) else None  # not isinstance, for which True is a number
+
+
 def _parse(shape: Any) -> tuple[str, str, list[list[float]]]:
     """Return label, kind and points of a shape.
 
@@ -263,7 +269,8 @@ def _parse(shape: Any) -> tuple[str, str, list[list[float]]]:
         ValueError: The shape has no label, its points are not pairs of finite numbers, or a rectangle or circle has too
             few or too many points.
     """
-    if not isinstance(shape, dict) or not isinstance(shape.get('label'), str):
+    label = _label_of(shape) if isinstance(shape, dict) else None
+    if label is None:
         raise ValueError('the shape has no label')
     points, kind = shape.get('points'), shape.get('shape_type') or ''
     is_pairs = isinstance(points, list) and all(isinstance(point, list) and len(point) == 2 for point in points)
@@ -277,7 +284,7 @@ def _parse(shape: Any) -> tuple[str, str, list[list[float]]]:
         raise ValueError('a rectangle needs two points')
     if kind == 'circle' and len(points) != 2:
         raise ValueError('a circle needs its centre and a point on it')
-    return composed(shape['label']), str(kind), points
+    return composed(label), str(kind), points
 
 
 def _circle(points: list[list[float]]) -> list[list[float]]:

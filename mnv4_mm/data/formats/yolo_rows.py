@@ -33,6 +33,7 @@ class RowReader:
         self.pose_columns = pose_columns
         self.data = data
         self.outlines = 0
+        self.poses = 0
         self.scores = 0
 
     def read(self, path: Path, rows: list[list[str]], size: tuple[int, int]) -> Iterator[Box]:
@@ -82,6 +83,7 @@ class RowReader:
             raise _RowError('box-invalid', f'{problem}: write a rotated box as a class and four points')
         digits = _digits(row[1:])
         self.scores += count == 6
+        self.poses += count == self.pose_columns
         if is_box:
             return self.order[label], _box(values[1:5], size, digits)
         self.outlines += 1
@@ -90,6 +92,8 @@ class RowReader:
     def add_notes(self) -> None:
         if self.outlines:
             self.data.notes.append(f'{amount(self.outlines, "outline")}: the box around each is used')
+        if self.poses:
+            self.data.notes.append(f'{amount(self.poses, "pose")}: the box of each is used, its keypoints are not')
         if self.scores:
             self.data.notes.append(
                 f'{amount(self.scores, "line")} with a sixth number (a score, track id or angle), which is ignored'

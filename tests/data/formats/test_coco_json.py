@@ -467,6 +467,7 @@ def test_categories_of_splits_are_matched_by_name(tmp_path, content, categories,
     assert [kind for kind, _, _ in findings(data)] == expected
     assert boxes(data)['val/a.jpg'] == [(name, (1, 2, 3, 4))]
     assert any('they are matched by name' in note for note in data.notes)
+    assert any('several of them have the same id' in note for note in data.notes) == ('cow' in classes)
 
 
 OUTSIDE = (

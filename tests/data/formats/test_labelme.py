@@ -113,6 +113,7 @@ def test_splits_and_labels_of_files(load):
         (document(shape(points=[(1, 2, 3), (3, 4, 5)])), [('box-invalid', 'shape 1')]),
         (document(dict(points=[[1, 2], [3, 4]])), [('box-invalid', 'shape 1')]),
         (document(3), [('box-invalid', 'shape 1')]),
+        (document(shape(True)), [('box-invalid', 'shape 1')]),
         (document(shape('\ud800')), [('class-name', 'class 0')]),
         (document(shape(''), shape('Cat'), shape()), [('class-name', 'class 0'), ('class-similar', 'class 2')]),
         (document(path='../../outside.jpg'), [('path-outside', 'imagePath')]),
@@ -127,6 +128,12 @@ def test_wrong_entries_are_findings(load, content, expected):
     text = content if isinstance(content, str) else json.dumps(content)
     data = load({'a.json': text, 'b.json': document(path='b.jpg')}, ['a.jpg', 'b.jpg'])
     assert [(kind, entry) for kind, entry, _ in findings(data)] == expected
+
+
+def test_numbers_as_labels(load):
+    data = load({'a.json': document(shape(0), shape(2.5), shape('0'))})
+    assert [name for name, _ in boxes(data)['a.jpg']] == ['0', '2.5', '0']
+    assert not data.findings
 
 
 def test_two_files_for_one_image(load):
@@ -173,6 +180,16 @@ def test_images_in_the_json_files_alone(load, tmp_path):
     assert data.notes[0].startswith(
         '1 of 2 images are in their JSON files only, as imageData (first: b.json): write each'
     )
+
+
+def test_images_in_the_json_files_alone_whose_paths_are_refused(load):
+    """Another path would not help."""
+    files = {f'{name}.json': document(shape(), path=f'../{name}.jpg', imageData='/9j/') for name in 'ab'}
+    with pytest.raises(UserError, match=r'2 of 2 images are in their JSON files only'):
+        load(files, [])
+    data = load(files, ['a.jpg'])
+    assert data.notes[0].startswith('1 of 2 images are in their JSON files only, as imageData (first: b.json)')
+    assert [kind for kind, _, _ in findings(data)] == ['path-outside', 'path-outside']
 
 
 def test_images_of_refused_paths_are_not_said_to_be_without_labels(load):

@@ -215,6 +215,7 @@ def test_poses_have_boxes(load):
     data = load({'data.yaml': YAML + 'kpt_shape: [2, 3]\n', 'labels/train/a.txt': f'{ROW} 0.9 0.9 2 0.8 0.8 1'})
     assert boxes(data)['images/train/a.jpg'] == [DOG]
     assert not data.findings
+    assert '1 pose: the box of each is used, its keypoints are not' in data.notes
 
 
 @pytest.mark.parametrize(
