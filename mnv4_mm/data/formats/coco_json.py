@@ -109,6 +109,15 @@ def find_incomplete(files: Files) -> list[str]:
     return [] if any(_is_whole(files.root / name) for name in found) else found
 
 
+def find_by_image(files: Files) -> list[str]:
+    """Return the complete COCO files that are named as an image each, sorted. ``find`` leaves them out."""
+    return [name for name in files.with_suffix('.json') if _has_image(files, name) and _is_whole(files.root / name)]
+
+
+def _has_image(files: Files, name: str) -> bool:
+    return posixpath.splitext(posixpath.basename(name))[0] in files.images_by_stem
+
+
 def _is_whole(path: Path) -> bool:
     if path.name.startswith('instances') or path.name.endswith('.coco.json'):
         return True
@@ -119,12 +128,11 @@ def _is_whole(path: Path) -> bool:
 
 
 def _find_all(files: Files) -> list[str]:
-    stems = files.images_by_stem
     found = []
     for name in files.with_suffix('.json'):
-        base = posixpath.basename(name)
-        if posixpath.splitext(base)[0] in stems:  # named after an image: LabelMe
+        if _has_image(files, name):  # LabelMe
             continue
+        base = posixpath.basename(name)
         path = files.root / name
         start = beginning(path)
         is_coco = start.startswith(b'{') and any(key in start for key in KEYS) and b'"imagePath"' not in start
@@ -197,6 +205,11 @@ def _open(files: Files, name: str, data: DetectionData) -> AnnotationFile:
     if missing:
         raise UserError(
             f'{path} is not a COCO annotation file: it needs the lists {", ".join(LISTS)}, and has no {first(missing)}'
+        )
+    if any(isinstance(entry, dict) and 'segments_info' in entry for entry in content['annotations'][:1]):
+        raise UserError(
+            f'{path} has panoptic annotations (segments_info), which are not read: use the instances of the data set, '
+            'with a bbox for each annotation, or its semantic masks'
         )
     categories = []
     for i, entry in enumerate(content['categories']):

@@ -51,6 +51,7 @@ FOREIGN: dict[str, tuple[tuple[bytes, str], ...]] = {
     '.xml': ((b'<imagesize>', 'is in the format of LabelMe 3.0: export as COCO, CVAT or Pascal VOC'),),
     '.csv': ((b'', 'is a table of boxes or classes, which is not read: export as COCO, YOLO or Pascal VOC'),),
     '.tfrecord': ((b'', 'is a TFRecord, which is not read: export as COCO, YOLO or Pascal VOC'),),
+    '.npy': ((b'', 'is a NumPy array, which is not read: save masks as PNG, each pixel with the value of its class'),),
     '.parquet': ((b'', 'is a Parquet table, which is not read: export as COCO, YOLO or Pascal VOC'),),
 }
 ARCHIVES = ('.zip', '.tar', '.gz', '.tgz', '.7z', '.rar', '.bz2', '.xz')
@@ -232,11 +233,22 @@ def _describe(root: Path, files: Files) -> str:
     foreign = next(filter(None, (_foreign(files, name) for name in files.with_suffix(*FOREIGN))), None)
     if foreign:
         return foreign
+    if by_image := coco_json.find_by_image(files):
+        return (
+            f'It has {amount(len(by_image), "COCO JSON file")} with the name of an image ({first(by_image)}): '
+            'join them into one file with another name, e.g. annotations.json.'
+        )
     predictions = next((name for name in files.with_suffix('.json') if holds_predictions(root / name)), None)
     if predictions:
         return f'{predictions} has predictions: remove "score" from its annotations if they are the ground truth.'
     if unread := yolo.unread_labels(files):
         return f'It may be meant as YOLO: {unread}.'
+    masks = [name for name in files.images if 'mask' in name.lower()]
+    if masks:
+        return (
+            f'It may be meant as masks ({first(masks)}): an image needs one mask with the values of all classes, e.g. '
+            'masks/a.png for images/a.jpg.'
+        )
     kinds: dict[str, int] = {}
     for name in files.names:
         suffix = posixpath.splitext(name)[1].lower() or 'no suffix'

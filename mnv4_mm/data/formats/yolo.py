@@ -71,14 +71,17 @@ def find(files: Files) -> list[str]:
 
     Returns:
         Paths relative to the root: the yaml and ``.data`` files that describe the data set or, without any, the first
-        label file of an image. An empty list if the folder is not a YOLO data set.
+        label file of an image. An empty list if the folder is not a YOLO data set. A yaml file that names classes only
+        does not make it one if no image has a label file.
 
     Raises:
         UserError: A ``data.yaml`` or ``.data`` file is not valid.
     """
-    found = [name for name, _ in _descriptions(files)]
-    if found:
-        return found
+    found = dict(_descriptions(files))
+    has_images = any(key in content for content in found.values() for words in SPLITS.values() for key in words)
+    # Names alone may be those of masks.
+    if has_images or (found and any(_label_of(files, image) for image in files.images)):
+        return list(found)
     if not files.with_suffix('.txt'):
         return []
     for image in files.images:

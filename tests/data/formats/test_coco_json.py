@@ -325,6 +325,12 @@ def test_huge_ids_stay_apart(load, content):
     assert [image.image_id for image in data.splits[ALL]] == [base, base + 1]
 
 
+def test_panoptic(load, content):
+    content['annotations'] = [dict(image_id=1, file_name='a.png', segments_info=[dict(id=1, category_id=1)])]
+    with pytest.raises(UserError, match=r'has panoptic annotations \(segments_info\), which are not read'):
+        load(content)
+
+
 @pytest.mark.parametrize('convert', [str, lambda number: number + 2**70])
 def test_ids_that_are_text_or_too_large_are_replaced(load, content, convert):
     for key in ('images', 'annotations', 'categories'):

@@ -3,10 +3,12 @@
 import os
 import zipfile
 
+import numpy as np
 import pytest
 from mask_folders import pattern, save_mask
 from small_data import write_file, write_images
 
+from mnv4_mm.data.form import MaskData
 from mnv4_mm.data.formats.recognise import recognise
 from mnv4_mm.data.prepare_masks import prepare_masks
 from mnv4_mm.errors import UserError
@@ -67,6 +69,12 @@ def test_folders_without_labels(tmp_path):
         ('labelTxt/a.txt', 'imagesource:GoogleEarth\ngsd:0.1\n1 2 3 2 3 4 1 4 cat 0\n', 'format of DOTA'),
         ('labelTxt/a.txt', '1.0 2 3.0 2 3 4 1 4 small-vehicle 0\n', 'format of DOTA'),
         ('label_2/a.txt', 'Car 0.00 0 -1.58 1 2 3 4 1.5 1.6 3.9 -2.7 1.7 46.7 -1.59\n', 'format of KITTI'),
+        (
+            'a.json',
+            dict(images=[], annotations=[], categories=[]),
+            r'1 COCO JSON file with the name of an image \(a\.j',
+        ),
+        ('masks/a.npy', b'\x93NUMPY', r'masks/a\.npy is a NumPy array'),
         (
             'a.xml',
             '<annotation><filename>a.jpg</filename><imagesize><nrows>24</nrows></imagesize><object><name>cat</name>'
@@ -162,6 +170,15 @@ def test_predictions_alone_are_refused(tmp_path):
         recognise(tmp_path, 'detection')
 
 
+@pytest.mark.parametrize(
+    'masks', [['masks/cat/0.png', 'masks/dog/0.png'], ['a/masks/0.png', 'a/masks/1.png'], ['mask_0.png']]
+)
+def test_several_masks_of_an_image_are_not_read(tmp_path, masks):
+    write_images(tmp_path, ['a/images/a.png', 'images/0.png', *masks])
+    with pytest.raises(UserError, match=rf'It may be meant as masks \({masks[0]}.*: an image needs one mask'):
+        recognise(tmp_path)
+
+
 @pytest.mark.parametrize('name', ['YOLO', 'Pascal VOC'])
 @pytest.mark.parametrize(
     'content', [dict(categories=[]), dict(images=10), dict(images=10, annotations='masks/'), dict(annotations=1)]
@@ -217,6 +234,16 @@ def test_labels_of_the_other_task_are_named(tmp_path):
         prepare_masks(tmp_path / 'boxes')
     with pytest.raises(UserError, match=r'masks holds masks, which are not for detection: use .*mnv4_lraspp_ade20k'):
         recognise(tmp_path / 'masks', 'detection')
+
+
+def test_names_in_data_yaml_may_be_those_of_masks(tmp_path):
+    write_images(tmp_path, ['images/a.jpg', 'images/b.jpg'])
+    for name in 'ab':
+        save_mask(tmp_path / f'labels/{name}.png', np.resize([0, 1], (24, 32)))
+    write_file(tmp_path / 'data.yaml', 'names: [rest, cat]')
+    data = recognise(tmp_path)
+    assert isinstance(data, MaskData)
+    assert data.classes == ('rest', 'cat')
 
 
 @pytest.mark.parametrize('task', ['detection', 'segmentation'])
