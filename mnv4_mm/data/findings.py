@@ -65,7 +65,7 @@ KINDS: dict[str, Kind] = {
         Rule.HARMLESS, 'both are trained on; if several people have labelled the same objects, keep the boxes of one'
     ),
     'boxes-unlike-polygons': Kind(
-        Rule.FATAL, 'correct the boxes or the polygons; polygons that are wrong may also be removed'
+        Rule.FATAL, 'correct the boxes or the polygons; if the boxes are right, remove the polygons (`segmentation`)'
     ),
     'category-id-twice': Kind(Rule.FATAL, 'give each category its own id'),
     'class-count': Kind(Rule.FATAL, 'correct the list of classes'),

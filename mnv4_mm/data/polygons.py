@@ -1,4 +1,4 @@
-"""Compare the boxes of a COCO JSON file with its polygons, which nothing else reads."""
+"""Compare the boxes of a COCO JSON file with its polygons, from which only missing boxes are made otherwise."""
 
 import json
 import re
@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 
 from mnv4_mm.data.findings import Finding
-from mnv4_mm.data.formats.geometry import rotation
+from mnv4_mm.data.formats.geometry import are_numbers, box_around_polygons, rotation
 
 MIN_POLYGONS = 5  # fewest boxes with polygons that are compared
 MAX_ANNOTATIONS, MAX_BYTES = 1000, 4 * 2**20  # of a file, which are parsed in less than a tenth of a second
 # A box contradicts its polygon if its IoU with the box around the polygon is below MIN_IOU, and an edge is more than
 # MIN_PIXELS away: the IoU of small boxes is low if tools count pixels differently.
 MIN_IOU, MIN_PIXELS = 0.5, 2
-LARGEST = 1e9  # pixels; neither areas nor differences overflow
 START = re.compile(rb'"annotations"\s*:\s*\[')
 BETWEEN = re.compile(r'[\s,]*')
 
@@ -61,8 +60,8 @@ def _with_polygons(path: Path) -> Iterator[tuple[dict[str, Any], list[float], li
         attributes = entry.get('attributes')
         if isinstance(attributes, dict) and rotation(attributes.get('rotation')):
             continue
-        box, around = _numbers(entry.get('bbox')), _around(entry.get('segmentation'))
-        if box and around and len(box) == 4 and all(side > 0 for side in (*box[2:], *around[2:])):
+        box, around = entry.get('bbox'), box_around_polygons(entry.get('segmentation'))
+        if around and are_numbers(box) and len(box) == 4 and all(side > 0 for side in (*box[2:], *around[2:])):
             yield entry, box, around
 
 
@@ -79,23 +78,3 @@ def _annotations(path: Path) -> Iterator[Any]:
             gap = BETWEEN.match(text, position)
             entry, position = decoder.raw_decode(text, gap.end() if gap else position)
             yield entry
-
-
-def _around(segmentation: Any) -> list[float] | None:
-    """Return the box around polygons, ``[x, y, width, height]``; None if they are no lists of numbers."""
-    if not isinstance(segmentation, list) or not segmentation:
-        return None
-    parts = segmentation if isinstance(segmentation[0], list) else [segmentation]
-    points = [numbers for part in parts if (numbers := _numbers(part))]
-    if len(points) < len(parts) or not all(len(part) >= 6 and len(part) % 2 == 0 for part in points):
-        return None
-    xs, ys = ([value for part in points for value in part[axis::2]] for axis in (0, 1))
-    return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
-
-
-def _numbers(values: Any) -> list[float] | None:
-    """Return a list of numbers that are finite and not huge as it is; None for anything else."""
-    is_valid = isinstance(values, list) and all(
-        type(value) in (int, float) and abs(value) < LARGEST for value in values
-    )
-    return values if is_valid else None

@@ -29,7 +29,7 @@ from mnv4_mm.data.formats.files import (
     split_by_folder,
     split_of,
 )
-from mnv4_mm.data.formats.geometry import box_around_rotated, rotation
+from mnv4_mm.data.formats.geometry import box_around_polygons, box_around_rotated, is_number, rotation
 from mnv4_mm.errors import UserError
 
 NAME = 'COCO JSON'
@@ -215,7 +215,7 @@ def _open(files: Files, name: str, data: DetectionData) -> AnnotationFile:
     for i, entry in enumerate(content['categories']):
         number = _id(entry, 'id')
         category = entry.get('name') if isinstance(entry, dict) else None
-        if _is_number(category):
+        if is_number(category):
             category = str(category)
         if number is None or not isinstance(category, str):
             problem = f'{_show(entry)} needs an id (a whole number or text) and a name (text)'
@@ -434,14 +434,14 @@ def read_boxes(
         if numbers in (None, []) and (outline := _outline(entry.get('segmentation'))):
             numbers = outline
             outlines.append(position)
-        if not (isinstance(numbers, list) and len(numbers) == 4 and all(map(_is_number, numbers))):
+        if not (isinstance(numbers, list) and len(numbers) == 4 and all(map(is_number, numbers))):
             problem = f'the box {_show(numbers)} is not [x, y, width, height]'
             if numbers in (None, []):
                 problem = 'it has no bbox, and no segmentation that a box can be drawn around'
             data.findings.append(Finding('box-invalid', path, problem, position))
             continue
         area = entry.get('area')
-        if not _is_number(area):
+        if not is_number(area):
             areas.append((position, area))
             area = None
         crowd = entry.get('iscrowd', 0)
@@ -522,13 +522,9 @@ def _other_type(number: Id | None, listed: Container[Id]) -> str:
     return ': it is text, and there it is a number' if int(number) in listed else ''
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float)  # not isinstance, for which True is a number
-
-
 def _side(value: Any) -> int | None:
     """Return the width or height of an image if it is a positive whole number."""
-    return int(value) if _is_number(value) and 0 < value < math.inf and value == int(value) else None
+    return int(value) if is_number(value) and 0 < value < math.inf and value == int(value) else None
 
 
 def _float(value: float) -> float:
@@ -542,16 +538,7 @@ def _outline(segmentation: Any) -> list[float] | None:
     """Return the box around polygons or a run-length encoded mask, ``[x, y, width, height]``; None if invalid."""
     if isinstance(segmentation, dict):
         return _box_of_run_lengths(segmentation.get('size'), segmentation.get('counts'))
-    if not isinstance(segmentation, list) or not segmentation:
-        return None
-    parts = segmentation if isinstance(segmentation[0], list) else [segmentation]
-    if not all(isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0 for part in parts):
-        return None
-    values = [value for part in parts for value in part]
-    if not all(_is_number(value) for value in values):
-        return None
-    xs, ys = values[::2], values[1::2]
-    return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+    return box_around_polygons(segmentation)
 
 
 def _box_of_run_lengths(size: Any, counts: Any) -> list[float] | None:

@@ -3,7 +3,9 @@
 import math
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
+from typing import Any, TypeGuard
 
+LARGEST = 1e9  # pixels; neither areas nor differences overflow
 Number = str | float | int
 Xywh = tuple[float, float, float, float]
 
@@ -56,6 +58,33 @@ def box_around(points: Sequence[Sequence[Number]]) -> Xywh:
     if not all(value.is_finite() for value in (*xs, *ys)):
         raise ValueError('a coordinate is not finite')
     return float(min(xs)), float(min(ys)), float(max(xs) - min(xs)), float(max(ys) - min(ys))
+
+
+def is_number(value: Any) -> bool:
+    return type(value) in (int, float)  # not isinstance, for which True is a number
+
+
+def are_numbers(values: Any) -> TypeGuard[list[float]]:
+    """Return True for a list of numbers that are finite and not huge."""
+    return isinstance(values, list) and all(is_number(value) and abs(value) < LARGEST for value in values)
+
+
+def box_around_polygons(segmentation: Any) -> list[float] | None:
+    """Return the box ``[x, y, width, height]`` around the polygons of a COCO annotation.
+
+    Args:
+        segmentation: Polygons, lists of x, y, x, y, ..., or a single one that is not in a list.
+
+    Returns:
+        The box. None if the value is anything else, or a polygon has fewer than three points.
+    """
+    if not isinstance(segmentation, list) or not segmentation:
+        return None
+    parts = segmentation if isinstance(segmentation[0], list) else [segmentation]
+    if not all(are_numbers(part) and len(part) >= 6 and len(part) % 2 == 0 for part in parts):
+        return None
+    xs, ys = ([value for part in parts for value in part[axis::2]] for axis in (0, 1))
+    return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
 
 
 def rotation(value: object) -> float:
