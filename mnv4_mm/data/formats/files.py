@@ -5,7 +5,7 @@ import os
 import posixpath
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from mmap import ACCESS_READ, mmap
@@ -28,11 +28,17 @@ VOC_OBJECT, LABELME_OBJECT = b'<object>', b'"label"'
 OTHER_FOLDERS = ('__MACOSX', 'lost+found')  # of macOS's archives and of file systems
 DRIVE = re.compile(r'[A-Za-z]:')
 URL = re.compile(r'(?!file:)[A-Za-z][A-Za-z0-9+.-]+://')
-WORDS = re.compile(r'[a-z]+')
+# Words of a name, also where only capitals separate them, as in trainA or ImagesTrain.
+WORDS = re.compile(r'[A-Z]+(?![a-z])|[A-Z]?[a-z]+')
+SPLIT_NAMES = {
+    'train': TRAIN, 'training': TRAIN, 'val': VAL, 'valid': VAL, 'validation': VAL, 'eval': VAL, 'evaluation': VAL,
+    'test': TEST, 'testing': TEST,
+}  # fmt: skip
+# A word that names a split, which some tools join with the next word: trainval, testset.
+SPLIT_WORD = re.compile(rf'({"|".join(SPLIT_NAMES)})(val|sets?|data|images?|imgs?|labels?|annotations?)?')
 PREDICTIONS = 'predictions.json'  # written by infer
 LABELS = ('.json', '.xml', '.txt', '.yaml', '.yml')
 SCORE = re.compile(rb'"score"\s*:')
-BEGINNINGS = ((TRAIN, 'train'), (VAL, 'val'), (VAL, 'eval'), (TEST, 'test'))
 
 
 class Files:
@@ -181,16 +187,43 @@ def _fold(name: str) -> str:
 def split_of(name: str) -> str | None:
     """Return the split that a path names: ``TRAIN``, ``VAL`` or ``TEST``, or None if it names none.
 
-    A split is named by a word that begins with train, val, eval or test. The file name is looked at first, then the
-    folders from the innermost one outwards: ``annotations/instances_train2017.json`` is ``TRAIN``,
-    ``valid/_annotations.coco.json`` is ``VAL``.
+    A split is named by a whole word of ``SPLIT_NAMES``. The file name is looked at first, then the folders from the
+    innermost one outwards: ``annotations/instances_train2017.json`` is ``TRAIN``, ``valid/_annotations.coco.json`` is
+    ``VAL``, and ``trainstation/a.xml`` is of no split.
     """
     for part in reversed(posixpath.splitext(name)[0].split('/')):
-        for word in WORDS.findall(part.lower()):
-            for split, beginning in BEGINNINGS:
-                if word.startswith(beginning):
-                    return split
+        for word in WORDS.findall(part):
+            if match := SPLIT_WORD.fullmatch(word.lower()):
+                return SPLIT_NAMES[match[1]]
     return None
+
+
+def is_split(splits: Container[str | None]) -> bool:
+    """Return whether splits are those of a data set that is split already: training, and validation or testing."""
+    return TRAIN in splits and (VAL in splits or TEST in splits)
+
+
+def folder_splits(names: Sequence[str], notes: list[str], noun: str = 'image') -> dict[str, str]:
+    """Return the split of each file, if the names of their folders split the data set, e.g. ``images/train``.
+
+    Args:
+        names: Paths of the images, or of their annotation files, relative to the root.
+        notes: Notes on the data set. If the folders split it, a note says so, and another names the folders whose files
+            are in no split.
+        noun: What the files are.
+
+    Returns:
+        Split by path, without the files that are in no split. Empty unless ``is_split``.
+    """
+    named = {name: split_of(posixpath.dirname(name)) for name in names}
+    if not is_split(named.values()):
+        return {}
+    notes.append(f'the split is that of the folders of the {noun}s')
+    others = [name for name, split in named.items() if split is None]
+    if others:
+        folders = first(dict.fromkeys(f'{posixpath.dirname(name) or "."}/' for name in others))
+        notes.append(f'{amount(len(others), noun)} in folders that name no split, not used: {folders}')
+    return {name: split for name, split in named.items() if split}
 
 
 def complete_splits(splits: dict[str, list[LabelledImage]]) -> dict[str, list[LabelledImage]]:
@@ -573,25 +606,31 @@ def first(values: Iterable[str], count: int = 3) -> str:
 
 
 def split_by_folder(splits: dict[str, list[LabelledImage]], notes: list[str]) -> dict[str, list[LabelledImage]]:
-    """Split the images of ``ALL`` by the names of their folders, e.g. ``images/train``.
+    """Split the images of ``ALL`` by the names of their folders, as ``folder_splits`` does.
 
     Args:
         splits: Images by split.
-        notes: Notes on the data set. A note is added if the images are split.
+        notes: Notes on the data set, to which those of ``folder_splits`` are added, or one that says that the folders
+            name splits in vain.
 
     Returns:
-        The new splits. ``splits`` itself if it has a split other than ``ALL``, if the folders of an image do not name a
-        split, or if no image is for training or none is for validation.
+        The new splits. ``splits`` itself if it has a split other than ``ALL``, or if the folders do not split the data.
     """
     if set(splits) != {ALL}:
         return splits
-    named: dict[str | None, list[LabelledImage]] = {}
-    for image in splits[ALL]:
-        named.setdefault(split_of(posixpath.dirname(image.name)), []).append(image)
-    if None in named or not {TRAIN, VAL} <= named.keys():
+    names = [image.name for image in splits[ALL]]
+    named = folder_splits(names, notes)
+    if not named:
+        if len({split_of(posixpath.dirname(name)) for name in names}) > 1:
+            notes.append(
+                'the folders of some images name a split, but not both training and validation: all are split anew'
+            )
         return splits
-    notes.append('the split is that of the folders of the images')
-    return {split: named[split] for split in (TRAIN, VAL, TEST) if split in named}
+    result: dict[str, list[LabelledImage]] = {split: [] for split in (TRAIN, VAL, TEST)}
+    for image in splits[ALL]:
+        if image.name in named:
+            result[named[image.name]].append(image)
+    return complete_splits(result)
 
 
 def separate(data: DetectionData | MaskData) -> None:

@@ -18,12 +18,12 @@ from mnv4_mm.data.formats.files import (
     complete_splits,
     describe_outside,
     first,
+    folder_splits,
     images_of_stem,
     join,
     match_by_stem,
     note_unlabelled,
     split_by_folder,
-    split_of,
 )
 from mnv4_mm.data.formats.geometry import Xywh, box_around
 from mnv4_mm.errors import UserError
@@ -101,11 +101,10 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
     reader = _ShapeReader(labels, data)
     sources: dict[str, str] = {}
     splits: dict[str, list[LabelledImage]] = {}
-    folders = {name: split_of(posixpath.dirname(name)) for name in contents}
+    assigned = folder_splits(list(contents), data.notes, 'annotation file')
     lost: list[str] = []
-    is_split = None not in folders.values() and {TRAIN, VAL} <= set(folders.values())
     for name, content in contents.items():
-        split = (is_split and folders[name]) or ALL
+        split = assigned.get(name, ALL)
         image = _read_image(files, name, content, split, data)
         if name in embedded and not (images_of_stem(files, name) if image is None else image.name in files.names):
             lost.append(name)
@@ -117,7 +116,8 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
             continue
         sources[image.name] = name
         image.boxes = list(reader.read(root / name, content['shapes']))
-        splits.setdefault(split, []).append(image)
+        if name in assigned or not assigned:
+            splits.setdefault(split, []).append(image)
     reader.add_notes()
     if lost:
         _describe_embedded(files, lost, len(names), data)

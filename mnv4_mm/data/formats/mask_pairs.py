@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from mnv4_mm.data.findings import Finding
 from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, MaskedImage
-from mnv4_mm.data.formats.files import refuse_folder
+from mnv4_mm.data.formats.files import SPLIT_NAMES, refuse_folder
 from mnv4_mm.images import IMAGE_SUFFIXES, JPEG_SUFFIXES
 
 MASK_SUFFIXES = IMAGE_SUFFIXES
@@ -24,9 +24,6 @@ MASK_FOLDERS = (
     'labels', 'label', 'ann_dir', 'gtfine', 'gtcoarse', 'gt', 'ground_truth', 'groundtruth', 'segmentations',
     'segmentation', 'label_images_semantic', 'labelmaps', 'targets', 'target',
 )  # fmt: skip
-SPLITS = {
-    'train': TRAIN, 'training': TRAIN, 'val': VAL, 'valid': VAL, 'validation': VAL, 'test': TEST, 'testing': TEST,
-}  # fmt: skip
 # Text files with the images of a split, one a line: <folder>/<name of a split>.txt. CVAT writes default.txt.
 LIST_FOLDERS = ('ImageSets/Segmentation', 'ImageSets', 'splits', '.')
 WHOLE_LISTS = ('default', 'trainval', 'all')
@@ -60,13 +57,13 @@ class Pairs(NamedTuple):
     notes: list[str]
 
 
-def split_of(name: str) -> str | None:
+def split_of_folder(name: str) -> str | None:
     """Return the split that a folder is named after, e.g. ``TRAIN`` for ``train2017``. None if it names no split.
 
     Args:
         name: Name of the folder without parent folders, in any mix of upper and lower case.
     """
-    return SPLITS.get(re.sub(r'[-_]?\d+$', '', name.lower()))
+    return SPLIT_NAMES.get(re.sub(r'[-_]?\d+$', '', name.lower()))
 
 
 class _File(NamedTuple):
@@ -160,7 +157,7 @@ def _candidates(base: Path) -> Iterator[tuple[dict[str, Path], dict[str, Path], 
         if name in folders:
             yield from (({ALL: folders[name]}, {ALL: path}, True) for path in masks)
     # train/images and train/masks.
-    of_splits = {split: path for name, path in reversed(folders.items()) if (split := split_of(name))}
+    of_splits = {split: path for name, path in reversed(folders.items()) if (split := split_of_folder(name))}
     inside = {split: _folders(path) for split, path in of_splits.items()}
     names = [set(content) for content in inside.values()]
     for image in IMAGE_FOLDERS:
@@ -176,11 +173,11 @@ def _candidates(base: Path) -> Iterator[tuple[dict[str, Path], dict[str, Path], 
     images, annotations = {}, {}
     for name, path in folders.items():
         match = re.fullmatch(r'([a-z]+?)[-_]?(images?|imgs?)?', name)
-        if match and match[1] in SPLITS:
-            images[SPLITS[match[1]]] = path
+        if match and match[1] in SPLIT_NAMES:
+            images[SPLIT_NAMES[match[1]]] = path
         match = re.fullmatch(r'([a-z]+?)[-_]?(annot|annotations?|labels?|masks?|gt)', name)
-        if match and match[1] in SPLITS:
-            annotations[SPLITS[match[1]]] = path
+        if match and match[1] in SPLIT_NAMES:
+            annotations[SPLIT_NAMES[match[1]]] = path
     both = images.keys() & annotations.keys()
     if both:
         yield {split: images[split] for split in both}, {split: annotations[split] for split in both}, True
@@ -215,7 +212,7 @@ def _list(root: Path, folders: Mapping[str, Path], suffixes: tuple[str, ...], is
     for split, folder in folders.items():
         for path in _walk(folder, suffixes, is_deep):
             part_of, below = split, path.relative_to(folder).parts[:-1]
-            if split == ALL and below and (named := split_of(below[0])):
+            if split == ALL and below and (named := split_of_folder(below[0])):
                 part_of, below = named, below[1:]
             files.append(_File(part_of, '/'.join(below), path.relative_to(root).as_posix()))
     return sorted(files, key=lambda file: file.name)
@@ -322,8 +319,8 @@ def _read_lists(base: Path) -> dict[str, tuple[Path, list[tuple[int, str]]]]:
         whole: dict[str, Path] = {}
         for path in sorted((base / place).glob('*.txt')):
             stem = path.stem.lower()
-            if stem in SPLITS:
-                found[SPLITS[stem]] = path
+            if stem in SPLIT_NAMES:
+                found[SPLIT_NAMES[stem]] = path
             elif stem in WHOLE_LISTS:
                 whole[ALL] = path
         # Without a list for validation the whole list, or the one for training, is split.
@@ -453,7 +450,7 @@ def _choose(by_ending: Mapping[str, list[tuple[list[_File], _File]]], spare: lis
 def _pair_in_one_folder(root: Path, base: Path) -> Pairs | None:
     """Pair ``a.jpg`` with ``a_mask.png`` in the same folder, as Roboflow writes them, or with ``a.png``."""
     folders = _folders(base)
-    found = {split: path for name, path in reversed(folders.items()) if (split := split_of(name))}
+    found = {split: path for name, path in reversed(folders.items()) if (split := split_of_folder(name))}
     if not found:
         image_folder = next((folders[name] for name in IMAGE_FOLDERS if name in folders), None)
         found = {ALL: image_folder or base}

@@ -18,12 +18,12 @@ from mnv4_mm.data.formats.files import (
     complete_splits,
     describe_outside,
     first,
+    folder_splits,
     images_of_stem,
     join,
     match_by_stem,
     note_unlabelled,
     split_by_folder,
-    split_of,
 )
 from mnv4_mm.data.formats.geometry import Xywh, box_around_rotated, box_of_edges, rotation
 from mnv4_mm.errors import UserError
@@ -89,7 +89,10 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
     data.findings += check_names(classes, root)
     note_composed((obj.findtext('name', '') for tree in trees.values() for obj in tree.findall('object')), data.notes)
     labels = {name: label for label, name in enumerate(classes)}
-    assigned, lists = _assign(files, names, data)
+    lists = _lists(files)
+    assigned = (
+        _assign(files, names, lists, data) if lists else folder_splits(list(trees), data.notes, 'annotation file')
+    )
     images: dict[str, LabelledImage] = {}
     rotated = 0
     sources: dict[str, str] = {}
@@ -112,7 +115,7 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
         data.notes.append(f'{amount(difficult, "difficult object")}: not trained on, and no mistake if missed')
     splits: dict[str, list[LabelledImage]] = {split: [] for split in (TRAIN, VAL, TEST, ALL)}
     for name, image in images.items():
-        if not lists or name in assigned:
+        if name in assigned or not (assigned or lists):
             splits[assigned.get(name, ALL)].append(image)
     left_out = [name for name in images if lists and name not in assigned]
     if left_out:
@@ -161,29 +164,28 @@ def _name(obj: 'Element') -> str:
     return composed(' '.join(obj.findtext('name', '').split()))
 
 
-def _assign(files: Files, names: list[str], data: DetectionData) -> tuple[dict[str, str], bool]:
-    """Return the split of each listed annotation file, and whether there are lists."""
-    paths: dict[str, list[str]] = {}
+def _lists(files: Files) -> dict[str, list[str]]:
+    """Return the lists of splits by the folder that they are for, e.g. ``VOCdevkit/VOC2012``."""
+    lists: dict[str, list[str]] = {}
     for name in files.names:
         folder, base = posixpath.split(name)
         if base in LISTS and folder.endswith('ImageSets/Main'):
-            paths.setdefault(posixpath.dirname(posixpath.dirname(folder)), []).append(name)
-    if not paths:
-        # The folder of the annotation file tells the split, e.g. Roboflow's train/ and valid/.
-        splits = {name: split_of(posixpath.dirname(name)) for name in names}
-        if None in splits.values() or not {TRAIN, VAL} <= set(splits.values()):
-            return {}, False
-        return {name: split for name, split in splits.items() if split}, False
+            lists.setdefault(posixpath.dirname(posixpath.dirname(folder)), []).append(name)
+    return lists
+
+
+def _assign(files: Files, names: list[str], lists: dict[str, list[str]], data: DetectionData) -> dict[str, str]:
+    """Return the split of each annotation file that ``lists``, the lists by folder, have."""
     by_stem: dict[tuple[str, str], str] = {}
     for name in names:
-        for base in paths:
+        for base in lists:
             prefix = base + '/' if base else ''
             if name.startswith(prefix):
                 inner = posixpath.splitext(name[len(prefix) :])[0]
                 by_stem[base, inner.split('/', 1)[-1]] = name
     assigned: dict[str, str] = {}
-    for base, lists in paths.items():
-        selected = {posixpath.basename(name): name for name in lists}
+    for base, paths in lists.items():
+        selected = {posixpath.basename(path): path for path in paths}
         if {'train.txt', 'val.txt'} <= selected.keys():
             selected.pop('trainval.txt', None)
         elif 'trainval.txt' in selected:
@@ -210,7 +212,7 @@ def _assign(files: Files, names: list[str], data: DetectionData) -> tuple[dict[s
                     data.findings.append(Finding('image-in-two-splits', path, problem, entry))
                 else:
                     assigned[source] = split
-    return assigned, True
+    return assigned
 
 
 def _listed_stem(line: str, base: str, by_stem: dict[tuple[str, str], str]) -> str:

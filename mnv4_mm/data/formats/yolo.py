@@ -28,6 +28,8 @@ from mnv4_mm.data.formats.files import (
     find_respelled,
     find_similar,
     first,
+    folder_splits,
+    is_split,
     join,
     locate,
     other_labels,
@@ -513,12 +515,12 @@ def _images_by_folder(files: Files, data: DetectionData) -> dict[str, list[str]]
         for split, words in SPLITS.items()
     }
     chosen = {split: names[0] for split, names in lists.items() if len(names) == 1}
-    if {TRAIN, VAL} <= chosen.keys():
+    if is_split(chosen):
         return {split: sorted(set(_expand(files, name, split, data))) for split, name in chosen.items()}
     splits: dict[str, list[str]] = {}
-    for name in images:
-        splits.setdefault(split_of(posixpath.dirname(name)) or ALL, []).append(name)
-    return {ALL: sorted(images)} if ALL in splits else splits
+    for name, split in folder_splits(images, data.notes).items():
+        splits.setdefault(split, []).append(name)
+    return splits or {ALL: images}
 
 
 def _stem(name: str) -> str:

@@ -81,7 +81,7 @@ def test_folders_of_splits_without_a_description(load, images, labels):
     data = load({'classes.txt': 'cat\ndog\n', **dict.fromkeys(labels, ROW)}, images)
     assert boxes(data) == {image: [DOG] for image in images}
     assert names(data) == {TRAIN: [images[0]], VAL: [images[1]]}
-    assert data.notes == ['class names are those of classes.txt']
+    assert data.notes == ['the split is that of the folders of the images', 'class names are those of classes.txt']
 
 
 def test_names_alone_as_supervision_writes_them(load):
