@@ -23,6 +23,7 @@ from mnv4_mm.data.formats.files import (
     amount,
     beginning,
     complete_splits,
+    distinct_splits,
     first,
     holds_predictions,
     locate,
@@ -164,8 +165,21 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
         return None
     data = DetectionData(root, NAME, (), {})
     sources = {split: _open(files, name, data) for split, name in _choose(names, data).items()}
+    images = {split: _read_images(files, split, source, data) for split, source in sources.items()}
+    used = distinct_splits({split: [i.name for i in group.values()] for split, group in images.items()}, data.notes)
+    if copies := [source for split, source in sources.items() if split not in used.values()]:
+        data.notes.append(f'not used: {first(source.name for source in copies)}')
+        paths = {source.path for source in copies}
+        data.findings = [finding for finding in data.findings if finding.file not in paths]
+    sources = {split: sources[old] for split, old in used.items()}
     labels = _join_categories(sources, data)
-    splits = {split: _read_images(files, split, source, labels[split], data) for split, source in sources.items()}
+    splits = {}
+    for split, source in sources.items():
+        group = images[used[split]]
+        # If an image is a finding already, its annotations do not become further findings.
+        rejected = {_id(entry, 'id') for entry in source.content['images']} - set(group)
+        read_boxes(source, group, rejected, labels[split], data)
+        splits[split] = sorted(group.values(), key=lambda image: image.name)
     data.splits = split_by_folder(complete_splits(splits), data.notes)
     return data
 
@@ -315,9 +329,8 @@ def _surplus(sources: Sequence[AnnotationFile], data: DetectionData) -> set[tupl
     return surplus
 
 
-def _read_images(
-    files: Files, split: str, source: AnnotationFile, labels: dict[Id, int], data: DetectionData
-) -> list[LabelledImage]:
+def _read_images(files: Files, split: str, source: AnnotationFile, data: DetectionData) -> dict[Id, LabelledImage]:
+    """Return the images of an annotation file by their id in it, without boxes."""
     path = source.path
     entries: dict[str, dict[str, Any]] = {}
     where: dict[str, str] = {}
@@ -370,10 +383,7 @@ def _read_images(
         )
         for image in images.values():
             image.image_id = None
-    # If an image is a finding already, its annotations do not become further findings.
-    named = {_id(entry, 'id') for entry in source.content['images']}
-    read_boxes(source, images, named - set(images), labels, data)
-    return sorted(images.values(), key=lambda image: image.name)
+    return images
 
 
 def _preferred(name: str, split: str) -> list[str]:

@@ -633,24 +633,35 @@ def split_by_folder(splits: dict[str, list[LabelledImage]], notes: list[str]) ->
     return complete_splits(result)
 
 
-def separate(data: DetectionData | MaskData) -> None:
-    """Check that no training image is in another split too, and add findings to the data set for those that are.
+def distinct_splits(images: Mapping[str, Iterable[str]], notes: list[str]) -> dict[str, str]:
+    """Join splits with the same images, before anything is counted twice.
 
-    If exactly the same images are in ``TRAIN`` and ``VAL``, both splits are replaced by ``ALL``, with a note instead of
-    findings.
+    If exactly the same images are in ``TRAIN`` and ``VAL``, ``ALL`` replaces both. If they are in ``VAL`` and ``TEST``,
+    ``TEST`` is left out.
 
     Args:
-        data: Data set, changed in place.
+        images: Names of the images by split.
+        notes: Notes on the data set. One is added for splits that are joined.
+
+    Returns:
+        New splits, each with the split of ``images`` whose images it has.
     """
+    groups = {split: frozenset(names) for split, names in images.items()}
+    result = {split: split for split in groups}
+    if groups.get(VAL) and groups[VAL] == groups.get(TEST):
+        notes.append('the same images are for validation and testing: they are used for validation')
+        del result[TEST]
+    if groups.get(VAL) and groups[VAL] == groups.get(TRAIN):
+        notes.append('the same images are for training and validation: they are split anew')
+        del result[TRAIN], result[VAL]
+        result = {ALL: TRAIN, **result}
+    return result
+
+
+def separate(data: DetectionData | MaskData) -> None:
+    """Add a finding for each image that is in ``TRAIN`` and in another split too."""
     splits: dict[str, list] = data.splits
-    if TRAIN not in splits:
-        return
-    training = {image.name: image for image in splits[TRAIN]}
-    if VAL in splits and training.keys() == {image.name for image in splits[VAL]}:
-        data.notes.append('the same images are for training and validation: they are split anew')
-        del splits[VAL]
-        splits[ALL] = splits.pop(TRAIN)
-        return
+    training = {image.name: image for image in splits.get(TRAIN, [])}
     for split in (VAL, TEST):
         for image in splits.get(split, []):
             if image.name in training:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, MaskData, MaskedImage
-from mnv4_mm.data.formats.files import first, separate
+from mnv4_mm.data.formats.files import distinct_splits, first, separate
 from mnv4_mm.data.formats.mask_classes import SETTINGS, find_classes, read_settings
 from mnv4_mm.data.formats.mask_pairs import Pairs, find_lone_masks, find_pairs
 from mnv4_mm.data.formats.mask_rules import MaskSource, decide
@@ -46,6 +46,8 @@ def read(root: Path) -> MaskData | None:
         return None
     notes = list(pairs.notes)
     splits = _choose_splits(pairs.splits, notes)
+    same = distinct_splits({split: [image.name for image in images] for split, images in splits.items()}, notes)
+    splits = {split: splits[old] for split, old in same.items()}
     masks = decode_masks(root, [image.mask for images in splits.values() for image in images])
     folders = _class_folders(root, pairs, splits)
     names, settings = find_classes(folders), read_settings(folders)

@@ -17,6 +17,7 @@ from mnv4_mm.data.formats.files import (
     beginning,
     complete_splits,
     describe_outside,
+    distinct_splits,
     first,
     folder_splits,
     images_of_stem,
@@ -183,7 +184,8 @@ def _assign(files: Files, names: list[str], lists: dict[str, list[str]], data: D
             if name.startswith(prefix):
                 inner = posixpath.splitext(name[len(prefix) :])[0]
                 by_stem[base, inner.split('/', 1)[-1]] = name
-    assigned: dict[str, str] = {}
+    # Split -> annotation file -> its stem in the list, the list, and the entry there.
+    listed: dict[str, dict[str, tuple[str, Path, str]]] = {}
     for base, paths in lists.items():
         selected = {posixpath.basename(path): path for path in paths}
         if {'train.txt', 'val.txt'} <= selected.keys():
@@ -192,7 +194,7 @@ def _assign(files: Files, names: list[str], lists: dict[str, list[str]], data: D
             # train.txt or val.txt is missing: the images of both are divided anew.
             selected = {base: name for base, name in selected.items() if LISTS[base] in (ALL, TEST)}
         for name in selected.values():
-            split = LISTS[posixpath.basename(name)]
+            group = listed.setdefault(LISTS[posixpath.basename(name)], {})
             for number, line in enumerate(read_text(files.root / name).splitlines(), 1):
                 stem = _listed_stem(line, base, by_stem)
                 if not stem:
@@ -205,13 +207,16 @@ def _assign(files: Files, names: list[str], lists: dict[str, list[str]], data: D
                     data.findings.append(
                         Finding('annotation-missing', path, f'there is no annotation file {stem}.xml', entry)
                     )
-                elif assigned.get(source) == split:
+                elif source in group:
                     data.findings.append(Finding('listed-twice', path, f'{stem!r} is listed before', entry))
-                elif source in assigned:
-                    problem = f'{stem!r} is listed for {assigned[source]} and {split}'
-                    data.findings.append(Finding('image-in-two-splits', path, problem, entry))
                 else:
-                    assigned[source] = split
+                    group[source] = stem, path, entry
+    assigned: dict[str, str] = {}
+    for split, old in distinct_splits(listed, data.notes).items():
+        for source, (stem, path, entry) in listed[old].items():
+            if assigned.setdefault(source, split) != split:
+                problem = f'{stem!r} is listed for {assigned[source]} and {split}'
+                data.findings.append(Finding('image-in-two-splits', path, problem, entry))
     return assigned
 
 

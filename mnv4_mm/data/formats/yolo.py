@@ -25,6 +25,7 @@ from mnv4_mm.data.formats.files import (
     amount,
     beginning,
     complete_splits,
+    distinct_splits,
     find_respelled,
     find_similar,
     first,
@@ -126,6 +127,7 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
     data = DetectionData(root, NAME, (), {}, has_centres=True)
     description = _describe(files, data)
     splits = _images(files, description, data)
+    splits = {split: splits[old] for split, old in distinct_splits(splits, data.notes).items()}
     images = [name for names in splits.values() for name in names]
     labels = {name: label for name in images if (label := _label_of(files, name))}
     _note_respelled(files, labels, data)

@@ -152,7 +152,22 @@ def test_the_same_images_for_training_and_validation_are_split_anew(tmp_path, co
     write_images(tmp_path, ['images/a.jpg', 'images/b.jpg'])
     data = recognise(tmp_path, 'detection')
     assert list(data.splits) == [ALL]
-    assert data.notes == ['the same images are for training and validation: they are split anew']
+    assert data.notes == [
+        'the same images are for training and validation: they are split anew',
+        'not used: annotations/instances_val.json',
+    ]
+
+
+def test_what_is_wrong_in_a_copied_file_counts_once(tmp_path, content):
+    content['annotations'][0]['bbox'] = [1, 2, 'x', 4]
+    content['images'][0]['width'] = '32'
+    for split in ('train', 'val', 'test'):
+        write_file(tmp_path / f'annotations/instances_{split}.json', content)
+    write_images(tmp_path, ['images/a.jpg', 'images/b.jpg'])
+    data = recognise(tmp_path, 'detection')
+    assert [kind for kind, _, _ in findings(data)] == ['size-invalid', 'box-invalid']
+    assert boxes(data) == {'images/a.jpg': [], 'images/b.jpg': [DOG]}
+    assert data.notes[-1] == 'not used: annotations/instances_val.json, annotations/instances_test.json'
 
 
 def test_an_image_in_two_splits(tmp_path, content):

@@ -208,6 +208,16 @@ def test_two_formats_with_the_same_labels(tmp_path, is_named):
     assert data.notes == ['the folder has files of YOLO, Pascal VOC too, which are not used']
 
 
+def test_two_formats_with_the_same_images_for_training_and_validation(tmp_path):
+    write_images(tmp_path, ['a.jpg'])
+    files = LABELS['YOLO'] | LABELS['Pascal VOC'] | {'data.yaml': 'train: .\nval: .\nnames: [cat]'}
+    for file, text in files.items():
+        write_file(tmp_path / file, text)
+    data = recognise(tmp_path, 'detection')
+    assert [len(image.boxes) for image in data.splits['all']] == [1]
+    assert data.notes[-1] == 'the folder has files of Pascal VOC too, which are not used'
+
+
 @pytest.mark.parametrize(
     ('file', 'text', 'described'),
     [

@@ -129,7 +129,8 @@ def test_mistakes_in_lists(load):
     data = load(
         {
             'Annotations/a.xml': xml(obj()),
-            'ImageSets/Main/train.txt': 'a\na\nb\n../../x\n',
+            'Annotations/c.xml': xml(filename='c.jpg'),
+            'ImageSets/Main/train.txt': 'a\na\nb\n../../x\nc\n',
             'ImageSets/Main/val.txt': 'a\n',
         }
     )
@@ -139,6 +140,17 @@ def test_mistakes_in_lists(load):
         ('path-outside', 'line 4'),
         ('image-in-two-splits', 'line 1'),
     ]
+
+
+def test_the_same_lists_for_training_and_validation_are_split_anew(load):
+    files = {'Annotations/a.xml': xml(obj()), 'Annotations/b.xml': xml(filename='b.jpg')}
+    files |= {'ImageSets/Main/train.txt': 'a\nb\n', 'ImageSets/Main/val.txt': 'b\na\n'}
+    data = load(files, ['JPEGImages/a.jpg', 'JPEGImages/b.jpg'])
+    assert {split: [image.name for image in images] for split, images in data.splits.items()} == {
+        ALL: ['JPEGImages/a.jpg', 'JPEGImages/b.jpg']
+    }
+    assert data.notes == ['the same images are for training and validation: they are split anew']
+    assert not data.findings
 
 
 def test_difficult_objects_are_crowds(load):

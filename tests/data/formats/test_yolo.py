@@ -301,6 +301,27 @@ def test_the_same_images_for_training_and_validation_are_split_anew(tmp_path):
     assert any('they are split anew' in note for note in data.notes)
 
 
+def test_what_is_wrong_in_the_same_images_counts_once(load):
+    """Also images without a label file, and labels that are found in another folder."""
+    files = {'labels/a.txt': f'{ROW}\nx', 'labels/batch2/b.txt': ROW}
+    images = [f'images/{name}.jpg' for name in 'abc']
+    data = load({'data.yaml': 'train: images\nval: images\ntest: images\nnames: [cat, dog]', **files}, images)
+    assert [(kind, problem.split()[0]) for kind, _, problem in findings(data)] == [
+        ('annotation-missing', 'it'),
+        ('box-invalid', "'x'"),
+    ]
+    assert 'labels/batch2/b.txt has its name' in data.findings[0].problem
+    assert boxes(data) == {'images/a.jpg': [DOG], 'images/c.jpg': []}
+    assert any(note.startswith('1 of 2 images without a label file') for note in data.notes)
+
+
+def test_the_same_images_for_validation_and_testing(load):
+    data = load({'data.yaml': f'{YAML}test: images/val\n', 'labels/train/a.txt': ROW, 'labels/val/b.txt': 'x'})
+    assert names(data) == {TRAIN: ['images/train/a.jpg'], VAL: ['images/val/b.jpg']}
+    assert len(findings(data)) == 1
+    assert 'the same images are for validation and testing: they are used for validation' in data.notes
+
+
 def test_classes_with_gaps_and_a_test_split(load):
     description = YAML.replace('[cat, dog]', '{3: cat, 1: dog}') + 'test: images/test\n'
     images = ['images/train/a.jpg', 'images/val/b.jpg', 'images/test/c.jpg']
