@@ -667,12 +667,25 @@ def _folders_of_labels(image: str) -> Iterator[str]:
     yield from map(posixpath.dirname, _label_names(posixpath.join(posixpath.dirname(image), 'a')))
 
 
+class _Spare(NamedTuple):
+    """A text file in a folder of labels, or below images without a label file, that is not the label file of any image.
+
+    Attributes:
+        label: Its path.
+        images: Images without a label file that have its name.
+        is_stray: True if it may be of an image without a label file: of one of several in ``images``, or of one that
+            has been renamed.
+    """
+
+    label: str
+    images: list[str]
+    is_stray: bool
+
+
 def _find_elsewhere(
     files: Files, splits: dict[str, list[str]], labels: dict[str, str], near: set[str], data: DetectionData
 ) -> tuple[dict[str, str], list[str]]:
     """Look for the labels of images without a label file in other folders than their own.
-
-    These are all folders in and below the folders of labels, e.g. ``labels``, and below those of the images.
 
     Args:
         files: Files of the data set.
@@ -685,17 +698,39 @@ def _find_elsewhere(
         For each image without a label file that is the only one of its split with the name of a label file, this label
         file. And the label files outside ``near`` without an image of their name.
     """
-    bare = {split: [name for name in names if name not in labels] for split, names in splits.items()}
-    images = [name for names in splits.values() for name in names]
-    used = set(labels.values())
-    looked_up = {*near, *(folder for names in bare.values() for name in names for folder in _folders_of_labels(name))}
-    roots = {root for folder in looked_up if (root := _root_of_labels(folder))}
-    beside = {posixpath.dirname(name) for names in bare.values() for name in names}
-    by_stem = {split: _by_stem(names) for split, names in splits.items()}
-    bare_by_stem = {split: _by_stem(names) for split, names in bare.items()}
-    owners: set[str] | None = None
+    spare = list(_spare_labels(files, splits, labels, near))
+    if spare:
+        listed = {name for names in splits.values() for name in names}
+        unlisted = [name for name in files.with_suffix(*IMAGE_SUFFIXES, *UNREAD_SUFFIXES) if name not in listed]
+        owned = {_label_of(files, image) for image in unlisted}
+        spare = [file for file in spare if file.label not in owned and _has_labels(files.root / file.label)]
     elsewhere: dict[str, str] = {}
-    strays, others = [], []
+    for file in spare:
+        if len(file.images) == 1:
+            elsewhere.setdefault(file.images[0], file.label)
+    others = [file for file in spare if len(file.images) != 1]
+    if others:
+        data.notes.append(
+            f'{amount(len(others), "label file")} in other folders than those of the images, not used: '
+            f'{first(file.label for file in others)}'
+        )
+    return elsewhere, [file.label for file in others if file.is_stray]
+
+
+def _spare_labels(
+    files: Files, splits: dict[str, list[str]], labels: dict[str, str], near: set[str]
+) -> Iterator[_Spare]:
+    """Yield the text files that may be lost label files. ``_find_elsewhere`` describes the arguments.
+
+    Those in ``near`` count if they have the name of a single image, because ``_find_orphans`` sees the others there.
+    Those below images, where texts may be anything, count if they have the name of an image.
+    """
+    bare = {split: [name for name in names if name not in labels] for split, names in splits.items()}
+    by_stem, bare_by_stem = ({s: _by_stem(names) for s, names in group.items()} for group in (splits, bare))
+    beside = {posixpath.dirname(name) for names in bare.values() for name in names}
+    looked_up = {folder for names in bare.values() for name in names for folder in _folders_of_labels(name)}
+    roots = {root for folder in looked_up | near if (root := _root_of_labels(folder))}
+    used = set(labels.values())
     for label in files.with_suffix('.txt'):
         folder, base = posixpath.split(label)
         is_below = _is_in(folder, roots)
@@ -703,27 +738,23 @@ def _find_elsewhere(
             continue
         named = split_of(folder)
         possible = [split for split, names in bare.items() if names and (split == ALL or named in (None, split))]
-        stem = posixpath.splitext(base)[0]
-        stems = (stem, posixpath.splitext(stem)[0])  # a.jpg.txt
-        found = next((f for stem in stems if (f := [n for s in possible for n in bare_by_stem[s].get(stem, ())])), [])
-        if len(found) != 1 and (folder in near or not (found or is_below)):
-            continue
-        if owners is None:
-            unlisted = set(files.with_suffix(*IMAGE_SUFFIXES, *UNREAD_SUFFIXES)).difference(images)
-            owners = {owned for image in unlisted if (owned := _label_of(files, image))}
-        if label in owners or not _has_labels(files.root / label):
-            continue
-        if len(found) == 1:
-            elsewhere.setdefault(found[0], label)
-            continue
-        others.append(label)
-        if possible and (found or not any(stem in by_stem[split] for split in possible for stem in stems)):
-            strays.append(label)
-    if others:
-        data.notes.append(
-            f'{amount(len(others), "label file")} in other folders than those of the images, not used: {first(others)}'
-        )
-    return elsewhere, strays
+        images = _images_named(label, [bare_by_stem[split] for split in possible])
+        if len(images) == 1 or (folder not in near and (images or is_below)):
+            is_known = bool(_images_named(label, [by_stem[split] for split in possible]))
+            yield _Spare(label, images, is_stray=bool(possible) and (bool(images) or not is_known))
+
+
+def _images_named(label: str, groups: Iterable[dict[str, list[str]]]) -> list[str]:
+    """Return the images with the name of a label file, ``a.txt`` or ``a.jpg.txt``.
+
+    Args:
+        label: The label file.
+        groups: Images by stem.
+    """
+    for stem in (_stem(label), _stem(_stem(label))):
+        if found := [image for group in groups for image in group.get(stem, ())]:
+            return found
+    return []
 
 
 def _root_of_labels(folder: str) -> str | None:

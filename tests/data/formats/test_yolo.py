@@ -5,8 +5,9 @@ from small_data import boxes, findings, write_file, write_images
 
 from mnv4_mm.data.check import check_detection
 from mnv4_mm.data.findings import Rule
-from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL
+from mnv4_mm.data.form import ALL, TEST, TRAIN, VAL, DetectionData
 from mnv4_mm.data.formats import yolo
+from mnv4_mm.data.formats.files import Files
 from mnv4_mm.data.formats.recognise import recognise
 from mnv4_mm.data.formats.yolo import read
 from mnv4_mm.errors import UserError
@@ -583,6 +584,35 @@ def test_label_files_in_folders_without_images(load, label, is_lost):
     problem = f'it has no label file, and 1 label file no image, first {label}'
     assert findings(data) == [('annotation-missing', '', problem)] * (3 * is_lost)
     assert boxes(data).keys() == {'images/train/a.jpg', 'images/val/s/b.jpg', *(() if is_lost else bare)}
+
+
+@pytest.mark.parametrize(
+    ('label', 'elsewhere', 'strays', 'is_noted'),
+    [
+        ('labels/train/batch2/c.txt', {'images/train/c.jpg': 'labels/train/batch2/c.txt'}, [], False),
+        ('images/train/batch2/c.jpg.txt', {'images/train/c.jpg': 'images/train/batch2/c.jpg.txt'}, [], False),
+        ('labels/val/c.txt', {}, [], False),  # of another split; _find_orphans looks into the folder
+        ('labels/val/batch2/c.txt', {}, [], True),
+        ('labels/train/batch2/x.txt', {}, ['labels/train/batch2/x.txt'], True),
+        ('labels/train/batch2/a.txt', {}, [], True),  # an image with labels has the name
+        ('labels/batch2/d.txt', {}, ['labels/batch2/d.txt'], True),  # two images have the name
+        ('images/train/batch2/x.txt', {}, [], False),  # any text
+        ('labels/train/batch2/classes.txt', {}, [], False),
+        ('labels/extra/e.txt', {}, [], False),  # of images/extra/e.jpg, which is in no split
+    ],
+)
+def test_find_elsewhere(tmp_path, label, elsewhere, strays, is_noted):
+    splits = {TRAIN: [f'images/train/{name}.jpg' for name in ('a', 'c', '1/d', '2/d')], VAL: ['images/val/b.jpg']}
+    labels = {'images/train/a.jpg': 'labels/train/a.txt', 'images/val/b.jpg': 'labels/val/b.txt'}
+    for name in [*splits[TRAIN], *splits[VAL], 'images/extra/e.jpg']:
+        write_file(tmp_path / name, '')
+    for name in (*labels.values(), label):
+        write_file(tmp_path / name, ROW)
+    data = DetectionData(tmp_path, 'YOLO', (), {})
+    near = {'labels/train', 'labels/val'}
+    assert yolo._find_elsewhere(Files(tmp_path), splits, labels, near, data) == (elsewhere, strays)
+    note = f'1 label file in other folders than those of the images, not used: {label}'
+    assert data.notes == [note] * is_noted
 
 
 def test_images_of_formats_that_are_not_read(load, tmp_path):
