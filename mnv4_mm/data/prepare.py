@@ -135,8 +135,7 @@ def prepare_read(
     result = check_detection(data, {**read_split(split_file), **(previous or {})})
     checked = replace(result.checked, folder=folder)
     if ALL in data.splits or set(data.splits) == {TRAIN}:
-        checked = replace(checked, split_file=write_split(split_file, result.splits))
-        checked = checked.with_notes([f'the split is written to {split_file}'])
+        checked = record_split(checked, split_file, result.splits)
     if not checked.refusals(allow_dropped=True):
         ids = _image_ids(result.splits)
         for name in SPLITS:
@@ -274,6 +273,13 @@ def write_split(path: Path, splits: Mapping[str, Sequence[Any]]) -> Path:
     sides = {**read_split(path), **{image.name: name for name in SPLITS for image in splits.get(name, ())}}
     write_cached(path, format_split(sides, indent=1))
     return path
+
+
+def record_split(checked: CheckedData, path: Path, splits: Mapping[str, Sequence[Any]]) -> CheckedData:
+    """Write a new split by ``write_split``, unless no image is left, and return the result with its file and a note."""
+    if not any(splits.get(name) for name in SPLITS):
+        return checked
+    return replace(checked, split_file=write_split(path, splits)).with_notes([f'the split is written to {path}'])
 
 
 def format_split(sides: Mapping[str, str], indent: int | None = None) -> str:

@@ -11,7 +11,6 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import NamedTuple, TypeVar
@@ -30,7 +29,7 @@ from mnv4_mm.data.formats.masks import read, require
 from mnv4_mm.data.formats.recognise import check_folder, refuse_other_task
 from mnv4_mm.data.mask_split import MaskSplit, read_names
 from mnv4_mm.data.mask_values import MaskValues, decode_masks, read_values
-from mnv4_mm.data.prepare import check_fixed_folder, prepared_folder, read_checked, read_split, write_split
+from mnv4_mm.data.prepare import check_fixed_folder, prepared_folder, read_checked, read_split, record_split
 from mnv4_mm.errors import UserError
 from mnv4_mm.files import write_whole
 
@@ -128,9 +127,7 @@ def _examine(
             data = data or _read(root)
             result = check_masks(data, {**read_split(split_file), **(previous or {})})
             if ALL in data.splits:
-                written = write_split(split_file, result.splits)
-                result.checked = replace(result.checked, split_file=written)
-                result.checked = result.checked.with_notes([f'the split is written to {written}'])
+                result.checked = record_split(result.checked, split_file, result.splits)
             order = class_order(root, data.classes, classes) if classes else range(len(data.classes))
             _write_prepared(folder, data, result, list(order))
             layout = _read_layout(root, folder)

@@ -14,7 +14,7 @@ from mnv4_mm.data.checked import CheckedData
 from mnv4_mm.data.findings import KINDS
 from mnv4_mm.data.formats.masks import read
 from mnv4_mm.data.mask_split import read_names
-from mnv4_mm.data.prepare_masks import prepare_masks, write_fixed
+from mnv4_mm.data.prepare_masks import examine_masks, prepare_masks, write_fixed
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import read_mask
 
@@ -287,6 +287,14 @@ def test_identical_lists_are_split_anew(root):
     assert not train & val
     assert len(train | val) == 6
     assert 'the same images are for training and validation: they are split anew' in layout.checked.notes
+
+
+def test_no_split_is_written_if_no_image_is_left(root):
+    for path in (root / 'images').iterdir():
+        path.write_bytes(b'version https://git-lfs.github.com/spec/v1')
+    checked = examine_masks(root).checked
+    assert checked.split_file is None
+    assert not any('split is written' in note for note in checked.notes)
 
 
 # Where values and names do not tell what is meant, the user is asked.

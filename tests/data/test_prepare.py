@@ -426,6 +426,16 @@ def test_data_without_a_split(root):
     assert set(split['train']) <= set(again['train'])
 
 
+def test_no_split_is_written_if_no_image_is_left(root):
+    shutil.rmtree(root / 'val')
+    (root / 'annotations/instances_val.json').unlink()
+    for path in (root / 'train').iterdir():
+        path.write_bytes(b'version https://git-lfs.github.com/spec/v1')
+    checked = examine_detection(root).checked
+    assert checked.split_file is None
+    assert not any('split is written' in note for note in checked.notes)
+
+
 def examine_in_process(root: Path) -> str:
     return str(prepare_detection(root).train.annotations)
 
