@@ -27,6 +27,7 @@ from mnv4_mm.data.formats.files import (
     first,
     holds_predictions,
     locate,
+    note_unlisted,
     split_by_folder,
     split_of,
 )
@@ -166,6 +167,7 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
     data = DetectionData(root, NAME, (), {})
     sources = {split: _open(files, name, data) for split, name in _choose(names, data).items()}
     images = {split: _read_images(files, split, source, data) for split, source in sources.items()}
+    note_unlisted(files, (image.name for group in images.values() for image in group.values()), data)
     used = distinct_splits({split: [i.name for i in group.values()] for split, group in images.items()}, data.notes)
     if copies := [source for split, source in sources.items() if split not in used.values()]:
         data.notes.append(f'not used: {first(source.name for source in copies)}')

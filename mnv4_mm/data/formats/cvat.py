@@ -16,6 +16,7 @@ from mnv4_mm.data.formats.files import (
     complete_splits,
     first,
     locate,
+    note_unlisted,
     split_by_folder,
     split_of,
 )
@@ -97,6 +98,7 @@ def read(root: Path, files: Files | None = None) -> DetectionData | None:
                 image.boxes = list(reader.read(root / name, image.name, element))
                 splits.setdefault(split, []).append(image)
     reader.add_notes()
+    note_unlisted(files, sources, data)
     for images in splits.values():
         images.sort(key=lambda image: image.name)
     if ALL in splits and len(splits) > 1:

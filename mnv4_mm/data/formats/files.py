@@ -547,6 +547,23 @@ def note_unlabelled(files: Files, images: Iterable[str], data: DetectionData, ma
         data.findings += other_labels(files, bare, marks)
 
 
+def note_unlisted(files: Files, listed: Iterable[str], data: DetectionData) -> None:
+    """Add a note on images that an annotation file does not list, in the folders of those that it lists.
+
+    Other folders may have the masks of the images, or another data set.
+
+    Args:
+        files: Files of the data set.
+        listed: Images that annotation files list, relative to the root.
+        data: The data set, to which the note is added.
+    """
+    listed = set(listed)
+    folders = {posixpath.dirname(name) for name in listed if name in files.names}
+    rest = [name for name in files.images if posixpath.dirname(name) in folders and name not in listed]
+    if rest:
+        data.notes.append(f'{amount(len(rest), "image")} beside the listed ones, not used: {first(rest)}')
+
+
 def other_labels(files: Files, images: Iterable[str], marks: Mapping[str, bytes]) -> list[Finding]:
     """Return a finding for each image without labels that has a label file in another format.
 

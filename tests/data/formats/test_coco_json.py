@@ -170,6 +170,13 @@ def test_what_is_wrong_in_a_copied_file_counts_once(tmp_path, content):
     assert data.notes[-1] == 'not used: annotations/instances_val.json, annotations/instances_test.json'
 
 
+def test_images_that_no_file_lists_are_counted(load, content):
+    images = [f'images/{name}.jpg' for name in 'abcd']
+    data = load(content, images=[*images, 'masks/a.png'])
+    assert boxes(data).keys() == {'images/a.jpg', 'images/b.jpg'}
+    assert data.notes == ['2 images beside the listed ones, not used: images/c.jpg, images/d.jpg']
+
+
 def test_an_image_in_two_splits(tmp_path, content):
     write_file(tmp_path / 'annotations/instances_train.json', content)
     del content['images'][0], content['annotations'][0]

@@ -64,6 +64,11 @@ def test_subsets_of_a_project(load):
     }
 
 
+def test_images_that_no_file_lists_are_counted(load):
+    data = load(label('cat'), image('a.jpg', BOX), images=['images/a.jpg', 'images/b.jpg', 'masks/a.png'])
+    assert data.notes == ['1 image beside the listed ones, not used: images/b.jpg']
+
+
 def test_a_file_for_each_split(load):
     load(label('cat', 'dog'), image('a.jpg', BOX), images=['train/images/a.jpg'], name='train/annotations.xml')
     data = load(
