@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
+from mnv4_mm.config.check import TASK_OF_SCOPE
 from mnv4_mm.data.checked import CheckedData
 from mnv4_mm.data.coco_files import CocoLayout
 from mnv4_mm.data.examine import TASKS, examine
 from mnv4_mm.data.prepare import check_fixed_folder, write_fixed
 from mnv4_mm.data.prepare_masks import write_fixed as write_fixed_masks
 from mnv4_mm.errors import UserError
-
-TASK_OF_SCOPE = {'mmdet': 'detection', 'mmseg': 'segmentation'}
 
 
 def check(

@@ -78,7 +78,7 @@ def add_export(parser: Parser) -> None:
 
 def export(args: argparse.Namespace) -> None:
     """Run ``mnv4 export``: check the arguments, and export the checkpoint."""
-    from mnv4_mm.config.check import TASKS
+    from mnv4_mm.config.check import TASK_OF_SCOPE
     from mnv4_mm.deploy.arguments import check_export, choose_kind
 
     if args.config:
@@ -102,7 +102,7 @@ def export(args: argparse.Namespace) -> None:
     targets = check_export(args.checkpoint, to, **checked)
     if args.kind:
         source = read_source(find_config(args.config)) if args.config else read_checkpoint_source(Path(args.checkpoint))
-        task = TASKS.get((source or {}).get('default_scope', ''))
+        task = TASK_OF_SCOPE.get((source or {}).get('default_scope', ''))
         if task:
             for target in targets:
                 choose_kind(target, task, args.kind)

@@ -28,7 +28,7 @@ from mnv4_mm.errors import UserError
 from mnv4_mm.paths import check_data
 
 _SPLIT: dict[str, Any] = {'mmdet': coco_split, 'mmseg': mask_split}
-TASKS: dict[str, Task] = {'mmdet': 'detection', 'mmseg': 'segmentation'}
+TASK_OF_SCOPE: dict[str, Task] = {'mmdet': 'detection', 'mmseg': 'segmentation'}
 
 
 def check_config(config: str | None, options: ConfigOptions, checkpoint: str | Path | None = None) -> Mapping[str, Any]:
@@ -156,7 +156,7 @@ def check_checkpoint_data(source: Mapping[str, Any], data: str | None) -> None:
     Raises:
         UserError: The data set is missing, broken, or not one for the task of the checkpoint.
     """
-    task = TASKS.get(source.get('default_scope', ''))
+    task = TASK_OF_SCOPE.get(source.get('default_scope', ''))
     if data:
         _check_annotations(Path(data), task)
     elif source.get('own_data'):
