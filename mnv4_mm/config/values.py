@@ -57,7 +57,7 @@ class Problem(NamedTuple):
 class Range(NamedTuple):
     """Numbers that are allowed."""
 
-    minimum: int
+    minimum: float = -math.inf
     maximum: float = math.inf
     integer: bool = True
     # Whether an integer may also be written as a float, such as 1e5.
@@ -76,19 +76,32 @@ class Range(NamedTuple):
 
     def __str__(self) -> str:
         kind = 'an integer' if self.integer else 'a number'
-        span = f'of at least {self.minimum}' if self.maximum == math.inf else f'from {self.minimum} to {self.maximum}'
-        return f'{kind} {span}' + (', or None' if self.none else '')
+        span = f' of at least {self.minimum}' if self.maximum == math.inf else f' from {self.minimum} to {self.maximum}'
+        return kind + (span if self.minimum > -math.inf else '') + (', or None' if self.none else '')
 
 
 NUMBERS = {
     'train_cfg.max_epochs': Range(1, as_float=True),
     'train_cfg.max_iters': Range(1, as_float=True),
     'train_cfg.val_interval': Range(1, integer=False),  # infinite for no validation
+    'train_cfg.val_begin': Range(integer=False),
     **{f'{loader}.batch_size': Range(1) for loader in LOADERS},
     **{f'{loader}.num_workers': Range(0) for loader in LOADERS},
     'optim_wrapper.optimizer.lr': Range(0, integer=False, none=True),  # None where the optimizer has a rule of its own
+    'optim_wrapper.optimizer.weight_decay': Range(0, integer=False, none=True),
+    'optim_wrapper.optimizer.momentum': Range(0, integer=False, none=True),
+    'optim_wrapper.clip_grad.max_norm': Range(0, integer=False),
+    'optim_wrapper.accumulative_counts': Range(1),
+    # Hooks of mmengine compare these only after the first epoch. 0 and negative values stand for never, or for all.
+    'default_hooks.checkpoint.interval': Range(as_float=True),
+    'default_hooks.checkpoint.max_keep_ckpts': Range(),
+    'default_hooks.logger.interval': Range(1),
+    'default_hooks.logger.interval_exp_name': Range(1),
     'randomness.seed': Range(0, 2**32 - 1, none=True),  # numpy's range
 }
+# Keys of the dicts in ``param_scheduler``.
+SCHEDULER_NUMBERS = {'begin': Range(integer=False), 'end': Range(integer=False)}
+NUM_CLASSES = Range(1)
 # Parts that are dicts; None leaves a part out.
 DICTS = (
     'model', 'model.backbone', 'train_cfg', 'val_cfg', 'test_cfg', *LOADERS, 'optim_wrapper', 'optim_wrapper.optimizer',
@@ -144,6 +157,7 @@ def _problems(cfg: Any) -> Iterator[Problem]:
     for loader in LOADERS:
         yield from _problems_of_loader(loader, _dict(cfg, loader))
     yield from _problems_of_backbone(_dict(cfg, 'model', 'backbone'))
+    yield from _problems_of_classes('model', cfg.get('model'))
     yield from _problems_of_schedulers(cfg.get('param_scheduler'))
     for evaluator in ('val_evaluator', 'test_evaluator'):
         yield from _problems_of_evaluator(evaluator, _dict(cfg, evaluator))
@@ -174,10 +188,28 @@ def _problems_of_backbone(backbone: Mapping[str, Any]) -> Iterator[Problem]:
             yield Problem('model.backbone.out_indices', backbone['out_indices'], str(error))
 
 
+def _problems_of_classes(place: str, value: Any) -> Iterator[Problem]:
+    """Return each ``num_classes`` of a model and its parts that is not a number of classes."""
+    if isinstance(value, Mapping):
+        if 'num_classes' in value and value['num_classes'] not in NUM_CLASSES:
+            yield Problem(f'{place}.num_classes', value['num_classes'], f'must be {NUM_CLASSES}')
+        parts = list(value.items())
+    else:
+        parts = list(enumerate(value)) if isinstance(value, list | tuple) else []
+    for key, part in parts:
+        yield from _problems_of_classes(f'{place}.{key}', part)
+
+
 def _problems_of_schedulers(schedulers: Any) -> Iterator[Problem]:
     items = schedulers if isinstance(schedulers, list | tuple) else [schedulers]
     if schedulers is not None and not all(isinstance(item, Mapping) for item in items):
         yield Problem('param_scheduler', schedulers, 'must be a list of dicts, one dict, or None')
+        return
+    for number, item in enumerate(items if schedulers is not None else ()):
+        place = f'param_scheduler.{number}' if items is schedulers else 'param_scheduler'
+        for key, allowed in SCHEDULER_NUMBERS.items():
+            if key in item and item[key] not in allowed:
+                yield Problem(f'{place}.{key}', item[key], f'must be {allowed}')
 
 
 def _problems_of_evaluator(name: str, evaluator: Mapping[str, Any]) -> Iterator[Problem]:
