@@ -6,6 +6,7 @@ import platform
 import re
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +83,6 @@ def find_exports(checkpoint: Path, checksum: str) -> list[Export]:
         except UserError as error:
             exports.append(Export(file.name, '', '', None, file.stat().st_size / 1e6, verdict=str(error)))
             continue
-        row = rows.get(file.name, {})
-        speed = row.get('speed')
         exports.append(
             Export(
                 file=file.name,
@@ -91,29 +90,48 @@ def find_exports(checkpoint: Path, checksum: str) -> list[Export]:
                 precision=meta.precision,
                 input_size=meta.input.size,
                 megabytes=sum((file.parent / name).stat().st_size for name in meta.files) / 1e6,
-                metric=row.get('metric'),
-                to_pytorch=row.get('to_pytorch'),
-                latency=(_p50(speed[0]), _p50(speed[1])) if speed else None,
-                verdict=row.get('verdict', ''),
+                **rows.get(file.name, {}),
             )
         )
     return exports
 
 
+def _measured(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of ``Export`` that a row of the table of ``mnv4 compare`` has measured.
+
+    Raises:
+        ValueError: A value is not what ``mnv4 compare`` writes; or a TypeError or KeyError.
+    """
+    verdict = row.get('verdict', '')
+    if not isinstance(verdict, str):
+        raise ValueError(f'verdict {verdict!r} is not text')
+    single, parallel = row.get('speed') or (None, None)
+    # The row of a measurement in a browser has only one of them.
+    latency = None if single is None or parallel is None else (_p50(single), _p50(parallel))
+    metrics = {name: None if row.get(name) is None else _number(row[name]) for name in ('metric', 'to_pytorch')}
+    return dict(metrics, latency=latency, verdict=verdict)
+
+
 def _p50(speed: Any) -> float:
     """Return the median of a ``Speed``, which JSON may store as a list."""
-    return float(speed['p50'] if isinstance(speed, dict) else speed[0])
+    return _number(speed['p50'] if isinstance(speed, dict) else speed[0])
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f'{value!r} is not a number')
+    return float(value)
 
 
 def _compared(work_dir: Path) -> dict[str, dict[str, Any]]:
-    """Return the rows of the table of ``mnv4 compare`` by file name; empty without a table that can be read."""
+    """Return what ``mnv4 compare`` has measured by file name, see ``_measured``; empty without a readable table."""
     exported = work_dir / 'exported'
     tables = [path for path in (work_dir / COMPARED, exported / COMPARED) if path.is_file()]
     rows: dict[str, dict[str, Any]] = {}
     files = {file.name: file for file in exported.glob('*')}
     for path in sorted(tables, key=lambda path: path.stat().st_mtime):
         try:
-            found = {str(row['name']): dict(row) for row in json.loads(path.read_bytes())['rows']}
+            found = {str(row['name']): _measured(row) for row in json.loads(path.read_bytes())['rows']}
         except (ValueError, TypeError, KeyError) as error:
             print(f'warning: {path} is not a table of `mnv4 compare`: {error}', file=sys.stderr)
             continue

@@ -25,7 +25,7 @@ from mnv4_mm.report import class_maps, detections
 from mnv4_mm.report.content import ClassResult, Confusion, DataSummary, Example, Export, Model, Report, SplitSummary
 from mnv4_mm.report.data import group_findings
 from mnv4_mm.report.page import chart, escape_markdown, write_card, write_page
-from mnv4_mm.report.run import COMPARED
+from mnv4_mm.report.run import COMPARED, _compared
 from mnv4_mm.report.training import find_checkpoint, write_report
 
 CLASSES = ('cat', 'dog', 'cow')
@@ -412,6 +412,34 @@ def test_a_report_made_anew_keeps_the_command_and_shows_what_was_exported(detect
     (export,) = content['exports']
     assert (export['metric'], export['latency'], export['verdict']) == (0.5, [1.0, 0.5], 'ok')
     assert 'not measured' not in (out / 'index.html').read_text(encoding='utf-8')
+
+
+@pytest.mark.parametrize(
+    'wrong',
+    [
+        dict(speed='x'),
+        dict(speed='12'),
+        dict(speed=5),
+        dict(speed=[{}, {}]),
+        dict(speed=[[1.0], ['1']]),
+        dict(speed=dict(p50=1.0)),
+        dict(metric='a'),
+        dict(to_pytorch=[1]),
+        dict(verdict=5),
+    ],
+)
+def test_a_damaged_row_of_a_comparison_is_a_warning(wrong, tmp_path, capsys):
+    """The rows of another, undamaged table are shown."""
+    exported = tmp_path / 'exported'
+    exported.mkdir()
+    names = ('a.onnx', 'b.onnx')
+    for name in names:
+        (exported / name).touch()
+    (tmp_path / COMPARED).write_text(json.dumps(dict(rows=[dict(name=names[0], metric=0.5, speed=[None, [1, 2, 3]])])))
+    damaged = exported / COMPARED
+    damaged.write_text(json.dumps(dict(rows=[dict(name=names[1], speed=[None, None]), {'name': names[0], **wrong}])))
+    assert _compared(tmp_path) == {names[0]: dict(metric=0.5, to_pytorch=None, latency=None, verdict='')}
+    assert capsys.readouterr().err.startswith(f'warning: {damaged} is not a table of `mnv4 compare`: ')
 
 
 def test_report_on_a_segmenter(learned, few, tmp_path):
