@@ -90,7 +90,7 @@ def evaluate_files(
     cfg = evaluation_config(config or loaded, options, on_gpu=torch.cuda.is_available(), checkpoint=loaded)
     folder = Path(work_dir) if work_dir else Path(checkpoint).parent / f'test_{on}'
     join_processes(cfg)
-    with telling_wrong_settings(config, cfg_options):
+    with telling_wrong_settings(config, cfg_options, checkpoint=checkpoint):
         return evaluate(cfg, loaded, work_dir=folder, out=out, show_dir=show_dir, on=on)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from mnv4_mm.apis.mistakes import telling_wrong_settings
 from mnv4_mm.config.checkpoint import checkpoint_config
 from mnv4_mm.config.data import with_inference
 from mnv4_mm.config.load import load_config
@@ -41,14 +42,14 @@ def load_model(
         checkpoint's ``meta`` as ``checkpoint_meta``.
 
     Raises:
-        UserError: The checkpoint cannot be read, carries no config or class names, or does not fit, or the device
-            cannot be used.
+        UserError: The checkpoint cannot be read, carries no config or class names, or does not fit, its model cannot be
+            built, or the device cannot be used.
     """
     content = read_checkpoint(checkpoint)
     cfg = copy_qat_settings(load_config(config), content) if config else checkpoint_config(content)
     if inference:
         cfg = with_inference(cfg, inference)
-    with tensors_only(), quiet_losses():
+    with tensors_only(), quiet_losses(), telling_wrong_settings(config, checkpoint=content.path):
         model: Any = build_model(cfg)
     load_into(model, content)
     if cfg.get('channels_last'):

@@ -1,5 +1,6 @@
 """The component of a run whose construction has failed."""
 
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -7,10 +8,16 @@ from mnv4_mm.errors import UserError
 
 # What classes raise that are called with unknown or unsuitable arguments.
 MISTAKES = (TypeError, ValueError, KeyError, AttributeError, AssertionError)
+LONGEST = 600  # characters of a message: mmengine's may contain whole configs
+# mmengine goes on with where to look in its own documentation.
+ADVICE = ('Please check', 'More details')
 
 
-class BuildError(Exception):
+class BuildError(UserError):
     """A component could not be built. The original exception is its ``__cause__``.
+
+    It is a mistake of a user because a config, or the checkpoint that carries it, comes from a user. ``apis.mistakes``
+    names this file, and tells apart the configs of this package.
 
     Args:
         component: Keys of the component in the config, e.g. ``optim_wrapper``.
@@ -19,7 +26,13 @@ class BuildError(Exception):
 
     def __init__(self, component: str, error: Exception) -> None:
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
-        super().__init__(f'{component} cannot be built: {type(error).__name__}: {" ".join(str(message).split())}')
+        text = ' '.join(str(message).split())
+        for advice in ADVICE:
+            text = text.partition(advice)[0].rstrip()
+        text = textwrap.shorten(
+            f'{component} cannot be built: {type(error).__name__}: {text}', LONGEST, placeholder=' ...'
+        )
+        super().__init__(f'{text} (MNV4_DEBUG=1 shows the traceback)')
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
+from mnv4_mm.apis.mistakes import telling_wrong_settings
 from mnv4_mm.config.backbone import with_backbone
 from mnv4_mm.config.index import config_index
 from mnv4_mm.config.load import load_config
@@ -82,7 +83,7 @@ def count_config(name: str, backbone: str | None = None) -> Complexity:
     Raises:
         UserError: The config or the backbone is unknown, or the config has no ``model`` or no ``input_size``.
     """
-    return _count_loaded(_load(name, backbone))
+    return _count_loaded(name, _load(name, backbone))
 
 
 def _load(name: str, backbone: str | None) -> Config:
@@ -90,7 +91,7 @@ def _load(name: str, backbone: str | None) -> Config:
     return with_backbone(cfg, backbone) if backbone else cfg
 
 
-def _count_loaded(cfg: Config) -> Complexity:
+def _count_loaded(name: str, cfg: Config) -> Complexity:
     check_complete(cfg, ('model',))
     if 'input_size' not in cfg:
         raise UserError(
@@ -98,7 +99,9 @@ def _count_loaded(cfg: Config) -> Complexity:
         )
     width, height = cfg.input_size
     cfg.model.backbone.pop('init_cfg', None)
-    return count(build_model(cfg), (height, width))
+    with telling_wrong_settings(name):
+        model = build_model(cfg)
+    return count(model, (height, width))
 
 
 def table(names: list[str], backbone: str | None = None) -> str:
@@ -111,8 +114,9 @@ def table(names: list[str], backbone: str | None = None) -> str:
     Raises:
         UserError: A config or the backbone is unknown, or a config has no ``model`` or no ``input_size``.
     """
-    # All configs are loaded before any is counted, so that an unknown timm backbone is reported at once.
+    # All configs are loaded before any is counted, and counted before the nets, so that mistakes are reported at once.
     configs = [(name, _load(name, backbone)) for name in names or config_index()]
+    counts_of_configs = [_count_loaded(name, cfg) for name, cfg in configs]
     lines = [
         '| net | channels of C2, C3, C4, C5 | backbone, M params | GMACs at 224 | 320 | 384 | 512 |',
         '|---|---|---|---|---|---|---|',
@@ -125,8 +129,7 @@ def table(names: list[str], backbone: str | None = None) -> str:
             f'| mnv4_{arch} | {", ".join(map(str, net.out_channels))} | {counts[0].params / 1e6:.3f} | {macs} |'
         )
     lines += ['', '| config | backbone | input | M params | GMACs |', '|---|---|---|---|---|']
-    for name, cfg in configs:
-        counted = _count_loaded(cfg)
+    for (name, cfg), counted in zip(configs, counts_of_configs, strict=True):
         lines.append(
             f'| {name} | {backbone or _backbone_name(cfg.model.backbone)} | {cfg.input_size[0]}x{cfg.input_size[1]} '
             f'| {counted.params / 1e6:.2f} | {counted.macs / 1e9:.2f} |'

@@ -13,6 +13,7 @@ from mmengine.dist import barrier, is_main_process
 
 from mnv4_mm.apis.evaluate import evaluate
 from mnv4_mm.apis.launch import LostProcessError
+from mnv4_mm.apis.mistakes import telling_wrong_settings
 from mnv4_mm.config.checkpoint import checkpoint_config
 from mnv4_mm.config.classes import set_classes_of, set_label_order
 from mnv4_mm.config.data import dataset_split
@@ -76,17 +77,18 @@ def write_report(
     logs = folder if out else file.parent
     task = task_of(cfg)
     predictions = logs / 'held_out' / task.results
-    metrics = evaluate(cfg, checkpoint, work_dir=logs / 'held_out', on='val', out=str(predictions))
     trained_on: Mapping[str, float] | None = None
-    if _on_training_images(cfg):
-        trained_on = evaluate(
-            cfg,
-            checkpoint,
-            work_dir=logs / 'trained_on',
-            on='train',
-            per_class=False,
-            show_dir=str(logs / 'images'),
-        )
+    with telling_wrong_settings(None, checkpoint=file):
+        metrics = evaluate(cfg, checkpoint, work_dir=logs / 'held_out', on='val', out=str(predictions))
+        if _on_training_images(cfg):
+            trained_on = evaluate(
+                cfg,
+                checkpoint,
+                work_dir=logs / 'trained_on',
+                on='train',
+                per_class=False,
+                show_dir=str(logs / 'images'),
+            )
     page = folder / 'index.html'
     if is_main_process():
         analysis = _analyse(cfg, checkpoint, predictions, folder)

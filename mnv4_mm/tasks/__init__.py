@@ -4,6 +4,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
+from mnv4_mm.engine.building import building
 from mnv4_mm.engine.qat import NAME as QAT
 from mnv4_mm.engine.qat import quantize_model
 from mnv4_mm.errors import UserError
@@ -31,8 +32,11 @@ def build_model(cfg: Config) -> nn.Module:
 
     If the config has ``qat`` settings, weights and activations are fake-quantised to 8 bits, see
     ``engine.qat.quantize_model``.
+
+    Raises:
+        BuildError: The config asks for a part that does not exist, or that refuses its arguments.
     """
     task_of(cfg)
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+    with DefaultScope.overwrite_default_scope(cfg.default_scope), building('model'):
         model = MODELS.build(cfg.model)
     return quantize_model(model, cfg[QAT]) if cfg.get(QAT) else model

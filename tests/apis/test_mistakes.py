@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import torch
 
 from mnv4_mm.apis.evaluate import evaluate_files
 from mnv4_mm.apis.mistakes import telling_wrong_settings
@@ -43,7 +44,7 @@ def test_a_component_that_cannot_be_built_is_named(pair, message, tmp_path, caps
     assert 'Traceback' not in error
     line = error.splitlines()[-1]
     assert re.match(message, line)
-    assert line.endswith(f'; check --cfg-options {pair} (MNV4_DEBUG=1 shows the traceback)')
+    assert line.endswith(f' (MNV4_DEBUG=1 shows the traceback); check --cfg-options {pair}')
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def wrong():
 
 
 def test_the_innermost_component_is_named(wrong):
-    with pytest.raises(BuildError, match=r'^neck cannot be built: KeyError: missing key$') as failure:
+    with pytest.raises(BuildError, match=r'^neck cannot be built: KeyError: missing key \(MNV4_DEBUG') as failure:
         wrong()
     assert isinstance(failure.value.__cause__, KeyError)
 
@@ -68,19 +69,60 @@ def test_mistakes_that_have_been_explained_are_passed_on():
         raise RuntimeError('CUDA error')
 
 
-@pytest.mark.parametrize('config', [BCCD, None])
-def test_without_settings_of_the_user_it_is_our_bug(wrong, config):
-    with pytest.raises(KeyError, match='missing key'), telling_wrong_settings(config, {}):
+def test_without_settings_of_the_user_it_is_our_bug(wrong):
+    with pytest.raises(KeyError, match='missing key'), telling_wrong_settings(BCCD, {}, checkpoint='own.pth'):
         wrong()
 
 
 def test_a_config_of_the_user_is_named(wrong, tmp_path):
     path = tmp_path / 'own.py'
     path.touch()
-    with pytest.raises(UserError, match=f'; check config {path} and --cfg-options a=1 ') as failure:  # noqa: SIM117
+    with pytest.raises(UserError, match=f'; check config {path} and --cfg-options a=1$') as failure:  # noqa: SIM117
         with telling_wrong_settings(path, {'a': 1}):
             wrong()
     assert isinstance(failure.value.__cause__, KeyError)
+
+
+def test_advice_of_mmengine_is_left_out():
+    with (
+        pytest.raises(BuildError, match=r'KeyError: X is not in the mmdet::hook registry\. \(MNV4_DEBUG'),
+        building('a'),
+    ):
+        raise KeyError(
+            'X is not in the mmdet::hook registry. Please check whether it is correct. More details at https'
+        )
+
+
+@pytest.fixture(scope='module')
+def wrong_key(tmp_path_factory, repository):
+    """A config whose head gets an argument that it does not know, and a checkpoint that carries such a config."""
+    folder = tmp_path_factory.mktemp('wrong_key')
+    config, checkpoint = folder / 'own.py', folder / 'old.pth'
+    config.write_text(f"_base_ = '{repository}/configs/{BCCD}.py'\nmodel = dict(bbox_head=dict(nokey=1))\n")
+    content = torch.load(repository / 'examples/bccd.pth', weights_only=True)
+    content['meta']['cfg'] = content['meta']['cfg'].replace('bbox_head=dict(', 'bbox_head=dict(nokey=1, ', 1)
+    torch.save(content, checkpoint)
+    return str(config), str(checkpoint)
+
+
+@pytest.mark.parametrize('command', ['infer', 'export', 'demo', 'complexity', 'test', 'report'])
+def test_every_command_names_the_config_with_a_wrong_key(command, wrong_key, tmp_path, capsys, repository):
+    config, checkpoint = wrong_key
+    given, data = str(repository / 'examples/bccd.pth'), str(repository / 'data/mini/bccd')
+    arguments = {
+        'infer': [str(repository / 'docs/example.jpg'), given, '--config', config, '--out-dir', str(tmp_path)],
+        'export': [given, '--config', config, '--out-dir', str(tmp_path)],
+        'demo': [checkpoint],
+        'complexity': [config],
+        'test': [checkpoint, '--data', data, '--work-dir', str(tmp_path / 'w')],
+        'report': [checkpoint, '--data', data, '--out', str(tmp_path / 'w')],
+    }[command]
+    assert main([command, *arguments]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith('error: model cannot be built: TypeError: ')
+    assert "'nokey'" in line
+    named = f'the config in {checkpoint}' if command in ('demo', 'test', 'report') else f'config {config}'
+    assert line.endswith(f'; check {named}')
 
 
 def test_an_error_in_the_middle_of_training_stays_as_it_is():
