@@ -23,6 +23,11 @@ def load_config(name: str | Path) -> Config:
     path = check_config_file(name)
     try:
         return Config.fromfile(str(path), lazy_import=lazy_import(path))
+    except ImportError as error:
+        if isinstance(error.__cause__, ImportError):
+            # mmengine says "Failed to import X", then that of `custom_imports`, with all of sys.path.
+            raise unreadable(path, error.__cause__.__context__ or error.__cause__) from error  # type: ignore[arg-type]
+        raise unreadable(path, error) from error
     # A config is a Python file that mmengine executes: it can raise anything.
     except Exception as error:
         raise unreadable(path, error) from error

@@ -5,7 +5,7 @@ import inspect
 from mmengine.config import Config
 from mmengine.registry import OPTIMIZERS
 
-from mnv4_mm.config.index import near_names
+from mnv4_mm.config.components import find_component
 from mnv4_mm.config.nested import on_copy
 from mnv4_mm.config.rules import check_precision
 from mnv4_mm.errors import UserError
@@ -44,14 +44,7 @@ def set_fused(cfg: Config, fused: bool | None) -> Config:
     optimizer = cfg.optim_wrapper.optimizer
     kind = optimizer.get('type')
     if isinstance(kind, str):
-        with OPTIMIZERS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
-            kind = registry.get(kind)
-        if kind is None:
-            names = {*OPTIMIZERS.module_dict, *registry.module_dict}
-            raise UserError(
-                f'optim_wrapper.optimizer.type={optimizer.type}: there is no such optimizer'
-                f'{near_names(optimizer.type, names)}'
-            )
+        kind = find_component('optim_wrapper.optimizer', kind, OPTIMIZERS, cfg.get('default_scope'))
     supported = kind is not None and 'fused' in inspect.signature(kind).parameters
     if fused and not supported:
         raise UserError(f'--fused: {optimizer.get("type")} has no fused form')

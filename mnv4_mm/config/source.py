@@ -6,9 +6,10 @@ The Runner always gets the config that mmengine loads (``load.py``). A config th
 
 import ast
 import builtins
+import importlib.util
 import pickletools
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +47,19 @@ def read_source(path: Path) -> dict[str, Any] | None:
             can tell whether it is valid.
 
     Raises:
-        UserError: A file is not valid Python or fails to run, or ``_base_`` does not name files.
+        UserError: A file is not valid Python or fails to run, ``_base_`` does not name files, or a module that the
+            config imports does not exist.
     """
     try:
-        return _read(path, ())
+        values = _read(path, ())
+        imports = values.get('custom_imports') or {}
+        if not imports.get('allow_failed_imports'):
+            names = imports.get('imports') or ()
+            _check_modules([names] if isinstance(names, str) else names, path)
+        return values
     except UserError:  # which is a ValueError
         raise
-    except (ValueError, RecursionError, MemoryError):
+    except (ValueError, TypeError, AttributeError, RecursionError, MemoryError):
         return None
 
 
@@ -110,11 +117,35 @@ def _read(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
         tree = ast.parse(text)
     except (SyntaxError, ValueError) as error:  # ValueError: there are null bytes
         raise unreadable(path, error) from error
+    _check_modules(_imported(tree), path)
     _refuse_code(tree)
     merged: dict[str, Any] = {}
     for base in _bases(tree, path):
         merged.update(_read(base, (*chain, path.resolve())))
     return _merge(_run(tree, path), merged)
+
+
+def _imported(tree: ast.Module) -> Iterator[str]:
+    """Return the modules that the top level of a config imports by their full names."""
+    for statement in tree.body:
+        match statement:
+            case ast.Import(names=names):
+                yield from (alias.name for alias in names)
+            case ast.ImportFrom(module=str(module), level=0):
+                yield module
+
+
+def _check_modules(names: Iterable[str], path: Path) -> None:
+    """Check that there are modules of these names. Packages are not imported to look for the modules in them.
+
+    mmengine may take the imports of a config for those of its lazy style, which it never carries out.
+
+    Raises:
+        UserError: There is no such module or package.
+    """
+    for name in names:
+        if importlib.util.find_spec(name.partition('.')[0]) is None:
+            raise UserError(f'config {path} cannot be read: module {name} cannot be imported')
 
 
 def _refuse_code(tree: ast.Module) -> None:

@@ -9,6 +9,7 @@ from mmengine.config import Config
 from mnv4_mm.config.anchors import set_levels, set_size
 from mnv4_mm.config.backbone import set_backbone
 from mnv4_mm.config.batch_norm import check_batch_norms
+from mnv4_mm.config.components import check_components
 from mnv4_mm.config.data import checkpoint_split, restore_data, set_data, set_data_roots
 from mnv4_mm.config.launcher import set_launcher
 from mnv4_mm.config.load import load_config, set_options
@@ -51,6 +52,7 @@ def training_config(
     """
     cfg = copy.deepcopy(config) if isinstance(config, Config) else load_config(config)
     check_complete(cfg, TRAINING_PARTS)
+    check_components(cfg, options.cfg_options or {})
     cfg.work_dir = options.work_dir or _default_work_dir(cfg, options)
     if options.qat:
         set_qat(cfg, options)

@@ -157,7 +157,8 @@ class SafeRunner(Runner):
             hooks['sandwich'] = dict(type='SandwichHook')
         if self.cfg.get(QAT):
             hooks['ranges'] = dict(type='RangesHook')
-        super().register_default_hooks({**GUARDS, **hooks})
+        with building('default_hooks'):
+            super().register_default_hooks({**GUARDS, **hooks})
 
     @staticmethod
     def build_dataloader(dataloader: Any, seed: int | None = None, diff_rank_seed: bool = False) -> DataLoader:
@@ -208,20 +209,34 @@ class SafeRunner(Runner):
             return super().build_param_scheduler(scheduler)
 
     def build_train_loop(self, loop: Any) -> Any:
-        with building('train_dataloader or train_cfg'):
+        with self._loader_built('train_dataloader'), building('train_cfg'):
             return super().build_train_loop(loop)
 
     def build_val_loop(self, loop: Any) -> Any:
-        with building('val_dataloader or val_cfg'):
+        with self._loader_built('val_dataloader'), building('val_cfg'):
             return super().build_val_loop(loop)
 
     def build_test_loop(self, loop: Any) -> Any:
-        with building('test_dataloader or test_cfg'):
+        with self._loader_built('test_dataloader'), building('test_cfg'):
             return super().build_test_loop(loop)
 
-    def register_hooks(self, *args: Any, **kwargs: Any) -> None:
-        with building('default_hooks or custom_hooks'):
-            super().register_hooks(*args, **kwargs)
+    @contextmanager
+    def _loader_built(self, name: str) -> Iterator[None]:
+        """Build a data loader for a loop that would build it, so that an error names the loader and not the loop."""
+        settings = getattr(self, f'_{name}')
+        if isinstance(settings, dict):
+            with building(name):
+                diff_rank_seed = self._randomness_cfg.get('diff_rank_seed', False)
+                setattr(self, f'_{name}', self.build_dataloader(settings, self.seed, diff_rank_seed))
+        try:
+            yield
+        finally:
+            # mmengine reads the batch size from it when it scales the learning rate.
+            setattr(self, f'_{name}', settings)
+
+    def register_custom_hooks(self, hooks: Any) -> None:
+        with building('custom_hooks'):
+            super().register_custom_hooks(hooks)
 
     def load_checkpoint(
         self,

@@ -105,6 +105,35 @@ def test_broken_files_are_reported_with_and_without_mmengine(read, text, message
         assert mmengine_refuses(tmp_path / 'config.py')
 
 
+@pytest.mark.parametrize(
+    'text',
+    [
+        'import nosuch_module\nmodel = dict()',
+        'from nosuch_module import part',
+        "custom_imports = dict(imports=['json', 'nosuch_module'])",
+        "custom_imports = dict(imports='nosuch_module')",
+    ],
+)
+def test_a_missing_module_is_reported_without_mmengine(text, tmp_path):
+    (tmp_path / 'config.py').write_text(text)
+    with pytest.raises(
+        UserError, match=r'config \S+config.py cannot be read: module nosuch_module cannot be imported$'
+    ):
+        read_source(tmp_path / 'config.py')
+
+
+def test_a_missing_part_of_a_package_is_one_line(tmp_path):
+    path = tmp_path / 'config.py'
+    path.write_text("custom_imports = dict(imports=['json.nosuch'])")
+    assert read_source(path) is not None  # packages are not imported to look into them
+    with pytest.raises(
+        UserError, match=r"config \S+ cannot be read: ModuleNotFoundError: No module named 'json\.nosuch'$"
+    ):
+        load_config(path)
+    path.write_text("custom_imports = dict(imports=['nosuch_module'], allow_failed_imports=True)")
+    assert read_source(path) is not None
+
+
 @pytest.mark.parametrize('text', ['type = 1\nx = type', '_base_: list = [5]', '_base_ = []\nx = max([1, 2])'])
 def test_a_valid_config_is_not_refused(text, tmp_path):
     (tmp_path / 'config.py').write_text(text)
