@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import pickle
+import struct
 import sys
 import zipfile
 from pathlib import Path
@@ -12,13 +13,14 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer, MMLogger
+from safetensors.torch import save_file
 from stub_checkpoint import write_stub_checkpoint
 from torch import nn
 
 from mnv4_mm.config.checkpoint import checkpoint_config
 from mnv4_mm.engine.runner import SafeRunner
 from mnv4_mm.errors import UserError
-from mnv4_mm.paths import check_checkpoint
+from mnv4_mm.paths import check_checkpoint, check_weights_file
 from mnv4_mm.weights.checkpoint import Checkpoint, read_checkpoint
 from mnv4_mm.weights.strict import load_into
 
@@ -104,6 +106,79 @@ def test_an_archive_that_torch_reads_passes_the_check_without_torch(tmp_path):
             torch.load(path, weights_only=True)
         with pytest.raises(UserError, match=rf'{path.name} is truncated, or was not written by torch\.save'):
             check_checkpoint(path)
+
+
+@pytest.mark.parametrize('record', ['data.pkl', 'data/0'])
+def test_damaged_bytes_are_found_by_the_checksums(tmp_path, record):
+    """torch.load reads damaged tensors without an error."""
+    path = tmp_path / 'net.pth'
+    torch.save(dict(state_dict=dict(a=torch.ones(3000))), path)
+    with zipfile.ZipFile(path) as archive:
+        content = archive.read(f'net/{record}')
+    changed = bytes(byte ^ (i % 7 == 6) for i, byte in enumerate(content))
+    path.write_bytes(path.read_bytes().replace(content, changed))
+    if record == 'data/0':
+        assert torch.load(path, weights_only=True)['state_dict']['a'].sum() != 3000
+    for read in (check_checkpoint, read_checkpoint):
+        with pytest.raises(UserError, match=rf'net\.pth is damaged: net/{record} in this archive does not match'):
+            read(path)
+
+
+@pytest.mark.parametrize('offset', [0, 8, 26, 30])
+def test_damaged_headers_in_an_archive(tmp_path, offset):
+    """Signature, length of the name and name of a record; flags, of which one says that there is a password."""
+    path = write_stub_checkpoint(tmp_path / 'net.pth')
+    with zipfile.ZipFile(path, 'a') as archive:
+        archive.writestr('net/data/0', bytes(range(100)))
+        start = archive.getinfo('net/data/0').header_offset
+    content = bytearray(path.read_bytes())
+    place = content.rindex(b'PK\x01\x02') + 8 if offset == 8 else start + offset
+    content[place] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r'net\.pth is (damaged|truncated)'):
+        check_checkpoint(path)
+
+
+def test_archives_without_checksums_are_read(tmp_path):
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(dict(a=torch.ones(3)), tmp_path / 'net.pth')
+    finally:
+        torch.serialization.set_crc32_options(before)
+    assert read_checkpoint(tmp_path / 'net.pth').content['a'].tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize('protocol', [2, 3, 4, 5])
+def test_the_format_before_torch_1_6(tmp_path, protocol):
+    path = tmp_path / 'old.pth'
+    torch.save(dict(a=torch.ones(3)), path, _use_new_zipfile_serialization=False, pickle_protocol=protocol)
+    assert check_checkpoint(path) == path
+    path.write_bytes(pickle.dumps(dict(a=1), protocol=protocol))
+    with pytest.raises(UserError, match=r'old\.pth is refused: it is a pickle, but was not written by torch\.save'):
+        check_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (lambda content: b'', 'its header cannot be read'),
+        (lambda content: b'garbage that is no header', 'its header has [0-9]+ bytes, more than the file'),
+        (lambda content: content[:-1], 'its header describes a file of [0-9]+ bytes, and it has'),
+        (lambda content: content + b'x', 'its header describes a file of [0-9]+ bytes, and it has'),
+        (lambda content: content[:8] + b'[' + content[9:], 'its header cannot be read'),
+        (lambda content: struct.pack('<Q', 4) + b'[{}]', 'its header cannot be read'),
+        (lambda content: struct.pack('<Q', 8) + b'{"a":{}}', 'its header cannot be read'),
+        (lambda content: struct.pack('<Q', 10**5) + b'[' * 10**5, 'its header cannot be read'),
+    ],
+)
+def test_damaged_safetensors_are_found_without_torch(tmp_path, change, message):
+    path = tmp_path / 'net.safetensors'
+    save_file(dict(a=torch.ones(3), b=torch.ones(2, dtype=torch.int8)), path, metadata=dict(format='pt'))
+    assert check_weights_file(path) == path
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(UserError, match=rf'net\.safetensors is not a readable safetensors file.*: {message}'):
+        check_weights_file(path)
 
 
 def test_the_config_inside_is_read_without_being_run():
