@@ -7,9 +7,9 @@ from mnv4_mm.bench.parts import PARTS, check_bench
 from mnv4_mm.cli.arguments import Parser
 from mnv4_mm.config.rules import check_backbone_name
 from mnv4_mm.config.source import check_config_file, read_checkpoint_source
-from mnv4_mm.errors import UserError
-from mnv4_mm.paths import check_checkpoint, check_output_folder
+from mnv4_mm.paths import check_output_folder
 from mnv4_mm.weights.tags import tags_of
+from mnv4_mm.weights.work_dir import find_checkpoint
 
 
 def add_report(parser: Parser) -> None:
@@ -25,17 +25,7 @@ def add_report(parser: Parser) -> None:
 
 def report(args: argparse.Namespace) -> None:
     """Run ``mnv4 report``: check the arguments, evaluate the checkpoint, and write the report."""
-    path = Path(args.path)
-    if path.is_dir():
-        checkpoint = max(path.glob('*.pth'), key=lambda file: file.stat().st_mtime, default=None)
-        if checkpoint is None:
-            raise UserError(
-                f'no checkpoint in {path}: name the work directory of a run that has saved one, or a .pth file'
-            )
-    elif not path.exists():
-        raise UserError(f'no work directory or checkpoint {path}')
-    else:
-        checkpoint = check_checkpoint(path)
+    checkpoint = find_checkpoint(args.path, log=lambda line: None)  # printed when the report reads it
     if args.out:
         check_output_folder('--out', args.out)
 

@@ -20,6 +20,7 @@ from mnv4_mm.paths import (
     check_output_folder,
     check_weights_file,
 )
+from mnv4_mm.weights.work_dir import first_readable, list_checkpoints
 
 
 def add_train(parser: Parser) -> None:
@@ -41,9 +42,14 @@ def train(args: argparse.Namespace) -> None:
     source = check_config(args.config, options)
     if options.work_dir:
         check_output_folder('--work-dir', options.work_dir)
-    start = options.resume if not isinstance(options.resume, bool) else (options.cfg_options or {}).get('load_from')
+    set_by_hand = options.cfg_options or {}
+    start = options.resume if not isinstance(options.resume, bool) else set_by_hand.get('load_from')
     if start:
         check_checkpoint(start)
+    elif options.resume:
+        folder = set_by_hand.get('work_dir') or options.work_dir or options.default_work_dir(args.config)
+        # What is skipped is printed when the run reads it.
+        first_readable(list_checkpoints(str(folder)), check_checkpoint, '', log=lambda line: None)
     if options.weights not in (None, 'timm', 'none'):
         check_weights_file(options.weights)
     if options.teacher:

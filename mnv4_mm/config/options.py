@@ -335,6 +335,23 @@ class TrainOptions(ConfigOptions):
         if self.epochs is not None and self.iters is not None:
             raise UserError('--epochs and --iters exclude each other: a config counts in one of them')
 
+    def default_work_dir(self, config: str | Path) -> str:
+        """Return ``work_dirs/<config>[_<backbone>][_<data>][_<space>][_int8]``, where runs without ``work_dir`` write.
+
+        Args:
+            config: Path or name of the config.
+        """
+        parts = [Path(config).stem]
+        if self.backbone:
+            parts.append(self.backbone)
+        if self.data:
+            parts.append(Path(self.data).resolve().name)
+        if self.space:
+            parts.append(self.space)
+        if self.qat:
+            parts.append('int8')
+        return str(Path('work_dirs') / '_'.join(parts))
+
     def check_excluded(self, name: str, excluded: Mapping[str, str]) -> None:
         """Check that no option is given that another one excludes.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from mnv4_mm.errors import UserError
-from mnv4_mm.weights.checkpoint import list_checkpoints
+from mnv4_mm.weights.work_dir import list_checkpoints
 
 
 def set_resume(cfg: Config, resume: bool | str | Path, cfg_options: Collection[str] = ()) -> Config:

@@ -26,7 +26,8 @@ from mnv4_mm.config.values import check_values
 from mnv4_mm.config.weights import set_weights
 from mnv4_mm.errors import UserError
 from mnv4_mm.tasks import task_of
-from mnv4_mm.weights.checkpoint import list_checkpoints, read_checkpoint, read_newest
+from mnv4_mm.weights.checkpoint import read_checkpoint, read_newest
+from mnv4_mm.weights.work_dir import list_checkpoints
 
 
 def training_config(
@@ -53,7 +54,7 @@ def training_config(
     cfg = copy.deepcopy(config) if isinstance(config, Config) else load_config(config)
     check_complete(cfg, TRAINING_PARTS)
     check_components(cfg, options.cfg_options or {})
-    cfg.work_dir = options.work_dir or _default_work_dir(cfg, options)
+    cfg.work_dir = options.work_dir or options.default_work_dir(cfg.filename or 'config')
     if options.qat:
         set_qat(cfg, options)
     if options.space:
@@ -132,17 +133,3 @@ def _split_of_run(cfg: Config, options: TrainOptions) -> dict[str, str]:
 
 def _work_dir(cfg: Config, options: TrainOptions) -> str:
     return (options.cfg_options or {}).get('work_dir', cfg.work_dir)
-
-
-def _default_work_dir(cfg: Config, options: TrainOptions) -> str:
-    """Return ``work_dirs/<config>[_<backbone>][_<data>][_<space>][_int8]``."""
-    parts = [Path(cfg.filename or 'config').stem]
-    if options.backbone:
-        parts.append(options.backbone)
-    if options.data:
-        parts.append(Path(options.data).resolve().name)
-    if options.space:
-        parts.append(options.space)
-    if options.qat:
-        parts.append('int8')
-    return str(Path('work_dirs') / '_'.join(parts))

@@ -32,7 +32,8 @@ from mnv4_mm.images import read_image
 from mnv4_mm.paths import make_output_folder
 from mnv4_mm.runtime.preprocess import prepare
 from mnv4_mm.tasks import task_of
-from mnv4_mm.weights.checkpoint import list_checkpoints, read_checkpoint, write_checkpoint
+from mnv4_mm.weights.checkpoint import read_checkpoint, write_checkpoint
+from mnv4_mm.weights.work_dir import find_checkpoint
 
 START = 'qat_start.pth'  # name of the checkpoint that a run of --qat starts from, in its work directory
 
@@ -102,9 +103,7 @@ def export_after_training(folder: Path) -> None:
     """
     barrier()  # wait until the main process has written the checkpoint
     if is_main_process():
-        best = sorted(folder.glob('best_*.pth'), key=lambda file: file.stat().st_mtime)
-        checkpoint = best[-1] if best else list_checkpoints(folder)[0]
-        export(str(checkpoint), ['onnx'], precision='int8')
+        export(str(find_checkpoint(folder)), ['onnx'], precision='int8')
 
 
 def match_layers(model: Any, layers: Sequence[LayerSensitivity]) -> list[tuple[str, LayerSensitivity]]:

@@ -3,7 +3,7 @@
 import datetime
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +31,7 @@ from mnv4_mm.report.page import write_card, write_page
 from mnv4_mm.report.run import commands, describe_model, find_exports, versions
 from mnv4_mm.tasks import task_of
 from mnv4_mm.weights.checkpoint import Checkpoint, read_checkpoint
+from mnv4_mm.weights.work_dir import find_checkpoint
 
 
 def write_report(
@@ -50,8 +51,9 @@ def write_report(
 
     Args:
         path: A checkpoint, or the work directory of a run. In a work directory, the best checkpoint is used, or the
-            last one if there is no best one. With ``report_on_training_images``, the last checkpoint is always used,
-            since such a run is meant to learn its training images.
+            last one if there is no undamaged best one; damaged files that are skipped are printed. With
+            ``report_on_training_images``, the last checkpoint is always used, since such a run is meant to learn its
+            training images.
         data: Data set that the checkpoint was trained with, if it has moved; None to use the path in the config.
         out: Folder to write to; ``report`` beside the checkpoint if None.
         launcher: mmengine's launcher that started this process: none, pytorch, slurm or mpi.
@@ -64,11 +66,12 @@ def write_report(
     Raises:
         UserError: There is no checkpoint, the checkpoint or its data cannot be used, or ``out`` cannot be written.
     """
-    checkpoint = read_checkpoint(find_checkpoint(path))
+    log: Callable[[str], object] = print if is_main_process() else lambda line: None
+    checkpoint = read_checkpoint(find_checkpoint(path, log=log))
     options = EvaluateOptions(data=data, allow_dropped=True, launcher=launcher)
     cfg = evaluation_config(checkpoint, options, on_gpu=torch.cuda.is_available())
     if _on_training_images(cfg) and Path(path).is_dir():
-        checkpoint = read_checkpoint(find_checkpoint(path, best=False))
+        checkpoint = read_checkpoint(find_checkpoint(path, best=False, log=log))
     set_label_order(cfg)
     if (matched := set_classes_of(cfg, checkpoint)) and is_main_process():
         print(matched)
@@ -120,7 +123,7 @@ def report_after_training(folder: Path, *, launcher: str = 'none', command: str 
     """
     barrier()  # wait until the main process has written the checkpoint
     try:
-        cfg = checkpoint_config(read_checkpoint(find_checkpoint(folder, best=False)))
+        cfg = checkpoint_config(read_checkpoint(find_checkpoint(folder, best=False, log=lambda line: None)))
         if cfg.get('report', bool(cfg.get('own_data')) or _on_training_images(cfg)):
             write_report(folder, launcher=launcher, command=command)
     except LostProcessError:
@@ -133,30 +136,6 @@ def report_after_training(folder: Path, *, launcher: str = 'none', command: str 
 def _on_training_images(cfg: Config) -> bool:
     # The second name is that of earlier versions.
     return bool(cfg.get('report_on_training_images', cfg.get('report_on_training_pictures')))
-
-
-def find_checkpoint(path: str | Path, best: bool = True) -> Path:
-    """Return a checkpoint of a work directory.
-
-    Args:
-        path: Work directory; a file is returned as it is.
-        best: Prefer the best checkpoint to the last one. If several are named ``best_*.pth``, the newest is used.
-
-    Raises:
-        UserError: The path does not exist, or the work directory has no checkpoint.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise UserError(f'no work directory or checkpoint {path}')
-    if not path.is_dir():
-        return path
-    if best and (files := sorted(path.glob('best_*.pth'), key=lambda file: file.stat().st_mtime)):
-        return files[-1]
-    last = path / 'last_checkpoint'
-    name = Path(last.read_text(encoding='utf-8').strip()).name if last.is_file() else ''
-    if name and (path / name).is_file():
-        return path / name
-    raise UserError(f'no checkpoint in {path}: name the work directory of a run that has saved one, or a .pth file')
 
 
 class Analysis(NamedTuple):

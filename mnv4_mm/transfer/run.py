@@ -48,9 +48,10 @@ from mnv4_mm.transfer.machine import describe_machine
 from mnv4_mm.transfer.protocol import Head, Run, Teacher, read_protocol
 from mnv4_mm.transfer.recipe import run_options, weights_of
 from mnv4_mm.transfer.records import failure
-from mnv4_mm.weights.checkpoint import Checkpoint, list_checkpoints, read_checkpoint
+from mnv4_mm.weights.checkpoint import Checkpoint, read_checkpoint
 from mnv4_mm.weights.hub import fetch_timm
 from mnv4_mm.weights.tags import DEFAULT_TAGS
+from mnv4_mm.weights.work_dir import list_checkpoints
 
 CURVE = 60  # points of a loss curve
 PACKAGES = (

@@ -23,6 +23,7 @@ from mnv4_mm.digest import file_digest
 from mnv4_mm.errors import UserError
 from mnv4_mm.files import replacing
 from mnv4_mm.paths import check_checkpoint
+from mnv4_mm.weights.work_dir import first_readable, list_checkpoints
 
 
 def _history_statistic(owner: Any, name: str) -> Any:
@@ -34,9 +35,6 @@ def _history_statistic(owner: Any, name: str) -> Any:
         raise pickle.UnpicklingError(f"getattr({owner!r}, {name!r}) is not one of HistoryBuffer's statistics")
     return getattr(HistoryBuffer, name)
 
-
-# Checkpoints of CheckpointHook that can be resumed; checkpoints of the best score hold weights only.
-_RESUMABLE = re.compile(r'(?:epoch|iter)_(\d+)\.pth')
 
 _array, _scalar = np.zeros(0).__reduce__()[0], np.float64(0).__reduce__()[0]
 # Types that mmengine's Runner writes besides tensors and plain containers. mmengine's own loader falls back to
@@ -108,47 +106,12 @@ def read_checkpoint(source: str | Path | Checkpoint, map_location: Any = 'cpu') 
     return Checkpoint(path, content)
 
 
-def list_checkpoints(folder: str | Path) -> list[Path]:
-    """Return the checkpoints from which a run can be resumed, the newest first.
-
-    These are the files ``epoch_<n>.pth`` and ``iter_<n>.pth``, and the file named in ``last_checkpoint``. They are not
-    read and may be damaged. The file named in ``last_checkpoint`` comes first, unless checkpoints of later epochs or
-    iterations were written after it: a run may have been killed between writing a checkpoint and updating
-    ``last_checkpoint``.
-
-    Args:
-        folder: Work directory of the run.
-
-    Returns:
-        Paths of the checkpoints; an empty list if there are none.
-    """
-    folder = Path(folder)
-    steps = {path: int(match[1]) for path in folder.glob('*.pth') if (match := _RESUMABLE.fullmatch(path.name))}
-    files = sorted(steps, key=lambda path: steps[path], reverse=True)
-    pointer = folder / 'last_checkpoint'
-    text = pointer.read_text(encoding='utf-8', errors='replace').strip() if pointer.is_file() else ''
-    last = folder / Path(text).name  # the text names another folder if this one has been moved or copied
-    if not last.is_file():
-        last = Path(text)
-    if not (text and last.is_file()):
-        return files
-    found = _RESUMABLE.fullmatch(last.name)
-    later = [
-        path
-        for path in files
-        if found and steps[path] > int(found[1]) and path.stat().st_mtime_ns >= last.stat().st_mtime_ns
-    ]
-    others = [path for path in files if path not in later and path.resolve() != last.resolve()]
-    return [*later, last, *others]
-
-
 def read_newest(folder: str | Path, log: Callable[[str], object] = print) -> Checkpoint | None:
     """Read the newest checkpoint of a run that can be read.
 
     Args:
         folder: Work directory of the run.
-        log: Function that is called with a line of text for each unreadable file that is skipped, and with one more
-            line for the file used instead.
+        log: See ``first_readable``.
 
     Returns:
         The checkpoint; None if the run has not written any.
@@ -156,21 +119,7 @@ def read_newest(folder: str | Path, log: Callable[[str], object] = print) -> Che
     Raises:
         UserError: There are checkpoints, and none can be read.
     """
-    problems = []
-    for path in list_checkpoints(folder):
-        try:
-            checkpoint = read_checkpoint(path)
-        except UserError as error:
-            problems.append(str(error))
-            continue
-        for problem in problems:
-            log(f'warning: skipped: {problem}')
-        if problems:
-            log(f'warning: the run continues from {path}')
-        return checkpoint
-    if problems:
-        raise UserError(f'no checkpoint in {folder} can be read: {"; ".join(problems)}')
-    return None
+    return first_readable(list_checkpoints(folder), read_checkpoint, 'the run continues from', log)
 
 
 def write_checkpoint(content: dict[str, Any], path: Path) -> None:

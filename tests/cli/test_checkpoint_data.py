@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -33,7 +34,9 @@ CASES = {
     'test net.pth': 'the data set of this config: no folder /gone',
     'test net.pth --cfg-options nope.x=1': "the config has no 'nope'",
     'report net.pth --data broken': 'instances_train.json is not JSON',
-    'report . --data gone': 'no folder gone',
+    'report run --data gone': 'no folder gone',
+    'report .': 'no checkpoint in .: name the work directory of a run',
+    'report damaged': 'no checkpoint in damaged can be read: damaged/epoch_6.pth is truncated',
     'compare net.pth net.onnx --data broken': 'instances_train.json is not JSON',
     'test net.pth --inference slide': '--inference is for segmentation',
     'infer image.jpg net.pth --inference slide': '--inference is for segmentation',
@@ -52,6 +55,27 @@ CASES = {
     'train mnv4_ssdlite_coco-mini --backbone timm:': "no backbone 'timm:': name a timm net after the colon",
     'search train mnv4_ssdlite_coco-mini --qat net.pth': '`mnv4 search train` and --qat exclude each other: a net is',
     'train mnv4_ssdlite_coco': 'instances_train2017.json is not JSON',
+    'train mnv4_ssdlite_coco-mini --work-dir damaged --resume': 'no checkpoint in damaged can be read',
+    'train mnv4_ssdlite_coco-mini --cfg-options work_dir=damaged --resume': 'no checkpoint in damaged can be read',
+    'train mnv4_ssdlite_coco-mini --backbone mnv4_conv_l --resume': 'no checkpoint in work_dirs/mnv4_ssdlite_coco-mini',
+    **{
+        f'{command} changed.pth{rest}': 'changed.pth is damaged: net/data.pkl in this archive does not match'
+        for command, rest in {
+            'train mnv4_ssdlite_coco-mini --resume': '',
+            'train mnv4_ssdlite_coco-mini --weights': '',
+            'train mnv4_ssdlite_coco-mini --teacher': '',
+            'train mnv4_ssdlite_coco-mini --qat': '',
+            'test': '',
+            'infer image.jpg': '',
+            'export': ' --to onnx',
+            'compare': ' net.onnx',
+            'report': '',
+            'spread': ' spread.pth',
+            'search run': '',
+        }.items()
+    },
+    'train mnv4_ssdlite_coco-mini --weights empty.safetensors': 'empty.safetensors is not a readable safetensors file',
+    'test foreign.pth': 'foreign.pth is refused: it is a pickle, but was not written by torch.save',
 }
 
 
@@ -67,7 +91,15 @@ def test_mistakes_are_reported_without_torch(repository, tmp_path):
         (tmp_path / path).mkdir(parents=True)
     shutil.copy(min((repository / 'data/mini/coco/val2017').glob('*.jpg')), tmp_path / 'image.jpg')
     (tmp_path / 'config.py').write_text('x = 1')
-    (tmp_path / 'empty.jsonl').touch()
+    for name in ('empty.jsonl', 'empty.safetensors'):
+        (tmp_path / name).touch()
+    for folder in ('run', 'damaged', 'work_dirs/mnv4_ssdlite_coco-mini_mnv4_conv_l'):
+        (tmp_path / folder).mkdir(parents=True)
+    content = write_stub_checkpoint(tmp_path / 'run/epoch_6.pth').read_bytes()
+    (tmp_path / 'foreign.pth').write_bytes(pickle.dumps({}, protocol=2))
+    (tmp_path / 'changed.pth').write_bytes(content.replace(b'meta', b'mate'))
+    for folder in ('damaged', 'work_dirs/mnv4_ssdlite_coco-mini_mnv4_conv_l'):
+        (tmp_path / folder / 'epoch_6.pth').write_bytes(content[:50])
     before = sorted(tmp_path.rglob('*'))
     lines = [case.split() for case in CASES]
     done = subprocess.run(

@@ -25,13 +25,8 @@ from mnv4_mm.engine.checkpoints import SafeCheckpointHook
 from mnv4_mm.engine.guards import LossGuardHook, SkippedImagesHook, non_finite
 from mnv4_mm.engine.measured import MeasuredEvaluator, is_measured
 from mnv4_mm.errors import UserError
-from mnv4_mm.weights.checkpoint import (
-    list_checkpoints,
-    read_checkpoint,
-    read_newest,
-    write_checkpoint,
-    written_atomically,
-)
+from mnv4_mm.weights.checkpoint import read_checkpoint, read_newest, write_checkpoint, written_atomically
+from mnv4_mm.weights.work_dir import list_checkpoints
 
 BACKGROUNDS = Path(__file__).parents[2] / 'data/mini/coco/train2017'
 DETECTOR, SEGMENTER = 'mnv4_ssdlite_coco-mini', 'mnv4_lraspp_ade20k-mini'

@@ -12,7 +12,7 @@ from training_step import DETECTORS, SEGMENTERS, Step
 
 from mnv4_mm.apis.train import train
 from mnv4_mm.engine.step import compile_parts
-from mnv4_mm.weights.checkpoint import list_checkpoints
+from mnv4_mm.weights.work_dir import list_checkpoints
 
 pytestmark = [
     pytest.mark.gpu,

@@ -144,7 +144,8 @@ def _wait_for_part(process: Any, work_dir: Path) -> str:
 
 def complete(work_dir: Path) -> list[str]:
     """Return the names of the checkpoints of a run that can be read."""
-    from mnv4_mm.weights.checkpoint import list_checkpoints, read_checkpoint
+    from mnv4_mm.weights.checkpoint import read_checkpoint
+    from mnv4_mm.weights.work_dir import list_checkpoints
 
     return [read_checkpoint(path).path.name for path in list_checkpoints(work_dir)]
 

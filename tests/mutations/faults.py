@@ -327,9 +327,9 @@ FAULTS = (
     ),
     Fault(
         'resume a damaged checkpoint of a run',
-        'mnv4_mm/weights/checkpoint.py',
-        'for path in list_checkpoints(folder):',
-        'for path in list_checkpoints(folder)[:1]:',
+        'mnv4_mm/weights/work_dir.py',
+        'for path in paths:',
+        'for path in paths[:1]:',
         ('tests/engine/test_training_guards.py',),
     ),
     Fault(

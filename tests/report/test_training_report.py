@@ -14,6 +14,7 @@ import pytest
 import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from stub_checkpoint import write_stub_checkpoint
 
 from mnv4_mm.cli import main
 from mnv4_mm.data.checked import CheckedData
@@ -26,7 +27,8 @@ from mnv4_mm.report.content import ClassResult, Confusion, DataSummary, Example,
 from mnv4_mm.report.data import group_findings
 from mnv4_mm.report.page import chart, escape_markdown, write_card, write_page
 from mnv4_mm.report.run import COMPARED, _compared
-from mnv4_mm.report.training import find_checkpoint, write_report
+from mnv4_mm.report.training import write_report
+from mnv4_mm.weights.work_dir import find_checkpoint
 
 CLASSES = ('cat', 'dog', 'cow')
 EVIL = '<script>alert("x")</script>\' | `a` $$ \u0439'
@@ -304,13 +306,33 @@ def test_findings_are_grouped_by_rule():
 def test_the_best_checkpoint_of_a_run_is_taken(tmp_path):
     with pytest.raises(UserError, match='no checkpoint in'):
         find_checkpoint(tmp_path)
-    (tmp_path / 'epoch_3.pth').touch()
+    write_stub_checkpoint(tmp_path / 'other.pth')
+    with pytest.raises(UserError, match='no checkpoint in'):
+        find_checkpoint(tmp_path)
+    write_stub_checkpoint(tmp_path / 'epoch_3.pth')
+    assert find_checkpoint(tmp_path).name == 'epoch_3.pth'  # the run was killed before it wrote last_checkpoint
     (tmp_path / 'last_checkpoint').write_text('/elsewhere/epoch_3.pth')  # the folder has been moved
     assert find_checkpoint(tmp_path).name == 'epoch_3.pth'
-    (tmp_path / 'best_bbox_mAP_epoch_2.pth').touch()
+    write_stub_checkpoint(tmp_path / 'best_bbox_mAP_epoch_2.pth')
     assert find_checkpoint(tmp_path).name == 'best_bbox_mAP_epoch_2.pth'
     assert find_checkpoint(tmp_path, best=False).name == 'epoch_3.pth'
     assert find_checkpoint(tmp_path / 'epoch_3.pth').name == 'epoch_3.pth'
+    for damaged in (b'\xff\xfe', b'a' * 5000):
+        (tmp_path / 'last_checkpoint').write_bytes(damaged)
+        assert find_checkpoint(tmp_path, best=False).name == 'epoch_3.pth'
+
+
+def test_a_damaged_best_checkpoint_is_replaced_by_another_with_a_warning(tmp_path):
+    write_stub_checkpoint(tmp_path / 'epoch_3.pth')
+    best = tmp_path / 'best_bbox_mAP_epoch_2.pth'
+    best.write_bytes((tmp_path / 'epoch_3.pth').read_bytes()[:100])
+    lines: list[str] = []
+    assert find_checkpoint(tmp_path, log=lines.append).name == 'epoch_3.pth'
+    assert lines[0].startswith(f'warning: skipped: {best} is truncated')
+    assert lines[1:] == [f'warning: used instead: {tmp_path}/epoch_3.pth']
+    (tmp_path / 'epoch_3.pth').write_bytes(b'')
+    with pytest.raises(UserError, match=r'no checkpoint in .* can be read: .*best_bbox.* is truncated.*epoch_3.*empty'):
+        find_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -329,7 +351,7 @@ def test_the_best_checkpoint_of_a_run_is_taken(tmp_path):
 def test_mistakes(tmp_path, capsys, arguments, message):
     (tmp_path / 'text.pth2').write_text('no checkpoint')
     (tmp_path / 'run').mkdir()
-    (tmp_path / 'run/epoch_1.pth').touch()
+    write_stub_checkpoint(tmp_path / 'run/epoch_1.pth')
     assert main(['report', *(argument.replace('{tmp}', str(tmp_path)) for argument in arguments)]) == 2
     error = capsys.readouterr().err
     assert message.replace('{tmp}', str(tmp_path)) in error
