@@ -76,6 +76,7 @@ def profile_device(args: argparse.Namespace) -> None:
     """Run ``mnv4 search profile``: measure a latency table, and print how well it predicts."""
     from mnv4_mm.deploy.measured import read_measurements
     from mnv4_mm.deploy.targets import TARGETS
+    from mnv4_mm.search.latency import check_files_folder
 
     if args.nets < 3:
         raise UserError(f'--nets must be at least 3, got {args.nets}')
@@ -101,6 +102,8 @@ def profile_device(args: argparse.Namespace) -> None:
     if out.suffix != '.json':
         raise UserError(f'--out {out}: a latency table ends in .json')
     check_output_file('--out', out)
+    if not args.browser:
+        check_files_folder(out)
     if args.browser and not args.measured:
         folder = check_output_folder('--browser', args.browser)
 

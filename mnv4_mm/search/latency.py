@@ -15,6 +15,7 @@ from mnv4_mm.models.space import SPACES, Genes, Space
 from mnv4_mm.search.blocks import all_blocks, input_size, output_size
 
 FORMAT = 1
+FILES_MARKER = '.mnv4_search_profile'  # name of a file in folders that a profile has made and may delete
 
 
 class Subject(NamedTuple):
@@ -250,6 +251,21 @@ def _block(content: Mapping[str, Any]) -> PlacedRow:
     name, *values = content['row']
     row = ROWS[name](*map(int, values))
     return PlacedRow(row, *(int(content[key]) for key in ('channels', 'stride', 'dilation')))
+
+
+def check_files_folder(out: Path) -> Path:
+    """Return the folder in which a profile keeps exported files until it has written its table.
+
+    Args:
+        out: The table. The folder is next to it and has the suffix ``.files``.
+
+    Raises:
+        UserError: There is such a folder or file that no profile has made. A profile would delete it.
+    """
+    folder = out.with_suffix('.files')
+    if folder.exists() and not (folder / FILES_MARKER).is_file():
+        raise UserError(f'{folder} would be deleted, and was not made by `mnv4 search profile`: name another --out')
+    return folder
 
 
 def _nets(content: Any) -> tuple[NetTime, ...]:

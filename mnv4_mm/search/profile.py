@@ -32,11 +32,13 @@ from mnv4_mm.models.space import Genes, Space
 from mnv4_mm.runtime.meta import read_meta
 from mnv4_mm.search.blocks import all_blocks, blocks_of, choose_blocks, input_size, layers_of
 from mnv4_mm.search.latency import (
+    FILES_MARKER,
     BlockTime,
     LatencyTable,
     NetTime,
     Subject,
     block_content,
+    check_files_folder,
     net_features,
     predicted,
     write_table,
@@ -138,7 +140,7 @@ def profile(checkpoint: Path, plan: Plan, out: Path, *, log: Callable[[str], obj
 
     Raises:
         UserError: The checkpoint cannot be used, the measurements are of another supernet or device, another process
-            writes them, or too few nets could be measured.
+            writes them, the ``.files`` folder was not made by a profile, or too few nets could be measured.
     """
     supernet = Supernet(checkpoint)  # before the lock, whose file stays
     try:
@@ -149,6 +151,7 @@ def profile(checkpoint: Path, plan: Plan, out: Path, *, log: Callable[[str], obj
 
 
 def _profile(supernet: Supernet, plan: Plan, out: Path, log: Callable[[str], object]) -> LatencyTable:
+    folder = check_files_folder(out)
     torch.set_num_threads(1)
     fitted, checked = choose_nets(supernet.space, plan.nets, plan.check)
     every = all_blocks(supernet.space, supernet.backbone)
@@ -159,7 +162,6 @@ def _profile(supernet: Supernet, plan: Plan, out: Path, log: Callable[[str], obj
     same = {key: machine[key] for key in ('cpu', 'instructions', 'cores', 'versions', 'commit')}
     about = dict(runtime=plan.runtime, threads=plan.threads, **supernet.subject._asdict(), **same)
     records = _Records(out.with_suffix('.jsonl'), json.loads(json.dumps(about)))
-    folder = out.with_suffix('.files')
     if not records.rounds:
         # Files left by a profile whose measurements are gone may be of another supernet.
         shutil.rmtree(folder, ignore_errors=True)
@@ -266,6 +268,7 @@ def _measure(
     names = {item: _name(item) for item in items}
     pending = [item for item in items if records.missing(names[item])]
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / FILES_MARKER).touch()
     files: dict[Item, Path] = {}
     failed = 0
     for number, item in enumerate(pending, 1):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from stub_checkpoint import write_stub_checkpoint
 from stub_file import write_detector
 
 from mnv4_mm.cli import main
@@ -15,7 +16,7 @@ from mnv4_mm.runtime.meta import read_meta, sha256, sidecar
 from mnv4_mm.search import browser, profile, run
 from mnv4_mm.search.blocks import blocks_of, layers_of
 from mnv4_mm.search.front import read_front
-from mnv4_mm.search.latency import Predictor, read_table, write_table
+from mnv4_mm.search.latency import FILES_MARKER, Predictor, check_files_folder, read_table, write_table
 from mnv4_mm.search.profile import Supernet, _Records, choose_nets
 
 DETECTOR, SEGMENTER = 'mnv4_ssdlite_coco-mini', 'mnv4_lraspp_ade20k-mini'
@@ -110,6 +111,17 @@ def test_files_are_kept_until_the_table_is_written(supernet, quick, tmp_path, mo
     assert exported == []
     assert found.keys() == set(blocks)
     assert min(found.values()) > 0
+
+
+def test_a_folder_of_the_user_is_not_deleted(tmp_path, capsys):
+    checkpoint, mine = write_stub_checkpoint(tmp_path / 'net.pth'), tmp_path / 'table.files/mine.txt'
+    mine.parent.mkdir()
+    mine.touch()
+    assert main(['search', 'profile', str(checkpoint), '--out', str(tmp_path / 'table.json')]) == 2
+    assert f'{mine.parent} would be deleted, and was not made by `mnv4 search profile`' in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == [checkpoint, mine.parent]
+    (mine.parent / FILES_MARKER).touch()
+    assert check_files_folder(tmp_path / 'table.json') == mine.parent
 
 
 def test_a_block_that_cannot_be_exported_is_left_to_the_roofline(supernet, quick, tmp_path, monkeypatch):
