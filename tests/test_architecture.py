@@ -42,7 +42,8 @@ LEVELS = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 LIGHT = (
     'errors', 'version', 'quiet', 'lazy', 'paths', 'files', 'image_headers', 'images', 'data.formats', 'models.arch',
     'processors', 'json_lines', 'pareto',
-    'models.space', 'weights.tags', 'weights.cache', 'search.front', 'search.latency', 'report.weights', 'runtime',
+    'models.space', 'weights.tags', 'weights.cache', 'weights.work_dir', 'search.front', 'search.latency',
+    'report.weights', 'runtime',
     'config.check', 'config.index', 'config.literals', 'config.options', 'config.rules', 'config.source',
     'deploy.arguments',
     'deploy.measured', 'web', 'bench.parts', 'demo', 'label', 'transfer.protocol', 'transfer.job', 'transfer.records',

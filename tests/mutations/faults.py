@@ -326,6 +326,13 @@ FAULTS = (
         ('tests/data/test_loading.py',),
     ),
     Fault(
+        'use weights that do not match their checksums',
+        'mnv4_mm/paths.py',
+        'if part.CRC and not _is_whole(archive, part):',
+        'if not part.CRC and not _is_whole(archive, part):',
+        ('tests/weights/test_checkpoint.py',),
+    ),
+    Fault(
         'resume a damaged checkpoint of a run',
         'mnv4_mm/weights/work_dir.py',
         'for path in paths:',
