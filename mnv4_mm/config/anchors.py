@@ -15,6 +15,7 @@ from mnv4_mm.config.checkpoint import checkpoint_config
 from mnv4_mm.config.data import LOADERS, dataset_split
 from mnv4_mm.config.rules import check_fittable, check_levels, check_same_task, check_sizable
 from mnv4_mm.data.formats.configured import innermost_dataset
+from mnv4_mm.engine.building import building
 from mnv4_mm.errors import UserError
 from mnv4_mm.models.model_config import dicts
 from mnv4_mm.weights.checkpoint import Checkpoint
@@ -108,7 +109,9 @@ def set_levels(cfg: Config, stride: int) -> Config:
     if 4 * 2 ** min(backbone.out_indices) == stride:
         return cfg
     backbone.out_indices = (1, *backbone.out_indices)
-    channels = MODELS.build({key: value for key, value in backbone.items() if key != 'init_cfg'}).out_channels[0]
+    with building('model.backbone'):
+        built = MODELS.build({key: value for key, value in backbone.items() if key != 'init_cfg'})
+    channels = built.out_channels[0]
     for part, key in ((neck, 'in_channels'), (neck, 'out_channels'), (head, 'in_channels')):
         part[key] = (channels, *part[key])
     generator = head.anchor_generator
