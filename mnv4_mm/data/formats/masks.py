@@ -129,7 +129,7 @@ def _check_values(splits: dict[str, list[MaskedImage]], masks: Mapping[str, Mask
             f'{pixels} of the {total} validation pixels that are not 0 have values that no training mask has '
             f'({first(map(str, others), 5)}; training masks have {first(map(str, sorted(training)), 5)}): save all '
             'masks alike, or write a name for each value if all are classes, '
-            f'`classes: {{{others[0]}: name, ...}}` in {SETTINGS}'
+            f'`classes: {{{min(training)}: name, ..., {others[-1]}: name}}` in {SETTINGS}'
         )
 
 
