@@ -105,12 +105,7 @@ def test(args: argparse.Namespace) -> None:
     config, checkpoint = (args.config, args.checkpoint) if args.checkpoint else (None, args.config)
     if not config and (checkpoint.endswith('.py') or (checkpoint in config_index() and not Path(checkpoint).exists())):
         raise UserError(f'{checkpoint} is a config, and CHECKPOINT is missing: mnv4 test {checkpoint} CHECKPOINT')
-    check_checkpoint(checkpoint)
     source = check_config(config, options, checkpoint)
-    if config:
-        check_config_data(source, options, ('train_dataloader' if options.on == 'train' else 'test_dataloader',))
-    else:
-        check_checkpoint_data(source, options.data)
     if options.out and source.get('default_scope') == 'mmdet':
         check_detections_file(options.out)
     elif options.out and source.get('default_scope') == 'mmseg':
@@ -118,6 +113,11 @@ def test(args: argparse.Namespace) -> None:
     for flag, folder in (('--work-dir', options.work_dir), ('--show-dir', options.show_dir)):
         if folder:
             check_output_folder(flag, folder)
+    check_checkpoint(checkpoint)
+    if config:
+        check_config_data(source, options, ('train_dataloader' if options.on == 'train' else 'test_dataloader',))
+    else:
+        check_checkpoint_data(source, options.data)
 
     from mnv4_mm.apis.evaluate import evaluate_files
 

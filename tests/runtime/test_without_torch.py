@@ -133,6 +133,7 @@ def test_only_the_rooms_below_are_imported(output):
         'version',
         'registration',
         'lazy',
+        'quiet',
         'files',
         'errors',
         'digest',
