@@ -25,12 +25,13 @@ class ExecuTorchRuntime(Runtime):
                 from executorch.extension.pybindings import portable_lib
                 from executorch.runtime import Runtime as Programs
 
-                # All programs of a process share one thread pool. Setting it prints lines about Arm processors.
-                if threads or self._pool_was_set:
-                    with without_native_stderr():
+                # All programs of a process share one thread pool. It prints lines about Arm processors when it is made,
+                # which setting it or loading the first program does.
+                with without_native_stderr():
+                    if threads or self._pool_was_set:
                         portable_lib._unsafe_reset_threadpool(threads or os.cpu_count() or 1)
-                    self._pool_was_set = True
-                method = Programs.get().load_program(path).load_method('forward')
+                        self._pool_was_set = True
+                    method = Programs.get().load_program(path).load_method('forward')
         # ExecuTorch raises RuntimeError and others.
         except Exception as error:
             raise unloadable(path, error) from error
