@@ -100,8 +100,10 @@ def finish(process: Any, work_dir: Path) -> float:
 def kill_and_resume(
     config: str, data: Path, work_dir: Path, options: dict[str, Any], kills: int, length: float, seed: int
 ) -> list[str]:
-    """Train, kill at random moments, and resume to the end. The first kill, and then every second, hits a write of a
-    checkpoint.
+    """Train, kill at random moments, and resume to the end.
+
+    The first kill, and then every second, hits a write of a checkpoint. The others come after a further checkpoint has
+    been written.
 
     Args:
         config: Name of a config.
@@ -123,9 +125,11 @@ def kill_and_resume(
             moments.append(f'writing {_wait_for_part(process, work_dir)}')
             time.sleep(rng.uniform(0, 0.01))
         else:
-            while process.is_alive() and not (work_dir / 'started').exists():
+            # After a further checkpoint, so that the run gets on, but not to its end before the last kills.
+            before = set(work_dir.glob('*.pth'))
+            while process.is_alive() and not set(work_dir.glob('*.pth')) - before:
                 time.sleep(0.01)
-            time.sleep(rng.uniform(0.2, 1.0) * length)
+            time.sleep(rng.uniform(0, 0.1) * length)
         process.kill()
         process.join()
         moments.append(json.dumps(sorted(path.name for path in work_dir.glob('*.pth'))))
