@@ -1,4 +1,4 @@
-"""Change the input size, the feature levels and the anchors in the config of a detector."""
+"""Change the feature levels and the anchors in the config of a detector."""
 
 import json
 import math
@@ -12,16 +12,14 @@ from mmengine.registry import MODELS
 from scipy.optimize import differential_evolution
 
 from mnv4_mm.config.checkpoint import checkpoint_config
-from mnv4_mm.config.data import LOADERS, dataset_split
-from mnv4_mm.config.rules import check_fittable, check_levels, check_same_task, check_sizable
+from mnv4_mm.config.data import dataset_split
+from mnv4_mm.config.rules import check_fittable, check_levels, check_same_task
 from mnv4_mm.data.formats.configured import innermost_dataset
 from mnv4_mm.engine.building import building
 from mnv4_mm.errors import UserError
 from mnv4_mm.models.model_config import dicts
 from mnv4_mm.weights.checkpoint import Checkpoint
 
-# Keys of transforms whose values are sizes, (width, height) in mmdet.
-SIZES = ('scale', 'img_scale', 'size', 'crop_size')
 SAMPLE = 300  # boxes to fit to, the same number of each class; the report uses all boxes
 SEED = 0
 
@@ -47,47 +45,6 @@ class Boxes:
     def take(self, index: np.ndarray) -> 'Boxes':
         """Return the boxes with these indices."""
         return Boxes(self.centres[index], self.sizes[index], self.classes[index], self.names, self.input_size)
-
-
-def set_size(cfg: Config, size: Sequence[int]) -> Config:
-    """Set the input size of a detector in all its pipelines, and scale the anchors of SSD.
-
-    Every size in the pipelines and in ``custom_hooks``, such as the canvas of a mosaic, is multiplied by the ratio of
-    new to old input width or height. The sizes in an ``SSDAnchorGenerator`` are multiplied by the geometric mean of
-    both ratios, and its strides are computed anew. Other anchor generators stay as they are.
-
-    Args:
-        cfg: Config of a detector.
-        size: (height, width), or (side,) for a square, in pixels; multiples of 32.
-
-    Returns:
-        ``cfg``, which is changed in place.
-
-    Raises:
-        UserError: The config is not for a detector, or has no ``input_size``.
-    """
-    height, width = size if len(size) == 2 else (size[0], size[0])
-    check_sizable(cfg)
-    old_width, old_height = cfg.input_size
-    factors = (width / old_width, height / old_height)
-    pipelines = [innermost_dataset(cfg[name].dataset).get('pipeline', []) for name in LOADERS if cfg.get(name)]
-    pipelines += [cfg.get(name, []) for name in ('train_pipeline', 'test_pipeline', 'custom_hooks')]
-    # By identity: loaders may share a pipeline.
-    for transform in {id(part): part for part in dicts(pipelines)}.values():
-        for key in SIZES:
-            value = transform.get(key)
-            if isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(side, int) for side in value):
-                sides = [round(side * factor) for side, factor in zip(value, factors, strict=True)]
-                transform[key] = sides if isinstance(value, list) else tuple(sides)
-    cfg.input_size = (width, height)
-    if 'img_size' in cfg.model.backbone:
-        cfg.model.backbone.img_size = (height, width)
-    generator = cfg.model.get('bbox_head', {}).get('anchor_generator', {})
-    if generator.get('type') == 'SSDAnchorGenerator' and factors != (1, 1):
-        for key in ('min_sizes', 'max_sizes'):
-            generator[key] = [round(side * math.sqrt(factors[0] * factors[1]), 1) for side in generator[key]]
-        generator.strides = _ssd_strides(cfg)
-    return cfg
 
 
 def set_levels(cfg: Config, stride: int) -> Config:
@@ -280,26 +237,6 @@ def _scales(generator: Mapping[str, Any]) -> list[float]:
         return list(generator['scales'])
     count = generator['scales_per_octave']
     return [generator['octave_base_scale'] * 2 ** (i / count) for i in range(count)]
-
-
-def _ssd_strides(cfg: Config) -> list[Any]:
-    """Return the spacing of anchors on each level of SSD in pixels: input size / size of the feature map.
-
-    It is a number, or (width, height) if the two differ.
-    """
-    sides = np.array(cfg.input_size)
-    steps = [tuple(round(float(side), 1) for side in sides / cells) for cells in ssd_maps(cfg)]
-    return [step if step[0] != step[1] else step[0] for step in steps]
-
-
-def ssd_maps(cfg: Config) -> list[np.ndarray]:
-    """Return the size of the feature map on each level of SSD, (width, height)."""
-    neck, backbone = cfg.model.neck, cfg.model.backbone
-    sides = np.array(cfg.input_size)
-    maps = [-(-sides // (4 * 2 ** min(index, 3))) for index in backbone.out_indices]
-    for step, padding in zip(neck.level_strides, neck.level_paddings, strict=True):
-        maps.append((maps[-1] + 2 * padding - 3) // step + 1)
-    return maps
 
 
 Space = tuple[Callable[[np.ndarray], dict[str, Any]], np.ndarray, list[tuple[float, float]]]

@@ -2,8 +2,10 @@
 
 from mmengine.config import Config
 
-from mnv4_mm.config.anchors import ssd_maps
+from mnv4_mm.config.supernet import space_of
+from mnv4_mm.engine.sandwich import NAME
 from mnv4_mm.errors import UserError
+from mnv4_mm.models.input_size import scaled_size, ssd_maps
 
 # Heads with a batch norm after global pooling.
 POOLING = ('ASPPHead', 'DepthwiseSeparableASPPHead')
@@ -26,10 +28,16 @@ def check_batch_norms(cfg: Config) -> None:
     parts = (cfg.model.get(part) for part in ('neck', 'decode_head'))
     neck, head = (part if isinstance(part, dict) else {} for part in parts)  # lists, as of a cascade, are not known
     is_ssd = neck.get('type') == 'SSDNeck' and cfg.model.backbone.get('type') in ('MobileNetV4', 'TimmFeatures')
-    if is_ssd and _is_batch_norm(neck) and 'input_size' in cfg and max(ssd_maps(cfg)[-1]) == 1:
+    is_sized = is_ssd and 'input_size' in cfg
+    if is_sized and _is_batch_norm(neck) and max(ssd_maps(cfg.model, _smallest_input(cfg))[-1]) == 1:
         raise refuse_batch_of_one('its smallest feature map is 1x1')
     if head.get('type') in POOLING and _is_batch_norm(head):
         raise refuse_batch_of_one('it follows a pooling over the image')
+
+
+def _smallest_input(cfg: Config) -> tuple[int, int]:
+    """Return the smallest input that the model is trained with, (width, height) in pixels."""
+    return scaled_size(cfg.input_size, space_of(cfg).scales[0] if cfg.get(NAME) else 1)
 
 
 def refuse_batch_of_one(reason: object) -> UserError:

@@ -7,9 +7,9 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mnv4_mm.config.anchors import set_size
 from mnv4_mm.config.checkpoint import checkpoint_config
 from mnv4_mm.config.data import dataset_split
+from mnv4_mm.config.input_size import set_size
 from mnv4_mm.config.options import TrainOptions
 from mnv4_mm.engine.qat import NAME
 from mnv4_mm.errors import UserError

@@ -8,6 +8,7 @@ from typing import Any
 from mmengine.config import Config
 
 from mnv4_mm.config.backbone import backbone_channels
+from mnv4_mm.config.input_size import set_pipeline_size
 from mnv4_mm.config.nested import on_copy
 from mnv4_mm.config.options import WITHOUT_SPACE, TrainOptions
 from mnv4_mm.config.rules import check_backbone_of, check_is_supernet
@@ -15,6 +16,7 @@ from mnv4_mm.data.held_out import KEY
 from mnv4_mm.engine.sandwich import NAME
 from mnv4_mm.errors import UserError
 from mnv4_mm.models.arch import arch_from_dict, arch_to_dict
+from mnv4_mm.models.input_size import scaled_size
 from mnv4_mm.models.model_config import set_channels
 from mnv4_mm.models.space import SPACES, Space
 from mnv4_mm.models.supernet import subnet_model
@@ -73,6 +75,8 @@ def check_supernet(cfg: Config, options: TrainOptions) -> None:
     arch = cfg.model.backbone.get('arch')
     if not isinstance(arch, dict) or arch_from_dict(arch) != arch_from_dict(largest):
         raise UserError(f'model.backbone.arch of a supernet must be the largest net of the space {cfg[NAME].space!r}')
+    if 'input_size' not in cfg:
+        raise UserError('--space needs a config with input_size = (width, height), as the shipped ones have')
     count, weight, share = cfg[NAME].get('random'), cfg[NAME].get('distillation'), cfg.train_dataloader.get(KEY)
     if isinstance(count, bool) or not isinstance(count, int) or count < 0:
         raise UserError(f'{NAME}.random must be a number of nets, got {count!r}')
@@ -83,7 +87,7 @@ def check_supernet(cfg: Config, options: TrainOptions) -> None:
 
 
 def set_subnet(cfg: Config, genes: Sequence[int]) -> Config:
-    """Make the config of one net of a supernet: an ordinary config.
+    """Make the config of one net of a supernet: an ordinary config, with the input size of this net.
 
     Args:
         cfg: Config of a supernet; changed in place.
@@ -96,7 +100,8 @@ def set_subnet(cfg: Config, genes: Sequence[int]) -> Config:
         UserError: This is not the config of a supernet, or the genes do not fit its space.
     """
     space = space_of(cfg)
-    cfg.model = subnet_model(cfg.model.to_dict(), space, genes)
+    cfg.model = subnet_model(cfg.model.to_dict(), space, genes, cfg.input_size)
+    set_pipeline_size(cfg, scaled_size(cfg.input_size, space.subnet(genes).scale))
     cfg.pop(NAME)
     cfg.train_dataloader.pop(KEY, None)
     return cfg

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from mnv4_mm.config.anchors import set_levels, set_size
+from mnv4_mm.config.anchors import set_levels
 from mnv4_mm.config.backbone import set_backbone
 from mnv4_mm.config.batch_norm import check_batch_norms
 from mnv4_mm.config.components import check_components
 from mnv4_mm.config.data import checkpoint_split, restore_data, set_data, set_data_roots
+from mnv4_mm.config.input_size import set_size
 from mnv4_mm.config.launcher import set_launcher
 from mnv4_mm.config.load import load_config, set_options
 from mnv4_mm.config.optimizer import set_fused, set_learning_rate_scaling, set_precision

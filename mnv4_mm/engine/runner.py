@@ -130,6 +130,7 @@ class SafeRunner(Runner):
                     built,
                     self.cfg.model.to_dict(),
                     self.cfg[SUPERNET],
+                    self.cfg.input_size,
                     self.cfg.default_scope,
                     self.seed,
                     bool(self.cfg.get('channels_last')),

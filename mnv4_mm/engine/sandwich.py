@@ -1,7 +1,8 @@
 """Training of a supernet: in each step, the largest net, the smallest net and random nets of a search space.
 
 This is the sandwich rule with in-place distillation (arXiv 1903.05134): the largest net learns from the ground truth;
-the others learn from the ground truth and from the class scores of the largest net in the same step.
+the others learn from the ground truth and from the class scores of the largest net in the same step. Nets of a smaller
+input get the same images, resized.
 
 The model that is trained is that of the largest net. It stays an ordinary model, whose checkpoints, evaluation and
 distributed training are those of any other. A forward hook adds the losses of the other nets, which use parts of its
@@ -20,10 +21,12 @@ from mmengine.registry import HOOKS, MODELS, DefaultScope
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn import functional
 
 from mnv4_mm.engine.distillation import channel_wise_loss, resized_to, score_layer
 from mnv4_mm.engine.step import use_channels_last
-from mnv4_mm.models.space import SPACES, Genes
+from mnv4_mm.models.input_size import scaled_size
+from mnv4_mm.models.space import SPACES, Genes, Subnet
 from mnv4_mm.models.supernet import subnet_model, subnet_state
 
 NAME = 'supernet'  # key of the config, and attribute of the model
@@ -37,6 +40,7 @@ class Sandwich:
         model: The detector or segmenter with the largest net.
         config: ``model`` of its config.
         settings: ``supernet`` of its config, see ``config.supernet``.
+        input_size: ``input_size`` of its config, (width, height) in pixels.
         scope: ``default_scope`` of its config.
         seed: Seed of the run.
         channels_last: Whether the model was changed by ``use_channels_last``.
@@ -50,6 +54,7 @@ class Sandwich:
         model: Any,
         config: Mapping[str, Any],
         settings: Mapping[str, Any],
+        input_size: Sequence[int],
         scope: str,
         seed: int,
         channels_last: bool = False,
@@ -58,7 +63,8 @@ class Sandwich:
         self.count, self.weight = settings['random'], settings['distillation']
         self.seed, self.step = seed, 0
         self._model = model
-        self._config, self._scope, self._channels_last = config, scope, channels_last
+        self._config, self._input_size, self._scope = config, input_size, scope
+        self._channels_last = channels_last
         self._scores: list[Tensor] = []
         self._net = functools.lru_cache(CACHED)(self._build)
         if self.weight:
@@ -88,9 +94,11 @@ class Sandwich:
         nets = self.nets()
         losses: dict[str, list[Tensor]] = dict(loss_nets=[], loss_nets_distill=[])
         for genes in nets:
-            net, shapes, rows = self._net(genes)
+            net, shapes, subnet = self._net(genes)
             self._scores = []
-            found = functional_call(net, subnet_state(own, shapes, rows), (inputs, samples), dict(mode='loss'))
+            state = subnet_state(own, shapes, subnet.rows)
+            batch = scaled_batch(inputs, samples, subnet.scale)
+            found = functional_call(net, state, batch, dict(mode='loss'))
             losses['loss_nets'].append(_total(found) / len(nets))
             if self.weight:
                 pairs = zip(self._scores, targets, strict=True)
@@ -99,18 +107,18 @@ class Sandwich:
         self._scores = []
         return {name: values for name, values in losses.items() if values}
 
-    def _build(self, genes: Genes) -> tuple[nn.Module, dict[str, torch.Size], tuple[tuple[int, ...], ...]]:
-        """Build a net; return it, the shapes of its parameters and buffers, and its rows in the supernet."""
+    def _build(self, genes: Genes) -> tuple[nn.Module, dict[str, torch.Size], Subnet]:
+        """Build a net; return it, the shapes of its parameters and buffers, and its place in the supernet."""
         # The random numbers of the step must not depend on which nets were built before.
         with torch.random.fork_rng(devices=[]), DefaultScope.overwrite_default_scope(self._scope):
-            net = MODELS.build(subnet_model(self._config, self.space, genes)).train()
+            net = MODELS.build(subnet_model(self._config, self.space, genes, self._input_size)).train()
         if self._channels_last:
             use_channels_last(net)
         if self.weight:
             score_layer(net).register_forward_hook(self._take_scores)
         # Once each: RTMDet's levels share convolutions.
         tensors = dict(net.named_parameters()) | dict(net.named_buffers())
-        return net, {name: tensor.shape for name, tensor in tensors.items()}, self.space.subnet(genes).rows
+        return net, {name: tensor.shape for name, tensor in tensors.items()}, self.space.subnet(genes)
 
     def _take_scores(self, module: nn.Module, _: Any, output: Any) -> None:
         if module.training:
@@ -124,6 +132,7 @@ def train_supernet(
     model: Any,
     config: Mapping[str, Any],
     settings: Mapping[str, Any],
+    input_size: Sequence[int],
     scope: str,
     seed: int,
     channels_last: bool = False,
@@ -133,7 +142,7 @@ def train_supernet(
     The arguments are those of ``Sandwich``. ``model`` is changed in place, before it is wrapped for distributed
     training.
     """
-    sandwich = Sandwich(model, config, settings, scope, seed, channels_last)
+    sandwich = Sandwich(model, config, settings, input_size, scope, seed, channels_last)
     model.__dict__[NAME] = sandwich  # no child module: it has no weights
     model.register_forward_hook(_add_losses, with_kwargs=True)
     return sandwich
@@ -146,6 +155,44 @@ class SandwichHook(Hook):
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         getattr(model, NAME).step = runner.iter
+
+
+def scaled_batch(inputs: Tensor, samples: Sequence[Any], scale: float) -> tuple[Tensor, Sequence[Any]]:
+    """Resize a batch of images and their boxes.
+
+    Masks of a segmenter keep their size, because its losses resize the logits to it.
+
+    Args:
+        inputs: Normalised images, (N, 3, H, W).
+        samples: Data samples of mmdet or mmseg with the ground truth; not changed.
+        scale: Factor of height and width, which are rounded to multiples of 32.
+
+    Returns:
+        The images and samples; ``inputs`` and ``samples`` themselves for a scale of 1.
+    """
+    old = inputs.shape[-2:]
+    new = scaled_size(old, scale)
+    if new == tuple(old):
+        return inputs, samples
+    factors = new[0] / old[0], new[1] / old[1]
+    images = functional.interpolate(inputs, new, mode='bilinear', antialias=True)
+    return images, [_scaled_sample(sample, *factors, new) for sample in samples]
+
+
+def _scaled_sample(sample: Any, vertical: float, horizontal: float, size: tuple[int, int]) -> Any:
+    if 'gt_instances' not in sample:
+        return sample
+    scaled = sample.clone()
+    for name in ('gt_instances', 'ignored_instances'):
+        if name in sample:
+            instances = sample.get(name).clone()  # that of the sample itself is shared
+            instances.bboxes = instances.bboxes * instances.bboxes.new_tensor([horizontal, vertical] * 2)
+            setattr(scaled, name, instances)
+    height, width, *_ = sample.img_shape
+    scaled.set_metainfo(
+        dict(img_shape=(round(height * vertical), round(width * horizontal)), pad_shape=size, batch_input_shape=size)
+    )
+    return scaled
 
 
 def _total(losses: Mapping[str, Any]) -> Tensor:

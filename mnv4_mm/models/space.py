@@ -108,10 +108,12 @@ class Subnet(NamedTuple):
     Attributes:
         arch: Its table.
         rows: For each stage, the numbers of the rows of the largest net that the net has, in ascending order.
+        scale: Width and height of its input, relative to those of the largest net.
     """
 
     arch: Arch
     rows: tuple[tuple[int, ...], ...]
+    scale: float
 
 
 class Space(NamedTuple):
@@ -121,12 +123,14 @@ class Space(NamedTuple):
         stem: Output channels of the stem.
         act: Name of the activation in mmcv.
         stages: Choices of the stages that end in C2, C3, C4 and C5.
+        scales: Widths and heights of the input to choose from, relative to those of the config; 1 is the last one.
         head_conv: See ``arch.Arch``.
     """
 
     stem: int
     act: str
     stages: tuple[StageChoices, ...]
+    scales: tuple[float, ...] = (1.0,)
     head_conv: int | None = 960
 
     def variables(self) -> tuple[Variable, ...]:
@@ -146,6 +150,7 @@ class Space(NamedTuple):
                     yield Variable(f'{name}.expand', row.expand)
                 if isinstance(row, MQAChoices):
                     yield Variable(f'{name}.attention', (False, True))
+        yield Variable('scale', self.scales)
 
     def largest(self) -> Genes:
         """Return the genes of the net that has all layers, with the largest kernels, expansions and widths."""
@@ -196,17 +201,18 @@ class Space(NamedTuple):
             rows = [_row(row, f'C{number}.{i}', width, chosen) for i, row in enumerate(stage.rows)]
             stages.append(tuple(row for row in rows if row is not None))
             numbers.append(tuple(i for i, row in enumerate(rows) if row is not None))
-        return Subnet(Arch(self.stem, self.act, None, tuple(stages), self.head_conv), tuple(numbers))
+        arch = Arch(self.stem, self.act, None, tuple(stages), self.head_conv)
+        return Subnet(arch, tuple(numbers), chosen['scale'])
 
     def genes(self, arch: Arch) -> Genes:
-        """Return the genes of a net.
+        """Return the genes of a net with the largest input.
 
         Rows that the space may leave out are taken from the first on: the net has the first n of them.
 
         Raises:
             UserError: The net is not in the space.
         """
-        values: dict[str, object] = {}
+        values: dict[str, object] = {'scale': self.scales[-1]}
         for number, (stage, rows) in enumerate(zip(self.stages, arch.stages, strict=True), 2):
             values[f'C{number}.width'] = rows[-1].out
             left = list(rows)
@@ -263,6 +269,7 @@ def _fits(choices: RowChoices, row: Row) -> bool:
 
 
 KERNELS = (0, 3, 5)
+SCALES = (0.6, 0.8, 1.0)
 # Contains MNv4-Conv-S. Attention may follow the fourth block of the last two stages.
 SMALL = Space(
     stem=32,
@@ -289,6 +296,7 @@ SMALL = Space(
             ),
         ),
     ),
+    scales=SCALES,
 )
 # Contains MNv4-Conv-M. Attention may follow two of the blocks of each of the last two stages.
 MEDIUM = Space(
@@ -320,6 +328,7 @@ MEDIUM = Space(
             ),
         ),
     ),
+    scales=SCALES,
 )
 SPACES: dict[str, Space] = {'small': SMALL, 'medium': MEDIUM}
 PUBLISHED = {'small': 'conv_s', 'medium': 'conv_m'}  # the net of ARCHS that a space contains
@@ -327,14 +336,14 @@ MULTIPLES = (1.0, 0.875, 0.75)
 
 
 def published_nets(name: str) -> dict[str, Genes]:
-    """Return the published net of a space, and the same net with narrower layers.
+    """Return the published net of a space, and the same net with narrower layers or a smaller input.
 
     Args:
         name: A key of ``SPACES``.
 
     Returns:
-        Genes by name, such as ``mnv4_conv_s`` and ``mnv4_conv_s x 0.75``. Of each width, the largest choice counts that
-        is at most the multiple of the published one, or the smallest choice.
+        Genes by name, such as ``mnv4_conv_s``, ``mnv4_conv_s x 0.75`` and ``mnv4_conv_s, input x 0.8``. Of each width,
+        the largest choice counts that is at most the multiple of the published one, or the smallest choice.
     """
     space, arch = SPACES[name], PUBLISHED[name]
     genes, variables = space.genes(ARCHS[arch]), space.variables()
@@ -347,4 +356,6 @@ def published_nets(name: str) -> dict[str, Genes]:
             for gene, variable in zip(genes, variables, strict=True)
         ]
         nets[f'mnv4_{arch}' + (f' x {multiple:g}' if multiple != 1 else '')] = space.canonical(narrow)
+    for number, scale in reversed(list(enumerate(space.scales[:-1]))):
+        nets[f'mnv4_{arch}, input x {scale:g}'] = (*genes[:-1], number)
     return nets

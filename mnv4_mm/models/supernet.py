@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from mnv4_mm.models.arch import arch_from_dict, arch_to_dict
+from mnv4_mm.models.input_size import scaled_size, set_model_size
 from mnv4_mm.models.mobilenetv4 import MobileNetV4
 from mnv4_mm.models.model_config import set_channels
 from mnv4_mm.models.space import Space
@@ -19,24 +20,27 @@ from mnv4_mm.models.space import Space
 BLOCKS = 'backbone.blocks.'
 
 
-def subnet_model(model: Mapping[str, Any], space: Space, genes: Sequence[int]) -> Any:
+def subnet_model(model: Mapping[str, Any], space: Space, genes: Sequence[int], input_size: Sequence[int]) -> Any:
     """Return the config of a detector or segmenter with another net of a space as its backbone.
 
     Args:
         model: Config of the model, with ``MobileNetV4`` as its backbone, whose ``arch`` is a dict.
         space: The space.
         genes: The net.
+        input_size: Input size of ``model``, (width, height) in pixels.
 
     Returns:
-        A copy of ``model`` with the net and, in neck and head, its channels.
+        A copy of ``model`` with the net and, in neck and head, its channels and what depends on its input size.
 
     Raises:
         UserError: The genes do not fit the space.
     """
     changed = copy.deepcopy(model)
     old = _channels(changed['backbone'])
-    changed['backbone']['arch'] = arch_to_dict(space.subnet(genes).arch)
+    subnet = space.subnet(genes)
+    changed['backbone']['arch'] = arch_to_dict(subnet.arch)
     set_channels(changed, old, _channels(changed['backbone']))
+    set_model_size(changed, input_size, scaled_size(input_size, subnet.scale))
     return changed
 
 

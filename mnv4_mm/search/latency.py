@@ -11,32 +11,33 @@ import numpy as np
 from mnv4_mm.errors import UserError
 from mnv4_mm.files import write_whole
 from mnv4_mm.models.arch import ROWS, PlacedRow, placed_rows
-from mnv4_mm.models.space import SPACES, Genes, Space
-from mnv4_mm.search.blocks import all_blocks, input_size, output_size
+from mnv4_mm.models.space import SPACES, Genes
+from mnv4_mm.search.blocks import all_blocks, input_size, layers_of, output_size
+from mnv4_mm.search.roofline import ROOFLINE, roofline_features, roofline_ms
 
-FORMAT = 1
+FORMAT = 2
 FILES_MARKER = '.mnv4_search_profile'  # name of a file in folders that a profile has made and may delete
 
 
 class Subject(NamedTuple):
-    """Search space, input size and model that a latency table was measured for.
+    """Search space, input sizes and model that a latency table was measured for.
 
     Exported nets with the same genes (the choices that define a net of the space) and the same subject have the same
     latency on a device.
 
     Attributes:
         space: Name of the search space.
-        size: Height and width of the input in pixels.
+        sizes: Height and width of the input in pixels, for each of the space's ``scales``.
         model: Digest of the config of the detector or segmenter, see ``config.supernet.model_digest``.
     """
 
     space: str
-    size: tuple[int, int]
+    sizes: tuple[tuple[int, int], ...]
     model: str
 
 
 class BlockTime(NamedTuple):
-    """Latency of a block.
+    """Latency of a block in a net of the largest input.
 
     Attributes:
         block: The block.
@@ -78,7 +79,7 @@ class LatencyTable(NamedTuple):
         machine: Description of the device and of the versions.
         date: Date of the measurement, ISO 8601.
         roofline: Coefficients that predict a block from the MACs and bytes of its layers, see ``predict.fit_roofline``.
-        coefficients: Coefficients of ``net_features``, and ``constant``: see ``predicted``.
+        coefficients: Coefficients of ``BlockTimes.features``, and ``constant``: see ``predicted``.
         blocks: All blocks of the space.
         nets: Nets that the coefficients were fitted to.
         checked: Nets that were not used for the fit.
@@ -130,59 +131,96 @@ class Predictor:
             raise UserError(
                 f'--latency: the table is of the search space {found.space!r}, the supernet has {expected.space!r}'
             )
-        if found.size != expected.size:
-            sizes = [f'{size[1]}x{size[0]}' for size in (found.size, expected.size)]
+        if found.sizes != expected.sizes:
+            sizes = [', '.join(f'{size[1]}x{size[0]}' for size in one.sizes) for one in (found, expected)]
             raise UserError(f'--latency: the table is of images of {sizes[0]} pixels, the supernet takes {sizes[1]}')
         if found.model != expected.model:
             raise UserError('--latency: the table is of a supernet with another head, neck or number of classes')
-        self._space = SPACES[subject.space]
-        self._size, self._backbone, self._coefficients = subject.size, backbone, table.coefficients
-        self._times = {time.block: time.ms for time in table.blocks}
-        missing = set(all_blocks(self._space, backbone)) - self._times.keys()
-        if missing or table.coefficients.keys() != {'constant', *feature_names(backbone)}:
+        self._coefficients = table.coefficients
+        times = {time.block: time.ms for time in table.blocks}
+        missing = set(all_blocks(SPACES[subject.space], backbone)) - times.keys()
+        is_complete = table.coefficients.keys() == {'constant', *feature_names(backbone)}
+        if missing or not is_complete or table.roofline.keys() != set(ROOFLINE):
             raise UserError('--latency: the table lacks blocks or coefficients of this search space: make it anew')
+        self._times = BlockTimes(subject, backbone, times, table.roofline)
 
     def __call__(self, genes: Sequence[int]) -> float:
         """Return the latency of a net in ms."""
-        return predicted(self._coefficients, net_features(self._space, genes, self._times, self._size, self._backbone))
+        return predicted(self._coefficients, self._times.features(genes))
 
 
 def feature_names(backbone: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the names of the features of a net, see ``net_features``."""
-    return ('blocks', 'count', 'megabytes', *(f'C{i + 2} width' for i in backbone.get('out_indices', (1, 2, 3))))
+    """Return the names of the features of a net, see ``BlockTimes.features``."""
+    maps = (f'C{i + 2} megabytes' for i in backbone.get('out_indices', (1, 2, 3)))
+    return ('blocks', 'count', 'megabytes', 'megapixels', *maps)
 
 
-def net_features(
-    space: Space,
-    genes: Sequence[int],
-    times: Mapping[PlacedRow, float],
-    size: tuple[int, int],
-    backbone: Mapping[str, Any],
-) -> dict[str, float]:
-    """Return the features from which the latency of a net is predicted.
+class BlockTimes:
+    """Latencies of the blocks of a space, and the features of nets that follow from them.
 
     Args:
-        space: The space.
-        genes: The net.
-        times: Latency of each block in ms.
-        size: Height and width of the input in pixels.
+        subject: What the latencies are of.
         backbone: See ``blocks.blocks_of``.
-
-    Returns:
-        The features by name. ``blocks`` is the sum of the latencies of its blocks in ms, ``count`` their number, and
-        ``megabytes`` the size of their inputs and outputs. The last two correct for the cost of measuring a block
-        alone: one call more, and one conversion more of its feature maps, than within a net. ``C3 width`` and so on are
-        the channels of the maps that the neck gets.
+        times: Latency in ms of each block in a net of the largest input.
+        roofline: Coefficients that predict a block from its MACs and bytes, see ``predict.fit_roofline``.
     """
-    indices = backbone.get('out_indices', (1, 2, 3))
-    stages = placed_rows(space.subnet(genes).arch, backbone.get('output_stride', 32))[: indices[-1] + 1]
-    blocks = [block for stage in stages for block in stage]
-    values = sum(
-        block.channels * math.prod(input_size(block, size)) + block.row.out * math.prod(output_size(block, size))
-        for block in blocks
-    )
-    features = [sum(times[block] for block in blocks), len(blocks), 4e-6 * values]
-    return dict(zip(feature_names(backbone), [*features, *(stages[i][-1].row.out for i in indices)], strict=True))
+
+    def __init__(
+        self,
+        subject: Subject,
+        backbone: Mapping[str, Any],
+        times: Mapping[PlacedRow, float],
+        roofline: Mapping[str, float],
+    ) -> None:
+        self._space, self._sizes, self._backbone = SPACES[subject.space], subject.sizes, backbone
+        self._times = {subject.sizes[-1]: dict(times)}
+        self._roofline = roofline
+
+    def at_size(self, size: tuple[int, int]) -> Mapping[PlacedRow, float]:
+        """Return the latencies of all blocks in nets of another input.
+
+        Blocks are measured for the largest input only. Their latency is multiplied by the ratio of what the roofline
+        predicts for both sizes.
+
+        Args:
+            size: Height and width of the input in pixels.
+        """
+        if size not in self._times:
+            largest = self._sizes[-1]
+            self._times[size] = {
+                block: ms * self._ms(block, size) / (self._ms(block, largest) or 1.0)
+                for block, ms in self._times[largest].items()
+            }
+        return self._times[size]
+
+    def _ms(self, block: PlacedRow, size: tuple[int, int]) -> float:
+        return roofline_ms(self._roofline, roofline_features(layers_of(block, size)))
+
+    def features(self, genes: Sequence[int]) -> dict[str, float]:
+        """Return the features from which the latency of a net is predicted.
+
+        Args:
+            genes: The net.
+
+        Returns:
+            The features by name. ``blocks`` is the sum of the latencies of its blocks in ms, ``count`` their number,
+            and ``megabytes`` the size of their inputs and outputs. The last two correct for the cost of measuring a
+            block alone: one call more, and one conversion more of its feature maps, than within a net. ``megapixels``
+            is the size of the image, and ``C3 megabytes`` and so on are those of the maps that the neck gets.
+        """
+        subnet = self._space.subnet(genes)
+        size = self._sizes[self._space.scales.index(subnet.scale)]
+        times = self.at_size(size)
+        indices = self._backbone.get('out_indices', (1, 2, 3))
+        stages = placed_rows(subnet.arch, self._backbone.get('output_stride', 32))[: indices[-1] + 1]
+        blocks = [block for stage in stages for block in stage]
+        outputs = [block.row.out * math.prod(output_size(block, size)) for block in blocks]
+        inputs = [block.channels * math.prod(input_size(block, size)) for block in blocks]
+        features = [sum(times[block] for block in blocks), len(blocks), 4e-6 * (sum(inputs) + sum(outputs))]
+        last = [stages[i][-1] for i in indices]
+        maps = [4e-6 * block.row.out * math.prod(output_size(block, size)) for block in last]
+        values = [*features, 1e-6 * math.prod(size), *maps]
+        return dict(zip(feature_names(self._backbone), values, strict=True))
 
 
 def predicted(coefficients: Mapping[str, float], features: Mapping[str, float]) -> float:
@@ -222,8 +260,8 @@ def read_table(path: str | Path) -> LatencyTable:
         content = json.loads(path.read_bytes())
         if content.pop('format') != FORMAT:
             raise ValueError('another format')
-        height, width = map(_positive, content.pop('size'))
-        subject = Subject(_text(content.pop('space')), (int(height), int(width)), _text(content.pop('model')))
+        sizes = tuple((int(_positive(height)), int(_positive(width))) for height, width in content.pop('sizes'))
+        subject = Subject(_text(content.pop('space')), sizes, _text(content.pop('model')))
         if content.keys() != set(LatencyTable._fields) - {'subject'}:
             raise ValueError('other keys')
         return LatencyTable(

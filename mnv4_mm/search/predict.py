@@ -1,30 +1,14 @@
 """Fit the coefficients that predict the latency of blocks that were not measured, and of whole nets."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy.optimize import nnls
 
-from mnv4_mm.transfer.layers import Layer
+from mnv4_mm.search.roofline import ROOFLINE
 
-KINDS = ('conv', 'depthwise', 'pointwise', 'attention')  # whose MACs count
-ROOFLINE = (*KINDS, 'bytes', 'layers', 'constant')
 PENALTIES = tuple(10.0**power for power in range(-4, 4))
-
-
-def roofline_features(layers: Iterable[Layer]) -> np.ndarray:
-    """Return the features from which the latency of layers is predicted: the values of ``ROOFLINE``.
-
-    These are the MACs of each of ``KINDS``, the bytes that all layers read and write, the number of layers, and 1.
-    """
-    values = dict.fromkeys(ROOFLINE, 0.0) | dict(constant=1.0)
-    for layer in layers:
-        if layer.kind in KINDS:
-            values[layer.kind] += layer.repeats * layer.macs
-        values['bytes'] += layer.repeats * layer.bytes
-        values['layers'] += layer.repeats
-    return np.array(list(values.values()))
 
 
 def fit_roofline(features: Sequence[np.ndarray], ms: Sequence[float]) -> dict[str, float]:
@@ -48,11 +32,6 @@ def fit_roofline(features: Sequence[np.ndarray], ms: Sequence[float]) -> dict[st
     return dict(zip(ROOFLINE, map(float, found), strict=True))
 
 
-def roofline_ms(coefficients: Mapping[str, float], features: np.ndarray) -> float:
-    """Return the latency in ms that ``fit_roofline`` predicts."""
-    return float(features @ [coefficients[name] for name in ROOFLINE])
-
-
 def fit_nets(features: Sequence[Mapping[str, float]], ms: Sequence[float]) -> dict[str, float]:
     """Fit the coefficients that predict whole nets.
 
@@ -61,7 +40,7 @@ def fit_nets(features: Sequence[Mapping[str, float]], ms: Sequence[float]) -> di
     leave-one-out error is used.
 
     Args:
-        features: ``latency.net_features`` of each net, at least three.
+        features: ``BlockTimes.features`` of each net, at least three.
         ms: Latency of each in ms.
 
     Returns:

@@ -34,16 +34,17 @@ from mnv4_mm.search.blocks import all_blocks, blocks_of, choose_blocks, input_si
 from mnv4_mm.search.latency import (
     FILES_MARKER,
     BlockTime,
+    BlockTimes,
     LatencyTable,
     NetTime,
     Subject,
     block_content,
     check_files_folder,
-    net_features,
     predicted,
     write_table,
 )
-from mnv4_mm.search.predict import fit_nets, fit_roofline, roofline_features, roofline_ms
+from mnv4_mm.search.predict import fit_nets, fit_roofline
+from mnv4_mm.search.roofline import roofline_features, roofline_ms
 from mnv4_mm.tasks import build_model, task_of
 from mnv4_mm.transfer.exported import check_output, convert, net_graph, session, time_inferences
 from mnv4_mm.transfer.machine import describe_machine
@@ -106,7 +107,7 @@ class Supernet:
             arch = self.space.subnet(self.space.largest()).arch
             act_cfg = self.backbone.get('act_cfg') or dict(type=arch.act)
             style = Style(self.backbone.get('norm_cfg') or dict(type='BN'), act_cfg, arch.layer_scale)
-            size = input_size(item, self.subject.size)
+            size = input_size(item, self.subject.sizes[-1])
             return net_graph(build_block(item, style), size, runtime, item.channels)
         cfg = with_subnet(self.cfg, item)
         with quiet_losses():
@@ -116,13 +117,14 @@ class Supernet:
 
 
 def subject_of(cfg: Config) -> Subject:
-    """Return the space, input size and model digest that identify a latency table.
+    """Return the space, input sizes and model digest that identify a latency table.
 
     Raises:
         UserError: This is not the config of a supernet, or it cannot be exported.
     """
-    space_of(cfg)
-    return Subject(cfg[NAME].space, default_size(cfg), model_digest(cfg))
+    space = space_of(cfg)
+    nets = [(*space.largest()[:-1], i) for i in range(len(space.scales))]
+    return Subject(cfg[NAME].space, tuple(default_size(with_subnet(cfg, genes)) for genes in nets), model_digest(cfg))
 
 
 def profile(checkpoint: Path, plan: Plan, out: Path, *, log: Callable[[str], object] = print) -> LatencyTable:
@@ -156,7 +158,7 @@ def _profile(supernet: Supernet, plan: Plan, out: Path, log: Callable[[str], obj
     fitted, checked = choose_nets(supernet.space, plan.nets, plan.check)
     every = all_blocks(supernet.space, supernet.backbone)
     count = len(every) if plan.blocks is None else plan.blocks
-    blocks = choose_blocks(every, supernet.space, supernet.backbone, supernet.subject.size, count)
+    blocks = choose_blocks(every, supernet.space, supernet.backbone, supernet.subject.sizes[-1], count)
     machine = describe_machine(())
     machine['versions'] |= dict(torch=torch.__version__, **TARGETS[plan.runtime].versions())
     same = {key: machine[key] for key in ('cpu', 'instructions', 'cores', 'versions', 'commit')}
@@ -221,18 +223,21 @@ def make_table(
     """
     if len(nets) < 3:
         raise UserError(f'{len(nets)} nets could be measured, and a latency table needs at least 3')
-    space, size, backbone = supernet.space, supernet.subject.size, supernet.backbone
-    layers = {block: roofline_features(layers_of(block, size)) for block in all_blocks(space, backbone)}
+    space, backbone, sizes = supernet.space, supernet.backbone, supernet.subject.sizes
+    layers = {block: roofline_features(layers_of(block, sizes[-1])) for block in all_blocks(space, backbone)}
     if blocks:
         roofline = fit_roofline([layers[block] for block in blocks], list(blocks.values()))
     else:
         sums = [
-            np.sum([layers[block] for block in blocks_of(space.subnet(genes).arch, backbone)], axis=0) for genes in nets
+            np.sum([roofline_features(layers_of(block, size)) for block in blocks_of(subnet.arch, backbone)], axis=0)
+            for subnet in map(space.subnet, nets)
+            for size in [sizes[space.scales.index(subnet.scale)]]
         ]
         # The constant is that of a net, and comes back in the coefficients.
         roofline = fit_roofline([np.append(one[:-1], 1.0) for one in sums], list(nets.values())) | dict(constant=0.0)
     times = {block: roofline_ms(roofline, one) for block, one in layers.items()} | dict(blocks)
-    features = {genes: net_features(space, genes, times, size, backbone) for genes in dict.fromkeys([*nets, *checked])}
+    prices = BlockTimes(supernet.subject, backbone, times, roofline)
+    features = {genes: prices.features(genes) for genes in dict.fromkeys([*nets, *checked])}
     coefficients = fit_nets([features[genes] for genes in nets], list(nets.values()))
 
     def predictions(measured: Mapping[Genes, float]) -> tuple[NetTime, ...]:

@@ -99,15 +99,13 @@ def search(
     loaded = read_checkpoint(checkpoint)
     predictor = _predictor(latency, checkpoint_config(loaded)) if latency else None
     scorer = Scorer(loaded, plan.images)
-    space, size = scorer.space, latency.subject.size if latency else scorer.input_size
-    costs = Costs(predictor or (lambda genes: scorer.macs(genes, size) / 1e9))
+    space = scorer.space
+    costs = Costs(predictor or (lambda genes: scorer.macs(genes) / 1e9))
     unit = MS if latency else GMACS
     # By MACs, no net is cheaper than the smallest. A prediction may be lower for another one.
     if plan.limit is not None and plan.engine != 'tunas' and not latency and costs(space.smallest()) > plan.limit:
-        raise UserError(
-            f'--limit {plan.limit:g}: the smallest net of the space has {costs(space.smallest()):.4f} {unit} for '
-            f'images of {size[1]}x{size[0]} pixels'
-        )
+        least = f'{costs(space.smallest()):.4f} {unit}'
+        raise UserError(f'--limit {plan.limit:g}: the smallest net of the space has {least}')
     make_output_folder('--out', out)
     records = _Records(out / RECORDS, dict(supernet=scorer.checkpoint.sha256, images=scorer.digest))
     context = multiprocessing.get_context('spawn')

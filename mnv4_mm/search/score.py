@@ -4,7 +4,7 @@ import copy
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.config import Config
@@ -16,6 +16,7 @@ from torch.nn import functional
 from mnv4_mm.config.checkpoint import checkpoint_config
 from mnv4_mm.config.classes import set_label_order
 from mnv4_mm.config.data import restore_data, with_data_roots, with_training_images
+from mnv4_mm.config.input_size import set_pipeline_size
 from mnv4_mm.config.supernet import space_of, with_subnet
 from mnv4_mm.data.formats.configured import innermost_dataset
 from mnv4_mm.data.held_out import KEY, image_names, part_of
@@ -23,6 +24,7 @@ from mnv4_mm.deploy.evaluator import metric_value
 from mnv4_mm.deploy.export import evenly
 from mnv4_mm.engine.runner import quiet_losses
 from mnv4_mm.models.complexity import count
+from mnv4_mm.models.input_size import scaled_size
 from mnv4_mm.models.supernet import build_backbone, subnet_state
 from mnv4_mm.quiet import READING_ANNOTATIONS, without_lines
 from mnv4_mm.search.calibrate import recalibrate
@@ -35,10 +37,24 @@ MAX_IMAGES = 500  # scored
 BATCH = 16  # images of calibration, of which batch statistics are computed
 
 
+class Images(NamedTuple):
+    """Images that were resized for nets of one input size, in batches.
+
+    Attributes:
+        scored: Images that nets are scored on.
+        calibration: Training images, from which the statistics of batch norms are computed.
+        size: Height and width in pixels of the first image in ``scored``.
+    """
+
+    scored: list[Any]
+    calibration: list[Any]
+    size: tuple[int, int]
+
+
 class Scorer:
     """Scores nets of a supernet on the training images that were held out.
 
-    The images are read once and kept in memory.
+    The images are read once for each input size and kept in memory.
 
     Args:
         checkpoint: Checkpoint of a supernet, a file or what was read from it.
@@ -50,7 +66,6 @@ class Scorer:
         metric: Name of the metric, ``bbox_mAP`` or ``mIoU``.
         images: Number of images that are scored on.
         digest: SHA-256 of their names.
-        input_size: Height and width in pixels of the first of them, after the test pipeline.
 
     Raises:
         UserError: The checkpoint cannot be read or is not that of a supernet, or the data is missing or has changed.
@@ -65,25 +80,34 @@ class Scorer:
         self._state = tensor_state(loaded.content, loaded.path)
         data = with_training_images(with_data_roots(restore_data(copy.deepcopy(self.cfg))))
         set_label_order(data)
-        config = {**innermost_dataset(data.test_dataloader.dataset), 'indices': None, 'lazy_init': False}
-        with without_lines(READING_ANNOTATIONS), DefaultScope.overwrite_default_scope(data.default_scope):
-            dataset = DATASETS.build(config)
-            share = self.cfg.train_dataloader[KEY]
-            indices = evenly(part_of(dataset, share, scored=True), images)
-            scored = [dataset[i] for i in indices]
-            calibration = [dataset[i] for i in evenly(part_of(dataset, share, scored=False), CALIBRATION_IMAGES)]
-        self._dataset_meta = dataset.metainfo
-        self._evaluator_cfg = data.test_evaluator
-        is_detection = task_of(data).name == 'detection'
-        self._ids = [sample['data_samples'].metainfo['img_id'] for sample in scored] if is_detection else None
-        self._scored = _batches(scored)
+        dataset = _dataset_of(data)
+        share = self.cfg.train_dataloader[KEY]
+        self._indices = evenly(part_of(dataset, share, scored=True), images)
+        self._calibrated = evenly(part_of(dataset, share, scored=False), CALIBRATION_IMAGES)
+        self._data, self._dataset_meta, self._evaluator_cfg = data, dataset.metainfo, data.test_evaluator
         names = image_names(dataset)
-        self.digest = hashlib.sha256('\n'.join(names[i] for i in indices).encode(errors='replace')).hexdigest()
-        self.images = len(scored)
-        self.input_size: tuple[int, int] = tuple(scored[0]['inputs'].shape[-2:])
-        self._calibration = _batches([_resized(sample, self.input_size) for sample in calibration])
-        if len(self._calibration) > 1 and len(self._calibration[-1]['inputs']) == 1:
-            self._calibration.pop()  # a norm cannot take the statistics of one value
+        self.digest = hashlib.sha256('\n'.join(names[i] for i in self._indices).encode(errors='replace')).hexdigest()
+        self.images = len(self._indices)
+        self._at_scale: dict[float, Images] = {}
+
+    def images_for(self, genes: Sequence[int]) -> Images:
+        """Return the images in the input size of a net.
+
+        Raises:
+            UserError: The genes do not fit the space.
+        """
+        scale = self.space.subnet(genes).scale
+        if scale not in self._at_scale:
+            cfg = copy.deepcopy(self._data)
+            set_pipeline_size(cfg, scaled_size(cfg.input_size, scale))
+            dataset = _dataset_of(cfg)
+            scored = [dataset[i] for i in self._indices]
+            size: tuple[int, int] = tuple(scored[0]['inputs'].shape[-2:])
+            calibration = _batches([_resized(dataset[i], size) for i in self._calibrated])
+            if len(calibration) > 1 and len(calibration[-1]['inputs']) == 1:
+                calibration.pop()  # a norm cannot take the statistics of one value
+            self._at_scale[scale] = Images(_batches(scored), calibration, size)
+        return self._at_scale[scale]
 
     def model(self, genes: Sequence[int]) -> tuple[Any, Config]:
         """Build a net with its part of the weights, and with statistics of its own in its batch norms.
@@ -103,7 +127,7 @@ class Scorer:
         shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
         model.load_state_dict(subnet_state(self._state, shapes, self.space.subnet(genes).rows))
         model.eval()
-        recalibrate(model, self._calibration)
+        recalibrate(model, self.images_for(genes).calibration)
         return model, cfg
 
     def score(self, genes: Sequence[int]) -> float:
@@ -113,30 +137,33 @@ class Scorer:
             UserError: The genes do not fit the space, or the images have no ground truth.
         """
         model, cfg = self.model(genes)
+        batches = self.images_for(genes).scored
         with torch.no_grad(), DefaultScope.overwrite_default_scope(cfg.default_scope):
             evaluator = Evaluator(copy.deepcopy(self._evaluator_cfg))
             evaluator.dataset_meta = self._dataset_meta
-            for metric in evaluator.metrics:
-                if self._ids is not None:
-                    metric.img_ids = self._ids  # the annotation file has all training images
-            for batch in self._scored:
+            if task_of(cfg).name == 'detection':
+                for metric in evaluator.metrics:  # the annotation file has all training images
+                    metric.img_ids = [sample.img_id for batch in batches for sample in batch['data_samples']]
+            for batch in batches:
                 evaluator.process(data_samples=model.test_step(batch), data_batch=batch)
             metrics = evaluator.evaluate(self.images)
         return metric_value(metrics, self.metric)
 
-    def macs(self, genes: Sequence[int], size: tuple[int, int]) -> int:
-        """Return the multiply-accumulates of the backbone of a net.
-
-        Args:
-            genes: The net.
-            size: Height and width of the input in pixels.
+    def macs(self, genes: Sequence[int]) -> int:
+        """Return the multiply-accumulates of the backbone of a net for the first of the scored images.
 
         Raises:
             UserError: The genes do not fit the space.
         """
         backbone = self.cfg.model.backbone
         options = {key: value for key, value in backbone.items() if key in ('out_indices', 'output_stride')}
-        return count(build_backbone(self.space, genes, **options), size).macs
+        return count(build_backbone(self.space, genes, **options), self.images_for(genes).size).macs
+
+
+def _dataset_of(cfg: Config) -> Any:
+    config = {**innermost_dataset(cfg.test_dataloader.dataset), 'indices': None, 'lazy_init': False}
+    with without_lines(READING_ANNOTATIONS), DefaultScope.overwrite_default_scope(cfg.default_scope):
+        return DATASETS.build(config)
 
 
 def _batches(samples: Sequence[Any]) -> list[Any]:

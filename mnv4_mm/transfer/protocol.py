@@ -37,6 +37,7 @@ class Head:
         config: Name or path of the config.
         epochs: Number of training epochs; None for a config that trains by iterations.
         iters: Number of training iterations; None for a config that trains by epochs.
+        input_size: Height and width in pixels of the input of a detector; None for the size of the config.
         size: Height and width in pixels of the input of the exported file; None for the size of the config's test
             pipeline.
         cfg_options: Values that replace values of the config, by dotted key such as ``train_dataloader.num_workers``.
@@ -45,6 +46,7 @@ class Head:
     config: str
     epochs: int | None = None
     iters: int | None = None
+    input_size: tuple[int, int] | None = None
     size: tuple[int, int] | None = None
     cfg_options: Mapping[str, Any] = field(default_factory=dict)
 

@@ -9,6 +9,7 @@ from typing import Any
 from mmengine.config import Config
 
 from mnv4_mm.config.backbone import set_backbone
+from mnv4_mm.config.input_size import set_size
 from mnv4_mm.config.load import load_config, set_options
 from mnv4_mm.config.options import TrainOptions
 from mnv4_mm.config.training import training_config
@@ -29,8 +30,11 @@ LOADING = ('LoadAnnotations', 'LoadMask', 'SegAugmentation')
 
 
 def head_config(head: Head) -> Config:
-    """Return the config of a head, with the values of its ``cfg_options``."""
-    return set_options(load_config(head.config), head.cfg_options)
+    """Return the config of a head, with its ``input_size`` and the values of its ``cfg_options``."""
+    cfg = load_config(head.config)
+    if head.input_size:
+        set_size(cfg, head.input_size)
+    return set_options(cfg, head.cfg_options)
 
 
 def recipe_digest(protocol: Protocol, head: Head) -> str:
@@ -45,7 +49,8 @@ def recipe_digest(protocol: Protocol, head: Head) -> str:
     values = dict(
         version=VERSION,
         config=head_config(head).to_dict(),
-        head={key: value for key, value in asdict(head).items() if key != 'size'},  # of the exported file only
+        # ``size`` is of the exported file only, and ``input_size`` is in the config.
+        head={key: value for key, value in asdict(head).items() if key not in ('size', 'input_size')},
         train=list(protocol.train),
         test=list(protocol.test),
         resamples=RESAMPLES,

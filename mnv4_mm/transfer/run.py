@@ -135,6 +135,7 @@ def _train(
         teacher=str(teacher) if teacher else None,
         epochs=head.epochs and (1 if job.dry else head.epochs),
         iters=head.iters and (1 if job.dry else head.iters),
+        size=head.input_size,
         cfg_options={**run_options(head, run, job.data, dry=job.dry), **(cfg_options or {})},
     )
     return weights

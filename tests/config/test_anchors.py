@@ -17,11 +17,11 @@ from mnv4_mm.config.anchors import (
     fit_anchors,
     levels_of,
     set_levels,
-    set_size,
     training_boxes,
 )
 from mnv4_mm.config.check import check_config
 from mnv4_mm.config.data import LOADERS, innermost_dataset
+from mnv4_mm.config.input_size import set_size
 from mnv4_mm.config.load import load_config
 from mnv4_mm.config.options import TrainOptions
 from mnv4_mm.config.training import training_config

@@ -3,7 +3,7 @@
 import pytest
 from mmengine.config import Config
 
-from mnv4_mm.config.anchors import set_size
+from mnv4_mm.config.input_size import set_size
 from mnv4_mm.config.load import load_config
 from mnv4_mm.config.options import TrainOptions
 from mnv4_mm.config.qat import set_qat, set_qat_schedule

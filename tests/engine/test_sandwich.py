@@ -19,7 +19,7 @@ from mnv4_mm.data.formats.configured import innermost_dataset
 from mnv4_mm.data.held_out import image_names, is_held_out
 from mnv4_mm.data.loading import innermost
 from mnv4_mm.engine.loaders import prepare_loader
-from mnv4_mm.engine.sandwich import train_supernet
+from mnv4_mm.engine.sandwich import scaled_batch, train_supernet
 from mnv4_mm.errors import UserError
 from mnv4_mm.models.space import SMALL
 from mnv4_mm.models.supernet import subnet_state
@@ -60,7 +60,7 @@ def test_losses_are_those_of_ordinary_nets(name, segmentation_batch):
     names = list(model.state_dict())
     torch.manual_seed(1)  # of dropout
     own = model.train()(**batch, mode='loss')
-    sandwich = train_supernet(model, cfg.model.to_dict(), cfg.supernet, cfg.default_scope, seed=0)
+    sandwich = train_supernet(model, cfg.model.to_dict(), cfg.supernet, cfg.input_size, cfg.default_scope, seed=0)
     torch.manual_seed(1)
     found = model(**batch, mode='loss')
     assert found.keys() - own.keys() == {'loss_nets', 'loss_nets_distill'}
@@ -77,7 +77,8 @@ def test_losses_are_those_of_ordinary_nets(name, segmentation_batch):
         shapes = {key: value.shape for key, value in plain.state_dict().items()}
         plain.load_state_dict(subnet_state(state, shapes, SMALL.subnet(genes).rows))
         if hasattr(plain, 'bbox_head'):  # without dropout
-            expected = total(plain.train()(**batch, mode='loss')) / 3
+            own_batch = scaled_batch(batch['inputs'], batch['data_samples'], SMALL.subnet(genes).scale)
+            expected = total(plain.train()(*own_batch, mode='loss')) / 3
             torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
         assert distilled.isfinite()
         assert distilled > 0
@@ -89,6 +90,25 @@ def test_losses_are_those_of_ordinary_nets(name, segmentation_batch):
     model.eval()
     with torch.no_grad():  # an ordinary evaluation
         model(batch['inputs'], mode='tensor')
+
+
+def test_boxes_are_resized_with_their_image():
+    """And the samples of the other nets stay as they are."""
+    _, model = supernet('mnv4_ssdlite_coco')
+    data = model.data_preprocessor(demo_mm_inputs(2, [[3, 64, 96]] * 2, num_classes=80), training=True)
+    inputs, samples = data['inputs'], data['data_samples']
+    before = [sample.gt_instances.bboxes.clone() for sample in samples]
+    images, scaled = scaled_batch(inputs, samples, 0.6)
+    assert images.shape[2:] == (32, 64)
+    for old, sample, new in zip(before, samples, scaled, strict=True):
+        assert torch.equal(sample.gt_instances.bboxes, old)
+        torch.testing.assert_close(new.gt_instances.bboxes, old * torch.tensor([2 / 3, 1 / 2, 2 / 3, 1 / 2]))
+        assert torch.equal(new.gt_instances.labels, sample.gt_instances.labels)
+        assert (new.img_shape, new.batch_input_shape) == ((32, 64), (32, 64))
+        assert tuple(sample.img_shape[:2]) == (64, 96)
+    same, untouched = scaled_batch(inputs, samples, 1.0)
+    assert same is inputs
+    assert untouched is samples
 
 
 def test_a_supernet_is_trained_and_resumed(drawn, tmp_path, capsys):

@@ -50,9 +50,9 @@ def test_every_form_kernel_and_width_is_sampled():
 def test_nets_outside_of_a_space_are_refused():
     with pytest.raises(UserError, match='not in the search space'):
         SMALL.genes(HYBRID_M)
-    with pytest.raises(UserError, match=r'genes must be 31 indices \(C2.width below 2'):
+    with pytest.raises(UserError, match=r'genes must be 32 indices \(C2.width below 2'):
         SMALL.subnet((0, 1))
-    with pytest.raises(UserError, match=r'genes must be 31 indices'):
+    with pytest.raises(UserError, match=r'genes must be 32 indices'):
         SMALL.subnet((7, *SMALL.largest()[1:]))
 
 
@@ -145,7 +145,7 @@ def test_published_nets_and_narrower_ones():
     for name, arch in (('small', CONV_S), ('medium', CONV_M)):
         nets = published_nets(name)
         space = SPACES[name]
-        whole, *narrower = (space.subnet(genes).arch for genes in nets.values())
+        whole, *narrower = (space.subnet(genes).arch for genes in list(nets.values())[:3])
         assert whole.stages == arch.stages
         for net, multiple in zip(narrower, (0.875, 0.75), strict=True):
             for stage, own in zip(net.stages, arch.stages, strict=True):

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from end_to_end import IN_PROCESS, resized
+from end_to_end import IN_PROCESS
 
 from mnv4_mm.apis.train import train
 
@@ -18,8 +18,8 @@ def supernet(once, drawn):
         options = {**IN_PROCESS, 'train_dataloader.batch_size': 4, 'val_dataloader.dataset.indices': 2}
         options['report_on_training_images'] = False
         if name == DETECTOR:
-            options |= resized(96) | {'train_dataloader.dataset.times': 1}
-        length: dict[str, Any] = dict(epochs=1) if name == DETECTOR else dict(iters=4)
+            options['train_dataloader.dataset.times'] = 1
+        length: dict[str, Any] = dict(epochs=1, size=[96]) if name == DETECTOR else dict(iters=4)
         arguments: dict[str, Any] = dict(data=str(drawn), space='small', cfg_options=options, **length)
         folder = once(f'supernet {name}', lambda out: train(name, work_dir=str(out), **arguments))
         return next(iter(sorted(folder.glob('[ei]*.pth'))))

@@ -17,11 +17,13 @@ from mnv4_mm.models.layers import Style
 from mnv4_mm.models.mobilenetv4 import build_block
 from mnv4_mm.models.space import MEDIUM, SMALL, SPACES
 from mnv4_mm.search.blocks import all_blocks, blocks_of, choose_blocks, input_size, layers_of, output_size
-from mnv4_mm.search.latency import Predictor, Subject, errors, net_features, read_table, write_table
-from mnv4_mm.search.predict import fit_nets, fit_roofline, roofline_features, roofline_ms
+from mnv4_mm.search.latency import BlockTimes, Predictor, Subject, errors, read_table, write_table
+from mnv4_mm.search.predict import fit_nets, fit_roofline
 from mnv4_mm.search.profile import choose_nets, make_table
+from mnv4_mm.search.roofline import roofline_features, roofline_ms
 
-SIZE = (160, 192)
+SIZES = ((96, 128), (128, 160), (160, 192))
+SIZE = SIZES[-1]
 BACKBONE = Config(dict(out_indices=(1, 2, 4), output_stride=32))
 
 
@@ -91,21 +93,22 @@ class Device:
         self.every = all_blocks(space, BACKBONE)
         generator = random.Random(5)
         self.own = {block: 1 + spread * generator.uniform(-1, 1) for block in self.every}
-        self.blocks = {block: self.own[block] * self.roofline(block) for block in self.every}
+        self.blocks = {block: self.ms(block, SIZE) for block in self.every}
 
-    def roofline(self, block):
-        return roofline_ms(self.MS, roofline_features(layers_of(block, SIZE)))
+    def ms(self, block, size):
+        return self.own[block] * roofline_ms(self.MS, roofline_features(layers_of(block, size)))
 
     def net(self, genes):
-        """Each block takes 0.01 ms less than alone; the stem takes 0.3 ms, and a channel of C4 2 microseconds."""
-        arch = self.space.subnet(genes).arch
-        blocks = blocks_of(arch, BACKBONE)
-        return 0.3 + sum(self.blocks[block] - 0.01 for block in blocks) + 0.002 * arch.stages[2][-1].out
+        """Each block takes 0.01 ms less than alone; the stem and each channel of C4 take a time for each pixel."""
+        subnet = self.space.subnet(genes)
+        size, blocks = SIZES[self.space.scales.index(subnet.scale)], blocks_of(subnet.arch, BACKBONE)
+        rest = 1e-5 + 5e-8 * subnet.arch.stages[2][-1].out
+        return rest * size[0] * size[1] + sum(self.ms(block, size) - 0.01 for block in blocks)
 
 
 class Supernet:
     space, backbone = SMALL, BACKBONE
-    subject = Subject('small', SIZE, 'digest')
+    subject = Subject('small', SIZES, 'digest')
 
 
 def table_of(device, blocks, nets=24, check=50):
@@ -120,11 +123,12 @@ def table_of(device, blocks, nets=24, check=50):
     )  # fmt: skip
 
 
-def test_a_device_whose_blocks_are_all_measured_is_predicted_exactly():
+def test_a_device_whose_blocks_are_all_measured_is_predicted_well():
     table = table_of(Device(0.5), 10**6)
     assert all(one.measured for one in table.blocks)
-    assert errors(table.checked)[1] < 1e-3
-    assert errors(table.nets)[1] < 1e-3
+    largest = [net for net in table.checked if SMALL.subnet(net.genes).scale == 1]
+    assert errors(largest)[1] < 0.01
+    assert errors(table.checked)[1] < 0.02  # blocks of a smaller input follow from the roofline
 
 
 def test_blocks_that_were_not_measured_follow_from_the_others():
@@ -200,7 +204,10 @@ def test_a_table_survives_its_file(table, tmp_path):
     ('changes', 'message'),
     [
         (dict(space='medium'), "the table is of the search space 'small', the supernet has 'medium'"),
-        (dict(size=(64, 32)), 'the table is of images of 192x160 pixels, the supernet takes 32x64'),
+        (
+            dict(sizes=((64, 32),)),
+            'the table is of images of 128x96, 160x128, 192x160 pixels, the supernet takes 32x64',
+        ),
         (dict(model='other'), 'another head'),
     ],
 )
@@ -214,8 +221,8 @@ def test_a_table_of_something_else_is_refused(changes, message, table):
 DAMAGES = {
     'no key': lambda content: content.pop('blocks'),
     'another key': lambda content: content.update(more=1),
-    'another format': lambda content: content.update(format=2),
-    'a size of three': lambda content: content.update(size=[1, 2, 3]),
+    'another format': lambda content: content.update(format=1),
+    'a size of three': lambda content: content.update(sizes=[[1, 2, 3]]),
     'text for a number': lambda content: content['blocks'][0].update(ms='1'),
     'no number': lambda content: content['coefficients'].update(constant=float('nan')),
     'an unknown row': lambda content: content['blocks'][0].update(row=['Nothing', 1]),
@@ -242,8 +249,8 @@ def test_a_damaged_table_is_refused(damage, table, tmp_path, capsys):
 
 
 def test_every_space_can_be_priced():
-    for space in SPACES.values():
+    for name, space in SPACES.items():
         times = dict.fromkeys(all_blocks(space, BACKBONE), 1.0)
-        features = net_features(space, space.largest(), times, SIZE, BACKBONE)
+        features = BlockTimes(Subject(name, SIZES, ''), BACKBONE, times, Device.MS).features(space.largest())
         assert features['blocks'] == features['count'] == len(blocks_of(space.subnet(space.largest()).arch, BACKBONE))
         assert isinstance(space.subnet(space.largest()).arch, Arch)

@@ -46,7 +46,7 @@ def table(supernet, once):
 def test_a_profile_measures_blocks_and_nets(table, supernet):
     found = read_table(table)
     assert [sum(one.measured for one in found.blocks), len(found.nets), len(found.checked)] == [3, 3, 1]
-    assert found.subject.size == (96, 96)
+    assert found.subject.sizes == ((64, 64), (64, 64), (96, 96))
     assert (found.runtime, found.threads) == ('onnx', 1)
     assert found.machine['versions'].keys() >= {'mnv4_mm', 'onnxruntime'}
     smallest, largest = (net.ms for net in found.nets[:2])
@@ -142,7 +142,7 @@ def test_a_block_that_cannot_be_exported_is_left_to_the_roofline(supernet, quick
 @pytest.mark.parametrize('name', [DETECTOR, pytest.param(SEGMENTER, marks=pytest.mark.long)])
 def test_the_blocks_of_a_supernet_are_those_of_its_backbone(name, supernet):
     loaded = Supernet(supernet(name))
-    size, backbone = loaded.subject.size, dict(loaded.backbone)
+    size, backbone = loaded.subject.sizes[-1], dict(loaded.backbone)
     options = {key: value for key, value in backbone.items() if key in ('out_indices', 'output_stride')}
     genes = choose_nets(loaded.space, 5, 0)[0][-1]
     blocks = blocks_of(loaded.space.subnet(genes).arch, backbone)
@@ -152,7 +152,7 @@ def test_the_blocks_of_a_supernet_are_those_of_its_backbone(name, supernet):
     if name == SEGMENTER:
         graph = loaded.graph(genes, 'onnx')
         assert graph.meta.kind == 'logits'
-        assert graph.meta.input.size == size
+        assert graph.meta.input.size == loaded.subject.sizes[genes[-1]]
 
 
 class InProcess:
@@ -196,10 +196,10 @@ def test_a_search_under_a_limit_in_ms(table, supernet, tmp_path, monkeypatch, ca
     assert 'nets is within --limit 0.0001' in capsys.readouterr().err
     # A table of other images.
     other = tmp_path / 'other.json'
-    write_table(found._replace(subject=found.subject._replace(size=(64, 64))), other)
+    write_table(found._replace(subject=found.subject._replace(sizes=((64, 64),))), other)
     assert main([*arguments, '--latency', str(other)]) == 2
     error = capsys.readouterr().err
-    assert error == 'error: --latency: the table is of images of 64x64 pixels, the supernet takes 96x96\n'
+    assert error == 'error: --latency: the table is of images of 64x64 pixels, the supernet takes 64x64, 64x64, 96x96\n'
 
 
 def line_of(page, p50, **changes):

@@ -38,7 +38,7 @@ def test_a_net_gets_its_own_statistics(supernet):
     norm, inputs = model.backbone.bn1, []
     norm.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0].double().numpy()))
     with torch.no_grad():
-        for batch in scorer._calibration:
+        for batch in scorer.images_for(scorer.space.smallest()).calibration:
             data = model.data_preprocessor(copy.deepcopy(batch), False)
             model(data['inputs'], data['data_samples'], mode='tensor')
     means = np.mean([x.mean(axis=(0, 2, 3)) for x in inputs], axis=0)
@@ -65,7 +65,7 @@ def test_a_score_is_that_of_the_ordinary_net(name, supernet, tmp_path):
     assert scorer.score(scorer.space.largest()) != score == scorer.score(genes)
     assert all(torch.equal(value, before[key]) for key, value in scorer._state.items())
     front = tmp_path / 'front.json'
-    net = dict(genes=list(genes), score=score, gmacs=scorer.macs(genes, scorer.input_size) / 1e9)
+    net = dict(genes=list(genes), score=score, gmacs=scorer.macs(genes) / 1e9)
     about = dict(supernet=str(supernet(name)), sha256=scorer.checkpoint.sha256, metric=scorer.metric, images=1, plan={})
     front.write_text(json.dumps({**about, 'nets': [net]}))
     assert main(['search', 'export', str(front), '--choose', '1', '--out', str(tmp_path / 'net.pth')]) == 0
@@ -90,7 +90,7 @@ def test_a_score_is_that_of_the_ordinary_net(name, supernet, tmp_path):
     while 'dataset' in folder:
         folder = folder.dataset
     prefix = folder.data_prefix.get('img') or folder.data_prefix.get('img_path')
-    samples = [sample for batch in scorer._scored for sample in batch['data_samples']]
+    samples = [sample for batch in scorer.images_for(genes).scored for sample in batch['data_samples']]
     assert all(is_held_out(os.path.relpath(sample.img_path, prefix), 0.2) for sample in samples)
     assert 0 < len(samples) == scorer.images
 
@@ -102,8 +102,11 @@ def test_a_search_continues_where_it_was_stopped(supernet, tmp_path, capsys):
     whole = search(path, plan, tmp_path, log=lines.append)
     assert lines[0].startswith('generation 1: 5 nets scored; the best has ')
     records = (tmp_path / RECORDS).read_text()
-    assert len(records.splitlines()) == 1 + 3 + 5
-    assert [name for name, _ in whole.baselines] == ['mnv4_conv_s', 'mnv4_conv_s x 0.875', 'mnv4_conv_s x 0.75']
+    assert len(records.splitlines()) == 1 + 5 + 5
+    assert [name for name, _ in whole.baselines] == [
+        'mnv4_conv_s', 'mnv4_conv_s x 0.875', 'mnv4_conv_s x 0.75',
+        'mnv4_conv_s, input x 0.8', 'mnv4_conv_s, input x 0.6',
+    ]  # fmt: skip
     scores = {tuple(one['genes']): one['score'] for one in map(json.loads, records.splitlines()[1:])}
     assert [net.score for _, net in whole.baselines] == [scores[net.genes] for _, net in whole.baselines]
     # Killed in the middle of a line.
@@ -134,7 +137,9 @@ def test_images_of_several_sizes(supernet):
     resized_sample = _resized(samples[4], (32, 48))
     assert resized_sample['inputs'].shape == (3, 32, 48)
     assert resized_sample['inputs'].unique().tolist() == [4]
-    assert all(len(batch['inputs']) > 1 for batch in Scorer(supernet(SEGMENTER))._calibration)
+    scorer = Scorer(supernet(SEGMENTER))
+    images = scorer.images_for(scorer.space.largest())
+    assert all(len(batch['inputs']) > 1 for batch in images.calibration)
 
 
 @pytest.mark.long

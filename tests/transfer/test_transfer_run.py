@@ -137,6 +137,20 @@ def test_the_recipe_is_of_everything_that_changes_the_training():
     assert len({same, *others}) == 5
 
 
+def test_the_input_size_of_a_detector_is_part_of_its_recipe():
+    protocol, head = read_protocol('bccd'), read_protocol('bccd').heads['ssdlite']
+    assert recipe_digest(protocol, head) != recipe_digest(protocol, replace(head, input_size=(256, 320)))
+    assert recipe_digest(protocol, replace(head, input_size=None)) == recipe_digest(
+        protocol, replace(head, input_size=(256, 320))
+    )  # that of the config
+    (pipeline,) = (
+        value
+        for key, value in run_options(head, Run('ssdlite', 'mnv4_conv_s', 'random', 'shuffled', 0), None).items()
+        if key.endswith('pipeline')
+    )
+    assert [step['scale'] for step in pipeline if step['type'] == 'RandomResize'] == [(224, 192)]
+
+
 def test_nets_with_imagenet_weights_are_treated_alike():
     run = Run('lraspp', 'timm:tf_efficientnet_lite0', 'imagenet', '', 1)
     options = run_options(HEAD, run, None)
