@@ -188,4 +188,5 @@ def export_net(args: argparse.Namespace) -> None:
     from mnv4_mm.search.export import export_net
 
     print(f'{chosen.cost:.{DIGITS}f} {front.unit}, {front.metric} {chosen.score:.4f} on {front.images} held-out images')
-    print(export_net(supernet, chosen.genes, path))
+    width, height = export_net(supernet, chosen.genes, path)
+    print(f'input size {width}x{height}', path, sep='\n')

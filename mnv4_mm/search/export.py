@@ -9,7 +9,7 @@ from mnv4_mm.search.score import Scorer
 from mnv4_mm.weights.checkpoint import Checkpoint, write_checkpoint
 
 
-def export_net(checkpoint: str | Path | Checkpoint, genes: Sequence[int], path: Path) -> Path:
+def export_net(checkpoint: str | Path | Checkpoint, genes: Sequence[int], path: Path) -> tuple[int, int]:
     """Write a net with its part of the weights of a supernet.
 
     The file is like one written by ``mnv4 train``: it can be evaluated and exported. Its batch norms have statistics of
@@ -21,7 +21,7 @@ def export_net(checkpoint: str | Path | Checkpoint, genes: Sequence[int], path: 
         path: The file to write, ``.pth``.
 
     Returns:
-        ``path``.
+        Width and height in pixels of the input of the net; for a segmenter, of its training crops.
 
     Raises:
         UserError: The checkpoint is not that of a supernet, the genes do not fit its space, its data is missing, or the
@@ -41,4 +41,4 @@ def export_net(checkpoint: str | Path | Checkpoint, genes: Sequence[int], path: 
         cfg.pop(key, None)
     cfg.load_from = str(path.resolve())
     write_whole(path.with_suffix('.py'), cfg.pretty_text)
-    return path
+    return tuple(cfg.input_size)

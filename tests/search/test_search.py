@@ -71,6 +71,7 @@ def test_a_score_is_that_of_the_ordinary_net(name, supernet, tmp_path):
     assert main(['search', 'export', str(front), '--choose', '1', '--out', str(tmp_path / 'net.pth')]) == 0
     model = load_model(str(tmp_path / 'net.pth'), device='cpu')
     assert 'supernet' not in model.cfg
+    assert model.cfg.input_size == ((64, 64) if name == DETECTOR else (96, 96))  # 0.6 times 96 and 160
     assert sum(p.numel() for p in model.backbone.parameters()) < 5e5
     expected = scorer.model(genes)[0].state_dict()
     assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
