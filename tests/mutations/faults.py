@@ -484,6 +484,20 @@ FAULTS = (
         ('tests/engine/test_sandwich.py', '-k', 'left_to_train'),
     ),
     Fault(
+        'resize the images of a smaller net, but not their boxes',
+        'mnv4_mm/engine/sandwich.py',
+        'setattr(scaled, name, instances)',
+        'setattr(scaled, name, sample.get(name))',
+        ('tests/engine/test_sandwich.py', '-k', 'resized_with'),
+    ),
+    Fault(
+        'score all nets of a search with the largest input',
+        'mnv4_mm/search/score.py',
+        'set_pipeline_size(cfg, scaled_size(cfg.input_size, scale))',
+        'set_pipeline_size(cfg, scaled_size(cfg.input_size, 1))',
+        ('tests/search/test_search.py', '-k', 'score_is and lraspp'),
+    ),
+    Fault(
         'keep the norm statistics of the largest net',
         'mnv4_mm/search/calibrate.py',
         'nn.Module.train(norm)',

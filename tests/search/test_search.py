@@ -82,6 +82,12 @@ def test_a_score_is_that_of_the_ordinary_net(name, supernet, tmp_path):
         cfg = load_model(str(tuned / 'iter_1.pth'), device='cpu').cfg
         assert cfg.model == model.cfg.model
         assert 'held_out' not in cfg.train_dataloader.dataset
+        # Evaluated on the images that were held out, it has the score of the search.
+        held_out = {'test_dataloader.dataset.indices': scorer._indices}
+        tested = dict(work_dir=str(tmp_path / 'held out'), on='train', cfg_options=held_out)
+        metrics = evaluate_files(None, str(tmp_path / 'net.pth'), **tested)
+        (value,) = (value for key, value in metrics.items() if key.endswith(scorer.metric))
+        assert value == pytest.approx(score, abs=1e-6)
     # On all training images, of which a part was held out.
     metrics = evaluate_files(None, str(tmp_path / 'net.pth'), work_dir=str(tmp_path / 'tested'), on='train')
     (value,) = (value for key, value in metrics.items() if key.endswith(scorer.metric))
