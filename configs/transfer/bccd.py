@@ -19,4 +19,4 @@ heads = dict(
         config='mnv4_rtmdet_coco-mini', epochs=1, input_size=(192, 224), cfg_options={'train_dataloader.num_workers': 0}
     ),
 )
-minutes = 3.0
+minutes = 2.0

@@ -174,7 +174,7 @@ def run_search(args: argparse.Namespace) -> None:
 
 
 def export_net(args: argparse.Namespace) -> None:
-    """Run ``mnv4 search export``: choose a net of a front, write it, and print the path of the file."""
+    """Run ``mnv4 search export``: choose a net of a front, write it, and print its input size and path."""
     check_not_empty(front=args.front, out=args.out)
     front = read_front(args.front)
     chosen = front.choose(read_cost('--choose', args.choose, front.unit))

@@ -102,7 +102,9 @@ def transfer(args: argparse.Namespace) -> int:
     data = args.data and str(join_splits(Path(args.data), protocol.train, protocol.test, Path(out) / 'data'))
     used = {name: protocol.heads[name] for name in dict.fromkeys(run.head for run in runs)}
     for head in used.values():
-        checked = TrainOptions(data=data, epochs=head.epochs, iters=head.iters, cfg_options=head.cfg_options)
+        checked = TrainOptions(
+            data=data, epochs=head.epochs, iters=head.iters, size=head.input_size, cfg_options=head.cfg_options
+        )
         check_config_data(check_config(head.config, checked), checked, ('train_dataloader', 'val_dataloader'))
 
     from mnv4_mm.transfer.recipe import head_data_digest, recipe_digest

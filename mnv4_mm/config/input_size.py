@@ -8,11 +8,11 @@ from mmengine.config import Config
 from mnv4_mm.config.data import LOADERS
 from mnv4_mm.config.rules import check_sizable
 from mnv4_mm.data.formats.configured import innermost_dataset
-from mnv4_mm.models.input_size import set_model_size
+from mnv4_mm.models.input_size import scaled_value, set_model_size
 from mnv4_mm.models.model_config import dicts
 
-# Keys of transforms whose values are sizes: (width, height), but the crops of mmseg are (height, width).
-SIZES = ('scale', 'img_scale', 'size', 'crop_size')
+# Keys of transforms whose values are sizes: (width, height), but crops and mosaics of mmseg are (height, width).
+SIZES = ('scale', 'scales', 'img_scale', 'size', 'crop_size', 'border')
 
 
 def set_size(cfg: Config, size: Sequence[int]) -> Config:
@@ -53,11 +53,9 @@ def set_pipeline_size(cfg: Config, size: tuple[int, int]) -> None:
     pipelines += [cfg.get(name, []) for name in ('train_pipeline', 'test_pipeline', 'custom_hooks')]
     # By identity: loaders may share a pipeline.
     for transform in {id(part): part for part in dicts(pipelines)}.values():
+        is_mosaic = 'Mosaic' in str(transform.get('type'))
         for key in SIZES:
-            value = transform.get(key)
-            if isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(side, int) for side in value):
-                is_turned = key == 'crop_size' and cfg.get('default_scope') == 'mmseg'
-                ordered = factors[::-1] if is_turned else factors
-                sides = [round(side * factor) for side, factor in zip(value, ordered, strict=True)]
-                transform[key] = sides if isinstance(value, list) else tuple(sides)
+            is_turned = cfg.get('default_scope') == 'mmseg' and (key == 'crop_size' or is_mosaic)
+            if key in transform:
+                transform[key] = scaled_value(transform[key], factors[::-1] if is_turned else factors)
     cfg.input_size = size

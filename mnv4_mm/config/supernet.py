@@ -52,7 +52,8 @@ def set_supernet(cfg: Config, options: TrainOptions) -> Config:
     space = SPACES[options.space]
     backbone.arch = arch_to_dict(space.subnet(space.largest()).arch)
     set_channels(cfg.model, old, backbone_channels(backbone))
-    cfg[NAME] = dict(space=options.space, random=RANDOM_NETS, distillation=DISTILLATION)
+    scales = list(space.scales)
+    cfg[NAME] = dict(space=options.space, scales=scales, random=RANDOM_NETS, distillation=DISTILLATION)
     cfg.train_dataloader[KEY] = HELD_OUT
     return cfg
 
@@ -75,8 +76,16 @@ def check_supernet(cfg: Config, options: TrainOptions) -> None:
     arch = cfg.model.backbone.get('arch')
     if not isinstance(arch, dict) or arch_from_dict(arch) != arch_from_dict(largest):
         raise UserError(f'model.backbone.arch of a supernet must be the largest net of the space {cfg[NAME].space!r}')
-    if 'input_size' not in cfg:
+    size = cfg.get('input_size')
+    if not isinstance(size, list | tuple) or len(size) != 2 or not all(isinstance(side, int) for side in size):
         raise UserError('--space needs a config with input_size = (width, height), as the shipped ones have')
+    sizes = [scaled_size(size, scale) for scale in space.scales]
+    if len(set(sizes)) < len(sizes):
+        raise UserError(
+            f'--space needs a larger input_size than {size[0]}x{size[1]}: {", ".join(map(str, space.scales))} times '
+            'this size, in multiples of 32, must differ; 128x128 is the smallest square'
+        )
+    with_subnet(cfg, space.smallest())
     count, weight, share = cfg[NAME].get('random'), cfg[NAME].get('distillation'), cfg.train_dataloader.get(KEY)
     if isinstance(count, bool) or not isinstance(count, int) or count < 0:
         raise UserError(f'{NAME}.random must be a number of nets, got {count!r}')
@@ -120,7 +129,10 @@ def space_of(cfg: Any) -> Space:
     settings = cfg[NAME]
     if settings['space'] not in SPACES:
         raise UserError(f'no search space {settings["space"]!r}; there are {", ".join(SPACES)}')
-    return SPACES[settings['space']]
+    space = SPACES[settings['space']]
+    if list(settings.get('scales', ())) != list(space.scales):
+        raise UserError('this supernet was trained for other input sizes than this version searches: train it anew')
+    return space
 
 
 def model_digest(cfg: Any) -> str:

@@ -188,10 +188,11 @@ def _scaled_sample(sample: Any, vertical: float, horizontal: float, size: tuple[
             instances = sample.get(name).clone()  # that of the sample itself is shared
             instances.bboxes = instances.bboxes * instances.bboxes.new_tensor([horizontal, vertical] * 2)
             setattr(scaled, name, instances)
-    height, width, *_ = sample.img_shape
-    scaled.set_metainfo(
-        dict(img_shape=(round(height * vertical), round(width * horizontal)), pad_shape=size, batch_input_shape=size)
-    )
+    shapes: dict[str, tuple[int, int]] = dict(batch_input_shape=size)
+    for key in ('img_shape', 'pad_shape'):
+        height, width, *_ = sample.get(key)
+        shapes[key] = round(height * vertical), round(width * horizontal)
+    scaled.set_metainfo(shapes)
     return scaled
 
 

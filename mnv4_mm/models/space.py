@@ -2,6 +2,7 @@
 
 The largest net of a space has every layer that any net of the space has. So its weights are those of a supernet: each
 other net takes a part of them, see ``models.supernet``. A net is written as its genes, one index for each variable.
+The last one is that of the scale of its input.
 """
 
 import functools
@@ -123,14 +124,15 @@ class Space(NamedTuple):
         stem: Output channels of the stem.
         act: Name of the activation in mmcv.
         stages: Choices of the stages that end in C2, C3, C4 and C5.
-        scales: Widths and heights of the input to choose from, relative to those of the config; 1 is the last one.
+        scales: Widths and heights of the input to choose from, at least two, relative to those of the config; 1 is the
+            last one.
         head_conv: See ``arch.Arch``.
     """
 
     stem: int
     act: str
     stages: tuple[StageChoices, ...]
-    scales: tuple[float, ...] = (1.0,)
+    scales: tuple[float, ...] = (0.6, 0.8, 1.0)
     head_conv: int | None = 960
 
     def variables(self) -> tuple[Variable, ...]:
@@ -187,6 +189,14 @@ class Space(NamedTuple):
             for gene, variable in zip(genes, variables, strict=True)
         )
 
+    def scale_number(self, genes: Sequence[int]) -> int:
+        """Return the index in ``scales`` of the input of a net.
+
+        Raises:
+            UserError: The genes do not fit the space.
+        """
+        return self.canonical(genes)[-1]
+
     def subnet(self, genes: Sequence[int]) -> Subnet:
         """Return the net with these genes.
 
@@ -241,6 +251,11 @@ class Space(NamedTuple):
         return self.canonical(genes)
 
 
+def at_scale(genes: Genes, number: int) -> Genes:
+    """Return the genes of the same net with another input, of the scale with this number in ``Space.scales``."""
+    return (*genes[:-1], number)
+
+
 @functools.cache
 def _variables_of(space: Space) -> tuple[tuple[Variable, ...], tuple[Variable, ...]]:
     """Return all choices of a space, and those of more than one value. A search asks for them with each net."""
@@ -269,7 +284,6 @@ def _fits(choices: RowChoices, row: Row) -> bool:
 
 
 KERNELS = (0, 3, 5)
-SCALES = (0.6, 0.8, 1.0)
 # Contains MNv4-Conv-S. Attention may follow the fourth block of the last two stages.
 SMALL = Space(
     stem=32,
@@ -296,7 +310,6 @@ SMALL = Space(
             ),
         ),
     ),
-    scales=SCALES,
 )
 # Contains MNv4-Conv-M. Attention may follow two of the blocks of each of the last two stages.
 MEDIUM = Space(
@@ -328,7 +341,6 @@ MEDIUM = Space(
             ),
         ),
     ),
-    scales=SCALES,
 )
 SPACES: dict[str, Space] = {'small': SMALL, 'medium': MEDIUM}
 PUBLISHED = {'small': 'conv_s', 'medium': 'conv_m'}  # the net of ARCHS that a space contains
@@ -357,5 +369,5 @@ def published_nets(name: str) -> dict[str, Genes]:
         ]
         nets[f'mnv4_{arch}' + (f' x {multiple:g}' if multiple != 1 else '')] = space.canonical(narrow)
     for number, scale in reversed(list(enumerate(space.scales[:-1]))):
-        nets[f'mnv4_{arch}, input x {scale:g}'] = (*genes[:-1], number)
+        nets[f'mnv4_{arch}, input x {scale:g}'] = at_scale(genes, number)
     return nets

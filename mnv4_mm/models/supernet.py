@@ -6,13 +6,14 @@ segmenter, whose channels follow those of the backbone.
 """
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from mnv4_mm.models.arch import arch_from_dict, arch_to_dict
-from mnv4_mm.models.input_size import scaled_size, set_model_size
+from mnv4_mm.models.input_size import scale_anchors, scaled_size, set_model_size
 from mnv4_mm.models.mobilenetv4 import MobileNetV4
 from mnv4_mm.models.model_config import set_channels
 from mnv4_mm.models.space import Space
@@ -40,7 +41,11 @@ def subnet_model(model: Mapping[str, Any], space: Space, genes: Sequence[int], i
     subnet = space.subnet(genes)
     changed['backbone']['arch'] = arch_to_dict(subnet.arch)
     set_channels(changed, old, _channels(changed['backbone']))
-    set_model_size(changed, input_size, scaled_size(input_size, subnet.scale))
+    size = scaled_size(input_size, subnet.scale)
+    set_model_size(changed, input_size, size)
+    # Objects shrink with the image. With anchors that do not, they would move to other levels and anchors than those of
+    # the largest input, from which the net takes its weights.
+    scale_anchors(changed, math.sqrt(math.prod(size) / math.prod(input_size)))
     return changed
 
 

@@ -40,8 +40,10 @@ class Front(NamedTuple):
         images: Number of images that were scored on.
         plan: What the search did, see ``run.Plan``.
         nets: The nets, by ascending cost and score; for ``tunas`` the one with the best reward.
+        sizes: Height and width in pixels of the first scored image, for each of the space's ``scales``.
         unit: Unit of the costs, one of ``UNITS``.
-        baselines: Name, score and cost of the published net of the space and of its narrower forms.
+        baselines: Name, score and cost of the published net of the space, and of the same net with narrower layers or a
+            smaller input.
     """
 
     supernet: Path
@@ -50,6 +52,7 @@ class Front(NamedTuple):
     images: int
     plan: dict[str, Any]
     nets: tuple[Scored, ...]
+    sizes: tuple[tuple[int, int], ...]
     unit: str = GMACS
     baselines: tuple[tuple[str, Scored], ...] = ()
 
@@ -81,10 +84,11 @@ class Front(NamedTuple):
 
     def lines(self) -> Iterator[str]:
         """Yield the lines of a Markdown table, and one for each baseline."""
-        yield f'| {self.unit} | {self.metric} |'
-        yield '|---|---|'
+        yield f'| {self.unit} | {self.metric} | input |'
+        yield '|---|---|---|'
         for net in self.nets:
-            yield f'| {net.cost:.{DIGITS}f} | {net.score:.4f} |'
+            height, width = self.sizes[net.genes[-1]]
+            yield f'| {net.cost:.{DIGITS}f} | {net.score:.4f} | {width}x{height} |'
         for name, baseline in self.baselines:
             fitting = [net.score for net in self.nets if net.cost <= baseline.cost]
             best = f'the best net within this cost has {max(fitting):.4f}' if fitting else 'all nets cost more'
@@ -143,15 +147,16 @@ def read_front(path: str | Path) -> Front:
         raise UserError(f'no front {path}: `mnv4 search run` writes front-<engine>.json')
     try:
         content = json.loads(path.read_bytes())
-        unit, key = (content['unit'], 'cost') if 'unit' in content else (GMACS, 'gmacs')  # before costs in ms
-        nets = tuple(_scored(net, key) for net in content['nets'])
-        baselines = tuple((name, _scored(net, key)) for name, net in content.get('baselines', {}).items())
-        if not nets or unit not in UNITS:
+        nets = tuple(_scored(net) for net in content['nets'])
+        sizes = tuple((int(height), int(width)) for height, width in content['sizes'])
+        baselines = tuple((name, _scored(net)) for name, net in content['baselines'].items())
+        if not nets or content['unit'] not in UNITS:
             raise ValueError('it has no nets, or another unit')
-        return Front(**{**content, 'supernet': Path(content['supernet']), 'nets': nets, 'baselines': baselines})
+        parts = dict(supernet=Path(content['supernet']), nets=nets, baselines=baselines, sizes=sizes)
+        return Front(**{**content, **parts})
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(f'{path} is not a front, as `mnv4 search run` writes it') from error
 
 
-def _scored(net: Any, key: str) -> Scored:
-    return Scored(tuple(net['genes']), float(net['score']), float(net[key]))
+def _scored(net: Any) -> Scored:
+    return Scored(tuple(net['genes']), float(net['score']), float(net['cost']))

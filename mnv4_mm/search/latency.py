@@ -35,6 +35,10 @@ class Subject(NamedTuple):
     sizes: tuple[tuple[int, int], ...]
     model: str
 
+    def size_of(self, genes: Sequence[int]) -> tuple[int, int]:
+        """Return height and width of the input of a net in pixels."""
+        return self.sizes[SPACES[self.space].scale_number(genes)]
+
 
 class BlockTime(NamedTuple):
     """Latency of a block in a net of the largest input.
@@ -172,25 +176,25 @@ class BlockTimes:
         times: Mapping[PlacedRow, float],
         roofline: Mapping[str, float],
     ) -> None:
-        self._space, self._sizes, self._backbone = SPACES[subject.space], subject.sizes, backbone
+        self._space, self._subject, self._backbone = SPACES[subject.space], subject, backbone
         self._times = {subject.sizes[-1]: dict(times)}
         self._roofline = roofline
 
-    def at_size(self, size: tuple[int, int]) -> Mapping[PlacedRow, float]:
+    def _at_size(self, size: tuple[int, int]) -> Mapping[PlacedRow, float]:
         """Return the latencies of all blocks in nets of another input.
 
-        Blocks are measured for the largest input only. Their latency is multiplied by the ratio of what the roofline
-        predicts for both sizes.
+        Blocks are measured for the largest input only. Their latency is multiplied by the one that the roofline
+        predicts for this input, and divided by the one that it predicts for the largest.
 
         Args:
             size: Height and width of the input in pixels.
         """
+        largest = self._subject.sizes[-1]
         if size not in self._times:
-            largest = self._sizes[-1]
-            self._times[size] = {
-                block: ms * self._ms(block, size) / (self._ms(block, largest) or 1.0)
-                for block, ms in self._times[largest].items()
-            }
+            self._times[size] = {}
+            for block, ms in self._times[largest].items():
+                whole = self._ms(block, largest)
+                self._times[size][block] = ms * self._ms(block, size) / whole if whole else ms
         return self._times[size]
 
     def _ms(self, block: PlacedRow, size: tuple[int, int]) -> float:
@@ -208,9 +212,8 @@ class BlockTimes:
             block alone: one call more, and one conversion more of its feature maps, than within a net. ``megapixels``
             is the size of the image, and ``C3 megabytes`` and so on are those of the maps that the neck gets.
         """
-        subnet = self._space.subnet(genes)
-        size = self._sizes[self._space.scales.index(subnet.scale)]
-        times = self.at_size(size)
+        subnet, size = self._space.subnet(genes), self._subject.size_of(genes)
+        times = self._at_size(size)
         indices = self._backbone.get('out_indices', (1, 2, 3))
         stages = placed_rows(subnet.arch, self._backbone.get('output_stride', 32))[: indices[-1] + 1]
         blocks = [block for stage in stages for block in stage]

@@ -28,7 +28,7 @@ from mnv4_mm.json_lines import append_line, read_whole_lines
 from mnv4_mm.models.arch import PlacedRow
 from mnv4_mm.models.layers import Style
 from mnv4_mm.models.mobilenetv4 import build_block
-from mnv4_mm.models.space import Genes, Space
+from mnv4_mm.models.space import Genes, Space, at_scale
 from mnv4_mm.runtime.meta import read_meta
 from mnv4_mm.search.blocks import all_blocks, blocks_of, choose_blocks, input_size, layers_of
 from mnv4_mm.search.latency import (
@@ -123,7 +123,7 @@ def subject_of(cfg: Config) -> Subject:
         UserError: This is not the config of a supernet, or it cannot be exported.
     """
     space = space_of(cfg)
-    nets = [(*space.largest()[:-1], i) for i in range(len(space.scales))]
+    nets = [at_scale(space.largest(), number) for number in range(len(space.scales))]
     return Subject(cfg[NAME].space, tuple(default_size(with_subnet(cfg, genes)) for genes in nets), model_digest(cfg))
 
 
@@ -223,21 +223,26 @@ def make_table(
     """
     if len(nets) < 3:
         raise UserError(f'{len(nets)} nets could be measured, and a latency table needs at least 3')
-    space, backbone, sizes = supernet.space, supernet.backbone, supernet.subject.sizes
-    layers = {block: roofline_features(layers_of(block, sizes[-1])) for block in all_blocks(space, backbone)}
+    space, backbone, size = supernet.space, supernet.backbone, supernet.subject.sizes[-1]
+    layers = {block: roofline_features(layers_of(block, size)) for block in all_blocks(space, backbone)}
     if blocks:
         roofline = fit_roofline([layers[block] for block in blocks], list(blocks.values()))
     else:
         sums = [
-            np.sum([roofline_features(layers_of(block, size)) for block in blocks_of(subnet.arch, backbone)], axis=0)
-            for subnet in map(space.subnet, nets)
-            for size in [sizes[space.scales.index(subnet.scale)]]
+            np.sum(
+                [
+                    roofline_features(layers_of(block, supernet.subject.size_of(genes)))
+                    for block in blocks_of(space.subnet(genes).arch, backbone)
+                ],
+                axis=0,
+            )
+            for genes in nets
         ]
         # The constant is that of a net, and comes back in the coefficients.
         roofline = fit_roofline([np.append(one[:-1], 1.0) for one in sums], list(nets.values())) | dict(constant=0.0)
     times = {block: roofline_ms(roofline, one) for block, one in layers.items()} | dict(blocks)
-    prices = BlockTimes(supernet.subject, backbone, times, roofline)
-    features = {genes: prices.features(genes) for genes in dict.fromkeys([*nets, *checked])}
+    block_times = BlockTimes(supernet.subject, backbone, times, roofline)
+    features = {genes: block_times.features(genes) for genes in dict.fromkeys([*nets, *checked])}
     coefficients = fit_nets([features[genes] for genes in nets], list(nets.values()))
 
     def predictions(measured: Mapping[Genes, float]) -> tuple[NetTime, ...]:

@@ -78,7 +78,7 @@ def search(
     """Search for nets of a supernet.
 
     The nets are scored in ``workers`` processes. The result does not depend on their number. The published net of the
-    space and its narrower forms are scored, too, as baselines.
+    space, and the same net with narrower layers or a smaller input, are scored, too, as baselines.
 
     Args:
         checkpoint: Checkpoint of a supernet.
@@ -142,6 +142,7 @@ def search(
         scorer.images,
         plan._asdict() | (dict(latency=_source(latency)) if latency else {}),
         (best,) if plan.engine == 'tunas' and best else find_front(asked.values()),
+        scorer.sizes,
         unit,
         baselines,
     )

@@ -1,6 +1,7 @@
 """Score of a net of a supernet, without training it."""
 
 import copy
+import functools
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from mmengine.config import Config
-from mmengine.dataset import pseudo_collate
+from mmengine.dataset import Compose, pseudo_collate
 from mmengine.evaluator import Evaluator
 from mmengine.registry import DATASETS, DefaultScope
 from torch.nn import functional
@@ -23,6 +24,7 @@ from mnv4_mm.data.held_out import KEY, image_names, part_of
 from mnv4_mm.deploy.evaluator import metric_value
 from mnv4_mm.deploy.export import evenly
 from mnv4_mm.engine.runner import quiet_losses
+from mnv4_mm.errors import UserError
 from mnv4_mm.models.complexity import count
 from mnv4_mm.models.input_size import scaled_size
 from mnv4_mm.models.supernet import build_backbone, subnet_state
@@ -43,12 +45,10 @@ class Images(NamedTuple):
     Attributes:
         scored: Images that nets are scored on.
         calibration: Training images, from which the statistics of batch norms are computed.
-        size: Height and width in pixels of the first image in ``scored``.
     """
 
     scored: list[Any]
     calibration: list[Any]
-    size: tuple[int, int]
 
 
 class Scorer:
@@ -66,9 +66,11 @@ class Scorer:
         metric: Name of the metric, ``bbox_mAP`` or ``mIoU``.
         images: Number of images that are scored on.
         digest: SHA-256 of their names.
+        sizes: Height and width in pixels of the first of them, for each of the space's ``scales``.
 
     Raises:
-        UserError: The checkpoint cannot be read or is not that of a supernet, or the data is missing or has changed.
+        UserError: The checkpoint cannot be read or is not that of a supernet, the data is missing or has changed, or
+            its test pipeline does not resize images to the ``input_size`` of the config.
     """
 
     def __init__(self, checkpoint: str | Path | Checkpoint, images: int = MAX_IMAGES) -> None:
@@ -80,34 +82,44 @@ class Scorer:
         self._state = tensor_state(loaded.content, loaded.path)
         data = with_training_images(with_data_roots(restore_data(copy.deepcopy(self.cfg))))
         set_label_order(data)
-        dataset = _dataset_of(data)
+        config = {**innermost_dataset(data.test_dataloader.dataset), 'indices': None, 'lazy_init': False}
+        with without_lines(READING_ANNOTATIONS), DefaultScope.overwrite_default_scope(data.default_scope):
+            self._dataset = DATASETS.build(config)
+            self._pipelines = [Compose(_test_pipeline(data, scale)) for scale in self.space.scales]
         share = self.cfg.train_dataloader[KEY]
-        self._indices = evenly(part_of(dataset, share, scored=True), images)
-        self._calibrated = evenly(part_of(dataset, share, scored=False), CALIBRATION_IMAGES)
-        self._data, self._dataset_meta, self._evaluator_cfg = data, dataset.metainfo, data.test_evaluator
-        names = image_names(dataset)
+        self._indices = evenly(part_of(self._dataset, share, scored=True), images)
+        self._calibrated = evenly(part_of(self._dataset, share, scored=False), CALIBRATION_IMAGES)
+        self._evaluator_cfg = data.test_evaluator
+        names = image_names(self._dataset)
         self.digest = hashlib.sha256('\n'.join(names[i] for i in self._indices).encode(errors='replace')).hexdigest()
         self.images = len(self._indices)
-        self._at_scale: dict[float, Images] = {}
+        samples = [self._sample(self._indices[0], number) for number in range(len(self.space.scales))]
+        self.sizes: tuple[tuple[int, int], ...] = tuple(tuple(sample['inputs'].shape[-2:]) for sample in samples)
+        if len(set(self.sizes)) < len(self.sizes):
+            height, width = self.sizes[0]
+            raise UserError(
+                f'{loaded.path}: the test pipeline resizes images to {width}x{height} for nets of different input '
+                'sizes: its Resize needs a scale in pixels'
+            )
+        self._images = functools.cache(self._read)
+
+    def _sample(self, index: int, number: int) -> Any:
+        """Return a sample of the data set, resized for the scale with this number."""
+        self._dataset.pipeline = self._pipelines[number]
+        return self._dataset[index]
+
+    def _read(self, number: int) -> Images:
+        """Return all images, resized for the scale with this number."""
+        size = self.sizes[number]
+        scored = _batches([self._sample(i, number) for i in self._indices])
+        calibration = _batches([_resized(self._sample(i, number), size) for i in self._calibrated])
+        if len(calibration) > 1 and len(calibration[-1]['inputs']) == 1:
+            calibration.pop()  # a norm cannot take the statistics of one value
+        return Images(scored, calibration)
 
     def images_for(self, genes: Sequence[int]) -> Images:
-        """Return the images in the input size of a net.
-
-        Raises:
-            UserError: The genes do not fit the space.
-        """
-        scale = self.space.subnet(genes).scale
-        if scale not in self._at_scale:
-            cfg = copy.deepcopy(self._data)
-            set_pipeline_size(cfg, scaled_size(cfg.input_size, scale))
-            dataset = _dataset_of(cfg)
-            scored = [dataset[i] for i in self._indices]
-            size: tuple[int, int] = tuple(scored[0]['inputs'].shape[-2:])
-            calibration = _batches([_resized(dataset[i], size) for i in self._calibrated])
-            if len(calibration) > 1 and len(calibration[-1]['inputs']) == 1:
-                calibration.pop()  # a norm cannot take the statistics of one value
-            self._at_scale[scale] = Images(_batches(scored), calibration, size)
-        return self._at_scale[scale]
+        """Return the images in the input size of a net."""
+        return self._images(self.space.scale_number(genes))
 
     def model(self, genes: Sequence[int]) -> tuple[Any, Config]:
         """Build a net with its part of the weights, and with statistics of its own in its batch norms.
@@ -140,7 +152,7 @@ class Scorer:
         batches = self.images_for(genes).scored
         with torch.no_grad(), DefaultScope.overwrite_default_scope(cfg.default_scope):
             evaluator = Evaluator(copy.deepcopy(self._evaluator_cfg))
-            evaluator.dataset_meta = self._dataset_meta
+            evaluator.dataset_meta = self._dataset.metainfo
             if task_of(cfg).name == 'detection':
                 for metric in evaluator.metrics:  # the annotation file has all training images
                     metric.img_ids = [sample.img_id for batch in batches for sample in batch['data_samples']]
@@ -157,13 +169,14 @@ class Scorer:
         """
         backbone = self.cfg.model.backbone
         options = {key: value for key, value in backbone.items() if key in ('out_indices', 'output_stride')}
-        return count(build_backbone(self.space, genes, **options), self.images_for(genes).size).macs
+        size = self.sizes[self.space.scale_number(genes)]
+        return count(build_backbone(self.space, genes, **options), size).macs
 
 
-def _dataset_of(cfg: Config) -> Any:
-    config = {**innermost_dataset(cfg.test_dataloader.dataset), 'indices': None, 'lazy_init': False}
-    with without_lines(READING_ANNOTATIONS), DefaultScope.overwrite_default_scope(cfg.default_scope):
-        return DATASETS.build(config)
+def _test_pipeline(data: Config, scale: float) -> list[Any]:
+    cfg = copy.deepcopy(data)
+    set_pipeline_size(cfg, scaled_size(cfg.input_size, scale))
+    return innermost_dataset(cfg.test_dataloader.dataset).pipeline
 
 
 def _batches(samples: Sequence[Any]) -> list[Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mnv4_mm.config.index import CONFIGS, near_names
+from mnv4_mm.config.options import check_input_size
 from mnv4_mm.config.rules import check_backbone_name
 from mnv4_mm.config.source import check_config_file, read_source
 from mnv4_mm.errors import UserError
@@ -212,6 +213,10 @@ def _head(value: Mapping[str, Any]) -> Head:
     if (head.epochs is None) == (head.iters is None):
         found = 'neither' if head.epochs is None else 'both'
         raise ValueError(f'a head needs either epochs or iters; that of {head.config} has {found}')
+    if head.input_size is not None:
+        if not isinstance(head.input_size, list | tuple) or len(head.input_size) != 2:
+            raise ValueError(f'input_size of a head must be height and width, got {head.input_size!r}')
+        check_input_size(head.input_size)
     return head
 
 

@@ -71,7 +71,12 @@ def head_data_digest(head: Head, data: str | None) -> str:
         UserError: The config or the data is invalid, or they do not fit each other.
     """
     options = TrainOptions(
-        data=data, weights='none', cfg_options=head.cfg_options, epochs=head.epochs, iters=head.iters
+        data=data,
+        weights='none',
+        cfg_options=head.cfg_options,
+        epochs=head.epochs,
+        iters=head.iters,
+        size=head.input_size,
     )
     return data_digest(training_config(head.config, options, log=lambda line: None))
 

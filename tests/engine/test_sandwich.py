@@ -95,7 +95,8 @@ def test_losses_are_those_of_ordinary_nets(name, segmentation_batch):
 def test_boxes_are_resized_with_their_image():
     """And the samples of the other nets stay as they are."""
     _, model = supernet('mnv4_ssdlite_coco')
-    data = model.data_preprocessor(demo_mm_inputs(2, [[3, 64, 96]] * 2, num_classes=80), training=True)
+    shapes = [[3, 64, 96], [3, 32, 96]]  # the second is padded to 64x96
+    data = model.data_preprocessor(demo_mm_inputs(2, shapes, num_classes=80), training=True)
     inputs, samples = data['inputs'], data['data_samples']
     before = [sample.gt_instances.bboxes.clone() for sample in samples]
     images, scaled = scaled_batch(inputs, samples, 0.6)
@@ -104,8 +105,11 @@ def test_boxes_are_resized_with_their_image():
         assert torch.equal(sample.gt_instances.bboxes, old)
         torch.testing.assert_close(new.gt_instances.bboxes, old * torch.tensor([2 / 3, 1 / 2, 2 / 3, 1 / 2]))
         assert torch.equal(new.gt_instances.labels, sample.gt_instances.labels)
-        assert (new.img_shape, new.batch_input_shape) == ((32, 64), (32, 64))
-        assert tuple(sample.img_shape[:2]) == (64, 96)
+        height, width = sample.pad_shape
+        assert new.batch_input_shape == (32, 64)
+        assert new.img_shape == new.pad_shape == (height // 2, 64)
+        assert (width, tuple(sample.batch_input_shape)) == (96, (64, 96))
+    assert [sample.pad_shape[0] for sample in samples] == [64, 32]
     same, untouched = scaled_batch(inputs, samples, 1.0)
     assert same is inputs
     assert untouched is samples

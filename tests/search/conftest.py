@@ -19,7 +19,7 @@ def supernet(once, drawn):
         options['report_on_training_images'] = False
         if name == DETECTOR:
             options['train_dataloader.dataset.times'] = 1
-        length: dict[str, Any] = dict(epochs=1, size=[96]) if name == DETECTOR else dict(iters=4)
+        length: dict[str, Any] = dict(epochs=1, size=[128]) if name == DETECTOR else dict(iters=4)
         arguments: dict[str, Any] = dict(data=str(drawn), space='small', cfg_options=options, **length)
         folder = once(f'supernet {name}', lambda out: train(name, work_dir=str(out), **arguments))
         return next(iter(sorted(folder.glob('[ei]*.pth'))))

@@ -37,8 +37,8 @@ def front(tmp_path):
     write_stub_checkpoint(supernet)
     from mnv4_mm.digest import file_digest
 
-    nets = (Scored((0, 1), 0.25, 0.1), Scored((1, 1), 0.5, 0.2))
-    return Front(supernet, file_digest(supernet).hexdigest(), 'mIoU', 40, dict(nets=2), nets)
+    nets = (Scored((0, 0), 0.25, 0.1), Scored((1, 1), 0.5, 0.2))
+    return Front(supernet, file_digest(supernet).hexdigest(), 'mIoU', 40, dict(nets=2), nets, ((96, 128), (160, 224)))
 
 
 def test_a_front_survives_its_file(front, tmp_path):
@@ -46,7 +46,7 @@ def test_a_front_survives_its_file(front, tmp_path):
     assert read_front(tmp_path / 'front.json') == front
     assert front.choose(0.15) == front.choose(0.1) == front.nets[0]
     assert front.choose(7) == front.nets[1]
-    assert list(front.lines())[2:] == ['| 0.1000 | 0.2500 |', '| 0.2000 | 0.5000 |']
+    assert list(front.lines())[2:] == ['| 0.1000 | 0.2500 | 128x96 |', '| 0.2000 | 0.5000 | 224x160 |']
     named = front._replace(
         baselines=(('mnv4_conv_s', Scored((1, 0), 0.375, 0.15)), ('small', Scored((0, 0), 0.1, 0.01)))
     )
@@ -74,25 +74,13 @@ def test_a_front_in_ms(front, tmp_path):
     path = tmp_path / 'front.json'
     write_front(front._replace(unit='ms', nets=(Scored((0, 1), 0.25, 10.0), Scored((1, 1), 0.5, 12.5))), path)
     slow = read_front(path)
-    assert next(slow.lines()) == '| ms | mIoU |'
+    assert next(slow.lines()) == '| ms | mIoU | input |'
     for text in ('12', '12ms', ' 12 MS', '1.2e1ms'):
         assert slow.choose(read_cost('--choose', text, slow.unit)).cost == 10.0
     with pytest.raises(UserError, match='--choose 12GMACs: the costs are in ms here'):
         read_cost('--choose', '12GMACs', slow.unit)
     with pytest.raises(UserError, match=r'the cheapest net of the front has 10\.0000 ms'):
         slow.choose(9)
-
-
-def test_a_front_without_a_unit_is_in_gmacs(front, tmp_path):
-    """As it was written before costs could be in ms."""
-    path = tmp_path / 'front.json'
-    write_front(front, path)
-    content = json.loads(path.read_text())
-    del content['unit']
-    content['nets'] = [dict(genes=net['genes'], score=net['score'], gmacs=net['cost']) for net in content['nets']]
-    path.write_text(json.dumps(content))
-    assert read_front(path) == front
-    assert front.unit == 'GMACs'
 
 
 def test_a_plot_has_the_baseline(front, tmp_path, monkeypatch):

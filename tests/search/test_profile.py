@@ -46,7 +46,7 @@ def table(supernet, once):
 def test_a_profile_measures_blocks_and_nets(table, supernet):
     found = read_table(table)
     assert [sum(one.measured for one in found.blocks), len(found.nets), len(found.checked)] == [3, 3, 1]
-    assert found.subject.sizes == ((64, 64), (64, 64), (96, 96))
+    assert found.subject.sizes == ((64, 64), (96, 96), (128, 128))
     assert (found.runtime, found.threads) == ('onnx', 1)
     assert found.machine['versions'].keys() >= {'mnv4_mm', 'onnxruntime'}
     smallest, largest = (net.ms for net in found.nets[:2])
@@ -177,7 +177,7 @@ def test_a_search_under_a_limit_in_ms(table, supernet, tmp_path, monkeypatch, ca
     arguments = ['search', 'run', path, '--images', '2', '--nets', '20', '--engine', 'random', '--out', str(tmp_path)]
     assert main([*arguments, '--latency', str(table)]) == 0
     output = capsys.readouterr().out
-    assert '| ms | bbox_mAP |' in output
+    assert '| ms | bbox_mAP | input |' in output
     front = read_front(tmp_path / 'front-random.json')
     assert front.unit == 'ms'
     assert front.plan['latency']['runtime'] == 'onnx'
@@ -199,7 +199,9 @@ def test_a_search_under_a_limit_in_ms(table, supernet, tmp_path, monkeypatch, ca
     write_table(found._replace(subject=found.subject._replace(sizes=((64, 64),))), other)
     assert main([*arguments, '--latency', str(other)]) == 2
     error = capsys.readouterr().err
-    assert error == 'error: --latency: the table is of images of 64x64 pixels, the supernet takes 64x64, 64x64, 96x96\n'
+    assert (
+        error == 'error: --latency: the table is of images of 64x64 pixels, the supernet takes 64x64, 96x96, 128x128\n'
+    )
 
 
 def line_of(page, p50, **changes):

@@ -65,13 +65,14 @@ def test_a_score_is_that_of_the_ordinary_net(name, supernet, tmp_path):
     assert scorer.score(scorer.space.largest()) != score == scorer.score(genes)
     assert all(torch.equal(value, before[key]) for key, value in scorer._state.items())
     front = tmp_path / 'front.json'
-    net = dict(genes=list(genes), score=score, gmacs=scorer.macs(genes) / 1e9)
+    net = dict(genes=list(genes), score=score, cost=scorer.macs(genes) / 1e9)
     about = dict(supernet=str(supernet(name)), sha256=scorer.checkpoint.sha256, metric=scorer.metric, images=1, plan={})
+    about |= dict(unit='GMACs', sizes=scorer.sizes, baselines={})
     front.write_text(json.dumps({**about, 'nets': [net]}))
     assert main(['search', 'export', str(front), '--choose', '1', '--out', str(tmp_path / 'net.pth')]) == 0
     model = load_model(str(tmp_path / 'net.pth'), device='cpu')
     assert 'supernet' not in model.cfg
-    assert model.cfg.input_size == ((64, 64) if name == DETECTOR else (96, 96))  # 0.6 times 96 and 160
+    assert model.cfg.input_size == ((64, 64) if name == DETECTOR else (96, 96))  # 0.6 times 128 and 160
     assert sum(p.numel() for p in model.backbone.parameters()) < 5e5
     expected = scorer.model(genes)[0].state_dict()
     assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
@@ -128,7 +129,7 @@ def test_a_search_continues_where_it_was_stopped(supernet, tmp_path, capsys):
     assert main(['search', 'run', str(path), *arguments]) == 0
     assert (tmp_path / RECORDS).read_bytes() == before
     assert read_front(tmp_path / 'front-random.json').nets == whole.nets
-    assert '| GMACs | bbox_mAP |' in capsys.readouterr().out
+    assert '| GMACs | bbox_mAP | input |' in capsys.readouterr().out
     with pytest.raises(UserError, match='of another supernet or of other images'):
         search(path, plan._replace(images=3), tmp_path)
     with pytest.raises(UserError, match='the smallest net of the space has'):

@@ -53,6 +53,8 @@ def test_a_protocol_has_every_combination_and_its_controls(tmp_path):
         (TEXT.replace('timm:resnet18', 'mnv4_conv_s'), 'listed twice'),
         (TEXT.replace('epochs=1', 'epoch=1'), 'epoch'),
         (TEXT.replace('epochs=1', 'epochs=1, iters=2'), 'either epochs or iters'),
+        (TEXT.replace('epochs=1', 'epochs=1, input_size=320'), 'must be height and width, got 320'),
+        (TEXT.replace('epochs=1', 'epochs=1, input_size=(190, 224)'), 'multiples of 32'),
         (TEXT.replace('[0, 1]', "['0']"), 'seeds must be integers'),
         (TEXT.replace('[0, 1]', '[-1]'), 'seeds must be integers from 0 to 99'),
         (TEXT + 'block = 0', 'block must be a number of images'),
