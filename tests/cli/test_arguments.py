@@ -308,8 +308,10 @@ def answers(repository, tmp_path_factory):
     (tmp / 'records.jsonl').write_text(json.dumps(record))
     write_detector(tmp / 'net.onnx')
     content = dict(supernet=str(tmp / 'net.pth'), sha256='', metric='mIoU', images=1, plan={})
-    net = dict(genes=[0], score=0.5, gmacs=0.1)
-    (tmp / 'front.json').write_text(json.dumps({**content, 'nets': [net]}))
+    net = dict(genes=[0], score=0.5, cost=0.1)
+    (tmp / 'front.json').write_text(
+        json.dumps({**content, 'nets': [net], 'sizes': [[64, 64]], 'unit': 'GMACs', 'baselines': {}})
+    )
     images = repository / 'data/mini/coco/val2017'
     places = dict(
         gone=tmp / 'gone', text=tmp / 'text.txt', folder=tmp / 'folder', empty=tmp / 'empty', broken=tmp / 'broken.py',
