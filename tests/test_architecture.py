@@ -20,7 +20,7 @@ PACKAGE = Path(__file__).parents[1] / 'mnv4_mm'
 # The rooms, subpackages and single modules, from the ground up. A room may import the rooms of the lines above its own.
 ROOMS: tuple[tuple[str, ...], ...] = (
     ('errors', 'version', 'quiet', 'lazy'),
-    ('paths', 'files', 'image_headers', 'digest', 'processors', 'json_lines', 'pareto'),
+    ('paths', 'files', 'image_headers', 'digest', 'processors', 'json_lines', 'pareto', 'child_processes'),
     ('images',),
     ('weights',),
     ('upstream',),
@@ -41,7 +41,7 @@ LEVELS = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 # Modules that are imported, or run exported files, where PyTorch and OpenMMLab are not installed or not yet loaded.
 LIGHT = (
     'errors', 'version', 'quiet', 'lazy', 'paths', 'files', 'image_headers', 'images', 'data.formats', 'models.arch',
-    'processors', 'json_lines', 'pareto',
+    'processors', 'json_lines', 'pareto', 'child_processes',
     'models.space', 'weights.tags', 'weights.cache', 'weights.work_dir', 'search.front', 'search.latency',
     'report.weights', 'runtime',
     'config.check', 'config.index', 'config.literals', 'config.options', 'config.rules', 'config.source',

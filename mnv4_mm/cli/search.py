@@ -1,12 +1,14 @@
 """The command that searches for a net: train a supernet, search in it, write the net that was found."""
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mnv4_mm.cli import train as training
 from mnv4_mm.cli.arguments import Parser
 from mnv4_mm.config.options import WITHOUT_SPACE, TrainOptions
-from mnv4_mm.config.rules import check_is_supernet
+from mnv4_mm.config.rules import check_is_supernet, check_unit
 from mnv4_mm.config.source import read_checkpoint_source
 from mnv4_mm.errors import UserError
 from mnv4_mm.paths import check_checkpoint, check_not_empty, check_output_file, check_output_folder, make_output_folder
@@ -55,6 +57,17 @@ def add_search(parser: Parser) -> None:
     run.add_argument('--seed', type=int, default=0, metavar='N', help='default: 0')
     run.add_argument('--out', metavar='DIR', help='folder of the records (default: search/ beside the checkpoint)')
     run.set_defaults(call=run_search, parser=run)
+    rank = commands.add_parser('rank', help='train some nets alone: how well do the scores of the supernet rank them?')
+    rank.add_argument('checkpoint', help='checkpoint of a supernet')
+    rank.add_argument('--nets', type=int, default=20, metavar='N', help='number of random nets (default: 20)')
+    length = rank.add_mutually_exclusive_group(required=True)
+    length.add_argument('--epochs', type=int, metavar='N', help='epochs of the training of each net')
+    length.add_argument('--iters', type=int, metavar='N', help='iterations of the training of each net')
+    rank.add_argument('--images', type=int, default=500, metavar='N', help='score on at most N images (default: 500)')
+    rank.add_argument('--workers', type=int, default=1, metavar='N', help='trainings at the same time (default: 1)')
+    rank.add_argument('--seed', type=int, default=0, metavar='N', help='of the trainings (default: 0)')
+    rank.add_argument('--out', metavar='DIR', help='folder of the trainings (default: ranking/ beside the checkpoint)')
+    rank.set_defaults(call=rank_nets, parser=rank)
     export = commands.add_parser('export', help='write a net that was found as an ordinary checkpoint')
     export.add_argument('front', help='front-<engine>.json, which `mnv4 search run` has written')
     export.add_argument(
@@ -126,11 +139,12 @@ def profile_device(args: argparse.Namespace) -> None:
     print(*table.lines(), out, sep='\n')
 
 
-def _check_supernet(checkpoint: str) -> None:
-    """Check that a file is the checkpoint of a supernet, as far as this can be known without torch."""
+def _check_supernet(checkpoint: str) -> Mapping[str, Any] | None:
+    """Check that a file is the checkpoint of a supernet, and return its config, as far as known without torch."""
     source = read_checkpoint_source(check_checkpoint(checkpoint))
     if source is not None:
         check_is_supernet(source)
+    return source
 
 
 def _count(flag: str, text: str) -> int:
@@ -143,9 +157,7 @@ def run_search(args: argparse.Namespace) -> None:
     """Run ``mnv4 search run``: check the arguments, search, and print the front."""
     from mnv4_mm.search.latency import read_table
 
-    for flag, value in (('--nets', args.nets), ('--images', args.images), ('--workers', args.workers)):
-        if value < 1:
-            raise UserError(f'{flag} must be at least 1, got {value}')
+    _check_positive(nets=args.nets, images=args.images, workers=args.workers)
     if args.seed < 0:
         raise UserError(f'--seed must not be negative, got {args.seed}')
     limit = None if args.limit is None else read_cost('--limit', args.limit, MS if args.latency else GMACS)
@@ -171,6 +183,31 @@ def run_search(args: argparse.Namespace) -> None:
     write_front(front, path)
     write_plot(front, baseline, path.with_suffix('.png'))
     print(*front.lines(), path, path.with_suffix('.png'), sep='\n')
+
+
+def rank_nets(args: argparse.Namespace) -> None:
+    """Run ``mnv4 search rank``: train nets alone, and print both scores of each and Kendall's tau."""
+    if args.nets < 3:
+        raise UserError(f'--nets must be at least 3, got {args.nets}')
+    _check_positive(epochs=args.epochs, iters=args.iters, images=args.images, workers=args.workers)
+    if args.seed < 0:
+        raise UserError(f'--seed must not be negative, got {args.seed}')
+    check_not_empty(checkpoint=args.checkpoint, out=args.out)
+    source = _check_supernet(args.checkpoint)
+    if source is not None:
+        check_unit(source, 'epochs' if args.epochs else 'iters')
+    out = check_output_folder('--out', args.out or Path(args.checkpoint).parent / 'ranking')
+
+    from mnv4_mm.search.rank import Plan, rank
+
+    plan = Plan(args.nets, args.epochs, args.iters, args.seed, args.images)
+    print(*rank(Path(args.checkpoint), plan, Path(out), workers=args.workers).lines(), sep='\n')
+
+
+def _check_positive(**values: int | None) -> None:
+    for name, value in values.items():
+        if value is not None and value < 1:
+            raise UserError(f'--{name} must be at least 1, got {value}')
 
 
 def export_net(args: argparse.Namespace) -> None:

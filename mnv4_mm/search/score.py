@@ -148,7 +148,19 @@ class Scorer:
         Raises:
             UserError: The genes do not fit the space, or the images have no ground truth.
         """
-        model, cfg = self.model(genes)
+        return self.score_model(self.model(genes)[0], genes)
+
+    def score_model(self, model: Any, genes: Sequence[int]) -> float:
+        """Return AP or mIoU of a model in evaluation mode, whose backbone is a net, on the images that were held out.
+
+        Args:
+            model: A detector or segmenter with the input size of the net.
+            genes: The net.
+
+        Raises:
+            UserError: The genes do not fit the space, or the images have no ground truth.
+        """
+        cfg = self.cfg
         batches = self.images_for(genes).scored
         with torch.no_grad(), DefaultScope.overwrite_default_scope(cfg.default_scope):
             evaluator = Evaluator(copy.deepcopy(self._evaluator_cfg))

@@ -9,8 +9,6 @@ import hashlib
 import json
 import os
 import resource
-import sys
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -27,6 +25,7 @@ from torch import Tensor
 from mnv4_mm.apis.evaluate import evaluate
 from mnv4_mm.apis.model import load_model
 from mnv4_mm.apis.train import train
+from mnv4_mm.child_processes import read_task
 from mnv4_mm.config.checkpoint import checkpoint_config
 from mnv4_mm.config.data import dataset_split, restore_data
 from mnv4_mm.deploy.evaluator import PredictorEvaluator
@@ -266,16 +265,8 @@ def _deployed(checkpoint: Checkpoint, cfg: Config, head: Head, work_dir: Path, l
     return {**values, 'parameters': complexity.params, 'macs': complexity.macs, 'size': [height, width]}
 
 
-def _exit_with_parent() -> None:
-    # The read returns when the parent process has ended. sys.stdin.read() would hold the lock of sys.stdin: forked
-    # workers of data loaders would inherit the locked lock and wait for it for ever when they close sys.stdin.
-    os.read(sys.stdin.fileno(), 1)
-    os._exit(3)
-
-
 def main() -> None:
-    job = Job.from_json(sys.stdin.readline())
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    job = Job.from_json(read_task())
     try:
         record = execute(job)
     except UserError as error:

@@ -1,10 +1,8 @@
 """Make the runs of a protocol that have no record yet. Any number of processes and machines may share the work."""
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mnv4_mm.child_processes import failure_of, run_child
 from mnv4_mm.errors import UserError
 from mnv4_mm.files import write_whole
 from mnv4_mm.json_lines import append_line, as_line, locked
@@ -245,37 +244,16 @@ def run_job(job: Job, threads: int, processes: set[subprocess.Popen] | None = No
     Returns:
         The record that the process has written, or the record of a failure if the process died without writing one.
     """
-    processes = set() if processes is None else processes
     work_dir = Path(job.work_dir)
     if record := _finished(job):
         return record
     shutil.rmtree(work_dir, ignore_errors=True)
     work_dir.mkdir(parents=True)
-    environment = {**os.environ, 'OMP_NUM_THREADS': str(threads)}
     log = work_dir / 'run.log'
-    with log.open('w') as output:
-        # Stdin stays open: when it is closed, because this process has died, the child exits.
-        process = subprocess.Popen(
-            [sys.executable, '-m', 'mnv4_mm.transfer.run'],
-            stdin=subprocess.PIPE,
-            text=True,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,  # Ctrl-C in a terminal only reaches this process, which then kills the child
-        )
-        processes.add(process)
-        with process:
-            assert process.stdin is not None
-            process.stdin.write(job.to_json() + '\n')
-            process.stdin.flush()
-            code = process.wait()
-        processes.discard(process)
+    code = run_child('mnv4_mm.transfer.run', job.to_json(), log, threads, processes)
     if Path(job.record).is_file():
         return json.loads(Path(job.record).read_text())
-    lines = log.read_text(errors='replace').strip().splitlines()
-    reason = lines[-1][:300] if lines and code > 0 else 'killed: out of memory?'
-    return failure(job, f'exit code {code}: {reason} (log: {work_dir}/run.log)')
+    return failure(job, failure_of(code, log))
 
 
 def _finished(job: Job) -> Record | None:

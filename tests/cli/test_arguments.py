@@ -57,10 +57,11 @@ POSITIONALS = {
     'search train': dict(config=MINI),
     'search profile': dict(checkpoint='{checkpoint}'),
     'search run': dict(checkpoint='{checkpoint}'),
+    'search rank': dict(checkpoint='{checkpoint}'),
     'search export': dict(front='{front}'),
 }
 # Options that a command requires.
-REQUIRED = {'label': dict(out='{new}'), 'search export': dict(choose='1')}
+REQUIRED = {'label': dict(out='{new}'), 'search rank': dict(epochs='1'), 'search export': dict(choose='1')}
 # Options without which another option has no effect.
 NEEDED = {
     ('export', 'calibration'): ['--precision', 'int8'],
@@ -158,6 +159,7 @@ ARGUMENTS = {
     'limit': ['0', '-1', 'inf', 'nan', 'many', 'ms', '12ms'],
     'choose': ['0', '-1', 'nan', 'many', 'ms', '12ms'],
     'search run out': OUT_FOLDER,
+    'search rank out': OUT_FOLDER,
     'front': ['{gone}.json', '{folder}', '{text}'],
     'search export out': ['{folder}', '{text}/x.pth', '{new}.txt'],
 }  # fmt: skip
@@ -182,6 +184,7 @@ RANGES = {
     'images': ['0'],
     'threads': ['0'],
     'search profile nets': ['2'],
+    'search rank nets': ['2'],
 }
 # torch.distributed.launch passes it, and nobody else.
 IGNORED = ('local_rank',)

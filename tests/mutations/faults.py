@@ -498,6 +498,13 @@ FAULTS = (
         ('tests/search/test_search.py', '-k', 'score_is and lraspp'),
     ),
     Fault(
+        'train nets alone on the images that they are scored on',
+        'mnv4_mm/search/rank.py',
+        'cfg.train_dataloader[KEY] = scorer.cfg.train_dataloader[KEY]',
+        'pass',
+        ('tests/search/test_rank.py', '-k', 'scored_both_ways'),
+    ),
+    Fault(
         'keep the norm statistics of the largest net',
         'mnv4_mm/search/calibrate.py',
         'nn.Module.train(norm)',

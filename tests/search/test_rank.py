@@ -1,0 +1,88 @@
+"""Nets of a supernet that are trained alone, and how well the scores of the supernet rank them."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from mnv4_mm.apis.model import load_model
+from mnv4_mm.cli import main
+from mnv4_mm.search import rank
+from mnv4_mm.search.rank import RECORDS, Ranked, Ranking
+from mnv4_mm.search.score import Scorer
+from mnv4_mm.weights.checkpoint import read_checkpoint
+from mnv4_mm.weights.work_dir import list_checkpoints
+
+SEGMENTER = 'mnv4_lraspp_ade20k-mini'
+
+
+def test_kendall_counts_pairs_in_the_same_order():
+    generator = np.random.default_rng(0)
+    shared = generator.uniform(0, 1, 12)
+    alone = shared + generator.normal(0, 0.3, 12)
+    nets = [Ranked((i,), *pair) for i, pair in enumerate(zip(shared, alone, strict=True))]
+    tau, (low, high) = Ranking('mIoU', tuple(nets)).kendall()
+    signs = [
+        np.sign((a.shared - b.shared) * (a.alone - b.alone)) for i, a in enumerate(nets) for b in nets[:i]
+    ]  # no ties
+    assert tau == pytest.approx(np.mean(signs))
+    assert -1 <= low < tau < high <= 1
+    lines = Ranking('mIoU', tuple(nets)).lines()
+    assert lines[2].startswith(f'| {max(alone):.4f} |')
+    assert lines[-1].startswith(f'Kendall tau of 12 nets: {tau:.2f}, 95 % interval')
+
+
+def test_nets_are_trained_alone_and_scored_both_ways(supernet, tmp_path, monkeypatch, capsys):
+    checkpoint = supernet(SEGMENTER)
+    command = ['search', 'rank', str(checkpoint), '--nets', '3', '--iters', '2', '--workers', '2', '--images', '6']
+    command += ['--out', str(tmp_path)]
+    assert main(command) == 0
+    output = capsys.readouterr().out
+    assert '3 of 3 nets' in output
+    about, *lines = map(json.loads, (tmp_path / RECORDS).read_text().splitlines())
+    assert about['iters'] == 2
+    assert about['epochs'] is None
+    scorer = Scorer(checkpoint, 6)
+    assert sorted(tuple(line['genes']) for line in lines) == sorted(rank.choose_nets(scorer.space, 3))
+    line = lines[0]
+    (path,) = list_checkpoints(tmp_path / f'net_{"".join(map(str, line["genes"]))}' / 'run')
+    model = load_model(path, device='cpu')
+    assert model.cfg.randomness.seed == 0
+    assert 'load_from' not in model.cfg or model.cfg.load_from is None
+    assert model.cfg.train_dataloader.held_out == scorer.cfg.train_dataloader.held_out
+    assert read_checkpoint(path).meta['iter'] == 2
+    assert line['shared'] == pytest.approx(scorer.score(line['genes']), abs=1e-6)
+    assert line['alone'] == pytest.approx(scorer.score_model(model, line['genes']), abs=1e-6)
+    # Killed in the middle of a line: only that net is trained again.
+    text = (tmp_path / RECORDS).read_text()
+    (tmp_path / RECORDS).write_text(text[:-9])
+    trained = []
+    kept = shutil.copytree(tmp_path / f'net_{"".join(map(str, lines[-1]["genes"]))}', tmp_path / 'kept')
+
+    def run_child(module, task, *_):
+        trained.append(json.loads(task))
+        shutil.copytree(kept / 'run', trained[-1]['work_dir'])
+        return 0
+
+    monkeypatch.setattr(rank, 'run_child', run_child)
+    assert main(command) == 0
+    assert (tmp_path / RECORDS).read_text() == text
+    assert [one['work_dir'] for one in trained] == [
+        str(tmp_path / f'net_{"".join(map(str, lines[-1]["genes"]))}' / 'run')
+    ]
+    assert main([*command[:-1], str(tmp_path), '--seed', '1']) == 2
+    assert 'is of another supernet or of other trainings' in capsys.readouterr().err
+
+
+def test_a_training_that_fails_is_one_line(supernet, tmp_path, monkeypatch, capsys):
+    module = 'mnv4_mm.search.nothing'
+    real = rank.run_child
+    monkeypatch.setattr(rank, 'run_child', lambda _, *arguments: real(module, *arguments))
+    command = ['search', 'rank', str(supernet(SEGMENTER)), '--nets', '3', '--iters', '2', '--out', str(tmp_path)]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert 'has failed: exit code 1: ' in error
+    assert 'No module named mnv4_mm.search.nothing' in error
+    assert error.count('\n') == 1
+    assert (tmp_path / RECORDS).read_text().count('\n') == 1
