@@ -1,4 +1,4 @@
-"""What depends on the input size in the config of a model, ``model`` of a config of mmdet or mmseg."""
+"""Sizes in pixels, and the parts of the config of a model of mmdet or mmseg that change with its input size."""
 
 import math
 from collections.abc import Sequence

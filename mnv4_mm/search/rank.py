@@ -1,4 +1,4 @@
-"""How well the scores of a supernet rank its nets: some nets are trained alone and scored on the same images."""
+"""Comparison of the scores of a supernet with those of the same nets trained alone, on the same images."""
 
 import json
 import random
