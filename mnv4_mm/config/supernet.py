@@ -85,7 +85,7 @@ def check_supernet(cfg: Config, options: TrainOptions) -> None:
             f'--space needs a larger input_size than {size[0]}x{size[1]}: {", ".join(map(str, space.scales))} times '
             'this size, in multiples of 32, must differ; 128x128 is the smallest square'
         )
-    with_subnet(cfg, space.smallest())
+    with_subnet(cfg, space.smallest())  # raises if the model cannot take a smaller input
     count, weight, share = cfg[NAME].get('random'), cfg[NAME].get('distillation'), cfg.train_dataloader.get(KEY)
     if isinstance(count, bool) or not isinstance(count, int) or count < 0:
         raise UserError(f'{NAME}.random must be a number of nets, got {count!r}')

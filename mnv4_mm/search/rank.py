@@ -73,9 +73,14 @@ class Ranking(NamedTuple):
     metric: str
     nets: tuple[Ranked, ...]
 
-    def kendall(self) -> tuple[float, tuple[float, float]]:
-        """Return Kendall's tau-b between both scores, and its 95 % interval by a bootstrap over the nets."""
+    def kendall(self) -> tuple[float, tuple[float, float]] | None:
+        """Return Kendall's tau-b between both scores, and its 95 % interval by a bootstrap over the nets.
+
+        It is None if all nets have the same score.
+        """
         values = np.array([(net.shared, net.alone) for net in self.nets])
+        if np.ptp(values, axis=0).min() == 0:
+            return None
         generator = np.random.default_rng(0)
         samples = [
             stats.kendalltau(*values[generator.integers(len(values), size=len(values))].T).statistic
@@ -86,13 +91,16 @@ class Ranking(NamedTuple):
 
     def lines(self) -> list[str]:
         """Return the lines of a Markdown table, by descending score alone, and Kendall's tau."""
-        tau, (low, high) = self.kendall()
+        found = self.kendall()
+        tau = (
+            f'{found[0]:.2f}, 95 % interval {found[1][0]:.2f} to {found[1][1]:.2f}' if found else 'all scores are equal'
+        )
         ordered = sorted(self.nets, key=lambda net: -net.alone)
         return [
             f'| {self.metric} alone | {self.metric} in the supernet | genes |',
             '|---|---|---|',
             *(f'| {net.alone:.4f} | {net.shared:.4f} | {"".join(map(str, net.genes))} |' for net in ordered),
-            f'Kendall tau of {len(self.nets)} nets: {tau:.2f}, 95 % interval {low:.2f} to {high:.2f}',
+            f'Kendall tau of {len(self.nets)} nets: {tau}',
         ]
 
 

@@ -31,6 +31,9 @@ def test_kendall_counts_pairs_in_the_same_order():
     lines = Ranking('mIoU', tuple(nets)).lines()
     assert lines[2].startswith(f'| {max(alone):.4f} |')
     assert lines[-1].startswith(f'Kendall tau of 12 nets: {tau:.2f}, 95 % interval')
+    same = Ranking('mIoU', tuple(net._replace(shared=0.0) for net in nets))
+    assert same.kendall() is None
+    assert same.lines()[-1] == 'Kendall tau of 12 nets: all scores are equal'
 
 
 def test_nets_are_trained_alone_and_scored_both_ways(supernet, tmp_path, monkeypatch, capsys):
