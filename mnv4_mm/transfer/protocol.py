@@ -112,6 +112,8 @@ class Protocol:
         teacher: Teacher of the control ``distilled``; None if ``distilled`` is not among the controls.
         train: Splits of the data to train on.
         test: Splits to evaluate on.
+        evaluations: Number of evaluations during the training of a run, from which a curve of the score is drawn. The
+            last checkpoint counts all the same.
         block: Number of test images, successive by name, that the bootstrap draws together, see
             ``bootstrap.draw_samples``: more than one for the frames of a video, which resemble each other.
         needs_data: True if ``--data`` must name a folder; False if the configs name the data.
@@ -130,6 +132,7 @@ class Protocol:
     teacher: Teacher | None = None
     train: Sequence[str] = ('train',)
     test: Sequence[str] = ('val',)
+    evaluations: int = 0
     block: int = 1
     needs_data: bool = True
     minutes: float | None = None
@@ -235,6 +238,8 @@ def _check(protocol: Protocol) -> None:
         raise ValueError(f'the split {both[0]!r} is in both train and test')
     if not protocol.seeds or not all(type(seed) is int and 0 <= seed < TWIN_SEEDS for seed in protocol.seeds):
         raise ValueError(f'seeds must be integers from 0 to {TWIN_SEEDS - 1}, got {protocol.seeds!r}')
+    if type(protocol.evaluations) is not int or protocol.evaluations < 0:
+        raise ValueError(f'evaluations must be a number of evaluations, got {protocol.evaluations!r}')
     if type(protocol.block) is not int or protocol.block < 1:
         raise ValueError(f'block must be a number of images, at least 1; got {protocol.block!r}')
     if protocol.minutes is not None and not isinstance(protocol.minutes, int | float):

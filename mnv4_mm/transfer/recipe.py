@@ -81,24 +81,36 @@ def head_data_digest(head: Head, data: str | None) -> str:
     return data_digest(training_config(head.config, options, log=lambda line: None))
 
 
-def run_options(head: Head, run: Run, data: str | None, *, dry: bool = False) -> dict[str, Any]:
+def run_options(head: Head, run: Run, data: str | None, *, evaluations: int = 0, dry: bool = False) -> dict[str, Any]:
     """Return the values that a run replaces in its config, by dotted key such as ``randomness.seed``.
 
     Args:
         head: Head of the run.
         run: The run.
         data: Folder of the data set, with its splits already joined; None to use the data of the config.
+        evaluations: Number of evaluations during the training.
         dry: Use only ``DRY_IMAGES`` images of each split, and a batch size of 2 for training.
     """
     return {
         **head.cfg_options,
-        # Evaluated once, at the end: no checkpoint is selected by its score.
-        'train_cfg.val_begin': 10**9,
+        **_validation_options(head, 0 if dry else evaluations),
         'default_hooks.checkpoint.interval': 10**9,
         'randomness.seed': run.seed,
         **_start_options(run),
         **_control_options(head, run, data),
         **(_few_images(head) if dry else {}),
+    }
+
+
+def _validation_options(head: Head, evaluations: int) -> dict[str, Any]:
+    """Return the values that evaluate during the training. No checkpoint is selected by its score."""
+    if not evaluations:
+        return {'train_cfg.val_begin': 10**9}
+    interval = max(1, (head.iters or head.epochs or 1) // evaluations)
+    return {
+        'train_cfg.val_begin': interval,
+        'train_cfg.val_interval': interval,
+        'default_hooks.checkpoint.save_best': None,
     }
 
 

@@ -9,7 +9,7 @@ from mnv4_mm.files import write_whole
 from mnv4_mm.transfer.pages import has_digest, write_plot
 from mnv4_mm.transfer.protocol import Protocol, read_protocol
 from mnv4_mm.transfer.records import Record, latest, read_records
-from mnv4_mm.transfer.tables import Group, group_records, page, plot, plot_name, to_csv
+from mnv4_mm.transfer.tables import Group, curve_name, group_records, page, plot_name, to_csv
 
 BEGIN, END = '<!-- begin results -->', '<!-- end results -->'
 
@@ -67,10 +67,14 @@ def write_results(results: Results, path: Path) -> None:
     folder = path.parent / 'results'
     text = to_csv(results.groups)
     write_whole(folder / 'transfer.csv', text)
+    from mnv4_mm.transfer.plots import plot, plot_curves  # imports matplotlib
+
     titles = {protocol.name: protocol.title for protocol in results.protocols}
     for group in results.groups:
-        figure = plot(group, f'{titles[group.protocol]}, {group.head}')
-        write_plot(folder / plot_name(group, results.groups), text, figure)
+        title = f'{titles[group.protocol]}, {group.head}'
+        write_plot(folder / plot_name(group, results.groups), text, plot(group, title))
+        if name := curve_name(group, results.groups):
+            write_plot(folder / name, text, plot_curves(group, title))
 
 
 def are_current(results: Results, path: Path) -> bool:
@@ -88,10 +92,11 @@ def are_current(results: Results, path: Path) -> bool:
     if not (path.is_file() and file.is_file()):
         return False
     content = path.read_text(encoding='utf-8')
+    plots = (name(group, results.groups) for group in results.groups for name in (plot_name, curve_name))
     return (
         with_results(content, results) == content
         and file.read_text(encoding='utf-8') == text
-        and all(has_digest(folder / plot_name(group, results.groups), text) for group in results.groups)
+        and all(has_digest(folder / name, text) for name in plots if name)
     )
 
 

@@ -63,8 +63,8 @@ def execute(job: Job) -> dict[str, Any]:
     """Execute a run: train, evaluate, export to ONNX, measure the latency.
 
     Returns:
-        The record of the run, with the keys ``records.FIELDS`` and ``teacher``. If the net cannot be exported, its
-        ``latency_ms`` is None, and ``export_error`` has the reason.
+        The record of the run, with the keys ``records.FIELDS``, ``teacher`` and ``curve``. If the net cannot be
+        exported, its ``latency_ms`` is None, and ``export_error`` has the reason.
 
     Raises:
         UserError: The run cannot be made: the net does not fit the head, or its weights cannot be loaded.
@@ -87,7 +87,9 @@ def execute(job: Job) -> dict[str, Any]:
     cfg = restore_data(checkpoint_config(checkpoint))
     scores, resampled, chance = _measure(cfg, checkpoint, work_dir / 'test', protocol.block)
     metric = task_of(cfg).metric
-    losses = sorted(read_scalars(work_dir)[0].get('loss', {}).items())
+    logged, validated = read_scalars(work_dir)
+    losses = sorted(logged.get('loss', {}).items())
+    curve = next((values for name, values in validated.items() if name.endswith(metric)), {})
     record = {
         'protocol': protocol.name,
         **run._asdict(),
@@ -101,6 +103,7 @@ def execute(job: Job) -> dict[str, Any]:
         'resampled': [round(value, 5) for value in resampled],
         'chance': round(chance, 5),
         'loss': [[step, round(value, 4)] for step, value in losses[:: max(1, len(losses) // CURVE)]],
+        'curve': [[step, round(value, 5)] for step, value in sorted(curve.items())],
         'steps': int(checkpoint.meta['iter']),
         'memory_mib': round(memory),
         **_deployed(checkpoint, cfg, head, work_dir, job.lock),
@@ -121,7 +124,8 @@ def _train(
     job: Job, run: Run, work_dir: Path, teacher: Path | None = None, cfg_options: Mapping[str, Any] | None = None
 ) -> str | None:
     """Train a run, and return the weights that it started from, see ``weights_of``."""
-    head = read_protocol(job.protocol).heads[run.head]
+    protocol = read_protocol(job.protocol)
+    head = protocol.heads[run.head]
     weights = weights_of(run, job.weights_dir)
     if job.dry and weights == 'timm':
         weights = None
@@ -135,7 +139,10 @@ def _train(
         epochs=head.epochs and (1 if job.dry else head.epochs),
         iters=head.iters and (1 if job.dry else head.iters),
         size=head.input_size,
-        cfg_options={**run_options(head, run, job.data, dry=job.dry), **(cfg_options or {})},
+        cfg_options={
+            **run_options(head, run, job.data, evaluations=protocol.evaluations, dry=job.dry),
+            **(cfg_options or {}),
+        },
     )
     return weights
 

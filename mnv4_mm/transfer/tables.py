@@ -1,4 +1,4 @@
-"""Tables and plots of transfer records: a Markdown page, a CSV file and Pareto plots."""
+"""Tables of transfer records: a Markdown page and a CSV file."""
 
 import csv
 import io
@@ -6,11 +6,9 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mnv4_mm.pareto import pareto_front
 from mnv4_mm.transfer.pages import prose, table
 from mnv4_mm.transfer.protocol import CONTROLS, Protocol
 from mnv4_mm.transfer.records import Record, latest, run_of
@@ -25,9 +23,6 @@ from mnv4_mm.transfer.statistics import (
     pooled_variance,
     rank_agreement,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 COLUMNS = ('net', 'start', 'mean', 'spread', 'low', 'high', 'seeds', 'parameters', 'macs', 'latency_ms')
 AXES = {'latency_ms': 'latency in ONNX Runtime, one thread, ms', 'macs': 'MACs', 'parameters': 'parameters'}
@@ -207,7 +202,8 @@ def page(groups: Sequence[Group], protocols: Sequence[Protocol], failed: Sequenc
         protocol = titles[group.protocol]
         lines += [f'### {protocol.title}, {group.head}', '', *_introduction(group, protocol)]
         lines += [*table(HEADINGS, [_cells(row, group) for row in group.rows]), '']
-        lines += [f'![{protocol.title}, {group.head}]({plots}/{plot_name(group, groups)})', '']
+        for name in filter(None, (plot_name(group, groups), curve_name(group, groups))):
+            lines += [f'![{protocol.title}, {group.head}]({plots}/{name})', '']
         checks = [*control_lines(group), *start_lines(group)]
         if checks:
             lines += ['Controls:', '', *(f'- {line}' for line in checks), '']
@@ -353,31 +349,8 @@ def plot_name(group: Group, groups: Sequence[Group]) -> str:
     return f'{group.protocol}-{group.head}{suffix}.png'
 
 
-def plot(group: Group, title: str) -> 'Figure':
-    """Draw score against latency, MACs and parameters, with the spread of the seeds and a Pareto front of each start.
-
-    Args:
-        group: Records to plot; controls are left out.
-        title: Title.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(16, 5.5), layout='constrained')
-    figure.suptitle(title)
-    for axes, (key, label) in zip(figure.subplots(1, 3), AXES.items(), strict=True):
-        cpu = group.cpu if key == 'latency_ms' else None
-        for start, line, marker in (('random', '-', 'o'), ('imagenet', '--', 's')):
-            rows = [row for row in group.rows if row.start == start and row.cost(key, cpu)]
-            points = [(float(row.cost(key, cpu) or 0), 100 * row.value) for row in rows]
-            for row, (x, y) in zip(rows, points, strict=True):
-                colour = 'tab:red' if row.net.startswith('mnv4') else 'tab:blue'
-                axes.errorbar(
-                    x, y, yerr=100 * np.nan_to_num(row.standard_deviation), fmt=marker, color=colour, capsize=3
-                )
-                axes.annotate(row.name, (x, y), xytext=(4, 4), textcoords='offset points', fontsize=7)
-            front = [points[i] for i in pareto_front(points)]
-            if front:
-                axes.step(*zip(*front, strict=True), where='post', color='grey', linestyle=line, linewidth=1, zorder=0)
-        axes.set(xscale='log', xlabel=label, ylabel=group.records[0]['metric'])
-        axes.grid(alpha=0.3)
-    return figure
+def curve_name(group: Group, groups: Sequence[Group]) -> str | None:
+    """Return the file name of the plot of the scores during the training; None if no record has them."""
+    if not any(record.get('curve') for record in group.records):
+        return None
+    return plot_name(group, groups).replace('.png', '-curve.png')

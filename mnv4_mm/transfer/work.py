@@ -158,10 +158,11 @@ def measure_latency(
         The file of records, ``<out>/records.jsonl``.
 
     Raises:
-        UserError: None of the runs has a record of success, or a net could not be exported or measured. No record of
-            ``records.jsonl`` is changed then.
+        UserError: None of the runs has a record of success, the records are of another recipe or other data, or a net
+            could not be exported or measured. No record of ``records.jsonl`` is changed then.
     """
     path = Path(out) / RECORDS
+    check_same(path, digests)
     done = by_run(read_records(path)) if path.is_file() else {}
     nets: dict[tuple, Run] = {}
     for run in runs:

@@ -404,6 +404,27 @@ def test_page_table_and_plot(records, tmp_path, capsys):
     assert 'no lines <!-- begin results -->' in capsys.readouterr().err
 
 
+def test_scores_during_the_training_are_drawn(records, tmp_path):
+    file, page = tmp_path / 'bccd.jsonl', tmp_path / 'page.md'
+    for one in records:
+        append_line(file, {**one, 'curve': [[50, 0.1], [146, one['score']]]})
+    command = ['results', str(file), '--page', str(page)]
+    assert main(command) == 0
+    assert '![BCCD, test, ssdlite](results/bccd-ssdlite-curve.png)' in page.read_text()
+    assert main([*command, '--check']) == 0
+    (tmp_path / 'results/bccd-ssdlite-curve.png').unlink()
+    assert main([*command, '--check']) == 1
+
+
+def test_no_checkpoint_is_selected_by_an_evaluation_during_the_training():
+    run = Run('lraspp', 'mnv4_conv_s', 'random', '', 0)
+    options = run_options(HEAD, run, None, evaluations=5)
+    assert (options['train_cfg.val_begin'], options['train_cfg.val_interval']) == (100, 100)
+    assert options['default_hooks.checkpoint.save_best'] is None
+    assert run_options(HEAD, run, None)['train_cfg.val_begin'] > 500
+    assert run_options(HEAD, run, None, evaluations=5, dry=True)['train_cfg.val_begin'] > 500
+
+
 def test_the_committed_page_is_that_of_its_records(repository):
     files = sorted(path for path in (repository / 'docs/results').glob('*.jsonl') if path.stem in protocol_index())
     if not files:
@@ -449,6 +470,7 @@ def test_runs_from_the_command_to_the_table(tmp_path, repository, capsys):
         "    'train_dataloader.dataset.times': 1, 'train_dataloader.num_workers': 1}))\n"
         "nets = ['mnv4_conv_s_035']\n"
         'seeds = [0]\n'
+        'evaluations = 1\n'
         "controls = ['shuffled', 'twin', 'zeroed', 'distilled']\n"
         "teacher = dict(net='mnv4_conv_s_050', cfg_options={'distillation.weight': 1.0})\n"
     )
@@ -465,6 +487,7 @@ def test_runs_from_the_command_to_the_table(tmp_path, repository, capsys):
     assert len(records) == len(read_protocol(protocol).runs())
     assert all(0 <= one['score'] <= 1 and len(one['resampled']) == 100 for one in records)
     assert len({(one['recipe'], one['data']) for one in records}) == 1
+    assert all(one['curve'] == [[1, round(one['score'], 5)]] for one in records)
     assert not list((tmp_path / 'out/runs').iterdir())
     assert [one['teacher'] and one['teacher']['net'] for one in records].count('mnv4_conv_s_050') == 1
     capsys.readouterr()
