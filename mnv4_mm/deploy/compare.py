@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
+from mnv4_mm.apis.mistakes import telling_wrong_settings
 from mnv4_mm.apis.model import load_model
 from mnv4_mm.config.checkpoint import checkpoint_config
 from mnv4_mm.config.classes import set_classes_of, set_label_order
@@ -200,9 +201,9 @@ def compare_checked(
     set_label_order(model.cfg)
     if matched := set_classes_of(model.cfg, loaded):
         log(matched)
-    evaluator = PredictorEvaluator(model.cfg)
-
-    baseline = baseline_score(model.cfg, loaded)
+    with telling_wrong_settings(config, checkpoint=path):
+        evaluator = PredictorEvaluator(model.cfg)
+        baseline = baseline_score(model.cfg, loaded)
     rows = [Row('PyTorch, as mnv4 test', path.stat().st_size / 1e6, baseline)]
     references: list[Reference] = []
     timed: list[tuple[Row, Artifact, Reference]] = []

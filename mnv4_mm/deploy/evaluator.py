@@ -12,6 +12,7 @@ from mmengine.registry import DATASETS, DefaultScope
 
 from mnv4_mm.apis.evaluate import evaluate
 from mnv4_mm.config.data import dataset_split, innermost_dataset
+from mnv4_mm.engine.building import building
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import read_image
 from mnv4_mm.quiet import READING_ANNOTATIONS, without_lines
@@ -32,6 +33,7 @@ class PredictorEvaluator:
     Raises:
         UserError: ``test_dataloader`` is not one data set with images and ground truth, or, for detection, it has no
             boxes.
+        BuildError: The data set cannot be built.
     """
 
     def __init__(self, cfg: Config) -> None:
@@ -43,7 +45,11 @@ class PredictorEvaluator:
         # Only ground truth is loaded here. ``score`` reads the images, and predictors prepare them.
         dataset['pipeline'] = list(self.task.ground_truth_steps)
         dataset['test_mode'] = True
-        with without_lines(READING_ANNOTATIONS), DefaultScope.overwrite_default_scope(cfg.default_scope):
+        with (
+            without_lines(READING_ANNOTATIONS),
+            DefaultScope.overwrite_default_scope(cfg.default_scope),
+            building('test_dataloader.dataset'),
+        ):
             self.dataset = DATASETS.build(dataset)
         self.task.check_ground_truth(self.dataset.get_data_info(i) for i in range(len(self.dataset)))
 

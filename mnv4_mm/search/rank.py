@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from filelock import FileLock, Timeout
 from scipy import stats
 
 from mnv4_mm.apis.model import load_model
@@ -118,10 +119,19 @@ def rank(checkpoint: Path, plan: Plan, out: Path, *, workers: int = 1, log: Call
         log: Function that prints a line; called after each net.
 
     Raises:
-        UserError: The checkpoint or its data cannot be used, the records are of something else, or a training fails.
+        UserError: The checkpoint or its data cannot be used, the records are of something else, another process uses
+            the folder, or a training fails.
     """
     scorer = Scorer(checkpoint, plan.images)
     out.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(out / f'.{RECORDS}.use.lock', timeout=0):
+            return _rank(scorer, plan, out, workers, log)
+    except Timeout:
+        raise UserError(f'another process ranks nets in {out}: wait for it, or name another folder by --out') from None
+
+
+def _rank(scorer: Scorer, plan: Plan, out: Path, workers: int, log: Callable[[str], object]) -> Ranking:
     path = out / RECORDS
     about: dict[str, Any] = dict(supernet=scorer.checkpoint.sha256, images=scorer.digest)
     about |= dict(epochs=plan.epochs, iters=plan.iters, seed=plan.seed)

@@ -14,6 +14,7 @@ from mmengine.evaluator import Evaluator
 from mmengine.registry import DATASETS, DefaultScope
 from torch.nn import functional
 
+from mnv4_mm.apis.mistakes import telling_wrong_settings
 from mnv4_mm.config.checkpoint import checkpoint_config
 from mnv4_mm.config.classes import set_label_order
 from mnv4_mm.config.data import restore_data, with_data_roots, with_training_images
@@ -23,6 +24,7 @@ from mnv4_mm.data.formats.configured import innermost_dataset
 from mnv4_mm.data.held_out import KEY, image_names, part_of
 from mnv4_mm.deploy.evaluator import metric_value
 from mnv4_mm.deploy.export import evenly
+from mnv4_mm.engine.building import building
 from mnv4_mm.engine.runner import quiet_losses
 from mnv4_mm.errors import UserError
 from mnv4_mm.models.complexity import count
@@ -83,7 +85,12 @@ class Scorer:
         data = with_training_images(with_data_roots(restore_data(copy.deepcopy(self.cfg))))
         set_label_order(data)
         config = {**innermost_dataset(data.test_dataloader.dataset), 'indices': None, 'lazy_init': False}
-        with without_lines(READING_ANNOTATIONS), DefaultScope.overwrite_default_scope(data.default_scope):
+        with (
+            without_lines(READING_ANNOTATIONS),
+            DefaultScope.overwrite_default_scope(data.default_scope),
+            telling_wrong_settings(None, checkpoint=loaded.path),
+            building('test_dataloader.dataset'),
+        ):
             self._dataset = DATASETS.build(config)
             self._pipelines = [Compose(_test_pipeline(data, scale)) for scale in self.space.scales]
         share = self.cfg.train_dataloader[KEY]
@@ -131,10 +138,10 @@ class Scorer:
             The model in evaluation mode, and its config.
 
         Raises:
-            UserError: The genes do not fit the space.
+            UserError: The genes do not fit the space, or the model cannot be built.
         """
         cfg = with_subnet(self.cfg, genes)
-        with quiet_losses():
+        with quiet_losses(), telling_wrong_settings(None, checkpoint=self.checkpoint.path):
             model: Any = build_model(cfg)
         shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
         model.load_state_dict(subnet_state(self._state, shapes, self.space.subnet(genes).rows))
