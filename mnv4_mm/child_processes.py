@@ -4,55 +4,88 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
+from mnv4_mm.errors import UserError
 
-def run_child(module: str, line: str, log: Path, threads: int, processes: set[subprocess.Popen] | None = None) -> int:
-    """Run a module in a process of its own, and return its exit code.
 
-    The module reads its task by ``read_task``.
+class Children:
+    """Child processes that can be ended together. Several threads may each run one.
 
-    Args:
-        module: Name of the module, for ``python -m``.
-        line: Its task, one line of text.
-        log: File for what the process prints.
-        threads: Number of threads of the process.
-        processes: Set that contains the process while it runs, so that the caller can kill it; None if not needed.
+    They do not get the Ctrl-C that is pressed in the terminal of this process, so it must call ``kill``.
     """
-    processes = set() if processes is None else processes
-    with log.open('w') as output:
-        # Stdin stays open: when it is closed, because this process has died, the child exits.
-        process = subprocess.Popen(  # noqa: S603
-            [sys.executable, '-m', module],
-            stdin=subprocess.PIPE,
-            text=True,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, 'OMP_NUM_THREADS': str(threads)},
-            start_new_session=True,  # Ctrl-C in a terminal only reaches this process, which then kills the child
-        )
-        processes.add(process)
-        with process:
-            assert process.stdin is not None
-            process.stdin.write(line + '\n')
-            process.stdin.flush()
-            code = process.wait()
-        processes.discard(process)
-    return code
+
+    def __init__(self) -> None:
+        self._processes: set[subprocess.Popen] = set()
+        self._lock = threading.Lock()
+        self.is_stopped = False
+
+    def run(self, module: str, line: str, log: Path, threads: int) -> int:
+        """Run a module in a process of its own, and return its exit code.
+
+        The module gets its task by ``run_task``.
+
+        Args:
+            module: Name of the module, for ``python -m``.
+            line: Its task, one line of text.
+            log: File for what the process prints.
+            threads: Number of threads of the process.
+
+        Returns:
+            The exit code, which is negative if the process was killed, also by ``kill``.
+        """
+        with log.open('w') as output:
+            with self._lock:
+                if self.is_stopped:
+                    return -1
+                # Stdin stays open: when it is closed, because this process has died, the child exits.
+                process = subprocess.Popen(  # noqa: S603
+                    [sys.executable, '-m', module],
+                    stdin=subprocess.PIPE,
+                    text=True,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, 'OMP_NUM_THREADS': str(threads)},
+                    start_new_session=True,
+                )
+                self._processes.add(process)
+            with process:
+                assert process.stdin is not None
+                process.stdin.write(line + '\n')
+                process.stdin.flush()
+                code = process.wait()
+            self._processes.discard(process)
+        return code
+
+    def kill(self) -> None:
+        """Kill all child processes. No other one can be started from then on."""
+        with self._lock:
+            self.is_stopped = True
+            for process in list(self._processes):
+                process.kill()
 
 
 def failure_of(code: int, log: Path) -> str:
     """Return why a child has failed: its exit code, the last line that it has printed, and where the others are."""
     lines = log.read_text(errors='replace').strip().splitlines()
-    reason = lines[-1][:300] if lines and code > 0 else 'killed: out of memory?'
+    printed = lines[-1][:300] if lines else 'it has printed nothing'
+    reason = 'killed: out of memory?' if code < 0 else printed
     return f'exit code {code}: {reason} (log: {log})'
 
 
-def read_task() -> str:
-    """Return the line that ``run_child`` has sent. From then on, this process exits when its parent ends."""
+def run_task(function: Callable[[str], object]) -> None:
+    """Call a function with the line that ``Children.run`` has sent. This process exits when its parent ends.
+
+    A ``UserError`` ends the process with exit code 2 and its message as the last line.
+    """
     line = sys.stdin.readline()
     threading.Thread(target=_exit_with_parent, daemon=True).start()
-    return line
+    try:
+        function(line)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
 
 
 def _exit_with_parent() -> None:

@@ -10,10 +10,13 @@ from mnv4_mm.cli.arguments import Parser
 from mnv4_mm.config.options import WITHOUT_SPACE, TrainOptions
 from mnv4_mm.config.rules import check_is_supernet, check_unit
 from mnv4_mm.config.source import read_checkpoint_source
+from mnv4_mm.digest import file_digest
 from mnv4_mm.errors import UserError
 from mnv4_mm.paths import check_checkpoint, check_not_empty, check_output_file, check_output_folder, make_output_folder
 from mnv4_mm.processors import cores
 from mnv4_mm.search.front import DIGITS, GMACS, MS, read_cost, read_front, write_front
+from mnv4_mm.search.records import RANKED, SCORED, read_scores
+from mnv4_mm.weights.work_dir import find_checkpoint, list_checkpoints
 
 ENGINES = ('nsga2', 'tunas', 'random')
 RUNTIMES = ('onnx', 'openvino', 'litert')
@@ -74,6 +77,9 @@ def add_search(parser: Parser) -> None:
         '--choose', required=True, metavar='COST', help='the best net that costs at most this: GMACs, or ms as in 12ms'
     )
     export.add_argument('--out', metavar='FILE', help='file to write (default: net_<COST>.pth beside the front)')
+    tuning = export.add_mutually_exclusive_group()
+    tuning.add_argument('--epochs', type=int, metavar='N', help='then train it further, for N epochs')
+    tuning.add_argument('--iters', type=int, metavar='N', help='the same, for a config that counts in iterations')
     export.set_defaults(call=export_net, parser=export)
 
 
@@ -158,8 +164,7 @@ def run_search(args: argparse.Namespace) -> None:
     from mnv4_mm.search.latency import read_table
 
     _check_positive(nets=args.nets, images=args.images, workers=args.workers)
-    if args.seed < 0:
-        raise UserError(f'--seed must not be negative, got {args.seed}')
+    _check_seed(args.seed)
     limit = None if args.limit is None else read_cost('--limit', args.limit, MS if args.latency else GMACS)
     if args.engine == 'tunas' and args.limit is None:
         raise UserError('--engine tunas needs --limit, the cost that its reward prefers')
@@ -168,8 +173,9 @@ def run_search(args: argparse.Namespace) -> None:
     latency = read_table(args.latency) if args.latency else None
     out = Path(args.out or Path(args.checkpoint).parent / 'search')
     check_output_folder('--out', out)
-
-    random = out / 'front-random.json'
+    read_scores(out / SCORED, supernet=file_digest(args.checkpoint).hexdigest())
+    costs = f'-{Path(args.latency).stem.removeprefix("latency-")}' if args.latency else ''
+    random, path = (out / f'front-{engine}{costs}.json' for engine in ('random', args.engine))
     baseline = read_front(random) if args.engine != 'random' and random.is_file() else None
 
     from mnv4_mm.search.plot import write_plot
@@ -179,7 +185,6 @@ def run_search(args: argparse.Namespace) -> None:
         print(*latency.lines(), sep='\n')
     plan = Plan(args.engine, args.nets, args.seed, limit, args.images)
     front = search(Path(args.checkpoint), plan, out, latency=latency, workers=args.workers)
-    path = out / f'front-{args.engine}.json'
     write_front(front, path)
     write_plot(front, baseline, path.with_suffix('.png'))
     print(*front.lines(), path, path.with_suffix('.png'), sep='\n')
@@ -190,18 +195,24 @@ def rank_nets(args: argparse.Namespace) -> None:
     if args.nets < 3:
         raise UserError(f'--nets must be at least 3, got {args.nets}')
     _check_positive(epochs=args.epochs, iters=args.iters, images=args.images, workers=args.workers)
-    if args.seed < 0:
-        raise UserError(f'--seed must not be negative, got {args.seed}')
+    _check_seed(args.seed)
     check_not_empty(checkpoint=args.checkpoint, out=args.out)
     source = _check_supernet(args.checkpoint)
     if source is not None:
         check_unit(source, 'epochs' if args.epochs else 'iters')
     out = check_output_folder('--out', args.out or Path(args.checkpoint).parent / 'ranking')
+    sha256 = file_digest(args.checkpoint).hexdigest()
+    read_scores(Path(out) / RANKED, supernet=sha256, epochs=args.epochs, iters=args.iters, seed=args.seed)
 
     from mnv4_mm.search.rank import Plan, rank
 
     plan = Plan(args.nets, args.epochs, args.iters, args.seed, args.images)
     print(*rank(Path(args.checkpoint), plan, Path(out), workers=args.workers).lines(), sep='\n')
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**32:  # as NumPy requires
+        raise UserError(f'--seed must be from 0 to 2**32 - 1, got {seed}')
 
 
 def _check_positive(**values: int | None) -> None:
@@ -220,10 +231,26 @@ def export_net(args: argparse.Namespace) -> None:
     if path.suffix != '.pth':
         raise UserError(f'--out {path}: a checkpoint ends in .pth')
     check_output_file('--out', path)
-    supernet = front.check_supernet()
+    _check_positive(epochs=args.epochs, iters=args.iters)
+    supernet = front.find_supernet(Path(args.front))
+    source = _check_supernet(str(supernet))
+    config, work_dir = path.with_suffix('.py'), path.with_suffix('')
+    if args.epochs or args.iters:
+        if source is not None:
+            check_unit(source, 'epochs' if args.epochs else 'iters')
+        if list_checkpoints(work_dir):
+            raise UserError(
+                f'{work_dir} has checkpoints already: continue with `mnv4 train {config} --work-dir {work_dir} '
+                '--resume`, or name another file by --out'
+            )
 
     from mnv4_mm.search.export import export_net
 
     print(f'{chosen.cost:.{DIGITS}f} {front.unit}, {front.metric} {chosen.score:.4f} on {front.images} held-out images')
     width, height = export_net(supernet, chosen.genes, path)
-    print(f'input size {width}x{height}', path, sep='\n')
+    print(f'input size {width}x{height}', path, f'{config}: `mnv4 train {config}` trains it further', sep='\n')
+    if args.epochs or args.iters:
+        from mnv4_mm.apis.train import train
+
+        train(str(config), work_dir=str(work_dir), epochs=args.epochs, iters=args.iters)
+        print(find_checkpoint(work_dir))

@@ -28,8 +28,9 @@ def set_small_data(
 
     The backbone starts from its default ImageNet weights if they are available. With at most 10,000 training images,
     the length is limited to 30,000 images seen or 12 passes over the data, whichever is more. With at most 1,000
-    training images, the batch norms of a pretrained MobileNetV4 also keep their statistics (``norm_eval``). The
-    learning rate is scaled by ``set_scaled_rate``. Settings that an option or ``--cfg-options`` sets stay as they are.
+    training images, the batch norms of a pretrained MobileNetV4 also keep their statistics (``norm_eval``). A supernet
+    (``--space``) keeps the length of the config. The learning rate is scaled by ``set_scaled_rate``. Settings that an
+    option or ``--cfg-options`` sets stay as they are.
 
     Args:
         cfg: A config with the user's data; changed in place.
@@ -47,7 +48,8 @@ def set_small_data(
     if images <= SMALL:
         if not resumes:
             _freeze_norms(cfg, images, set_by_user, log)
-        _set_length(cfg, images, options, set_by_user, log)
+        if not options.space:  # random weights need the whole length
+            _set_length(cfg, images, options, set_by_user, log)
     return set_scaled_rate(cfg, options, log)
 
 

@@ -9,7 +9,6 @@ distributed training are those of any other. A forward hook adds the losses of t
 weights.
 """
 
-import functools
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,7 +29,6 @@ from mnv4_mm.models.space import SPACES, Genes, Subnet
 from mnv4_mm.models.supernet import subnet_model, subnet_state
 
 NAME = 'supernet'  # key of the config, and attribute of the model
-CACHED = 8  # nets that are kept built; the smallest one is used in each step
 
 
 class Sandwich:
@@ -66,9 +64,9 @@ class Sandwich:
         self._config, self._input_size, self._scope = config, input_size, scope
         self._channels_last = channels_last
         self._scores: list[Tensor] = []
-        self._net = functools.lru_cache(CACHED)(self._build)
         if self.weight:
             score_layer(model).register_forward_hook(self._take_scores)
+        self._smallest = self._build(self.space.smallest())  # used in each step
 
     def nets(self) -> list[Genes]:
         """Return the smallest net and the random nets of the current step, the same in all processes."""
@@ -94,7 +92,7 @@ class Sandwich:
         nets = self.nets()
         losses: dict[str, list[Tensor]] = dict(loss_nets=[], loss_nets_distill=[])
         for genes in nets:
-            net, shapes, subnet = self._net(genes)
+            net, shapes, subnet = self._smallest if genes == nets[0] else self._build(genes)
             self._scores = []
             state = subnet_state(own, shapes, subnet.rows)
             batch = scaled_batch(inputs, samples, subnet.scale)

@@ -70,17 +70,27 @@ class Front(NamedTuple):
             raise UserError(f'--choose {limit:g}: the cheapest net of the front has {cheapest:.{DIGITS}f} {self.unit}')
         return max(fitting, key=lambda net: net.score)
 
-    def check_supernet(self) -> Path:
+    def find_supernet(self, front: Path) -> Path:
         """Return the checkpoint of the supernet.
+
+        If it is not where it was during the search, it is looked for beside the file of the front and in the folder
+        above, as all of them may have been copied to another machine.
+
+        Args:
+            front: File of the front.
 
         Raises:
             UserError: It is missing or has been replaced.
         """
-        if not self.supernet.is_file():
-            raise UserError(f'the supernet {self.supernet} of this front is missing')
-        if file_digest(self.supernet).hexdigest() != self.sha256:
-            raise UserError(f'the supernet {self.supernet} has been replaced: its SHA-256 is not that of this front')
-        return self.supernet
+        folder = front.resolve().parent
+        candidates = [self.supernet, *(one / self.supernet.name for one in (folder, folder.parent))]
+        found = [path for path in candidates if path.is_file()]
+        for path in found:
+            if file_digest(path).hexdigest() == self.sha256:
+                return path
+        if found:
+            raise UserError(f'the supernet {found[0]} has been replaced: its SHA-256 is not that of this front')
+        raise UserError(f'the supernet {self.supernet} of this front is missing; it may also be put beside {front}')
 
     def lines(self) -> Iterator[str]:
         """Yield the lines of a Markdown table, and one for each baseline."""

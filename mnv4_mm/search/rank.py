@@ -3,30 +3,32 @@
 import json
 import random
 import shutil
-import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from filelock import FileLock, Timeout
+from mmengine.logging import MMLogger
 from scipy import stats
 
 from mnv4_mm.apis.model import load_model
 from mnv4_mm.apis.train import train
-from mnv4_mm.child_processes import failure_of, read_task, run_child
+from mnv4_mm.child_processes import Children, failure_of, run_task
+from mnv4_mm.config.rules import check_precision
 from mnv4_mm.config.supernet import with_subnet
 from mnv4_mm.data.held_out import KEY
 from mnv4_mm.errors import UserError
 from mnv4_mm.files import write_whole
-from mnv4_mm.json_lines import append_line, read_whole_lines
+from mnv4_mm.json_lines import append_line
 from mnv4_mm.models.space import Genes, Space
 from mnv4_mm.processors import cores
+from mnv4_mm.search.records import RANKED, open_scores
 from mnv4_mm.search.score import Scorer
 from mnv4_mm.weights.work_dir import list_checkpoints
 
-RECORDS = 'ranked.jsonl'
 NET_SEED = 2  # of the nets; 0 and 1 are those of a profile
 RESAMPLES = 1000
 
@@ -56,11 +58,15 @@ class Ranked(NamedTuple):
         genes: The net.
         shared: Its score with its part of the weights of the supernet.
         alone: Its score after a training of its own.
+        gmacs: Billions of multiply-accumulates of its backbone for one image.
+        size: Height and width in pixels of this image.
     """
 
     genes: Genes
     shared: float
     alone: float
+    gmacs: float
+    size: tuple[int, int]
 
 
 class Ranking(NamedTuple):
@@ -74,97 +80,123 @@ class Ranking(NamedTuple):
     metric: str
     nets: tuple[Ranked, ...]
 
-    def kendall(self) -> tuple[float, tuple[float, float]] | None:
-        """Return Kendall's tau-b between both scores, and its 95 % interval by a bootstrap over the nets.
-
-        It is None if all nets have the same score.
-        """
-        values = np.array([(net.shared, net.alone) for net in self.nets])
-        if np.ptp(values, axis=0).min() == 0:
-            return None
-        generator = np.random.default_rng(0)
-        samples = [
-            stats.kendalltau(*values[generator.integers(len(values), size=len(values))].T).statistic
-            for _ in range(RESAMPLES)
-        ]
-        low, high = np.nanpercentile(samples, [2.5, 97.5])
-        return float(stats.kendalltau(*values.T).statistic), (float(low), float(high))
-
     def lines(self) -> list[str]:
-        """Return the lines of a Markdown table, by descending score alone, and Kendall's tau."""
-        found = self.kendall()
-        tau = (
-            f'{found[0]:.2f}, 95 % interval {found[1][0]:.2f} to {found[1][1]:.2f}' if found else 'all scores are equal'
-        )
+        """Return the lines of a Markdown table, by descending score alone, and Kendall's tau.
+
+        There is a second line with the tau within each input size: the input size alone changes scores so much that it
+        can raise the tau of all nets.
+        """
         ordered = sorted(self.nets, key=lambda net: -net.alone)
-        return [
-            f'| {self.metric} alone | {self.metric} in the supernet | genes |',
-            '|---|---|---|',
-            *(f'| {net.alone:.4f} | {net.shared:.4f} | {"".join(map(str, net.genes))} |' for net in ordered),
-            f'Kendall tau of {len(self.nets)} nets: {tau}',
+        sizes = sorted({net.size for net in self.nets})
+        groups = {f'{w}x{h}': [net for net in self.nets if net.size == (h, w)] for h, w in sizes}
+        within = [
+            f'{name} {stats.kendalltau(*_columns(nets)).statistic:.2f} ({len(nets)} nets)'
+            for name, nets in groups.items()
+            if len(nets) > 2 and not equal_scores(nets)
         ]
+        return [
+            f'| {self.metric} alone | {self.metric} in the supernet | GMACs | input | genes |',
+            '|---|---|---|---|---|',
+            *(
+                f'| {net.alone:.4f} | {net.shared:.4f} | {net.gmacs:.4f} | {net.size[1]}x{net.size[0]} | '
+                f'{"".join(map(str, net.genes))} |'
+                for net in ordered
+            ),
+            f'Kendall tau of {len(self.nets)} nets: {_tau_text(self.nets)}',
+            f'within input sizes: {", ".join(within)}' if within else 'within input sizes: too few nets',
+        ]
+
+
+def kendall(nets: Sequence[Ranked]) -> tuple[float, tuple[float, float]]:
+    """Return Kendall's tau-b between both scores of nets, and its 95 % interval by a bootstrap over the nets.
+
+    Neither all scores alone nor all scores in the supernet may be equal.
+    """
+    values = np.array([(net.shared, net.alone) for net in nets])
+    generator = np.random.default_rng(0)
+    samples = [
+        stats.kendalltau(*values[generator.integers(len(values), size=len(values))].T).statistic
+        for _ in range(RESAMPLES)
+    ]
+    low, high = np.nanpercentile(samples, [2.5, 97.5])
+    return float(stats.kendalltau(*_columns(nets)).statistic), (float(low), float(high))
+
+
+def equal_scores(nets: Sequence[Ranked]) -> str:
+    """Return the scores that are equal for all nets, ``alone`` or ``in the supernet``; empty if neither are."""
+    shared, alone = _columns(nets)
+    return 'in the supernet' if np.ptp(shared) == 0 else 'alone' if np.ptp(alone) == 0 else ''
+
+
+def _columns(nets: Sequence[Ranked]) -> tuple[np.ndarray, np.ndarray]:
+    return np.array([net.shared for net in nets]), np.array([net.alone for net in nets])
+
+
+def _tau_text(nets: Sequence[Ranked]) -> str:
+    if equal := equal_scores(nets):
+        return f'not defined, all scores {equal} are equal'
+    tau, (low, high) = kendall(nets)
+    return f'{tau:.2f}, 95 % interval {low:.2f} to {high:.2f}'
 
 
 def rank(checkpoint: Path, plan: Plan, out: Path, *, workers: int = 1, log: Callable[[str], object] = print) -> Ranking:
     """Train random nets of a supernet alone, from random weights, and score them both ways.
 
     The nets are trained on the images that the supernet was trained on, with its config, and scored on the images that
-    were held out. A net that has a record is not trained again.
+    were held out. A net that has a record is not trained again, and a training that was stopped is resumed.
 
     Args:
         checkpoint: Checkpoint of the supernet.
         plan: What to train.
         out: Folder for the trainings and the records, ``ranked.jsonl``. It is made if it is missing.
         workers: Number of trainings at the same time, which share the cores.
-        log: Function that prints a line; called after each net.
+        log: Function that prints a line; called at the start and after each net.
 
     Raises:
         UserError: The checkpoint or its data cannot be used, the records are of something else, another process uses
             the folder, or a training fails.
     """
     scorer = Scorer(checkpoint, plan.images)
+    if scorer.cfg.optim_wrapper.get('dtype') == 'float16':
+        check_precision('fp16', torch.cuda.is_available())
     out.mkdir(parents=True, exist_ok=True)
+    MMLogger.get_current_instance().setLevel('WARNING')  # the metrics of each net
     try:
-        with FileLock(out / f'.{RECORDS}.use.lock', timeout=0):
+        with FileLock(out / f'.{RANKED}.use.lock', timeout=0):
             return _rank(scorer, plan, out, workers, log)
     except Timeout:
         raise UserError(f'another process ranks nets in {out}: wait for it, or name another folder by --out') from None
 
 
 def _rank(scorer: Scorer, plan: Plan, out: Path, workers: int, log: Callable[[str], object]) -> Ranking:
-    path = out / RECORDS
+    path = out / RANKED
     about: dict[str, Any] = dict(supernet=scorer.checkpoint.sha256, images=scorer.digest)
     about |= dict(epochs=plan.epochs, iters=plan.iters, seed=plan.seed)
-    lines = read_whole_lines(path)
-    if lines and lines[0] != about:
-        raise UserError(f'{path} is of another supernet or of other trainings: name another folder by --out')
-    if not lines:
-        append_line(path, about)
-    known = {
-        tuple(line['genes']): Ranked(tuple(line['genes']), line['shared'], line['alone'])
-        for line in lines[1:]
-        if isinstance(line, dict) and line.keys() == set(Ranked._fields)
-    }
+    known: dict[Genes, Ranked] = {}
+    for line in open_scores(path, **about):
+        if line.keys() == set(Ranked._fields):
+            known[tuple(line['genes'])] = Ranked(**{**line, 'genes': tuple(line['genes']), 'size': tuple(line['size'])})
     nets = choose_nets(scorer.space, plan.nets)
-    processes: set[subprocess.Popen] = set()
+    missing = [genes for genes in nets if genes not in known]
+    if missing:
+        log(f'training {len(missing)} nets, {workers} at a time; what they print is in {out}/net_*/run.log')
+    children = Children()
     threads = max(1, cores() // workers)
     pool = ThreadPoolExecutor(workers)
     try:
-        pending = {
-            pool.submit(_train_alone, scorer, genes, plan, out, threads, processes): genes
-            for genes in nets
-            if genes not in known
-        }
+        pending = {pool.submit(_train_alone, scorer, genes, plan, out, threads, children): genes for genes in missing}
         for future in as_completed(pending):
             genes, folder = pending[future], future.result()
             model = load_model(list_checkpoints(folder)[0], device='cpu')
-            net = known[genes] = Ranked(genes, scorer.score(genes), scorer.score_model(model, genes))
+            shared, alone = scorer.score(genes), scorer.score_model(model, genes)
+            size = scorer.sizes[scorer.space.scale_number(genes)]
+            net = known[genes] = Ranked(genes, shared, alone, scorer.macs(genes) / 1e9, size)
             append_line(path, net._asdict())
-            log(f'{len(known)} of {len(nets)} nets: {net.alone:.4f} alone, {net.shared:.4f} in the supernet')
+            done = sum(genes in known for genes in nets)
+            log(f'{done} of {len(nets)} nets: {net.alone:.4f} alone, {net.shared:.4f} in the supernet')
     finally:  # also on Ctrl-C, which does not reach the trainings
         pool.shutdown(wait=False, cancel_futures=True)
-        for process in list(processes):
-            process.kill()
+        children.kill()
     return Ranking(scorer.metric, tuple(known[genes] for genes in nets))
 
 
@@ -177,36 +209,33 @@ def choose_nets(space: Space, count: int) -> list[Genes]:
     return list(nets)
 
 
-def _train_alone(
-    scorer: Scorer, genes: Genes, plan: Plan, out: Path, threads: int, processes: set[subprocess.Popen]
-) -> Path:
+def _train_alone(scorer: Scorer, genes: Genes, plan: Plan, out: Path, threads: int, children: Children) -> Path:
     """Train a net from random weights in a process of its own, and return its work directory."""
     folder = out / f'net_{"".join(map(str, genes))}'
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
     cfg = with_subnet(scorer.cfg, genes)
     for key in ('resume', 'work_dir', 'launcher', 'load_from'):
         cfg.pop(key, None)
     cfg.train_dataloader[KEY] = scorer.cfg.train_dataloader[KEY]  # the images that nets are scored on stay held out
-    write_whole(folder / 'net.py', cfg.pretty_text)
-    options: dict[str, Any] = {
-        'train_cfg.val_begin': 10**9,  # scored once, at the end
-        'default_hooks.checkpoint.interval': 10**9,
-        'randomness.seed': plan.seed,
-    }
-    task = dict(config=str(folder / 'net.py'), work_dir=str(folder / 'run'), epochs=plan.epochs, iters=plan.iters)
-    code = run_child(
-        'mnv4_mm.search.rank', json.dumps(task | dict(cfg_options=options)), folder / 'run.log', threads, processes
-    )
+    config, run = folder / 'net.py', folder / 'run'
+    resumes = config.is_file() and config.read_text() == cfg.pretty_text and bool(list_checkpoints(run))
+    if not resumes:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        write_whole(config, cfg.pretty_text)
+    # Scored once, at the end.
+    options = {'train_cfg.val_begin': 10**9, 'randomness.seed': plan.seed}
+    task = dict(config=str(config), work_dir=str(run), epochs=plan.epochs, iters=plan.iters, resume=resumes)
+    log = folder / 'run.log'
+    code = children.run('mnv4_mm.search.rank', json.dumps(task | dict(cfg_options=options)), log, threads)
     if code:
-        raise UserError(f'the training of {folder.name} has failed: {failure_of(code, folder / "run.log")}')
-    return folder / 'run'
+        raise UserError(f'the training of {folder.name} has failed: {failure_of(code, log)}')
+    return run
 
 
-def main() -> None:
+def main(task: str) -> None:
     """Train the net of a task that ``_train_alone`` has sent."""
-    train(**json.loads(read_task()))
+    train(**json.loads(task))
 
 
 if __name__ == '__main__':
-    main()
+    run_task(main)

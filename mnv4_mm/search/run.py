@@ -15,16 +15,16 @@ from typing import Any, NamedTuple
 from mnv4_mm.config.checkpoint import checkpoint_config
 from mnv4_mm.engine.sandwich import NAME
 from mnv4_mm.errors import UserError
-from mnv4_mm.json_lines import append_line, read_whole_lines
+from mnv4_mm.json_lines import append_line
 from mnv4_mm.models.space import Genes, Space, published_nets
 from mnv4_mm.paths import make_output_folder
 from mnv4_mm.search.front import GMACS, MS, Front, Scored, find_front
 from mnv4_mm.search.latency import LatencyTable, Predictor
 from mnv4_mm.search.profile import subject_of
+from mnv4_mm.search.records import SCORED, open_scores
 from mnv4_mm.search.score import Scorer
 from mnv4_mm.weights.checkpoint import read_checkpoint
 
-RECORDS = 'scored.jsonl'
 POPULATION = 50
 # Weight of the cost in TuNAS's reward (arXiv 2008.06120, section 3.1).
 TUNAS_BETA = -0.07
@@ -107,7 +107,7 @@ def search(
         least = f'{costs(space.smallest()):.4f} {unit}'
         raise UserError(f'--limit {plan.limit:g}: the smallest net of the space has {least}')
     make_output_folder('--out', out)
-    records = _Records(out / RECORDS, dict(supernet=scorer.checkpoint.sha256, images=scorer.digest))
+    records = _Records(out / SCORED, dict(supernet=scorer.checkpoint.sha256, images=scorer.digest))
     context = multiprocessing.get_context('spawn')
     asked: dict[Genes, Scored] = {}
     best: Scored | None = None
@@ -246,19 +246,14 @@ def reward(net: Scored, target: float | None) -> float:
 
 
 class _Records:
-    """Scores in a file of JSON Lines. The first line names the supernet and the number of images."""
+    """Scores in a file, see ``search.records``."""
 
     def __init__(self, path: Path, about: dict[str, Any]) -> None:
         self.path = path
         self.scores: dict[Genes, float] = {}
-        lines = read_whole_lines(path)
-        if lines and lines[0] != about:
-            raise UserError(f'{path} has scores of another supernet or of other images: name another folder by --out')
-        for record in lines[1:]:
-            if isinstance(record, dict) and {'genes', 'score'} <= record.keys():
+        for record in open_scores(path, **about):
+            if {'genes', 'score'} <= record.keys():
                 self.scores[tuple(record['genes'])] = record['score']
-        if not lines:
-            append_line(path, about)
 
     def add(self, genes: Genes, score: float) -> None:
         self.scores[genes] = score

@@ -3,6 +3,7 @@
 import copy
 import functools
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,8 +21,9 @@ from mnv4_mm.config.classes import set_label_order
 from mnv4_mm.config.data import restore_data, with_data_roots, with_training_images
 from mnv4_mm.config.input_size import set_pipeline_size
 from mnv4_mm.config.supernet import space_of, with_subnet
+from mnv4_mm.data.fingerprint import fingerprint
 from mnv4_mm.data.formats.configured import innermost_dataset
-from mnv4_mm.data.held_out import KEY, image_names, part_of
+from mnv4_mm.data.held_out import KEY, part_of
 from mnv4_mm.deploy.evaluator import metric_value
 from mnv4_mm.deploy.export import evenly
 from mnv4_mm.engine.building import building
@@ -67,7 +69,7 @@ class Scorer:
         space: Its search space.
         metric: Name of the metric, ``bbox_mAP`` or ``mIoU``.
         images: Number of images that are scored on.
-        digest: SHA-256 of their names.
+        digest: SHA-256 of these images, their ground truth and the images of calibration, see ``fingerprint``.
         sizes: Height and width in pixels of the first of them, for each of the space's ``scales``.
 
     Raises:
@@ -97,8 +99,8 @@ class Scorer:
         self._indices = evenly(part_of(self._dataset, share, scored=True), images)
         self._calibrated = evenly(part_of(self._dataset, share, scored=False), CALIBRATION_IMAGES)
         self._evaluator_cfg = data.test_evaluator
-        names = image_names(self._dataset)
-        self.digest = hashlib.sha256('\n'.join(names[i] for i in self._indices).encode(errors='replace')).hexdigest()
+        used = [fingerprint(self._dataset.get_data_info(i)) for i in (*self._indices, *self._calibrated)]
+        self.digest = hashlib.sha256(json.dumps(used).encode()).hexdigest()
         self.images = len(self._indices)
         samples = [self._sample(self._indices[0], number) for number in range(len(self.space.scales))]
         self.sizes: tuple[tuple[int, int], ...] = tuple(tuple(sample['inputs'].shape[-2:]) for sample in samples)

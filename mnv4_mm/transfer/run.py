@@ -25,7 +25,7 @@ from torch import Tensor
 from mnv4_mm.apis.evaluate import evaluate
 from mnv4_mm.apis.model import load_model
 from mnv4_mm.apis.train import train
-from mnv4_mm.child_processes import read_task
+from mnv4_mm.child_processes import run_task
 from mnv4_mm.config.checkpoint import checkpoint_config
 from mnv4_mm.config.data import dataset_split, restore_data
 from mnv4_mm.deploy.evaluator import PredictorEvaluator
@@ -272,8 +272,9 @@ def _deployed(checkpoint: Checkpoint, cfg: Config, head: Head, work_dir: Path, l
     return {**values, 'parameters': complexity.params, 'macs': complexity.macs, 'size': [height, width]}
 
 
-def main() -> None:
-    job = Job.from_json(read_task())
+def main(task: str) -> None:
+    """Make the run of a job, and write its record."""
+    job = Job.from_json(task)
     try:
         record = execute(job)
     except UserError as error:
@@ -282,4 +283,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_task(main)

@@ -2,15 +2,13 @@
 
 import json
 import shutil
-import subprocess
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mnv4_mm.child_processes import failure_of, run_child
+from mnv4_mm.child_processes import Children, failure_of
 from mnv4_mm.errors import UserError
 from mnv4_mm.files import write_whole
 from mnv4_mm.json_lines import append_line, as_line, locked
@@ -83,8 +81,7 @@ def transfer(
         records.unlink(missing_ok=True)
     check_same(records, digests)
     threads = max(1, cores() // workers)
-    processes: set[subprocess.Popen] = set()
-    stopped = threading.Event()
+    children = Children()
 
     def work(run: Run) -> None:
         with claimed(folder / 'claims', run.name) as claim:
@@ -108,10 +105,10 @@ def transfer(
                 dry=dry,
             )
             try:
-                record = run_job(job, threads, processes)
+                record = run_job(job, threads, children)
             except OSError as error:
                 record = failure(job, f'{error.filename or work_dir}: {error.strerror or error}')
-            if stopped.is_set() or not claim.is_held():
+            if children.is_stopped or not claim.is_held():
                 return
             append_line(records, record)
             if 'error' not in record and not keep:
@@ -123,10 +120,8 @@ def transfer(
             for future in [pool.submit(work, run) for run in remaining(records, runs, retry)]:
                 future.result()
         except BaseException:  # Ctrl-C, or the records cannot be written
-            stopped.set()
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in list(processes):
-                process.kill()
+            children.kill()
             raise
     return records
 
@@ -231,7 +226,7 @@ def by_run(records: Iterable[Record]) -> dict[Run, Record]:
     return {run_of(record): record for record in latest(records)}
 
 
-def run_job(job: Job, threads: int, processes: set[subprocess.Popen] | None = None) -> Record:
+def run_job(job: Job, threads: int, children: Children) -> Record:
     """Run a job in a process of its own.
 
     If ``Job.record`` already has the record of a successful attempt with the same run, recipe and data, that record is
@@ -240,7 +235,7 @@ def run_job(job: Job, threads: int, processes: set[subprocess.Popen] | None = No
     Args:
         job: The job.
         threads: Number of threads of the process.
-        processes: Set that contains the process while it runs, so that the caller can kill it; None if not needed.
+        children: The processes that are killed together with this one.
 
     Returns:
         The record that the process has written, or the record of a failure if the process died without writing one.
@@ -251,7 +246,7 @@ def run_job(job: Job, threads: int, processes: set[subprocess.Popen] | None = No
     shutil.rmtree(work_dir, ignore_errors=True)
     work_dir.mkdir(parents=True)
     log = work_dir / 'run.log'
-    code = run_child('mnv4_mm.transfer.run', job.to_json(), log, threads, processes)
+    code = children.run('mnv4_mm.transfer.run', job.to_json(), log, threads)
     if Path(job.record).is_file():
         return json.loads(Path(job.record).read_text())
     return failure(job, failure_of(code, log))

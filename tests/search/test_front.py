@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -59,15 +60,19 @@ def test_a_front_survives_its_file(front, tmp_path):
     exact = front._replace(nets=(Scored((0, 1), 0.25, 0.20463), Scored((1, 1), 0.5, 0.210474)))
     for line, net in zip(list(exact.lines())[2:], exact.nets, strict=True):
         assert exact.choose(float(line.split('|')[1])) == net  # what is printed can be chosen
-    assert front.check_supernet() == front.supernet
+    assert front.find_supernet(tmp_path / 'front.json') == front.supernet
     with pytest.raises(UserError, match=r'the cheapest net of the front has 0\.1000 GMACs'):
         front.choose(0.05)
+    copied = tmp_path / 'elsewhere/search/front.json'
+    copied.parent.mkdir(parents=True)
+    beside = Path(shutil.copy(front.supernet, copied.parent.parent))
     write_stub_checkpoint(front.supernet, dict(epoch=1))
+    assert front.find_supernet(copied) == beside
     with pytest.raises(UserError, match='has been replaced'):
-        front.check_supernet()
+        front.find_supernet(tmp_path / 'front.json')
     front.supernet.unlink()
     with pytest.raises(UserError, match='is missing'):
-        front.check_supernet()
+        front.find_supernet(tmp_path / 'front.json')
 
 
 def test_a_front_in_ms(front, tmp_path):
@@ -178,6 +183,8 @@ def test_tunas_finds_the_cost_that_it_prefers():
     ('arguments', 'message'),
     [
         (['search', 'run', '{tmp}/a.pth', '--nets', '0'], '--nets must be at least 1, got 0'),
+        (['search', 'run', '{tmp}/a.pth', '--seed', str(2**32)], '--seed must be from 0 to 2**32 - 1'),
+        (['search', 'rank', '{tmp}/a.pth', '--iters', '1', '--seed', '-1'], '--seed must be from 0 to 2**32 - 1'),
         (['search', 'run', '{tmp}/a.pth', '--engine', 'tunas'], '--engine tunas needs --limit'),
         (['search', 'run', '{tmp}/a.pth', '--limit', 'nan'], '--limit must be positive and finite, got nan'),
         (['search', 'run', '{tmp}/a.pth', '--limit', '12ms'], '--limit 12ms: the costs are in GMACs here, not in ms'),

@@ -178,19 +178,19 @@ def test_a_search_under_a_limit_in_ms(table, supernet, tmp_path, monkeypatch, ca
     assert main([*arguments, '--latency', str(table)]) == 0
     output = capsys.readouterr().out
     assert '| ms | bbox_mAP | input |' in output
-    front = read_front(tmp_path / 'front-random.json')
+    front = read_front(tmp_path / 'front-random-table.json')
     assert front.unit == 'ms'
     assert front.plan['latency']['runtime'] == 'onnx'
     predict = Predictor(found, found.subject, Supernet(path).backbone)
     assert [net.cost for net in front.nets] == [predict(net.genes) for net in front.nets]
-    assert (tmp_path / 'front-random.png').read_bytes().startswith(b'\x89PNG')
+    assert (tmp_path / 'front-random-table.png').read_bytes().startswith(b'\x89PNG')
     # The records do not depend on the cost: nothing is scored again.
     monkeypatch.setattr(InProcess, 'map', lambda pool, function, nets: [pytest.fail('scored again') for _ in nets])
     assert main(arguments) == 0
     assert read_front(tmp_path / 'front-random.json').unit == 'GMACs'
     median = sorted(net.cost for net in front.nets)[len(front.nets) // 2]
     assert main([*arguments, '--latency', str(table), '--limit', f'{median:.4f}ms']) == 0
-    assert max(net.cost for net in read_front(tmp_path / 'front-random.json').nets) <= median + 1e-4
+    assert max(net.cost for net in read_front(tmp_path / 'front-random-table.json').nets) <= median + 1e-4
     capsys.readouterr()
     assert main([*arguments, '--latency', str(table), '--limit', '0.0001']) == 2
     assert 'nets is within --limit 0.0001' in capsys.readouterr().err

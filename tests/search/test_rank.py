@@ -5,11 +5,14 @@ import shutil
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from mnv4_mm.apis.model import load_model
+from mnv4_mm.child_processes import Children
 from mnv4_mm.cli import main
 from mnv4_mm.search import rank
-from mnv4_mm.search.rank import RECORDS, Ranked, Ranking
+from mnv4_mm.search.rank import Plan, Ranked, Ranking, kendall
+from mnv4_mm.search.records import RANKED
 from mnv4_mm.search.score import Scorer
 from mnv4_mm.weights.checkpoint import read_checkpoint
 from mnv4_mm.weights.work_dir import list_checkpoints
@@ -21,19 +24,25 @@ def test_kendall_counts_pairs_in_the_same_order():
     generator = np.random.default_rng(0)
     shared = generator.uniform(0, 1, 12)
     alone = shared + generator.normal(0, 0.3, 12)
-    nets = [Ranked((i,), *pair) for i, pair in enumerate(zip(shared, alone, strict=True))]
-    tau, (low, high) = Ranking('mIoU', tuple(nets)).kendall()
-    signs = [
-        np.sign((a.shared - b.shared) * (a.alone - b.alone)) for i, a in enumerate(nets) for b in nets[:i]
-    ]  # no ties
-    assert tau == pytest.approx(np.mean(signs))
+    nets = [
+        Ranked((i,), *pair, gmacs=0.1, size=(192, 224) if i < 10 else (96, 128))
+        for i, pair in enumerate(zip(shared, alone, strict=True))
+    ]
+    tau, (low, high) = kendall(nets)
+    assert tau == pytest.approx(mean_sign(nets))
     assert -1 <= low < tau < high <= 1
     lines = Ranking('mIoU', tuple(nets)).lines()
     assert lines[2].startswith(f'| {max(alone):.4f} |')
-    assert lines[-1].startswith(f'Kendall tau of 12 nets: {tau:.2f}, 95 % interval')
+    assert lines[-2].startswith(f'Kendall tau of 12 nets: {tau:.2f}, 95 % interval')
+    assert lines[-1] == f'within input sizes: 224x192 {mean_sign(nets[:10]):.2f} (10 nets)'
     same = Ranking('mIoU', tuple(net._replace(shared=0.0) for net in nets))
-    assert same.kendall() is None
-    assert same.lines()[-1] == 'Kendall tau of 12 nets: all scores are equal'
+    assert same.lines()[-2] == 'Kendall tau of 12 nets: not defined, all scores in the supernet are equal'
+    assert same.lines()[-1] == 'within input sizes: too few nets'
+
+
+def mean_sign(nets):
+    """Kendall's tau of nets without ties: the mean over all pairs of +1 if both scores have one order, else -1."""
+    return np.mean([np.sign((a.shared - b.shared) * (a.alone - b.alone)) for i, a in enumerate(nets) for b in nets[:i]])
 
 
 def test_nets_are_trained_alone_and_scored_both_ways(supernet, tmp_path, monkeypatch, capsys):
@@ -43,13 +52,13 @@ def test_nets_are_trained_alone_and_scored_both_ways(supernet, tmp_path, monkeyp
     assert main(command) == 0
     output = capsys.readouterr().out
     assert '3 of 3 nets' in output
-    about, *lines = map(json.loads, (tmp_path / RECORDS).read_text().splitlines())
+    about, *lines = map(json.loads, (tmp_path / RANKED).read_text().splitlines())
     assert about['iters'] == 2
     assert about['epochs'] is None
     scorer = Scorer(checkpoint, 6)
     assert sorted(tuple(line['genes']) for line in lines) == sorted(rank.choose_nets(scorer.space, 3))
     line = lines[0]
-    (path,) = list_checkpoints(tmp_path / f'net_{"".join(map(str, line["genes"]))}' / 'run')
+    path, *_ = list_checkpoints(tmp_path / f'net_{"".join(map(str, line["genes"]))}' / 'run')
     model = load_model(path, device='cpu')
     assert model.cfg.randomness.seed == 0
     assert 'load_from' not in model.cfg or model.cfg.load_from is None
@@ -58,34 +67,51 @@ def test_nets_are_trained_alone_and_scored_both_ways(supernet, tmp_path, monkeyp
     assert line['shared'] == pytest.approx(scorer.score(line['genes']), abs=1e-6)
     assert line['alone'] == pytest.approx(scorer.score_model(model, line['genes']), abs=1e-6)
     # Killed in the middle of a line: only that net is trained again.
-    text = (tmp_path / RECORDS).read_text()
-    (tmp_path / RECORDS).write_text(text[:-9])
+    text = (tmp_path / RANKED).read_text()
+    (tmp_path / RANKED).write_text(text[:-9])
     trained = []
     kept = shutil.copytree(tmp_path / f'net_{"".join(map(str, lines[-1]["genes"]))}', tmp_path / 'kept')
 
-    def run_child(module, task, *_):
+    def run(children, module, task, *_):
         trained.append(json.loads(task))
-        shutil.copytree(kept / 'run', trained[-1]['work_dir'])
+        shutil.copytree(kept / 'run', trained[-1]['work_dir'], dirs_exist_ok=True)
         return 0
 
-    monkeypatch.setattr(rank, 'run_child', run_child)
+    monkeypatch.setattr(Children, 'run', run)
     assert main(command) == 0
-    assert (tmp_path / RECORDS).read_text() == text
+    assert (tmp_path / RANKED).read_text() == text
     assert [one['work_dir'] for one in trained] == [
         str(tmp_path / f'net_{"".join(map(str, lines[-1]["genes"]))}' / 'run')
     ]
+    assert trained[0]['resume']  # the training had ended, but had no record
     assert main([*command[:-1], str(tmp_path), '--seed', '1']) == 2
-    assert 'is of another supernet or of other trainings' in capsys.readouterr().err
+    assert 'was made with other settings (seed)' in capsys.readouterr().err
+    with FileLock(tmp_path / f'.{RANKED}.use.lock'):
+        assert main(command) == 2
+    assert 'another process ranks nets' in capsys.readouterr().err
+
+
+def test_a_training_that_has_ended_is_not_repeated(supernet, tmp_path):
+    checkpoint, plan = supernet(SEGMENTER), Plan(3, None, 2, images=6)
+    scorer = Scorer(checkpoint, 6)
+    (genes, *_) = rank.choose_nets(scorer.space, 1)
+    folder = rank._train_alone(scorer, genes, plan, tmp_path, 1, Children())
+    path, *_ = list_checkpoints(folder)
+    before = path.stat().st_mtime_ns
+    assert rank._train_alone(scorer, genes, plan, tmp_path, 1, Children()) == folder
+    assert path.stat().st_mtime_ns == before
+    (tmp_path / folder.parent / 'net.py').write_text('x = 1')  # of another supernet
+    rank._train_alone(scorer, genes, plan, tmp_path, 1, Children())
+    assert path.stat().st_mtime_ns > before
 
 
 def test_a_training_that_fails_is_one_line(supernet, tmp_path, monkeypatch, capsys):
-    module = 'mnv4_mm.search.nothing'
-    real = rank.run_child
-    monkeypatch.setattr(rank, 'run_child', lambda _, *arguments: real(module, *arguments))
+    real = Children.run
+    monkeypatch.setattr(Children, 'run', lambda self, _, *rest: real(self, 'mnv4_mm.search.nothing', *rest))
     command = ['search', 'rank', str(supernet(SEGMENTER)), '--nets', '3', '--iters', '2', '--out', str(tmp_path)]
     assert main(command) == 2
     error = capsys.readouterr().err
     assert 'has failed: exit code 1: ' in error
     assert 'No module named mnv4_mm.search.nothing' in error
     assert error.count('\n') == 1
-    assert (tmp_path / RECORDS).read_text().count('\n') == 1
+    assert (tmp_path / RANKED).read_text().count('\n') == 1

@@ -16,7 +16,8 @@ from mnv4_mm.cli import main
 from mnv4_mm.data.held_out import is_held_out
 from mnv4_mm.errors import UserError
 from mnv4_mm.search.front import read_front
-from mnv4_mm.search.run import RECORDS, Plan, search
+from mnv4_mm.search.records import SCORED
+from mnv4_mm.search.run import Plan, search
 from mnv4_mm.search.score import Scorer, _batches, _resized
 
 DETECTOR, SEGMENTER = 'mnv4_ssdlite_coco-mini', 'mnv4_lraspp_ade20k-mini'
@@ -56,7 +57,7 @@ def test_too_few_images_are_refused_before_training(drawn, tmp_path):
 
 
 @pytest.mark.parametrize('name', [DETECTOR, SEGMENTER])
-def test_a_score_is_that_of_the_ordinary_net(name, supernet, tmp_path):
+def test_a_score_is_that_of_the_ordinary_net(name, supernet, tmp_path, capsys):
     """The net is written with its own statistics; evaluated as any checkpoint, it has the score of the search."""
     scorer = Scorer(supernet(name))
     genes = scorer.space.smallest()
@@ -70,6 +71,10 @@ def test_a_score_is_that_of_the_ordinary_net(name, supernet, tmp_path):
     about |= dict(unit='GMACs', sizes=scorer.sizes, baselines={})
     front.write_text(json.dumps({**about, 'nets': [net]}))
     assert main(['search', 'export', str(front), '--choose', '1', '--out', str(tmp_path / 'net.pth')]) == 0
+    (tmp_path / 'other.py').write_text('# a config of the user')
+    assert main(['search', 'export', str(front), '--choose', '1', '--out', str(tmp_path / 'other.pth')]) == 2
+    assert 'other.py exists and is another config' in capsys.readouterr().err
+    assert (tmp_path / 'other.py').read_text() == '# a config of the user'
     model = load_model(str(tmp_path / 'net.pth'), device='cpu')
     assert 'supernet' not in model.cfg
     assert model.cfg.input_size == ((64, 64) if name == DETECTOR else (96, 96))  # 0.6 times 128 and 160
@@ -77,10 +82,12 @@ def test_a_score_is_that_of_the_ordinary_net(name, supernet, tmp_path):
     expected = scorer.model(genes)[0].state_dict()
     assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
     if name == SEGMENTER:  # trained further from the config beside it
-        options = {**IN_PROCESS, 'train_dataloader.batch_size': 4, 'val_dataloader.dataset.indices': 2}
-        options['report_on_training_images'] = False
-        tuned = train(str(tmp_path / 'net.py'), work_dir=str(tmp_path / 'tuned'), iters=1, cfg_options=options)
-        cfg = load_model(str(tuned / 'iter_1.pth'), device='cpu').cfg
+        command = ['search', 'export', str(front), '--choose', '1', '--out', str(tmp_path / 'net.pth'), '--iters', '1']
+        assert main(command) == 0
+        assert str(tmp_path / 'net/best_') in capsys.readouterr().out
+        cfg = load_model(str(tmp_path / 'net/iter_1.pth'), device='cpu').cfg
+        assert main(command) == 2
+        assert 'has checkpoints already' in capsys.readouterr().err
         assert cfg.model == model.cfg.model
         assert 'held_out' not in cfg.train_dataloader.dataset
         # Evaluated on the images that were held out, it has the score of the search.
@@ -109,7 +116,7 @@ def test_a_search_continues_where_it_was_stopped(supernet, tmp_path, capsys):
     plan = Plan('random', 5, 0, None, 6)
     whole = search(path, plan, tmp_path, log=lines.append)
     assert lines[0].startswith('generation 1: 5 nets scored; the best has ')
-    records = (tmp_path / RECORDS).read_text()
+    records = (tmp_path / SCORED).read_text()
     assert len(records.splitlines()) == 1 + 5 + 5
     assert [name for name, _ in whole.baselines] == [
         'mnv4_conv_s', 'mnv4_conv_s x 0.875', 'mnv4_conv_s x 0.75',
@@ -118,19 +125,19 @@ def test_a_search_continues_where_it_was_stopped(supernet, tmp_path, capsys):
     scores = {tuple(one['genes']): one['score'] for one in map(json.loads, records.splitlines()[1:])}
     assert [net.score for _, net in whole.baselines] == [scores[net.genes] for _, net in whole.baselines]
     # Killed in the middle of a line.
-    (tmp_path / RECORDS).write_text(records[: records.rindex('{') + 9])
+    (tmp_path / SCORED).write_text(records[: records.rindex('{') + 9])
     again = search(path, plan, tmp_path, log=lines.append)
     assert again == whole
-    scored = [json.loads(line) for line in (tmp_path / RECORDS).read_text().splitlines() if line.endswith('}')]
+    scored = [json.loads(line) for line in (tmp_path / SCORED).read_text().splitlines() if line.endswith('}')]
     assert scored[1:] == [json.loads(line) for line in records.splitlines()][1:]
     # The same search by the command, which scores nothing anew.
-    before = (tmp_path / RECORDS).read_bytes()
+    before = (tmp_path / SCORED).read_bytes()
     arguments = ['--engine', 'random', '--nets', '5', '--images', '6', '--workers', '1', '--out', str(tmp_path)]
     assert main(['search', 'run', str(path), *arguments]) == 0
-    assert (tmp_path / RECORDS).read_bytes() == before
+    assert (tmp_path / SCORED).read_bytes() == before
     assert read_front(tmp_path / 'front-random.json').nets == whole.nets
     assert '| GMACs | bbox_mAP | input |' in capsys.readouterr().out
-    with pytest.raises(UserError, match='of another supernet or of other images'):
+    with pytest.raises(UserError, match=r'made with other settings \(images\)'):
         search(path, plan._replace(images=3), tmp_path)
     with pytest.raises(UserError, match='the smallest net of the space has'):
         search(path, plan._replace(limit=1e-3), tmp_path)

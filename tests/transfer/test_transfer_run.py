@@ -17,6 +17,7 @@ import torch
 from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.registry import MODELS
 
+from mnv4_mm.child_processes import Children
 from mnv4_mm.cli import main
 from mnv4_mm.errors import UserError
 from mnv4_mm.json_lines import append_line
@@ -532,6 +533,6 @@ def test_a_failed_run_is_a_record_with_the_reason(tmp_path):
         protocol='bccd', run=read_protocol('bccd').runs()[0], data=str(tmp_path), work_dir=str(tmp_path / 'w'),
         weights_dir=None, record=str(tmp_path / 'w/record.json'), recipe='r', data_digest='d', lock=str(tmp_path / 'l'),
     )  # fmt: skip
-    record = run_job(job, 1)
+    record = run_job(job, 1, Children())
     assert 'is empty; expected one of' in record['error']
     assert record['net'] == 'mnv4_conv_s'
