@@ -21,7 +21,7 @@ CONFIGS = {
 
 
 def gpu_figures(steps: int = 20, warm_up: int = 5) -> Iterator[Figure]:
-    """Measure the training of each headline config with its own backbone, in float32 and in mixed precision (fp16).
+    """Measure the training of each headline config with its own backbone, in float32, fp16 and bf16.
 
     Args:
         steps: Number of timed steps.
@@ -31,7 +31,7 @@ def gpu_figures(steps: int = 20, warm_up: int = 5) -> Iterator[Figure]:
         For each config and precision, the speed in images per second and the peak memory in MiB.
     """
     for name, (batch, size) in CONFIGS.items():
-        for dtype in (None, 'fp16'):
+        for dtype in (None, 'fp16', 'bf16'):
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
             step = Step(name, batch, size, device='cuda', dtype=dtype, backbone=None)

@@ -11,6 +11,8 @@ from mnv4_mm.paths import check_output_file, check_output_folder
 from mnv4_mm.transfer.estimate import plan_lines
 from mnv4_mm.transfer.protocol import protocol_index, read_protocol, select
 from mnv4_mm.transfer.records import read_records
+from mnv4_mm.transfer.work import Digests, by_run, check_same, check_slurm, measure_latency, remaining, submit
+from mnv4_mm.transfer.work import transfer as make_runs
 
 
 def add_transfer(parser: Parser) -> None:
@@ -89,18 +91,26 @@ def transfer(args: argparse.Namespace) -> int:
         raise UserError(f'--{given[0].replace("_", "-")} has no effect with --measure-latency: leave it out')
     records = Path(out) / 'records.jsonl'
     existing = read_records(records) if records.is_file() else []
+    used = {name: protocol.heads[name] for name in dict.fromkeys(run.head for run in runs)}
     if args.plan:
-        from mnv4_mm.transfer.work import remaining
+        if args.dry_run:
+            raise UserError('--dry-run has no effect with --plan: leave it out')
+        if existing:
+            from mnv4_mm.transfer.recipe import recipe_digest
 
+            check_same(records, {name: Digests(recipe_digest(protocol, head), None) for name, head in used.items()})
         for line in plan_lines(protocol, remaining(records, runs, args.retry), existing, args.workers):
             print(line)
         return 0
+    if args.measure_latency and not any('error' not in record for record in existing):
+        raise UserError(f'{records} has no records of runs that succeeded')
+    if args.launcher == 'slurm':
+        check_slurm()
 
     from mnv4_mm.config.check import check_config, check_config_data
     from mnv4_mm.transfer.splits import join_splits
 
     data = args.data and str(join_splits(Path(args.data), protocol.train, protocol.test, Path(out) / 'data'))
-    used = {name: protocol.heads[name] for name in dict.fromkeys(run.head for run in runs)}
     for head in used.values():
         checked = TrainOptions(
             data=data, epochs=head.epochs, iters=head.iters, size=head.input_size, cfg_options=head.cfg_options
@@ -108,8 +118,6 @@ def transfer(args: argparse.Namespace) -> int:
         check_config_data(check_config(head.config, checked), checked, ('train_dataloader', 'val_dataloader'))
 
     from mnv4_mm.transfer.recipe import head_data_digest, recipe_digest
-    from mnv4_mm.transfer.work import Digests, by_run, measure_latency, submit
-    from mnv4_mm.transfer.work import transfer as make_runs
 
     digests = {
         name: Digests(recipe_digest(protocol, head), head_data_digest(head, data)) for name, head in used.items()
@@ -152,14 +160,14 @@ def _parameter(text: str) -> tuple[str, int | str]:
 
 
 def add_results(parser: Parser) -> None:
-    parser.epilog = 'Each file is named like its protocol, e.g. docs/results/camvid.jsonl.'
+    parser.epilog = 'Records of a protocol of your own need its file beside them, e.g. mine.py beside records.jsonl.'
     parser.add_argument('records', nargs='+', type=Path, help='.jsonl files of `mnv4 transfer`')
     parser.add_argument(
         '--page',
         type=Path,
         default=Path('docs/transfer.md'),
         metavar='FILE.md',
-        help='page to write the tables into; CSV and plots go to results/ beside it (default: docs/transfer.md)',
+        help='page whose tables are replaced; CSV and plots go to results/ beside it (default: docs/transfer.md)',
     )
     parser.add_argument(
         '--check',

@@ -3,6 +3,7 @@
 ``protocol.CONTROLS`` lists the controls. The transform is for ``shuffled``, the backbone for ``zeroed``.
 """
 
+import os
 import zlib
 from typing import Any
 
@@ -42,7 +43,7 @@ class ShuffleLabels(BaseTransform):
         Returns:
             ``results``.
         """
-        name = zlib.crc32(results['img_path'].encode(errors='surrogateescape'))
+        name = zlib.crc32(os.path.basename(results['img_path']).encode(errors='surrogateescape'))
         random = np.random.default_rng([self.seed, name])
         if 'gt_seg_map' in results:
             labels = np.arange(256, dtype=np.uint8)

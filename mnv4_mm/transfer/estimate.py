@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from statistics import mean
 
+from mnv4_mm.processors import cores
 from mnv4_mm.transfer.protocol import Protocol, Run
 from mnv4_mm.transfer.records import Record
 
@@ -13,14 +14,15 @@ def plan_lines(protocol: Protocol, runs: Sequence[Run], records: Iterable[Record
 
     The CPU time of a run is estimated as the mean over earlier runs with the same head and net. If there are none, the
     estimate is marked as a guess: it is the mean over all earlier runs with the head or, if there are none either, the
-    protocol's ``minutes``. A guess is rough, since the CPU times of nets differ by more than a factor of five. If
-    ``minutes`` is None too, the time is unknown.
+    protocol's ``minutes``, in proportion to the protocol's ``costs`` of the nets. If ``minutes`` is None too, the time
+    is unknown. The training of a teacher is a run of its own.
 
     Args:
         protocol: The protocol.
         runs: Runs of the protocol that are still to be made.
         records: Records of earlier runs; failed ones are ignored.
-        workers: Number of runs at the same time, by which the total time is divided.
+        workers: Number of runs at the same time, by which the total time is divided, or by the number of cores if that
+            is smaller.
 
     Yields:
         A line of text for each combination of head and net, then a line with the total, which leaves out runs of
@@ -31,25 +33,33 @@ def plan_lines(protocol: Protocol, runs: Sequence[Run], records: Iterable[Record
         if 'error' not in record:
             measured[record['head'], record['net']].append(record['processor_minutes'])
     total, unknown = 0.0, 0
-    groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
     for run in runs:
-        groups[run.head, run.net].append(run)
-    for (head, net), group in groups.items():
+        groups[run.head, run.net].append(run.control or run.start)
+    if protocol.teacher:
+        for head in dict.fromkeys(run.head for run in runs if run.control == 'distilled'):
+            groups[head, protocol.teacher.net].append('teacher')
+    for (head, net), kinds in groups.items():
         minutes, is_measured = _minutes(protocol, measured, head, net)
-        unknown += len(group) * (minutes is None)
-        total += len(group) * (minutes or 0)
+        unknown += len(kinds) * (minutes is None)
+        total += len(kinds) * (minutes or 0)
         each = 'unknown' if minutes is None else f'{minutes:.1f} min each{"" if is_measured else ", a guess"}'
-        starts = ', '.join(sorted({run.control or run.start for run in group}))
-        yield f'{head} {net}: {len(group)} runs ({starts}), {each}'
+        yield f'{head} {net}: {_runs(len(kinds))} ({", ".join(sorted(set(kinds)))}), {each}'
     if not runs:
         yield 'no runs remain: all have records'
         return
-    if unknown == len(runs):
-        yield f'{unknown} runs of unknown length'
+    count = sum(map(len, groups.values()))
+    if unknown == count:
+        yield f'{_runs(unknown)} of unknown length'
         return
-    text = f'{len(runs)} runs, about {total / 60:.1f} CPU hours'
-    text += f', {total / 60 / workers:.1f} h with {workers} at the same time' if workers > 1 else ''
-    yield text + (f', and {unknown} runs of unknown length' if unknown else '')
+    text = f'{_runs(count)}, about {total / 60:.1f} CPU hours'
+    if workers > 1:
+        text += f', {total / 60 / min(workers, cores()):.1f} h with {workers} at the same time on {cores()} cores'
+    yield text + (f', and {_runs(unknown)} of unknown length' if unknown else '')
+
+
+def _runs(count: int) -> str:
+    return f'{count} run{"s" * (count != 1)}'
 
 
 def _minutes(
@@ -57,5 +67,12 @@ def _minutes(
 ) -> tuple[float | None, bool]:
     if times := measured.get((head, net)):
         return mean(times), True
-    others = [time for (other, _), times in measured.items() if other == head for time in times]
-    return (mean(others) if others else protocol.minutes), False
+    # In units of the first net.
+    others = [
+        time / protocol.costs.get(name, 1)
+        for (other, name), times in measured.items()
+        if other == head
+        for time in times
+    ]
+    unit = mean(others) if others else protocol.minutes
+    return (None if unit is None else unit * protocol.costs.get(net, 1)), False

@@ -2,6 +2,7 @@
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from mnv4_mm.pareto import pareto_front
 from mnv4_mm.transfer.tables import AXES, Group
@@ -17,10 +18,10 @@ def plot(group: Group, title: str) -> Figure:
     figure = Figure(figsize=(16, 5.5), layout='constrained')
     figure.suptitle(title)
     for axes, (key, label) in zip(figure.subplots(1, 3), AXES.items(), strict=True):
-        cpu = group.cpu if key == 'latency_ms' else None
         for start, line, marker in (('random', '-', 'o'), ('imagenet', '--', 's')):
-            rows = [row for row in group.rows if row.start == start and row.cost(key, cpu)]
-            points = [(float(row.cost(key, cpu) or 0), 100 * row.value) for row in rows]
+            costs = {row.name: group.cost(row, key) for row in group.rows if row.start == start}
+            rows = [row for row in group.rows if costs.get(row.name)]
+            points = [(float(costs[row.name] or 0), 100 * row.value) for row in rows]
             for row, (x, y) in zip(rows, points, strict=True):
                 colour = 'tab:red' if row.net.startswith('mnv4') else 'tab:blue'
                 axes.errorbar(
@@ -31,6 +32,10 @@ def plot(group: Group, title: str) -> Figure:
             if front:
                 axes.step(*zip(*front, strict=True), where='post', color='grey', linestyle=line, linewidth=1, zorder=0)
         axes.set(xscale='log', xlabel=label, ylabel=group.records[0]['metric'])
+        axes.set_xlim(right=1.5 * axes.get_xlim()[1])  # room for the last name
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=''))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3)
     return figure
 

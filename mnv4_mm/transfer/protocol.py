@@ -118,6 +118,7 @@ class Protocol:
             ``bootstrap.draw_samples``: more than one for the frames of a video, which resemble each other.
         needs_data: True if ``--data`` must name a folder; False if the configs name the data.
         minutes: Measured minutes of a run with the first net and head on one core, for ``--plan``; None if unknown.
+        costs: Minutes of a run with a net, divided by those with the first net; 1 for nets that are not listed.
         published: Published results to list below the table, each a ``dict(name=, value=, protocol=, source=)``.
     """
 
@@ -136,6 +137,7 @@ class Protocol:
     block: int = 1
     needs_data: bool = True
     minutes: float | None = None
+    costs: Mapping[str, float] = field(default_factory=dict)
     published: Sequence[Mapping[str, Any]] = ()
 
     @property
@@ -244,6 +246,8 @@ def _check(protocol: Protocol) -> None:
         raise ValueError(f'block must be a number of images, at least 1; got {protocol.block!r}')
     if protocol.minutes is not None and not isinstance(protocol.minutes, int | float):
         raise ValueError(f'minutes must be a number, got {protocol.minutes!r}')
+    if not all(isinstance(cost, int | float) and cost > 0 for cost in protocol.costs.values()):
+        raise ValueError(f'costs must be positive numbers, got {dict(protocol.costs)!r}')
     if len(set(protocol.runs())) < len(protocol.runs()):
         raise ValueError('a net, a start, a seed or a control is listed twice')
 

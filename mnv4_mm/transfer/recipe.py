@@ -25,6 +25,8 @@ from mnv4_mm.weights.tags import DEFAULT_TAGS, TAGS
 # before and after the change are not put into the same table.
 VERSION = 1
 DRY_IMAGES = 4
+# Settings of a config that change neither training nor evaluation, and are left out of the digest.
+DISPLAY = ('report', 'report_on_training_images', 'visualizer', 'vis_backends', 'log_level', 'log_processor')
 # Transforms that load the labels; ``ShuffleLabels`` is inserted after the last of them.
 LOADING = ('LoadAnnotations', 'LoadMask', 'SegAugmentation')
 
@@ -40,15 +42,15 @@ def head_config(head: Head) -> Config:
 def recipe_digest(protocol: Protocol, head: Head) -> str:
     """Return a digest of all settings that the runs of a head share.
 
-    The names of the splits to train and test on are included. The data itself and ``Head.size``, the input size of the
-    exported file, are not. Records with different digests are never compared.
+    The names of the splits to train and test on are included. The data itself, ``Head.size`` (the input size of the
+    exported file) and the settings ``DISPLAY`` are not. Records with different digests are never compared.
 
     Returns:
         The first 16 hexadecimal digits of a SHA-256.
     """
     values = dict(
         version=VERSION,
-        config=head_config(head).to_dict(),
+        config={key: value for key, value in head_config(head).to_dict().items() if key not in DISPLAY},
         # ``size`` is of the exported file only, and ``input_size`` is in the config.
         head={key: value for key, value in asdict(head).items() if key not in ('size', 'input_size')},
         train=list(protocol.train),

@@ -4,6 +4,7 @@ A record holds what is needed to repeat its run and to compare it with others (`
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ FIELDS = (
     'steps', 'minutes', 'processor_minutes', 'memory_mib', 'parameters', 'macs', 'latency_ms', 'size',
     'threads', 'machine', 'date',
 )  # fmt: skip
+COSTS = ('parameters', 'macs', 'latency_ms')  # fields that are None if they could not be measured
 # Fields of a run that has failed, in addition to the fields of ``Run``.
 FAILED = ('recipe', 'data', 'error')
 
@@ -63,6 +65,8 @@ def read_records(path: str | Path) -> list[Record]:
             record = json.loads(line)
             required = FAILED if 'error' in record else FIELDS
             missing = [key for key in (*Run._fields, *required) if key not in record]
+            if not missing and 'error' not in record:
+                _check_values(record)
         except (ValueError, TypeError) as error:
             if number == len(lines) > 1 and line.startswith('{"'):
                 break
@@ -71,6 +75,16 @@ def read_records(path: str | Path) -> list[Record]:
             raise UserError(f'{path}, line {number} is not a record of a transfer run: it has no {missing[0]}')
         records.append(record)
     return records
+
+
+def _check_values(record: Record) -> None:
+    """Raise ``ValueError`` if values from which tables are computed are not numbers."""
+    resampled, costs = record['resampled'], [record[key] for key in COSTS]
+    if not isinstance(resampled, list) or not resampled:
+        raise ValueError('resampled is not a list of scores')
+    for value in (record['score'], *resampled, *(cost for cost in costs if cost is not None)):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(f'{value!r} is not a number')
 
 
 def latest(records: Iterable[Record]) -> list[Record]:

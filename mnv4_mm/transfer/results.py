@@ -7,9 +7,9 @@ from typing import NamedTuple
 from mnv4_mm.errors import UserError
 from mnv4_mm.files import write_whole
 from mnv4_mm.transfer.pages import has_digest, write_plot
-from mnv4_mm.transfer.protocol import Protocol, read_protocol
+from mnv4_mm.transfer.protocol import Protocol, protocol_index, read_protocol
 from mnv4_mm.transfer.records import Record, latest, read_records
-from mnv4_mm.transfer.tables import Group, curve_name, group_records, page, plot_name, to_csv
+from mnv4_mm.transfer.tables import FAILED_RUNS, Group, curve_name, group_records, page, plot_name, to_csv
 
 BEGIN, END = '<!-- begin results -->', '<!-- end results -->'
 
@@ -32,25 +32,27 @@ def read_results(files: Sequence[Path]) -> Results:
     """Read records and compare those with the same protocol, head, recipe and data.
 
     Args:
-        files: Files of records. Each is named like its protocol: ``camvid.jsonl`` has records of ``camvid.py`` in the
-            same folder or, if there is no such file, of the shipped protocol ``camvid``.
+        files: Files of records. The protocol of a record is ``<protocol>.py`` in the same folder or, if there is no
+            such file, the shipped one of this name.
 
     Raises:
-        UserError: A file cannot be read, no run has succeeded, or the protocol of a file or record is missing.
+        UserError: A file cannot be read, no run has succeeded, or a protocol is missing.
     """
-    protocols = []
+    found: list[Record] = []
+    protocols: dict[str, Protocol] = {}
     for file in files:
-        beside = file.with_suffix('.py')
-        protocols.append(read_protocol(beside if beside.is_file() else file.stem))
-    records = latest(record for file in files for record in read_records(file))
-    groups = group_records(records)
+        records = read_records(file)
+        found += records
+        for name in dict.fromkeys(record['protocol'] for record in records):
+            beside = file.with_name(f'{name}.py')
+            if not beside.is_file() and name not in protocol_index():
+                raise UserError(f'{file} has records of the protocol {name}, which is not shipped: put {beside} there')
+            protocols[name] = read_protocol(beside if beside.is_file() else name)
+    found = latest(found)
+    groups = group_records(found)
     if not groups:
         raise UserError(f'no run has succeeded in {", ".join(map(str, files))}')
-    names = {protocol.name for protocol in protocols}
-    unknown = [group.protocol for group in groups if group.protocol not in names]
-    if unknown:
-        raise UserError(f'records of the protocol {unknown[0]} are in a file of another name')
-    return Results(groups, protocols, [record for record in records if 'error' in record])
+    return Results(groups, list(protocols.values()), [record for record in found if 'error' in record])
 
 
 def write_results(results: Results, path: Path) -> None:
@@ -61,12 +63,18 @@ def write_results(results: Results, path: Path) -> None:
         path: The page. The text between ``BEGIN`` and ``END`` is replaced; a missing page is created.
 
     Raises:
-        UserError: The page lacks ``BEGIN`` or ``END``, or a file cannot be written.
+        UserError: The page lacks ``BEGIN`` or ``END``, it would lose a table, or a file cannot be written.
     """
-    write_whole(path, with_results(path.read_text(encoding='utf-8') if path.is_file() else None, results))
+    old = path.read_text(encoding='utf-8') if path.is_file() else None
+    new = with_results(old, results)
+    if lost := [title for title in _titles(old or '') if title not in _titles(new)]:
+        raise UserError(
+            f'{path} has a table that is not in these records, {lost[0]}: name all files, or another page by --page'
+        )
+    write_whole(path, new)
     folder = path.parent / 'results'
     text = to_csv(results.groups)
-    write_whole(folder / 'transfer.csv', text)
+    write_whole(folder / f'{path.stem}.csv', text)
     from mnv4_mm.transfer.plots import plot, plot_curves  # imports matplotlib
 
     titles = {protocol.name: protocol.title for protocol in results.protocols}
@@ -75,6 +83,13 @@ def write_results(results: Results, path: Path) -> None:
         write_plot(folder / plot_name(group, results.groups), text, plot(group, title))
         if name := curve_name(group, results.groups):
             write_plot(folder / name, text, plot_curves(group, title))
+
+
+def _titles(page: str) -> list[str]:
+    """Return the titles of the tables of results in a page."""
+    block = page.partition(BEGIN)[2].partition(END)[0]
+    titles = [line.removeprefix('### ') for line in block.splitlines() if line.startswith('### ')]
+    return [title for title in titles if title != FAILED_RUNS]
 
 
 def are_current(results: Results, path: Path) -> bool:
@@ -88,7 +103,7 @@ def are_current(results: Results, path: Path) -> bool:
         UserError: The page lacks ``BEGIN`` or ``END``.
     """
     folder, text = path.parent / 'results', to_csv(results.groups)
-    file = folder / 'transfer.csv'
+    file = folder / f'{path.stem}.csv'
     if not (path.is_file() and file.is_file()):
         return False
     content = path.read_text(encoding='utf-8')

@@ -18,7 +18,7 @@ def join_splits(root: Path, train: Sequence[str], test: Sequence[str], out: Path
             lists as in Pascal VOC.
         train: Splits to train on, joined as ``train``.
         test: Splits to evaluate on, joined as ``val``.
-        out: Folder to make; missing links are added to an existing one.
+        out: Folder to make; in an existing one, missing links are added, and links to files that are gone are removed.
 
     Returns:
         ``out``. If ``train`` is only the split ``train`` and ``test`` only the split ``val``, no links are needed, and
@@ -33,6 +33,9 @@ def join_splits(root: Path, train: Sequence[str], test: Sequence[str], out: Path
     targets = {**dict.fromkeys(train, 'train'), **dict.fromkeys(test, 'val')}
     has_lists = (root / LISTS).is_dir()
     links = _listed_files(root, targets, out) if has_lists else _files_of_splits(root, targets, out)
+    for path in out.rglob('*'):
+        if path.is_symlink() and path not in links and not path.exists():
+            path.unlink()
     for link, path in links.items():
         link.parent.mkdir(parents=True, exist_ok=True)
         target = os.path.relpath(path.resolve(), link.parent.resolve())

@@ -27,7 +27,7 @@ class PooledVariance(NamedTuple):
     """Variance of a score over the seeds, pooled over the nets of a table.
 
     Three seeds are too few to estimate the variance of one net. Pooled over a dozen nets they are enough, provided that
-    the nets have similar variances.
+    the nets have similar variances. For a net whose own variance is larger, its own one is used, see ``of``.
 
     Attributes:
         variance: The variance; NaN if no net has two seeds.
@@ -36,6 +36,11 @@ class PooledVariance(NamedTuple):
 
     variance: float
     freedom: int
+
+    def of(self, scores: Scores) -> float:
+        """Return the variance to use for a net: the pooled one, or that of the net if it is larger."""
+        own = float(np.var(scores.seeds, ddof=1)) if len(scores.seeds) > 1 else 0.0
+        return max(self.variance, own)
 
 
 class Estimate(NamedTuple):
@@ -80,7 +85,8 @@ def estimate_mean(scores: Scores, spread: PooledVariance) -> Estimate:
         scores: Scores of the net.
         spread: Variance of a score over the seeds, pooled over the nets of the table.
     """
-    return _estimate(float(scores.seeds.mean()), spread, 1 / len(scores.seeds), scores.resampled.mean(0))
+    by_seeds = spread.of(scores) / len(scores.seeds)
+    return _estimate(float(scores.seeds.mean()), by_seeds, spread.freedom, scores.resampled.mean(0))
 
 
 def estimate_difference(a: Scores, b: Scores, spread: PooledVariance) -> Estimate:
@@ -95,26 +101,26 @@ def estimate_difference(a: Scores, b: Scores, spread: PooledVariance) -> Estimat
         spread: Variance of a score over the seeds, pooled over the nets of the table.
     """
     images = a.resampled.mean(0) - b.resampled.mean(0)
-    share = 1 / len(a.seeds) + 1 / len(b.seeds)
-    return _estimate(float(a.seeds.mean() - b.seeds.mean()), spread, share, images)
+    by_seeds = sum(spread.of(one) / len(one.seeds) for one in (a, b))
+    return _estimate(float(a.seeds.mean() - b.seeds.mean()), by_seeds, spread.freedom, images)
 
 
-def _estimate(value: float, spread: PooledVariance, share: float, resampled: np.ndarray) -> Estimate:
+def _estimate(value: float, by_seeds: float, freedom: int, resampled: np.ndarray) -> Estimate:
     """Return an estimate.
 
     Args:
         value: The value.
-        spread: Variance of a score over the seeds.
-        share: Variance of the value over the seeds in units of the spread: 1 / S for a mean over S seeds.
+        by_seeds: Its variance over the seeds.
+        freedom: Degrees of freedom of this variance.
         resampled: (R,), the value on each sample of the images.
     """
-    by_seeds, by_images = share * spread.variance, float(resampled.var(ddof=1))
+    by_images = float(resampled.var(ddof=1))
     total = by_seeds + by_images
-    if not spread.freedom:
+    if not freedom:
         return Estimate(value, math.nan, 0)
     # Satterthwaite's approximation of the degrees of freedom of a sum.
-    squares = by_seeds**2 / spread.freedom + by_images**2 / (len(resampled) - 1)
-    return Estimate(value, math.sqrt(total), total**2 / squares if squares else spread.freedom)
+    squares = by_seeds**2 / freedom + by_images**2 / (len(resampled) - 1)
+    return Estimate(value, math.sqrt(total), total**2 / squares if squares else freedom)
 
 
 def indistinguishable(nets: Mapping[str, Scores]) -> dict[str, list[str]]:

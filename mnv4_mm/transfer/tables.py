@@ -6,6 +6,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,8 +31,29 @@ HEADINGS = (
     'net', 'mean ± spread of seeds', '95 % interval', 'behind the best', 'seeds', 'M parameters', 'G MACs', 'ms',
     'not told apart from',
 )  # fmt: skip
+FAILED_RUNS = 'Failed runs'  # title of their list
 MAX_ABOVE_CHANCE = 0.02  # score above chance at which the control `shuffled` is still right
 MIN_SPREADS = 3  # standard deviations over seeds by which ImageNet weights should beat random ones
+
+
+class Machine(NamedTuple):
+    """A machine, as far as latencies depend on it.
+
+    Attributes:
+        cpu: Name of the CPU.
+        cores: Number of cores.
+        onnxruntime: Version of ONNX Runtime.
+    """
+
+    cpu: str
+    cores: int | None
+    onnxruntime: str | None
+
+    def __str__(self) -> str:
+        parts = [self.cpu]
+        parts += [f'{self.cores} cores'] if self.cores else []
+        parts += [f'ONNX Runtime {self.onnxruntime}'] if self.onnxruntime else []
+        return ', '.join(parts)
 
 
 @dataclass
@@ -96,17 +118,10 @@ class Row:
         assert self.mean is not None
         return self.value - self.mean.half_width, self.value + self.mean.half_width
 
-    def cost(self, key: str, cpu: str | None = None) -> float | None:
-        """Return the minimum of a cost over the records; None if no record has it.
-
-        The minimum of the latencies is taken because other processes on a machine can only increase them.
-
-        Args:
-            key: ``parameters``, ``macs`` or ``latency_ms``.
-            cpu: Use only records whose latency was measured on this CPU; None for all.
-        """
-        values = [r[key] for r in self.records if r[key] is not None and cpu in (None, latency_cpu(r))]
-        return min(values) if values else None
+    @property
+    def deployed_net(self) -> tuple[str, bool]:
+        """Attributes of the runs on which their costs depend: weights and labels do not change them."""
+        return self.net, self.control == 'zeroed'
 
 
 @dataclass
@@ -118,7 +133,7 @@ class Group:
         head: Name of the head.
         recipe: Digest of the recipe.
         data: Digest of the data.
-        cpu: CPU with most records; latencies are from records of this CPU.
+        machine: The machine on which most latencies were measured; only its latencies are compared.
         rows: Nets, the best first.
         controls: Controls.
     """
@@ -127,7 +142,7 @@ class Group:
     head: str
     recipe: str
     data: str
-    cpu: str
+    machine: Machine
     rows: list[Row]
     controls: list[Row]
 
@@ -135,6 +150,26 @@ class Group:
     def records(self) -> list[Record]:
         """All records of the group."""
         return [record for row in (*self.rows, *self.controls) for record in row.records]
+
+    def cost(self, row: Row, key: str) -> float | None:
+        """Return the minimum of a cost over the records of a row and of others with the same net; None if unknown.
+
+        The minimum of the latencies is taken because other processes on a machine can only increase them.
+
+        Args:
+            row: A row of the group.
+            key: ``parameters``, ``macs`` or ``latency_ms``.
+        """
+        same = [one for one in (*self.rows, *self.controls) if one.deployed_net == row.deployed_net]
+        return min(
+            (
+                record[key]
+                for one in same
+                for record in one.records
+                if record[key] is not None and (key != 'latency_ms' or latency_machine(record) == self.machine)
+            ),
+            default=None,
+        )
 
     def pooled_variance(self) -> PooledVariance:
         """Return the variance over the seeds, pooled over the nets."""
@@ -162,9 +197,10 @@ def group_records(records: Iterable[Record]) -> list[Group]:
     return [_compare(key, list(rows.values())) for key, rows in sorted(groups.items()) if any(not n[3] for n in rows)]
 
 
-def latency_cpu(record: Record) -> str:
-    """Return the name of the CPU that the latency of a record was measured on."""
-    return (record.get('latency_machine') or record['machine'])['cpu']
+def latency_machine(record: Record) -> Machine:
+    """Return the machine that the latency of a record was measured on."""
+    machine = record.get('latency_machine') or record['machine']
+    return Machine(machine['cpu'], machine.get('cores'), machine.get('versions', {}).get('onnxruntime'))
 
 
 def _compare(key: tuple[str, ...], rows: list[Row]) -> Group:
@@ -172,10 +208,10 @@ def _compare(key: tuple[str, ...], rows: list[Row]) -> Group:
     for row in rows:
         row.records.sort(key=lambda record: record['seed'])
         row.has_namesake = names[row.net, row.start, row.control] > 1
-    cpus = Counter(latency_cpu(record) for row in rows for record in row.records)
+    machines = Counter(latency_machine(record) for row in rows for record in row.records)
     nets, controls = ([row for row in rows if bool(row.control) == which] for which in (False, True))
     protocol, head, recipe, data = key
-    group = Group(protocol, head, recipe, data, cpus.most_common(1)[0][0], nets, controls)
+    group = Group(protocol, head, recipe, data, machines.most_common(1)[0][0], nets, controls)
     spread = group.pooled_variance()
     for row in rows:
         row.mean = estimate_mean(row.scores, spread)
@@ -212,7 +248,7 @@ def page(groups: Sequence[Group], protocols: Sequence[Protocol], failed: Sequenc
             lines += [f'- {p["name"]}: {p["value"]} ({p["protocol"]}; {p["source"]})' for p in protocol.published]
             lines += ['']
     if failed:
-        lines += ['### Failed runs', '']
+        lines += [f'### {FAILED_RUNS}', '']
         lines += [f'- {one["protocol"]} {run_of(one).name}: {one["error"]}' for one in failed]
         lines += ['']
     return '\n'.join(lines)
@@ -228,15 +264,18 @@ def _introduction(group: Group, protocol: Protocol) -> list[str]:
     trained_on = sorted({record['machine'].get('gpu') or record['machine']['cpu'] for record in records})
     text = (
         f'{records[0]["metric"]} in points on {" and ".join(protocol.test)}, after {records[0]["steps"]} steps. '
-        f'{len(records)} runs on {" and ".join(trained_on)}, {hours:.1f} CPU hours. '
+        f'{len(records)} run{"s" * (len(records) > 1)} on {" and ".join(trained_on)}, {hours:.1f} CPU hours. '
     )
     if not math.isnan(spread):
         text += f'Spread of seeds, pooled over the nets: {spread:.1f} points. '
     if not math.isnan(agreement):
-        text += f"Kendall's tau between rankings by two halves of the seeds: {agreement:.2f}. "
+        text += (
+            "Kendall's tau between rankings of the nets from random weights by two halves of the seeds: "
+            f'{agreement:.2f}. '
+        )
     text += (
         f'MACs and latency at {" and ".join(f"{h}x{w}" for h, w in sizes)} (height x width), latency on one thread of '
-        f'{group.cpu}. Recipe {group.recipe}, data {group.data}, commit {commits}.'
+        f'{group.machine}. Recipe {group.recipe}, data {group.data}, commit {commits}.'
     )
     return prose(text)
 
@@ -300,7 +339,7 @@ def _plus_minus(value: float) -> str:
 
 
 def _cells(row: Row, group: Group) -> list[str]:
-    latency, macs, parameters = (row.cost(key, group.cpu if key == 'latency_ms' else None) for key in AXES)
+    latency, macs, parameters = (group.cost(row, key) for key in AXES)
     low, high = row.interval
     assert row.behind is not None
     behind = f'{100 * row.behind.value:.1f}{_plus_minus(row.behind.half_width)}'
@@ -321,7 +360,7 @@ def _cells(row: Row, group: Group) -> list[str]:
 def to_csv(groups: Sequence[Group]) -> str:
     """Return the tables as CSV, with the columns protocol, head, recipe, data and control before ``COLUMNS``.
 
-    Scores are in [0, 1], and latencies are those of ``Group.cpu``. Unknown values are empty.
+    Scores are in [0, 1], and latencies are those of ``Group.machine``. Unknown values are empty.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator='\n')
@@ -330,7 +369,7 @@ def to_csv(groups: Sequence[Group]) -> str:
         for row in (*group.rows, *group.controls):
             names = [group.protocol, group.head, group.recipe, group.data, row.control, row.net, row.start]
             scores = [f'{value:.5f}' for value in (row.value, row.standard_deviation, *row.interval)]
-            sizes = [row.cost('parameters'), row.cost('macs'), row.cost('latency_ms', group.cpu)]
+            sizes = [group.cost(row, key) for key in ('parameters', 'macs', 'latency_ms')]
             costs = ['' if size is None else size for size in sizes]
             writer.writerow([*names, *('' if value == 'nan' else value for value in scores), len(row.records), *costs])
     return text.getvalue()

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,10 +31,13 @@ DRY_RECORDS = 'dry.jsonl'
 
 
 class Digests(NamedTuple):
-    """Digests of the recipe and the data of a head. Records with different digests are not comparable."""
+    """Digests of the recipe and the data of a head. Records with different digests are not comparable.
+
+    ``data`` is None if it is not known.
+    """
 
     recipe: str
-    data: str
+    data: str | None
 
 
 def transfer(
@@ -91,12 +95,14 @@ def transfer(
             # Another process may have made the run since the list of runs was read.
             if not remaining(records, [run], retry):
                 return
+            digest = digests[run.head]
+            assert digest.data is not None
             work_dir = folder / ('dry' if dry else 'runs') / run.name  # a dry run must not replace a kept one
             job = Job(
                 protocol=str(protocol.path),
                 run=run,
-                recipe=digests[run.head].recipe,
-                data_digest=digests[run.head].data,
+                recipe=digest.recipe,
+                data_digest=digest.data,
                 data=data,
                 work_dir=str(work_dir),
                 weights_dir=weights_dir,
@@ -201,11 +207,12 @@ def check_same(records: Path, digests: Mapping[str, Digests]) -> None:
     """
     for record in read_records(records) if records.is_file() else ():
         expected = digests.get(record['head'])
-        for what, key in (('recipe', 'recipe'), ('data', 'data')):
-            if expected and record[key] != getattr(expected, key):
+        for key in Digests._fields if expected else ():
+            value = getattr(expected, key)
+            if value is not None and record[key] != value:
                 raise UserError(
-                    f'{records} has records of {record["head"]} with another {what} ({record[key]}, now '
-                    f'{getattr(expected, key)}): name another folder by --out'
+                    f'{records} has records of {record["head"]} with another {key} ({record[key]}, now {value}): name '
+                    'another folder by --out'
                 )
 
 
@@ -269,6 +276,18 @@ def _line(run: Run, record: Record) -> str:
     return f'{run.name}: {record["metric"]} {record["score"]:.4f}, {record["minutes"]:.1f} min{latency}'
 
 
+def check_slurm() -> None:
+    """Check that jobs can be submitted to a cluster.
+
+    Raises:
+        UserError: submitit is not installed, or there is no SLURM.
+    """
+    if find_spec('submitit') is None:
+        raise UserError('--launcher slurm needs submitit: pip install "mnv4_mm[slurm]"')
+    if shutil.which('sbatch') is None:
+        raise UserError('--launcher slurm: there is no sbatch here, with which jobs are submitted')
+
+
 def submit(
     protocol: Protocol,
     runs: Sequence[Run],
@@ -293,12 +312,10 @@ def submit(
         **options: Further arguments of ``transfer``.
 
     Raises:
-        UserError: submitit is not installed, there is no SLURM, a parameter is unknown, or ``out`` cannot be created.
+        UserError: There is no SLURM, a parameter is unknown, or ``out`` cannot be created.
     """
-    try:
-        import submitit
-    except ImportError as error:
-        raise UserError('--launcher slurm needs submitit: pip install "mnv4_mm[slurm]"') from error
+    import submitit
+
     folder = make_output_folder('--out', out)
     try:
         executor = submitit.SlurmExecutor(folder=folder / 'slurm')

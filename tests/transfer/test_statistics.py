@@ -117,7 +117,7 @@ def test_nets_that_differ_less_than_their_seeds_are_not_told_apart():
 
 def test_a_difference_has_the_p_value_of_students_test():
     """With the same images for all, and two nets, the pooled test is the one of scipy."""
-    some = nets([0.50, 0.51, 0.54], [0.55, 0.53, 0.57], images=0)
+    some = nets([0.50, 0.51, 0.54], [0.57, 0.53, 0.54], images=0)  # of equal variance
     some = {name: Scores(seeds, np.repeat(seeds[:, None], RESAMPLES, 1)) for name, (seeds, _) in some.items()}
     found = estimate_difference(some['a'], some['b'], pooled_variance(some.values()))
     assert found.p_value == pytest.approx(stats.ttest_ind(some['a'].seeds, some['b'].seeds).pvalue, abs=1e-9)
@@ -131,6 +131,15 @@ def test_equal_nets_are_seldom_told_apart():
         some = nets(*random.normal(0.5, 0.01, (14, 3)))
         mistakes += any(len(others) < 13 for others in indistinguishable(some).values())
     assert mistakes <= 7  # 3 expected; more than 7 of 60 has a probability of 1 %
+
+
+def test_a_net_whose_seeds_vary_more_has_a_wider_interval():
+    some = nets([0.50, 0.51, 0.52], [0.40, 0.41, 0.42], [0.30, 0.31, 0.32], [0.2, 0.3, 0.4], images=0)
+    spread = pooled_variance(some.values())
+    assert spread.of(some['d']) == pytest.approx(0.01)
+    assert spread.of(some['a']) == spread.variance < 0.003
+    assert 'c' in indistinguishable(some)['d']
+    assert estimate_mean(some['d'], spread).half_width > 1.5 * estimate_mean(some['a'], spread).half_width
 
 
 def test_one_seed_tells_nothing_apart():

@@ -229,8 +229,8 @@ def test_groups_are_of_one_recipe_and_one_data_set(records):
     assert [row.name for row in group.rows] == ['resnet18 (imagenet)', 'mnv4_conv_m', 'resnet18', 'mnv4_conv_s']
     assert {row.control for row in group.controls} == {'zeroed', 'twin', 'shuffled'}
     assert [row.equal for row in group.rows] == [[], [], ['mnv4_conv_s'], ['resnet18']]
-    assert group.rows[3].cost('latency_ms') == 10
-    assert group.rows[2].cost('latency_ms') is None
+    assert group.cost(group.rows[3], 'latency_ms') == 10
+    assert group.cost(group.rows[2], 'latency_ms') == 10  # from the runs with other weights
     assert group.rows[1].behind.value == pytest.approx(-0.1)
     others = [record('mnv4_conv_s', 0, 0.5, **{key: 'other'}) for key in ('recipe', 'data', 'protocol')]
     groups = group_records([*records, *others])
@@ -244,10 +244,14 @@ def test_other_weights_are_another_row(records):
     assert {row.name for row in group.rows} >= {'resnet18 (imagenet 12345678)', 'resnet18 (imagenet ffffffff)'}
 
 
-def test_latencies_of_one_cpu_are_compared(records):
-    records[0] = {**records[0], 'latency_ms': 1.0, 'machine': dict(cpu='faster', commit='abc')}
+@pytest.mark.parametrize('change', [dict(cpu='faster'), dict(cores=16), dict(versions=dict(onnxruntime='1.30'))])
+def test_latencies_of_one_machine_are_compared(records, change):
+    records = [one for one in records if one['control'] not in ('twin', 'shuffled')]
+    records[0] = {**records[0], 'latency_ms': 1.0, 'machine': MACHINE | change}
     (group,) = group_records(records)
-    assert group.rows[3].cost('latency_ms', group.cpu) == 11
+    assert group.cost(group.rows[3], 'latency_ms') == 11
+    (zeroed,) = (row for row in group.controls if row.control == 'zeroed')
+    assert group.cost(zeroed, 'latency_ms') == 10  # another net, as far as latency is concerned
 
 
 def test_controls_are_judged(records):
@@ -355,7 +359,7 @@ def test_latencies_are_replaced_by_those_of_this_machine(tmp_path, monkeypatch, 
     found = read_records(path)
     assert len(made) == len({(run.net, run.control == 'zeroed') for run in made}) == 4
     (group,) = group_records(one for one in found if 'error' not in one)
-    assert group.cpu == 'Quiet'
+    assert group.machine.cpu == 'Quiet'
     latencies = {(one['net'], one['control'] == 'zeroed'): one['latency_ms'] for one in found if 'error' not in one}
     assert sorted(latencies.values()) == [4, 5, 6, 7]
     unchanged = [{key: one[key] for key in one if key not in ('latency_ms', 'latency_machine')} for one in found]
@@ -392,7 +396,7 @@ def test_page_table_and_plot(records, tmp_path, capsys):
     assert '| mnv4_conv_m | 61.0 ± 1.0 |' in text
     assert '- ok: mnv4_conv_s (zeroed) 10.0 ± 0.0, expected: below 51.0 ± 1.0' in text
     assert '- bccd rtmdet-x-random-seed3: the reason' in text
-    rows = (tmp_path / 'results/transfer.csv').read_text().splitlines()
+    rows = (tmp_path / 'results/page.csv').read_text().splitlines()
     assert len(rows) == 1 + 7
     assert rows[2].startswith('bccd,ssdlite,r,d,,mnv4_conv_m,random,0.61000,0.01000,')
     plot = tmp_path / 'results/bccd-ssdlite.png'
@@ -424,6 +428,28 @@ def test_no_checkpoint_is_selected_by_an_evaluation_during_the_training():
     assert options['default_hooks.checkpoint.save_best'] is None
     assert run_options(HEAD, run, None)['train_cfg.val_begin'] > 500
     assert run_options(HEAD, run, None, evaluations=5, dry=True)['train_cfg.val_begin'] > 500
+
+
+@pytest.mark.parametrize('name', ['bccd', 'camvid'])
+def test_committed_records_are_of_the_shipped_recipe(repository, name):
+    """A change of the training needs new records, and any other change of a config leaves the digest alone."""
+    records = read_records(repository / f'docs/results/{name}.jsonl')
+    protocol = read_protocol(name)
+    digests = {head: recipe_digest(protocol, value) for head, value in protocol.heads.items()}
+    assert {(one['head'], one['recipe']) for one in records} <= set(digests.items())
+
+
+def test_a_page_does_not_lose_a_table(records, tmp_path, capsys):
+    files = [tmp_path / f'{name}.jsonl' for name in ('bccd', 'camvid')]
+    for file in files:
+        for one in records:
+            append_line(file, {**one, 'protocol': file.stem})
+    command = ['results', '--page', str(tmp_path / 'page.md')]
+    assert main([*command, *map(str, files)]) == 0
+    before = (tmp_path / 'page.md').read_text()
+    assert main([*command, str(files[0])]) == 2
+    assert 'has a table that is not in these records, CamVid, ssdlite' in capsys.readouterr().err
+    assert (tmp_path / 'page.md').read_text() == before
 
 
 def test_the_committed_page_is_that_of_its_records(repository):
@@ -494,11 +520,13 @@ def test_runs_from_the_command_to_the_table(tmp_path, repository, capsys):
     capsys.readouterr()
     assert main(arguments) == 0
     assert len(read_records(tmp_path / 'out/records.jsonl')) == len(records)
-    assert main(['results', str(tmp_path / 'out/records.jsonl')]) == 2  # named like no protocol
-    (tmp_path / 'out/records.jsonl').rename(tmp_path / 'tiny.jsonl')
-    assert main(['results', str(tmp_path / 'tiny.jsonl'), '--page', str(tmp_path / 'page.md')]) == 0
+    command = ['results', str(tmp_path / 'out/records.jsonl'), '--page', str(tmp_path / 'page.md')]
+    assert main(command) == 2
+    assert 'records of the protocol tiny, which is not shipped' in capsys.readouterr().err
+    shutil.copy(protocol, tmp_path / 'out')
+    assert main(command) == 0
     assert 'mnv4_conv_s_035' in (tmp_path / 'page.md').read_text()
-    assert json.loads((tmp_path / 'tiny.jsonl').read_text().splitlines()[0])['machine']['cpu']
+    assert json.loads((tmp_path / 'out/records.jsonl').read_text().splitlines()[0])['machine']['cpu']
 
 
 @pytest.mark.long
