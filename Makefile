@@ -91,7 +91,7 @@ bench: env
 gpu: env
 	$(BIN)/python -m pytest tests/gpu
 	$(BIN)/python tools/bench.py --only gpu --out work_dirs/bench_gpu.json
-	$(if $(DATA),$(BIN)/python -m mnv4_mm transfer camvid-full --data $(DATA))
+	$(if $(DATA),$(BIN)/python -m mnv4_mm transfer camvid-full --data $(DATA),@echo 'CamVid is not trained without DATA=FOLDER')
 
 # The documentation site, in an environment of its own. Broken links and anchors are errors. Opens at site/index.html.
 docs: $(DOCS)/installed

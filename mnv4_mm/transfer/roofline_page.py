@@ -295,9 +295,9 @@ def _correlations(result: Roofline, names: Sequence[str], everything: Sequence[s
             *(f'{result.at(nets, result.ridge, times):.3f}' for nets, times in columns),
         ),
         (
-            'roofline, best ridge point',
-            '; '.join(dict.fromkeys(map(_range, fits))),
-            *(f'{found.best_spearman:.3f}' for found in fits),
+            'roofline, best ridge point of the column',
+            'in brackets',
+            *(f'{found.best_spearman:.3f} ({_range(found)})' for found in fits),
         ),
         (
             'roofline with the measured bandwidth of the caches',
@@ -529,7 +529,8 @@ def _method_section() -> list[str]:
             f"""`docs/results/roofline.jsonl` has a record for each net: {
                 ', '.join(f'`{key}`' for key in RECORD_KEYS)
             }. An entry of `layers` is kind, MACs, bytes of weights and bytes of activations of one layer, and the
-            number of layers equal to it: `macs` is the sum of MACs times number. `input` is (N, C, H, W)."""
+            number of layers equal to it: `macs` is the sum of MACs times number. `input` is
+            (N, C, H, W) for a classifier and (N, H, W, C) for a whole detector or segmenter."""
         ),
         *table(('kind', 'layers'), [(kind, text) for kind, text in KINDS.items()]),
         '',
