@@ -3,7 +3,8 @@
     python -m mnv4_mm transfer bccd --data data/mini/bccd --workers 2
 
 Trained on the 292 images of train.txt and val.txt and evaluated on the 72 of test.txt; the last checkpoint counts.
-A run of Conv-S with SSDLite takes 2 minutes on one core, and one with RTMDet 3.
+A run of Conv-S with SSDLite takes 2 minutes on one core, and one with RTMDet 3. With RTMDet, scores vary so much from
+seed to seed that these runs do not rank nets.
 """
 
 _base_ = '_base_/minutes.py'

@@ -343,7 +343,7 @@ def _cells(row: Row, group: Group) -> list[str]:
     low, high = row.interval
     assert row.behind is not None
     behind = f'{100 * row.behind.value:.1f}{_plus_minus(row.behind.half_width)}'
-    told_apart = ', '.join(row.equal) or 'told apart from all'
+    not_told_apart = _list_equal(row, [other.name for other in group.rows if other is not row])
     return [
         row.name,
         _score(row),
@@ -353,8 +353,18 @@ def _cells(row: Row, group: Group) -> list[str]:
         f'{(parameters or 0) * 1e-6:.1f}',
         f'{(macs or 0) * 1e-9:.2f}',
         'not measured' if latency is None else f'{latency:.1f}',
-        'not known with one seed' if math.isnan(low) else told_apart,
+        'not known with one seed' if math.isnan(low) else not_told_apart,
     ]
+
+
+def _list_equal(row: Row, others: Sequence[str]) -> str:
+    """List the nets that a net is not told apart from, or the exceptions if these are fewer."""
+    apart = [name for name in others if name not in row.equal]
+    if not row.equal:
+        return 'told apart from all'
+    if not apart:
+        return 'all others'
+    return ', '.join(row.equal) if len(row.equal) <= len(apart) else f'all but {", ".join(apart)}'
 
 
 def to_csv(groups: Sequence[Group]) -> str:
