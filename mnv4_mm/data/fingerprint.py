@@ -1,4 +1,4 @@
-"""What identifies an image and its ground truth, so that a change of either is noticed."""
+"""Fingerprints of images and their ground truth, which show that one of them has changed."""
 
 import hashlib
 from collections.abc import Mapping
