@@ -2,8 +2,8 @@
 
     python -m mnv4_mm transfer camvid-full --data CAMVID --heads lraspp --nets mnv4_conv_s
 
-The images are seen 137 times, as crops of a third of their area. With a GPU, train on whole images and longer: set `iters`,
-`crop_size` and `model.data_preprocessor.size` in a copy of this file.
+The images are seen 137 times, as crops of a third of their area. With a GPU, train on whole images and longer: set
+`iters`, `crop_size` and `model.data_preprocessor.size` in a copy of this file.
 """
 
 title = 'CamVid, test'
