@@ -1,4 +1,6 @@
-"""Gain from a teacher on BCCD: SSDLite on Conv-S with and without a Conv-M teacher, five seeds each.
+"""Gain from a teacher on BCCD: SSDLite on Conv-S with and without a teacher, five seeds each.
+
+The teacher is SSDLite on EfficientNet-Lite0 from ImageNet weights.
 
     python -m mnv4_mm transfer distillation-bccd --data data/mini/bccd --workers 2
 
@@ -8,8 +10,8 @@ Trained on the 292 images of train.txt and val.txt and evaluated on the 72 of te
 title = 'BCCD, test, with and without a teacher'
 train = ['train', 'val']
 test = ['test']
-heads = dict(ssdlite=dict(config='mnv4_ssdlite_bccd', epochs=6, cfg_options={'train_dataloader.num_workers': 0}))
+heads = dict(ssdlite=dict(config='mnv4_ssdlite_bccd', epochs=3, cfg_options={'train_dataloader.num_workers': 0}))
 nets = ['mnv4_conv_s']
 seeds = [0, 1, 2, 3, 4]
 controls = ['distilled']
-teacher = dict(net='mnv4_conv_m')
+teacher = dict(net='timm:tf_efficientnet_lite0', start='imagenet')

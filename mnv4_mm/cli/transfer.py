@@ -81,6 +81,11 @@ def transfer(args: argparse.Namespace) -> int:
             raise UserError(f'no folder {folder}, named by {flag}')
     if protocol.needs_data and not args.data and not args.plan:
         raise UserError(f'{protocol.name} needs --data, the folder of {protocol.title}')
+    if args.data and not protocol.needs_data:
+        raise UserError(
+            f'{protocol.name} uses the data that its configs name: leave out --data, or set needs_data = True in a copy of '
+            f'{protocol.path}'
+        )
     if args.launcher == 'slurm' and args.dry_run:
         raise UserError('--dry-run is for this machine: leave out --launcher slurm')
     if args.slurm and args.launcher != 'slurm':

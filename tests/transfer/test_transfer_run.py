@@ -529,6 +529,11 @@ def test_runs_from_the_command_to_the_table(tmp_path, repository, capsys):
     assert json.loads((tmp_path / 'out/records.jsonl').read_text().splitlines()[0])['machine']['cpu']
 
 
+def test_a_protocol_with_data_of_its_own_takes_no_other(tmp_path, capsys):
+    assert main(['transfer', 'coco', '--data', str(tmp_path)]) == 2
+    assert 'coco uses the data that its configs name: leave out --data' in capsys.readouterr().err
+
+
 @pytest.mark.long
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGKILL])
 def test_a_stopped_command_leaves_no_record_and_no_process(tmp_path, repository, number):
