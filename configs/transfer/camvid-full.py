@@ -2,8 +2,8 @@
 
     python -m mnv4_mm transfer camvid-full --data CAMVID --heads lraspp --nets mnv4_conv_s
 
-Crops are nearly as large as the images: LR-ASPP weights its channels by a mean over the whole input, so a net trained on
-small crops is worse on whole images. The images are seen 103 times. With a GPU, train longer: set `iters` in a copy.
+Crops are nearly as large as the images: LR-ASPP weights its channels by a mean over the whole input, so a net trained
+on small crops is worse on whole images. The images are seen 103 times. With a GPU, train longer: set `iters` in a copy.
 """
 
 title = 'CamVid, test'
