@@ -83,8 +83,8 @@ def transfer(args: argparse.Namespace) -> int:
         raise UserError(f'{protocol.name} needs --data, the folder of {protocol.title}')
     if args.data and not protocol.needs_data:
         raise UserError(
-            f'{protocol.name} uses the data that its configs name: leave out --data, or set needs_data = True in a copy '
-            f'of {protocol.path}'
+            f'{protocol.name} uses the data that its configs name: leave out --data, or set needs_data = True in a '
+            f'copy of {protocol.path}'
         )
     if args.launcher == 'slurm' and args.dry_run:
         raise UserError('--dry-run is for this machine: leave out --launcher slurm')
