@@ -103,7 +103,9 @@ def transfer(args: argparse.Namespace) -> int:
         if existing:
             from mnv4_mm.transfer.recipe import recipe_digest
 
-            check_same(records, {name: Digests(recipe_digest(protocol, head), None) for name, head in used.items()})
+            check_same(
+                records, protocol, {name: Digests(recipe_digest(protocol, head), None) for name, head in used.items()}
+            )
         for line in plan_lines(protocol, remaining(records, runs, args.retry), existing, args.workers):
             print(line)
         return 0

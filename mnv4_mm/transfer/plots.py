@@ -41,21 +41,25 @@ def plot(group: Group, title: str) -> Figure:
 
 
 def plot_curves(group: Group, title: str) -> Figure:
-    """Draw the score on the test images against the training step, for each run that was evaluated during training.
+    """Draw the score on the test images during the training, for each run that was evaluated during its training.
 
     Args:
-        group: Records to plot; controls are left out.
+        group: Records to plot.
         title: Title.
     """
     figure = Figure(figsize=(8, 5), layout='constrained')
     axes = figure.subplots()
-    for row in group.rows:
+    last = 0.0
+    for row in (*group.rows, *group.controls):
         for record in row.records:
             if curve := record.get('curve'):
                 steps, scores = np.array(curve).T
+                last = max(last, steps[-1])
                 name = row.name if len(row.records) == 1 else f'{row.name}, seed {record["seed"]}'
                 axes.plot(steps, 100 * scores, marker='o', markersize=3, label=name)
-    axes.set(title=title, xlabel='step', ylabel=group.records[0]['metric'])
+    # Evaluations of a training by epochs are numbered by epochs, and the last one is that of the last step.
+    unit = 'step' if last == group.records[0]['steps'] else 'epoch'
+    axes.set(title=title, xlabel=unit, ylabel=group.records[0]['metric'])
     axes.grid(alpha=0.3)
     axes.legend(fontsize='small')
     return figure

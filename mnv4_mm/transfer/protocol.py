@@ -235,6 +235,8 @@ def _check(protocol: Protocol) -> None:
         unknown = [name for name in names if name not in choices]
         if unknown:
             raise ValueError(f'{unknown[0]!r} is not one of {", ".join(choices)}')
+    if 'zeroed' in protocol.controls and protocol.starts[0] != 'random':
+        raise ValueError("the control 'zeroed' has random weights, so the first of starts must be 'random'")
     both = [name for name in protocol.train if name in protocol.test]
     if both:
         raise ValueError(f'the split {both[0]!r} is in both train and test')

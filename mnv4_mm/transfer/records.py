@@ -90,7 +90,13 @@ def _check_values(record: Record) -> None:
 def latest(records: Iterable[Record]) -> list[Record]:
     """Return the last record of each run, because a failed run may have been repeated.
 
-    Records of the same run with different protocols, recipes or data are all kept.
+    Records of the same run with different protocols, recipes, data or weights are all kept.
     """
-    last = {(record['protocol'], record['recipe'], record['data'], run_of(record)): record for record in records}
-    return list(last.values())
+    last: dict[tuple, dict[str, Record]] = {}
+    for record in records:
+        key = record['protocol'], record['recipe'], record['data'], run_of(record)
+        weights = (record.get('weights') or {}).get('sha256', '')
+        if 'error' in record or any('error' in one for one in last.get(key, {}).values()):
+            last.pop(key, None)
+        last.setdefault(key, {})[weights] = record
+    return [record for by_weights in last.values() for record in by_weights.values()]

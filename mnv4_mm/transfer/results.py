@@ -1,5 +1,6 @@
 """Files with the results of transfer runs: a Markdown page with tables between two marks, a CSV file, and plots."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -67,9 +68,9 @@ def write_results(results: Results, path: Path) -> None:
     """
     old = path.read_text(encoding='utf-8') if path.is_file() else None
     new = with_results(old, results)
-    if lost := [title for title in _titles(old or '') if title not in _titles(new)]:
+    for title in _titles(old or '') - _titles(new):
         raise UserError(
-            f'{path} has a table that is not in these records, {lost[0]}: name all files, or another page by --page'
+            f'{path} has a table that is not in these records, {title}: name all files, or another page by --page'
         )
     write_whole(path, new)
     folder = path.parent / 'results'
@@ -85,11 +86,11 @@ def write_results(results: Results, path: Path) -> None:
             write_plot(folder / name, text, plot_curves(group, title))
 
 
-def _titles(page: str) -> list[str]:
-    """Return the titles of the tables of results in a page."""
+def _titles(page: str) -> Counter[str]:
+    """Return how often each title of a table of results occurs in a page."""
     block = page.partition(BEGIN)[2].partition(END)[0]
-    titles = [line.removeprefix('### ') for line in block.splitlines() if line.startswith('### ')]
-    return [title for title in titles if title != FAILED_RUNS]
+    titles = (line.removeprefix('### ') for line in block.splitlines() if line.startswith('### '))
+    return Counter(title for title in titles if title != FAILED_RUNS)
 
 
 def are_current(results: Results, path: Path) -> bool:

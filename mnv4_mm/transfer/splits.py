@@ -4,6 +4,8 @@ import os
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
+from filelock import FileLock
+
 from mnv4_mm.errors import UserError
 from mnv4_mm.files import write_whole
 
@@ -18,7 +20,7 @@ def join_splits(root: Path, train: Sequence[str], test: Sequence[str], out: Path
             lists as in Pascal VOC.
         train: Splits to train on, joined as ``train``.
         test: Splits to evaluate on, joined as ``val``.
-        out: Folder to make; in an existing one, missing links are added, and links to files that are gone are removed.
+        out: Folder to make; in an existing one, missing links are added, and other links are removed.
 
     Returns:
         ``out``. If ``train`` is only the split ``train`` and ``test`` only the split ``val``, no links are needed, and
@@ -31,18 +33,22 @@ def join_splits(root: Path, train: Sequence[str], test: Sequence[str], out: Path
     if tuple(train) == ('train',) and tuple(test) == ('val',):
         return root
     targets = {**dict.fromkeys(train, 'train'), **dict.fromkeys(test, 'val')}
-    has_lists = (root / LISTS).is_dir()
-    links = _listed_files(root, targets, out) if has_lists else _files_of_splits(root, targets, out)
-    for path in out.rglob('*'):
-        if path.is_symlink() and path not in links and not path.exists():
-            path.unlink()
-    for link, path in links.items():
-        link.parent.mkdir(parents=True, exist_ok=True)
-        target = os.path.relpath(path.resolve(), link.parent.resolve())
-        if not link.is_symlink():
-            link.symlink_to(target)
-        elif os.readlink(link) != target:
+    lists = _joined_lists(root, targets, out) if (root / LISTS).is_dir() else {}
+    links = _all_files(root, out) if lists else _files_of_splits(root, targets, out)
+    relative = {link: Path(os.path.relpath(path.resolve(), link.parent.resolve())) for link, path in links.items()}
+    out.mkdir(parents=True, exist_ok=True)
+    with FileLock(out.with_name(f'.{out.name}.lock')):  # several commands may start at the same time
+        if any(link.is_symlink() and link.readlink() != target for link, target in relative.items()):
             raise UserError(f'{out} has links to another data set than {root}: name another folder by --out')
+        for path in out.rglob('*'):
+            if path.is_symlink() and path not in links:
+                path.unlink()
+        for path, names in lists.items():
+            write_whole(path, names)
+        for link, target in relative.items():
+            if not link.is_symlink():
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(target)
     return out
 
 
@@ -64,13 +70,23 @@ def _files_of_splits(root: Path, targets: Mapping[str, str], out: Path) -> dict[
     return links
 
 
-def _listed_files(root: Path, targets: Mapping[str, str], out: Path) -> dict[Path, Path]:
-    """Write the lists of the joined splits, and return the target of each link to make."""
+def _joined_lists(root: Path, targets: Mapping[str, str], out: Path) -> dict[Path, str]:
+    """Return path and content of the lists of the joined splits."""
     lists = {split: root / LISTS / f'{split}.txt' for split in targets}
     _check_found(root, targets, {split for split, path in lists.items() if path.is_file()})
-    for joined in ('train', 'val'):
-        names = [name for split, path in lists.items() if targets[split] == joined for name in path.read_text().split()]
-        write_whole(out / LISTS / f'{joined}.txt', ''.join(f'{name}\n' for name in names))
+    return {
+        out / LISTS / f'{joined}.txt': ''.join(
+            f'{name}\n'
+            for split, path in lists.items()
+            if targets[split] == joined
+            for name in path.read_text().split()
+        )
+        for joined in ('train', 'val')
+    }
+
+
+def _all_files(root: Path, out: Path) -> dict[Path, Path]:
+    """Return the target of each link to make, for a data set whose splits are lists."""
     files = (path for path in sorted(root.rglob('*')) if path.is_file() and not path.is_relative_to(root / LISTS))
     return {out / path.relative_to(root): path for path in files}
 

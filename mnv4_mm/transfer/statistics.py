@@ -27,7 +27,10 @@ class PooledVariance(NamedTuple):
     """Variance of a score over the seeds, pooled over the nets of a table.
 
     Three seeds are too few to estimate the variance of one net. Pooled over a dozen nets they are enough, provided that
-    the nets have similar variances. For a net whose own variance is larger, its own one is used, see ``of``.
+    the nets have similar variances. For a net whose own variance is larger, its own one is used, see ``of``. If two of
+    14 nets vary three to eight times as much as the others, intervals of 95 % miss the expected scores of these two in
+    15 to 18 % of all tables, as a simulation shows. Shrinking the variances towards a common one (limma) does not do
+    better.
 
     Attributes:
         variance: The variance; NaN if no net has two seeds.
@@ -123,13 +126,16 @@ def _estimate(value: float, by_seeds: float, freedom: int, resampled: np.ndarray
     return Estimate(value, math.sqrt(total), total**2 / squares if squares else freedom)
 
 
-def indistinguishable(nets: Mapping[str, Scores]) -> dict[str, list[str]]:
+def indistinguishable(nets: Mapping[str, Scores], spread: PooledVariance) -> dict[str, list[str]]:
     """Return, for each net, the names of the other nets whose scores do not differ significantly from its scores.
 
-    All pairs are compared by t-tests with Holm's correction. The probability that any pair with equal expected scores
-    is found to differ is at most 5 %.
+    All pairs are compared by t-tests with Holm's correction. If the variances of the nets are equal, the probability
+    that any pair with equal expected scores is found to differ is at most 5 %.
+
+    Args:
+        nets: Scores by name.
+        spread: Variance of a score over the seeds, pooled over the nets of the table.
     """
-    spread = pooled_variance(nets.values())
     pairs = list(itertools.combinations(nets, 2))
     values = {(a, b): estimate_difference(nets[a], nets[b], spread).p_value for a, b in pairs}
     equal: dict[str, list[str]] = {name: [] for name in nets}

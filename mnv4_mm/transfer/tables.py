@@ -134,6 +134,7 @@ class Group:
         recipe: Digest of the recipe.
         data: Digest of the data.
         machine: The machine on which most latencies were measured; only its latencies are compared.
+        size: Height and width of the input of most exported files; only their MACs and latencies are compared.
         rows: Nets, the best first.
         controls: Controls.
     """
@@ -143,6 +144,7 @@ class Group:
     recipe: str
     data: str
     machine: Machine
+    size: tuple[int, int]
     rows: list[Row]
     controls: list[Row]
 
@@ -161,24 +163,23 @@ class Group:
             key: ``parameters``, ``macs`` or ``latency_ms``.
         """
         same = [one for one in (*self.rows, *self.controls) if one.deployed_net == row.deployed_net]
-        return min(
-            (
-                record[key]
-                for one in same
-                for record in one.records
-                if record[key] is not None and (key != 'latency_ms' or latency_machine(record) == self.machine)
-            ),
-            default=None,
-        )
+        records = [record for one in same for record in one.records if record[key] is not None]
+        if key != 'parameters':
+            records = [record for record in records if tuple(record['size']) == self.size]
+        if key == 'latency_ms':
+            records = [record for record in records if latency_machine(record) == self.machine]
+        return min((record[key] for record in records), default=None)
 
     def pooled_variance(self) -> PooledVariance:
-        """Return the variance over the seeds, pooled over the nets."""
-        return pooled_variance(row.scores for row in self.rows)
+        """Return the variance over the seeds, pooled over the nets and the controls that are trained as they are."""
+        controls = (row for row in self.controls if row.control in ('twin', 'distilled'))
+        return pooled_variance(row.scores for row in (*self.rows, *controls))
 
-    def agreement(self) -> float:
-        """Return ``rank_agreement`` of the nets that start from random weights; of all nets if none does."""
-        rows = [row for row in self.rows if row.start == 'random'] or self.rows
-        return rank_agreement({row.name: row.scores.seeds.tolist() for row in rows})
+    def agreement(self) -> tuple[float, str]:
+        """Return ``rank_agreement`` of the nets from random weights, or of all if none is, and which nets these are."""
+        rows = [row for row in self.rows if row.start == 'random']
+        nets = 'the nets from random weights' if rows else 'the nets'
+        return rank_agreement({row.name: row.scores.seeds.tolist() for row in rows or self.rows}), nets
 
 
 def group_records(records: Iterable[Record]) -> list[Group]:
@@ -209,14 +210,16 @@ def _compare(key: tuple[str, ...], rows: list[Row]) -> Group:
         row.records.sort(key=lambda record: record['seed'])
         row.has_namesake = names[row.net, row.start, row.control] > 1
     machines = Counter(latency_machine(record) for row in rows for record in row.records)
+    sizes = Counter(tuple(record['size']) for row in rows for record in row.records)
     nets, controls = ([row for row in rows if bool(row.control) == which] for which in (False, True))
     protocol, head, recipe, data = key
-    group = Group(protocol, head, recipe, data, machines.most_common(1)[0][0], nets, controls)
+    machine, size = machines.most_common(1)[0][0], sizes.most_common(1)[0][0]
+    group = Group(protocol, head, recipe, data, machine, size, nets, controls)
     spread = group.pooled_variance()
     for row in rows:
         row.mean = estimate_mean(row.scores, spread)
     nets.sort(key=lambda row: -row.value)
-    equal = indistinguishable({row.name: row.scores for row in nets})
+    equal = indistinguishable({row.name: row.scores for row in nets}, spread)
     for row in nets:
         row.equal = equal[row.name]
         row.behind = estimate_difference(row.scores, nets[0].scores, spread)
@@ -257,8 +260,7 @@ def page(groups: Sequence[Group], protocols: Sequence[Protocol], failed: Sequenc
 def _introduction(group: Group, protocol: Protocol) -> list[str]:
     records = group.records
     hours = sum(record['processor_minutes'] for record in records) / 60
-    agreement = group.agreement()
-    sizes = sorted({tuple(record['size']) for record in records})
+    agreement, ranked = group.agreement()
     commits = ', '.join(sorted({str(record['machine']['commit']) for record in records}))
     spread = 100 * math.sqrt(group.pooled_variance().variance)
     trained_on = sorted({record['machine'].get('gpu') or record['machine']['cpu'] for record in records})
@@ -269,12 +271,9 @@ def _introduction(group: Group, protocol: Protocol) -> list[str]:
     if not math.isnan(spread):
         text += f'Spread of seeds, pooled over the nets: {spread:.1f} points. '
     if not math.isnan(agreement):
-        text += (
-            "Kendall's tau between rankings of the nets from random weights by two halves of the seeds: "
-            f'{agreement:.2f}. '
-        )
+        text += f"Kendall's tau between rankings of {ranked} by two halves of the seeds: {agreement:.2f}. "
     text += (
-        f'MACs and latency at {" and ".join(f"{h}x{w}" for h, w in sizes)} (height x width), latency on one thread of '
+        f'MACs and latency at {group.size[0]}x{group.size[1]} (height x width), latency on one thread of '
         f'{group.machine}. Recipe {group.recipe}, data {group.data}, commit {commits}.'
     )
     return prose(text)
@@ -284,11 +283,15 @@ def control_lines(group: Group) -> Iterator[str]:
     """Yield a line of text for each control, which compares its score with the expected one."""
     spread = group.pooled_variance()
     for control in group.controls:
-        net = next((row for row in group.rows if (row.net, row.start) == (control.net, control.start)), None)
+        start = (control.net, control.start, control.weights)
+        net = next((row for row in group.rows if (row.net, row.start, row.weights) == start), None)
         if net is None:
             yield f'{control.name}: {_score(control)}; {control.net} itself has no record'
             continue
         difference = estimate_difference(control.scores, net.scores, spread)
+        if math.isnan(difference.error) and control.control != 'shuffled':
+            yield f'not known with one seed: {control.name} {_score(control)}, {net.name} {_score(net)}'
+            continue
         if control.control == 'distilled':
             is_gain = difference.value > 0 and difference.p_value < 1 - CONFIDENCE
             yield (

@@ -83,12 +83,12 @@ def transfer(
     records = folder / (DRY_RECORDS if dry else RECORDS)
     if dry:
         records.unlink(missing_ok=True)
-    check_same(records, digests)
+    check_same(records, protocol, digests)
     threads = max(1, cores() // workers)
     children = Children()
 
     def work(run: Run) -> None:
-        with claimed(folder / 'claims', run.name) as claim:
+        with claimed(folder / ('claims-dry' if dry else 'claims'), run.name) as claim:
             if claim is None:
                 log(f'{run.name}: being made by another process')
                 return
@@ -163,7 +163,7 @@ def measure_latency(
             could not be exported or measured. No record of ``records.jsonl`` is changed then.
     """
     path = Path(out) / RECORDS
-    check_same(path, digests)
+    check_same(path, protocol, digests)
     done = by_run(read_records(path)) if path.is_file() else {}
     nets: dict[tuple, Run] = {}
     for run in runs:
@@ -195,17 +195,20 @@ def _deployed_net(run: Run) -> tuple[str, str, bool]:
     return run.head, run.net, run.control == 'zeroed'
 
 
-def check_same(records: Path, digests: Mapping[str, Digests]) -> None:
-    """Check that existing records have the given recipes and data, because their runs are not made again.
+def check_same(records: Path, protocol: Protocol, digests: Mapping[str, Digests]) -> None:
+    """Check that existing records are of a protocol and have the given recipes and data: their runs are not made again.
 
     Args:
         records: The file of records; it need not exist.
-        digests: Digests by head. Records of other heads are not checked.
+        protocol: The protocol.
+        digests: Digests by head. The digests of records of other heads are not checked.
 
     Raises:
-        UserError: A record has another recipe or other data.
+        UserError: A record has another protocol, another recipe or other data.
     """
     for record in read_records(records) if records.is_file() else ():
+        if record.get('protocol', protocol.name) != protocol.name:
+            raise UserError(f'{records} has records of {record["protocol"]}: name another folder by --out')
         expected = digests.get(record['head'])
         for key in Digests._fields if expected else ():
             value = getattr(expected, key)
@@ -237,7 +240,8 @@ def run_job(job: Job, threads: int, children: Children) -> Record:
     """Run a job in a process of its own.
 
     If ``Job.record`` already has the record of a successful attempt with the same run, recipe and data, that record is
-    returned and nothing is run. Otherwise the files of earlier attempts in ``Job.work_dir`` are removed first.
+    returned and nothing is run, except in a dry run. Otherwise the files of earlier attempts in ``Job.work_dir`` are
+    removed first.
 
     Args:
         job: The job.
@@ -248,7 +252,7 @@ def run_job(job: Job, threads: int, children: Children) -> Record:
         The record that the process has written, or the record of a failure if the process died without writing one.
     """
     work_dir = Path(job.work_dir)
-    if record := _finished(job):
+    if not job.dry and (record := _finished(job)):
         return record
     shutil.rmtree(work_dir, ignore_errors=True)
     work_dir.mkdir(parents=True)

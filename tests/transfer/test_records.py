@@ -122,13 +122,24 @@ def test_records_of_another_protocol_recipe_or_data_are_kept_apart():
 
 
 def test_records_of_another_recipe_are_not_taken_for_done(tmp_path):
-    path = tmp_path / 'records.jsonl'
-    append_line(path, FAILURE)
-    check_same(path, {RUN.head: Digests('r', 'd'), 'other': Digests('x', 'y')})
+    path, protocol = tmp_path / 'records.jsonl', read_protocol('bccd')
+    append_line(path, {**FAILURE, 'protocol': 'bccd'})
+    check_same(path, protocol, {RUN.head: Digests('r', 'd'), 'other': Digests('x', 'y')})
     with pytest.raises(UserError, match=r'records of lraspp with another recipe \(r, now new\): name another folder'):
-        check_same(path, {RUN.head: Digests('new', 'd')})
+        check_same(path, protocol, {RUN.head: Digests('new', 'd')})
     with pytest.raises(UserError, match='with another data'):
-        check_same(path, {RUN.head: Digests('r', 'new')})
+        check_same(path, protocol, {RUN.head: Digests('r', 'new')})
+    with pytest.raises(UserError, match='has records of bccd: name another folder'):
+        check_same(path, read_protocol('camvid'), {RUN.head: Digests('r', 'd')})
+
+
+def test_the_last_record_of_each_run_and_weights_counts():
+    first = {**FAILURE, 'error': 'first'}
+    made = {key: value for key, value in FAILURE.items() if key != 'error'}
+    a, b = ({**made, 'weights': dict(name='w', sha256=digest)} for digest in 'ab')
+    assert latest([first, a]) == [a]
+    assert latest([a, b, a]) == [a, b]
+    assert latest([a, b, FAILURE]) == [FAILURE]
 
 
 def test_a_line_that_was_cut_is_no_record_and_is_replaced(tmp_path):

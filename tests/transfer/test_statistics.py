@@ -105,8 +105,8 @@ def nets(*rows: Sequence[float], images: float = 0.05) -> dict[str, Scores]:
 
 def test_nets_that_differ_less_than_their_seeds_are_not_told_apart():
     some = nets([0.50, 0.51, 0.52], [0.505, 0.515, 0.52], [0.60, 0.61, 0.62])
-    assert indistinguishable(some) == {'a': ['b'], 'b': ['a'], 'c': []}
     spread = pooled_variance(some.values())
+    assert indistinguishable(some, spread) == {'a': ['b'], 'b': ['a'], 'c': []}
     assert spread.freedom == 6
     assert spread.variance == pytest.approx(np.mean([np.var(scores.seeds, ddof=1) for scores in some.values()]))
     mean = estimate_mean(some['a'], spread)
@@ -129,7 +129,8 @@ def test_equal_nets_are_seldom_told_apart():
     mistakes = 0
     for _ in range(60):
         some = nets(*random.normal(0.5, 0.01, (14, 3)))
-        mistakes += any(len(others) < 13 for others in indistinguishable(some).values())
+        equal = indistinguishable(some, pooled_variance(some.values()))
+        mistakes += any(len(others) < 13 for others in equal.values())
     assert mistakes <= 7  # 3 expected; more than 7 of 60 has a probability of 1 %
 
 
@@ -138,14 +139,30 @@ def test_a_net_whose_seeds_vary_more_has_a_wider_interval():
     spread = pooled_variance(some.values())
     assert spread.of(some['d']) == pytest.approx(0.01)
     assert spread.of(some['a']) == spread.variance < 0.003
-    assert 'c' in indistinguishable(some)['d']
+    assert 'c' in indistinguishable(some, spread)['d']
     assert estimate_mean(some['d'], spread).half_width > 1.5 * estimate_mean(some['a'], spread).half_width
+
+
+@pytest.mark.parametrize(('factor', 'limit'), [(1, 0.06), (3, 0.18), (8, 0.21)])
+def test_intervals_of_nets_that_vary_more(factor, limit):
+    """As often as the documentation says, intervals of 95 % miss the scores of two nets that vary more than twelve."""
+    random = np.random.default_rng(0)
+    missed = []
+    for _ in range(300):
+        some = nets(*(random.normal(0, 1, (14, 3)) * np.array([[factor]] * 2 + [[1]] * 12)), images=0)
+        spread = pooled_variance(some.values())
+        found = [estimate_mean(one, spread) for one in some.values()]
+        missed.append([abs(mean.value) > mean.half_width for mean in found])
+    rates = np.mean(missed, axis=0)
+    assert rates[2:].mean() < 0.06
+    assert rates[:2].mean() < limit
 
 
 def test_one_seed_tells_nothing_apart():
     some = nets([0.5], [0.6])
-    assert indistinguishable(some) == {'a': ['b'], 'b': ['a']}
-    assert np.isnan(estimate_mean(some['a'], pooled_variance(some.values())).half_width)
+    spread = pooled_variance(some.values())
+    assert indistinguishable(some, spread) == {'a': ['b'], 'b': ['a']}
+    assert np.isnan(estimate_mean(some['a'], spread).half_width)
 
 
 def test_agreement_of_rankings():

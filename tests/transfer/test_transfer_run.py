@@ -90,6 +90,10 @@ def test_splits_are_joined_by_links(tmp_path):
     with pytest.raises(UserError, match='has no extra'):
         join_splits(root, ['train', 'extra'], ['val'], tmp_path / 'third')
     assert join_splits(root, ['train', 'val'], ['test'], tmp_path / 'joined') == out  # again
+    join_splits(root, ['train'], ['val', 'test'], out)
+    assert sorted(p.name for p in (out / 'images/train').iterdir()) == ['train.png']  # none that is tested on
+    join_splits(root, ['train', 'val'], ['test'], out)
+    assert sorted(p.name for p in (out / 'images/val').iterdir()) == ['test.png']
     other = shutil.copytree(root, tmp_path / 'other')
     with pytest.raises(UserError, match='has links to another data set'):
         join_splits(other, ['train', 'val'], ['test'], tmp_path / 'joined')
@@ -254,6 +258,20 @@ def test_latencies_of_one_machine_are_compared(records, change):
     assert group.cost(zeroed, 'latency_ms') == 10  # another net, as far as latency is concerned
 
 
+def test_costs_at_one_input_size_are_compared(records):
+    records[0] = {**records[0], 'latency_ms': 1.0, 'macs': 1.0, 'size': [64, 64]}
+    (group,) = group_records(records)
+    assert group.size == (320, 320)
+    assert (group.cost(group.rows[3], 'latency_ms'), group.cost(group.rows[3], 'macs')) == (10, 5e8)
+
+
+def test_one_seed_is_no_verdict_on_controls(records):
+    (group,) = group_records([one for one in records if one['seed'] % 100 == 0])
+    assert [line.partition(':')[0] for line in control_lines(group)] == [
+        *['not known with one seed'] * 2, 'ok'
+    ]  # fmt: skip
+
+
 def test_controls_are_judged(records):
     (group,) = group_records(records)
     assert [line.partition(':')[0] for line in control_lines(group)] == ['ok'] * 3
@@ -326,6 +344,26 @@ def test_a_dry_run_leaves_kept_runs_alone(tmp_path, monkeypatch):
     work.transfer(protocol, [run], digests, data='x', out=str(tmp_path), dry=True, log=lambda line: None)
     assert folders[0] != kept
     assert (kept / 'record.json').is_file()
+
+
+def test_a_dry_run_is_not_taken_for_done(tmp_path):
+    job = Job(
+        protocol='p', run=read_protocol('bccd').runs()[0], recipe='r', data_digest='d', data=None,
+        work_dir=str(tmp_path), weights_dir=None, record=str(tmp_path / 'record.json'), lock='', dry=True,
+    )  # fmt: skip
+    old = json.dumps({**job.run._asdict(), 'recipe': 'r', 'data': 'd', 'latency_ms': 1})
+    started: list[str] = []
+
+    class Started(Children):
+        def run(self, module: str, line: str, log: Path, threads: int) -> int:
+            started.append(module)
+            log.write_text('failed')
+            return 1
+
+    for dry in (False, True):
+        Path(job.record).write_text(old)
+        record = run_job(replace(job, dry=dry), 1, Started())
+        assert ('error' in record) == dry == bool(started)
 
 
 def test_latencies_are_replaced_by_those_of_this_machine(tmp_path, monkeypatch, records):
