@@ -235,13 +235,17 @@ def export_net(args: argparse.Namespace) -> None:
     supernet = front.find_supernet(Path(args.front))
     source = _check_supernet(str(supernet))
     config, work_dir = path.with_suffix('.py'), path.with_suffix('')
+    if path.is_file() and not config.is_file():
+        raise UserError(f'--out {path} is a checkpoint that this command has not written: name another file')
+    length = f'--epochs {args.epochs}' if args.epochs else f'--iters {args.iters}'
+    continued = f'`mnv4 train {config} {length} --work-dir {work_dir} --resume`'
     if args.epochs or args.iters:
         if source is not None:
             check_unit(source, 'epochs' if args.epochs else 'iters')
         if list_checkpoints(work_dir):
             raise UserError(
-                f'{work_dir} has checkpoints already: continue with `mnv4 train {config} --work-dir {work_dir} '
-                '--resume`, or name another file by --out'
+                f'{work_dir} has checkpoints already: {continued} continues a training of this length that was '
+                'stopped; name another file by --out for a new one'
             )
 
     from mnv4_mm.search.export import export_net
@@ -252,5 +256,6 @@ def export_net(args: argparse.Namespace) -> None:
     if args.epochs or args.iters:
         from mnv4_mm.apis.train import train
 
+        print(f'if this training is stopped, {continued} continues it')
         train(str(config), work_dir=str(work_dir), epochs=args.epochs, iters=args.iters)
         print(find_checkpoint(work_dir))

@@ -12,7 +12,7 @@ from mnv4_mm.models.input_size import scaled_value, set_model_size
 from mnv4_mm.models.model_config import dicts
 
 # Keys of transforms whose values are sizes: (width, height), but crops and mosaics of mmseg are (height, width).
-SIZES = ('scale', 'scales', 'img_scale', 'size', 'crop_size', 'border')
+SIZES = ('scale', 'scales', 'img_scale', 'max_size', 'size', 'crop_size', 'border')
 
 
 def set_size(cfg: Config, size: Sequence[int]) -> Config:

@@ -27,8 +27,8 @@ def scaled_value(value: Any, factors: tuple[float, float]) -> Any:
     """Multiply a size in a config.
 
     Args:
-        value: A number of pixels, two of them, or a list of pairs.
-        factors: Factors of the two numbers of a pair. A single number gets their geometric mean.
+        value: A number of pixels, two of them, or a list of pairs or of more than two numbers.
+        factors: Factors of the two numbers of a pair. A number that is not one of a pair gets their geometric mean.
 
     Returns:
         The value with whole pixels, of the same type. Anything else is returned as it is.
@@ -36,7 +36,7 @@ def scaled_value(value: Any, factors: tuple[float, float]) -> Any:
     if isinstance(value, int) and not isinstance(value, bool):
         return round(value * math.sqrt(factors[0] * factors[1]))
     parts = list(value) if isinstance(value, list | tuple) else []
-    if parts and all(isinstance(part, list | tuple) for part in parts):
+    if (parts and all(isinstance(part, list | tuple) for part in parts)) or len(parts) > 2:
         scaled = [scaled_value(part, factors) for part in parts]
     elif len(parts) == 2 and all(isinstance(side, int) for side in parts):
         scaled = [round(side * factor) for side, factor in zip(parts, factors, strict=True)]

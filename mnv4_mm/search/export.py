@@ -38,9 +38,9 @@ def export_net(checkpoint: str | Path | Checkpoint, genes: Sequence[int], path: 
     canonical: Genes = space_of(trained).canonical(genes)
     cfg = with_subnet(trained, canonical)
     text, config = _config_text(cfg, path), path.with_suffix('.py')
-    if config.is_file() and config.read_text(encoding='utf-8', errors='replace') != text:
+    if config.is_file() and _settings(config.read_text(encoding='utf-8', errors='replace')) != _settings(text):
         raise UserError(f'{config} exists and is another config: move it, or name another file by --out')
-    model = Scorer(source).model(canonical)[0]
+    model = Scorer(source, images=1).model(canonical)[0]
     meta: dict = {
         key: source.meta[key] for key in ('dataset_meta', 'category_ids', 'experiment_name') if key in source.meta
     }
@@ -58,3 +58,8 @@ def _config_text(cfg: Config, path: Path) -> str:
         cfg.pop(key, None)
     cfg.load_from = str(path.resolve())
     return cfg.pretty_text
+
+
+def _settings(text: str) -> list[str]:
+    """Return the lines of a config without the path of its checkpoint, which is another one if the folder was moved."""
+    return [line for line in text.splitlines() if not line.startswith('load_from = ')]

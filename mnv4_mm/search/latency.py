@@ -141,6 +141,8 @@ class Predictor:
         if found.model != expected.model:
             raise UserError('--latency: the table is of a supernet with another head, neck or number of classes')
         self._coefficients = table.coefficients
+        # Among the measured nets is the smallest of the space. What is far below it is an error of the regression.
+        self._least = min(net.ms for net in table.nets) / 2
         times = {time.block: time.ms for time in table.blocks}
         missing = set(all_blocks(SPACES[subject.space], backbone)) - times.keys()
         is_complete = table.coefficients.keys() == {'constant', *feature_names(backbone)}
@@ -150,7 +152,7 @@ class Predictor:
 
     def __call__(self, genes: Sequence[int]) -> float:
         """Return the latency of a net in ms."""
-        return predicted(self._coefficients, self._times.features(genes))
+        return max(self._least, predicted(self._coefficients, self._times.features(genes)))
 
 
 def feature_names(backbone: Mapping[str, Any]) -> tuple[str, ...]:

@@ -89,11 +89,7 @@ class Ranking(NamedTuple):
         ordered = sorted(self.nets, key=lambda net: -net.alone)
         sizes = sorted({net.size for net in self.nets})
         groups = {f'{w}x{h}': [net for net in self.nets if net.size == (h, w)] for h, w in sizes}
-        within = [
-            f'{name} {stats.kendalltau(*_columns(nets)).statistic:.2f} ({len(nets)} nets)'
-            for name, nets in groups.items()
-            if len(nets) > 2 and not equal_scores(nets)
-        ]
+        within = [f'{name} {_tau_within(nets)}' for name, nets in groups.items()]
         return [
             f'| {self.metric} alone | {self.metric} in the supernet | GMACs | input | genes |',
             '|---|---|---|---|---|',
@@ -103,7 +99,7 @@ class Ranking(NamedTuple):
                 for net in ordered
             ),
             f'Kendall tau of {len(self.nets)} nets: {_tau_text(self.nets)}',
-            f'within input sizes: {", ".join(within)}' if within else 'within input sizes: too few nets',
+            f'within input sizes: {", ".join(within)}',
         ]
 
 
@@ -137,6 +133,14 @@ def _tau_text(nets: Sequence[Ranked]) -> str:
         return f'not defined, all scores {equal} are equal'
     tau, (low, high) = kendall(nets)
     return f'{tau:.2f}, 95 % interval {low:.2f} to {high:.2f}'
+
+
+def _tau_within(nets: Sequence[Ranked]) -> str:
+    if len(nets) < 3:
+        return f'not defined ({len(nets)} net{"s" * (len(nets) > 1)})'
+    if equal := equal_scores(nets):
+        return f'not defined (equal scores {equal})'
+    return f'{stats.kendalltau(*_columns(nets)).statistic:.2f} ({len(nets)} nets)'
 
 
 def rank(checkpoint: Path, plan: Plan, out: Path, *, workers: int = 1, log: Callable[[str], object] = print) -> Ranking:
@@ -217,11 +221,13 @@ def _train_alone(scorer: Scorer, genes: Genes, plan: Plan, out: Path, threads: i
         cfg.pop(key, None)
     cfg.train_dataloader[KEY] = scorer.cfg.train_dataloader[KEY]  # the images that nets are scored on stay held out
     config, run = folder / 'net.py', folder / 'run'
-    resumes = config.is_file() and config.read_text() == cfg.pretty_text and bool(list_checkpoints(run))
+    length = f'{plan.epochs} epochs' if plan.epochs else f'{plan.iters} iterations'
+    text = f'# {length}, seed {plan.seed}\n{cfg.pretty_text}'  # a training with others is not resumed
+    resumes = config.is_file() and config.read_text(encoding='utf-8') == text and bool(list_checkpoints(run))
     if not resumes:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        write_whole(config, cfg.pretty_text)
+        write_whole(config, text)
     # Scored once, at the end.
     options = {'train_cfg.val_begin': 10**9, 'randomness.seed': plan.seed}
     task = dict(config=str(config), work_dir=str(run), epochs=plan.epochs, iters=plan.iters, resume=resumes)

@@ -3,11 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from mnv4_mm.errors import UserError
 from mnv4_mm.json_lines import append_line, read_whole_lines
 
 SCORED = 'scored.jsonl'  # of ``run``
 RANKED = 'ranked.jsonl'  # of ``rank``
+# What differs if a value of the first line does; of others, the option of this name.
+DIFFERENT = dict(supernet='another supernet', images='other images, other ground truth or another --images')
 
 
 def read_scores(path: Path, **about: Any) -> list[dict[str, Any]]:
@@ -24,8 +28,7 @@ def read_scores(path: Path, **about: Any) -> list[dict[str, Any]]:
     for key, value in about.items():
         if lines and lines[0].get(key) != value:
             raise UserError(
-                f'{path} was made with other settings ({key}): repeat the command that made it, or name another folder '
-                'by --out'
+                f'{path} was made with {DIFFERENT.get(key, f"another --{key}")}: name another folder by --out'
             )
     return lines[1:]
 
@@ -36,7 +39,11 @@ def open_scores(path: Path, **about: Any) -> list[dict[str, Any]]:
     Raises:
         UserError: The first line has other values, or the file cannot be written.
     """
-    scores = read_scores(path, **about)
-    if not read_whole_lines(path):
-        append_line(path, about)
+    try:
+        with FileLock(path.with_name(f'.{path.name}.open.lock')):  # two processes must not both write it
+            scores = read_scores(path, **about)
+            if not read_whole_lines(path):
+                append_line(path, about)
+    except OSError as error:
+        raise UserError(f'{path} cannot be written: {error.strerror or error}') from error
     return scores

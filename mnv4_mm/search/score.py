@@ -21,6 +21,7 @@ from mnv4_mm.config.classes import set_label_order
 from mnv4_mm.config.data import restore_data, with_data_roots, with_training_images
 from mnv4_mm.config.input_size import set_pipeline_size
 from mnv4_mm.config.supernet import space_of, with_subnet
+from mnv4_mm.data.augment.load import with_one_reader
 from mnv4_mm.data.fingerprint import fingerprint
 from mnv4_mm.data.formats.configured import innermost_dataset
 from mnv4_mm.data.held_out import KEY, part_of
@@ -86,15 +87,18 @@ class Scorer:
         self._state = tensor_state(loaded.content, loaded.path)
         data = with_training_images(with_data_roots(restore_data(copy.deepcopy(self.cfg))))
         set_label_order(data)
+        scope = data.default_scope
         config = {**innermost_dataset(data.test_dataloader.dataset), 'indices': None, 'lazy_init': False}
         with (
             without_lines(READING_ANNOTATIONS),
-            DefaultScope.overwrite_default_scope(data.default_scope),
+            DefaultScope.overwrite_default_scope(scope),
             telling_wrong_settings(None, checkpoint=loaded.path),
             building('test_dataloader.dataset'),
         ):
-            self._dataset = DATASETS.build(config)
-            self._pipelines = [Compose(_test_pipeline(data, scale)) for scale in self.space.scales]
+            self._dataset = DATASETS.build(with_one_reader(config, scope))
+            self._pipelines = [
+                Compose(with_one_reader(_test_pipeline(data, scale), scope)) for scale in self.space.scales
+            ]
         share = self.cfg.train_dataloader[KEY]
         self._indices = evenly(part_of(self._dataset, share, scored=True), images)
         self._calibrated = evenly(part_of(self._dataset, share, scored=False), CALIBRATION_IMAGES)

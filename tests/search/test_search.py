@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -74,6 +75,15 @@ def test_a_score_is_that_of_the_ordinary_net(name, supernet, tmp_path, capsys):
     (tmp_path / 'other.py').write_text('# a config of the user')
     assert main(['search', 'export', str(front), '--choose', '1', '--out', str(tmp_path / 'other.pth')]) == 2
     assert 'other.py exists and is another config' in capsys.readouterr().err
+    other = shutil.copy(supernet(name), tmp_path / 'copy.pth')  # of the supernet
+    assert main(['search', 'export', str(front), '--choose', '1', '--out', str(other)]) == 2
+    assert 'copy.pth is a checkpoint that this command has not written' in capsys.readouterr().err
+    # In a folder that was moved.
+    config = tmp_path / 'net.py'
+    config.write_text(config.read_text().replace(f"'{tmp_path.resolve()}/net.pth'", "'/elsewhere/net.pth'"))
+    assert '/elsewhere/' in config.read_text()
+    assert main(['search', 'export', str(front), '--choose', '1', '--out', str(tmp_path / 'net.pth')]) == 0
+    assert '/elsewhere/' not in config.read_text()
     assert (tmp_path / 'other.py').read_text() == '# a config of the user'
     model = load_model(str(tmp_path / 'net.pth'), device='cpu')
     assert 'supernet' not in model.cfg
@@ -137,7 +147,7 @@ def test_a_search_continues_where_it_was_stopped(supernet, tmp_path, capsys):
     assert (tmp_path / SCORED).read_bytes() == before
     assert read_front(tmp_path / 'front-random.json').nets == whole.nets
     assert '| GMACs | bbox_mAP | input |' in capsys.readouterr().out
-    with pytest.raises(UserError, match=r'made with other settings \(images\)'):
+    with pytest.raises(UserError, match=r'made with other images, other ground truth or another --images'):
         search(path, plan._replace(images=3), tmp_path)
     with pytest.raises(UserError, match='the smallest net of the space has'):
         search(path, plan._replace(limit=1e-3), tmp_path)
