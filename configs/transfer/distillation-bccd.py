@@ -1,6 +1,6 @@
 """Gain from a teacher on BCCD: SSDLite on Conv-S with and without a teacher, five seeds each.
 
-The teacher is SSDLite on EfficientNet-Lite0 from ImageNet weights.
+The teacher is SSDLite on EfficientNet-Lite0 from ImageNet weights, which are downloaded, or read from --weights-dir.
 
     python -m mnv4_mm transfer distillation-bccd --data data/mini/bccd --workers 2
 

@@ -1,6 +1,6 @@
 """Gain from a teacher on CamVid: LR-ASPP on Conv-S from random weights, with and without a teacher, five seeds each.
 
-The teacher is LR-ASPP on MobileNetV2 from ImageNet weights.
+The teacher is LR-ASPP on MobileNetV2 from ImageNet weights, which are downloaded, or read from --weights-dir.
 
     python -m mnv4_mm transfer distillation-camvid --data CAMVID --workers 2
 
