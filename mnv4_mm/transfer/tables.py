@@ -362,6 +362,8 @@ def _cells(row: Row, group: Group) -> list[str]:
 
 def _list_equal(row: Row, others: Sequence[str]) -> str:
     """List the nets that a net is not told apart from, or the exceptions if these are fewer."""
+    if not others:
+        return '-'
     apart = [name for name in others if name not in row.equal]
     if not row.equal:
         return 'told apart from all'
