@@ -10,7 +10,7 @@ from mnv4_mm.files import write_whole
 from mnv4_mm.transfer.pages import has_digest, write_plot
 from mnv4_mm.transfer.protocol import Protocol, protocol_index, read_protocol
 from mnv4_mm.transfer.records import Record, latest, read_records
-from mnv4_mm.transfer.tables import FAILED_RUNS, Group, curve_name, group_records, page, plot_name, to_csv
+from mnv4_mm.transfer.tables import FAILED_RUNS, Group, curve_name, group_records, page, plot_name, plot_names, to_csv
 
 BEGIN, END = '<!-- begin results -->', '<!-- end results -->'
 
@@ -81,7 +81,8 @@ def write_results(results: Results, path: Path) -> None:
     titles = {protocol.name: protocol.title for protocol in results.protocols}
     for group in results.groups:
         title = f'{titles[group.protocol]}, {group.head}'
-        write_plot(folder / plot_name(group, results.groups), text, plot(group, title))
+        if len(group.rows) > 1:
+            write_plot(folder / plot_name(group, results.groups), text, plot(group, title))
         if name := curve_name(group, results.groups):
             write_plot(folder / name, text, plot_curves(group, title))
 
@@ -108,11 +109,11 @@ def are_current(results: Results, path: Path) -> bool:
     if not (path.is_file() and file.is_file()):
         return False
     content = path.read_text(encoding='utf-8')
-    plots = (name(group, results.groups) for group in results.groups for name in (plot_name, curve_name))
+    plots = (name for group in results.groups for name in plot_names(group, results.groups))
     return (
         with_results(content, results) == content
         and file.read_text(encoding='utf-8') == text
-        and all(has_digest(folder / name, text) for name in plots if name)
+        and all(has_digest(folder / name, text) for name in plots)
     )
 
 

@@ -241,7 +241,7 @@ def page(groups: Sequence[Group], protocols: Sequence[Protocol], failed: Sequenc
         protocol = titles[group.protocol]
         lines += [f'### {protocol.title}, {group.head}', '', *_introduction(group, protocol)]
         lines += [*table(HEADINGS, [_cells(row, group) for row in group.rows]), '']
-        for name in filter(None, (plot_name(group, groups), curve_name(group, groups))):
+        for name in plot_names(group, groups):
             lines += [f'![{protocol.title}, {group.head}]({plots}/{name})', '']
         checks = [*control_lines(group), *start_lines(group)]
         if checks:
@@ -408,3 +408,9 @@ def curve_name(group: Group, groups: Sequence[Group]) -> str | None:
     if not any(record.get('curve') for record in group.records):
         return None
     return plot_name(group, groups).replace('.png', '-curve.png')
+
+
+def plot_names(group: Group, groups: Sequence[Group]) -> list[str]:
+    """Return the file names of all plots of a group. Score against cost is not plotted for a single net."""
+    names = [plot_name(group, groups)] if len(group.rows) > 1 else []
+    return [*names, *filter(None, [curve_name(group, groups)])]
