@@ -57,6 +57,8 @@ def test_nets_are_trained_alone_and_scored_both_ways(supernet, tmp_path, monkeyp
     assert about['iters'] == 2
     assert about['epochs'] is None
     scorer = Scorer(checkpoint, 6)
+    # Images and masks are read as in training: rotated, and without values that wrap around at 256.
+    assert {type(one).__name__ for one in scorer._pipelines[0].transforms} >= {'LoadImage', 'LoadMask'}
     assert sorted(tuple(line['genes']) for line in lines) == sorted(rank.choose_nets(scorer.space, 3))
     line = lines[0]
     path, *_ = list_checkpoints(tmp_path / f'net_{"".join(map(str, line["genes"]))}' / 'run')
