@@ -22,17 +22,7 @@ max_iters = 40_000
 model = dict(
     backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='timm://mobilenetv4_conv_medium.e500_r256_in1k'))
 )
-# The benchmark resizes test images to a multiple of 32.
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(2048, 512), keep_ratio=True),
-    dict(type='ResizeToMultiple', size_divisor=32),
-    dict(type='LoadAnnotations'),
-    dict(type='PackSegInputs'),
-]
 train_dataloader = dict(batch_size=batch_size)
-val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
-test_dataloader = val_dataloader
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters // 10)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
