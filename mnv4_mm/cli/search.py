@@ -74,7 +74,10 @@ def add_search(parser: Parser) -> None:
     export = commands.add_parser('export', help='write a net that was found as an ordinary checkpoint')
     export.add_argument('front', help='front-<engine>.json, which `mnv4 search run` has written')
     export.add_argument(
-        '--choose', required=True, metavar='COST', help='the best net that costs at most this: GMACs, or ms as in 12ms'
+        '--choose',
+        required=True,
+        metavar='COST',
+        help='the best net that costs at most this: GMACs, or ms as in 12ms; or a baseline, as `run` names it',
     )
     export.add_argument('--out', metavar='FILE', help='file to write (default: net_<COST>.pth beside the front)')
     tuning = export.add_mutually_exclusive_group()
@@ -225,9 +228,12 @@ def export_net(args: argparse.Namespace) -> None:
     """Run ``mnv4 search export``: choose a net of a front, write it, and print its input size and path."""
     check_not_empty(front=args.front, out=args.out)
     front = read_front(args.front)
-    chosen = front.choose(read_cost('--choose', args.choose, front.unit))
-    unit = '' if front.unit == GMACS else front.unit
-    path = Path(args.out or Path(args.front).parent / f'net_{chosen.cost:.{DIGITS}f}{unit}.pth')
+    if chosen := dict(front.baselines).get(args.choose):
+        name = args.choose.replace(',', '').replace(' ', '_')
+    else:
+        chosen = front.choose(read_cost('--choose', args.choose, front.unit))
+        name = f'{chosen.cost:.{DIGITS}f}{"" if front.unit == GMACS else front.unit}'
+    path = Path(args.out or Path(args.front).parent / f'net_{name}.pth')
     if path.suffix != '.pth':
         raise UserError(f'--out {path}: a checkpoint ends in .pth')
     check_output_file('--out', path)

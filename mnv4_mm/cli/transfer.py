@@ -97,15 +97,15 @@ def transfer(args: argparse.Namespace) -> int:
     records = Path(out) / 'records.jsonl'
     existing = read_records(records) if records.is_file() else []
     used = {name: protocol.heads[name] for name in dict.fromkeys(run.head for run in runs)}
-    if args.plan:
-        if args.dry_run:
-            raise UserError('--dry-run has no effect with --plan: leave it out')
-        if existing:
-            from mnv4_mm.transfer.recipe import recipe_digest
+    if args.plan and args.dry_run:
+        raise UserError('--dry-run has no effect with --plan: leave it out')
+    if existing and not args.dry_run:
+        from mnv4_mm.transfer.recipe import recipe_digest
 
-            check_same(
-                records, protocol, {name: Digests(recipe_digest(protocol, head), None) for name, head in used.items()}
-            )
+        check_same(
+            records, protocol, {name: Digests(recipe_digest(protocol, head), None) for name, head in used.items()}
+        )
+    if args.plan:
         for line in plan_lines(protocol, remaining(records, runs, args.retry), existing, args.workers):
             print(line)
         return 0
@@ -151,12 +151,13 @@ def transfer(args: argparse.Namespace) -> int:
     done = by_run(read_records(records)) if records.is_file() else {}
     missing = [run for run in runs if run not in done]
     failed = [run for run in runs if run in done and 'error' in done[run]]
+    unexported = [run for run in runs if args.dry_run and 'export_error' in done.get(run, ())]
     print(f'records: {records}')
     if missing:
         print(f'{len(missing)} of {len(runs)} runs have no record yet: other processes make them')
     if failed:
         print(f'{len(failed)} of {len(runs)} runs have failed: --retry repeats them')
-    return int(bool(missing or failed))
+    return int(bool(missing or failed or unexported))
 
 
 def _parameter(text: str) -> tuple[str, int | str]:

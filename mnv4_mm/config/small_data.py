@@ -109,7 +109,12 @@ def _set_weights(cfg: Config, options: TrainOptions, set_by_user: tuple[str, ...
     """Start from ImageNet weights if they are on this machine or can be downloaded."""
     if options.weights or any(key.startswith(('model.backbone', 'load_from')) for key in set_by_user):
         return
-    if cfg.get('load_from') or cfg.model.backbone.get('type') != 'MobileNetV4':
+    backbone = cfg.model.backbone
+    if cfg.get('load_from'):
+        return
+    if backbone.get('type') == 'TimmFeatures' and not is_pretrained(cfg):
+        log(f'weights: random ones (--weights timm starts {backbone.name} from ImageNet weights, if timm has any)')
+    if backbone.get('type') != 'MobileNetV4':
         return
     if is_pretrained(cfg) and not published_tags(cfg):
         return  # the weights are in a file

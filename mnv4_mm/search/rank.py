@@ -1,6 +1,7 @@
 """Comparison of the scores of a supernet with those of the same nets trained alone, on the same images."""
 
 import json
+import math
 import random
 import shutil
 from collections.abc import Callable, Sequence
@@ -12,7 +13,6 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from mmengine.logging import MMLogger
-from scipy import stats
 
 from mnv4_mm.apis.model import load_model
 from mnv4_mm.apis.train import train
@@ -31,6 +31,7 @@ from mnv4_mm.weights.work_dir import list_checkpoints
 
 NET_SEED = 2  # of the nets; 0 and 1 are those of a profile
 RESAMPLES = 1000
+MIN_NETS = 6  # for an interval of tau
 
 
 class Plan(NamedTuple):
@@ -83,13 +84,10 @@ class Ranking(NamedTuple):
     def lines(self) -> list[str]:
         """Return the lines of a Markdown table, by descending score alone, and Kendall's tau.
 
-        There is a second line with the tau within each input size: the input size alone changes scores so much that it
-        can raise the tau of all nets.
+        There is a second line with the tau of the pairs of nets that have the same input size. The input size alone
+        changes scores so much that it can raise the tau of all pairs.
         """
         ordered = sorted(self.nets, key=lambda net: -net.alone)
-        sizes = sorted({net.size for net in self.nets})
-        groups = {f'{w}x{h}': [net for net in self.nets if net.size == (h, w)] for h, w in sizes}
-        within = [f'{name} {_tau_within(nets)}' for name, nets in groups.items()]
         return [
             f'| {self.metric} alone | {self.metric} in the supernet | GMACs | input | genes |',
             '|---|---|---|---|---|',
@@ -99,23 +97,38 @@ class Ranking(NamedTuple):
                 for net in ordered
             ),
             f'Kendall tau of {len(self.nets)} nets: {_tau_text(self.nets)}',
-            f'within input sizes: {", ".join(within)}',
+            f'pairs of the same input size only: {_tau_text(self.nets, within_sizes=True)}',
         ]
 
 
-def kendall(nets: Sequence[Ranked]) -> tuple[float, tuple[float, float]]:
+def kendall(nets: Sequence[Ranked], *, within_sizes: bool = False) -> tuple[float, tuple[float, float]]:
     """Return Kendall's tau-b between both scores of nets, and its 95 % interval by a bootstrap over the nets.
 
-    Neither all scores alone nor all scores in the supernet may be equal.
+    Args:
+        nets: The nets.
+        within_sizes: Count only pairs of nets with the same input size.
+
+    Returns:
+        Tau and its interval. Tau is NaN if no pair differs in both scores; the interval is NaN with fewer than
+        ``MIN_NETS`` nets, for which a bootstrap is too narrow.
     """
-    values = np.array([(net.shared, net.alone) for net in nets])
+    shared, alone = (np.sign(column[:, None] - column) for column in _columns(nets))
+    sizes = np.array([net.size for net in nets])
+    counted = (sizes[:, None] == sizes).all(2) if within_sizes else np.ones_like(shared, bool)
+
+    def tau(chosen: np.ndarray) -> float:
+        pairs = np.ix_(chosen, chosen)
+        a, b = (signs[pairs][counted[pairs]] for signs in (shared, alone))
+        scale = math.sqrt(float((a**2).sum() * (b**2).sum()))
+        return float((a * b).sum()) / scale if scale else math.nan
+
+    count = len(nets)
+    if count < MIN_NETS:
+        return tau(np.arange(count)), (math.nan, math.nan)
     generator = np.random.default_rng(0)
-    samples = [
-        stats.kendalltau(*values[generator.integers(len(values), size=len(values))].T).statistic
-        for _ in range(RESAMPLES)
-    ]
-    low, high = np.nanpercentile(samples, [2.5, 97.5])
-    return float(stats.kendalltau(*_columns(nets)).statistic), (float(low), float(high))
+    samples = [value for _ in range(RESAMPLES) if not math.isnan(value := tau(generator.integers(count, size=count)))]
+    low, high = np.percentile(samples, [2.5, 97.5]) if samples else (math.nan, math.nan)
+    return tau(np.arange(count)), (float(low), float(high))
 
 
 def equal_scores(nets: Sequence[Ranked]) -> str:
@@ -128,19 +141,14 @@ def _columns(nets: Sequence[Ranked]) -> tuple[np.ndarray, np.ndarray]:
     return np.array([net.shared for net in nets]), np.array([net.alone for net in nets])
 
 
-def _tau_text(nets: Sequence[Ranked]) -> str:
+def _tau_text(nets: Sequence[Ranked], *, within_sizes: bool = False) -> str:
     if equal := equal_scores(nets):
         return f'not defined, all scores {equal} are equal'
-    tau, (low, high) = kendall(nets)
-    return f'{tau:.2f}, 95 % interval {low:.2f} to {high:.2f}'
-
-
-def _tau_within(nets: Sequence[Ranked]) -> str:
-    if len(nets) < 3:
-        return f'not defined ({len(nets)} net{"s" * (len(nets) > 1)})'
-    if equal := equal_scores(nets):
-        return f'not defined (equal scores {equal})'
-    return f'{stats.kendalltau(*_columns(nets)).statistic:.2f} ({len(nets)} nets)'
+    tau, (low, high) = kendall(nets, within_sizes=within_sizes)
+    if math.isnan(tau):
+        return 'not defined, no such pair differs in both scores'
+    interval = 'no interval of so few nets' if math.isnan(low) else f'95 % interval {low:.2f} to {high:.2f}'
+    return f'{tau:.2f}, {interval}'
 
 
 def rank(checkpoint: Path, plan: Plan, out: Path, *, workers: int = 1, log: Callable[[str], object] = print) -> Ranking:

@@ -28,6 +28,7 @@ def plan_lines(protocol: Protocol, runs: Sequence[Run], records: Iterable[Record
         A line of text for each combination of head and net, then a line with the total, which leaves out runs of
         unknown time.
     """
+    records = list(records)
     measured: dict[tuple[str, str], list[float]] = defaultdict(list)
     for record in records:
         if 'error' not in record:
@@ -37,7 +38,8 @@ def plan_lines(protocol: Protocol, runs: Sequence[Run], records: Iterable[Record
     for run in runs:
         groups[run.head, run.net].append(run.control or run.start)
     if protocol.teacher:
-        for head in dict.fromkeys(run.head for run in runs if run.control == 'distilled'):
+        trained = {record['head'] for record in records if record.get('teacher')}
+        for head in {run.head: None for run in runs if run.control == 'distilled' and run.head not in trained}:
             groups[head, protocol.teacher.net].append('teacher')
     for (head, net), kinds in groups.items():
         minutes, is_measured = _minutes(protocol, measured, head, net)

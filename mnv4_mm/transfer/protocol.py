@@ -218,10 +218,11 @@ def _head(value: Mapping[str, Any]) -> Head:
     if (head.epochs is None) == (head.iters is None):
         found = 'neither' if head.epochs is None else 'both'
         raise ValueError(f'a head needs either epochs or iters; that of {head.config} has {found}')
-    if head.input_size is not None:
-        if not isinstance(head.input_size, list | tuple) or len(head.input_size) != 2:
-            raise ValueError(f'input_size of a head must be height and width, got {head.input_size!r}')
-        check_input_size(head.input_size)
+    for key, size in (('input_size', head.input_size), ('size', head.size)):
+        if size is not None:
+            if not isinstance(size, list | tuple) or len(size) != 2:
+                raise ValueError(f'{key} of a head must be height and width, got {size!r}')
+            check_input_size(size)
     return head
 
 

@@ -105,7 +105,7 @@ def run_options(head: Head, run: Run, data: str | None, *, evaluations: int = 0,
 
 
 def _validation_options(head: Head, evaluations: int) -> dict[str, Any]:
-    """Return the values that evaluate during the training. No checkpoint is selected by its score."""
+    """Return the values that evaluate at least ``evaluations`` times. No checkpoint is selected by its score."""
     if not evaluations:
         return {'train_cfg.val_begin': 10**9}
     interval = max(1, (head.iters or head.epochs or 1) // evaluations)

@@ -68,7 +68,7 @@ def read_records(path: str | Path) -> list[Record]:
             if not missing and 'error' not in record:
                 _check_values(record)
         except (ValueError, TypeError) as error:
-            if number == len(lines) > 1 and line.startswith('{"'):
+            if number == len(lines) and line.startswith('{"'):
                 break
             raise UserError(f'{path}, line {number} is not a record of a transfer run: {error}') from error
         if missing:
@@ -88,15 +88,28 @@ def _check_values(record: Record) -> None:
 
 
 def latest(records: Iterable[Record]) -> list[Record]:
-    """Return the last record of each run, because a failed run may have been repeated.
+    """Return the last record of each run, or its last success if it has failed, too.
 
     Records of the same run with different protocols, recipes, data or weights are all kept.
     """
-    last: dict[tuple, dict[str, Record]] = {}
+    last: dict[tuple, dict[tuple[str, str], Record]] = {}
     for record in records:
         key = record['protocol'], record['recipe'], record['data'], run_of(record)
-        weights = (record.get('weights') or {}).get('sha256', '')
-        if 'error' in record or any('error' in one for one in last.get(key, {}).values()):
-            last.pop(key, None)
-        last.setdefault(key, {})[weights] = record
+        weights = weights_digests(record)
+        known = last.setdefault(key, {})
+        if 'error' in record and any('error' not in one for one in known.values()):
+            continue
+        if any('error' in one for one in known.values()):
+            known.clear()
+        known[weights] = record
     return [record for by_weights in last.values() for record in by_weights.values()]
+
+
+def weights_digests(record: Record) -> tuple[str, str]:
+    """Return the SHA-256 of the weights that the net started from, and of those of its teacher.
+
+    They are empty for random weights. Older records do not have those of the teacher.
+    """
+    sources = record.get('weights'), (record.get('teacher') or {}).get('weights')
+    first, second = ((source or {}).get('sha256', '') for source in sources)
+    return first, second

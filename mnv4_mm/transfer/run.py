@@ -28,6 +28,7 @@ from mnv4_mm.apis.train import train
 from mnv4_mm.child_processes import run_task
 from mnv4_mm.config.checkpoint import checkpoint_config
 from mnv4_mm.config.data import dataset_split, restore_data
+from mnv4_mm.deploy.describe import default_size
 from mnv4_mm.deploy.evaluator import PredictorEvaluator
 from mnv4_mm.deploy.export import export
 from mnv4_mm.digest import file_digest
@@ -45,7 +46,7 @@ from mnv4_mm.transfer.exported import measure_latencies
 from mnv4_mm.transfer.job import Job
 from mnv4_mm.transfer.machine import describe_machine
 from mnv4_mm.transfer.protocol import Head, Run, Teacher, read_protocol
-from mnv4_mm.transfer.recipe import run_options, weights_of
+from mnv4_mm.transfer.recipe import recipe_digest, run_options, weights_of
 from mnv4_mm.transfer.records import failure
 from mnv4_mm.weights.checkpoint import Checkpoint, read_checkpoint
 from mnv4_mm.weights.hub import fetch_timm
@@ -67,7 +68,8 @@ def execute(job: Job) -> dict[str, Any]:
         exported, its ``latency_ms`` is None, and ``export_error`` has the reason.
 
     Raises:
-        UserError: The run cannot be made: the net does not fit the head, or its weights cannot be loaded.
+        UserError: The run cannot be made: the net does not fit the head, its weights cannot be loaded, or the protocol
+            or its config has changed since the command was started.
         RuntimeError: The metric differs from the one computed from the written predictions.
     """
     start, before = time.monotonic(), 0.0
@@ -75,11 +77,13 @@ def execute(job: Job) -> dict[str, Any]:
     machine['gpu'] = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     protocol, run = read_protocol(job.protocol), job.run
     head, work_dir, teacher = protocol.heads[run.head], Path(job.work_dir), None
+    if recipe_digest(protocol, head) != job.recipe:
+        raise UserError(f'{protocol.path.name} or its config has changed since the start: use another --out')
     if run.control == 'distilled':
         assert protocol.teacher is not None
-        teacher = _checkpoint_of_teacher(job, protocol.teacher, protocol.seeds[0])
+        checkpoint_of_teacher, teacher = _teacher(job, protocol.teacher, protocol.seeds[0])
         start, before = time.monotonic(), _processor_seconds()  # the teacher's training is not part of the run
-        weights = _train(job, run, work_dir, teacher, protocol.teacher.cfg_options)
+        weights = _train(job, run, work_dir, checkpoint_of_teacher, protocol.teacher.cfg_options)
     else:
         weights = _train(job, run, work_dir)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -96,7 +100,7 @@ def execute(job: Job) -> dict[str, Any]:
         'recipe': job.recipe,
         'data': job.data_digest,
         'weights': weights and _describe_weights(run, weights),
-        'teacher': _describe_teacher(protocol.teacher, teacher),
+        'teacher': teacher,
         'metric': metric,
         'score': _main(scores, metric),
         'scores': {name.partition('/')[2]: round(value, 5) for name, value in scores.items()},
@@ -123,12 +127,9 @@ def _processor_seconds() -> float:
 def _train(
     job: Job, run: Run, work_dir: Path, teacher: Path | None = None, cfg_options: Mapping[str, Any] | None = None
 ) -> str | None:
-    """Train a run, and return the weights that it started from, see ``weights_of``."""
+    """Train a run, and return the weights that it started from, see ``_weights``."""
     protocol = read_protocol(job.protocol)
-    head = protocol.heads[run.head]
-    weights = weights_of(run, job.weights_dir)
-    if job.dry and weights == 'timm':
-        weights = None
+    head, weights = protocol.heads[run.head], _weights(job, run)
     train(
         head.config,
         work_dir=str(work_dir),
@@ -147,21 +148,29 @@ def _train(
     return weights
 
 
-def _checkpoint_of_teacher(job: Job, teacher: Teacher, seed: int) -> Path:
-    """Return the checkpoint of the teacher. The first run that needs it trains it, while the others wait."""
-    name = '-'.join([job.run.head, job.recipe, job.data_digest, *(['dry'] if job.dry else [])])
+def _weights(job: Job, run: Run) -> str | None:
+    """Return the weights that a run starts from, see ``weights_of``. A dry run downloads none."""
+    weights = weights_of(run, job.weights_dir)
+    return None if job.dry and weights == 'timm' else weights
+
+
+def _teacher(job: Job, teacher: Teacher, seed: int) -> tuple[Path, dict[str, Any]]:
+    """Return the checkpoint of the teacher and its description for the records.
+
+    The first run that needs the teacher trains it, while the others wait.
+    """
+    run = Run(job.run.head, teacher.net, teacher.start, '', seed)
+    weights = _weights(job, run)
+    described = weights and _describe_weights(run, weights)
+    start = described['sha256'][:16] if described else 'random'
+    name = '-'.join([job.run.head, job.recipe, job.data_digest, start, *(['dry'] if job.dry else [])])
     folder = Path(job.lock).parent / 'teachers' / name
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f'.{name}.lock')):
         if not list_checkpoints(folder):  # written at the end of the training only
-            _train(job, Run(job.run.head, teacher.net, teacher.start, '', seed), folder)
-        return list_checkpoints(folder)[0]
-
-
-def _describe_teacher(teacher: Teacher | None, checkpoint: Path | None) -> dict[str, Any] | None:
-    if teacher is None or checkpoint is None:
-        return None
-    return {**asdict(teacher), 'sha256': file_digest(checkpoint).hexdigest()}
+            _train(job, run, folder)
+        checkpoint = list_checkpoints(folder)[0]
+    return checkpoint, {**asdict(teacher), 'weights': described, 'sha256': file_digest(checkpoint).hexdigest()}
 
 
 def _main(scores: Mapping[str, float], metric: str) -> float:
@@ -254,11 +263,10 @@ def _deployed(checkpoint: Checkpoint, cfg: Config, head: Head, work_dir: Path, l
     The latency is the CPU time of the process. Other processes affect it only by their use of cache and memory.
     """
     values: dict[str, Any] = dict(latency_ms=None)
-    size = head.size
+    height, width = head.size or default_size(cfg)
     try:
-        (file,) = export(str(checkpoint.path), ['onnx'], out_dir=str(work_dir / 'exported'), size=size)
+        (file,) = export(str(checkpoint.path), ['onnx'], out_dir=str(work_dir / 'exported'), size=head.size)
         meta = read_meta(file)
-        size = meta.input.size
         image = next(iter(task_of(cfg).image_files(dataset_split(cfg, 'test_dataloader'))))
         batch, _ = prepare(read_image(image), meta.input, meta.resize)
         with FileLock(lock):
@@ -266,8 +274,6 @@ def _deployed(checkpoint: Checkpoint, cfg: Config, head: Head, work_dir: Path, l
         values['latency_ms'] = round(latency.cpu, 2)
     except (UserError, RuntimeError) as error:
         values['export_error'] = ' '.join(str(error).split())[:300]
-    assert size is not None
-    height, width = size
     complexity = count(load_model(checkpoint, device='cpu'), (height, width))
     return {**values, 'parameters': complexity.params, 'macs': complexity.macs, 'size': [height, width]}
 

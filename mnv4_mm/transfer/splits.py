@@ -1,5 +1,6 @@
 """Joining of the splits of a data set for training and testing, by symbolic links. Imports nothing heavy."""
 
+import json
 import os
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
@@ -20,15 +21,16 @@ def join_splits(root: Path, train: Sequence[str], test: Sequence[str], out: Path
             lists as in Pascal VOC.
         train: Splits to train on, joined as ``train``.
         test: Splits to evaluate on, joined as ``val``.
-        out: Folder to make; in an existing one, missing links are added, and other links are removed.
+        out: Folder to make. In one that was made before, missing links are added, and links that are no longer needed
+            are removed. The file ``.<name>.json`` beside it says which splits it joins.
 
     Returns:
         ``out``. If ``train`` is only the split ``train`` and ``test`` only the split ``val``, no links are needed, and
         ``root`` is returned.
 
     Raises:
-        UserError: A split is missing, splits to be joined have files of the same name, or ``out`` has links to another
-            data set.
+        UserError: A split is missing, splits to be joined have files of the same name, or ``out`` is another folder or
+            joins other splits. It is not changed then.
     """
     if tuple(train) == ('train',) and tuple(test) == ('val',):
         return root
@@ -36,10 +38,10 @@ def join_splits(root: Path, train: Sequence[str], test: Sequence[str], out: Path
     lists = _joined_lists(root, targets, out) if (root / LISTS).is_dir() else {}
     links = _all_files(root, out) if lists else _files_of_splits(root, targets, out)
     relative = {link: Path(os.path.relpath(path.resolve(), link.parent.resolve())) for link, path in links.items()}
-    out.mkdir(parents=True, exist_ok=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(out.with_name(f'.{out.name}.lock')):  # several commands may start at the same time
-        if any(link.is_symlink() and link.readlink() != target for link, target in relative.items()):
-            raise UserError(f'{out} has links to another data set than {root}: name another folder by --out')
+        _check_folder(out, dict(root=str(root.resolve()), train=list(train), test=list(test)))
+        out.mkdir(exist_ok=True)
         for path in out.rglob('*'):
             if path.is_symlink() and path not in links:
                 path.unlink()
@@ -50,6 +52,21 @@ def join_splits(root: Path, train: Sequence[str], test: Sequence[str], out: Path
                 link.parent.mkdir(parents=True, exist_ok=True)
                 link.symlink_to(target)
     return out
+
+
+def _check_folder(out: Path, content: Mapping[str, object]) -> None:
+    """Check that a folder does not exist or joins the given splits, and note them beside it.
+
+    Raises:
+        UserError: The folder was not made by ``join_splits``, or with another data set or other splits.
+    """
+    note, text = out.with_name(f'.{out.name}.json'), json.dumps(content)
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        write_whole(note, text)
+    elif not note.is_file():
+        raise UserError(f'{out} is a folder that this command has not made: name another folder by --out')
+    elif note.read_text(encoding='utf-8') != text:
+        raise UserError(f'{out} has another data set or other splits: name another folder by --out')
 
 
 def _files_of_splits(root: Path, targets: Mapping[str, str], out: Path) -> dict[Path, Path]:

@@ -28,9 +28,10 @@ class PooledVariance(NamedTuple):
 
     Three seeds are too few to estimate the variance of one net. Pooled over a dozen nets they are enough, provided that
     the nets have similar variances. For a net whose own variance is larger, its own one is used, see ``of``. If two of
-    14 nets vary three to eight times as much as the others, intervals of 95 % miss the expected scores of these two in
-    15 to 18 % of all tables, as a simulation shows. Shrinking the variances towards a common one (limma) does not do
-    better.
+    14 nets vary three to eight times as much as the others, the interval of 95 % of each of these two misses its
+    expected score in 15 to 18 % of all tables, as a simulation shows. Degrees of freedom of their own would mend this,
+    but make the interval of every net whose variance is the larger by chance twice as wide. Shrinking the variances
+    towards a common one (limma) does not do better.
 
     Attributes:
         variance: The variance; NaN if no net has two seeds.

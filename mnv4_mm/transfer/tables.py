@@ -12,7 +12,7 @@ import numpy as np
 
 from mnv4_mm.transfer.pages import prose, table
 from mnv4_mm.transfer.protocol import CONTROLS, Protocol
-from mnv4_mm.transfer.records import Record, latest, run_of
+from mnv4_mm.transfer.records import Record, latest, run_of, weights_digests
 from mnv4_mm.transfer.statistics import (
     CONFIDENCE,
     Estimate,
@@ -65,8 +65,9 @@ class Row:
         start: Weights that it starts from.
         weights: SHA-256 of these weights; empty for random ones.
         control: Control, or empty.
+        teacher: SHA-256 of the weights that the teacher started from; empty for random ones and without a teacher.
         records: Records of its seeds.
-        has_namesake: True if another row has the same net, start and control, but other weights.
+        has_namesake: True if another row has the same net, start and control, but other weights, also of the teacher.
         mean: Mean score; None until ``group_records`` has set it.
         behind: Mean score minus that of the best net, at most zero; None for controls, and until ``group_records`` has
             set it.
@@ -78,6 +79,7 @@ class Row:
     start: str
     weights: str
     control: str
+    teacher: str
     records: list[Record] = field(default_factory=list)
     has_namesake: bool = False
     mean: Estimate | None = None
@@ -89,7 +91,7 @@ class Row:
         """Name in tables."""
         name = self.net.removeprefix('timm:')
         marks = [self.start] if self.start != 'random' else []
-        marks += [self.weights[:8]] if self.has_namesake else []
+        marks += [digest[:8] for digest in (self.weights, self.teacher) if digest and self.has_namesake]
         marks += [self.control] if self.control else []
         return f'{name} ({" ".join(marks)})' if marks else name
 
@@ -192,8 +194,8 @@ def group_records(records: Iterable[Record]) -> list[Group]:
         if 'error' in record:
             continue
         key = tuple(record[name] for name in ('protocol', 'head', 'recipe', 'data'))
-        weights = record['weights']['sha256'] if record['weights'] else ''
-        net = (record['net'], record['start'], weights, record['control'])
+        weights, teacher = weights_digests(record)
+        net = (record['net'], record['start'], weights, record['control'], teacher)
         groups[key].setdefault(net, Row(*net)).records.append(record)
     return [_compare(key, list(rows.values())) for key, rows in sorted(groups.items()) if any(not n[3] for n in rows)]
 

@@ -277,6 +277,8 @@ def _line(run: Run, record: Record) -> str:
     if 'error' in record:
         return f'{run.name}: failed: {record["error"]}'
     latency = f', {record["latency_ms"]} ms' if record['latency_ms'] else ''
+    if 'export_error' in record:
+        latency = f', not exported: {record["export_error"]}'
     return f'{run.name}: {record["metric"]} {record["score"]:.4f}, {record["minutes"]:.1f} min{latency}'
 
 

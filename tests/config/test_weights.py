@@ -7,6 +7,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mnv4_mm.config.backbone import with_backbone
 from mnv4_mm.config.load import load_config
 from mnv4_mm.config.options import TrainOptions
 from mnv4_mm.config.small_data import set_small_data, set_started_backbone
@@ -116,6 +117,14 @@ def test_a_resumed_run_keeps_its_weights_and_norms(monkeypatch):
     assert not any('weights' in line for line in lines)
     set_started_backbone(cfg, Checkpoint(Path('x.pth'), dict(meta=dict(cfg=started.pretty_text))), options)
     assert cfg.to_dict() == started.to_dict()
+
+
+def test_a_net_of_timm_starts_from_random_weights_and_that_is_said():
+    cfg = with_backbone(load_config('mnv4_ssdlite_coco'), 'timm:fastvit_sa12')
+    cfg, text = small(cfg, 292)
+    assert 'weights: random ones (--weights timm starts fastvit_sa12 from ImageNet weights, if timm has any)' in text
+    _, text = small(with_weights(cfg, 'timm'), 292)
+    assert 'random' not in text
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from filelock import FileLock
+from scipy import stats
 
 from mnv4_mm.apis.model import load_model
 from mnv4_mm.child_processes import Children
@@ -34,11 +35,23 @@ def test_kendall_counts_pairs_in_the_same_order():
     lines = Ranking('mIoU', tuple(nets)).lines()
     assert lines[2].startswith(f'| {max(alone):.4f} |')
     assert lines[-2].startswith(f'Kendall tau of 12 nets: {tau:.2f}, 95 % interval')
-    within = f'224x192 {mean_sign(nets[:10]):.2f} (10 nets)'
-    assert lines[-1] == f'within input sizes: 128x96 not defined (2 nets), {within}'
+    within = (45 * mean_sign(nets[:10]) + mean_sign(nets[10:])) / 46
+    assert kendall(nets, within_sizes=True)[0] == pytest.approx(within)
+    assert lines[-1].startswith(f'pairs of the same input size only: {within:.2f}, 95 % interval')
+    assert lines[-1] != lines[-2]
     same = Ranking('mIoU', tuple(net._replace(shared=0.0) for net in nets))
     assert same.lines()[-2] == 'Kendall tau of 12 nets: not defined, all scores in the supernet are equal'
-    assert same.lines()[-1].endswith('224x192 not defined (equal scores in the supernet)')
+    assert same.lines()[-1].endswith('not defined, all scores in the supernet are equal')
+    others = Ranking('mIoU', tuple(net._replace(size=(32, 32 + i)) for i, net in enumerate(nets)))
+    assert others.lines()[-1].endswith('not defined, no such pair differs in both scores')
+    assert Ranking('mIoU', tuple(nets[:5])).lines()[-2].endswith('no interval of so few nets')
+
+
+def test_kendall_counts_ties_as_scipy():
+    pairs = np.random.default_rng(0).integers(0, 4, (20, 2))
+    nets = [Ranked((i,), *map(float, pair), gmacs=0.1, size=(96, 128)) for i, pair in enumerate(pairs)]
+    assert kendall(nets)[0] == pytest.approx(stats.kendalltau(*pairs.T).statistic)
+    assert kendall(nets, within_sizes=True) == kendall(nets)
 
 
 def mean_sign(nets):

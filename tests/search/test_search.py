@@ -20,6 +20,7 @@ from mnv4_mm.search.front import read_front
 from mnv4_mm.search.records import SCORED
 from mnv4_mm.search.run import Plan, search
 from mnv4_mm.search.score import Scorer, _batches, _resized
+from mnv4_mm.weights.checkpoint import read_checkpoint
 
 DETECTOR, SEGMENTER = 'mnv4_ssdlite_coco-mini', 'mnv4_lraspp_ade20k-mini'
 
@@ -69,8 +70,11 @@ def test_a_score_is_that_of_the_ordinary_net(name, supernet, tmp_path, capsys):
     front = tmp_path / 'front.json'
     net = dict(genes=list(genes), score=score, cost=scorer.macs(genes) / 1e9)
     about = dict(supernet=str(supernet(name)), sha256=scorer.checkpoint.sha256, metric=scorer.metric, images=1, plan={})
-    about |= dict(unit='GMACs', sizes=scorer.sizes, baselines={})
+    about |= dict(unit='GMACs', sizes=scorer.sizes, baselines={'mnv4_conv_s x 0.75': net})
     front.write_text(json.dumps({**about, 'nets': [net]}))
+    assert main(['search', 'export', str(front), '--choose', 'mnv4_conv_s x 0.75']) == 0
+    baseline = read_checkpoint(tmp_path / 'net_mnv4_conv_s_x_0.75.pth')
+    assert baseline.meta['supernet']['genes'] == list(genes)
     assert main(['search', 'export', str(front), '--choose', '1', '--out', str(tmp_path / 'net.pth')]) == 0
     (tmp_path / 'other.py').write_text('# a config of the user')
     assert main(['search', 'export', str(front), '--choose', '1', '--out', str(tmp_path / 'other.pth')]) == 2

@@ -19,6 +19,7 @@ from mmengine.registry import MODELS
 
 from mnv4_mm.child_processes import Children
 from mnv4_mm.cli import main
+from mnv4_mm.config.checkpoint import checkpoint_config
 from mnv4_mm.errors import UserError
 from mnv4_mm.json_lines import append_line
 from mnv4_mm.transfer import package_weights, work
@@ -28,12 +29,13 @@ from mnv4_mm.transfer.controls import ShuffleLabels
 from mnv4_mm.transfer.job import Job
 from mnv4_mm.transfer.protocol import Head, Run, Teacher, protocol_index, read_protocol
 from mnv4_mm.transfer.recipe import LOADING, recipe_digest, run_options
-from mnv4_mm.transfer.records import FIELDS, read_records
+from mnv4_mm.transfer.records import FIELDS, latest, read_records
 from mnv4_mm.transfer.results import Results, are_current, read_results, with_results
 from mnv4_mm.transfer.run import chance_iou, state_digest
 from mnv4_mm.transfer.splits import join_splits
 from mnv4_mm.transfer.tables import control_lines, group_records, plot_name, start_lines, to_csv
 from mnv4_mm.transfer.work import run_job, submit, transfer
+from mnv4_mm.weights.checkpoint import read_checkpoint
 
 SEEDS = (0, 1, 2)
 
@@ -90,13 +92,30 @@ def test_splits_are_joined_by_links(tmp_path):
     with pytest.raises(UserError, match='has no extra'):
         join_splits(root, ['train', 'extra'], ['val'], tmp_path / 'third')
     assert join_splits(root, ['train', 'val'], ['test'], tmp_path / 'joined') == out  # again
-    join_splits(root, ['train'], ['val', 'test'], out)
-    assert sorted(p.name for p in (out / 'images/train').iterdir()) == ['train.png']  # none that is tested on
+    with pytest.raises(UserError, match='has another data set or other splits'):
+        join_splits(root, ['train'], ['val', 'test'], out)  # 'val' would be tested on, and was trained on
+    (root / 'images/val/val.png').rename(root / 'images/val/new.png')
     join_splits(root, ['train', 'val'], ['test'], out)
-    assert sorted(p.name for p in (out / 'images/val').iterdir()) == ['test.png']
+    assert sorted(p.name for p in (out / 'images/train').iterdir()) == ['new.png', 'train.png']
     other = shutil.copytree(root, tmp_path / 'other')
-    with pytest.raises(UserError, match='has links to another data set'):
+    with pytest.raises(UserError, match='has another data set or other splits'):
         join_splits(other, ['train', 'val'], ['test'], tmp_path / 'joined')
+
+
+def test_other_folders_are_left_alone(tmp_path):
+    """The usual folder of mmlab, and the data set itself."""
+    root = tmp_path / 'data'
+    for split in ('train', 'val', 'test'):
+        (root / 'images' / split).mkdir(parents=True)
+        (root / 'images' / split / f'{split}.png').write_text(split)
+    (tmp_path / 'mmlab').mkdir()
+    (tmp_path / 'mmlab/coco').symlink_to(root)
+    before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob('*'))
+    for folder in (root, tmp_path / 'mmlab'):
+        with pytest.raises(UserError, match='is a folder that this command has not made'):
+            join_splits(root, ['train', 'val'], ['test'], folder)
+    after = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob('*') if path.suffix != '.lock')
+    assert after == before
 
 
 def test_lists_of_voc_are_joined(tmp_path):
@@ -315,16 +334,46 @@ def test_a_teacher_is_trained_once_for_each_recipe_and_data(tmp_path, monkeypatc
         (folder / 'iter_5.pth').touch()
 
     monkeypatch.setattr(module, '_train', train)
+    described = dict(name='resnet18', sha256='a' * 64)
+    monkeypatch.setattr(module, '_describe_weights', lambda run, weights: {**described, 'name': weights})
     job = Job(
         protocol='p', run=Run('lraspp', 'mnv4_conv_s', 'random', 'distilled', 4), recipe='r', data_digest='d',
         data=None, work_dir='w', weights_dir=None, record='w/r', lock=str(tmp_path / '.latency.lock'),
     )  # fmt: skip
     teacher = Teacher(net='timm:resnet18', start='imagenet')
     jobs = [job, job, replace(job, recipe='s'), replace(job, data_digest='e'), replace(job, dry=True), job]
-    paths = [module._checkpoint_of_teacher(one, teacher, 0) for one in jobs]
+    paths, found = zip(*(module._teacher(one, teacher, 0) for one in jobs), strict=True)
     assert paths[0] == paths[1] == paths[5]
     assert len({*paths}) == len(trained) == 4
     assert {run for run, _ in trained} == {Run('lraspp', 'timm:resnet18', 'imagenet', '', 0)}
+    assert [one['weights'] and one['weights']['name'] for one in found] == ['timm'] * 4 + [None, 'timm']
+    described['sha256'] = 'b' * 64  # other weights of the teacher
+    assert module._teacher(job, teacher, 0)[0] != paths[0]
+    records = [{**record('n', 0, 0.5), 'teacher': one} for one in (found[0], module._teacher(job, teacher, 0)[1])]
+    assert latest(records) == records
+
+
+def test_a_protocol_that_changes_during_the_runs_makes_no_record_of_the_old_recipe(tmp_path):
+    job = Job(
+        protocol=str(read_protocol('camvid').path), run=Run('lraspp', 'mnv4_conv_s', 'random', '', 0), recipe='old',
+        data_digest='d', data=None, work_dir=str(tmp_path), weights_dir=None, record='r', lock=str(tmp_path / 'lock'),
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r'camvid\.py or its config has changed since the start'):
+        module.execute(job)
+
+
+def test_a_net_that_cannot_be_exported_keeps_its_score(repository, tmp_path, monkeypatch):
+    def export(*_: Any, **__: Any) -> None:
+        raise UserError('no such operator')
+
+    monkeypatch.setattr(module, 'export', export)
+    checkpoint = read_checkpoint(repository / 'examples/bccd.pth')
+    head = Head(config='mnv4_ssdlite_bccd', epochs=1)
+    found = module._deployed(checkpoint, checkpoint_config(checkpoint), head, tmp_path, str(tmp_path / 'lock'))
+    assert found.items() >= dict(latency_ms=None, export_error='no such operator', size=[256, 320]).items()
+    assert found['macs'] > 0
+    line = work._line(Run('ssdlite', 'n', 'random', '', 0), {**record('n', 0, 0.5, minutes=1.0), **found})
+    assert line.endswith('not exported: no such operator')
 
 
 def test_a_dry_run_leaves_kept_runs_alone(tmp_path, monkeypatch):
@@ -468,7 +517,7 @@ def test_no_checkpoint_is_selected_by_an_evaluation_during_the_training():
     assert run_options(HEAD, run, None, evaluations=5, dry=True)['train_cfg.val_begin'] > 500
 
 
-@pytest.mark.parametrize('name', ['bccd', 'camvid'])
+@pytest.mark.parametrize('name', ['bccd', 'camvid', 'distillation-bccd', 'distillation-camvid'])
 def test_committed_records_are_of_the_shipped_recipe(repository, name):
     """A change of the training needs new records, and any other change of a config leaves the digest alone."""
     records = read_records(repository / f'docs/results/{name}.jsonl')
