@@ -1,12 +1,13 @@
 """Training of a supernet: in each step, the largest net, the smallest net and random nets of a search space.
 
 This is the sandwich rule with in-place distillation (arXiv 1903.05134): the largest net learns from the ground truth;
-the others learn from the ground truth and from the class scores of the largest net in the same step. Nets of a smaller
-input get the same images, resized.
+the others learn from the ground truth and from the class scores of the largest net in the same step. As in
+once-for-all, all nets of a step get the same images in the same input size, which is another one in each step. If large
+nets always had large inputs, the last channels of a layer would learn large inputs only, and the first ones all.
 
 The model that is trained is that of the largest net. It stays an ordinary model, whose checkpoints, evaluation and
-distributed training are those of any other. A forward hook adds the losses of the other nets, which use parts of its
-weights.
+distributed training are those of any other. Only its loss in training is replaced, by that of several nets that use
+parts of its weights.
 """
 
 import random
@@ -22,10 +23,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from mnv4_mm.engine.distillation import channel_wise_loss, resized_to, score_layer
+from mnv4_mm.engine.distillation import channel_wise_loss, score_layer
 from mnv4_mm.engine.step import use_channels_last
 from mnv4_mm.models.input_size import scaled_size
-from mnv4_mm.models.space import SPACES, Genes, Subnet
+from mnv4_mm.models.space import SPACES, Genes, Subnet, at_scale
 from mnv4_mm.models.supernet import subnet_model, subnet_state
 
 NAME = 'supernet'  # key of the config, and attribute of the model
@@ -35,7 +36,7 @@ class Sandwich:
     """Losses of the nets of a search space that share the weights of the largest one.
 
     Args:
-        model: The detector or segmenter with the largest net.
+        model: The detector or segmenter with the largest net, before ``train_supernet`` replaces its loss.
         config: ``model`` of its config.
         settings: ``supernet`` of its config, see ``config.supernet``.
         input_size: ``input_size`` of its config, (width, height) in pixels.
@@ -60,50 +61,71 @@ class Sandwich:
         self.space = SPACES[settings['space']]
         self.count, self.weight = settings['random'], settings['distillation']
         self.seed, self.step = seed, 0
-        self._model = model
+        self._model, self._ordinary_loss = model, model.loss
         self._config, self._input_size, self._scope = config, input_size, scope
         self._channels_last = channels_last
         self._scores: list[Tensor] = []
         if self.weight:
             score_layer(model).register_forward_hook(self._take_scores)
-        self._smallest = self._build(self.space.smallest())  # used in each step
+        # Two nets of each input size are used again and again.
+        numbers = range(len(self.space.scales))
+        often = {at_scale(genes, i) for genes in (self.space.largest(), self.space.smallest()) for i in numbers}
+        self._built = {genes: self._build(genes) for genes in sorted(often - {self.space.largest()})}
 
     def nets(self) -> list[Genes]:
-        """Return the smallest net and the random nets of the current step, the same in all processes."""
+        """Return the largest, the smallest and the random nets of the current step, the same in all processes.
+
+        All have the same input size, a random one of those of the space.
+        """
         generator = random.Random(f'{self.seed} {self.step}')  # noqa: S311
-        return [self.space.smallest(), *(self.space.sample(generator) for _ in range(self.count))]
+        number = generator.randrange(len(self.space.scales))
+        others = [self.space.sample(generator) for _ in range(self.count)]
+        return [at_scale(genes, number) for genes in (self.space.largest(), self.space.smallest(), *others)]
 
-    def losses(self, inputs: Tensor, samples: Sequence[Any]) -> dict[str, Any]:
-        """Return the losses of the nets of this step.
+    def loss(self, inputs: Tensor, samples: Sequence[Any]) -> dict[str, Any]:
+        """Return the losses of the nets of this step, divided by the number of nets.
 
-        Before each call, the model must have run on the same images in training mode.
+        The norm statistics of the model follow from the steps in which the largest net has the largest input. Those of
+        all other nets are thrown away: a search computes them anew.
 
         Args:
             inputs: Normalised images, (N, 3, H, W).
             samples: Data samples of mmdet or mmseg with the ground truth.
 
         Returns:
-            ``loss_nets`` with the loss of each net, and ``loss_nets_distill`` with its loss of distillation unless the
-                weight of distillation is 0. All are divided by the number of nets.
+            The losses of the largest net, by their usual names; ``loss_nets`` with the loss of each other net, and
+                ``loss_nets_distill`` with its loss of distillation unless the weight of distillation is 0. If the model
+                is not in training mode, its ordinary loss.
         """
-        targets = [scores.detach() for scores in self._scores]
+        if not self._model.training:
+            return self._ordinary_loss(inputs, samples)
         own = dict(self._model.named_parameters(remove_duplicate=False))
         own |= {name: buffer.clone() for name, buffer in self._model.named_buffers(remove_duplicate=False)}
-        nets = self.nets()
-        losses: dict[str, list[Tensor]] = dict(loss_nets=[], loss_nets_distill=[])
-        for genes in nets:
-            net, shapes, subnet = self._smallest if genes == nets[0] else self._build(genes)
-            self._scores = []
-            state = subnet_state(own, shapes, subnet.rows)
-            batch = scaled_batch(inputs, samples, subnet.scale)
-            found = functional_call(net, state, batch, dict(mode='loss'))
-            losses['loss_nets'].append(_total(found) / len(nets))
+        largest, *others = self.nets()
+        share = 1 / (1 + len(others))
+        batch = scaled_batch(inputs, samples, self.space.subnet(largest).scale)
+        losses = {
+            name: _times(share, value) if 'loss' in name else value
+            for name, value in self._loss_of(largest, own, *batch).items()
+        }
+        targets = [scores.detach() for scores in self._scores]
+        losses |= dict(loss_nets=[], loss_nets_distill=[])
+        for genes in others:
+            losses['loss_nets'].append(share * _total(self._loss_of(genes, own, *batch)))
             if self.weight:
                 pairs = zip(self._scores, targets, strict=True)
-                distilled = sum(channel_wise_loss(score, resized_to(target, score)) for score, target in pairs)
-                losses['loss_nets_distill'].append(self.weight * distilled / len(nets))
+                distilled = sum(channel_wise_loss(score, target) for score, target in pairs)
+                losses['loss_nets_distill'].append(share * self.weight * distilled)
         self._scores = []
-        return {name: values for name, values in losses.items() if values}
+        return {name: value for name, value in losses.items() if not (isinstance(value, list) and not value)}
+
+    def _loss_of(self, genes: Genes, own: Mapping[str, Tensor], inputs: Tensor, samples: Any) -> dict[str, Any]:
+        """Return the losses of a net with a part of the weights ``own``, and keep its class scores."""
+        self._scores = []
+        if genes == self.space.largest():
+            return self._ordinary_loss(inputs, samples)
+        net, shapes, subnet = self._built.get(genes) or self._build(genes)
+        return functional_call(net, subnet_state(own, shapes, subnet.rows), (inputs, samples), dict(mode='loss'))
 
     def _build(self, genes: Genes) -> tuple[nn.Module, dict[str, torch.Size], Subnet]:
         """Build a net; return it, the shapes of its parameters and buffers, and its place in the supernet."""
@@ -135,14 +157,14 @@ def train_supernet(
     seed: int,
     channels_last: bool = False,
 ) -> Sandwich:
-    """Add the losses of the nets of a search space to those that a model returns in training with ``mode='loss'``.
+    """Replace the losses that a model returns in training, with ``mode='loss'``, by those of several nets of a space.
 
     The arguments are those of ``Sandwich``. ``model`` is changed in place, before it is wrapped for distributed
     training.
     """
     sandwich = Sandwich(model, config, settings, input_size, scope, seed, channels_last)
     model.__dict__[NAME] = sandwich  # no child module: it has no weights
-    model.register_forward_hook(_add_losses, with_kwargs=True)
+    model.loss = sandwich.loss  # ``forward`` calls it; a hook could only add to losses of the largest input
     return sandwich
 
 
@@ -173,7 +195,8 @@ def scaled_batch(inputs: Tensor, samples: Sequence[Any], scale: float) -> tuple[
     if new == tuple(old):
         return inputs, samples
     factors = new[0] / old[0], new[1] / old[1]
-    images = functional.interpolate(inputs, new, mode='bilinear', antialias=True)
+    # Without antialiasing, the images are nearly as sharp as those that the test pipeline resizes.
+    images = functional.interpolate(inputs, new, mode='bilinear')
     return images, [_scaled_sample(sample, *factors, new) for sample in samples]
 
 
@@ -201,7 +224,6 @@ def _total(losses: Mapping[str, Any]) -> Tensor:
     return torch.stack([part.mean() for part in parts]).sum()
 
 
-def _add_losses(model: Any, arguments: tuple, kwargs: dict[str, Any], losses: Any) -> dict[str, Any] | None:
-    if not model.training or kwargs.get('mode') != 'loss':
-        return None
-    return {**losses, **getattr(model, NAME).losses(kwargs['inputs'], kwargs['data_samples'])}
+def _times(factor: float, value: Any) -> Any:
+    """Multiply an entry of the losses of a model, a tensor or a list of tensors, by a factor."""
+    return [factor * part for part in value] if isinstance(value, list | tuple) else factor * value

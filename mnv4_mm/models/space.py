@@ -163,8 +163,25 @@ class Space(NamedTuple):
         return self.canonical((0,) * len(self.variables()))
 
     def sample(self, generator: random.Random) -> Genes:
-        """Return the genes of a random net: each variable has each of its values with equal probability."""
-        return self.canonical(tuple(generator.randrange(len(variable.values)) for variable in self.variables()))
+        """Return the genes of a random net.
+
+        In each stage, each number of rows that are left out has the same probability, so that there are shallow nets
+        and deep ones. Every other variable has each of its values with equal probability.
+        """
+        variables = self.variables()
+        optional: dict[str, list[str]] = {}
+        for variable in variables:
+            if variable.values[0] is None:
+                optional.setdefault(variable.name.partition('.')[0], []).append(variable.name)
+        left_out = {
+            name for names in optional.values() for name in generator.sample(names, generator.randint(0, len(names)))
+        }
+        genes = []
+        for variable in variables:
+            first = 1 if variable.values[0] is None else 0
+            gene = generator.randrange(first, len(variable.values))
+            genes.append(0 if variable.name in left_out else gene)
+        return self.canonical(genes)
 
     def canonical(self, genes: Sequence[int]) -> Genes:
         """Return the genes with 0 for each expansion of a row that is left out, as it has no effect.

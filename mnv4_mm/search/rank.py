@@ -85,9 +85,12 @@ class Ranking(NamedTuple):
         """Return the lines of a Markdown table, by descending score alone, and Kendall's tau.
 
         There is a second line with the tau of the pairs of nets that have the same input size. The input size alone
-        changes scores so much that it can raise the tau of all pairs.
+        changes scores so much that it can raise the tau of all pairs. The last line has the same two of the nets'
+        GMACs: a supernet whose scores rank nets no better is of no use.
         """
         ordered = sorted(self.nets, key=lambda net: -net.alone)
+        by_macs = [net._replace(shared=net.gmacs) for net in self.nets]
+        every, same = (_text(*kendall(by_macs, within_sizes=within)) for within in (False, True))
         return [
             f'| {self.metric} alone | {self.metric} in the supernet | GMACs | input | genes |',
             '|---|---|---|---|---|',
@@ -98,6 +101,7 @@ class Ranking(NamedTuple):
             ),
             f'Kendall tau of {len(self.nets)} nets: {_tau_text(self.nets)}',
             f'pairs of the same input size only: {_tau_text(self.nets, within_sizes=True)}',
+            f'with GMACs instead of scores in the supernet: {every}; of the same input size only: {same}',
         ]
 
 
@@ -144,7 +148,11 @@ def _columns(nets: Sequence[Ranked]) -> tuple[np.ndarray, np.ndarray]:
 def _tau_text(nets: Sequence[Ranked], *, within_sizes: bool = False) -> str:
     if equal := equal_scores(nets):
         return f'not defined, all scores {equal} are equal'
-    tau, (low, high) = kendall(nets, within_sizes=within_sizes)
+    return _text(*kendall(nets, within_sizes=within_sizes))
+
+
+def _text(tau: float, interval_ends: tuple[float, float]) -> str:
+    low, high = interval_ends
     if math.isnan(tau):
         return 'not defined, no such pair differs in both scores'
     interval = 'no interval of so few nets' if math.isnan(low) else f'95 % interval {low:.2f} to {high:.2f}'

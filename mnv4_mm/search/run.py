@@ -210,6 +210,10 @@ def _optuna(space: Space, plan: Plan, cost: Callable[[Genes], float]) -> tuple[C
         variable.name: optuna.distributions.IntDistribution(0, len(variable.values) - 1)
         for variable in space.variables()
     }
+    # The first generation is that of ``--engine random``. Optuna's own would hardly have shallow nets.
+    first, _ = _random(space, plan)
+    for genes in first(POPULATION):
+        study.enqueue_trial(dict(zip(ranges, genes, strict=True)))
     pending: list[Any] = []
 
     def propose(count: int) -> list[Genes]:

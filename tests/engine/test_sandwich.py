@@ -21,7 +21,7 @@ from mnv4_mm.data.loading import innermost
 from mnv4_mm.engine.loaders import prepare_loader
 from mnv4_mm.engine.sandwich import scaled_batch, train_supernet
 from mnv4_mm.errors import UserError
-from mnv4_mm.models.space import SMALL
+from mnv4_mm.models.space import SMALL, at_scale
 from mnv4_mm.models.supernet import subnet_state
 from mnv4_mm.tasks import build_model
 from mnv4_mm.weights.checkpoint import read_checkpoint
@@ -52,44 +52,53 @@ def total(losses):
     return sum(part.mean() for value in values for part in (value if isinstance(value, list) else [value]))
 
 
-@pytest.mark.parametrize('name', HEADS)
-def test_losses_are_those_of_ordinary_nets(name, segmentation_batch):
+@pytest.mark.parametrize(('name', 'number'), [*((name, 0) for name in HEADS), (HEADS[0], 2), (HEADS[3], 2)])
+def test_losses_are_those_of_ordinary_nets(name, number, segmentation_batch):
     """Each net of a step is an ordinary model of an ordinary config with a part of the weights."""
     cfg, model = supernet(name)
     batch = batch_of(model, segmentation_batch)
     names = list(model.state_dict())
-    torch.manual_seed(1)  # of dropout
     own = model.train()(**batch, mode='loss')
     sandwich = train_supernet(model, cfg.model.to_dict(), cfg.supernet, cfg.input_size, cfg.default_scope, seed=0)
-    torch.manual_seed(1)
+    sandwich.step = next(step for step in range(100) if step_size(sandwich, step) == number)
+    norms = {key: value.clone() for key, value in model.named_buffers() if key.endswith('running_mean')}
     found = model(**batch, mode='loss')
     assert found.keys() - own.keys() == {'loss_nets', 'loss_nets_distill'}
-    for key in own:
-        torch.testing.assert_close(total({'loss': found[key]}), total({'loss': own[key]}), rtol=1e-5, atol=1e-6)
     assert list(model.state_dict()) == names == list(get_state_dict(model))
+    changed = [not torch.equal(norms[key], value) for key, value in model.named_buffers() if key in norms]
+    assert set(changed) == {number == 2}  # by the largest net with the largest input only
     nets = sandwich.nets()
-    assert len(nets) == len(found['loss_nets']) == 3
-    assert nets[0] == SMALL.smallest()
+    assert len(nets) == len(found['loss_nets']) + 1 == 4
+    assert nets[:2] == [at_scale(SMALL.largest(), number), at_scale(SMALL.smallest(), number)]
+    assert {genes[-1] for genes in nets} == {number}
     assert nets == sandwich.nets()
-    state = dict(model.state_dict())
-    for genes, loss, distilled in zip(nets, found['loss_nets'], found['loss_nets_distill'], strict=True):
+    inputs, samples = scaled_batch(batch['inputs'], batch['data_samples'], SMALL.scales[number])
+    losses = [total({key: found[key] for key in own}), *found['loss_nets']]
+    for genes, loss in zip(nets, losses, strict=True):
         plain = build_model(with_subnet(cfg, genes))
         shapes = {key: value.shape for key, value in plain.state_dict().items()}
-        plain.load_state_dict(subnet_state(state, shapes, SMALL.subnet(genes).rows))
+        plain.load_state_dict(subnet_state(model.state_dict(), shapes, SMALL.subnet(genes).rows))
         if hasattr(plain, 'bbox_head'):  # without dropout
-            own_batch = scaled_batch(batch['inputs'], batch['data_samples'], SMALL.subnet(genes).scale)
-            expected = total(plain.train()(*own_batch, mode='loss')) / 3
+            expected = total(plain.train()(inputs, samples, mode='loss')) / 4
             torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
-        assert distilled.isfinite()
-        assert distilled > 0
+    assert all(loss.isfinite() and loss > 0 for loss in found['loss_nets_distill'])
     sandwich.step += 1
-    assert nets[1:] != sandwich.nets()[1:]
+    assert nets[2:] != sandwich.nets()[2:]
     total(found).backward()
     without = [key for key, value in model.named_parameters() if value.grad is None]
     assert without == []
     model.eval()
     with torch.no_grad():  # an ordinary evaluation
         model(batch['inputs'], mode='tensor')
+    torch.testing.assert_close(
+        total(model(inputs, samples, mode='loss')), total(copy.deepcopy(model)(inputs, samples, mode='loss'))
+    )
+
+
+def step_size(sandwich, step):
+    """Return the number of the scale of the nets of a step."""
+    sandwich.step = step
+    return sandwich.nets()[0][-1]
 
 
 def test_boxes_are_resized_with_their_image():

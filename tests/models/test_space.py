@@ -2,6 +2,7 @@
 
 import random
 
+import numpy as np
 import pytest
 import torch
 from torch.func import functional_call
@@ -9,7 +10,7 @@ from torch.func import functional_call
 from mnv4_mm.errors import UserError
 from mnv4_mm.models.arch import ARCHS, CONV_M, CONV_S, HYBRID_M, MQA, UIB, arch_from_dict, arch_to_dict
 from mnv4_mm.models.mobilenetv4 import MobileNetV4
-from mnv4_mm.models.space import SMALL, SPACES, published_nets
+from mnv4_mm.models.space import SMALL, SPACES, UIBChoices, published_nets
 from mnv4_mm.models.supernet import subnet_state
 
 
@@ -45,6 +46,18 @@ def test_every_form_kernel_and_width_is_sampled():
     assert {row.out for row in blocks} == {64, 80, 96, 112, 128}
     assert any(isinstance(row, MQA) for row in rows)
     assert all(row.start_dw or row.middle_dw for row in blocks if row.stride == 2)
+
+
+@pytest.mark.parametrize('name', SPACES)
+def test_shallow_nets_are_sampled_as_often_as_deep_ones(name):
+    """Each number of UIB rows that are left out in a stage has the same probability."""
+    space, count = SPACES[name], 3000
+    for stage, rows in enumerate(space.stages):
+        optional = {i for i, row in enumerate(rows.rows) if isinstance(row, UIBChoices) and row.stride == 1}
+        kept = [len(optional.intersection(space.subnet(genes).rows[stage])) for genes in random_genes(space, count)]
+        share = 1 / (len(optional) + 1)
+        bound = 5 * (share * (1 - share) / count) ** 0.5
+        assert np.allclose(np.bincount(kept) / count, share, rtol=0, atol=bound)
 
 
 def test_nets_outside_of_a_space_are_refused():

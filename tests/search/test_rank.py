@@ -26,7 +26,7 @@ def test_kendall_counts_pairs_in_the_same_order():
     shared = generator.uniform(0, 1, 12)
     alone = shared + generator.normal(0, 0.3, 12)
     nets = [
-        Ranked((i,), *pair, gmacs=0.1, size=(192, 224) if i < 10 else (96, 128))
+        Ranked((i,), *pair, gmacs=float(-i), size=(192, 224) if i < 10 else (96, 128))
         for i, pair in enumerate(zip(shared, alone, strict=True))
     ]
     tau, (low, high) = kendall(nets)
@@ -34,17 +34,19 @@ def test_kendall_counts_pairs_in_the_same_order():
     assert -1 <= low < tau < high <= 1
     lines = Ranking('mIoU', tuple(nets)).lines()
     assert lines[2].startswith(f'| {max(alone):.4f} |')
-    assert lines[-2].startswith(f'Kendall tau of 12 nets: {tau:.2f}, 95 % interval')
+    assert lines[-3].startswith(f'Kendall tau of 12 nets: {tau:.2f}, 95 % interval')
     within = (45 * mean_sign(nets[:10]) + mean_sign(nets[10:])) / 46
     assert kendall(nets, within_sizes=True)[0] == pytest.approx(within)
-    assert lines[-1].startswith(f'pairs of the same input size only: {within:.2f}, 95 % interval')
-    assert lines[-1] != lines[-2]
+    assert lines[-2].startswith(f'pairs of the same input size only: {within:.2f}, 95 % interval')
+    assert lines[-2].partition(': ')[2] != lines[-3].partition(': ')[2]
+    macs_tau = mean_sign([net._replace(shared=-i) for i, net in enumerate(nets)])
+    assert lines[-1].startswith(f'with GMACs instead of scores in the supernet: {macs_tau:.2f}, 95 % interval')
     same = Ranking('mIoU', tuple(net._replace(shared=0.0) for net in nets))
-    assert same.lines()[-2] == 'Kendall tau of 12 nets: not defined, all scores in the supernet are equal'
-    assert same.lines()[-1].endswith('not defined, all scores in the supernet are equal')
+    assert same.lines()[-3] == 'Kendall tau of 12 nets: not defined, all scores in the supernet are equal'
+    assert same.lines()[-2].endswith('not defined, all scores in the supernet are equal')
     others = Ranking('mIoU', tuple(net._replace(size=(32, 32 + i)) for i, net in enumerate(nets)))
-    assert others.lines()[-1].endswith('not defined, no such pair differs in both scores')
-    assert Ranking('mIoU', tuple(nets[:5])).lines()[-2].endswith('no interval of so few nets')
+    assert others.lines()[-2].endswith('not defined, no such pair differs in both scores')
+    assert Ranking('mIoU', tuple(nets[:5])).lines()[-3].endswith('no interval of so few nets')
 
 
 def test_kendall_counts_ties_as_scipy():
