@@ -79,7 +79,7 @@ def add_search(parser: Parser) -> None:
         metavar='COST',
         help='the best net that costs at most this: GMACs, or ms as in 12ms; or a baseline, as `run` names it',
     )
-    export.add_argument('--out', metavar='FILE', help='file to write (default: net_<COST>.pth beside the front)')
+    export.add_argument('--out', metavar='FILE', help='file to write (default: net_<--choose>.pth beside the front)')
     tuning = export.add_mutually_exclusive_group()
     tuning.add_argument('--epochs', type=int, metavar='N', help='then train it further, for N epochs')
     tuning.add_argument('--iters', type=int, metavar='N', help='the same, for a config that counts in iterations')
@@ -228,8 +228,11 @@ def export_net(args: argparse.Namespace) -> None:
     """Run ``mnv4 search export``: choose a net of a front, write it, and print its input size and path."""
     check_not_empty(front=args.front, out=args.out)
     front = read_front(args.front)
-    if chosen := dict(front.baselines).get(args.choose):
+    baselines = dict(front.baselines)
+    if chosen := baselines.get(args.choose):
         name = args.choose.replace(',', '').replace(' ', '_')
+    elif args.choose.startswith('mnv4_'):
+        raise UserError(f'--choose: the front has no baseline {args.choose}, only {"; ".join(baselines) or "none"}')
     else:
         chosen = front.choose(read_cost('--choose', args.choose, front.unit))
         name = f'{chosen.cost:.{DIGITS}f}{"" if front.unit == GMACS else front.unit}'

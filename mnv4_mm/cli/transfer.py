@@ -1,6 +1,7 @@
 """Commands that measure how well backbones transfer."""
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from mnv4_mm.config.options import TrainOptions
 from mnv4_mm.errors import UserError
 from mnv4_mm.paths import check_output_file, check_output_folder
 from mnv4_mm.transfer.estimate import plan_lines
-from mnv4_mm.transfer.protocol import protocol_index, read_protocol, select
+from mnv4_mm.transfer.protocol import Head, Protocol, protocol_index, read_protocol, select
 from mnv4_mm.transfer.records import read_records
 from mnv4_mm.transfer.work import Digests, by_run, check_same, check_slurm, measure_latency, remaining, submit
 from mnv4_mm.transfer.work import transfer as make_runs
@@ -67,8 +68,8 @@ def transfer(args: argparse.Namespace) -> int:
     ``--launcher slurm`` submits the runs as jobs.
 
     Returns:
-        Exit code: 1 if one of the selected runs has failed or has no record afterwards, else 0. With ``--plan``,
-        ``--measure-latency`` or ``--launcher slurm`` always 0.
+        Exit code: 1 if one of the selected runs has failed or has no record afterwards, or if in a dry run a net could
+        not be exported, else 0. With ``--plan``, ``--measure-latency`` or ``--launcher slurm`` always 0.
     """
     protocol = read_protocol(args.protocol)
     runs = select(protocol.runs(), nets=args.nets, heads=args.heads, starts=args.starts, seeds=args.seeds)
@@ -99,20 +100,16 @@ def transfer(args: argparse.Namespace) -> int:
     used = {name: protocol.heads[name] for name in dict.fromkeys(run.head for run in runs)}
     if args.plan and args.dry_run:
         raise UserError('--dry-run has no effect with --plan: leave it out')
-    if existing and not args.dry_run:
-        from mnv4_mm.transfer.recipe import recipe_digest
-
-        check_same(
-            records, protocol, {name: Digests(recipe_digest(protocol, head), None) for name, head in used.items()}
-        )
+    if args.measure_latency and not any('error' not in record for record in existing):
+        raise UserError(f'{records} has no records of runs that succeeded')
+    if args.launcher == 'slurm' and not args.plan:
+        check_slurm()
+    recipes = _recipes(protocol, used) if existing and not args.dry_run else {}
+    check_same(records, protocol, {name: Digests(recipe, None) for name, recipe in recipes.items()})
     if args.plan:
         for line in plan_lines(protocol, remaining(records, runs, args.retry), existing, args.workers):
             print(line)
         return 0
-    if args.measure_latency and not any('error' not in record for record in existing):
-        raise UserError(f'{records} has no records of runs that succeeded')
-    if args.launcher == 'slurm':
-        check_slurm()
 
     from mnv4_mm.config.check import check_config, check_config_data
     from mnv4_mm.transfer.splits import join_splits
@@ -124,11 +121,10 @@ def transfer(args: argparse.Namespace) -> int:
         )
         check_config_data(check_config(head.config, checked), checked, ('train_dataloader', 'val_dataloader'))
 
-    from mnv4_mm.transfer.recipe import head_data_digest, recipe_digest
+    from mnv4_mm.transfer.recipe import head_data_digest
 
-    digests = {
-        name: Digests(recipe_digest(protocol, head), head_data_digest(head, data)) for name, head in used.items()
-    }
+    recipes = recipes or _recipes(protocol, used)
+    digests = {name: Digests(recipes[name], head_data_digest(head, data)) for name, head in used.items()}
     options: dict[str, Any] = dict(data=data, weights_dir=args.weights_dir, retry=args.retry, keep=args.keep)
     if args.launcher == 'slurm':
         submit(protocol, runs, digests, out=out, workers=args.workers, parameters=dict(args.slurm), **options)
@@ -157,7 +153,16 @@ def transfer(args: argparse.Namespace) -> int:
         print(f'{len(missing)} of {len(runs)} runs have no record yet: other processes make them')
     if failed:
         print(f'{len(failed)} of {len(runs)} runs have failed: --retry repeats them')
+    if unexported:
+        print(f'{len(unexported)} of {len(runs)} nets could not be exported: the reasons are above')
     return int(bool(missing or failed or unexported))
+
+
+def _recipes(protocol: Protocol, heads: Mapping[str, Head]) -> dict[str, str]:
+    """Return the digest of the recipe of each head."""
+    from mnv4_mm.transfer.recipe import recipe_digest
+
+    return {name: recipe_digest(protocol, head) for name, head in heads.items()}
 
 
 def _parameter(text: str) -> tuple[str, int | str]:

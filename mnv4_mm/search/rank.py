@@ -31,7 +31,7 @@ from mnv4_mm.weights.work_dir import list_checkpoints
 
 NET_SEED = 2  # of the nets; 0 and 1 are those of a profile
 RESAMPLES = 1000
-MIN_NETS = 6  # for an interval of tau
+MIN_PAIRS = 15  # for an interval of tau: those of six nets
 
 
 class Plan(NamedTuple):
@@ -100,7 +100,8 @@ class Ranking(NamedTuple):
                 for net in ordered
             ),
             f'Kendall tau of {len(self.nets)} nets: {_tau_text(self.nets)}',
-            f'pairs of the same input size only: {_tau_text(self.nets, within_sizes=True)}',
+            f'{pairs_of(self.nets, within_sizes=True)} pairs of the same input size only: '
+            f'{_tau_text(self.nets, within_sizes=True)}',
             f'with GMACs instead of scores in the supernet: {every}; of the same input size only: {same}',
         ]
 
@@ -113,12 +114,11 @@ def kendall(nets: Sequence[Ranked], *, within_sizes: bool = False) -> tuple[floa
         within_sizes: Count only pairs of nets with the same input size.
 
     Returns:
-        Tau and its interval. Tau is NaN if no pair differs in both scores; the interval is NaN with fewer than
-        ``MIN_NETS`` nets, for which a bootstrap is too narrow.
+        Tau and its interval. Tau is NaN if one of the scores is equal in all pairs; the interval is NaN with fewer than
+        ``MIN_PAIRS`` pairs, for which a bootstrap is too narrow.
     """
     shared, alone = (np.sign(column[:, None] - column) for column in _columns(nets))
-    sizes = np.array([net.size for net in nets])
-    counted = (sizes[:, None] == sizes).all(2) if within_sizes else np.ones_like(shared, bool)
+    counted = _counted(nets, within_sizes)
 
     def tau(chosen: np.ndarray) -> float:
         pairs = np.ix_(chosen, chosen)
@@ -127,12 +127,23 @@ def kendall(nets: Sequence[Ranked], *, within_sizes: bool = False) -> tuple[floa
         return float((a * b).sum()) / scale if scale else math.nan
 
     count = len(nets)
-    if count < MIN_NETS:
+    if pairs_of(nets, within_sizes=within_sizes) < MIN_PAIRS:
         return tau(np.arange(count)), (math.nan, math.nan)
     generator = np.random.default_rng(0)
     samples = [value for _ in range(RESAMPLES) if not math.isnan(value := tau(generator.integers(count, size=count)))]
     low, high = np.percentile(samples, [2.5, 97.5]) if samples else (math.nan, math.nan)
     return tau(np.arange(count)), (float(low), float(high))
+
+
+def pairs_of(nets: Sequence[Ranked], *, within_sizes: bool = False) -> int:
+    """Return the number of pairs of nets; with ``within_sizes``, of those with the same input size."""
+    return (int(_counted(nets, within_sizes).sum()) - len(nets)) // 2
+
+
+def _counted(nets: Sequence[Ranked], within_sizes: bool) -> np.ndarray:
+    """Return a symmetric matrix that is True for each pair of nets that counts, and for a net and itself."""
+    sizes = np.array([net.size for net in nets])
+    return (sizes[:, None] == sizes).all(2) if within_sizes else np.ones((len(nets),) * 2, bool)
 
 
 def equal_scores(nets: Sequence[Ranked]) -> str:
@@ -154,8 +165,8 @@ def _tau_text(nets: Sequence[Ranked], *, within_sizes: bool = False) -> str:
 def _text(tau: float, interval_ends: tuple[float, float]) -> str:
     low, high = interval_ends
     if math.isnan(tau):
-        return 'not defined, no such pair differs in both scores'
-    interval = 'no interval of so few nets' if math.isnan(low) else f'95 % interval {low:.2f} to {high:.2f}'
+        return 'not defined, one of the scores is equal in all these pairs'
+    interval = 'no interval of so few pairs' if math.isnan(low) else f'95 % interval {low:.2f} to {high:.2f}'
     return f'{tau:.2f}, {interval}'
 
 

@@ -112,8 +112,8 @@ class Protocol:
         teacher: Teacher of the control ``distilled``; None if ``distilled`` is not among the controls.
         train: Splits of the data to train on.
         test: Splits to evaluate on.
-        evaluations: Number of evaluations during the training of a run, from which a curve of the score is drawn. The
-            last checkpoint counts all the same.
+        evaluations: Least number of evaluations during the training of a run, from which a curve of the score is
+            drawn; 0 for none. The last checkpoint counts all the same.
         block: Number of test images, successive by name, that the bootstrap draws together, see
             ``bootstrap.draw_samples``: more than one for the frames of a video, which resemble each other.
         needs_data: True if ``--data`` must name a folder; False if the configs name the data.

@@ -90,7 +90,7 @@ def run_options(head: Head, run: Run, data: str | None, *, evaluations: int = 0,
         head: Head of the run.
         run: The run.
         data: Folder of the data set, with its splits already joined; None to use the data of the config.
-        evaluations: Number of evaluations during the training.
+        evaluations: Least number of evaluations during the training; 0 for none.
         dry: Use only ``DRY_IMAGES`` images of each split, and a batch size of 2 for training.
     """
     return {
@@ -158,8 +158,9 @@ def _control_options(head: Head, run: Run, data: str | None) -> dict[str, Any]:
 def _few_images(head: Head) -> dict[str, Any]:
     """Return the values that limit a config to a few images."""
     values: dict[str, Any] = {'train_dataloader.batch_size': 2}
+    cfg = head_config(head)
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        key, _ = _innermost(load_config(head.config)[loader].dataset, f'{loader}.dataset')
+        key, _ = _innermost(cfg[loader].dataset, f'{loader}.dataset')
         values[f'{key}.indices'] = DRY_IMAGES
     return values
 

@@ -63,13 +63,16 @@ def read_records(path: str | Path) -> list[Record]:
             continue
         try:
             record = json.loads(line)
+        except json.JSONDecodeError as error:
+            if number == len(lines) and line.startswith('{"'):
+                break
+            raise UserError(f'{path}, line {number} is not a record of a transfer run: {error}') from error
+        try:
             required = FAILED if 'error' in record else FIELDS
             missing = [key for key in (*Run._fields, *required) if key not in record]
             if not missing and 'error' not in record:
                 _check_values(record)
         except (ValueError, TypeError) as error:
-            if number == len(lines) and line.startswith('{"'):
-                break
             raise UserError(f'{path}, line {number} is not a record of a transfer run: {error}') from error
         if missing:
             raise UserError(f'{path}, line {number} is not a record of a transfer run: it has no {missing[0]}')
@@ -78,10 +81,14 @@ def read_records(path: str | Path) -> list[Record]:
 
 
 def _check_values(record: Record) -> None:
-    """Raise ``ValueError`` if values from which tables are computed are not numbers."""
+    """Raise ``ValueError`` if values from which tables are computed are of another type."""
     resampled, costs = record['resampled'], [record[key] for key in COSTS]
     if not isinstance(resampled, list) or not resampled:
         raise ValueError('resampled is not a list of scores')
+    for name in ('weights', 'teacher'):
+        source = record.get(name)
+        if source is not None and not (isinstance(source, dict) and isinstance(source.get('sha256'), str)):
+            raise ValueError(f'{name} has no sha256')
     for value in (record['score'], *resampled, *(cost for cost in costs if cost is not None)):
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise ValueError(f'{value!r} is not a number')
@@ -90,12 +97,12 @@ def _check_values(record: Record) -> None:
 def latest(records: Iterable[Record]) -> list[Record]:
     """Return the last record of each run, or its last success if it has failed, too.
 
-    Records of the same run with different protocols, recipes, data or weights are all kept.
+    Records of the same run with different protocols, recipes, data, weights or teachers are all kept.
     """
     last: dict[tuple, dict[tuple[str, str], Record]] = {}
     for record in records:
         key = record['protocol'], record['recipe'], record['data'], run_of(record)
-        weights = weights_digests(record)
+        weights = digests_of(record)
         known = last.setdefault(key, {})
         if 'error' in record and any('error' not in one for one in known.values()):
             continue
@@ -105,11 +112,11 @@ def latest(records: Iterable[Record]) -> list[Record]:
     return [record for by_weights in last.values() for record in by_weights.values()]
 
 
-def weights_digests(record: Record) -> tuple[str, str]:
-    """Return the SHA-256 of the weights that the net started from, and of those of its teacher.
+def digests_of(record: Record) -> tuple[str, str]:
+    """Return the SHA-256 of the weights that the net started from, and of the checkpoint of its teacher.
 
-    They are empty for random weights. Older records do not have those of the teacher.
+    They are empty for random weights and without a teacher.
     """
-    sources = record.get('weights'), (record.get('teacher') or {}).get('weights')
+    sources = record.get('weights'), record.get('teacher')
     first, second = ((source or {}).get('sha256', '') for source in sources)
     return first, second

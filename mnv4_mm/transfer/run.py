@@ -45,8 +45,8 @@ from mnv4_mm.transfer.bootstrap import average_precision, mean_iou, resampled_ap
 from mnv4_mm.transfer.exported import measure_latencies
 from mnv4_mm.transfer.job import Job
 from mnv4_mm.transfer.machine import describe_machine
-from mnv4_mm.transfer.protocol import Head, Run, Teacher, read_protocol
-from mnv4_mm.transfer.recipe import recipe_digest, run_options, weights_of
+from mnv4_mm.transfer.protocol import Head, Protocol, Run, read_protocol
+from mnv4_mm.transfer.recipe import head_config, recipe_digest, run_options, weights_of
 from mnv4_mm.transfer.records import failure
 from mnv4_mm.weights.checkpoint import Checkpoint, read_checkpoint
 from mnv4_mm.weights.hub import fetch_timm
@@ -79,13 +79,14 @@ def execute(job: Job) -> dict[str, Any]:
     head, work_dir, teacher = protocol.heads[run.head], Path(job.work_dir), None
     if recipe_digest(protocol, head) != job.recipe:
         raise UserError(f'{protocol.path.name} or its config has changed since the start: use another --out')
+    size = head.size or default_size(head_config(head))  # before the training, as it can be refused
     if run.control == 'distilled':
         assert protocol.teacher is not None
-        checkpoint_of_teacher, teacher = _teacher(job, protocol.teacher, protocol.seeds[0])
+        checkpoint_of_teacher, teacher = _teacher(job, protocol)
         start, before = time.monotonic(), _processor_seconds()  # the teacher's training is not part of the run
-        weights = _train(job, run, work_dir, checkpoint_of_teacher, protocol.teacher.cfg_options)
+        weights = _train(job, protocol, run, work_dir, checkpoint_of_teacher, protocol.teacher.cfg_options)
     else:
-        weights = _train(job, run, work_dir)
+        weights = _train(job, protocol, run, work_dir)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     checkpoint = read_checkpoint(list_checkpoints(work_dir)[0])
     cfg = restore_data(checkpoint_config(checkpoint))
@@ -110,7 +111,7 @@ def execute(job: Job) -> dict[str, Any]:
         'curve': [[step, round(value, 5)] for step, value in sorted(curve.items())],
         'steps': int(checkpoint.meta['iter']),
         'memory_mib': round(memory),
-        **_deployed(checkpoint, cfg, head, work_dir, job.lock),
+        **_deployed(checkpoint, cfg, head, size, work_dir, job.lock),
         'threads': int(os.environ.get('OMP_NUM_THREADS', os.cpu_count() or 1)),
         'machine': machine,
         'date': datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
@@ -125,10 +126,14 @@ def _processor_seconds() -> float:
 
 
 def _train(
-    job: Job, run: Run, work_dir: Path, teacher: Path | None = None, cfg_options: Mapping[str, Any] | None = None
+    job: Job,
+    protocol: Protocol,
+    run: Run,
+    work_dir: Path,
+    teacher: Path | None = None,
+    cfg_options: Mapping[str, Any] | None = None,
 ) -> str | None:
     """Train a run, and return the weights that it started from, see ``_weights``."""
-    protocol = read_protocol(job.protocol)
     head, weights = protocol.heads[run.head], _weights(job, run)
     train(
         head.config,
@@ -154,12 +159,14 @@ def _weights(job: Job, run: Run) -> str | None:
     return None if job.dry and weights == 'timm' else weights
 
 
-def _teacher(job: Job, teacher: Teacher, seed: int) -> tuple[Path, dict[str, Any]]:
+def _teacher(job: Job, protocol: Protocol) -> tuple[Path, dict[str, Any]]:
     """Return the checkpoint of the teacher and its description for the records.
 
     The first run that needs the teacher trains it, while the others wait.
     """
-    run = Run(job.run.head, teacher.net, teacher.start, '', seed)
+    teacher = protocol.teacher
+    assert teacher is not None
+    run = Run(job.run.head, teacher.net, teacher.start, '', protocol.seeds[0])
     weights = _weights(job, run)
     described = weights and _describe_weights(run, weights)
     start = described['sha256'][:16] if described else 'random'
@@ -168,7 +175,7 @@ def _teacher(job: Job, teacher: Teacher, seed: int) -> tuple[Path, dict[str, Any
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f'.{name}.lock')):
         if not list_checkpoints(folder):  # written at the end of the training only
-            _train(job, run, folder)
+            _train(job, protocol, run, folder)
         checkpoint = list_checkpoints(folder)[0]
     return checkpoint, {**asdict(teacher), 'weights': described, 'sha256': file_digest(checkpoint).hexdigest()}
 
@@ -257,13 +264,14 @@ def _confusion(cfg: Config, folder: Path) -> np.ndarray:
     return np.array(matrices)
 
 
-def _deployed(checkpoint: Checkpoint, cfg: Config, head: Head, work_dir: Path, lock: str) -> dict[str, Any]:
+def _deployed(
+    checkpoint: Checkpoint, cfg: Config, head: Head, size: tuple[int, int], work_dir: Path, lock: str
+) -> dict[str, Any]:
     """Export to ONNX and return parameters, MACs and latency. The latency is None if the net cannot be exported.
 
     The latency is the CPU time of the process. Other processes affect it only by their use of cache and memory.
     """
     values: dict[str, Any] = dict(latency_ms=None)
-    height, width = head.size or default_size(cfg)
     try:
         (file,) = export(str(checkpoint.path), ['onnx'], out_dir=str(work_dir / 'exported'), size=head.size)
         meta = read_meta(file)
@@ -272,10 +280,10 @@ def _deployed(checkpoint: Checkpoint, cfg: Config, head: Head, work_dir: Path, l
         with FileLock(lock):
             latency = measure_latencies({'': (file, batch)}, log=lambda line: None)['']
         values['latency_ms'] = round(latency.cpu, 2)
-    except (UserError, RuntimeError) as error:
+    except Exception as error:  # a converter may raise anything, and the training must not be lost
         values['export_error'] = ' '.join(str(error).split())[:300]
-    complexity = count(load_model(checkpoint, device='cpu'), (height, width))
-    return {**values, 'parameters': complexity.params, 'macs': complexity.macs, 'size': [height, width]}
+    complexity = count(load_model(checkpoint, device='cpu'), size)
+    return {**values, 'parameters': complexity.params, 'macs': complexity.macs, 'size': list(size)}
 
 
 def main(task: str) -> None:

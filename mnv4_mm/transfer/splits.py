@@ -21,8 +21,8 @@ def join_splits(root: Path, train: Sequence[str], test: Sequence[str], out: Path
             lists as in Pascal VOC.
         train: Splits to train on, joined as ``train``.
         test: Splits to evaluate on, joined as ``val``.
-        out: Folder to make. In one that was made before, missing links are added, and links that are no longer needed
-            are removed. The file ``.<name>.json`` beside it says which splits it joins.
+        out: Folder to make. In one that was made before, links are added, renewed and removed as the data set has
+            changed. The file ``.<name>.json`` beside it says which splits it joins.
 
     Returns:
         ``out``. If ``train`` is only the split ``train`` and ``test`` only the split ``val``, no links are needed, and
@@ -40,7 +40,9 @@ def join_splits(root: Path, train: Sequence[str], test: Sequence[str], out: Path
     relative = {link: Path(os.path.relpath(path.resolve(), link.parent.resolve())) for link, path in links.items()}
     out.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(out.with_name(f'.{out.name}.lock')):  # several commands may start at the same time
-        _check_folder(out, dict(root=str(root.resolve()), train=list(train), test=list(test)))
+        # Relative, as the links are: both can be moved together.
+        place = os.path.relpath(root.resolve(), out.parent.resolve())
+        _check_folder(out, dict(root=place, train=list(train), test=list(test)))
         out.mkdir(exist_ok=True)
         for path in out.rglob('*'):
             if path.is_symlink() and path not in links:
@@ -48,6 +50,8 @@ def join_splits(root: Path, train: Sequence[str], test: Sequence[str], out: Path
         for path, names in lists.items():
             write_whole(path, names)
         for link, target in relative.items():
+            if link.is_symlink() and link.readlink() != target:
+                link.unlink()
             if not link.is_symlink():
                 link.parent.mkdir(parents=True, exist_ok=True)
                 link.symlink_to(target)
@@ -64,7 +68,7 @@ def _check_folder(out: Path, content: Mapping[str, object]) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         write_whole(note, text)
     elif not note.is_file():
-        raise UserError(f'{out} is a folder that this command has not made: name another folder by --out')
+        raise UserError(f'{out} was not made by this version of the command: name another folder by --out')
     elif note.read_text(encoding='utf-8') != text:
         raise UserError(f'{out} has another data set or other splits: name another folder by --out')
 

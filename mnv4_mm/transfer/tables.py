@@ -12,7 +12,7 @@ import numpy as np
 
 from mnv4_mm.transfer.pages import prose, table
 from mnv4_mm.transfer.protocol import CONTROLS, Protocol
-from mnv4_mm.transfer.records import Record, latest, run_of, weights_digests
+from mnv4_mm.transfer.records import Record, digests_of, latest, run_of
 from mnv4_mm.transfer.statistics import (
     CONFIDENCE,
     Estimate,
@@ -65,9 +65,9 @@ class Row:
         start: Weights that it starts from.
         weights: SHA-256 of these weights; empty for random ones.
         control: Control, or empty.
-        teacher: SHA-256 of the weights that the teacher started from; empty for random ones and without a teacher.
+        teacher: SHA-256 of the checkpoint of its teacher; empty without one.
         records: Records of its seeds.
-        has_namesake: True if another row has the same net, start and control, but other weights, also of the teacher.
+        has_namesake: True if another row has the same net, start and control, but other weights or another teacher.
         mean: Mean score; None until ``group_records`` has set it.
         behind: Mean score minus that of the best net, at most zero; None for controls, and until ``group_records`` has
             set it.
@@ -194,7 +194,7 @@ def group_records(records: Iterable[Record]) -> list[Group]:
         if 'error' in record:
             continue
         key = tuple(record[name] for name in ('protocol', 'head', 'recipe', 'data'))
-        weights, teacher = weights_digests(record)
+        weights, teacher = digests_of(record)
         net = (record['net'], record['start'], weights, record['control'], teacher)
         groups[key].setdefault(net, Row(*net)).records.append(record)
     return [_compare(key, list(rows.values())) for key, rows in sorted(groups.items()) if any(not n[3] for n in rows)]
@@ -375,16 +375,18 @@ def _list_equal(row: Row, others: Sequence[str]) -> str:
 
 
 def to_csv(groups: Sequence[Group]) -> str:
-    """Return the tables as CSV, with the columns protocol, head, recipe, data and control before ``COLUMNS``.
+    """Return the tables as CSV.
 
-    Scores are in [0, 1], and latencies are those of ``Group.machine``. Unknown values are empty.
+    Before ``COLUMNS`` there are the columns protocol, head, recipe, data, control, weights and teacher. The last two
+    are SHA-256 of files. Scores are in [0, 1], and latencies are those of ``Group.machine``. Unknown values are empty.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator='\n')
-    writer.writerow(['protocol', 'head', 'recipe', 'data', 'control', *COLUMNS])
+    writer.writerow(['protocol', 'head', 'recipe', 'data', 'control', 'weights', 'teacher', *COLUMNS])
     for group in groups:
         for row in (*group.rows, *group.controls):
-            names = [group.protocol, group.head, group.recipe, group.data, row.control, row.net, row.start]
+            names = [group.protocol, group.head, group.recipe, group.data, row.control, row.weights, row.teacher]
+            names += [row.net, row.start]
             scores = [f'{value:.5f}' for value in (row.value, row.standard_deviation, *row.interval)]
             sizes = [group.cost(row, key) for key in ('parameters', 'macs', 'latency_ms')]
             costs = ['' if size is None else size for size in sizes]

@@ -76,6 +76,8 @@ def test_a_score_is_that_of_the_ordinary_net(name, supernet, tmp_path, capsys):
     assert main(['search', 'export', str(front), '--choose', 'mnv4_conv_s x 0.75']) == 0
     baseline = read_checkpoint(tmp_path / 'net_mnv4_conv_s_x_0.75.pth')
     assert baseline.meta['supernet']['genes'] == list(genes)
+    assert main(['search', 'export', str(front), '--choose', 'mnv4_conv_m']) == 2
+    assert 'the front has no baseline mnv4_conv_m, only mnv4_conv_s x 0.75' in capsys.readouterr().err
     assert main(['search', 'export', str(front), '--choose', '1', '--out', str(tmp_path / 'net.pth')]) == 0
     (tmp_path / 'other.py').write_text('# a config of the user')
     assert main(['search', 'export', str(front), '--choose', '1', '--out', str(tmp_path / 'other.pth')]) == 2
