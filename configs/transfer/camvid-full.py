@@ -3,11 +3,11 @@
     python -m mnv4_mm transfer camvid-full --data CAMVID --heads lraspp --nets mnv4_conv_s
 
 The images are seen 274 times, as crops of a third of their area. For the test they are resized to 480x352, the input of
-the exported file, and the class maps back to 480x360. With Conv-S, 480x360 itself costs a point, since feature maps are
-rounded up and then stretched. With a GPU, train longer: set `iters` in a copy.
-With LR-ASPP, on two cores with AVX-512, Conv-S from random weights reaches 57.9 mIoU in 73 minutes, and MobileNetV2 from
-ImageNet weights 65.3 in 92. Their test pipeline also had ResizeToMultiple, which does nothing at 480x352. Two shorter
-recipes had been tried with Conv-S on the test images before this one was chosen.
+the exported file, and the class maps back to 480x360. At 480x360 feature maps would be rounded up and then
+stretched. With a GPU, train longer: set `iters` in a copy.
+With LR-ASPP, on two cores with AVX-512, Conv-S from random weights reaches 57.9 mIoU in 73 minutes, and MobileNetV2
+from ImageNet weights 65.3 in 92. Their test pipeline also had ResizeToMultiple, which does nothing at 480x352. Two
+shorter recipes had been tried with Conv-S on the test images before this one was chosen.
 """
 
 _base_ = '_base_/camvid.py'

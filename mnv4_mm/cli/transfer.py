@@ -121,7 +121,12 @@ def transfer(args: argparse.Namespace) -> int:
         )
         check_config_data(check_config(head.config, checked), checked, ('train_dataloader', 'val_dataloader'))
 
-    from mnv4_mm.transfer.recipe import head_data_digest
+    from mnv4_mm.deploy.describe import default_size
+    from mnv4_mm.transfer.recipe import head_config, head_data_digest
+
+    for head in used.values():
+        if not head.size:
+            default_size(head_config(head))  # raises if the test pipeline cannot be exported
 
     recipes = recipes or _recipes(protocol, used)
     digests = {name: Digests(recipes[name], head_data_digest(head, data)) for name, head in used.items()}

@@ -2,8 +2,8 @@
 
 This is the sandwich rule with in-place distillation (arXiv 1903.05134): the largest net learns from the ground truth;
 the others learn from the ground truth and from the class scores of the largest net in the same step. As in
-once-for-all, all nets of a step get the same images in the same input size, which is another one in each step. If large
-nets always had large inputs, the last channels of a layer would learn large inputs only, and the first ones all.
+once-for-all, all nets of a step get the same images in the same input size, which is drawn at random for each step. If
+large nets always had large inputs, the last channels of a layer would learn large inputs only, and the first ones all.
 
 The model that is trained is that of the largest net. It stays an ordinary model, whose checkpoints, evaluation and
 distributed training are those of any other. Only its loss in training is replaced, by that of several nets that use
@@ -143,9 +143,6 @@ class Sandwich:
     def _take_scores(self, module: nn.Module, _: Any, output: Any) -> None:
         if module.training:
             self._scores = [output] if isinstance(output, Tensor) else list(output[0])
-
-    def __deepcopy__(self, memo: dict) -> 'Sandwich':
-        return self  # EMA copies the model, and its copy is only evaluated
 
 
 def train_supernet(

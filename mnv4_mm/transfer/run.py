@@ -46,7 +46,7 @@ from mnv4_mm.transfer.exported import measure_latencies
 from mnv4_mm.transfer.job import Job
 from mnv4_mm.transfer.machine import describe_machine
 from mnv4_mm.transfer.protocol import Head, Protocol, Run, read_protocol
-from mnv4_mm.transfer.recipe import head_config, recipe_digest, run_options, weights_of
+from mnv4_mm.transfer.recipe import head_data_digest, recipe_digest, run_options, weights_of
 from mnv4_mm.transfer.records import failure
 from mnv4_mm.weights.checkpoint import Checkpoint, read_checkpoint
 from mnv4_mm.weights.hub import fetch_timm
@@ -77,9 +77,7 @@ def execute(job: Job) -> dict[str, Any]:
     machine['gpu'] = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     protocol, run = read_protocol(job.protocol), job.run
     head, work_dir, teacher = protocol.heads[run.head], Path(job.work_dir), None
-    if recipe_digest(protocol, head) != job.recipe:
-        raise UserError(f'{protocol.path.name} or its config has changed since the start: use another --out')
-    size = head.size or default_size(head_config(head))  # before the training, as it can be refused
+    _check_unchanged(job)
     if run.control == 'distilled':
         assert protocol.teacher is not None
         checkpoint_of_teacher, teacher = _teacher(job, protocol)
@@ -111,13 +109,24 @@ def execute(job: Job) -> dict[str, Any]:
         'curve': [[step, round(value, 5)] for step, value in sorted(curve.items())],
         'steps': int(checkpoint.meta['iter']),
         'memory_mib': round(memory),
-        **_deployed(checkpoint, cfg, head, size, work_dir, job.lock),
+        **_deployed(checkpoint, cfg, head, work_dir, job.lock),
         'threads': int(os.environ.get('OMP_NUM_THREADS', os.cpu_count() or 1)),
         'machine': machine,
         'date': datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
     }
+    _check_unchanged(job)
     spent = _processor_seconds() - before
     return {**record, 'minutes': round((time.monotonic() - start) / 60, 2), 'processor_minutes': round(spent / 60, 2)}
+
+
+def _check_unchanged(job: Job) -> None:
+    """Raise ``UserError`` if the protocol, its config or the data is not that of the job any more."""
+    protocol = read_protocol(job.protocol)
+    head = protocol.heads[job.run.head]
+    if recipe_digest(protocol, head) != job.recipe:
+        raise UserError(f'{protocol.path.name} or its config has changed since the start: use another --out')
+    if head_data_digest(head, job.data) != job.data_digest:
+        raise UserError('the data has changed since the start: use another --out')
 
 
 def _processor_seconds() -> float:
@@ -264,14 +273,13 @@ def _confusion(cfg: Config, folder: Path) -> np.ndarray:
     return np.array(matrices)
 
 
-def _deployed(
-    checkpoint: Checkpoint, cfg: Config, head: Head, size: tuple[int, int], work_dir: Path, lock: str
-) -> dict[str, Any]:
+def _deployed(checkpoint: Checkpoint, cfg: Config, head: Head, work_dir: Path, lock: str) -> dict[str, Any]:
     """Export to ONNX and return parameters, MACs and latency. The latency is None if the net cannot be exported.
 
     The latency is the CPU time of the process. Other processes affect it only by their use of cache and memory.
     """
     values: dict[str, Any] = dict(latency_ms=None)
+    height, width = head.size or default_size(cfg)
     try:
         (file,) = export(str(checkpoint.path), ['onnx'], out_dir=str(work_dir / 'exported'), size=head.size)
         meta = read_meta(file)
@@ -281,9 +289,10 @@ def _deployed(
             latency = measure_latencies({'': (file, batch)}, log=lambda line: None)['']
         values['latency_ms'] = round(latency.cpu, 2)
     except Exception as error:  # a converter may raise anything, and the training must not be lost
-        values['export_error'] = ' '.join(str(error).split())[:300]
-    complexity = count(load_model(checkpoint, device='cpu'), size)
-    return {**values, 'parameters': complexity.params, 'macs': complexity.macs, 'size': list(size)}
+        reason = str(error) if isinstance(error, UserError) else f'{type(error).__name__}: {error}'
+        values['export_error'] = ' '.join(reason.split())[:300]
+    complexity = count(load_model(checkpoint, device='cpu'), (height, width))
+    return {**values, 'parameters': complexity.params, 'macs': complexity.macs, 'size': [height, width]}
 
 
 def main(task: str) -> None:

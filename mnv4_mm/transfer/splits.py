@@ -40,9 +40,7 @@ def join_splits(root: Path, train: Sequence[str], test: Sequence[str], out: Path
     relative = {link: Path(os.path.relpath(path.resolve(), link.parent.resolve())) for link, path in links.items()}
     out.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(out.with_name(f'.{out.name}.lock')):  # several commands may start at the same time
-        # Relative, as the links are: both can be moved together.
-        place = os.path.relpath(root.resolve(), out.parent.resolve())
-        _check_folder(out, dict(root=place, train=list(train), test=list(test)))
+        _check_folder(out, root, dict(train=list(train), test=list(test)))
         out.mkdir(exist_ok=True)
         for path in out.rglob('*'):
             if path.is_symlink() and path not in links:
@@ -50,26 +48,29 @@ def join_splits(root: Path, train: Sequence[str], test: Sequence[str], out: Path
         for path, names in lists.items():
             write_whole(path, names)
         for link, target in relative.items():
-            if link.is_symlink() and link.readlink() != target:
-                link.unlink()
-            if not link.is_symlink():
+            if not link.is_symlink() or link.readlink() != target:
                 link.parent.mkdir(parents=True, exist_ok=True)
-                link.symlink_to(target)
+                new = link.with_name(f'.{link.name}.new')
+                new.symlink_to(target)
+                new.replace(link)  # in one step, as other processes may read it
     return out
 
 
-def _check_folder(out: Path, content: Mapping[str, object]) -> None:
-    """Check that a folder does not exist or joins the given splits, and note them beside it.
+def _check_folder(out: Path, root: Path, splits: Mapping[str, list[str]]) -> None:
+    """Check that a folder does not exist or joins the given splits of a data set, and note them beside it.
 
     Raises:
         UserError: The folder was not made by ``join_splits``, or with another data set or other splits.
     """
-    note, text = out.with_name(f'.{out.name}.json'), json.dumps(content)
+    note = out.with_name(f'.{out.name}.json')
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        write_whole(note, text)
-    elif not note.is_file():
+        # Relative, as the links are: both can be moved together.
+        write_whole(note, json.dumps(dict(root=os.path.relpath(root.resolve(), out.parent.resolve()), **splits)))
+        return
+    if not note.is_file():
         raise UserError(f'{out} was not made by this version of the command: name another folder by --out')
-    elif note.read_text(encoding='utf-8') != text:
+    known = json.loads(note.read_text(encoding='utf-8'))
+    if (out.parent / known.pop('root')).resolve() != root.resolve() or known != splits:
         raise UserError(f'{out} has another data set or other splits: name another folder by --out')
 
 

@@ -378,7 +378,8 @@ def to_csv(groups: Sequence[Group]) -> str:
     """Return the tables as CSV.
 
     Before ``COLUMNS`` there are the columns protocol, head, recipe, data, control, weights and teacher. The last two
-    are SHA-256 of files. Scores are in [0, 1], and latencies are those of ``Group.machine``. Unknown values are empty.
+    are SHA-256 of the weights and of the teacher's checkpoint. Scores are in [0, 1], and latencies are those of
+    ``Group.machine``. Unknown values are empty.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator='\n')

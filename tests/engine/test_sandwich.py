@@ -34,6 +34,8 @@ HEADS = [
 
 def supernet(name):
     cfg = set_supernet(load_config(name), TrainOptions(space='small'))
+    if 'decode_head' in cfg.model:
+        cfg.model.decode_head.dropout_ratio = 0  # so that losses can be compared
     torch.manual_seed(0)
     return cfg, build_model(cfg)
 
@@ -78,9 +80,10 @@ def test_losses_are_those_of_ordinary_nets(name, number, segmentation_batch):
         plain = build_model(with_subnet(cfg, genes))
         shapes = {key: value.shape for key, value in plain.state_dict().items()}
         plain.load_state_dict(subnet_state(model.state_dict(), shapes, SMALL.subnet(genes).rows))
-        if hasattr(plain, 'bbox_head'):  # without dropout
-            expected = total(plain.train()(inputs, samples, mode='loss')) / 4
-            torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
+        expected = total(plain.train()(inputs, samples, mode='loss')) / 4
+        # DeepLabV3+ normalises maps of 1x1 over two images, which magnifies rounding.
+        rtol = 1e-3 if 'deeplab' in name else 1e-5
+        torch.testing.assert_close(loss, expected, rtol=rtol, atol=1e-6)
     assert all(loss.isfinite() and loss > 0 for loss in found['loss_nets_distill'])
     sandwich.step += 1
     assert nets[2:] != sandwich.nets()[2:]
@@ -90,9 +93,31 @@ def test_losses_are_those_of_ordinary_nets(name, number, segmentation_batch):
     model.eval()
     with torch.no_grad():  # an ordinary evaluation
         model(batch['inputs'], mode='tensor')
-    torch.testing.assert_close(
-        total(model(inputs, samples, mode='loss')), total(copy.deepcopy(model)(inputs, samples, mode='loss'))
-    )
+
+
+def test_a_copy_of_a_supernet_has_its_own_loss():
+    """EMA makes one."""
+    cfg, model = supernet('mnv4_ssdlite_coco')
+    batch = batch_of(model, None)
+    plain = copy.deepcopy(model)
+    train_supernet(model, cfg.model.to_dict(), cfg.supernet, cfg.input_size, cfg.default_scope, seed=0)
+    copied = copy.deepcopy(model).eval()
+    for net in (copied, plain.eval()):
+        net.load_state_dict({key: value / 2 for key, value in model.state_dict().items()})
+    assert total(copied(**batch, mode='loss')) == total(plain(**batch, mode='loss'))
+
+
+@pytest.mark.parametrize('name', [HEADS[0], HEADS[3]])
+def test_a_step_in_mixed_precision(name, segmentation_batch):
+    cfg, model = supernet(name)
+    batch = batch_of(model, segmentation_batch)
+    train_supernet(model.train(), cfg.model.to_dict(), cfg.supernet, cfg.input_size, cfg.default_scope, seed=0)
+    model_in_full = copy.deepcopy(model)
+    with torch.autocast('cpu', torch.bfloat16):
+        losses = model(**batch, mode='loss')
+    total(losses).backward()
+    assert all(value.grad is not None and value.grad.isfinite().all() for value in model.parameters())
+    torch.testing.assert_close(total(losses), total(model_in_full(**batch, mode='loss')), rtol=0.05, atol=0)
 
 
 def step_size(sandwich, step):

@@ -16,10 +16,9 @@ from mnv4_mm.apis.train import train
 from mnv4_mm.cli import main
 from mnv4_mm.data.held_out import is_held_out
 from mnv4_mm.errors import UserError
-from mnv4_mm.models.space import SMALL
-from mnv4_mm.search.front import Scored, read_front
+from mnv4_mm.search.front import read_front
 from mnv4_mm.search.records import SCORED
-from mnv4_mm.search.run import Plan, ask, search
+from mnv4_mm.search.run import Plan, search
 from mnv4_mm.search.score import Scorer, _batches, _resized
 from mnv4_mm.weights.checkpoint import read_checkpoint
 
@@ -158,27 +157,6 @@ def test_a_search_continues_where_it_was_stopped(supernet, tmp_path, capsys):
         search(path, plan._replace(images=3), tmp_path)
     with pytest.raises(UserError, match='the smallest net of the space has'):
         search(path, plan._replace(limit=1e-3), tmp_path)
-
-
-def test_nsga2_improves_on_the_nets_of_a_random_search():
-    """Its first generation is the same nets. The score is a sum of genes here, and the cost that of their squares."""
-
-    def cost(genes):
-        return float(sum(gene**2 for gene in genes))
-
-    def score(nets):
-        return [Scored(genes, float(sum(genes)), cost(genes)) for genes in nets]
-
-    found = {}
-    for engine in ('random', 'nsga2'):
-        plan = Plan(engine, nets=200, seed=0, limit=None, images=1)
-        found[engine] = [list(nets) for nets in ask(SMALL, plan, cost, score)]
-    assert found['nsga2'][0] == found['random'][0]
-    cheap = {
-        engine: [net for nets in generations for net in nets if net.cost <= 200]
-        for engine, generations in found.items()
-    }
-    assert max(net.score for net in cheap['nsga2']) > max(net.score for net in cheap['random'])
 
 
 def test_images_of_several_sizes(supernet):
