@@ -12,6 +12,7 @@ from scipy import stats
 from mnv4_mm.apis.model import load_model
 from mnv4_mm.child_processes import Children
 from mnv4_mm.cli import main
+from mnv4_mm.models.space import SMALL
 from mnv4_mm.search import rank
 from mnv4_mm.search.rank import Plan, Ranked, Ranking, kendall
 from mnv4_mm.search.records import RANKED
@@ -57,6 +58,22 @@ def test_kendall_counts_ties_as_scipy():
     nets = [Ranked((i,), *map(float, pair), gmacs=0.1, size=(96, 128)) for i, pair in enumerate(pairs)]
     assert kendall(nets)[0] == pytest.approx(stats.kendalltau(*pairs.T).statistic)
     assert kendall(nets, within_sizes=True) == kendall(nets)
+
+
+def test_the_page_has_the_results_of_its_records(repository):
+    page = (repository / 'docs/search.md').read_text()
+    folder = repository / 'docs/results/search-bccd'
+    about, *lines = map(json.loads, (folder / RANKED).read_text().splitlines())
+    known = {tuple(line['genes']): Ranked(**{**line, 'size': tuple(line['size'])}) for line in lines}
+    for line in Ranking('bbox_mAP', tuple(known[genes] for genes in rank.choose_nets(SMALL, 20))).lines()[-3:]:
+        assert line in page
+    assert about['epochs'] == 8
+    trained = [json.loads(line) for line in (folder / 'tuned.jsonl').read_text().splitlines()]
+    for net in dict.fromkeys(record['net'] for record in trained):
+        records = [record for record in trained if record['net'] == net]
+        scores = [100 * record['bbox_mAP'] for record in records]
+        trained_further = f'{np.mean(scores):.1f} ± {np.std(scores, ddof=1):.1f}'
+        assert f'| {net} | {records[0]["ms"]:.2f} | {100 * records[0]["shared"]:.1f} | {trained_further} |' in page
 
 
 def mean_sign(nets):
