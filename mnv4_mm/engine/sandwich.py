@@ -109,7 +109,7 @@ class Sandwich:
             for name, value in self._loss_of(largest, own, *batch).items()
         }
         targets = [scores.detach() for scores in self._scores]
-        losses |= dict(loss_nets=[], loss_nets_distill=[])
+        losses |= dict(loss_nets=[], **({'loss_nets_distill': []} if self.weight else {}))
         for genes in others:
             losses['loss_nets'].append(share * _total(self._loss_of(genes, own, *batch)))
             if self.weight:
@@ -117,7 +117,7 @@ class Sandwich:
                 distilled = sum(channel_wise_loss(score, target) for score, target in pairs)
                 losses['loss_nets_distill'].append(share * self.weight * distilled)
         self._scores = []
-        return {name: value for name, value in losses.items() if not (isinstance(value, list) and not value)}
+        return losses
 
     def _loss_of(self, genes: Genes, own: Mapping[str, Tensor], inputs: Tensor, samples: Any) -> dict[str, Any]:
         """Return the losses of a net with a part of the weights ``own``, and keep its class scores."""

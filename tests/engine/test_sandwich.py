@@ -95,6 +95,16 @@ def test_losses_are_those_of_ordinary_nets(name, number, segmentation_batch):
         model(batch['inputs'], mode='tensor')
 
 
+def test_distillation_can_be_left_out():
+    cfg, model = supernet('mnv4_ssdlite_coco')
+    batch = batch_of(model, None)
+    cfg.supernet.distillation = 0
+    train_supernet(model.train(), cfg.model.to_dict(), cfg.supernet, cfg.input_size, cfg.default_scope, seed=0)
+    losses = model(**batch, mode='loss')
+    assert losses.keys() == {'loss_cls', 'loss_bbox', 'loss_nets'}
+    model.parse_losses(losses)[0].backward()
+
+
 def test_a_copy_of_a_supernet_has_its_own_loss():
     """EMA makes one."""
     cfg, model = supernet('mnv4_ssdlite_coco')
