@@ -114,6 +114,27 @@ def test_bf16_computes_the_forward_pass_in_bfloat16():
     assert not torch.equal(net.weight, before)
 
 
+@pytest.mark.parametrize('kernel', [3, 5])
+@pytest.mark.parametrize('height', [1, 3])
+def test_bf16_gradients_of_a_map_of_one_column(kernel, height):
+    """oneDNN adds memory that nobody has written to this gradient, so that memory is filled before."""
+    net = torch.nn.Conv2d(64, 64, kernel, 2, kernel // 2, groups=64, bias=False)
+    maps = torch.randn(4, 64, height, 1).to(memory_format=torch.channels_last)
+    expected = net(maps)
+    weights = torch.randn_like(expected)
+    (gradient,) = torch.autograd.grad((expected * weights).sum(), net.weight)
+    wrapper = Bf16OptimWrapper(torch.optim.SGD(net.parameters(), 0.1))
+    for _ in range(4):
+        filled = [torch.full((size,), 1e20) for size in (64, 576, 1600, 4096, 40000)]
+        del filled
+        with wrapper.optim_context(net):
+            out = net(maps)
+        torch.testing.assert_close(out.float(), expected, rtol=0.02, atol=0.02)
+        (in_bf16,) = torch.autograd.grad((out.float() * weights).sum(), net.weight)
+        torch.testing.assert_close(in_bf16, gradient, rtol=0.02, atol=0.05)
+    assert len(net._forward_pre_hooks) == 1
+
+
 @pytest.mark.parametrize('kind', [FocalLoss, SegmentationFocalLoss])
 def test_focal_losses_compute_in_float32_under_bf16(kind):
     class Net(torch.nn.Module):
