@@ -45,8 +45,25 @@ def subnet_model(model: Mapping[str, Any], space: Space, genes: Sequence[int], i
     set_model_size(changed, input_size, size)
     # Objects shrink with the image. With anchors that do not, they would move to other levels and anchors than those of
     # the largest input, from which the net takes its weights.
-    scale_anchors(changed, math.sqrt(math.prod(size) / math.prod(input_size)))
+    factor = math.sqrt(math.prod(size) / math.prod(input_size))
+    scale_anchors(changed, factor)
+    if factor != 1:
+        _keep_box_codes(changed, factor)
     return changed
+
+
+def _keep_box_codes(model: Any, factor: float) -> None:
+    """Give boxes the codes that boxes of as many pixels had before the anchors were multiplied by ``factor``.
+
+    Nets of all input sizes share the layer that predicts boxes, and it sees pixels: with codes relative to the anchors,
+    it would have to predict another code for the same pixels in each input size.
+    """
+    coder = (model.get('bbox_head') or {}).get('bbox_coder') or {}
+    if coder.get('type') != 'DeltaXYWHBBoxCoder':  # RTMDet's distances are in strides, which are in pixels
+        return
+    (*offsets, width, height), (*spreads, w_spread, h_spread) = coder['target_means'], coder['target_stds']
+    coder['target_means'] = [mean / factor for mean in offsets] + [side - math.log(factor) for side in (width, height)]
+    coder['target_stds'] = [spread / factor for spread in spreads] + [w_spread, h_spread]
 
 
 def subnet_state(

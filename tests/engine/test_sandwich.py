@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from end_to_end import IN_PROCESS
+from mmdet.registry import TASK_UTILS
 from mmdet.testing import demo_mm_inputs
 from mmengine.registry import DefaultScope
 from mmengine.runner.checkpoint import get_state_dict
@@ -21,8 +22,9 @@ from mnv4_mm.data.loading import innermost
 from mnv4_mm.engine.loaders import prepare_loader
 from mnv4_mm.engine.sandwich import scaled_batch, train_supernet
 from mnv4_mm.errors import UserError
+from mnv4_mm.models.arch import arch_to_dict
 from mnv4_mm.models.space import SMALL, at_scale
-from mnv4_mm.models.supernet import subnet_state
+from mnv4_mm.models.supernet import subnet_model, subnet_state
 from mnv4_mm.tasks import build_model
 from mnv4_mm.weights.checkpoint import read_checkpoint
 
@@ -157,6 +159,27 @@ def test_boxes_are_resized_with_their_image():
     same, untouched = scaled_batch(inputs, samples, 1.0)
     assert same is inputs
     assert untouched is samples
+
+
+@pytest.mark.parametrize('name', ['mnv4_ssdlite_coco-mini', 'mnv4_retinanet_coco-mini'])
+def test_boxes_of_all_input_sizes_have_the_codes_of_their_pixels(name):
+    cfg = load_config(name)
+    config, size = cfg.model.to_dict(), cfg.input_size
+    config['backbone'] |= dict(arch=arch_to_dict(SMALL.subnet(SMALL.largest()).arch))
+    models = [subnet_model(config, SMALL, at_scale(SMALL.largest(), i), size) for i in range(len(SMALL.scales))]
+    codes, sides = [], []
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        for head in (model['bbox_head'] for model in models):
+            anchors = TASK_UTILS.build(head['anchor_generator']).base_anchors[0][:1].float()
+            centre = (anchors[:, :2] + anchors[:, 2:]).repeat(1, 2) / 2
+            box = centre + torch.tensor([[-20.0, -30.0, 26.0, 33.0]])
+            coder = TASK_UTILS.build(head['bbox_coder'])
+            codes.append(coder.encode(anchors, box))
+            sides.append(anchors[0, 2] - anchors[0, 0])
+            torch.testing.assert_close(coder.decode(anchors, codes[-1]), box)
+    assert len({float(side) for side in sides}) == len(SMALL.scales)
+    for code in codes:
+        torch.testing.assert_close(code, codes[-1], rtol=0.01, atol=0.01)  # SSD's anchors have sizes to 0.1 pixels
 
 
 def test_a_supernet_is_trained_and_resumed(drawn, tmp_path, capsys):
