@@ -124,32 +124,37 @@ def fit_anchors(cfg: Config) -> str:
 
 
 def check_same_anchors(cfg: Config, checkpoint: Checkpoint) -> None:
-    """Check that a checkpoint was trained for the task of a config, and with its anchors.
+    """Check that a checkpoint was trained for the task of a config, and with its anchors and coder of boxes.
 
-    The shapes of the weights depend only on the number of anchors. With other anchors of the same number, the weights
-    would load without an error and predict wrong boxes.
+    The shapes of the weights depend only on the number of anchors. With other anchors of the same number, or another
+    coder, the weights would load without an error and predict wrong boxes.
 
     A checkpoint that carries no config, or was trained without anchors, passes the check.
 
     Raises:
-        UserError: The checkpoint carries a config of another task or with other anchors, or one that cannot be read.
+        UserError: The checkpoint carries a config of another task or with other anchors or another coder, or one that
+            cannot be read.
     """
     if not isinstance(checkpoint.meta.get('cfg'), str):
         return
     trained_cfg = checkpoint_config(checkpoint)
     check_same_task(cfg, trained_cfg, checkpoint.path)
-    trained = _anchors_of(trained_cfg)
-    if trained and trained != _anchors_of(cfg):
+    trained, coder = _of_head(trained_cfg, 'anchor_generator'), _of_head(trained_cfg, 'bbox_coder')
+    if trained and trained != _of_head(cfg, 'anchor_generator'):
         raise UserError(
             f'{checkpoint.path} was trained with other anchors than this config has: evaluate it without a config, '
             'or resume with the same --size, --levels and --fit-anchors and the same data'
         )
+    if trained and coder != _of_head(cfg, 'bbox_coder'):
+        raise UserError(
+            f'{checkpoint.path} was trained with another bbox_coder than this config has: evaluate it without a config'
+        )
 
 
-def _anchors_of(cfg: Config) -> Any:
+def _of_head(cfg: Config, key: str) -> Any:
     head = cfg.get('model', {}).get('bbox_head')
-    generator = head.get('anchor_generator') if isinstance(head, dict) else None
-    return json.loads(json.dumps(generator))  # makes tuples and lists equal
+    value = head.get(key) if isinstance(head, dict) else None
+    return json.loads(json.dumps(value))  # makes tuples and lists equal
 
 
 def training_boxes(cfg: Config) -> Boxes:

@@ -16,13 +16,14 @@ from mnv4_mm.data.held_out import KEY
 from mnv4_mm.engine.sandwich import NAME
 from mnv4_mm.errors import UserError
 from mnv4_mm.models.arch import arch_from_dict, arch_to_dict
-from mnv4_mm.models.input_size import scaled_size
+from mnv4_mm.models.input_size import has_scaled_anchors, scaled_size
 from mnv4_mm.models.model_config import set_channels
 from mnv4_mm.models.space import SPACES, Space
 from mnv4_mm.models.supernet import subnet_model
 
 RANDOM_NETS = 2  # in each step, besides the largest and the smallest one
 DISTILLATION = 1.0  # weight
+BOX_CODES = 'pixels'  # of detectors with anchors, see ``models.supernet.subnet_model``
 HELD_OUT = 0.2  # share of the training images, on which nets are scored
 
 
@@ -53,7 +54,9 @@ def set_supernet(cfg: Config, options: TrainOptions) -> Config:
     backbone.arch = arch_to_dict(space.subnet(space.largest()).arch)
     set_channels(cfg.model, old, backbone_channels(backbone))
     scales = list(space.scales)
-    cfg[NAME] = dict(space=options.space, scales=scales, random=RANDOM_NETS, distillation=DISTILLATION)
+    cfg[NAME] = dict(
+        space=options.space, scales=scales, box_codes=BOX_CODES, random=RANDOM_NETS, distillation=DISTILLATION
+    )
     cfg.train_dataloader[KEY] = HELD_OUT
     return cfg
 
@@ -95,12 +98,13 @@ def check_supernet(cfg: Config, options: TrainOptions) -> None:
         raise UserError(f'train_dataloader.{KEY} must be a share between 0 and 1, got {share!r}')
 
 
-def set_subnet(cfg: Config, genes: Sequence[int]) -> Config:
+def set_subnet(cfg: Config, genes: Sequence[int], *, codes_in_pixels: bool = True) -> Config:
     """Make the config of one net of a supernet: an ordinary config, with the input size of this net.
 
     Args:
         cfg: Config of a supernet; changed in place.
         genes: The net.
+        codes_in_pixels: See ``subnet_model``.
 
     Returns:
         ``cfg``.
@@ -109,7 +113,8 @@ def set_subnet(cfg: Config, genes: Sequence[int]) -> Config:
         UserError: This is not the config of a supernet, or the genes do not fit its space.
     """
     space = space_of(cfg)
-    cfg.model = subnet_model(cfg.model.to_dict(), space, genes, cfg.input_size)
+    model = cfg.model.to_dict()
+    cfg.model = subnet_model(model, space, genes, cfg.input_size, codes_in_pixels=codes_in_pixels)
     set_pipeline_size(cfg, scaled_size(cfg.input_size, space.subnet(genes).scale))
     cfg.pop(NAME)
     cfg.train_dataloader.pop(KEY, None)
@@ -132,6 +137,8 @@ def space_of(cfg: Any) -> Space:
     space = SPACES[settings['space']]
     if list(settings.get('scales', ())) != list(space.scales):
         raise UserError('this supernet was trained for other input sizes than this version searches: train it anew')
+    if settings.get('box_codes') != BOX_CODES and has_scaled_anchors(cfg.model):
+        raise UserError('this supernet was trained with other codes of boxes than this version has: train it anew')
     return space
 
 

@@ -18,18 +18,22 @@ class Bf16OptimWrapper(OptimWrapper):
     """Optimiser wrapper that runs the forward pass under bfloat16 autocast, on CPU or GPU.
 
     mmengine's ``AmpOptimWrapper`` requires a GPU and scales the loss. bfloat16 has the range of float32, so that no
-    loss scaling is needed. Focal losses are computed in float32, see ``compute_focal_loss_in_float32``. On the CPU,
-    strided depthwise convolutions get feature maps of at least two columns, see ``widen_narrow_maps``.
+    loss scaling is needed. Two faults of libraries are avoided, see ``compute_focal_loss_in_float32`` and
+    ``widen_narrow_maps``.
     """
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        compute_focal_loss_in_float32(model)
+        prepare_for_bfloat16(model)
         device = next(model.parameters()).device.type
-        if device == 'cpu':
-            widen_narrow_maps(model)
         with super().optim_context(model), torch.autocast(device, torch.bfloat16):
             yield
+
+
+def prepare_for_bfloat16(model: nn.Module) -> None:
+    """Add the hooks that training in bfloat16 needs. They change nothing in float32; a second call has no effect."""
+    compute_focal_loss_in_float32(model)
+    widen_narrow_maps(model)
 
 
 def compute_focal_loss_in_float32(model: nn.Module) -> None:
@@ -50,19 +54,21 @@ def compute_focal_loss_in_float32(model: nn.Module) -> None:
 def widen_narrow_maps(model: nn.Module) -> None:
     """Make the strided depthwise convolutions of a model append a column of zeros to feature maps of one column.
 
-    oneDNN's bfloat16 gradient of the weights of such a convolution is wrong for channels-last maps of one column: it
-    contains values of memory that nobody has written, from 1e4 to NaN. It is right for two columns. The output and
-    the gradients are those of one column, because such a convolution pads with zeros and has an output of one column
-    for both. A second call of this function has no effect.
+    On a CPU, oneDNN's bfloat16 gradient of the weights of such a convolution contains uninitialised memory for
+    channels-last feature maps of one column: values of 1e4 and more, or NaN (torch 2.14.1; no public issue was found).
+    It is right for two columns. The output and the gradients are the same with the column of zeros, because these
+    convolutions pad by half their kernel with zeros, so that the output has one column in both cases. A second call of
+    this function has no effect.
 
     Args:
-        model: Model whose convolutions get a forward pre-hook, in place. Only those that pad by half their kernel do.
+        model: Model whose convolutions get a forward pre-hook, in place.
     """
     for part in model.modules():
         if (
             isinstance(part, nn.Conv2d)
             and part.groups == part.in_channels > 1
             and part.stride[1] > 1
+            and part.padding_mode == 'zeros'
             and part.padding[1] == part.dilation[1] * (part.kernel_size[1] - 1) / 2
             and _widen not in part._forward_pre_hooks.values()
         ):
@@ -71,7 +77,7 @@ def widen_narrow_maps(model: nn.Module) -> None:
 
 def _widen(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     x = inputs[0]
-    return (F.pad(x, (0, 1)), *inputs[1:]) if x.shape[-1] == 1 else inputs
+    return (F.pad(x, (0, 1)), *inputs[1:]) if x.shape[-1] == 1 and x.device.type == 'cpu' else inputs
 
 
 def _to_float32(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
+from mnv4_mm.engine.amp import prepare_for_bfloat16
 from mnv4_mm.engine.distillation import channel_wise_loss, score_layer
 from mnv4_mm.engine.step import use_channels_last
 from mnv4_mm.models.input_size import scaled_size
@@ -134,6 +135,7 @@ class Sandwich:
             net = MODELS.build(subnet_model(self._config, self.space, genes, self._input_size)).train()
         if self._channels_last:
             use_channels_last(net)
+        prepare_for_bfloat16(net)  # the optimiser wrapper does not find this net in the model
         if self.weight:
             score_layer(net).register_forward_hook(self._take_scores)
         # Once each: RTMDet's levels share convolutions.

@@ -66,7 +66,7 @@ def set_model_size(model: Any, old: Sequence[int], new: Sequence[int]) -> None:
     if factors == (1, 1):
         return
     generator = _anchor_generator(model)
-    if generator.get('type') == 'SSDAnchorGenerator':
+    if _type_of(generator) == 'SSDAnchorGenerator':
         if not (generator.get('min_sizes') and generator.get('max_sizes')):
             raise UserError(
                 'the input size of SSD can only be changed if its anchor_generator has min_sizes and max_sizes in '
@@ -93,11 +93,20 @@ def scale_anchors(model: Any, factor: float) -> None:
         factor: Factor of widths and heights.
     """
     generator = _anchor_generator(model)
-    if generator.get('type') == 'AnchorGenerator':
+    if _type_of(generator) == 'AnchorGenerator':
         if generator.get('scales'):
             generator['scales'] = [scale * factor for scale in generator['scales']]
         else:
             generator['octave_base_scale'] *= factor
+
+
+def has_scaled_anchors(model: Any) -> bool:
+    """Return whether ``set_model_size`` or ``scale_anchors`` changes the anchors of the config of a model."""
+    return _type_of(_anchor_generator(model)) in ('SSDAnchorGenerator', 'AnchorGenerator')
+
+
+def _type_of(config: Any) -> str:
+    return str(config.get('type', '')).rpartition('.')[2]  # without a scope such as mmdet.
 
 
 def _anchor_generator(model: Any) -> Any:

@@ -12,16 +12,26 @@ from typing import Any
 
 from torch import Tensor
 
+from mnv4_mm.errors import UserError
 from mnv4_mm.models.arch import arch_from_dict, arch_to_dict
-from mnv4_mm.models.input_size import scale_anchors, scaled_size, set_model_size
+from mnv4_mm.models.input_size import has_scaled_anchors, scale_anchors, scaled_size, set_model_size
 from mnv4_mm.models.mobilenetv4 import MobileNetV4
 from mnv4_mm.models.model_config import set_channels
 from mnv4_mm.models.space import Space
 
 BLOCKS = 'backbone.blocks.'
+# The coder of mmdet's heads with anchors, and its defaults.
+ANCHOR_CODER = dict(type='DeltaXYWHBBoxCoder', target_means=[0.0] * 4, target_stds=[1.0] * 4)
 
 
-def subnet_model(model: Mapping[str, Any], space: Space, genes: Sequence[int], input_size: Sequence[int]) -> Any:
+def subnet_model(
+    model: Mapping[str, Any],
+    space: Space,
+    genes: Sequence[int],
+    input_size: Sequence[int],
+    *,
+    codes_in_pixels: bool = True,
+) -> Any:
     """Return the config of a detector or segmenter with another net of a space as its backbone.
 
     Args:
@@ -29,12 +39,15 @@ def subnet_model(model: Mapping[str, Any], space: Space, genes: Sequence[int], i
         space: The space.
         genes: The net.
         input_size: Input size of ``model``, (width, height) in pixels.
+        codes_in_pixels: Whether boxes of the same offset and size in pixels have the same code at all input sizes, as
+            the weights of a supernet need. Otherwise codes are relative to the anchors, which shrink with the input.
 
     Returns:
         A copy of ``model`` with the net and, in neck and head, its channels and what depends on its input size.
 
     Raises:
-        UserError: The genes do not fit the space.
+        UserError: The genes do not fit the space, or the head has anchors and another coder than
+            ``DeltaXYWHBBoxCoder``.
     """
     changed = copy.deepcopy(model)
     old = _channels(changed['backbone'])
@@ -43,27 +56,30 @@ def subnet_model(model: Mapping[str, Any], space: Space, genes: Sequence[int], i
     set_channels(changed, old, _channels(changed['backbone']))
     size = scaled_size(input_size, subnet.scale)
     set_model_size(changed, input_size, size)
+    if size == tuple(input_size):
+        return changed
     # Objects shrink with the image. With anchors that do not, they would move to other levels and anchors than those of
     # the largest input, from which the net takes its weights.
     factor = math.sqrt(math.prod(size) / math.prod(input_size))
     scale_anchors(changed, factor)
-    if factor != 1:
-        _keep_box_codes(changed, factor)
+    if codes_in_pixels and has_scaled_anchors(changed):
+        _keep_box_codes(changed['bbox_head'], factor)
     return changed
 
 
-def _keep_box_codes(model: Any, factor: float) -> None:
-    """Give boxes the codes that boxes of as many pixels had before the anchors were multiplied by ``factor``.
+def _keep_box_codes(head: Any, factor: float) -> None:
+    """Change the box coder so that a box has the same code as before its anchor was multiplied by ``factor``.
 
-    Nets of all input sizes share the layer that predicts boxes, and it sees pixels: with codes relative to the anchors,
-    it would have to predict another code for the same pixels in each input size.
+    Nets of all input sizes share the layer that predicts boxes, and its features depend on sizes in pixels. With codes
+    relative to the anchors, it would have to predict another code for the same pixels in each input size.
     """
-    coder = (model.get('bbox_head') or {}).get('bbox_coder') or {}
-    if coder.get('type') != 'DeltaXYWHBBoxCoder':  # RTMDet's distances are in strides, which are in pixels
-        return
-    (*offsets, width, height), (*spreads, w_spread, h_spread) = coder['target_means'], coder['target_stds']
-    coder['target_means'] = [mean / factor for mean in offsets] + [side - math.log(factor) for side in (width, height)]
-    coder['target_stds'] = [spread / factor for spread in spreads] + [w_spread, h_spread]
+    coder = {**ANCHOR_CODER, **(head.get('bbox_coder') or {})}
+    if coder['type'].rpartition('.')[2] != ANCHOR_CODER['type']:
+        raise UserError(f'nets of a search space need {ANCHOR_CODER["type"]} with their anchors, not {coder["type"]}')
+    x, y, width, height = coder['target_means']
+    sx, sy, *sides = coder['target_stds']
+    means = [x / factor, y / factor, width - math.log(factor), height - math.log(factor)]
+    head['bbox_coder'] = {**coder, 'target_means': means, 'target_stds': [sx / factor, sy / factor, *sides]}
 
 
 def subnet_state(

@@ -243,11 +243,9 @@ def choose_nets(space: Space, count: int) -> list[Genes]:
 def _train_alone(scorer: Scorer, genes: Genes, plan: Plan, out: Path, threads: int, children: Children) -> Path:
     """Train a net from random weights in a process of its own, and return its work directory."""
     folder = out / f'net_{"".join(map(str, genes))}'
-    cfg = with_subnet(scorer.cfg, genes)
+    cfg = with_subnet(scorer.cfg, genes, codes_in_pixels=False)
     for key in ('resume', 'work_dir', 'launcher', 'load_from'):
         cfg.pop(key, None)
-    if 'bbox_head' in cfg.model:  # only nets with weights of a supernet need its codes of boxes
-        cfg.model.bbox_head.bbox_coder = scorer.cfg.model.bbox_head.bbox_coder
     cfg.train_dataloader[KEY] = scorer.cfg.train_dataloader[KEY]  # the images that nets are scored on stay held out
     config, run = folder / 'net.py', folder / 'run'
     length = f'{plan.epochs} epochs' if plan.epochs else f'{plan.iters} iterations'

@@ -219,8 +219,8 @@ def _optuna(space: Space, plan: Plan, cost: Callable[[Genes], float]) -> tuple[C
     def propose(count: int) -> list[Genes]:
         pending[:] = [study.ask(ranges) for _ in range(count)]
         for trial in pending:
-            # Optuna computes these when they are first read, and only then gives the trial a generation. Parameters
-            # that were enqueued do not need them, so that the first generation would not have children.
+            # Optuna assigns a generation to a trial only when `relative_params` is first read. Enqueued parameters do
+            # not read it, so that without this line NSGA-II would not take the first generation as parents.
             _ = trial.relative_params
         return [space.canonical([trial.params[name] for name in ranges]) for trial in pending]
 

@@ -68,23 +68,23 @@ def execute(job: Job) -> dict[str, Any]:
         exported, its ``latency_ms`` is None, and ``export_error`` has the reason.
 
     Raises:
-        UserError: The run cannot be made: the net does not fit the head, its weights cannot be loaded, or the protocol
-            or its config has changed since the command was started.
+        UserError: The run cannot be made: the net does not fit the head, its weights cannot be loaded, or the protocol,
+            its config or the data has changed since the command was started.
         RuntimeError: The metric differs from the one computed from the written predictions.
     """
-    start, before = time.monotonic(), 0.0
     machine = describe_machine(PACKAGES)  # at the start, as the checkout may change during the run
     machine['gpu'] = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    _check_unchanged(job)
     protocol, run = read_protocol(job.protocol), job.run
     head, work_dir, teacher = protocol.heads[run.head], Path(job.work_dir), None
-    _check_unchanged(job)
+    checkpoint_of_teacher, options = None, None
     if run.control == 'distilled':
         assert protocol.teacher is not None
         checkpoint_of_teacher, teacher = _teacher(job, protocol)
-        start, before = time.monotonic(), _processor_seconds()  # the teacher's training is not part of the run
-        weights = _train(job, protocol, run, work_dir, checkpoint_of_teacher, protocol.teacher.cfg_options)
-    else:
-        weights = _train(job, protocol, run, work_dir)
+        options = protocol.teacher.cfg_options
+    # Neither the check of the data nor the teacher's training is part of the run.
+    start, before = time.monotonic(), _processor_seconds()
+    weights = _train(job, protocol, run, work_dir, checkpoint_of_teacher, options)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     checkpoint = read_checkpoint(list_checkpoints(work_dir)[0])
     cfg = restore_data(checkpoint_config(checkpoint))
@@ -114,18 +114,23 @@ def execute(job: Job) -> dict[str, Any]:
         'machine': machine,
         'date': datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
     }
+    record['minutes'] = round((time.monotonic() - start) / 60, 2)
+    record['processor_minutes'] = round((_processor_seconds() - before) / 60, 2)
     _check_unchanged(job)
-    spent = _processor_seconds() - before
-    return {**record, 'minutes': round((time.monotonic() - start) / 60, 2), 'processor_minutes': round(spent / 60, 2)}
+    return record
 
 
 def _check_unchanged(job: Job) -> None:
     """Raise ``UserError`` if the protocol, its config or the data is not that of the job any more."""
     protocol = read_protocol(job.protocol)
-    head = protocol.heads[job.run.head]
-    if recipe_digest(protocol, head) != job.recipe:
+    head = protocol.heads.get(job.run.head)
+    if head is None or recipe_digest(protocol, head) != job.recipe:
         raise UserError(f'{protocol.path.name} or its config has changed since the start: use another --out')
-    if head_data_digest(head, job.data) != job.data_digest:
+    try:
+        digest = head_data_digest(head, job.data)
+    except OSError as error:
+        raise UserError(f'the data cannot be read any more: {error}') from error
+    if digest != job.data_digest:
         raise UserError('the data has changed since the start: use another --out')
 
 

@@ -41,6 +41,9 @@ def join_splits(root: Path, train: Sequence[str], test: Sequence[str], out: Path
     out.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(out.with_name(f'.{out.name}.lock')):  # several commands may start at the same time
         _check_folder(out, root, dict(train=list(train), test=list(test)))
+        for link in relative:
+            if link.exists() and not link.is_symlink():
+                raise UserError(f'{link} is no link to a file of {root} any more: name another folder by --out')
         out.mkdir(exist_ok=True)
         for path in out.rglob('*'):
             if path.is_symlink() and path not in links:
@@ -50,7 +53,8 @@ def join_splits(root: Path, train: Sequence[str], test: Sequence[str], out: Path
         for link, target in relative.items():
             if not link.is_symlink() or link.readlink() != target:
                 link.parent.mkdir(parents=True, exist_ok=True)
-                new = link.with_name(f'.{link.name}.new')
+                new = link.with_name('.link.new')
+                new.unlink(missing_ok=True)  # of a command that was killed
                 new.symlink_to(target)
                 new.replace(link)  # in one step, as other processes may read it
     return out

@@ -230,6 +230,10 @@ def test_a_checkpoint_of_other_anchors_is_refused():
     for cfg in (load_config('mnv4_ssdlite_coco-mini'), other):
         with pytest.raises(UserError, match=r'net\.pth was trained with other anchors.*--fit-anchors'):
             check_same_anchors(cfg, checkpoint)
+    coder = set_levels(load_config('mnv4_ssdlite_coco-mini'), 8)
+    coder.model.bbox_head.bbox_coder.target_means = (0.0, 0.0, 0.0, 0.5)
+    with pytest.raises(UserError, match=r'net\.pth was trained with another bbox_coder'):
+        check_same_anchors(coder, checkpoint)
     with pytest.raises(UserError, match='was trained with other anchors'):
         evaluate(other, checkpoint, work_dir=Path('never'))
     assert not Path('never').exists()

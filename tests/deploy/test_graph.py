@@ -77,10 +77,18 @@ def test_class_maps_are_those_of_mmseg(name, model_of, photos):
         assert (found != expected).mean() < 1e-3
 
 
-@pytest.mark.parametrize('name', DETECTORS)
-def test_boxes_are_those_of_the_coder(name, model_of):
-    """Against mmdet's own decoding, with boxes beyond the edge and extreme codes."""
+@pytest.mark.parametrize(
+    ('name', 'means'), [*((name, (0, 0, 0, 0)) for name in DETECTORS), (DETECTORS[0], (0.1, 0.2, 0.3, 0.4))]
+)
+def test_boxes_are_those_of_the_coder(name, means, model_of):
+    """Against mmdet's own decoding, with boxes beyond the edge and extreme codes.
+
+    The nets of a search space have coders with means.
+    """
     model = model_of(name)
+    if any(means):
+        model = copy.deepcopy(model)
+        model.bbox_head.bbox_coder.means = means
     height, width = {'mnv4_ssdlite_coco': (320, 320), 'mnv4_ssdlite_bccd': (256, 320)}.get(name, (128, 160))
     graph = build_graph(model, describe(model, ONNX, size=(height, width), normalise=True))
     head, net = model.bbox_head, graph.module

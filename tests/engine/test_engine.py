@@ -117,7 +117,7 @@ def test_bf16_computes_the_forward_pass_in_bfloat16():
 @pytest.mark.parametrize('kernel', [3, 5])
 @pytest.mark.parametrize('height', [1, 3])
 def test_bf16_gradients_of_a_map_of_one_column(kernel, height):
-    """oneDNN adds memory that nobody has written to this gradient, so that memory is filled before."""
+    """oneDNN's gradient has uninitialised memory in it, which is filled before."""
     net = torch.nn.Conv2d(64, 64, kernel, 2, kernel // 2, groups=64, bias=False)
     maps = torch.randn(4, 64, height, 1).to(memory_format=torch.channels_last)
     expected = net(maps)
@@ -133,6 +133,11 @@ def test_bf16_gradients_of_a_map_of_one_column(kernel, height):
         (in_bf16,) = torch.autograd.grad((out.float() * weights).sum(), net.weight)
         torch.testing.assert_close(in_bf16, gradient, rtol=0.02, atol=0.05)
     assert len(net._forward_pre_hooks) == 1
+    columns = []
+    net.register_forward_pre_hook(lambda _, inputs: columns.append(inputs[0].shape[-1]))
+    net(maps)
+    net(torch.randn(1, 64, 1, 2))
+    assert columns == [2, 2]
 
 
 @pytest.mark.parametrize('kind', [FocalLoss, SegmentationFocalLoss])

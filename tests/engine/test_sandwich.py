@@ -14,17 +14,18 @@ from mnv4_mm.apis.train import train
 from mnv4_mm.config.checkpoint import checkpoint_config
 from mnv4_mm.config.load import load_config
 from mnv4_mm.config.options import TrainOptions
-from mnv4_mm.config.supernet import set_supernet, space_of, with_subnet
+from mnv4_mm.config.supernet import check_supernet, set_supernet, space_of, with_subnet
 from mnv4_mm.config.training import training_config
 from mnv4_mm.data.formats.configured import innermost_dataset
 from mnv4_mm.data.held_out import image_names, is_held_out
 from mnv4_mm.data.loading import innermost
+from mnv4_mm.engine.amp import Bf16OptimWrapper
 from mnv4_mm.engine.loaders import prepare_loader
 from mnv4_mm.engine.sandwich import scaled_batch, train_supernet
 from mnv4_mm.errors import UserError
 from mnv4_mm.models.arch import arch_to_dict
 from mnv4_mm.models.space import SMALL, at_scale
-from mnv4_mm.models.supernet import subnet_model, subnet_state
+from mnv4_mm.models.supernet import ANCHOR_CODER, subnet_model, subnet_state
 from mnv4_mm.tasks import build_model
 from mnv4_mm.weights.checkpoint import read_checkpoint
 
@@ -119,17 +120,26 @@ def test_a_copy_of_a_supernet_has_its_own_loss():
     assert total(copied(**batch, mode='loss')) == total(plain(**batch, mode='loss'))
 
 
+def is_strided(part):
+    return isinstance(part, torch.nn.Conv2d) and part.groups == part.in_channels > 1 and part.stride[1] == 2
+
+
 @pytest.mark.parametrize('name', [HEADS[0], HEADS[3]])
 def test_a_step_in_mixed_precision(name, segmentation_batch):
     cfg, model = supernet(name)
     batch = batch_of(model, segmentation_batch)
-    train_supernet(model.train(), cfg.model.to_dict(), cfg.supernet, cfg.input_size, cfg.default_scope, seed=0)
-    model_in_full = copy.deepcopy(model)
-    with torch.autocast('cpu', torch.bfloat16):
+    sandwich = train_supernet(
+        model.train(), cfg.model.to_dict(), cfg.supernet, cfg.input_size, cfg.default_scope, seed=0
+    )
+    in_full = copy.deepcopy(model)
+    with Bf16OptimWrapper(torch.optim.SGD(model.parameters(), 0.1)).optim_context(model):
         losses = model(**batch, mode='loss')
     total(losses).backward()
+    torch.testing.assert_close(total(losses), total(in_full(**batch, mode='loss')), rtol=0.05, atol=0)
     assert all(value.grad is not None and value.grad.isfinite().all() for value in model.parameters())
-    torch.testing.assert_close(total(losses), total(model_in_full(**batch, mode='loss')), rtol=0.05, atol=0)
+    nets = [model, *(net for net, *_ in sandwich._built.values()), sandwich._build(sandwich.nets()[2])[0]]
+    hooks = [[len(part._forward_pre_hooks) for part in net.modules() if is_strided(part)] for net in nets]
+    assert all(set(counts) == {1} for counts in hooks)
 
 
 def step_size(sandwich, step):
@@ -162,24 +172,50 @@ def test_boxes_are_resized_with_their_image():
 
 
 @pytest.mark.parametrize('name', ['mnv4_ssdlite_coco-mini', 'mnv4_retinanet_coco-mini'])
-def test_boxes_of_all_input_sizes_have_the_codes_of_their_pixels(name):
+@pytest.mark.parametrize('coder', [{}, dict(target_means=[0.1, 0.2, 0.3, 0.4], target_stds=[0.1, 0.2, 0.3, 0.4]), None])
+def test_boxes_of_all_input_sizes_have_the_codes_of_their_pixels(name, coder):
     cfg = load_config(name)
     config, size = cfg.model.to_dict(), cfg.input_size
     config['backbone'] |= dict(arch=arch_to_dict(SMALL.subnet(SMALL.largest()).arch))
-    models = [subnet_model(config, SMALL, at_scale(SMALL.largest(), i), size) for i in range(len(SMALL.scales))]
+    if coder is None:
+        config['bbox_head'].pop('bbox_coder')
+    else:
+        config['bbox_head']['bbox_coder'] |= coder
+    nets = [at_scale(SMALL.largest(), i) for i in range(len(SMALL.scales))]
+    models = [subnet_model(config, SMALL, genes, size) for genes in nets]
     codes, sides = [], []
     with DefaultScope.overwrite_default_scope('mmdet'):
         for head in (model['bbox_head'] for model in models):
-            anchors = TASK_UTILS.build(head['anchor_generator']).base_anchors[0][:1].float()
-            centre = (anchors[:, :2] + anchors[:, 2:]).repeat(1, 2) / 2
-            box = centre + torch.tensor([[-20.0, -30.0, 26.0, 33.0]])
-            coder = TASK_UTILS.build(head['bbox_coder'])
-            codes.append(coder.encode(anchors, box))
+            anchors = torch.cat(TASK_UTILS.build(head['anchor_generator']).base_anchors).float()
+            centre = ((anchors[:, :2] + anchors[:, 2:]) / 2).repeat(1, 2)
+            boxes = centre + torch.tensor([-20.0, -30.0, 26.0, 33.0])
+            built = TASK_UTILS.build(head.get('bbox_coder', ANCHOR_CODER))
+            codes.append(built.encode(anchors, boxes))
             sides.append(anchors[0, 2] - anchors[0, 0])
-            torch.testing.assert_close(coder.decode(anchors, codes[-1]), box)
+            torch.testing.assert_close(built.decode(anchors, codes[-1]), boxes, rtol=0, atol=1e-2)
     assert len({float(side) for side in sides}) == len(SMALL.scales)
+    plain = [subnet_model(config, SMALL, genes, size, codes_in_pixels=False) for genes in nets]
+    assert all(model['bbox_head'].get('bbox_coder') == config['bbox_head'].get('bbox_coder') for model in plain)
     for code in codes:
         torch.testing.assert_close(code, codes[-1], rtol=0.01, atol=0.01)  # SSD's anchors have sizes to 0.1 pixels
+
+
+def test_another_coder_with_anchors_is_refused():
+    cfg = load_config('mnv4_retinanet_coco-mini')
+    cfg.model.bbox_head.bbox_coder.type = 'TBLRBBoxCoder'
+    with pytest.raises(UserError, match='need DeltaXYWHBBoxCoder with their anchors, not TBLRBBoxCoder'):
+        check_supernet(set_supernet(cfg, TrainOptions(space='small')), TrainOptions(space='small'))
+
+
+@pytest.mark.parametrize(('name', 'fits'), [(HEADS[0], False), (HEADS[2], True), (HEADS[3], True)])
+def test_a_supernet_with_codes_relative_to_its_anchors_is_refused(name, fits):
+    cfg = set_supernet(load_config(name), TrainOptions(space='small'))
+    cfg.supernet.pop('box_codes')
+    if fits:
+        assert space_of(cfg) == SMALL
+    else:
+        with pytest.raises(UserError, match='was trained with other codes of boxes'):
+            space_of(cfg)
 
 
 def test_a_supernet_is_trained_and_resumed(drawn, tmp_path, capsys):

@@ -46,6 +46,13 @@ FAULTS = (
         ('tests/models/test_parity.py',),
     ),
     Fault(
+        'code boxes of smaller inputs relative to their anchors',
+        'mnv4_mm/models/supernet.py',
+        'width - math.log(factor), height - math.log(factor)]',
+        'width, height]',
+        ('tests/engine/test_sandwich.py',),
+    ),
+    Fault(
         'scale attention by the number of heads',
         'mnv4_mm/models/layers.py',
         'q.shape[-1] ** -0.5',

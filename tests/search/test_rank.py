@@ -7,20 +7,21 @@ import shutil
 import numpy as np
 import pytest
 from filelock import FileLock
+from mmengine.config import Config
 from scipy import stats
 
 from mnv4_mm.apis.model import load_model
 from mnv4_mm.child_processes import Children
 from mnv4_mm.cli import main
-from mnv4_mm.models.space import SMALL
+from mnv4_mm.models.space import SMALL, at_scale
 from mnv4_mm.search import rank
-from mnv4_mm.search.rank import Plan, Ranked, Ranking, kendall
+from mnv4_mm.search.rank import Plan, Ranked, Ranking, _train_alone, kendall
 from mnv4_mm.search.records import RANKED
 from mnv4_mm.search.score import Scorer
 from mnv4_mm.weights.checkpoint import read_checkpoint
 from mnv4_mm.weights.work_dir import list_checkpoints
 
-SEGMENTER = 'mnv4_lraspp_ade20k-mini'
+DETECTOR, SEGMENTER = 'mnv4_ssdlite_coco-mini', 'mnv4_lraspp_ade20k-mini'
 
 
 def test_kendall_counts_pairs_in_the_same_order():
@@ -74,6 +75,23 @@ def test_the_page_has_the_results_of_its_records(repository):
         scores = [100 * record['bbox_mAP'] for record in records]
         trained_further = f'{np.mean(scores):.1f} ± {np.std(scores, ddof=1):.1f}'
         assert f'| {net} | {records[0]["ms"]:.2f} | {100 * records[0]["shared"]:.1f} | {trained_further} |' in page
+
+
+def test_nets_alone_have_ordinary_codes_of_boxes(supernet, tmp_path):
+    scorer = Scorer(supernet(DETECTOR), 4)
+    written = []
+
+    class NoChildren:
+        def run(self, _, task, *__):
+            written.append(Config.fromfile(json.loads(task)['config']))
+            return 0
+
+    for number in range(len(scorer.space.scales)):
+        genes = at_scale(scorer.space.smallest(), number)
+        _train_alone(scorer, genes, Plan(3, 1, None), tmp_path, 1, NoChildren())
+    heads = [cfg.model.bbox_head for cfg in written]
+    assert [head.bbox_coder for head in heads] == [scorer.cfg.model.bbox_head.bbox_coder] * 3
+    assert len({head.anchor_generator.min_sizes[0] for head in heads}) == 3
 
 
 def mean_sign(nets):

@@ -1,5 +1,6 @@
 """Controls, joined splits, tables; and one run from the command to the table, in the long suite."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -105,6 +106,12 @@ def test_splits_are_joined_by_links(tmp_path):
     (root / 'images/val/new.png').rename(root / 'images/train/new.png')  # to another split
     assert join_splits(root, ['train', 'val'], ['test'], out) == out
     assert (out / 'images/train/new.png').read_text() == 'images val'
+    own = out / 'masks/train/train.png'
+    own.unlink()
+    own.write_text('mended by hand')
+    with pytest.raises(UserError, match=r'train\.png is no link to a file of .*data any more'):
+        join_splits(root, ['train', 'val'], ['test'], out)
+    assert own.read_text() == 'mended by hand'
 
 
 def test_links_follow_those_of_the_data_and_can_be_moved(tmp_path):
@@ -383,8 +390,30 @@ def test_a_protocol_that_changes_during_the_runs_makes_no_record_of_the_old_reci
         protocol=str(read_protocol('camvid').path), run=Run('lraspp', 'mnv4_conv_s', 'random', '', 0), recipe='old',
         data_digest='d', data=None, work_dir=str(tmp_path), weights_dir=None, record='r', lock=str(tmp_path / 'lock'),
     )  # fmt: skip
-    with pytest.raises(UserError, match=r'camvid\.py or its config has changed since the start'):
-        module.execute(job)
+    for run in (job.run, job.run._replace(head='renamed')):
+        with pytest.raises(UserError, match=r'camvid\.py or its config has changed since the start'):
+            module.execute(dataclasses.replace(job, run=run))
+
+
+def test_data_that_changes_during_a_run_makes_no_record(tmp_path, monkeypatch):
+    protocol = read_protocol('bccd')
+    digests = iter(['old', 'new'])
+    monkeypatch.setattr(module, 'head_data_digest', lambda *_: next(digests))
+    job = Job(
+        protocol=str(protocol.path), run=Run('ssdlite', 'mnv4_conv_s', 'random', '', 0),
+        recipe=recipe_digest(protocol, protocol.heads['ssdlite']), data_digest='old', data=None,
+        work_dir=str(tmp_path), weights_dir=None, record='r', lock=str(tmp_path / 'lock'),
+    )  # fmt: skip
+    module._check_unchanged(job)
+    with pytest.raises(UserError, match='the data has changed since the start'):
+        module._check_unchanged(job)
+
+    def deleted(*_):
+        raise FileNotFoundError(2, 'No such file or directory', 'a.jpg')
+
+    monkeypatch.setattr(module, 'head_data_digest', deleted)
+    with pytest.raises(UserError, match=r"the data cannot be read any more: .*'a\.jpg'"):
+        module._check_unchanged(job)
 
 
 def test_a_dry_run_says_that_a_net_cannot_be_exported(repository, tmp_path, monkeypatch, capsys):

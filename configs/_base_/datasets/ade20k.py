@@ -22,7 +22,7 @@ train_pipeline = [
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(2048, 512), keep_ratio=True),
-    # Otherwise the feature maps are rounded up, and the class map is stretched.
+    # Otherwise the sizes of the feature maps are rounded up and the class map is distorted when it is resized back.
     dict(type='ResizeToMultiple', size_divisor=32),
     # After Resize, so that predictions are compared in pixels of the original image.
     dict(type='LoadAnnotations'),
