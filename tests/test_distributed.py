@@ -40,6 +40,19 @@ def test_a_segmenter_trains_as_in_one_process_and_resumes(repository, tmp_path):
             assert a['losses'] == pytest.approx(b['losses'], rel=TOLERANCE)
 
 
+@pytest.mark.long
+def test_a_supernet_trains_as_in_one_process(repository, tmp_path):
+    """All processes train the same nets in a step, and average the gradients of all of them."""
+    folder = write_configs(repository, tmp_path)
+    config = folder / 'segmenter.py'
+    # A supernet's batch norms always use the batch, which two processes divide.
+    text = config.read_text().replace('norm_eval=True', "norm_cfg=dict(type='GN', num_groups=1)")
+    config.write_text(text)
+    check_curves(
+        repository, folder, 'segmenter', STEPS, SMALL, '--space', 'small', '--iters', STEPS, tolerance=TOLERANCE
+    )
+
+
 @pytest.mark.parametrize(
     'name', ['mnv4_retinanet_coco-mini', pytest.param('mnv4_lraspp_ade20k-mini', marks=pytest.mark.long)]
 )
