@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from mnv4_mm.deploy.quantize import QuantizedModel
 
 LAYERS_SUFFIX = '.layers.json'
+# Names of steps.
+RANGES, ROUNDING = 'ranges of least error', 'weights rounded adaptively'
 
 
 class Step(NamedTuple):
@@ -17,7 +19,8 @@ class Step(NamedTuple):
 
     Attributes:
         name: Description of the step, such as ``channels equalised``.
-        output_db: SQNR in dB of the outputs of the quantised net after this step, see ``sensitivity.net_db``.
+        output_db: SQNR in dB of the outputs of the quantised net after this step and the steps kept before it, see
+            ``sensitivity.net_db``.
         used: True if the exported file includes this step.
     """
 
@@ -26,13 +29,19 @@ class Step(NamedTuple):
     used: bool
 
 
-def write_layers(path: Path, quantised: 'QuantizedModel | None', calibration: Sequence[str] = ()) -> list[Path]:
+def write_layers(
+    path: Path, quantised: 'QuantizedModel | None', calibration: Sequence[str] = (), *, own_quantiser: bool = False
+) -> list[Path]:
     """Write a JSON file next to an exported file that describes how the file was quantised.
+
+    The SQNRs are those of the net as ONNX Runtime computes it, for each format.
 
     Args:
         path: The exported file.
         quantised: How the net of the file was quantised. Nothing is written if this is None or has no measured layers.
         calibration: Names of the calibration images.
+        own_quantiser: The converter of the format computes ranges and rounds weights itself, so these steps are not in
+            the file.
 
     Returns:
         A list with the path of the JSON file, or an empty list if nothing was written.
@@ -41,7 +50,11 @@ def write_layers(path: Path, quantised: 'QuantizedModel | None', calibration: Se
         return []
     content = dict(
         calibration=list(calibration),
-        steps=[_finite(step) for step in quantised.steps],
+        measured_in='ONNX Runtime',
+        steps=[
+            _finite(step._replace(used=step.used and not (own_quantiser and step.name in (RANGES, ROUNDING))))
+            for step in quantised.steps
+        ],
         layers=[_finite(layer) for layer in quantised.layers],
     )
     json_path = path.with_name(path.name + LAYERS_SUFFIX)
@@ -72,7 +85,8 @@ def describe_layers(path: Path) -> str:
     share = sum(layer['macs'] for layer in content['layers'] if layer['in_float']) / macs
     count = sum(layer['in_float'] for layer in content['layers'])
     return (
-        f'calibrated on {len(content["calibration"])} images; signal-to-noise ratio of the outputs in dB: {steps}; '
+        f'calibrated on {len(content["calibration"])} images; signal-to-noise ratio of the outputs in dB, '
+        f'in ONNX Runtime: {steps}; '
         f'{count} of {len(content["layers"])} layers in float ({100 * share:.1f} % of the MACs)'
     )
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mnv4_mm.deploy import quiet
-from mnv4_mm.deploy.layers_file import Step
+from mnv4_mm.deploy.layers_file import RANGES, ROUNDING, Step
 from mnv4_mm.deploy.ranges import Range, clip_ranges, measure_ranges
 from mnv4_mm.deploy.rounding import round_adaptively
 from mnv4_mm.deploy.sensitivity import (
@@ -127,7 +127,7 @@ def quantize_onnx(
                 other = _prepare(equalised, batches, Path(folder) / 'equalised')
                 consider('channels equalised', _try(other, other.ranges, set(), batches))
             clipped = clip_ranges(best.net.model, best.ranges, batches[:MAX_CLIPPING_IMAGES])
-            consider('ranges of least error', _try(best.net, clipped, set(), batches))
+            consider(RANGES, _try(best.net, clipped, set(), batches))
             base = best.layers
             for chosen in float_candidates(base, best.net.model.graph, max_float_share):
                 plural = 's' if len(chosen) > 1 else ''
@@ -136,7 +136,7 @@ def quantize_onnx(
             rounded = type(best.model)()
             rounded.CopyFrom(best.model)
             round_adaptively(best.net.model, rounded, batches[:MAX_ROUNDING_IMAGES])
-            consider('weights rounded adaptively', _measure(best._replace(model=rounded), batches))
+            consider(ROUNDING, _measure(best._replace(model=rounded), batches))
         graph = best.net.model.graph
         base_layers = {layer.layer: layer for layer in base}  # without those that are in float, which have no noise
         kept = nodes_in_float(base, graph, best.chosen)

@@ -275,6 +275,10 @@ def test_files_of_a_real_net(name, ssdlite, tmp_path, photos):
     assert [step['name'] for step in content['steps']][:3] == ['plain', 'channels equalised', 'ranges of least error']
     # The net is untrained, and its gain differs between CPUs: 0.6 dB with AVX2 only, above 1 dB with AVX-512.
     assert content['steps'][0]['output_db'] + 0.3 < content['steps'][-1]['output_db']
+    assert content['measured_in'] == 'ONNX Runtime'
+    used = {step['name'] for step in content['steps'] if step['used']}
+    assert ('ranges of least error' in used) == (name in ('onnx', 'openvino'))  # others compute their own ranges
+    assert name in ('onnx', 'openvino') or 'weights rounded adaptively' not in used
     assert len(content['calibration']) == len(photos)
     assert len(layers) > 60
     assert all(layer['weights'].startswith(('backbone', 'neck', 'head')) for layer in layers)
