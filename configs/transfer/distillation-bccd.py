@@ -15,3 +15,4 @@ nets = ['mnv4_conv_s']
 seeds = [0, 1, 2, 3, 4]
 controls = ['distilled']
 teacher = dict(net='timm:tf_efficientnet_lite0', start='imagenet')
+minutes = 3.2

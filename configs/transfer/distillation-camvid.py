@@ -19,3 +19,4 @@ teacher = dict(
     cfg_options={'distillation.weight': 0, 'distillation.logits_weight': 3, 'distillation.temperature': 4},
 )
 block = 10  # frames of a drive
+minutes = 3.6

@@ -238,7 +238,14 @@ def page(groups: Sequence[Group], protocols: Sequence[Protocol], failed: Sequenc
         plots: Folder of the plots, relative to the page.
     """
     titles = {protocol.name: protocol for protocol in protocols}
-    lines: list[str] = []
+    records = [record for group in groups for record in group.records]
+    hours = sum(record['processor_minutes'] for record in records) / 60
+    on_gpu = sum(bool(record['machine'].get('gpu')) for record in records)
+    lines = [
+        f'{len(records)} runs, {hours:.1f} CPU hours'
+        + (f'; {on_gpu} of the runs were trained on a GPU' * bool(on_gpu)),
+        '',
+    ]
     for group in groups:
         protocol = titles[group.protocol]
         lines += [f'### {protocol.title}, {group.head}', '', *_introduction(group, protocol)]
@@ -266,9 +273,10 @@ def _introduction(group: Group, protocol: Protocol) -> list[str]:
     commits = ', '.join(sorted({str(record['machine']['commit']) for record in records}))
     spread = 100 * math.sqrt(group.pooled_variance().variance)
     trained_on = sorted({record['machine'].get('gpu') or record['machine']['cpu'] for record in records})
+    beside = ' beside the GPU' if any(record['machine'].get('gpu') for record in records) else ''
     text = (
         f'{records[0]["metric"]} in points on {" and ".join(protocol.test)}, after {records[0]["steps"]} steps. '
-        f'{len(records)} run{"s" * (len(records) > 1)} on {" and ".join(trained_on)}, {hours:.1f} CPU hours. '
+        f'{len(records)} run{"s" * (len(records) > 1)} on {" and ".join(trained_on)}, {hours:.1f} CPU hours{beside}. '
     )
     if not math.isnan(spread):
         text += f'Spread of seeds, pooled over the nets: {spread:.1f} points. '
