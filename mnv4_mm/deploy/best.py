@@ -124,6 +124,11 @@ def reasons(best: Row, rows: Sequence[Row]) -> Iterator[str]:
             continue
         ratio = _milliseconds(row) / _milliseconds(best)
         yield f'  {row.name}: {ratio:.2f} times as long' if row.passes else f'  {row.name}: refused, {row.verdict}'
+    floats = {row.name: _milliseconds(row) for row in rows}
+    for row in rows:
+        in_float = floats.get(row.name.replace('_int8', '_fp32'), 0.0)
+        if '_int8' in row.name and in_float and _milliseconds(row) > in_float:
+            yield f'  {row.name}: int8 is slower than float here, {_milliseconds(row) / in_float:.2f} times as long'
 
 
 def _milliseconds(row: Row) -> float:

@@ -25,9 +25,14 @@ def write_plot(front: Front, baseline: Front | None, path: Path) -> None:
     for one, line in zip(fronts, ('o-', 's--'), strict=False):
         points = [(net.cost, 100 * net.score) for net in one.nets]
         axes.plot(*zip(*points, strict=True), line, drawstyle='steps-post', markersize=4, label=_label(one))
-    for name, net in front.baselines:
+    for _, net in front.baselines:
         axes.plot(net.cost, 100 * net.score, 'k^')
-        axes.annotate(name, (net.cost, 100 * net.score), xytext=(5, -10), textcoords='offset points', fontsize=8)
+    middle = sum(axes.get_xlim()) / 2
+    for i, (name, net) in enumerate(front.baselines):
+        # Towards the middle, so that no name is cut off; above and below in turn, so that fewer overlap.
+        side, offset = ('right', -5) if net.cost > middle else ('left', 5)
+        point, height = (net.cost, 100 * net.score), (-10, 5)[i % 2]
+        axes.annotate(name, point, xytext=(offset, height), textcoords='offset points', fontsize=8, ha=side)
     axes.set(xlabel='predicted latency in ms' if front.unit == MS else 'GMACs of the backbone')
     axes.set_ylabel(f'{front.metric}, points')
     axes.grid(alpha=0.3)

@@ -28,6 +28,17 @@ def test_the_fastest_of_those_that_pass():
     assert best.fastest([rows[1]]) is None
 
 
+def test_int8_that_is_slower_than_float_is_named():
+    rows = [
+        row('net_nms_fp32.onnx', 4),
+        row('net_nms_int8.onnx', 5),
+        row('net_nms_fp32.xml', 6),
+        row('net_nms_int8.xml', 3),
+    ]
+    lines = [line for line in best.reasons(rows[3], rows) if 'slower' in line]
+    assert lines == ['  net_nms_int8.onnx: int8 is slower than float here, 1.25 times as long']
+
+
 def test_candidates_can_run_here():
     found = list(best.candidates())
     assert (TARGETS['onnx'], 'fp32') in found

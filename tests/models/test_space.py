@@ -104,17 +104,19 @@ def test_a_wrong_table_is_refused(change, message):
 
 
 @pytest.mark.parametrize('training', [True, False])
-def test_feature_maps_are_those_of_an_ordinary_net_with_these_weights(training):
+@pytest.mark.parametrize(('name', 'count'), [('small', 6), ('medium', 1)])
+def test_feature_maps_are_those_of_an_ordinary_net_with_these_weights(training, name, count):
     """Also the gradients: those of a part of a tensor are those of the net's own tensor, and others are zero."""
+    space = SPACES[name]
     torch.manual_seed(0)
-    largest = MobileNetV4(SMALL.subnet(SMALL.largest()).arch, (0, 1, 2, 3, 4)).double()
+    largest = MobileNetV4(space.subnet(space.largest()).arch, (0, 1, 2, 3, 4)).double()
     state = {f'backbone.{name}': value for name, value in largest.state_dict(keep_vars=True).items()}
     for value in state.values():
         if value.is_floating_point():
             value.data.uniform_(0.1, 1).mul_(0.2)
     images = torch.randn(2, 3, 64, 96, dtype=torch.float64)
-    for genes in [SMALL.smallest(), SMALL.largest(), *random_genes(SMALL, 6)]:
-        subnet = SMALL.subnet(genes)
+    for genes in [space.smallest(), space.largest(), *random_genes(space, count)]:
+        subnet = space.subnet(genes)
         ordinary = MobileNetV4(subnet.arch, (0, 1, 2, 3, 4)).double().train(training)
         parts = subnet_state(state, {f'backbone.{k}': v.shape for k, v in ordinary.state_dict().items()}, subnet.rows)
         parts = {name.removeprefix('backbone.'): value for name, value in parts.items()}
@@ -127,16 +129,16 @@ def test_feature_maps_are_those_of_an_ordinary_net_with_these_weights(training):
         largest.zero_grad()
         sum(x.square().mean() for x in ours).backward()
         sum(x.square().mean() for x in theirs).backward()
-        for name, parameter in ordinary.named_parameters():
+        for key, parameter in ordinary.named_parameters():
             gradient = subnet_state(
                 {
-                    key: value.grad if value.grad is not None else torch.zeros_like(value)
-                    for key, value in state.items()
+                    whole: value.grad if value.grad is not None else torch.zeros_like(value)
+                    for whole, value in state.items()
                 },
-                {f'backbone.{name}': parameter.shape},
+                {f'backbone.{key}': parameter.shape},
                 subnet.rows,
             )
-            assert torch.equal(gradient[f'backbone.{name}'], parameter.grad), name
+            assert torch.equal(gradient[f'backbone.{key}'], parameter.grad), key
         total = sum(float(p.grad.abs().sum()) for p in largest.parameters() if p.grad is not None)
         assert total == pytest.approx(sum(float(p.grad.abs().sum()) for p in ordinary.parameters()), rel=1e-9)
 
