@@ -112,19 +112,21 @@ def transfer(args: argparse.Namespace) -> int:
         return 0
 
     from mnv4_mm.config.check import check_config, check_config_data
-    from mnv4_mm.deploy.describe import default_size
-    from mnv4_mm.transfer.recipe import head_config, head_data_digest
     from mnv4_mm.transfer.splits import join_splits
 
-    for head in used.values():
-        if not head.size:
-            default_size(head_config(head))  # raises if the test pipeline cannot be exported
     data = args.data and str(join_splits(Path(args.data), protocol.train, protocol.test, Path(out) / 'data'))
     for head in used.values():
         checked = TrainOptions(
             data=data, epochs=head.epochs, iters=head.iters, size=head.input_size, cfg_options=head.cfg_options
         )
         check_config_data(check_config(head.config, checked), checked, ('train_dataloader', 'val_dataloader'))
+
+    from mnv4_mm.deploy.describe import default_size
+    from mnv4_mm.transfer.recipe import head_config, head_data_digest
+
+    for head in used.values():
+        if not head.size:
+            default_size(head_config(head))  # raises if the test pipeline cannot be exported
 
     recipes = recipes or _recipes(protocol, used)
     digests = {name: Digests(recipes[name], head_data_digest(head, data)) for name, head in used.items()}

@@ -69,12 +69,25 @@ def test_the_page_has_the_results_of_its_records(repository):
     for line in Ranking('bbox_mAP', tuple(known[genes] for genes in rank.choose_nets(SMALL, 20))).lines()[-3:]:
         assert line in page
     assert about['epochs'] == 8
+    about, *lines = map(json.loads, (folder / 'ranked-seed-1.jsonl').read_text().splitlines())
+    assert (about['epochs'], about['seed']) == (8, 1)
+    again = {tuple(line['genes']): line['alone'] for line in lines}
+    seeds = [net._replace(shared=again[genes]) for genes, net in known.items()]
+    for within in (False, True):
+        tau, (low, high) = kendall(seeds, within_sizes=within)
+        assert f'{tau:.2f} ({low:.2f} to {high:.2f})' in page
+    for measured in map(json.loads, (folder / 'latency.jsonl').read_text().splitlines()):
+        errors = [100 * abs(net['predicted'] / net['ms'] - 1) for net in measured['checked']]
+        assert len(errors) == 50
+        name = {'onnx': 'ONNX Runtime', 'openvino': 'OpenVINO'}[measured['runtime']]
+        assert f'| {name} | {np.median(errors):.1f} % | {np.percentile(errors, 95):.1f} % |' in page
     trained = [json.loads(line) for line in (folder / 'tuned.jsonl').read_text().splitlines()]
     for net in dict.fromkeys(record['net'] for record in trained):
         records = [record for record in trained if record['net'] == net]
         scores = [100 * record['bbox_mAP'] for record in records]
         trained_further = f'{np.mean(scores):.1f} ± {np.std(scores, ddof=1):.1f}'
-        assert f'| {net} | {records[0]["ms"]:.2f} | {100 * records[0]["shared"]:.1f} | {trained_further} |' in page
+        ms = f'{records[0]["ms"]:.2f} | {records[0]["measured_ms"]:.2f}'
+        assert f'| {net} | {ms} | {100 * records[0]["shared"]:.1f} | {trained_further} |' in page
 
 
 def test_nets_alone_have_ordinary_codes_of_boxes(supernet, tmp_path):
