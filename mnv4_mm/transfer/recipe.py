@@ -25,6 +25,7 @@ from mnv4_mm.weights.tags import DEFAULT_TAGS, TAGS
 # before and after the change are not put into the same table.
 VERSION = 1
 DRY_IMAGES = 4
+LOG_INTERVAL = 10  # steps between two points of the logged loss
 # Settings of a config that change neither training nor evaluation, and are left out of the digest.
 DISPLAY = ('report', 'report_on_training_images', 'visualizer', 'vis_backends', 'log_level', 'log_processor')
 # Transforms that load the labels; ``ShuffleLabels`` is inserted after the last of them.
@@ -97,6 +98,7 @@ def run_options(head: Head, run: Run, data: str | None, *, evaluations: int = 0,
         **head.cfg_options,
         **_validation_options(head, 0 if dry else evaluations),
         'default_hooks.checkpoint.interval': 10**9,
+        'default_hooks.logger.interval': LOG_INTERVAL,
         'randomness.seed': run.seed,
         **_start_options(run),
         **_control_options(head, run, data),

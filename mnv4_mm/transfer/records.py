@@ -16,7 +16,8 @@ from mnv4_mm.transfer.protocol import Run
 Record = dict[str, Any]
 
 # Fields of a run that has succeeded. Newer records also have ``teacher``, which describes the teacher of a distilled
-# run, and ``curve``, the scores of evaluations during the training: [[step or epoch, value], ...].
+# run, ``curve``, the scores of evaluations during the training: [[step or epoch, value], ...], and ``gpu_memory_mib``,
+# None for a run on the CPU.
 FIELDS = (
     'protocol', 'head', 'net', 'start', 'control', 'seed',  # the run
     'recipe', 'data',  # digests: records with different ones are never compared

@@ -64,8 +64,8 @@ def execute(job: Job) -> dict[str, Any]:
     """Execute a run: train, evaluate, export to ONNX, measure the latency.
 
     Returns:
-        The record of the run, with the keys ``records.FIELDS``, ``teacher`` and ``curve``. If the net cannot be
-        exported, its ``latency_ms`` is None, and ``export_error`` has the reason.
+        The record of the run, with the keys ``records.FIELDS``, ``teacher``, ``curve`` and ``gpu_memory_mib``. If the
+        net cannot be exported, its ``latency_ms`` is None, and ``export_error`` has the reason.
 
     Raises:
         UserError: The run cannot be made: the net does not fit the head, its weights cannot be loaded, or the protocol,
@@ -85,7 +85,7 @@ def execute(job: Job) -> dict[str, Any]:
     # Neither the check of the data nor the teacher's training is part of the run.
     start, before = time.monotonic(), _processor_seconds()
     weights = _train(job, protocol, run, work_dir, checkpoint_of_teacher, options)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    memory = _peak_memory()
     checkpoint = read_checkpoint(list_checkpoints(work_dir)[0])
     cfg = restore_data(checkpoint_config(checkpoint))
     scores, resampled, chance = _measure(cfg, checkpoint, work_dir / 'test', protocol.block)
@@ -108,7 +108,7 @@ def execute(job: Job) -> dict[str, Any]:
         'loss': [[step, round(value, 4)] for step, value in losses[:: max(1, len(losses) // CURVE)]],
         'curve': [[step, round(value, 5)] for step, value in sorted(curve.items())],
         'steps': int(checkpoint.meta['iter']),
-        'memory_mib': round(memory),
+        **memory,
         **_deployed(checkpoint, cfg, head, work_dir, job.lock),
         'threads': int(os.environ.get('OMP_NUM_THREADS', os.cpu_count() or 1)),
         'machine': machine,
@@ -132,6 +132,15 @@ def _check_unchanged(job: Job) -> None:
         raise UserError(f'the data cannot be read any more: {error}') from error
     if digest != job.data_digest:
         raise UserError('the data has changed since the start: use another --out')
+
+
+def _peak_memory() -> dict[str, int | None]:
+    """Return the peak memory of this process in MiB, on the host and on the GPU; None without a GPU."""
+    on_gpu = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None
+    return dict(
+        memory_mib=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        gpu_memory_mib=None if on_gpu is None else round(on_gpu),
+    )
 
 
 def _processor_seconds() -> float:
@@ -176,7 +185,7 @@ def _weights(job: Job, run: Run) -> str | None:
 def _teacher(job: Job, protocol: Protocol) -> tuple[Path, dict[str, Any]]:
     """Return the checkpoint of the teacher and its description for the records.
 
-    The first run that needs the teacher trains it, while the others wait.
+    The first run that needs the teacher trains and evaluates it, while the others wait.
     """
     teacher = protocol.teacher
     assert teacher is not None
@@ -190,8 +199,19 @@ def _teacher(job: Job, protocol: Protocol) -> tuple[Path, dict[str, Any]]:
     with FileLock(folder.with_name(f'.{name}.lock')):
         if not list_checkpoints(folder):  # written at the end of the training only
             _train(job, protocol, run, folder)
-        checkpoint = list_checkpoints(folder)[0]
-    return checkpoint, {**asdict(teacher), 'weights': described, 'sha256': file_digest(checkpoint).hexdigest()}
+        checkpoint, scored = list_checkpoints(folder)[0], folder / 'score.json'
+        if not scored.is_file():
+            write_whole(scored, json.dumps(_score(checkpoint, folder / 'test')))
+        score = json.loads(scored.read_text())
+    digest = file_digest(checkpoint).hexdigest()
+    return checkpoint, {**asdict(teacher), 'weights': described, 'score': score, 'sha256': digest}
+
+
+def _score(path: Path, folder: Path) -> float:
+    """Return the main metric of a checkpoint on the test images of its config."""
+    checkpoint = read_checkpoint(path)
+    cfg = restore_data(checkpoint_config(checkpoint))
+    return _main(evaluate(cfg, checkpoint, work_dir=folder), task_of(cfg).metric)
 
 
 def _main(scores: Mapping[str, float], metric: str) -> float:

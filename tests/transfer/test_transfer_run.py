@@ -364,6 +364,7 @@ def test_a_teacher_is_trained_once_for_each_recipe_and_data(tmp_path, monkeypatc
         (folder / 'iter_5.pth').write_text(str(len(trained)))
 
     monkeypatch.setattr(module, '_train', train)
+    monkeypatch.setattr(module, '_score', lambda path, folder: len(trained) / 10)
     described = dict(name='resnet18', sha256='a' * 64)
     monkeypatch.setattr(module, '_describe_weights', lambda run, weights: {**described, 'name': weights})
     job = Job(
@@ -376,6 +377,7 @@ def test_a_teacher_is_trained_once_for_each_recipe_and_data(tmp_path, monkeypatc
     assert paths[0] == paths[1] == paths[5]
     assert len({*paths}) == len(trained) == 4
     assert {run for run, _ in trained} == {Run('lraspp', 'timm:resnet18', 'imagenet', '', 0)}
+    assert [one['score'] for one in found] == [0.1, 0.1, 0.2, 0.3, 0.4, 0.1]
     assert [one['weights'] and one['weights']['name'] for one in found] == ['timm'] * 4 + [None, 'timm']
     described['sha256'] = 'b' * 64  # other weights of the teacher
     path, other = module._teacher(job, protocol)
@@ -683,6 +685,8 @@ def test_runs_from_the_command_to_the_table(tmp_path, repository, capsys):
     assert all(one['curve'] == [[1, round(one['score'], 5)]] for one in records)
     assert not list((tmp_path / 'out/runs').iterdir())
     assert [one['teacher'] and one['teacher']['net'] for one in records].count('mnv4_conv_s_050') == 1
+    assert all(0 <= one['teacher']['score'] <= 1 for one in records if one['teacher'])
+    assert all(len(one['loss']) >= 3 and one['gpu_memory_mib'] is None for one in records)
     capsys.readouterr()
     assert main(arguments) == 0
     assert len(read_records(tmp_path / 'out/records.jsonl')) == len(records)
