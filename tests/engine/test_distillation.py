@@ -2,13 +2,16 @@
 
 import copy
 import functools
+from pathlib import Path
 from unittest import mock
 
+import mmdet
 import numpy as np
 import onnx
 import pytest
 import torch
 from end_to_end import IN_PROCESS, arguments, resized
+from mmdet.datasets import CocoDataset
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmengine.model import ExponentialMovingAverage
@@ -373,6 +376,16 @@ def test_a_model_of_mmseg_teaches(few, tmp_path):
         check_teacher(student)
     with pytest.raises(UserError, match='carries no config: name the one it was trained with by --teacher-config'):
         training_config('mnv4_lraspp_ade20k', TrainOptions(teacher=tmp_path / 'bare.pth'))
+
+
+def test_a_model_of_mmdet_teaches(tmp_path):
+    """RetinaNet on ResNet-18 as mmdet configures it, from a checkpoint of which the config is a part."""
+    folder = Path(mmdet.__file__).parent / '.mim/configs'
+    cfg = Config.fromfile(folder / 'retinanet/retinanet_r18_fpn_1x_coco.py')
+    cfg.model.backbone.init_cfg = None
+    path = save(built(cfg), cfg, tmp_path / 'retinanet.pth', CocoDataset.METAINFO['classes'])
+    student = training_config('mnv4_retinanet_coco', TrainOptions(weights='none', teacher=path))
+    assert 'pkd, weight 6, feature maps of output stride 8, 16, 32, 64, 128' in check_teacher(student)
 
 
 def test_segmenters_distil_class_scores_where_the_classes_are_the_same(few, teacher_file):

@@ -699,6 +699,59 @@ def test_runs_from_the_command_to_the_table(tmp_path, repository, capsys):
     assert json.loads((tmp_path / 'out/records.jsonl').read_text().splitlines()[0])['machine']['cpu']
 
 
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ('name', 'data', 'place'),
+    [('coco', 'data/mini/coco', 'data/coco'), ('ade20k', 'data/mini/ade', 'data/ade/ADEChallengeData2016')],
+)
+def test_a_dry_run_of_the_protocols_for_gpus(repository, tmp_path, monkeypatch, capsys, name, data, place):
+    """Every step with four images, with the mini data in the place of the whole."""
+    (tmp_path / place).parent.mkdir(parents=True)
+    (tmp_path / place).symlink_to(repository / data)
+    monkeypatch.chdir(tmp_path)
+    nets = ['mnv4_conv_s', 'timm:mobilenetv2_100']
+    assert main(['transfer', name, '--dry-run', '--nets', *nets, '--out', 'out']) == 0, capsys.readouterr()
+    records = read_records('out/dry.jsonl')
+    assert {(one['head'], one['net']) for one in records} == {
+        (head, net) for head in read_protocol(name).heads for net in nets
+    }
+    assert all(one['steps'] >= 1 and one['latency_ms'] > 0 and len(one['resampled']) == 100 for one in records)
+    assert not Path('out/records.jsonl').exists()
+
+
+@pytest.mark.long
+def test_submitted_jobs_share_the_runs(repository, tmp_path, monkeypatch):
+    """Two jobs of submitit, on this machine instead of a cluster."""
+    submitit = pytest.importorskip('submitit')
+
+    class Executor(submitit.LocalExecutor):
+        def update_parameters(self, **kwargs: Any) -> None:
+            assert kwargs == dict(job_name='transfer-mine', time=24 * 60, gpus_per_node=1, cpus_per_task=8)
+            super().update_parameters(timeout_min=kwargs['time'])
+
+        def submit(self, *args: Any, **kwargs: Any) -> Any:
+            jobs.append(super().submit(*args, **kwargs))
+            return jobs[-1]
+
+    jobs: list[Any] = []
+    monkeypatch.setattr(submitit, 'SlurmExecutor', Executor)
+    monkeypatch.setattr('mnv4_mm.cli.transfer.check_slurm', lambda: None)
+    (tmp_path / 'mine.py').write_text(
+        "title = 'BCCD'\n"
+        "heads = dict(ssdlite=dict(config='mnv4_ssdlite_bccd', epochs=1, cfg_options={\n"
+        "    'train_dataloader.dataset.times': 1, 'train_dataloader.num_workers': 0}))\n"
+        "nets = ['mnv4_conv_s_035']\n"
+        'seeds = [0, 1]\n'
+    )
+    out = tmp_path / 'out'
+    command = ['transfer', str(tmp_path / 'mine.py'), '--data', str(repository / 'data/mini/bccd')]
+    assert main([*command, '--out', str(out), '--launcher', 'slurm', '--workers', '2']) == 0
+    assert [job.result() for job in jobs] == [out / 'records.jsonl'] * 2
+    records = read_records(out / 'records.jsonl')
+    assert sorted(one['seed'] for one in records) == [0, 1]
+    assert not any('error' in one for one in records)
+
+
 def test_a_protocol_with_data_of_its_own_takes_no_other(tmp_path, capsys):
     assert main(['transfer', 'coco', '--data', str(tmp_path)]) == 2
     assert 'coco uses the data that its configs name: leave out --data' in capsys.readouterr().err
