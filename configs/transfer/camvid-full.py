@@ -6,8 +6,8 @@ The images are seen 274 times, as crops of a third of their area. For the test t
 the exported file, and the class maps back to 480x360. At 480x360 the sizes of the feature maps would be rounded up and
 the class maps distorted. With a GPU, train longer: set `iters` in a copy.
 With LR-ASPP, on two cores with AVX-512, Conv-S from random weights reaches 57.9 mIoU in 73 minutes, and MobileNetV2
-from ImageNet weights 65.3 in 92 minutes. Two shorter recipes had been tried with Conv-S on the test images before this
-one was chosen.
+from ImageNet weights 65.3 in 92 minutes. Their test pipeline also had ResizeToMultiple, which does nothing at 480x352.
+Two shorter recipes had been tried with Conv-S on the test images before this one was chosen.
 """
 
 _base_ = '_base_/camvid.py'

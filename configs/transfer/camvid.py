@@ -2,8 +2,8 @@
 
     python -m mnv4_mm transfer camvid --data CAMVID --workers 2
 
-Trained on `train` (367 images) and evaluated on `val` (101) at 224x160 pixels; the last checkpoint counts. Files are
-exported at this size.
+Trained on `train` (367 images) and evaluated on `val` (101) at 213x160 pixels, the short side of the crops; the last
+checkpoint counts. Files are exported at 224x160, the next multiple of 32.
 """
 
 _base_ = ['_base_/minutes.py', '_base_/camvid.py']

@@ -17,8 +17,6 @@ train_pipeline = [
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(640, 160), keep_ratio=True),
-    # Otherwise the sizes of the feature maps are rounded up and the class map is distorted when it is resized back.
-    dict(type='ResizeToMultiple', size_divisor=32),
     dict(type='LoadAnnotations'),
     dict(type='PackSegInputs'),
 ]
