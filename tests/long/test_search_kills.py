@@ -21,7 +21,7 @@ OPTIONS = {
     'default_hooks.checkpoint.interval': 1,
     'randomness.seed': 7,
 }
-KILLS = 3
+KILLS = 2
 DELAYS = random.Random(0)
 
 
@@ -116,7 +116,7 @@ def test_profile(supernet, tmp_path):
 
 @pytest.mark.parametrize('engine', ['nsga2', 'random'])
 def test_run(supernet, tmp_path, engine):
-    arguments = ['run', supernet, '--engine', engine, '--nets', 120, '--images', 8, '--workers', 2, '--out']
+    arguments = ['run', supernet, '--engine', engine, '--nets', 60, '--images', 8, '--workers', 2, '--out']
     run(*arguments, tmp_path / 'whole')
     kill_and_repeat(tmp_path / 'killed', SCORED, *arguments, tmp_path / 'killed')
     fronts = [json.loads((tmp_path / name / f'front-{engine}.json').read_text()) for name in ('whole', 'killed')]
@@ -126,7 +126,7 @@ def test_run(supernet, tmp_path, engine):
 
 
 def test_rank(supernet, tmp_path):
-    arguments = ['rank', supernet, '--nets', 4, '--iters', 4, '--images', 8, '--workers', 2, '--out']
+    arguments = ['rank', supernet, '--nets', 3, '--iters', 4, '--images', 8, '--workers', 2, '--out']
     run(*arguments, tmp_path / 'whole')
     kill_and_repeat(tmp_path / 'killed', 'iter_*.pth', *arguments, tmp_path / 'killed')
     ranked = [sorted(map(json.dumps, lines(tmp_path / name / RANKED))) for name in ('whole', 'killed')]

@@ -618,6 +618,13 @@ def with_resize_to_multiple(name: str) -> Any:
     return cfg
 
 
+@pytest.mark.parametrize('name', ['coco', 'ade20k'])
+def test_the_page_has_the_published_results_of_protocols_that_were_not_run(repository, name):
+    protocol, page = read_protocol(name), (repository / 'docs/transfer.md').read_text()
+    for one in protocol.published:
+        assert f'| {protocol.title} | {one["name"]} | {one["value"]} | {one["protocol"]} | {one["source"]} |' in page
+
+
 def test_a_page_does_not_lose_a_table(records, tmp_path, capsys):
     files = [tmp_path / f'{name}.jsonl' for name in ('bccd', 'camvid')]
     for file in files:
