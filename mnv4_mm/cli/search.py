@@ -47,9 +47,10 @@ def add_search(parser: Parser) -> None:
     run.add_argument('--nets', type=int, default=1000, metavar='N', help='number of nets to ask for (default: 1000)')
     run.add_argument(
         '--engine',
+        nargs='+',
         choices=ENGINES,
-        default='nsga2',
-        help='nsga2 (default), the reward of TuNAS, or random nets (docs/search.md)',
+        default=['nsga2'],
+        help='nsga2 (default), the reward of TuNAS, or random nets; several are run in turn (docs/search.md)',
     )
     run.add_argument('--limit', metavar='COST', help='largest cost; tunas: the cost that it prefers')
     run.add_argument(
@@ -169,7 +170,7 @@ def run_search(args: argparse.Namespace) -> None:
     _check_positive(nets=args.nets, images=args.images, workers=args.workers)
     _check_seed(args.seed)
     limit = None if args.limit is None else read_cost('--limit', args.limit, MS if args.latency else GMACS)
-    if args.engine == 'tunas' and args.limit is None:
+    if 'tunas' in args.engine and args.limit is None:
         raise UserError('--engine tunas needs --limit, the cost that its reward prefers')
     check_not_empty(checkpoint=args.checkpoint, latency=args.latency, out=args.out)
     _check_supernet(args.checkpoint)
@@ -178,19 +179,23 @@ def run_search(args: argparse.Namespace) -> None:
     check_output_folder('--out', out)
     read_scores(out / SCORED, supernet=file_digest(args.checkpoint).hexdigest())
     costs = f'-{Path(args.latency).stem.removeprefix("latency-")}' if args.latency else ''
-    random, path = (out / f'front-{engine}{costs}.json' for engine in ('random', args.engine))
-    baseline = read_front(random) if args.engine != 'random' and random.is_file() else None
+    fronts = {engine: out / f'front-{engine}{costs}.json' for engine in ENGINES}
+    if args.engine != ['random'] and fronts['random'].is_file():
+        read_front(fronts['random'])  # the baseline of the plots
 
     from mnv4_mm.search.plot import write_plot
     from mnv4_mm.search.run import Plan, search
 
     if latency:
         print(*latency.lines(), sep='\n')
-    plan = Plan(args.engine, args.nets, args.seed, limit, args.images)
-    front = search(Path(args.checkpoint), plan, out, latency=latency, workers=args.workers)
-    write_front(front, path)
-    write_plot(front, baseline, path.with_suffix('.png'))
-    print(*front.lines(), path, path.with_suffix('.png'), sep='\n')
+    # Random nets first: their front is drawn beside those of the other engines.
+    for engine in sorted(dict.fromkeys(args.engine), key=lambda engine: engine != 'random'):
+        plan, path = Plan(engine, args.nets, args.seed, limit, args.images), fronts[engine]
+        front = search(Path(args.checkpoint), plan, out, latency=latency, workers=args.workers)
+        write_front(front, path)
+        shows_random = engine != 'random' and fronts['random'].is_file()
+        write_plot(front, read_front(fronts['random']) if shows_random else None, path.with_suffix('.png'))
+        print(*front.lines(), path, path.with_suffix('.png'), sep='\n')
 
 
 def rank_nets(args: argparse.Namespace) -> None:

@@ -188,6 +188,10 @@ def test_a_search_under_a_limit_in_ms(table, supernet, tmp_path, monkeypatch, ca
     monkeypatch.setattr(InProcess, 'map', lambda pool, function, nets: [pytest.fail('scored again') for _ in nets])
     assert main(arguments) == 0
     assert read_front(tmp_path / 'front-random.json').unit == 'GMACs'
+    # Several engines in turn. The first nets of NSGA-II are those of random search.
+    assert main([*arguments, '--engine', 'nsga2', 'random']) == 0
+    assert read_front(tmp_path / 'front-nsga2.json').nets == read_front(tmp_path / 'front-random.json').nets
+    assert capsys.readouterr().out.count('| GMACs | bbox_mAP | input |') == 3
     median = sorted(net.cost for net in front.nets)[len(front.nets) // 2]
     assert main([*arguments, '--latency', str(table), '--limit', f'{median:.4f}ms']) == 0
     assert max(net.cost for net in read_front(tmp_path / 'front-random-table.json').nets) <= median + 1e-4
