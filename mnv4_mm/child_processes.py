@@ -1,10 +1,12 @@
 """Python modules that run as processes of their own, and end when the process that started them ends."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from multiprocessing.connection import wait
 from pathlib import Path
 
 from mnv4_mm.errors import UserError
@@ -86,6 +88,22 @@ def run_task(function: Callable[[str], object]) -> None:
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
+
+
+def end_with_parent() -> None:
+    """Let this process of ``multiprocessing`` exit when its parent process has ended, even if that was killed.
+
+    Without it, processes of a ``ProcessPoolExecutor`` whose parent was killed wait for tasks for ever: they hold both
+    ends of the pipe that they read from.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_exit_after, args=(parent.sentinel,), daemon=True).start()
+
+
+def _exit_after(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(3)
 
 
 def _exit_with_parent() -> None:

@@ -1,6 +1,7 @@
 """The command that searches for a net: train a supernet, search in it, write the net that was found."""
 
 import argparse
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -47,10 +48,9 @@ def add_search(parser: Parser) -> None:
     run.add_argument('--nets', type=int, default=1000, metavar='N', help='number of nets to ask for (default: 1000)')
     run.add_argument(
         '--engine',
-        nargs='+',
+        action='append',
         choices=ENGINES,
-        default=['nsga2'],
-        help='nsga2 (default), the reward of TuNAS, or random nets; several are run in turn (docs/search.md)',
+        help='nsga2 (default), the reward of TuNAS, or random nets; give it twice to run two in turn (docs/search.md)',
     )
     run.add_argument('--limit', metavar='COST', help='largest cost; tunas: the cost that it prefers')
     run.add_argument(
@@ -170,7 +170,8 @@ def run_search(args: argparse.Namespace) -> None:
     _check_positive(nets=args.nets, images=args.images, workers=args.workers)
     _check_seed(args.seed)
     limit = None if args.limit is None else read_cost('--limit', args.limit, MS if args.latency else GMACS)
-    if 'tunas' in args.engine and args.limit is None:
+    engines = dict.fromkeys(args.engine or ['nsga2'])
+    if 'tunas' in engines and args.limit is None:
         raise UserError('--engine tunas needs --limit, the cost that its reward prefers')
     check_not_empty(checkpoint=args.checkpoint, latency=args.latency, out=args.out)
     _check_supernet(args.checkpoint)
@@ -180,7 +181,7 @@ def run_search(args: argparse.Namespace) -> None:
     read_scores(out / SCORED, supernet=file_digest(args.checkpoint).hexdigest())
     costs = f'-{Path(args.latency).stem.removeprefix("latency-")}' if args.latency else ''
     fronts = {engine: out / f'front-{engine}{costs}.json' for engine in ENGINES}
-    if args.engine != ['random'] and fronts['random'].is_file():
+    if 'random' not in engines and fronts['random'].is_file():
         read_front(fronts['random'])  # the baseline of the plots
 
     from mnv4_mm.search.plot import write_plot
@@ -189,7 +190,7 @@ def run_search(args: argparse.Namespace) -> None:
     if latency:
         print(*latency.lines(), sep='\n')
     # Random nets first: their front is drawn beside those of the other engines.
-    for engine in sorted(dict.fromkeys(args.engine), key=lambda engine: engine != 'random'):
+    for engine in sorted(engines, key=lambda engine: engine != 'random'):
         plan, path = Plan(engine, args.nets, args.seed, limit, args.images), fronts[engine]
         front = search(Path(args.checkpoint), plan, out, latency=latency, workers=args.workers)
         write_front(front, path)
@@ -251,8 +252,9 @@ def export_net(args: argparse.Namespace) -> None:
     config, work_dir = path.with_suffix('.py'), path.with_suffix('')
     if path.is_file() and not config.is_file():
         raise UserError(f'--out {path} is a checkpoint that this command has not written: name another file')
-    length = f'--epochs {args.epochs}' if args.epochs else f'--iters {args.iters}'
-    continued = f'`mnv4 train {config} {length} --work-dir {work_dir} --resume`'
+    length = ['--epochs', str(args.epochs)] if args.epochs else ['--iters', str(args.iters)]
+    train_config = ['mnv4', 'train', str(config)]
+    continued = f'`{shlex.join([*train_config, *length, "--work-dir", str(work_dir), "--resume"])}`'
     if args.epochs or args.iters:
         if source is not None:
             check_unit(source, 'epochs' if args.epochs else 'iters')
@@ -266,7 +268,7 @@ def export_net(args: argparse.Namespace) -> None:
 
     print(f'{chosen.cost:.{DIGITS}f} {front.unit}, {front.metric} {chosen.score:.4f} on {front.images} held-out images')
     width, height = export_net(supernet, chosen.genes, path)
-    print(f'input size {width}x{height}', path, f'{config}: `mnv4 train {config}` trains it further', sep='\n')
+    print(f'input size {width}x{height}', path, f'{config}: `{shlex.join(train_config)}` trains it further', sep='\n')
     if args.epochs or args.iters:
         from mnv4_mm.apis.train import train
 

@@ -3,13 +3,13 @@
 import multiprocessing
 import os
 import signal
-import threading
 import traceback
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from multiprocessing.connection import Connection, wait
 from typing import NamedTuple
 
+from mnv4_mm.child_processes import end_with_parent
 from mnv4_mm.errors import UserError
 from mnv4_mm.label.job import Job
 from mnv4_mm.label.table import Tally
@@ -133,7 +133,7 @@ def _serve(folder: str, connection: Connection) -> None:
     The first message is None, when the file has been loaded. A ``UserError`` is the last one.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one stops the others
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()  # a part can take hours
     try:
         job = Job(folder)
         labeller = job.labeller()
@@ -151,14 +151,6 @@ def _serve(folder: str, connection: Connection) -> None:
         connection.send(error)
     except (EOFError, OSError):  # the first process has ended
         return
-
-
-def _end_with_parent() -> None:
-    """End this process when the one that started it has died. A part can take hours."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os._exit(1)
 
 
 def describe(error: BaseException) -> str:

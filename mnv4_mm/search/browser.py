@@ -79,7 +79,7 @@ def browser_table(
 
     Raises:
         UserError: The folder has been written for another supernet or is damaged, a line belongs to none of its pages,
-            or the lines are of several devices or of too few nets.
+            the lines are of several devices or of too few nets, or the smallest or largest net is missing.
     """
     loaded = read_checkpoint(checkpoint)
     supernet = Supernet(loaded)
@@ -98,6 +98,12 @@ def browser_table(
         raise UserError(
             f'--measured: {len(others)} of these nets are not among those of --nets {nets} and --check {check}: give '
             'the numbers of the command that wrote the pages'
+        )
+    needed = {supernet.space.canonical(genes) for genes in fitted[:2]} - measured.keys()
+    if missing := [name for name, genes in genes_of.items() if supernet.space.canonical(genes) in needed]:
+        raise UserError(
+            f'--measured: {" and ".join(missing)} must be measured, too: the smallest and the largest net bound the '
+            'predictions'
         )
     first = measurements[0]
     table = make_table(

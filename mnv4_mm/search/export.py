@@ -46,8 +46,8 @@ def export_net(checkpoint: str | Path | Checkpoint, genes: Sequence[int], path: 
     }
     meta |= dict(cfg=cfg.pretty_text, supernet=dict(sha256=source.sha256, genes=list(canonical)))
     path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(config, text)  # first: a checkpoint without a config is taken for one of another command
     write_checkpoint(dict(meta=meta, state_dict=model.state_dict()), path)
-    write_whole(config, text)
     return tuple(cfg.input_size)
 
 

@@ -164,11 +164,10 @@ def _profile(supernet: Supernet, plan: Plan, out: Path, log: Callable[[str], obj
     same = {key: machine[key] for key in ('cpu', 'instructions', 'cores', 'versions', 'commit')}
     about = dict(runtime=plan.runtime, threads=plan.threads, **supernet.subject._asdict(), **same)
     records = _Records(out.with_suffix('.jsonl'), json.loads(json.dumps(about)))
-    if not records.rounds:
+    if records.is_new:
         # Files left by a profile whose measurements are gone may be of another supernet.
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove_files(folder)
     measured = _measure(supernet, plan, [*fitted, *checked, *blocks], records, folder, log)
-    shutil.rmtree(folder, ignore_errors=True)
     table = make_table(
         supernet,
         plan.runtime,
@@ -179,7 +178,19 @@ def _profile(supernet: Supernet, plan: Plan, out: Path, log: Callable[[str], obj
         {genes: measured[genes] for genes in checked if genes in measured},
     )
     write_table(table, out)
+    _remove_files(folder)
     return table
+
+
+def _remove_files(folder: Path) -> None:
+    """Remove the folder of exported files. Its marker is removed last: if this is interrupted, a profile takes it."""
+    if folder.is_dir():
+        for path in folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != FILES_MARKER:
+                path.unlink()
+        shutil.rmtree(folder)
 
 
 def choose_nets(space: Space, count: int, check: int) -> tuple[list[Genes], list[Genes]]:
@@ -337,12 +348,14 @@ class _Records:
 
     Attributes:
         rounds: Latency in ms of each round, by the name of an item.
+        is_new: True if the file was missing or empty.
     """
 
     def __init__(self, path: Path, about: dict[str, Any]) -> None:
         self.rounds: dict[str, dict[int, float]] = {}
         self._path = path
         lines = read_whole_lines(path)
+        self.is_new = not lines
         if lines and lines[0] != about:
             old = lines[0] if isinstance(lines[0], dict) else {}
             differ = ', '.join(key for key in about if old.get(key) != about[key])

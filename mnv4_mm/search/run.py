@@ -4,6 +4,7 @@ A search depends only on the seed and the scores. If it was stopped and is start
 reads the scores that it already has from its records.
 """
 
+import functools
 import multiprocessing
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mnv4_mm.child_processes import end_with_parent
 from mnv4_mm.config.checkpoint import checkpoint_config
 from mnv4_mm.engine.sandwich import NAME
 from mnv4_mm.errors import UserError
@@ -28,6 +30,8 @@ from mnv4_mm.weights.checkpoint import read_checkpoint
 POPULATION = 50
 # Weight of the cost in TuNAS's reward (arXiv 2008.06120, section 3.1).
 TUNAS_BETA = -0.07
+# Random nets that are drawn in place of one above the limit. The last one is not scored if it is above it, too.
+DRAWS = 20
 
 
 class Plan(NamedTuple):
@@ -36,7 +40,8 @@ class Plan(NamedTuple):
     Attributes:
         engine: ``nsga2`` for the front of score and cost by NSGA-II; ``tunas`` for the best reward of TuNAS; ``random``
             for random nets.
-        nets: Number of nets to ask for. Those that were asked for before, and those above the limit, count too.
+        nets: Number of nets to ask for. Those that were asked for before, and those above the limit, count too. A
+            random net above the limit is first replaced by others, up to ``DRAWS`` times.
         seed: Seed.
         limit: Largest cost; None for no limit. ``tunas``: the cost that the reward prefers.
         images: Largest number of images to score on.
@@ -47,23 +52,6 @@ class Plan(NamedTuple):
     seed: int
     limit: float | None
     images: int
-
-
-class Costs:
-    """Costs of nets, each computed once.
-
-    Args:
-        cost: Function from genes to the cost.
-    """
-
-    def __init__(self, cost: Callable[[Genes], float]) -> None:
-        self._cost = cost
-        self._known: dict[Genes, float] = {}
-
-    def __call__(self, genes: Genes) -> float:
-        if genes not in self._known:
-            self._known[genes] = self._cost(genes)
-        return self._known[genes]
 
 
 def search(
@@ -100,7 +88,7 @@ def search(
     predictor = _predictor(latency, checkpoint_config(loaded)) if latency else None
     scorer = Scorer(loaded, plan.images)
     space = scorer.space
-    costs = Costs(predictor or (lambda genes: scorer.macs(genes) / 1e9))
+    costs = functools.cache(predictor or (lambda genes: scorer.macs(genes) / 1e9))
     unit = MS if latency else GMACS
     # By MACs, no net is cheaper than the smallest. A prediction may be lower for another one.
     if plan.limit is not None and plan.engine != 'tunas' and not latency and costs(space.smallest()) > plan.limit:
@@ -128,7 +116,7 @@ def search(
 
         published = published_nets(scorer.cfg[NAME].space)
         baselines = tuple(zip(published, score(list(published.values())), strict=True))
-        for generation, nets in enumerate(ask(space, plan, costs, score), 1):
+        for generation, nets in enumerate(ask(space, plan, costs, score, first=tuple(published.values())), 1):
             asked |= {net.genes: net for net in nets}
             best = _best(asked.values(), plan)
             shown = f'the best has {best.score:.4f} at {best.cost:.4f} {unit}' if best else 'none within the limit'
@@ -164,7 +152,12 @@ def _source(latency: LatencyTable) -> dict[str, Any]:
 
 
 def ask(
-    space: Space, plan: Plan, cost: Callable[[Genes], float], score: Callable[[Sequence[Genes]], list[Scored]]
+    space: Space,
+    plan: Plan,
+    cost: Callable[[Genes], float],
+    score: Callable[[Sequence[Genes]], list[Scored]],
+    *,
+    first: Sequence[Genes] = (),
 ) -> Iterator[list[Scored]]:
     """Ask for nets in generations, and yield the scored nets of each generation, without those above the limit.
 
@@ -173,27 +166,42 @@ def ask(
         plan: What to search for.
         cost: Function from genes to the cost.
         score: Function that scores several nets.
+        first: Nets that are part of the first generation of ``nsga2`` and ``tunas``, beside random ones.
 
     Raises:
         UserError: Optuna is needed and not installed.
     """
     tell: Callable[[list[Genes], dict[Genes, Scored]], None]
-    propose, tell = _random(space, plan) if plan.engine == 'random' else _optuna(space, plan, cost)
+    propose, tell = _random(space, plan, cost) if plan.engine == 'random' else _optuna(space, plan, cost, first)
     for start in range(0, plan.nets, POPULATION):
         nets = propose(min(POPULATION, plan.nets - start))
-        # With a limit, nets above it are not scored. The reward of TuNAS needs the score of each net.
-        fitting = [one for one in nets if plan.limit is None or plan.engine == 'tunas' or cost(one) <= plan.limit]
-        scored = {one.genes: one for one in score(list(dict.fromkeys(fitting)))}
+        fitting = dict.fromkeys(genes for genes in nets if _is_scored(genes, plan, cost))
+        scored = {one.genes: one for one in score(list(fitting))}
         tell(nets, scored)
         yield list(scored.values())
 
 
-def _random(space: Space, plan: Plan) -> tuple[Callable[[int], list[Genes]], Callable]:
+def _is_scored(genes: Genes, plan: Plan, cost: Callable[[Genes], float]) -> bool:
+    """Return False for a net above the limit, unless the reward of TuNAS, which needs its score, takes the limit."""
+    return plan.limit is None or plan.engine == 'tunas' or cost(genes) <= plan.limit
+
+
+def _random(space: Space, plan: Plan, cost: Callable[[Genes], float]) -> tuple[Callable[[int], list[Genes]], Callable]:
     generator = random.Random(plan.seed)  # noqa: S311
-    return lambda count: [space.sample(generator) for _ in range(count)], lambda nets, scored: None
+
+    def draw() -> Genes:
+        for _ in range(DRAWS):
+            genes = space.sample(generator)
+            if _is_scored(genes, plan, cost):
+                break
+        return genes
+
+    return lambda count: [draw() for _ in range(count)], lambda nets, scored: None
 
 
-def _optuna(space: Space, plan: Plan, cost: Callable[[Genes], float]) -> tuple[Callable[[int], list[Genes]], Callable]:
+def _optuna(
+    space: Space, plan: Plan, cost: Callable[[Genes], float], first: Sequence[Genes]
+) -> tuple[Callable[[int], list[Genes]], Callable]:
     try:
         import optuna
     except ImportError as error:
@@ -210,9 +218,9 @@ def _optuna(space: Space, plan: Plan, cost: Callable[[Genes], float]) -> tuple[C
         variable.name: optuna.distributions.IntDistribution(0, len(variable.values) - 1)
         for variable in space.variables()
     }
-    # The first generation is that of ``--engine random``. Optuna's own would hardly have shallow nets.
-    first, _ = _random(space, plan)
-    for genes in first(POPULATION):
+    # Random nets are mostly smaller than the published ones, and Optuna's own would hardly have shallow nets.
+    draw, _ = _random(space, plan, cost)
+    for genes in [*first, *draw(POPULATION - len(first))]:
         study.enqueue_trial(dict(zip(ranges, genes, strict=True)))
     pending: list[Any] = []
 
@@ -274,6 +282,7 @@ _scorer: Scorer | None = None
 def _start(checkpoint: str, images: int) -> None:
     """Start a process of the pool: it reads the checkpoint and the images once, and uses one thread."""
     global _scorer
+    end_with_parent()
     import torch
     from mmengine.logging import MMLogger
 

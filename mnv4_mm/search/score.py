@@ -173,18 +173,21 @@ class Scorer:
         Raises:
             UserError: The genes do not fit the space, or the images have no ground truth.
         """
-        cfg = self.cfg
-        batches = self.images_for(genes).scored
-        with torch.no_grad(), DefaultScope.overwrite_default_scope(cfg.default_scope):
-            evaluator = Evaluator(copy.deepcopy(self._evaluator_cfg))
-            evaluator.dataset_meta = self._dataset.metainfo
-            if task_of(cfg).name == 'detection':
-                for metric in evaluator.metrics:  # the annotation file has all training images
-                    metric.img_ids = [sample.img_id for batch in batches for sample in batch['data_samples']]
-            for batch in batches:
-                evaluator.process(data_samples=model.test_step(batch), data_batch=batch)
-            metrics = evaluator.evaluate(self.images)
+        with torch.no_grad(), DefaultScope.overwrite_default_scope(self.cfg.default_scope):
+            for batch in self.images_for(genes).scored:
+                self._evaluator.process(data_samples=model.test_step(batch), data_batch=batch)
+            metrics = self._evaluator.evaluate(self.images)  # this also forgets the images
         return metric_value(metrics, self.metric)
+
+    @functools.cached_property
+    def _evaluator(self) -> Evaluator:
+        """Evaluator of the scored images. It reads the ground truth, so it is built once."""
+        evaluator = Evaluator(copy.deepcopy(self._evaluator_cfg))
+        evaluator.dataset_meta = self._dataset.metainfo
+        if task_of(self.cfg).name == 'detection':
+            for metric in evaluator.metrics:  # the annotation file has all training images
+                metric.img_ids = [self._dataset.get_data_info(i)['img_id'] for i in self._indices]
+        return evaluator
 
     def macs(self, genes: Sequence[int]) -> int:
         """Return the multiply-accumulates of the backbone of a net for the first of the scored images.

@@ -49,10 +49,30 @@ def kill(folder: Path, pattern: str, arguments: list[str]) -> None:
         while process.poll() is None and sizes(folder, pattern) == before:
             time.sleep(0.01)
         time.sleep(DELAYS.uniform(0, 0.2))
-        code = process.poll()
+        code, children = process.poll(), descendants(process.pid)
         process.kill()
         # Otherwise it had ended before it could be killed.
         assert code is None, f'exit code {code}: {process.stderr and process.stderr.read()[-3000:]}'
+    deadline = time.monotonic() + 60
+    while running := [child for child in children if is_running(child)]:
+        assert time.monotonic() < deadline, f'{running} still run'
+        time.sleep(0.1)
+
+
+def descendants(process: int) -> list[int]:
+    """Return the processes that a process and its children have started."""
+    found = []
+    for task in Path(f'/proc/{process}/task').glob('*/children'):
+        for child in map(int, task.read_text().split()):
+            found += [child, *descendants(child)]
+    return found
+
+
+def is_running(process: int) -> bool:
+    try:
+        return Path(f'/proc/{process}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
+    except FileNotFoundError:
+        return False
 
 
 def kill_and_repeat(folder: Path, pattern: str, *arguments: object, again: tuple[str, ...] = ()) -> None:

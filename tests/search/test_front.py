@@ -15,7 +15,7 @@ from mnv4_mm.errors import UserError
 from mnv4_mm.models.space import SMALL
 from mnv4_mm.search.front import Front, Scored, find_front, read_cost, read_front, write_front
 from mnv4_mm.search.plot import write_plot
-from mnv4_mm.search.run import POPULATION, Plan, ask, reward
+from mnv4_mm.search.run import DRAWS, POPULATION, Plan, ask, reward
 
 
 def some(count, seed=0):
@@ -144,6 +144,18 @@ def test_nsga2_finds_more_than_random_nets():
     assert min(gain) > 0.02 * area(run('random'))
 
 
+def test_given_nets_are_in_the_first_generation():
+    pytest.importorskip('optuna')
+    given = (SMALL.largest(), SMALL.smallest())
+    plan = Plan('nsga2', 60, 0, None, 10)
+
+    def scored(nets):
+        return [Scored(genes, score(genes), cost(genes)) for genes in nets]
+
+    first = next(ask(SMALL, plan, cost, scored, first=given))
+    assert tuple(net.genes for net in first[:2]) == given
+
+
 def test_nsga2_starts_from_random_nets_and_breeds_them():
     """Random nets leave out half of the rows that they may leave out. Nets that Optuna draws leave out a tenth."""
     pytest.importorskip('optuna')
@@ -176,9 +188,11 @@ def test_nets_above_the_limit_are_not_scored(engine):
     assert found
     assert all(net.cost <= limit for net in found)
     if engine == 'nsga2':
-        assert area(found) > area(run('random', 300, limit=limit))
+        random_nets = run('random', 300, limit=limit)
+        assert area(found) > area(random_nets)
+        assert len(random_nets) > 250  # most of those above the limit are replaced
         # Random nets, with which the search begins, are all above this one.
-        limit = 0.99 * min(net.cost for net in run('random', 600))
+        limit = 0.99 * min(net.cost for net in run('random', 600 * DRAWS))
         assert not run('random', 600, limit=limit)
         assert len(run('nsga2', 600, limit=limit)) > 50
 

@@ -93,24 +93,23 @@ def test_a_profile_continues_where_it_was_stopped(table, supernet, quick, tmp_pa
 
 
 def test_files_are_kept_until_the_table_is_written(supernet, quick, tmp_path, monkeypatch):
-    loaded, exported = Supernet(supernet(DETECTOR)), []
-    blocks = blocks_of(loaded.space.subnet(loaded.space.smallest()).arch, loaded.backbone)[:2]
-    records = _Records(tmp_path / 'r.jsonl', {})
+    exported, real = [], profile._export
 
     def killed(*_):
         raise KeyboardInterrupt
 
-    arguments = loaded, profile.Plan('onnx'), blocks, records, tmp_path / 'files'
-    with monkeypatch.context() as patch:
-        patch.setattr(profile, 'time_inferences', killed)
-        with pytest.raises(KeyboardInterrupt):
-            profile._measure(*arguments, log=lambda line: None)
-    real = profile._export
-    monkeypatch.setattr(profile, '_export', lambda graph, path: (exported.append(path), real(graph, path)))
-    found = profile._measure(*arguments, log=lambda line: None)
-    assert exported == []
-    assert found.keys() == set(blocks)
-    assert min(found.values()) > 0
+    arguments = supernet(DETECTOR), profile.Plan('onnx', nets=3, blocks=2), tmp_path / 'table.json'
+    monkeypatch.setattr(profile, '_export', lambda graph, path: (exported.append(path.name), real(graph, path)))
+    for name in ('time_inferences', 'write_table'):
+        with monkeypatch.context() as patch:
+            patch.setattr(profile, name, killed)
+            with pytest.raises(KeyboardInterrupt):
+                profile.profile(*arguments, log=lambda line: None)
+        assert len(list((tmp_path / 'table.files').glob('*.onnx'))) == 5
+    table = profile.profile(*arguments, log=lambda line: None)
+    assert len(exported) == len(set(exported)) == 5
+    assert len(table.nets) == 3
+    assert not (tmp_path / 'table.files').exists()
 
 
 def test_a_folder_of_the_user_is_not_deleted(tmp_path, capsys):
@@ -184,18 +183,20 @@ def test_a_search_under_a_limit_in_ms(table, supernet, tmp_path, monkeypatch, ca
     predict = Predictor(found, found.subject, Supernet(path).backbone)
     assert [net.cost for net in front.nets] == [predict(net.genes) for net in front.nets]
     assert (tmp_path / 'front-random-table.png').read_bytes().startswith(b'\x89PNG')
-    # The records do not depend on the cost: nothing is scored again.
-    monkeypatch.setattr(InProcess, 'map', lambda pool, function, nets: [pytest.fail('scored again') for _ in nets])
-    assert main(arguments) == 0
-    assert read_front(tmp_path / 'front-random.json').unit == 'GMACs'
-    # Several engines in turn. The first nets of NSGA-II are those of random search.
-    assert main([*arguments, '--engine', 'nsga2', 'random']) == 0
-    assert read_front(tmp_path / 'front-nsga2.json').nets == read_front(tmp_path / 'front-random.json').nets
-    assert capsys.readouterr().out.count('| GMACs | bbox_mAP | input |') == 3
     median = sorted(net.cost for net in front.nets)[len(front.nets) // 2]
     assert main([*arguments, '--latency', str(table), '--limit', f'{median:.4f}ms']) == 0
     assert max(net.cost for net in read_front(tmp_path / 'front-random-table.json').nets) <= median + 1e-4
     capsys.readouterr()
+    # The records do not depend on the cost: nothing is scored again.
+    monkeypatch.setattr(InProcess, 'map', lambda pool, function, nets: [pytest.fail('scored again') for _ in nets])
+    assert main(arguments) == 0
+    assert read_front(tmp_path / 'front-random.json').unit == 'GMACs'
+    # Two engines in turn. NSGA-II begins with the baselines, which are scored already, and the same random nets.
+    assert main([*arguments, '--engine', 'nsga2']) == 0
+    assert capsys.readouterr().out.count('| GMACs | bbox_mAP | input |') == 3
+    nsga2 = read_front(tmp_path / 'front-nsga2.json')
+    assert nsga2.plan['engine'] == 'nsga2'
+    assert {genes for _, (genes, *_) in nsga2.baselines} & {net.genes for net in nsga2.nets}
     assert main([*arguments, '--latency', str(table), '--limit', '0.0001']) == 2
     assert 'nets is within --limit 0.0001' in capsys.readouterr().err
     # A table of other images.
@@ -261,6 +262,9 @@ def test_lines_of_a_browser(supernet, tmp_path, monkeypatch, capsys):
     assert main(fewer) == 2
     assert '1 of these nets are not among those of --nets 3 and --check 1' in capsys.readouterr().err
     lines.write_text(line_of(written[0], 1))
+    assert main(measured) == 2
+    assert f'--measured: {written[1].name} must be measured, too' in capsys.readouterr().err
+    lines.write_text('\n'.join(line_of(page, 1) for page in written[:2]))
     assert main(measured) == 2
     assert 'a latency table needs at least 3' in capsys.readouterr().err
     for text, message in {'{"nets": {}, "sha256": ""}': 'has nets of another supernet', '[]': 'is damaged'}.items():
