@@ -3,6 +3,7 @@
 import argparse
 import shlex
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -180,23 +181,35 @@ def run_search(args: argparse.Namespace) -> None:
     check_output_folder('--out', out)
     read_scores(out / SCORED, supernet=file_digest(args.checkpoint).hexdigest())
     costs = f'-{Path(args.latency).stem.removeprefix("latency-")}' if args.latency else ''
-    fronts = {engine: out / f'front-{engine}{costs}.json' for engine in ENGINES}
-    if 'random' not in engines and fronts['random'].is_file():
-        read_front(fronts['random'])  # the baseline of the plots
+    for engine in engines:
+        if engine != 'random' and find_spec('optuna') is None:
+            raise UserError(
+                f'--engine {engine} needs Optuna: pip install "mnv4_mm[search]"; --engine random needs nothing'
+            )
+    paths = {engine: out / f'front-{engine}{costs}.json' for engine in ENGINES}
+    baseline = read_front(paths['random']) if 'random' not in engines and paths['random'].is_file() else None
 
     from mnv4_mm.search.plot import write_plot
-    from mnv4_mm.search.run import Plan, search
+    from mnv4_mm.search.run import NothingFoundError, Plan, search
 
     if latency:
         print(*latency.lines(), sep='\n')
     # Random nets first: their front is drawn beside those of the other engines.
-    for engine in sorted(engines, key=lambda engine: engine != 'random'):
-        plan, path = Plan(engine, args.nets, args.seed, limit, args.images), fronts[engine]
-        front = search(Path(args.checkpoint), plan, out, latency=latency, workers=args.workers)
+    *ordered, last = sorted(engines, key=lambda engine: engine != 'random')
+    for engine in (*ordered, last):
+        plan, path = Plan(engine, args.nets, args.seed, limit, args.images), paths[engine]
+        try:
+            front = search(Path(args.checkpoint), plan, out, latency=latency, workers=args.workers)
+        except NothingFoundError as error:
+            if engine == last:
+                raise
+            print(f'--engine {engine}: {error}')
+            continue
         write_front(front, path)
-        shows_random = engine != 'random' and fronts['random'].is_file()
-        write_plot(front, read_front(fronts['random']) if shows_random else None, path.with_suffix('.png'))
+        write_plot(front, baseline, path.with_suffix('.png'))
         print(*front.lines(), path, path.with_suffix('.png'), sep='\n')
+        if engine == 'random':
+            baseline = front
 
 
 def rank_nets(args: argparse.Namespace) -> None:

@@ -87,6 +87,20 @@ def choose_blocks(
     return [*first, *(block for block in ordered if block not in set(first))][:count]
 
 
+def net_macs(space: Space, genes: Sequence[int], backbone: Mapping[str, Any], size: tuple[int, int]) -> int:
+    """Return the multiply-accumulates of the backbone of a net, counted from its rows without building it.
+
+    Args:
+        space: The space.
+        genes: The net.
+        backbone: See ``blocks_of``.
+        size: Height and width of the image in pixels.
+    """
+    stem = _convolution(3, space.stem, 3, size, (-(-size[0] // 2), -(-size[1] // 2)))
+    blocks = blocks_of(space.subnet(genes).arch, backbone)
+    return stem.macs + sum(layer.macs for block in blocks for layer in layers_of(block, size))
+
+
 def input_size(block: PlacedRow, size: tuple[int, int]) -> tuple[int, int]:
     """Return the height and width of a block's input, for an image of this height and width in pixels."""
     return -(-size[0] // block.stride), -(-size[1] // block.stride)

@@ -102,8 +102,8 @@ def browser_table(
     needed = {supernet.space.canonical(genes) for genes in fitted[:2]} - measured.keys()
     if missing := [name for name, genes in genes_of.items() if supernet.space.canonical(genes) in needed]:
         raise UserError(
-            f'--measured: {" and ".join(missing)} must be measured, too: the smallest and the largest net bound the '
-            'predictions'
+            f'--measured: {" and ".join(missing)} must be measured, too: the table is fitted between the smallest '
+            'and the largest net'
         )
     first = measurements[0]
     table = make_table(

@@ -306,7 +306,8 @@ def check_files_folder(out: Path) -> Path:
         UserError: There is such a folder or file that no profile has made. A profile would delete it.
     """
     folder = out.with_suffix('.files')
-    if folder.exists() and not (folder / FILES_MARKER).is_file():
+    is_empty = folder.is_dir() and not any(folder.iterdir())  # as an interrupted profile may leave it
+    if folder.exists() and not is_empty and not (folder / FILES_MARKER).is_file():
         raise UserError(f'{folder} would be deleted, and was not made by `mnv4 search profile`: name another --out')
     return folder
 

@@ -163,10 +163,12 @@ def _profile(supernet: Supernet, plan: Plan, out: Path, log: Callable[[str], obj
     machine['versions'] |= dict(torch=torch.__version__, **TARGETS[plan.runtime].versions())
     same = {key: machine[key] for key in ('cpu', 'instructions', 'cores', 'versions', 'commit')}
     about = dict(runtime=plan.runtime, threads=plan.threads, **supernet.subject._asdict(), **same)
-    records = _Records(out.with_suffix('.jsonl'), json.loads(json.dumps(about)))
-    if records.is_new:
-        # Files left by a profile whose measurements are gone may be of another supernet.
+    path = out.with_suffix('.jsonl')
+    if not read_whole_lines(path):
+        # Files left by a profile whose measurements are gone may be of another supernet. They are removed before the
+        # new measurements have their first line, which says what the files are of.
         _remove_files(folder)
+    records = _Records(path, json.loads(json.dumps(about)))
     measured = _measure(supernet, plan, [*fitted, *checked, *blocks], records, folder, log)
     table = make_table(
         supernet,
@@ -183,14 +185,13 @@ def _profile(supernet: Supernet, plan: Plan, out: Path, log: Callable[[str], obj
 
 
 def _remove_files(folder: Path) -> None:
-    """Remove the folder of exported files. Its marker is removed last: if this is interrupted, a profile takes it."""
-    if folder.is_dir():
-        for path in folder.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path.name != FILES_MARKER:
-                path.unlink()
-        shutil.rmtree(folder)
+    """Remove the folder of exported files, its marker last: the next profile accepts what an interruption leaves."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != FILES_MARKER:
+            path.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def choose_nets(space: Space, count: int, check: int) -> tuple[list[Genes], list[Genes]]:
@@ -348,14 +349,12 @@ class _Records:
 
     Attributes:
         rounds: Latency in ms of each round, by the name of an item.
-        is_new: True if the file was missing or empty.
     """
 
     def __init__(self, path: Path, about: dict[str, Any]) -> None:
         self.rounds: dict[str, dict[int, float]] = {}
         self._path = path
         lines = read_whole_lines(path)
-        self.is_new = not lines
         if lines and lines[0] != about:
             old = lines[0] if isinstance(lines[0], dict) else {}
             differ = ', '.join(key for key in about if old.get(key) != about[key])

@@ -30,8 +30,12 @@ from mnv4_mm.weights.checkpoint import read_checkpoint
 POPULATION = 50
 # Weight of the cost in TuNAS's reward (arXiv 2008.06120, section 3.1).
 TUNAS_BETA = -0.07
-# Random nets that are drawn in place of one above the limit. The last one is not scored if it is above it, too.
+# Most draws for one random net, until one is within the limit. If none is, the net counts but is not scored.
 DRAWS = 20
+
+
+class NothingFoundError(UserError):
+    """A search whose nets are all above the limit."""
 
 
 class Plan(NamedTuple):
@@ -41,7 +45,7 @@ class Plan(NamedTuple):
         engine: ``nsga2`` for the front of score and cost by NSGA-II; ``tunas`` for the best reward of TuNAS; ``random``
             for random nets.
         nets: Number of nets to ask for. Those that were asked for before, and those above the limit, count too. A
-            random net above the limit is first replaced by others, up to ``DRAWS`` times.
+            random net above the limit is drawn again, up to ``DRAWS`` draws in all.
         seed: Seed.
         limit: Largest cost; None for no limit. ``tunas``: the cost that the reward prefers.
         images: Largest number of images to score on.
@@ -83,6 +87,7 @@ def search(
     Raises:
         UserError: The checkpoint or the data cannot be used, the latency table has another subject, or the records are
             of another supernet or of other images.
+        NothingFoundError: All nets that were asked for are above the limit.
     """
     loaded = read_checkpoint(checkpoint)
     predictor = _predictor(latency, checkpoint_config(loaded)) if latency else None
@@ -122,7 +127,7 @@ def search(
             shown = f'the best has {best.score:.4f} at {best.cost:.4f} {unit}' if best else 'none within the limit'
             log(f'generation {generation}: {len(asked)} nets scored; {shown}')
     if not asked:
-        raise UserError(f'none of the {plan.nets} nets is within --limit {plan.limit}: ask for more --nets')
+        raise NothingFoundError(f'none of the {plan.nets} nets is within --limit {plan.limit}: ask for more --nets')
     return Front(
         checkpoint,
         scorer.checkpoint.sha256,
@@ -167,9 +172,6 @@ def ask(
         cost: Function from genes to the cost.
         score: Function that scores several nets.
         first: Nets that are part of the first generation of ``nsga2`` and ``tunas``, beside random ones.
-
-    Raises:
-        UserError: Optuna is needed and not installed.
     """
     tell: Callable[[list[Genes], dict[Genes, Scored]], None]
     propose, tell = _random(space, plan, cost) if plan.engine == 'random' else _optuna(space, plan, cost, first)
@@ -182,7 +184,7 @@ def ask(
 
 
 def _is_scored(genes: Genes, plan: Plan, cost: Callable[[Genes], float]) -> bool:
-    """Return False for a net above the limit, unless the reward of TuNAS, which needs its score, takes the limit."""
+    """Return True if a net is scored: it is within the limit, or the engine is ``tunas``, whose limit is a target."""
     return plan.limit is None or plan.engine == 'tunas' or cost(genes) <= plan.limit
 
 
@@ -202,12 +204,8 @@ def _random(space: Space, plan: Plan, cost: Callable[[Genes], float]) -> tuple[C
 def _optuna(
     space: Space, plan: Plan, cost: Callable[[Genes], float], first: Sequence[Genes]
 ) -> tuple[Callable[[int], list[Genes]], Callable]:
-    try:
-        import optuna
-    except ImportError as error:
-        raise UserError(
-            f'--engine {plan.engine} needs Optuna: pip install "mnv4_mm[search]"; --engine random needs nothing'
-        ) from error
+    import optuna  # of the extra `search`; the command checks that it is installed
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     up, down = optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE
     directions = [up] if plan.engine == 'tunas' else [up, down]

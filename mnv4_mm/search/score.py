@@ -30,10 +30,10 @@ from mnv4_mm.deploy.export import evenly
 from mnv4_mm.engine.building import building
 from mnv4_mm.engine.runner import quiet_losses
 from mnv4_mm.errors import UserError
-from mnv4_mm.models.complexity import count
 from mnv4_mm.models.input_size import scaled_size
-from mnv4_mm.models.supernet import build_backbone, subnet_state
+from mnv4_mm.models.supernet import subnet_state
 from mnv4_mm.quiet import READING_ANNOTATIONS, without_lines
+from mnv4_mm.search.blocks import net_macs
 from mnv4_mm.search.calibrate import recalibrate
 from mnv4_mm.tasks import build_model, task_of
 from mnv4_mm.weights.checkpoint import Checkpoint, read_checkpoint
@@ -195,10 +195,8 @@ class Scorer:
         Raises:
             UserError: The genes do not fit the space.
         """
-        backbone = self.cfg.model.backbone
-        options = {key: value for key, value in backbone.items() if key in ('out_indices', 'output_stride')}
         size = self.sizes[self.space.scale_number(genes)]
-        return count(build_backbone(self.space, genes, **options), size).macs
+        return net_macs(self.space, genes, self.cfg.model.backbone, size)
 
 
 def _test_pipeline(data: Config, scale: float) -> list[Any]:

@@ -84,6 +84,8 @@ def execute(job: Job) -> dict[str, Any]:
         options = protocol.teacher.cfg_options
     # Neither the check of the data nor the teacher's training is part of the run.
     start, before = time.monotonic(), _processor_seconds()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
     weights = _train(job, protocol, run, work_dir, checkpoint_of_teacher, options)
     memory = _peak_memory()
     checkpoint = read_checkpoint(list_checkpoints(work_dir)[0])

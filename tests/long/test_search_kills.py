@@ -1,11 +1,14 @@
 """Each command of a search, killed at random moments and given again, ends as one that was not."""
 
+import contextlib
 import json
 import random
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import kills
 import pytest
@@ -21,7 +24,6 @@ OPTIONS = {
     'default_hooks.checkpoint.interval': 1,
     'randomness.seed': 7,
 }
-KILLS = 2
 DELAYS = random.Random(0)
 
 
@@ -44,15 +46,17 @@ def kill(folder: Path, pattern: str, arguments: list[str]) -> None:
 
     Only the process of the command is killed; the processes that it has started must notice.
     """
-    before = sizes(folder, pattern)
-    with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        while process.poll() is None and sizes(folder, pattern) == before:
+    before, deadline = sizes(folder, pattern), time.monotonic() + 300
+    with TemporaryFile('w+') as output, subprocess.Popen(arguments, stdout=output, stderr=output) as process:
+        while process.poll() is None and sizes(folder, pattern) == before and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(DELAYS.uniform(0, 0.2))
-        code, children = process.poll(), descendants(process.pid)
+        code, children, after = process.poll(), descendants(process.pid), sizes(folder, pattern)
         process.kill()
+        output.seek(0)
         # Otherwise it had ended before it could be killed.
-        assert code is None, f'exit code {code}: {process.stderr and process.stderr.read()[-3000:]}'
+        assert code is None, f'exit code {code}: {output.read()[-3000:]}'
+    assert after != before
     deadline = time.monotonic() + 60
     while running := [child for child in children if is_running(child)]:
         assert time.monotonic() < deadline, f'{running} still run'
@@ -75,22 +79,26 @@ def is_running(process: int) -> bool:
         return False
 
 
-def kill_and_repeat(folder: Path, pattern: str, *arguments: object, again: tuple[str, ...] = ()) -> None:
-    """Kill ``mnv4 search`` ``KILLS`` times, each time after it got on, and let it end.
+def kill_and_repeat(folder: Path, patterns: Sequence[str], *arguments: object, again: tuple[str, ...] = ()) -> None:
+    """Kill ``mnv4 search`` after some progress, repeat it, and let it end.
 
     Args:
         folder: See ``kill``.
-        pattern: See ``kill``.
+        patterns: See ``kill``, one for each kill.
         *arguments: Arguments of the command.
         again: Further arguments when it is repeated.
     """
-    for number in range(KILLS):
+    for number, pattern in enumerate(patterns):
         kill(folder, pattern, command(*arguments, *(again if number else ())))
     run(*arguments, *again)
 
 
 def sizes(folder: Path, pattern: str) -> dict[Path, int]:
-    return {path: path.stat().st_size for path in folder.rglob(pattern)}
+    found = {}
+    for path in folder.rglob(pattern):
+        with contextlib.suppress(FileNotFoundError):  # a temporary file
+            found[path] = path.stat().st_size
+    return found
 
 
 def lines(path: Path) -> list[dict]:
@@ -112,7 +120,7 @@ def training(data: Path) -> list[object]:
 
 def test_train(supernet, drawn_masks, tmp_path):
     arguments = ['train', *training(drawn_masks), '--work-dir', tmp_path]
-    kill_and_repeat(tmp_path, 'iter_*.pth', *arguments, again=('--resume',))
+    kill_and_repeat(tmp_path, ['iter_*.pth'] * 2, *arguments, again=('--resume',))
     assert kills.differences(supernet, tmp_path / 'iter_12.pth') == []
 
 
@@ -123,7 +131,7 @@ def test_profile(supernet, tmp_path):
         path.parent.mkdir()
     arguments = ['profile', supernet, '--nets', 4, '--blocks', 6, '--check', 3, '--out']
     run(*arguments, whole)
-    kill_and_repeat(killed.parent, '*', *arguments, killed)
+    kill_and_repeat(killed.parent, ['*.onnx', 'latency.jsonl'], *arguments, killed)
     measured = [
         [(line['item'], line['round']) for line in lines(path.with_suffix('.jsonl'))[1:]] for path in (whole, killed)
     ]
@@ -138,7 +146,7 @@ def test_profile(supernet, tmp_path):
 def test_run(supernet, tmp_path, engine):
     arguments = ['run', supernet, '--engine', engine, '--nets', 60, '--images', 8, '--workers', 2, '--out']
     run(*arguments, tmp_path / 'whole')
-    kill_and_repeat(tmp_path / 'killed', SCORED, *arguments, tmp_path / 'killed')
+    kill_and_repeat(tmp_path / 'killed', [SCORED] * 2, *arguments, tmp_path / 'killed')
     fronts = [json.loads((tmp_path / name / f'front-{engine}.json').read_text()) for name in ('whole', 'killed')]
     assert fronts[0] == fronts[1]
     genes = [tuple(line['genes']) for line in lines(tmp_path / 'killed' / SCORED)[1:]]
@@ -148,13 +156,13 @@ def test_run(supernet, tmp_path, engine):
 def test_rank(supernet, tmp_path):
     arguments = ['rank', supernet, '--nets', 3, '--iters', 4, '--images', 8, '--workers', 2, '--out']
     run(*arguments, tmp_path / 'whole')
-    kill_and_repeat(tmp_path / 'killed', 'iter_*.pth', *arguments, tmp_path / 'killed')
+    kill_and_repeat(tmp_path / 'killed', ['iter_*.pth'] * 2, *arguments, tmp_path / 'killed')
     ranked = [sorted(map(json.dumps, lines(tmp_path / name / RANKED))) for name in ('whole', 'killed')]
     assert ranked[0] == ranked[1]
 
 
 def test_export(supernet, tmp_path):
-    """The training that follows an export is continued by the command that is printed at its start."""
+    """The training that follows an export can be continued."""
     found = tmp_path / 'found'
     run('run', supernet, '--engine', 'random', '--nets', 2, '--images', 8, '--out', found)
     arguments = ['export', found / 'front-random.json', '--choose', 'mnv4_conv_s', '--iters', 8, '--out']

@@ -14,7 +14,7 @@ from mnv4_mm.models.complexity import count
 from mnv4_mm.models.supernet import build_backbone
 from mnv4_mm.runtime.meta import read_meta, sha256, sidecar
 from mnv4_mm.search import browser, profile, run
-from mnv4_mm.search.blocks import blocks_of, layers_of
+from mnv4_mm.search.blocks import blocks_of, net_macs
 from mnv4_mm.search.front import read_front
 from mnv4_mm.search.latency import FILES_MARKER, Predictor, check_files_folder, read_table, write_table
 from mnv4_mm.search.profile import Supernet, _Records, choose_nets
@@ -143,11 +143,9 @@ def test_the_blocks_of_a_supernet_are_those_of_its_backbone(name, supernet):
     loaded = Supernet(supernet(name))
     size, backbone = loaded.subject.sizes[-1], dict(loaded.backbone)
     options = {key: value for key, value in backbone.items() if key in ('out_indices', 'output_stride')}
-    genes = choose_nets(loaded.space, 5, 0)[0][-1]
-    blocks = blocks_of(loaded.space.subnet(genes).arch, backbone)
-    stem = 3 * 9 * loaded.space.stem * (size[0] // 2) * (size[1] // 2)
-    macs = sum(layer.macs for block in blocks for layer in layers_of(block, size))
-    assert stem + macs == count(build_backbone(loaded.space, genes, **options), size).macs
+    for genes in choose_nets(loaded.space, 5, 0)[0]:
+        macs = count(build_backbone(loaded.space, genes, **options), size).macs
+        assert net_macs(loaded.space, genes, backbone, size) == macs
     if name == SEGMENTER:
         graph = loaded.graph(genes, 'onnx')
         assert graph.meta.kind == 'logits'
@@ -192,13 +190,29 @@ def test_a_search_under_a_limit_in_ms(table, supernet, tmp_path, monkeypatch, ca
     assert main(arguments) == 0
     assert read_front(tmp_path / 'front-random.json').unit == 'GMACs'
     # Two engines in turn. NSGA-II begins with the baselines, which are scored already, and the same random nets.
-    assert main([*arguments, '--engine', 'nsga2']) == 0
+    plotted = []
+    monkeypatch.setattr(
+        'mnv4_mm.search.plot.write_plot', lambda front, baseline, path: plotted.append((front, baseline))
+    )
+    assert main(['search', 'run', '--engine', 'nsga2', *arguments[2:]]) == 0
     assert capsys.readouterr().out.count('| GMACs | bbox_mAP | input |') == 3
+    (random_front, nothing), (_, baseline) = plotted
+    assert random_front.plan['engine'] == 'random'
+    assert nothing is None
+    assert baseline == random_front
     nsga2 = read_front(tmp_path / 'front-nsga2.json')
     assert nsga2.plan['engine'] == 'nsga2'
     assert {genes for _, (genes, *_) in nsga2.baselines} & {net.genes for net in nsga2.nets}
     assert main([*arguments, '--latency', str(table), '--limit', '0.0001']) == 2
     assert 'nets is within --limit 0.0001' in capsys.readouterr().err
+    assert main([*arguments, '--engine', 'nsga2', '--latency', str(table), '--limit', '0.0001']) == 2
+    output, error = capsys.readouterr()
+    assert '--engine random: none of the 20 nets is within --limit 0.0001' in output
+    assert 'none of the 20 nets is within --limit 0.0001' in error
+    monkeypatch.setattr('mnv4_mm.cli.search.find_spec', lambda name: None)
+    assert main([*arguments, '--engine', 'nsga2']) == 2
+    assert '--engine nsga2 needs Optuna' in capsys.readouterr().err
+    monkeypatch.undo()
     # A table of other images.
     other = tmp_path / 'other.json'
     write_table(found._replace(subject=found.subject._replace(sizes=((64, 64),))), other)

@@ -704,7 +704,8 @@ def test_runs_from_the_command_to_the_table(tmp_path, repository, capsys):
     assert not list((tmp_path / 'out/runs').iterdir())
     assert [one['teacher'] and one['teacher']['net'] for one in records].count('mnv4_conv_s_050') == 1
     assert all(0 <= one['teacher']['score'] <= 1 for one in records if one['teacher'])
-    assert all(len(one['loss']) >= 3 and one['gpu_memory_mib'] is None for one in records)
+    assert all(len(one['loss']) >= 3 for one in records)
+    assert all((one['gpu_memory_mib'] is None) != torch.cuda.is_available() for one in records)
     capsys.readouterr()
     assert main(arguments) == 0
     assert len(read_records(tmp_path / 'out/records.jsonl')) == len(records)
