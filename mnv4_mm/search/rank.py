@@ -90,7 +90,7 @@ class Ranking(NamedTuple):
         """
         ordered = sorted(self.nets, key=lambda net: -net.alone)
         by_macs = [net._replace(shared=net.gmacs) for net in self.nets]
-        every, same = (_text(*kendall(by_macs, within_sizes=within)) for within in (False, True))
+        every, same = (_tau_text(by_macs, within_sizes=within) for within in (False, True))
         return [
             f'| {self.metric} alone | {self.metric} in the supernet | GMACs | input | genes |',
             '|---|---|---|---|---|',
@@ -146,26 +146,16 @@ def _counted(nets: Sequence[Ranked], within_sizes: bool) -> np.ndarray:
     return (sizes[:, None] == sizes).all(2) if within_sizes else np.ones((len(nets),) * 2, bool)
 
 
-def equal_scores(nets: Sequence[Ranked]) -> str:
-    """Return the scores that are equal for all nets, ``alone`` or ``in the supernet``; empty if neither are."""
-    shared, alone = _columns(nets)
-    return 'in the supernet' if np.ptp(shared) == 0 else 'alone' if np.ptp(alone) == 0 else ''
-
-
 def _columns(nets: Sequence[Ranked]) -> tuple[np.ndarray, np.ndarray]:
     return np.array([net.shared for net in nets]), np.array([net.alone for net in nets])
 
 
 def _tau_text(nets: Sequence[Ranked], *, within_sizes: bool = False) -> str:
-    if equal := equal_scores(nets):
-        return f'not defined, all scores {equal} are equal'
-    return _text(*kendall(nets, within_sizes=within_sizes))
-
-
-def _text(tau: float, interval_ends: tuple[float, float]) -> str:
-    low, high = interval_ends
+    if not pairs_of(nets, within_sizes=within_sizes):
+        return 'not defined, there are no such pairs'
+    tau, (low, high) = kendall(nets, within_sizes=within_sizes)
     if math.isnan(tau):
-        return 'not defined, one of the scores is equal in all these pairs'
+        return 'not defined, one of the two scores is equal in all pairs'
     interval = 'no interval of so few pairs' if math.isnan(low) else f'95 % interval {low:.2f} to {high:.2f}'
     return f'{tau:.2f}, {interval}'
 

@@ -45,10 +45,10 @@ def test_kendall_counts_pairs_in_the_same_order():
     macs_tau = mean_sign([net._replace(shared=-i) for i, net in enumerate(nets)])
     assert lines[-1].startswith(f'with GMACs instead of scores in the supernet: {macs_tau:.2f}, 95 % interval')
     same = Ranking('mIoU', tuple(net._replace(shared=0.0) for net in nets))
-    assert same.lines()[-3] == 'Kendall tau of 12 nets: not defined, all scores in the supernet are equal'
-    assert same.lines()[-2].endswith('not defined, all scores in the supernet are equal')
+    assert same.lines()[-3] == 'Kendall tau of 12 nets: not defined, one of the two scores is equal in all pairs'
+    assert same.lines()[-2].endswith('not defined, one of the two scores is equal in all pairs')
     others = Ranking('mIoU', tuple(net._replace(size=(32, 32 + i)) for i, net in enumerate(nets)))
-    assert others.lines()[-2].endswith('not defined, one of the scores is equal in all these pairs')
+    assert others.lines()[-2].endswith('0 pairs of the same input size only: not defined, there are no such pairs')
     assert Ranking('mIoU', tuple(nets[:5])).lines()[-3].endswith('no interval of so few pairs')
     few = Ranking('mIoU', tuple(net._replace(size=(32, 32 * (i // 2))) for i, net in enumerate(nets[:6])))
     assert re.search(r'^3 pairs of the same input size only: .*, no interval of so few pairs$', few.lines()[-2])
