@@ -118,6 +118,43 @@ def read_image(path: str | Path, reduction: int = 1) -> np.ndarray:
     return _decode_checked(_read_bytes(path), path, reduction)
 
 
+def read_for_resize(
+    image: str | Path | bytes, resized: Callable[[int, int], tuple[int, int]], name: str | Path = ''
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """Read an image that will be scaled down, a JPEG at a half, quarter or eighth of its size if that is large enough.
+
+    libjpeg then skips most of its work. The pixels are averages over the skipped ones, so after resizing they differ a
+    little from those of ``read_image``.
+
+    Args:
+        image: Image file, or the content of one.
+        resized: Function from height and width of the image to the height and width that it will be resized to.
+        name: Name of the image for messages; not needed for a file.
+
+    Returns:
+        (H, W, 3) uint8 BGR, and height and width of the whole image.
+
+    Raises:
+        UserError: There is no such file, or it is not a readable image.
+    """
+    if isinstance(image, bytes):
+        _check_length(len(image), name)
+        data = np.frombuffer(image, np.uint8)
+    else:
+        name, data = image, _read_bytes(image)
+    header = _checked_header(data, name)
+    if header is None or header.format != 'JPEG':
+        pixels = _decode_checked(data, name)
+        return pixels, pixels.shape[:2]
+    width, height = _shown_size(header)
+    smallest = resized(height, width)
+    reduction = max(
+        factor for factor in REDUCED
+        if factor == 1 or (-(-height // factor) >= smallest[0] and -(-width // factor) >= smallest[1])
+    )  # fmt: skip
+    return _decode_image(data, header, name, reduction), (height, width)
+
+
 def decode_image(data: bytes, name: str | Path) -> np.ndarray:
     """Decode the content of an image file exactly as ``read_image`` does.
 

@@ -23,6 +23,7 @@ from mnv4_mm.images import (
     check_image_file,
     image_facts,
     image_size,
+    read_for_resize,
     read_image,
     read_mask,
     write_image,
@@ -401,6 +402,41 @@ def test_reduced_images_have_their_sides_divided_and_rounded_up(name, reduction,
     assert reduced.shape == (-(-height // reduction), -(-width // reduction), 3)
     mean = cv2.resize(whole, reduced.shape[1::-1], interpolation=cv2.INTER_AREA)
     assert np.abs(reduced.astype(int) - mean).mean() < 12
+
+
+@pytest.mark.parametrize(
+    ('name', 'needed', 'shape'),
+    [
+        ('plain.jpg', (48, 64), (48, 64)),
+        ('plain.jpg', (25, 32), (48, 64)),
+        ('plain.jpg', (24, 32), (24, 32)),
+        ('plain.jpg', (13, 16), (24, 32)),
+        ('plain.jpg', (12, 16), (12, 16)),
+        ('plain.jpg', (1, 1), (6, 8)),
+        ('exif_6.jpg', (32, 24), (32, 24)),
+        ('exif_6.jpg', (24, 32), (64, 48)),
+        ('grey.png', (1, 1), (48, 64)),
+        ('exif.tiff', (1, 1), (64, 48)),
+    ],
+)
+def test_an_image_to_resize_is_read_no_larger_than_needed(name, needed, shape, tmp_path):
+    content = READABLE.get(name) or ONLY_PILLOW[name]
+    path, given = write(tmp_path, name, content), []
+
+    def resized(height, width):
+        given.append((height, width))
+        return needed
+
+    pixels, size = read_for_resize(path, resized)
+    assert pixels.shape[:2] == shape
+    assert size == image_size(path)[::-1]
+    assert given in ([], [size])
+    np.testing.assert_array_equal(pixels, read_image(path, size[0] // shape[0]))
+    np.testing.assert_array_equal(read_for_resize(content, resized, 'name')[0], pixels)
+    odd = write(tmp_path, 'odd.jpg', cv2.imencode('.jpg', PIXELS[:47, :63])[1].tobytes())
+    assert read_for_resize(odd, lambda *_: (24, 32))[0].shape[:2] == (24, 32)
+    with pytest.raises(UserError, match=r'name is not a readable image'):
+        read_for_resize(content[: len(content) // 2], resized, 'name')
 
 
 def test_masks_are_read_as_values(tmp_path):

@@ -26,6 +26,7 @@ def load(
     device: str | None = None,
     inference: str | None = None,
     threads: int | None = None,
+    fast_jpeg: bool = False,
 ) -> 'runtime.Predictor | TorchPredictor':
     """Load a trained model.
 
@@ -38,6 +39,7 @@ def load(
         device: For a checkpoint: torch device; by default the GPU if there is one.
         inference: For a checkpoint of a segmenter: ``whole`` images or ``slide`` for windows; the config's if None.
         threads: For an exported file: number of threads; the default of its runtime if None.
+        fast_jpeg: For an exported file: decode JPEG files at a reduced size, see ``runtime.predictor.Predictor``.
 
     Returns:
         A predictor. Called with an image, a file or (H, W, 3) uint8 BGR, it returns ``runtime.Detections`` or
@@ -50,7 +52,9 @@ def load(
         for name, value in (('config', config), ('device', device), ('inference', inference)):
             if value is not None:
                 raise UserError(f'{name}={value!r} is for checkpoints; {path} is an exported file')
-        return runtime.load(path, threads)
+        return runtime.load(path, threads, fast_jpeg=fast_jpeg)
+    if fast_jpeg:
+        raise UserError(f'fast_jpeg is for exported files; {path} is a checkpoint')
     if threads is not None:
         raise UserError(f'threads is for exported files; {path} is a checkpoint: use torch.set_num_threads')
     check_checkpoint(path)

@@ -43,7 +43,7 @@ def predictor_pairs() -> list[Pair]:
 
     Exported files with NMS are compared with mmdet. ONNX in float32 is always measured; ONNX in int8 and OpenVINO in
     bf16 and int8 only where they can be exported and run. The float32 file is also compared with decoding the JPEG and
-    running the bare ONNX Runtime session.
+    running the bare ONNX Runtime session. With photos of 2048x1536, ``fast_jpeg`` is compared with whole images.
     """
     model = untrained_detector('mnv4_ssdlite_coco')
     predictor = export_predictor(model)
@@ -68,6 +68,17 @@ def predictor_pairs() -> list[Pair]:
         read_image(next(images))
         predictor.session(batch)
 
+    photo = cv2.resize(read_image(next(images)), (2048, 1536), interpolation=cv2.INTER_CUBIC)
+    photo_file = cv2.imencode('.jpg', photo)[1].tobytes()
+    fast = Predictor(predictor.meta, predictor.session, fast_jpeg=True)
+
+    def run_photo(file: Predictor) -> Callable[[], object]:
+        def call() -> object:
+            batch, placement = file.prepare(photo_file, 'photo.jpg')
+            return file.finish(file.run(batch), placement)
+
+        return call
+
     name = 'SSDLite MNv4-Conv-S, 320x320, JPEG to boxes, one thread'
     return [
         Pair(f'{name}: onnx against mmdet', run(predictor), run_mmdet, 4, ROUNDS, calls=CALLS),
@@ -83,6 +94,13 @@ def predictor_pairs() -> list[Pair]:
             for one in predictors
         ),
         Pair(f'{name}: onnx against decoding and the bare session', run(predictor), decode_and_run_session, target=0.8),
+        Pair(
+            f'{name}, a photo of 2048x1536: onnx with fast_jpeg against the whole photo',
+            run_photo(fast),
+            run_photo(predictor),
+            rounds=ROUNDS,
+            calls=CALLS,
+        ),
     ]
 
 

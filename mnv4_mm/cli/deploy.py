@@ -182,6 +182,11 @@ def add_compare(parser: Parser) -> None:
         help='also compile int8 files for NPUs: LiteRT files for ethos-u55-128, ethos-u85-256, ...; ONNX files for '
         'hexagon-v73, -v75, -v79 (needs `make npu`)',
     )
+    parser.add_argument(
+        '--fast-jpeg',
+        action='store_true',
+        help='also measure AP or mIoU of each file with images as `mnv4 label --fast-jpeg` reads them',
+    )
     parser.add_argument('--out', metavar='FILE.json', help='also write the table to a file')
     parser.set_defaults(call=compare)
 
@@ -228,6 +233,7 @@ def compare(args: argparse.Namespace) -> int:
         tolerances=Tolerances(args.tolerance, args.int8_tolerance),
         rounds=args.rounds,
         npu=args.npu,
+        fast_jpeg=args.fast_jpeg,
         out=args.out,
     )
     return 0 if all(row.passes for row in rows) else 1

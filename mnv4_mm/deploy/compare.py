@@ -25,7 +25,7 @@ from mnv4_mm.deploy.artifacts import Artifact
 from mnv4_mm.deploy.difference import difference
 from mnv4_mm.deploy.evaluator import PredictorEvaluator, baseline_score
 from mnv4_mm.deploy.graph import reference
-from mnv4_mm.deploy.latency import Speed, measure_memory, measure_speed
+from mnv4_mm.deploy.latency import Speed, measure_memory, measure_reading, measure_speed
 from mnv4_mm.deploy.measured import Measurement, measured_files, read_measurements
 from mnv4_mm.deploy.npu import NPUS
 from mnv4_mm.deploy.table import Row, markdown, npu_details, write_json
@@ -96,6 +96,7 @@ def compare(
     rounds: int = 20,
     measured: Sequence[str] = (),
     npu: Sequence[str] = (),
+    fast_jpeg: bool = False,
     out: str | None = None,
     log: Callable[[str], None] = print,
 ) -> list[Row]:
@@ -115,6 +116,8 @@ def compare(
         rounds: Number of timed runs of each file; 0 leaves latency and memory out.
         measured: Files with measurements in browsers, see ``read_measurements``. Each measurement becomes a row.
         npu: Names of NPUs, see ``NPUS``, that the int8 files of their targets are compiled for.
+        fast_jpeg: Add a row for each file that reads JPEG images at a reduced size, see
+            ``runtime.predictor.Predictor``, with its AP or mIoU. Such a row is judged by ``int8_tolerance``.
         out: JSON file to which the table is also written.
         log: Function that prints a line.
 
@@ -148,6 +151,7 @@ def compare(
         tolerances=Tolerances(tolerance, int8_tolerance),
         rounds=rounds,
         npu=npu,
+        fast_jpeg=fast_jpeg,
         out=out,
         log=log,
     )
@@ -165,6 +169,7 @@ def compare_checked(
     tolerances: Tolerances,
     rounds: int,
     npu: Sequence[str] = (),
+    fast_jpeg: bool = False,
     out: str | None,
     log: Callable[[str], None] = print,
 ) -> list[Row]:
@@ -184,6 +189,7 @@ def compare_checked(
         tolerances: Largest differences that pass.
         rounds: See ``compare``.
         npu: See ``compare``.
+        fast_jpeg: See ``compare``.
         out: See ``compare``.
         log: See ``compare``.
 
@@ -208,7 +214,7 @@ def compare_checked(
     references: list[Reference] = []
     timed: list[tuple[Row, Artifact, Reference]] = []
     for artifact in artifacts:
-        row = Row(artifact.path.name, artifact.megabytes)
+        row, match = Row(artifact.path.name, artifact.megabytes), None
         if _can_run(artifact, row):
             match = next((one for one in references if one.matches(artifact.meta)), None)
             if match is None:
@@ -220,6 +226,8 @@ def compare_checked(
                 timed.append((row, artifact, match))
                 _place(row, artifact, npu)
         rows.append(row)
+        if fast_jpeg and row.metric is not None and match is not None:
+            rows.append(_fast_jpeg_row(artifact, match, evaluator, tolerances.int8))
 
     timing_error = None
     if rounds and timed:
@@ -333,6 +341,24 @@ def _judge(
         row.verdict = 'ok'
         if TARGETS[meta.target].runs_elsewhere:
             row.verdict += ', by the ONNX Runtime of this computer; latency is measured in the browser (--measured)'
+
+
+def _fast_jpeg_row(artifact: Artifact, reference: Reference, evaluator: PredictorEvaluator, tolerance: float) -> Row:
+    """Evaluate a file that reads JPEG images at a reduced size."""
+    row = Row(fast_jpeg_name(artifact.path))
+    row.metric = evaluator.score(load(artifact.path, fast_jpeg=True), reads_files=True)
+    row.to_pytorch = row.metric - reference.metric
+    if abs(row.to_pytorch) <= tolerance:
+        whole, reduced = measure_reading(artifact.meta, evaluator.images()[:MAX_IMAGES])
+        row.verdict = f'ok; reading and resizing an image takes {reduced:.1f} ms instead of {whole:.1f}'
+    else:
+        row.reject(f'{evaluator.metric} differs by {row.to_pytorch:+.4f}, over {tolerance:g}')
+    return row
+
+
+def fast_jpeg_name(file: Path) -> str:
+    """Return the name of the row of a file that reads JPEG images at a reduced size."""
+    return f'{file.name}, fast JPEG'
 
 
 def _measured_row(artifact: Artifact, measurement: Measurement) -> Row:

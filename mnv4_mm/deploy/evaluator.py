@@ -4,8 +4,8 @@ import copy
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.registry import DATASETS, DefaultScope
@@ -14,7 +14,7 @@ from mnv4_mm.apis.evaluate import evaluate
 from mnv4_mm.config.data import dataset_split, innermost_dataset
 from mnv4_mm.engine.building import building
 from mnv4_mm.errors import UserError
-from mnv4_mm.images import read_image
+from mnv4_mm.images import image_size, read_image
 from mnv4_mm.quiet import READING_ANNOTATIONS, without_lines
 from mnv4_mm.runtime.results import ClassMap, Detections
 from mnv4_mm.tasks import task_of
@@ -57,11 +57,12 @@ class PredictorEvaluator:
         """Return the paths of all images of the test set."""
         return [Path(self.dataset.get_data_info(i)['img_path']) for i in range(len(self.dataset))]
 
-    def score(self, predict: Callable[[np.ndarray], Detections | ClassMap]) -> float:
+    def score(self, predict: Callable[[Any], Detections | ClassMap], *, reads_files: bool = False) -> float:
         """Evaluate a predictor.
 
         Args:
             predict: Function from an image, (H, W, 3) uint8 BGR, to detections or a class map.
+            reads_files: ``predict`` is given the path of each image instead, and reads the file itself.
 
         Returns:
             AP or mIoU in [0, 1].
@@ -74,8 +75,10 @@ class PredictorEvaluator:
             evaluator.dataset_meta = self.dataset.metainfo
             for i in range(len(self.dataset)):
                 info = self.dataset[i]
-                image = read_image(info['img_path'])
-                sample = self.task.evaluation_sample(info, image.shape[:2], predict(image))
+                path = info['img_path']
+                image = path if reads_files else read_image(path)
+                size = image_size(path)[::-1] if reads_files else image.shape[:2]
+                sample = self.task.evaluation_sample(info, size, predict(image))
                 evaluator.process([sample])
             metrics = evaluator.evaluate(len(self.dataset))
         return metric_value(metrics, self.metric)

@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 from mnv4_mm.images import read_image
 from mnv4_mm.runtime import load
-from mnv4_mm.runtime.meta import read_meta
+from mnv4_mm.runtime.meta import Meta, read_meta
 from mnv4_mm.runtime.predictor import Predictor
-from mnv4_mm.runtime.preprocess import prepare
+from mnv4_mm.runtime.preprocess import prepare, prepare_reduced
 
 WARM_UP = 3
 
@@ -91,6 +92,35 @@ def measure_memory(
     values = [_child('memory', checkpoint, config, files[:1], image, 1, None)]
     values += [_child('memory', None, None, [file], image, 1, None) for file in files]
     return [value[0] for value in values]
+
+
+def measure_reading(meta: Meta, images: Sequence[Path], rounds: int = 5) -> tuple[float, float]:
+    """Measure the time from an image file to the input of a model, on one thread.
+
+    Args:
+        meta: Metadata of the exported file.
+        images: Image files, which are read in turn.
+        rounds: Number of timed passes over the images.
+
+    Returns:
+        Median times in milliseconds of ``preprocess.prepare`` with the whole image and of ``prepare_reduced``.
+    """
+    to, resize = meta.input, meta.resize
+    times: tuple[list[float], list[float]] = [], []
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        for image in [images[0], *rounds * images]:  # the first is a warm-up
+            for found, call in (
+                (times[0], lambda image=image: prepare(read_image(image), to, resize)),
+                (times[1], lambda image=image: prepare_reduced(image, to, resize)),
+            ):
+                start = time.perf_counter()
+                call()
+                found.append(1e3 * (time.perf_counter() - start))
+    finally:
+        cv2.setNumThreads(threads)
+    return float(np.median(times[0][1:])), float(np.median(times[1][1:]))
 
 
 def _child(

@@ -45,6 +45,7 @@ class Plan:
             the size and modification time.
         part: Images per part.
         score_thr: Detection: boxes with lower scores are left out; the score threshold of the exported file if None.
+        fast_jpeg: See ``runtime.predictor.Predictor``.
     """
 
     file: str
@@ -53,6 +54,7 @@ class Plan:
     source_sha256: str
     part: int
     score_thr: float | None
+    fast_jpeg: bool = False
 
 
 class Job:
@@ -83,7 +85,7 @@ class Job:
         """
         if _meta_digest(self.plan.file) != self.plan.file_sha256:
             raise UserError(f'{self.plan.file} was changed since {self.folder} was started: use another --out')
-        return Labeller(self.plan.file, score_thr=self.plan.score_thr)
+        return Labeller(self.plan.file, score_thr=self.plan.score_thr, fast_jpeg=self.plan.fast_jpeg)
 
     def entries(self, part: int) -> list[Entry]:
         """Return the entries of a part."""
@@ -174,7 +176,7 @@ def open_job(folder: Path, file: str, source: str, entries: Sequence[Entry], **o
         file: Path of the exported file.
         source: Path of the source.
         entries: Entries of the source.
-        **options: The other attributes of ``Plan``: ``part`` and ``score_thr``.
+        **options: The other attributes of ``Plan``: ``part``, ``score_thr`` and ``fast_jpeg``.
 
     Raises:
         UserError: The folder cannot be written, or holds a job with another plan or of other images.

@@ -5,17 +5,16 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from mnv4_mm.errors import UserError
-from mnv4_mm.images import decode_image, read_image
 from mnv4_mm.label.items import Item
 from mnv4_mm.label.table import Row, schema_of, to_table
 from mnv4_mm.runtime.predictor import load
-from mnv4_mm.runtime.preprocess import Placement, prepare
+from mnv4_mm.runtime.preprocess import Placement
 from mnv4_mm.runtime.results import Detections
 
 READERS = 2  # threads that decode and resize
@@ -50,15 +49,22 @@ class Labeller:
         score_thr: Detection: boxes with lower scores are left out; the score threshold of the file if None.
         threads: Number of threads of the runtime.
         batch: Maximum number of images per run of the model. Files with a fixed batch size run on one image at a time.
+        fast_jpeg: See ``runtime.predictor.Predictor``.
 
     Raises:
         UserError: The file cannot be loaded.
     """
 
     def __init__(
-        self, file: str | Path, *, score_thr: float | None = None, threads: int = 1, batch: int = BATCH
+        self,
+        file: str | Path,
+        *,
+        score_thr: float | None = None,
+        threads: int = 1,
+        batch: int = BATCH,
+        fast_jpeg: bool = False,
     ) -> None:
-        self.predictor = load(file, threads)
+        self.predictor = load(file, threads, fast_jpeg=fast_jpeg)
         self.score_thr = score_thr
         self.batch = batch if self.predictor.meta.dynamic_batch else 1
         self.schema = schema_of(self.predictor.meta)
@@ -111,12 +117,7 @@ class Labeller:
         try:
             if isinstance(item.content, UserError):
                 raise item.content
-            pixels: Any = item.content
-            if isinstance(pixels, str):
-                pixels = read_image(pixels)
-            elif isinstance(pixels, bytes):
-                pixels = decode_image(pixels, item.id)
-            batch, placement = prepare(pixels, self.predictor.meta.input, self.predictor.meta.resize)
+            batch, placement = self.predictor.prepare(item.content, item.id)
         except UserError as error:
             return Prepared(item.id, error=str(error))
         return Prepared(item.id, batch, placement)

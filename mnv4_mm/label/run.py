@@ -115,6 +115,7 @@ def label(
     part: int = 256,
     coco: str | None = None,
     retry: bool = False,
+    fast_jpeg: bool = False,
     log: Callable[[str], object] = print,
 ) -> Labelled:
     """Run an exported file over the images of a source, and write a Parquet row per image.
@@ -137,6 +138,7 @@ def label(
             of a Parquet file always is a part of its own.
         coco: JSON file to which the results are also written in COCO's format, unless a part has failed. None: no JSON.
         retry: Repeat the parts that have images with errors.
+        fast_jpeg: See ``runtime.predictor.Predictor``.
         log: Function that prints a line.
 
     Returns:
@@ -157,7 +159,7 @@ def label(
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / LOCK, timeout=0):
-            job = open_job(folder, file, source, entries, part=part, score_thr=score_thr)
+            job = open_job(folder, file, source, entries, part=part, score_thr=score_thr, fast_jpeg=fast_jpeg)
             del entries  # hundreds of bytes per image
             done = job.done()
             for index in [index for index, tally in done.items() if retry and tally.errors]:

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from mnv4_mm.errors import UserError
-from mnv4_mm.images import read_image
+from mnv4_mm.images import read_for_resize, read_image
 from mnv4_mm.runtime.meta import Input, Resize
 
 
@@ -55,13 +55,37 @@ def check_image(image: np.ndarray) -> None:
         )
 
 
-def prepare(image: np.ndarray, to: Input, resize: Resize) -> tuple[np.ndarray, Placement]:
+def prepare_reduced(
+    image: str | Path | bytes, to: Input, resize: Resize, name: str | Path = ''
+) -> tuple[np.ndarray, Placement]:
+    """Read an image by ``images.read_for_resize``, and prepare it as ``prepare`` does.
+
+    Args:
+        image: Image file, or the content of one.
+        to: Input of the model.
+        resize: Resizing of images to the size of the input.
+        name: Name of the image for messages; not needed for a file.
+
+    Returns:
+        As ``prepare``. The ``Placement`` has the size of the whole image.
+
+    Raises:
+        UserError: There is no such file, or it is not a readable image.
+    """
+    pixels, original = read_for_resize(image, lambda height, width: _placed(height, width, to, resize), name)
+    return prepare(pixels, to, resize, original)
+
+
+def prepare(
+    image: np.ndarray, to: Input, resize: Resize, original: tuple[int, int] | None = None
+) -> tuple[np.ndarray, Placement]:
     """Resize an image to the input of a model, pad it, and convert it to the input's layout and type.
 
     Args:
         image: (H, W, 3) uint8 BGR.
         to: Input of the model.
         resize: Resizing of images to the size of the input.
+        original: Height and width of the whole image if ``image`` was decoded at a smaller size.
 
     Returns:
         The input batch, (1, H, W, 3) or (1, 3, H, W) in the layout and type of ``to``, and the image's ``Placement`` in
@@ -71,13 +95,9 @@ def prepare(image: np.ndarray, to: Input, resize: Resize) -> tuple[np.ndarray, P
         UserError: The image has another shape or type, or is empty.
     """
     check_image(image)
-    height, width = image.shape[:2]
-    if resize.mode == 'stretch':
-        assert to.size is not None
-        placed = to.size
-    else:
-        placed = _letterbox_size(height, width, to, resize)
-    if placed != (height, width):
+    height, width = original or image.shape[:2]
+    placed = _placed(height, width, to, resize)
+    if placed != image.shape[:2]:
         image = cv2.resize(image, placed[::-1], interpolation=cv2.INTER_LINEAR)
     if to.channel_order == 'RGB':
         image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
@@ -96,8 +116,11 @@ def prepare(image: np.ndarray, to: Input, resize: Resize) -> tuple[np.ndarray, P
     return np.ascontiguousarray(batch, to.dtype), Placement((height, width), placed, (size[0], size[1]))
 
 
-def _letterbox_size(height: int, width: int, to: Input, resize: Resize) -> tuple[int, int]:
-    """Return height and width of an image scaled to the largest size that fits, rounded as mmcv does."""
+def _placed(height: int, width: int, to: Input, resize: Resize) -> tuple[int, int]:
+    """Return height and width of an image in the input: stretched, or the largest that fits, rounded as mmcv does."""
+    if resize.mode == 'stretch':
+        assert to.size is not None
+        return to.size
     if to.size:
         factor = min(to.size[0] / height, to.size[1] / width)
     else:

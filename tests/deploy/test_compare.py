@@ -1,9 +1,11 @@
 import dataclasses
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -21,7 +23,7 @@ from mnv4_mm.deploy.export import export
 from mnv4_mm.deploy.graph import Graph, build_graph, reference
 from mnv4_mm.deploy.targets import TARGETS
 from mnv4_mm.errors import UserError
-from mnv4_mm.images import read_image
+from mnv4_mm.images import read_image, write_image
 from mnv4_mm.runtime import load
 from mnv4_mm.runtime.meta import Selection, read_meta, sidecar
 from mnv4_mm.runtime.predictor import Predictor
@@ -215,6 +217,33 @@ def test_a_file_that_fails_while_running_costs_its_own_row_only(exported, monkey
     assert rows['net_class_map_fp32_128x160.onnx'].verdict == 'ok'
     assert rows['net_logits_fp32_128x160.onnx'].verdict.startswith('fails: outputs of shape')
     assert not rows['net_logits_fp32_128x160.onnx'].passes
+
+
+def test_reduced_jpeg_images_cost_half_a_point_at_most(repository, tmp_path):
+    """BCCD's images enlarged to 1280x960, of which half is enough for the input of 320x256."""
+    checkpoint, source, data = str(repository / 'examples/bccd.pth'), repository / 'data/mini/bccd', tmp_path / 'bccd'
+    for folder in ('JPEGImages', 'Annotations', 'ImageSets/Main'):
+        (data / folder).mkdir(parents=True)
+    for split in ('train', 'val'):
+        names = (source / f'ImageSets/Main/{split}.txt').read_text().split()[:30]
+        (data / f'ImageSets/Main/{split}.txt').write_text('\n'.join(names))
+        for name in names:
+            image = read_image(source / f'JPEGImages/{name}.jpg')
+            write_image(data / f'JPEGImages/{name}.jpg', cv2.resize(image, (1280, 960), interpolation=cv2.INTER_CUBIC))
+            labels = (source / f'Annotations/{name}.xml').read_text()
+            doubled = re.sub(r'(?<=>)\d+(?=</([xy]m|width|height))', lambda found: str(2 * int(found[0])), labels)
+            (data / f'Annotations/{name}.xml').write_text(doubled)
+    (file,) = export(checkpoint, ['onnx'], out_dir=str(tmp_path), log=lambda line: None)
+    lines, options = [], dict(data=str(data), rounds=0, fast_jpeg=True)
+    whole, fast = compare(checkpoint, [str(file)], **options, log=lines.append)[-2:]
+    assert (whole.name, fast.name) == (file.name, f'{file.name}, fast JPEG')
+    assert whole.passes
+    assert fast.passes
+    assert 0 < abs(fast.metric - whole.metric) < 0.005
+    assert 'reading and resizing an image takes' in lines[-1]
+    *_, strict = compare(checkpoint, [str(file)], **options, int8_tolerance=abs(fast.to_pytorch) / 2, log=lines.append)
+    assert not strict.passes
+    assert 'bbox_mAP differs by' in strict.verdict
 
 
 @pytest.fixture

@@ -105,6 +105,27 @@ def test_scores_below_the_threshold_are_left_out(detector, images, tmp_path):
             assert some[name]['boxes'] == row['boxes'][:count]
 
 
+@pytest.mark.parametrize('kind', ['folder', '.tar'])
+def test_fast_jpeg(kind, detector, images, tmp_path):
+    """Rows are those of a predictor that reads reduced images. Boxes are in pixels of the whole image."""
+    names = sorted(path.relative_to(images).as_posix() for path in images.glob('[ab]/[0-9]*.jpg'))
+    source, ids = (images, names) if kind == 'folder' else write_source(kind, names, images, tmp_path)
+    found = run(detector, source, tmp_path / 'out', fast_jpeg=True)
+    exact, fast = load(detector, 1), load(detector, 1, fast_jpeg=True)
+    changed = 0
+    for name, id_ in zip(names, ids, strict=True):
+        row, expected, whole = found[id_], fast(images / name), exact(images / name)
+        assert (row['height'], row['width']) == whole.image.shape[:2]
+        np.testing.assert_array_equal(np.float32(row['scores']), expected.scores)
+        np.testing.assert_array_equal(np.float32(row['boxes']), expected.boxes)
+        assert expected.image is None
+        np.testing.assert_allclose(np.sort(expected.boxes, 0), np.sort(whole.boxes, 0), atol=1e-3)
+        changed += not np.array_equal(expected.scores, whole.scores)
+    assert changed
+    broken = found.get('a/cut.jpg')
+    assert broken is None or 'a/cut.jpg is not a readable image' in broken['error']
+
+
 def write_source(kind: str, names: list[str], images: Path, folder: Path) -> tuple[Path, list[str]]:
     """Write a source of the images, and return it with the ids that they have in it."""
     paths = [images / name for name in names]
@@ -440,6 +461,7 @@ def test_a_folder_belongs_to_one_job(detector, images, tmp_path):
 
     refused('started with --part 256, not 7', part=7)
     refused('started with --score-thr None, not 0.5', score_thr=0.5)
+    refused('started with --fast-jpeg False, not True', fast_jpeg=True)
     other = write_detector(tmp_path / 'other.onnx', 'raw')
     refused('started with the file .*net.onnx, not', file=other)
     (tmp_path / 'list.txt').write_text(str(images / 'a/00.jpg'))

@@ -140,19 +140,25 @@ def test_kills_lose_and_repeat_nothing(undisturbed, repository, file, images, tm
     assert not list((out / 'parts').glob('.*'))
 
 
-def test_a_million_rows(tmp_path, repository):
-    """By processes, with a stub of the session, from a Parquet file with the content of one small image."""
+@pytest.mark.parametrize('source', ['many.parquet', 'many.csv'])
+def test_a_million_rows(source, tmp_path, repository):
+    """By processes, with a stub of the session: content in a Parquet file, or a list of paths, of one small image."""
     import cv2
     import numpy as np
 
     content = cv2.imencode('.jpg', np.full((32, 32, 3), 90, np.uint8))[1].tobytes()
-    schema = pa.schema([('id', pa.string()), ('bytes', pa.binary())])
-    with pq.ParquetWriter(tmp_path / 'many.parquet', schema) as writer:
-        for start_ in range(0, 1_000_000, 10_000):
-            ids = [f'{number:07d}' for number in range(start_, start_ + 10_000)]
-            writer.write_table(pa.table(dict(id=ids, bytes=[content] * len(ids)), schema=schema))
+    (tmp_path / 'image.jpg').write_bytes(content)
+    numbers = range(1_000_000)
+    if source == 'many.csv':
+        (tmp_path / source).write_text('id,path\n' + ''.join(f'{number:07d},image.jpg\n' for number in numbers))
+    else:
+        schema = pa.schema([('id', pa.string()), ('bytes', pa.binary())])
+        with pq.ParquetWriter(tmp_path / source, schema) as writer:
+            for first in numbers[::10_000]:
+                ids = [f'{number:07d}' for number in numbers[first : first + 10_000]]
+                writer.write_table(pa.table(dict(id=ids, bytes=[content] * len(ids)), schema=schema))
     file = write_detector(tmp_path / 'net.onnx')
-    done = label(str(file), str(tmp_path / 'many.parquet'), out=str(tmp_path / 'out'), log=print)
+    done = label(str(file), str(tmp_path / source), out=str(tmp_path / 'out'), log=print)
     assert (done.rows, done.errors, done.failed) == (1_000_000, 0, [])
     ids = pq.read_table(tmp_path / 'out/parts', columns=['id']).column('id')
     assert len(ids.unique()) == 1_000_000

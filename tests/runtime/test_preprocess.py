@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 from mmcv.transforms import Compose
@@ -5,7 +6,7 @@ from mmengine.registry import DefaultScope
 
 from mnv4_mm.errors import UserError
 from mnv4_mm.runtime.meta import Input, Resize
-from mnv4_mm.runtime.preprocess import prepare
+from mnv4_mm.runtime.preprocess import prepare, prepare_reduced
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
@@ -41,6 +42,29 @@ def test_an_image_is_prepared_as_by_mmdet(shape, mode):
         rtol=1e-6,
         atol=1e-6,
     )
+
+
+@pytest.mark.parametrize('mode', ['stretch', 'letterbox', 'any size'])
+@pytest.mark.parametrize('side', [160, 320, 640, 800])
+def test_a_reduced_image_is_placed_as_the_whole_one(mode, side, repository):
+    """Reduced pixels are averages of squares of the photo's pixels, but for what JPEG's arithmetic adds."""
+    resize = Resize('stretch' if mode == 'stretch' else 'letterbox', (3, 2, 1), (side, side))
+    to = make_input(None if mode == 'any size' else (side, side))
+    for path in sorted((repository / 'data/mini/coco/val2017').glob('*.jpg'))[:4]:
+        image = cv2.imread(str(path))
+        whole, placement = prepare(image, to, resize)
+        sides = np.array(image.shape[:2])
+        factor = max(
+            factor for factor in (1, 2, 4, 8) if factor == 1 or (-(-sides // factor) >= placement.placed).all()
+        )
+        bottom, right = -sides % factor
+        squares = cv2.copyMakeBorder(image, 0, int(bottom), 0, int(right), cv2.BORDER_REPLICATE)
+        averages = cv2.resize(squares, tuple(-(-sides // factor)[::-1]), interpolation=cv2.INTER_AREA)
+        expected = prepare(averages, to, resize, image.shape[:2])[0] if factor > 1 else whole
+        for given in (path, path.read_bytes()):
+            reduced, place = prepare_reduced(given, to, resize, 'name')
+            assert place == placement
+            assert np.abs(reduced.astype(int) - expected).mean() <= (factor - 1)
 
 
 def test_other_arrays_are_one_line():

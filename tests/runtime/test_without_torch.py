@@ -186,5 +186,7 @@ def test_arguments_of_checkpoints_do_not_fit_exported_files(folder, tmp_path):
         load(tmp_path / 'gone.pth')
     with pytest.raises(UserError, match='no file'):
         load(tmp_path / 'gone.onnx')
+    with pytest.raises(UserError, match='fast_jpeg is for exported files'):
+        load(tmp_path / 'gone.pth', fast_jpeg=True)
     with pytest.raises(UserError, match='threads is for exported files'):
         load(tmp_path / 'gone.pth', threads=1)
