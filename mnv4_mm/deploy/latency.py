@@ -110,7 +110,7 @@ def measure_reading(meta: Meta, images: Sequence[Path], rounds: int = 5) -> tupl
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
-        for image in [images[0], *rounds * images]:  # the first is a warm-up
+        for image in [images[0], *rounds * list(images)]:  # the first is a warm-up
             for found, call in (
                 (times[0], lambda image=image: prepare(read_image(image), to, resize)),
                 (times[1], lambda image=image: prepare_reduced(image, to, resize)),
