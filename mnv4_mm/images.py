@@ -115,44 +115,55 @@ def read_image(path: str | Path, reduction: int = 1) -> np.ndarray:
     Raises:
         UserError: There is no such file, or it is not a readable image.
     """
-    return _decode_checked(_read_bytes(path), path, reduction)
+    data = _read_bytes(path)
+    return _decode_checked(data, _checked_header(data, path), path, reduction)
+
+
+class Reduced(NamedTuple):
+    """An image, a JPEG possibly decoded at a reduced size.
+
+    Attributes:
+        pixels: (H, W, 3) uint8 BGR.
+        size: Height and width of the whole image.
+        reduction: Factor by which both sides were divided, 1, 2, 4 or 8, and rounded up.
+    """
+
+    pixels: np.ndarray
+    size: tuple[int, int]
+    reduction: int
 
 
 def read_for_resize(
     image: str | Path | bytes, resized: Callable[[int, int], tuple[int, int]], name: str | Path = ''
-) -> tuple[np.ndarray, tuple[int, int]]:
+) -> Reduced:
     """Read an image that will be scaled down, a JPEG at a half, quarter or eighth of its size if that is large enough.
 
-    libjpeg then skips most of its work. The pixels are averages over the skipped ones, so after resizing they differ a
-    little from those of ``read_image``.
+    This takes about a third of the time for most JPEG files, and two thirds for progressive ones. The pixels are about
+    averages over squares of the whole image.
 
     Args:
         image: Image file, or the content of one.
         resized: Function from height and width of the image to the height and width that it will be resized to.
         name: Name of the image for messages; not needed for a file.
 
-    Returns:
-        (H, W, 3) uint8 BGR, and height and width of the whole image.
-
     Raises:
         UserError: There is no such file, or it is not a readable image.
     """
     if isinstance(image, bytes):
-        _check_length(len(image), name)
-        data = np.frombuffer(image, np.uint8)
+        data = _content(image, name)
     else:
         name, data = image, _read_bytes(image)
     header = _checked_header(data, name)
     if header is None or header.format != 'JPEG':
-        pixels = _decode_checked(data, name)
-        return pixels, pixels.shape[:2]
+        pixels = _decode_checked(data, header, name)
+        return Reduced(pixels, pixels.shape[:2], 1)
     width, height = _shown_size(header)
     smallest = resized(height, width)
     reduction = max(
         factor for factor in REDUCED
         if factor == 1 or (-(-height // factor) >= smallest[0] and -(-width // factor) >= smallest[1])
     )  # fmt: skip
-    return _decode_image(data, header, name, reduction), (height, width)
+    return Reduced(_decode_image(data, header, name, reduction), (height, width), reduction)
 
 
 def decode_image(data: bytes, name: str | Path) -> np.ndarray:
@@ -168,12 +179,16 @@ def decode_image(data: bytes, name: str | Path) -> np.ndarray:
     Raises:
         UserError: It is not a readable image.
     """
+    content = _content(data, name)
+    return _decode_checked(content, _checked_header(content, name), name)
+
+
+def _content(data: bytes, name: str | Path) -> np.ndarray:
     _check_length(len(data), name)
-    return _decode_checked(np.frombuffer(data, np.uint8), name)
+    return np.frombuffer(data, np.uint8)
 
 
-def _decode_checked(data: np.ndarray, path: str | Path, reduction: int = 1) -> np.ndarray:
-    header = _checked_header(data, path)
+def _decode_checked(data: np.ndarray, header: Header | None, path: str | Path, reduction: int = 1) -> np.ndarray:
     if header is None or header.format == 'TIFF':  # other formats have no floats
         _decode_deep(data, header, path)
     return _decode_image(data, header, path, reduction)

@@ -427,14 +427,15 @@ def test_an_image_to_resize_is_read_no_larger_than_needed(name, needed, shape, t
         given.append((height, width))
         return needed
 
-    pixels, size = read_for_resize(path, resized)
+    pixels, size, reduction = read_for_resize(path, resized)
     assert pixels.shape[:2] == shape
     assert size == image_size(path)[::-1]
+    assert reduction == size[0] // shape[0]
     assert given in ([], [size])
-    np.testing.assert_array_equal(pixels, read_image(path, size[0] // shape[0]))
-    np.testing.assert_array_equal(read_for_resize(content, resized, 'name')[0], pixels)
+    np.testing.assert_array_equal(pixels, read_image(path, reduction))
+    np.testing.assert_array_equal(read_for_resize(content, resized, 'name').pixels, pixels)
     odd = write(tmp_path, 'odd.jpg', cv2.imencode('.jpg', PIXELS[:47, :63])[1].tobytes())
-    assert read_for_resize(odd, lambda *_: (24, 32))[0].shape[:2] == (24, 32)
+    assert read_for_resize(odd, lambda *_: (24, 32)).pixels.shape[:2] == (24, 32)
     with pytest.raises(UserError, match=r'name is not a readable image'):
         read_for_resize(content[: len(content) // 2], resized, 'name')
 

@@ -164,7 +164,10 @@ def add_compare(parser: Parser) -> None:
         help='largest difference of AP or mIoU, in [0, 1], and largest relative one of fp32 outputs (default: 0.001)',
     )
     parser.add_argument(
-        '--int8-tolerance', type=float, default=1e-2, help='largest difference of AP or mIoU of int8 (default: 0.01)'
+        '--int8-tolerance',
+        type=float,
+        default=1e-2,
+        help='largest difference of AP or mIoU of int8, and of --fast-jpeg (default: 0.01)',
     )
     parser.add_argument('--rounds', type=int, default=20, help='timed runs of each file; 0: none (default: 20)')
     parser.add_argument(

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from mnv4_mm.deploy.arguments import check_compare
-from mnv4_mm.deploy.compare import Tolerances, check_data_of, compare_checked, fast_jpeg_name
+from mnv4_mm.deploy.compare import Tolerances, check_data_of, compare_checked
 from mnv4_mm.deploy.export import export
 from mnv4_mm.deploy.quiet import without_telemetry
 from mnv4_mm.deploy.table import Row
@@ -32,8 +32,7 @@ def export_best(
     Candidates are the fp32 and int8 files of each runtime, and bf16 files if the CPU supports bf16. A candidate passes
     if its AP or mIoU on the test set differs from PyTorch's by at most ``MAX_DIFFERENCE``. The outputs of an fp32 file
     must not differ by more either, see ``Difference.largest``. Of the files that pass, the one with the lowest latency
-    from the decoded image to the result, on one thread, is chosen. The other files are kept. What
-    ``fast_jpeg`` of ``runtime.load`` would change is printed, too.
+    from the decoded image to the result, on one thread, is chosen. The other files are kept.
 
     Args:
         checkpoint: Checkpoint file written by ``mnv4 train``.
@@ -80,7 +79,6 @@ def export_best(
         on='val',
         tolerances=Tolerances(MAX_DIFFERENCE, MAX_DIFFERENCE),
         rounds=rounds,
-        fast_jpeg=True,
         out=None,
         log=log,
     )
@@ -92,11 +90,7 @@ def export_best(
         )
     for line in reasons(best, timed):
         log(line)
-    chosen = next(one for one in paths if one.name == best.name)
-    for row in rows:
-        if row.name == fast_jpeg_name(chosen):
-            log(f'  {row.name}: {100 * (row.to_pytorch or 0):+.2f} points from PyTorch; {row.verdict}')
-    return chosen
+    return next(one for one in paths if one.name == best.name)
 
 
 def candidates() -> Iterator[tuple[Target, Precision]]:

@@ -1,7 +1,7 @@
 """Comparison of exported files with PyTorch: same images, same metric. Called by ``tools/compare.py``."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +36,7 @@ from mnv4_mm.paths import check_not_empty
 from mnv4_mm.runtime import load
 from mnv4_mm.runtime.meta import Meta
 from mnv4_mm.runtime.predictor import Predictor
-from mnv4_mm.runtime.preprocess import prepare
+from mnv4_mm.runtime.preprocess import is_reduced, prepare
 from mnv4_mm.tasks import task_of
 from mnv4_mm.weights.checkpoint import read_checkpoint
 
@@ -49,7 +49,7 @@ class Tolerances(NamedTuple):
     Attributes:
         fp: Limit for the AP or mIoU of fp32 and fp16 files, and for the outputs of fp32 files, see
             ``Difference.largest``.
-        int8: Limit for the AP or mIoU of int8 and bf16 files.
+        int8: Limit for the AP or mIoU of int8 and bf16 files, and of any file that reads reduced JPEG images.
     """
 
     fp: float
@@ -214,7 +214,7 @@ def compare_checked(
     references: list[Reference] = []
     timed: list[tuple[Row, Artifact, Reference]] = []
     for artifact in artifacts:
-        row, match = Row(artifact.path.name, artifact.megabytes), None
+        row = Row(artifact.path.name, artifact.megabytes)
         if _can_run(artifact, row):
             match = next((one for one in references if one.matches(artifact.meta)), None)
             if match is None:
@@ -226,8 +226,8 @@ def compare_checked(
                 timed.append((row, artifact, match))
                 _place(row, artifact, npu)
         rows.append(row)
-        if fast_jpeg and row.metric is not None and match is not None:
-            rows.append(_fast_jpeg_row(artifact, match, evaluator, tolerances.int8))
+        if fast_jpeg and timed and timed[-1][0] is row:
+            rows.append(_fast_jpeg_row(artifact, timed[-1][2], evaluator, tolerances.int8, rounds))
 
     timing_error = None
     if rounds and timed:
@@ -321,7 +321,7 @@ def _judge(
         row.metric = evaluator.score(predictor)
     # The exceptions of the runtimes have no common base class. A file that fails must not end the whole comparison.
     except Exception as error:
-        row.reject(f'fails: {" ".join(str(error).split())[:200]}')
+        row.reject(_failure(error))
         return
     row.to_pytorch = row.metric - reference.metric
     reasons = []
@@ -343,22 +343,45 @@ def _judge(
             row.verdict += ', by the ONNX Runtime of this computer; latency is measured in the browser (--measured)'
 
 
-def _fast_jpeg_row(artifact: Artifact, reference: Reference, evaluator: PredictorEvaluator, tolerance: float) -> Row:
+def _fast_jpeg_row(
+    artifact: Artifact, reference: Reference, evaluator: PredictorEvaluator, tolerance: float, rounds: int
+) -> Row:
     """Evaluate a file that reads JPEG images at a reduced size."""
-    row = Row(fast_jpeg_name(artifact.path))
-    row.metric = evaluator.score(load(artifact.path, fast_jpeg=True), reads_files=True)
+    meta, images = artifact.meta, evaluator.images()
+    row = Row(f'{artifact.path.name}, fast JPEG')
+    if not any(is_reduced(image, meta.input, meta.resize) for image in images[:MAX_IMAGES]):
+        row.verdict = (
+            f'not measured: none of the first {MAX_IMAGES} images is a JPEG that is scaled down to a half or less'
+        )
+        return row
+    try:
+        row.metric = evaluator.score(load(artifact.path, fast_jpeg=True), reads_files=True)
+    except Exception as error:  # as in _judge
+        row.reject(_failure(error))
+        return row
     row.to_pytorch = row.metric - reference.metric
-    if abs(row.to_pytorch) <= tolerance:
-        whole, reduced = measure_reading(artifact.meta, evaluator.images()[:MAX_IMAGES])
-        row.verdict = f'ok; reading and resizing an image takes {reduced:.1f} ms instead of {whole:.1f}'
+    reasons = [*_metric_reasons(row.to_pytorch, reference, evaluator.metric, tolerance)]
+    if reasons:
+        row.reject('; '.join(reasons))
     else:
-        row.reject(f'{evaluator.metric} differs by {row.to_pytorch:+.4f}, over {tolerance:g}')
+        row.verdict = 'ok'
+    if rounds:
+        whole, reduced = measure_reading(meta, images[:MAX_IMAGES], rounds)
+        row.verdict += f'; an image is read and resized in {reduced:.1f} ms instead of {whole:.1f}'
     return row
 
 
-def fast_jpeg_name(file: Path) -> str:
-    """Return the name of the row of a file that reads JPEG images at a reduced size."""
-    return f'{file.name}, fast JPEG'
+def _metric_reasons(to_pytorch: float, reference: Reference, metric: str, tolerance: float) -> Iterator[str]:
+    """Yield why a file that is judged by its metric alone does not pass."""
+    # If it is zero for PyTorch, any file would pass.
+    if not reference.metric > 0:
+        yield f'{metric} of PyTorch is {reference.metric:g}: nothing is compared'
+    if not abs(to_pytorch) <= tolerance:
+        yield f'{metric} differs by {to_pytorch:+.4f}, over {tolerance:g}'
+
+
+def _failure(error: Exception) -> str:
+    return f'fails: {" ".join(str(error).split())[:200]}'
 
 
 def _measured_row(artifact: Artifact, measurement: Measurement) -> Row:

@@ -94,7 +94,7 @@ def measure_memory(
     return [value[0] for value in values]
 
 
-def measure_reading(meta: Meta, images: Sequence[Path], rounds: int = 5) -> tuple[float, float]:
+def measure_reading(meta: Meta, images: Sequence[Path], rounds: int) -> tuple[float, float]:
     """Measure the time from an image file to the input of a model, on one thread.
 
     Args:

@@ -54,7 +54,7 @@ class Plan:
     source_sha256: str
     part: int
     score_thr: float | None
-    fast_jpeg: bool = False
+    fast_jpeg: bool
 
 
 class Job:
@@ -236,6 +236,9 @@ def _check_same(folder: Path, plan: Plan, entries: Sequence[Entry]) -> None:
             f'--out {folder} has results for other images ({what}): use another --out. To label only new images, list '
             'them in a .txt file'
         )
+    if changed == 'fast_jpeg':
+        was, other = ('with', 'without') if job.plan.fast_jpeg else ('without', 'with')
+        raise UserError(f'--out {folder} was started {was} --fast-jpeg, not {other} it: use another --out')
     name = dict(file='the file', source='the source').get(changed, f'--{changed.replace("_", "-")}')
     raise UserError(f'--out {folder} was started with {name} {before[changed]}, not {now[changed]}: use another --out')
 
@@ -247,11 +250,12 @@ def _meta_digest(file: str) -> str:
 def _read_plan(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
-        if content['format'] != FORMAT or {field.name for field in dataclasses.fields(Plan)} != content['plan'].keys():
+        plan = dict(fast_jpeg=False) | content['plan']  # earlier versions had no fast_jpeg
+        if content['format'] != FORMAT or {field.name for field in dataclasses.fields(Plan)} != plan.keys():
             raise ValueError('it was written by another version of mnv4_mm')
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f'{path} cannot be read: {error}') from error
-    return content['plan']
+    return plan
 
 
 def _chunks(rows: Iterator[Any], size: int) -> Iterator[list[Any]]:

@@ -84,8 +84,8 @@ class Predictor(ImagePredictor):
     Args:
         meta: Metadata of the exported file.
         session: Function that runs the model, see ``sessions.base.Session``.
-        fast_jpeg: Decode JPEG files at a half, quarter or eighth of their size if the input is that small. This takes
-            a fraction of the time and changes the results a little. They then have no ``image``.
+        fast_jpeg: Decode JPEG files at a half, quarter or eighth of their size if they are resized to no more than
+            that. This is faster and changes the results a little. Results of files then have no ``image``.
     """
 
     def __init__(self, meta: Meta, session: Session, *, fast_jpeg: bool = False) -> None:

@@ -72,8 +72,20 @@ def prepare_reduced(
     Raises:
         UserError: There is no such file, or it is not a readable image.
     """
-    pixels, original = read_for_resize(image, lambda height, width: _placed(height, width, to, resize), name)
+    pixels, original, reduction = read_for_resize(image, lambda height, width: _placed(height, width, to, resize), name)
+    if any(side % reduction for side in original):
+        # The last row or column stands for fewer pixels of the image than the others.
+        placed = _placed(*original, to, resize)
+        y, x = (side / reduction / length for side, length in zip(original, placed, strict=True))
+        matrix = np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2]])
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        pixels = cv2.warpAffine(pixels, matrix, placed[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)
     return prepare(pixels, to, resize, original)
+
+
+def is_reduced(image: str | Path, to: Input, resize: Resize) -> bool:
+    """Return True if ``prepare_reduced`` decodes an image file at a reduced size."""
+    return read_for_resize(image, lambda height, width: _placed(height, width, to, resize)).reduction > 1
 
 
 def prepare(
@@ -85,7 +97,7 @@ def prepare(
         image: (H, W, 3) uint8 BGR.
         to: Input of the model.
         resize: Resizing of images to the size of the input.
-        original: Height and width of the whole image if ``image`` was decoded at a smaller size.
+        original: Height and width of the whole image if ``image`` has been made smaller.
 
     Returns:
         The input batch, (1, H, W, 3) or (1, 3, H, W) in the layout and type of ``to``, and the image's ``Placement`` in

@@ -12,6 +12,7 @@ import torch
 
 from mnv4_mm.apis.evaluate import evaluate_files
 from mnv4_mm.apis.model import load_model
+from mnv4_mm.cli import main
 from mnv4_mm.config.data import innermost_dataset, with_data_roots
 from mnv4_mm.config.load import load_config
 from mnv4_mm.deploy import compare as comparing
@@ -219,7 +220,7 @@ def test_a_file_that_fails_while_running_costs_its_own_row_only(exported, monkey
     assert not rows['net_logits_fp32_128x160.onnx'].passes
 
 
-def test_reduced_jpeg_images_cost_half_a_point_at_most(repository, tmp_path):
+def test_reduced_jpeg_images_cost_half_a_point_at_most(repository, tmp_path, capsys):
     """BCCD's images enlarged to 1280x960, of which half is enough for the input of 320x256."""
     checkpoint, source, data = str(repository / 'examples/bccd.pth'), repository / 'data/mini/bccd', tmp_path / 'bccd'
     for folder in ('JPEGImages', 'Annotations', 'ImageSets/Main'):
@@ -234,16 +235,30 @@ def test_reduced_jpeg_images_cost_half_a_point_at_most(repository, tmp_path):
             doubled = re.sub(r'(?<=>)\d+(?=</([xy]m|width|height))', lambda found: str(2 * int(found[0])), labels)
             (data / f'Annotations/{name}.xml').write_text(doubled)
     (file,) = export(checkpoint, ['onnx'], out_dir=str(tmp_path), log=lambda line: None)
-    lines, options = [], dict(data=str(data), rounds=0, fast_jpeg=True)
-    whole, fast = compare(checkpoint, [str(file)], **options, log=lines.append)[-2:]
+    quiet, options = lambda line: None, dict(data=str(data), rounds=0, fast_jpeg=True)
+    whole, fast = compare(checkpoint, [str(file)], **options, log=quiet)[-2:]
     assert (whole.name, fast.name) == (file.name, f'{file.name}, fast JPEG')
     assert whole.passes
     assert fast.passes
     assert 0 < abs(fast.metric - whole.metric) < 0.005
-    assert 'reading and resizing an image takes' in lines[-1]
-    *_, strict = compare(checkpoint, [str(file)], **options, int8_tolerance=abs(fast.to_pytorch) / 2, log=lines.append)
+    assert fast.verdict == 'ok'
+    limit = abs(fast.to_pytorch) / 2
+    strict = compare(checkpoint, [str(file)], **options, int8_tolerance=limit, log=quiet)[-1]
     assert not strict.passes
-    assert 'bbox_mAP differs by' in strict.verdict
+    assert strict.verdict.startswith('bbox_mAP differs by')
+    assert main(['compare', checkpoint, str(file), '--data', str(data), '--rounds', '2', '--fast-jpeg']) == 0
+    assert re.search(r'fast JPEG .*\| ok; an image is read and resized in [\d.]+ ms instead', capsys.readouterr().out)
+
+
+def test_images_that_are_not_reduced_are_not_measured(exported, monkeypatch):
+    rows = compare(str(exported), rounds=0, fast_jpeg=True, log=lambda line: None)
+    fast = [row for row in rows if 'fast JPEG' in row.name]
+    assert len(fast) == 2
+    assert all(row.passes and row.metric is not None and row.verdict == 'ok' for row in fast)
+    monkeypatch.setattr(comparing, 'is_reduced', lambda *_: False)
+    rows = compare(str(exported), rounds=0, fast_jpeg=True, log=lambda line: None)
+    fast = [row for row in rows if 'fast JPEG' in row.name]
+    assert all(row.passes and row.metric is None and row.verdict.startswith('not measured') for row in fast)
 
 
 @pytest.fixture

@@ -122,8 +122,18 @@ def test_fast_jpeg(kind, detector, images, tmp_path):
         np.testing.assert_allclose(np.sort(expected.boxes, 0), np.sort(whole.boxes, 0), atol=1e-3)
         changed += not np.array_equal(expected.scores, whole.scores)
     assert changed
-    broken = found.get('a/cut.jpg')
-    assert broken is None or 'a/cut.jpg is not a readable image' in broken['error']
+    if kind == 'folder':
+        assert 'a/cut.jpg is not a readable image' in found['a/cut.jpg']['error']
+
+
+def test_a_job_of_a_version_without_fast_jpeg_is_continued(detector, images, tmp_path, folder_rows):
+    out = tmp_path / 'out'
+    run(detector, images, out, part=4)
+    plan = json.loads((out / 'label.json').read_text())
+    assert plan['plan'].pop('fast_jpeg') is False
+    (out / 'label.json').write_text(json.dumps(plan))
+    (out / 'parts/part-000001.parquet').unlink()
+    assert run(detector, images, out, part=4) == folder_rows
 
 
 def write_source(kind: str, names: list[str], images: Path, folder: Path) -> tuple[Path, list[str]]:
@@ -461,7 +471,7 @@ def test_a_folder_belongs_to_one_job(detector, images, tmp_path):
 
     refused('started with --part 256, not 7', part=7)
     refused('started with --score-thr None, not 0.5', score_thr=0.5)
-    refused('started with --fast-jpeg False, not True', fast_jpeg=True)
+    refused('started without --fast-jpeg, not with it', fast_jpeg=True)
     other = write_detector(tmp_path / 'other.onnx', 'raw')
     refused('started with the file .*net.onnx, not', file=other)
     (tmp_path / 'list.txt').write_text(str(images / 'a/00.jpg'))
