@@ -602,11 +602,12 @@ def test_no_checkpoint_is_selected_by_an_evaluation_during_the_training():
 @pytest.mark.parametrize('name', ['bccd', 'camvid', 'camvid-full', 'distillation-bccd', 'distillation-camvid'])
 def test_committed_records_are_of_the_shipped_recipe(repository, name, monkeypatch):
     """A change of the training needs new records, and any other change of a config leaves the digest alone."""
-    if name == 'camvid-full':  # made with a step that ade-mini.py gets together with new records of camvid
-        monkeypatch.setattr(recipe, 'load_config', with_resize_to_multiple)
     records = read_records(repository / f'docs/results/{name}.jsonl')
     protocol = read_protocol(name)
     digests = {head: recipe_digest(protocol, value) for head, value in protocol.heads.items()}
+    if name == 'camvid-full':  # LR-ASPP was trained with a step that does nothing at this size
+        monkeypatch.setattr(recipe, 'load_config', with_resize_to_multiple)
+        digests['lraspp'] = recipe_digest(protocol, protocol.heads['lraspp'])
     assert {(one['head'], one['recipe']) for one in records} <= set(digests.items())
 
 
