@@ -273,7 +273,8 @@ def _introduction(group: Group, protocol: Protocol) -> list[str]:
     commits = ', '.join(sorted({str(record['machine']['commit']) for record in records}))
     spread = 100 * math.sqrt(group.pooled_variance().variance)
     trained_on = sorted({record['machine'].get('gpu') or record['machine']['cpu'] for record in records})
-    beside = ' beside the GPU' if any(record['machine'].get('gpu') for record in records) else ''
+    on_gpu = sum(bool(record['machine'].get('gpu')) for record in records)
+    beside = '' if not on_gpu else f', beside a GPU in {on_gpu} runs' if on_gpu < len(records) else ' beside the GPU'
     text = (
         f'{records[0]["metric"]} in points on {" and ".join(protocol.test)}, after {records[0]["steps"]} steps. '
         f'{len(records)} run{"s" * (len(records) > 1)} on {" and ".join(trained_on)}, {hours:.1f} CPU hours{beside}. '
