@@ -2,7 +2,7 @@
 
     python -m mnv4_mm transfer camvid-attention --data CAMVID --workers 2
 
-`hybrid_m_mhsa` has keys and values of each head of their own, `hybrid_m_kv1` does not down-sample them. Not run yet.
+`hybrid_m_mhsa` has keys and values of each head of their own, `hybrid_m_kv1` does not down-sample them.
 """
 
 _base_ = 'camvid.py'

@@ -599,7 +599,9 @@ def test_no_checkpoint_is_selected_by_an_evaluation_during_the_training():
     assert run_options(HEAD, run, None, evaluations=5, dry=True)['train_cfg.val_begin'] > 500
 
 
-@pytest.mark.parametrize('name', ['bccd', 'camvid', 'camvid-full', 'distillation-bccd', 'distillation-camvid'])
+@pytest.mark.parametrize(
+    'name', ['bccd', 'camvid', 'camvid-attention', 'camvid-full', 'distillation-bccd', 'distillation-camvid']
+)
 def test_committed_records_are_of_the_shipped_recipe(repository, name, monkeypatch):
     """A change of the training needs new records, and any other change of a config leaves the digest alone."""
     records = read_records(repository / f'docs/results/{name}.jsonl')
