@@ -159,10 +159,14 @@ def read_for_resize(
         return Reduced(pixels, pixels.shape[:2], 1)
     width, height = _shown_size(header)
     smallest = resized(height, width)
-    reduction = max(
-        factor for factor in REDUCED
-        if factor == 1 or (-(-height // factor) >= smallest[0] and -(-width // factor) >= smallest[1])
-    )  # fmt: skip
+
+    def suits(factor: int) -> bool:
+        # If a side is no multiple, the last row or column stands for fewer pixels: the first one after turning.
+        divides = height % factor == width % factor == 0
+        is_large = -(-height // factor) >= smallest[0] and -(-width // factor) >= smallest[1]
+        return factor == 1 or (is_large and (divides or header.orientation == 1))
+
+    reduction = max(filter(suits, REDUCED))
     return Reduced(_decode_image(data, header, name, reduction), (height, width), reduction)
 
 

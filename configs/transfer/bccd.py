@@ -4,7 +4,7 @@
 
 Trained on the 292 images of train.txt and val.txt and evaluated on the 72 of test.txt; the last checkpoint counts.
 A run of Conv-S on one core takes 2 minutes: with SSDLite on a CPU with AVX2, with RTMDet on one with AVX-512. RTMDet
-had half the steps and a learning rate of 1e-3 at first. Scores varied too much from seed to seed then to rank nets.
+had half the steps and a learning rate of 1e-3 at first. Scores varied even more from seed to seed then.
 """
 
 _base_ = '_base_/minutes.py'

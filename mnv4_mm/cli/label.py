@@ -29,8 +29,8 @@ def add_label(parser: Parser) -> None:
     parser.add_argument(
         '--fast-jpeg',
         action='store_true',
-        help="decode JPEG files at a half, quarter or eighth of their size if the file's input is that small: faster, "
-        'with slightly other results (`mnv4 compare --fast-jpeg`)',
+        help='decode JPEG files at a half, quarter or eighth of their size if they are resized to no more than that: '
+        'faster, with slightly other results (`mnv4 compare --fast-jpeg`)',
     )
     parser.add_argument('--retry', action='store_true', help='label parts again that have images with errors')
     parser.set_defaults(call=label)

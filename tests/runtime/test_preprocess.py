@@ -1,8 +1,11 @@
+import io
+
 import cv2
 import numpy as np
 import pytest
 from mmcv.transforms import Compose
 from mmengine.registry import DefaultScope
+from PIL import ExifTags, Image
 
 from mnv4_mm.errors import UserError
 from mnv4_mm.runtime.meta import Input, Resize
@@ -70,17 +73,21 @@ def test_a_reduced_image_is_placed_as_the_whole_one(mode, side, repository):
             assert np.abs(reduced.astype(int) - expected).mean() <= limit
 
 
+@pytest.mark.parametrize('orientation', [1, 2, 3, 6, 8])
 @pytest.mark.parametrize(('side', 'length'), [(1025, 128), (1031, 128), (2049, 320), (640, 320), (641, 320)])
-def test_a_reduced_image_is_not_shifted(side, length):
+def test_a_reduced_image_is_not_shifted(side, length, orientation):
     """A bright spot near the bottom right corner is found where it is, in pixels of the photo."""
     centre = side - 41.0
     ys, xs = np.mgrid[:side, :side]
-    spot = np.exp(-((ys - centre) ** 2 + (xs - centre) ** 2) / (2 * 12**2))
-    content = cv2.imencode(
-        '.jpg', (255 * spot[..., None]).repeat(3, 2).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 98]
-    )
+    spot = 255 * np.exp(-((ys - centre) ** 2 + (xs - centre) ** 2) / (2 * 12**2))
+    # What is stored so that it is upright after the turn. Pillow writes the tag.
+    turned = {1: spot, 2: spot[:, ::-1], 3: spot[::-1, ::-1], 6: np.rot90(spot), 8: np.rot90(spot, -1)}[orientation]
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    content = io.BytesIO()
+    Image.fromarray(turned.astype(np.uint8)).save(content, 'JPEG', quality=98, exif=exif)
     to, resize = make_input((length, length)), Resize('stretch', (0, 0, 0))
-    batch, placement = prepare_reduced(content[1].tobytes(), to, resize, 'spot.jpg')
+    batch, placement = prepare_reduced(content.getvalue(), to, resize, 'spot.jpg')
     values = batch[0, ..., 0].astype(float)
     values[values < 8] = 0
     for axis in (0, 1):
