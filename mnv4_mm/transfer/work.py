@@ -119,7 +119,7 @@ def transfer(
             append_line(records, record)
             if 'error' not in record and not keep:
                 shutil.rmtree(work_dir, ignore_errors=True)
-            log(_line(run, record))
+            log(_line(run, record, dry))
 
     with ThreadPoolExecutor(workers) as pool:
         try:
@@ -273,13 +273,15 @@ def _finished(job: Job) -> Record | None:
     return record if same and run_of(record) == job.run else None
 
 
-def _line(run: Run, record: Record) -> str:
+def _line(run: Run, record: Record, dry: bool) -> str:
     if 'error' in record:
         return f'{run.name}: failed: {record["error"]}'
     latency = f', {record["latency_ms"]} ms' if record['latency_ms'] else ''
     if 'export_error' in record:
         latency = f', not exported: {record["export_error"]}'
-    return f'{run.name}: {record["metric"]} {record["score"]:.4f}, {record["minutes"]:.1f} min{latency}'
+    # The score of a dry run with four images would only mislead.
+    result = 'trained and evaluated' if dry else f'{record["metric"]} {record["score"]:.4f}'
+    return f'{run.name}: {result}, {record["minutes"]:.1f} min{latency}'
 
 
 def check_slurm() -> None:
