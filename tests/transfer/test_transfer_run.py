@@ -454,8 +454,10 @@ def test_a_net_that_cannot_be_exported_keeps_its_score(repository, tmp_path, mon
         found.items() >= dict(latency_ms=None, export_error='AssertionError: no such operator', size=[256, 320]).items()
     )
     assert found['macs'] > 0
-    line = work._line(Run('ssdlite', 'n', 'random', '', 0), {**record('n', 0, 0.5, minutes=1.0), **found})
-    assert line.endswith('not exported: AssertionError: no such operator')
+    run, kept = Run('ssdlite', 'n', 'random', '', 0), {**record('n', 0, 0.5, minutes=1.0), **found}
+    line = work._line(run, kept, dry=False)
+    assert line.endswith('0.5000, 1.0 min, not exported: AssertionError: no such operator')
+    assert '0.5' not in work._line(run, kept, dry=True)
 
 
 def test_a_dry_run_leaves_kept_runs_alone(tmp_path, monkeypatch):
