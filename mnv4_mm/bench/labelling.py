@@ -4,7 +4,7 @@ import importlib.util
 import multiprocessing
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from mnv4_mm.bench.measure import Pair, Ratio, measure
@@ -40,9 +40,7 @@ def labelling(count: int = COUNT, rounds: int = 3) -> Iterator[Ratio]:
         paths = sorted(map(str, images.iterdir()))
 
         def bare() -> None:
-            shares = [(str(file), paths[worker :: cores()]) for worker in range(cores())]
-            with multiprocessing.get_context('spawn').Pool(cores()) as pool:
-                assert sum(pool.starmap(_predict, shares)) == count
+            run_bare(str(file), paths)
 
         def labelled(ray: str | None) -> Callable[[], None]:
             def call() -> None:
@@ -60,7 +58,19 @@ def labelling(count: int = COUNT, rounds: int = 3) -> Iterator[Ratio]:
             yield measure(Pair(f'{name}: by Ray, {against}', labelled('local'), bare, MIN_SPEEDUP, rounds, warm_up=0))
 
 
-def _predict(file: str, paths: list[str]) -> int:
+def run_bare(file: str, paths: Sequence[str]) -> None:
+    """Read images and run an exported file on them in a process for each core, and throw the results away.
+
+    Args:
+        file: Exported file.
+        paths: Image files; one that cannot be read is an error.
+    """
+    shares = [(file, paths[worker :: cores()]) for worker in range(cores())]
+    with multiprocessing.get_context('spawn').Pool(cores()) as pool:
+        assert sum(pool.starmap(_predict, shares)) == len(paths)
+
+
+def _predict(file: str, paths: Sequence[str]) -> int:
     """Run a file on images, and return their number."""
     predictor = load(file, 1)
     return sum(predictor(path) is not None for path in paths)

@@ -107,8 +107,10 @@ def _connected(address: str) -> Iterator[Any]:
         options: dict[str, Any] = dict(include_dashboard=False) if address == 'local' else {}
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise UserError(f'--ray {address}: {" ".join(str(error).split())[:200]}') from error
+        except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+            # Ray does not say that a token is what was missing.
+            hint = '' if address in ('auto', 'local') else ' (if the cluster requires a token, set RAY_AUTH_MODE=token)'
+            raise UserError(f'--ray {address}: {" ".join(str(error).split())[:200]}{hint}') from error
         try:
             with errors_only('ray.data'):
                 yield ray
