@@ -14,13 +14,17 @@ train = ['train', 'val']
 test = ['test']
 heads = dict(
     ssdlite=dict(
-        config='mnv4_ssdlite_bccd', epochs=1, input_size=(192, 224), cfg_options={'train_dataloader.num_workers': 0}
+        config='mnv4_ssdlite_bccd',
+        epochs=1,
+        input_size=(192, 224),
+        cfg_options={'train_dataloader.num_workers': 0},
+        minutes=1.8,
     ),
     rtmdet=dict(
         config='mnv4_rtmdet_coco-mini',
         epochs=2,
         input_size=(192, 224),
         cfg_options={'train_dataloader.num_workers': 0, 'optim_wrapper.optimizer.lr': 3e-3},
+        minutes=2.0,
     ),
 )
-minutes = 2.0

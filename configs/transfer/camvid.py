@@ -10,7 +10,6 @@ _base_ = ['_base_/minutes.py', '_base_/camvid.py']
 
 title = 'CamVid'
 heads = dict(
-    lraspp=dict(config='mnv4_lraspp_ade20k-mini', iters=500, size=(160, 224)),
-    fpn=dict(config='mnv4_fpn_ade20k-mini', iters=350, size=(160, 224)),
+    lraspp=dict(config='mnv4_lraspp_ade20k-mini', iters=500, size=(160, 224), minutes=1.2),
+    fpn=dict(config='mnv4_fpn_ade20k-mini', iters=350, size=(160, 224), minutes=1.2),
 )
-minutes = 3.0

@@ -10,9 +10,10 @@ Trained on the 292 images of train.txt and val.txt and evaluated on the 72 of te
 title = 'BCCD, test, with and without a teacher'
 train = ['train', 'val']
 test = ['test']
-heads = dict(ssdlite=dict(config='mnv4_ssdlite_bccd', epochs=3, cfg_options={'train_dataloader.num_workers': 0}))
+heads = dict(
+    ssdlite=dict(config='mnv4_ssdlite_bccd', epochs=3, cfg_options={'train_dataloader.num_workers': 0}, minutes=3.2)
+)
 nets = ['mnv4_conv_s']
 seeds = [0, 1, 2, 3, 4]
 controls = ['distilled']
 teacher = dict(net='timm:tf_efficientnet_lite0', start='imagenet')
-minutes = 3.2

@@ -8,7 +8,7 @@ Data and crops are those of camvid.py; the runs are three times as long.
 """
 
 title = 'CamVid, with and without a teacher'
-heads = dict(lraspp=dict(config='mnv4_lraspp_ade20k-mini', iters=1500, size=(160, 224)))
+heads = dict(lraspp=dict(config='mnv4_lraspp_ade20k-mini', iters=1500, size=(160, 224), minutes=3.6))
 nets = ['mnv4_conv_s']
 seeds = [0, 1, 2, 3, 4]
 controls = ['distilled']
@@ -19,4 +19,3 @@ teacher = dict(
     cfg_options={'distillation.weight': 0, 'distillation.logits_weight': 3, 'distillation.temperature': 4},
 )
 block = 10  # frames of a drive
-minutes = 3.6

@@ -15,6 +15,19 @@ from mnv4_mm.transfer.records import read_records
 from mnv4_mm.transfer.work import Digests, by_run, check_same, check_slurm, measure_latency, remaining, submit
 from mnv4_mm.transfer.work import transfer as make_runs
 
+# Options that --measure-latency ignores, and their defaults.
+WITHOUT_EFFECT = dict(
+    launcher='none',
+    dry_run=False,
+    plan=False,
+    workers=1,
+    retry=False,
+    keep=False,
+    weights_dir=None,
+    starts=[],
+    seeds=[],
+)
+
 
 def add_transfer(parser: Parser) -> None:
     parser.epilog = (
@@ -75,31 +88,10 @@ def transfer(args: argparse.Namespace) -> int:
     runs = select(protocol.runs(), nets=args.nets, heads=args.heads, starts=args.starts, seeds=args.seeds)
     out = args.out or f'work_dirs/transfer/{protocol.name}'
     check_output_folder('--out', out)
-    if args.workers < 1:
-        raise UserError(f'--workers must be at least 1, got {args.workers}')
-    for flag, folder in (('--data', args.data), ('--weights-dir', args.weights_dir)):
-        if folder and not Path(folder).is_dir():
-            raise UserError(f'no folder {folder}, named by {flag}')
-    if protocol.needs_data and not args.data and not args.plan:
-        raise UserError(f'{protocol.name} needs --data, the folder of {protocol.title}')
-    if args.data and not protocol.needs_data:
-        raise UserError(
-            f'{protocol.name} uses the data that its configs name: leave out --data, or set needs_data = True in a '
-            f'copy of {protocol.path}'
-        )
-    if args.launcher == 'slurm' and args.dry_run:
-        raise UserError('--dry-run is for this machine: leave out --launcher slurm')
-    if args.slurm and args.launcher != 'slurm':
-        raise UserError('--slurm has no effect without --launcher slurm')
-    others = ('launcher', 'dry_run', 'plan', 'workers', 'retry', 'keep', 'weights_dir', 'starts', 'seeds')
-    given = [name for name in others if getattr(args, name) not in (False, None, 'none', 1, [])]
-    if args.measure_latency and given:
-        raise UserError(f'--{given[0].replace("_", "-")} has no effect with --measure-latency: leave it out')
+    _check_options(args, protocol)
     records = Path(out) / 'records.jsonl'
     existing = read_records(records) if records.is_file() else []
     used = {name: protocol.heads[name] for name in dict.fromkeys(run.head for run in runs)}
-    if args.plan and args.dry_run:
-        raise UserError('--dry-run has no effect with --plan: leave it out')
     if args.measure_latency and not any('error' not in record for record in existing):
         raise UserError(f'{records} has no records of runs that succeeded')
     if args.launcher == 'slurm' and not args.plan:
@@ -161,6 +153,32 @@ def transfer(args: argparse.Namespace) -> int:
     if unexported:
         print(f'{len(unexported)} of {len(runs)} nets could not be exported: the reasons are above')
     return int(bool(missing or failed or unexported))
+
+
+def _check_options(args: argparse.Namespace, protocol: Protocol) -> None:
+    """Raise ``UserError`` if options do not fit each other or the protocol, or if a folder does not exist."""
+    if args.workers < 1:
+        raise UserError(f'--workers must be at least 1, got {args.workers}')
+    for flag, folder in (('--data', args.data), ('--weights-dir', args.weights_dir)):
+        if folder and not Path(folder).is_dir():
+            raise UserError(f'no folder {folder}, named by {flag}')
+    if protocol.needs_data and not args.data and not args.plan:
+        raise UserError(f'{protocol.name} needs --data, the folder of {protocol.title}')
+    if args.data and not protocol.needs_data:
+        raise UserError(
+            f'{protocol.name} uses the data that its configs name: leave out --data, or set needs_data = True in a '
+            f'copy of {protocol.path}'
+        )
+    if args.launcher == 'slurm' and args.dry_run:
+        raise UserError('--dry-run is for this machine: leave out --launcher slurm')
+    if args.slurm and args.launcher != 'slurm':
+        raise UserError('--slurm has no effect without --launcher slurm')
+    if args.plan and args.dry_run:
+        raise UserError('--dry-run has no effect with --plan: leave it out')
+    if args.measure_latency:
+        for name, default in WITHOUT_EFFECT.items():
+            if getattr(args, name) != default:
+                raise UserError(f'--{name.replace("_", "-")} has no effect with --measure-latency: leave it out')
 
 
 def _recipes(protocol: Protocol, heads: Mapping[str, Head]) -> dict[str, str]:

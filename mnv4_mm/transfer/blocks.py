@@ -31,8 +31,8 @@ ATTENTION_PLACES = ((160, 16), (160, 32))
 ATTENTIONS = {'MQA': (1, 1), 'MQA, kv stride 2': (1, 2), 'MHSA': (HEADS, 1), 'MHSA, kv stride 2': (HEADS, 2)}
 # Name -> kernel sizes of the depthwise convolutions before and after the expansion; 0 for none.
 UIB_FORMS = {'ExtraDW': (3, 3), 'IB': (0, 3), 'ConvNext': (3, 0), 'FFN': (0, 0)}
-UIB_WIDTHS = (64, 192)
-UIB_SIDES = (14, 28)
+UIB_WIDTHS = (32, 64, 128, 256)
+UIB_SIDES = (14, 28, 56)
 EXPAND = 4
 # Hybrid-M starts with 1e-5, at which a wrong branch would not be noticed in the output.
 LAYER_SCALE = 0.5

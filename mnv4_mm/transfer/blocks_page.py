@@ -199,12 +199,13 @@ def _uib(records: Sequence[dict[str, Any]]) -> list[str]:
 def plot(records: Sequence[dict[str, Any]]) -> 'Figure':
     """Plot latency against the number of channels for the UIB variants and FusedIB.
 
-    The figure has a row of panels for each resolution and a column for each runtime.
+    Error bars are the range of the rounds. The figure has a row of panels for each resolution and a column for each runtime.
 
     Args:
         records: Records of all parts; those of other parts than ``uib`` are ignored.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FormatStrFormatter, NullFormatter, NullLocator
 
     uib = [one for one in records if one['part'] == 'uib']
     sides = sorted({one['side'] for one in uib})
@@ -215,16 +216,23 @@ def plot(records: Sequence[dict[str, Any]]) -> 'Figure':
             axes = figure.add_subplot(len(sides), len(runtimes), row * len(runtimes) + column + 1)
             for name in dict.fromkeys(one['block'] for one in uib):
                 points = sorted(
-                    (one['channels'], one['latency_ms'][runtime])
+                    (one['channels'], one['latency_ms'][runtime], one['round_ms'][runtime])
                     for one in uib
                     if (one['block'], one['side']) == (name, side) and runtime in one['latency_ms']
                 )
                 if points:
-                    axes.plot(*zip(*points, strict=True), marker='o', label=name)
+                    widths, medians, rounds = zip(*points, strict=True)
+                    below = [middle - min(each) for middle, each in zip(medians, rounds, strict=True)]
+                    above = [max(each) - middle for middle, each in zip(medians, rounds, strict=True)]
+                    axes.errorbar(widths, medians, yerr=[below, above], fmt='o-', ms=4, label=name)
             axes.set(
                 title=f'{RUNTIMES[runtime]}, {side}x{side}', xlabel='channels', ylabel='ms', xscale='log', yscale='log'
             )
-            axes.set_xticks(sorted({one['channels'] for one in uib}), labels=None)
+            axes.set_xticks(sorted({one['channels'] for one in uib}))
+            axes.xaxis.set_minor_locator(NullLocator())
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_formatter(FormatStrFormatter('%g'))  # not powers of ten
+            axes.yaxis.set_minor_formatter(NullFormatter())
             if axes.lines:
                 axes.legend(fontsize=7)
     return figure

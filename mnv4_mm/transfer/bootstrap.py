@@ -18,6 +18,11 @@ RESAMPLES = 100
 SEED = 0
 
 
+def count_blocks(images: int, block: int) -> int:
+    """Return the number of blocks in a sample, the last of which may be shortened, see ``draw_samples``."""
+    return -(-images // block)
+
+
 def draw_samples(images: int, block: int = 1, resamples: int = RESAMPLES) -> np.ndarray:
     """Draw bootstrap samples of images (circular block bootstrap).
 
@@ -35,7 +40,7 @@ def draw_samples(images: int, block: int = 1, resamples: int = RESAMPLES) -> np.
         (resamples, images) int: how often each image is in each sample.
     """
     random = np.random.default_rng(SEED)
-    starts = random.integers(images, size=(resamples, -(-images // block)))
+    starts = random.integers(images, size=(resamples, count_blocks(images, block)))
     drawn = ((starts[..., None] + np.arange(block)) % images).reshape(resamples, -1)[:, :images]
     return np.array([np.bincount(sample, minlength=images) for sample in drawn])
 

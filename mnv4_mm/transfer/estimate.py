@@ -14,7 +14,7 @@ def plan_lines(protocol: Protocol, runs: Sequence[Run], records: Iterable[Record
 
     The CPU time of a run is estimated as the mean over earlier runs with the same head and net. If there are none, the
     estimate is marked as a guess: it is the mean over all earlier runs with the head or, if there are none either, the
-    protocol's ``minutes``, in proportion to the protocol's ``costs`` of the nets. If ``minutes`` is None too, the time
+    ``minutes`` of the head, in proportion to the protocol's ``costs`` of the nets. If ``minutes`` is None too, the time
     is unknown. The training of a teacher is a run of its own.
 
     Args:
@@ -76,5 +76,5 @@ def _minutes(
         if other == head
         for time in times
     ]
-    unit = mean(others) if others else protocol.minutes
+    unit = mean(others) if others else protocol.heads[head].minutes
     return (None if unit is None else unit * protocol.costs.get(net, 1)), False

@@ -83,10 +83,12 @@ def write_weights(out: str) -> list[Path]:
 def main() -> None:
     parser = argparse.ArgumentParser(description='Convert ImageNet weights of packages for timm nets.')
     parser.add_argument('out', metavar='DIR', help='folder to write to')
+    args = parser.parse_args()
     try:
-        print('\n'.join(map(str, write_weights(parser.parse_args().out))))
+        print('\n'.join(map(str, write_weights(args.out))))
     except UserError as error:
-        sys.exit(f'error: {error}')
+        print(f'error: {error}', file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == '__main__':

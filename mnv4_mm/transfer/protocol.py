@@ -4,6 +4,7 @@ A protocol is a Python file of plain values, like a config. The shipped ones are
 nothing heavy.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -24,6 +25,7 @@ CONTROLS = {
     'zeroed': 'the deepest feature map set to zero: a lower score',
     'distilled': 'the same net trained with a teacher: a higher score',
 }
+PUBLISHED = ('name', 'value', 'protocol', 'source')  # keys of a published result
 TWIN_SEEDS = 100  # added to the seeds of the control `twin`
 
 
@@ -42,6 +44,7 @@ class Head:
         size: Height and width in pixels of the input of the exported file; None for the size of the config's test
             pipeline.
         cfg_options: Values that replace values of the config, by dotted key such as ``train_dataloader.num_workers``.
+        minutes: Measured CPU minutes of a run with the first net of the protocol, for ``--plan``; None if unknown.
     """
 
     config: str
@@ -50,6 +53,7 @@ class Head:
     input_size: tuple[int, int] | None = None
     size: tuple[int, int] | None = None
     cfg_options: Mapping[str, Any] = field(default_factory=dict)
+    minutes: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +121,6 @@ class Protocol:
         block: Number of test images, successive by name, that the bootstrap draws together, see
             ``bootstrap.draw_samples``: more than one for the frames of a video, which resemble each other.
         needs_data: True if ``--data`` must name a folder; False if the configs name the data.
-        minutes: Measured minutes of a run with the first net and head on one core, for ``--plan``; None if unknown.
         costs: Minutes of a run with a net, divided by those with the first net; 1 for nets that are not listed.
         published: Published results to list below the table, each a ``dict(name=, value=, protocol=, source=)``.
     """
@@ -136,7 +139,6 @@ class Protocol:
     evaluations: int = 0
     block: int = 1
     needs_data: bool = True
-    minutes: float | None = None
     costs: Mapping[str, float] = field(default_factory=dict)
     published: Sequence[Mapping[str, Any]] = ()
 
@@ -218,6 +220,11 @@ def _head(value: Mapping[str, Any]) -> Head:
     if (head.epochs is None) == (head.iters is None):
         found = 'neither' if head.epochs is None else 'both'
         raise ValueError(f'a head needs either epochs or iters; that of {head.config} has {found}')
+    for name, length in (('epochs', head.epochs), ('iters', head.iters)):
+        if length is not None and (type(length) is not int or length < 1):
+            raise ValueError(f'{name} must be a positive number, got {length!r}')
+    if head.minutes is not None and not _is_positive(head.minutes):
+        raise ValueError(f'minutes must be a positive number, got {head.minutes!r}')
     for key, size in (('input_size', head.input_size), ('size', head.size)):
         if size is not None:
             if not isinstance(size, list | tuple) or len(size) != 2:
@@ -247,12 +254,22 @@ def _check(protocol: Protocol) -> None:
         raise ValueError(f'evaluations must be a number of evaluations, got {protocol.evaluations!r}')
     if type(protocol.block) is not int or protocol.block < 1:
         raise ValueError(f'block must be a number of images, at least 1; got {protocol.block!r}')
-    if protocol.minutes is not None and not isinstance(protocol.minutes, int | float):
-        raise ValueError(f'minutes must be a number, got {protocol.minutes!r}')
-    if not all(isinstance(cost, int | float) and cost > 0 for cost in protocol.costs.values()):
+    if not all(map(_is_positive, protocol.costs.values())):
         raise ValueError(f'costs must be positive numbers, got {dict(protocol.costs)!r}')
+    nets = {*protocol.nets, *([protocol.teacher.net] if protocol.teacher else [])}
+    for net in protocol.costs:
+        if net not in nets:
+            raise ValueError(f'costs has {net!r}, which is not one of nets{near_names(net, nets)}')
+    for result in protocol.published:
+        missing = [key for key in PUBLISHED if not isinstance(result, Mapping) or key not in result]
+        if missing:
+            raise ValueError(f'a published result needs {", ".join(PUBLISHED)}; {result!r} has no {missing[0]}')
     if len(set(protocol.runs())) < len(protocol.runs()):
         raise ValueError('a net, a start, a seed or a control is listed twice')
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def select(

@@ -52,8 +52,8 @@ def recipe_digest(protocol: Protocol, head: Head) -> str:
     values = dict(
         version=VERSION,
         config={key: value for key, value in head_config(head).to_dict().items() if key not in DISPLAY},
-        # ``size`` is of the exported file only, and ``input_size`` is in the config.
-        head={key: value for key, value in asdict(head).items() if key not in ('size', 'input_size')},
+        # ``size`` is of the exported file only, ``input_size`` is in the config, and ``minutes`` is an estimate.
+        head={key: value for key, value in asdict(head).items() if key not in ('size', 'input_size', 'minutes')},
         train=list(protocol.train),
         test=list(protocol.test),
         resamples=RESAMPLES,

@@ -5,7 +5,7 @@ A record holds what is needed to repeat its run and to compare it with others (`
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from mnv4_mm.transfer.protocol import Run
 Record = dict[str, Any]
 
 # Fields of a run that has succeeded. Newer records also have ``teacher``, which describes the teacher of a distilled
-# run, ``curve``, the scores of evaluations during the training: [[step or epoch, value], ...], and ``gpu_memory_mib``,
-# None for a run on the CPU.
+# run, ``curve``, the scores of evaluations during the training: [[step or epoch, value], ...], ``gpu_memory_mib``, None
+# for a run on the CPU, and ``blocks``, the number of blocks of test images in each sample of ``resampled``.
 FIELDS = (
     'protocol', 'head', 'net', 'start', 'control', 'seed',  # the run
     'recipe', 'data',  # digests: records with different ones are never compared
@@ -32,6 +32,42 @@ FIELDS = (
 COSTS = ('parameters', 'macs', 'latency_ms')  # fields that are None if they could not be measured
 # Fields of a run that has failed, in addition to the fields of ``Run``.
 FAILED = ('recipe', 'data', 'error')
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _are_numbers(value: Any, count: int | None = None) -> bool:
+    return isinstance(value, list) and len(value) == (count or len(value) or 1) and all(map(_is_number, value))
+
+
+def _has_digest(value: Any) -> bool:
+    return value is None or (isinstance(value, dict) and _is_text(value.get('sha256')))
+
+
+def _is_machine(value: Any) -> bool:
+    return isinstance(value, dict) and _is_text(value.get('cpu')) and isinstance(value.get('versions', {}), dict)
+
+
+# Field -> whether a value can be computed with, and what it should be. Fields that a record lacks are not checked.
+VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(('protocol', *Run._fields[:-1], 'recipe', 'data', 'metric'), (_is_text, 'a text')),
+    **dict.fromkeys(('seed', 'score', 'chance', 'steps', 'processor_minutes'), (_is_number, 'a number')),
+    **dict.fromkeys((*COSTS, 'blocks'), (lambda value: value is None or _is_number(value), 'a number or null')),
+    **dict.fromkeys(('weights', 'teacher'), (_has_digest, 'null or an object with a sha256')),
+    **dict.fromkeys(('machine', 'latency_machine'), (_is_machine, 'an object with a cpu')),
+    'size': (lambda value: _are_numbers(value, 2), 'height and width'),
+    'resampled': (_are_numbers, 'a list of scores'),
+    'curve': (
+        lambda value: isinstance(value, list) and all(_are_numbers(point, 2) for point in value),
+        'a list of [step, score]',
+    ),
+}
 
 
 def run_of(record: Mapping[str, Any]) -> Run:
@@ -82,17 +118,10 @@ def read_records(path: str | Path) -> list[Record]:
 
 
 def _check_values(record: Record) -> None:
-    """Raise ``ValueError`` if values from which tables are computed are of another type."""
-    resampled, costs = record['resampled'], [record[key] for key in COSTS]
-    if not isinstance(resampled, list) or not resampled:
-        raise ValueError('resampled is not a list of scores')
-    for name in ('weights', 'teacher'):
-        source = record.get(name)
-        if source is not None and not (isinstance(source, dict) and isinstance(source.get('sha256'), str)):
-            raise ValueError(f'{name} has no sha256')
-    for value in (record['score'], *resampled, *(cost for cost in costs if cost is not None)):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise ValueError(f'{value!r} is not a number')
+    """Raise ``ValueError`` if a value from which tables are computed is of another type."""
+    for name, (is_right, expected) in VALUES.items():
+        if name in record and not is_right(record[name]):
+            raise ValueError(f'{name} is {str(record[name])[:60]!r}, not {expected}')
 
 
 def latest(records: Iterable[Record]) -> list[Record]:

@@ -41,7 +41,7 @@ from mnv4_mm.models.complexity import count
 from mnv4_mm.runtime.meta import read_meta
 from mnv4_mm.runtime.preprocess import prepare
 from mnv4_mm.tasks import task_of
-from mnv4_mm.transfer.bootstrap import average_precision, mean_iou, resampled_ap, resampled_iou
+from mnv4_mm.transfer.bootstrap import average_precision, count_blocks, mean_iou, resampled_ap, resampled_iou
 from mnv4_mm.transfer.exported import measure_latencies
 from mnv4_mm.transfer.job import Job
 from mnv4_mm.transfer.machine import describe_machine
@@ -90,7 +90,7 @@ def execute(job: Job) -> dict[str, Any]:
     memory = _peak_memory()
     checkpoint = read_checkpoint(list_checkpoints(work_dir)[0])
     cfg = restore_data(checkpoint_config(checkpoint))
-    scores, resampled, chance = _measure(cfg, checkpoint, work_dir / 'test', protocol.block)
+    scores, resampled, blocks, chance = _measure(cfg, checkpoint, work_dir / 'test', protocol.block)
     metric = task_of(cfg).metric
     logged, validated = read_scalars(work_dir)
     losses = sorted(logged.get('loss', {}).items())
@@ -106,6 +106,7 @@ def execute(job: Job) -> dict[str, Any]:
         'score': _main(scores, metric),
         'scores': {name.partition('/')[2]: round(value, 5) for name, value in scores.items()},
         'resampled': [round(value, 5) for value in resampled],
+        'blocks': blocks,
         'chance': round(chance, 5),
         'loss': [[step, round(value, 4)] for step, value in losses[:: max(1, len(losses) // CURVE)]],
         'curve': [[step, round(value, 5)] for step, value in sorted(curve.items())],
@@ -247,11 +248,12 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
 
 def _measure(
     cfg: Config, checkpoint: Checkpoint, folder: Path, block: int
-) -> tuple[dict[str, float], list[float], float]:
+) -> tuple[dict[str, float], list[float], int, float]:
     """Evaluate a checkpoint.
 
     Returns:
-        All metrics, the main metric on each sample of the test images, and the chance level (0 for detection).
+        All metrics, the main metric on each sample of the test images, the number of blocks of such a sample, and the
+        chance level (0 for detection).
 
     Raises:
         RuntimeError: The metric differs from the one computed from the written predictions.
@@ -263,10 +265,12 @@ def _measure(
     if task.name == 'detection':
         annotations = Path(dataset_split(cfg, 'test_dataloader').annotations)
         _check_equal(_main(scores, 'bbox_mAP'), average_precision(annotations, results))
-        return scores, resampled_ap(annotations, results, block), 0.0
+        images = len(json.loads(annotations.read_bytes())['images'])
+        return scores, resampled_ap(annotations, results, block), count_blocks(images, block), 0.0
     confusion = _confusion(cfg, results)
     _check_equal(_main(scores, 'mIoU'), float(mean_iou(confusion.sum(0))))
-    return scores, resampled_iou(confusion, block), chance_iou(confusion.sum(0))
+    blocks = count_blocks(len(confusion), block)
+    return scores, resampled_iou(confusion, block), blocks, chance_iou(confusion.sum(0))
 
 
 def _check_equal(score: float, counted: float) -> None:

@@ -17,10 +17,12 @@ class Scores(NamedTuple):
     Attributes:
         seeds: (S,), the score of each seed.
         resampled: (S, R), the score of each seed on R samples of the test images, the same samples for all nets.
+        blocks: Number of blocks of images in a sample; None if unknown, for a large number.
     """
 
     seeds: np.ndarray
     resampled: np.ndarray
+    blocks: int | None = None
 
 
 class PooledVariance(NamedTuple):
@@ -82,6 +84,20 @@ def pooled_variance(nets: Iterable[Scores]) -> PooledVariance:
     return PooledVariance(squares / freedom if freedom else math.nan, freedom)
 
 
+def equal_variances_p(nets: Iterable[Scores]) -> float:
+    """Return the p-value of the hypothesis that the scores of all nets have the same variance over the seeds.
+
+    This is Bartlett's test. Nets with one seed are left out.
+
+    Returns:
+        The p-value; NaN if fewer than two nets have two seeds, or if the scores of a net are all equal.
+    """
+    seeds = [scores.seeds for scores in nets if len(scores.seeds) > 1]
+    if len(seeds) < 2 or not all(np.var(values) > 0 for values in seeds):
+        return math.nan
+    return float(stats.bartlett(*seeds).pvalue)
+
+
 def estimate_mean(scores: Scores, spread: PooledVariance) -> Estimate:
     """Estimate the mean score of a net.
 
@@ -90,7 +106,7 @@ def estimate_mean(scores: Scores, spread: PooledVariance) -> Estimate:
         spread: Variance of a score over the seeds, pooled over the nets of the table.
     """
     by_seeds = spread.of(scores) / len(scores.seeds)
-    return _estimate(float(scores.seeds.mean()), by_seeds, spread.freedom, scores.resampled.mean(0))
+    return _estimate(float(scores.seeds.mean()), by_seeds, spread.freedom, scores.resampled.mean(0), scores.blocks)
 
 
 def estimate_difference(a: Scores, b: Scores, spread: PooledVariance) -> Estimate:
@@ -106,10 +122,10 @@ def estimate_difference(a: Scores, b: Scores, spread: PooledVariance) -> Estimat
     """
     images = a.resampled.mean(0) - b.resampled.mean(0)
     by_seeds = sum(spread.of(one) / len(one.seeds) for one in (a, b))
-    return _estimate(float(a.seeds.mean() - b.seeds.mean()), by_seeds, spread.freedom, images)
+    return _estimate(float(a.seeds.mean() - b.seeds.mean()), by_seeds, spread.freedom, images, a.blocks)
 
 
-def _estimate(value: float, by_seeds: float, freedom: int, resampled: np.ndarray) -> Estimate:
+def _estimate(value: float, by_seeds: float, freedom: int, resampled: np.ndarray, blocks: int | None) -> Estimate:
     """Return an estimate.
 
     Args:
@@ -117,13 +133,18 @@ def _estimate(value: float, by_seeds: float, freedom: int, resampled: np.ndarray
         by_seeds: Its variance over the seeds.
         freedom: Degrees of freedom of this variance.
         resampled: (R,), the value on each sample of the images.
+        blocks: Number of blocks of images in a sample; None for a large number.
     """
-    by_images = float(resampled.var(ddof=1))
+    by_images, images_freedom = float(resampled.var(ddof=1)), len(resampled) - 1
+    if blocks and blocks > 1:
+        # A bootstrap of few blocks underestimates the variance, as a variance divided by n instead of n - 1 does.
+        by_images *= blocks / (blocks - 1)
+        images_freedom = min(images_freedom, blocks - 1)
     total = by_seeds + by_images
     if not freedom:
         return Estimate(value, math.nan, 0)
     # Satterthwaite's approximation of the degrees of freedom of a sum.
-    squares = by_seeds**2 / freedom + by_images**2 / (len(resampled) - 1)
+    squares = by_seeds**2 / freedom + by_images**2 / images_freedom
     return Estimate(value, math.sqrt(total), total**2 / squares if squares else freedom)
 
 

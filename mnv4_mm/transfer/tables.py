@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mnv4_mm.errors import UserError
 from mnv4_mm.transfer.pages import prose, table
 from mnv4_mm.transfer.protocol import CONTROLS, Protocol
 from mnv4_mm.transfer.records import Record, digests_of, latest, run_of
@@ -18,6 +19,7 @@ from mnv4_mm.transfer.statistics import (
     Estimate,
     PooledVariance,
     Scores,
+    equal_variances_p,
     estimate_difference,
     estimate_mean,
     indistinguishable,
@@ -40,17 +42,19 @@ class Machine(NamedTuple):
     """A machine, as far as latencies depend on it.
 
     Attributes:
-        cpu: Name of the CPU.
+        cpu: Name of the CPU. Virtual machines may have the same name for CPUs with different vector extensions.
+        instructions: Vector extensions.
         cores: Number of cores.
         onnxruntime: Version of ONNX Runtime.
     """
 
     cpu: str
+    instructions: tuple[str, ...]
     cores: int | None
     onnxruntime: str | None
 
     def __str__(self) -> str:
-        parts = [self.cpu]
+        parts = [self.cpu + (f' ({" ".join(self.instructions)})' if self.instructions else '')]
         parts += [f'{self.cores} cores'] if self.cores else []
         parts += [f'ONNX Runtime {self.onnxruntime}'] if self.onnxruntime else []
         return ', '.join(parts)
@@ -98,7 +102,8 @@ class Row:
     @property
     def scores(self) -> Scores:
         """Scores by seed."""
-        return Scores(*(np.array([record[key] for record in self.records]) for key in ('score', 'resampled')))
+        seeds, resampled = (np.array([record[key] for record in self.records]) for key in ('score', 'resampled'))
+        return Scores(seeds, resampled, self.records[0].get('blocks'))
 
     @property
     def standard_deviation(self) -> float:
@@ -177,6 +182,10 @@ class Group:
         controls = (row for row in self.controls if row.control in ('twin', 'distilled'))
         return pooled_variance(row.scores for row in (*self.rows, *controls))
 
+    def equal_variances_p(self) -> float:
+        """Return the p-value of the hypothesis that all nets vary equally from seed to seed; NaN if unknown."""
+        return equal_variances_p(row.scores for row in self.rows)
+
     def agreement(self) -> tuple[float, str]:
         """Return ``rank_agreement`` of the nets from random weights, or of all if none is, and which nets these are."""
         rows = [row for row in self.rows if row.start == 'random']
@@ -188,6 +197,9 @@ def group_records(records: Iterable[Record]) -> list[Group]:
     """Group the records of successful runs by protocol, head, recipe and data, and compare the nets of each group.
 
     A group with controls only is left out.
+
+    Raises:
+        UserError: Records of a group have different numbers of samples of the test images.
     """
     groups: dict[tuple[str, ...], dict[tuple[str, ...], Row]] = defaultdict(dict)
     for record in latest(records):
@@ -203,10 +215,17 @@ def group_records(records: Iterable[Record]) -> list[Group]:
 def latency_machine(record: Record) -> Machine:
     """Return the machine that the latency of a record was measured on."""
     machine = record.get('latency_machine') or record['machine']
-    return Machine(machine['cpu'], machine.get('cores'), machine.get('versions', {}).get('onnxruntime'))
+    instructions = tuple(machine.get('instructions') or ())
+    return Machine(machine['cpu'], instructions, machine.get('cores'), machine.get('versions', {}).get('onnxruntime'))
 
 
 def _compare(key: tuple[str, ...], rows: list[Row]) -> Group:
+    counts = sorted({len(record['resampled']) for row in rows for record in row.records})
+    if len(counts) > 1:
+        raise UserError(
+            f'records of {key[0]} with {key[1]} have {counts[0]} and {counts[-1]} scores in resampled: they are not of '
+            'the same version'
+        )
     names = Counter((row.net, row.start, row.control) for row in rows)
     for row in rows:
         row.records.sort(key=lambda record: record['seed'])
@@ -270,7 +289,7 @@ def _introduction(group: Group, protocol: Protocol) -> list[str]:
     records = group.records
     hours = sum(record['processor_minutes'] for record in records) / 60
     agreement, ranked = group.agreement()
-    commits = ', '.join(sorted({str(record['machine']['commit']) for record in records}))
+    commits = ', '.join(sorted({str(record['machine'].get('commit')) for record in records}))
     spread = 100 * math.sqrt(group.pooled_variance().variance)
     trained_on = sorted({record['machine'].get('gpu') or record['machine']['cpu'] for record in records})
     on_gpu = sum(bool(record['machine'].get('gpu')) for record in records)
@@ -281,6 +300,13 @@ def _introduction(group: Group, protocol: Protocol) -> list[str]:
     )
     if not math.isnan(spread):
         text += f'Spread of seeds, pooled over the nets: {spread:.1f} points. '
+    if group.equal_variances_p() < 1 - CONFIDENCE:
+        own = [100 * row.standard_deviation for row in group.rows if len(row.records) > 1]
+        text += (
+            f'The spreads of the nets are {min(own):.1f} to {max(own):.1f} points, and differ by more than chance '
+            f"(Bartlett's test, p = {group.equal_variances_p():.1g}): the intervals are too wide for most nets, and "
+            'too narrow for those with the largest spread. '
+        )
     if not math.isnan(agreement):
         text += f"Kendall's tau between rankings of {ranked} by two halves of the seeds: {agreement:.2f}. "
     text += (
@@ -308,7 +334,7 @@ def control_lines(group: Group) -> Iterator[str]:
             yield (
                 f'{"ok" if is_gain else "**no gain shown**"}: {control.name} {_score(control)}, '
                 f'{100 * difference.value:+.1f}{_plus_minus(difference.half_width)} points against the same net '
-                f'without a teacher (p = {difference.p_value:.2g})'
+                f'without a teacher (p = {difference.p_value:.2g}{_teacher_score(control)})'
             )
             continue
         chance = max(record['chance'] for record in control.records)
@@ -341,7 +367,18 @@ def start_lines(group: Group) -> Iterator[str]:
             continue
         spreads = gain / spread if spread else math.inf
         verdict = 'ok' if spreads > MIN_SPREADS else f'**less than {MIN_SPREADS} spreads**'
-        yield f'{verdict}: {row.name} {100 * gain:+.1f} points against random weights, {spreads:.1f} spreads of seeds'
+        own = math.hypot(row.standard_deviation, random[row.net].standard_deviation) / math.sqrt(2)
+        own_spreads = f', {gain / own:.1f} of the spreads of these two alone' if own > 0 else ''
+        yield (
+            f'{verdict}: {row.name} {100 * gain:+.1f} points against random weights, {spreads:.1f} spreads of seeds'
+            f'{own_spreads}'
+        )
+
+
+def _teacher_score(row: Row) -> str:
+    """Return the score of the teacher, which records from before it was recorded do not have."""
+    scores = [record['teacher']['score'] for record in row.records if (record.get('teacher') or {}).get('score')]
+    return f'; score of the teacher: {100 * scores[0]:.1f}' if scores else ''
 
 
 def _score(row: Row) -> str:

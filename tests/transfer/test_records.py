@@ -60,7 +60,13 @@ def test_a_protocol_has_every_combination_and_its_controls(tmp_path):
         (TEXT.replace('[0, 1]', '[-1]'), 'seeds must be integers from 0 to 99'),
         (TEXT + 'block = 0', 'block must be a number of images'),
         (TEXT + "train = ['train', 'val']\ntest = ['val']", "the split 'val' is in both train and test"),
-        (TEXT + "minutes = '3'", 'minutes must be a number'),
+        (TEXT.replace('epochs=1', "epochs=1, minutes='3'"), 'minutes must be a positive number'),
+        (TEXT.replace('epochs=1', 'epochs=1, minutes=-3'), 'minutes must be a positive number'),
+        (TEXT.replace('epochs=1', 'epochs=0'), 'epochs must be a positive number, got 0'),
+        (TEXT.replace('epochs=1', "epochs='a'"), 'epochs must be a positive number'),
+        (TEXT + "costs = {'mnv4_conv_x': 2}", "costs has 'mnv4_conv_x'"),
+        (TEXT + 'published = [1]', 'a published result needs name, value, protocol, source'),
+        (TEXT + "published = [dict(name='a', value='b')]", 'has no protocol'),
         (TEXT.replace('epochs=1', 'epochs=1, size=320'), 'protocol: size of a head must be height and width, got 320'),
         (TEXT + "controls = ['distilled']", "the control 'distilled' needs a teacher"),
         (TEXT + "teacher = dict(net='mnv4_conv_m')", 'a teacher the control'),
@@ -214,7 +220,7 @@ def test_a_claim_is_kept_alive(tmp_path, monkeypatch):
 def test_the_plan_uses_measured_times(tmp_path, monkeypatch):
     monkeypatch.setattr(estimate, 'cores', lambda: 2)
     file = tmp_path / 'p.py'
-    file.write_text(TEXT + 'minutes = 5')
+    file.write_text(TEXT.replace('epochs=1', 'epochs=1, minutes=5'))
     protocol = read_protocol(file)
     *_, total = plan_lines(protocol, protocol.runs(), [], 2)
     assert total.startswith('4 runs, about 0.3 CPU hours, ')

@@ -20,6 +20,7 @@ from mnv4_mm.transfer.bootstrap import (
 )
 from mnv4_mm.transfer.statistics import (
     Scores,
+    equal_variances_p,
     estimate_difference,
     estimate_mean,
     indistinguishable,
@@ -115,10 +116,31 @@ def test_nets_that_differ_less_than_their_seeds_are_not_told_apart():
     assert estimate_difference(some['c'], some['a'], spread).half_width < 0.03  # which is the same for both
 
 
+def test_few_images_have_the_interval_of_students_t():
+    """One net whose seeds agree, on ten images: the interval of the mean of ten values, by scipy."""
+    random = np.random.default_rng(0)
+    images = random.normal(0.5, 0.1, 10)
+    samples = draw_samples(10, resamples=20_000) @ images / 10
+    seeds = images.mean() + np.array([-1e-9, 0, 1e-9])
+    scores = Scores(seeds, np.tile(samples, (3, 1)), blocks=10)
+    expected = stats.t.ppf(0.975, 9) * stats.sem(images)
+    assert estimate_mean(scores, pooled_variance([scores])).half_width == pytest.approx(expected, rel=0.03)
+
+
+def test_unequal_variances_are_noticed():
+    random = np.random.default_rng(0)
+    equal = [equal_variances_p(nets(*random.normal(0.5, 0.01, (14, 3))).values()) for _ in range(200)]
+    assert 0.01 < np.mean(np.array(equal) < 0.05) < 0.1
+    factors = np.array([[8]] * 2 + [[1]] * 12)
+    assert equal_variances_p(nets(*(random.normal(0, 0.01, (14, 3)) * factors)).values()) < 0.01
+    assert np.isnan(equal_variances_p(nets([0.5, 0.6]).values()))
+    assert np.isnan(equal_variances_p(nets([0.5, 0.6], [0.5, 0.5]).values()))
+
+
 def test_a_difference_has_the_p_value_of_students_test():
     """With the same images for all, and two nets, the pooled test is the one of scipy."""
     some = nets([0.50, 0.51, 0.54], [0.57, 0.53, 0.54], images=0)  # of equal variance
-    some = {name: Scores(seeds, np.repeat(seeds[:, None], RESAMPLES, 1)) for name, (seeds, _) in some.items()}
+    some = {name: Scores(seeds, np.repeat(seeds[:, None], RESAMPLES, 1)) for name, (seeds, *_) in some.items()}
     found = estimate_difference(some['a'], some['b'], pooled_variance(some.values()))
     assert found.p_value == pytest.approx(stats.ttest_ind(some['a'].seeds, some['b'].seeds).pvalue, abs=1e-9)
 

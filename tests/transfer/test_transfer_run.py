@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 import shutil
 import signal
 import subprocess
@@ -25,7 +26,7 @@ from mnv4_mm.config.checkpoint import checkpoint_config
 from mnv4_mm.config.load import load_config
 from mnv4_mm.errors import UserError
 from mnv4_mm.json_lines import append_line
-from mnv4_mm.transfer import package_weights, recipe, work
+from mnv4_mm.transfer import package_weights, recipe, tables, work
 from mnv4_mm.transfer import run as module
 from mnv4_mm.transfer.bootstrap import mean_iou
 from mnv4_mm.transfer.controls import ShuffleLabels
@@ -292,13 +293,23 @@ def test_groups_are_of_one_recipe_and_one_data_set(records):
     assert len({plot_name(group, groups) for group in groups}) == 4
 
 
+def test_a_table_says_that_its_nets_do_not_vary_equally(records):
+    protocol = read_protocol('bccd')
+    assert "Bartlett's test" not in tables.page(group_records(records), [protocol], [], 'plots')
+    noisy = [{**one, 'score': one['score'] + one['seed'] ** 2 / 5 * (one['net'] == 'mnv4_conv_m')} for one in records]
+    text = ' '.join(tables.page(group_records(noisy), [protocol], [], 'plots').split())
+    assert re.search(r"The spreads of the nets are 1\.0 to \d+\.\d points, .*Bartlett's test", text)
+
+
 def test_other_weights_are_another_row(records):
     more = [{**one, 'seed': 7, 'weights': dict(name='v', sha256='f' * 64)} for one in records if one['weights']]
     (group,) = group_records([*records, *more[:1]])
     assert {row.name for row in group.rows} >= {'resnet18 (imagenet 12345678)', 'resnet18 (imagenet ffffffff)'}
 
 
-@pytest.mark.parametrize('change', [dict(cpu='faster'), dict(cores=16), dict(versions=dict(onnxruntime='1.30'))])
+@pytest.mark.parametrize(
+    'change', [dict(cpu='faster'), dict(instructions=['avx2']), dict(cores=16), dict(versions=dict(onnxruntime='1.30'))]
+)
 def test_latencies_of_one_machine_are_compared(records, change):
     records = [one for one in records if one['control'] not in ('twin', 'shuffled')]
     records[0] = {**records[0], 'latency_ms': 1.0, 'machine': MACHINE | change}
@@ -325,7 +336,11 @@ def test_one_seed_is_no_verdict_on_controls(records):
 def test_controls_are_judged(records):
     (group,) = group_records(records)
     assert [line.partition(':')[0] for line in control_lines(group)] == ['ok'] * 3
-    assert [line.partition(':')[0] for line in start_lines(group)] == ['ok']
+    (line,) = start_lines(group)
+    assert (
+        line == 'ok: resnet18 (imagenet) +19.5 points against random weights, 19.5 spreads of seeds, 19.5 of the '
+        'spreads of these two alone'
+    )
     wrong = dict(zeroed=0.51, twin=0.7, shuffled=0.3)
     changed = [{**one, 'score': wrong.get(one['control'], one['score'])} for one in records]
     (group,) = group_records(changed)
@@ -343,6 +358,11 @@ def test_the_gain_of_a_teacher_is_stated(records, score, verdict):
     assert line.startswith(f'{verdict}: ')
     assert f'{100 * (score - 0.5):+.1f} ±' in line
     assert '(p = ' in line
+    assert 'score of the teacher' not in line
+    teacher = dict(net='timm:resnet18', sha256='a' * 64, score=0.581)
+    taught = [{**one, 'teacher': teacher} for one in taught]
+    (group,) = group_records([one for one in records if not one['control']] + taught)
+    assert next(iter(control_lines(group))).endswith('; score of the teacher: 58.1)')
 
 
 def test_a_teacher_changes_the_recipe():
@@ -432,14 +452,33 @@ def test_a_dry_run_says_that_a_net_cannot_be_exported(repository, tmp_path, monk
 
 
 @pytest.mark.parametrize(
-    'change', [{'score': math.nan}, {'weights': 'a.pth'}, {'teacher': 'a.pth'}, {'teacher': {'net': 'n'}}]
+    'change',
+    [
+        *({'score': math.nan}, {'weights': 'a.pth'}, {'teacher': 'a.pth'}, {'teacher': {'net': 'n'}}, {'machine': {}}),
+        *({'machine': None}, {'latency_machine': 'c'}, {'size': None}, {'size': [320]}, {'processor_minutes': 'x'}),
+        *({'net': 5}, {'curve': [[1]]}, {'chance': None}, {'resampled': []}, {'resampled': [None]}, {'macs': True}),
+    ],
 )
 def test_a_whole_record_with_wrong_values_is_refused(tmp_path, change):
     """It is not taken for a last line that is incomplete."""
     path = tmp_path / 'records.jsonl'
     path.write_text(json.dumps({**record('n', 0, 0.5), **change}))
-    with pytest.raises(UserError, match='line 1 is not a record'):
+    with pytest.raises(UserError, match=f'line 1 is not a record of a transfer run: {next(iter(change))} is '):
         read_records(path)
+
+
+def test_records_with_other_samples_of_the_images_are_refused(records):
+    with pytest.raises(UserError, match='records of bccd with ssdlite have 7 and 100 scores in resampled'):
+        group_records([*records, record('mnv4_conv_s', 9, 0.5, resampled=[0.5] * 7)])
+
+
+@pytest.mark.parametrize(
+    'option', ['--plan', '--dry-run', '--retry', '--keep', '--workers=2', '--seeds=0', '--starts=random']
+)
+def test_measuring_latency_takes_no_options_of_training(option, repository, tmp_path, capsys):
+    data = str(repository / 'data/mini/bccd')
+    assert main(['transfer', 'bccd', '--data', data, '--out', str(tmp_path), '--measure-latency', option]) == 2
+    assert 'has no effect with' in capsys.readouterr().err
 
 
 def test_a_net_that_cannot_be_exported_keeps_its_score(repository, tmp_path, monkeypatch):
