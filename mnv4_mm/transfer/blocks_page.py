@@ -199,7 +199,8 @@ def _uib(records: Sequence[dict[str, Any]]) -> list[str]:
 def plot(records: Sequence[dict[str, Any]]) -> 'Figure':
     """Plot latency against the number of channels for the UIB variants and FusedIB.
 
-    Error bars are the range of the rounds. The figure has a row of panels for each resolution and a column for each runtime.
+    Error bars show the range of the rounds. The figure has a row of panels for each resolution and a column for each
+    runtime.
 
     Args:
         records: Records of all parts; those of other parts than ``uib`` are ignored.

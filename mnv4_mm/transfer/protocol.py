@@ -234,7 +234,8 @@ def _head(value: Mapping[str, Any]) -> Head:
 
 
 def _check(protocol: Protocol) -> None:
-    for net in (*protocol.nets, *protocol.imagenet_nets, *([protocol.teacher.net] if protocol.teacher else [])):
+    teachers = [protocol.teacher.net] if protocol.teacher else []
+    for net in (*protocol.nets, *protocol.imagenet_nets, *teachers, *protocol.costs):
         check_backbone_name(net)
     if ('distilled' in protocol.controls) != bool(protocol.teacher):
         raise ValueError("the control 'distilled' needs a teacher, and a teacher the control")
@@ -256,10 +257,6 @@ def _check(protocol: Protocol) -> None:
         raise ValueError(f'block must be a number of images, at least 1; got {protocol.block!r}')
     if not all(map(_is_positive, protocol.costs.values())):
         raise ValueError(f'costs must be positive numbers, got {dict(protocol.costs)!r}')
-    nets = {*protocol.nets, *([protocol.teacher.net] if protocol.teacher else [])}
-    for net in protocol.costs:
-        if net not in nets:
-            raise ValueError(f'costs has {net!r}, which is not one of nets{near_names(net, nets)}')
     for result in protocol.published:
         missing = [key for key in PUBLISHED if not isinstance(result, Mapping) or key not in result]
         if missing:

@@ -64,7 +64,7 @@ def test_a_protocol_has_every_combination_and_its_controls(tmp_path):
         (TEXT.replace('epochs=1', 'epochs=1, minutes=-3'), 'minutes must be a positive number'),
         (TEXT.replace('epochs=1', 'epochs=0'), 'epochs must be a positive number, got 0'),
         (TEXT.replace('epochs=1', "epochs='a'"), 'epochs must be a positive number'),
-        (TEXT + "costs = {'mnv4_conv_x': 2}", "costs has 'mnv4_conv_x'"),
+        (TEXT + "costs = {'mnv4_conv_x': 2}", 'no backbone'),
         (TEXT + 'published = [1]', 'a published result needs name, value, protocol, source'),
         (TEXT + "published = [dict(name='a', value='b')]", 'has no protocol'),
         (TEXT.replace('epochs=1', 'epochs=1, size=320'), 'protocol: size of a head must be height and width, got 320'),
