@@ -1,6 +1,6 @@
 """Page and plot of the latency of single blocks, generated from the records of ``blocks.measure_blocks``."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mnv4_mm.transfer.nets import BLOCK_RUNTIMES
@@ -15,6 +15,7 @@ NO_ATTENTION = 'no attention'
 # Pairs of nets: the table shows the cost of attention in the first net relative to the second.
 COMPARED = (('MQA, as published', 'MHSA'), ('MQA, kv stride 1', 'MHSA, kv stride 1'),
             ('MQA, as published', 'MQA, kv stride 1'), ('MHSA', 'MHSA, kv stride 1'))  # fmt: skip
+COMPARED_BLOCKS = (('MQA', 'MHSA'), ('MQA, kv stride 2', 'MHSA, kv stride 2'), ('MQA, kv stride 2', 'MQA'))
 RUNTIMES = {
     'onnx': 'ONNX Runtime',
     'openvino': 'OpenVINO',
@@ -149,11 +150,15 @@ def _nets(records: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def _overlap(first: Sequence[float], second: Sequence[float]) -> bool:
+    """Return True if the ranges of two series of rounds overlap."""
+    return min(first) <= max(second) and min(second) <= max(first)
+
+
 def _added(a: dict[str, Any], b: dict[str, Any], base: dict[str, Any], runtime: str) -> str:
     """Format the change of the added latency from ``b`` to ``a``, if it exceeds the spread of the rounds."""
     first, second, without = (one['round_ms'][runtime] for one in (a, b, base))
-    overlap = min(first) <= max(second) and min(second) <= max(first)
-    if overlap or min(second) <= max(without):
+    if _overlap(first, second) or min(second) <= max(without):
         return 'not measurable'
     return _change(*(one['latency_ms'][runtime] - base['latency_ms'][runtime] for one in (a, b)))
 
@@ -168,7 +173,37 @@ def _attention(records: Sequence[dict[str, Any]]) -> list[str]:
         ),
         *_rows('attention', records),
         '',
+        *prose('The same as differences. A change of latency is "not measurable" if the ranges of the rounds overlap.'),
+        *table(
+            ('', 'size', 'parameters', 'MACs', *(RUNTIMES[name] for name in BLOCK_RUNTIMES['attention'])),
+            list(_block_changes(records)),
+        ),
+        '',
+        *prose(
+            """Training with each attention: *CamVid, attention* in [Transfer](transfer.md#results). It shows no
+            difference in mIoU."""
+        ),
     ]
+
+
+def _block_changes(records: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
+    """Yield a row for each pair of attention blocks and each size."""
+    by_place = {(one['block'], one['side']): one for one in records}
+    for first, second in COMPARED_BLOCKS:
+        for side in sorted({one['side'] for one in records}):
+            a, b = by_place.get((first, side)), by_place.get((second, side))
+            if not a or not b:
+                continue
+            cells = [f'{first} against {second}', f'{side}x{side}']
+            cells += [_change(a[key], b[key]) for key in ('parameters', 'macs')]
+            for runtime in BLOCK_RUNTIMES['attention']:
+                if runtime not in a['latency_ms'] or runtime not in b['latency_ms']:
+                    cells.append('-')
+                elif _overlap(a['round_ms'][runtime], b['round_ms'][runtime]):
+                    cells.append('not measurable')
+                else:
+                    cells.append(_change(a['latency_ms'][runtime], b['latency_ms'][runtime]))
+            yield cells
 
 
 def _uib(records: Sequence[dict[str, Any]]) -> list[str]:

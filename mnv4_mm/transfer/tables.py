@@ -28,9 +28,9 @@ from mnv4_mm.transfer.statistics import (
 )
 
 COLUMNS = ('net', 'start', 'mean', 'spread', 'low', 'high', 'seeds', 'parameters', 'macs', 'latency_ms')
-AXES = {'latency_ms': 'latency in ONNX Runtime, one thread, ms', 'macs': 'MACs', 'parameters': 'parameters'}
+AXES = {'latency_ms': 'CPU time in ONNX Runtime, one thread, ms', 'macs': 'MACs', 'parameters': 'parameters'}
 HEADINGS = (
-    'net', 'mean ± spread of seeds', '95 % interval', 'behind the best', 'seeds', 'M parameters', 'G MACs', 'ms',
+    'net', 'mean ± spread of seeds', '95 % interval', 'behind the best', 'seeds', 'M parameters', 'G MACs', 'CPU ms',
     'not told apart from',
 )  # fmt: skip
 FAILED_RUNS = 'Failed runs'  # title of their list

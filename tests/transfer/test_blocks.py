@@ -66,6 +66,16 @@ def test_added_latency_is_relative_to_the_net_without_attention():
     assert 'not measurable' in page(nothing, 'blocks.png')
 
 
+def test_attention_blocks_are_compared():
+    records = [
+        record('attention', 'MQA', 13.0, 0.5, parameters=75, macs=80),
+        record('attention', 'MHSA', 20.0, 0.5, parameters=100, macs=100),
+    ]
+    assert '| MQA against MHSA | 256x256 | -25 % | -20 % | -35 % | - | - | - | - |' in page(records, 'blocks.png')
+    noisy = [records[0], record('attention', 'MHSA', 20.0, 7.0, parameters=100, macs=100)]
+    assert '| MQA against MHSA | 256x256 | -25 % | -20 % | not measurable | -' in page(noisy, 'blocks.png')
+
+
 def test_a_block_that_fails_in_onnx_runtime_leaves_the_others_alone(monkeypatch):
     monkeypatch.setattr(blocks, 'UIB_WIDTHS', (16,))
     monkeypatch.setattr(blocks, 'UIB_SIDES', (8,))
