@@ -8,7 +8,8 @@
 _base_ = 'camvid.py'
 
 title = 'CamVid, attention'
-heads = dict(_delete_=True, lraspp=dict(config='mnv4_lraspp_ade20k-mini', iters=500, size=(160, 224)))
+heads = dict(_delete_=True, lraspp=dict(config='mnv4_lraspp_ade20k-mini', iters=500, size=(160, 224), minutes=4.3))
 nets = ['mnv4_hybrid_m', 'mnv4_hybrid_m_mhsa', 'mnv4_hybrid_m_kv1', 'mnv4_conv_m']
 starts = ['random']
 controls = []
+costs = {'_delete_': True, 'mnv4_conv_m': 0.84}

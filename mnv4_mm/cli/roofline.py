@@ -85,7 +85,7 @@ def add_blocks(parser: Parser) -> None:
         metavar='PART',
         help=f'parts to measure: {", ".join(BLOCK_PARTS)} (default: all)',
     )
-    _add_files(parser, BLOCKS, 'records of the same blocks are replaced')
+    _add_files(parser, BLOCKS, 'records of the same parts are replaced')
     parser.set_defaults(call=blocks)
 
 
@@ -107,7 +107,9 @@ def blocks(args: argparse.Namespace) -> int:
         pages.merge_records(files.records, [], KEYS)  # reports an invalid file of records before the measurement
         for part in parts:
             new = measure_blocks([part], args.rounds or ROUNDS, log=_log)
-            pages.write_records(files.records, pages.merge_records(files.records, new, KEYS))
+            # Blocks that are not measured any more, as their sizes have changed, are dropped.
+            others = [one for one in pages.merge_records(files.records, [], KEYS) if one['part'] != part]
+            pages.write_records(files.records, [*others, *new])
     records = pages.read_records(files.records, ALL_KEYS)
     return _write_or_check(args, files, page(records, files.page.with_suffix('.png').name), lambda: plot(records))
 

@@ -108,8 +108,9 @@ def _connected(address: str) -> Iterator[Any]:
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
         except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-            # Ray does not say that a token is what was missing.
-            hint = '' if address in ('auto', 'local') else ' (if the cluster requires a token, set RAY_AUTH_MODE=token)'
+            # Ray uses a token only if this variable is set, and does not say that a missing token was the reason.
+            is_unset = address != 'local' and 'RAY_AUTH_MODE' not in os.environ
+            hint = ' (if the cluster requires a token, set RAY_AUTH_MODE=token)' if is_unset else ''
             raise UserError(f'--ray {address}: {" ".join(str(error).split())[:200]}{hint}') from error
         try:
             with errors_only('ray.data'):

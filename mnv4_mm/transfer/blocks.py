@@ -34,11 +34,10 @@ UIB_FORMS = {'ExtraDW': (3, 3), 'IB': (0, 3), 'ConvNext': (3, 0), 'FFN': (0, 0)}
 UIB_WIDTHS = (32, 64, 128, 256)
 UIB_SIDES = (14, 28, 56)
 EXPAND = 4
-# Hybrid-M starts with 1e-5, at which a wrong branch would not be noticed in the output.
-LAYER_SCALE = 0.5
-# Tolerance: largest difference from PyTorch, relative to the largest output. Rounding errors grow through a whole net
-# with random attention: the five runtimes differed from PyTorch by 0.1 to 0.6 %.
-TOLERANCES = dict(nets=2e-2, attention=1e-3, uib=1e-3)
+# Hybrid-M starts with 1e-5, at which a wrong branch would not be noticed in the output. With 0.5 and random weights, the
+# whole net is chaotic: rounding errors grow to 14 % of the output. With 0.2 they stay at 1e-6.
+LAYER_SCALE = 0.2
+TOLERANCE = 1e-3  # largest difference from PyTorch, relative to the largest output
 # Variants of Hybrid-M up to C5, by their attention, and the size of their images in pixels.
 NET_SIZE = 256
 HYBRIDS: dict[str, table.Arch] = {
@@ -140,7 +139,7 @@ def _measure_part(part: str, rounds: int, seconds: float, log: Callable[[str], N
             log(f'{part}: {block.name}, {block.channels} channels, {block.side}x{block.side}')
 
     with TemporaryDirectory() as folder:
-        files, failed = convert_all(graphs(), Path(folder), TOLERANCES[part], log)
+        files, failed = convert_all(graphs(), Path(folder), TOLERANCE, log)
         failed |= {(number, runtime): reason for number in range(len(every)) for runtime, reason in absent.items()}
         layers = {number: count_layers(*files[number, 'onnx']) for number, runtime in files if runtime == 'onnx'}
         machine = describe_machine(PACKAGES)

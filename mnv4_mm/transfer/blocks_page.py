@@ -179,10 +179,7 @@ def _attention(records: Sequence[dict[str, Any]]) -> list[str]:
             list(_block_changes(records)),
         ),
         '',
-        *prose(
-            """Training with each attention: *CamVid, attention* in [Transfer](transfer.md#results). It shows no
-            difference in mIoU."""
-        ),
+        *prose('Their accuracy after a training: *CamVid, attention* in [Transfer](transfer.md#results).'),
     ]
 
 

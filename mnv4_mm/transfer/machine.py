@@ -27,7 +27,8 @@ def describe_machine(packages: tuple[str, ...]) -> dict[str, Any]:
         - ``load``: load average of the last minute; None if the operating system has none;
         - ``python``: version of Python;
         - ``versions``: versions of this package and of the installed ones of ``packages``, by name;
-        - ``commit``: output of ``git describe``; None without git or outside a clone of the repository.
+        - ``commit``: the commit, with ``-dirty`` if files other than those in ``docs`` have changed; None without git or
+          outside a clone of the repository.
     """
     installed = {name: _version(name) for name in packages}
     return dict(
@@ -67,8 +68,13 @@ def _instructions() -> list[str]:
 def _commit() -> str | None:
     if not shutil.which('git'):
         return None
-    done = subprocess.run(
-        ['git', 'describe', '--always', '--dirty', '--abbrev=10'],  # noqa: S607
-        cwd=REPOSITORY, capture_output=True, text=True,
-    )  # fmt: skip
+    commit = _git('describe', '--always', '--abbrev=10')
+    # A measurement that writes its records after each part must not call the next part's code changed.
+    changed = _git('status', '--porcelain', '--untracked-files=no', '--', '.', ':!docs')
+    return commit and commit + ('-dirty' if changed else '')
+
+
+def _git(*arguments: str) -> str | None:
+    """Return the output of git, or None if it fails, as outside a clone."""
+    done = subprocess.run(['git', *arguments], cwd=REPOSITORY, capture_output=True, text=True)  # noqa: S607
     return done.stdout.strip() if done.returncode == 0 else None

@@ -44,7 +44,8 @@ class Head:
         size: Height and width in pixels of the input of the exported file; None for the size of the config's test
             pipeline.
         cfg_options: Values that replace values of the config, by dotted key such as ``train_dataloader.num_workers``.
-        minutes: Measured CPU minutes of a run with the first net of the protocol, for ``--plan``; None if unknown.
+        minutes: CPU minutes of a run with the first net of the protocol, measured or estimated, for ``--plan``; None if
+            unknown.
     """
 
     config: str
@@ -199,7 +200,8 @@ def read_protocol(name: str | Path) -> Protocol:
     allowed = {item.name for item in fields(Protocol)} - {'path'}
     for key in content:
         if key not in allowed:
-            raise UserError(f'{path}: {key!r} is not part of a protocol{near_names(key, allowed)}')
+            hint = '; give minutes in each head' if key == 'minutes' else near_names(key, allowed)
+            raise UserError(f'{path}: {key!r} is not part of a protocol{hint}')
     for key in ('title', 'heads', 'nets'):
         if not content.get(key):
             raise UserError(f'{path} is not a protocol: it has no {key}')
@@ -222,7 +224,7 @@ def _head(value: Mapping[str, Any]) -> Head:
         raise ValueError(f'a head needs either epochs or iters; that of {head.config} has {found}')
     for name, length in (('epochs', head.epochs), ('iters', head.iters)):
         if length is not None and (type(length) is not int or length < 1):
-            raise ValueError(f'{name} must be a positive number, got {length!r}')
+            raise ValueError(f'{name} must be a positive integer, got {length!r}')
     if head.minutes is not None and not _is_positive(head.minutes):
         raise ValueError(f'minutes must be a positive number, got {head.minutes!r}')
     for key, size in (('input_size', head.input_size), ('size', head.size)):
@@ -234,6 +236,9 @@ def _head(value: Mapping[str, Any]) -> Head:
 
 
 def _check(protocol: Protocol) -> None:
+    for name, kind, expected in (('costs', Mapping, 'a dict'), ('published', (list, tuple), 'a list')):
+        if not isinstance(getattr(protocol, name), kind):
+            raise ValueError(f'{name} must be {expected}, got {getattr(protocol, name)!r}')
     teachers = [protocol.teacher.net] if protocol.teacher else []
     for net in (*protocol.nets, *protocol.imagenet_nets, *teachers, *protocol.costs):
         check_backbone_name(net)
@@ -256,7 +261,7 @@ def _check(protocol: Protocol) -> None:
     if type(protocol.block) is not int or protocol.block < 1:
         raise ValueError(f'block must be a number of images, at least 1; got {protocol.block!r}')
     if not all(map(_is_positive, protocol.costs.values())):
-        raise ValueError(f'costs must be positive numbers, got {dict(protocol.costs)!r}')
+        raise ValueError(f'costs must be positive numbers, got {protocol.costs!r}')
     for result in protocol.published:
         missing = [key for key in PUBLISHED if not isinstance(result, Mapping) or key not in result]
         if missing:

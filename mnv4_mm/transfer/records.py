@@ -42,29 +42,52 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _are_numbers(value: Any, count: int | None = None) -> bool:
-    return isinstance(value, list) and len(value) == (count or len(value) or 1) and all(map(_is_number, value))
+def _is_number_or_null(value: Any) -> bool:
+    return value is None or _is_number(value)
 
 
-def _has_digest(value: Any) -> bool:
-    return value is None or (isinstance(value, dict) and _is_text(value.get('sha256')))
+def _is_text_or_null(value: Any) -> bool:
+    return value is None or _is_text(value)
+
+
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_is_number, value))
+
+
+def _is_source(value: Any) -> bool:
+    """Return True for a description of weights or of a teacher, or null."""
+    return value is None or (
+        isinstance(value, dict) and _is_text(value.get('sha256')) and _is_number_or_null(value.get('score'))
+    )
 
 
 def _is_machine(value: Any) -> bool:
-    return isinstance(value, dict) and _is_text(value.get('cpu')) and isinstance(value.get('versions', {}), dict)
+    if not isinstance(value, dict):
+        return False
+    versions, instructions = value.get('versions') or {}, value.get('instructions') or []
+    return (
+        _is_text(value.get('cpu'))
+        and _is_text_or_null(value.get('gpu'))
+        and _is_number_or_null(value.get('cores'))
+        and isinstance(versions, dict)
+        and _is_text_or_null(versions.get('onnxruntime'))
+        and isinstance(instructions, list)
+        and all(map(_is_text, instructions))
+    )
 
 
 # Field -> whether a value can be computed with, and what it should be. Fields that a record lacks are not checked.
 VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(('protocol', *Run._fields[:-1], 'recipe', 'data', 'metric'), (_is_text, 'a text')),
     **dict.fromkeys(('seed', 'score', 'chance', 'steps', 'processor_minutes'), (_is_number, 'a number')),
-    **dict.fromkeys((*COSTS, 'blocks'), (lambda value: value is None or _is_number(value), 'a number or null')),
-    **dict.fromkeys(('weights', 'teacher'), (_has_digest, 'null or an object with a sha256')),
-    **dict.fromkeys(('machine', 'latency_machine'), (_is_machine, 'an object with a cpu')),
-    'size': (lambda value: _are_numbers(value, 2), 'height and width'),
+    **dict.fromkeys((*COSTS, 'blocks'), (_is_number_or_null, 'a number or null')),
+    **dict.fromkeys(('weights', 'teacher'), (_is_source, 'null or an object with a sha256')),
+    'machine': (_is_machine, 'a description of a machine'),
+    'latency_machine': (lambda value: value is None or _is_machine(value), 'a description of a machine'),
+    'size': (lambda value: _are_numbers(value) and len(value) == 2, 'height and width'),
     'resampled': (_are_numbers, 'a list of scores'),
     'curve': (
-        lambda value: isinstance(value, list) and all(_are_numbers(point, 2) for point in value),
+        lambda value: isinstance(value, list) and all(_are_numbers(point) and len(point) == 2 for point in value),
         'a list of [step, score]',
     ),
 }
@@ -107,7 +130,7 @@ def read_records(path: str | Path) -> list[Record]:
         try:
             required = FAILED if 'error' in record else FIELDS
             missing = [key for key in (*Run._fields, *required) if key not in record]
-            if not missing and 'error' not in record:
+            if not missing:
                 _check_values(record)
         except (ValueError, TypeError) as error:
             raise UserError(f'{path}, line {number} is not a record of a transfer run: {error}') from error
@@ -121,7 +144,7 @@ def _check_values(record: Record) -> None:
     """Raise ``ValueError`` if a value from which tables are computed is of another type."""
     for name, (is_right, expected) in VALUES.items():
         if name in record and not is_right(record[name]):
-            raise ValueError(f'{name} is {str(record[name])[:60]!r}, not {expected}')
+            raise ValueError(f'{name} is {json.dumps(record[name])[:60]}, not {expected}')
 
 
 def latest(records: Iterable[Record]) -> list[Record]:

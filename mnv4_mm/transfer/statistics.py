@@ -87,13 +87,13 @@ def pooled_variance(nets: Iterable[Scores]) -> PooledVariance:
 def equal_variances_p(nets: Iterable[Scores]) -> float:
     """Return the p-value of the hypothesis that the scores of all nets have the same variance over the seeds.
 
-    This is Bartlett's test. Nets with one seed are left out.
+    This is Bartlett's test. It cannot take nets with one seed or with equal scores of all seeds, which are left out.
 
     Returns:
-        The p-value; NaN if fewer than two nets have two seeds, or if the scores of a net are all equal.
+        The p-value; NaN if fewer than two nets remain.
     """
-    seeds = [scores.seeds for scores in nets if len(scores.seeds) > 1]
-    if len(seeds) < 2 or not all(np.var(values) > 0 for values in seeds):
+    seeds = [scores.seeds for scores in nets if np.var(scores.seeds) > 0]
+    if len(seeds) < 2:
         return math.nan
     return float(stats.bartlett(*seeds).pvalue)
 
@@ -135,16 +135,18 @@ def _estimate(value: float, by_seeds: float, freedom: int, resampled: np.ndarray
         resampled: (R,), the value on each sample of the images.
         blocks: Number of blocks of images in a sample; None for a large number.
     """
-    by_images, images_freedom = float(resampled.var(ddof=1)), len(resampled) - 1
-    if blocks and blocks > 1:
+    by_images, inverse_freedom = float(resampled.var(ddof=1)), 1 / (len(resampled) - 1)
+    if blocks == 1:
+        return Estimate(value, math.nan, 0)  # all samples are the same
+    if blocks:
         # A bootstrap of few blocks underestimates the variance, as a variance divided by n instead of n - 1 does.
         by_images *= blocks / (blocks - 1)
-        images_freedom = min(images_freedom, blocks - 1)
+        inverse_freedom += 1 / (blocks - 1)  # the relative errors of both add up
     total = by_seeds + by_images
     if not freedom:
         return Estimate(value, math.nan, 0)
     # Satterthwaite's approximation of the degrees of freedom of a sum.
-    squares = by_seeds**2 / freedom + by_images**2 / images_freedom
+    squares = by_seeds**2 / freedom + by_images**2 * inverse_freedom
     return Estimate(value, math.sqrt(total), total**2 / squares if squares else freedom)
 
 

@@ -71,6 +71,7 @@ class Row:
         control: Control, or empty.
         teacher: SHA-256 of the checkpoint of its teacher; empty without one.
         records: Records of its seeds.
+        blocks: Number of blocks of images in each sample of ``resampled``; None if no record of the group has it.
         has_namesake: True if another row has the same net, start and control, but other weights or another teacher.
         mean: Mean score; None until ``group_records`` has set it.
         behind: Mean score minus that of the best net, at most zero; None for controls, and until ``group_records`` has
@@ -85,6 +86,7 @@ class Row:
     control: str
     teacher: str
     records: list[Record] = field(default_factory=list)
+    blocks: int | None = None
     has_namesake: bool = False
     mean: Estimate | None = None
     behind: Estimate | None = None
@@ -103,7 +105,7 @@ class Row:
     def scores(self) -> Scores:
         """Scores by seed."""
         seeds, resampled = (np.array([record[key] for record in self.records]) for key in ('score', 'resampled'))
-        return Scores(seeds, resampled, self.records[0].get('blocks'))
+        return Scores(seeds, resampled, self.blocks)
 
     @property
     def standard_deviation(self) -> float:
@@ -216,22 +218,28 @@ def latency_machine(record: Record) -> Machine:
     """Return the machine that the latency of a record was measured on."""
     machine = record.get('latency_machine') or record['machine']
     instructions = tuple(machine.get('instructions') or ())
-    return Machine(machine['cpu'], instructions, machine.get('cores'), machine.get('versions', {}).get('onnxruntime'))
+    versions = machine.get('versions') or {}
+    return Machine(machine['cpu'], instructions, machine.get('cores'), versions.get('onnxruntime'))
 
 
 def _compare(key: tuple[str, ...], rows: list[Row]) -> Group:
-    counts = sorted({len(record['resampled']) for row in rows for record in row.records})
-    if len(counts) > 1:
-        raise UserError(
-            f'records of {key[0]} with {key[1]} have {counts[0]} and {counts[-1]} scores in resampled: they are not of '
-            'the same version'
-        )
+    records = [record for row in rows for record in row.records]
+    counts = sorted({len(record['resampled']) for record in records})
+    # Records of earlier versions have no blocks, but those of the same data.
+    blocks = sorted({record['blocks'] for record in records if record.get('blocks')})
+    for name, values in (('scores in resampled', counts), ('blocks', blocks)):
+        if len(values) > 1:
+            raise UserError(
+                f'records of {key[0]} with {key[1]} have {values[0]} and {values[-1]} {name}: they are not of '
+                'the same test images'
+            )
     names = Counter((row.net, row.start, row.control) for row in rows)
     for row in rows:
         row.records.sort(key=lambda record: record['seed'])
+        row.blocks = blocks[0] if blocks else None
         row.has_namesake = names[row.net, row.start, row.control] > 1
-    machines = Counter(latency_machine(record) for row in rows for record in row.records)
-    sizes = Counter(tuple(record['size']) for row in rows for record in row.records)
+    machines = Counter(map(latency_machine, records))
+    sizes = Counter(tuple(record['size']) for record in records)
     nets, controls = ([row for row in rows if bool(row.control) == which] for which in (False, True))
     protocol, head, recipe, data = key
     machine, size = machines.most_common(1)[0][0], sizes.most_common(1)[0][0]
@@ -377,8 +385,9 @@ def start_lines(group: Group) -> Iterator[str]:
 
 def _teacher_score(row: Row) -> str:
     """Return the score of the teacher, which records from before it was recorded do not have."""
-    scores = [record['teacher']['score'] for record in row.records if (record.get('teacher') or {}).get('score')]
-    return f'; score of the teacher: {100 * scores[0]:.1f}' if scores else ''
+    scores = [(record.get('teacher') or {}).get('score') for record in row.records]
+    known = [score for score in scores if score is not None]
+    return f'; score of the teacher: {100 * known[0]:.1f}' if known else ''
 
 
 def _score(row: Row) -> str:

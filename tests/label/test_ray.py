@@ -20,117 +20,133 @@ from mnv4_mm.label import label
 pytest.importorskip('ray', reason='Ray is not installed: pip install "mnv4_mm[ray]"')
 
 
-def test_ray_gives_the_same_rows_although_an_actor_is_killed(repository, tmp_path):
+def test_ray_gives_the_same_rows_although_an_actor_is_killed(images, tmp_path):
     file = write_detector(tmp_path / 'net.onnx')
-    photos = sorted((repository / 'data/mini/coco/train2017').glob('*.jpg'))
-    (tmp_path / 'images').mkdir()
-    for number in range(600):
-        (tmp_path / f'images/{number:03d}.jpg').symlink_to(photos[number % len(photos)])
-    (tmp_path / 'images/broken.jpg').write_text('no image')
-    expected = label(str(file), str(tmp_path / 'images'), out=str(tmp_path / 'alone'), workers=2, part=20, log=str)
+    expected = label(str(file), str(images), out=str(tmp_path / 'alone'), workers=2, part=20, log=str)
     command = [
-        sys.executable, '-m', 'mnv4_mm', 'label', file, tmp_path / 'images', '--out', tmp_path / 'out',
+        sys.executable, '-m', 'mnv4_mm', 'label', file, images, '--out', tmp_path / 'out',
         '--ray', 'local', '--workers', '2', '--part', '20',
     ]  # fmt: skip
-    process = subprocess.Popen(
-        list(map(str, command)), cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=dict(os.environ, PYTHONPATH=str(repository)),
-    )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / 'out/parts').glob('part-*')) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    victims = actors()
-    assert victims
-    os.kill(victims[0], signal.SIGKILL)
-    output, errors = process.communicate(timeout=300)
+    with environment() as variables:
+        process = subprocess.Popen(
+            list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables
+        )
+        deadline = time.monotonic() + 120
+        made = tmp_path / 'out/parts'
+        while not list(made.glob('part-*')) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        victims = actors(variables['RAY_TMPDIR'])
+        assert victims
+        os.kill(victims[0], signal.SIGKILL)
+        output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert '601 images, 1 of them unreadable' in output
     assert (expected.rows, expected.errors) == (601, 1)
     assert rows(tmp_path / 'out') == rows(tmp_path / 'alone')
 
 
-@pytest.mark.parametrize('address', ['auto', 'HOST:PORT'])
-def test_a_running_cluster_is_used(address, repository, tmp_path):
-    """``auto`` finds a cluster without a token, and an address is that of a cluster with a token."""
+def test_a_running_cluster_is_used(images, tmp_path):
+    """It requires a token, which Ray finds by itself for ``auto``, but uses with an address only if told to."""
     file = write_detector(tmp_path / 'net.onnx')
-    photos = sorted((repository / 'data/mini/coco/train2017').glob('*.jpg'))
-    (tmp_path / 'images').mkdir()
-    for number in range(60):
-        (tmp_path / f'images/{number:03d}.jpg').symlink_to(photos[number % len(photos)])
-    label(str(file), str(tmp_path / 'images'), out=str(tmp_path / 'alone'), workers=2, part=10, log=str)
-    # The path must be short: Ray puts sockets there. HOME may hold the token of an earlier cluster.
-    with tempfile.TemporaryDirectory(prefix='ray') as folder:
-        environment = dict(os.environ, PYTHONPATH=str(repository), HOME=folder, RAY_TMPDIR=folder)
-        if address == 'HOST:PORT':
-            environment.update(RAY_AUTH_MODE='token', RAY_AUTH_TOKEN='0123456789abcdef' * 4)
-        with cluster(environment) as running:
-            command = [
-                sys.executable, '-m', 'mnv4_mm', 'label', file, tmp_path / 'images', '--out', tmp_path / 'out',
-                '--part', '10', '--ray', address if address == 'auto' else running,
-            ]  # fmt: skip
-            done = subprocess.run(
-                list(map(str, command)), cwd=repository, capture_output=True, text=True, env=environment, timeout=300
-            )
-    assert done.returncode == 0, done.stderr
-    assert '60 images, 0 of them unreadable' in done.stdout
-    assert rows(tmp_path / 'out') == rows(tmp_path / 'alone')
+    label(str(file), str(images), out=str(tmp_path / 'alone'), workers=2, part=100, log=str)
+    with environment() as variables, cluster(variables) as address:
+        with_token = {**variables, 'RAY_AUTH_MODE': 'token'}
+        for ray, env in (('auto', variables), (address, with_token)):
+            out = tmp_path / f'out-{ray[:4]}'
+            done = run(file, images, '--out', out, '--part', '100', '--ray', ray, env=env)
+            assert done.returncode == 0, done.stderr
+            assert '601 images, 1 of them unreadable' in done.stdout
+            assert rows(out) == rows(tmp_path / 'alone')
+        done = run(file, images, '--out', tmp_path / 'out', '--ray', address, env=variables)
+        assert done.returncode == 2
+        assert done.stderr.splitlines()[-1].startswith(f'error: --ray {address}: ')
+        assert done.stderr.endswith(' (if the cluster requires a token, set RAY_AUTH_MODE=token)\n')
 
 
-def test_a_missing_token_is_one_line(tmp_path, repository):
+def test_a_missing_token_is_one_line(images, tmp_path):
     """A server that answers is needed, since addresses without one are refused before Ray is asked."""
     file = write_detector(tmp_path / 'net.onnx')
-    with socket.socket() as server:
+    with socket.socket() as server, environment() as variables:
         server.bind(('127.0.0.1', 0))
         server.listen()
         address = f'127.0.0.1:{server.getsockname()[1]}'
-        done = subprocess.run(
-            [sys.executable, '-m', 'mnv4_mm', 'label', file, repository / 'data/mini/coco/train2017',
-             '--out', tmp_path / 'out', '--ray', address],
-            cwd=repository, capture_output=True, text=True, timeout=60,
-            env=dict(os.environ, PYTHONPATH=str(repository), HOME=str(tmp_path), RAY_AUTH_MODE='token'),
-        )  # fmt: skip
+        arguments = (file, images, '--out', tmp_path / 'out', '--ray', address)
+        done = run(*arguments, env={**variables, 'RAY_AUTH_MODE': 'token'})
     assert done.returncode == 2
     assert done.stderr.startswith(f'error: --ray {address}: Token authentication is enabled but no authentication')
     assert len(done.stderr.splitlines()) == 1
+    assert 'set RAY_AUTH_MODE' not in done.stderr  # it is set
+
+
+@pytest.fixture(scope='module')
+def images(tmp_path_factory, repository) -> Path:
+    """A folder of 601 images, one of which is broken."""
+    folder = tmp_path_factory.mktemp('images')
+    photos = sorted((repository / 'data/mini/coco/train2017').glob('*.jpg'))
+    for number in range(600):
+        (folder / f'{number:03d}.jpg').symlink_to(photos[number % len(photos)])
+    (folder / 'broken.jpg').write_text('no image')
+    return folder
 
 
 @contextmanager
-def cluster(environment: dict[str, str]) -> Iterator[str]:
-    """Start a Ray cluster of one machine, yield its address, and stop it."""
-    with socket.socket() as server:
-        server.bind(('127.0.0.1', 0))
-        port = server.getsockname()[1]
+def environment() -> Iterator[dict[str, str]]:
+    """Yield environment variables for a Ray of one's own: none of Ray's, another home and folder of temporary files."""
+    # The path must be short: Ray puts sockets there.
+    with tempfile.TemporaryDirectory(prefix='ray') as folder:
+        others = {name: value for name, value in os.environ.items() if not name.startswith('RAY_')}
+        repository = str(Path(__file__).parents[2])
+        yield {**others, 'PYTHONPATH': repository, 'HOME': folder, 'RAY_TMPDIR': folder}
+
+
+def run(*arguments: object, env: dict[str, str]) -> subprocess.CompletedProcess:
+    command = [sys.executable, '-m', 'mnv4_mm', 'label', *arguments]
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, env=env, timeout=300)
+
+
+@contextmanager
+def cluster(variables: dict[str, str]) -> Iterator[str]:
+    """Start a Ray cluster of one machine that requires a token, yield its address, and stop it."""
+    ray = [sys.executable, '-m', 'ray.scripts.scripts']
+    subprocess.run([*ray, 'get-auth-token', '--generate'], env=variables, capture_output=True, check=True, timeout=60)
+    started = Path(variables['RAY_TMPDIR'], 'ray/ray_current_cluster')
     command = [
-        sys.executable, '-m', 'ray.scripts.scripts', 'start', '--head', '--block', '--num-cpus', '2',
-        '--port', str(port), '--include-dashboard', 'false', '--disable-usage-stats',
+        *ray, 'start', '--head', '--block', '--num-cpus', '2', '--port', '0', '--include-dashboard', 'false',
+        '--disable-usage-stats',
     ]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
-    try:
-        deadline = time.monotonic() + 60
-        with socket.socket() as client:
-            while client.connect_ex(('127.0.0.1', port)):
-                assert process.poll() is None
-                assert time.monotonic() < deadline
+    with tempfile.TemporaryFile('w+') as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=variables)
+        try:
+            deadline = time.monotonic() + 120
+            while not started.is_file():
+                if process.poll() is not None or time.monotonic() > deadline:
+                    output.seek(0)
+                    pytest.fail(f'the cluster did not start: {output.read()}')
                 time.sleep(0.1)
-        yield f'127.0.0.1:{port}'
-    finally:
-        # Not `ray stop`, which would stop the clusters of other tests, too.
-        process.terminate()
-        process.communicate(timeout=60)
+            yield started.read_text().strip()
+        finally:
+            # Not `ray stop`, which would stop the clusters of other tests, too.
+            process.terminate()
+            process.wait(timeout=60)
 
 
 def rows(folder: Path) -> list[dict]:
     return pq.read_table(folder / 'parts').to_pylist()
 
 
-def actors() -> list[int]:
-    """Return the processes of Ray's actors that label. Ray names a process after its actor."""
+def actors(folder: str) -> list[int]:
+    """Return the processes of Ray's actors that label. Ray names a process after its actor.
+
+    Args:
+        folder: ``RAY_TMPDIR`` of their cluster; other tests may run another one.
+    """
     found = []
-    for folder in Path('/proc').glob('[0-9]*'):
+    for process in Path('/proc').glob('[0-9]*'):
         try:
-            title = (folder / 'cmdline').read_bytes()
+            title, variables = (process / 'cmdline').read_bytes(), (process / 'environ').read_bytes()
         except OSError:  # it has ended
             continue
-        if (title.startswith(b'ray::') and b'PartMaker' in title) or title.startswith(b'ray::MapWorker'):
-            found.append(int(folder.name))
+        is_actor = (title.startswith(b'ray::') and b'PartMaker' in title) or title.startswith(b'ray::MapWorker')
+        if is_actor and f'RAY_TMPDIR={folder}'.encode() in variables.split(b'\0'):
+            found.append(int(process.name))
     return found

@@ -125,6 +125,7 @@ def test_few_images_have_the_interval_of_students_t():
     scores = Scores(seeds, np.tile(samples, (3, 1)), blocks=10)
     expected = stats.t.ppf(0.975, 9) * stats.sem(images)
     assert estimate_mean(scores, pooled_variance([scores])).half_width == pytest.approx(expected, rel=0.03)
+    assert np.isnan(estimate_mean(scores._replace(blocks=1), pooled_variance([scores])).half_width)
 
 
 def test_unequal_variances_are_noticed():
@@ -135,6 +136,8 @@ def test_unequal_variances_are_noticed():
     assert equal_variances_p(nets(*(random.normal(0, 0.01, (14, 3)) * factors)).values()) < 0.01
     assert np.isnan(equal_variances_p(nets([0.5, 0.6]).values()))
     assert np.isnan(equal_variances_p(nets([0.5, 0.6], [0.5, 0.5]).values()))
+    noisy = nets(*(random.normal(0, 0.01, (14, 3)) * factors), [0.5, 0.5, 0.5]).values()
+    assert equal_variances_p(noisy) < 0.01
 
 
 def test_a_difference_has_the_p_value_of_students_test():

@@ -457,6 +457,13 @@ def test_a_dry_run_says_that_a_net_cannot_be_exported(repository, tmp_path, monk
         *({'score': math.nan}, {'weights': 'a.pth'}, {'teacher': 'a.pth'}, {'teacher': {'net': 'n'}}, {'machine': {}}),
         *({'machine': None}, {'latency_machine': 'c'}, {'size': None}, {'size': [320]}, {'processor_minutes': 'x'}),
         *({'net': 5}, {'curve': [[1]]}, {'chance': None}, {'resampled': []}, {'resampled': [None]}, {'macs': True}),
+        *({'machine': dict(cpu='c', instructions=5)}, {'machine': dict(cpu='c', cores=[2])}, {'blocks': 'x'}),
+        *({'machine': dict(cpu='c', gpu=5)}, {'machine': dict(cpu='c', versions=dict(onnxruntime=[1]))}),
+        *(
+            {'teacher': dict(sha256='a', score='x')},
+            {'net': 5, 'error': 'failed'},
+            {'recipe': ['a'], 'error': 'failed'},
+        ),
     ],
 )
 def test_a_whole_record_with_wrong_values_is_refused(tmp_path, change):
@@ -470,6 +477,16 @@ def test_a_whole_record_with_wrong_values_is_refused(tmp_path, change):
 def test_records_with_other_samples_of_the_images_are_refused(records):
     with pytest.raises(UserError, match='records of bccd with ssdlite have 7 and 100 scores in resampled'):
         group_records([*records, record('mnv4_conv_s', 9, 0.5, resampled=[0.5] * 7)])
+
+
+def test_the_blocks_of_images_are_those_of_the_data(records):
+    """Also for records of an earlier version, which do not have them. So both directions of a difference agree."""
+    known = [{**one, 'blocks': 12} if one['seed'] == 2 else one for one in records]
+    (group,) = group_records(known)
+    assert {row.blocks for row in (*group.rows, *group.controls)} == {12}
+    assert {row.blocks for row in group_records(records)[0].rows} == {None}
+    with pytest.raises(UserError, match='records of bccd with ssdlite have 9 and 12 blocks'):
+        group_records([*known, record('mnv4_conv_s', 9, 0.5, blocks=9)])
 
 
 @pytest.mark.parametrize(
