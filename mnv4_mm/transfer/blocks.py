@@ -34,8 +34,8 @@ UIB_FORMS = {'ExtraDW': (3, 3), 'IB': (0, 3), 'ConvNext': (3, 0), 'FFN': (0, 0)}
 UIB_WIDTHS = (32, 64, 128, 256)
 UIB_SIDES = (14, 28, 56)
 EXPAND = 4
-# Hybrid-M starts with 1e-5, at which a wrong branch would not be noticed in the output. With 0.5 and random weights, the
-# whole net is chaotic: rounding errors grow to 14 % of the output. With 0.2 they stay at 1e-6.
+# Hybrid-M starts with 1e-5, at which a wrong branch would not be noticed in the output. With 0.5 and random weights,
+# rounding errors grow through the whole net, up to 14 % of the output. With 0.2 they stay at 1e-6.
 LAYER_SCALE = 0.2
 TOLERANCE = 1e-3  # largest difference from PyTorch, relative to the largest output
 # Variants of Hybrid-M up to C5, by their attention, and the size of their images in pixels.

@@ -27,8 +27,8 @@ def describe_machine(packages: tuple[str, ...]) -> dict[str, Any]:
         - ``load``: load average of the last minute; None if the operating system has none;
         - ``python``: version of Python;
         - ``versions``: versions of this package and of the installed ones of ``packages``, by name;
-        - ``commit``: the commit, with ``-dirty`` if files other than those in ``docs`` have changed; None without git or
-          outside a clone of the repository.
+        - ``commit``: the commit, with ``-dirty`` if files other than those in ``docs`` have changed; None without git
+          or outside a clone of the repository.
     """
     installed = {name: _version(name) for name in packages}
     return dict(
@@ -76,5 +76,5 @@ def _commit() -> str | None:
 
 def _git(*arguments: str) -> str | None:
     """Return the output of git, or None if it fails, as outside a clone."""
-    done = subprocess.run(['git', *arguments], cwd=REPOSITORY, capture_output=True, text=True)  # noqa: S607
+    done = subprocess.run(['git', *arguments], cwd=REPOSITORY, capture_output=True, text=True)  # noqa: S603, S607
     return done.stdout.strip() if done.returncode == 0 else None

@@ -45,6 +45,7 @@ def test_ray_gives_the_same_rows_although_an_actor_is_killed(images, tmp_path):
     assert rows(tmp_path / 'out') == rows(tmp_path / 'alone')
 
 
+@pytest.mark.long
 def test_a_running_cluster_is_used(images, tmp_path):
     """It requires a token, which Ray finds by itself for ``auto``, but uses with an address only if told to."""
     file = write_detector(tmp_path / 'net.onnx')

@@ -184,6 +184,7 @@ def test_the_recipe_is_of_everything_that_changes_the_training():
     protocol = read_protocol('camvid')
     same = recipe_digest(protocol, HEAD)
     assert recipe_digest(protocol, replace(HEAD, size=(64, 64))) == same  # of the exported file only
+    assert recipe_digest(protocol, replace(HEAD, minutes=3)) == same
     others = [
         recipe_digest(protocol, replace(HEAD, iters=501)),
         recipe_digest(protocol, replace(HEAD, cfg_options={'optim_wrapper.optimizer.lr': 0.1})),
