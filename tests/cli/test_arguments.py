@@ -307,7 +307,7 @@ def answers(repository, tmp_path_factory):
     (tmp / 'truncated.pth').write_bytes((tmp / 'net.pth').read_bytes()[:-30])
     with zipfile.ZipFile(tmp / 'compressed.pth', 'w', zipfile.ZIP_DEFLATED) as archive:
         archive.writestr('net/data.pkl', bytes(100_000))
-    record = dict.fromkeys((*Run._fields, *FAILED, 'protocol'), '')
+    record = dict.fromkeys((*Run._fields, *FAILED, 'protocol'), '') | dict(seed=0)
     (tmp / 'records.jsonl').write_text(json.dumps(record))
     write_detector(tmp / 'net.onnx')
     content = dict(supernet=str(tmp / 'net.pth'), sha256='', metric='mIoU', images=1, plan={})
