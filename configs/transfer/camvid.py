@@ -4,7 +4,7 @@
 
 Trained on `train` (367 images) and evaluated on `val` (101) at 213x160 pixels, the short side of the crops; the last
 checkpoint counts. Files are exported at 224x160, the next multiple of 32.
-A run of Conv-S on one core with AVX-512 takes 1.3 minutes with LR-ASPP and 0.9 with Semantic FPN.
+A run of Conv-S on one core with AVX-512 takes 1.5 minutes with LR-ASPP and 0.9 with Semantic FPN.
 """
 
 _base_ = ['_base_/minutes.py', '_base_/camvid.py']
