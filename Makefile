@@ -50,6 +50,10 @@ $(MINIMAL)/installed: requirements/minimal.txt pyproject.toml | $(VENV)/installe
 	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
 		$$($(MINIMAL)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/main.pth
 	$(MINIMAL)/bin/python -m pip --disable-pip-version-check install -q -r requirements/minimal.txt
+	@echo 'imaug asks for both wheels of OpenCV, which overwrite each other'
+	$(MINIMAL)/bin/python -m pip --disable-pip-version-check uninstall -q -y opencv-python-headless
+	$(MINIMAL)/bin/python -m pip --disable-pip-version-check install -q --force-reinstall --no-deps \
+		$$(grep ^opencv-python== requirements/minimal.txt)
 	$(MINIMAL)/bin/python -m pip --disable-pip-version-check install -q --no-deps -e .
 	touch $@
 

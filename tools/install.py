@@ -111,10 +111,11 @@ def pip(venv, *arguments):
         sys.exit('error: pip failed; its reason is above')
 
 
-def cxx20(venv):
-    """Return an environment in which -std=c++17 reaches the compiler as -std=c++20.
+def build_environment(venv):
+    """Return an environment in which -std=c++17 reaches the compilers as -std=c++20, and -g not at all.
 
     torch 2.14's headers need C++20; mmcv's setup.py (2.3.6, and upstream's) puts -std=c++17 behind every other flag.
+    Most builds of Python pass -g, which makes g++ take two and a half times as long for these headers.
     """
     environment = dict(os.environ)
     compilers = {'CXX': os.environ.get('CXX') or 'c++'}
@@ -123,7 +124,8 @@ def cxx20(venv):
     for variable, compiler in compilers.items():
         wrapper = venv / 'bin' / (variable.lower() + '-c++20')
         wrapper.write_text(
-            '#!/bin/sh\nfor a in "$@"; do shift; case $a in -std=c++1?) a=-std=c++20;; esac; set -- "$@" "$a"; done\n'
+            '#!/bin/sh\nfor a in "$@"; do\n  shift\n  case $a in -g) continue;; -std=c++1?) a=-std=c++20;; esac\n'
+            '  set -- "$@" "$a"\ndone\n'
             f'exec {compiler} "$@"\n'
         )
         wrapper.chmod(0o755)
@@ -147,7 +149,7 @@ def install_mmcv(venv, base, *options):
         process = subprocess.Popen(
             command,
             cwd=str(ROOT),
-            env=cxx20(venv),
+            env=build_environment(venv),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             universal_newlines=True,

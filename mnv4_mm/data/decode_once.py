@@ -8,6 +8,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -102,9 +103,10 @@ def _decode_all(
 
     blocks = [names[start : start + BLOCK] for start in range(0, len(names), BLOCK)]
     pool = ThreadPoolExecutor(cores())  # threads: OpenCV decodes without Python's lock
-    progress = Progress(console=Console(stderr=True), disable=len(names) < MIN_FILES_FOR_PROGRESS)
+    progress = Progress(console=Console(stderr=True))
     try:
-        with progress:
+        # Not `disable`: up to rich 14.2 a disabled bar prints an empty line.
+        with progress if len(names) >= MIN_FILES_FOR_PROGRESS else nullcontext():
             task = progress.add_task(f'reading {what}', total=len(names))
             for block, results in zip(blocks, pool.map(decode_some, blocks), strict=True):
                 yield from zip(block, results, strict=True)

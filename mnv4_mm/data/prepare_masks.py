@@ -325,6 +325,8 @@ def _for_each(function: Callable[[ItemT], None], items: Sequence[ItemT], title: 
         with ThreadPoolExecutor() as pool:
             yield from pool.map(function, items)
 
-    hidden = len(items) < MIN_MASKS_FOR_PROGRESS
-    for _ in track(steps(), title, total=len(items), console=Console(stderr=True), disable=hidden):
+    done: Iterable[None] = steps()
+    if len(items) >= MIN_MASKS_FOR_PROGRESS:
+        done = track(done, title, total=len(items), console=Console(stderr=True))
+    for _ in done:
         pass

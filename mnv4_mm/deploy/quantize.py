@@ -193,7 +193,8 @@ def _measure(trial: _Trial, batches: Sequence[np.ndarray]) -> _Trial:
 
 def _rounded(model: Any, ranges: Mapping[str, Range], float_nodes: Sequence[str]) -> Any:
     """Return a copy of an ``onnx.ModelProto`` in QDQ form, by ONNX Runtime's quantiser."""
-    from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, TensorData, TensorsData
+    from onnxruntime.quantization import QDQQuantizer, QuantType
+    from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
     from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
     copied = type(model)()

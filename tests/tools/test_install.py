@@ -71,7 +71,7 @@ def test_nvcc_is_wrapped_too(install, tmp_path, monkeypatch):
     (tmp_path / 'bin').mkdir()
     (tmp_path / 'bin/nvcc').touch()
     monkeypatch.setenv('CUDA_HOME', str(tmp_path))
-    assert 'nvcc' in Path(install.cxx20(tmp_path)['PYTORCH_NVCC']).read_text()
+    assert 'nvcc' in Path(install.build_environment(tmp_path)['PYTORCH_NVCC']).read_text()
 
 
 def test_it_stops_with_one_line_and_exit_code_2(repository, tmp_path):
@@ -87,11 +87,11 @@ def test_it_stops_with_one_line_and_exit_code_2(repository, tmp_path):
     assert not (tmp_path / 'v').exists()
 
 
-def test_the_compiler_is_given_cxx20(install, tmp_path, monkeypatch):
+def test_the_compiler_makes_cxx20_without_debug_information(install, tmp_path, monkeypatch):
     (tmp_path / 'bin').mkdir()
     monkeypatch.setenv('CXX', 'echo')
-    wrapper = Path(install.cxx20(tmp_path)['CXX'])
-    result = subprocess.run([str(wrapper), '-O2', '-std=c++17', 'a b.cpp'], capture_output=True, text=True, check=True)
+    wrapper = Path(install.build_environment(tmp_path)['CXX'])
+    result = subprocess.run([str(wrapper), '-g', '-O2', '-std=c++17', 'a b.cpp'], capture_output=True, text=True, check=True)
     assert result.stdout == '-O2 -std=c++20 a b.cpp\n'
 
 
