@@ -307,8 +307,10 @@ def _pad_or_crop(drawn: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
 
 def _track(items: Iterable[T], total: int | None) -> Iterable[T]:
     """Return the items, with a progress bar if ``total`` is not None and rich is installed; 0 is an unknown total."""
+    if total is None:
+        return items
     try:
         from rich.progress import track
     except ImportError:
         return items
-    return track(items, 'running', total=total or None, disable=total is None)
+    return track(items, 'running', total=total or None)

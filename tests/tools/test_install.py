@@ -91,7 +91,8 @@ def test_the_compiler_makes_cxx20_without_debug_information(install, tmp_path, m
     (tmp_path / 'bin').mkdir()
     monkeypatch.setenv('CXX', 'echo')
     wrapper = Path(install.build_environment(tmp_path)['CXX'])
-    result = subprocess.run([str(wrapper), '-g', '-O2', '-std=c++17', 'a b.cpp'], capture_output=True, text=True, check=True)
+    command = [str(wrapper), '-g', '-O2', '-std=c++17', 'a b.cpp']
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert result.stdout == '-O2 -std=c++20 a b.cpp\n'
 
 
