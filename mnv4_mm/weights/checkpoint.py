@@ -130,8 +130,10 @@ def write_checkpoint(content: dict[str, Any], path: Path) -> None:
     """
     buffer = io.BytesIO()  # torch reports a full disk as a RuntimeError if it writes the file itself
     torch.save(content, buffer)
-    with written_atomically(path) as part:
-        part.write_bytes(buffer.getbuffer())
+    # Not Path.write_bytes, which keeps the view in a variable: if writing fails, Python 3.12.1 crashes when it
+    # collects the traceback (python/cpython#111049).
+    with written_atomically(path) as part, part.open('wb') as file:
+        file.write(buffer.getbuffer())
 
 
 def write_text(path: Path, text: str) -> None:
