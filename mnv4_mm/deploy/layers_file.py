@@ -30,7 +30,12 @@ class Step(NamedTuple):
 
 
 def write_layers(
-    path: Path, quantised: 'QuantizedModel | None', calibration: Sequence[str] = (), *, own_quantiser: bool = False
+    path: Path,
+    quantised: 'QuantizedModel | None',
+    calibration: Sequence[str] = (),
+    *,
+    own_quantiser: bool = False,
+    note: str = '',
 ) -> list[Path]:
     """Write a JSON file next to an exported file that describes how the file was quantised.
 
@@ -42,6 +47,7 @@ def write_layers(
         calibration: Names of the calibration images.
         own_quantiser: The converter of the format computes ranges and rounds weights itself, so these steps are not in
             the file.
+        note: What else differs from the net that was measured, in a clause that ``describe_layers`` appends.
 
     Returns:
         A list with the path of the JSON file, or an empty list if nothing was written.
@@ -56,6 +62,7 @@ def write_layers(
             for step in quantised.steps
         ],
         layers=[_finite(layer) for layer in quantised.layers],
+        **(dict(note=note) if note else {}),
     )
     json_path = path.with_name(path.name + LAYERS_SUFFIX)
     json_path.write_text(json.dumps(content, indent=1))
@@ -69,8 +76,8 @@ def describe_layers(path: Path) -> str:
         path: The exported file.
 
     Returns:
-        The number of calibration images, the SQNR after each step, and the number of layers in float and their share
-        of the MACs. An empty string if there is no file of layers beside the exported file.
+        The number of calibration images, the SQNR after each step, the number of layers in float and their share of
+        the MACs, and the note of ``write_layers``. An empty string if the exported file has no file of layers.
     """
     json_path = path.with_name(path.name + LAYERS_SUFFIX)
     if not json_path.is_file():
@@ -88,6 +95,7 @@ def describe_layers(path: Path) -> str:
         f'calibrated on {len(content["calibration"])} images; signal-to-noise ratio of the outputs in dB, '
         f'in ONNX Runtime: {steps}; '
         f'{count} of {len(content["layers"])} layers in float ({100 * share:.1f} % of the MACs)'
+        + (f'; {content["note"]}' if 'note' in content else '')
     )
 
 

@@ -153,8 +153,8 @@ def test_a_missing_package_is_one_line(checkpoint, monkeypatch):
 def test_options_that_a_target_lacks():
     with pytest.raises(UserError, match='--nms does not fit ncnn, which has raw, logits'):
         check_options(TARGETS['ncnn'], kind='nms')
-    with pytest.raises(UserError, match='--precision int8 does not fit ncnn'):
-        check_options(TARGETS['ncnn'], precision='int8')
+    with pytest.raises(UserError, match='--precision bf16 does not fit ncnn'):
+        check_options(TARGETS['ncnn'], precision='bf16')
     with pytest.raises(UserError, match='--dynamic does not fit ncnn'):
         check_options(TARGETS['ncnn'], dynamic=True)
 

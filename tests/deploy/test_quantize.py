@@ -250,7 +250,7 @@ def test_nodes_behind_the_last_convolution_stay_in_float(sensitive_net, sensitiv
 
 
 @pytest.mark.parametrize(
-    'name', ['onnx', *(pytest.param(name, marks=pytest.mark.long) for name in ('openvino', 'executorch'))]
+    'name', ['onnx', *(pytest.param(name, marks=pytest.mark.long) for name in ('openvino', 'executorch', 'ncnn'))]
 )
 def test_files_of_a_real_net(name, ssdlite, tmp_path, photos):
     if TARGETS[name].absent(convert=True):

@@ -1,4 +1,4 @@
-"""ncnn: a ``.ncnn.param`` and a ``.ncnn.bin``, converted from ONNX by pnnx."""
+"""ncnn: a ``.ncnn.param`` and a ``.ncnn.bin``, converted from ONNX by pnnx; int8 by ``quantize_ncnn``."""
 
 import shutil
 import subprocess
@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mnv4_mm.deploy.layers_file import write_layers
+from mnv4_mm.deploy.quantize_ncnn import quantize_ncnn
 from mnv4_mm.deploy.targets.base import Target
-from mnv4_mm.deploy.targets.onnx import to_onnx
+from mnv4_mm.deploy.targets.onnx import float_onnx
 from mnv4_mm.errors import UserError
 from mnv4_mm.runtime.meta import Precision
 
@@ -21,7 +23,8 @@ class Ncnn(Target):
     name = 'ncnn'
     converter = ('pnnx', 'onnx', 'onnxscript')
     kinds = ('raw', 'logits')
-    precisions = ('fp32', 'fp16')
+    precisions = ('fp32', 'fp16', 'int8')
+    calibrates_again = True
     distributions = ('ncnn', 'pnnx')
     layout = 'NCHW'
     dtype = 'float32'
@@ -34,7 +37,8 @@ class Ncnn(Target):
         folder = path.parent / 'pnnx'
         folder.mkdir()
         # pnnx takes ONNX or TorchScript, which torch is about to drop.
-        (folder / 'net.onnx').write_bytes(to_onnx(graph)[0].SerializeToString())
+        model, quantised = float_onnx(graph, precision, calibration)
+        (folder / 'net.onnx').write_bytes(model.SerializeToString())
         shape = ','.join(map(str, graph.example().shape))
         weights = path.with_suffix('.bin')
         # Set explicitly, because pnnx writes weights in fp16 by default.
@@ -44,4 +48,10 @@ class Ncnn(Target):
         if done.returncode or not path.is_file() or not weights.is_file():
             raise UserError(f'pnnx failed: {(done.stderr.strip().splitlines() or ["no reason given"])[-1]}')
         shutil.rmtree(folder)
-        return [path, weights]
+        note = ''
+        if quantised:
+            count, total = quantize_ncnn(path, calibration, quantised.sensitive, plain=graph.plain_int8)
+            note = f'ncnn computes {count} of {total} convolutions in int8'
+            if not graph.plain_int8:
+                note += ' (not the first one and depthwise ones), over ranges of least error'
+        return [path, weights, *write_layers(path, quantised, graph.calibration, own_quantiser=True, note=note)]

@@ -130,9 +130,24 @@ def float_program(
         The float net, with equalised channels if ``to_int8`` chose them, and the result of ``to_int8``. The latter is
         None if the precision is not int8.
     """
+    images, quantised = _plan(graph, precision, calibration)
+    return graph.program(images), quantised
+
+
+def float_onnx(
+    graph: 'Graph', precision: Precision, calibration: Sequence[np.ndarray] = ()
+) -> tuple[Any, QuantizedModel | None]:
+    """Return what ``float_program`` does, with the net as an ``onnx.ModelProto``."""
+    images, quantised = _plan(graph, precision, calibration)
+    return _exported(graph, images), quantised
+
+
+def _plan(
+    graph: 'Graph', precision: Precision, calibration: Sequence[np.ndarray]
+) -> tuple[Sequence[np.ndarray], QuantizedModel | None]:
+    """Return the images with which channels are to be equalised, and the result of ``to_int8``."""
     quantised = to_int8(graph, calibration) if precision == 'int8' else None
-    is_equalised = quantised is not None and quantised.is_equalised
-    return graph.program(calibration if is_equalised else ()), quantised
+    return calibration if quantised is not None and quantised.is_equalised else (), quantised
 
 
 def _exported(graph: 'Graph', calibration: Sequence[np.ndarray] = ()) -> Any:
