@@ -18,15 +18,16 @@ from mnv4_mm.errors import UserError
 CONVOLUTIONS = ('Convolution', 'ConvolutionDepthWise')
 # Layers that copy the values of their inputs, like sensitivity.COPYING_OPS.
 COPYING = ('Split', 'ReLU', 'Clip', 'Padding', 'Reshape', 'Permute', 'Concat', 'Slice', 'Crop', 'Flatten', 'Squeeze',
-           'ExpandDims', 'Interp', 'Pooling')  # fmt: skip
+           'ExpandDims', 'Interp')  # fmt: skip
 MAGIC = '7767517'
 FLOAT32, INT8 = 0, 0x000D4B38  # tags before weights in a .bin
 LEVELS = 127
-# ncnn computes dense 3x3 convolutions with stride 1 by Winograd's algorithm, whose sums overflow with larger weights.
+# ncnn computes dense 3x3 convolutions with stride 1 by Winograd's algorithm, whose sums can overflow. This number makes
+# that unlikely; ncnn2int8 has it, too.
 WINOGRAD_LEVELS = 31
-# Numbers of parameters in a .param. They mean the same for all kinds of convolutions, but for the last one.
-OUTPUTS, WIDTH, DILATION, STRIDE, HAS_BIAS, SIZE, GROUPS, QUANTISED, HEIGHT, DILATION_H, STRIDE_H = (
-    0, 1, 2, 3, 5, 6, 7, 8, 11, 12, 13,
+# Numbers of the parameters of a convolution in a .param. Only ConvolutionDepthWise has GROUPS.
+OUTPUTS, WIDTH, DILATION, STRIDE, HAS_BIAS, SIZE, GROUPS, QUANTISED, HEIGHT, DILATION_H, STRIDE_H, DYNAMIC = (
+    0, 1, 2, 3, 5, 6, 7, 8, 11, 12, 13, 19,
 )  # fmt: skip
 
 
@@ -63,12 +64,16 @@ class Layer:
         return self.weights.reshape(rows, -1)
 
     @property
+    def is_depthwise(self) -> bool:
+        return self.kind == 'ConvolutionDepthWise' and self.number(GROUPS) == self.number(OUTPUTS)
+
+    @property
     def levels(self) -> int:
         """Largest absolute value of an 8-bit weight."""
         width, stride, dilation = self.number(WIDTH), self.number(STRIDE, 1), self.number(DILATION, 1)
         sizes = (width, self.number(HEIGHT, width), stride, self.number(STRIDE_H, stride), dilation,
                  self.number(DILATION_H, dilation))  # fmt: skip
-        return WINOGRAD_LEVELS if self.kind == 'Convolution' and sizes == (3, 3, 1, 1, 1, 1) else LEVELS
+        return WINOGRAD_LEVELS if not self.is_depthwise and sizes == (3, 3, 1, 1, 1, 1) else LEVELS
 
 
 def quantize_ncnn(
@@ -97,7 +102,7 @@ def quantize_ncnn(
     chosen = convolutions
     if not plain:
         in_float = {convolutions[0].name, *_sensitive(layers, sensitive)}
-        chosen = [layer for layer in convolutions if layer.kind == 'Convolution' and layer.name not in in_float]
+        chosen = [layer for layer in convolutions if not layer.is_depthwise and layer.name not in in_float]
     limits = _input_limits(param, [layer.inputs[0] for layer in chosen], batches, least_error=not plain)
     write_layers(param, layers, {layer.name: limits[layer.inputs[0]] for layer in chosen})
     return len(chosen), len(convolutions)
@@ -111,30 +116,35 @@ def read_layers(param: Path) -> list[Layer]:
     """
     content = param.with_suffix('.bin').read_bytes()
     start = 0
+    layers: list[Layer] = []
+
+    def unknown() -> UserError:
+        kinds = sorted({line.split()[0] for line in lines})
+        return UserError(f'{param}: int8 is not supported for one of these kinds of layers: {", ".join(kinds)}')
 
     def take(size: int) -> bytes:
         nonlocal start
         start += size
+        if start > len(content):
+            raise unknown()
         return content[start - size : start]
 
-    layers = []
-    for line in param.read_text().splitlines()[2:]:
+    lines = param.read_text().splitlines()[2:]
+    for line in lines:
         kind, name, inputs, outputs, *words = line.split()
         names, words = words[: int(inputs) + int(outputs)], words[int(inputs) + int(outputs) :]
         parameters = {int(key): value for key, value in (word.split('=', 1) for word in words)}
         layer = Layer(kind, name, names[: int(inputs)], names[int(inputs) :], parameters)
         if kind in CONVOLUTIONS:
-            (tag,) = struct.unpack('<I', take(4))
-            if tag != FLOAT32:
-                raise UserError(f'{param}: the weights of layer {name} are not in fp32')
+            if layer.number(DYNAMIC) or struct.unpack('<I', take(4))[0] != FLOAT32:
+                raise unknown()
             layer.weights = np.frombuffer(take(4 * layer.number(SIZE)), '<f4')
             layer.rest = take(4 * layer.number(OUTPUTS) if layer.number(HAS_BIAS) else 0)
         else:
             layer.rest = take(_stored_bytes(layer))
         layers.append(layer)
     if start != len(content):
-        kinds = ', '.join(sorted({layer.kind for layer in layers}))
-        raise UserError(f'{param}: int8 is not supported for one of these kinds of layers: {kinds}')
+        raise unknown()
     return layers
 
 
@@ -144,8 +154,6 @@ def _stored_bytes(layer: Layer) -> int:
         return 4 * int(np.prod([max(1, layer.number(key)) for key in (0, 1, 11, 2)]))
     if layer.kind == 'BatchNorm':
         return 16 * layer.number(0)
-    if layer.kind == 'InnerProduct':
-        return 4 + 4 * layer.number(2) + 4 * layer.number(0) * layer.number(1)
     if layer.kind == 'LayerNorm':
         return 8 * layer.number(0) * layer.number(2, 1)
     return 0
@@ -168,7 +176,7 @@ def write_layers(param: Path, layers: Sequence[Layer], limits: Mapping[str, floa
         elif layer.name not in limits:
             content.append(struct.pack('<I', FLOAT32) + layer.weights.tobytes() + layer.rest)
         else:
-            # 1 if scales are those of groups, 2 if of output channels.
+            # ConvolutionDepthWise: 1 is a scale for each group. Convolution: 2 is what ncnn2int8 writes.
             parameters[QUANTISED] = '1' if layer.kind == 'ConvolutionDepthWise' else '2'
             largest = np.abs(layer.channels).max(1, keepdims=True)
             scales = np.where(largest > 0, np.float32(layer.levels) / np.maximum(largest, 1e-30), 1).astype('<f4')
@@ -209,7 +217,11 @@ def _input_limits(
                 # The batch must outlive the extractor: ncnn.Mat does not keep it.
                 extractor.input('in0', ncnn.Mat(batch[0]))
                 for name in names:
-                    yield name, np.array(extractor.extract(name)[1])
+                    code, blob = extractor.extract(name)
+                    one = np.array(blob)
+                    if code or not np.isfinite(one).all():
+                        raise UserError(f'{param}: ncnn computes no finite values of {name} for a calibration image')
+                    yield name, one
 
     largest = dict.fromkeys(names, 0.0)
     for name, one in values():
@@ -227,17 +239,28 @@ def _input_limits(
 def _sensitive(layers: Sequence[Layer], sensitive: Sequence[SensitiveLayer]) -> set[str]:
     """Return the names of sensitive convolutions and of those that read a sensitive output.
 
-    pnnx renames layers, so they are found by the values of their weights. Products of two feature maps are never
-    quantised.
+    pnnx renames layers, so they are found by the values of their weights, apart from a factor of each output channel:
+    ONNX Runtime multiplies a layer scale into the convolution before it. Matrix products are never quantised.
     """
-    weights = {layer.name: np.sort(layer.weights) for layer in layers if layer.weights is not None}
+
+    def values(weights: np.ndarray) -> np.ndarray:
+        rows = weights.reshape(len(weights), -1)
+        return np.sort(np.abs(rows) / np.maximum(np.abs(rows).max(1, keepdims=True), 1e-30), axis=None)
+
+    weights = {
+        layer.name: values(layer.weights.reshape(layer.number(OUTPUTS), -1))
+        for layer in layers
+        if layer.weights is not None
+    }
     found: set[str] = set()
     unrounded: set[str] = set()
     for layer in sensitive:
-        if layer.weights is None:
+        if layer.weights is None or layer.weights.ndim != 4:
             continue
-        values = np.sort(layer.weights, axis=None)
-        names = {name for name, one in weights.items() if one.shape == values.shape and np.allclose(one, values)}
+        wanted = values(layer.weights)
+        names = {
+            name for name, one in weights.items() if one.shape == wanted.shape and np.allclose(one, wanted, atol=1e-5)
+        }
         if not names:
             raise UserError(
                 f'a layer with weights of shape {layer.weights.shape} that stays in float is not in the ncnn file'
@@ -248,6 +271,6 @@ def _sensitive(layers: Sequence[Layer], sensitive: Sequence[SensitiveLayer]) -> 
     for one in layers:
         if unrounded.intersection(one.inputs):
             found.add(one.name)
-            if one.kind in COPYING:
+            if one.kind in COPYING or (one.kind == 'Pooling' and not one.number(0)):  # of the maximum
                 unrounded.update(one.outputs)
     return found

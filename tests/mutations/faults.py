@@ -411,6 +411,13 @@ FAULTS = (
         ('tests/deploy/test_quantize.py',),
     ),
     Fault(
+        'write a step instead of a scale into ncnn files',
+        'mnv4_mm/deploy/quantize_ncnn.py',
+        'np.array(LEVELS / limit if limit',
+        'np.array(limit / LEVELS if limit',
+        ('tests/deploy/test_quantize_ncnn.py',),
+    ),
+    Fault(
         'leave no detection for a second match',
         'mnv4_mm/deploy/difference.py',
         'free[candidates[distance.argmin()]] = False',

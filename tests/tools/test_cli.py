@@ -169,7 +169,7 @@ LIGHT = [
     (['export', 'gone.pth'], 'no checkpoint file at gone.pth'),
     (['export', '{tmp}/file', '--to', 'tensorrt'], '--to tensorrt: there are onnx, openvino'),
     (['export', '{tmp}/file', '--precision', 'int4'], "invalid choice: 'int4'"),
-    (['export', '{tmp}/file', '--to', 'ncnn', '--precision', 'int8'], '--precision int8 does not fit ncnn'),
+    (['export', '{tmp}/file', '--to', 'ncnn', '--precision', 'bf16'], '--precision bf16 does not fit ncnn'),
     (['export', '{tmp}/file', '--size', '100', '100'], 'multiples of 32'),
     (['export', '{tmp}/file', '--out-dir', '{tmp}/file/x'], 'cannot be made'),
     (['compare', 'gone.pth'], 'no checkpoint file at gone.pth'),

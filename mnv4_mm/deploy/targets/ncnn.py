@@ -51,7 +51,7 @@ class Ncnn(Target):
         note = ''
         if quantised:
             count, total = quantize_ncnn(path, calibration, quantised.sensitive, plain=graph.plain_int8)
-            note = f'ncnn computes {count} of {total} convolutions in int8'
+            note = f'in ncnn {count} of {total} convolutions in int8'
             if not graph.plain_int8:
-                note += ' (not the first one and depthwise ones), over ranges of least error'
+                note += ', the first one and depthwise ones in float, too, and ranges of least error of its own'
         return [path, weights, *write_layers(path, quantised, graph.calibration, own_quantiser=True, note=note)]
