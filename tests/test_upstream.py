@@ -58,7 +58,7 @@ def test_with_the_forks_mmengine_reads_by_itself():
 @on_upstream
 def test_mmseg_still_warns_about_itself():
     """If this fails, mmseg has fixed it: ``upstream.DEPRECATED_LOSSES`` is needed no longer."""
-    head = ConfigDict(type='FCNHead', in_channels=4, channels=4, num_classes=3)
+    head = ConfigDict(type='mmseg.FCNHead', in_channels=4, channels=4, num_classes=3)
     with pytest.warns(UserWarning, match=upstream.DEPRECATED_LOSSES):
         MODELS.build(head)
 

@@ -2,6 +2,7 @@
 
 import copy
 
+import mmengine.config.config
 import mmengine.runner
 import pytest
 from yapf.yapflib import yapf_api
@@ -20,6 +21,8 @@ def formatted(monkeypatch):
         return format_code(text, *args, **kwargs)
 
     monkeypatch.setattr(yapf_api, 'FormatCode', counted)
+    # Where mmengine 0.10.7 has its own name for it.
+    monkeypatch.setattr(mmengine.config.config, 'FormatCode', counted, raising=False)
     return texts
 
 
