@@ -6,7 +6,7 @@ source in Tencent/ncnn (``tools/quantize``) shows. Unlike them, it keeps the wei
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +51,7 @@ class Layer:
     outputs: list[str]
     parameters: dict[int, str]
     weights: np.ndarray | None = None
-    rest: bytes = field(default=b'', repr=False)
+    rest: bytes = b''
 
     def number(self, key: int, default: int = 0) -> int:
         return int(self.parameters.get(key, default))
@@ -257,10 +257,8 @@ def _sensitive(layers: Sequence[Layer], sensitive: Sequence[SensitiveLayer]) -> 
     for layer in sensitive:
         if layer.weights is None or layer.weights.ndim != 4:
             continue
-        wanted = values(layer.weights)
-        names = {
-            name for name, one in weights.items() if one.shape == wanted.shape and np.allclose(one, wanted, atol=1e-5)
-        }
+        own = values(layer.weights)
+        names = {name for name, one in weights.items() if one.shape == own.shape and np.allclose(one, own, atol=1e-5)}
         if not names:
             raise UserError(
                 f'a layer with weights of shape {layer.weights.shape} that stays in float is not in the ncnn file'
