@@ -244,7 +244,9 @@ class Graph:
         return image.shape[1 if self.meta.input.layout == 'NHWC' else 2] // logits.shape[2]
 
     def program(self, calibration: Sequence[np.ndarray] = ()) -> torch.export.ExportedProgram:
-        """Return the graph as torch exports it, after ``fold_norms`` and, if the size is fixed, ``crop_kernels``.
+        """Return the graph as torch exports it, with norms and layer scales folded.
+
+        If the size is fixed, kernels on maps of 1x1 are cropped (``crop_kernels``).
 
         Args:
             calibration: Inputs made of real images, one image each, on which channels are equalised for quantisation,
@@ -259,6 +261,7 @@ class Graph:
             folded = program.module()
             assert isinstance(folded, fx.GraphModule)
             fold_norms(folded)
+            fold_scales(folded)
             if calibration:
                 equalise(folded, [torch.from_numpy(batch) for batch in calibration[:MAX_EQUALISED_IMAGES]])
             if self.meta.input.size:
@@ -278,8 +281,9 @@ class Graph:
         modules = {name.replace('.', '_'): name for name, _ in self.module.named_modules()}
         layers = {}
         for parameter in parameters:
-            # fold_norms and crop_kernels name new weights after the layer, with underscores.
-            new = re.fullmatch(r'(.+?)(?:_weight)?(?:_folded_\d+)?(?:_centre_\d+)?', parameter.replace('.', '_'))
+            # fold_norms, fold_scales and crop_kernels name new weights after the layer, with underscores.
+            pattern = r'(.+?)(?:_weight)?(?:_folded_\d+)?(?:_scaled_\d+)?(?:_centre_\d+)?'
+            new = re.fullmatch(pattern, parameter.replace('.', '_'))
             if new and new[1] in modules:
                 layers[parameter] = modules[new[1]]
         return layers
@@ -412,18 +416,67 @@ def fold_norms(module: fx.GraphModule) -> None:
         scale, shift, mean, variance = norm.args[1:5]
         eps = norm.args[7]
         folded = fuse_conv_bn_weights(*values(weight, bias, mean, variance, eps, scale, shift))
-        # Named after the layer, as in the list of sensitive layers. The number tells levels that share a layer apart.
-        layer = str(conv.args[1].target).removesuffix('.weight').replace('.', '_')
-        names = (f'{layer}_folded_{number}', f'{layer}_folded_bias_{number}')
-        for name, tensor in zip(names, folded, strict=True):
-            module.register_parameter(name, nn.Parameter(tensor.detach().clone(), requires_grad=False))
-        with graph.inserting_before(conv):
-            conv.args = (conv.args[0], *(graph.get_attr(name) for name in names), *conv.args[3:])
-        norm.replace_all_uses_with(conv)
-        graph.erase_node(norm)
+        _replace(module, norm, conv, folded, f'folded_{number}')
     graph.eliminate_dead_code()
     module.delete_all_unused_submodules()
     module.recompile()
+
+
+def fold_scales(module: fx.GraphModule) -> None:
+    """Fold each multiplication by one constant per channel, a layer scale, into the convolution before it, in place.
+
+    The optimisers of some converters do so, too. Where all files have the same weights, a sensitive layer is found by
+    its weights in all of them.
+    """
+    graph = module.graph
+    tensors: dict[Any, Tensor] = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers())
+    nodes: list[Any] = list(graph.nodes)
+    for number, product in enumerate(nodes):
+        if product.target is not aten.mul.Tensor:
+            continue
+        conv, factor = product.args
+        if not isinstance(factor, fx.Node) or conv.target is not aten.conv2d.default or len(conv.users) > 1:
+            continue
+        shape: Any = None
+        if factor.target is aten.view.default:
+            factor, shape = factor.args
+        scale, weight = tensors.get(factor.target), tensors.get(conv.args[1].target)
+        if scale is None or weight is None:
+            continue
+        if (scale.view(shape) if shape else scale).shape[-3:] != (len(weight), 1, 1):
+            continue
+        scale = scale.view(-1)
+        bias = (*conv.args, None)[2]
+        scaled = weight * scale.view(-1, 1, 1, 1), None if bias is None else tensors[bias.target] * scale
+        _replace(module, product, conv, scaled, f'scaled_{number}')
+    graph.eliminate_dead_code()
+    module.delete_all_unused_submodules()
+    module.recompile()
+
+
+def _replace(module: fx.GraphModule, node: fx.Node, conv: Any, tensors: Sequence[Tensor | None], suffix: str) -> None:
+    """Replace the operator behind a convolution by new weights of the convolution.
+
+    Args:
+        module: The graph.
+        node: The operator.
+        conv: The convolution.
+        tensors: The new weight and bias, None for no bias.
+        suffix: Suffix of the new names, with a number: pyramid levels may share a layer.
+    """
+    # Named after the layer, as in the list of sensitive layers.
+    layer = str(conv.args[1].target).removesuffix('.weight').replace('.', '_')
+    new: list[fx.Node | None] = []
+    with module.graph.inserting_before(conv):
+        for tensor, name in zip(tensors, (f'{layer}_{suffix}', f'{layer}_bias_{suffix}'), strict=True):
+            if tensor is None:
+                new.append(None)
+                continue
+            module.register_parameter(name, nn.Parameter(tensor.detach().clone(), requires_grad=False))
+            new.append(module.graph.get_attr(name))
+    conv.args = (conv.args[0], *new, *conv.args[3:])
+    node.replace_all_uses_with(conv)
+    module.graph.erase_node(node)
 
 
 def crop_kernels(module: fx.GraphModule) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 
 from mnv4_mm.apis.model import load_model
 from mnv4_mm.deploy.describe import describe
-from mnv4_mm.deploy.graph import build_graph, reference
+from mnv4_mm.deploy.graph import build_graph, fold_scales, reference
 from mnv4_mm.deploy.targets import TARGETS
 from mnv4_mm.errors import UserError
 from mnv4_mm.models.layers import MultiQueryAttention
@@ -110,7 +110,7 @@ def test_boxes_are_those_of_the_coder(name, means, model_of):
         ('mnv4_fpn_ade20k', 'timm:fastvit_t8', (96, 128)),
     ],
 )
-def test_folding_norms_does_not_change_outputs(name, backbone, size, model_of):
+def test_folding_norms_and_layer_scales_does_not_change_outputs(name, backbone, size, model_of):
     model = model_of(name, backbone)
     graph = build_graph(model, describe(model, ONNX, size=size))
     image = graph.example()
@@ -127,8 +127,41 @@ def test_folding_norms_does_not_change_outputs(name, backbone, size, model_of):
         assert left < sum(isinstance(module, nn.BatchNorm2d) for module in model.modules()) / 2
     else:
         assert left == attention
+        assert not [name for name in program.state_dict if name.endswith('gamma')]
     assert aten.scaled_dot_product_attention.default not in targets
     assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules())  # the model itself is not changed
+
+
+class Scaled(nn.Module):
+    """Convolutions, each with a factor per channel behind it."""
+
+    def __init__(self):
+        super().__init__()
+        self.plain, self.biased, self.shared, self.read = (nn.Conv2d(4, 4, 1, bias=i > 0) for i in range(4))
+        self.flat, self.wide = nn.Parameter(torch.rand(4)), nn.Parameter(torch.rand(4, 1, 1))
+        self.rows = nn.Parameter(torch.rand(1, 1, 5, 1))  # not a factor per channel
+
+    def forward(self, x):
+        x = self.plain(x) * self.flat.view(1, -1, 1, 1)
+        x = self.biased(x) * self.wide
+        x = self.shared(self.shared(x) * self.flat.view(-1, 1, 1)) * self.wide
+        x = self.read(x)
+        return x * self.wide + x, self.plain(x) * self.rows, self.plain(x) * 2.0
+
+
+def test_scales_are_folded_where_nothing_else_reads_the_convolution():
+    x = torch.rand(2, 4, 5, 5)
+    net = Scaled().eval()
+    module = torch.export.export(net, (x,)).module()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    with torch.no_grad():
+        fold_scales(module)
+        for found, expected in zip(module(x), net(x), strict=True):
+            torch.testing.assert_close(found, expected)
+    products = [node for node in module.graph.nodes if node.target is aten.mul.Tensor]
+    assert len(products) == 3  # of `read`, by rows, and by a number
+    for name, value in net.state_dict().items():  # the model itself is not changed
+        assert torch.equal(value, before[name])
 
 
 def test_shared_convolutions_are_folded_with_the_norm_of_each_level(model_of):

@@ -65,7 +65,7 @@ def _operators(graph: Any) -> list[Operator]:
             original[node.output[0]] = inputs[0]
             continue
         layer = next((name for name in inputs[1:2] if name in weights), node.name)
-        layer = re.sub(r'_quantized$|(_folded|_centre)_\d+|\.weight', '', layer)
+        layer = re.sub(r'_quantized$|(_folded|_scaled|_centre)_\d+|\.weight', '', layer)
         operators.append(Operator(node.op_type, layer, inputs, tuple(node.output)))
     return operators
 
