@@ -425,8 +425,8 @@ def fold_norms(module: fx.GraphModule) -> None:
 def fold_scales(module: fx.GraphModule) -> None:
     """Fold each multiplication by one constant per channel, a layer scale, into the convolution before it, in place.
 
-    The optimisers of some converters do so, too. Where all files have the same weights, a sensitive layer is found by
-    its weights in all of them.
+    The optimisers of some converters fold it anyway, others do not. int8 files need the same weights everywhere: the
+    layers that stay in float are chosen in ONNX, and found by their weights in other formats.
     """
     graph = module.graph
     tensors: dict[Any, Tensor] = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers())
@@ -434,20 +434,21 @@ def fold_scales(module: fx.GraphModule) -> None:
     for number, product in enumerate(nodes):
         if product.target is not aten.mul.Tensor:
             continue
-        conv, factor = product.args
+        conv, factor = sorted(product.args, key=lambda node: getattr(node, 'target', None) is not aten.conv2d.default)
         if not isinstance(factor, fx.Node) or conv.target is not aten.conv2d.default or len(conv.users) > 1:
             continue
         shape: Any = None
         if factor.target is aten.view.default:
             factor, shape = factor.args
-        scale, weight = tensors.get(factor.target), tensors.get(conv.args[1].target)
-        if scale is None or weight is None:
+        scale, weight, bias = (
+            None if node is None else tensors.get(node.target) for node in (factor, *(*conv.args, None)[1:3])
+        )
+        if scale is None or weight is None or (bias is None) != (len(conv.args) < 3 or conv.args[2] is None):
             continue
-        if (scale.view(shape) if shape else scale).shape[-3:] != (len(weight), 1, 1):
+        if (scale.view(shape) if shape else scale).shape not in ((len(weight), 1, 1), (1, len(weight), 1, 1)):
             continue
         scale = scale.view(-1)
-        bias = (*conv.args, None)[2]
-        scaled = weight * scale.view(-1, 1, 1, 1), None if bias is None else tensors[bias.target] * scale
+        scaled = weight * scale.view(-1, 1, 1, 1), None if bias is None else bias * scale
         _replace(module, product, conv, scaled, f'scaled_{number}')
     graph.eliminate_dead_code()
     module.delete_all_unused_submodules()

@@ -10,11 +10,41 @@ import pyarrow.parquet as pq
 from mnv4_mm.errors import UserError
 from mnv4_mm.files import replacing
 from mnv4_mm.label.job import ROWS_AT_ONCE, Job
-from mnv4_mm.runtime.meta import META_KEY
+from mnv4_mm.paths import check_output_file
+from mnv4_mm.runtime.meta import META_KEY, sidecar
+
+START = '{"info": {"description": "mnv4 label"},\n'  # tells files that may be replaced from the user's own annotations
+
+
+def check_coco(path: Path, file: Path, folder: Path) -> None:
+    """Check that writing a JSON file replaces nothing but an earlier JSON file of ``write_coco``.
+
+    Args:
+        path: The JSON file.
+        file: The exported file, which has a JSON file beside it.
+        folder: Folder of the job.
+
+    Raises:
+        UserError: The file is in the folder of the job, belongs to the exported file, or has other content.
+    """
+    if path.suffix != '.json':
+        raise UserError(f'--coco {path}: name a .json file')
+    check_output_file('--coco', str(path))
+    if path.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f'--coco {path} is inside --out {folder}: name a file elsewhere')
+    if path.exists() and (path.resolve() == sidecar(file).resolve() or not _starts(path)):
+        raise UserError(f'--coco {path} exists and was not written by `mnv4 label`: name another file')
+
+
+def _starts(path: Path) -> bool:
+    with path.open('rb') as file:
+        return file.read(len(START)) == START.encode()
 
 
 def write_coco(job: Job, path: Path) -> None:
     """Write the results of a finished job to a JSON file with ``images``, ``annotations`` and ``categories``.
+
+    An existing file is replaced, see ``check_coco``.
 
     The id of an image is the number of its row, from 1, in the order of the parts. Images that could not be read are
     listed under ``unreadable`` instead of ``images``. A detection becomes an annotation with a ``score`` and a ``bbox``
@@ -41,8 +71,9 @@ def write_coco(job: Job, path: Path) -> None:
                 annotations=_annotations(job, ids),
                 categories=categories,
             )
+            file.write(START)
             for number, (name, items) in enumerate(lists.items()):
-                file.write(f'{"," if number else "{"}{json.dumps(name)}: [')
+                file.write(f'{"," if number else ""}{json.dumps(name)}: [')
                 for index, item in enumerate(items):
                     file.write((',\n' if index else '\n') + json.dumps(item))
                 file.write(']\n')

@@ -1,9 +1,14 @@
 """Iteration over the images of the entries of a source."""
 
+import bz2
+import gzip
+import lzma
 import os
 import tarfile
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import cv2
@@ -14,6 +19,7 @@ from mnv4_mm.images import IMAGE_SUFFIXES, MAX_BYTES
 from mnv4_mm.label.source import Entry, bytes_column, open_parquet
 
 ROWS_AT_ONCE = 64  # images of a Parquet file in memory
+COMPRESSED = {b'\x1f\x8b': gzip.open, b'BZh': bz2.open, b'\xfd7zXZ': lzma.open}
 
 
 class Item(NamedTuple):
@@ -29,21 +35,54 @@ class Item(NamedTuple):
     content: str | bytes | np.ndarray | UserError
 
 
+class _Archive(tarfile.TarFile):
+    """A tar file, or several that were concatenated, read as a stream.
+
+    The module ``tarfile`` takes a damaged header, or the end of a file that was cut off, for the end of the archive.
+    Here, both are errors.
+    """
+
+    has_ended = False  # the last block was one of zeros, which ends an archive
+
+
 class _Member(tarfile.TarInfo):
-    """A member of a tar file. A damaged header is an error; the module ``tarfile`` takes it for the end of the file."""
+    """A member of an ``_Archive``."""
 
     @classmethod
     def fromtarfile(cls, tarfile: Any) -> '_Member':
         return _checked(super().fromtarfile, tarfile)
 
 
-def _checked(read: Any, archive: tarfile.TarFile) -> Any:
+def _checked(read: Any, archive: _Archive) -> Any:
     try:
-        return read(archive)
-    except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # the regular end
+        member = read(archive)
+    except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+        archive.has_ended = True
         raise
+    except tarfile.EmptyHeaderError as error:  # type: ignore[attr-defined]  # the end of the file
+        if archive.has_ended:
+            raise
+        raise tarfile.ReadError(str(error)) from error
     except tarfile.HeaderError as error:
         raise tarfile.ReadError(str(error)) from error
+    archive.has_ended = False
+    return member
+
+
+@contextmanager
+def _open_shard(path: str) -> Iterator[_Archive]:
+    """Open a tar file, compressed or not.
+
+    The module ``tarfile`` stops at the end of the first of several concatenated gzip, bzip2 or xz streams.
+    """
+    with open(path, 'rb') as file:
+        start = file.read(8)
+    opener: Any = next((opener for magic, opener in COMPRESSED.items() if start.startswith(magic)), open)
+    with (
+        opener(path, 'rb') as stream,
+        _Archive.open(fileobj=stream, mode='r|', tarinfo=_Member, ignore_zeros=True) as archive,
+    ):
+        yield archive
 
 
 def items_of(entries: Iterable[Entry]) -> Iterator[Item]:
@@ -69,7 +108,7 @@ def _shard(entry: Entry) -> Iterator[Item]:
     """Yield the images of a tar file: ``<shard>/<member>``. Nothing is unpacked to the disk."""
     seen: Counter[str] = Counter()
     try:
-        with tarfile.open(entry.path, 'r|*', tarinfo=_Member) as shard:
+        with _open_shard(entry.path) as shard:
             for member in shard:
                 if not member.name.lower().endswith(IMAGE_SUFFIXES) or member.isdir():
                     continue
@@ -85,7 +124,7 @@ def _shard(entry: Entry) -> Iterator[Item]:
                     file = shard.extractfile(member)
                     assert file is not None
                     yield Item(name, file.read())
-    except (tarfile.TarError, EOFError, ValueError) as error:
+    except (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, ValueError) as error:
         raise UserError(f'{entry.path} is damaged: {error}') from error
 
 

@@ -108,6 +108,8 @@ def _connected(address: str) -> Iterator[Any]:
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
         except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+            if 'Could not find any running Ray instance' in str(error):
+                raise UserError(f'--ray {address}: no cluster runs here; `ray start --head` starts one') from error
             # Ray uses a token only if this variable is set, and does not say that a missing token was the reason.
             is_unset = address != 'local' and 'RAY_AUTH_MODE' not in os.environ
             hint = ' (if the cluster requires a token, set RAY_AUTH_MODE=token)' if is_unset else ''

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mnv4_mm.errors import UserError
 from mnv4_mm.label.source import WHAT, read_source
-from mnv4_mm.paths import check_output_file, check_output_folder
+from mnv4_mm.paths import check_output_folder
 from mnv4_mm.processors import cores
 from mnv4_mm.runtime.meta import read_meta
 from mnv4_mm.runtime.sessions import RUNTIMES
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 SECONDS = 10.0  # between two lines of progress
 TIMEOUT = 1.5  # seconds to reach a Ray cluster
+# A Ray cluster answers by gRPC, which is HTTP/2. Both sides begin with a frame of settings, here an empty one.
+HTTP2_SETTINGS = b'\x04'
+HTTP2_START = b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n' + b'\x00\x00\x00' + HTTP2_SETTINGS + bytes(5)
 
 
 class Labelled(NamedTuple):
@@ -85,9 +88,9 @@ def _check_arguments(
     if images.is_dir() and folder.is_relative_to(images.resolve()):
         raise UserError(f'--out {out} is inside the folder of the images, {source}: name another one')
     if coco is not None:
-        if Path(coco).suffix != '.json':
-            raise UserError(f'--coco {coco}: name a .json file')
-        check_output_file('--coco', coco)
+        from mnv4_mm.label.coco import check_coco
+
+        check_coco(Path(coco), Path(file), folder)
 
 
 def _check_ray(address: str) -> None:
@@ -99,9 +102,16 @@ def _check_ray(address: str) -> None:
     if match['host']:
         # Ray itself waits for minutes.
         try:
-            socket.create_connection((match['host'].strip('[]'), int(match['port'])), TIMEOUT).close()
+            with socket.create_connection((match['host'].strip('[]'), int(match['port'])), TIMEOUT) as connection:
+                connection.settimeout(TIMEOUT)
+                connection.sendall(HTTP2_START)
+                answer = connection.recv(4)
+        except TimeoutError:
+            answer = b''
         except (OSError, OverflowError) as error:
             raise UserError(f'--ray {address} cannot be reached: {error}') from error
+        if answer[3:] != HTTP2_SETTINGS and os.environ.get('RAY_USE_TLS') != '1':
+            raise UserError(f'--ray {address} is no Ray cluster: its port for `--address` is 6379 by default')
 
 
 def label(
@@ -136,7 +146,8 @@ def label(
         score_thr: Detection: boxes with lower scores are left out; the score threshold of the file if None.
         part: Number of images per part, the unit of work, which has a Parquet file. A tar file, a video, or a row group
             of a Parquet file always is a part of its own.
-        coco: JSON file to which the results are also written in COCO's format, unless a part has failed. None: no JSON.
+        coco: JSON file to which the results are also written in COCO's format, unless a part has failed. It must not be
+            in ``out``, and replaces only a file of an earlier call. None: no JSON.
         retry: Repeat the parts that have images with errors.
         fast_jpeg: See ``runtime.predictor.Predictor``.
         log: Function that prints a line.

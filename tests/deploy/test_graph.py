@@ -139,14 +139,16 @@ class Scaled(nn.Module):
         super().__init__()
         self.plain, self.biased, self.shared, self.read = (nn.Conv2d(4, 4, 1, bias=i > 0) for i in range(4))
         self.flat, self.wide = nn.Parameter(torch.rand(4)), nn.Parameter(torch.rand(4, 1, 1))
-        self.rows = nn.Parameter(torch.rand(1, 1, 5, 1))  # not a factor per channel
+        # No factors per channel.
+        self.rows, self.two = nn.Parameter(torch.rand(1, 1, 5, 1)), nn.Parameter(torch.rand(2, 4, 1, 1))
 
     def forward(self, x):
         x = self.plain(x) * self.flat.view(1, -1, 1, 1)
-        x = self.biased(x) * self.wide
+        x = self.wide * self.biased(x)
         x = self.shared(self.shared(x) * self.flat.view(-1, 1, 1)) * self.wide
         x = self.read(x)
-        return x * self.wide + x, self.plain(x) * self.rows, self.plain(x) * 2.0
+        computed = nn.functional.conv2d(x, self.plain.weight, 2 * self.flat) * self.wide
+        return x * self.wide + x, self.plain(x) * self.rows, self.plain(x) * 2.0, computed, self.plain(x) * self.two
 
 
 def test_scales_are_folded_where_nothing_else_reads_the_convolution():
@@ -159,7 +161,7 @@ def test_scales_are_folded_where_nothing_else_reads_the_convolution():
         for found, expected in zip(module(x), net(x), strict=True):
             torch.testing.assert_close(found, expected)
     products = [node for node in module.graph.nodes if node.target is aten.mul.Tensor]
-    assert len(products) == 3  # of `read`, by rows, and by a number
+    assert len(products) == 6  # of `read`, by rows, by a number, by two, and `computed` with its bias
     for name, value in net.state_dict().items():  # the model itself is not changed
         assert torch.equal(value, before[name])
 

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from pycocotools import mask
 from pycocotools.coco import COCO
+from sockets import answering
 from stub_file import CLASSES, write_detector, write_segmenter
 
 from mnv4_mm.cli import main
@@ -231,6 +232,24 @@ def test_a_broken_shard_keeps_its_first_images_and_has_a_row_with_the_error(
     assert all(row['error'] is None for row in found.values())
 
 
+@pytest.mark.parametrize('kind', ['.tar', '.tgz'])
+def test_concatenated_shards_are_read_to_their_end(kind, detector, images, tmp_path):
+    content = b''
+    for part in 'ab':
+        (tmp_path / part).mkdir()
+        names = [f'{part}/{number:02d}.jpg' for number in range(part == 'b', 6, 2)]
+        content += write_source(kind, names, images, tmp_path / part)[0].read_bytes()
+    source = tmp_path / f'both{kind}'
+    source.write_bytes(content)
+    found = run(detector, source, tmp_path / 'out')
+    assert len(found) == 6
+    assert all(row['error'] is None for row in found.values())
+    source.write_bytes(content + b'something else')
+    found = run(detector, source, tmp_path / 'with garbage')
+    assert found.pop(f'both{kind}')['error'] is not None
+    assert len(found) == 6
+
+
 def test_repeated_and_linked_members_of_a_shard_have_rows_with_the_error(detector, images, tmp_path):
     content = (images / 'a/00.jpg').read_bytes()
     with tarfile.open(tmp_path / 'x.tar', 'w') as shard:
@@ -298,6 +317,21 @@ def test_class_maps_as_run_lengths(images, tmp_path):
             )
 
 
+def test_coco_json_replaces_nothing_but_an_earlier_one(detector, images, tmp_path):
+    out, own = tmp_path / 'out', tmp_path / 'own.json'
+    own.write_text('{"images": [], "annotations": [], "categories": []}')
+    meta = detector.with_name(f'{detector.name}.json')
+    kept = meta.read_bytes()
+    for path in (out / 'label.json', out / 'parts/c.json', meta, own):
+        with pytest.raises(UserError, match='--coco'):
+            run(detector, images, out, coco=str(path))
+    assert not out.exists()
+    assert meta.read_bytes() == kept
+    for _ in range(2):
+        run(detector, images, out, coco=str(tmp_path / 'coco.json'))
+    assert json.loads((tmp_path / 'coco.json').read_text())['info'] == {'description': 'mnv4 label'}
+
+
 def test_coco_json_has_the_rows(detector, images, tmp_path):
     found = run(detector, images, tmp_path / 'out', part=3, coco=str(tmp_path / 'coco.json'))
     coco = COCO(str(tmp_path / 'coco.json'))
@@ -330,6 +364,12 @@ def test_tables_of_other_engines(detector, images):
     labeller = Labeller(detector)
     with pytest.raises(UserError, match='column path'):
         labeller(pa.table(dict(url=['x'])))
+    for table, message in (
+        (dict(path=[1]), 'path of a table of images must be a string, got int64'),
+        (dict(id=['a'], bytes=[dict(bytes=b'x', path='a')]), 'bytes of a table of images must be binary, got struct'),
+    ):
+        with pytest.raises(UserError, match=message):
+            labeller(pa.table(table))
     empty = labeller(pa.table(dict(path=pa.array([], pa.string()))))
     assert empty.schema == labeller.schema
     assert len(empty) == 0
@@ -535,6 +575,14 @@ def test_a_ray_cluster_that_cannot_be_reached_is_reported_at_once(detector, imag
         address = f'127.0.0.1:{server.getsockname()[1]}'
         with pytest.raises(UserError, match='cannot be reached'):
             label(str(detector), str(images), out=str(tmp_path / 'out'), ray=address, log=quiet)
+
+
+@pytest.mark.parametrize('answer', [None, b'', b'HTTP/1.1 400 Bad Request\r\n\r\n'])
+def test_a_port_of_something_else_than_ray_is_reported_at_once(answer, detector, images, tmp_path):
+    """Such as a server that says nothing, hangs up, or is Ray's dashboard. Ray itself waits for minutes."""
+    pytest.importorskip('ray', reason='Ray is not installed: pip install "mnv4_mm[ray]"')
+    with answering(answer) as address, pytest.raises(UserError, match='is no Ray cluster'):
+        label(str(detector), str(images), out=str(tmp_path / 'out'), ray=address, log=quiet)
 
 
 def test_a_full_disk_is_one_line(detector, images, tmp_path, monkeypatch):

@@ -3,7 +3,6 @@
 import importlib.metadata
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from sockets import answering
 from stub_file import write_detector
 
 from mnv4_mm.label import label
@@ -71,10 +71,8 @@ def test_a_running_cluster_is_used(images, tmp_path):
 def test_a_missing_token_is_one_line(images, tmp_path):
     """A server that answers is needed, since addresses without one are refused before Ray is asked."""
     file = write_detector(tmp_path / 'net.onnx')
-    with socket.socket() as server, environment() as variables:
-        server.bind(('127.0.0.1', 0))
-        server.listen()
-        address = f'127.0.0.1:{server.getsockname()[1]}'
+    settings = b'\x00\x00\x00\x04' + bytes(5)
+    with answering(settings) as address, environment() as variables:
         arguments = (file, images, '--out', tmp_path / 'out', '--ray', address)
         done = run(*arguments, env={**variables, 'RAY_AUTH_MODE': 'token'})
     assert done.returncode == 2
