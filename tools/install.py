@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PYTHONS = ((3, 10), (3, 12))
 # Measured: 5.5 GB for torch with its CUDA libraries, 1.5 GB for the rest and for what pip unpacks on the way.
 DISK_GB = 9
-BUILD_NOTE = 'compiling its operators: once, up to 24 minutes on 2 cores'
+BUILD_NOTE = 'compiling its operators: once, 10 to 15 minutes on 2 cores'
 # On the GPU too if there is one: a wheel built without a GPU has no operators for it (open-mmlab/mmcv#2968).
 OPS_TEST = (
     'import torch; from mmcv.ops import nms\n'
