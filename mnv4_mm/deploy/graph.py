@@ -434,8 +434,11 @@ def fold_scales(module: fx.GraphModule) -> None:
     for number, product in enumerate(nodes):
         if product.target is not aten.mul.Tensor:
             continue
-        conv, factor = sorted(product.args, key=lambda node: getattr(node, 'target', None) is not aten.conv2d.default)
-        if not isinstance(factor, fx.Node) or conv.target is not aten.conv2d.default or len(conv.users) > 1:
+        conv, factor = product.args
+        if getattr(conv, 'target', None) is not aten.conv2d.default:
+            conv, factor = factor, conv
+        is_conv = getattr(conv, 'target', None) is aten.conv2d.default
+        if not is_conv or len(conv.users) > 1 or not isinstance(factor, fx.Node):
             continue
         shape: Any = None
         if factor.target is aten.view.default:

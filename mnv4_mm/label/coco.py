@@ -32,11 +32,13 @@ def check_coco(path: Path, file: Path, folder: Path) -> None:
     check_output_file('--coco', str(path))
     if path.resolve().is_relative_to(folder.resolve()):
         raise UserError(f'--coco {path} is inside --out {folder}: name a file elsewhere')
-    if path.exists() and (path.resolve() == sidecar(file).resolve() or not _starts(path)):
+    if path.exists() and (path.resolve() == sidecar(file).resolve() or not _is_own(path)):
         raise UserError(f'--coco {path} exists and was not written by `mnv4 label`: name another file')
 
 
-def _starts(path: Path) -> bool:
+def _is_own(path: Path) -> bool:
+    if not path.is_file():
+        return False
     with path.open('rb') as file:
         return file.read(len(START)) == START.encode()
 
