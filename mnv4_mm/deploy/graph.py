@@ -426,9 +426,13 @@ def fold_scales(module: fx.GraphModule) -> None:
     """Fold each multiplication by one constant per channel, a layer scale, into the convolution before it, in place.
 
     The optimisers of some converters fold it anyway, others do not. int8 files need the same weights everywhere: the
-    layers that stay in float are chosen in ONNX, and found by their weights in other formats.
+    layers that stay in float are chosen in ONNX, and found by their weights in other formats. Dropout may be between the
+    two; it does nothing here, and is removed.
     """
     graph = module.graph
+    for dropout in [node for node in graph.nodes if node.target is aten.dropout.default]:
+        dropout.replace_all_uses_with(dropout.args[0])
+        graph.erase_node(dropout)
     tensors: dict[Any, Tensor] = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers())
     nodes: list[Any] = list(graph.nodes)
     for number, product in enumerate(nodes):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from mnv4_mm.deploy.ranges import BINS, Range
-from mnv4_mm.deploy.sensitivity import SensitiveLayer
+from mnv4_mm.deploy.sensitivity import SensitiveLayer, find_layers
 from mnv4_mm.errors import UserError
 
 CONVOLUTIONS = ('Convolution', 'ConvolutionDepthWise')
@@ -239,31 +239,16 @@ def _input_limits(
 def _sensitive(layers: Sequence[Layer], sensitive: Sequence[SensitiveLayer]) -> set[str]:
     """Return the names of sensitive convolutions and of those that read a sensitive output.
 
-    pnnx renames layers, so they are found by the values of their weights, apart from a factor of each output channel:
-    ONNX Runtime multiplies a layer scale into the convolution before it. Matrix products are never quantised.
+    Matrix products are never quantised, so they need not be found.
     """
-
-    def values(weights: np.ndarray) -> np.ndarray:
-        rows = weights.reshape(len(weights), -1)
-        return np.sort(np.abs(rows) / np.maximum(np.abs(rows).max(1, keepdims=True), 1e-30), axis=None)
-
-    weights = {
-        layer.name: values(layer.weights.reshape(layer.number(OUTPUTS), -1))
-        for layer in layers
-        if layer.weights is not None
-    }
+    weights = {layer.name: np.sort(layer.weights) for layer in layers if layer.weights is not None}
     found: set[str] = set()
     unrounded: set[str] = set()
     for layer in sensitive:
         if layer.weights is None or layer.weights.ndim != 4:
             continue
-        own = values(layer.weights)
-        names = {name for name, one in weights.items() if one.shape == own.shape and np.allclose(one, own, atol=1e-5)}
-        if not names:
-            raise UserError(
-                f'a layer with weights of shape {layer.weights.shape} that stays in float is not in the ncnn file'
-            )
-        found |= names
+        names = find_layers(layer, weights, 'the ncnn file')
+        found.update(names)
         if layer.output:
             unrounded.update(blob for one in layers if one.name in names for blob in one.outputs)
     for one in layers:

@@ -7,8 +7,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from mnv4_mm.deploy.sensitivity import SensitiveLayer
-from mnv4_mm.errors import UserError
+from mnv4_mm.deploy.sensitivity import SensitiveLayer, find_layers
 
 aten = torch.ops.aten
 CONVOLUTIONS = (
@@ -122,12 +121,7 @@ def _sensitive(module: fx.GraphModule, layers: Sequence[SensitiveLayer]) -> set[
     for layer in layers:
         if layer.weights is None:
             continue
-        values = np.sort(layer.weights, axis=None)  # a matrix may be transposed
-        nodes = [node for node, one in weights.items() if one.shape == values.shape and np.allclose(one, values)]
-        if not nodes:
-            raise UserError(
-                f'a layer with weights of shape {layer.weights.shape} that stays in float is not in the graph'
-            )
+        nodes = find_layers(layer, weights, 'the graph')
         found.update(nodes)
         unrounded.update(nodes if layer.output else [])
     for node in _calls(module):

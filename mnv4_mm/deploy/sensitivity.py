@@ -3,13 +3,16 @@
 Sensitivity is a signal-to-quantisation-noise ratio (SQNR) in dB.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from mnv4_mm.deploy.onnx_values import intermediate_values
+from mnv4_mm.errors import UserError
+
+Name = TypeVar('Name')
 
 # Layers whose weights and output have a higher SQNR are not tried in float. 20 dB is an error of a tenth of the signal.
 # Weights are measured with the 7 bits that ONNX Runtime uses; with 8 bits the SQNR is 6 dB higher.
@@ -66,6 +69,38 @@ class SensitiveLayer(NamedTuple):
     weights: np.ndarray | None
     product: int
     output: bool
+
+
+def find_layers(
+    layer: SensitiveLayer, stored: Mapping[Name, np.ndarray], place: str, tolerance: float = 1e-5
+) -> list[Name]:
+    """Find a sensitive layer in a converted net by the values of its weights.
+
+    Converters rename layers and transpose matrices.
+
+    Args:
+        layer: The layer, which has weights.
+        stored: Weights of each layer of the converted net, flat and in ascending order.
+        place: What the converted net is, for the error message.
+        tolerance: Largest difference of a weight, relative to that weight plus the largest one.
+
+    Returns:
+        The names of the layer; several if levels of the feature pyramid share it.
+
+    Raises:
+        UserError: The layer is not in the converted net.
+    """
+    assert layer.weights is not None
+    values = np.sort(layer.weights, axis=None)
+    largest = tolerance * np.abs(values).max()
+    found = [
+        name
+        for name, one in stored.items()
+        if one.size == values.size and np.allclose(one, values, rtol=tolerance, atol=largest)
+    ]
+    if not found:
+        raise UserError(f'a layer with weights of shape {layer.weights.shape} that stays in float is not in {place}')
+    return found
 
 
 class QuantizationNoise:

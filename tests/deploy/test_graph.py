@@ -143,7 +143,7 @@ class Scaled(nn.Module):
         self.rows, self.two = nn.Parameter(torch.rand(1, 1, 5, 1)), nn.Parameter(torch.rand(2, 4, 1, 1))
 
     def forward(self, x):
-        x = self.plain(x) * self.flat.view(1, -1, 1, 1)
+        x = nn.functional.dropout(self.plain(x), training=self.training) * self.flat.view(1, -1, 1, 1)
         x = self.wide * self.biased(x)
         x = self.shared(self.shared(x) * self.flat.view(-1, 1, 1)) * self.wide
         x = self.read(x)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mnv4_mm.deploy.layers_file import write_layers
-from mnv4_mm.deploy.sensitivity import SensitiveLayer
+from mnv4_mm.deploy.sensitivity import SensitiveLayer, find_layers
 from mnv4_mm.deploy.targets.base import Target
 from mnv4_mm.deploy.targets.onnx import float_program
 from mnv4_mm.errors import UserError
@@ -140,18 +140,7 @@ def int8_weights(model: Any, sensitive: Sequence[SensitiveLayer]) -> Any:
     for layer in sensitive:
         if layer.weights is None or layer.weights.size <= config.weight_threshold:
             continue
-        values = np.sort(layer.weights, axis=None)
-        tolerance = HALF_STEP * np.abs(values).max()
-        names = [
-            name
-            for name, one in stored.items()
-            if one.size == values.size and np.allclose(one, values, rtol=HALF_STEP, atol=tolerance)
-        ]
-        if not names:
-            raise UserError(
-                f'a layer with weights of shape {layer.weights.shape} that stays in float is not in the file'
-            )
-        in_float.update(dict.fromkeys(names))
+        in_float.update(dict.fromkeys(find_layers(layer, stored, 'the file', HALF_STEP)))
     # Not all constants: anchors need more than 8 bits.
     kinds = dict.fromkeys(('conv', 'conv_transpose', 'linear'), config)
     return optimize.linear_quantize_weights(
