@@ -426,8 +426,8 @@ def fold_scales(module: fx.GraphModule) -> None:
     """Fold each multiplication by one constant per channel, a layer scale, into the convolution before it, in place.
 
     The optimisers of some converters fold it anyway, others do not. int8 files need the same weights everywhere: the
-    layers that stay in float are chosen in ONNX, and found by their weights in other formats. Dropout may be between the
-    two; it does nothing here, and is removed.
+    layers that stay in float are chosen in ONNX, and found by their weights in other formats. Dropout may be between:
+    it does nothing here, and is removed.
     """
     graph = module.graph
     for dropout in [node for node in graph.nodes if node.target is aten.dropout.default]:
