@@ -430,31 +430,39 @@ def fold_scales(module: fx.GraphModule) -> None:
     it does nothing here, and is removed.
     """
     graph = module.graph
+
+    def constant(node: Any) -> Any:
+        if isinstance(node, int | float):
+            return torch.tensor(float(node))
+        if not isinstance(node, fx.Node):
+            return None
+        if node.op == 'get_attr':
+            tensors = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers())
+            return tensors.get(str(node.target))
+        if node.target in (aten.view.default, aten.reshape.default, aten.unsqueeze.default):
+            inner = constant(node.args[0])
+            return None if inner is None else node.target(inner, *node.args[1:])
+        return None
+
     for dropout in [node for node in graph.nodes if node.target is aten.dropout.default]:
         dropout.replace_all_uses_with(dropout.args[0])
         graph.erase_node(dropout)
-    tensors: dict[Any, Tensor] = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers())
     nodes: list[Any] = list(graph.nodes)
     for number, product in enumerate(nodes):
-        if product.target is not aten.mul.Tensor:
+        if product.target not in (aten.mul.Tensor, aten.mul_.Tensor):
             continue
         conv, factor = product.args
         if getattr(conv, 'target', None) is not aten.conv2d.default:
             conv, factor = factor, conv
         is_conv = getattr(conv, 'target', None) is aten.conv2d.default
-        if not is_conv or len(conv.users) > 1 or not isinstance(factor, fx.Node):
+        if not is_conv or len(conv.users) > 1:
             continue
-        shape: Any = None
-        if factor.target is aten.view.default:
-            factor, shape = factor.args
-        scale, weight, bias = (
-            None if node is None else tensors.get(node.target) for node in (factor, *(*conv.args, None)[1:3])
-        )
+        scale, weight, bias = (constant(node) for node in (factor, *(*conv.args, None)[1:3]))
         if scale is None or weight is None or (bias is None) != (len(conv.args) < 3 or conv.args[2] is None):
             continue
-        if (scale.view(shape) if shape else scale).shape not in ((len(weight), 1, 1), (1, len(weight), 1, 1)):
+        if scale.shape not in ((), (1,), (len(weight), 1, 1), (1, len(weight), 1, 1)):
             continue
-        scale = scale.view(-1)
+        scale = scale.reshape(-1).expand(len(weight))
         scaled = weight * scale.view(-1, 1, 1, 1), None if bias is None else bias * scale
         _replace(module, product, conv, scaled, f'scaled_{number}')
     graph.eliminate_dead_code()

@@ -11,29 +11,31 @@ from mnv4_mm.errors import UserError
 from mnv4_mm.files import replacing
 from mnv4_mm.label.job import ROWS_AT_ONCE, Job
 from mnv4_mm.paths import check_output_file
-from mnv4_mm.runtime.meta import META_KEY, sidecar
+from mnv4_mm.runtime.meta import META_KEY
 
 START = '{"info": {"description": "mnv4 label"},\n'  # tells files that may be replaced from the user's own annotations
 
 
-def check_coco(path: Path, file: Path, folder: Path) -> None:
+def check_coco(path: Path, folder: Path) -> None:
     """Check that writing a JSON file replaces nothing but an earlier JSON file of ``write_coco``.
 
     Args:
         path: The JSON file.
-        file: The exported file, which has a JSON file beside it.
         folder: Folder of the job.
 
     Raises:
-        UserError: The file is in the folder of the job, belongs to the exported file, or has other content.
+        UserError: The file is in the folder of the job, has other content, or cannot be read or written.
     """
     if path.suffix != '.json':
         raise UserError(f'--coco {path}: name a .json file')
-    check_output_file('--coco', str(path))
-    if path.resolve().is_relative_to(folder.resolve()):
-        raise UserError(f'--coco {path} is inside --out {folder}: name a file elsewhere')
-    if path.exists() and (path.resolve() == sidecar(file).resolve() or not _is_own(path)):
-        raise UserError(f'--coco {path} exists and was not written by `mnv4 label`: name another file')
+    try:
+        check_output_file('--coco', str(path))
+        if path.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f'--coco {path} is inside --out {folder}: name a file elsewhere')
+        if path.exists() and not _is_own(path):
+            raise UserError(f'--coco {path} exists and was not written by `mnv4 label`: name another file')
+    except (OSError, RuntimeError) as error:  # RuntimeError: a link to itself
+        raise UserError(f'--coco {path} cannot be read: {error}') from error
 
 
 def _is_own(path: Path) -> bool:

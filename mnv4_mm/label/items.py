@@ -1,8 +1,6 @@
 """Iteration over the images of the entries of a source."""
 
-import bz2
 import gzip
-import lzma
 import os
 import tarfile
 import zlib
@@ -19,7 +17,8 @@ from mnv4_mm.images import IMAGE_SUFFIXES, MAX_BYTES
 from mnv4_mm.label.source import Entry, bytes_column, open_parquet
 
 ROWS_AT_ONCE = 64  # images of a Parquet file in memory
-COMPRESSED = {b'\x1f\x8b': gzip.open, b'BZh': bz2.open, b'\xfd7zXZ': lzma.open}
+GZIP = b'\x1f\x8b'
+COMPRESSED = (b'BZh', b'\xfd7zXZ', b'\x5d\x00\x00', b'\x28\xb5\x2f\xfd')  # bzip2, xz, lzma, zstd
 
 
 class Item(NamedTuple):
@@ -71,13 +70,15 @@ def _checked(read: Any, archive: _Archive) -> Any:
 
 @contextmanager
 def _open_shard(path: str) -> Iterator[_Archive]:
-    """Open a tar file, compressed or not.
+    """Open a tar file, compressed by gzip or not.
 
-    The module ``tarfile`` stops at the end of the first of several concatenated gzip, bzip2 or xz streams.
+    The module ``tarfile`` stops at the end of the first of several concatenated gzip streams.
     """
     with open(path, 'rb') as file:
         start = file.read(8)
-    opener: Any = next((opener for magic, opener in COMPRESSED.items() if start.startswith(magic)), open)
+    if start.startswith(COMPRESSED):
+        raise tarfile.ReadError('it is compressed, but not by gzip')
+    opener: Any = gzip.open if start.startswith(GZIP) else open
     with (
         opener(path, 'rb') as stream,
         _Archive.open(fileobj=stream, mode='r|', tarinfo=_Member, ignore_zeros=True) as archive,
@@ -124,7 +125,7 @@ def _shard(entry: Entry) -> Iterator[Item]:
                     file = shard.extractfile(member)
                     assert file is not None
                     yield Item(name, file.read())
-    except (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, ValueError) as error:
+    except (tarfile.TarError, zlib.error, EOFError, ValueError) as error:
         raise UserError(f'{entry.path} is damaged: {error}') from error
 
 

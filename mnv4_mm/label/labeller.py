@@ -89,14 +89,15 @@ class Labeller:
         for name in (content, ids):
             if name not in table.schema.names:
                 raise UserError(f'a table of images has a column path, or bytes and id; got {table.schema.names}')
-        found = table.schema.field(content).type
-        expected, tests = {
-            'path': ('a string', (pa.types.is_string, pa.types.is_large_string)),
-            'bytes': ('binary', (pa.types.is_binary, pa.types.is_large_binary)),
-        }[content]
-        if not any(test(found) for test in (*tests, pa.types.is_null)):
-            raise UserError(f'the column {content} of a table of images must be {expected}, got {found}')
-        pairs = zip(table.column(ids).to_pylist(), table.column(content).to_pylist(), strict=True)
+        values = table.column(content).to_pylist()
+        expected = bytes if content == 'bytes' else str
+        for value in values:
+            if value is not None and not isinstance(value, expected):
+                raise UserError(
+                    f'the column {content} of a table of images must hold {expected.__name__}, got '
+                    f'{type(value).__name__}'
+                )
+        pairs = zip(table.column(ids).to_pylist(), values, strict=True)
         items = (Item(str(id_), UserError('there is no image') if value is None else value) for id_, value in pairs)
         return to_table(list(self.rows(items)), self.schema)
 

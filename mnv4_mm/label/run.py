@@ -90,7 +90,7 @@ def _check_arguments(
     if coco is not None:
         from mnv4_mm.label.coco import check_coco
 
-        check_coco(Path(coco), Path(file), folder)
+        check_coco(Path(coco), folder)
 
 
 def _check_ray(address: str) -> None:
@@ -103,15 +103,20 @@ def _check_ray(address: str) -> None:
         # Ray itself waits for minutes.
         try:
             with socket.create_connection((match['host'].strip('[]'), int(match['port'])), TIMEOUT) as connection:
-                connection.settimeout(TIMEOUT)
-                connection.sendall(HTTP2_START)
-                answer = connection.recv(4)
-        except TimeoutError:
-            answer = b''
+                is_cluster = os.environ.get('RAY_USE_TLS', '0').lower() in ('1', 'true') or _speaks_http2(connection)
         except (OSError, OverflowError) as error:
             raise UserError(f'--ray {address} cannot be reached: {error}') from error
-        if answer[3:] != HTTP2_SETTINGS and os.environ.get('RAY_USE_TLS') != '1':
-            raise UserError(f'--ray {address} is no Ray cluster: its port for `--address` is 6379 by default')
+        if not is_cluster:
+            raise UserError(f"--ray {address}: no Ray cluster answers there (Ray's default port is 6379)")
+
+
+def _speaks_http2(connection: socket.socket) -> bool:
+    try:
+        connection.settimeout(TIMEOUT)
+        connection.sendall(HTTP2_START)
+        return connection.recv(4)[3:] == HTTP2_SETTINGS
+    except OSError:  # a timeout, or the other side has hung up
+        return False
 
 
 def label(
