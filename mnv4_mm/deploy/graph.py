@@ -416,7 +416,7 @@ def fold_norms(module: fx.GraphModule) -> None:
         scale, shift, mean, variance = norm.args[1:5]
         eps = norm.args[7]
         folded = fuse_conv_bn_weights(*values(weight, bias, mean, variance, eps, scale, shift))
-        _replace(module, norm, conv, folded, f'folded_{number}')
+        _replace(module, norm, conv, folded, 'folded', number)
     graph.eliminate_dead_code()
     module.delete_all_unused_submodules()
     module.recompile()
@@ -464,13 +464,15 @@ def fold_scales(module: fx.GraphModule) -> None:
             continue
         scale = scale.reshape(-1).expand(len(weight))
         scaled = weight * scale.view(-1, 1, 1, 1), None if bias is None else bias * scale
-        _replace(module, product, conv, scaled, f'scaled_{number}')
+        _replace(module, product, conv, scaled, 'scaled', number)
     graph.eliminate_dead_code()
     module.delete_all_unused_submodules()
     module.recompile()
 
 
-def _replace(module: fx.GraphModule, node: fx.Node, conv: Any, tensors: Sequence[Tensor | None], suffix: str) -> None:
+def _replace(
+    module: fx.GraphModule, node: fx.Node, conv: Any, tensors: Sequence[Tensor | None], word: str, number: int
+) -> None:
     """Replace the operator behind a convolution by new weights of the convolution.
 
     Args:
@@ -478,13 +480,14 @@ def _replace(module: fx.GraphModule, node: fx.Node, conv: Any, tensors: Sequence
         node: The operator.
         conv: The convolution.
         tensors: The new weight and bias, None for no bias.
-        suffix: Suffix of the new names, with a number: pyramid levels may share a layer.
+        word: Word in the new names.
+        number: Number in the new names, which tells levels of the pyramid that share a layer apart.
     """
     # Named after the layer, as in the list of sensitive layers.
     layer = str(conv.args[1].target).removesuffix('.weight').replace('.', '_')
     new: list[fx.Node | None] = []
     with module.graph.inserting_before(conv):
-        for tensor, name in zip(tensors, (f'{layer}_{suffix}', f'{layer}_bias_{suffix}'), strict=True):
+        for tensor, name in zip(tensors, (f'{layer}_{word}_{number}', f'{layer}_{word}_bias_{number}'), strict=True):
             if tensor is None:
                 new.append(None)
                 continue

@@ -190,7 +190,7 @@ def beyond_half(graph: Graph) -> dict[str, float]:
         if tensor.is_floating_point() and tensor.numel():
             largest = float(tensor.abs().max())
             if not largest <= HALF_MAX:
-                layer = re.sub(r'_(folded(_bias)?|centre)_\d+', '', name)
+                layer = re.sub(r'_((folded|scaled)(_bias)?|centre)_\d+', '', name)
                 layers[layer] = max(largest, layers.get(layer, 0.0))
     return dict(sorted(layers.items(), key=lambda item: -item[1]))
 
