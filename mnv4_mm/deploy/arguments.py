@@ -10,11 +10,12 @@ from typing import Any, get_args
 
 from mnv4_mm.config.index import CONFIGS
 from mnv4_mm.deploy.artifacts import Artifact, find_artifacts
+from mnv4_mm.deploy.calibration import calibration_files
 from mnv4_mm.deploy.npu import NPUS, Npu
 from mnv4_mm.deploy.targets import TARGETS
 from mnv4_mm.deploy.targets.base import Target
 from mnv4_mm.errors import UserError
-from mnv4_mm.images import IMAGE_SUFFIXES, read_image
+from mnv4_mm.images import read_image
 from mnv4_mm.paths import check_checkpoint, check_not_empty, check_output_file, check_output_folder
 from mnv4_mm.runtime.meta import OUTPUTS, Kind, Precision, Task
 
@@ -282,20 +283,3 @@ def choose_kind(target: Target, task: Task, kind: Kind | None = None) -> Kind:
 def output_folder(checkpoint: str | Path, out_dir: str | Path | None) -> Path:
     """Return the folder that ``export`` writes to: ``exported`` beside the checkpoint unless ``out_dir`` is given."""
     return Path(out_dir) if out_dir else Path(checkpoint).parent / 'exported'
-
-
-def calibration_files(folder: Path) -> list[Path]:
-    """Return all image files in a folder and its subfolders, sorted by path.
-
-    Hidden files are left out: their names start with a dot, like those of the ``._a.jpg`` that macOS writes beside
-    ``a.jpg``.
-
-    Raises:
-        UserError: There are no images, or no such folder.
-    """
-    files = sorted(
-        file for file in folder.rglob('*') if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith('.')
-    )
-    if not files:
-        raise UserError(f'no images for calibration in {folder}: name a folder of images by --calibration')
-    return files

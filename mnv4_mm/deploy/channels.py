@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from mnv4_mm.apis.model import load_model
+from mnv4_mm.deploy.calibration import evenly
 from mnv4_mm.deploy.describe import describe
 from mnv4_mm.deploy.equalise import MAX_OCTAVES, equalise, find_junctions, rescale, tensors_of
 from mnv4_mm.deploy.graph import MAX_EQUALISED_IMAGES, Graph, wrap
@@ -87,8 +88,8 @@ def equalise_channels(model: Any, meta: Meta, batches: Sequence[np.ndarray]) -> 
     Args:
         model: Single-stage detector of mmdet or encoder-decoder of mmseg, on the CPU.
         meta: Metadata of a file to be exported from the model. Only the task and the input are used.
-        batches: Inputs as ``meta.input`` describes them, made of real images, one image each. Only the first
-            ``MAX_EQUALISED_IMAGES`` are used.
+        batches: Inputs as ``meta.input`` describes them, made of real images, one image each. At most
+            ``MAX_EQUALISED_IMAGES`` of them are used, spread evenly.
 
     Returns:
         Number of feature maps that were rescaled. A shortcut and the blocks that it joins count as one.
@@ -96,7 +97,7 @@ def equalise_channels(model: Any, meta: Meta, batches: Sequence[np.ndarray]) -> 
     Raises:
         UserError: The head is not supported.
     """
-    images = [torch.from_numpy(batch) for batch in batches[:MAX_EQUALISED_IMAGES]]
+    images = [torch.from_numpy(batch) for batch in evenly(batches, MAX_EQUALISED_IMAGES)]
     return _change(_net(model, meta), images[0], lambda module: equalise(module, images))
 
 

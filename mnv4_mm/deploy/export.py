@@ -6,15 +6,16 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from mnv4_mm.apis.model import load_model
 from mnv4_mm.config.data import dataset_split, restore_data
 from mnv4_mm.config.index import REPOSITORY
-from mnv4_mm.deploy.arguments import calibration_files, check_export, output_folder
+from mnv4_mm.deploy.arguments import check_export, output_folder
 from mnv4_mm.deploy.artifacts import Artifact
+from mnv4_mm.deploy.calibration import MAX_CALIBRATION_IMAGES, CalibrationImages, calibration_files, evenly
 from mnv4_mm.deploy.describe import describe, source_of
 from mnv4_mm.deploy.graph import Graph, build_graph, reference
 from mnv4_mm.deploy.layers_file import LAYERS_SUFFIX, describe_layers
@@ -32,10 +33,7 @@ from mnv4_mm.runtime.preprocess import prepare
 from mnv4_mm.tasks import task_of
 from mnv4_mm.weights.checkpoint import read_checkpoint
 
-MAX_CALIBRATION_IMAGES = 64
 SAMPLE = REPOSITORY / 'data/mini/coco/val2017/000000005001.jpg'  # image for <file>.sample.json
-
-T = TypeVar('T')
 
 
 def export(
@@ -121,11 +119,11 @@ def export(
     if settings and plain_int8:
         raise UserError(f'{loaded.path} has been fine-tuned for int8 and keeps its scales: leave out --plain-int8')
     needs_images = precision == 'int8' and (not settings or any(target.calibrates_again for target in targets))
-    images = _calibration_images(model, calibration) if needs_images else []
+    images = _calibration_images(model, calibration) if needs_images else None
     if images:
-        place = f'--calibration {calibration}' if calibration else 'the training images'
-        log(f'calibration: {len(images)} images of {place}, {images[0].name} to {images[-1].name}')
-    compared = evenly(images or _images_to_compare(model, calibration), MAX_IMAGES)
+        log(f'calibration: {images}')
+        images.check()
+    compared = evenly(images.files if images else _images_to_compare(model, calibration), MAX_IMAGES)
     folder = make_output_folder('--out-dir', output_folder(checkpoint, out_dir))
     if not SAMPLE.is_file():
         log(f'no {SAMPLE} (only a clone has it): the expected numbers for a sample image are not written')
@@ -139,11 +137,11 @@ def export(
             graph = dataclasses.replace(
                 build_graph(model, meta, without_scales=target.calibrates_again),
                 plain_int8=plain_int8,
-                calibration=tuple(image.name for image in images),
+                calibration=images.names if images else (),
             )
             calibrated, inputs = (
                 [prepare(read_image(image), meta.input, meta.resize)[0] for image in files]
-                for files in (images, compared)
+                for files in (images.files if images else [], compared)
             )
             written, result = write(graph, target, path, calibrated, reference(model, meta), inputs, unchecked)
         except MismatchError as error:
@@ -232,44 +230,30 @@ def write(
     return meta, result
 
 
-def _calibration_images(model: Any, folder: str | None) -> list[Path]:
-    """Return image files for calibration, spread evenly over a folder or over the training images of the config.
+def _calibration_images(model: Any, folder: str | None) -> CalibrationImages:
+    """Return images for calibration, spread evenly over a folder or over the training images of the config.
 
     Raises:
         UserError: There are no images, or the data set of the config cannot be used.
     """
     if folder:
         files = calibration_files(Path(folder))
-    else:
-        # The list of training images is in the cache folder, which may be gone. Without the list, all images would
-        # count as training images.
-        cfg = restore_data(copy.deepcopy(model.cfg), remedy='--calibration names a folder of images')
-        split = dataset_split(cfg, 'train_dataloader')
-        files = task_of(cfg).image_files(split)
-        if not files:
-            raise UserError(f'no images for calibration in {split.images}: name a folder of images by --calibration')
-    return evenly(files, MAX_CALIBRATION_IMAGES)
+        return CalibrationImages(f'--calibration {folder}', Path(folder), evenly(files, MAX_CALIBRATION_IMAGES))
+    # The list of training images is in the cache folder, which may be gone. Without the list, all images would count
+    # as training images.
+    cfg = restore_data(copy.deepcopy(model.cfg), remedy='--calibration names a folder of images')
+    split = dataset_split(cfg, 'train_dataloader')
+    files = task_of(cfg).image_files(split)
+    if not files:
+        raise UserError(f'no images for calibration in {split.images}: name a folder of images by --calibration')
+    return CalibrationImages('the training images', split.images, evenly(files, MAX_CALIBRATION_IMAGES))
 
 
 def _images_to_compare(model: Any, folder: str | None) -> list[Path]:
     """Return the images for calibration or, if the config has none, those of ``data/mini``, which only a clone has."""
     try:
-        return _calibration_images(model, folder)
+        return _calibration_images(model, folder).files
     except UserError:
         if folder:
             raise
         return sorted(SAMPLE.parent.glob('*.jpg'))
-
-
-def evenly(items: Sequence[T], count: int) -> list[T]:
-    """Return at most ``count`` items, spread evenly over a list.
-
-    Args:
-        items: The list.
-        count: Largest number of items to return.
-
-    Returns:
-        Items in the order of the list, among them the first and, if ``count`` is above 1, the last. All items if there
-        are not more than ``count``.
-    """
-    return [items[i] for i in np.linspace(0, len(items) - 1, min(count, len(items))).astype(int)]

@@ -20,6 +20,7 @@ from mmseg.models.utils import Upsample
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from mnv4_mm.deploy.calibration import evenly
 from mnv4_mm.deploy.equalise import equalise
 from mnv4_mm.deploy.qdq import remove_roundings, store_integers
 from mnv4_mm.engine.qat import quantized_net
@@ -263,7 +264,7 @@ class Graph:
             fold_norms(folded)
             fold_scales(folded)
             if calibration:
-                equalise(folded, [torch.from_numpy(batch) for batch in calibration[:MAX_EQUALISED_IMAGES]])
+                equalise(folded, [torch.from_numpy(batch) for batch in evenly(calibration, MAX_EQUALISED_IMAGES)])
             if self.meta.input.size:
                 crop_kernels(folded)
             return torch.export.export(folded, example, dynamic_shapes=shapes)

@@ -19,9 +19,10 @@ from mnv4_mm.apis import train as training
 from mnv4_mm.apis.model import load_model
 from mnv4_mm.config.data import dataset_split
 from mnv4_mm.config.options import TrainOptions
+from mnv4_mm.deploy.calibration import MAX_CALIBRATION_IMAGES, evenly
 from mnv4_mm.deploy.channels import equalise_channels
 from mnv4_mm.deploy.describe import describe
-from mnv4_mm.deploy.export import MAX_CALIBRATION_IMAGES, evenly, export
+from mnv4_mm.deploy.export import export
 from mnv4_mm.deploy.graph import build_graph
 from mnv4_mm.deploy.sensitivity import LayerSensitivity
 from mnv4_mm.deploy.targets import TARGETS

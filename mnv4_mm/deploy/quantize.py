@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mnv4_mm.deploy import quiet
+from mnv4_mm.deploy.calibration import evenly
 from mnv4_mm.deploy.layers_file import RANGES, ROUNDING, Step
 from mnv4_mm.deploy.ranges import Range, clip_ranges, measure_ranges
 from mnv4_mm.deploy.rounding import round_adaptively
@@ -126,7 +127,7 @@ def quantize_onnx(
             if equalised is not None:
                 other = _prepare(equalised, batches, Path(folder) / 'equalised')
                 consider('channels equalised', _try(other, other.ranges, set(), batches))
-            clipped = clip_ranges(best.net.model, best.ranges, batches[:MAX_CLIPPING_IMAGES])
+            clipped = clip_ranges(best.net.model, best.ranges, evenly(batches, MAX_CLIPPING_IMAGES))
             consider(RANGES, _try(best.net, clipped, set(), batches))
             base = best.layers
             for chosen in float_candidates(base, best.net.model.graph, max_float_share):
@@ -135,7 +136,7 @@ def quantize_onnx(
                 consider(f'{len(chosen)} sensitive layer{plural} in float', trial, MIN_GAIN_DB)
             rounded = type(best.model)()
             rounded.CopyFrom(best.model)
-            round_adaptively(best.net.model, rounded, batches[:MAX_ROUNDING_IMAGES])
+            round_adaptively(best.net.model, rounded, evenly(batches, MAX_ROUNDING_IMAGES))
             consider(ROUNDING, _measure(best._replace(model=rounded), batches))
         graph = best.net.model.graph
         base_layers = {layer.layer: layer for layer in base}  # without those that are in float, which have no noise
@@ -188,7 +189,7 @@ def _measure(trial: _Trial, batches: Sequence[np.ndarray]) -> _Trial:
 
     path = trial.net.path.with_name('int8.onnx')
     onnx.save(trial.model, path)
-    return trial._replace(layers=measure_sensitivity(trial.net.path, path, batches[:MAX_IMAGES]))
+    return trial._replace(layers=measure_sensitivity(trial.net.path, path, evenly(batches, MAX_IMAGES)))
 
 
 def _rounded(model: Any, ranges: Mapping[str, Range], float_nodes: Sequence[str]) -> Any:

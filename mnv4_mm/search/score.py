@@ -25,8 +25,8 @@ from mnv4_mm.data.augment.load import with_one_reader
 from mnv4_mm.data.fingerprint import fingerprint
 from mnv4_mm.data.formats.configured import innermost_dataset
 from mnv4_mm.data.held_out import KEY, part_of
+from mnv4_mm.deploy.calibration import evenly
 from mnv4_mm.deploy.evaluator import metric_value
-from mnv4_mm.deploy.export import evenly
 from mnv4_mm.engine.building import building
 from mnv4_mm.engine.runner import quiet_losses
 from mnv4_mm.errors import UserError

@@ -9,7 +9,7 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from mnv4_mm.data.coco_files import FULL_CHECK_BYTES, CocoLayout, Split, check_split, require_split
+from mnv4_mm.data.coco_files import FULL_CHECK_BYTES, CocoLayout, Split, check_split, read_annotations, require_split
 from mnv4_mm.data.formats.configured import HINTS, coco_split
 from mnv4_mm.data.prepare import is_prepared, prepare_detection
 from mnv4_mm.data.trained import count_trained
@@ -110,14 +110,17 @@ class Detection(Task[Split, CocoLayout]):
             require_split(split, self.hint)
 
     def data_paths(self, split: Split) -> list[Path]:
-        return [*split, *dict.fromkeys(path.parent for path in self.image_files(split))]
+        # The content of large annotation files is not read here.
+        files = self.image_files(split) if is_prepared(split.annotations) else super().image_files(split)
+        return [*split, *dict.fromkeys(path.parent for path in files)]
 
     def image_files(self, split: Split) -> list[Path]:
-        if not is_prepared(split.annotations):
+        if not split.annotations.is_file():
             return super().image_files(split)
-        # The folder holds both splits: the images of this one are those that the annotations name.
-        content = json.loads(split.annotations.read_bytes())
-        return [split.images / image['file_name'] for image in content['images']]
+        # One folder may hold all splits: the images of this one are those that the annotations name.
+        images = read_annotations(split.annotations)['images']
+        files = list(dict.fromkeys(split.images / image['file_name'] for image in images))
+        return files if is_prepared(split.annotations) else [file for file in files if file.is_file()]
 
     def training_lines(self, split: Split, cfg: Config, dataset: Any) -> list[str]:
         if split.annotations.stat().st_size > FULL_CHECK_BYTES and not is_prepared(split.annotations):
