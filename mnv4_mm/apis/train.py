@@ -20,7 +20,7 @@ from mnv4_mm.config.classes import set_classes_of, set_label_order
 from mnv4_mm.config.data import data_lines, require_data
 from mnv4_mm.config.load import load_config
 from mnv4_mm.config.options import TrainOptions
-from mnv4_mm.config.qat import check_same_qat
+from mnv4_mm.config.qat import check_qat_classes, check_same_qat
 from mnv4_mm.config.resume import check_no_run, initial_checkpoint
 from mnv4_mm.config.small_data import set_started_backbone
 from mnv4_mm.config.teacher import check_same_teacher, check_teacher
@@ -168,6 +168,7 @@ def train_with(config: str, options: TrainOptions, start_qat: Callable[[Config],
     if options.qat and not cfg.resume:
         if start_qat is None:
             raise UserError('--qat is started by `mnv4 train` or mnv4_mm.train')
+        check_qat_classes(cfg)
         cfg.load_from = str(start_qat(cfg))
     checkpoint = _read_weights(cfg)
     _check_same_start(cfg, checkpoint)

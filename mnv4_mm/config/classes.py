@@ -68,8 +68,8 @@ def set_classes_of(cfg: Config, checkpoint: Checkpoint, *, fine_tuning: bool = F
             matched = True
         elif not fine_tuning:
             raise UserError(
-                f'{checkpoint.path} was trained on other classes than the data has: {_listed(trained_on, classes)} '
-                f'there, {_listed(classes, trained_on)} here. It can be tested and resumed with its own classes only; '
+                f'{checkpoint.path} was trained on other classes than the data has: {listed(trained_on, classes)} '
+                f'there, {listed(classes, trained_on)} here. It can be tested and resumed with its own classes only; '
                 f'{FINE_TUNE.format(path=checkpoint.path)}'
             )
     return f'the data list the classes in another order than {checkpoint.path}: matched by name' if matched else None
@@ -105,7 +105,7 @@ def dataset_classes(cfg: Config, dataset: Any) -> tuple[str, ...] | None:
     return tuple(classes) if isinstance(classes, list | tuple) else None
 
 
-def _listed(classes: Sequence[str], others: Sequence[str]) -> str:
+def listed(classes: Sequence[str], others: Sequence[str]) -> str:
     """List up to eight classes, beginning with those that are missing from ``others``."""
     ordered = [*(name for name in classes if name not in others), *(name for name in classes if name in others)]
     more = f', ... ({len(ordered)} in all)' if len(ordered) > 8 else ''

@@ -8,9 +8,11 @@ from typing import Any
 from mmengine.config import Config
 
 from mnv4_mm.config.checkpoint import checkpoint_config
+from mnv4_mm.config.classes import checkpoint_classes, dataset_classes, listed
 from mnv4_mm.config.data import dataset_split
 from mnv4_mm.config.input_size import set_size
 from mnv4_mm.config.options import TrainOptions
+from mnv4_mm.data.formats.configured import innermost_dataset
 from mnv4_mm.engine.qat import NAME
 from mnv4_mm.errors import UserError
 from mnv4_mm.tasks import task_of
@@ -192,6 +194,22 @@ def check_same_qat(cfg: Config, checkpoint: Checkpoint) -> Config:
         )
     cfg[NAME].update(in_float=had['in_float'], unrounded=had['unrounded'])
     return cfg
+
+
+def check_qat_classes(cfg: Config) -> None:
+    """Check that the training data of a ``--qat`` run have the classes of its float checkpoint, in any order.
+
+    Raises:
+        UserError: They have other classes.
+    """
+    path = cfg[NAME].checkpoint
+    trained_on = checkpoint_classes(read_checkpoint(path))
+    classes = dataset_classes(cfg, innermost_dataset(cfg.train_dataloader.dataset))
+    if trained_on and classes and sorted(trained_on) != sorted(classes):
+        raise UserError(
+            f'--qat {path} was trained on other classes than the data has: {listed(trained_on, classes)} there, '
+            f'{listed(classes, trained_on)} here; name the config and the --data that it was trained with'
+        )
 
 
 def _length(cfg: Config) -> tuple[int, str]:

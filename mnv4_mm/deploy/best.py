@@ -53,6 +53,9 @@ def export_best(
     if rounds < 1:
         raise UserError(f'rounds must be at least 1, got {rounds}: the fastest file is chosen by its latency')
     check_data_of(checkpoint, config, training=calibration is None)
+    for target in TARGETS.values():
+        if not target.runs_elsewhere and (missing := target.absent(convert=True)):
+            log(f'{target.name} is left out: {missing}')
     paths: list[Path] = []
     for target, precision in candidates():
         try:
@@ -82,13 +85,13 @@ def export_best(
         out=None,
         log=log,
     )
-    timed = [row for row in rows if row.speed and any(row.name == one.name for one in paths)]
-    best = fastest(timed)
+    exported = [row for row in rows if any(row.name == one.name for one in paths)]
+    best = fastest(exported)
     if best is None:
         raise UserError(
             f'no file has an AP or mIoU within {100 * MAX_DIFFERENCE:g} points of PyTorch: the table says what differs'
         )
-    for line in reasons(best, timed):
+    for line in reasons(best, exported):
         log(line)
     return next(one for one in paths if one.name == best.name)
 
@@ -105,7 +108,7 @@ def candidates() -> Iterator[tuple[Target, Precision]]:
 
 def fastest(rows: Sequence[Row]) -> Row | None:
     """Return the passing row with the lowest latency from image to result on one thread; None if no row passes."""
-    return min((row for row in rows if row.passes), key=_milliseconds, default=None)
+    return min((row for row in rows if row.passes and row.speed), key=_milliseconds, default=None)
 
 
 def reasons(best: Row, rows: Sequence[Row]) -> Iterator[str]:
@@ -113,7 +116,7 @@ def reasons(best: Row, rows: Sequence[Row]) -> Iterator[str]:
 
     Args:
         best: Row of the chosen file.
-        rows: Rows of all timed files, including ``best``.
+        rows: Rows of all files, including ``best``.
     """
     yield (
         f'best for this CPU: {best.name}, {_milliseconds(best):.1f} ms from image to result on one thread, '
@@ -126,8 +129,8 @@ def reasons(best: Row, rows: Sequence[Row]) -> Iterator[str]:
         yield f'  {row.name}: {ratio:.2f} times as long' if row.passes else f'  {row.name}: refused, {row.verdict}'
     floats = {row.name: _milliseconds(row) for row in rows}
     for row in rows:
-        in_float = floats.get(row.name.replace('_int8', '_fp32'), 0.0)
-        if '_int8' in row.name and in_float and _milliseconds(row) > in_float:
+        in_float = floats.get('_fp32'.join(row.name.rsplit('_int8', 1)), 0.0) if '_int8' in row.name else 0.0
+        if row.speed and in_float and _milliseconds(row) > in_float:
             yield f'  {row.name}: int8 is slower than float here, {_milliseconds(row) / in_float:.2f} times as long'
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from mnv4_mm.apis.model import load_model
+from mnv4_mm.config.qat import qat_settings
 from mnv4_mm.deploy.calibration import evenly
 from mnv4_mm.deploy.describe import describe
 from mnv4_mm.deploy.equalise import MAX_OCTAVES, equalise, find_junctions, rescale, tensors_of
@@ -44,10 +45,15 @@ def spread_channels(
         Number of feature maps that were rescaled. A shortcut and the blocks that it joins count as one.
 
     Raises:
-        UserError: The checkpoint cannot be read or its head is not supported, no channel can be rescaled, or the
-            outputs change.
+        UserError: The checkpoint cannot be read, has been fine-tuned for int8, or has a head that is not supported; no
+            channel can be rescaled; or the outputs change.
     """
     content = read_checkpoint(checkpoint)
+    if settings := qat_settings(content):
+        raise UserError(
+            f'{checkpoint} has been fine-tuned for int8: spread the checkpoint that it was started from, '
+            f'{settings["checkpoint"]}'
+        )
     model: Any = load_model(content, device='cpu')
     meta = describe(model, TARGETS['onnx'], kind='raw' if hasattr(model, 'bbox_head') else 'logits')
     net = _net(model, meta)

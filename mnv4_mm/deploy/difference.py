@@ -103,7 +103,7 @@ def detection_difference(expected: Detections, actual: Detections, selection: Se
     Returns:
         ``Difference.largest`` of one image.
     """
-    largest, unmatched = match_detections(expected, actual, selection, size)
+    largest, unmatched, _ = match_detections(expected, actual, selection, size)
     share = unmatched / max(1, len(expected.scores))
     return max(largest, share if share > MAX_UNMATCHED else 0.0)
 
@@ -115,7 +115,7 @@ def match_detections(
     size: int,
     tolerance: float = MATCH_TOLERANCE,
     margin: float = 1e-3,
-) -> tuple[float, int]:
+) -> tuple[float, int, int]:
     """Match two lists of detections, see ``detection_difference``.
 
     Args:
@@ -128,7 +128,8 @@ def match_detections(
             threshold, or the lowest score of ``expected`` if that list is full) by more than this.
 
     Returns:
-        The largest difference of two matching detections, and the number of detections in both lists without a match.
+        The largest difference of two matching detections, the number of detections in both lists without a match, and
+        the number of detections above the score of ``margin`` in the list that has more of them.
     """
     differences, unmatched = [0.0], 0
     free = np.ones(len(expected.scores), bool)
@@ -145,4 +146,5 @@ def match_detections(
                 continue
         unmatched += bool(score > certain_score)
     unmatched += int((free & (expected.scores > certain_score)).sum())
-    return max(differences), unmatched
+    certain = max(int((detections.scores > certain_score).sum()) for detections in (expected, actual))
+    return max(differences), unmatched, certain

@@ -214,6 +214,8 @@ def write(
         if pytorch:
             can_run = not target.absent() and not target.cannot_run()
             predictor = load(temporary) if can_run else None
+            if target.cannot_run():
+                target.inspect(temporary, meta)
             if unchecked:
                 result = verify(pytorch, predictor, inputs) if predictor and inputs else None
             else:
@@ -221,6 +223,8 @@ def write(
             if SAMPLE.is_file():
                 outputs += write_sample(predictor, pytorch, SAMPLE, temporary)
             del predictor  # Windows does not move files that are open
+        if not any(output.name.endswith(LAYERS_SUFFIX) for output in outputs):
+            path.with_name(path.name + LAYERS_SUFFIX).unlink(missing_ok=True)  # that of a file that is replaced
         # The metadata last: a file without it, or with metadata that does not match, is not loaded.
         for output in (*outputs, sidecar(temporary)):
             destination = path.parent / output.name

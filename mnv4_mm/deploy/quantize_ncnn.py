@@ -21,6 +21,7 @@ COPYING = ('Split', 'ReLU', 'Clip', 'Padding', 'Reshape', 'Permute', 'Concat', '
            'ExpandDims', 'Interp')  # fmt: skip
 MAGIC = '7767517'
 FLOAT32, INT8 = 0, 0x000D4B38  # tags before weights in a .bin
+WITH_WEIGHTS = (*CONVOLUTIONS, 'MemoryData', 'BatchNorm', 'LayerNorm')  # kinds of layers whose weights are read
 LEVELS = 127
 # ncnn computes dense 3x3 convolutions with stride 1 by Winograd's algorithm, whose sums can overflow. This number makes
 # that unlikely; ncnn2int8 has it, too.
@@ -119,8 +120,11 @@ def read_layers(param: Path) -> list[Layer]:
     layers: list[Layer] = []
 
     def unknown() -> UserError:
-        kinds = sorted({line.split()[0] for line in lines})
-        return UserError(f'{param}: int8 is not supported for one of these kinds of layers: {", ".join(kinds)}')
+        kinds = sorted({line.split()[0] for line in lines} - {*WITH_WEIGHTS})
+        return UserError(
+            f'{param}: int8 for ncnn is not supported for this net. Weights of {", ".join(WITH_WEIGHTS)} are read, if '
+            f'they are constant; another kind of layer has weights as well: one of {", ".join(kinds)}'
+        )
 
     def take(size: int) -> bytes:
         nonlocal start

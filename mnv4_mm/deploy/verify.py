@@ -36,8 +36,8 @@ class Limits(NamedTuple):
         match: Detections match if their scores, and their boxes relative to the longer side of the input, differ by at
             most this.
         unmatched: Number of detections of PyTorch and of the file without a match, divided by the larger number of
-            detections of the two. It can reach 2. Detections whose score is at most ``match`` above the lowest possible
-            one count as matched.
+            detections of the two. It can reach 2. Only detections whose score is more than ``match`` above the lowest
+            possible one are counted, because others may be missing without an error.
     """
 
     outputs: float
@@ -131,14 +131,18 @@ def _compare_detections(predictor: Predictor, pairs: Pairs, limits: Limits) -> V
     for batch, expected, actual in pairs:
         detections = select(expected[0][0], expected[1][0], selection)
         found = Detections(actual[0], actual[1], actual[2])
-        _, missed = match_detections(
+        _, missed, certain = match_detections(
             detections, found, selection, max(batch.shape[1:]), tolerance=limits.match, margin=limits.match
         )
         unmatched += missed
-        count += max(len(detections), len(found))
+        count += certain
         differ |= len(np.unique(detections.scores)) > 1
+    lowest = selection.score_thr + limits.match
     reason = '' if differ else 'PyTorch has no detections in these images, or all have one score'
-    return Verification(unmatched / max(1, count), limits.unmatched, 'unmatched detections per detection', reason)
+    if differ and not count:
+        reason = f'there are no detections with scores above {lowest:.2g} in these images'
+    measure = f'unmatched detections per detection with a score above {lowest:.2g}'
+    return Verification(unmatched / max(1, count), limits.unmatched, measure, reason)
 
 
 def _compare_class_maps(predictor: Predictor, pairs: Pairs, limits: Limits) -> Verification:

@@ -410,7 +410,9 @@ def _float_nodes(
             values.add(node)
         elif values.intersection(node.all_input_nodes):
             nodes.add(node)
-            if _copies(node) or node.target in _RESIZES or _is_module(module, node, (*_CLIPS, Upsample)):
+            copying = (*_RESIZES, F.max_pool2d, F.pad)
+            copying_modules = (*_CLIPS, Upsample, nn.Upsample, nn.MaxPool2d, nn.ZeroPad2d)
+            if _copies(node) or node.target in copying or _is_module(module, node, copying_modules):
                 values.add(node)
     return nodes
 

@@ -13,7 +13,13 @@ const actions = {
     meta = await (await get(`${encodeURIComponent(file)}.json`)).json();
     if (meta.format !== 1 || !OUTPUTS[meta.kind] || !meta.input.size)
       throw new Error(`${file}.json describes a file that this page does not run: export again`);
-    const model = await (await get(encodeURIComponent(file))).arrayBuffer(), start = performance.now();
+    const model = await (await get(encodeURIComponent(file))).arrayBuffer(), sha256 = Object.values(meta.files)[0];
+    if (self.crypto?.subtle) {  // not without HTTPS
+      const digest = new Uint8Array(await crypto.subtle.digest('SHA-256', model));
+      if (Array.from(digest, byte => byte.toString(16).padStart(2, '0')).join('') !== sha256)
+        throw new Error(`${file} is not the file that ${file}.json describes: reload the page, or copy the whole folder again`);
+    }
+    const start = performance.now();
     ort = await import(`${FOLDER}ort.${provider}.min.mjs`);
     ort.env.wasm.wasmPaths = FOLDER;
     ort.env.wasm.numThreads = threads;
@@ -21,7 +27,7 @@ const actions = {
     // The first run takes longer than others: it belongs to loading.
     const size = meta.input.size;
     await actions.predict({rgba: new Uint8ClampedArray(4 * size[0] * size[1]), height: size[0], width: size[1]});
-    return {ms: performance.now() - start, sha256: Object.values(meta.files)[0]};
+    return {ms: performance.now() - start, sha256};
   },
 
   // rgba: pixels of an image of this height and width. ms: from these pixels to the result; model: the ONNX file alone.
@@ -72,7 +78,7 @@ function classMap({data, dims}, {original, placed}) {
 }
 
 async function get(name) {
-  const response = await fetch(name);
+  const response = await fetch(name, {cache: 'no-cache'});  // a file of an earlier export may be in the cache
   if (!response.ok) throw new Error(`${decodeURIComponent(name)} cannot be loaded: ${response.status} ${response.statusText}`);
   return response;
 }

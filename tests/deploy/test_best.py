@@ -34,9 +34,17 @@ def test_int8_that_is_slower_than_float_is_named():
         row('net_nms_int8.onnx', 5),
         row('net_nms_fp32.xml', 6),
         row('net_nms_int8.xml', 3),
+        row('my_int8_net_nms_fp32.tflite', 4),
+        row('my_int8_net_nms_int8.tflite', 8),
+        Row('net_nms_int8.pte', verdict='not run: it crashed', passes=False),
     ]
+    assert best.fastest(rows) is rows[3]
+    assert '  net_nms_int8.pte: refused, not run: it crashed' in best.reasons(rows[3], rows)
     lines = [line for line in best.reasons(rows[3], rows) if 'slower' in line]
-    assert lines == ['  net_nms_int8.onnx: int8 is slower than float here, 1.25 times as long']
+    assert lines == [
+        '  net_nms_int8.onnx: int8 is slower than float here, 1.25 times as long',
+        '  my_int8_net_nms_int8.tflite: int8 is slower than float here, 2.00 times as long',
+    ]
 
 
 def test_candidates_can_run_here():
@@ -60,6 +68,7 @@ def test_a_file_that_differs_is_left_out(monkeypatch, ssdlite, tmp_path):
     monkeypatch.setattr(best, 'candidates', lambda: iter(pairs))
     monkeypatch.setattr(best, 'check_data_of', lambda *_, **__: None)
     real = best.export
+    monkeypatch.setattr(TARGETS['litert'], 'absent', lambda **_: 'it needs a package')
 
     def export(checkpoint, to, **options):
         if to == ['openvino']:
@@ -79,6 +88,7 @@ def test_a_file_that_differs_is_left_out(monkeypatch, ssdlite, tmp_path):
     assert path.suffix == '.onnx'
     assert path.is_file()
     assert 'openvino in fp32 is left out: differs from PyTorch' in lines
+    assert any(line.startswith('litert is left out: it needs') for line in lines)
     assert lines[-1].startswith(f'best for this CPU: {path.name}, 12.0 ms')
     assert compared['tolerances'] == (best.MAX_DIFFERENCE, best.MAX_DIFFERENCE)
     monkeypatch.setattr(best, 'compare_checked', lambda *_, **__: [row(path.name, 12, -0.1, passes=False)])

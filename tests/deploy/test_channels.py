@@ -31,6 +31,12 @@ def test_outputs_stay_and_ranges_do_not(name, request, tmp_path):
     assert spreads[1] > spreads[0] + 1
 
 
+def test_a_net_that_was_fine_tuned_for_int8_is_refused(lraspp, tmp_path, monkeypatch):
+    monkeypatch.setattr('mnv4_mm.deploy.channels.qat_settings', lambda checkpoint: dict(checkpoint='start.pth'))
+    with pytest.raises(UserError, match=r'has been fine-tuned for int8: spread .*, start\.pth'):
+        spread_channels(str(lraspp), str(tmp_path / 'out.pth'), log=lambda line: None)
+
+
 def test_factors_that_change_the_outputs_are_refused(ssdlite, tmp_path, monkeypatch):
     monkeypatch.setattr('mnv4_mm.deploy.channels.MAX_DIFFERENCE', -1.0)
     with pytest.raises(UserError, match='outputs differ by'):

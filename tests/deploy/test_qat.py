@@ -1,7 +1,9 @@
 """Fine-tuning for int8: every head trains, resumes, and is exported with the scales that it was trained with."""
 
 import copy
+from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -13,7 +15,15 @@ from mnv4_mm.apis.train import train as train_without_start
 from mnv4_mm.config.qat import qat_settings
 from mnv4_mm.deploy.graph import build_graph
 from mnv4_mm.deploy.qdq import RoundActivation
-from mnv4_mm.engine.qat import Rounding, calibrate, layer_names, quantize_model, quantized_net
+from mnv4_mm.engine.qat import (
+    RoundedWeights,
+    Rounding,
+    calibrate,
+    layer_names,
+    quantize_model,
+    quantized_net,
+    weight_scale,
+)
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import read_image
 from mnv4_mm.runtime import load
@@ -66,6 +76,32 @@ def check_outputs(path, checkpoint, image):
         assert error < 0.02 + 2 * bound
 
 
+def check_scales(path, state):
+    """Compare integers and scales of weights and scales of feature maps in an ONNX file with a checkpoint's."""
+    graph = onnx.load(path).graph
+    values = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer}
+    ranges = [(state[key].item(), state[key[:-4] + 'low'].item()) for key in state if key.endswith('.high')]
+    expected = np.array([(np.float32(high) - np.float32(low)) / np.float32(255) for high, low in ranges])
+    scales = [values[node.input[1]] for node in graph.node if node.op_type == 'QuantizeLinear']
+    assert len(scales) > 10
+    assert np.isin([scale for scale in scales if not scale.ndim], expected).all()
+    weights = {}
+    for key in state:
+        if key.endswith('weight.original'):
+            scale = weight_scale(state[key])
+            weights[scale.numpy().tobytes()] = RoundedWeights.integers(state[key], scale).numpy()
+    found = 0
+    for node in graph.node:
+        if node.op_type != 'DequantizeLinear' or node.input[0] not in values:
+            continue
+        stored, scale, zero = (values[name] for name in node.input)
+        if stored.dtype.itemsize == 1 and scale.tobytes() in weights:  # not a bias
+            integers = stored.astype(int) - zero.astype(int).reshape(-1, *[1] * (stored.ndim - 1))
+            assert np.array_equal(integers, weights[scale.tobytes()])
+            found += 1
+    assert found == len(weights)
+
+
 @pytest.mark.parametrize(
     'name', [pytest.param(name, marks=[] if name == SMALL else pytest.mark.long) for name in LEARNED]
 )
@@ -83,7 +119,12 @@ def test_every_head_is_fine_tuned_resumed_and_exported(name, tuned, few, tmp_pat
     assert again.keys() == after.keys()
     assert [key for key, value in after.items() if not torch.equal(value, again[key])] == []
     kind = 'raw' if '_coco' in name else 'logits'
+    stale = tmp_path / f'{Path(last).stem}_{kind}_int8.onnx.layers.json'
+    stale.write_text('{}')  # of another file with this name
     (path,) = mnv4_mm.export(last, ['onnx'], out_dir=str(tmp_path), kind=kind, precision='int8', log=lambda line: None)
+    assert path.is_file()
+    assert not stale.exists()
+    check_scales(path, after)
     check_outputs(path, last, min((few / 'images/validation').iterdir()))
     # Each layer has 8 bits in the file, unless it stays in float.
     graph = onnx.load(path).graph
@@ -113,6 +154,13 @@ def test_mistakes_are_one_line(tuned, learned, few, tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             mnv4_mm.train(SMALL, data=str(few), work_dir=work_dir, **change)
+    other = last_checkpoint(learned(SMALL))
+    content = read_checkpoint(other).content
+    content['meta']['dataset_meta']['classes'] = tuple('abcdefgh')
+    renamed = tmp_path / 'renamed.pth'
+    torch.save(content, renamed)
+    with pytest.raises(UserError, match=r'--qat .* was trained on other classes than the data has: a, b, .* there'):
+        mnv4_mm.train(SMALL, data=str(few), work_dir=work_dir, qat=str(renamed))
     with pytest.raises(UserError, match='--qat is started by'):
         train_without_start(SMALL, data=str(few), work_dir=work_dir, qat=start)
 

@@ -109,6 +109,19 @@ def test_detections_without_a_match_count(ssdlite, photos):
         result = verify(pytorch, predictor, inputs)
         assert result.passes is passes
         assert not result.inconclusive
+    # int8 has a wide tolerance, which only detections with certain scores exceed.
+    wide = dataclasses.replace(meta, precision='int8')
+    empty = [np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64)]
+    for run, passes in ((file(0.9).session, True), (lambda batch: empty, False), (file(1, 200).session, False)):
+        result = verify(pytorch, Predictor(wide, run), inputs)
+        assert result.passes is passes
+        assert not result.inconclusive
+    faint = Predictor(pytorch.meta, lambda batch: [pytorch.run(batch)[0], 0.2 * pytorch.run(batch)[1]])
+    assert (
+        'no detections with scores above 0.27'
+        in verify(faint, Predictor(wide, lambda batch: empty), inputs).inconclusive
+    )
+    assert not verify(faint, Predictor(wide, file(1).session), inputs).passes  # detects what PyTorch does not
     silent = changed(pytorch, lambda value: value, kind='raw')
     silent = Predictor(silent.meta, lambda batch: [pytorch.run(batch)[0], 0 * pytorch.run(batch)[1]])
     nothing = Predictor(meta, lambda batch: [np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, int)])
