@@ -167,7 +167,7 @@ def add_compare(parser: Parser) -> None:
         '--int8-tolerance',
         type=float,
         default=1e-2,
-        help='largest difference of AP or mIoU of int8, and of --fast-jpeg (default: 0.01)',
+        help='largest difference of AP or mIoU of int8, bf16 and --fast-jpeg (default: 0.01)',
     )
     parser.add_argument('--rounds', type=int, default=20, help='timed runs of each file; 0: none (default: 20)')
     parser.add_argument(
