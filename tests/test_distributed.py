@@ -13,6 +13,7 @@ from processes import check_curves, lines, start, train, write_configs
 from mnv4_mm.apis.evaluate import evaluate_files
 from mnv4_mm.apis.launch import prepare_processes
 from mnv4_mm.errors import UserError
+from mnv4_mm.weights.checkpoint import read_checkpoint
 
 STEPS = 8
 # Smaller images than the config's, for speed.
@@ -123,3 +124,18 @@ def test_launchers_that_do_not_fit(monkeypatch, launcher, environment, message):
     monkeypatch.setattr('torch.cuda.is_available', lambda: False)
     with pytest.raises(UserError, match=message):
         prepare_processes(launcher)
+
+
+@pytest.mark.long
+def test_fine_tuning_for_int8_in_two_processes(repository, tmp_path, learned, few):
+    """Both processes round by the same ranges, the average of theirs, and the main one exports."""
+    name = 'mnv4_lraspp_ade20k-mini'
+    start_from = last_checkpoint(learned(name))
+    more = ('--data', few, '--qat', start_from, '--iters', 4)
+    output = train(repository, tmp_path, 'int8', 2, repository / f'configs/{name}.py', *more, batch=2)
+    assert output.count('layers stay in float') == 1
+    state = read_checkpoint(last_checkpoint(tmp_path / 'int8')).content['state_dict']
+    before = read_checkpoint(tmp_path / 'int8/qat_start.pth').content['state_dict']
+    moved = [key for key in state if key.endswith('.high') and not torch.equal(state[key], before[key])]
+    assert moved
+    assert list((tmp_path / 'int8/exported').glob('*_int8*.onnx'))

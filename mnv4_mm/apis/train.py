@@ -140,9 +140,9 @@ def train_with(config: str, options: TrainOptions, start_qat: Callable[[Config],
     Args:
         config: Path, or name of a shipped config.
         options: Options of training.
-        start_qat: Function that is called with the config of a new ``options.qat`` run, fills in ``in_float`` and
-            ``unrounded`` of its ``qat`` settings, writes the checkpoint to start from and returns the path of this
-            checkpoint. None if the run does not start a quantisation-aware fine-tuning.
+        start_qat: Function that is called with the config of a new ``options.qat`` run. It writes the checkpoint to
+            start from, whose config names the layers in float, and returns its path. None if the run does not start a
+            quantisation-aware fine-tuning.
 
     Returns:
         The work directory.

@@ -4,6 +4,7 @@ Post-training quantisation determines which layers stay in float. The first rang
 calibration images.
 """
 
+import copy
 import functools
 import re
 from collections.abc import Sequence
@@ -49,10 +50,12 @@ def start_qat(cfg: Config) -> Path:
 
     The trained net is quantised as by ``mnv4 export --precision int8`` for ONNX Runtime. The layers that this
     quantisation keeps in float stay in float during the fine-tuning. The checkpoint has equalised channels, and its
-    ranges of activations are measured on training images.
+    ranges of activations are measured on training images. Its config names the layers in float.
+
+    With several processes, only the main one quantises, because another CPU may choose other layers. The others wait.
 
     Args:
-        cfg: Config of the run. Its ``qat.in_float`` and ``qat.unrounded`` are set in place.
+        cfg: Config of the run.
 
     Returns:
         The path of the checkpoint.
@@ -60,6 +63,14 @@ def start_qat(cfg: Config) -> Path:
     Raises:
         UserError: The model cannot be exported, or there are no training images.
     """
+    path = make_output_folder('--work-dir', cfg.work_dir) / START
+    if is_main_process():
+        _write_start(copy.deepcopy(cfg), path)
+    barrier()
+    return path
+
+
+def _write_start(cfg: Config, path: Path) -> None:
     checkpoint = read_checkpoint(cfg[NAME].checkpoint)
     model: Any = load_model(checkpoint, device='cpu')
     task = task_of(cfg)
@@ -79,15 +90,12 @@ def start_qat(cfg: Config) -> Path:
     pixels: Any = graph.module.pixels
     quantize_model(model, cfg[NAME])
     calibrate(model, (pixels(torch.from_numpy(batch)) for batch in batches))
-    path = make_output_folder('--work-dir', cfg.work_dir) / START
     meta_of_run = {**checkpoint.meta, 'cfg': cfg.pretty_text}
     write_checkpoint(dict(meta=meta_of_run, state_dict=model.state_dict()), path)
-    if is_main_process():
-        print(
-            f'{len(in_float)} of {len(names)} layers stay in float, as without fine-tuning'
-            f'{": " if in_float else ""}{", ".join(in_float)}; first ranges from {len(files)} training images'
-        )
-    return path
+    print(
+        f'{len(in_float)} of {len(names)} layers stay in float, as without fine-tuning'
+        f'{": " if in_float else ""}{", ".join(in_float)}; first ranges from {len(files)} training images'
+    )
 
 
 def export_after_training(folder: Path) -> None:

@@ -96,6 +96,18 @@ def test_a_file_that_differs_is_left_out(monkeypatch, ssdlite, tmp_path):
         best.export_best(str(ssdlite), out_dir=str(tmp_path), log=lines.append)
 
 
+@pytest.mark.long
+def test_the_fastest_file_of_a_trained_net(monkeypatch, repository, tmp_path):
+    """Exported, compared with PyTorch on the real data and timed."""
+    pairs = [(TARGETS['onnx'], 'fp32'), (TARGETS['onnx'], 'int8')]
+    monkeypatch.setattr(best, 'candidates', lambda: iter(pairs))
+    lines: list[str] = []
+    path = best.export_best(str(repository / 'examples/bccd.pth'), out_dir=str(tmp_path), rounds=2, log=lines.append)
+    assert path.is_file()
+    assert any(line.startswith(f'best for this CPU: {path.name}, ') for line in lines)
+    assert any('bccd_nms_' in line and ' times as long' in line for line in lines)
+
+
 def test_bf16_is_a_hint_to_openvino(ssdlite, tmp_path):
     if TARGETS['openvino'].absent(convert=True):
         pytest.skip(TARGETS['openvino'].absent(convert=True))

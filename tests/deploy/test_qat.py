@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -16,6 +17,7 @@ from mnv4_mm.config.qat import qat_settings
 from mnv4_mm.deploy.graph import build_graph
 from mnv4_mm.deploy.qdq import RoundActivation
 from mnv4_mm.engine.qat import (
+    RangesHook,
     RoundedWeights,
     Rounding,
     calibrate,
@@ -201,3 +203,21 @@ def test_calibration_finds_the_largest_values(lraspp):
     first = quantized_net(copy.deepcopy(model)).roundings()[0]
     assert float(first.high) == max(float(batch.max()) for batch in batches)
     assert float(first.low) == min(float(batch.min()) for batch in batches)
+
+
+def test_ranges_are_averaged_over_processes(lraspp, monkeypatch):
+    model = load_model(str(lraspp), device='cpu')
+    quantize_model(model, dict(in_float=[], unrounded=[]))
+    roundings = quantized_net(model).roundings()
+    for i, rounding in enumerate(roundings):
+        rounding.low.fill_(-i)
+        rounding.high.fill_(2 * i)
+
+    def average_with_zeros(values, kind):
+        assert kind == 'mean'
+        values /= 2
+
+    monkeypatch.setattr('mnv4_mm.engine.qat.get_world_size', lambda: 2)
+    monkeypatch.setattr('mnv4_mm.engine.qat.all_reduce', average_with_zeros)
+    RangesHook().after_train_iter(SimpleNamespace(model=model), 0)
+    assert [(one.low.item(), one.high.item()) for one in roundings] == [(-i / 2, i) for i in range(len(roundings))]
