@@ -128,7 +128,7 @@ def test_launchers_that_do_not_fit(monkeypatch, launcher, environment, message):
 
 @pytest.mark.long
 def test_fine_tuning_for_int8_in_two_processes(repository, tmp_path, learned, few):
-    """Both processes round by the same ranges, the average of theirs, and the main one exports."""
+    """The main process quantises and exports; both train from its checkpoint."""
     name = 'mnv4_lraspp_ade20k-mini'
     start_from = last_checkpoint(learned(name))
     more = ('--data', few, '--qat', start_from, '--iters', 4)

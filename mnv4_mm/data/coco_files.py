@@ -33,6 +33,7 @@ from mnv4_mm.paths import check_data
 # categories are read. COCO's own training annotations have 448 MB.
 FULL_CHECK_BYTES = 64 * 2**20
 CATEGORIES_BYTES = 2**20  # more than any list of categories
+IMAGES_BYTES = 2**27  # COCO has 30 MB of images
 
 # Accepted in at most ``MAX_DROPPED`` of the boxes. mmdet does not train on the first two kinds, but an evaluation
 # counts each of these boxes as an object that was not found.
@@ -211,17 +212,55 @@ def _read_categories(path: Path) -> list[dict[str, Any]] | None:
         The categories. None if the file must be parsed in full: it has no valid list ``categories``, or the key occurs
         several times.
     """
-    with path.open('rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        starts = [match.end() - 1 for match in re.finditer(rb'"categories"\s*:\s*\[', content)]
-        if len(starts) != 1:
-            return None
-        text = content[starts[0] : starts[0] + CATEGORIES_BYTES].decode(errors='ignore')
+    categories = _read_list(path, 'categories', CATEGORIES_BYTES)
     try:
-        categories, _ = json.JSONDecoder().raw_decode(text)
-        _check_fields(path, 'categories', categories)
-    except (ValueError, UserError):
+        _check_fields(path, 'categories', categories or [])
+    except UserError:
         return None  # parsing the whole file reports the mistake
     return categories
+
+
+def image_names(path: Path) -> list[str]:
+    """Return the file names of the images that an annotation file lists.
+
+    Of a large file, only the list of images is parsed, and nothing else is checked.
+
+    Raises:
+        UserError: The file cannot be read, is not JSON, or has no list of images with file names.
+    """
+    images = _read_list(path, 'images', IMAGES_BYTES) if path.stat().st_size > FULL_CHECK_BYTES else None
+    if images is None:
+        content = read_json(path)
+        images = content.get('images') if isinstance(content, dict) else None
+    if not isinstance(images, list):
+        raise UserError(f'{path} is not a COCO annotation file: it has no list images')
+    for i, image in enumerate(images):
+        if not isinstance(image, dict) or not isinstance(image.get('file_name'), str):
+            raise UserError(f'{path}: entry {i} of images has no file_name, or one that is not a string')
+    return [image['file_name'] for image in images]
+
+
+def _read_list(path: Path, key: str, limit: int) -> list[Any] | None:
+    """Read a list of a large file without parsing the rest.
+
+    Args:
+        path: The annotation file.
+        key: Key of the list.
+        limit: Largest number of bytes of the list.
+
+    Returns:
+        The list. None if the file must be parsed in full: there is no such list, it is longer, or the key occurs
+        several times.
+    """
+    with path.open('rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        starts = [match.end() - 1 for match in re.finditer(rb'"%s"\s*:\s*\[' % key.encode(), content)]
+        if len(starts) != 1:
+            return None
+        text = content[starts[0] : starts[0] + limit].decode(errors='ignore')
+    try:
+        return json.JSONDecoder().raw_decode(text)[0]
+    except ValueError:
+        return None
 
 
 def read_annotations(path: Path) -> dict[str, Any]:

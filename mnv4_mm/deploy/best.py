@@ -54,7 +54,7 @@ def export_best(
         raise UserError(f'rounds must be at least 1, got {rounds}: the fastest file is chosen by its latency')
     check_data_of(checkpoint, config, training=calibration is None)
     for target in TARGETS.values():
-        if not target.runs_elsewhere and (missing := target.absent(convert=True)):
+        if not target.runs_elsewhere and not target.cannot_run() and (missing := target.absent(convert=True)):
             log(f'{target.name} is left out: {missing}')
     paths: list[Path] = []
     for target, precision in candidates():

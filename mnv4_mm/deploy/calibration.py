@@ -41,13 +41,14 @@ class CalibrationImages(NamedTuple):
     def __str__(self) -> str:
         names = self.names
         folders = Counter(name.rpartition('/')[0] or '.' for name in names)
-        parts = f' ({first(f"{count} in {folder}" for folder, count in folders.items())})' if len(folders) > 1 else ''
+        counts = first(f'{count} in {folder}' for folder, count in folders.items())
+        parts = f' ({len(folders)} folders: {counts})' if len(folders) > 1 else ''
         plural = 's' if len(names) > 1 else ''
         few = f'; few: up to {MAX_CALIBRATION_IMAGES} are used' if len(names) < FEW else ''
         return f'{len(names)} image{plural} of {self.place}{parts}, {names[0]} to {names[-1]}{few}'
 
     def check(self) -> None:
-        """Decode every image, so that all that are not readable are named before the conversion starts.
+        """Decode every image, so that those that are not readable are reported together before the conversion starts.
 
         Raises:
             UserError: Images are not readable.
@@ -59,7 +60,7 @@ class CalibrationImages(NamedTuple):
             except UserError as error:
                 mistakes.append(str(error))
         if mistakes:
-            raise UserError(f'calibration: {first(mistakes)}')
+            raise UserError(f'{len(mistakes)} of {len(self.files)} images for calibration: {first(mistakes, 8)}')
 
 
 def calibration_files(folder: Path) -> list[Path]:

@@ -13,6 +13,7 @@ import numpy as np
 from mnv4_mm.apis.model import load_model
 from mnv4_mm.config.data import dataset_split, restore_data
 from mnv4_mm.config.index import REPOSITORY
+from mnv4_mm.data.coco_files import Split
 from mnv4_mm.deploy.arguments import check_export, output_folder
 from mnv4_mm.deploy.artifacts import Artifact
 from mnv4_mm.deploy.calibration import MAX_CALIBRATION_IMAGES, CalibrationImages, calibration_files, evenly
@@ -214,11 +215,11 @@ def write(
         if pytorch:
             can_run = not target.absent() and not target.cannot_run()
             predictor = load(temporary) if can_run else None
-            if target.cannot_run():
-                target.inspect(temporary, meta)
             if unchecked:
                 result = verify(pytorch, predictor, inputs) if predictor and inputs else None
             else:
+                if target.cannot_run():
+                    target.inspect(temporary, meta)
                 result = check_file(graph, pytorch, predictor, inputs)
             if SAMPLE.is_file():
                 outputs += write_sample(predictor, pytorch, SAMPLE, temporary)
@@ -249,7 +250,8 @@ def _calibration_images(model: Any, folder: str | None) -> CalibrationImages:
     split = dataset_split(cfg, 'train_dataloader')
     files = task_of(cfg).image_files(split)
     if not files:
-        raise UserError(f'no images for calibration in {split.images}: name a folder of images by --calibration')
+        named = f', or {split.annotations} names none of them' if isinstance(split, Split) else ''
+        raise UserError(f'no images for calibration in {split.images}{named}: name a folder of images by --calibration')
     return CalibrationImages('the training images', split.images, evenly(files, MAX_CALIBRATION_IMAGES))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import barrier, is_main_process
+from mmengine.dist import barrier, broadcast_object_list, is_main_process
 from torch import nn
 
 from mnv4_mm.apis import train as training
@@ -32,6 +32,7 @@ from mnv4_mm.engine.qat import NAME, calibrate, layer_names, quantize_model
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import read_image
 from mnv4_mm.paths import make_output_folder
+from mnv4_mm.runtime.meta import sha256
 from mnv4_mm.runtime.preprocess import prepare
 from mnv4_mm.tasks import task_of
 from mnv4_mm.weights.checkpoint import read_checkpoint, write_checkpoint
@@ -52,7 +53,8 @@ def start_qat(cfg: Config) -> Path:
     quantisation keeps in float stay in float during the fine-tuning. The checkpoint has equalised channels, and its
     ranges of activations are measured on training images. Its config names the layers in float.
 
-    With several processes, only the main one quantises, because another CPU may choose other layers. The others wait.
+    With several processes, only the main one quantises, because another CPU may choose other layers. The others wait,
+    and check that they read the same file.
 
     Args:
         cfg: Config of the run.
@@ -61,12 +63,22 @@ def start_qat(cfg: Config) -> Path:
         The path of the checkpoint.
 
     Raises:
-        UserError: The model cannot be exported, or there are no training images.
+        UserError: The model cannot be exported, there are no training images, or the work directory is not the same
+            for all processes.
     """
     path = make_output_folder('--work-dir', cfg.work_dir) / START
+    outcome: list[Any] = [None, None]  # SHA-256 of the checkpoint, or a mistake
     if is_main_process():
-        _write_start(copy.deepcopy(cfg), path)
-    barrier()
+        try:
+            _write_start(copy.deepcopy(cfg), path)
+            outcome[0] = sha256(path)
+        except UserError as error:
+            outcome[1] = str(error)
+    broadcast_object_list(outcome)
+    if outcome[1]:
+        raise UserError(outcome[1])
+    if not path.is_file() or sha256(path) != outcome[0]:
+        raise UserError(f'{path} is not what process 0 has written: all machines must share the work directory')
     return path
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
-from mnv4_mm.engine.qat import QuantizedNet, RoundedWeights, Rounding, weight_scale
+from mnv4_mm.engine.qat import InUnitsOf, QuantizedNet, RoundedWeights, Rounding, is_rounded, weight_scale
 
 
 @torch.library.custom_op('mnv4_mm::round_activation', mutates_args=())
@@ -102,12 +102,14 @@ def store_integers(net: QuantizedNet) -> None:
         if node.op != 'call_module':
             continue
         target = str(node.target)
-        layer = graph.get_submodule(target)
-        if isinstance(layer, nn.Conv2d) and parametrize.is_parametrized(layer, 'weight'):
+        layer: Any = graph.get_submodule(target)
+        if is_rounded(layer):
             # Levels that share a convolution differ in the scale of their input, and so in that of the bias.
             node.target = f'{target}_call{calls.get(target, 0)}'
             calls[target] = calls.get(target, 0) + 1
             graph.add_submodule(node.target, _with_integers(layer, _rounding_before(graph, node)))
+        elif parametrize.is_parametrized(layer):
+            graph.add_submodule(target, _in_float(layer))
     for node in list(graph.graph.nodes):
         if node.op == 'call_module' and isinstance(rounding := graph.get_submodule(str(node.target)), Rounding):
             graph.add_submodule(str(node.target), RoundActivation(rounding))
@@ -125,7 +127,7 @@ def remove_roundings(net: QuantizedNet) -> None:
         if isinstance(layer, Rounding):
             node.replace_all_uses_with(node.args[0])
             graph.graph.erase_node(node)
-        elif parametrize.is_parametrized(layer, 'weight'):
+        elif parametrize.is_parametrized(layer):
             graph.add_submodule(str(node.target), _in_float(layer))
     graph.delete_all_unused_submodules()
     graph.recompile()
@@ -146,13 +148,17 @@ def _with_integers(convolution: nn.Conv2d, rounding: Rounding) -> nn.Conv2d:
 
 
 def _in_float(convolution: Any) -> nn.Conv2d:
-    """Return a copy of a convolution without the rounding of its weights."""
+    """Return a copy of a convolution with plain parameters, whose weights are not rounded."""
     convolution = copy.deepcopy(convolution)
-    weight = convolution.parametrizations.weight.original
+    given = convolution.parametrizations.weight
+    units = next(one for one in given if isinstance(one, InUnitsOf))
+    weight, bias = units(given.original.detach()), convolution.bias
     del convolution.parametrizations
     # Not by `remove_parametrizations`, which also changes the class that the copy shares with the original.
     convolution.__class__ = type(convolution).__bases__[0]
-    convolution.weight = weight
+    convolution.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        convolution.bias = nn.Parameter(bias.detach(), requires_grad=False)
     return convolution
 
 

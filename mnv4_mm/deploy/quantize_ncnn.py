@@ -122,8 +122,8 @@ def read_layers(param: Path) -> list[Layer]:
     def unknown() -> UserError:
         kinds = sorted({line.split()[0] for line in lines} - {*WITH_WEIGHTS})
         return UserError(
-            f'{param}: int8 for ncnn is not supported for this net. Weights of {", ".join(WITH_WEIGHTS)} are read, if '
-            f'they are constant; another kind of layer has weights as well: one of {", ".join(kinds)}'
+            f'{param}: int8 for ncnn is not supported for this net: only {", ".join(WITH_WEIGHTS)} may have weights, '
+            f'and one of these has some: {", ".join(kinds)}'
         )
 
     def take(size: int) -> bytes:
@@ -141,7 +141,7 @@ def read_layers(param: Path) -> list[Layer]:
         layer = Layer(kind, name, names[: int(inputs)], names[int(inputs) :], parameters)
         if kind in CONVOLUTIONS:
             if layer.number(DYNAMIC) or struct.unpack('<I', take(4))[0] != FLOAT32:
-                raise unknown()
+                raise UserError(f'{param}: int8 for ncnn needs constant weights in fp32, and those of {name} are not')
             layer.weights = np.frombuffer(take(4 * layer.number(SIZE)), '<f4')
             layer.rest = take(4 * layer.number(OUTPUTS) if layer.number(HAS_BIAS) else 0)
         else:

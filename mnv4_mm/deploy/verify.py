@@ -37,7 +37,7 @@ class Limits(NamedTuple):
             most this.
         unmatched: Number of detections of PyTorch and of the file without a match, divided by the larger number of
             detections of the two. It can reach 2. Only detections whose score is more than ``match`` above the lowest
-            possible one are counted, because others may be missing without an error.
+            possible one are counted, the certain ones, because others may be missing without an error.
     """
 
     outputs: float
@@ -141,8 +141,7 @@ def _compare_detections(predictor: Predictor, pairs: Pairs, limits: Limits) -> V
     reason = '' if differ else 'PyTorch has no detections in these images, or all have one score'
     if differ and not count:
         reason = f'there are no detections with scores above {lowest:.2g} in these images'
-    measure = f'unmatched detections per detection with a score above {lowest:.2g}'
-    return Verification(unmatched / max(1, count), limits.unmatched, measure, reason)
+    return Verification(unmatched / max(1, count), limits.unmatched, 'unmatched detections per certain one', reason)
 
 
 def _compare_class_maps(predictor: Predictor, pairs: Pairs, limits: Limits) -> Verification:

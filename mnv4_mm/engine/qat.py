@@ -89,6 +89,50 @@ class Rounding(nn.Module):
         return torch.fake_quantize_per_tensor_affine(x, self.scale(), self.zero_point(), 0, ACTIVATION_MAX)
 
 
+class InUnitsOf(nn.Module):
+    """Parametrisation that trains a weight or bias (C', ...) in units of a constant power of two per output channel.
+
+    Adam changes all numbers by about the learning rate, whatever their size. Folding a norm or a layer scale leaves
+    channels whose weights are many times smaller than those that were trained, down to 1e-8; one step would replace
+    them. In these units they are as large as those of a newly initialised layer. The product is exact in float.
+
+    Args:
+        factor: The units, (C',).
+    """
+
+    factor: Tensor
+
+    def __init__(self, factor: Tensor) -> None:
+        super().__init__()
+        self.register_buffer('factor', factor)
+
+    def _units(self, values: Tensor) -> Tensor:
+        return self.factor.view(-1, *[1] * (values.ndim - 1))
+
+    def forward(self, original: Tensor) -> Tensor:
+        return original * self._units(original)
+
+    def right_inverse(self, value: Tensor) -> Tensor:
+        return value / self._units(value)
+
+
+def train_in_units(convolution: nn.Conv2d) -> None:
+    """Let a convolution train its weights and bias in units of the size of its weights, see ``InUnitsOf``."""
+    weight, bias = convolution.weight.detach(), convolution.bias
+    usual = weight[0].numel() ** -0.5
+    factor = _power_of_two(weight.flatten(1).square().mean(1).sqrt() / usual)
+    parametrize.register_parametrization(convolution, 'weight', InUnitsOf(factor))
+    if bias is not None:
+        # A bias can be much larger than the weights of its channel.
+        larger = torch.maximum(factor, _power_of_two(bias.detach().abs()))
+        parametrize.register_parametrization(convolution, 'bias', InUnitsOf(larger))
+
+
+def _power_of_two(values: Tensor) -> Tensor:
+    """Return the nearest powers of two from 2^-60 to 2^60; the smallest one for zero."""
+    return values.clamp(2**-60, 2**60).log2().round().exp2()
+
+
 class RoundedWeights(nn.Module):
     """Parametrisation that rounds weights (C', ...) to integers times a scale per output channel (fake quantisation).
 
@@ -205,9 +249,11 @@ def quantize_model(model: Any, settings: Mapping[str, Any]) -> Any:
     in_float = _float_nodes(graph.graph, layers, settings['in_float'], settings['unrounded'])
     _insert_roundings(graph, in_float)
     for node, name in layers.items():
-        if node.op == 'call_module' and name not in settings['in_float']:
-            convolution = graph.get_submodule(str(node.target))
-            if not parametrize.is_parametrized(convolution, 'weight'):  # levels may share it
+        if node.op == 'call_module':
+            convolution: Any = graph.get_submodule(str(node.target))
+            if not parametrize.is_parametrized(convolution):  # levels may share it
+                train_in_units(convolution)
+            if name not in settings['in_float'] and not is_rounded(convolution):
                 parametrize.register_parametrization(convolution, 'weight', RoundedWeights())
     graph.recompile()
     head = _head(model)
@@ -219,6 +265,13 @@ def quantize_model(model: Any, settings: Mapping[str, Any]) -> Any:
             delattr(head, name)
     head.forward = _pass_on
     return model.train(model.training)
+
+
+def is_rounded(layer: Any) -> bool:
+    """Return True if the weights of a layer are rounded."""
+    return parametrize.is_parametrized(layer, 'weight') and any(
+        isinstance(one, RoundedWeights) for one in layer.parametrizations.weight
+    )
 
 
 def layer_names(model: Any) -> list[str]:

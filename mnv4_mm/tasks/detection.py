@@ -9,7 +9,7 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from mnv4_mm.data.coco_files import FULL_CHECK_BYTES, CocoLayout, Split, check_split, read_annotations, require_split
+from mnv4_mm.data.coco_files import FULL_CHECK_BYTES, CocoLayout, Split, check_split, image_names, require_split
 from mnv4_mm.data.formats.configured import HINTS, coco_split
 from mnv4_mm.data.prepare import is_prepared, prepare_detection
 from mnv4_mm.data.trained import count_trained
@@ -116,10 +116,9 @@ class Detection(Task[Split, CocoLayout]):
 
     def image_files(self, split: Split) -> list[Path]:
         if not split.annotations.is_file():
-            return super().image_files(split)
+            return []
         # One folder may hold all splits: the images of this one are those that the annotations name.
-        images = read_annotations(split.annotations)['images']
-        files = list(dict.fromkeys(split.images / image['file_name'] for image in images))
+        files = list(dict.fromkeys(split.images / name for name in image_names(split.annotations)))
         return files if is_prepared(split.annotations) else [file for file in files if file.is_file()]
 
     def training_lines(self, split: Split, cfg: Config, dataset: Any) -> list[str]:

@@ -136,7 +136,7 @@ def test_calibration_without_the_cache_takes_training_images_only(cfg, sides):
     train = sides()[0]
     root = Path(cfg.own_data.root)
     shutil.rmtree(cache_folder(root))
-    assert {path.name for path in _calibration_images(SimpleNamespace(cfg=cfg), None)} == train
+    assert {path.name for path in _calibration_images(SimpleNamespace(cfg=cfg), None).files} == train
     shutil.rmtree(root)
     shutil.rmtree(cache_folder(root))
     with pytest.raises(UserError, match=r'no folder .*mine.*--calibration names a folder of images'):

@@ -21,7 +21,7 @@ def folder(tmp_path, photos):
 def test_hidden_files_and_folders_are_left_out_and_subfolders_counted(folder):
     images = CalibrationImages('--calibration x', folder, calibration_files(folder))
     assert images.names == ('a/1.jpg', 'b/1.jpg', 'b/2.jpg')
-    text = '3 images of --calibration x (1 in a, 2 in b), a/1.jpg to b/2.jpg; few: up to 64 are used'
+    text = '3 images of --calibration x (2 folders: 1 in a, 2 in b), a/1.jpg to b/2.jpg; few: up to 64 are used'
     assert str(images) == text
     many = images._replace(files=images.files * 6)
     assert str(many).endswith('b/2.jpg')
@@ -29,17 +29,22 @@ def test_hidden_files_and_folders_are_left_out_and_subfolders_counted(folder):
     assert calibration_files(hidden) == [hidden / '1.jpg']
 
 
-def test_all_broken_images_are_named_at_once(folder):
+def test_broken_images_are_reported_together(folder):
     images = CalibrationImages('x', folder, calibration_files(folder))
     images.check()
     for name in ('a/1.jpg', 'b/2.jpg'):
         (folder / name).unlink()
         (folder / name).write_bytes(b'no image')
-    with pytest.raises(UserError, match=r'a/1\.jpg is not a readable image.*b/2\.jpg is not a readable image'):
+    with pytest.raises(
+        UserError,
+        match=r'2 of 3 images for calibration: .*a/1\.jpg is not a readable image.*b/2\.jpg is not a readable image',
+    ):
         images.check()
 
 
-def test_images_of_another_split_in_the_same_folder_are_not_training_images(folder):
+@pytest.mark.parametrize('size', [0, 2**20])
+def test_images_of_another_split_in_the_same_folder_are_not_training_images(size, folder, monkeypatch):
+    monkeypatch.setattr('mnv4_mm.data.coco_files.FULL_CHECK_BYTES', size)  # of large files, only the images are parsed
     paths = {}
     for name, files in (('train', ['a/1.jpg', 'b/2.jpg', 'missing.jpg']), ('val', ['b/1.jpg'])):
         paths[name] = folder.parent / f'{name}.json'
@@ -48,7 +53,11 @@ def test_images_of_another_split_in_the_same_folder_are_not_training_images(fold
     task = TASKS['mmdet']
     assert task.image_files(Split(paths['train'], folder)) == [folder / 'a/1.jpg', folder / 'b/2.jpg']
     assert task.image_files(Split(paths['val'], folder)) == [folder / 'b/1.jpg']
+    assert task.image_files(Split(folder / 'missing.json', folder)) == []
     assert set(task.data_paths(Split(paths['val'], folder))) >= {folder / 'a', folder / 'b'}  # must not be overwritten
+    paths['val'].write_text(json.dumps(dict(images=[dict(id='x', file_name=1)])))
+    with pytest.raises(UserError, match='entry 0 of images has no file_name, or one that is not a string'):
+        task.image_files(Split(paths['val'], folder))
 
 
 def test_items_are_spread_evenly():

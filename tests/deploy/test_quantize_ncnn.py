@@ -136,7 +136,7 @@ def test_an_unknown_layer_with_weights_is_one_line(tmp_path):
     write(path, POINTWISE)
     path.write_text(path.read_text().replace('out0', 'in1') + 'PReLU own 1 1 in1 out0 0=8\n')
     path.with_suffix('.bin').write_bytes(path.with_suffix('.bin').read_bytes() + bytes(32))
-    with pytest.raises(UserError, match=r'another kind of layer has weights as well: one of Input, PReLU'):
+    with pytest.raises(UserError, match=r'and one of these has some: Input, PReLU'):
         read_layers(path)
 
 

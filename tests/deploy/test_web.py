@@ -81,7 +81,7 @@ def serve(tmp_path_factory):
     """Return a function that serves a folder as ``mnv4 demo --host 0.0.0.0`` does, and opens it in a browser."""
     ends = []
 
-    def open_page(folder, **options):
+    def open_page(folder, refused='', **options):
         server = DemoServer(lambda: web_files(folder), folder.name, '0.0.0.0', 0)
         thread = threading.Thread(target=server.serve_forever, kwargs=dict(poll_interval=0.01))
         thread.start()
@@ -97,6 +97,9 @@ def serve(tmp_path_factory):
         browser.close_server = lambda: (server.shutdown(), server.server_close())
         browser.open(server.url)
         browser.wait_for(LOADED)
+        if refused:
+            assert refused in browser.evaluate(STATUS)
+            return browser
         assert browser.evaluate(STATUS).startswith('Loaded')
         # With one thread from here on: other tests may run on the other cores, and threads wait for the slowest.
         assert browser.evaluate("get('backend').options.length > 1 || navigator.hardwareConcurrency === 1")
@@ -241,6 +244,14 @@ def test_without_the_network(cells, blood, repository):
     assert len(ask(cells, photo, 'image/png')['detections']) > 5
     origins = "performance.getEntriesByType('resource').every(one => new URL(one.name).origin === location.origin)"
     assert cells.evaluate(origins)
+
+
+@chromium
+def test_a_file_that_is_not_the_described_one_is_not_run(scene, serve, tmp_path):
+    folder = shutil.copytree(scene, tmp_path / scene.name)
+    (path,) = folder.glob('*.onnx')
+    path.write_bytes(path.read_bytes() + b'\0')
+    serve(folder, refused=f'{path.name} is not the file that {path.name}.json describes')
 
 
 @chromium

@@ -101,8 +101,8 @@ class CoreML(Target):
         )
         if not fits:
             raise UserError(
-                f'{path} takes {inputs} of {size} and returns {outputs} of type {types}; its metadata does not fit: '
-                f'{meta.input.size}, {" and ".join(OUTPUTS[meta.kind])} of {classes} classes, float32 ({FLOAT32})'
+                f'{path.name} takes {inputs} of {size} and returns {outputs} of type {types}; its metadata does not '
+                f'fit: {meta.input.size}, {" and ".join(OUTPUTS[meta.kind])} of {classes} classes, float32 ({FLOAT32})'
             )
         operations = spec.mlProgram.functions['main'].block_specializations
         kinds = [operation.type for block in operations.values() for operation in block.operations]
