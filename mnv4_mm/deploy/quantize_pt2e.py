@@ -17,6 +17,7 @@ CONVOLUTIONS = (
     aten.matmul,
     aten.bmm,
 )
+CLIPS = (aten.relu6, aten.hardtanh, aten.hardtanh_, aten.clamp)
 # Operators that copy the values of their inputs, like sensitivity.COPYING_OPS.
 COPYING_OPS = (
     aten.relu,
@@ -67,19 +68,42 @@ def quantize_pt2e(
     )
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
+    class Quantizer(XNNPACKQuantizer):
+        def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
+            model = super().annotate(model)
+            _round_behind_clips(model)
+            return model
+
     assert program.example_inputs is not None
     example = program.example_inputs[0]
     module = program.module()
     assert isinstance(module, fx.GraphModule)
     # By name: preparing copies the graph.
     in_float = {node.name for node in (*_ends(module), *_sensitive(module, sensitive))}
-    quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
+    quantizer = Quantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
     quantizer.set_filter_function(lambda node: node.name not in in_float)
     with torch.no_grad():
         prepared = prepare_pt2e(module, quantizer)
         for batch in batches:
             prepared(torch.from_numpy(batch))
         return torch.export.export(convert_pt2e(prepared), example)
+
+
+def _round_behind_clips(module: fx.GraphModule) -> None:
+    """Round the output of ReLU6 instead of that of the convolution before it, in place.
+
+    XNNPACK computes both at once. Its quantiser knows this of ReLU only: it gives the output of ReLU6 the range before
+    the clipping, of which ReLU6 leaves a small part of the 256 values.
+    """
+    from torchao.quantization.pt2e.quantizer import QuantizationAnnotation
+    from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
+
+    for node in _calls(module):
+        annotation, users = node.meta.get(Q_ANNOTATION_KEY), list(node.users)
+        if _is(node, CONVOLUTIONS) and annotation and len(users) == 1 and _is(users[0], CLIPS):
+            behind = QuantizationAnnotation(output_qspec=annotation.output_qspec, _annotated=True)
+            users[0].meta[Q_ANNOTATION_KEY] = behind
+            annotation.output_qspec = None
 
 
 def _calls(module: fx.GraphModule) -> list[fx.Node]:
