@@ -109,7 +109,7 @@ def check_scales(path, state):
                 expected = expected[:, :, 1:2, 1:2]
             assert np.array_equal(integers, expected)
             found += 1
-    assert 10 < found <= len(weights)
+    assert found > 10  # more than there are weights if levels share convolutions
 
 
 @pytest.mark.parametrize(
