@@ -11,6 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from torch import nn
 
 from mnv4_mm.apis.model import load_model
 from mnv4_mm.deploy.describe import describe
@@ -321,6 +322,24 @@ def test_sensitive_layers_stay_in_float_in_torch(sensitive_net, sensitive_onnx):
     # The sensitive layer, and the one that reads its output.
     assert [rounded for rounded, _ in found.values()] == [[True] * 3, [True, False, False]]
     assert 0 < found['kept'][1] < 0.5 * found['all'][1]
+
+
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')  # in code of executorch and torchao
+def test_relu6_of_a_large_range_has_all_levels_in_torch():
+    if TARGETS['executorch'].absent(convert=True):
+        pytest.skip(TARGETS['executorch'].absent(convert=True))
+    from mnv4_mm.deploy.quantize_pt2e import quantize_pt2e
+
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 16, 1), nn.ReLU6(), nn.Conv2d(16, 16, 1), nn.ReLU6(), nn.Conv2d(16, 4, 1)).eval()
+    with torch.no_grad():
+        net[0].weight *= 1000  # outputs up to some thousand, of which ReLU6 keeps 0 to 6
+    batches = [torch.randn(1, 3, 16, 16).numpy() for _ in range(4)]
+    program = torch.export.export(net, (torch.from_numpy(batches[0]),))
+    graph = quantize_pt2e(program, batches, []).module()
+    with torch.no_grad():
+        expected, found = (one(torch.from_numpy(batches[0])) for one in (net, graph))
+    assert float((found - expected).square().mean().sqrt() / expected.std()) < 0.1  # 0.9 with the range before ReLU6
 
 
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')  # in code of executorch and torchao
