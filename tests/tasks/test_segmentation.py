@@ -251,7 +251,7 @@ def test_images_and_masks_of_any_layout_are_trained_on_and_measured(tmp_path):
         for option in ('out', 'show_dir'):
             with pytest.raises(UserError, match='overwritten'):
                 evaluate_files(None, checkpoint, work_dir=str(tmp_path), **{option: str(root / path)})
-    calibration = _calibration_images(load_model(checkpoint, device='cpu'), None)
+    calibration = _calibration_images(load_model(checkpoint, device='cpu'), None).files
     assert sorted(calibration) == sorted(prepare_masks(root).train.image_files())  # and no validation image
     metrics = evaluate_files(
         None, checkpoint, on='train', out=str(tmp_path / 'maps'), show_dir=str(tmp_path / 'shown'),
