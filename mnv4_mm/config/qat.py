@@ -58,8 +58,8 @@ def copy_qat_settings(cfg: Config, checkpoint: Checkpoint) -> Config:
 def set_qat(cfg: Config, options: TrainOptions) -> Config:
     """Replace the model of a config by that of the checkpoint of ``--qat``, and add the ``qat`` settings.
 
-    The input size of a detector becomes that of the checkpoint, and the keys of ``paramwise_cfg.custom_keys`` are
-    renamed to fit the model after ``quantize_model``.
+    The input size of a detector becomes that of the checkpoint. ``paramwise_cfg`` is adapted to the names
+    that parameters have after ``quantize_model``.
 
     Args:
         cfg: A config; changed in place.
@@ -155,7 +155,8 @@ def set_qat_schedule(cfg: Config, options: TrainOptions, log: Callable[[str], ob
 
 
 def _rename_parameters(cfg: Config) -> None:
-    """Rename the parts of the net in ``paramwise_cfg.custom_keys`` as ``quantize_model`` does."""
+    """Rename the parts of the net in ``paramwise_cfg.custom_keys`` as ``quantize_model`` does, and find its biases."""
+    cfg.optim_wrapper.setdefault('constructor', 'ParametrizedOptimWrapperConstructor')
     paramwise = cfg.optim_wrapper.get('paramwise_cfg') or {}
     keys = paramwise.get('custom_keys')
     if keys:

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.registry import HOOKS
+from mmengine.optim import DefaultOptimWrapperConstructor
+from mmengine.registry import HOOKS, OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.runner import Runner
 from mmseg.models.utils import Upsample
 from torch import Tensor, fx, nn
@@ -316,6 +317,24 @@ def _widen(rounding: Rounding, inputs: tuple[Tensor], _: Tensor) -> Tensor:
     rounding.low.copy_(torch.minimum(rounding.low, low))
     rounding.high.copy_(torch.maximum(rounding.high, high))
     return inputs[0]
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class ParametrizedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
+    """mmengine's constructor of optimizer wrappers, made to recognise parametrised biases.
+
+    mmengine applies ``bias_decay_mult`` and ``bias_lr_mult`` to parameters with the name ``bias``. torch renames the
+    parameter of a parametrised bias to ``original``.
+    """
+
+    def add_params(
+        self, params: list[dict], module: nn.Module, prefix: str = '', is_dcn_module: int | float | None = None
+    ) -> None:
+        if isinstance(module, parametrize.ParametrizationList) and prefix.endswith('parametrizations.bias'):
+            bias, module = module.original, nn.Module()
+            assert isinstance(bias, nn.Parameter)
+            module.register_parameter('bias', bias)
+        super().add_params(params, module, prefix, is_dcn_module)
 
 
 @HOOKS.register_module()

@@ -9,6 +9,7 @@ import onnx
 import pytest
 import torch
 from end_to_end import IN_PROCESS, LEARNED, last_checkpoint, resized
+from mmengine.optim import build_optim_wrapper
 from torch import nn
 
 import mnv4_mm
@@ -119,6 +120,7 @@ def test_every_head_is_fine_tuned_resumed_and_exported(name, tuned, few, tmp_pat
     folder = tuned(name)
     last = last_checkpoint(folder)
     before, after = (read_checkpoint(path).content['state_dict'] for path in (folder / 'qat_start.pth', last))
+    assert 'ParametrizedOptimWrapperConstructor' in read_checkpoint(last).content['meta']['cfg']
     changed = [key for key, value in after.items() if not torch.equal(value, before[key])]
     assert any(key.endswith('weight.original') for key in changed)
     assert any(key.endswith('.high') for key in changed)
@@ -229,6 +231,23 @@ def test_ranges_are_averaged_over_processes(lraspp, monkeypatch):
     monkeypatch.setattr('mnv4_mm.engine.qat.all_reduce', average_with_zeros)
     RangesHook().after_train_iter(SimpleNamespace(model=model), 0)
     assert [(one.low.item(), one.high.item()) for one in roundings] == [(-i / 2, i) for i in range(len(roundings))]
+
+
+def test_settings_of_biases_reach_them(lraspp):
+    model = load_model(str(lraspp), device='cpu')
+    quantize_model(model, dict(in_float=[], unrounded=[]))
+    settings = dict(norm_decay_mult=0.0, bias_decay_mult=0.0, bias_lr_mult=2.0)
+    wrapper = dict(optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05), paramwise_cfg=settings)
+    constructor = 'ParametrizedOptimWrapperConstructor'
+    groups = build_optim_wrapper(model, wrapper | dict(constructor=constructor)).optimizer.param_groups
+    found = {id(group['params'][0]): (group['lr'], group['weight_decay']) for group in groups}
+    parameters = dict(model.named_parameters())
+    assert len(found) == len(parameters)
+    biases = [value for name, value in parameters.items() if name.endswith('bias.original')]
+    weights = [value for name, value in parameters.items() if name.endswith('weight.original')]
+    assert len(biases) + len(weights) == len(parameters)
+    assert {found[id(one)] for one in biases} == {(2e-3, 0.0)}
+    assert {found[id(one)] for one in weights} == {(1e-3, 0.05)}
 
 
 def test_tiny_weights_are_trained_in_units_of_their_size():
