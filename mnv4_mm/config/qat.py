@@ -9,7 +9,7 @@ from mmengine.config import Config
 
 from mnv4_mm.config.checkpoint import checkpoint_config
 from mnv4_mm.config.classes import checkpoint_classes, dataset_classes, listed
-from mnv4_mm.config.data import dataset_split
+from mnv4_mm.config.data import LOADERS, dataset_split
 from mnv4_mm.config.input_size import set_size
 from mnv4_mm.config.options import TrainOptions
 from mnv4_mm.data.formats.configured import innermost_dataset
@@ -58,8 +58,8 @@ def copy_qat_settings(cfg: Config, checkpoint: Checkpoint) -> Config:
 def set_qat(cfg: Config, options: TrainOptions) -> Config:
     """Replace the model of a config by that of the checkpoint of ``--qat``, and add the ``qat`` settings.
 
-    The input size of a detector becomes that of the checkpoint. ``paramwise_cfg`` is adapted to the names
-    that parameters have after ``quantize_model``.
+    The input size of a detector becomes that of the checkpoint. The settings of the optimizer are adapted
+    to the names that parameters have after ``quantize_model``.
 
     Args:
         cfg: A config; changed in place.
@@ -95,7 +95,7 @@ def set_qat(cfg: Config, options: TrainOptions) -> Config:
         width, height = trained.input_size
         set_size(cfg, (height, width))
     cfg.model = trained.model
-    _rename_parameters(cfg)
+    _adapt_optimizer(cfg)
     cfg.model.backbone.pop('init_cfg', None)
     cfg[NAME] = dict(checkpoint=os.fspath(options.qat), sha256=checkpoint.sha256, in_float=[], unrounded=[])
     return cfg
@@ -154,8 +154,8 @@ def set_qat_schedule(cfg: Config, options: TrainOptions, log: Callable[[str], ob
     return cfg
 
 
-def _rename_parameters(cfg: Config) -> None:
-    """Rename the parts of the net in ``paramwise_cfg.custom_keys`` as ``quantize_model`` does, and find its biases."""
+def _adapt_optimizer(cfg: Config) -> None:
+    """Adapt ``optim_wrapper`` to the names that parameters have after ``quantize_model``."""
     cfg.optim_wrapper.setdefault('constructor', 'ParametrizedOptimWrapperConstructor')
     paramwise = cfg.optim_wrapper.get('paramwise_cfg') or {}
     keys = paramwise.get('custom_keys')
@@ -198,19 +198,20 @@ def check_same_qat(cfg: Config, checkpoint: Checkpoint) -> Config:
 
 
 def check_qat_classes(cfg: Config) -> None:
-    """Check that the training data of a ``--qat`` run have the classes of its float checkpoint, in any order.
+    """Check that the data of a ``--qat`` run have the classes of its float checkpoint, in any order.
 
     Raises:
         UserError: They have other classes.
     """
     path = cfg[NAME].checkpoint
     trained_on = checkpoint_classes(read_checkpoint(path))
-    classes = dataset_classes(cfg, innermost_dataset(cfg.train_dataloader.dataset))
-    if trained_on and classes and sorted(trained_on) != sorted(classes):
-        raise UserError(
-            f'--qat {path} was trained on other classes than the data has: {listed(trained_on, classes)} there, '
-            f'{listed(classes, trained_on)} here; name the config and the --data that it was trained with'
-        )
+    for loader in LOADERS:
+        classes = dataset_classes(cfg, innermost_dataset(cfg[loader].dataset)) if cfg.get(loader) else None
+        if trained_on and classes and sorted(trained_on) != sorted(classes):
+            raise UserError(
+                f'--qat {path} was trained on other classes than the data has: {listed(trained_on, classes)} there, '
+                f'{listed(classes, trained_on)} here; name the config and the --data that it was trained with'
+            )
 
 
 def _length(cfg: Config) -> tuple[int, str]:

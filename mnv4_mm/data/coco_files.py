@@ -220,7 +220,7 @@ def _read_categories(path: Path) -> list[dict[str, Any]] | None:
     return categories
 
 
-def image_names(path: Path) -> list[str]:
+def listed_images(path: Path) -> list[str]:
     """Return the file names of the images that an annotation file lists.
 
     Of a large file, only the list of images is parsed, and nothing else is checked.

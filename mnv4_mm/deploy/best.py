@@ -129,7 +129,9 @@ def reasons(best: Row, rows: Sequence[Row]) -> Iterator[str]:
         yield f'  {row.name}: {ratio:.2f} times as long' if row.passes else f'  {row.name}: refused, {row.verdict}'
     floats = {row.name: _milliseconds(row) for row in rows}
     for row in rows:
-        in_float = floats.get('_fp32'.join(row.name.rsplit('_int8', 1)), 0.0) if '_int8' in row.name else 0.0
+        # The names of files of one net and one runtime differ in the precision only: net_nms_int8.onnx.
+        net, is_int8, suffix = row.name.rpartition('_int8')
+        in_float = floats.get(f'{net}_fp32{suffix}', 0.0) if is_int8 else 0.0
         if row.speed and in_float and _milliseconds(row) > in_float:
             yield f'  {row.name}: int8 is slower than float here, {_milliseconds(row) / in_float:.2f} times as long'
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -103,9 +104,25 @@ def detection_difference(expected: Detections, actual: Detections, selection: Se
     Returns:
         ``Difference.largest`` of one image.
     """
-    largest, unmatched, _ = match_detections(expected, actual, selection, size)
-    share = unmatched / max(1, len(expected.scores))
-    return max(largest, share if share > MAX_UNMATCHED else 0.0)
+    matches = match_detections(expected, actual, selection, size)
+    share = (len(matches.missing) + len(matches.extra)) / max(1, len(expected.scores))
+    return max(matches.largest, share if share > MAX_UNMATCHED else 0.0)
+
+
+class Matches(NamedTuple):
+    """Result of matching the detections of an exported file with those of PyTorch.
+
+    Attributes:
+        largest: Largest difference of two matching detections, in scores or in boxes relative to the input.
+        missing: Indices of confident detections of PyTorch without a match.
+        extra: Indices of confident detections of the file without a match.
+        confident: Number of confident detections in the list that has more of them.
+    """
+
+    largest: float
+    missing: list[int]
+    extra: list[int]
+    confident: int
 
 
 def match_detections(
@@ -115,7 +132,7 @@ def match_detections(
     size: int,
     tolerance: float = MATCH_TOLERANCE,
     margin: float = 1e-3,
-) -> tuple[float, int, int]:
+) -> Matches:
     """Match two lists of detections, see ``detection_difference``.
 
     Args:
@@ -124,18 +141,17 @@ def match_detections(
         selection: Settings by which both were selected.
         size: Longer side of the input in pixels.
         tolerance: Two detections match if their scores and boxes (relative to ``size``) differ by at most this.
-        margin: Detections without a match count only if their score is above the lowest possible score (the score
-            threshold, or the lowest score of ``expected`` if that list is full) by more than this.
+        margin: Detections are confident if their score is above the lowest possible score (the score threshold, or the
+            lowest score of ``expected`` if that list is full) by more than this.
 
     Returns:
-        The largest difference of two matching detections, the number of detections in both lists without a match, and
-        the number of detections above the score of ``margin`` in the list that has more of them.
+        The matches.
     """
-    differences, unmatched = [0.0], 0
+    differences, extra = [0.0], []
     free = np.ones(len(expected.scores), bool)
     is_full = selection.max_per_img <= len(expected.scores)
-    certain_score = (expected.scores.min() if is_full else selection.score_thr) + margin
-    for box, score, label in zip(actual.boxes, actual.scores, actual.labels, strict=True):
+    lowest = (expected.scores.min() if is_full else selection.score_thr) + margin
+    for i, (box, score, label) in enumerate(zip(actual.boxes, actual.scores, actual.labels, strict=True)):
         candidates = np.flatnonzero(free & (expected.labels == label))
         if len(candidates):
             box_difference = np.abs(expected.boxes[candidates] - box).max(axis=1) / size
@@ -144,7 +160,8 @@ def match_detections(
                 differences.append(float(distance.min()))
                 free[candidates[distance.argmin()]] = False
                 continue
-        unmatched += bool(score > certain_score)
-    unmatched += int((free & (expected.scores > certain_score)).sum())
-    certain = max(int((detections.scores > certain_score).sum()) for detections in (expected, actual))
-    return max(differences), unmatched, certain
+        if score > lowest:
+            extra.append(i)
+    missing = np.flatnonzero(free & (expected.scores > lowest)).tolist()
+    confident = max(int((detections.scores > lowest).sum()) for detections in (expected, actual))
+    return Matches(max(differences), missing, extra, confident)

@@ -8,12 +8,13 @@ import copy
 import functools
 import re
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import barrier, broadcast_object_list, is_main_process
+from mmengine.dist import all_gather_object, barrier, broadcast_object_list, is_distributed, is_main_process
 from torch import nn
 
 from mnv4_mm.apis import train as training
@@ -39,6 +40,7 @@ from mnv4_mm.weights.checkpoint import read_checkpoint, write_checkpoint
 from mnv4_mm.weights.work_dir import find_checkpoint
 
 START = 'qat_start.pth'  # name of the checkpoint that a run of --qat starts from, in its work directory
+QUANTISATION_TIMEOUT = timedelta(hours=12)  # how long the other processes wait; NCCL's default is 10 minutes
 
 
 @functools.wraps(training.train)
@@ -70,15 +72,23 @@ def start_qat(cfg: Config) -> Path:
     outcome: list[Any] = [None, None]  # SHA-256 of the checkpoint, or a mistake
     if is_main_process():
         try:
+            # The config of this process stays as that of the others, until all of them read the checkpoint.
             _write_start(copy.deepcopy(cfg), path)
             outcome[0] = sha256(path)
         except UserError as error:
             outcome[1] = str(error)
-    broadcast_object_list(outcome)
+    group = None
+    if is_distributed():
+        group = torch.distributed.new_group(backend='gloo', timeout=QUANTISATION_TIMEOUT)
+    broadcast_object_list(outcome, group=group)
     if outcome[1]:
         raise UserError(outcome[1])
-    if not path.is_file() or sha256(path) != outcome[0]:
-        raise UserError(f'{path} is not what process 0 has written: all machines must share the work directory')
+    for rank, other in enumerate(all_gather_object(sha256(path) if path.is_file() else None)):
+        if other != outcome[0]:
+            raise UserError(
+                f'process {rank} does not find the {path} that process 0 has written: all machines must share the work '
+                'directory'
+            )
     return path
 
 
@@ -96,7 +106,7 @@ def _write_start(cfg: Config, path: Path) -> None:
     graph = build_graph(model, meta)
     quantised = to_int8(graph, batches)
     names = match_layers(model, quantised.layers)
-    in_float = [name for name, layer in names if layer.in_float]
+    in_float = names_in_float(names)
     unrounded = [name for name, layer in names if layer.layer in quantised.chosen and layer.is_output_sensitive]
     cfg[NAME].update(in_float=in_float, unrounded=unrounded)
     pixels: Any = graph.module.pixels
@@ -108,6 +118,18 @@ def _write_start(cfg: Config, path: Path) -> None:
         f'{len(in_float)} of {len(names)} layers stay in float, as without fine-tuning'
         f'{": " if in_float else ""}{", ".join(in_float)}; first ranges from {len(files)} training images'
     )
+
+
+def names_in_float(layers: Sequence[tuple[str, LayerSensitivity]]) -> list[str]:
+    """Return the names of the layers that stay in float.
+
+    A convolution that levels of a feature pyramid share stays in float for all of them if it does for one.
+
+    Args:
+        layers: Pairs as ``match_layers`` returns them.
+    """
+    shared = {name.partition('#')[0] for name, layer in layers if layer.in_float and not name.startswith('product#')}
+    return [name for name, layer in layers if layer.in_float or name.partition('#')[0] in shared]
 
 
 def export_after_training(folder: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
-from mnv4_mm.engine.qat import InUnitsOf, QuantizedNet, RoundedWeights, Rounding, is_rounded, weight_scale
+from mnv4_mm.engine.qat import ChannelScale, QuantizedNet, RoundedWeights, Rounding, is_rounded, weight_scale
 
 
 @torch.library.custom_op('mnv4_mm::round_activation', mutates_args=())
@@ -150,9 +150,9 @@ def _with_integers(convolution: nn.Conv2d, rounding: Rounding) -> nn.Conv2d:
 def _in_float(convolution: Any) -> nn.Conv2d:
     """Return a copy of a convolution with plain parameters, whose weights are not rounded."""
     convolution = copy.deepcopy(convolution)
-    given = convolution.parametrizations.weight
-    units = next(one for one in given if isinstance(one, InUnitsOf))
-    weight, bias = units(given.original.detach()), convolution.bias
+    given: Any = convolution.parametrizations.weight
+    assert isinstance(given[0], ChannelScale)
+    weight, bias = given[0](given.original.detach()), convolution.bias
     del convolution.parametrizations
     # Not by `remove_parametrizations`, which also changes the class that the copy shares with the original.
     convolution.__class__ = type(convolution).__bases__[0]

@@ -17,14 +17,13 @@ CONVOLUTIONS = (
     aten.matmul,
     aten.bmm,
 )
-CLIPS = (aten.relu6, aten.hardtanh, aten.hardtanh_, aten.clamp)
+# Of those that clip, XNNPACK computes only these together with a convolution before them, and ReLU.
+CLIPS = (aten.relu6, aten.hardtanh, aten.hardtanh_)
 # Operators that copy the values of their inputs, like sensitivity.COPYING_OPS.
 COPYING_OPS = (
     aten.relu,
     aten.relu_,
-    aten.relu6,
-    aten.hardtanh,
-    aten.hardtanh_,
+    *CLIPS,
     aten.clamp,
     aten.pad,
     aten.constant_pad_nd,
@@ -71,7 +70,7 @@ def quantize_pt2e(
     class Quantizer(XNNPACKQuantizer):
         def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
             model = super().annotate(model)
-            _round_behind_clips(model)
+            _quantize_after_clips(model)
             return model
 
     assert program.example_inputs is not None
@@ -89,8 +88,8 @@ def quantize_pt2e(
         return torch.export.export(convert_pt2e(prepared), example)
 
 
-def _round_behind_clips(module: fx.GraphModule) -> None:
-    """Round the output of ReLU6 instead of that of the convolution before it, in place.
+def _quantize_after_clips(module: fx.GraphModule) -> None:
+    """Quantise the output of ReLU6 instead of that of the convolution before it, in place.
 
     XNNPACK computes both at once. Its quantiser knows this of ReLU only: it gives the output of ReLU6 the range before
     the clipping, of which ReLU6 leaves a small part of the 256 values.

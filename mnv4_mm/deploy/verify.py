@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from torchvision.ops import box_iou
 
 from mnv4_mm.data.formats.files import first
-from mnv4_mm.deploy.difference import match_detections
+from mnv4_mm.deploy.difference import Matches, match_detections
 from mnv4_mm.deploy.graph import Graph
 from mnv4_mm.errors import UserError
 from mnv4_mm.runtime.meta import Kind, Precision
@@ -36,8 +38,9 @@ class Limits(NamedTuple):
         match: Detections match if their scores, and their boxes relative to the longer side of the input, differ by at
             most this.
         unmatched: Number of detections of PyTorch and of the file without a match, divided by the larger number of
-            detections of the two. It can reach 2. Only detections whose score is more than ``match`` above the lowest
-            possible one are counted, the certain ones, because others may be missing without an error.
+            detections of the two. It can reach 2. Only confident detections are counted, whose score is more than
+            ``match`` above the lowest possible one: rounding can move weaker ones below the threshold. Two detections
+            of one object between which non-maximum suppression can choose either way are not counted.
     """
 
     outputs: float
@@ -127,21 +130,62 @@ Pairs = Sequence[tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]]
 def _compare_detections(predictor: Predictor, pairs: Pairs, limits: Limits) -> Verification:
     selection = predictor.meta.selection
     assert selection is not None
-    unmatched, count, differ = 0, 0, False
+    unmatched, confident, differ = 0, 0, False
     for batch, expected, actual in pairs:
         detections = select(expected[0][0], expected[1][0], selection)
         found = Detections(actual[0], actual[1], actual[2])
-        _, missed, certain = match_detections(
-            detections, found, selection, max(batch.shape[1:]), tolerance=limits.match, margin=limits.match
-        )
-        unmatched += missed
-        count += certain
+        size = max(batch.shape[1:])
+        matches = match_detections(detections, found, selection, size, tolerance=limits.match, margin=limits.match)
+        swaps = _swaps(matches, detections, found, expected, selection.iou_thr, limits.match, size)
+        unmatched += len(matches.missing) + len(matches.extra) - 2 * swaps
+        confident += matches.confident
         differ |= len(np.unique(detections.scores)) > 1
-    lowest = selection.score_thr + limits.match
     reason = '' if differ else 'PyTorch has no detections in these images, or all have one score'
-    if differ and not count:
-        reason = f'there are no detections with scores above {lowest:.2g} in these images'
-    return Verification(unmatched / max(1, count), limits.unmatched, 'unmatched detections per certain one', reason)
+    if differ and not confident:
+        reason = f'no score in these images is high enough for the tolerance of {predictor.meta.precision}'
+    measure = 'unmatched detections relative to the number of confident ones'
+    return Verification(unmatched / max(1, confident), limits.unmatched, measure, reason)
+
+
+def _swaps(
+    matches: Matches,
+    expected: Detections,
+    actual: Detections,
+    raw: Sequence[np.ndarray],
+    iou_thr: float,
+    tolerance: float,
+    size: int,
+) -> int:
+    """Count the pairs of detections without a match between which non-maximum suppression can choose either way.
+
+    The two boxes overlap so much that one suppresses the other, and the one that the file kept is among PyTorch's
+    boxes before suppression.
+
+    Args:
+        matches: Detections without a match.
+        expected: Detections of PyTorch.
+        actual: Detections of the file.
+        raw: PyTorch's boxes (1, A, 4) and scores (1, A, classes) before suppression.
+        iou_thr: Boxes with a larger intersection over union suppress each other.
+        tolerance: Scores and boxes (relative to ``size``) are equal if they differ by at most this.
+        size: Longer side of the input in pixels.
+    """
+    boxes, scores = raw[0][0], raw[1][0]
+    missing, swaps = list(matches.missing), 0
+    for i in matches.extra:
+        label = actual.labels[i]
+        difference = np.maximum(
+            np.abs(boxes - actual.boxes[i]).max(axis=1) / size, np.abs(scores[:, label] - actual.scores[i])
+        )
+        if not difference.min() <= tolerance:
+            continue
+        overlaps = box_iou(torch.from_numpy(actual.boxes[i : i + 1]), torch.from_numpy(expected.boxes[missing]))[0]
+        for j, overlap in zip(list(missing), overlaps, strict=True):
+            if overlap > iou_thr and expected.labels[j] == label:
+                missing.remove(j)
+                swaps += 1
+                break
+    return swaps
 
 
 def _compare_class_maps(predictor: Predictor, pairs: Pairs, limits: Limits) -> Verification:

@@ -90,15 +90,16 @@ class Rounding(nn.Module):
         return torch.fake_quantize_per_tensor_affine(x, self.scale(), self.zero_point(), 0, ACTIVATION_MAX)
 
 
-class InUnitsOf(nn.Module):
-    """Parametrisation that trains a weight or bias (C', ...) in units of a constant power of two per output channel.
+class ChannelScale(nn.Module):
+    """Parametrisation of a weight or bias (C', ...) as a trained tensor times a fixed power of two per output channel.
 
-    Adam changes all numbers by about the learning rate, whatever their size. Folding a norm or a layer scale leaves
-    channels whose weights are many times smaller than those that were trained, down to 1e-8; one step would replace
-    them. In these units they are as large as those of a newly initialised layer. The product is exact in float.
+    A step of Adam has about the size of the learning rate, whatever the size of the weight. Folding a norm or a layer
+    scale leaves channels with tiny weights, down to 1e-8, which one step would overwrite. The trained tensor has the
+    size of newly initialised weights. The product is exact in float. A step of SGD changes the weights of a channel by
+    the square of its factor times as much as without this parametrisation, as it did before the folding.
 
     Args:
-        factor: The units, (C',).
+        factor: The powers of two, (C',).
     """
 
     factor: Tensor
@@ -107,26 +108,30 @@ class InUnitsOf(nn.Module):
         super().__init__()
         self.register_buffer('factor', factor)
 
-    def _units(self, values: Tensor) -> Tensor:
+    def _scale(self, values: Tensor) -> Tensor:
         return self.factor.view(-1, *[1] * (values.ndim - 1))
 
     def forward(self, original: Tensor) -> Tensor:
-        return original * self._units(original)
+        return original * self._scale(original)
 
     def right_inverse(self, value: Tensor) -> Tensor:
-        return value / self._units(value)
+        return value / self._scale(value)
 
 
-def train_in_units(convolution: nn.Conv2d) -> None:
-    """Let a convolution train its weights and bias in units of the size of its weights, see ``InUnitsOf``."""
+def rescale_for_training(convolution: nn.Conv2d) -> None:
+    """Parametrise the weight and bias of a convolution by a ``ChannelScale``, in place.
+
+    The trained weights of each channel then have about the root mean square of newly initialised ones. The outputs do
+    not change. Channels without weights stay zero.
+    """
     weight, bias = convolution.weight.detach(), convolution.bias
-    usual = weight[0].numel() ** -0.5
-    factor = _power_of_two(weight.flatten(1).square().mean(1).sqrt() / usual)
-    parametrize.register_parametrization(convolution, 'weight', InUnitsOf(factor))
+    size_of_new = weight[0].numel() ** -0.5
+    factor = _power_of_two(weight.flatten(1).square().mean(1).sqrt() / size_of_new)
+    parametrize.register_parametrization(convolution, 'weight', ChannelScale(factor))
     if bias is not None:
         # A bias can be much larger than the weights of its channel.
         larger = torch.maximum(factor, _power_of_two(bias.detach().abs()))
-        parametrize.register_parametrization(convolution, 'bias', InUnitsOf(larger))
+        parametrize.register_parametrization(convolution, 'bias', ChannelScale(larger))
 
 
 def _power_of_two(values: Tensor) -> Tensor:
@@ -253,7 +258,7 @@ def quantize_model(model: Any, settings: Mapping[str, Any]) -> Any:
         if node.op == 'call_module':
             convolution: Any = graph.get_submodule(str(node.target))
             if not parametrize.is_parametrized(convolution):  # levels may share it
-                train_in_units(convolution)
+                rescale_for_training(convolution)
             if name not in settings['in_float'] and not is_rounded(convolution):
                 parametrize.register_parametrization(convolution, 'weight', RoundedWeights())
     graph.recompile()
@@ -321,19 +326,22 @@ def _widen(rounding: Rounding, inputs: tuple[Tensor], _: Tensor) -> Tensor:
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class ParametrizedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
-    """mmengine's constructor of optimizer wrappers, made to recognise parametrised biases.
+    """mmengine's constructor of optimizer wrappers, made to recognise the parameters of parametrised convolutions.
 
-    mmengine applies ``bias_decay_mult`` and ``bias_lr_mult`` to parameters with the name ``bias``. torch renames the
-    parameter of a parametrised bias to ``original``.
+    mmengine chooses their settings by the type of the module and the name of the parameter, as with
+    ``bias_decay_mult``. torch moves the weight of a parametrised convolution to ``parametrizations.weight.original``.
     """
 
     def add_params(
         self, params: list[dict], module: nn.Module, prefix: str = '', is_dcn_module: int | float | None = None
     ) -> None:
-        if isinstance(module, parametrize.ParametrizationList) and prefix.endswith('parametrizations.bias'):
-            bias, module = module.original, nn.Module()
-            assert isinstance(bias, nn.Parameter)
-            module.register_parameter('bias', bias)
+        if isinstance(module, nn.Conv2d) and parametrize.is_parametrized(module):
+            plain = nn.Conv2d(module.in_channels, module.out_channels, 1, groups=module.groups, device='meta')
+            plain.bias = None
+            parametrized: Any = module.parametrizations
+            for name, one in parametrized.items():
+                plain.register_parameter(name, one.original)
+            module = plain
         super().add_params(params, module, prefix, is_dcn_module)
 
 

@@ -9,7 +9,7 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from mnv4_mm.data.coco_files import FULL_CHECK_BYTES, CocoLayout, Split, check_split, image_names, require_split
+from mnv4_mm.data.coco_files import FULL_CHECK_BYTES, CocoLayout, Split, check_split, listed_images, require_split
 from mnv4_mm.data.formats.configured import HINTS, coco_split
 from mnv4_mm.data.prepare import is_prepared, prepare_detection
 from mnv4_mm.data.trained import count_trained
@@ -118,7 +118,7 @@ class Detection(Task[Split, CocoLayout]):
         if not split.annotations.is_file():
             return []
         # One folder may hold all splits: the images of this one are those that the annotations name.
-        files = list(dict.fromkeys(split.images / name for name in image_names(split.annotations)))
+        files = list(dict.fromkeys(split.images / name for name in listed_images(split.annotations)))
         return files if is_prepared(split.annotations) else [file for file in files if file.is_file()]
 
     def training_lines(self, split: Split, cfg: Config, dataset: Any) -> list[str]:

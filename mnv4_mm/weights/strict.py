@@ -69,6 +69,10 @@ def load_into(model: nn.Module, checkpoint: Checkpoint, strict: bool = True) -> 
     state = {key.removeprefix('module.'): value for key, value in state.items()}  # net wrapped for several GPUs
     expected = model.state_dict()
     problems = differences(expected, state)
+    # See `engine.qat.ChannelScale`.
+    has_factors, needs_factors = (any(key.endswith('.0.factor') for key in one) for one in (state, expected))
+    if needs_factors and not has_factors and any('.parametrizations.' in key for key in state):
+        raise UserError(f'{checkpoint.path} was fine-tuned by an earlier version of --qat: fine-tune the net again')
     if problems and strict:
         raise UserError(
             f'{checkpoint.path} does not fit this config (another backbone, head or number of classes?): {problems}'

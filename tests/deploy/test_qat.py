@@ -17,7 +17,9 @@ from mnv4_mm.apis.model import load_model
 from mnv4_mm.apis.train import train as train_without_start
 from mnv4_mm.config.qat import qat_settings
 from mnv4_mm.deploy.graph import build_graph
+from mnv4_mm.deploy.qat import names_in_float, start_qat
 from mnv4_mm.deploy.qdq import RoundActivation
+from mnv4_mm.deploy.sensitivity import LayerSensitivity
 from mnv4_mm.engine.qat import (
     RangesHook,
     RoundedWeights,
@@ -26,7 +28,7 @@ from mnv4_mm.engine.qat import (
     layer_names,
     quantize_model,
     quantized_net,
-    train_in_units,
+    rescale_for_training,
     weight_scale,
 )
 from mnv4_mm.errors import UserError
@@ -233,21 +235,54 @@ def test_ranges_are_averaged_over_processes(lraspp, monkeypatch):
     assert [(one.low.item(), one.high.item()) for one in roundings] == [(-i / 2, i) for i in range(len(roundings))]
 
 
-def test_settings_of_biases_reach_them(lraspp):
+def test_settings_of_the_optimizer_reach_parametrised_convolutions(lraspp):
     model = load_model(str(lraspp), device='cpu')
     quantize_model(model, dict(in_float=[], unrounded=[]))
-    settings = dict(norm_decay_mult=0.0, bias_decay_mult=0.0, bias_lr_mult=2.0)
-    wrapper = dict(optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05), paramwise_cfg=settings)
-    constructor = 'ParametrizedOptimWrapperConstructor'
-    groups = build_optim_wrapper(model, wrapper | dict(constructor=constructor)).optimizer.param_groups
-    found = {id(group['params'][0]): (group['lr'], group['weight_decay']) for group in groups}
-    parameters = dict(model.named_parameters())
-    assert len(found) == len(parameters)
-    biases = [value for name, value in parameters.items() if name.endswith('bias.original')]
-    weights = [value for name, value in parameters.items() if name.endswith('weight.original')]
-    assert len(biases) + len(weights) == len(parameters)
-    assert {found[id(one)] for one in biases} == {(2e-3, 0.0)}
-    assert {found[id(one)] for one in weights} == {(1e-3, 0.05)}
+    last = {'net.head.conv_seg.weight': dict(lr_mult=10.0)}
+    settings = dict(bias_decay_mult=0.0, bias_lr_mult=2.0, dwconv_decay_mult=3.0, custom_keys=last)
+    wrapper = dict(optimizer=dict(type='AdamW', lr=1.0, weight_decay=0.5), paramwise_cfg=settings)
+    built = build_optim_wrapper(model, wrapper | dict(constructor='ParametrizedOptimWrapperConstructor'))
+    found = {id(group['params'][0]): (group['lr'], group['weight_decay']) for group in built.optimizer.param_groups}
+    assert found.keys() == {id(one) for one in model.parameters()}
+    expected = {}
+    for name, one in model.named_modules():
+        if isinstance(one, nn.Conv2d):
+            usual = (1.0, 1.5) if one.groups == one.in_channels else (1.0, 0.5)
+            parts = one.parametrizations
+            expected[id(parts.weight.original)] = (10.0, 0.5) if name.endswith('conv_seg') else usual
+            if one.bias is not None:
+                expected[id(parts.bias.original)] = (2.0, 0.0)
+    assert found == expected
+    assert set(found.values()) == {(10.0, 0.5), (1.0, 0.5), (1.0, 1.5), (2.0, 0.0)}
+
+
+def test_processes_that_do_not_share_the_work_directory_stop_together(lraspp, tmp_path, monkeypatch):
+    cfg = SimpleNamespace(work_dir=str(tmp_path))
+
+    def write(cfg, path):
+        path.write_bytes(b'0')
+
+    monkeypatch.setattr('mnv4_mm.deploy.qat._write_start', write)
+    assert start_qat(cfg) == tmp_path / 'qat_start.pth'
+    monkeypatch.setattr('mnv4_mm.deploy.qat.all_gather_object', lambda own: [own, None])
+    with pytest.raises(UserError, match=r'process 1 does not find the .*qat_start\.pth that process 0 has written'):
+        start_qat(cfg)
+
+    def fail(cfg, path):
+        raise UserError('its reason')
+
+    monkeypatch.setattr('mnv4_mm.deploy.qat._write_start', fail)
+    monkeypatch.setattr('mnv4_mm.deploy.qat.all_gather_object', None)  # other processes know the reason already
+    with pytest.raises(UserError, match='its reason'):
+        start_qat(cfg)
+
+
+def test_convolutions_that_levels_share_stay_in_float_for_all_of_them():
+    layers = [
+        (name, LayerSensitivity(name, 'w', 40.0, 40.0, 30.0, 1, name in ('conv#1', 'product#0')))
+        for name in ('conv', 'conv#1', 'conv_level1', 'product#0', 'product#1', 'conv1')
+    ]
+    assert names_in_float(layers) == ['conv', 'conv#1', 'product#0']
 
 
 def test_tiny_weights_are_trained_in_units_of_their_size():
@@ -259,7 +294,7 @@ def test_tiny_weights_are_trained_in_units_of_their_size():
         convolution.weight.copy_(torch.randn(5, 16, 1, 1, generator=generator) * sizes.view(-1, 1, 1, 1))
         convolution.bias.copy_(torch.tensor([0.5, 1e-9, 1e-9, 1e-9, 0.0]))
     before = [convolution.weight.detach().clone(), convolution.bias.detach().clone()]
-    train_in_units(convolution)
+    rescale_for_training(convolution)
     assert torch.equal(convolution.weight, before[0])
     assert torch.equal(convolution.bias, before[1])
     optimizer = torch.optim.Adam(convolution.parameters(), lr=1e-3)
@@ -268,4 +303,6 @@ def test_tiny_weights_are_trained_in_units_of_their_size():
     change = (convolution.weight - before[0]).abs().amax((1, 2, 3)) / sizes
     assert ((change[:4] > 1e-3) & (change[:4] < 1e-2)).all()
     assert (convolution.weight - before[0])[4].abs().max() < 1e-15
-    assert 1e-4 < (convolution.bias - before[1])[0].abs() / 0.5 < 1e-2
+    change = (convolution.bias - before[1]).abs()
+    assert 1e-4 < change[0] / 0.5 < 1e-2
+    assert 1e-7 < change[1] < 1e-5

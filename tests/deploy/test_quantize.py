@@ -324,21 +324,33 @@ def test_sensitive_layers_stay_in_float_in_torch(sensitive_net, sensitive_onnx):
     assert 0 < found['kept'][1] < 0.5 * found['all'][1]
 
 
+class Clamp(nn.Module):
+    def forward(self, x):
+        return x.clamp(0, 6)
+
+
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')  # in code of executorch and torchao
-def test_relu6_of_a_large_range_has_all_levels_in_torch():
+@pytest.mark.parametrize('clip', [nn.ReLU6(), nn.Hardtanh(), Clamp()])
+def test_a_clipped_large_range_has_all_levels_in_torch(clip):
     if TARGETS['executorch'].absent(convert=True):
         pytest.skip(TARGETS['executorch'].absent(convert=True))
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
     from mnv4_mm.deploy.quantize_pt2e import quantize_pt2e
 
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 16, 1), nn.ReLU6(), nn.Conv2d(16, 16, 1), nn.ReLU6(), nn.Conv2d(16, 4, 1)).eval()
+    net = nn.Sequential(nn.Conv2d(3, 16, 1), nn.ReLU6(), nn.Conv2d(16, 16, 1), clip, nn.Conv2d(16, 4, 1)).eval()
     with torch.no_grad():
         net[0].weight *= 1000  # outputs up to some thousand, of which ReLU6 keeps 0 to 6
     batches = [torch.randn(1, 3, 16, 16).numpy() for _ in range(4)]
     program = torch.export.export(net, (torch.from_numpy(batches[0]),))
-    graph = quantize_pt2e(program, batches, []).module()
+    quantised = quantize_pt2e(program, batches, [])
     with torch.no_grad():
-        expected, found = (one(torch.from_numpy(batches[0])) for one in (net, graph))
+        expected, found = (one(torch.from_numpy(batches[0])) for one in (net, quantised.module()))
+    lowered = to_edge_transform_and_lower(quantised, partitioner=[XnnpackPartitioner()]).exported_program().graph
+    calls = {str(node.target) for node in lowered.nodes if node.op == 'call_function'}
+    assert [name for name in calls if 'convolution' in name or 'hardtanh' in name] == []  # XNNPACK computes them
     assert float((found - expected).square().mean().sqrt() / expected.std()) < 0.1  # 0.9 with the range before ReLU6
 
 
