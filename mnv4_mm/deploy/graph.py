@@ -23,6 +23,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from mnv4_mm.deploy.calibration import evenly
 from mnv4_mm.deploy.equalise import equalise
 from mnv4_mm.deploy.qdq import remove_roundings, store_integers
+from mnv4_mm.deploy.rounding import RoundedConvolution
 from mnv4_mm.engine.qat import quantized_net
 from mnv4_mm.errors import UserError
 from mnv4_mm.models.layers import MultiQueryAttention, matmul_attention, repeated_attention
@@ -244,7 +245,9 @@ class Graph:
             logits = self.module(image)[0]
         return image.shape[1 if self.meta.input.layout == 'NHWC' else 2] // logits.shape[2]
 
-    def program(self, calibration: Sequence[np.ndarray] = ()) -> torch.export.ExportedProgram:
+    def program(
+        self, calibration: Sequence[np.ndarray] = (), rounded: Sequence[RoundedConvolution] = ()
+    ) -> torch.export.ExportedProgram:
         """Return the graph as torch exports it, with norms and layer scales folded.
 
         If the size is fixed, kernels on maps of 1x1 are cropped (``crop_kernels``).
@@ -252,12 +255,14 @@ class Graph:
         Args:
             calibration: Inputs made of real images, one image each, on which channels are equalised for quantisation,
                 see ``equalise``. If empty, channels are not equalised.
+            rounded: Convolutions whose weights and biases are replaced by rounded ones. Those that are not in the graph
+                under the name of their weights are left as they are: ONNX Runtime merges some layers.
         """
         shapes = self._dynamic_shapes()
         with torch.no_grad():
             example = (self.example(),)
             # An exported program shares the parameters of its module, and equalising changes them.
-            module = copy.deepcopy(self.module) if calibration else self.module
+            module = copy.deepcopy(self.module) if calibration or rounded else self.module
             program = torch.export.export(module, example, dynamic_shapes=shapes)
             folded = program.module()
             assert isinstance(folded, fx.GraphModule)
@@ -267,6 +272,12 @@ class Graph:
                 equalise(folded, [torch.from_numpy(batch) for batch in evenly(calibration, MAX_EQUALISED_IMAGES)])
             if self.meta.input.size:
                 crop_kernels(folded)
+            parameters = dict(folded.named_parameters(remove_duplicate=False))
+            for convolution in rounded:
+                if convolution.name in parameters:
+                    parameters[convolution.name].copy_(torch.from_numpy(convolution.rounded))
+                    for name in convolution.biases:
+                        parameters[name].add_(torch.from_numpy(convolution.shift))
             return torch.export.export(folded, example, dynamic_shapes=shapes)
 
     def layer_names(self, parameters: Iterable[str]) -> dict[str, str]:

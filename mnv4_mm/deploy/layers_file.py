@@ -34,7 +34,6 @@ def write_layers(
     quantised: 'QuantizedModel | None',
     calibration: Sequence[str] = (),
     *,
-    own_quantiser: bool = False,
     note: str = '',
 ) -> list[Path]:
     """Write a JSON file next to an exported file that describes how the file was quantised.
@@ -45,8 +44,6 @@ def write_layers(
         path: The exported file.
         quantised: How the net of the file was quantised. Nothing is written if this is None or has no measured layers.
         calibration: Names of the calibration images.
-        own_quantiser: The converter of the format computes ranges and rounds weights itself, so these steps are not in
-            the file.
         note: What else differs from the net that was measured, in a clause that ``describe_layers`` appends.
 
     Returns:
@@ -57,10 +54,7 @@ def write_layers(
     content = dict(
         calibration=list(calibration),
         measured_in='ONNX Runtime',
-        steps=[
-            _finite(step._replace(used=step.used and not (own_quantiser and step.name in (RANGES, ROUNDING))))
-            for step in quantised.steps
-        ],
+        steps=[_finite(step) for step in quantised.steps],
         layers=[_finite(layer) for layer in quantised.layers],
         **(dict(note=note) if note else {}),
     )

@@ -16,7 +16,7 @@ from mnv4_mm.deploy import quiet
 from mnv4_mm.deploy.calibration import evenly
 from mnv4_mm.deploy.layers_file import RANGES, ROUNDING, Step
 from mnv4_mm.deploy.ranges import Range, clip_ranges, measure_ranges
-from mnv4_mm.deploy.rounding import round_adaptively
+from mnv4_mm.deploy.rounding import RoundedConvolution, round_adaptively
 from mnv4_mm.deploy.sensitivity import (
     MAX_FLOAT_SHARE,
     MAX_IMAGES,
@@ -46,6 +46,7 @@ class QuantizedModel(NamedTuple):
         steps: The steps that were tried, in order.
         is_equalised: True if ``quantize_onnx`` chose the net with equalised channels.
         chosen: Names of the ONNX nodes of ``sensitive``.
+        rounded: The adaptively rounded convolutions; empty if that step was not kept.
     """
 
     model: Any
@@ -54,6 +55,7 @@ class QuantizedModel(NamedTuple):
     steps: list[Step]
     is_equalised: bool
     chosen: frozenset[str] = frozenset()
+    rounded: Sequence[RoundedConvolution] = ()
 
 
 class _Net(NamedTuple):
@@ -64,12 +66,14 @@ class _Net(NamedTuple):
         path: ONNX file of ``model``.
         ranges: Smallest and largest element of each value of the net, by name.
         outer: Names of the nodes before the first and after the last convolutions.
+        weight_bits: Bits of a quantised weight, 7 or 8.
     """
 
     model: Any
     path: Path
     ranges: Mapping[str, Range]
     outer: list[str]
+    weight_bits: int
 
 
 class _Trial(NamedTuple):
@@ -94,9 +98,14 @@ def quantize_onnx(
     equalised: Any = None,
     *,
     plain: bool = False,
+    for_converter: bool = False,
     max_float_share: float = MAX_FLOAT_SHARE,
 ) -> QuantizedModel:
     """Quantise an ``onnx.ModelProto`` to QDQ form: uint8 activations, 7-bit weights with a scale per output channel.
+
+    Some converters have a quantiser of their own, which measures ranges and rounds weights to 8 bits. For them, the
+    result tells which float net to give to this quantiser: with or without equalised channels, with which weights, and
+    which layers should stay in float.
 
     Args:
         model: The float net, from pixels to raw outputs. Its input is named ``image``.
@@ -105,6 +114,8 @@ def quantize_onnx(
             step out.
         plain: Leave out all steps that raise the accuracy, and ignore ``equalised``. Weights are rounded to nearest,
             and activations are quantised over the range from their smallest to their largest value.
+        for_converter: The result is for a converter with a quantiser of its own. Weights have 8 bits, and the step that
+            clips ranges is left out.
         max_float_share: Largest share of the MACs of the net, from 0 to 1, that may be computed in float for the sake
             of sensitive layers, see ``float_candidates``.
 
@@ -112,7 +123,9 @@ def quantize_onnx(
         The quantised net with the steps that were kept, and the sensitivity of its layers.
     """
     with TemporaryDirectory() as folder:
-        net = _prepare(model, batches, Path(folder) / 'plain')
+        bits = 8 if for_converter else 7
+        rounded: list[RoundedConvolution] = []
+        net = _prepare(model, batches, Path(folder) / 'plain', bits)
         best = _try(net, net.ranges, set(), batches)
         base = best.layers
         steps = [Step('plain', best.output_db, True)]
@@ -125,19 +138,21 @@ def quantize_onnx(
 
         if not plain:
             if equalised is not None:
-                other = _prepare(equalised, batches, Path(folder) / 'equalised')
+                other = _prepare(equalised, batches, Path(folder) / 'equalised', bits)
                 consider('channels equalised', _try(other, other.ranges, set(), batches))
-            clipped = clip_ranges(best.net.model, best.ranges, evenly(batches, MAX_CLIPPING_IMAGES))
-            consider(RANGES, _try(best.net, clipped, set(), batches))
+            if not for_converter:
+                clipped = clip_ranges(best.net.model, best.ranges, evenly(batches, MAX_CLIPPING_IMAGES))
+                consider(RANGES, _try(best.net, clipped, set(), batches))
             base = best.layers
             for chosen in float_candidates(base, best.net.model.graph, max_float_share):
                 plural = 's' if len(chosen) > 1 else ''
                 trial = _try(best.net, best.ranges, chosen, batches, base)
                 consider(f'{len(chosen)} sensitive layer{plural} in float', trial, MIN_GAIN_DB)
-            rounded = type(best.model)()
-            rounded.CopyFrom(best.model)
-            round_adaptively(best.net.model, rounded, evenly(batches, MAX_ROUNDING_IMAGES))
-            consider(ROUNDING, _measure(best._replace(model=rounded), batches))
+            copied = type(best.model)()
+            copied.CopyFrom(best.model)
+            images = evenly(batches, MAX_ROUNDING_IMAGES)
+            rounded = round_adaptively(best.net.model, copied, images, keep_largest=for_converter)
+            consider(ROUNDING, _measure(best._replace(model=copied), batches))
         graph = best.net.model.graph
         base_layers = {layer.layer: layer for layer in base}  # without those that are in float, which have no noise
         kept = nodes_in_float(base, graph, best.chosen)
@@ -147,10 +162,18 @@ def quantize_onnx(
         ]
         layers.sort(key=lambda layer: layer.lowest_db)
         sensitive = sensitive_layers(layers, graph, best.chosen)
-        return QuantizedModel(best.model, layers, sensitive, steps, best.net is not net, frozenset(best.chosen))
+        return QuantizedModel(
+            best.model,
+            layers,
+            sensitive,
+            steps,
+            best.net is not net,
+            frozenset(best.chosen),
+            rounded if steps[-1].name == ROUNDING and steps[-1].used else (),
+        )
 
 
-def _prepare(model: Any, batches: Sequence[np.ndarray], folder: Path) -> _Net:
+def _prepare(model: Any, batches: Sequence[np.ndarray], folder: Path, weight_bits: int) -> _Net:
     import onnx
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -160,7 +183,7 @@ def _prepare(model: Any, batches: Sequence[np.ndarray], folder: Path) -> _Net:
     quant_pre_process(original, path, skip_symbolic_shape=True)
     prepared = onnx.load(path)
     outer = _nodes_before_and_behind_convolutions(prepared.graph)
-    return _Net(prepared, path, measure_ranges(prepared, batches), outer)
+    return _Net(prepared, path, measure_ranges(prepared, batches), outer, weight_bits)
 
 
 def _try(
@@ -180,7 +203,7 @@ def _try(
         layers: Sensitivity of the layers, if any stay in float.
     """
     kept = nodes_in_float(layers, net.model.graph, chosen)
-    model = _rounded(net.model, ranges, [*net.outer, *sorted(kept)])
+    model = _rounded(net.model, ranges, [*net.outer, *sorted(kept)], net.weight_bits)
     return _measure(_Trial(net, ranges, chosen, model, []), batches)
 
 
@@ -192,7 +215,7 @@ def _measure(trial: _Trial, batches: Sequence[np.ndarray]) -> _Trial:
     return trial._replace(layers=measure_sensitivity(trial.net.path, path, evenly(batches, MAX_IMAGES)))
 
 
-def _rounded(model: Any, ranges: Mapping[str, Range], float_nodes: Sequence[str]) -> Any:
+def _rounded(model: Any, ranges: Mapping[str, Range], float_nodes: Sequence[str], weight_bits: int) -> Any:
     """Return a copy of an ``onnx.ModelProto`` in QDQ form, by ONNX Runtime's quantiser."""
     from onnxruntime.quantization import QDQQuantizer, QuantType
     from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
@@ -208,9 +231,10 @@ def _rounded(model: Any, ranges: Mapping[str, Range], float_nodes: Sequence[str]
     quantizer = QDQQuantizer(
         copied,
         per_channel=True,
-        # 7-bit weights. x86 without VNNI adds two products of 8 bits in 16 bits, which saturates, as the quantisation
-        # guide of ONNX Runtime explains. With 8 bits an SSDLite lost 1.2 points of AP there, with 7 bits none.
-        reduce_range=True,
+        # For ONNX Runtime, 7-bit weights. x86 without VNNI adds two products of 8 bits in 16 bits, which saturates, as
+        # the quantisation guide of ONNX Runtime explains. With 8 bits an SSDLite lost 1.2 points of AP there, with 7
+        # bits none.
+        reduce_range=weight_bits == 7,
         weight_qType=QuantType.QInt8,
         activation_qType=QuantType.QUInt8,
         tensors_range=data,

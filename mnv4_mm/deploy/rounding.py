@@ -6,7 +6,7 @@ Weights are rounded one by one, and those that are not yet rounded are changed t
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,7 +16,25 @@ DAMPING = 0.01  # of the mean second moment, added to the diagonal
 MAX_POSITIONS = 128  # of a feature map that are used, per image
 
 
-def round_adaptively(float_model: Any, model: Any, batches: Sequence[np.ndarray]) -> None:
+class RoundedConvolution(NamedTuple):
+    """Weights and biases of a convolution before and after rounding, for converters with a quantiser of their own.
+
+    Attributes:
+        name: Name of the weights in the float net.
+        rounded: The rounded weights in float, (C', ...): integers times a scale per output channel.
+        biases: Names of its biases in the float net. There are several if levels of a feature pyramid share weights.
+        shift: What the rounding adds to the biases, (C',).
+    """
+
+    name: str
+    rounded: np.ndarray
+    biases: tuple[str, ...]
+    shift: np.ndarray
+
+
+def round_adaptively(
+    float_model: Any, model: Any, batches: Sequence[np.ndarray], *, keep_largest: bool = False
+) -> list[RoundedConvolution]:
     """Replace the quantised weights of convolutions by adaptively rounded ones, and correct the biases, in place.
 
     Args:
@@ -24,6 +42,11 @@ def round_adaptively(float_model: Any, model: Any, batches: Sequence[np.ndarray]
         model: ``onnx.ModelProto`` of the same net in QDQ form, written by ONNX Runtime's quantiser. Its weights and
             biases are changed, and its scales are kept.
         batches: Inputs made of real images, one image each.
+        keep_largest: Keep the largest weight of each channel, so that a quantiser that reads the rounded weights
+            computes the same scales.
+
+    Returns:
+        The rounded convolutions.
     """
     from onnx import numpy_helper
 
@@ -39,6 +62,7 @@ def round_adaptively(float_model: Any, model: Any, batches: Sequence[np.ndarray]
         if maker is not None and maker.op_type == 'DequantizeLinear' and node.input[1] in floats:
             groups.setdefault(maker.input[0], []).append((node, quantized))
     moments = _second_moments(float_model, [node for group in groups.values() for node, _ in group], batches)
+    result = []
     for name, group in groups.items():
         weight = numpy_helper.to_array(floats[group[0][0].input[1]]).astype(np.float64)
         maker = makers[group[0][1].input[1]]
@@ -47,7 +71,8 @@ def round_adaptively(float_model: Any, model: Any, batches: Sequence[np.ndarray]
         moment, mean = (np.mean([one[i] for one in pooled], 0) for i in range(2))
         rows = weight.reshape(len(weight), -1)
         scales = np.broadcast_to(scale, len(rows)).astype(np.float64)
-        levels = round_rows(rows, scales, moment, max(int(np.abs(stored.astype(int)).max()), 1))
+        limit = max(int(np.abs(stored.astype(int)).max()), 1)
+        levels = round_rows(rows, scales, moment, limit, keep_largest=keep_largest)
         rounded = levels.reshape(stored.shape).astype(stored.dtype)
         constants[name].CopyFrom(numpy_helper.from_array(rounded, name))
         # The biases take the mean error.
@@ -57,9 +82,15 @@ def round_adaptively(float_model: Any, model: Any, batches: Sequence[np.ndarray]
             values = numpy_helper.to_array(constants[bias])
             shift = np.round(error / numpy_helper.to_array(constants[step])).astype(values.dtype)
             constants[bias].CopyFrom(numpy_helper.from_array(values + shift, bias))
+        names = {node.input[2] for node, _ in group if len(node.input) > 2 and node.input[2] in floats}
+        in_float = (levels * scales[:, None]).reshape(weight.shape).astype(np.float32)
+        result.append(RoundedConvolution(group[0][0].input[1], in_float, tuple(sorted(names)), error))
+    return result
 
 
-def round_rows(weights: np.ndarray, scales: np.ndarray, moments: np.ndarray, limit: int) -> np.ndarray:
+def round_rows(
+    weights: np.ndarray, scales: np.ndarray, moments: np.ndarray, limit: int, *, keep_largest: bool = False
+) -> np.ndarray:
     """Round the weights of each output channel to multiples of its scale.
 
     Args:
@@ -68,6 +99,7 @@ def round_rows(weights: np.ndarray, scales: np.ndarray, moments: np.ndarray, lim
         moments: Second moments of the K inputs of an output position, (K, K), or (O, K, K) if each output channel has
             inputs of its own.
         limit: Largest absolute value of the result.
+        keep_largest: Round the largest weight of each channel to nearest.
 
     Returns:
         The weights in units of their scales, integers stored as float, (O, K).
@@ -79,8 +111,10 @@ def round_rows(weights: np.ndarray, scales: np.ndarray, moments: np.ndarray, lim
     inverse = np.linalg.cholesky(np.linalg.inv(moments)).swapaxes(1, 2)  # upper triangular
     rest = weights.copy()
     levels = np.zeros_like(weights)
+    largest = np.abs(weights).argmax(1) if keep_largest else np.full(len(weights), -1)
     for i in range(count):
-        levels[:, i] = np.clip(np.round(rest[:, i] / scales), -limit, limit)
+        to_round = np.where(largest == i, weights[:, i], rest[:, i])
+        levels[:, i] = np.clip(np.round(to_round / scales), -limit, limit)
         error = (rest[:, i] - levels[:, i] * scales) / inverse[:, i, i]
         rest[:, i + 1 :] -= error[:, None] * inverse[:, i, i + 1 :]
     return levels

@@ -64,7 +64,7 @@ class CoreML(Target):
             model.save(str(path))
             del model
             gc.collect()
-        return [path, *write_layers(path, quantised, graph.calibration, own_quantiser=True)]
+        return [path, *write_layers(path, quantised, graph.calibration)]
 
     def inspect(self, path: Path, meta: Meta) -> str:
         """Compare the description of the model in the file with the metadata, and summarise this description.

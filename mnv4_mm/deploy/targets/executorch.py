@@ -46,4 +46,4 @@ class ExecuTorch(Target):
                 constant_methods={META_KEY: graph.meta.to_json()},
             )
             path.write_bytes(edge.to_executorch().buffer)
-        return [path, *write_layers(path, quantised, graph.calibration, own_quantiser=True)]
+        return [path, *write_layers(path, quantised, graph.calibration)]

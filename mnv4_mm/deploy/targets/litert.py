@@ -65,7 +65,7 @@ class LiteRT(Target):
             quantised.sensitive if quantised else [],
             graph.layer_names(program.state_dict),
         )
-        return [path, *write_layers(path, quantised, graph.calibration, own_quantiser=True)]
+        return [path, *write_layers(path, quantised, graph.calibration)]
 
 
 def converter() -> Path:

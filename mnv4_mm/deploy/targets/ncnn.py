@@ -54,4 +54,4 @@ class Ncnn(Target):
             note = f'in ncnn {count} of {total} convolutions in int8'
             if not graph.plain_int8:
                 note += ', the first one and depthwise ones in float, too, and ranges of least error of its own'
-        return [path, weights, *write_layers(path, quantised, graph.calibration, own_quantiser=True, note=note)]
+        return [path, weights, *write_layers(path, quantised, graph.calibration, note=note)]

@@ -9,6 +9,7 @@ import numpy as np
 
 from mnv4_mm.deploy.layers_file import write_layers
 from mnv4_mm.deploy.quantize import QuantizedModel, quantize_onnx, store_weights_unsigned, trained_onnx
+from mnv4_mm.deploy.rounding import RoundedConvolution
 from mnv4_mm.deploy.targets.base import Target
 from mnv4_mm.runtime.meta import META_KEY, OUTPUTS, Precision, Selection
 from mnv4_mm.runtime.results import corner_weights
@@ -77,7 +78,7 @@ def to_onnx(
     return model, quantised
 
 
-def to_int8(graph: 'Graph', calibration: Sequence[np.ndarray]) -> QuantizedModel:
+def to_int8(graph: 'Graph', calibration: Sequence[np.ndarray], *, for_converter: bool = False) -> QuantizedModel:
     """Quantise a graph to int8, in ONNX's QDQ form.
 
     The steps that raise the accuracy are left out if ``graph.plain_int8`` is True. A net that has been fine-tuned for
@@ -86,6 +87,7 @@ def to_int8(graph: 'Graph', calibration: Sequence[np.ndarray]) -> QuantizedModel
     Args:
         graph: The model.
         calibration: See ``Target.convert``. Ignored if the net has been fine-tuned for int8.
+        for_converter: See ``quantize_onnx``.
 
     Returns:
         The quantised net. Its outputs are raw boxes and scores, or logits, even if ``graph.meta.kind`` is ``nms`` or
@@ -95,7 +97,8 @@ def to_int8(graph: 'Graph', calibration: Sequence[np.ndarray]) -> QuantizedModel
         return trained_onnx(_exported(graph))
     equalised = None if graph.plain_int8 else _exported(graph, calibration).SerializeToString()
     images = tuple((batch.tobytes(), batch.shape, batch.dtype.str) for batch in calibration)
-    quantised = _quantised(_exported(graph).SerializeToString(), equalised, images, graph.plain_int8)
+    model = _exported(graph).SerializeToString()
+    quantised = _quantised(model, equalised, images, graph.plain_int8, for_converter)
     own = type(quantised.model)()
     own.CopyFrom(quantised.model)
     return quantised._replace(model=own)
@@ -103,14 +106,18 @@ def to_int8(graph: 'Graph', calibration: Sequence[np.ndarray]) -> QuantizedModel
 
 @functools.lru_cache(maxsize=1)
 def _quantised(
-    model: bytes, equalised: bytes | None, images: tuple[tuple[bytes, tuple[int, ...], str], ...], plain: bool
+    model: bytes,
+    equalised: bytes | None,
+    images: tuple[tuple[bytes, tuple[int, ...], str], ...],
+    plain: bool,
+    for_converter: bool,
 ) -> QuantizedModel:
     """Quantise a net; the last result is kept, because several runtimes take the same one."""
     import onnx
 
     batches = [np.frombuffer(values, dtype).reshape(shape).copy() for values, shape, dtype in images]
     other = None if equalised is None else onnx.load_from_string(equalised)
-    return quantize_onnx(onnx.load_from_string(model), batches, other, plain=plain)
+    return quantize_onnx(onnx.load_from_string(model), batches, other, plain=plain, for_converter=for_converter)
 
 
 def float_program(
@@ -119,7 +126,7 @@ def float_program(
     """Return the float net for a converter that does its own quantisation.
 
     For int8, ``to_int8`` first quantises the net, to find out which layers should stay in float, and whether equalised
-    channels raise the accuracy.
+    channels and adaptively rounded weights raise the accuracy.
 
     Args:
         graph: The model.
@@ -127,11 +134,11 @@ def float_program(
         calibration: See ``Target.convert``.
 
     Returns:
-        The float net, with equalised channels if ``to_int8`` chose them, and the result of ``to_int8``. The latter is
-        None if the precision is not int8.
+        The float net, with equalised channels and rounded weights if ``to_int8`` chose them, and the result of
+        ``to_int8``. The latter is None if the precision is not int8.
     """
     images, quantised = _plan(graph, precision, calibration)
-    return graph.program(images), quantised
+    return graph.program(images, quantised.rounded if quantised else ()), quantised
 
 
 def float_onnx(
@@ -139,19 +146,21 @@ def float_onnx(
 ) -> tuple[Any, QuantizedModel | None]:
     """Return what ``float_program`` does, with the net as an ``onnx.ModelProto``."""
     images, quantised = _plan(graph, precision, calibration)
-    return _exported(graph, images), quantised
+    return _exported(graph, images, quantised.rounded if quantised else ()), quantised
 
 
 def _plan(
     graph: 'Graph', precision: Precision, calibration: Sequence[np.ndarray]
 ) -> tuple[Sequence[np.ndarray], QuantizedModel | None]:
     """Return the images with which channels are to be equalised, and the result of ``to_int8``."""
-    quantised = to_int8(graph, calibration) if precision == 'int8' else None
+    quantised = to_int8(graph, calibration, for_converter=True) if precision == 'int8' else None
     return calibration if quantised is not None and quantised.is_equalised else (), quantised
 
 
-def _exported(graph: 'Graph', calibration: Sequence[np.ndarray] = ()) -> Any:
-    """Convert a graph; with calibration images, its channels are equalised."""
+def _exported(
+    graph: 'Graph', calibration: Sequence[np.ndarray] = (), rounded: Sequence[RoundedConvolution] = ()
+) -> Any:
+    """Convert a graph; for the arguments see ``Graph.program``."""
     import torch
 
     from mnv4_mm.deploy.qdq import translations
@@ -159,7 +168,7 @@ def _exported(graph: 'Graph', calibration: Sequence[np.ndarray] = ()) -> Any:
     prefix = 'raw_' if graph.meta.kind in ('nms', 'class_map') else ''
     names = OUTPUTS['raw' if graph.meta.task == 'detection' else 'logits']
     program = torch.onnx.export(
-        graph.program(calibration),
+        graph.program(calibration, rounded),
         input_names=['image'],
         output_names=[prefix + name for name in names],
         opset_version=OPSET,
