@@ -29,6 +29,7 @@ from mnv4_mm.deploy.sensitivity import (
     float_candidates,
 )
 from mnv4_mm.deploy.targets import TARGETS, coreml
+from mnv4_mm.deploy.targets.onnx import float_program
 from mnv4_mm.errors import UserError
 from mnv4_mm.images import read_image
 from mnv4_mm.runtime import load
@@ -105,9 +106,38 @@ def test_layers_in_float_are_within_the_budget(sensitive_net, sensitive_onnx):
 
 
 def test_plain_int8_tries_no_step(sensitive_net, sensitive_onnx):
-    _, layers, sensitive, steps, is_equalised, _ = quantize_onnx(sensitive_onnx, sensitive_net[1], plain=True)
-    assert ([step.name for step in steps], sensitive, is_equalised) == (['plain'], [], False)
-    assert not any(layer.in_float for layer in layers)
+    found = quantize_onnx(sensitive_onnx, sensitive_net[1], plain=True)
+    assert [step.name for step in found.steps] == ['plain']
+    assert (found.sensitive, found.is_equalised, found.rounded) == ([], False, ())
+    assert not any(layer.in_float for layer in found.layers)
+
+
+def test_a_converter_gets_weights_that_its_quantiser_does_not_change(lraspp, photos):
+    model = load_model(str(lraspp), device='cpu')
+    meta = describe(model, TARGETS['executorch'], kind='logits', precision='int8', size=(64, 96))
+    graph = build_graph(model, meta)
+    batches = [prepare(read_image(photo), meta.input, meta.resize)[0] for photo in photos[:4]]
+    program, quantised = float_program(graph, 'int8', batches)
+    assert 'ranges of least error' not in [step.name for step in quantised.steps]
+    assert quantised.steps[-1].used
+    before = graph.program(batches if quantised.is_equalised else ()).state_dict
+    after = program.state_dict
+    assert len(quantised.rounded) > 40
+    for one in quantised.rounded:
+        weight = after[one.name].flatten(1)
+        step = before[one.name].abs().flatten(1).amax(1) / 127
+        torch.testing.assert_close(weight.abs().amax(1) / 127, step)  # as a quantiser computes it
+        levels = weight / step.clamp_min(1e-30)[:, None]
+        torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-3)
+        for name in one.biases:
+            torch.testing.assert_close(
+                after[name] - before[name], torch.from_numpy(one.shift).float(), atol=1e-4, rtol=0
+            )
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert changed <= {name for one in quantised.rounded for name in (one.name, *one.biases)}
+    image = torch.from_numpy(batches[0])
+    expected, found = graph.module(image)[0], program.module()(image)[0]
+    assert float((found - expected).square().mean()) < 0.01 * float(expected.var())
 
 
 def test_a_layer_stays_in_float_in_openvino(sensitive_net, sensitive_onnx):
@@ -166,7 +196,11 @@ def test_weights_that_convolutions_share_are_rounded_once():
     plain = quantize_onnx(program.model_proto, batches, plain=True).model
     rounded = onnx.ModelProto()
     rounded.CopyFrom(plain)
-    round_adaptively(program.model_proto, rounded, batches)
+    convolutions = round_adaptively(program.model_proto, rounded, batches)
+    assert [(one.name, one.biases) for one in convolutions] == [
+        ('down.weight', ('down.bias',)),
+        ('head.weight', ('head.bias',)),
+    ]
     expected = np.concatenate([run(program.model_proto, batch) for batch in batches], 2)
     errors = [np.concatenate([run(model, batch) for batch in batches], 2) - expected for model in (plain, rounded)]
     before, after = ((error**2).mean() for error in errors)

@@ -52,6 +52,19 @@ def test_adaptive_rounding_has_less_error_at_the_output(own_inputs):
     assert error(levels) < 0.5 * error(nearest)
 
 
+def test_the_largest_weight_can_be_kept():
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(20, 12)) @ rng.normal(size=(12, 500)) / 4 + 0.3  # correlated
+    weights = rng.normal(size=(200, 20))
+    scales = np.abs(weights).max(1) / 127
+    free, kept = (
+        round_rows(weights, scales, inputs @ inputs.T / 500, 127, keep_largest=keep) for keep in (False, True)
+    )
+    assert (np.abs(free).max(1) < 127).any()
+    assert (np.abs(kept).max(1) == 127).all()
+    assert not np.array_equal(kept, np.round(weights / scales[:, None]))
+
+
 def test_inputs_without_correlation_are_rounded_to_the_nearest():
     weights = np.random.default_rng(0).normal(size=(4, 9))
     scales = np.full(4, 0.1)
