@@ -21,7 +21,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from mnv4_mm.deploy.calibration import evenly
-from mnv4_mm.deploy.equalise import equalise
+from mnv4_mm.deploy.equalise import equalise, tensors_of
 from mnv4_mm.deploy.qdq import remove_roundings, store_integers
 from mnv4_mm.deploy.rounding import RoundedConvolution
 from mnv4_mm.engine.qat import quantized_net
@@ -255,8 +255,8 @@ class Graph:
         Args:
             calibration: Inputs made of real images, one image each, on which channels are equalised for quantisation,
                 see ``equalise``. If empty, channels are not equalised.
-            rounded: Convolutions whose weights and biases are replaced by rounded ones. Those that are not in the graph
-                under the name of their weights are left as they are: ONNX Runtime merges some layers.
+            rounded: Convolutions whose weights are replaced by rounded ones, and whose biases are corrected. Those that
+                are not in the graph are left as they are: ONNX Runtime merges some with the operator behind them.
         """
         shapes = self._dynamic_shapes()
         with torch.no_grad():
@@ -272,12 +272,7 @@ class Graph:
                 equalise(folded, [torch.from_numpy(batch) for batch in evenly(calibration, MAX_EQUALISED_IMAGES)])
             if self.meta.input.size:
                 crop_kernels(folded)
-            parameters = dict(folded.named_parameters(remove_duplicate=False))
-            for convolution in rounded:
-                if convolution.name in parameters:
-                    parameters[convolution.name].copy_(torch.from_numpy(convolution.rounded))
-                    for name in convolution.biases:
-                        parameters[name].add_(torch.from_numpy(convolution.shift))
+            _store_rounded(folded, rounded)
             return torch.export.export(folded, example, dynamic_shapes=shapes)
 
     def layer_names(self, parameters: Iterable[str]) -> dict[str, str]:
@@ -310,6 +305,22 @@ class Graph:
         if self.meta.dynamic_batch:
             steps[0] = torch.export.Dim('images')
         return (steps,)
+
+
+def _store_rounded(module: fx.GraphModule, rounded: Sequence[RoundedConvolution]) -> None:
+    """Replace the weights of convolutions by rounded ones, and shift their biases, in place."""
+    tensors = tensors_of(module)
+    by_name = {convolution.name: convolution for convolution in rounded}
+    stored: set[Any] = set()  # levels of the feature pyramid may share a convolution
+    for node in module.graph.nodes:
+        if node.target is not torch.ops.aten.conv2d.default:
+            continue
+        weight, bias = (getattr(argument, 'target', None) for argument in (*node.args, None)[1:3])
+        if weight in by_name and weight not in stored:
+            stored.add(weight)
+            tensors[weight].copy_(torch.from_numpy(by_name[weight].rounded))
+            if bias is not None:
+                tensors[bias].add_(torch.from_numpy(by_name[weight].shift))
 
 
 def build_graph(model: Any, meta: Meta, without_scales: bool = False) -> Graph:

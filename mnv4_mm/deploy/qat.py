@@ -78,7 +78,7 @@ def start_qat(cfg: Config) -> Path:
         except UserError as error:
             outcome[1] = str(error)
     group = None
-    if is_distributed():
+    if is_distributed():  # the others wait here for the quantisation, and later on for each other only
         group = torch.distributed.new_group(backend='gloo', timeout=QUANTISATION_TIMEOUT)
     broadcast_object_list(outcome, group=group)
     if outcome[1]:

@@ -153,6 +153,7 @@ def quantize_onnx(
             images = evenly(batches, MAX_ROUNDING_IMAGES)
             rounded = round_adaptively(best.net.model, copied, images, keep_largest=for_converter)
             consider(ROUNDING, _measure(best._replace(model=copied), batches))
+            rounded = rounded if steps[-1].used else []
         graph = best.net.model.graph
         base_layers = {layer.layer: layer for layer in base}  # without those that are in float, which have no noise
         kept = nodes_in_float(base, graph, best.chosen)
@@ -169,7 +170,7 @@ def quantize_onnx(
             steps,
             best.net is not net,
             frozenset(best.chosen),
-            rounded if steps[-1].name == ROUNDING and steps[-1].used else (),
+            rounded,
         )
 
 

@@ -1,5 +1,6 @@
 """Post-training quantisation of a torch graph to 8 bits, by torchao and ExecuTorch's quantiser for XNNPACK."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,9 @@ from torch import fx
 from mnv4_mm.deploy.sensitivity import SensitiveLayer, find_layers
 
 aten = torch.ops.aten
+# Smallest scale of weights. XNNPACK's quantiser has 2**-12, with which channels whose weights are all below 0.03 have
+# fewer than 127 levels. XNNPACK multiplies sums by a ratio of scales, which must be at least 2**-32.
+MIN_WEIGHT_SCALE = 2**-20
 CONVOLUTIONS = (
     aten.conv2d,
     aten.conv_transpose2d,
@@ -65,6 +69,7 @@ def quantize_pt2e(
         XNNPACKQuantizer,
         get_symmetric_quantization_config,
     )
+    from torchao.quantization.pt2e import PerChannelMinMaxObserver
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
     class Quantizer(XNNPACKQuantizer):
@@ -79,7 +84,10 @@ def quantize_pt2e(
     assert isinstance(module, fx.GraphModule)
     # By name: preparing copies the graph.
     in_float = {node.name for node in (*_ends(module), *_sensitive(module, sensitive))}
-    quantizer = Quantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
+    config = get_symmetric_quantization_config(is_per_channel=True)
+    observer = PerChannelMinMaxObserver.with_args(eps=MIN_WEIGHT_SCALE)
+    weight = dataclasses.replace(config.weight, observer_or_fake_quant_ctr=observer)
+    quantizer = Quantizer().set_global(dataclasses.replace(config, weight=weight))
     quantizer.set_filter_function(lambda node: node.name not in in_float)
     with torch.no_grad():
         prepared = prepare_pt2e(module, quantizer)

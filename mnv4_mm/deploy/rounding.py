@@ -17,18 +17,16 @@ MAX_POSITIONS = 128  # of a feature map that are used, per image
 
 
 class RoundedConvolution(NamedTuple):
-    """Weights and biases of a convolution before and after rounding, for converters with a quantiser of their own.
+    """Rounded weights of a convolution, for converters with a quantiser of their own.
 
     Attributes:
         name: Name of the weights in the float net.
         rounded: The rounded weights in float, (C', ...): integers times a scale per output channel.
-        biases: Names of its biases in the float net. There are several if levels of a feature pyramid share weights.
-        shift: What the rounding adds to the biases, (C',).
+        shift: What the rounding adds to the bias, (C',).
     """
 
     name: str
     rounded: np.ndarray
-    biases: tuple[str, ...]
     shift: np.ndarray
 
 
@@ -46,7 +44,7 @@ def round_adaptively(
             computes the same scales.
 
     Returns:
-        The rounded convolutions.
+        The rounded convolutions, without those whose weights are also used in float.
     """
     from onnx import numpy_helper
 
@@ -82,9 +80,10 @@ def round_adaptively(
             values = numpy_helper.to_array(constants[bias])
             shift = np.round(error / numpy_helper.to_array(constants[step])).astype(values.dtype)
             constants[bias].CopyFrom(numpy_helper.from_array(values + shift, bias))
-        names = {node.input[2] for node, _ in group if len(node.input) > 2 and node.input[2] in floats}
-        in_float = (levels * scales[:, None]).reshape(weight.shape).astype(np.float32)
-        result.append(RoundedConvolution(group[0][0].input[1], in_float, tuple(sorted(names)), error))
+        source = group[0][0].input[1]
+        if sum(source in node.input for node in float_model.graph.node) == len(group):
+            in_float = (levels * scales[:, None]).reshape(weight.shape).astype(np.float32)
+            result.append(RoundedConvolution(source, in_float, error))
     return result
 
 

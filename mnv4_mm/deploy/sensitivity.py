@@ -15,7 +15,8 @@ from mnv4_mm.errors import UserError
 Name = TypeVar('Name')
 
 # Layers whose weights and output have a higher SQNR are not tried in float. 20 dB is an error of a tenth of the signal.
-# Weights are measured with the 7 bits that ONNX Runtime uses; with 8 bits the SQNR is 6 dB higher.
+# Weights are measured with 7 bits for ONNX Runtime and OpenVINO. For other formats they are measured with 8 bits, with
+# which the SQNR is 6 dB higher.
 MAX_SQNR_DB = 25.0
 MAX_FLOAT_SHARE = 0.05  # of the MACs of the net
 MAX_IMAGES = 8  # calibration images used to measure sensitivity
@@ -32,7 +33,7 @@ class LayerSensitivity(NamedTuple):
         weights: Name of its weights, which contains the name of the module; an empty string if it has none.
         activation_db: SQNR in dB of rounding its output to 8 bits, see ``QuantizationNoise``. Infinity is written to
             JSON as null.
-        weight_db: SQNR in dB of rounding its weights to 7 bits; None if it has none, or is in float.
+        weight_db: SQNR in dB of rounding its weights to 7 or 8 bits; None if it has none, or is in float.
         total_db: SQNR in dB of its output in the quantised net, which includes the noise of all layers before it.
         macs: Multiply-accumulate operations for one image.
         in_float: True if the layer stays in float.

@@ -158,8 +158,8 @@ def _swaps(
 ) -> int:
     """Count the pairs of detections without a match between which non-maximum suppression can choose either way.
 
-    The two boxes overlap so much that one suppresses the other, and the one that the file kept is among PyTorch's
-    boxes before suppression.
+    The two boxes overlap so much that one suppresses the other. The one that the file kept is among PyTorch's boxes
+    before suppression, and its score is not lower than the other's, within the tolerance.
 
     Args:
         matches: Detections without a match.
@@ -177,11 +177,12 @@ def _swaps(
         difference = np.maximum(
             np.abs(boxes - actual.boxes[i]).max(axis=1) / size, np.abs(scores[:, label] - actual.scores[i])
         )
-        if not difference.min() <= tolerance:
+        if not difference.min() <= tolerance:  # or NaN
             continue
         overlaps = box_iou(torch.from_numpy(actual.boxes[i : i + 1]), torch.from_numpy(expected.boxes[missing]))[0]
         for j, overlap in zip(list(missing), overlaps, strict=True):
-            if overlap > iou_thr and expected.labels[j] == label:
+            is_best = actual.scores[i] >= expected.scores[j] - tolerance
+            if overlap > iou_thr and expected.labels[j] == label and is_best:
                 missing.remove(j)
                 swaps += 1
                 break

@@ -134,9 +134,10 @@ def test_nms_may_keep_the_other_of_two_equal_boxes(ssdlite, photos):
     model = load_model(str(ssdlite), device='cpu')
     meta = describe(model, TARGETS['onnx'], kind='nms', precision='fp16')
     inputs = [prepare(read_image(photos[0]), meta.input, meta.resize)[0]]
-    boxes = np.array([[10, 10, 110, 110], [20, 10, 120, 110], [200, 10, 240, 60]], np.float32)  # IoU 0.82 and 0
-    scores = np.zeros((3, len(meta.classes)), np.float32)
-    scores[:, 4] = 0.9, 0.899, 0.5
+    # IoU 0.82 and 0. The last box is the first one again, with a lower score, as of a neighbouring anchor.
+    boxes = np.array([[10, 10, 110, 110], [20, 10, 120, 110], [200, 10, 240, 60], [11, 10, 111, 110]], np.float32)
+    scores = np.zeros((4, len(meta.classes)), np.float32)
+    scores[:, 4] = 0.9, 0.899, 0.5, 0.6
     pytorch = Predictor(dataclasses.replace(meta, kind='raw'), lambda batch: [boxes[None], scores[None]])
 
     def file(kept, shift=0.0, label=4):
@@ -150,6 +151,7 @@ def test_nms_may_keep_the_other_of_two_equal_boxes(ssdlite, photos):
         (file([1, 2], shift=40), 2),  # boxes that PyTorch has not found
         (file([1, 2], label=5), 2),
         (file([1]), 1 / 2),  # the other detection is lost
+        (file([3, 2]), 1),  # suppressed by the first box, which the file has lost
     ):
         result = verify(pytorch, predictor, inputs)
         assert result.difference == pytest.approx(difference)

@@ -104,7 +104,7 @@ def to_int8(graph: 'Graph', calibration: Sequence[np.ndarray], *, for_converter:
     return quantised._replace(model=own)
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=2)
 def _quantised(
     model: bytes,
     equalised: bytes | None,
@@ -112,7 +112,7 @@ def _quantised(
     plain: bool,
     for_converter: bool,
 ) -> QuantizedModel:
-    """Quantise a net; the last result is kept, because several runtimes take the same one."""
+    """Quantise a net. Two results are kept, because several runtimes take the same one."""
     import onnx
 
     batches = [np.frombuffer(values, dtype).reshape(shape).copy() for values, shape, dtype in images]
