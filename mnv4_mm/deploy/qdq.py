@@ -118,17 +118,19 @@ def store_integers(net: QuantizedNet) -> None:
 
 
 def remove_roundings(net: QuantizedNet) -> None:
-    """Remove the roundings of activations and weights in place, which leaves a float net with fine-tuned weights."""
+    """Remove the roundings of activations in place, which leaves a float net with the rounded weights."""
     graph = net.net
     for node in list(graph.graph.nodes):
         if node.op != 'call_module':
             continue
-        layer = graph.get_submodule(str(node.target))
+        layer: Any = graph.get_submodule(str(node.target))
         if isinstance(layer, Rounding):
             node.replace_all_uses_with(node.args[0])
             graph.graph.erase_node(node)
         elif parametrize.is_parametrized(layer):
-            graph.add_submodule(str(node.target), _in_float(layer))
+            convolution = _in_float(layer)
+            convolution.weight = nn.Parameter(layer.weight.detach(), requires_grad=False)
+            graph.add_submodule(str(node.target), convolution)
     graph.delete_all_unused_submodules()
     graph.recompile()
 
