@@ -16,15 +16,18 @@ import mnv4_mm
 from mnv4_mm.apis.model import load_model
 from mnv4_mm.apis.train import train as train_without_start
 from mnv4_mm.config.qat import qat_settings
+from mnv4_mm.deploy.describe import describe
 from mnv4_mm.deploy.graph import build_graph
 from mnv4_mm.deploy.qat import names_in_float, start_qat
 from mnv4_mm.deploy.qdq import RoundActivation
 from mnv4_mm.deploy.sensitivity import LayerSensitivity
+from mnv4_mm.deploy.targets import TARGETS
 from mnv4_mm.engine.qat import (
     RangesHook,
     RoundedWeights,
     Rounding,
     calibrate,
+    is_rounded,
     layer_names,
     quantize_model,
     quantized_net,
@@ -152,6 +155,15 @@ def test_openvino_reads_the_trained_scales(tuned, few, tmp_path):
     last = last_checkpoint(tuned(SMALL))
     (path,) = mnv4_mm.export(last, ['openvino'], out_dir=str(tmp_path), kind='logits', precision='int8')
     check_outputs(path, last, min((few / 'images/validation').iterdir()))
+
+
+def test_converters_without_scales_get_the_weights_as_they_were_rounded(tuned):
+    model = load_model(last_checkpoint(tuned(SMALL)), device='cpu')
+    rounded = [one.weight.detach() for one in quantized_net(model).modules() if is_rounded(one)]
+    graph = build_graph(model, describe(model, TARGETS['executorch'], kind='logits'), without_scales=True)
+    stored = {value.numpy().tobytes() for value in graph.program().state_dict.values()}
+    assert len(rounded) > 40
+    assert {one.numpy().tobytes() for one in rounded} <= stored
 
 
 def test_mistakes_are_one_line(tuned, learned, few, tmp_path):
