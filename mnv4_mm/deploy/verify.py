@@ -173,7 +173,9 @@ def _swaps(
     boxes, scores = raw[0][0], raw[1][0]
     missing, swaps = list(matches.missing), 0
     for i in matches.extra:
-        label = actual.labels[i]
+        label = int(actual.labels[i])
+        if not 0 <= label < scores.shape[1]:
+            continue
         difference = np.maximum(
             np.abs(boxes - actual.boxes[i]).max(axis=1) / size, np.abs(scores[:, label] - actual.scores[i])
         )

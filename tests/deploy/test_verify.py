@@ -150,6 +150,7 @@ def test_nms_may_keep_the_other_of_two_equal_boxes(ssdlite, photos):
         (file([0, 1, 2]), 1 / 3),  # without suppression
         (file([1, 2], shift=40), 2),  # boxes that PyTorch has not found
         (file([1, 2], label=5), 2),
+        (file([1, 2], label=80), 2),  # there are 80 classes, from 0 to 79
         (file([1]), 1 / 2),  # the other detection is lost
         (file([3, 2]), 1),  # suppressed by the first box, which the file has lost
     ):
