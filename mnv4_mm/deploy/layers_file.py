@@ -10,8 +10,6 @@ if TYPE_CHECKING:
     from mnv4_mm.deploy.quantize import QuantizedModel
 
 LAYERS_SUFFIX = '.layers.json'
-# Names of steps.
-RANGES, ROUNDING = 'ranges of least error', 'weights rounded adaptively'
 
 
 class Step(NamedTuple):

@@ -14,7 +14,7 @@ import numpy as np
 
 from mnv4_mm.deploy import quiet
 from mnv4_mm.deploy.calibration import evenly
-from mnv4_mm.deploy.layers_file import RANGES, ROUNDING, Step
+from mnv4_mm.deploy.layers_file import Step
 from mnv4_mm.deploy.ranges import Range, clip_ranges, measure_ranges
 from mnv4_mm.deploy.rounding import RoundedConvolution, round_adaptively
 from mnv4_mm.deploy.sensitivity import (
@@ -142,7 +142,7 @@ def quantize_onnx(
                 consider('channels equalised', _try(other, other.ranges, set(), batches))
             if not for_converter:
                 clipped = clip_ranges(best.net.model, best.ranges, evenly(batches, MAX_CLIPPING_IMAGES))
-                consider(RANGES, _try(best.net, clipped, set(), batches))
+                consider('ranges of least error', _try(best.net, clipped, set(), batches))
             base = best.layers
             for chosen in float_candidates(base, best.net.model.graph, max_float_share):
                 plural = 's' if len(chosen) > 1 else ''
@@ -152,7 +152,7 @@ def quantize_onnx(
             copied.CopyFrom(best.model)
             images = evenly(batches, MAX_ROUNDING_IMAGES)
             rounded = round_adaptively(best.net.model, copied, images, keep_largest=for_converter)
-            consider(ROUNDING, _measure(best._replace(model=copied), batches))
+            consider('weights rounded adaptively', _measure(best._replace(model=copied), batches))
             rounded = rounded if steps[-1].used else []
         graph = best.net.model.graph
         base_layers = {layer.layer: layer for layer in base}  # without those that are in float, which have no noise
