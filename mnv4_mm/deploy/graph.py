@@ -215,14 +215,16 @@ class Graph:
         meta: Metadata of the file to be exported; ``export.write`` fills in ``files``.
         plain_int8: True if int8 files are quantised without the steps that raise their accuracy.
         calibration: Names of the calibration images of int8 files.
-        has_integers: True if the net has been fine-tuned for int8 and ``module`` holds its integer weights and scales,
-            which int8 files take over.
+        is_fine_tuned: True if the net has been fine-tuned for int8.
+        has_integers: True if it has been, and ``module`` holds its integer weights and scales, which int8 files take
+            over.
     """
 
     module: nn.Module
     meta: Meta
     plain_int8: bool = False
     calibration: tuple[str, ...] = ()
+    is_fine_tuned: bool = False
     has_integers: bool = False
 
     def example(self) -> Tensor:
@@ -347,7 +349,7 @@ def build_graph(model: Any, meta: Meta, without_scales: bool = False) -> Graph:
     module: Any = wrap(model, meta)
     if meta.target == 'litert' and meta.precision == 'int8' and not meta.input.normalise:
         module.pixels = ConvolvedPixels(meta.input)
-    return Graph(module.eval(), meta, has_integers=has_integers)
+    return Graph(module.eval(), meta, is_fine_tuned=net is not None, has_integers=has_integers)
 
 
 def wrap(model: Any, meta: Meta) -> 'Detector | Segmenter':

@@ -14,6 +14,7 @@ aten = torch.ops.aten
 # Smallest scale of weights. XNNPACK's quantiser has 2**-12, with which channels whose weights are all below 0.03 have
 # fewer than 127 levels. XNNPACK multiplies sums by a ratio of scales, which must be at least 2**-32.
 MIN_WEIGHT_SCALE = 2**-20
+MIN_ACTIVATION_SCALE = 2**-12  # as XNNPACK's quantiser has it
 CONVOLUTIONS = (
     aten.conv2d,
     aten.conv_transpose2d,
@@ -48,7 +49,11 @@ COPYING_OPS = (
 
 
 def quantize_pt2e(
-    program: torch.export.ExportedProgram, batches: Sequence[np.ndarray], sensitive: Sequence[SensitiveLayer]
+    program: torch.export.ExportedProgram,
+    batches: Sequence[np.ndarray],
+    sensitive: Sequence[SensitiveLayer],
+    *,
+    full_ranges: bool = False,
 ) -> torch.export.ExportedProgram:
     """Quantise the operators between the first and the last convolutions that XNNPACK can compute in int8.
 
@@ -58,6 +63,9 @@ def quantize_pt2e(
         program: The float net, with one input.
         batches: Inputs made of real images, one image each, for calibration.
         sensitive: Layers that stay in float. Operators that read a sensitive output stay in float too.
+        full_ranges: Quantise each feature map over the range from its smallest to its largest value on ``batches``.
+            Otherwise the range is clipped where that lowers the error. Nets that have been fine-tuned for int8 were
+            trained with full ranges.
 
     Returns:
         The quantised net, with the same input.
@@ -69,7 +77,7 @@ def quantize_pt2e(
         XNNPACKQuantizer,
         get_symmetric_quantization_config,
     )
-    from torchao.quantization.pt2e import PerChannelMinMaxObserver
+    from torchao.quantization.pt2e import MinMaxObserver, PerChannelMinMaxObserver
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
     class Quantizer(XNNPACKQuantizer):
@@ -87,7 +95,12 @@ def quantize_pt2e(
     config = get_symmetric_quantization_config(is_per_channel=True)
     observer = PerChannelMinMaxObserver.with_args(eps=MIN_WEIGHT_SCALE)
     weight = dataclasses.replace(config.weight, observer_or_fake_quant_ctr=observer)
-    quantizer = Quantizer().set_global(dataclasses.replace(config, weight=weight))
+    config = dataclasses.replace(config, weight=weight)
+    if full_ranges:
+        measured = MinMaxObserver.with_args(eps=MIN_ACTIVATION_SCALE)
+        activation = dataclasses.replace(config.input_activation, observer_or_fake_quant_ctr=measured)
+        config = dataclasses.replace(config, input_activation=activation, output_activation=activation)
+    quantizer = Quantizer().set_global(config)
     quantizer.set_filter_function(lambda node: node.name not in in_float)
     with torch.no_grad():
         prepared = prepare_pt2e(module, quantizer)

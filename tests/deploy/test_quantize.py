@@ -406,6 +406,30 @@ def test_a_clipped_large_range_has_all_levels_in_torch(clip):
 
 
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')  # in code of executorch and torchao
+def test_full_ranges_in_torch_are_from_the_smallest_to_the_largest_value():
+    if TARGETS['executorch'].absent(convert=True):
+        pytest.skip(TARGETS['executorch'].absent(convert=True))
+    from mnv4_mm.deploy.quantize_pt2e import quantize_pt2e
+
+    torch.manual_seed(0)
+    net = nn.Sequential(*(nn.Conv2d(4, 4, 1) for _ in range(3))).eval()
+    batches = [torch.randn(1, 4, 64, 64).numpy() for _ in range(4)]
+    program = torch.export.export(net, (torch.from_numpy(batches[0]),))
+
+    def scales(full_ranges):
+        graph = quantize_pt2e(program, batches, [], full_ranges=full_ranges).module().graph
+        calls = [node for node in graph.nodes if 'dequantize_per_tensor' in str(node.target)]
+        return sorted({float(node.args[1]) for node in calls})
+
+    images = torch.from_numpy(np.concatenate(batches))
+    with torch.no_grad():
+        maps = [net[:count](images) for count in range(4)]  # the input and the output of each convolution
+    expected = sorted(float(one.max() - one.min()) / 255 for one in maps)
+    np.testing.assert_allclose(scales(full_ranges=True), expected, rtol=1e-5)
+    assert (np.array(scales(full_ranges=False)) < 0.97 * np.array(expected)).all()  # clipped
+
+
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')  # in code of executorch and torchao
 def test_a_sensitive_layer_that_is_not_in_the_graph_is_one_line(sensitive_net):
     if TARGETS['executorch'].absent(convert=True):
         pytest.skip(TARGETS['executorch'].absent(convert=True))

@@ -38,7 +38,7 @@ class ExecuTorch(Target):
             if quantised:
                 from mnv4_mm.deploy.quantize_pt2e import quantize_pt2e
 
-                program = quantize_pt2e(program, calibration, quantised.sensitive)
+                program = quantize_pt2e(program, calibration, quantised.sensitive, full_ranges=graph.is_fine_tuned)
             edge = to_edge_transform_and_lower(
                 program,
                 partitioner=[XnnpackPartitioner()],
