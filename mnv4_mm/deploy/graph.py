@@ -215,16 +215,14 @@ class Graph:
         meta: Metadata of the file to be exported; ``export.write`` fills in ``files``.
         plain_int8: True if int8 files are quantised without the steps that raise their accuracy.
         calibration: Names of the calibration images of int8 files.
-        is_fine_tuned: True if the net has been fine-tuned for int8.
-        has_integers: True if it has been, and ``module`` holds its integer weights and scales, which int8 files take
-            over.
+        has_integers: True if the net has been fine-tuned for int8 and ``module`` holds its integer weights and scales,
+            which int8 files take over.
     """
 
     module: nn.Module
     meta: Meta
     plain_int8: bool = False
     calibration: tuple[str, ...] = ()
-    is_fine_tuned: bool = False
     has_integers: bool = False
 
     def example(self) -> Tensor:
@@ -319,10 +317,11 @@ def _store_rounded(module: fx.GraphModule, rounded: Sequence[RoundedConvolution]
             continue
         weight, bias = (getattr(argument, 'target', None) for argument in (*node.args, None)[1:3])
         if weight in by_name and weight not in stored:
-            stored.add(weight)
             tensors[weight].copy_(torch.from_numpy(by_name[weight].rounded))
-            if bias is not None:
+            # A level whose kernel is cropped shares the bias, but not the weight.
+            if bias is not None and bias not in stored:
                 tensors[bias].add_(torch.from_numpy(by_name[weight].shift))
+            stored.update((weight, bias))
 
 
 def build_graph(model: Any, meta: Meta, without_scales: bool = False) -> Graph:
@@ -349,7 +348,7 @@ def build_graph(model: Any, meta: Meta, without_scales: bool = False) -> Graph:
     module: Any = wrap(model, meta)
     if meta.target == 'litert' and meta.precision == 'int8' and not meta.input.normalise:
         module.pixels = ConvolvedPixels(meta.input)
-    return Graph(module.eval(), meta, is_fine_tuned=net is not None, has_integers=has_integers)
+    return Graph(module.eval(), meta, has_integers=has_integers)
 
 
 def wrap(model: Any, meta: Meta) -> 'Detector | Segmenter':

@@ -1,20 +1,28 @@
-"""Post-training quantisation of a torch graph to 8 bits, by torchao and ExecuTorch's quantiser for XNNPACK."""
+"""Quantisation of a torch graph to 8 bits, by torchao and ExecuTorch's quantiser for XNNPACK.
+
+The scales of feature maps are measured on calibration images, or are those of a quantisation-aware fine-tuning.
+"""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import fx
 
+from mnv4_mm.deploy.equalise import tensors_of
 from mnv4_mm.deploy.sensitivity import SensitiveLayer, find_layers
+from mnv4_mm.engine.qat import WEIGHT_MAX
 
 aten = torch.ops.aten
 # Smallest scale of weights. XNNPACK's quantiser has 2**-12, with which channels whose weights are all below 0.03 have
-# fewer than 127 levels. XNNPACK multiplies sums by a ratio of scales, which must be at least 2**-32.
+# fewer than 127 levels.
 MIN_WEIGHT_SCALE = 2**-20
-MIN_ACTIVATION_SCALE = 2**-12  # as XNNPACK's quantiser has it
+# XNNPACK stores a bias as int32, in units of the scale of the input times that of the weights. Larger values wrap
+# around, without an error. ONNX Runtime's quantiser and ``qdq.store_integers`` have this limit, too.
+BIAS_MAX = 2**30
 CONVOLUTIONS = (
     aten.conv2d,
     aten.conv_transpose2d,
@@ -24,21 +32,14 @@ CONVOLUTIONS = (
 )
 # Of those that clip, XNNPACK computes only these together with a convolution before them, and ReLU.
 CLIPS = (aten.relu6, aten.hardtanh, aten.hardtanh_)
-# Operators that copy the values of their inputs, like sensitivity.COPYING_OPS.
-COPYING_OPS = (
-    aten.relu,
-    aten.relu_,
-    *CLIPS,
-    aten.clamp,
+# Operators whose output has values of their first input, and zeros.
+MOVING_OPS = (
     aten.pad,
     aten.constant_pad_nd,
     aten.reshape,
     aten.view,
     aten.permute,
     aten.transpose,
-    aten.cat,
-    aten.upsample_nearest2d,
-    aten.upsample_bilinear2d,
     aten.slice,
     aten.split,
     aten.squeeze,
@@ -46,26 +47,39 @@ COPYING_OPS = (
     aten.flatten,
     aten.max_pool2d,
 )
+# Operators that copy the values of their inputs, like sensitivity.COPYING_OPS.
+COPYING_OPS = (
+    aten.relu,
+    aten.relu_,
+    *CLIPS,
+    aten.clamp,
+    aten.cat,
+    aten.upsample_nearest2d,
+    aten.upsample_bilinear2d,
+    *MOVING_OPS,
+)
+
+
+class Scale(NamedTuple):
+    """How a feature map is rounded to int8: the distance between neighbouring values, and the value of zero."""
+
+    scale: float
+    zero_point: int
 
 
 def quantize_pt2e(
-    program: torch.export.ExportedProgram,
-    batches: Sequence[np.ndarray],
-    sensitive: Sequence[SensitiveLayer],
-    *,
-    full_ranges: bool = False,
+    program: torch.export.ExportedProgram, batches: Sequence[np.ndarray], sensitive: Sequence[SensitiveLayer]
 ) -> torch.export.ExportedProgram:
-    """Quantise the operators between the first and the last convolutions that XNNPACK can compute in int8.
+    """Quantise a float net after training.
 
-    These are convolutions, additions, products and concatenations. Weights have one scale per output channel.
+    The operators between the first and the last convolutions that XNNPACK can compute in int8 are quantised. These are
+    convolutions, additions, products and concatenations. Weights have one scale per output channel.
+    Feature maps are clipped where that lowers the error.
 
     Args:
         program: The float net, with one input.
         batches: Inputs made of real images, one image each, for calibration.
         sensitive: Layers that stay in float. Operators that read a sensitive output stay in float too.
-        full_ranges: Quantise each feature map over the range from its smallest to its largest value on ``batches``.
-            Otherwise the range is clipped where that lowers the error. Nets that have been fine-tuned for int8 were
-            trained with full ranges.
 
     Returns:
         The quantised net, with the same input.
@@ -73,40 +87,188 @@ def quantize_pt2e(
     Raises:
         UserError: A sensitive layer is not in the graph.
     """
+    module, example = _module(program)
+    prepared = _prepare(module, [*_ends(module), *_sensitive(module, sensitive)])
+    with torch.no_grad():
+        for batch in batches:
+            prepared(torch.from_numpy(batch))
+    return _convert(prepared, example)
+
+
+def trained_pt2e(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """Quantise a net that has been fine-tuned for int8, with its trained integers and scales.
+
+    The operators that were rounded in training are quantised, if XNNPACK can compute them in int8. XNNPACK needs equal
+    scales for the inputs and the output of some operators, such as concatenations: they get the largest of the trained
+    ones.
+
+    Args:
+        program: The net with its roundings, see ``qdq.store_integers``. It has one input.
+
+    Returns:
+        The quantised net, with the same input.
+    """
+    module, example = _module(program)
+    scales, rounded = _remove_roundings(module)
+    in_float = [node for node in _calls(module) if not _is_trained(node, scales, rounded)]
+    prepared = _prepare(module, [*_ends(module), *in_float], weight_max=WEIGHT_MAX)
+    with torch.no_grad():
+        prepared(*example)  # measures weights and constants
+    _set_scales(prepared, scales)
+    return _convert(prepared, example)
+
+
+def _module(program: torch.export.ExportedProgram) -> tuple[fx.GraphModule, tuple[Any, ...]]:
+    """Return the module of a program, and an input of it."""
+    assert program.example_inputs is not None
+    module = program.module()
+    assert isinstance(module, fx.GraphModule)
+    return module, program.example_inputs[0]
+
+
+def _prepare(module: fx.GraphModule, in_float: Sequence[fx.Node], *, weight_max: int = 127) -> fx.GraphModule:
+    """Return a copy of a net that measures the ranges of feature maps and weights when it is called.
+
+    Args:
+        module: The net.
+        in_float: Operators that stay in float.
+        weight_max: Largest integer of a weight.
+    """
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
         XNNPACKQuantizer,
         get_symmetric_quantization_config,
     )
-    from torchao.quantization.pt2e import MinMaxObserver, PerChannelMinMaxObserver
-    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+    from torchao.quantization.pt2e import PerChannelMinMaxObserver
+    from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
+    from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
+
+    names = {node.name for node in in_float}  # by name: preparing copies the graph
 
     class Quantizer(XNNPACKQuantizer):
         def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
             model = super().annotate(model)
+            # It quantises concatenations, and what copies their values, whatever its filter says.
+            for node in model.graph.nodes:
+                if node.name in names:
+                    node.meta.pop(Q_ANNOTATION_KEY, None)
             _quantize_after_clips(model)
             return model
 
-    assert program.example_inputs is not None
-    example = program.example_inputs[0]
-    module = program.module()
-    assert isinstance(module, fx.GraphModule)
-    # By name: preparing copies the graph.
-    in_float = {node.name for node in (*_ends(module), *_sensitive(module, sensitive))}
-    config = get_symmetric_quantization_config(is_per_channel=True)
+    config = get_symmetric_quantization_config(is_per_channel=True, weight_qmin=-weight_max, weight_qmax=weight_max)
     observer = PerChannelMinMaxObserver.with_args(eps=MIN_WEIGHT_SCALE)
     weight = dataclasses.replace(config.weight, observer_or_fake_quant_ctr=observer)
-    config = dataclasses.replace(config, weight=weight)
-    if full_ranges:
-        measured = MinMaxObserver.with_args(eps=MIN_ACTIVATION_SCALE)
-        activation = dataclasses.replace(config.input_activation, observer_or_fake_quant_ctr=measured)
-        config = dataclasses.replace(config, input_activation=activation, output_activation=activation)
-    quantizer = Quantizer().set_global(config)
-    quantizer.set_filter_function(lambda node: node.name not in in_float)
+    quantizer = Quantizer().set_global(dataclasses.replace(config, weight=weight))
+    quantizer.set_filter_function(lambda node: node.name not in names)
     with torch.no_grad():
-        prepared = prepare_pt2e(module, quantizer)
-        for batch in batches:
-            prepared(torch.from_numpy(batch))
+        return prepare_pt2e(module, quantizer)
+
+
+def _convert(prepared: fx.GraphModule, example: tuple[Any, ...]) -> torch.export.ExportedProgram:
+    """Quantise a net with the ranges that it has measured."""
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
+
+    with torch.no_grad():
+        _fit_biases(prepared)
         return torch.export.export(convert_pt2e(prepared), example)
+
+
+def _fit_biases(prepared: fx.GraphModule) -> None:
+    """Raise the scales of weights in place where a bias is larger than ``BIAS_MAX``.
+
+    These are channels whose weights are nearly zero.
+    """
+    for node in _calls(prepared):
+        if not _is(node, CONVOLUTIONS) or len(node.args) < 3 or not isinstance(node.args[2], fx.Node):
+            continue
+        observers = [_observer(prepared, value) for value in node.args[:2]]
+        bias = tensors_of(prepared).get(str(node.args[2].target))
+        if None in observers or bias is None:
+            continue
+        step: Any = observers[0].calculate_qparams()[0]
+        weights: Any = observers[1]
+        weights.max_val = torch.maximum(weights.max_val, weights.quant_max * bias.abs() / (step * BIAS_MAX))
+
+
+def _observer(prepared: fx.GraphModule, node: Any) -> Any:
+    """Return the module that measures the range of a value; None if ``node`` is not a call of one."""
+    from torchao.quantization.pt2e import ObserverBase
+
+    module = prepared.get_submodule(str(node.target)) if node.op == 'call_module' else None
+    return module if isinstance(module, ObserverBase) else None
+
+
+def _remove_roundings(module: fx.GraphModule) -> tuple[dict[str, Scale], set[fx.Node]]:
+    """Replace trained integers by floats and remove the roundings of feature maps, in place.
+
+    Returns:
+        How feature maps were rounded, by the names of the nodes that compute them, and the nodes of weights that were
+        integers.
+    """
+    tensors = tensors_of(module)
+    scales: dict[str, Scale] = {}
+    weights: set[fx.Node] = set()
+    for node in _calls(module):
+        if node.target is torch.ops.mnv4_mm.round_activation.default:
+            value, scale, zero_point = node.args
+            # From uint8 to int8.
+            scales[value.name] = Scale(float(tensors[scale.target]), int(tensors[zero_point.target]) - 128)
+            node.replace_all_uses_with(value)
+        elif node.target is torch.ops.mnv4_mm.dequantize.default:
+            values = node.target(*(tensors[argument.target] for argument in node.args))
+            name = f'_dequantized_{len(weights)}'
+            module.register_buffer(name, values)
+            with module.graph.inserting_before(node):
+                constant = module.graph.get_attr(name)
+            constant.meta = dict(node.meta)
+            weights.add(constant)
+            node.replace_all_uses_with(constant)
+        elif _moves(node) and node.args[0].name in scales:
+            scales[node.name] = scales[node.args[0].name]
+            continue
+        else:
+            continue
+        module.graph.erase_node(node)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return scales, weights
+
+
+def _moves(node: Any) -> bool:
+    return _is(node, MOVING_OPS) or node.target is operator.getitem
+
+
+def _is_trained(node: Any, scales: Mapping[str, Scale], rounded: set[fx.Node]) -> bool:
+    """Return True if an operator was computed in 8 bits in training."""
+    clips = (*CLIPS, aten.relu, aten.relu_)
+    if _moves(node) or _is(node, clips):
+        return True  # the quantiser leaves it in float if its input is
+    users = list(node.users)
+    output = users[0] if len(users) == 1 and _is(users[0], clips) and node.name not in scales else node
+    if output.name not in scales or (_is(node, CONVOLUTIONS) and node.args[1] not in rounded):
+        return False
+    return all(one.name in scales for one in node.all_input_nodes if one.op != 'get_attr')
+
+
+def _set_scales(prepared: fx.GraphModule, scales: Mapping[str, Scale]) -> None:
+    """Give feature maps their trained scales, in place.
+
+    Args:
+        prepared: The net.
+        scales: Trained scales by the names of the nodes that compute the feature maps.
+    """
+    from torchao.quantization.pt2e import FixedQParamsObserver
+
+    shared: dict[Any, list[Any]] = {}  # several feature maps may share an observer
+    node: Any
+    for node in prepared.graph.nodes:
+        observer = _observer(prepared, node)
+        if observer is not None and node.args[0].op != 'get_attr':
+            shared.setdefault(observer, []).append(node)
+    for nodes in shared.values():
+        scale, zero_point = max(scales[node.args[0].name] for node in nodes if node.args[0].name in scales)
+        fixed = FixedQParamsObserver(scale, zero_point, torch.int8, quant_min=-128, quant_max=127)
+        for node in nodes:
+            prepared.set_submodule(str(node.target), fixed)
 
 
 def _quantize_after_clips(module: fx.GraphModule) -> None:
@@ -126,7 +288,7 @@ def _quantize_after_clips(module: fx.GraphModule) -> None:
             annotation.output_qspec = None
 
 
-def _calls(module: fx.GraphModule) -> list[fx.Node]:
+def _calls(module: fx.GraphModule) -> list[Any]:
     return [node for node in module.graph.nodes if node.op == 'call_function']
 
 
@@ -153,8 +315,7 @@ def _sensitive(module: fx.GraphModule, layers: Sequence[SensitiveLayer]) -> set[
 
     Products of two activations are never quantised, so they need not be found.
     """
-    tensors: dict[Any, torch.Tensor] = dict(module.named_parameters(remove_duplicate=False))
-    tensors |= dict(module.named_buffers())
+    tensors = tensors_of(module)
     weights = {
         node: np.sort(tensors[node.args[1].target].detach().numpy(), axis=None)
         for node in _calls(module)

@@ -158,8 +158,9 @@ def _swaps(
 ) -> int:
     """Count the pairs of detections without a match between which non-maximum suppression can choose either way.
 
-    The two boxes overlap so much that one suppresses the other. The one that the file kept is among PyTorch's boxes
-    before suppression, and its score is not lower than the other's, within the tolerance.
+    PyTorch has the box that the file kept before suppression, within the tolerance, and its score is not lower than
+    that of the box that PyTorch kept. Both this box and that of the file overlap with the one that PyTorch kept so
+    much that one suppresses the other.
 
     Args:
         matches: Detections without a match.
@@ -179,9 +180,14 @@ def _swaps(
         difference = np.maximum(
             np.abs(boxes - actual.boxes[i]).max(axis=1) / size, np.abs(scores[:, label] - actual.scores[i])
         )
-        if not difference.min() <= tolerance:  # or NaN
+        similar = boxes[difference <= tolerance]  # not if NaN
+        if not len(similar):
             continue
-        overlaps = box_iou(torch.from_numpy(actual.boxes[i : i + 1]), torch.from_numpy(expected.boxes[missing]))[0]
+        kept = torch.from_numpy(expected.boxes[missing])
+        overlaps = torch.minimum(
+            box_iou(torch.from_numpy(actual.boxes[i : i + 1]), kept)[0],
+            box_iou(torch.from_numpy(similar), kept).amax(dim=0),
+        )
         for j, overlap in zip(list(missing), overlaps, strict=True):
             is_best = actual.scores[i] >= expected.scores[j] - tolerance
             if overlap > iou_thr and expected.labels[j] == label and is_best:

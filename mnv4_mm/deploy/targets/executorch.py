@@ -24,21 +24,25 @@ class ExecuTorch(Target):
     kinds = ('raw', 'logits')
     precisions = ('fp32', 'int8')
     distributions = ('executorch', 'torchao')
-    calibrates_again = True
 
     def convert(
         self, graph: 'Graph', path: Path, precision: Precision, calibration: Sequence[np.ndarray] = ()
     ) -> list[Path]:
-        program, quantised = float_program(graph, precision, calibration)
+        if graph.has_integers:
+            program, quantised = graph.program(), None
+        else:
+            program, quantised = float_program(graph, precision, calibration)
         with errors_only(PYTREE), warnings.catch_warnings():
             warnings.simplefilter('ignore', DeprecationWarning)  # about calls in its own code
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
             from executorch.exir import to_edge_transform_and_lower
 
-            if quantised:
-                from mnv4_mm.deploy.quantize_pt2e import quantize_pt2e
+            from mnv4_mm.deploy.quantize_pt2e import quantize_pt2e, trained_pt2e
 
-                program = quantize_pt2e(program, calibration, quantised.sensitive, full_ranges=graph.is_fine_tuned)
+            if graph.has_integers:
+                program = trained_pt2e(program)
+            elif quantised:
+                program = quantize_pt2e(program, calibration, quantised.sensitive)
             edge = to_edge_transform_and_lower(
                 program,
                 partitioner=[XnnpackPartitioner()],
