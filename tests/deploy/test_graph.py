@@ -13,7 +13,8 @@ from torch import nn
 
 from mnv4_mm.apis.model import load_model
 from mnv4_mm.deploy.describe import describe
-from mnv4_mm.deploy.graph import build_graph, fold_scales, reference
+from mnv4_mm.deploy.graph import _store_rounded, build_graph, fold_scales, reference
+from mnv4_mm.deploy.rounding import RoundedConvolution
 from mnv4_mm.deploy.targets import TARGETS
 from mnv4_mm.errors import UserError
 from mnv4_mm.models.layers import MultiQueryAttention
@@ -166,6 +167,31 @@ def test_scales_are_folded_where_nothing_else_reads_the_convolution():
     assert len(products) == 5  # of `read`, by rows, by two, and `computed` with its bias
     for name, value in net.state_dict().items():  # the model itself is not changed
         assert torch.equal(value, before[name])
+
+
+class SharedBias(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.wide, self.centre, self.bias = (
+            nn.Parameter(torch.ones(shape)) for shape in ((2, 3, 3, 3), (2, 3, 1, 1), 2)
+        )
+
+    def forward(self, x):
+        return torch.conv2d(x, self.wide, self.bias), torch.conv2d(x, self.centre, self.bias)
+
+
+def test_a_bias_that_two_convolutions_share_is_shifted_once():
+    """As of a level of 1x1 positions, whose kernel is cropped."""
+    module = torch.export.export(SharedBias(), (torch.zeros(1, 3, 4, 4),)).module()
+    rounded = [
+        RoundedConvolution('wide', np.full((2, 3, 3, 3), 2, np.float32), np.array([1, 2], np.float32)),
+        RoundedConvolution('centre', np.full((2, 3, 1, 1), 3, np.float32), np.array([10, 20], np.float32)),
+    ]
+    with torch.no_grad():
+        _store_rounded(module, rounded)
+    assert module.bias.tolist() == [2, 3]
+    assert float(module.wide.min()) == 2
+    assert float(module.centre.min()) == 3
 
 
 def test_shared_convolutions_are_folded_with_the_norm_of_each_level(model_of):

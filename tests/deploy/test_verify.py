@@ -159,6 +159,21 @@ def test_nms_may_keep_the_other_of_two_equal_boxes(ssdlite, photos):
         assert not result.inconclusive
 
 
+def test_a_higher_score_of_another_object_is_no_choice_of_nms(ssdlite, photos):
+    model = load_model(str(ssdlite), device='cpu')
+    meta = describe(model, TARGETS['onnx'], kind='nms', precision='int8')
+    inputs = [prepare(read_image(photos[0]), meta.input, meta.resize)[0]]
+    corners = np.array([[20 + 60 * i, 20 + 60 * j] for i in range(4) for j in range(4)], np.float32)
+    boxes = np.concatenate([corners, corners + 50], axis=1)  # 10 pixels apart: no two overlap
+    scores = np.zeros((16, len(meta.classes)), np.float32)
+    scores[:, 4] = np.where((np.arange(16) // 4 + np.arange(16)) % 2, 0.9, 0.4)
+    pytorch = Predictor(dataclasses.replace(meta, kind='raw'), lambda batch: [boxes[None], scores[None]])
+    inflated = [boxes, np.full(16, 0.9, np.float32), np.full(16, 4)]
+    result = verify(pytorch, Predictor(meta, lambda batch: inflated), inputs)
+    assert result.difference == pytest.approx(1)  # the 8 weak ones are missing, and 8 are too much
+    assert not result.passes
+
+
 def test_weights_beyond_half_precision_are_named(large_weights, segmenter):
     assert beyond_half(build_graph(segmenter[0], segmenter[1])) == {}
     model = load_model(str(large_weights), device='cpu')
