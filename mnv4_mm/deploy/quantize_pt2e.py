@@ -21,7 +21,7 @@ aten = torch.ops.aten
 # fewer than 127 levels.
 MIN_WEIGHT_SCALE = 2**-20
 # XNNPACK stores a bias as int32, in units of the scale of the input times that of the weights. Larger values wrap
-# around, without an error. ONNX Runtime's quantiser and ``qdq.store_integers`` have this limit, too.
+# around, without an error. ONNX Runtime's quantiser has a limit for the same reason (microsoft/onnxruntime#22020).
 BIAS_MAX = 2**30
 CONVOLUTIONS = (
     aten.conv2d,
@@ -147,7 +147,7 @@ def _prepare(module: fx.GraphModule, in_float: Sequence[fx.Node], *, weight_max:
     class Quantizer(XNNPACKQuantizer):
         def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
             model = super().annotate(model)
-            # It quantises concatenations, and what copies their values, whatever its filter says.
+            # Its filter (pytorch/executorch#10626) does not apply to concatenations, nor to what copies their values.
             for node in model.graph.nodes:
                 if node.name in names:
                     node.meta.pop(Q_ANNOTATION_KEY, None)
@@ -213,6 +213,7 @@ def _remove_roundings(module: fx.GraphModule) -> tuple[dict[str, Scale], set[fx.
             # From uint8 to int8.
             scales[value.name] = Scale(float(tensors[scale.target]), int(tensors[zero_point.target]) - 128)
             node.replace_all_uses_with(value)
+            module.graph.erase_node(node)
         elif node.target is torch.ops.mnv4_mm.dequantize.default:
             values = node.target(*(tensors[argument.target] for argument in node.args))
             name = f'_dequantized_{len(weights)}'
@@ -222,12 +223,9 @@ def _remove_roundings(module: fx.GraphModule) -> tuple[dict[str, Scale], set[fx.
             constant.meta = dict(node.meta)
             weights.add(constant)
             node.replace_all_uses_with(constant)
+            module.graph.erase_node(node)
         elif _moves(node) and node.args[0].name in scales:
             scales[node.name] = scales[node.args[0].name]
-            continue
-        else:
-            continue
-        module.graph.erase_node(node)
     module.graph.eliminate_dead_code()
     module.recompile()
     return scales, weights
