@@ -15,6 +15,7 @@ from torch import fx
 from mnv4_mm.deploy.equalise import tensors_of
 from mnv4_mm.deploy.sensitivity import SensitiveLayer, find_layers
 from mnv4_mm.engine.qat import WEIGHT_MAX
+from mnv4_mm.errors import UserError
 
 aten = torch.ops.aten
 # Smallest scale of weights. XNNPACK's quantiser has 2**-12, with which channels whose weights are all below 0.03 have
@@ -107,6 +108,9 @@ def trained_pt2e(program: torch.export.ExportedProgram) -> torch.export.Exported
 
     Returns:
         The quantised net, with the same input.
+
+    Raises:
+        UserError: See ``_set_scales``.
     """
     module, example = _module(program)
     scales, rounded = _remove_roundings(module)
@@ -148,9 +152,12 @@ def _prepare(module: fx.GraphModule, in_float: Sequence[fx.Node], *, weight_max:
         def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
             model = super().annotate(model)
             # Its filter (pytorch/executorch#10626) does not apply to concatenations, nor to what copies their values.
+            removed: set[fx.Node] = set()
             for node in model.graph.nodes:
-                if node.name in names:
+                output = getattr(node.meta.get(Q_ANNOTATION_KEY), 'output_qspec', None)
+                if node.name in names or getattr(output, 'edge_or_node', None) in removed:
                     node.meta.pop(Q_ANNOTATION_KEY, None)
+                    removed.add(node)
             _quantize_after_clips(model)
             return model
 
@@ -253,6 +260,9 @@ def _set_scales(prepared: fx.GraphModule, scales: Mapping[str, Scale]) -> None:
     Args:
         prepared: The net.
         scales: Trained scales by the names of the nodes that compute the feature maps.
+
+    Raises:
+        UserError: A feature map was not rounded in training.
     """
     from torchao.quantization.pt2e import FixedQParamsObserver
 
@@ -263,7 +273,10 @@ def _set_scales(prepared: fx.GraphModule, scales: Mapping[str, Scale]) -> None:
         if observer is not None and node.args[0].op != 'get_attr':
             shared.setdefault(observer, []).append(node)
     for nodes in shared.values():
-        scale, zero_point = max(scales[node.args[0].name] for node in nodes if node.args[0].name in scales)
+        trained = [scales[node.args[0].name] for node in nodes if node.args[0].name in scales]
+        if not trained:
+            raise UserError(f'ExecuTorch quantises {nodes[0].args[0].name}, which was not rounded in training')
+        scale, zero_point = max(trained)
         fixed = FixedQParamsObserver(scale, zero_point, torch.int8, quant_min=-128, quant_max=127)
         for node in nodes:
             prepared.set_submodule(str(node.target), fixed)
