@@ -24,6 +24,8 @@ MIN_WEIGHT_SCALE = 2**-20
 # XNNPACK stores a bias as int32, in units of the scale of the input times that of the weights. Larger values wrap
 # around, without an error. ONNX Runtime's quantiser has a limit for the same reason (microsoft/onnxruntime#22020).
 BIAS_MAX = 2**30
+# Feature maps with a smaller trained scale were always zero. XNNPACK refuses such scales.
+NO_SCALE = 2**-100
 CONVOLUTIONS = (
     aten.conv2d,
     aten.conv_transpose2d,
@@ -35,6 +37,8 @@ CONVOLUTIONS = (
 CLIPS = (aten.relu6, aten.hardtanh, aten.hardtanh_)
 # Operators whose output has values of their first input, and zeros.
 MOVING_OPS = (
+    aten.alias,
+    aten.contiguous,
     aten.pad,
     aten.constant_pad_nd,
     aten.reshape,
@@ -43,6 +47,8 @@ MOVING_OPS = (
     aten.transpose,
     aten.slice,
     aten.split,
+    aten.chunk,
+    aten.unflatten,
     aten.squeeze,
     aten.unsqueeze,
     aten.flatten,
@@ -66,6 +72,16 @@ class Scale(NamedTuple):
 
     scale: float
     zero_point: int
+
+    @property
+    def low(self) -> float:
+        """The smallest value."""
+        return self.scale * (-128 - self.zero_point)
+
+    @property
+    def high(self) -> float:
+        """The largest value."""
+        return self.scale * (127 - self.zero_point)
 
 
 def quantize_pt2e(
@@ -100,8 +116,8 @@ def trained_pt2e(program: torch.export.ExportedProgram) -> torch.export.Exported
     """Quantise a net that has been fine-tuned for int8, with its trained integers and scales.
 
     The operators that were rounded in training are quantised, if XNNPACK can compute them in int8. XNNPACK needs equal
-    scales for the inputs and the output of some operators, such as concatenations: they get the largest of the trained
-    ones.
+    scales for the inputs and the output of some operators, such as concatenations: they get a range that includes the
+    trained ones.
 
     Args:
         program: The net with its roundings, see ``qdq.store_integers``. It has one input.
@@ -113,12 +129,12 @@ def trained_pt2e(program: torch.export.ExportedProgram) -> torch.export.Exported
         UserError: See ``_set_scales``.
     """
     module, example = _module(program)
-    scales, rounded = _remove_roundings(module)
-    in_float = [node for node in _calls(module) if not _is_trained(node, scales, rounded)]
+    scales, weights = _remove_roundings(module)
+    in_float = [node for node in _calls(module) if not _is_trained(node, scales, weights)]
     prepared = _prepare(module, [*_ends(module), *in_float], weight_max=WEIGHT_MAX)
     with torch.no_grad():
         prepared(*example)  # measures weights and constants
-    _set_scales(prepared, scales)
+    _set_scales(prepared, scales, weights)
     return _convert(prepared, example)
 
 
@@ -146,6 +162,7 @@ def _prepare(module: fx.GraphModule, in_float: Sequence[fx.Node], *, weight_max:
     from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
     from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
+    _unshare(module)
     names = {node.name for node in in_float}  # by name: preparing copies the graph
 
     class Quantizer(XNNPACKQuantizer):
@@ -168,6 +185,27 @@ def _prepare(module: fx.GraphModule, in_float: Sequence[fx.Node], *, weight_max:
     quantizer.set_filter_function(lambda node: node.name not in names)
     with torch.no_grad():
         return prepare_pt2e(module, quantizer)
+
+
+def _unshare(module: fx.GraphModule) -> None:
+    """Give each operator weights and biases of its own, in place.
+
+    The quantiser leaves all but one of the convolutions that share their weights in float, and XNNPACK then refuses the
+    file.
+    """
+    tensors = tensors_of(module)
+    node: Any
+    for node in list(module.graph.nodes):
+        if node.op != 'get_attr' or node.target not in tensors:
+            continue
+        for number, user in enumerate(list(node.users)[1:]):
+            name = f'{str(node.target).replace(".", "_")}_copy_{number}'
+            module.register_buffer(name, tensors[node.target].detach().clone())
+            with module.graph.inserting_before(user):
+                copied = module.graph.get_attr(name)
+            copied.meta = dict(node.meta)
+            user.replace_input_with(node, copied)
+    module.recompile()
 
 
 def _convert(prepared: fx.GraphModule, example: tuple[Any, ...]) -> torch.export.ExportedProgram:
@@ -204,16 +242,16 @@ def _observer(prepared: fx.GraphModule, node: Any) -> Any:
     return module if isinstance(module, ObserverBase) else None
 
 
-def _remove_roundings(module: fx.GraphModule) -> tuple[dict[str, Scale], set[fx.Node]]:
+def _remove_roundings(module: fx.GraphModule) -> tuple[dict[str, Scale], dict[str, torch.Tensor]]:
     """Replace trained integers by floats and remove the roundings of feature maps, in place.
 
     Returns:
-        How feature maps were rounded, by the names of the nodes that compute them, and the nodes of weights that were
-        integers.
+        How feature maps were rounded, by the names of the nodes that compute them. And the scales (C',) of weights and
+        biases that were integers, by their new names.
     """
     tensors = tensors_of(module)
     scales: dict[str, Scale] = {}
-    weights: set[fx.Node] = set()
+    weights: dict[str, torch.Tensor] = {}
     for node in _calls(module):
         if node.target is torch.ops.mnv4_mm.round_activation.default:
             value, scale, zero_point = node.args
@@ -222,13 +260,13 @@ def _remove_roundings(module: fx.GraphModule) -> tuple[dict[str, Scale], set[fx.
             node.replace_all_uses_with(value)
             module.graph.erase_node(node)
         elif node.target is torch.ops.mnv4_mm.dequantize.default:
-            values = node.target(*(tensors[argument.target] for argument in node.args))
+            integers, scale, zero_points = (tensors[argument.target] for argument in node.args)
             name = f'_dequantized_{len(weights)}'
-            module.register_buffer(name, values)
+            module.register_buffer(name, node.target(integers, scale, zero_points))
             with module.graph.inserting_before(node):
                 constant = module.graph.get_attr(name)
             constant.meta = dict(node.meta)
-            weights.add(constant)
+            weights[name] = scale
             node.replace_all_uses_with(constant)
             module.graph.erase_node(node)
         elif _moves(node) and node.args[0].name in scales:
@@ -242,24 +280,25 @@ def _moves(node: Any) -> bool:
     return _is(node, MOVING_OPS) or node.target is operator.getitem
 
 
-def _is_trained(node: Any, scales: Mapping[str, Scale], rounded: set[fx.Node]) -> bool:
+def _is_trained(node: Any, scales: Mapping[str, Scale], weights: Mapping[str, torch.Tensor]) -> bool:
     """Return True if an operator was computed in 8 bits in training."""
     clips = (*CLIPS, aten.relu, aten.relu_)
     if _moves(node) or _is(node, clips):
         return True  # the quantiser leaves it in float if its input is
     users = list(node.users)
     output = users[0] if len(users) == 1 and _is(users[0], clips) and node.name not in scales else node
-    if output.name not in scales or (_is(node, CONVOLUTIONS) and node.args[1] not in rounded):
+    if output.name not in scales or (_is(node, CONVOLUTIONS) and node.args[1].target not in weights):
         return False
     return all(one.name in scales for one in node.all_input_nodes if one.op != 'get_attr')
 
 
-def _set_scales(prepared: fx.GraphModule, scales: Mapping[str, Scale]) -> None:
-    """Give feature maps their trained scales, in place.
+def _set_scales(prepared: fx.GraphModule, scales: Mapping[str, Scale], weights: Mapping[str, torch.Tensor]) -> None:
+    """Give feature maps and weights their trained scales, in place.
 
     Args:
         prepared: The net.
-        scales: Trained scales by the names of the nodes that compute the feature maps.
+        scales: See ``_remove_roundings``.
+        weights: See ``_remove_roundings``.
 
     Raises:
         UserError: A feature map was not rounded in training.
@@ -270,16 +309,34 @@ def _set_scales(prepared: fx.GraphModule, scales: Mapping[str, Scale]) -> None:
     node: Any
     for node in prepared.graph.nodes:
         observer = _observer(prepared, node)
-        if observer is not None and node.args[0].op != 'get_attr':
+        if observer is None:
+            continue
+        if node.args[0].op != 'get_attr':
             shared.setdefault(observer, []).append(node)
+        elif node.args[0].target in weights:
+            # Not the measured ones: the largest integer of a channel may be below WEIGHT_MAX.
+            observer.max_val = weights[node.args[0].target] * WEIGHT_MAX
+            observer.min_val, observer.eps = -observer.max_val, torch.zeros_like(observer.eps)
     for nodes in shared.values():
         trained = [scales[node.args[0].name] for node in nodes if node.args[0].name in scales]
         if not trained:
             raise UserError(f'ExecuTorch quantises {nodes[0].args[0].name}, which was not rounded in training')
-        scale, zero_point = max(trained)
+        scale, zero_point = _union(trained)
         fixed = FixedQParamsObserver(scale, zero_point, torch.int8, quant_min=-128, quant_max=127)
         for node in nodes:
             prepared.set_submodule(str(node.target), fixed)
+
+
+def _union(scales: Sequence[Scale]) -> Scale:
+    """Return the scale of a range that includes those of all given ones."""
+    widest = max(scales)
+    if widest.scale < NO_SCALE:
+        return Scale(1.0, 0)
+    low, high = min(one.low for one in scales), max(one.high for one in scales)
+    if (low, high) == (widest.low, widest.high):
+        return widest
+    scale = (high - low) / 255
+    return Scale(scale, round(-128 - low / scale))
 
 
 def _quantize_after_clips(module: fx.GraphModule) -> None:

@@ -406,6 +406,79 @@ def test_a_clipped_large_range_has_all_levels_in_torch(clip):
     assert float((found - expected).square().mean().sqrt() / expected.std()) < 0.1  # 0.9 with the range before ReLU6
 
 
+def run_pte(program, batch, folder):
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+    from executorch.runtime import Runtime
+
+    lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+    path = folder / 'net.pte'
+    path.write_bytes(lowered.to_executorch().buffer)
+    return Runtime.get().load_program(path).load_method('forward').execute([torch.from_numpy(batch)])
+
+
+class Trained(nn.Module):
+    """Two convolutions, rounded as after ``--qat``, whose outputs are concatenated."""
+
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        for name, channels, scale in (('first', 3, 1e-8), ('second', 4, 0.01)):
+            integers = torch.randint(-40, 41, (4, channels, 1, 1), generator=generator).to(torch.int8)
+            self.register_buffer(f'{name}_integers', integers)
+            self.register_buffer(f'{name}_scale', torch.full((4,), scale))
+        self.register_buffer('zeros', torch.zeros(4, dtype=torch.int8))
+        steps = (('input', 0.004, 0), ('first', 1e-8, 128), ('second', 2e-8, 40), ('both', 2e-8, 40))
+        for name, scale, zero_point in steps:
+            self.register_buffer(f'{name}_step', torch.tensor(scale))
+            self.register_buffer(f'{name}_zero', torch.tensor(zero_point, dtype=torch.uint8))
+
+    def rounded(self, x, name):
+        return torch.ops.mnv4_mm.round_activation(x, getattr(self, f'{name}_step'), getattr(self, f'{name}_zero'))
+
+    def convolve(self, x, name):
+        integers, scale = (getattr(self, f'{name}_{part}') for part in ('integers', 'scale'))
+        return self.rounded(torch.conv2d(x, torch.ops.mnv4_mm.dequantize(integers, scale, self.zeros)), name)
+
+    def forward(self, x):
+        first = self.convolve(self.rounded(x * 1.0, 'input'), 'first')
+        both = self.rounded(torch.cat([first, self.convolve(first, 'second')], 1), 'both')
+        return self.convolve(both[:, :4], 'second')
+
+
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')  # in code of executorch and torchao
+def test_trained_scales_are_kept_whatever_their_size_in_executorch(tmp_path):
+    if TARGETS['executorch'].absent(convert=True):
+        pytest.skip(TARGETS['executorch'].absent(convert=True))
+    from mnv4_mm.deploy.quantize_pt2e import trained_pt2e
+
+    net = Trained().eval()
+    batch = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)).numpy()
+    quantised = trained_pt2e(torch.export.export(net, (torch.from_numpy(batch),)))
+    stored = {value.numpy().tobytes() for value in quantised.state_dict.values() if value.dtype == torch.int8}
+    assert stored == {one.numpy().tobytes() for one in (net.first_integers, net.second_integers)}
+    expected = net(torch.from_numpy(batch))
+    assert expected.unique().numel() > 10
+    (found,) = run_pte(quantised, batch, tmp_path)
+    steps = (found - expected).abs() / net.second_step
+    # In ExecuTorch, both parts of the concatenation have one scale, which includes both ranges.
+    assert float(steps.max()) < 1.5
+    assert float(steps.mean()) < 0.3
+
+
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')  # in code of executorch and torchao
+def test_a_shared_range_includes_all_trained_ones():
+    from mnv4_mm.deploy.quantize_pt2e import Scale, _union
+
+    wide, narrow, shifted = Scale(0.02, 10), Scale(0.01, 0), Scale(0.015, -128)
+    assert _union([narrow, wide]) == wide  # to the last bit
+    found = _union([narrow, wide, shifted])
+    assert found.low == pytest.approx(wide.low, abs=found.scale)
+    assert found.high == pytest.approx(shifted.high, abs=found.scale)
+    assert found.scale == pytest.approx((shifted.high - wide.low) / 255)
+    assert _union([Scale(1.2e-35, -128)]) == Scale(1.0, 0)  # always zero
+
+
 class Concatenated(nn.Module):
     def __init__(self):
         super().__init__()
@@ -435,29 +508,53 @@ def test_a_concatenation_after_the_last_convolutions_stays_in_float_in_torch():
     assert float((found[:, :256] - small).square().mean().sqrt() / small.std()) < 0.05
 
 
+class Levels(nn.Module):
+    """Two levels that share a convolution, as in the head of RetinaNet."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.shared = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.shared(x), self.shared(nn.functional.max_pool2d(x, 2))
+
+
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')  # in code of executorch and torchao
+def test_all_calls_of_a_shared_convolution_are_quantised_in_executorch(tmp_path):
+    if TARGETS['executorch'].absent(convert=True):
+        pytest.skip(TARGETS['executorch'].absent(convert=True))
+    from mnv4_mm.deploy.quantize_pt2e import quantize_pt2e
+
+    torch.manual_seed(0)
+    net = Levels().eval()
+    batches = [torch.rand(1, 3, 16, 16).numpy() for _ in range(4)]
+    quantised = quantize_pt2e(torch.export.export(net, (torch.from_numpy(batches[0]),)), batches, [])
+    weights = [node for node in quantised.graph.nodes if 'dequantize_per_channel' in str(node.target)]
+    assert len(weights) == 3
+    with torch.no_grad():
+        expected = net(torch.from_numpy(batches[0]))
+    for a, b in zip(run_pte(quantised, batches[0], tmp_path), expected, strict=True):
+        assert float((a - b).abs().max() / b.abs().max()) < 0.05
+
+
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')  # in code of executorch and torchao
 @pytest.mark.parametrize('bias', [3, -3])
 def test_a_large_bias_of_a_channel_without_weights_is_kept_in_executorch(bias, tmp_path):
     """XNNPACK stores biases as int32 in units of the scales of input and weights, and larger ones wrap around."""
     if TARGETS['executorch'].absent(convert=True):
         pytest.skip(TARGETS['executorch'].absent(convert=True))
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import to_edge_transform_and_lower
-    from executorch.runtime import Runtime
-
     from mnv4_mm.deploy.quantize_pt2e import quantize_pt2e
 
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 4, 1)).eval()
     with torch.no_grad():
         net[0].weight *= 0.1
+        net[0].bias.zero_()
         net[1].weight[0], net[1].bias[0] = 0, bias
     batches = [torch.rand(1, 3, 16, 16).numpy() for _ in range(4)]
     program = torch.export.export(net, (torch.from_numpy(batches[0]),))
-    lowered = to_edge_transform_and_lower(quantize_pt2e(program, batches, []), partitioner=[XnnpackPartitioner()])
-    path = tmp_path / 'net.pte'
-    path.write_bytes(lowered.to_executorch().buffer)
-    (found,) = Runtime.get().load_program(path).load_method('forward').execute([torch.from_numpy(batches[0])])
+    (found,) = run_pte(quantize_pt2e(program, batches, []), batches[0], tmp_path)
     with torch.no_grad():
         expected = net(torch.from_numpy(batches[0]))
     # Without the limit on the bias, the error is as large as the outputs.
