@@ -68,7 +68,7 @@ COPYING_OPS = (
 
 
 class Scale(NamedTuple):
-    """How a feature map is rounded to int8: the distance between neighbouring values, and the value of zero."""
+    """Rounding of a feature map to int8: the distance between neighbouring values, and the integer of zero."""
 
     scale: float
     zero_point: int
@@ -246,7 +246,7 @@ def _remove_roundings(module: fx.GraphModule) -> tuple[dict[str, Scale], dict[st
     """Replace trained integers by floats and remove the roundings of feature maps, in place.
 
     Returns:
-        How feature maps were rounded, by the names of the nodes that compute them. And the scales (C',) of weights and
+        The roundings of feature maps by the names of the nodes that compute them, and the scales (C',) of weights and
         biases that were integers, by their new names.
     """
     tensors = tensors_of(module)
